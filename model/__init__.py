@@ -1,0 +1,51 @@
+"""VisualGLM: a model that talks about a picture, in Chinese and English.
+
+>>> from model import VisualGLMModel, chat, load_tokenizer
+>>> network, args = VisualGLMModel.from_pretrained("visualglm-tiny")
+>>> tokenizer = load_tokenizer("visualglm-tiny")
+>>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
+"""
+
+from .chat import ChatModel, Piece, SatChatModel, Usage, chat, stream_chat
+from .errors import (
+    CheckpointError,
+    GenerationError,
+    ImageError,
+    PromptTooLongError,
+    SettingError,
+    TokenizerError,
+    VisualGLMError,
+)
+from .generation import CHAT, DEMO, HF_CHAT, GenerationConfig
+from .loading import load_sat, load_tokenizer
+from .prompt import CHINESE, ENGLISH, Conversation, Language, Turn, is_chinese
+from .visualglm import VisualGLMModel
+
+__all__ = [
+    "CHAT",
+    "CHINESE",
+    "DEMO",
+    "ENGLISH",
+    "HF_CHAT",
+    "ChatModel",
+    "CheckpointError",
+    "Conversation",
+    "GenerationConfig",
+    "GenerationError",
+    "ImageError",
+    "Language",
+    "Piece",
+    "PromptTooLongError",
+    "SatChatModel",
+    "SettingError",
+    "TokenizerError",
+    "Turn",
+    "Usage",
+    "VisualGLMError",
+    "VisualGLMModel",
+    "chat",
+    "is_chinese",
+    "load_sat",
+    "load_tokenizer",
+    "stream_chat",
+]

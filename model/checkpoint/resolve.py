@@ -1,0 +1,137 @@
+"""A model's name -> the directory with its files.
+
+visualglm-tiny          the small model that comes with this repository
+a directory             itself
+visualglm-6b            $SAT_HOME/visualglm-6b, ./visualglm-6b, ~/.sat_models/visualglm-6b, else the hub's
+organisation/model      the hub's cache, else the hub
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+EMBEDDED = Path(__file__).parents[1] / "pretrained"
+DEFAULT_MODEL = "visualglm-6b"
+HUB_IDS = {DEFAULT_MODEL: "THUDM/visualglm-6b"}
+# Bytes of the published weights: 1,039 tensors in half precision, and the tokenizer.
+HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
+WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
+CONFIG_FILES = ("model_config.json", "config.json")
+
+
+def print_notice(text: str) -> None:
+    """Say something to the person at the terminal without disturbing the program's output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether `path` holds a model's configuration in either format."""
+    return any((path / name).is_file() for name in CONFIG_FILES)
+
+
+def resolve(
+    name: str | os.PathLike[str],
+    *,
+    home: str | os.PathLike[str] | None = None,
+    notice: Callable[[str], None] = print_notice,
+) -> Path:
+    """Find the directory of the model called `name`, downloading it from the hub as the last resort.
+
+    Args:
+        name: a known name, a directory, or a hub id.
+        home: where models are kept, instead of $SAT_HOME.
+        notice: is told what is going to be downloaded, how large and where to.
+
+    Raises:
+        CheckpointError: it is nowhere; the message lists the places and how to get it by hand.
+    """
+    name = os.fspath(name)
+    if (EMBEDDED / name).is_dir() and name not in ("", ".", ".."):
+        return EMBEDDED / name
+    places = local_places(name, home)
+    for place in places:
+        if is_model_directory(place):
+            return place
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        raise CheckpointError(
+            f"{directory} holds neither model_config.json (SAT format) nor config.json (Hugging Face format). "
+            "Give the directory that holds one of them."
+        )
+    hub_id = HUB_IDS.get(name, name)
+    if not is_hub_id(hub_id):
+        raise CheckpointError(not_found(name, places))
+    return find_in_cache(hub_id) or download(name, hub_id, places, notice)
+
+
+def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
+    """List the directories where a model called `name` may lie, in order."""
+    homes = [home or os.environ.get("SAT_HOME"), Path("~/.sat_models")]
+    parents = [Path(parent).expanduser() for parent in homes if parent]
+    places = [Path(name).expanduser()]
+    if not Path(name).is_absolute() and not name.startswith(("~", ".")):
+        places = [parents[0] / name, places[0], *(parent / name for parent in parents[1:])]
+    return places
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` looks like organisation/model."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts)
+
+
+def find_in_cache(hub_id: str) -> Path | None:
+    """Return the hub cache's complete copy of `hub_id`, if there is one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        path = Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    return path if is_model_directory(path) and weights else None
+
+
+def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str], None]) -> Path:
+    """Download `hub_id` into the hub's cache, saying so first; return its directory there."""
+    from huggingface_hub import constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    size = HUB_SIZES.get(hub_id)
+    described = f"about {size / 1e9:.1f} GB" if size else "of unknown size"
+    notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
+    check_disk_space(cache, size)
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES))
+    except Exception as error:  # the hub's client raises many kinds, its transport more
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"Downloading {hub_id} failed: {reason}\n{not_found(name, places)}") from error
+
+
+def check_disk_space(directory: Path, needed: int | None) -> None:
+    """Raise CheckpointError where `directory` lies on a disk with less than `needed` bytes free."""
+    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed is not None and free < needed:
+        raise CheckpointError(
+            f"{existing} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed. "
+            "Free some space, or set HF_HOME to a directory on a larger disk."
+        )
+
+
+def not_found(name: str, places: list[Path]) -> str:
+    """Say where a model was looked for and how to get it."""
+    looked = "\n".join(f"  {place.absolute()}" for place in places)
+    hub_id = HUB_IDS.get(name, "THUDM/visualglm-6b")
+    return (
+        f"There is no model called {name!r}. Looked for model_config.json or config.json in\n{looked}\n"
+        f"To get the published model by hand: on a machine that reaches the hub, run\n"
+        f"  hf download {hub_id} --local-dir visualglm-6b\n"
+        "and copy the folder visualglm-6b into the working directory or into $SAT_HOME.\n"
+        "To try the toolkit without any download: --from_pretrained visualglm-tiny"
+    )

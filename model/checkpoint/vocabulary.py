@@ -1,0 +1,63 @@
+"""A model's name or directory -> the directory of its tokenizer, the one with ice_text.model."""
+
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError, TokenizerError
+from .resolve import EMBEDDED, HUB_IDS, local_places
+
+VOCABULARY_NAME = "ice_text.model"
+# Published repositories that hold the same vocabulary, under their old and new owners.
+HUB_SOURCES = ("THUDM/visualglm-6b", "THUDM/chatglm-6b", "zai-org/visualglm-6b", "zai-org/chatglm-6b")
+
+
+def find_vocabulary(name: str | os.PathLike[str]) -> Path:
+    """Find the directory with `ice_text.model` for the model called `name`, or in directory `name`.
+
+    Looks in the directory, its parent, $SAT_HOME and the hub's cache, in that order.
+
+    Raises:
+        TokenizerError: it is nowhere; the message says where to get it.
+    """
+    places = vocabulary_places(os.fspath(name))
+    for place in places:
+        if (place / VOCABULARY_NAME).is_file():
+            return place
+    cached = find_cached(os.fspath(name))
+    if cached is not None:
+        return cached
+    looked = "\n".join(f"  {place.absolute()}" for place in places)
+    raise TokenizerError(
+        f"There is no {VOCABULARY_NAME}, the tokenizer's vocabulary, for {os.fspath(name)!r}. Looked in\n{looked}\n"
+        f"and in the hub's cache. Get it on a machine that reaches the hub, with\n"
+        f"  hf download {HUB_SOURCES[1]} {VOCABULARY_NAME} --local-dir DIRECTORY\n"
+        "(2.7 MB) and put it beside the model's weights."
+    )
+
+
+def vocabulary_places(name: str) -> list[Path]:
+    """List the directories to look in, in order."""
+    path = Path(name).expanduser()
+    if path.name == VOCABULARY_NAME:
+        path = path.parent
+    homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
+    sat_home = [Path(os.environ["SAT_HOME"]).expanduser()] if os.environ.get("SAT_HOME") else []
+    candidates = [EMBEDDED / name, path, path.absolute().parent, *homes, *sat_home]
+    return list(dict.fromkeys(place for place in candidates if place.is_dir()))
+
+
+def find_cached(name: str) -> Path | None:
+    """Return the directory in the hub's cache that holds the vocabulary, if any does."""
+    from huggingface_hub import try_to_load_from_cache
+
+    wanted = HUB_IDS.get(name, name)
+    for hub_id in dict.fromkeys((wanted, *HUB_SOURCES)):
+        if len(hub_id.split("/")) != 2:
+            continue
+        try:
+            file = try_to_load_from_cache(hub_id, VOCABULARY_NAME)
+        except ValueError as error:  # not a name that the hub could have
+            raise CheckpointError(f"{name!r} is neither a directory nor a model's name: {error}") from error
+        if isinstance(file, str):
+            return Path(file).parent
+    return None

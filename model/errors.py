@@ -1,0 +1,53 @@
+"""The errors that a front end may show to a person.
+
+    VisualGLMError
+    ├── ImageError            a picture that cannot be found, fetched, read or accepted
+    ├── PromptTooLongError    the question alone does not fit into the length limit
+    ├── SettingError          a generation setting that makes no sense
+    ├── CheckpointError       a model that cannot be found, downloaded or read
+    ├── TokenizerError        a tokenizer that cannot be found or read
+    └── GenerationError       a model that answered with no usable numbers
+
+Every message says what was wrong and what to do about it. Anything else that is raised is a bug.
+"""
+
+
+class VisualGLMError(Exception):
+    """Root of the errors whose message is written for a person."""
+
+
+class ImageError(VisualGLMError):
+    """A picture that cannot be found, fetched, read or accepted."""
+
+
+class PromptTooLongError(VisualGLMError):
+    """The question alone, without any history, does not fit into the length limit.
+
+    Attributes:
+        length: tokens of the prompt.
+        limit: tokens allowed, prompt and answer together.
+    """
+
+    def __init__(self, length: int, limit: int) -> None:
+        super().__init__(
+            f"The question needs {length} tokens, which leaves no room for an answer within "
+            f"max_length={limit}. Shorten the question or raise max_length."
+        )
+        self.length = length
+        self.limit = limit
+
+
+class SettingError(VisualGLMError, ValueError):
+    """A generation setting that makes no sense."""
+
+
+class CheckpointError(VisualGLMError):
+    """A model that cannot be found, downloaded or read."""
+
+
+class TokenizerError(VisualGLMError):
+    """A tokenizer that cannot be found or read."""
+
+
+class GenerationError(VisualGLMError):
+    """A model that answered with no usable numbers (NaN logits)."""

@@ -1,0 +1,113 @@
+"""The only two ways to a model that chats: `load_sat` here, and its Hugging Face twin to come."""
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from .chat import SatChatModel
+from .checkpoint import Checkpoint, load_tensors, open_checkpoint
+from .checkpoint.resolve import DEFAULT_MODEL
+from .checkpoint.vocabulary import find_vocabulary
+from .errors import SettingError, TokenizerError
+from .visualglm import VisualGLMModel
+
+if TYPE_CHECKING:
+    from .hf.tokenization_chatglm import ChatGLMTokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A CPU answers in float32 unless the model would then take more memory than most machines have.
+LARGE_PARAMETERS = 4_000_000_000
+
+
+def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
+    """Load the tokenizer of a model, wherever `find_vocabulary` finds it.
+
+    Raises:
+        TokenizerError: it is nowhere, or cannot be read.
+    """
+    from .hf.tokenization_chatglm import ChatGLMTokenizer  # transformers takes a second to import
+
+    directory = find_vocabulary(name_or_dir)
+    try:
+        return ChatGLMTokenizer.from_pretrained(directory)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise TokenizerError(f"The tokenizer in {directory} cannot be read: {error}. Get it again.") from error
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device called `name`, or the best that this machine has.
+
+    Raises:
+        SettingError: there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"There is no device {name!r} here ({reason}). Try cpu, or cuda on a GPU.") from error
+    return device
+
+
+def choose_dtype(name: str | None, device: torch.device, parameters: int) -> torch.dtype:
+    """Return the dtype called `name`, or the one that suits the device and the model's size.
+
+    Raises:
+        SettingError: there is no such dtype.
+    """
+    if name is not None:
+        if name not in DTYPES:
+            raise SettingError(f"dtype is {name!r}; it should be one of {', '.join(DTYPES)}.")
+        return DTYPES[name]
+    if device.type != "cpu":
+        return torch.float16
+    return torch.bfloat16 if parameters > LARGE_PARAMETERS else torch.float32
+
+
+def count_parameters(config: dict[str, int]) -> int:
+    """Estimate the size of a language model from its configuration."""
+    hidden, layers = config["hidden_size"], config["num_layers"]
+    return 12 * layers * hidden**2 + 2 * config["vocab_size"] * hidden
+
+
+def build_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VisualGLMModel:
+    """Build the SAT network of a checkpoint on `device`, its weights still to be loaded."""
+    args = Namespace(**{"skip_init": True, **checkpoint.config})
+    network = VisualGLMModel(args, params_dtype=dtype)
+    return network.to(device=device, dtype=dtype).eval()  # type: ignore[no-any-return]
+
+
+def load_sat(
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quant: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SatChatModel:
+    """Load a model to chat with, on the SAT network.
+
+    Args:
+        name: visualglm-tiny, visualglm-6b, a directory, or a hub id; see `model.checkpoint.resolve`.
+        device: cpu, cuda, cuda:1, ...; None for a GPU where there is one.
+        dtype: float32, bfloat16 or float16; None for what suits the device.
+        quant: bits of the language model's weights.
+        progress: is called with (tensors read, tensors in all).
+
+    Raises:
+        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had.
+    """
+    if quant is not None:
+        raise SettingError("Quantised weights (--quant) are not available yet. Leave the option out.")
+    chosen = choose_device(device)
+    checkpoint = open_checkpoint(name)
+    tokenizer = load_tokenizer(checkpoint.path)
+    chosen_dtype = choose_dtype(dtype, chosen, count_parameters(checkpoint.config))
+    network = build_network(checkpoint, chosen, chosen_dtype)
+    load_tensors(network, checkpoint, progress)
+    return SatChatModel(network, tokenizer)

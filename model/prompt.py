@@ -1,0 +1,209 @@
+"""A conversation -> the tokens that the model reads; the model's words -> the answer that a person reads.
+
+    <img> + one placeholder for each of the picture's vectors + </img>问：q\\n答：a\\n ... 问：question\\n答：[gMASK]<sop>
+
+The placeholders are put in as ids. The picture is never part of the text, so nothing that a person types can open
+a file, move the picture, end the prompt, or become a control token.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .errors import PromptTooLongError
+
+IMAGE_OPEN, IMAGE_CLOSE = "<img>", "</img>"
+# Part of the length limit kept free for the answer before old turns are dropped.
+ANSWER_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language of the prompt.
+
+    Attributes:
+        code: "zh" or "en".
+        ask, answer: the marks before a question and before an answer.
+        describe: the question that a demonstration asks first.
+    """
+
+    code: str
+    ask: str
+    answer: str
+    describe: str
+
+    def forbidden_ids(self, tokenizer: "Tokenizer") -> tuple[tuple[int, int], ...]:
+        """Return the half-open ranges of token ids that an answer in this language must not contain."""
+        if self is not ENGLISH:
+            return ()
+        return tuple((start, stop) for start, stop in tokenizer.english_forbidden_ids)
+
+
+CHINESE = Language("zh", "问：", "答：", "描述这张图片。")
+ENGLISH = Language("en", "Q:", "A:", "Describe the image.")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass
+class Conversation:
+    """What a dialogue is about and what was said so far.
+
+    Attributes:
+        image: an RGB picture, its pixels [1, 3, S, S], or None to talk without a picture.
+        turns: oldest first. The caller appends a turn when its answer is complete.
+    """
+
+    image: Any = None
+    turns: list[Turn] = field(default_factory=list)
+    language: Language = CHINESE
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads.
+
+    Attributes:
+        token_ids: with placeholders where the picture's vectors go.
+        image_start: index of the first placeholder, None without a picture.
+        dropped_turns: how many of the oldest turns did not fit.
+    """
+
+    token_ids: list[int]
+    image_start: int | None
+    dropped_turns: int = 0
+
+
+class Tokenizer(Protocol):
+    """What prompts need of a tokenizer; ChatGLMTokenizer has it."""
+
+    pad_token_id: int
+    english_forbidden_ids: Sequence[Sequence[int]]
+
+    def encode_text(self, text: str) -> list[int]: ...
+
+    def build_inputs_with_special_tokens(self, token_ids_0: list[int]) -> list[int]: ...
+
+
+def build_prompt(turns: Sequence[Turn], question: str, language: Language) -> str:
+    """Return the text of a dialogue that waits for the answer to `question`, without the picture."""
+    spoken = (f"{language.ask}{turn.question}\n{language.answer}{turn.answer}\n" for turn in turns)
+    return "".join(spoken) + f"{language.ask}{question}\n{language.answer}"
+
+
+def encode_turns(
+    tokenizer: Tokenizer, turns: Sequence[Turn], question: str, language: Language, image_length: int | None
+) -> Prompt:
+    """Encode a dialogue, with a picture of `image_length` vectors unless that is None."""
+    text = build_prompt(turns, question, language)
+    if image_length is None:
+        return Prompt(tokenizer.build_inputs_with_special_tokens(tokenizer.encode_text(text)), None)
+    opening = tokenizer.encode_text(IMAGE_OPEN)
+    placeholders = [tokenizer.pad_token_id] * image_length
+    ids = opening + placeholders + tokenizer.encode_text(IMAGE_CLOSE + text)
+    return Prompt(tokenizer.build_inputs_with_special_tokens(ids), len(opening))
+
+
+def encode_prompt(
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    question: str,
+    *,
+    image_length: int,
+    max_length: int,
+) -> Prompt:
+    """Encode `question` after the conversation's turns, dropping the oldest that leave too little room.
+
+    A prompt that takes more than all but an eighth of `max_length` loses its oldest turns, so that an answer
+    has room; the question itself is never cut.
+
+    Raises:
+        PromptTooLongError: the question alone leaves no room for a single token.
+    """
+    length = None if conversation.image is None else image_length
+    comfortable = max_length - max_length // ANSWER_SHARE
+    for dropped in range(len(conversation.turns) + 1):
+        turns = conversation.turns[dropped:]
+        prompt = encode_turns(tokenizer, turns, question, conversation.language, length)
+        if len(prompt.token_ids) <= comfortable or not turns:
+            break
+    if len(prompt.token_ids) >= max_length:
+        raise PromptTooLongError(len(prompt.token_ids), max_length)
+    return Prompt(prompt.token_ids, prompt.image_start, dropped)
+
+
+def is_chinese(text: str) -> bool:  # public name
+    """Whether `text` has a Chinese character."""
+    return re.search("[\u4e00-\u9fff]", text) is not None
+
+
+FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+TRAINING_TIME = "[[训练时间]]"
+TRAINING_YEAR = "2023年"
+CJK = "[\u4e00-\u9fff]"
+
+
+def clean_answer(text: str) -> str:
+    """Return the model's raw answer as a person should read it, exactly as the original does.
+
+    Surrounding space goes, a placeholder of the training data is filled in, and punctuation next to a Chinese
+    character becomes full-width.
+    """
+    return widen_punctuation(text.strip().replace(TRAINING_TIME, TRAINING_YEAR))
+
+
+def widen_punctuation(text: str) -> str:
+    """Make , ! : ; ? full-width where a Chinese character stands on either side."""
+    for narrow, wide in FULL_WIDTH.items():
+        text = re.sub(rf"(?<={CJK}){re.escape(narrow)}|{re.escape(narrow)}(?={CJK})", wide, text)
+    return text
+
+
+# Ends of a raw answer that later words may still change: space (stripped at the end, or swallowed before
+# punctuation), punctuation (its width depends on what follows), the start of the placeholder, and the start of
+# an English ending that the tokenizer's clean-up joins to the word before it.
+STARTED = "|".join(re.escape(TRAINING_TIME[:length]) for length in range(len(TRAINING_TIME), 0, -1))
+UNSETTLED = re.compile(rf"(?:[\s,.!:;?']+| n'?| '[vr]|{STARTED})\Z")
+LONGEST_UNSETTLED = 16
+
+
+def settled_length(text: str) -> int:
+    """Return how much of a growing raw answer no later words can change any more."""
+    end = len(text)
+    while match := UNSETTLED.search(text, max(0, end - LONGEST_UNSETTLED), end):
+        end = match.start()
+    return end
+
+
+class AnswerStream:
+    """Turns raw pieces of an answer into clean text that, once shown, never changes.
+
+    Args:
+        clean: whole raw text -> clean text; `settled_length` must know what it may still change.
+    """
+
+    def __init__(self, clean: Callable[[str], str] = clean_answer) -> None:
+        self.clean = clean
+        self.raw = ""
+        self.shown = ""
+
+    def push(self, raw: str) -> str:
+        """Take the next raw piece; return the clean text that can be shown now."""
+        self.raw += raw
+        return self._show(self.clean(self.raw[: settled_length(self.raw)]))
+
+    def flush(self) -> str:
+        """Return what is left when the answer is complete."""
+        return self._show(self.clean(self.raw))
+
+    def _show(self, text: str) -> str:
+        added = text[len(self.shown) :]
+        self.shown = text
+        return added

@@ -1,0 +1,150 @@
+"""SwissArmyTransformer (SAT) 0.4.12 on today's stack. Import this before `sat`, anywhere.
+
+SAT imports at start what only its training, its GPT-2, its Triton kernels or its downloader need, some of it
+undeclared. Here those imports are put off until they are used, so that inference needs none of deepspeed,
+wandb, requests, triton, bitsandbytes or transformers, and `import sat` costs little more than `import torch`.
+What the program itself has already imported is left as it is, so training with deepspeed sees deepspeed.
+
+Source of the behaviour replaced: https://github.com/THUDM/SwissArmyTransformer, release 0.4.12.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from .checkpoint.resolve import resolve
+
+T = TypeVar("T")
+
+# Optional packages that SAT tries to import and can do without; each costs up to seconds.
+HIDDEN = ("deepspeed", "wandb", "bitsandbytes", "xformers", "apex")
+
+
+class Deferred:
+    """A function, a class, or a mapping of functions, of a module that is imported at its first use."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.load = load
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.load()(*args, **kwargs)
+
+    def __getitem__(self, key: Any) -> "Deferred":
+        return Deferred(lambda: self.load()[key])
+
+
+def auto_create(name: str, *, path: str | None = None, url: str | None = None) -> str:
+    """Find the model called `name`, as SAT's downloader would, by our own rules; return its directory."""
+    return str(resolve(name, home=path))
+
+
+def _module(name: str, **attributes: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(attributes)
+    return module
+
+
+def _deferred(module: str, name: str) -> types.ModuleType:
+    return _module(module, **{name: Deferred(lambda: getattr(importlib.import_module(module), name))})
+
+
+def _stand_ins() -> dict[str, types.ModuleType | None]:
+    """The modules to be seen in place of the real ones while SAT is imported; None means 'not installed'."""
+    stand_ins: dict[str, types.ModuleType | None] = {
+        "sat.resources": _module("sat.resources", auto_create=auto_create),
+        "sat.training.deepspeed_training": _deferred("sat.training.deepspeed_training", "training_main"),
+        "sat.model.position_embedding.triton_rotary_embeddings": _deferred(
+            "sat.model.position_embedding.triton_rotary_embeddings", "FastRotaryEmbedding"
+        ),
+        "transformers": _module("transformers"),
+        "transformers.activations": _deferred("transformers.activations", "ACT2FN"),
+    }
+    stand_ins.update(dict.fromkeys(HIDDEN))
+    return {name: module for name, module in stand_ins.items() if name not in sys.modules}
+
+
+@contextlib.contextmanager
+def _imports_replaced() -> Iterator[None]:
+    stand_ins = _stand_ins()
+    sys.modules.update(stand_ins)  # type: ignore[arg-type]  # None makes an import fail, by Python's rules
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
+def _attribute_replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """SAT logs its progress at INFO from its first import on; a caller's SAT_LOGLEVEL is respected."""
+    chosen = "SAT_LOGLEVEL" in os.environ or "LOGLEVEL" in os.environ
+    os.environ.setdefault("SAT_LOGLEVEL", "WARNING")
+    try:
+        yield
+    finally:
+        if not chosen:
+            del os.environ["SAT_LOGLEVEL"]
+
+
+def _unscripted(function: T) -> T:
+    """Stand in for torch.jit.script, which torch deprecates and whose first calls are slow."""
+    return function
+
+
+def initialize_model_parallel(original: Callable[..., bool], model_parallel_size: int, seed: int) -> bool:
+    """Give SAT the process group that its layers ask for; return whether one was made.
+
+    A single process needs no network port, no deepspeed, and its random state left alone. Several processes
+    (started by torchrun) go SAT's own way, `original`.
+    """
+    from sat import mpu
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or model_parallel_size > 1:
+        return original(model_parallel_size=model_parallel_size, seed=seed)
+    if mpu.model_parallel_is_initialized():
+        return False
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, not exported
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    mpu.initialize_model_parallel(1)
+    return True
+
+
+def _replace_initialization() -> None:
+    import sat.arguments
+
+    original = sat.arguments._simple_init
+
+    def simple_init(model_parallel_size: int = 1, seed: int = 0) -> bool:
+        return initialize_model_parallel(original, model_parallel_size, seed)
+
+    sat.arguments._simple_init = simple_init
+
+
+def _import_sat() -> None:
+    if "sat" in sys.modules:  # the program imported it first, and it worked
+        return
+    with _imports_replaced(), _quiet(), _attribute_replaced(torch.jit, "script", _unscripted):
+        import sat
+        import sat.model.mixins
+        import sat.model.official  # noqa: F401
+    _replace_initialization()
+
+
+_import_sat()

@@ -1,0 +1,64 @@
+"""Tiny models with the goldens' weights, shared by the tests."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.image import preprocess
+from model.visualglm import VisualGLMModel
+from tests.goldens import golden_weights
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden_spec() -> dict[str, Any]:
+    """Configurations, parameter shapes and cases of the goldens."""
+    return json.loads((GOLDENS / "tiny" / "model.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def golden_numbers() -> Iterator[Any]:
+    """Arrays that the original answered."""
+    with np.load(GOLDENS / "tiny" / "model.npz") as arrays:
+        yield arrays
+
+
+@pytest.fixture(scope="session")
+def golden_pictures(golden_spec: dict[str, Any]) -> list[Image.Image]:
+    """The pictures of the goldens."""
+    return [golden_weights.picture(**arguments) for arguments in golden_spec["pictures"]]
+
+
+@pytest.fixture(scope="session")
+def golden_pixels(golden_pictures: list[Image.Image]) -> torch.Tensor:
+    """The pictures of the goldens, preprocessed: [2, 3, 224, 224]."""
+    return torch.stack([preprocess(picture, 224) for picture in golden_pictures])
+
+
+def build_model(spec: dict[str, Any], **changes: Any) -> VisualGLMModel:
+    """Build the goldens' SAT model with its drawn weights, in float32 on the CPU."""
+    args = VisualGLMModel.get_args(**{**spec["sat_config"], **changes})
+    model = VisualGLMModel(Namespace(**vars(args)))
+    golden_weights.fill(model.named_parameters(), spec["seed"])
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_spec: dict[str, Any]) -> VisualGLMModel:
+    """The goldens' SAT model. Do not change it; build your own with `build_model`."""
+    return build_model(golden_spec)
+
+
+def relative_error(actual: torch.Tensor, expected: Any) -> float:
+    """Return the norm of the difference over the norm of `expected`."""
+    reference = torch.as_tensor(expected, dtype=torch.float32)
+    difference = actual.detach().float().cpu() - reference
+    return float(difference.norm() / reference.norm())

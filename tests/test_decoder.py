@@ -1,0 +1,104 @@
+"""Cached decoding gives what full recomputation gives, alone and under a user's mixin."""
+
+from typing import Any
+
+import pytest
+import torch
+from sat.model.base_model import BaseMixin, non_conflict
+from sat.transformer_defaults import standard_attention
+
+from model.generation import GenerationConfig, generate
+from model.generation.decoder import LayerDecoder, ModelDecoder, make_decoder
+from model.visualglm import VisualGLMModel
+from tests.conftest import build_model, relative_error
+
+CASES = ["zh_image", "en_image", "zh_history_image", "zh_text"]
+GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
+END = 130005
+
+
+def embeddings(model: VisualGLMModel, case: dict[str, Any], pixels: torch.Tensor) -> torch.Tensor | None:
+    """Return the embeddings [1, L, D] of a golden case's picture."""
+    with torch.no_grad():
+        return model.encode_image(pixels[case["image_index"]][None]) if case["image"] else None
+
+
+@pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
+@pytest.mark.parametrize("name", CASES)
+def test_cached_logits_equal_full_recomputation(
+    name: str, decoder_class: Any, golden_spec: Any, golden_model: VisualGLMModel, golden_pixels: torch.Tensor
+) -> None:
+    case = golden_spec["cases"][name]
+    images = embeddings(golden_model, case, golden_pixels)
+    ids = case["input_ids"] + case["continuation"]
+    picture = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
+    with torch.no_grad():
+        expected = golden_model(torch.tensor([ids]), **picture)[0][0]
+        capacity = (len(ids),) if decoder_class is LayerDecoder else ()
+        decoder = decoder_class(golden_model, *capacity)
+        prompt = torch.tensor([case["input_ids"]])
+        actual = [decoder.prefill(prompt, images, case["image_start"])]
+        actual += [decoder.decode_one_token(torch.tensor([[token]])) for token in case["continuation"]]
+    start = len(case["input_ids"]) - 1
+    assert relative_error(torch.cat(actual), expected[start:]) < 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_tokens_are_the_original_ones(
+    name: str,
+    golden_spec: Any,
+    golden_model: VisualGLMModel,
+    golden_pixels: torch.Tensor,
+    golden_numbers: Any,
+) -> None:
+    case = golden_spec["cases"][name]
+    expected = golden_numbers[f"sat/{name}/greedy"].tolist()
+    steps = generate(
+        golden_model,
+        case["input_ids"],
+        GREEDY.replace(max_new_tokens=len(expected)),
+        end_id=END,
+        images=embeddings(golden_model, case, golden_pixels),
+        image_start=case["image_start"],
+    )
+    assert [step.token_id for step in steps] == expected
+
+
+class SharpAttention(BaseMixin):
+    """A user's mixin that changes the attention."""
+
+    @non_conflict
+    def attention_fn(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        mask: Any,
+        dropout_fn: Any,
+        old_impl: Any = standard_attention,
+        **kw: Any,
+    ) -> Any:
+        return old_impl(3 * q, k, v, mask, dropout_fn, **kw)
+
+
+def test_a_users_mixin_changes_the_answer(golden_spec: Any, golden_pixels: torch.Tensor) -> None:
+    model = build_model(golden_spec)
+    case = golden_spec["cases"]["zh_image"]
+    images = embeddings(model, case, golden_pixels)
+
+    def answer() -> list[int | None]:
+        config = GREEDY.replace(max_new_tokens=8)
+        prompt = {"images": images, "image_start": case["image_start"]}
+        return [step.token_id for step in generate(model, case["input_ids"], config, end_id=END, **prompt)]
+
+    before = answer()
+    model.add_mixin("sharp", SharpAttention())
+    assert isinstance(make_decoder(model, 100), ModelDecoder)
+    ids = torch.tensor([case["input_ids"]])
+    after = answer()
+    assert after != before
+    with torch.no_grad():  # the mixin's own full forward pass is the reference
+        for token in after:
+            logits = model(ids, image_embeddings=images, pre_image=case["image_start"])[0]
+            assert logits[0, -1].argmax() == token
+            ids = torch.cat((ids, torch.tensor([[token]])), dim=1)

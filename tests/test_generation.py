@@ -1,0 +1,145 @@
+"""The loop stops where it should, and its settings are checked."""
+
+import argparse
+from typing import Any
+
+import pytest
+import torch
+
+from model.errors import SettingError
+from model.generation import CHAT, DEMO, HF_CHAT, GenerationConfig, Step, generate
+from model.visualglm import VisualGLMModel
+
+GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
+
+
+@pytest.fixture(scope="module")
+def prompt(golden_spec: Any) -> list[int]:
+    return golden_spec["cases"]["zh_text"]["input_ids"]
+
+
+def run(model: VisualGLMModel, prompt: list[int], end_id: int = 130005, **settings: Any) -> list[Step]:
+    return list(generate(model, prompt, GREEDY.replace(**settings), end_id=end_id))
+
+
+def test_stops_at_the_end_token_which_is_not_part_of_the_answer(
+    golden_model: VisualGLMModel, prompt: list[int]
+) -> None:
+    free = [step.token_id for step in run(golden_model, prompt, max_new_tokens=6)]
+    end_id = next(token for token in free[1:] if token != free[0])
+    steps = run(golden_model, prompt, end_id=end_id, max_new_tokens=6)
+    assert [step.token_id for step in steps[:-1]] == free[: free.index(end_id)]
+    assert steps[-1] == Step(None, "stop")
+
+
+def test_budget_counts_answer_tokens(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    steps = run(golden_model, prompt, max_new_tokens=3)
+    assert [step.finish_reason for step in steps] == [None, None, "length"]
+    assert all(step.token_id is not None for step in steps)
+
+
+def test_max_length_counts_the_prompt(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    assert len(run(golden_model, prompt, max_length=len(prompt) + 4)) == 4
+    assert run(golden_model, prompt, max_length=len(prompt)) == [Step(None, "length")]
+
+
+def test_the_models_own_length_is_a_limit(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    golden_model.max_sequence_length = len(prompt) + 2
+    try:
+        assert len(run(golden_model, prompt, max_length=5000)) == 2
+    finally:
+        golden_model.max_sequence_length = 2048
+
+
+def test_min_length_forbids_the_end_token(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    end_id = run(golden_model, prompt, max_new_tokens=1)[0].token_id
+    assert run(golden_model, prompt, end_id=end_id, max_new_tokens=5) == [Step(None, "stop")]
+    steps = run(golden_model, prompt, end_id=end_id, max_new_tokens=5, min_length=len(prompt) + 3)
+    assert sum(step.token_id is not None for step in steps) >= 3
+    assert all(step.token_id != end_id for step in steps)
+
+
+def test_forbidden_ids_do_not_come(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    free = run(golden_model, prompt, max_new_tokens=1)[0].token_id
+    steps = list(
+        generate(golden_model, prompt, GREEDY.replace(max_new_tokens=4), end_id=1, forbidden=[(free, free + 1)])
+    )
+    assert free not in [step.token_id for step in steps]
+
+
+def test_a_seed_repeats_an_answer_whatever_was_drawn_before(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    config = GenerationConfig(max_new_tokens=8, temperature=2.0, top_k=0, top_p=1.0, seed=5)
+    first = list(generate(golden_model, prompt, config, end_id=1))
+    torch.rand(3)
+    assert list(generate(golden_model, prompt, config, end_id=1)) == first
+    assert list(generate(golden_model, prompt, config.replace(seed=6), end_id=1)) != first
+
+
+def test_repetition_penalty_counts_only_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    """A prompt full of the first answer token does not make that token less likely."""
+    plain = run(golden_model, prompt, max_new_tokens=1)[0].token_id
+    assert run(golden_model, prompt, max_new_tokens=1, repetition_penalty=50.0)[0].token_id == plain
+    tokens = [step.token_id for step in run(golden_model, prompt, max_new_tokens=12, repetition_penalty=50.0)]
+    assert len(set(tokens)) == 12
+
+
+def test_closing_stops(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    steps = generate(golden_model, prompt, GREEDY, end_id=1)
+    next(steps)
+    steps.close()
+    with pytest.raises(StopIteration):
+        next(steps)
+
+
+def test_presets_are_the_originals() -> None:
+    assert (CHAT.max_length, CHAT.top_p, CHAT.top_k, CHAT.temperature, CHAT.min_length) == (
+        1024,
+        0.7,
+        30,
+        0.95,
+        0,
+    )
+    assert (HF_CHAT.max_length, HF_CHAT.top_p, HF_CHAT.top_k, HF_CHAT.temperature) == (1024, 0.4, 100, 0.8)
+    assert HF_CHAT.min_length == 100
+    assert (DEMO.max_length, DEMO.top_p, DEMO.top_k, DEMO.temperature, DEMO.min_length) == (
+        2048,
+        0.4,
+        100,
+        0.8,
+        0,
+    )
+    assert {config.repetition_penalty for config in (CHAT, HF_CHAT, DEMO)} == {1.2}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_length": 0},
+        {"max_length": 10.5},
+        {"max_new_tokens": 0},
+        {"min_length": -1},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": "hot"},
+        {"top_k": -1},
+        {"top_k": True},
+        {"top_p": 1.5},
+        {"top_p": -0.1},
+        {"repetition_penalty": 0.9},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
+)
+def test_nonsense_is_refused_by_name(setting: dict[str, Any]) -> None:
+    name = next(iter(setting))
+    with pytest.raises(SettingError, match=f"{name} is .*it should be"):
+        GenerationConfig(**setting)
+
+
+def test_flags_carry_the_presets_defaults() -> None:
+    parser = argparse.ArgumentParser()
+    DEMO.add_arguments(parser)
+    assert DEMO.from_arguments(parser.parse_args([])) == DEMO
+    changed = DEMO.from_arguments(parser.parse_args(["--top_k", "0", "--seed", "7", "--temperature", "0"]))
+    assert changed == DEMO.replace(top_k=0, seed=7, temperature=0.0)
