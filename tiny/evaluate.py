@@ -1,0 +1,104 @@
+"""Ask a model questions about pictures that it has never seen, through the public chat.
+
+    python -m tiny.evaluate --from_pretrained visualglm-tiny --seed 1000 --count 400
+
+Prints the share of right answers by kind of question and language. The last line is the share over all.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Turn, load_sat
+from tiny.questions import QUESTION_KINDS, Example, ask, askable, is_right
+from tiny.scenes import Scene, draw_scene, sample_scene
+
+LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
+GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=120)
+# Training counts its steps from 0 with the same generator: keep clear of them.
+SEED_OFFSET = 2**40
+PICTURE_SIZE = 448
+
+
+@dataclass(frozen=True)
+class Result:
+    """One question as it was answered."""
+
+    example: Example
+    scene: Scene | None
+    answer: str
+
+    @property
+    def right(self) -> bool:
+        return is_right(self.example, self.answer)
+
+
+def draw_questions(seed: int, count: int, most_things: int) -> Iterator[tuple[Scene | None, Example]]:
+    """Yield `count` questions, of every kind and both languages in turn, each about a scene of its own."""
+    rng = np.random.default_rng([SEED_OFFSET, seed])
+    kinds = [(kind, language) for kind in QUESTION_KINDS for language in ("zh", "en")]
+    for number in range(count):
+        kind, language = kinds[number % len(kinds)]
+        scene = None if kind == "text" else sample_scene(rng, most_things)
+        while scene is not None and kind not in askable(scene):
+            scene = sample_scene(rng, most_things)
+        yield scene, ask(scene, rng, language, kind)
+
+
+def answer(model: ChatModel, scene: Scene | None, example: Example) -> str:
+    """Ask the model."""
+    image = None if scene is None else draw_scene(scene, PICTURE_SIZE)
+    turns = [Turn(question, reply) for question, reply in example.history]
+    conversation = Conversation(image, turns, LANGUAGES[example.language])
+    return "".join(piece.text for piece in model.stream_answer(conversation, example.question, GREEDY))
+
+
+def evaluate(model: ChatModel, seed: int, count: int, most_things: int = 3) -> list[Result]:
+    """Ask `count` questions and return how they were answered."""
+    questions = tqdm(draw_questions(seed, count, most_things), total=count, unit="question", disable=None)
+    return [Result(example, scene, answer(model, scene, example)) for scene, example in questions]
+
+
+def accuracy(results: list[Result]) -> float:
+    """Return the percentage of right answers."""
+    return 100 * sum(result.right for result in results) / max(1, len(results))
+
+
+def print_table(results: list[Result]) -> None:
+    """Print the accuracy by kind and language, and over all in the last line."""
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        for kind in (result.example.kind, "all"):
+            groups[kind, result.example.language].append(result)
+    print(f"{'kind':<10}{'zh':>10}{'en':>10}")
+    for kind in (*QUESTION_KINDS, "all"):
+        shares = "".join(f"{accuracy(groups[kind, language]):9.1f}%" for language in LANGUAGES)
+        print(f"{kind:<10}{shares}")
+    print(f"overall {accuracy(results):.1f} %")
+
+
+def main() -> None:
+    """Evaluate the model that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from_pretrained", default="visualglm-tiny", help="name or directory of the model")
+    parser.add_argument("--seed", type=int, default=1000, help="of the pictures and questions")
+    parser.add_argument("--count", type=int, default=400, help="questions")
+    parser.add_argument("--most_things", type=int, default=3, help="things in a picture, at most")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype")
+    parser.add_argument("--show_wrong", type=int, default=0, help="print this many wrong answers")
+    options = parser.parse_args()
+    model = load_sat(options.from_pretrained, device=options.device, dtype=options.dtype)
+    results = evaluate(model, options.seed, options.count, options.most_things)
+    for result in [result for result in results if not result.right][: options.show_wrong]:
+        example = result.example
+        print(f"[{example.kind}] {example.question}\n  expected: {example.answer}\n  answered: {result.answer}")
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()

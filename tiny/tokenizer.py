@@ -1,0 +1,206 @@
+"""Trains a small vocabulary that is laid out as the published ice_text.model.
+
+A sentencepiece model is a protocol buffer: a list of pieces, whose places are their ids, and specifications.
+Training puts the bytes first, the published file has them last. That list is all that changes, so it is
+written here by hand (https://protobuf.dev/programming-guides/encoding/): no dependency on protobuf.
+"""
+
+import io
+import itertools
+import re
+import struct
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, layout_pieces, mark_layout
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
+CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
+CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # punctuation and characters
+LAYOUT = re.compile("|".join(map(re.escape, layout_pieces())))
+LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely more than four
+PIECES_FIELD, TRAINER_FIELD, SEEDS_FIELD = (
+    1,
+    2,
+    54,
+)  # ModelProto's first two; TrainerSpec.seed_sentencepieces_file
+
+
+class Entry(NamedTuple):
+    """One entry of the vocabulary: its text, its log-probability and its kind (`NORMAL`, `CONTROL`, ...)."""
+
+    text: str
+    score: float
+    kind: int
+
+
+class Field(NamedTuple):
+    """A protobuf field: its number, all its bytes, and those after its head."""
+
+    number: int
+    raw: bytes
+    body: bytes
+
+
+def train_tokenizer(texts: Iterable[str], out_dir: Path, vocab_size: int = 1500) -> None:
+    """Writes ice_text.model and tokenizer_config.json, for `ChatGLMTokenizer.from_pretrained(out_dir)`.
+
+    The same texts give the same files: nothing is sampled.
+
+    Args:
+        texts: what the model will read and write, one example each.
+        out_dir: made if it is not there.
+        vocab_size: pieces in all, 349 of them given (special, layout and byte pieces); fewer if the texts are
+            too poor for so many. Every character of the texts gets a piece.
+
+    Raises:
+        RuntimeError: there is no text, or vocab_size is too small for its characters.
+    """
+    trained = train_unigram([mark_layout(text) for text in texts], vocab_size)
+    pieces = lay_out(read_pieces(trained))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    vocab_file = out_dir / "ice_text.model"
+    vocab_file.write_bytes(replace_pieces(trained, pieces))
+    ChatGLMTokenizer(vocab_file, english_forbidden_ids=chinese_ranges(pieces)).save_pretrained(out_dir)
+
+
+def train_unigram(texts: list[str], vocab_size: int) -> bytes:
+    """A sentencepiece model with all the pieces of the published layout, in sentencepiece's order."""
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as directory:
+        seeds = Path(directory) / "seeds.tsv"
+        lines = [f"{piece}\t{count}\n" for piece, count in count_seeds(texts).items()]
+        seeds.write_text("".join(lines), encoding="utf-8")
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            seed_sentencepieces_file=str(seeds),
+            character_coverage=1.0,
+            max_sentence_length=1 << 20,  # longer ones would be left out silently
+            normalization_rule_name="nmt_nfkc",
+            split_digits=True,
+            byte_fallback=True,
+            pad_id=HEAD_PIECES.index("<pad>"),
+            control_symbols=list(CONTROL_PIECES),
+            user_defined_symbols=list(layout_pieces()),
+            num_threads=1,  # sums of several threads depend on their order
+            minloglevel=2,
+        )
+    return model.getvalue()
+
+
+def count_seeds(texts: list[str]) -> dict[str, int]:
+    """The candidates for pieces, with how often they occur: parts of words seen at least twice.
+
+    Sentencepiece's own search looks at the distinct words, so a word that is always written alike is never
+    found: with the few words of our scenes that would leave hardly more than letters.
+    """
+    words = Counter(word for text in texts for word in split_words(text))
+    seeds: Counter[str] = Counter()
+    for word, count in words.items():
+        for start, stop in itertools.combinations(range(len(word) + 1), 2):
+            part = word[start:stop]
+            if 1 < len(part) <= (LONGEST_CHINESE if CHINESE.search(part) else LONGEST_PIECE):
+                seeds[part] += count
+    return {part: count for part, count in seeds.items() if count > 1}
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text with marked layout, each with the "▁" of the blank before it."""
+    parts = LAYOUT.split(" " + unicodedata.normalize("NFKC", text))
+    return [word for part in parts for word in re.findall("▁?[^▁]+", part.replace(" ", "▁"))]
+
+
+def read_pieces(model: bytes) -> list[Entry]:
+    """The vocabulary of a sentencepiece model, in the order of ids."""
+    processor = SentencePieceProcessor(model_proto=model)
+    layout = layout_pieces()
+
+    def kind(i: int) -> int:
+        if processor.id_to_piece(i) in layout:
+            return USER_DEFINED
+        tests = {UNKNOWN: processor.is_unknown, CONTROL: processor.is_control, BYTE: processor.is_byte}
+        return next((kind for kind, test in tests.items() if test(i)), NORMAL)
+
+    return [Entry(processor.id_to_piece(i), processor.get_score(i), kind(i)) for i in range(len(processor))]
+
+
+def lay_out(pieces: list[Entry]) -> list[Entry]:
+    """`pieces` in the published order, with the Chinese ones together at the end of the normal ones."""
+    by_text = {piece.text: piece for piece in pieces}
+    normal = [piece for piece in pieces if piece.kind == NORMAL]
+    normal.sort(key=lambda piece: bool(CHINESE.search(piece.text)))  # keeps the order within both halves
+    layout = [by_text[text] for text in layout_pieces() if text != NEWLINE]
+    return [
+        *(by_text[text] for text in HEAD_PIECES),
+        *normal,
+        *(by_text[text] for text in CONTROL_PIECES),
+        *layout,
+        *(piece for piece in pieces if piece.kind == BYTE),
+    ]
+
+
+def chinese_ranges(pieces: list[Entry]) -> list[tuple[int, int]]:
+    """The half-open range of ids of the Chinese pieces of a laid-out vocabulary; [] if it has none."""
+    ids = [i for i, piece in enumerate(pieces) if CHINESE.search(piece.text)]
+    return [(ids[0], ids[-1] + 1)] if ids else []
+
+
+def replace_pieces(model: bytes, pieces: list[Entry]) -> bytes:
+    """`model` with another list of pieces, and without the path of the seeds, which differs each time."""
+    rest = {field.number: field for field in read_fields(model) if field.number != PIECES_FIELD}
+    trainer = [field.raw for field in read_fields(rest.pop(TRAINER_FIELD).body) if field.number != SEEDS_FIELD]
+    vocabulary = [encode_field(PIECES_FIELD, encode_piece(piece)) for piece in pieces]
+    others = [field.raw for field in rest.values()]
+    return b"".join([*vocabulary, encode_field(TRAINER_FIELD, b"".join(trainer)), *others])
+
+
+def encode_piece(piece: Entry) -> bytes:
+    """A SentencePiece message: text (field 1), score (field 2, a float), kind (field 3, an integer)."""
+    return (
+        encode_field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + b"\x18" + bytes([piece.kind])
+    )
+
+
+def encode_field(number: int, body: bytes) -> bytes:
+    """A protobuf field of bytes."""
+    return encode_varint(number << 3 | 2) + encode_varint(len(body)) + body
+
+
+def encode_varint(value: int) -> bytes:
+    """An integer as seven bits a byte, the lowest first; the high bit says that more follow."""
+    low = bytes([value & 127])
+    return low if value < 128 else bytes([low[0] | 128]) + encode_varint(value >> 7)
+
+
+def read_fields(message: bytes) -> Iterator[Field]:
+    """The fields of a protobuf message, in order."""
+    at = 0
+    while at < len(message):
+        start = at
+        tag, at = read_varint(message, at)
+        size = {1: 8, 5: 4}.get(tag & 7)  # fixed sizes
+        if size is None:
+            value, at = read_varint(message, at)
+            size = value if tag & 7 == 2 else 0
+        yield Field(tag >> 3, message[start : at + size], message[at : at + size])
+        at += size
+
+
+def read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """The integer that begins at byte `at`, and the place behind it."""
+    value = shift = 0
+    while message[at] > 127:
+        value |= (message[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+    return value | message[at] << shift, at + 1
