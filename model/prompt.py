@@ -1,6 +1,6 @@
 """A conversation -> the tokens that the model reads; the model's words -> the answer that a person reads.
 
-    <img> + one placeholder for each of the picture's vectors + </img>问：q\\n答：a\\n ... 问：question\\n答：[gMASK]<sop>
+    <img> + a placeholder for each of the picture's vectors + </img>问：q\\n答：a\\n...问：question\\n答：[gMASK]<sop>
 
 The placeholders are put in as ids. The picture is never part of the text, so nothing that a person types can open
 a file, move the picture, end the prompt, or become a control token.
