@@ -175,7 +175,8 @@ class _Round:
             response += piece.text
             if piece.usage is not None and piece.usage.dropped_turns:
                 warnings.warn(dropped_notice(piece.usage.dropped_turns), stacklevel=4)
-            yield response, [*self.history, (query, response)], self.pixels
+            if piece.text or piece.finish_reason is not None:
+                yield response, [*self.history, (query, response)], self.pixels
 
 
 def dropped_notice(count: int) -> str:

@@ -10,6 +10,7 @@ Source of the behaviour replaced: https://github.com/THUDM/SwissArmyTransformer,
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -140,6 +141,12 @@ def _replace_initialization() -> None:
 def _import_sat() -> None:
     if "sat" in sys.modules:  # the program imported it first, and it worked
         return
+    if importlib.util.find_spec("sat") is None:
+        raise ModuleNotFoundError(
+            "SwissArmyTransformer is not installed. Run: pip install --no-deps SwissArmyTransformer==0.4.12\n"
+            "(The package called sat is another one.)",
+            name="sat",
+        )
     with _imports_replaced(), _quiet(), _attribute_replaced(torch.jit, "script", _unscripted):
         import sat
         import sat.model.mixins

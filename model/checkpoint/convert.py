@@ -1,7 +1,6 @@
 """Writing a model's weights in the Hugging Face format."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,6 @@ def save_hf(
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / "model.safetensors.part"
     save_file(to_hf_tensors(tensors, config["num_attention_heads"], dtype), weights, metadata={"format": "pt"})
-    os.replace(weights, directory / "model.safetensors")
+    weights.replace(directory / "model.safetensors")
     text = json.dumps(to_hf_config(config, eos_token_id, dtype), indent=2, ensure_ascii=False)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -50,7 +50,7 @@ def resolve(
         CheckpointError: it is nowhere; the message lists the places and how to get it by hand.
     """
     name = os.fspath(name)
-    if (EMBEDDED / name).is_dir() and name not in ("", ".", ".."):
+    if name in embedded_names():
         return EMBEDDED / name
     places = local_places(name, home)
     for place in places:
@@ -66,6 +66,11 @@ def resolve(
     if not is_hub_id(hub_id):
         raise CheckpointError(not_found(name, places))
     return find_in_cache(hub_id) or download(name, hub_id, places, notice)
+
+
+def embedded_names() -> list[str]:
+    """List the models that come with the repository."""
+    return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir())
 
 
 def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:

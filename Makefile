@@ -1,0 +1,42 @@
+# make chat       talk with visualglm-tiny about an example picture
+# make test       quick tests          make test-slow   the others
+# make check      style, types, import rules
+# Each installs what it needs into .venv. Choose the interpreter with PYTHON=python3.12.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
+
+.PHONY: chat test test-slow check
+
+chat: $(INSTALLED)
+	@if [ -t 0 ]; then $(CHAT); else \
+	    printf '图片里有几个物体？\nstop\n' | $(CHAT) --temperature 0 && \
+	    printf 'How many objects are there?\nstop\n' | $(CHAT) --temperature 0 --english; fi
+
+test: $(INSTALLED_DEV)
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(INSTALLED_DEV)
+	$(RUN) -m pytest -m slow
+
+check: $(INSTALLED_DEV)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest tests/test_imports.py
+
+$(INSTALLED): requirements_wo_ds.txt constraints.txt
+	@echo "Installing into $(VENV) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements_wo_ds.txt -c constraints.txt
+	$(PIP) install --no-deps SwissArmyTransformer -c constraints.txt
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED) requirements_dev.txt
+	$(PIP) install --no-warn-conflicts -r requirements_dev.txt -c constraints.txt
+	@touch $@
