@@ -1,12 +1,13 @@
 """A picture and a question -> an answer, whole or as it is written."""
 
+import functools
 import sys
 import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -20,6 +21,9 @@ from .prompt import CHINESE, ENGLISH, AnswerStream, Conversation, Prompt, Turn, 
 CACHED_PICTURES = 8
 
 History = list[tuple[str, str]]
+Result = tuple[str, History, torch.Tensor | None]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -210,8 +214,27 @@ def stream_chat(
     invalid_slices: Sequence[slice | int] = (),
     english: bool = False,
     seed: int | None = None,
-) -> Iterator[tuple[str, History, torch.Tensor | None]]:
-    """Answer `query` as `chat` does, and yield its result again and again while the answer grows."""
+) -> Iterator[Result]:
+    """Answer `query` about a picture, with the original's arguments; yield the result as it grows.
+
+    Args:
+        image_path: a path or an http(s) URL; None or "" for a talk without a picture, or with `image`.
+        model: a VisualGLMModel.
+        tokenizer: from `load_tokenizer`.
+        query: the question.
+        history: earlier rounds as (question, answer).
+        image: a PIL picture, or the pixels that an earlier round returned.
+        max_length, top_p, top_k, temperature, repetition_penalty, seed: see `GenerationConfig`, whose defaults
+            they have.
+        invalid_slices: token ids, or slices of them, never to answer with.
+        english: ask with "Q:" and "A:" instead of the Chinese marks.
+
+    Yields:
+        The answer so far, the history with this round, and the picture's pixels [1, 3, S, S] for the next round.
+
+    Raises:
+        VisualGLMError: the picture, a setting or the question cannot be used.
+    """
     config = CHAT.replace(
         max_length=max_length,
         top_p=top_p,
@@ -224,33 +247,25 @@ def stream_chat(
     yield from _Round(image_path, model, tokenizer, history, image, english).stream(query, config)
 
 
-def chat(
-    image_path: str | None,
-    model: Any,
-    tokenizer: Any,
-    query: str,
-    history: History | None = None,
-    image: Image.Image | torch.Tensor | None = None,
-    **settings: Any,
-) -> tuple[str, History, torch.Tensor | None]:  # public name
-    """Answer `query` about a picture, with the original's arguments and results.
+def last_of(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callable[P, T]:
+    """Return a function with the arguments of `stream` that returns the last of what it yields."""
 
-    Args:
-        image_path: a path or an http(s) URL; None or "" for a talk without a picture, or with `image`.
-        model: a VisualGLMModel.
-        tokenizer: from `load_tokenizer`.
-        history: earlier rounds as (question, answer).
-        image: a PIL picture, or the pixels that an earlier round returned.
-        settings: max_length, top_p, top_k, temperature, repetition_penalty, invalid_slices, english, seed, as
-            `stream_chat` takes them. Left out, they are those of `GenerationConfig`. A temperature of 0 is greedy.
+    @functools.wraps(stream)
+    def drain(*args: P.args, **kwargs: P.kwargs) -> T:
+        return deque(stream(*args, **kwargs), maxlen=1)[0]
+
+    drain.__name__ = drain.__qualname__ = name
+    drain.__doc__ = summary
+    return drain
+
+
+# There is one loop and one list of arguments: the blocking call drains the stream.
+chat = last_of(  # public name
+    stream_chat,
+    "chat",
+    """Answer a question about a picture. The arguments and errors are those of `stream_chat`.
 
     Returns:
         The answer, the history with this round, and the picture's pixels [1, 3, S, S] for the next round.
-
-    Raises:
-        VisualGLMError: the picture, a setting or the question cannot be used.
-    """
-    result: tuple[str, History, torch.Tensor | None] = ("", list(history or []), None)
-    for result in stream_chat(image_path, model, tokenizer, query, history, image, **settings):  # noqa: B007
-        pass
-    return result
+    """,
+)

@@ -78,7 +78,8 @@ def count_parameters(config: dict[str, int]) -> int:
 def build_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VisualGLMModel:
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded."""
     args = Namespace(**{"skip_init": True, **checkpoint.config})
-    network = VisualGLMModel(args, params_dtype=dtype)
+    with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
+        network = VisualGLMModel(args, params_dtype=dtype)
     return network.to(device=device, dtype=dtype).eval()  # type: ignore[no-any-return]
 
 

@@ -128,7 +128,7 @@ class VisualGLMModel(ChatGLMModel):
         """Build the model called `name` (or in directory `name`) and load its weights.
 
         SAT's `from_pretrained` ends here. Entries of the checkpoint's configuration win over those of `args`,
-        and `overwrite_args` over both.
+        and `overwrite_args` over both. The model answers at once (no dropout); call `train()` to train it.
 
         Raises:
             CheckpointError: nothing found, or nothing readable.
@@ -137,10 +137,11 @@ class VisualGLMModel(ChatGLMModel):
         given = vars(args) if args is not None else vars(cls.get_args())
         merged = Namespace(**{"skip_init": True, **given, **checkpoint.config, **(overwrite_args or {})})
         unused = {"url", "prefix", "specific_iteration"}
-        model = get_model(merged, cls, **{key: value for key, value in kwargs.items() if key not in unused})
+        with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
+            model = get_model(merged, cls, **{key: value for key, value in kwargs.items() if key not in unused})
         if not build_only:
             load_tensors(model, checkpoint)
-        return model, merged
+        return model.eval(), merged
 
     @property
     def device(self) -> torch.device:
