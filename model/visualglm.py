@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from . import sat_compat  # noqa: F401  (before sat)
@@ -20,6 +21,7 @@ from .rotary import RotaryEmbedding
 # isort: split
 from sat.model.base_model import BaseMixin, get_model
 from sat.model.official.chatglm_model import ChatGLMModel
+from sat.mpu import ColumnParallelLinear, RowParallelLinear, get_model_parallel_world_size
 
 # Who answers each SAT hook in the model as built here. The decoder may then walk the layers itself; where a
 # user's mixin answers a hook, it must call the whole model instead.
@@ -30,6 +32,7 @@ OWN_HOOKS = {
     "position_embedding_forward": "model",
     "word_embedding_forward": "eva",
 }
+PARALLEL_LAYERS = (ColumnParallelLinear, RowParallelLinear)
 # SAT's cache stores what our decoder caches itself, and changes no result.
 HARMLESS_HOOKS = {"attention_fn": "auto-regressive -> default"}
 
@@ -101,6 +104,7 @@ class VisualGLMModel(ChatGLMModel):
         super().__init__(args, transformer=transformer, **kwargs)
         self.image_length: int = args.image_length  # public name
         self.max_sequence_length: int = args.max_sequence_length
+        self.is_whole: bool = get_model_parallel_world_size() == 1
         rotary_dim = args.hidden_size // (args.num_attention_heads * 2)
         self.get_mixin("chatglm-attn").rotary_emb = RotaryEmbedding(rotary_dim)
         self.add_mixin("eva", ImageMixin(args, **kwargs))  # checkpoint key
@@ -182,6 +186,13 @@ class VisualGLMModel(ChatGLMModel):
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
         return self.get_mixin("eva").model(pixels)  # type: ignore[no-any-return]
+
+    def apply_linear(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Return module(x). In a single process, SAT's parallel layers are called without their communication."""
+        if self.is_whole and type(module) in PARALLEL_LAYERS:
+            parallel: Any = module
+            return F.linear(x, parallel.weight, parallel.bias)
+        return module(x)  # type: ignore[no-any-return]
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
         """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,7 +26,14 @@ TINY = EMBEDDED / "visualglm-tiny"
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test reaches a hub, or models that lie on this machine."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def unreachable(*args: Any, local_files_only: bool = False, **kwargs: Any) -> str:
+        if local_files_only:
+            return snapshot_download(*args, local_files_only=True, **kwargs)
+        raise OSError("no connection")
+
+    snapshot_download = huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("SAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
@@ -141,6 +149,14 @@ def test_progress_counts_every_tensor(golden_spec: Any, hf_directory: Path) -> N
     assert seen[-1] == (len(golden_spec["hf_parameters"]),) * 2
 
 
+def test_offline_nothing_is_announced_or_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+        resolve("visualglm-6b", notice=told.append)
+    assert told == []
+
+
 def test_names_are_found_in_sat_home_and_here(tmp_path: Path) -> None:
     for place in (tmp_path / "home" / "visualglm-6b", tmp_path / "mine"):
         place.mkdir(parents=True)
@@ -166,6 +182,7 @@ def test_a_model_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp
     told: list[str] = []
     with pytest.raises(CheckpointError) as caught:
         resolve("visualglm-6b", notice=told.append)
+    assert "no connection" in str(caught.value)
     assert "15.6 GB" in told[0]
     assert str(tmp_path / "hub") in told[0]
     message = str(caught.value)
@@ -231,7 +248,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(hf_directory: Path) -> 
 def test_a_missing_shard_is_named(hf_directory: Path) -> None:
     index = {"weight_map": {"lm_head.weight": "pytorch_model-00001-of-00002.bin"}}
     (hf_directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="pytorch_model-00001-of-00002.bin, which is missing"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model-00001-of-00002\.bin, which is missing"):
         VisualGLMModel.from_pretrained(str(hf_directory))
 
 
@@ -247,7 +264,7 @@ def test_broken_sat_directories_are_explained(golden_spec: Any, golden_model: Vi
 
 def test_a_directory_without_a_model_is_explained(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="neither model_config.json"):
+    with pytest.raises(CheckpointError, match=r"neither model_config\.json"):
         load_sat(tmp_path / "empty")
 
 

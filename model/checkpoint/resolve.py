@@ -75,12 +75,12 @@ def embedded_names() -> list[str]:
 
 def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
     """List the directories where a model called `name` may lie, in order."""
-    homes = [home or os.environ.get("SAT_HOME"), Path("~/.sat_models")]
-    parents = [Path(parent).expanduser() for parent in homes if parent]
-    places = [Path(name).expanduser()]
-    if not Path(name).is_absolute() and not name.startswith(("~", ".")):
-        places = [parents[0] / name, places[0], *(parent / name for parent in parents[1:])]
-    return places
+    here = Path(name).expanduser()
+    if here.is_absolute() or name.startswith("."):
+        return [here]
+    sat_home = home or os.environ.get("SAT_HOME")
+    first = [Path(sat_home).expanduser() / name] if sat_home else []
+    return [*first, here, Path("~/.sat_models").expanduser() / name]
 
 
 def is_hub_id(name: str) -> bool:
@@ -106,6 +106,8 @@ def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str],
     """Download `hub_id` into the hub's cache, saying so first; return its directory there."""
     from huggingface_hub import constants, snapshot_download
 
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(f"HF_HUB_OFFLINE is set, so nothing is downloaded.\n{not_found(name, places)}")
     cache = Path(constants.HF_HUB_CACHE)
     size = HUB_SIZES.get(hub_id)
     described = f"about {size / 1e9:.1f} GB" if size else "of unknown size"

@@ -37,6 +37,8 @@ class Network(Protocol):
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor: ...
 
+    def apply_linear(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor: ...
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
@@ -53,15 +55,14 @@ def make_decoder(network: Network, capacity: int) -> Decoder:
     return ModelDecoder(network) if network.has_foreign_hooks else LayerDecoder(network, capacity)
 
 
-def prompt_positions(length: int, device: torch.device) -> torch.Tensor:
-    """Return the positions [2, length] of a prompt that ends with [gMASK] <sop>.
+def answer_positions(prompt_length: int, length: int, device: torch.device) -> torch.Tensor:
+    """Return the positions [2, length] of a prompt that ends with [gMASK] <sop>, and of the answer after it.
 
     Row 0 counts the context and stays at [gMASK]'s place from <sop> on; row 1 counts from <sop>.
     """
-    context = length - 1
-    place = torch.arange(length, device=device).clamp(max=context - 1)
-    block = (torch.arange(length, device=device) - context + 1).clamp(min=0)
-    return torch.stack((place, block))
+    context = prompt_length - 1
+    index = torch.arange(length, device=device)
+    return torch.stack((index.clamp(max=context - 1), (index - context + 1).clamp(min=0)))
 
 
 def prompt_mask(length: int, device: torch.device) -> torch.Tensor:
@@ -72,13 +73,17 @@ def prompt_mask(length: int, device: torch.device) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn x [B, H, T, 2, head_dim / 2], whose halves have each their own angles [T, 2, head_dim / 2]."""
+    """Turn x [..., 2, head_dim / 2], whose halves have each their own angles, of a shape that broadcasts to it."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat((-second, first), dim=-1), sin)
 
 
 class LayerDecoder:
-    """Runs the layers one by one with a KV cache of its own."""
+    """Runs the layers one by one with a KV cache of its own.
+
+    On a small model, calling torch costs more than what torch computes, so queries and keys turn together, and
+    the angles of the whole answer are computed with the prompt.
+    """
 
     def __init__(self, network: Network, capacity: int) -> None:
         self.network = network
@@ -86,48 +91,41 @@ class LayerDecoder:
         attention = self.layers[0].attention
         self.heads: int = attention.num_attention_heads
         self.head_dim: int = attention.hidden_size // self.heads
-        self.activation = self.layers[0].mlp.activation_func
+        self.capacity = capacity
         shape = (1, self.heads, capacity, self.head_dim)
         self.cache = KVCache.allocate(len(self.layers), shape, network.device, network.dtype)
-        self.prompt_length = 0
+        self.cos = self.sin = torch.empty(0)
 
     def prefill(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
         """Read the prompt [1, T] with the picture's embeddings [1, L, D] from `image_start` on."""
-        self.prompt_length = token_ids.shape[1]
-        positions = prompt_positions(self.prompt_length, token_ids.device)
-        mask = prompt_mask(self.prompt_length, token_ids.device)
-        return self._forward(self.network.embed(token_ids, images, image_start), positions, mask)
+        length = token_ids.shape[1]
+        self._prepare_angles(length)
+        mask = prompt_mask(length, token_ids.device)
+        return self._forward(self.network.embed(token_ids, images, image_start), mask)
 
     def decode_one_token(self, token_id: torch.Tensor) -> torch.Tensor:
         """Read one more token [1, 1] of the answer."""
-        place = self.prompt_length - 2
-        block = self.cache.length - self.prompt_length + 2
-        positions = torch.tensor([[place], [block]], device=token_id.device)
-        return self._forward(self.network.transformer.word_embeddings(token_id), positions, None)
+        return self._forward(self.network.transformer.word_embeddings(token_id), None)
 
-    def _forward(self, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        angles = self.network.rotary.angles(positions).transpose(0, 1)  # [T, 2, head_dim / 2]
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        for number, layer in enumerate(self.layers):
-            x = self._layer(number, layer, x, cos, sin, mask)
-        self.cache.length += x.shape[1]
-        last = self.network.transformer.final_layernorm(x[:, -1])
-        return self.network.lm_head(last).float()  # type: ignore[no-any-return]
+    def _prepare_angles(self, prompt_length: int) -> None:
+        positions = answer_positions(prompt_length, self.capacity, self.network.device)
+        angles = self.network.rotary.angles(positions.transpose(0, 1))  # [capacity, 2, head_dim / 2]
+        shape = (self.capacity, 1, 1, 2, self.head_dim // 2)  # beside q and k, and the heads
+        self.cos = angles.cos().to(self.network.dtype).view(shape)
+        self.sin = angles.sin().to(self.network.dtype).view(shape)
 
-    def _layer(
-        self,
-        number: int,
-        layer: Any,
-        x: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        start, end = self.cache.length, self.cache.length + x.shape[1]
+        cos, sin = self.cos[start:end], self.sin[start:end]
         alpha = self.network.residual_scale
-        h = layer.input_layernorm(x)
-        a = torch.add(self._attention(number, layer.attention, h, cos, sin, mask), h, alpha=alpha)
-        m = layer.post_attention_layernorm(a)
-        return torch.add(self._mlp(layer.mlp, m), m, alpha=alpha)
+        for number, layer in enumerate(self.layers):
+            h = layer.input_layernorm(x)
+            a = torch.add(self._attention(number, layer.attention, h, cos, sin, mask), h, alpha=alpha)
+            m = layer.post_attention_layernorm(a)
+            x = torch.add(self._mlp(layer.mlp, m), m, alpha=alpha)
+        self.cache.length = end
+        last = self.network.transformer.final_layernorm(x[:, -1])
+        return self.network.apply_linear(self.network.lm_head, last).float()
 
     def _attention(
         self,
@@ -139,15 +137,17 @@ class LayerDecoder:
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
         batch, length, _ = h.shape
-        qkv = attention.query_key_value(h).view(batch, length, 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, head_dim]
-        q, k = (rotate(t.unflatten(-1, (2, -1)), cos, sin).flatten(-2) for t in (q, k))
-        keys, values = self.cache.store(number, k, v)
+        qkv = self.network.apply_linear(attention.query_key_value, h)
+        qkv = qkv.view(batch, length, 3, self.heads, self.head_dim)
+        qk = rotate(qkv[:, :, :2].unflatten(-1, (2, -1)), cos, sin).flatten(-2)  # [B, T, 2, H, head_dim]
+        q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
+        keys, values = self.cache.store(number, k, qkv[:, :, 2].transpose(1, 2))
         context = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        return attention.dense(context.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.network.apply_linear(attention.dense, context.transpose(1, 2).flatten(2))
 
     def _mlp(self, mlp: Any, m: torch.Tensor) -> torch.Tensor:
-        return mlp.dense_4h_to_h(self.activation(mlp.dense_h_to_4h(m)))  # type: ignore[no-any-return]
+        inner = F.gelu(self.network.apply_linear(mlp.dense_h_to_4h, m), approximate="tanh")
+        return self.network.apply_linear(mlp.dense_4h_to_h, inner)
 
 
 class ModelDecoder:
@@ -162,7 +162,7 @@ class ModelDecoder:
     def prefill(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
         """Read the prompt [1, T] with the picture's embeddings [1, L, D] from `image_start` on."""
         self.prompt_length = token_ids.shape[1]
-        positions = prompt_positions(self.prompt_length, token_ids.device)
+        positions = answer_positions(self.prompt_length, self.prompt_length, token_ids.device)
         mask = prompt_mask(self.prompt_length, token_ids.device)[None, None].to(self.network.dtype)
         picture = {} if images is None else {"image_embeddings": images, "pre_image": image_start}
         return self._forward(token_ids, positions, mask, **picture)

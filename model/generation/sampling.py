@@ -12,7 +12,8 @@ NEVER = float("-inf")
 
 def forbid(logits: torch.Tensor, ranges: Iterable[IdRange]) -> torch.Tensor:
     """Return logits [..., V] in which the ids of half-open `ranges` are impossible."""
-    logits = logits.clone()
+    ranges = tuple(ranges)
+    logits = logits.clone() if ranges else logits
     for start, stop in ranges:
         logits[..., start:stop] = NEVER
     return logits
