@@ -3,39 +3,21 @@
 import base64
 import http.client
 import io
-import ipaddress
-import queue
-import re
 import socket
 import ssl
-import threading
-import time
-import unicodedata
-import urllib.parse
 import urllib.request
 import zlib
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
 from typing import Any, cast
 
+from .address import INSTEAD, Deadline, Target, display_url, fetch_error, join_url, open_socket, parse_url
 from .errors import ImageError
 
 MAX_BYTES = 64 * 1024 * 1024
 TIMEOUT = 20.0
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {301, 302, 303, 307, 308}
-_INSTEAD = "Check the address, or download the picture yourself and give its path."
 _PROXY_ADVICE = "Set HTTP_PROXY and HTTPS_PROXY to http://host:port, or unset them."
-_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-# In some versions of ipaddress global, but set aside for protocols, documentation, or another address inside.
-_NEVER_PUBLIC = tuple(
-    ipaddress.ip_network(block)
-    for block in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-)
-
-# (family, type, protocol, canonical name, socket address), as socket.getaddrinfo gives them
-_Address = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 def fetch_bytes(
@@ -59,72 +41,17 @@ def fetch_bytes(
     Raises:
         ImageError: the address is not acceptable, or its answer is missing, too large or too slow.
     """
-    deadline = _Deadline(timeout)
+    deadline = Deadline(timeout)
     for _ in range(max_redirects + 1):
-        target = _parse_url(url)
+        target = parse_url(url)
         try:
             answer = _get(target, deadline, max_bytes, public_only)
         except (OSError, http.client.HTTPException) as error:
-            raise _failure(target.shown, _explain(error, target.host, timeout)) from error
+            raise fetch_error(target.shown, _explain(error, target.host, timeout)) from error
         if isinstance(answer, bytes):
             return answer
-        url = _join(url, answer)
-    raise _failure(display_url(url), f"it was redirected more than {max_redirects} times. {_INSTEAD}")
-
-
-def display_url(url: str) -> str:
-    """Return `url` as it may be shown and logged: without password, query and fragment, and not too long."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        _ = parts.port  # ValueError when a password's "/" or a typo has confused the parts
-    except ValueError:
-        return "at the given address"
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    printable = "".join(c if c.isprintable() else "?" for c in shown)
-    return printable if len(printable) <= 200 else printable[:199] + "…"
-
-
-def is_public_address(address: str) -> bool:
-    """Tell whether the numeric IP `address` is globally routable and hides no other address inside itself."""
-    ip = ipaddress.ip_address(address)
-    # Of the IPv6 forms that embed an IPv4 address only 6to4 and Teredo lie inside 2000::/3.
-    if ip.version == 6 and ip not in _GLOBAL_IPV6:
-        return False
-    if any(ip in block for block in _NEVER_PUBLIC):
-        return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A checked URL: ASCII host without brackets, percent-encoded path with query, user:password or ""."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-    userinfo: str
-    shown: str
-
-    @property
-    def authority(self) -> str:
-        """The Host header: host, and the port unless it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-
-
-class _Deadline:
-    """The one moment at which everything must be over."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Return the seconds left, more than 0; TimeoutError when there are none."""
-        seconds = self._end - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError("the time is over")
-        return seconds
+        url = join_url(url, answer)
+    raise fetch_error(display_url(url), f"it was redirected more than {max_redirects} times. {INSTEAD}")
 
 
 class _TimedStream(io.RawIOBase):
@@ -133,7 +60,7 @@ class _TimedStream(io.RawIOBase):
     A socket's own timeout starts anew with each byte, so a server that drips could hold us for ever.
     """
 
-    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         super().__init__()
         self._sock = sock
         self._deadline = deadline
@@ -153,57 +80,7 @@ class _TimedStream(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def _failure(shown: str, reason: str) -> ImageError:
-    return ImageError(f"The picture {shown} could not be fetched: {reason}")
-
-
-def _parse_url(url: str) -> _Target:
-    """Split and check `url`; ImageError when it is not an http(s) address that can be asked for."""
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in url):  # control characters, half characters
-        raise ImageError("The picture's address contains control characters. Copy the address anew.")
-    try:
-        parts = urllib.parse.urlsplit(url.strip())
-        if parts.scheme not in _DEFAULT_PORTS:
-            raise _failure(display_url(url), "only addresses that start with http:// or https:// are read.")
-        userinfo = parts.netloc.rpartition("@")[0]
-        host = _ascii_host(parts.hostname or "")
-        if "\\" in userinfo:  # others would read a path there and call another host
-            raise ValueError("backslash before the host")
-        port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        path = _quote(parts.path or "/") + (f"?{_quote(parts.query)}" if parts.query else "")
-    except ValueError as error:
-        reason = "this is not a complete http(s) address, like https://example.com/cat.jpg."
-        raise _failure(display_url(url), f"{reason} {_INSTEAD}") from error
-    return _Target(parts.scheme, host, port, path, urllib.parse.unquote(userinfo), display_url(url))
-
-
-def _ascii_host(host: str) -> str:
-    """Return `host` as DNS and TLS know it; ValueError when it cannot be one."""
-    host = host.rstrip(".")
-    if ":" in host:
-        return str(ipaddress.IPv6Address(host))
-    name = host.encode("idna").decode("ascii").rstrip(".")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise ValueError("no host name")
-    return name
-
-
-def _quote(text: str) -> str:
-    """Percent-encode what must not stand in a request line, and leave what is encoded already."""
-    return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", urllib.parse.quote(text, safe="%/:@!$&'()*+,;=~?"))
-
-
-def _join(url: str, location: str) -> str:
-    """Return the absolute address that the redirect `location` from `url` names."""
-    with suppress(UnicodeError):  # http.client reads headers as Latin-1, servers write them in UTF-8
-        location = location.encode("latin-1").decode("utf-8")
-    try:
-        return urllib.parse.urljoin(url, location)
-    except ValueError as error:
-        raise _failure(display_url(url), f"it redirects to a broken address. {_INSTEAD}") from error
-
-
-def _get(target: _Target, deadline: _Deadline, max_bytes: int, public_only: bool) -> bytes | str:
+def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) -> bytes | str:
     """Ask once: return the body, or the address to which the server redirects."""
     proxy = None if public_only else _find_proxy(target)
     with closing(_connect(target, proxy, deadline, public_only)) as sock:
@@ -222,7 +99,7 @@ def _get(target: _Target, deadline: _Deadline, max_bytes: int, public_only: bool
             if response.status in _REDIRECTS and (location := response.getheader("Location")):
                 return location
             if response.status != 200:
-                raise _failure(target.shown, _explain_status(response.status, target.host))
+                raise fetch_error(target.shown, _explain_status(response.status, target.host))
             return _read_body(response, target, max_bytes)
 
 
@@ -239,13 +116,13 @@ def _ask(stream: _TimedStream, method: str, where: str, authority: str, headers:
     return response
 
 
-def _authorization(header: str, target: _Target) -> list[str]:
+def _authorization(header: str, target: Target) -> list[str]:
     if not target.userinfo:
         return []
     return [f"{header}: Basic {base64.b64encode(target.userinfo.encode()).decode('ascii')}"]
 
 
-def _read_body(response: http.client.HTTPResponse, target: _Target, max_bytes: int) -> bytes:
+def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: int) -> bytes:
     """Read the body to its end; ImageError when it is larger than `max_bytes` or breaks off."""
     if response.length is not None and response.length > max_bytes:
         raise _too_large(target, max_bytes)
@@ -265,41 +142,41 @@ def _read_body(response: http.client.HTTPResponse, target: _Target, max_bytes: i
     return data
 
 
-def _too_large(target: _Target, max_bytes: int) -> ImageError:
-    return _failure(target.shown, f"it has more than {max_bytes:,} bytes. Choose a smaller version of it.")
+def _too_large(target: Target, max_bytes: int) -> ImageError:
+    return fetch_error(target.shown, f"it has more than {max_bytes:,} bytes. Choose a smaller version of it.")
 
 
-def _decompress(body: bytes, encoding: str, target: _Target, max_bytes: int) -> bytes:
+def _decompress(body: bytes, encoding: str, target: Target, max_bytes: int) -> bytes:
     """Undo a compression that we did not ask for, up to one byte more than `max_bytes`."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise _failure(target.shown, f"the server compressed it in a way that is not known. {_INSTEAD}")
+        raise fetch_error(target.shown, f"the server compressed it in a way that is not known. {INSTEAD}")
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
     try:
         data = inflater.decompress(body, max_bytes + 1)
     except zlib.error as error:
-        raise _failure(target.shown, f"the server's compressed answer is damaged. {_INSTEAD}") from error
+        raise fetch_error(target.shown, f"the server's compressed answer is damaged. {INSTEAD}") from error
     if not inflater.eof and len(data) <= max_bytes:
         raise http.client.IncompleteRead(b"")
     return data
 
 
-def _find_proxy(target: _Target) -> _Target | None:
+def _find_proxy(target: Target) -> Target | None:
     """Return the proxy for `target` that HTTP_PROXY, HTTPS_PROXY and NO_PROXY, or the system, name."""
     setting = urllib.request.getproxies().get(target.scheme)
     if not setting or urllib.request.proxy_bypass(f"{target.host}:{target.port}"):
         return None
     try:
-        proxy = _parse_url(setting if "://" in setting else f"http://{setting}")
+        proxy = parse_url(setting if "://" in setting else f"http://{setting}")
     except ImageError as error:
-        raise _failure(target.shown, f"the proxy setting is not usable. {_PROXY_ADVICE}") from error
+        raise fetch_error(target.shown, f"the proxy setting is not usable. {_PROXY_ADVICE}") from error
     if proxy.scheme != "http":
-        raise _failure(target.shown, f"a proxy that is reached by {proxy.scheme} is not supported. {_PROXY_ADVICE}")
+        raise fetch_error(target.shown, f"a proxy that is reached by {proxy.scheme} is not supported. {_PROXY_ADVICE}")
     return proxy
 
 
-def _connect(target: _Target, proxy: _Target | None, deadline: _Deadline, public_only: bool) -> socket.socket:
+def _connect(target: Target, proxy: Target | None, deadline: Deadline, public_only: bool) -> socket.socket:
     """Return a socket to the server, directly or through `proxy`, with TLS on it for https."""
-    sock = _open_socket(target, deadline, public_only) if proxy is None else _reach_proxy(proxy, deadline)
+    sock = open_socket(target, deadline, public_only) if proxy is None else _reach_proxy(proxy, deadline)
     if target.scheme == "http":
         return sock
     try:
@@ -312,115 +189,49 @@ def _connect(target: _Target, proxy: _Target | None, deadline: _Deadline, public
         raise
 
 
-def _reach_proxy(proxy: _Target, deadline: _Deadline) -> socket.socket:
+def _reach_proxy(proxy: Target, deadline: Deadline) -> socket.socket:
     try:
-        return _open_socket(proxy, deadline, public_only=False)
+        return open_socket(proxy, deadline, public_only=False)
     except OSError as error:
         reason = f"the proxy {proxy.host}:{proxy.port} could not be reached."
         raise ImageError(f"The picture could not be fetched: {reason} {_PROXY_ADVICE}") from error
 
 
-def _open_tunnel(stream: _TimedStream, target: _Target, proxy: _Target) -> None:
+def _open_tunnel(stream: _TimedStream, target: Target, proxy: Target) -> None:
     host = f"[{target.host}]" if ":" in target.host else target.host
     where = f"{host}:{target.port}"
     with _ask(stream, "CONNECT", where, where, _authorization("Proxy-Authorization", proxy)) as response:
         if response.status != 200:
             reason = f"the proxy {proxy.host} refused the connection (status {response.status})."
-            raise _failure(target.shown, f"{reason} {_PROXY_ADVICE}")
-
-
-def _open_socket(target: _Target, deadline: _Deadline, public_only: bool) -> socket.socket:
-    """Connect to the first address of `target` that answers; the name is looked up only this once.
-
-    The addresses that were checked are the ones connected to, so a name whose answer changes gains nothing.
-    """
-    refusal = _failure(
-        target.shown, f"{target.host} is not a public address, and only those may be fetched here. {_INSTEAD}"
-    )
-    if public_only and _is_odd_number(target.host):
-        raise refusal
-    addresses = _resolve(target, deadline)
-    if public_only:
-        addresses = [address for address in addresses if is_public_address(address[4][0])]
-    if not addresses:
-        raise refusal
-    return _connect_first(addresses, deadline)
-
-
-def _connect_first(addresses: list[_Address], deadline: _Deadline) -> socket.socket:
-    """Connect to the first of the numeric `addresses` (at least one) that answers."""
-    failure: OSError = OSError("no address")
-    for tries_left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(deadline.left() / tries_left)  # one silent address must not eat the others' time
-            sock.connect(address)
-            return sock
-        except OSError as error:
-            sock.close()
-            failure = error
-    raise failure
-
-
-def _is_odd_number(host: str) -> bool:
-    """Tell whether `host` is an IPv4 address in disguise: decimal, octal, hexadecimal or abbreviated."""
-    if not re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2].lower()):
-        return False
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        return True
-    return False
-
-
-def _resolve(target: _Target, deadline: _Deadline) -> list[_Address]:
-    """Look the host up, in a thread because the resolver has no time limit of its own."""
-    answers: queue.SimpleQueue[list[_Address] | Exception] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            answers.put(list(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)))
-        except Exception as error:  # handed over, to be raised where somebody waits
-            answers.put(error)
-
-    threading.Thread(target=look_up, daemon=True).start()
-    try:
-        answer = answers.get(timeout=deadline.left())
-    except queue.Empty:
-        raise TimeoutError("the name was not resolved in time") from None
-    if isinstance(answer, UnicodeError):
-        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from answer
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+            raise fetch_error(target.shown, f"{reason} {_PROXY_ADVICE}")
 
 
 def _explain(error: Exception, host: str, timeout: float) -> str:
     """Say in plain words why asking `host` failed, and what to do."""
     if isinstance(error, TimeoutError):
-        return f"{host} did not send it within {timeout:g} seconds. Try again later. {_INSTEAD}"
+        return f"{host} did not send it within {timeout:g} seconds. Try again later. {INSTEAD}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {host} could not be verified. Check this machine's clock and certificates, "
             "or download the picture yourself and give its path."
         )
     if isinstance(error, ssl.SSLError):
-        return f"no secure connection to {host} was possible. {_INSTEAD}"
+        return f"no secure connection to {host} was possible. {INSTEAD}"
     if isinstance(error, socket.gaierror):
         return f"the host {host} was not found. Check the spelling and the network connection."
     if isinstance(error, ConnectionRefusedError):
-        return f"{host} refused the connection. {_INSTEAD}"
+        return f"{host} refused the connection. {INSTEAD}"
     if isinstance(error, (http.client.HTTPException, ConnectionResetError)):
-        return f"{host} broke off or sent no valid answer. Try again. {_INSTEAD}"
+        return f"{host} broke off or sent no valid answer. Try again. {INSTEAD}"
     return f"{host} could not be reached. Check the address and the network connection."
 
 
 def _explain_status(status: int, host: str) -> str:
     """Say in plain words what an HTTP status other than 200 means for the picture, and what to do."""
     if status in (404, 410):
-        return f"{host} has no such picture (status {status}). {_INSTEAD}"
+        return f"{host} has no such picture (status {status}). {INSTEAD}"
     if status in (401, 403, 407):
         return f"{host} does not let us have it (status {status}). Download it yourself and give its path."
     if status == 429 or status >= 500:
         return f"{host} is overloaded or out of order (status {status}). Try again later."
-    return f"{host} answered with status {status} and no picture. {_INSTEAD}"
+    return f"{host} answered with status {status} and no picture. {INSTEAD}"

@@ -1,0 +1,35 @@
+"""Picture files that the tests make and compare."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def encode(image: Image.Image, format_name: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def pixel(image: Image.Image) -> tuple[int, ...]:
+    assert image.mode == "RGB"
+    return image.getpixel((0, 0))
+
+
+def difference(left: Image.Image, right: Image.Image) -> float:
+    """Return the mean absolute difference of two pictures of one size, 0..255."""
+    assert left.size == right.size
+    return float(np.abs(np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)).mean())
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that promises width x height pixels and holds next to none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9))

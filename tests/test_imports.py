@@ -1,0 +1,82 @@
+"""Who may import whom."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "model").rglob("*.py"))
+LAYERS = ("serving", "finetune", "tiny", "benchmarks", "tests", "cli_demo", "web_demo", "api")
+NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
+MAY_IMPORT = {
+    "sat": {"sat_compat", "blip2", "visualglm", "lora", "loading"},
+    "transformers": {"hf", "checkpoint", "loading"},
+}
+# Exported beside checkpoints, so they stand alone: the only siblings that each may import.
+ALONE = {
+    "errors": set(),
+    "address": {"errors"},
+    "fetch": {"errors", "address"},
+    "image_file": {"errors", "fetch"},
+    "image": {"errors", "address", "fetch", "image_file"},
+    "prompt": {"errors"},
+}
+INSIDE = {  # part of the package -> parts that it may import, besides errors
+    "generation": set(),
+    "checkpoint": set(),
+    "hf": set(),
+    "chat": {"image", "prompt", "generation"},
+    "sat_compat": {"checkpoint"},
+    "blip2": {"image", "sat_compat"},
+    "visualglm": {"blip2", "checkpoint", "rotary", "sat_compat"},
+}
+
+
+def part_of(path: Path) -> str:
+    """Return the part of the package that a file belongs to: a folder's or a module's name."""
+    return path.relative_to(ROOT / "model").parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full name of every module that a file imports, wherever in the file."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            prefix = ".".join((*base, *([node.module] if node.module else [])))
+            yield prefix
+            if node.level:
+                yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def parts_imported(path: Path) -> set[str]:
+    """Return the parts of the package that a file imports, its own left out."""
+    names = [name.split(".") for name in imported(path)]
+    known = {part_of(module) for module in MODULES}
+    return {name[1] for name in names if name[0] == "model" and len(name) > 1} & known - {part_of(path), "__init__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_rules(path: Path) -> None:
+    part = part_of(path)
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & {*LAYERS, *NEVER}
+    for library, allowed in MAY_IMPORT.items():
+        assert library not in roots or part in allowed
+    inside = parts_imported(path) - {"errors"}
+    assert inside <= INSIDE.get(part, inside)
+    if part in ALONE:
+        assert parts_imported(path) <= ALONE[part]
+        assert roots <= {*sys.stdlib_module_names, "model", "numpy", "torch", "PIL"}
+
+
+def test_public_names_exist_and_are_listed_once() -> None:
+    import model
+
+    assert len(set(model.__all__)) == len(model.__all__)
+    assert all(hasattr(model, name) for name in model.__all__)

@@ -1,0 +1,113 @@
+"""A web server that answers as a test wants, and what else the tests of address and fetch share."""
+
+import _socket
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from model.errors import ImageError
+from model.fetch import fetch_bytes
+
+BODY = b"\x89PNG and so on" * 100
+PUBLIC = "93.184.216.34"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the function in the server's `routes` does, and notes what was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, dict(self.headers)))
+        self.close_connection = True
+        self.server.routes.get(self.path, lambda handler: handler.send_error(404))(self)
+
+    def do_CONNECT(self) -> None:
+        self.do_GET()
+
+    def reply(self, status: int = 200, body: bytes = BODY, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in ({"Content_Length": str(len(body))} | headers).items():
+            if value:
+                self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def drip(self, data: Callable[[], bytes]) -> None:
+        """Send a little every few milliseconds until the client leaves or the test ends."""
+        while not self.server.over.wait(0.02):
+            self.wfile.write(data())
+            self.wfile.flush()
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.routes: dict[str, Callable[[Handler], None]] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_) -> None:  # a client that left early is what many tests are about
+        pass
+
+
+@contextmanager
+def running_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Run a server without any proxy setting around it."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_METHOD"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+def refusal(url: str, **options) -> str:
+    """Return the message with which `url` is refused."""
+    with pytest.raises(ImageError) as error:
+        fetch_bytes(url, **options)
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+    return str(error.value)
+
+
+def address_of(host: str, port: int) -> tuple:
+    return (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
+
+
+def connect_here(sock: socket.socket, server: Server) -> None:
+    _socket.socket.connect(sock, ("127.0.0.1", server.server_port))
+
+
+class PlainContext:
+    """Stands for TLS: notes the server name that would be verified and leaves the socket as it is."""
+
+    names: list[str]
+
+    def __init__(self) -> None:
+        self.names = []
+
+    def wrap_socket(self, sock: socket.socket, server_hostname: str) -> socket.socket:
+        self.names.append(server_hostname)
+        return sock
+
+
+def forbidden(*arguments, **_):
+    raise AssertionError(f"must not happen: {arguments}")
