@@ -6,9 +6,14 @@ python cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png -
 
 import argparse
 import contextlib
+import io
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from model import (
     CHINESE,
@@ -26,9 +31,11 @@ from model import (
 from model.chat import dropped_notice
 from model.checkpoint.resolve import DEFAULT_MODEL
 from model.image import load_image
+from model.loading import DTYPES
 
 CLEAR, STOP = "clear", "stop"
-INTERRUPTED = 130  # exit code of a program ended by Ctrl-C
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
+UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Words:
     ask_question: str
     answer: str
     stopped: str
+    cut_short: str
     how_to_end: str
     goodbye: str
 
@@ -51,6 +59,7 @@ WORDS = {
         "用户：",
         "VisualGLM：",
         "（已中断）",
+        "（已达到 max_length，回答未完）",
         "输入 stop 或按 Ctrl-D 退出。",
         "再见。",
     ),
@@ -60,6 +69,7 @@ WORDS = {
         "You: ",
         "VisualGLM: ",
         "(stopped)",
+        "(max_length reached; the answer is not complete)",
         "Type stop or press Ctrl-D to end.",
         "Goodbye.",
     ),
@@ -70,21 +80,38 @@ class Ended(Exception):  # noqa: N818  (not an error)
     """The person ended the program."""
 
 
+@contextlib.contextmanager
+def on_interrupt(handler: Any) -> Iterator[None]:
+    """Let Ctrl-C do what `handler` does, in the block."""
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def write(text: str) -> None:
+    """Write a piece of an answer at once, without the control characters that would command the terminal."""
+    print(text.translate(UNPRINTABLE), end="", flush=True)
+
+
 def make_reader() -> Callable[[str], str]:
     """Return a function that asks for a line: with editing and history at a terminal, plain otherwise."""
-    if not sys.stdin.isatty():
-        return read_and_echo
-    if not sys.stdout.isatty():
-        return input
+    if not sys.stdin.isatty() or not sys.stdout.isatty():
+        return read_plainly
+    # It asks the terminal where the cursor is, to place menus that we have not, and complains if that is mute.
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
     from prompt_toolkit import PromptSession
 
-    return PromptSession[str]().prompt
+    return partial(PromptSession[str]().prompt, handle_sigint=False)  # while it reads, Ctrl-C is a key
 
 
-def read_and_echo(prompt: str) -> str:
-    """Ask for a line and write it out, so that a dialogue read from a file can be followed."""
-    line = input(prompt)
-    print(line)
+def read_plainly(prompt: str) -> str:
+    """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
+    with on_interrupt(signal.default_int_handler):
+        line = input(prompt)
+    if not sys.stdin.isatty():
+        print(line)
     return line
 
 
@@ -95,43 +122,53 @@ class Terminal:
         model: answers.
         config: how answers are sampled.
         language: of the prompt and of what the program says.
-        describe: the first question about every picture.
+        describe: the first question about every picture; empty for none.
+        read: shows a prompt and returns a line, as `input` does.
     """
 
-    def __init__(self, model: ChatModel, config: GenerationConfig, language: Language, describe: str) -> None:
+    def __init__(
+        self, model: ChatModel, config: GenerationConfig, language: Language, describe: str, read: Callable[[str], str]
+    ) -> None:
         self.model = model
         self.config = config
-        self.language = language
-        self.describe = describe
         self.words = WORDS[language]
-        self.read = make_reader()
+        self.describe = describe
+        self.read = read
         self.conversation = Conversation(language=language)
         self.told_of_dropped_turns = False
 
     def run(self, image: str | None) -> None:
-        """Talk until the person ends it, about `image` first if one is given."""
+        """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
         print(self.words.welcome)
-        with contextlib.suppress(Ended):
+        # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
+        with on_interrupt(signal.SIG_IGN), contextlib.suppress(Ended):
             while True:
                 self.start(image)
                 self.talk()
                 image = None
         print(self.words.goodbye)
 
-    def start(self, image: str | None) -> None:
+    def start(self, source: str | None) -> None:
         """Start over with a picture, the one given or one asked for, and describe it."""
-        self.conversation = Conversation(language=self.language)
+        image = self.choose_picture(source)
+        self.conversation = Conversation(image, language=self.conversation.language)
         self.told_of_dropped_turns = False
+        if image and self.describe:
+            self.answer(self.describe)
+
+    def choose_picture(self, source: str | None) -> Any:
+        """Load the picture at `source`, or ask for one until it can be used; None for a talk without."""
         while True:
-            source = self.ask(self.words.ask_picture) if image is None else image
+            while source is None or source == CLEAR:
+                source = self.ask(self.words.ask_picture)
             try:
-                self.conversation.image = load_image(source) if source else None
-                break
+                with on_interrupt(signal.default_int_handler):
+                    return load_image(source) if source else None
+            except KeyboardInterrupt:
+                print(self.words.stopped)
             except VisualGLMError as error:
                 print(error)
-                image = None
-        if source:
-            self.answer(self.describe)
+            source = None
 
     def talk(self) -> None:
         """Answer questions until the person wants to start over."""
@@ -162,7 +199,8 @@ class Terminal:
         """Write the answer as it comes; keep it in the conversation if it becomes complete."""
         print(self.words.answer, end="", flush=True)
         try:
-            text = "".join(self.show(question))
+            with on_interrupt(signal.default_int_handler):
+                text = "".join(self.show(question))
         except KeyboardInterrupt:
             print(self.words.stopped)
         except VisualGLMError as error:
@@ -172,10 +210,12 @@ class Terminal:
             self.conversation.turns.append(Turn(question, text))
 
     def show(self, question: str) -> Iterator[str]:
-        """Print each piece of an answer and yield it."""
+        """Write each piece of an answer, and what is to be said about it at the end; yield it."""
         for piece in self.model.stream_answer(self.conversation, question, self.config):
-            print(piece.text, end="", flush=True)
+            write(piece.text)
             yield piece.text
+            if piece.finish_reason == "length":
+                print(f"\n{self.words.cut_short}", end="")
             if piece.usage is not None and piece.usage.dropped_turns and not self.told_of_dropped_turns:
                 self.told_of_dropped_turns = True
                 print(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")
@@ -184,7 +224,7 @@ class Terminal:
 def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conversation, question: str) -> None:
     """Write one answer to the standard output as it comes."""
     for piece in model.stream_answer(conversation, question, config):
-        print(piece.text, end="", flush=True)
+        write(piece.text)
     print()
 
 
@@ -193,7 +233,8 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
     """Show how much of the weights is read, on the standard error if that is a terminal."""
     from tqdm import tqdm
 
-    with tqdm(unit="tensor", desc="Loading", leave=False, disable=None) as bar:
+    # The delay lets it begin with the first tensor, after any notice of a download.
+    with tqdm(unit="tensor", desc="Loading", leave=False, disable=None, delay=0.01) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
@@ -205,22 +246,21 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
 def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--from_pretrained",
-        default=DEFAULT_MODEL,
-        metavar="NAME_OR_DIR",
-        help="visualglm-tiny, visualglm-6b, a directory, or a hub id (default %(default)s)",
-    )
-    parser.add_argument("--image", metavar="PATH_OR_URL", help="picture to start with")
-    parser.add_argument("--query", help="answer this one question and exit")
-    parser.add_argument("--english", action="store_true", help="talk English")
-    parser.add_argument("--prompt_zh", default=CHINESE.describe, help="first question in Chinese (default %(default)s)")
-    parser.add_argument("--prompt_en", default=ENGLISH.describe, help="first question in English (default %(default)s)")
-    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: what suits the device)")
+    add = parser.add_argument
+    names = "visualglm-tiny, visualglm-6b, a directory, or a hub id"
+    add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
+    add("--image", metavar="PATH_OR_URL", help="picture to start with")
+    add("--query", help="answer this one question and exit")
+    add("--english", action="store_true", help="talk English")
+    add("--prompt_zh", default=CHINESE.describe, help="first question in Chinese (default %(default)s)")
+    add("--prompt_en", default=ENGLISH.describe, help="first question in English (default %(default)s)")
+    add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
     DEMO.add_arguments(parser)
     options = parser.parse_args()
+    if options.query is not None and not options.query.strip():
+        parser.error("--query is empty. Give a question, or leave the option out to talk.")
     try:
         return options, DEMO.from_arguments(options)
     except SettingError as error:
@@ -231,28 +271,36 @@ def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..
     """Load the model, then answer one question or talk."""
     language = ENGLISH if options.english else CHINESE
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
+    settings = {name: getattr(options, name) for name in ("device", "dtype", "quant")}
     with loading_bar() as progress:
-        model = load(
-            options.from_pretrained,
-            device=options.device,
-            dtype=options.dtype,
-            quant=options.quant,
-            progress=progress,
-        )
+        model = load(options.from_pretrained, progress=progress, **settings)
     if options.query:
         answer_once(model, config, Conversation(image, language=language), options.query)
         return
     describe = options.prompt_en if options.english else options.prompt_zh
-    Terminal(model, config, language, describe).run(options.image)
+    Terminal(model, config, language, describe, make_reader()).run(options.image)
+
+
+def accept_any_text() -> None:
+    """Let no byte that cannot be read and no character that cannot be shown end the program."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Escaped, the name of a picture keeps its bytes that are not UTF-8; the tokenizer reads them as "?".
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
 
 
 def main(load: Callable[..., ChatModel] = load_sat) -> None:
     """Run the program on a model that `load` loads."""
+    accept_any_text()
     options, config = parse_arguments()
     try:
         run(options, config, load)
     except VisualGLMError as error:
-        sys.exit(f"{error}")
+        print(error, file=sys.stderr)
+        sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
+    except BrokenPipeError:  # whoever reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
