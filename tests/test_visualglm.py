@@ -1,10 +1,12 @@
 """The SAT networks answer as the original's: image embeddings, positions, logits and greedy tokens."""
 
+from argparse import Namespace
 from typing import Any
 
 import pytest
 import torch
 from sat.model.cached_autoregressive_model import CachedAutoregressiveMixin
+from sat.model.finetune.lora2 import LoraMixin
 
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
@@ -119,3 +121,38 @@ def test_rotary_frequencies_do_not_follow_the_dtype(golden_spec: Any) -> None:
     model.bfloat16()
     assert model.rotary.inv_freq.dtype == torch.float32
     assert torch.equal(model.rotary.inv_freq, before)
+
+
+class Mine(VisualGLMModel):
+    """A subclass as users of the original write them."""
+
+    def __init__(self, args: Any, transformer: Any = None, parallel_output: bool = True, **kwargs: Any) -> None:
+        super().__init__(args, transformer=transformer, parallel_output=parallel_output, **kwargs)
+        self.add_mixin("lora", LoraMixin(args.num_layers, args.lora_rank, layer_range=[0, 2]), reinit=True)
+
+    @classmethod
+    def add_model_specific_args(cls, parser: Any) -> Any:
+        parser.add_argument("--lora_rank", type=int, default=4)
+        return super().add_model_specific_args(parser)
+
+
+def test_subclasses_with_lora_answer_as_before_until_trained(golden_spec: Any, golden_pixels: torch.Tensor) -> None:
+    case = golden_spec["cases"]["zh_image"]
+    ids = torch.tensor([case["input_ids"]])
+    plain = build_model(golden_spec)
+    expected = forward(plain, ids, case, golden_pixels)
+    adapted = Mine(Mine.get_args(**golden_spec["sat_config"])).eval()
+    adapted.load_state_dict(plain.state_dict(), strict=False)
+    for number in (0, 2):
+        layer, source = adapted.transformer.layers[number], plain.transformer.layers[number]
+        layer.attention.query_key_value.original.load_state_dict(source.attention.query_key_value.state_dict())
+        layer.attention.dense.original.load_state_dict(source.attention.dense.state_dict())
+    assert relative_error(forward(adapted, ids, case, golden_pixels), expected) < TOLERANCE
+    assert not adapted.has_foreign_hooks
+
+
+def test_from_pretrained_takes_the_originals_namespace() -> None:
+    model, args = VisualGLMModel.from_pretrained("visualglm-tiny", args=Namespace(bf16=True, skip_init=True))
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert args.image_length == model.image_length == 32
