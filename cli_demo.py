@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from model import (
     CHINESE,
@@ -90,6 +90,12 @@ def on_interrupt(handler: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def interrupt_once(*_: Any) -> NoReturn:
+    """Raise KeyboardInterrupt, and let no other disturb what it sets off."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def write(text: str) -> None:
     """Write a piece of an answer at once, without the control characters that would command the terminal."""
     print(text.translate(UNPRINTABLE), end="", flush=True)
@@ -108,7 +114,7 @@ def make_reader() -> Callable[[str], str]:
 
 def read_plainly(prompt: str) -> str:
     """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
-    with on_interrupt(signal.default_int_handler):
+    with on_interrupt(interrupt_once):
         line = input(prompt)
     if not sys.stdin.isatty():
         print(line)
@@ -162,7 +168,7 @@ class Terminal:
             while source is None or source == CLEAR:
                 source = self.ask(self.words.ask_picture)
             try:
-                with on_interrupt(signal.default_int_handler):
+                with on_interrupt(interrupt_once):
                     return load_image(source) if source else None
             except KeyboardInterrupt:
                 print(self.words.stopped)
@@ -199,7 +205,7 @@ class Terminal:
         """Write the answer as it comes; keep it in the conversation if it becomes complete."""
         print(self.words.answer, end="", flush=True)
         try:
-            with on_interrupt(signal.default_int_handler):
+            with on_interrupt(interrupt_once):
                 text = "".join(self.show(question))
         except KeyboardInterrupt:
             print(self.words.stopped)

@@ -6,7 +6,7 @@
     ├── SettingError          a generation setting that makes no sense
     ├── CheckpointError       a model that cannot be found, downloaded or read
     ├── TokenizerError        a tokenizer that cannot be found or read
-    └── GenerationError       a model that answered with no usable numbers
+    └── GenerationError       a model that gave no usable numbers, or found too little memory
 
 Every message says what was wrong and what to do about it. Anything else that is raised is a bug.
 """
@@ -50,4 +50,4 @@ class TokenizerError(VisualGLMError):
 
 
 class GenerationError(VisualGLMError):
-    """A model that answered with no usable numbers (NaN logits)."""
+    """A model that gave no usable numbers (NaN logits), or found too little memory."""

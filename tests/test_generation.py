@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.errors import SettingError
+from model.errors import GenerationError, SettingError
 from model.generation import CHAT, DEMO, HF_CHAT, GenerationConfig, Step, generate
 from model.visualglm import VisualGLMModel
 
@@ -89,6 +89,17 @@ def test_closing_stops(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     steps.close()
     with pytest.raises(StopIteration):
         next(steps)
+
+
+def test_too_little_memory_is_an_error_for_a_person(
+    golden_model: VisualGLMModel, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*args: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate too much")
+
+    monkeypatch.setattr("model.generation.cache.KVCache.allocate", allocate)
+    with pytest.raises(GenerationError, match="Lower max_length"):
+        run(golden_model, prompt)
 
 
 def test_presets_are_the_originals() -> None:

@@ -112,7 +112,7 @@ def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str],
     size = HUB_SIZES.get(hub_id)
     described = f"about {size / 1e9:.1f} GB" if size else "of unknown size"
     notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
-    check_disk_space(cache, size)
+    check_disk_space(cache, size, not_found(name, places))
     try:
         return Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES))
     except Exception as error:  # the hub's client raises many kinds, its transport more
@@ -120,14 +120,14 @@ def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str],
         raise CheckpointError(f"Downloading {hub_id} failed: {reason}\n{not_found(name, places)}") from error
 
 
-def check_disk_space(directory: Path, needed: int | None) -> None:
-    """Raise CheckpointError where `directory` lies on a disk with less than `needed` bytes free."""
+def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> None:
+    """Raise CheckpointError, with what to do otherwise, where the disk has less than `needed` bytes free."""
     existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed is not None and free < needed:
         raise CheckpointError(
             f"{existing} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed. "
-            "Free some space, or set HF_HOME to a directory on a larger disk."
+            f"Free some space, or set HF_HOME to a directory on a larger disk.\n{otherwise}"
         )
 
 

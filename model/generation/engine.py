@@ -1,10 +1,12 @@
 """The loop that writes an answer: prefill, sample, decode, sample, ... There is no other."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from ..errors import GenerationError
 from .config import GenerationConfig, IdRange
 from .decoder import Network, make_decoder
 from .sampling import forbid, penalize, sample
@@ -34,6 +36,18 @@ def make_generator(seed: int | None, device: torch.device) -> torch.Generator | 
     return None if seed is None else torch.Generator(device).manual_seed(seed)
 
 
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turn a device's want of memory into an error for a person."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(
+            "The device has too little memory left for this prompt. Lower max_length, shorten the conversation, "
+            "or end other programs that use the device."
+        ) from error
+
+
 @torch.inference_mode()
 def generate(
     network: Network,
@@ -54,15 +68,16 @@ def generate(
         images: the picture's embeddings [1, L, D], which replace the prompt's tokens from `image_start` on.
 
     Raises:
-        GenerationError: the logits are not numbers.
+        GenerationError: the logits are not numbers, or the device's memory does not suffice.
     """
     budget = token_budget(len(token_ids), config, network.max_sequence_length)
     if budget == 0:
         yield Step(None, "length")
         return
     generator = make_generator(config.seed, network.device)
-    decoder = make_decoder(network, len(token_ids) + budget)
-    logits = decoder.prefill(torch.tensor([token_ids], device=network.device), images, image_start)
+    with memory_explained():
+        decoder = make_decoder(network, len(token_ids) + budget)
+        logits = decoder.prefill(torch.tensor([token_ids], device=network.device), images, image_start)
     answer = torch.empty(1, 0, dtype=torch.long, device=network.device)
     for count in range(1, budget + 1):
         too_short = len(token_ids) + count <= config.min_length

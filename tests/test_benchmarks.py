@@ -1,0 +1,71 @@
+"""The benchmarks run, and print the rows that they promise. How fast anything is, is not tested."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cells(output: str) -> list[list[str]]:
+    """Return the table rows of an output, headings included."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:1] == "|"]
+
+
+def test_startup_has_a_row_for_each_import() -> None:
+    rows = cells(run("benchmarks.startup", "--repetitions", "1"))[2:]
+    assert [row[1].strip("`") for row in rows] == list(IMPORTS)
+    assert [len(row) for row in rows] == [6, 6, 6]
+    assert rows[-1][-1] == "none"
+    assert all(float(number) >= 0 for number in rows[-1][2:4])
+
+
+def test_chat_has_a_row_for_each_way_and_the_same_tokens() -> None:
+    output = run("benchmarks.chat", "--repetitions", "1", "--starts", "1", "--cases", "1", "--tokens", "4")
+    assert "Greedy tokens of ours, SAT, SAT, scripted: equal, 4 tokens in 1 cases." in output
+    rows = cells(output)
+    assert [row[0] for row in rows if row[0].startswith(("start to", "first word"))] == [
+        "start to prompt",
+        "first word about a picture, first question",
+        "first word about it, second question",
+    ]
+    answers = [row for row in rows if row[0] == "56 + 4"]
+    assert [row[1] for row in answers] == ["ours", "SAT", "SAT, scripted"]
+    assert re.search(r"ours / the faster SAT: [0-9.]+ to [0-9.]+; target at least 2", output)
+
+
+def test_the_import_target_counts_time_and_packages() -> None:
+    def results(seconds: float, **own: object) -> dict[str, Import]:
+        return {IMPORTS[0]: Import([1.0]), IMPORTS[-1]: Import([1.0 + seconds], **own)}  # type: ignore[arg-type]
+
+    assert is_met(results(LIMIT_S / 2))
+    assert not is_met(results(LIMIT_S * 2))
+    assert not is_met(results(LIMIT_S / 2, loaded=["transformers"]))
+    assert not is_met(results(LIMIT_S / 2, error="No module named 'sat'"))
+
+
+def test_an_import_that_fails_says_why() -> None:
+    row = to_row("here", "import sat", Import([1.0], error="No module named 'triton'"), 1.0)
+    assert "does not import: No module named 'triton'" in row
+
+
+@pytest.mark.parametrize("arguments", [["--repetitions", "0"], ["--tokens", "1"]])
+def test_senseless_numbers_are_refused(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chat", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "should be at least" in done.stderr
