@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A CPU answers in float32 unless the model would then take more memory than most machines have.
 LARGE_PARAMETERS = 4_000_000_000
+SMALL_PARAMETERS = 50_000_000
 
 
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
@@ -75,6 +76,16 @@ def count_parameters(config: dict[str, int]) -> int:
     return 12 * layers * hidden**2 + 2 * config["vocab_size"] * hidden
 
 
+def limit_threads(parameters: int) -> None:
+    """Let a small model answer from one thread of the CPU.
+
+    Its matrices are too small to gain much from more, and threads that wait for one another lose milliseconds at
+    each of hundreds of operations as soon as another program takes a core.
+    """
+    if parameters < SMALL_PARAMETERS and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def build_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VisualGLMModel:
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded."""
     args = Namespace(**{"skip_init": True, **checkpoint.config})
@@ -93,6 +104,8 @@ def load_sat(
 ) -> SatChatModel:
     """Load a model to chat with, on the SAT network.
 
+    A small model on the CPU sets torch to one thread for the whole program, unless OMP_NUM_THREADS is set.
+
     Args:
         name: visualglm-tiny, visualglm-6b, a directory, or a hub id; see `model.checkpoint.resolve`.
         device: cpu, cuda, cuda:1, ...; None for a GPU where there is one.
@@ -108,7 +121,10 @@ def load_sat(
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name)
     tokenizer = load_tokenizer(checkpoint.path)
-    chosen_dtype = choose_dtype(dtype, chosen, count_parameters(checkpoint.config))
+    parameters = count_parameters(checkpoint.config)
+    chosen_dtype = choose_dtype(dtype, chosen, parameters)
+    if chosen.type == "cpu":
+        limit_threads(parameters)
     network = build_network(checkpoint, chosen, chosen_dtype)
     load_tensors(network, checkpoint, progress)
     return SatChatModel(network, tokenizer)

@@ -1,0 +1,171 @@
+"""A chat with a small model against the same weights in SAT's own generation.
+
+python -m benchmarks.chat
+python -m benchmarks.chat --device cuda --from_pretrained visualglm-6b --dtype float16
+
+Three ways answer the same questions in turn, with the demos' sampling and as many tokens each:
+    ours            stream_answer, text and all
+    SAT             filling_sequence, CachedAutoregressiveMixin and BaseStrategy, as importing `model` leaves SAT
+    SAT, scripted   the same with SAT's functions under torch.jit.script, as SAT alone has them
+SAT's sequences are no longer than the answer needs; in its demos they are always 2,048 long, which costs it more.
+Its picture is encoded for every question, as there. First it is checked that all ways choose the same tokens.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+
+from benchmarks.cases import CASES, Answer, Case
+from benchmarks.machine import PICTURE, at_least, describe_machine
+from benchmarks.sat_baseline import Sat, ScriptedSat
+from benchmarks.terminal import measure_start, print_start
+from model import DEMO, GenerationConfig, SatChatModel, load_sat
+from model.generation import generate
+from model.image import load_image
+
+GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0)
+
+
+class Ours:
+    """The public stream_answer, with a picture that it has not seen yet."""
+
+    def __init__(self, model: SatChatModel) -> None:
+        self.model = model
+
+    def settings(self, case: Case, config: GenerationConfig) -> GenerationConfig:
+        """Return `config` with the case's number of tokens, the end token never among them."""
+        end = self.model.tokenizer.eos_token_id
+        return config.replace(max_new_tokens=case.tokens, forbidden_ids=((end, end + 1),))
+
+    def greedy(self, case: Case, picture: Image.Image) -> list[int]:
+        """Return the most likely tokens."""
+        model, config = self.model, self.settings(case, GREEDY)
+        prompt = model.encode_prompt(case.conversation(picture), case.question, config)
+        steps = generate(
+            model.network,
+            prompt.token_ids,
+            config,
+            end_id=model.tokenizer.eos_token_id,
+            forbidden=config.forbidden_ids or (),
+            images=model.encode_image(model.to_pixels(picture)),
+            image_start=prompt.image_start or 0,
+        )
+        return [step.token_id for step in steps if step.token_id is not None]
+
+    def answer(self, case: Case, picture: Image.Image, seed: int) -> Answer:
+        """Answer twice, measuring the second time only the first token."""
+        model = SatChatModel(self.model.network, self.model.tokenizer)  # has no picture cached
+        config = self.settings(case, DEMO.replace(seed=seed))
+        conversation = case.conversation(picture)
+        *_, last = model.stream_answer(conversation, case.question, config)
+        *_, again = model.stream_answer(conversation, case.question, config.replace(max_new_tokens=1))
+        assert last.usage is not None and again.usage is not None and last.usage.answer_tokens == case.tokens
+        rate = (case.tokens - 1) / (last.usage.total_s - last.usage.first_token_s)
+        return Answer(last.usage.prompt_tokens, last.usage.first_token_s, rate, again.usage.first_token_s)
+
+
+Contestant = Ours | Sat | ScriptedSat
+
+
+def check_tokens(contestants: dict[str, Contestant], cases: list[Case], picture: Image.Image) -> None:
+    """Fail unless all contestants choose the same most likely tokens; this also warms them up."""
+    for case in cases:
+        expected, *others = [contestant.greedy(case, picture) for contestant in contestants.values()]
+        assert len(expected) == case.tokens, f"{len(expected)} tokens, not {case.tokens}"
+        for name, tokens in zip(list(contestants)[1:], others, strict=True):
+            same = next((i for i, pair in enumerate(zip(expected, tokens, strict=True)) if len(set(pair)) > 1), None)
+            assert same is None, f"{name} and ours differ from token {same} on, question {case.question}"
+    total = sum(case.tokens for case in cases)
+    print(f"\nGreedy tokens of {', '.join(contestants)}: equal, {total} tokens in {len(cases)} cases.\n")
+
+
+def measure(
+    contestants: dict[str, Contestant], cases: list[Case], picture: Image.Image, repetitions: int
+) -> dict[tuple[Case, str], list[Answer]]:
+    """Let everyone answer every case in turn, `repetitions` times."""
+    answers: dict[tuple[Case, str], list[Answer]] = {(case, name): [] for case in cases for name in contestants}
+    for seed in range(repetitions):
+        for case, name in answers:
+            answers[case, name].append(contestants[name].answer(case, picture, seed))
+    return answers
+
+
+def median_of(answers: list[Answer], value: Callable[[Answer], float]) -> float:
+    """Return the median of one number of several answers."""
+    return statistics.median(value(answer) for answer in answers)
+
+
+def print_answers(answers: dict[tuple[Case, str], list[Answer]]) -> None:
+    """Print each contestant's medians and, beside them, ours in their units."""
+    print("| prompt + answer, tokens | who | tokens/s | ours is x as fast | first token, ms | ours takes x as long |")
+    print("|---|---|---|---|---|---|")
+    for (case, name), measured in answers.items():
+        own = answers[case, "ours"]
+        rate, own_rate = (median_of(some, lambda a: a.tokens_per_s) for some in (measured, own))
+        first, own_first = (median_of(some, lambda a: a.first_token_s) for some in (measured, own))
+        again, own_again = (median_of(some, lambda a: a.again_s) for some in (measured, own))
+        size = f"{measured[0].prompt_tokens} + {case.tokens}"
+        numbers = f"{rate:.0f} | {own_rate / rate:.2f} | {first * 1e3:.1f}"
+        if name == "ours":
+            print(f"| {size} | {name} | {numbers}; asked again {again * 1e3:.1f} | |")
+        else:
+            print(f"| {size} | {name} | {numbers} | {own_first / first:.2f}; asked again {own_again / again:.2f} |")
+
+
+def print_summary(answers: dict[tuple[Case, str], list[Answer]]) -> None:
+    """Print the worst ratio to the faster way of SAT."""
+    rates = {key: median_of(measured, lambda answer: answer.tokens_per_s) for key, measured in answers.items()}
+    cases = dict.fromkeys(case for case, _ in rates)
+    ratios = [
+        rates[case, "ours"] / max(rate for (other, name), rate in rates.items() if other == case and name != "ours")
+        for case in cases
+    ]
+    print(f"\nTokens/s, ours / the faster SAT: {min(ratios):.2f} to {max(ratios):.2f}; target at least 2.")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", help="of all weights; left out, what suits the device")
+    parser.add_argument("--repetitions", type=at_least(1), default=7, help="of every answer (default %(default)s)")
+    parser.add_argument("--starts", type=at_least(1), default=5, help="fresh processes (default %(default)s)")
+    parser.add_argument("--cases", type=at_least(1), default=len(CASES), help="how many of the questions")
+    parser.add_argument("--tokens", type=at_least(2), help="tokens of every answer, instead of the cases' own")
+    return parser.parse_args()
+
+
+def choose_cases(options: argparse.Namespace) -> list[Case]:
+    """Return the cases asked for."""
+    cases = CASES[: options.cases]
+    return [Case(c.question, options.tokens or c.tokens, c.turns, c.language) for c in cases]
+
+
+def load_contestants(options: argparse.Namespace) -> dict[str, Contestant]:
+    """Load the weights once for us and once for SAT."""
+    ours, theirs = (load_sat(options.from_pretrained, device=options.device, dtype=options.dtype) for _ in range(2))
+    plain = Sat(theirs)
+    return {"ours": Ours(ours), "SAT": plain, "SAT, scripted": ScriptedSat(plain)}
+
+
+def main() -> None:
+    """Measure fresh processes, then the three ways, and print two tables."""
+    options = parse_arguments()
+    gpu = torch.cuda.get_device_name() if options.device.startswith("cuda") else "no GPU"
+    contestants, cases, picture = load_contestants(options), choose_cases(options), load_image(str(PICTURE))
+    print(f"{describe_machine(gpu)}, {options.from_pretrained}, threads: {torch.get_num_threads()}\n")
+    arguments = ["--from_pretrained", options.from_pretrained, "--device", options.device, "--seed", "1"]
+    arguments += ["--dtype", options.dtype] if options.dtype else []
+    print_start([measure_start(arguments) for _ in range(options.starts)])
+    check_tokens(contestants, cases, picture)
+    answers = measure(contestants, cases, picture, options.repetitions)
+    print_answers(answers)
+    print_summary(answers)
+
+
+if __name__ == "__main__":
+    main()
