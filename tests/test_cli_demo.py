@@ -1,50 +1,25 @@
-"""The terminal program as a person meets it: started, typed at, interrupted; and its dialogue with a scripted model."""
+"""The terminal program: its dialogue with a scripted model, its command line, and its use through pipes."""
 
-import io
-import os
 import signal
-import struct
-import subprocess
 import sys
-import time
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pexpect
 import pytest
 
 import cli_demo
 from model import CHINESE, DEMO, ENGLISH, Conversation, GenerationConfig, Piece, PromptTooLongError, Turn, Usage
-
-ROOT = Path(cli_demo.__file__).parent
-SCENE = str(ROOT / "examples" / "scene.png")
-DESCRIBED_ZH = (
-    "图片中有一个黑色的圆环、一辆紫色的小汽车和一颗红色的星星。"
-    "黑色的圆环在右上角，紫色的小汽车在右边，红色的星星在左下角。"
+from tests.cli_program import (
+    DESCRIBED_EN,
+    DESCRIBED_ZH,
+    PATIENCE,
+    SCENE,
+    SLOW,
+    TINY,
+    make_bad_pictures,
+    run_program,
+    start_with_pipes,
 )
-DESCRIBED_EN = "The picture shows a black ring, a purple car and a red star."
-TINY = [str(ROOT / "cli_demo.py"), "--from_pretrained", "visualglm-tiny", "--temperature", "0"]
-SLOW = ["-c", "import cli_demo, tests.test_cli_demo as t; cli_demo.main(load=lambda name, **settings: t.SlowModel())"]
-PATIENCE = 60  # seconds; the machine may be busy
-
-# pexpect forks, and torch has threads; the child runs another program at once.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-class SlowModel:
-    """Counts to 400 for twenty seconds; asked to "count", says at once how many turns it was shown."""
-
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
-        if question == "count":
-            yield Piece(f"I know {len(conversation.turns)} turns.", "stop")
-            return
-        for number in range(400):
-            time.sleep(0.05)
-            yield Piece(f"number{number} ")
-        yield Piece("", "stop")
 
 
 class ScriptedModel:
@@ -189,26 +164,6 @@ def test_bad_settings_exit_with_2(
     assert arguments[0].lstrip("-") in shown.err
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a started program: one thread, UTF-8, an ordinary terminal."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON", "PROMPT_"))}
-    usual = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
-    return {**kept, **usual, **changes}
-
-
-def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the program with pipes instead of a terminal."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        input=typed,
-        capture_output=True,
-        cwd=ROOT,
-        env=environment(**changes),
-        timeout=2 * PATIENCE,
-        check=False,
-    )
-
-
 class TestPipes:
     @pytest.mark.parametrize(
         ("arguments", "answer"),
@@ -295,230 +250,3 @@ class TestPipes:
             assert b"number399" not in program.stdout.read()
             assert program.stderr and program.stderr.read() == b""
             assert program.wait(PATIENCE) == 130
-
-
-@contextmanager
-def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, *arguments]
-    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), bufsize=0, **settings) as program:
-        try:
-            yield program
-        finally:
-            program.kill()
-
-
-def make_bad_pictures(directory: Path) -> dict[str, str]:
-    """Write what is no picture, or none that should be read; return the paths with the start of what is said."""
-    contents = {
-        "empty.png": (b"", "is empty."),
-        "text.png": (b"not a picture\n", "is not a picture in a known format"),
-        "cut.png": (Path(SCENE).read_bytes()[:2000], "is cut off"),
-        "huge.png": (huge_png(), "has 60000 x 60000 pixels"),
-    }
-    for name, (content, _) in contents.items():
-        (directory / name).write_bytes(content)
-    messages = {str(directory / name): message for name, (_, message) in contents.items()}
-    return {str(directory / "nowhere.png"): "was not found.", str(directory): "is a directory.", **messages}
-
-
-def huge_png() -> bytes:
-    """Return a small file whose header promises 60000 x 60000 pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    )
-
-
-class Person:
-    """Someone at a pseudo-terminal: sees what the program shows and types."""
-
-    def __init__(self, child: "pexpect.spawn[str]") -> None:
-        self.child = child
-        self.screen = child.logfile_read = io.StringIO()
-
-    def sees(self, *texts: str) -> str:
-        """Wait for `texts` one after the other; return what came before the last."""
-        for text in texts:
-            self.child.expect_exact(text)
-        return str(self.child.before)
-
-    def types(self, line: str) -> None:
-        self.child.send(f"{line}\r")
-
-    def presses(self, keys: str) -> None:
-        self.child.send(keys)
-
-    def sees_the_end(self) -> None:
-        """Wait until the program has ended as it should."""
-        self.child.expect(pexpect.EOF)
-        self.child.close()
-        assert (self.child.exitstatus, self.child.signalstatus) == (0, None)
-        assert "Traceback" not in self.screen.getvalue()
-        assert "rror" not in self.screen.getvalue()
-
-
-CTRL_C, CTRL_D, ARROW_UP = "\x03", "\x04", "\x1b[A"
-
-
-@contextmanager
-def at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Iterator[Person]:
-    """Start the program at a pseudo-terminal of `columns` columns."""
-    size = {"COLUMNS": str(columns)}
-    child = pexpect.spawn(
-        sys.executable,
-        arguments,
-        cwd=str(ROOT),
-        env=environment(**size, **changes),
-        dimensions=(30, columns),
-        encoding="utf-8",
-        timeout=PATIENCE,
-    )
-    try:
-        yield Person(child)
-    finally:
-        child.close(force=True)
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Person]:
-    """One English dialogue for several tests."""
-    with at_terminal([*TINY, "--english", "--prompt_en", "Describe the image."]) as person:
-        person.sees("Loading", "Welcome to VisualGLM.", "Path or URL")
-        yield person
-
-
-@pytest.fixture
-def person(started: Person) -> Person:
-    """The same dialogue, waiting for a picture."""
-    started.presses(CTRL_C)
-    started.sees("Type stop or press Ctrl-D to end.")
-    started.types("clear")
-    started.sees("clear", "Path or URL of a picture")
-    return started
-
-
-class TestDialogue:
-    """Tests of one dialogue, and one that ends it."""
-
-    def test_describes_the_picture_and_answers(self, person: Person) -> None:
-        person.types("examples/nowhere.png")
-        person.sees("The picture 'examples/nowhere.png' was not found.", "Path or URL")
-        person.types(f"'{SCENE}'")  # as dropped into a terminal's window
-        person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
-        person.types("How many objects are there?")
-        person.sees("VisualGLM: There are three objects in the picture.", "You:")
-
-    def test_arrow_up_brings_back_the_last_question(self, person: Person) -> None:
-        person.types("")
-        person.sees("You:")
-        person.types("Who are you?")
-        first = person.sees("VisualGLM: ", "\r\n")
-        person.sees("You:")
-        person.presses(ARROW_UP)
-        person.sees("Who are you?")
-        person.types("")
-        assert person.sees("VisualGLM: ", "\r\n") == first
-        person.sees("You:")
-
-    def test_interrupt_drops_the_line(self, person: Person) -> None:
-        for keys, prompt in (("examples/sce", "Path or URL"), ("", "Path or URL")):
-            person.presses(keys + CTRL_C)
-            person.sees("Type stop or press Ctrl-D to end.", prompt)
-        person.types("")
-        person.sees("You:")
-        for keys in ("How many", ""):
-            person.presses(keys + CTRL_C)
-            person.sees("Type stop or press Ctrl-D to end.", "You:")
-        person.types("Who are you?")
-        person.sees("VisualGLM: ", "You:")
-
-    def test_long_question_is_refused_and_forgotten(self, person: Person) -> None:
-        person.types("")
-        person.sees("You:")
-        for _ in range(10):
-            person.presses("x" * 500)
-        person.types("")
-        person.sees("The question needs 5", "Shorten the question or raise max_length.", "You:")
-        person.types("Who are you?")
-        person.sees("VisualGLM: ", "You:")
-
-    def test_stop_ends(self, person: Person) -> None:
-        person.types("stop")
-        person.sees("Goodbye.")
-        person.sees_the_end()
-
-
-class TestInterrupts:
-    def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(self) -> None:
-        with at_terminal([*SLOW, "--english", "--image", ""]) as person:
-            person.sees("You:")
-            person.types("long")
-            person.sees("number0 number1")
-            person.presses(CTRL_C)
-            assert "number399" not in person.sees("(stopped)", "You:")
-            person.types("count")
-            person.sees("I know 0 turns.", "You:")
-            person.types("count")
-            person.sees("I know 1 turns.", "You:")
-            person.presses(CTRL_D)
-            person.sees("Goodbye.")
-            person.sees_the_end()
-
-    def test_ctrl_c_held_down_does_not_end_the_program(self) -> None:
-        with at_terminal([*SLOW, "--english", "--image", ""]) as person:
-            person.child.delaybeforesend = None
-            person.sees("You:")
-            for _ in range(2):
-                person.types("long")
-                person.sees("number0 number1")
-                for pause in range(40):
-                    person.presses(CTRL_C)
-                    time.sleep(pause / 2000)
-                person.sees("(stopped)")
-                person.types("count")  # the keys before it may still be read
-                person.sees("I know 0 turns.", "You:")
-                person.types("clear")
-                person.sees("Path or URL")
-                person.types("")
-                person.sees("You:")
-            person.types("stop")
-            person.sees_the_end()
-
-    @pytest.mark.slow
-    def test_ctrl_c_stops_a_real_model(self) -> None:
-        chaos = ["--temperature", "100", "--top_k", "0", "--top_p", "1", "--seed", "1"]
-        with at_terminal([*TINY, *chaos, "--image", SCENE]) as person:
-            person.sees("VisualGLM：")
-            time.sleep(0.5)
-            person.presses(CTRL_C)
-            person.sees("（已中断）", "用户：")
-            person.types("stop")
-            person.sees_the_end()
-
-
-class TestTerminals:
-    def test_narrow(self) -> None:
-        with at_terminal([*TINY, "--image", SCENE], columns=20) as person:
-            person.sees(DESCRIBED_ZH, "用户：")
-            person.types("图片里有几个物体？")
-            person.sees("VisualGLM：", "图片中一共有三个物体。", "用户：")
-            person.presses(CTRL_D)
-            person.sees_the_end()
-
-    def test_dumb_in_the_c_locale(self) -> None:
-        with at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
-            person.sees("请输入图片路径或网址")
-            person.presses(CTRL_C)
-            person.sees("输入 stop 或按 Ctrl-D 退出。", "请输入图片路径或网址")
-            person.types(SCENE)
-            person.sees(f"VisualGLM：{DESCRIBED_ZH}", "用户：")
-            person.types("clear")
-            person.sees("请输入图片路径或网址")
-            person.presses(CTRL_D)
-            person.sees("再见。")
-            person.sees_the_end()
