@@ -24,7 +24,7 @@ DESCRIBED_ZH = (
     "黑色的圆环在右上角，紫色的小汽车在右边，红色的星星在左下角。"
 )
 DESCRIBED_EN = "The picture shows a black ring, a purple car and a red star."
-TINY = [str(ROOT / "cli_demo.py"), "--from_pretrained", "visualglm-tiny", "--temperature", "0"]
+TINY = [str(ROOT / "cli_demo.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu", "--temperature", "0"]
 SLOW = ["-c", "import cli_demo, tests.cli_program as t; cli_demo.main(load=lambda name, **settings: t.SlowModel())"]
 PATIENCE = 60  # seconds; the machine may be busy
 
@@ -44,7 +44,8 @@ class SlowModel:
 
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a started program: one thread, UTF-8, an ordinary terminal."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON", "PROMPT_"))}
+    foreign = ("LC_", "PYTHONIOENCODING", "PYTHONUTF8", "PROMPT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     usual = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     return {**kept, **usual, **changes}
 

@@ -1,10 +1,12 @@
 """On a GPU: the same numbers, in float32 and within 1e-2 in half precision; a chat in each dtype."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from model import chat, load_sat
 from model.generation import GenerationConfig, generate
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
@@ -13,6 +15,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+SCENE = str(Path(__file__).parents[1] / "examples" / "scene.png")
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
 
 
@@ -51,3 +54,12 @@ def test_cached_decoding(
     sampling = GenerationConfig(max_new_tokens=8, temperature=1.5, top_k=0, top_p=1.0, seed=3)
     first, second = (list(generate(model, case["input_ids"], sampling, end_id=130005, **prompt)) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_embedded_model_chats(dtype: str) -> None:
+    model = load_sat("visualglm-tiny", device="cuda", dtype=dtype)
+    answer, history, image = chat(SCENE, model.network, model.tokenizer, "描述这张图片。", temperature=0)
+    assert answer.startswith("图片中有一个黑色的圆环、一辆紫色的小汽车和一颗红色的星星。")
+    answer, _, _ = chat(None, model.network, model.tokenizer, "小汽车是什么颜色？", history, image, temperature=0)
+    assert answer == "小汽车是紫色的。"
