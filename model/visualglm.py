@@ -175,13 +175,11 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def has_foreign_hooks(self) -> bool:
-        """Whether a mixin that is not ours changes the forward pass."""
-        foreign = {
-            name: origin
-            for name, origin in self.hook_origins.items()
-            if origin not in (OWN_HOOKS.get(name), HARMLESS_HOOKS.get(name))
-        }
-        return bool(foreign)
+        """Whether a mixin that is not ours, or a torch hook on a module, wants to see the forward pass."""
+        mixins = any(
+            origin not in (OWN_HOOKS.get(name), HARMLESS_HOOKS.get(name)) for name, origin in self.hook_origins.items()
+        )
+        return mixins or any(part._forward_hooks or part._forward_pre_hooks for part in self.transformer.modules())
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
