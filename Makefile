@@ -31,6 +31,7 @@ check: $(INSTALLED_DEV)
 	$(RUN) -m pytest tests/test_imports.py
 
 $(INSTALLED): requirements_wo_ds.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; choose one: make PYTHON=python3.12 ...")'
 	@echo "Installing into $(VENV) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -r requirements_wo_ds.txt -c constraints.txt

@@ -17,7 +17,7 @@ from .generation import CHAT, GenerationConfig, generate
 from .image import image_digest, load_image, preprocess
 from .prompt import CHINESE, ENGLISH, AnswerStream, Conversation, Prompt, Turn, clean_answer, encode_prompt
 
-# Pictures whose embeddings are kept: about a megabyte each at full size.
+# Pictures whose embeddings are kept: 256 KB each at full size in half precision.
 CACHED_PICTURES = 8
 
 History = list[tuple[str, str]]
@@ -68,7 +68,7 @@ class ChatModel(Protocol):
 
 
 class SatChatModel:
-    """The SAT network as a ChatModel.
+    """The SAT network as a ChatModel. Make a new one after training: it keeps the embeddings of recent pictures.
 
     Args:
         network: a VisualGLMModel, or another network with its properties.
