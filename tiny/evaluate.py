@@ -2,10 +2,13 @@
 
     python -m tiny.evaluate --from_pretrained visualglm-tiny --seed 1000 --count 400
 
-Prints the share of right answers by kind of question and language. The last line is the share over all.
+Prints the share of right answers by kind of question and language, with 95 % intervals, and beside each the share when
+the picture is swapped for another scene's: where that is no lower, the picture was not looked at. The last line is
+the share over all.
 """
 
 import argparse
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,15 +29,20 @@ PICTURE_SIZE = 448
 
 @dataclass(frozen=True)
 class Result:
-    """One question as it was answered."""
+    """One question as it was answered: about its picture, and about another one (None where it has none)."""
 
     example: Example
     scene: Scene | None
     answer: str
+    swapped_answer: str | None = None
 
     @property
     def right(self) -> bool:
         return is_right(self.example, self.answer)
+
+    @property
+    def right_when_swapped(self) -> bool | None:
+        return None if self.swapped_answer is None else is_right(self.example, self.swapped_answer)
 
 
 def draw_questions(seed: int, count: int, most_things: int) -> Iterator[tuple[Scene | None, Example]]:
@@ -57,15 +65,43 @@ def answer(model: ChatModel, scene: Scene | None, example: Example) -> str:
     return "".join(piece.text for piece in model.stream_answer(conversation, example.question, GREEDY))
 
 
-def evaluate(model: ChatModel, seed: int, count: int, most_things: int = 3) -> list[Result]:
-    """Ask `count` questions and return how they were answered."""
+def evaluate(model: ChatModel, seed: int, count: int, most_things: int = 3, swap: bool = False) -> list[Result]:
+    """Ask `count` questions, with `swap` each also about another scene, and return how they were answered."""
+    rng = np.random.default_rng([SEED_OFFSET, seed, 1])
     questions = tqdm(draw_questions(seed, count, most_things), total=count, unit="question", disable=None)
-    return [Result(example, scene, answer(model, scene, example)) for scene, example in questions]
+    results = []
+    for scene, example in questions:
+        other = None if scene is None or not swap else answer(model, sample_scene(rng, most_things), example)
+        results.append(Result(example, scene, answer(model, scene, example), other))
+    return results
+
+
+def share(verdicts: list[bool]) -> float:
+    """Return the percentage that is true."""
+    return 100 * sum(verdicts) / max(1, len(verdicts))
 
 
 def accuracy(results: list[Result]) -> float:
     """Return the percentage of right answers."""
-    return 100 * sum(result.right for result in results) / max(1, len(results))
+    return share([result.right for result in results])
+
+
+def interval(verdicts: list[bool]) -> tuple[float, float]:
+    """Return the 95 % interval of a percentage (Wilson's, https://www.jstor.org/stable/2276774)."""
+    count, z = max(1, len(verdicts)), 1.96
+    p = sum(verdicts) / count
+    centre = (p + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
+    return 100 * (centre - half), 100 * (centre + half)
+
+
+def format_cell(results: list[Result]) -> str:
+    """Return the share of right answers, its interval, and the share with swapped pictures."""
+    verdicts = [result.right for result in results]
+    low, high = interval(verdicts)
+    swapped = [verdict for result in results if (verdict := result.right_when_swapped) is not None]
+    beside = f"{share(swapped):6.1f}%" if swapped else f"{'-':>7}"
+    return f"{share(verdicts):7.1f}% [{low:5.1f}, {high:5.1f}] {beside}"
 
 
 def print_table(results: list[Result]) -> None:
@@ -74,10 +110,9 @@ def print_table(results: list[Result]) -> None:
     for result in results:
         for kind in (result.example.kind, "all"):
             groups[kind, result.example.language].append(result)
-    print(f"{'kind':<10}{'zh':>10}{'en':>10}")
+    print(f"{'kind':<10}" + "".join(f"{f'{language} [95 %]  swapped':>32}" for language in LANGUAGES))
     for kind in (*QUESTION_KINDS, "all"):
-        shares = "".join(f"{accuracy(groups[kind, language]):9.1f}%" for language in LANGUAGES)
-        print(f"{kind:<10}{shares}")
+        print(f"{kind:<10}" + "".join(f"{format_cell(groups[kind, language]):>32}" for language in LANGUAGES))
     print(f"overall {accuracy(results):.1f} %")
 
 
@@ -93,7 +128,7 @@ def main() -> None:
     parser.add_argument("--show_wrong", type=int, default=0, help="print this many wrong answers")
     options = parser.parse_args()
     model = load_sat(options.from_pretrained, device=options.device, dtype=options.dtype)
-    results = evaluate(model, options.seed, options.count, options.most_things)
+    results = evaluate(model, options.seed, options.count, options.most_things, swap=True)
     for result in [result for result in results if not result.right][: options.show_wrong]:
         example = result.example
         print(f"[{example.kind}] {example.question}\n  expected: {example.answer}\n  answered: {result.answer}")
