@@ -173,7 +173,7 @@ class _Round:
         turns = [Turn(question, answer) for question, answer in self.history]
         self.conversation = Conversation(self.pixels, turns, ENGLISH if english else CHINESE)
 
-    def stream(self, query: str, config: GenerationConfig) -> Iterator[tuple[str, History, torch.Tensor | None]]:
+    def stream(self, query: str, config: GenerationConfig) -> Iterator[Result]:
         response = ""
         for piece in self.chat_model.stream_answer(self.conversation, query, config):
             response += piece.text

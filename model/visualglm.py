@@ -179,7 +179,8 @@ class VisualGLMModel(ChatGLMModel):
         mixins = any(
             origin not in (OWN_HOOKS.get(name), HARMLESS_HOOKS.get(name)) for name, origin in self.hook_origins.items()
         )
-        return mixins or any(part._forward_hooks or part._forward_pre_hooks for part in self.transformer.modules())
+        parts = (*self.transformer.modules(), self.lm_head)
+        return mixins or any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""

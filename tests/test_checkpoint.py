@@ -173,15 +173,33 @@ def test_names_are_found_in_sat_home_and_here(tmp_path: Path) -> None:
     assert resolve("visualglm-tiny") == TINY
 
 
-def test_the_hubs_cache_is_found(tmp_path: Path) -> None:
-    repository = tmp_path / "hub" / "models--THUDM--visualglm-6b"
+def make_cached(folder: Path, files: dict[str, str]) -> Path:
+    """Write a snapshot of the published repository as the hub's client keeps it."""
+    repository = folder / "hub" / "models--THUDM--visualglm-6b"
     snapshot = repository / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    for name in ("config.json", "model.safetensors", "ice_text.model"):
-        (snapshot / name).write_text("{}")
+    for name, content in files.items():
+        (snapshot / name).write_text(content)
+    return snapshot
+
+
+def test_the_hubs_cache_is_found(tmp_path: Path) -> None:
+    snapshot = make_cached(tmp_path, {"config.json": "{}", "model.safetensors": "", "ice_text.model": ""})
     assert resolve("visualglm-6b") == snapshot
+
+
+def test_an_interrupted_download_is_taken_up_again(tmp_path: Path) -> None:
+    index = json.dumps(
+        {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
+    )
+    files = {"config.json": "{}", "pytorch_model.bin.index.json": index, "pytorch_model-00001-of-00002.bin": ""}
+    make_cached(tmp_path, files)
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="no connection"):
+        resolve("visualglm-6b", notice=told.append)
+    assert "Downloading" in told[0]
 
 
 def test_a_model_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:

@@ -104,11 +104,13 @@ def test_a_users_mixin_changes_the_answer(golden_spec: Any, golden_pixels: torch
             ids = torch.cat((ids, torch.tensor([[token]])), dim=1)
 
 
-def test_a_torch_hook_on_a_module_is_called_for_every_token(golden_spec: Any) -> None:
+@pytest.mark.parametrize("name", ["transformer.layers.1.attention.query_key_value", "mixins.chatglm-final.lm_head"])
+def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_spec: Any) -> None:
     model = build_model(golden_spec)
     seen: list[int] = []
-    linear = model.transformer.layers[1].attention.query_key_value
-    handle = linear.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    handle = model.get_submodule(name).register_forward_hook(
+        lambda module, inputs, output: seen.append(output.shape[1])
+    )
     prompt = golden_spec["cases"]["zh_text"]["input_ids"]
     hooked = [step.token_id for step in generate(model, prompt, GREEDY.replace(max_new_tokens=4), end_id=END)]
     assert seen == [len(prompt), 1, 1, 1]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Turn, load_sat
+from model import ChatModel, Conversation, GenerationConfig, Turn, load_sat
+from tiny.data import LANGUAGES
 from tiny.questions import QUESTION_KINDS, Example, ask, askable, is_right
 from tiny.scenes import Scene, draw_scene, sample_scene
 
-LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=120)
 # Training counts its steps from 0 with the same generator: keep clear of them.
 SEED_OFFSET = 2**40

@@ -1,7 +1,8 @@
 """Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,28 +86,52 @@ def existing(path: Path) -> Path:
     return path
 
 
-def open_file(path: Path) -> Mapping[str, torch.Tensor]:
-    """Map a weight file into memory: names -> tensors, each read when it is used."""
+@contextmanager
+def damage_explained(path: Path) -> Iterator[None]:
+    """Turn what reading a weight file raises into an error for a person."""
     try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)  # type: ignore[no-any-return]
+        yield
     except Exception as error:  # pickle, zip and safetensors each raise their own
         raise CheckpointError(f"{path} cannot be read as weights ({error}). Copy or download it again.") from error
 
 
+def load_pickled(path: Path) -> dict[str, Any]:
+    """Map a file of torch.save into memory; its tensors are read when they are used, and nothing is executed."""
+    with damage_explained(path):
+        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+
+
+def list_names(path: Path) -> list[str]:
+    """List the tensors in a weight file without reading them."""
+    if path.suffix != ".safetensors":
+        return list(load_pickled(path))
+    from safetensors import safe_open
+
+    with damage_explained(path), safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def read_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, tensor) of a weight file, one tensor at a time."""
+    if path.suffix != ".safetensors":
+        yield from load_pickled(path).items()
+        return
+    from safetensors import safe_open
+
+    with damage_explained(path), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (it is no dictionary)
+            yield name, file.get_tensor(name)
+
+
 def count_tensors(files: list[Path]) -> int:
-    """Count the tensors in `files` without reading them."""
-    return sum(len(open_file(file)) for file in files)
+    """Count the tensors in `files` that SAT knows, without reading them."""
+    return sum(to_sat_name(name) is not None for file in files for name in list_names(file))
 
 
 def read_tensors(files: list[Path], config: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (SAT name, tensor) of every tensor that SAT knows, in SAT's row order."""
     for file in files:
-        for name, tensor in open_file(file).items():
+        for name, tensor in read_file(file):
             sat_name = to_sat_name(name)
             if sat_name is None:
                 continue

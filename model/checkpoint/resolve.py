@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import CheckpointError
+from . import hf
 
 EMBEDDED = Path(__file__).parents[1] / "pretrained"
 DEFAULT_MODEL = "visualglm-6b"
@@ -98,8 +99,15 @@ def find_in_cache(hub_id: str) -> Path | None:
         path = Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    return path if is_model_directory(path) and weights else None
+    return path if is_complete(path) else None
+
+
+def is_complete(path: Path) -> bool:
+    """Whether an HF directory has its configuration and all its weights; an interrupted download has not."""
+    try:
+        return is_model_directory(path) and bool(hf.weight_files(path))
+    except CheckpointError:
+        return False
 
 
 def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str], None]) -> Path:

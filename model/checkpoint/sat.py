@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .hf import is_language_qkv, open_file, read_json
+from .hf import is_language_qkv, load_pickled, read_json
 from .qkv import split_qkv
 
 CONFIG_NAME = "model_config.json"
@@ -40,10 +40,10 @@ def weight_files(path: Path) -> list[Path]:
 
 def open_module(path: Path) -> dict[str, torch.Tensor]:
     """Map the weights of a SAT file into memory."""
-    content = dict(open_file(path))
+    content = load_pickled(path)
     if "module" not in content:
         raise CheckpointError(f"{path} has no entry 'module': it is not a SAT checkpoint.")
-    return content["module"]  # type: ignore[return-value]
+    return content["module"]  # type: ignore[no-any-return]
 
 
 def count_tensors(files: list[Path]) -> int:
