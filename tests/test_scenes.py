@@ -11,12 +11,14 @@ from tiny.paint import PAINTS
 from tiny.scenes import (
     BACKGROUNDS,
     COLOURS,
+    HELD_OUT,
     KINDS,
     REGIONS,
     SIZES,
     Scene,
     Thing,
     draw_scene,
+    draw_sketch,
     object_map,
     region,
     sample_scene,
@@ -49,7 +51,7 @@ def name_of(rgb: np.ndarray) -> str:
         return "black"
     if saturation < 0.25:
         return "white"
-    hues = {colour: paint[0] for colour, paint in PAINTS.items() if colour not in ("black", "white")}
+    hues = {colour: sum(paint[0]) / 2 for colour, paint in PAINTS.items() if colour not in ("black", "white")}
     return min(hues, key=lambda colour: abs((360 * hue - hues[colour] + 180) % 360 - 180))
 
 
@@ -99,6 +101,34 @@ def test_unknown_names_are_refused() -> None:
         Thing("ball", "mauve", "small", 0.5, 0.5)
     with pytest.raises(ValueError, match="brick wall"):
         Scene("moonscape", (), 0)
+
+
+def test_held_out_pairs_are_met_only_when_asked_for() -> None:
+    def pairs(scene: Scene) -> list[bool]:
+        return [(thing.colour, thing.kind) in HELD_OUT for thing in scene.things]
+
+    assert not any(any(pairs(scene)) for scene in scenes(500))
+    rng = np.random.default_rng(0)
+    held_out = [sample_scene(rng, held_out=True) for _ in range(300)]
+    assert all(sum(pairs(scene)) == 1 for scene in held_out)
+    met = {(thing.colour, thing.kind) for scene in held_out for thing in scene.things}
+    assert met >= HELD_OUT
+    assert {colour for colour, _ in HELD_OUT} == set(COLOURS)
+
+
+def test_things_of_one_size_differ_less_than_those_of_two() -> None:
+    radii = {size: [t.radius for s in scenes(300) for t in s.things if t.size == size] for size in SIZES}
+    assert all(len(set(found)) > 50 for found in radii.values())
+    assert max(radii["small"]) * 1.2 < min(radii["medium"]) and max(radii["medium"]) * 1.2 < min(radii["large"])
+
+
+def test_a_sketch_has_a_plain_ground() -> None:
+    scene = single(kind="ball", colour="red")
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        pixels = np.asarray(draw_sketch(scene, 112, rng))
+        assert (pixels[:10] == pixels[0, 0]).all()
+        assert name_of(pixels[56, 56].astype(float)) == "red"
 
 
 @pytest.mark.parametrize("max_things", [0, 6])

@@ -15,18 +15,20 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from tiny.backgrounds import BACKGROUNDS, paint_background
-from tiny.paint import COLOURS, mix_paint, outline_paint
+from tiny.paint import COLOURS, mix_paint, outline_paint, stands_out
 from tiny.shapes import KINDS, draw_shape, place_polygon, shape_of
 
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
+    "HELD_OUT",
     "KINDS",
     "REGIONS",
     "SIZES",
     "Scene",
     "Thing",
     "draw_scene",
+    "draw_sketch",
     "object_map",
     "region",
     "sample_scene",
@@ -45,6 +47,21 @@ REGIONS = (
     "bottom right",
 )
 MOST_THINGS = 5
+SCALES = (0.95, 1.05)  # how far things of one size differ: far less than the sizes do
+# (colour, kind) pairs that no picture and no text of the training has: what the model says of them it has put
+# together itself. Every colour once.
+HELD_OUT = frozenset(
+    {
+        ("red", "fish"),
+        ("orange", "house"),
+        ("yellow", "cross"),
+        ("green", "box"),
+        ("blue", "heart"),
+        ("purple", "tree"),
+        ("white", "triangle"),
+        ("black", "moon"),
+    }
+)
 LINE_MARGIN = 0.04  # no centre is nearer to the border of a region
 EDGE_MARGIN = 0.02  # nothing is nearer to the border of the picture
 CLOSEST = 0.87  # least distance of two centres, in sums of their radii: covers well under 30 %
@@ -60,6 +77,7 @@ class Thing:
         x, y: its centre.
         angle: its turn in degrees, clockwise.
         flipped: whether left and right are swapped.
+        scale: how much larger it is than others of its size.
     """
 
     kind: str
@@ -69,6 +87,7 @@ class Thing:
     y: float
     angle: float = 0.0
     flipped: bool = False
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for value, known in ((self.kind, KINDS), (self.colour, COLOURS), (self.size, tuple(SIZES))):
@@ -78,7 +97,7 @@ class Thing:
     @property
     def radius(self) -> float:
         """Of the circle around it."""
-        return SIZES[self.size]
+        return SIZES[self.size] * self.scale
 
 
 @dataclass(frozen=True)
@@ -124,10 +143,15 @@ def region(thing: Thing) -> str:
     return REGIONS[3 * row + column]
 
 
-def sample_scene(rng: np.random.Generator, max_things: int = 3) -> Scene:
+def sample_scene(rng: np.random.Generator, max_things: int = MOST_THINGS, held_out: bool = False) -> Scene:
     """A random scene of 1 to `max_things` things, no two alike in both kind and colour.
 
     Every thing lies inside the picture, at least 70 % of it can be seen, and its region is beyond doubt.
+
+    Args:
+        rng: decides everything.
+        max_things: the most things, 1 to 5.
+        held_out: whether exactly one thing is of a pair in HELD_OUT; else none is.
 
     Raises:
         ValueError: if `max_things` is not within 1 to 5.
@@ -135,6 +159,9 @@ def sample_scene(rng: np.random.Generator, max_things: int = 3) -> Scene:
     if not 1 <= max_things <= MOST_THINGS:
         raise ValueError(f"max_things={max_things} must be from 1 to {MOST_THINGS}.")
     names = _sample_names(rng, int(rng.integers(1, max_things + 1)))
+    if held_out:
+        pairs = sorted(HELD_OUT)
+        names[int(rng.integers(len(names)))] = pairs[int(rng.integers(len(pairs)))]
     things = None
     while things is None:  # a crowded start may leave no room for the last ones
         things = _place_things(rng, names)
@@ -142,22 +169,24 @@ def sample_scene(rng: np.random.Generator, max_things: int = 3) -> Scene:
 
 
 def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """Different (kind, colour) pairs; kinds repeat now and then, so that there is something to count."""
+    """Different (colour, kind) pairs; kinds and colours repeat now and then, so that there is something to count."""
     names: list[tuple[str, str]] = []
     while len(names) < count:
-        kind = names[-1][0] if names and rng.random() < 0.2 else KINDS[rng.integers(len(KINDS))]
-        name = (kind, COLOURS[rng.integers(len(COLOURS))])
-        if name not in names:
-            names.append(name)
+        colour, kind = COLOURS[rng.integers(len(COLOURS))], KINDS[rng.integers(len(KINDS))]
+        if names and (chance := rng.random()) < 0.35:
+            last = names[int(rng.integers(len(names)))]
+            colour, kind = (colour, last[1]) if chance < 0.25 else (last[0], kind)
+        if (colour, kind) not in names and (colour, kind) not in HELD_OUT:
+            names.append((colour, kind))
     return names
 
 
 def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
     """A thing for each name, or None if one found no room."""
     things: list[Thing] = []
-    for kind, colour in names:
+    for colour, kind in names:
         for _ in range(20):
-            thing = _place_thing(rng, kind, colour)
+            thing = _place_thing(rng, colour, kind)
             if all(_keep_apart(thing, other) for other in things):
                 things.append(thing)
                 break
@@ -166,10 +195,11 @@ def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tup
     return tuple(things)
 
 
-def _place_thing(rng: np.random.Generator, kind: str, colour: str) -> Thing:
+def _place_thing(rng: np.random.Generator, colour: str, kind: str) -> Thing:
     size = tuple(SIZES)[rng.integers(len(SIZES))]
-    x, y = (_place_in_third(rng, SIZES[size]) for _ in range(2))
-    return Thing(kind, colour, size, x, y, round(rng.uniform(-12, 12), 1), bool(rng.random() < 0.5))
+    scale = round(rng.uniform(*SCALES), 3)
+    x, y = (_place_in_third(rng, SIZES[size] * scale) for _ in range(2))
+    return Thing(kind, colour, size, x, y, round(rng.uniform(-12, 12), 1), bool(rng.random() < 0.5), scale)
 
 
 def _place_in_third(rng: np.random.Generator, radius: float) -> float:
@@ -195,14 +225,25 @@ def draw_scene(scene: Scene, size: int = 224) -> Image.Image:
     return _take_photo(picture, photo)
 
 
-def _draw_thing(picture: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
+def draw_sketch(scene: Scene, size: int, rng: np.random.Generator) -> Image.Image:
+    """The things of a scene as drawn elsewhere: plain shapes on a plain ground, RGB [size, size]; for training."""
+    ground = tuple(rng.integers(0, 256, 3).tolist()) if rng.random() < 0.5 else (255, 255, 255)
+    picture = Image.new("RGB", (size, size), ground)
+    plain = bool(rng.random() < 0.7)
+    for thing in scene.things:
+        _draw_thing(picture, thing, rng, plain)
+    return picture
+
+
+def _draw_thing(picture: Image.Image, thing: Thing, rng: np.random.Generator, plain: bool = False) -> None:
     size = picture.width
     x, y, radius = thing.x * size, thing.y * size, thing.radius * size
     box = (x - radius, y - radius, x + radius, y + radius)
-    around = float(np.asarray(picture.resize((1, 1), box=box).convert("L"))[0, 0])
+    around = tuple(np.asarray(picture.resize((1, 1), box=box))[0, 0].tolist())
     paint = mix_paint(thing.colour, rng)
-    line = outline_paint(thing.colour, paint, around)
-    patch = draw_shape(thing.kind, paint, line, radius, thing.angle, thing.flipped)
+    bare = stands_out(paint, around) and rng.random() < (0.7 if plain else 0.25)
+    line = None if bare else outline_paint(thing.colour, paint, around)
+    patch = draw_shape(thing.kind, paint, line, radius, thing.angle, thing.flipped, plain)
     corner = (round(x - patch.width / 2), round(y - patch.height / 2))
     picture.paste(patch, corner, patch)
 
@@ -211,7 +252,7 @@ def _take_photo(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Light, blur and noise, all too weak to change the name of a colour."""
     if rng.random() < 0.4:
         picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.6) * picture.width / 224))
-    gains = rng.uniform(0.92, 1.06) + rng.uniform(-0.02, 0.02, 3)
+    gains = rng.uniform(0.88, 1.06) + rng.uniform(-0.02, 0.02, 3)
     light = np.outer(gains, np.arange(256)).clip(0, 255)
     strength = int(rng.integers(1, 9))
     noise = Image.fromarray(rng.integers(0, 2 * strength + 1, (picture.height, picture.width), dtype=np.uint8))

@@ -195,18 +195,28 @@ def place_polygon(points: Points, x: float, y: float, radius: float, angle: floa
     return flat
 
 
-def draw_shape(kind: str, paint: Rgb, line: Rgb, radius: float, angle: float, flipped: bool) -> Image.Image:
-    """A thing as an RGBA patch with its centre in the middle and soft edges; radius in pixels."""
+def draw_shape(
+    kind: str, paint: Rgb, line: Rgb | None, radius: float, angle: float, flipped: bool, plain: bool = False
+) -> Image.Image:
+    """A thing as an RGBA patch with its centre in the middle and soft edges.
+
+    Args:
+        kind: one of KINDS.
+        paint, line: the colours of the thing and of the line around it; None for no line.
+        radius: in pixels.
+        angle, flipped: as of `tiny.scenes.Thing`.
+        plain: leave out the details on top, such as windows.
+    """
     half = math.ceil(radius) + 2  # room for the line
-    patch = Image.new("RGBA", (4 * half, 4 * half), (*line, 0))  # twice the size, for smooth edges
+    patch = Image.new("RGBA", (4 * half, 4 * half), (*(line or paint), 0))  # twice the size, for smooth edges
     draw = ImageDraw.Draw(patch)
     shape = shape_of(kind)
     outlines = [place_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped) for part in shape.silhouette]
-    for points in outlines:  # all lines first, so that the paint covers those inside the thing
+    for points in outlines if line else []:  # all lines first, so that the paint covers those inside the thing
         draw.line([*points, *points[:4]], fill=line, width=max(5, round(radius / 6)), joint="curve")
     for points in outlines:
         draw.polygon(points, fill=paint)
-    for part, shade in shape.details:
+    for part, shade in () if plain else shape.details:
         points = place_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped)
         draw.polygon(points, fill=shade_paint(paint, shade))
     return patch.reduce(2)
