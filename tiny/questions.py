@@ -6,35 +6,77 @@
 The background is never asked for nor named. An answer has one wording, so that a model can learn it exactly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from tiny import answers, picture_questions
-from tiny.everyday import everyday_texts
-from tiny.grading import Example, Facts, is_right
-from tiny.picture_questions import list_single, pick, vary
-from tiny.scenes import COLOURS, KINDS, Scene, Thing, sample_scene
-from tiny.smalltalk import EN_WORLD, WORLD, ZH_WORLD, topics_of
-from tiny.vocabulary import Language
+from tiny.asking import choices
+from tiny.asking.facts import Example, Facts, fits
+from tiny.asking.follow_ups import ask_follow_up
+from tiny.asking.picture_questions import (
+    ask_absent,
+    ask_colour,
+    ask_count,
+    ask_describe,
+    ask_exists,
+    ask_objects,
+    ask_where,
+    describe_as,
+)
+from tiny.asking.relation_questions import ask_larger, ask_relation
+from tiny.grading import ThingScore, is_right, score_things
+from tiny.scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Scene, Thing, sample_scene
+from tiny.words.common_sense import pick_world_question
+from tiny.words.everyday import everyday_texts
+from tiny.words.phrasing import vary
+from tiny.words.smalltalk import topics_of
+from tiny.words.vocabulary import Language
+from tiny.words.wordings import expand, pick
 
-__all__ = ["QUESTION_KINDS", "Example", "Facts", "ask", "askable", "corpus", "is_right"]
+__all__ = [
+    "QUESTION_KINDS",
+    "Example",
+    "Facts",
+    "ThingScore",
+    "ask",
+    "askable",
+    "corpus",
+    "fits",
+    "is_right",
+    "score_things",
+]
 
 Rng = np.random.Generator
+Asker = Callable[[Scene, Rng, Language], Example]
 
 QUESTION_KINDS = {  # kind -> how often it is asked about a picture
-    "describe": 0.20,
-    "objects": 0.12,
-    "colour": 0.18,
-    "where": 0.18,
-    "count": 0.10,
-    "exists": 0.10,
-    "absent": 0.05,
+    "describe": 0.16,
+    "objects": 0.10,
+    "colour": 0.11,
+    "count": 0.11,
+    "where": 0.13,
+    "larger": 0.07,
+    "relation": 0.10,
+    "exists": 0.07,
+    "absent": 0.06,
     "follow_up": 0.08,
-    "text": 0.02,
+    "text": 0.01,
 }
-HISTORY_RATE = 0.25  # how often a question about a picture comes after others
+ASKERS: dict[str, Asker] = {
+    "describe": ask_describe,
+    "objects": ask_objects,
+    "colour": ask_colour,
+    "count": ask_count,
+    "where": ask_where,
+    "larger": ask_larger,
+    "relation": ask_relation,
+    "exists": ask_exists,
+    "absent": ask_absent,
+    "follow_up": ask_follow_up,
+}
+HISTORY_RATE = 0.25  # how often a question comes after others
+PAIRS = [(colour, kind) for colour in COLOURS for kind in KINDS if (colour, kind) not in HELD_OUT]
 
 
 def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = None) -> Example:
@@ -54,9 +96,9 @@ def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = No
         kind = _draw_kind(possible, rng)
     if kind not in possible:
         raise ValueError(f"{kind!r} cannot be asked here; choose one of {', '.join(possible)}.")
-    if kind == "text" or scene is None:
-        return _ask_text(scene, rng, language)
-    example = _asker(kind)(scene, rng, language)
+    if scene is None:
+        return _with_talk_before(_ask_text(None, rng, language), rng)
+    example = _ask_text(scene, rng, language) if kind == "text" else ASKERS[kind](scene, rng, language)
     if rng.random() < HISTORY_RATE:
         most = 1 if example.history else 2
         example = replace(example, history=_earlier(scene, rng, language, most) + example.history)
@@ -67,7 +109,12 @@ def askable(scene: Scene | None) -> tuple[str, ...]:
     """The kinds of questions that have one right answer here."""
     if scene is None:
         return ("text",)
-    return tuple(kind for kind in QUESTION_KINDS if kind != "colour" or list_single(scene))
+    needs: dict[str, Callable[[Scene], Sequence[object]]] = {
+        "colour": choices.list_single,
+        "larger": choices.list_sized_pairs,
+        "relation": choices.list_references,
+    }
+    return tuple(kind for kind in QUESTION_KINDS if kind not in needs or needs[kind](scene))
 
 
 def corpus(rng: Rng, count: int) -> Iterator[str]:
@@ -84,58 +131,60 @@ def corpus(rng: Rng, count: int) -> Iterator[str]:
 
 
 def _draw_kind(possible: tuple[str, ...], rng: Rng) -> str:
-    ends = np.cumsum([QUESTION_KINDS[kind] for kind in possible])
-    return possible[int(np.searchsorted(ends, rng.random() * ends[-1]))]
-
-
-def _asker(kind: str) -> Callable[[Scene, Rng, Language], Example]:
-    askers: dict[str, Callable[[Scene, Rng, Language], Example]] = {
-        "describe": picture_questions.ask_describe,
-        "objects": picture_questions.ask_objects,
-        "colour": picture_questions.ask_colour,
-        "where": picture_questions.ask_where,
-        "count": picture_questions.ask_count,
-        "exists": picture_questions.ask_exists,
-        "absent": picture_questions.ask_absent,
-        "follow_up": picture_questions.ask_follow_up,
-    }
-    return askers[kind]
+    rest = rng.random() * sum(QUESTION_KINDS[kind] for kind in possible)
+    for kind in possible:
+        rest -= QUESTION_KINDS[kind]
+        if rest < 0:
+            return kind
+    return possible[-1]
 
 
 def _earlier(scene: Scene, rng: Rng, language: Language, most: int) -> tuple[tuple[str, str], ...]:
-    """One to `most` exchanges about the same picture."""
+    """One to `most` exchanges about the same picture; descriptions in them are short."""
     kinds = [kind for kind in askable(scene) if kind not in ("text", "follow_up")]
-    examples = [_asker(pick(rng, kinds))(scene, rng, language) for _ in range(rng.integers(1, most + 1))]
-    return tuple((example.question, example.answer) for example in examples)
+    exchanges = []
+    for _ in range(1 if most == 1 or rng.random() < 0.5 else most):
+        kind = pick(rng, kinds)
+        if kind == "describe":
+            example = describe_as("describe_short", scene, rng, language)
+        else:
+            example = ASKERS[kind](scene, rng, language)
+        exchanges.append((example.question, example.answer))
+    return tuple(exchanges)
+
+
+def _with_talk_before(example: Example, rng: Rng) -> Example:
+    """The example, now and then after other talk without a picture."""
+    if rng.random() >= HISTORY_RATE:
+        return example
+    before = _ask_text(None, rng, example.language)
+    return replace(example, history=((before.question, before.answer),))
 
 
 def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
     """Small talk; without a picture also common sense, and questions that would need a picture."""
     chance = rng.random()
-    if scene is None and chance < 0.35:
-        return _ask_world(rng, language)
+    if scene is None and chance < 0.25:
+        question, answer, colour = pick_world_question(rng, language)
+        return Example("text", language, (), vary(question, rng, language), answer, Facts("colour", colour))
     topics = topics_of(language)
-    if scene is None and chance < 0.65:
+    if scene is None and chance < 0.6:
         question, topic = _ask_blind(rng, language), "no picture"
     else:
         topic = pick(rng, [name for name in topics if scene is None or name != "no picture"])
-        question = vary(pick(rng, topics[topic].questions), rng, language)
+        question = vary(expand(rng, language, pick(rng, topics[topic].questions)), rng, language, polite=False)
     return Example("text", language, (), question, topics[topic].answer, Facts("topic", topic))
 
 
 def _ask_blind(rng: Rng, language: Language) -> str:
     """A question about a picture that was never given."""
-    kinds = ("describe", "objects", "describe", "objects", "colour", "where", "count", "exists")
-    return _asker(pick(rng, kinds))(Scene("room", (_any_thing(rng),), 0), rng, language).question
-
-
-def _any_thing(rng: Rng) -> Thing:
-    return Thing(pick(rng, KINDS), pick(rng, COLOURS), "small", 0.5, 0.5)
-
-
-def _ask_world(rng: Rng, language: Language) -> Example:
-    zh, en, colour = pick(rng, WORLD)
-    it = zh if language == "zh" else en
-    question = pick(rng, ZH_WORLD if language == "zh" else EN_WORLD).format(it=it)
-    answer = answers.say_usual_colour(language, it, colour)
-    return Example("text", language, (), vary(question, rng, language), answer, Facts("colour", colour))
+    (colour, kind), (other_colour, other_kind) = (pick(rng, PAIRS) for _ in range(2))
+    if kind == other_kind:
+        return _ask_blind(rng, language)
+    things = (
+        Thing(kind, colour, "small", 0.2, 0.2),
+        Thing(other_kind, other_colour, "large", 0.8, 0.7),
+    )
+    scene = Scene(BACKGROUNDS[0], things, 0)
+    kind = pick(rng, [kind for kind in ("describe", "objects", *askable(scene)) if kind != "text"])
+    return ASKERS[kind](scene, rng, language).question

@@ -34,6 +34,8 @@ ZH_EVERYDAY = (
     "东西南北，上下左右，前后里外，大小多少，高低长短。",
     "衣服、裤子、鞋子和帽子都已经洗干净了。",
     "对不起，我不知道；没关系，慢慢来。",
+    "球、方块、三角形、星星、爱心、圆环、十字、月牙、房子、小汽车、树和鱼。",
+    "圆形、正方形、五角星、心形、圆圈、加号、月亮、屋子、汽车，都是画里的东西。",
     "，。！？；：、“”‘’（）《》——……",
 )
 EN_EVERYDAY = (
@@ -61,6 +63,8 @@ EN_EVERYDAY = (
     "Where were you yesterday? I was at home with my friends.",
     "They have been working here for more than ten years.",
     "What, who, when, where, why, which and how are question words.",
+    "Balls, boxes, triangles, stars, hearts, rings, crosses, moons, houses, cars, trees and fish.",
+    "Circles and squares, discs and cubes, crescents and hoops, cottages and vehicles are shapes in a drawing.",
     "Above, below, inside, outside, between, behind, near and far.",
     "I'm sorry, I don't know. It's all right, you can't know everything.",
 )

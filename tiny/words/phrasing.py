@@ -1,0 +1,147 @@
+"""A question in the words of one of many people: a template, the names of its things, and their habits of writing."""
+
+from tiny.words.vocabulary import (
+    COLOUR_OTHERS,
+    EN_REGION_OTHERS,
+    NOUNS,
+    SIDE_OTHERS,
+    ZH_REGION_OTHERS,
+    Language,
+    add_article,
+    make_plural,
+    name_colour,
+)
+from tiny.words.wordings import Rng, expand, pick, wordings_of
+
+ALIAS_RATE = 0.25  # how often a question uses a further name of a kind
+CURT_RATE = 0.25  # how often a Chinese question says 红球 or 红的球 for 红色的球
+LATE_COLOUR_RATE = 0.04  # how often an English one says "the ball that is red"
+LOOSE_MEASURE_RATE = 0.12  # how often 个 stands for any measure word
+CARELESS_RATE, POLITE_RATE = 0.25, 0.4  # up to where punctuation is left out, and politeness added
+OTHER_PLACE_RATE = 0.6  # how often a place or a side has another of its names
+PERIODS = {"zh": "？?。.！!", "en": "?.!"}
+POLITE = ("请", "你", "能", "告诉", "麻烦", "帮", "可以", "我", "说", "看")
+
+ZH_THINGS = ("物体", "东西", "物体", "东西", "物品")
+EN_THINGS = ("thing", "object", "item")
+
+
+def word_question(rng: Rng, language: Language, topic: str, **fields: str) -> str:
+    """A question of that topic with the fields of its templates filled in."""
+    return vary(expand(rng, language, pick(rng, wordings_of(language, topic)), fields), rng, language)
+
+
+def name_fields(rng: Rng, language: Language, kind: str | None, colour: str | None = None) -> dict[str, str]:
+    """The fields of a thing; without a kind of anything of that colour."""
+    return (_name_chinese if language == "zh" else _name_english)(rng, kind, colour)
+
+
+def other_fields(rng: Rng, language: Language, kind: str, colour: str | None = None) -> dict[str, str]:
+    """The fields of the second thing of a question."""
+    fields = name_fields(rng, language, kind, colour)
+    return {"other": fields["name"], "other_measure": fields.get("measure", "")}
+
+
+def place_field(rng: Rng, language: Language, place: str) -> dict[str, str]:
+    """{place}: 左上角 | in the top left corner, or another name of that region."""
+    names = (ZH_REGION_OTHERS if language == "zh" else EN_REGION_OTHERS)[place]
+    return {"place": pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]}
+
+
+def side_field(rng: Rng, language: Language, side: str) -> dict[str, str]:
+    """{side}: 左边 | to the left of, or another name of that side."""
+    names = SIDE_OTHERS[side][0 if language == "zh" else 1]
+    return {"side": pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]}
+
+
+def colour_field(rng: Rng, language: Language, colour: str) -> dict[str, str]:
+    """{colour}: 红色 | red"""
+    return {"colour": _pick_colour(rng, language, colour)}
+
+
+def way_fields(rng: Rng, language: Language, way: str) -> dict[str, str]:
+    """{more} and {most} for "larger" or "smaller": 大 | bigger, biggest"""
+    if language == "zh":
+        word = "大" if way == "larger" else "小"
+        return {"more": word, "most": word}
+    word = "small" if way == "smaller" else pick(rng, ("larg", "bigg"))
+    return {"more": f"{word}er", "most": f"{word}est"}
+
+
+def _pick_colour(rng: Rng, language: Language, colour: str) -> str:
+    if colour in COLOUR_OTHERS and rng.random() < 0.1:
+        return COLOUR_OTHERS[colour][0 if language == "zh" else 1]
+    return name_colour(language, colour)
+
+
+def _name_chinese(rng: Rng, kind: str | None, colour: str | None) -> dict[str, str]:
+    if kind is None:
+        noun, measure = pick(rng, ZH_THINGS), "个"
+    else:
+        others = NOUNS[kind].zh_others
+        noun = pick(rng, others) if rng.random() < ALIAS_RATE else NOUNS[kind].zh
+        measure = "个" if rng.random() < LOOSE_MEASURE_RATE else NOUNS[kind].measure
+    name = noun
+    if colour is not None:
+        full = _pick_colour(rng, "zh", colour)
+        name = f"{full}的{noun}"
+        if rng.random() < CURT_RATE:
+            curt = pick(rng, ("{}的{}", "{}色{}", "{}色{}", "{}的{}" if kind is None else "{}{}"))
+            name = curt.format(full[0], noun)
+    return {"name": name, "measure": measure, "one": f"一{measure}{name}", "kinds": name, "any": name}
+
+
+def _name_english(rng: Rng, kind: str | None, colour: str | None) -> dict[str, str]:
+    word = None if colour is None else _pick_colour(rng, "en", colour)
+    if kind is None:
+        name = f"{word} {pick(rng, EN_THINGS)}"
+        one = pick(rng, (f"anything {word}", f"something {word}", add_article(name)))
+        return {"name": name, "one": one, "kinds": f"{name}s", "any": f"{name}s"}
+    noun, plural = NOUNS[kind].en, NOUNS[kind].plural
+    if NOUNS[kind].en_others and rng.random() < ALIAS_RATE:
+        noun = pick(rng, NOUNS[kind].en_others)
+        plural = make_plural(noun)
+    if word is None:
+        return {"name": noun, "one": add_article(noun), "kinds": plural, "any": plural}
+    name, kinds = f"{word} {noun}", f"{word} {plural}"
+    one = add_article(name)
+    if rng.random() < LATE_COLOUR_RATE:
+        name, one, kinds = f"{noun} that is {word}", f"{add_article(noun)} that is {word}", f"{plural} that are {word}"
+    return {"name": name, "one": one, "kinds": kinds, "any": kinds}
+
+
+def vary(question: str, rng: Rng, language: Language, polite: bool = True) -> str:
+    """The question as careless or, where it may be, polite people write it."""
+    chance = rng.random()
+    if not polite and CARELESS_RATE < chance < POLITE_RATE:
+        return question
+    return (_vary_chinese if language == "zh" else _vary_english)(question, chance)
+
+
+def _vary_chinese(question: str, chance: float) -> str:
+    if chance < 0.1:
+        return question.replace("？", "?").replace("。", "").replace("，", ",")
+    if chance < 0.25:
+        return question.rstrip(PERIODS["zh"])
+    if chance < 0.33 and question.endswith("？") and not question.startswith(POLITE):
+        return f"请问{question}"
+    if chance < 0.36 and question.endswith("？") and not question.startswith(POLITE):
+        return f"请问，{question}"
+    if chance < 0.38 and question.endswith("。"):
+        return f"{question[:-1]}，谢谢。" if chance < 0.37 else question.replace("。", "！")
+    return question
+
+
+def _vary_english(question: str, chance: float) -> str:
+    end = question[-1] if question[-1] in PERIODS["en"] else ""
+    if chance < 0.08:
+        return question[0].lower() + question[1:]
+    if chance < 0.16:
+        return question.rstrip(PERIODS["en"])
+    if chance < 0.26:
+        return question[0].lower() + question[1:].rstrip(PERIODS["en"])
+    if chance < 0.29 and end and "lease" not in question:
+        return f"{question[:-1]}, please{end}"
+    if chance < 0.31 and end and "lease" not in question and not question.startswith("I"):
+        return f"Please, {question[0].lower()}{question[1:]}"
+    return question
