@@ -1,17 +1,29 @@
 """Training batches are drawn alike for alike steps, and hold the prompts that the chat uses."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from model import load_tokenizer
+from model import load_sat, load_tokenizer
 from model.visualglm import VisualGLMModel
-from tiny.data import IGNORED_LABEL, Batch, Batches, Sequences, Sizes, load_batches, make_batch
-from tiny.train import normalize, positions, visible
+from tiny.training.data import (
+    IGNORED_LABEL,
+    Batch,
+    Batches,
+    Row,
+    Sequences,
+    Sizes,
+    load_batches,
+    make_batch,
+    plan_lengths,
+    stack_rows,
+)
+from tiny.training.network import Trainee, normalize, positions, visible
 
 SIZES = Sizes(pictures=4, questions=4, groups=2)
+LENGTHS = [128, 256, 64]
 
 
 @pytest.fixture(scope="module")
@@ -21,30 +33,23 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def batch(tokenizer: Any) -> Batch:
-    return make_batch(tokenizer, SIZES, 32, seed=1, step=0)
-
-
-def tensors(batch: Batch) -> Iterator[torch.Tensor]:
-    """Yield everything in a batch."""
-    yield from (batch.pictures, batch.kinds, batch.colours)
-    for part in batch.sequences:
-        yield from (part.ids, part.labels, part.context)
+    return make_batch(tokenizer, SIZES, LENGTHS, step=0)
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
+    return all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))
 
 
 def test_a_step_is_always_the_same_batch(tokenizer: Any, batch: Batch) -> None:
-    assert equal(make_batch(tokenizer, SIZES, 32, seed=1, step=0), batch)
-    assert not torch.equal(make_batch(tokenizer, SIZES, 32, seed=1, step=1).pictures, batch.pictures)
-    assert not torch.equal(make_batch(tokenizer, SIZES, 32, seed=2, step=0).pictures, batch.pictures)
+    assert equal(make_batch(tokenizer, SIZES, LENGTHS, step=0), batch)
+    assert not torch.equal(make_batch(tokenizer, SIZES, LENGTHS, step=1).pictures, batch.pictures)
+    assert not torch.equal(make_batch(tokenizer, replace(SIZES, seed=2), LENGTHS, step=0).pictures, batch.pictures)
 
 
 def test_workers_deal_the_steps_out_in_order(tmp_path: Any) -> None:
     from model.checkpoint.resolve import EMBEDDED
 
-    dataset = Batches(EMBEDDED / "visualglm-tiny", SIZES, 32, seed=1, first=3, last=6)
+    dataset = Batches(EMBEDDED / "visualglm-tiny", SIZES, LENGTHS, first=3, last=6)
     alone = list(dataset)
     together = list(load_batches(dataset, workers=2, pin_memory=False))
     assert len(alone) == 3
@@ -87,3 +92,33 @@ def test_pictures_become_the_pixels_that_the_chat_sees(batch: Batch) -> None:
 
     expected = preprocess(Image.fromarray(batch.pictures[0].numpy()), 224)
     torch.testing.assert_close(normalize(batch.pictures)[0], expected)
+
+
+def test_every_batch_has_the_planned_shapes(tokenizer: Any) -> None:
+    lengths = plan_lengths(tokenizer, SIZES, trials=4)
+    shapes = [[tuple(t.shape) for t in make_batch(tokenizer, SIZES, lengths, step).tensors()] for step in range(3)]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert lengths[: SIZES.groups] == sorted(lengths[: SIZES.groups])
+    assert all(length % 16 == 0 for length in lengths)
+
+
+def test_a_row_too_long_for_its_group_teaches_nothing() -> None:
+    part = stack_rows([Row([5, 6, 9], [7, 8], 0, 1), Row([5, 6, 6, 6, 9], [7, 8], 0, 1)], length=6, pad_id=3)
+    assert part.ids.tolist() == [[5, 6, 9, 7, 8, 3], [3] * 6]
+    assert part.labels.tolist() == [[IGNORED_LABEL, IGNORED_LABEL, 7, 8, IGNORED_LABEL, IGNORED_LABEL], [-100] * 6]
+    assert part.context.tolist() == [2, 1]
+
+
+def test_training_computes_what_the_network_does(tokenizer: Any, batch: Batch) -> None:
+    network = load_sat("visualglm-tiny", device="cpu").network.float()
+
+    def run() -> torch.Tensor:
+        part = batch.sequences[0]
+        images = network.encode_image(normalize(batch.pictures)).index_select(0, part.picture)
+        places = {"position_ids": positions(part), "attention_mask": visible(part), "pre_image": part.image_start}
+        return network(part.ids, **places, image_embeddings=images)[0]
+
+    with torch.no_grad():
+        expected = run()
+        Trainee(network)
+        torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The vocabulary that tiny/tokenizer.py trains has the published structure."""
+"""The vocabulary that tiny/training/tokenizer.py trains has the published structure."""
 
 import itertools
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.hf.tokenization_chatglm import ChatGLMTokenizer, layout_pieces
-from tiny.tokenizer import CHINESE, CONTROL_PIECES, HEAD_PIECES, count_seeds, train_tokenizer
+from tiny.training.tokenizer import CHINESE, CONTROL_PIECES, HEAD_PIECES, count_seeds, train_tokenizer
 
 COLORS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}
 SHAPES = {"circle": "圆形", "square": "正方形", "star": "星星"}

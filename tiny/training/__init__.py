@@ -1,0 +1,1 @@
+"""From scenes to batches, and from batches to weights."""

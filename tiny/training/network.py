@@ -1,0 +1,176 @@
+"""The network of visualglm-tiny, and what its training adds: the losses, and faster forms of the same arithmetic."""
+
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model import load_tokenizer
+from model.image import CLIP_MEAN, CLIP_STD
+from model.rotary import RotaryEmbedding
+from model.visualglm import VisualGLMModel
+from tiny.scenes import COLOURS, KINDS
+from tiny.training.data import IGNORED_LABEL, LONGEST, PICTURE_SIZE, Batch, Sequences
+
+# isort: split
+from sat.model.base_model import BaseMixin
+
+PATCH = 14
+VISION_WIDTH, QUERY_WIDTH, LANGUAGE_WIDTH = 192, 128, 256
+VISION_LAYERS, LANGUAGE_LAYERS = 5, 4
+IMAGE_LENGTH = 32
+CROSS_ATTENTION = [True, False, True]
+
+
+def make_config(tokenizer: Any) -> dict[str, Any]:
+    """Return the entries of model_config.json for a tokenizer's vocabulary."""
+    shared = {"layernorm_order": "pre", "model_parallel_size": 1, "num_attention_heads": 4}
+    eva_args = {
+        **shared,
+        "num_layers": VISION_LAYERS,
+        "hidden_size": VISION_WIDTH,
+        "inner_hidden_size": 4 * VISION_WIDTH,
+        "vocab_size": 1,
+        "max_sequence_length": (PICTURE_SIZE // PATCH) ** 2 + 1,
+        "use_final_layernorm": False,
+        "layernorm_epsilon": 1e-6,
+        "image_size": [PICTURE_SIZE, PICTURE_SIZE],
+        "pre_len": 1,
+        "post_len": 0,
+        "in_channels": 3,
+        "num_classes": 0,
+        "patch_size": PATCH,
+    }
+    qformer_args = {
+        **shared,
+        "num_layers": len(CROSS_ATTENTION),
+        "hidden_size": QUERY_WIDTH,
+        "vocab_size": IMAGE_LENGTH,
+        "layernorm_order": "post",
+        "max_sequence_length": 0,
+        "is_decoder": CROSS_ATTENTION,
+        "cross_attn_hidden_size": VISION_WIDTH,
+        "layernorm_epsilon": 1e-12,
+    }
+    return {
+        "model_class": "VisualGLMModel",
+        "num_layers": LANGUAGE_LAYERS,
+        "hidden_size": LANGUAGE_WIDTH,
+        "inner_hidden_size": 4 * LANGUAGE_WIDTH,
+        "num_attention_heads": 8,
+        "vocab_size": len(tokenizer),
+        "layernorm_order": "post",
+        "layernorm_epsilon": 1e-5,
+        "model_parallel_size": 1,
+        "max_sequence_length": 2048,
+        "image_length": IMAGE_LENGTH,
+        "eva_args": eva_args,
+        "qformer_args": qformer_args,
+        "bos_token_id": tokenizer.bos_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+        "gmask_token_id": tokenizer.gmask_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def build(directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
+    """Build the untrained network for the tokenizer in `directory`; return it and its configuration."""
+    config = make_config(load_tokenizer(directory))
+    torch.manual_seed(seed)
+    args = VisualGLMModel.get_args(**config)
+    # With fresh pictures in every step there is nothing to overfit: no dropout.
+    return VisualGLMModel(Namespace(**vars(args))).eval(), config
+
+
+class FusedAttention(BaseMixin):
+    """Attention as one kernel. SAT's asks the GPU what the mask holds, which no CUDA graph can record."""
+
+    def attention_fn(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *_: Any, **__: Any
+    ) -> torch.Tensor:
+        visible = None if mask.numel() == 1 else mask > 0
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+class FixedRotary(RotaryEmbedding):
+    """Rotary tables as long as the longest sequence, whatever a batch holds: its length stays on the GPU."""
+
+    def forward(self, x: torch.Tensor, seq_len: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x, LONGEST)
+
+
+def speed_up(network: VisualGLMModel) -> None:
+    """Exchange parts of the network, none with weights, for faster ones that compute the same."""
+    network.get_mixin("chatglm-attn").rotary_emb = FixedRotary(network.rotary.dim)
+    for layer in network.transformer.layers:
+        layer.mlp.activation_func = partial(F.gelu, approximate="tanh")
+    blip2 = network.get_mixin("eva").model
+    for part in (network, blip2.vit, blip2.qformer):
+        part.add_mixin("fused-attention", FusedAttention())
+
+
+class Trainee(nn.Module):
+    """The network, with heads for the object map that are thrown away after training."""
+
+    def __init__(self, network: VisualGLMModel) -> None:
+        super().__init__()
+        speed_up(network)
+        self.network = network
+        self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
+        self.colour_head = nn.Linear(VISION_WIDTH, len(COLOURS) + 1)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (loss of the answers' tokens, loss of the object map), each a mean."""
+        blip2 = self.network.get_mixin("eva").model
+        features = blip2.vit(normalize(batch.pictures))
+        images = blip2.glm_proj(blip2.qformer(features))
+        total = torch.stack([self.answer_loss(part, images) for part in batch.sequences]).sum()
+        tokens = torch.stack([(part.labels != IGNORED_LABEL).sum() for part in batch.sequences]).sum()
+        return total / tokens, self.map_loss(features[:, 1:], batch)
+
+    def answer_loss(self, part: Sequences, images: torch.Tensor) -> torch.Tensor:
+        """Return the summed cross-entropy of the answers' tokens."""
+        picture = {} if part.picture is None else {"image_embeddings": images.index_select(0, part.picture)}
+        logits = self.network(
+            part.ids,
+            position_ids=positions(part),
+            attention_mask=visible(part),
+            pre_image=part.image_start,
+            **picture,
+        )[0]
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), part.labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+
+    def map_loss(self, patches: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return how badly the patches [P, N, Dv] tell what they show."""
+        kind = F.cross_entropy(self.kind_head(patches).flatten(0, 1).float(), batch.kinds.flatten() + 1)
+        colour = F.cross_entropy(self.colour_head(patches).flatten(0, 1).float(), batch.colours.flatten() + 1)
+        return kind + colour
+
+
+def normalize(pictures: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 [P, S, S, 3] into pixels [P, 3, S, S], as `model.image.preprocess` does."""
+    scale = [1 / (255 * std) for std in CLIP_STD]
+    shift = [mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
+    channels = [pictures[..., i].float() * scale[i] - shift[i] for i in range(3)]  # numbers, no tensor to copy
+    return torch.stack(channels, dim=1)
+
+
+def positions(part: Sequences) -> torch.Tensor:
+    """Return [B, 2, T]: the place in the context, then the place in the answer."""
+    index = torch.arange(part.ids.shape[1], device=part.ids.device)[None]
+    context = part.context[:, None]
+    return torch.stack((index.minimum(context - 1), (index - context + 1).clamp(min=0)), dim=1)
+
+
+def visible(part: Sequences) -> torch.Tensor:
+    """Return [B, 1, T, T], 1 where a row sees a column: what came before, and the whole context."""
+    index = torch.arange(part.ids.shape[1], device=part.ids.device)
+    earlier = index[None, :] <= index[:, None]
+    in_context = index[None, None, :] < part.context[:, None, None]
+    return (earlier[None] | in_context)[:, None].float()

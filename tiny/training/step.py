@@ -1,0 +1,90 @@
+"""One step of training, recorded as a CUDA graph where there is a GPU.
+
+The network is so small that a GPU would wait for Python between its kernels: recorded once and replayed, the same
+step is several times faster (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+"""
+
+import torch
+from torch import nn
+
+from tiny.training.data import Batch
+from tiny.training.network import Trainee
+
+MAP_WEIGHT = 0.5  # of the loss that asks each patch what it shows
+BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.05, 1.0
+WARM_UP = 3  # steps before recording, in which libraries allocate and choose kernels
+
+
+def make_optimizer(trainee: nn.Module, device: torch.device) -> torch.optim.AdamW:
+    """Return AdamW that decays matrices, neither biases nor norms, with a rate that a graph reads from the device."""
+    parameters = [p for p in trainee.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    on_gpu = device.type == "cuda"
+    rate = torch.tensor(0.0, device=device)
+    return torch.optim.AdamW(groups, lr=rate, betas=BETAS, fused=True, capturable=on_gpu)
+
+
+class TrainingStep:
+    """Makes one step at each call.
+
+    Attributes:
+        losses: of the last step, on the device: the answers', the object map's, and the norm of the gradient.
+    """
+
+    def __init__(self, trainee: Trainee, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.trainee = trainee
+        self.optimizer = optimizer
+        self.device = device
+        self.calls = 0
+        self.batch: Batch | None = None
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.losses: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+    def __call__(self, batch: Batch, rate: float) -> None:
+        """Train on a batch, whose shapes are those of the batches before, with that learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate)
+        self._take(batch)
+        self.calls += 1
+        if self.device.type != "cuda":
+            self._compute()
+        elif self.calls <= WARM_UP:
+            self._compute_aside()
+        else:
+            self.graph = self.graph or self._record()
+            self.graph.replay()
+
+    def _take(self, batch: Batch) -> None:
+        """Put a batch where the graph reads it."""
+        if self.batch is None:
+            self.batch = batch.to(self.device)
+            return
+        for mine, given in zip(self.batch.tensors(), batch.tensors(), strict=True):
+            mine.copy_(given, non_blocking=True)
+
+    def _compute(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            answer_loss, map_loss = self.trainee(self.batch)
+        (answer_loss + MAP_WEIGHT * map_loss).backward()
+        norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), CLIP)
+        self.optimizer.step()
+        self.losses = (answer_loss.detach(), map_loss.detach(), norm.detach())
+
+    def _compute_aside(self) -> None:
+        """Compute on another stream, as recording does."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._compute()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # The loader's own thread allocates pinned memory meanwhile, which is no business of this recording.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._compute()
+        return graph
