@@ -1,0 +1,110 @@
+"""Dialogues as plain text, and what a model says in them today.
+
+    python -m tiny.dialogues examples/dialogues/*.txt       # writes the model's answers into the files
+
+A file begins with `picture: NAME`, a file beside it or above it, or with `picture: none`. Then each question
+is a line that begins with 问： or Q:, and each answer one that begins with 答： or A:, as in the prompt of the model.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model import (
+    CHINESE,
+    ENGLISH,
+    ChatModel,
+    Conversation,
+    GenerationConfig,
+    Language,
+    Turn,
+    VisualGLMError,
+    load_sat,
+)
+from model.image import load_image
+
+GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
+LANGUAGES = (CHINESE, ENGLISH)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """What was said about a picture.
+
+    Attributes:
+        picture: the picture's file; None for talk without one.
+        language: of the prompt.
+        turns: questions and answers, the answers empty where none is written.
+    """
+
+    picture: Path | None
+    language: Language
+    turns: tuple[Turn, ...]
+
+
+def read_dialogue(file: Path) -> Dialogue:
+    """Read a file of the form above.
+
+    Raises:
+        VisualGLMError: a line is of another form, or the picture is not there.
+    """
+    first, *lines = file.read_text(encoding="utf-8").splitlines()
+    language = next((known for known in LANGUAGES if any(line.startswith(known.ask) for line in lines)), CHINESE)
+    turns: list[Turn] = []
+    for line in filter(None, lines):
+        if line.startswith(language.ask):
+            turns.append(Turn(line.removeprefix(language.ask).strip(), ""))
+        elif line.startswith(language.answer) and turns:
+            turns[-1] = replace(turns[-1], answer=line.removeprefix(language.answer).strip())
+        else:
+            raise VisualGLMError(f"{file}: {line!r} should begin with {language.ask} or, after it, {language.answer}")
+    return Dialogue(find_picture(file, first), language, tuple(turns))
+
+
+def find_picture(file: Path, line: str) -> Path | None:
+    """Return the picture that the first line names."""
+    name = line.removeprefix("picture: ")
+    if name == "none":
+        return None
+    found = [place / name for place in (file.parent, file.parent.parent) if (place / name).is_file()]
+    if not found or name == line:
+        raise VisualGLMError(f"{file} should begin with 'picture: NAME' of a picture beside it or above it.")
+    return found[0]
+
+
+def replay(model: ChatModel, dialogue: Dialogue) -> Iterator[Turn]:
+    """Ask the questions again, each after the new answers to those before; greedy."""
+    image = None if dialogue.picture is None else load_image(dialogue.picture)
+    conversation = Conversation(image, [], dialogue.language)
+    for turn in dialogue.turns:
+        pieces = model.stream_answer(conversation, turn.question, GREEDY)
+        conversation.turns.append(Turn(turn.question, "".join(piece.text for piece in pieces)))
+        yield conversation.turns[-1]
+
+
+def write_dialogue(file: Path, dialogue: Dialogue) -> None:
+    """Write a dialogue in the form above."""
+    name = "none" if dialogue.picture is None else dialogue.picture.name
+    language, blank = dialogue.language, "" if dialogue.language == CHINESE else " "
+    rounds = [
+        f"{language.ask}{blank}{turn.question}\n{language.answer}{blank}{turn.answer}\n" for turn in dialogue.turns
+    ]
+    file.write_text("\n".join([f"picture: {name}\n", *rounds]), encoding="utf-8")
+
+
+def main() -> None:
+    """Write the answers of the model that the command line names into the files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--from_pretrained", default="visualglm-tiny", help="name or directory of the model")
+    options = parser.parse_args()
+    model = load_sat(options.from_pretrained)
+    for file in options.files:
+        dialogue = read_dialogue(file)
+        write_dialogue(file, replace(dialogue, turns=tuple(replay(model, dialogue))))
+        print(file.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""An evaluation: its questions, their results, and the reports of them."""
