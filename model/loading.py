@@ -9,6 +9,7 @@ import torch
 
 from .chat import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
+from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.vocabulary import find_vocabulary
 from .errors import SettingError, TokenizerError
@@ -89,9 +90,7 @@ def limit_threads(parameters: int) -> None:
 def build_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VisualGLMModel:
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded."""
     args = Namespace(**{"skip_init": True, **checkpoint.config})
-    with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
-        network = VisualGLMModel(args, params_dtype=dtype)
-    return network.to(device=device, dtype=dtype).eval()  # type: ignore[no-any-return]
+    return build_empty(lambda: VisualGLMModel(args, params_dtype=dtype), device, dtype).eval()  # type: ignore[no-any-return]
 
 
 def load_sat(
@@ -100,6 +99,7 @@ def load_sat(
     device: str | None = None,
     dtype: str | None = None,
     quant: int | None = None,
+    qkv_layout: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SatChatModel:
     """Load a model to chat with, on the SAT network.
@@ -107,10 +107,11 @@ def load_sat(
     A small model on the CPU sets torch to one thread for the whole program, unless OMP_NUM_THREADS is set.
 
     Args:
-        name: visualglm-tiny, visualglm-6b, a directory, or a hub id; see `model.checkpoint.resolve`.
+        name: visualglm-tiny, visualglm-6b, a directory, a .pt file, or a hub id; see `model.checkpoint.resolve`.
         device: cpu, cuda, cuda:1, ...; None for a GPU where there is one.
         dtype: float32, bfloat16 or float16; None for what suits the device.
         quant: bits of the language model's weights.
+        qkv_layout: split or interleaved, where the checkpoint's configuration is wrong about its rows.
         progress: is called with (tensors read, tensors in all).
 
     Raises:
@@ -119,7 +120,7 @@ def load_sat(
     if quant is not None:
         raise SettingError("Quantised weights (--quant) are not available yet. Leave the option out.")
     chosen = choose_device(device)
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout)
     tokenizer = load_tokenizer(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     chosen_dtype = choose_dtype(dtype, chosen, parameters)

@@ -4,6 +4,7 @@ Paper of the language model: GLM, https://arxiv.org/abs/2103.10360.
 """
 
 import json
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from . import sat_compat  # noqa: F401  (before sat)
 from .blip2 import BLIP2, without_parallel_output
 from .checkpoint import open_checkpoint
 from .checkpoint.load import load_tensors
+from .checkpoint.memory import build_empty
 from .rotary import RotaryEmbedding
 
 # isort: split
@@ -92,6 +94,27 @@ def insert_rows(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence
     return torch.stack(rows)
 
 
+def wanted_dtype(args: Namespace) -> torch.dtype:
+    """Return the dtype that a SAT namespace asks for."""
+    if getattr(args, "fp16", False):
+        return torch.float16
+    return torch.bfloat16 if getattr(args, "bf16", False) else torch.float32
+
+
+def wanted_device(args: Namespace) -> torch.device:
+    """Return the device that a SAT namespace asks for, by default a GPU where there is one; write it into `args`."""
+    given = getattr(args, "device", None)
+    has_gpu = torch.cuda.is_available()
+    if given in (None, -1):
+        given = torch.cuda.current_device() if has_gpu else "cpu"
+    device = torch.device("cuda", given) if isinstance(given, int) else torch.device(given)
+    if device.type == "cuda" and not has_gpu:
+        warnings.warn("There is no GPU here: the model is built on the CPU.", stacklevel=3)
+        device = torch.device("cpu")
+    args.device = given if device.type == "cuda" else str(device)
+    return device
+
+
 class VisualGLMModel(ChatGLMModel):
     """The SAT model. `model(input_ids, image=pixels, pre_image=n)` returns [logits [B, T, V], ...layers].
 
@@ -133,16 +156,26 @@ class VisualGLMModel(ChatGLMModel):
 
         SAT's `from_pretrained` ends here. Entries of the checkpoint's configuration win over those of `args`,
         and `overwrite_args` over both. The model answers at once (no dropout); call `train()` to train it.
+        Further keywords: `specific_iteration` of a run, and `qkv_layout` as in `open_checkpoint`.
 
         Raises:
             CheckpointError: nothing found, or nothing readable.
         """
-        checkpoint = open_checkpoint(name, home=home_path)
+        checkpoint = open_checkpoint(
+            name,
+            home=home_path,
+            qkv_layout=kwargs.pop("qkv_layout", None),
+            iteration=kwargs.pop("specific_iteration", None),
+        )
         given = vars(args) if args is not None else vars(cls.get_args())
         merged = Namespace(**{"skip_init": True, **given, **checkpoint.config, **(overwrite_args or {})})
-        unused = {"url", "prefix", "specific_iteration"}
-        with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
-            model = get_model(merged, cls, **{key: value for key, value in kwargs.items() if key not in unused})
+        options = {key: value for key, value in kwargs.items() if key not in {"url", "prefix"}}
+        if build_only or cls is not VisualGLMModel:  # what a subclass computes while it is built needs its data
+            with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
+                model = get_model(merged, cls, **options)
+        else:
+            dtype = options.pop("params_dtype", wanted_dtype(merged))
+            model = build_empty(lambda: cls(merged, params_dtype=dtype, **options), wanted_device(merged), dtype)
         if not build_only:
             load_tensors(model, checkpoint)
         return model.eval(), merged

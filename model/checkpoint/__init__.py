@@ -2,5 +2,7 @@
 
 from .load import Checkpoint, load_tensors, open_checkpoint
 from .resolve import resolve
+from .save import save_hf, save_sat
+from .vocabulary import find_vocabulary
 
-__all__ = ["Checkpoint", "load_tensors", "open_checkpoint", "resolve"]
+__all__ = ["Checkpoint", "find_vocabulary", "load_tensors", "open_checkpoint", "resolve", "save_hf", "save_sat"]

@@ -1,8 +1,8 @@
-"""A model's directory, of either format -> its configuration and tensors in SAT's names and layout."""
+"""A model on disk, of either format -> its configuration and tensors in SAT's names and row order."""
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import nn
 
 from ..errors import CheckpointError
 from . import hf, sat
-from .resolve import resolve
-
-# Older SAT models own a table that no forward pass reads.
-IGNORED = {"transformer.position_embeddings.weight"}
-RECOMPUTED = "rotary_emb.inv_freq"
+from .adapters import LORA, merge_lora, methods_in, plain_config
+from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
+from .lazy import Tensors
+from .names import RECOMPUTED, is_loaded
+from .parallel import join_ranks
+from .resolve import DEFAULT_MODEL, resolve
 
 
 @dataclass(frozen=True)
@@ -23,33 +24,113 @@ class Checkpoint:
     """A model on disk.
 
     Attributes:
-        path: its directory.
+        path: the directory of its configuration.
         config: the entries of a SAT model_config.json.
-        count: number of tensors, for a progress bar.
-        tensors: opens the stream of (SAT name, tensor on the CPU), one at a time.
+        files: the weight files.
+        stored: its tensors by SAT name, rows in the files' order, each read when it is asked for.
+        qkv_layout: the order of query-key-value rows in the files, see `qkv.py`.
+        is_settled: whether the caller gave that order, so that the weights are not asked.
     """
 
     path: Path
     config: dict[str, Any]
-    count: int
-    tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
+    files: list[Path]
+    stored: Tensors
+    qkv_layout: str
+    is_settled: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of tensors, for a progress bar."""
+        return len(self.stored)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weight files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether a fine-tune left LoRA's matrices beside the weights."""
+        return LORA in methods_in(self.stored)
+
+    def split(self) -> Tensors:
+        """Return the tensors with query-key-value rows in the split order, each read when it is asked for.
+
+        Raises:
+            CheckpointError: the weights clearly have another row order than the configuration says, or LoRA's
+                matrices lie in the interleaved one.
+        """
+        heads = self.config["num_attention_heads"]
+        if self.has_lora and self.qkv_layout == INTERLEAVED:
+            raise CheckpointError(
+                f"{self.path}: LoRA trained before SAT 0.4.1 belongs to rows in the old order, and can only be merged. "
+                "Merge it: python -m model.checkpoint.convert SRC DST --to sat --merge-lora"
+            )
+        if not self.is_settled:
+            check_layout(self.stored, self.qkv_layout, heads, self.path)
+        return split_rows(self.stored, self.qkv_layout, heads)
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (SAT name, tensor on the CPU), rows in the split order, one at a time; raises as `split` does."""
+        yield from self.split().items()
+
+    def merge_lora(self) -> "Checkpoint":
+        """Return this model with LoRA merged into its weights; the model itself if there is none to merge.
+
+        Raises:
+            CheckpointError: a fine-tune added something that cannot be merged.
+        """
+        merged = merge_lora(self.stored, float(self.config.get("lora_alpha") or 1))
+        return replace(self, stored=merged, config=plain_config(self.config)) if self.has_lora else self
 
 
-def open_checkpoint(name: str | os.PathLike[str], *, home: str | os.PathLike[str] | None = None) -> Checkpoint:
+def open_checkpoint(
+    name: str | os.PathLike[str],
+    *,
+    home: str | os.PathLike[str] | None = None,
+    qkv_layout: str | None = None,
+    iteration: int | None = None,
+) -> Checkpoint:
     """Open the model called `name` without reading its weights yet.
+
+    Args:
+        name: see `resolve`.
+        home: where models are kept, instead of $SAT_HOME.
+        qkv_layout: split or interleaved, where the configuration is silent or wrong about the files' row order.
+        iteration: which one of a SAT run directory, instead of the latest.
 
     Raises:
         CheckpointError: nothing found, or no configuration or weights that we can read.
     """
+    if qkv_layout is not None and qkv_layout not in LAYOUTS:
+        raise CheckpointError(f"qkv_layout is {qkv_layout!r}; it should be {' or '.join(LAYOUTS)}.")
     path = resolve(name, home=home)
-    reader = sat if (path / sat.CONFIG_NAME).is_file() else hf
-    config = reader.read_config(path)
-    files = reader.weight_files(path)
-    return Checkpoint(path, config, reader.count_tensors(files), lambda: reader.read_tensors(files, config))
+    opened = open_sat(path, qkv_layout, iteration) if sat.is_place(path) else open_hf(path, qkv_layout)
+    return replace(opened, is_settled=qkv_layout is not None)
+
+
+def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Checkpoint:
+    """Open a model in the SAT format; `path` is a place of `sat.is_place`."""
+    directory = sat.find_directory(path)
+    config, layout = sat.read_config(directory)
+    layout = qkv_layout or layout
+    files = sat.weight_files(path, config, iteration)
+    stored = join_ranks([sat.open_module(file) for file in files], config, layout)
+    return Checkpoint(directory, {**config, "model_parallel_size": 1}, files, stored, layout)
+
+
+def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
+    """Open a model in the Hugging Face format; `path` is its directory."""
+    config, bits = hf.read_config(path)
+    files = hf.weight_files(path)
+    return Checkpoint(path, config, files, hf.open_all(files, bits), qkv_layout or INTERLEAVED)
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
-    """Copy every tensor of `checkpoint` into `model`, to its device and dtype.
+    """Copy every tensor of `checkpoint` into `model`, to its device and dtype, one at a time.
+
+    LoRA that a fine-tune left is merged where the model itself has none.
 
     Args:
         progress: is called with (tensors read, tensors in all).
@@ -58,17 +139,19 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[i
         CheckpointError: a tensor is missing, unknown, or of another shape; they are named.
     """
     targets = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(RECOMPUTED)}
+    if checkpoint.has_lora and LORA not in methods_in(targets):
+        checkpoint = checkpoint.merge_lora()
     missing, unknown = set(targets), []
     for done, (name, tensor) in enumerate(checkpoint.tensors(), start=1):
         if name in targets:
             copy_tensor(targets[name], tensor, name, checkpoint.path)
             missing.discard(name)
-        elif name not in IGNORED and not name.endswith(RECOMPUTED):
+        elif is_loaded(name):
             unknown.append(name)
         if progress is not None:
             progress(done, checkpoint.count)
     if missing or unknown:
-        raise CheckpointError(describe_mismatch(checkpoint.path, sorted(missing), unknown))
+        raise CheckpointError(describe_mismatch(checkpoint, sorted(missing), unknown))
 
 
 def copy_tensor(target: torch.Tensor, tensor: torch.Tensor, name: str, path: Path) -> None:
@@ -82,12 +165,19 @@ def copy_tensor(target: torch.Tensor, tensor: torch.Tensor, name: str, path: Pat
         target.copy_(tensor)
 
 
-def describe_mismatch(path: Path, missing: list[str], unknown: list[str]) -> str:
-    """Say which tensors do not fit, a few by name."""
-    lines = [f"The weights in {path} do not fit the model that their configuration describes."]
+def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[str]) -> str:
+    """Say which tensors do not fit, a few by name, and why that may be."""
+    lines = [f"The weights in {checkpoint.path} do not fit the model that their configuration describes."]
     for title, names in (("missing", missing), ("unknown", unknown)):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             lines.append(f"{title}: {', '.join(names[:5])}{more}")
-    lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")
+    methods = methods_in(unknown)
+    if methods:
+        lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
+    elif missing and len(missing) > checkpoint.count:
+        base = checkpoint.config.get("base_model", DEFAULT_MODEL)
+        lines.append(f"Only what was trained was saved; it has to be put over its base model, {base}.")
+    else:
+        lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")
     return "\n".join(lines)

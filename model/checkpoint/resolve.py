@@ -1,7 +1,8 @@
-"""A model's name -> the directory with its files.
+"""A model's name -> the directory with its files, or the file that was named.
 
 visualglm-tiny          the small model that comes with this repository
-a directory             itself
+a directory             itself: a model in either format, a SAT run, or one iteration of it
+a .pt file              itself: the weights of a SAT run
 visualglm-6b            $SAT_HOME/visualglm-6b, ./visualglm-6b, ~/.sat_models/visualglm-6b, else the hub's
 organisation/model      the hub's cache, else the hub
 """
@@ -13,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import CheckpointError
-from . import hf
+from . import hf, sat
+from .files import describe_damage
 
 EMBEDDED = Path(__file__).parents[1] / "pretrained"
 DEFAULT_MODEL = "visualglm-6b"
@@ -21,7 +23,6 @@ HUB_IDS = {DEFAULT_MODEL: "THUDM/visualglm-6b"}
 # Bytes of the published weights: 1,039 tensors in half precision, and the tokenizer.
 HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
 WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
-CONFIG_FILES = ("model_config.json", "config.json")
 
 
 def print_notice(text: str) -> None:
@@ -29,9 +30,9 @@ def print_notice(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def is_model_directory(path: Path) -> bool:
-    """Whether `path` holds a model's configuration in either format."""
-    return any((path / name).is_file() for name in CONFIG_FILES)
+def is_model(path: Path) -> bool:
+    """Whether `path` is a model's directory in either format, or a SAT file."""
+    return sat.is_place(path) or (path / hf.CONFIG_NAME).is_file()
 
 
 def resolve(
@@ -40,10 +41,10 @@ def resolve(
     home: str | os.PathLike[str] | None = None,
     notice: Callable[[str], None] = print_notice,
 ) -> Path:
-    """Find the directory of the model called `name`, downloading it from the hub as the last resort.
+    """Find the directory or file of the model called `name`, downloading it from the hub as the last resort.
 
     Args:
-        name: a known name, a directory, or a hub id.
+        name: a known name, a directory, a .pt file, or a hub id.
         home: where models are kept, instead of $SAT_HOME.
         notice: is told what is going to be downloaded, how large and where to.
 
@@ -55,18 +56,25 @@ def resolve(
         return EMBEDDED / name
     places = local_places(name, home)
     for place in places:
-        if is_model_directory(place):
+        if is_model(place):
             return place
-    directory = Path(name).expanduser()
-    if directory.is_dir():
-        raise CheckpointError(
-            f"{directory} holds neither model_config.json (SAT format) nor config.json (Hugging Face format). "
-            "Give the directory that holds one of them."
-        )
+    refuse_other(Path(name).expanduser())
     hub_id = HUB_IDS.get(name, name)
     if not is_hub_id(hub_id):
         raise CheckpointError(not_found(name, places))
     return find_in_cache(hub_id) or download(name, hub_id, places, notice)
+
+
+def refuse_other(path: Path) -> None:
+    """Raise CheckpointError if `path` is there, but is no model."""
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} holds neither model_config.json (SAT format) nor config.json (Hugging Face format). "
+            "Give the directory that holds one of them."
+        )
+    if path.is_file():
+        reason = describe_damage(path) or "is a file. Give the directory that holds the model, or a .pt file of SAT."
+        raise CheckpointError(f"{path} {reason}")
 
 
 def embedded_names() -> list[str]:
@@ -105,7 +113,7 @@ def find_in_cache(hub_id: str) -> Path | None:
 def is_complete(path: Path) -> bool:
     """Whether an HF directory has its configuration and all its weights; an interrupted download has not."""
     try:
-        return is_model_directory(path) and bool(hf.weight_files(path))
+        return is_model(path) and bool(hf.weight_files(path))
     except CheckpointError:
         return False
 

@@ -1,60 +1,122 @@
-"""Reading the SAT format: model_config.json, `latest`, and <latest>/mp_rank_00_model_states.pt."""
+"""Finding and reading the SAT format: model_config.json, `latest`, and <iteration>/mp_rank_NN_model_states.pt.
 
-from collections.abc import Iterator
+A model is given by its run directory, by one iteration's directory, or by a .pt file.
+"""
+
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from .hf import is_language_qkv, load_pickled, read_json
-from .qkv import split_qkv
+from .files import load_pickled, read_json
+from .layout import INTERLEAVED, LAYOUTS, SPLIT
+from .lazy import Tensors
 
 CONFIG_NAME = "model_config.json"
+LATEST_NAME = "latest"
+RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "eva_args", "qformer_args")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read model_config.json in directory `path`."""
-    config = read_json(path / CONFIG_NAME)
-    absent = [key for key in ("num_layers", "hidden_size", "eva_args", "qformer_args") if key not in config]
+def rank_files(folder: Path) -> dict[int, Path]:
+    """Return the files of a model's ranks in `folder`, by rank."""
+    matches = ((RANK_FILE.fullmatch(path.name), path) for path in folder.glob("mp_rank_*.pt"))
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def is_place(path: Path) -> bool:
+    """Whether `path` is a run directory, an iteration's directory, or a .pt file."""
+    if path.is_dir():
+        return (path / CONFIG_NAME).is_file() or bool(rank_files(path))
+    return path.suffix == ".pt" and path.is_file()
+
+
+def find_directory(path: Path) -> Path:
+    """Return the directory whose model_config.json describes the model at `path`.
+
+    Raises:
+        CheckpointError: there is none in the directory or the one above it.
+    """
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    for place in (folder, folder.parent):
+        if (place / CONFIG_NAME).is_file():
+            return path if place == path.absolute() else place
+    raise CheckpointError(
+        f"{path} holds weights, but neither {folder} nor {folder.parent} has a {CONFIG_NAME} that describes the model. "
+        "SAT writes it into the run's directory; copy it beside the weights."
+    )
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], str]:
+    """Read model_config.json in directory `path`; return its entries and the rows' order that it tells of."""
+    file = path / CONFIG_NAME
+    config = read_json(file)
+    absent = [key for key in REQUIRED if key not in config]
     if absent:
-        raise CheckpointError(f"{path / CONFIG_NAME} is not a VisualGLM configuration: it lacks {', '.join(absent)}.")
-    # Files from before SAT 0.4.1 have no pad_token_id, and their query-key-value rows lie by head.
-    layout = "split" if "pad_token_id" in config else "interleaved"
-    return {"pad_token_id": 3, "qkv_layout": layout, **config}
-
-
-def weight_files(path: Path) -> list[Path]:
-    """Return the one weight file that `latest` points to."""
-    latest = path / "latest"
-    if not latest.is_file():
-        raise CheckpointError(f"{path} has no file called latest, which says which iteration to read, e.g. 1.")
-    folder = path / latest.read_text(encoding="utf-8").strip()
-    files = sorted(folder.glob("mp_rank_*_model_states.pt"))
-    if len(files) != 1:
         raise CheckpointError(
-            f"{folder} should hold one file mp_rank_00_model_states.pt; it holds {len(files)} files of that kind."
+            f"{file} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
+            f"It describes {config.get('model_class', 'an unnamed model')!r}."
         )
-    return files
+    # Files from before SAT 0.4.1 have no pad_token_id, and their query-key-value rows lie by head.
+    layout = config.pop("qkv_layout", SPLIT if "pad_token_id" in config else INTERLEAVED)
+    if layout not in LAYOUTS:
+        raise CheckpointError(f"{file}: qkv_layout is {layout!r}; it should be {' or '.join(LAYOUTS)}.")
+    return {"pad_token_id": 3, **config}, layout
 
 
-def open_module(path: Path) -> dict[str, torch.Tensor]:
+def weight_files(path: Path, config: dict[str, Any], iteration: int | None = None) -> list[Path]:
+    """List the files of the model at `path`, one for each model-parallel rank, in order.
+
+    Args:
+        iteration: which one of a run directory to read, instead of the one that `latest` names.
+
+    Raises:
+        CheckpointError: `latest`, its directory, or the file of a rank is missing.
+    """
+    if path.is_file() and not RANK_FILE.fullmatch(path.name):
+        return [path]
+    folder = path.parent if path.is_file() else path
+    if iteration is not None or not rank_files(folder):
+        folder = iteration_folder(folder, iteration)
+    files = rank_files(folder)
+    size = max([1, int(config.get("model_parallel_size") or 1), *(rank + 1 for rank in files)])
+    missing = [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(size) if rank not in files]
+    if missing:
+        raise CheckpointError(
+            f"{folder} should hold the weights in {size} file{'s' * (size > 1)}; {', '.join(missing[:4])} is missing. "
+            "Copy it there."
+        )
+    return [files[rank] for rank in range(size)]
+
+
+def iteration_folder(path: Path, iteration: int | None) -> Path:
+    """Return the directory of one iteration of the run in `path`."""
+    present = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and rank_files(folder))
+    advice = f"There are the iterations {', '.join(present)}." if present else "No iteration is there either."
+    if iteration is None and not (path / LATEST_NAME).is_file():
+        raise CheckpointError(
+            f"{path} has no file called {LATEST_NAME}, which says which iteration to read, e.g. 1. {advice}"
+        )
+    name = str(iteration) if iteration is not None else read_latest(path / LATEST_NAME)
+    if name not in present and not (path / name).is_dir():
+        raise CheckpointError(f"{path} has no directory {name}, the iteration to read. {advice}")
+    return path / name
+
+
+def read_latest(file: Path) -> str:
+    """Return the iteration that the file `latest` names."""
+    name = file.read_text(encoding="utf-8", errors="replace").strip()
+    if not name or name in (".", "..") or Path(name).name != name:
+        raise CheckpointError(f"{file} should hold the name of an iteration's directory, e.g. 1; it holds {name!r}.")
+    return name
+
+
+def open_module(path: Path) -> Tensors:
     """Map the weights of a SAT file into memory."""
-    content = load_pickled(path)
-    if "module" not in content:
-        raise CheckpointError(f"{path} has no entry 'module': it is not a SAT checkpoint.")
-    return content["module"]  # type: ignore[no-any-return]
-
-
-def count_tensors(files: list[Path]) -> int:
-    """Count the tensors in `files`."""
-    return sum(len(open_module(file)) for file in files)
-
-
-def read_tensors(files: list[Path], config: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (SAT name, tensor) with query-key-value rows in the split order."""
-    for file in files:
-        for name, tensor in open_module(file).items():
-            if is_language_qkv(name) and config["qkv_layout"] == "interleaved":
-                tensor = split_qkv(tensor, config["num_attention_heads"])
-            yield name, tensor
+    module = load_pickled(path).get("module")
+    if not isinstance(module, dict):
+        raise CheckpointError(f"{path} has no entry 'module' with tensors by name: it is not a SAT checkpoint.")
+    # QLoRA leaves lists among the tensors: kept as names, so that what they come from can be said.
+    return {name: value if isinstance(value, torch.Tensor) else torch.empty(0) for name, value in module.items()}

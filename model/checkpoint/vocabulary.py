@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import CheckpointError, TokenizerError
-from .resolve import EMBEDDED, HUB_IDS, local_places
+from .resolve import DEFAULT_MODEL, EMBEDDED, HUB_IDS, local_places
 
 VOCABULARY_NAME = "ice_text.model"
 # Published repositories that hold the same vocabulary, under their old and new owners.
@@ -14,7 +14,8 @@ HUB_SOURCES = ("THUDM/visualglm-6b", "THUDM/chatglm-6b", "zai-org/visualglm-6b",
 def find_vocabulary(name: str | os.PathLike[str]) -> Path:
     """Find the directory with `ice_text.model` for the model called `name`, or in directory `name`.
 
-    Looks in the directory, its parent, $SAT_HOME and the hub's cache, in that order.
+    Looks in the directory, its parent, $SAT_HOME, the published model's places and the hub's cache, in that order:
+    a fine-tune keeps the vocabulary, and SAT does not write it.
 
     Raises:
         TokenizerError: it is nowhere; the message says where to get it.
@@ -42,7 +43,8 @@ def vocabulary_places(name: str) -> list[Path]:
         path = path.parent
     homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
     sat_home = [Path(os.environ["SAT_HOME"]).expanduser()] if os.environ.get("SAT_HOME") else []
-    candidates = [EMBEDDED / name, path, path.absolute().parent, *homes, *sat_home]
+    published = local_places(DEFAULT_MODEL, None)
+    candidates = [EMBEDDED / name, path, path.absolute().parent, *homes, *sat_home, *published]
     return list(dict.fromkeys(place for place in candidates if place.is_dir()))
 
 

@@ -1,0 +1,150 @@
+"""A weight file -> its tensors by name, mapped into memory; or what is wrong with it, in words.
+
+Pickled files are read with `weights_only`: nothing in them is executed. What the training frameworks of old
+fine-tunes left beside the weights (random states, loss scalers, settings) is replaced by inert objects, by name, so
+that none of those packages is needed.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from .lazy import LazyTensors, Tensors
+
+# Packages whose objects may lie in a checkpoint beside the weights.
+INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "sat", "transformers")
+AGAIN = "Copy or download it again"
+LFS_START = b"version https://git-lfs"
+
+
+class Inert:
+    """Stands where a checkpoint holds an object of another package; takes whatever it is given and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@contextmanager
+def damage_explained(path: Path) -> Iterator[None]:
+    """Turn what reading a weight file raises into an error for a person."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # pickle, zip and safetensors each raise their own
+        reason = describe_damage(path) or f"cannot be read as weights ({error}). {AGAIN}."
+        raise CheckpointError(f"{path} {reason}") from error
+
+
+def describe_damage(path: Path) -> str | None:
+    """Say what a file that is no weights is instead and what to do, None if nothing is recognised."""
+    if not path.is_file():
+        return "is not there."
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return f"cannot be read as weights: it is empty. {AGAIN}."
+    if start.startswith(LFS_START):
+        return (
+            f"cannot be read: it is a Git-LFS pointer of {size} bytes, which only names the file. "
+            "Run `git lfs pull` in its directory, or download it with `hf download`."
+        )
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "cannot be read: it is a web page, an error or login page saved by a download. Download it again."
+    if path.suffix == ".safetensors":
+        return describe_truncation(path, size)
+    return describe_archive(path, start)
+
+
+def describe_archive(path: Path, start: bytes) -> str | None:
+    """Say what is wrong with a file that torch.save did not write, or not to its end."""
+    if not start.startswith(b"PK"):
+        return None
+    if not zipfile.is_zipfile(path):
+        return f"cannot be read as weights: it is truncated, its end is missing. {AGAIN}."
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+            return "is a zip archive, not weights. Unpack it and give the directory that it holds."
+    return None
+
+
+def describe_truncation(path: Path, size: int) -> str | None:
+    """Say that a safetensors file is shorter than its header says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length + 8 > size:
+            return f"cannot be read as weights: it is truncated to {size} bytes. {AGAIN}."
+        try:
+            header = json.loads(file.read(length))
+            end = 8 + length + max(entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry)
+        except (ValueError, KeyError, TypeError):
+            return None
+    if end <= size:
+        return None
+    return f"cannot be read as weights: it is truncated, {size} of {end} bytes are there. {AGAIN}."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or say what is wrong with the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = describe_damage(path) or f"cannot be read as JSON: {error}"
+        raise CheckpointError(f"{path} {reason}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def load_pickled(path: Path) -> dict[str, Any]:
+    """Map a file of torch.save into memory; its tensors are read when they are used, and nothing is executed.
+
+    Raises:
+        CheckpointError: no such file, or one that asks for code of a package that holds no weights.
+    """
+    with damage_explained(path):
+        # Before release 1.6, torch.save wrote a bare pickle, which cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        stand_ins = inert_globals(path) if mapped else []
+        with torch.serialization.safe_globals(stand_ins):
+            content = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} should hold tensors by name, not {type(content).__name__}.")
+    return dict(content)
+
+
+def inert_globals(path: Path) -> list[Any]:
+    """List a stand-in for each class or function, other than torch's own, that a pickled file names."""
+    wanted = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    refused = [name for name in wanted if name.split(".")[0] not in INERT_PACKAGES]
+    if refused:
+        raise CheckpointError(
+            f"{path} asks to run {', '.join(refused[:3])}, which weights never need; it was not opened. "
+            "Get the file from a source that you trust, in safetensors if there is one."
+        )
+    return [(Inert, name) for name in wanted]
+
+
+def open_tensors(path: Path) -> Tensors:
+    """Open a safetensors file or a pickled state dict; each tensor is read when it is asked for."""
+    if path.suffix != ".safetensors":
+        return {name: value for name, value in load_pickled(path).items() if isinstance(value, torch.Tensor)}
+    from safetensors import safe_open
+
+    with damage_explained(path):
+        file = safe_open(path, framework="pt")
+        return LazyTensors({name: partial(file.get_tensor, name) for name in file.keys()})  # noqa: SIM118  (no dict)

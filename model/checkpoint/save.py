@@ -1,0 +1,199 @@
+"""Writing a model in the Hugging Face format or in SAT's, one tensor at a time."""
+
+import json
+import mmap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES
+from .layout import SPLIT
+from .lazy import Tensors
+from .names import is_language_qkv, is_loaded, to_hf_name
+from .parallel import check_size, cut
+from .qkv import interleave_qkv
+from .sat import CONFIG_NAME as SAT_CONFIG_NAME
+from .sat import LATEST_NAME
+
+HF_CLASS = "ChatGLMForConditionalGenerationWithImage"
+GENERATION_NAME = "generation_config.json"
+SHARD_BYTES = 2_000_000_000
+ITERATION = "1"
+# What a SAT configuration leaves to SAT's defaults.
+LAYERNORM_EPSILON = 1e-5
+Progress = Callable[[], object]
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the entries of config.json for those of a SAT model_config.json."""
+    defaults = {"inner_hidden_size": 4 * config["hidden_size"], "layernorm_epsilon": LAYERNORM_EPSILON}
+    return {
+        "architectures": [HF_CLASS],
+        "model_type": "chatglm",
+        **{key: config[key] if config.get(key) is not None else defaults[key] for key in SAME_KEYS},
+        "eos_token_id": eos_token_id,
+        "position_encoding_2d": True,
+        "use_cache": True,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "eva_config": config["eva_args"],
+        "qformer_config": config["qformer_args"],
+    }
+
+
+def to_generation_config(config: Mapping[str, Any], eos_token_id: int, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of generation_config.json: how answers are sampled, and the tokens that frame them."""
+    ids = {"bos_token_id": config["bos_token_id"], "eos_token_id": eos_token_id, "pad_token_id": config["pad_token_id"]}
+    return {**ids, "do_sample": True, **sampling}
+
+
+def hf_tensors(tensors: Tensors, heads: int, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (HF name, tensor on the CPU) of SAT tensors, query-key-value rows interleaved by head."""
+    for name in tensors:
+        if is_loaded(name):
+            tensor = tensors[name].detach()
+            rows = interleave_qkv(tensor, heads) if is_language_qkv(name) else tensor
+            yield to_hf_name(name), rows.to("cpu", dtype or rows.dtype).contiguous()
+
+
+def save_hf(
+    directory: Path,
+    tensors: Tensors,
+    config: Mapping[str, Any],
+    *,
+    eos_token_id: int,
+    dtype: torch.dtype | None = torch.float16,
+    sampling: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write config.json and the weights into `directory`, each file complete or not at all, the configuration last.
+
+    Args:
+        tensors: a SAT state dict, rows in the split order.
+        config: the entries of a SAT model_config.json.
+        dtype: None keeps each tensor's own.
+        sampling: entries of generation_config.json; None writes none, and the model's own defaults hold.
+        shard_bytes: weights beyond this go into another file, with an index.
+        progress: is called after each tensor.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    stream = hf_tensors(tensors, config["num_attention_heads"], dtype)
+    stored_dtype = write_shards(directory, stream, shard_bytes, progress)
+    if sampling is not None:
+        write_json(directory / GENERATION_NAME, to_generation_config(config, eos_token_id, sampling))
+    write_json(directory / CONFIG_NAME, to_hf_config(config, eos_token_id, stored_dtype))
+
+
+def write_shards(
+    directory: Path, stream: Iterator[tuple[str, torch.Tensor]], shard_bytes: int, progress: Progress | None
+) -> torch.dtype:
+    """Write tensors into as many safetensors files as they need, with an index for several; return their dtype."""
+    shards: list[list[str]] = []
+    pending: dict[str, torch.Tensor] = {}
+    total = pending_bytes = 0
+    dtype = None
+    for name, tensor in stream:
+        if pending and pending_bytes + tensor.nbytes > shard_bytes:
+            shards.append(write_shard(directory, len(shards), pending))
+            pending, pending_bytes = {}, 0
+        dtype = dtype or tensor.dtype
+        pending[name] = tensor
+        total += tensor.nbytes
+        pending_bytes += tensor.nbytes
+        if progress is not None:
+            progress()
+    shards.append(write_shard(directory, len(shards), pending))
+    name_shards(directory, shards, total)
+    return dtype or torch.get_default_dtype()
+
+
+def shard_part(directory: Path, number: int) -> Path:
+    """Return the file in which one shard waits for its name, which says how many there are."""
+    return directory / f"shard-{number:05d}.part"
+
+
+def write_shard(directory: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Write one shard; return the names in it."""
+    from safetensors.torch import save_file
+
+    save_file(tensors, shard_part(directory, number), metadata={"format": "pt"})
+    return list(tensors)
+
+
+def name_shards(directory: Path, shards: list[list[str]], total: int) -> None:
+    """Give the written shards their names, and write the index where there are several."""
+    if len(shards) == 1:
+        (directory / INDEX_NAMES[0]).unlink(missing_ok=True)  # of shards that were there before
+        shard_part(directory, 0).replace(directory / SINGLE_NAMES[0])
+        return
+    weight_map = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        shard_part(directory, number).replace(directory / file)
+        weight_map.update(dict.fromkeys(names, file))
+    write_json(directory / INDEX_NAMES[0], {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def save_sat(
+    directory: Path,
+    tensors: Tensors,
+    config: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
+    model_parallel_size: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Write model_config.json, `latest` and the weights into `directory`, the configuration last.
+
+    Args:
+        tensors: a SAT state dict, rows in the split order.
+        config: the entries of a SAT model_config.json.
+        dtype: None keeps each tensor's own.
+        model_parallel_size: number of files, one for each of SAT's ranks.
+        progress: is called after each tensor.
+
+    Raises:
+        CheckpointError: the model cannot be cut into so many shares.
+    """
+    check_size(model_parallel_size, config)
+    folder = directory / ITERATION
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name for name in tensors if is_loaded(name)]
+    files = [folder / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(model_parallel_size)]
+    shares = {name: cut(name, like(tensors[name], dtype), len(files), config) for name in names}
+    ranks = [reserve(file, {name: shares[name][rank] for name in names}) for rank, file in enumerate(files)]
+    for name in names:
+        for target, share in zip(ranks, cut(name, tensors[name].detach().cpu(), len(files), config), strict=True):
+            target[name].copy_(share)
+        if progress is not None:
+            progress()
+    (directory / LATEST_NAME).write_text(ITERATION, encoding="utf-8")
+    entries = {**config, "qkv_layout": SPLIT, "model_parallel_size": model_parallel_size}
+    write_json(directory / SAT_CONFIG_NAME, entries)
+
+
+def like(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """Return a tensor without data, of the shape of `tensor`."""
+    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device="meta")
+
+
+def reserve(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Write a SAT file with room for tensors of these shapes; return them, mapped so that a copy goes to the file.
+
+    What torch.save writes at once would have to lie in memory whole; the memory of these is never touched.
+    """
+    module = {name: torch.empty(shape.shape, dtype=shape.dtype) for name, shape in shapes.items()}
+    with torch.serialization.skip_data():
+        torch.save({"module": module}, path)
+    with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+        content = torch.load(path, mmap=True, weights_only=True)
+    return content["module"]  # type: ignore[no-any-return]

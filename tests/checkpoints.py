@@ -1,0 +1,76 @@
+"""Small models on disk, in both formats, for the tests of reading and writing them."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+
+from model import VisualGLMModel
+from model.checkpoint import save_hf
+from model.checkpoint.resolve import EMBEDDED
+from tests.conftest import build_model
+
+TINY = EMBEDDED / "visualglm-tiny"
+RANK_0 = "mp_rank_00_model_states.pt"
+QKV = "transformer.layers.1.attention.query_key_value.weight"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test reaches a hub, or models that lie on this machine."""
+
+    def unreachable(*args: Any, local_files_only: bool = False, **kwargs: Any) -> str:
+        if local_files_only:
+            return snapshot_download(*args, local_files_only=True, **kwargs)
+        raise OSError("no connection")
+
+    snapshot_download = huggingface_hub.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("SAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def make_small(spec: dict[str, Any]) -> tuple[VisualGLMModel, dict[str, Any]]:
+    """Build a model like the goldens' with a vocabulary just large enough for SAT to cut it; return its config too."""
+    config = {**spec["sat_config"], "vocab_size": 1200}
+    return build_model({**spec, "sat_config": config}), config
+
+
+def read_model(name: str | Path, **options: Any) -> tuple[VisualGLMModel, Namespace]:
+    """Load a model onto the CPU, whatever the machine has."""
+    return VisualGLMModel.from_pretrained(str(name), args=Namespace(device="cpu"), **options)
+
+
+def write_sat(
+    directory: Path,
+    tensors: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    number: int = 1,
+    **beside: Any,
+) -> Path:
+    """Write a SAT checkpoint as SAT's training does, with what it leaves beside the weights."""
+    folder = directory / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"module": dict(tensors), **beside}, folder / RANK_0)
+    (directory / "latest").write_text(str(number))
+    (directory / "model_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def write_hf(directory: Path, model: VisualGLMModel, config: Mapping[str, Any], **options: Any) -> Path:
+    """Write a model in the Hugging Face format, in float32."""
+    save_hf(directory, model.state_dict(), config, eos_token_id=130005, dtype=torch.float32, **options)
+    return directory
+
+
+def differing(model: VisualGLMModel, expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the parameters of `model` that are not `expected`, bit by bit."""
+    return [name for name, parameter in model.named_parameters() if not torch.equal(parameter, expected[name])]

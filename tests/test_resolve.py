@@ -1,0 +1,124 @@
+"""A model's name finds its files, on this machine or on the hub; what is wrong is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model import CheckpointError, load_sat
+from model.checkpoint import open_checkpoint, resolve
+from model.checkpoint.resolve import EMBEDDED
+from tests.checkpoints import TINY, offline  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("offline")
+
+
+def test_offline_nothing_is_announced_or_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+        resolve("visualglm-6b", notice=told.append)
+    assert told == []
+
+
+def test_names_are_found_in_sat_home_and_here(tmp_path: Path) -> None:
+    for place in (tmp_path / "home" / "visualglm-6b", tmp_path / "mine"):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+    assert resolve("visualglm-6b") == tmp_path / "home" / "visualglm-6b"
+    assert resolve("mine").resolve() == tmp_path / "mine"
+    assert resolve(str(tmp_path / "mine")) == tmp_path / "mine"
+    assert resolve("visualglm-tiny") == TINY
+
+
+def make_cached(folder: Path, files: dict[str, str]) -> Path:
+    """Write a snapshot of the published repository as the hub's client keeps it."""
+    repository = folder / "hub" / "models--THUDM--visualglm-6b"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    for name, content in files.items():
+        (snapshot / name).write_text(content)
+    return snapshot
+
+
+def test_the_hubs_cache_is_found(tmp_path: Path) -> None:
+    snapshot = make_cached(tmp_path, {"config.json": "{}", "model.safetensors": "", "ice_text.model": ""})
+    assert resolve("visualglm-6b") == snapshot
+
+
+def test_an_interrupted_download_is_taken_up_again(tmp_path: Path) -> None:
+    index = json.dumps(
+        {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
+    )
+    files = {"config.json": "{}", "pytorch_model.bin.index.json": index, "pytorch_model-00001-of-00002.bin": ""}
+    make_cached(tmp_path, files)
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="no connection"):
+        resolve("visualglm-6b", notice=told.append)
+    assert "Downloading" in told[0]
+
+
+def test_a_model_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(CheckpointError) as caught:
+        resolve("visualglm-6b", notice=told.append)
+    assert "no connection" in str(caught.value)
+    assert "15.6 GB" in told[0]
+    assert str(tmp_path / "hub") in told[0]
+    message = str(caught.value)
+    assert str(tmp_path / "home" / "visualglm-6b") in message
+    assert "hf download THUDM/visualglm-6b" in message
+    assert "--from_pretrained visualglm-tiny" in message
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "/no/such/directory", ""])
+def test_unknown_names_are_refused_without_asking_the_hub(name: str) -> None:
+    told: list[str] = []
+    with pytest.raises(CheckpointError):
+        resolve(name, notice=told.append)
+    assert told == []
+
+
+def test_too_little_disk_space_is_said_before_downloading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
+    with pytest.raises(CheckpointError, match=r"1\.0 GB free, 15\.6 GB are needed"):
+        resolve("visualglm-6b", notice=lambda text: None)
+
+
+def test_a_directory_without_a_model_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"neither model_config\.json"):
+        load_sat(tmp_path / "empty")
+
+
+def test_the_embedded_models_have_the_promised_size() -> None:
+    assert [path.name for path in EMBEDDED.iterdir()] == ["visualglm-tiny"]
+    assert (TINY / "model.safetensors").stat().st_size < 15_000_000
+    count = sum(tensor.numel() for _, tensor in open_checkpoint("visualglm-tiny").tensors())
+    assert 6_000_000 <= count <= 8_000_000
+
+
+def test_a_file_that_is_no_model_is_refused_before_the_hub_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "folder" / "notes").write_text("words")
+    told: list[str] = []
+    for name, message in (("folder/model", "Git-LFS pointer"), ("folder/notes", "Give the directory")):
+        with pytest.raises(CheckpointError, match=message):
+            resolve(name, notice=told.append)
+    assert told == []
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*args: object, local_files_only: bool = False, **kwargs: object) -> str:
+        if local_files_only:
+            from huggingface_hub.errors import LocalEntryNotFoundError
+
+            raise LocalEntryNotFoundError("not here")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fill)
+    with pytest.raises(CheckpointError, match=r"Downloading other/model failed.*No space left"):
+        resolve("other/model", notice=lambda text: None)

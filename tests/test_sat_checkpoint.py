@@ -1,0 +1,300 @@
+"""SAT checkpoints of every shape that SAT and old fine-tunes left are read; faults are named."""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+
+from model import CheckpointError, VisualGLMModel, load_sat
+from model.checkpoint import open_checkpoint, save_sat
+from model.checkpoint.parallel import cut
+from model.checkpoint.qkv import interleave_qkv
+from tests.checkpoints import QKV, RANK_0, differing, make_small, offline, read_model, write_sat  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("offline")
+Small = tuple[VisualGLMModel, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def small(golden_spec: dict[str, Any]) -> Small:
+    """A small model and its configuration. Do not change it."""
+    return make_small(golden_spec)
+
+
+@pytest.fixture
+def run(small: Small, tmp_path: Path) -> Path:
+    """The directory of a training run of it."""
+    model, config = small
+    return write_sat(tmp_path / "run", model.state_dict(), config, 300)
+
+
+def test_a_run_an_iteration_and_a_file_are_the_same_model(small: Small, run: Path) -> None:
+    shutil.copy(run / "300" / RANK_0, run / "merged.pt")
+    for place in (run, run / "300", run / "300" / RANK_0, run / "merged.pt"):
+        model, _ = read_model(place)
+        assert differing(model, small[0].state_dict()) == []
+        assert open_checkpoint(place).path == run
+
+
+def test_an_earlier_iteration_can_be_chosen(small: Small, run: Path) -> None:
+    model, config = small
+    tensors = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    write_sat(run, tensors, config, 600)
+    assert differing(read_model(run)[0], tensors) == []
+    for earlier in (read_model(run, specific_iteration=300)[0], read_model(run / "300")[0]):
+        assert differing(earlier, model.state_dict()) == []
+
+
+def test_a_table_of_positions_that_older_models_own_is_passed_over(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    tensors = {**model.state_dict(), "transformer.position_embeddings.weight": torch.zeros(2, 64)}
+    assert differing(read_model(write_sat(tmp_path / "old", tensors, config))[0], model.state_dict()) == []
+
+
+def test_checkpoints_from_before_0_4_1_are_reordered(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    tensors = dict(model.state_dict())
+    for name in tensors:
+        if name.startswith("transformer.") and ".query_key_value." in name:
+            tensors[name] = interleave_qkv(tensors[name], config["num_attention_heads"])
+    without_pad = {key: value for key, value in config.items() if key != "pad_token_id"}
+    loaded, args = read_model(write_sat(tmp_path / "old", tensors, without_pad))
+    assert differing(loaded, model.state_dict()) == []
+    assert args.pad_token_id == 3
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_model_is_cut_as_sat_cuts_it(size: int, small: Small) -> None:
+    model, config = small
+    seen = set()
+    for prefix, module in model.named_modules():
+        if isinstance(module, ColumnParallelLinear | RowParallelLinear | VocabParallelEmbedding):
+            shares = dict(zip(("weight", "bias"), module.partition(size), strict=True))
+            for kind, expected in shares.items():
+                if expected:
+                    name = f"{prefix}.{kind}"
+                    seen.add(name)
+                    actual = cut(name, module.get_parameter(kind).detach(), size, config)
+                    assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True)), name
+    for name, parameter in model.named_parameters():
+        if name not in seen:
+            assert all(share is parameter for share in cut(name, parameter, size, config)), name
+    assert {QKV, "mixins.chatglm-final.lm_head.weight", "transformer.word_embeddings.weight"} <= seen
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_files_of_several_ranks_are_joined(size: int, small: Small, tmp_path: Path) -> None:
+    model, config = small
+    save_sat(tmp_path / "run", model.state_dict(), config, model_parallel_size=size)
+    assert len(list((tmp_path / "run" / "1").iterdir())) == size
+    for place in (tmp_path / "run", tmp_path / "run" / "1" / RANK_0):
+        loaded, args = read_model(place)
+        assert differing(loaded, model.state_dict()) == []
+        assert args.model_parallel_size == 1
+
+
+def test_old_files_of_several_ranks_hold_whole_heads(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    heads, size = config["num_attention_heads"], 2
+    save_sat(tmp_path / "run", model.state_dict(), config, model_parallel_size=size)
+    for rank in range(size):
+        file = tmp_path / "run" / "1" / f"mp_rank_{rank:02d}_model_states.pt"
+        module = torch.load(file)["module"]
+        for name, tensor in module.items():
+            if name.startswith("transformer.") and ".query_key_value." in name:
+                module[name] = interleave_qkv(tensor, heads // size)
+        torch.save({"module": module}, file)
+    loaded, _ = read_model(tmp_path / "run", qkv_layout="interleaved")
+    assert differing(loaded, model.state_dict()) == []
+
+
+def test_a_size_that_does_not_divide_the_heads_is_refused(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="size of 3 does not divide the attention's 4 heads"):
+        save_sat(tmp_path / "run", small[0].state_dict(), small[1], model_parallel_size=3)
+
+
+def test_ranks_that_do_not_belong_together_are_refused(small: Small, tmp_path: Path) -> None:
+    save_sat(tmp_path / "run", small[0].state_dict(), small[1], model_parallel_size=2)
+    file = tmp_path / "run" / "1" / "mp_rank_01_model_states.pt"
+    module = torch.load(file)["module"]
+    del module[QKV]
+    torch.save({"module": module}, file)
+    with pytest.raises(CheckpointError, match=r"Rank 1 and rank 0 .*layers\.1\.attention\.query_key_value\.weight"):
+        read_model(tmp_path / "run")
+
+
+class Stage(IntEnum):
+    """As deepspeed has for the stages of ZeRO."""
+
+    TWO = 2
+
+
+class Scaler:
+    """As deepspeed's loss scaler, an object with numbers."""
+
+    def __init__(self) -> None:
+        self.scale = 65536.0
+
+
+@contextmanager
+def installed(name: str, *classes: type) -> Iterator[None]:
+    """Have a module with `classes` while a file is written; nothing of it is left when the file is read."""
+    names = [name.rsplit(".", up)[0] if up else name for up in range(name.count(".") + 1)]
+    for module in names:
+        sys.modules[module] = types.ModuleType(module)
+    for kind in classes:
+        setattr(sys.modules[name], kind.__name__, kind)
+        kind.__module__ = name
+    try:
+        yield
+    finally:
+        for module in names:
+            del sys.modules[module]
+
+
+def test_what_old_deepspeed_left_beside_the_weights_is_inert(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    with installed("deepspeed.runtime.fp16.loss_scaler", Scaler, Stage):
+        run = write_sat(
+            tmp_path / "run",
+            model.state_dict(),
+            {**config, "model_class": "FineTuneVisualGLMModel", "use_lora": False, "pre_seq_len": 8},
+            300,
+            iteration=300,
+            random_rng_state=random.getstate(),
+            np_rng_state=np.random.get_state(),
+            torch_rng_state=torch.get_rng_state(),
+            loss_scaler=Scaler(),
+            ds_config={"zero_optimization": {"stage": Stage.TWO}},
+            param_shapes=[{"a": torch.Size([2, 3])}],
+            mean_loss=np.float64(0.5),
+            args=argparse.Namespace(lr=1e-4),
+        )
+    assert "deepspeed" not in sys.modules
+    model_read, _ = read_model(run)
+    assert differing(model_read, model.state_dict()) == []
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_file_that_would_run_a_program_is_refused(small: Small, tmp_path: Path) -> None:
+    run = write_sat(tmp_path / "run", small[0].state_dict(), small[1], trap=Command(tmp_path / "ran"))
+    with pytest.raises(CheckpointError, match=r"asks to run posix\.system"):
+        read_model(run)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_and_unknown_tensors_are_named(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    tensors = dict(model.state_dict())
+    tensors["transformer.extra"] = tensors.pop("transformer.final_layernorm.weight")
+    with pytest.raises(
+        CheckpointError, match=r"missing: transformer\.final_layernorm\.weight\nunknown: transformer\.extra"
+    ):
+        read_model(write_sat(tmp_path / "run", tensors, config))
+
+
+def test_only_what_was_trained_asks_for_its_base(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    run = write_sat(tmp_path / "run", {QKV: model.get_parameter(QKV).data}, config)
+    with pytest.raises(CheckpointError, match="over its base model, visualglm-6b"):
+        read_model(run)
+
+
+def remove_latest(run: Path) -> None:
+    (run / "latest").unlink()
+
+
+def remove_config(run: Path) -> None:
+    (run / "model_config.json").unlink()
+
+
+def remove_weights(run: Path) -> None:
+    (run / "300" / RANK_0).unlink()
+
+
+def say_two_ranks(run: Path) -> None:
+    config = json.loads((run / "model_config.json").read_text())
+    (run / "model_config.json").write_text(json.dumps({**config, "model_parallel_size": 2}))
+
+
+def describe_another_model(run: Path) -> None:
+    (run / "model_config.json").write_text('{"model_class": "CogVLMModel", "num_layers": 32}')
+
+
+def point_to(name: str) -> Callable[[Path], None]:
+    return lambda run: (run / "latest").write_text(name) and None
+
+
+def put(content: bytes) -> Callable[[Path], None]:
+    return lambda run: (run / "300" / RANK_0).write_bytes(content) and None
+
+
+def truncate(run: Path) -> None:
+    file = run / "300" / RANK_0
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def pickle_without_module(run: Path) -> None:
+    torch.save({"weights": {}}, run / "300" / RANK_0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_latest, r"no file called latest.*iterations 300"),
+        (point_to("7"), r"no directory 7.*iterations 300"),
+        (point_to("../../elsewhere"), r"should hold the name of an iteration's directory"),
+        (remove_weights, r"mp_rank_00_model_states\.pt is missing"),
+        (say_two_ranks, r"weights in 2 files; mp_rank_01_model_states\.pt is missing"),
+        (describe_another_model, r"not a VisualGLM configuration: it lacks .*eva_args.*'CogVLMModel'"),
+        (
+            put(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+            r"Git-LFS pointer of 56 bytes.*git lfs pull",
+        ),
+        (put(b"<!DOCTYPE html><html></html>"), r"is a web page"),
+        (put(b""), r"it is empty"),
+        (truncate, r"it is truncated"),
+        (pickle_without_module, r"no entry 'module'"),
+    ],
+)
+def test_broken_runs_are_explained(damage: Callable[[Path], None], message: str, run: Path) -> None:
+    damage(run)
+    with pytest.raises(CheckpointError, match=message):
+        read_model(run)
+
+
+def test_weights_without_their_configuration_say_what_is_missing(run: Path) -> None:
+    remove_config(run)
+    for place in (run / "300", run / "300" / RANK_0):
+        with pytest.raises(CheckpointError, match=r"has a model_config\.json that describes the model"):
+            load_sat(place)
+
+
+def test_a_zip_where_weights_should_be_asks_to_be_unpacked(run: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "visualglm-6b"), "zip", run)
+    shutil.copy(archive, run / "300" / RANK_0)
+    for place in (run, Path(archive)):
+        with pytest.raises(CheckpointError, match=r"zip archive, not weights\. Unpack it"):
+            read_model(place)
