@@ -26,8 +26,8 @@ ALONE = {
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": set(),
-    "checkpoint": set(),
-    "hf": set(),
+    "checkpoint": {"generation", "hf"},
+    "hf": {"prompt", "image"},
     "chat": {"image", "prompt", "generation"},
     "sat_compat": {"checkpoint"},
     "blip2": {"image", "sat_compat"},

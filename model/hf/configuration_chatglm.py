@@ -1,0 +1,86 @@
+"""The sizes and token ids of a VisualGLM model, as config.json holds them."""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+BITS = (0, 4, 8)
+
+
+class ChatGLMConfig(PretrainedConfig):  # public name
+    """What config.json says. The defaults are the language model of the published VisualGLM-6B.
+
+    The network itself names the parts that it lacks when it is built, so that `ChatGLMConfig()` can be compared
+    with.
+    """
+
+    model_type = "chatglm"  # checkpoint key
+    # transformers' caches and tools ask for sizes by these names.
+    attribute_map = {  # noqa: RUF012  transformers wants it so
+        "num_hidden_layers": "num_layers",
+        "intermediate_size": "inner_hidden_size",
+        "max_position_embeddings": "max_sequence_length",
+    }
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    def __init__(
+        self,
+        vocab_size: int = 130528,
+        hidden_size: int = 4096,
+        num_layers: int = 28,
+        num_attention_heads: int = 32,
+        inner_hidden_size: int | None = None,
+        max_sequence_length: int = 2048,
+        layernorm_epsilon: float = 1e-5,
+        use_cache: bool = True,
+        bos_token_id: int = 130004,
+        eos_token_id: int = 130005,
+        pad_token_id: int = 3,
+        mask_token_id: int = 130000,
+        gmask_token_id: int = 130001,
+        position_encoding_2d: bool = True,
+        quantization_bit: int = 0,
+        image_length: int = 32,
+        eva_config: dict[str, Any] | None = None,
+        qformer_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the sizes of the language model and of the image part.
+
+        Args:
+            vocab_size: rows of the embedding; ids without a piece included.
+            hidden_size: width of the language model.
+            inner_hidden_size: width inside its MLPs; None for four times `hidden_size`.
+            max_sequence_length: tokens that it was trained to read.
+            bos_token_id, mask_token_id, gmask_token_id: <sop>, [MASK] and [gMASK].
+            position_encoding_2d: always true; kept for readers of the published file.
+            quantization_bit: 4 or 8 where the language model's weights are quantised, else 0.
+            image_length: vectors that stand for a picture.
+            eva_config, qformer_config: sizes of the two networks that read the picture.
+            kwargs: what every configuration of transformers may hold.
+
+        Raises:
+            ValueError: a variant of ChatGLM that this network is not.
+        """
+        if not position_encoding_2d:
+            raise ValueError("position_encoding_2d is false: this network has two-dimensional positions only.")
+        if quantization_bit not in BITS:
+            raise ValueError(f"quantization_bit is {quantization_bit!r}; it should be 4, 8, or 0 for none.")
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_attention_heads = num_attention_heads
+        self.inner_hidden_size = 4 * hidden_size if inner_hidden_size is None else inner_hidden_size
+        self.max_sequence_length = max_sequence_length
+        self.layernorm_epsilon = layernorm_epsilon
+        self.use_cache = use_cache
+        self.mask_token_id = mask_token_id
+        self.gmask_token_id = gmask_token_id
+        self.position_encoding_2d = position_encoding_2d
+        self.quantization_bit = quantization_bit
+        self.image_length = image_length
+        self.eva_config = eva_config
+        self.qformer_config = qformer_config
+        kwargs["tie_word_embeddings"] = False  # the output has a matrix of its own, whatever a file says
+        kwargs.setdefault("tokenizer_class", "ChatGLMTokenizer")
+        super().__init__(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)

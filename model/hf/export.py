@@ -1,0 +1,139 @@
+"""The code that a model's directory needs to load in plain transformers with `trust_remote_code=True`.
+
+The modules of this package and the few that they share with the others, all side by side in the directory.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+
+OWN_MODULES = (
+    "configuration_chatglm",
+    "dialogue_chatglm",
+    "generation_chatglm",
+    "layers_chatglm",
+    "modeling_chatglm",
+    "prefix_chatglm",
+    "quantization",
+    "tokenization_chatglm",
+    "vision_chatglm",
+)
+SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "prompt")  # copied unchanged
+MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
+CONFIG_MAP = {
+    "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+    "AutoModel": MODEL_CLASS,
+    "AutoModelForCausalLM": MODEL_CLASS,
+    "AutoModelForSeq2SeqLM": MODEL_CLASS,
+}
+TOKENIZER_MAP = {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}
+CONFIG_NAME, TOKENIZER_CONFIG_NAME = "config.json", "tokenizer_config.json"
+LEFT_OVER = ("visual.py",)  # of the published code, and not needed by ours
+BACKUP_NAME = "code-backup"
+
+
+def export_code(directory: str | os.PathLike[str]) -> None:
+    """Write the code into a model's `directory`, and into its configurations which classes to find there.
+
+    Each file is replaced as a whole or not at all; a configuration that is not there is passed over.
+
+    Raises:
+        CheckpointError: a configuration is no JSON object.
+        OSError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    for name, text in code_files():
+        write_text(directory / name, text)
+    add_entries(directory / CONFIG_NAME, {"auto_map": CONFIG_MAP})
+    add_entries(directory / TOKENIZER_CONFIG_NAME, {"auto_map": TOKENIZER_MAP, "tokenizer_class": "ChatGLMTokenizer"})
+
+
+def refresh_code(directory: str | os.PathLike[str]) -> Path:
+    """Replace the code in a model's `directory`, such as the published one, by ours.
+
+    Returns:
+        the new folder, inside `directory`, that keeps every file as it was before.
+
+    Raises:
+        CheckpointError: the directory holds no VisualGLM model of the Hugging Face format.
+        OSError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    config = read_object(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else {}
+    if not {"eva_config", "qformer_config"} <= config.keys():
+        raise CheckpointError(
+            f"{directory} holds no VisualGLM model of the Hugging Face format: there is no {CONFIG_NAME} with "
+            "eva_config and qformer_config. Name the directory that holds it."
+        )
+    backup = new_folder(directory)
+    replaced = [name for name, _ in code_files()]
+    for name in (*replaced, *LEFT_OVER, CONFIG_NAME, TOKENIZER_CONFIG_NAME):
+        if (directory / name).is_file():
+            shutil.copy2(directory / name, backup / name)
+    export_code(directory)
+    for name in LEFT_OVER:
+        (directory / name).unlink(missing_ok=True)
+    return backup
+
+
+def code_files() -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of every file to write."""
+    package = Path(__file__).parent
+    for module in OWN_MODULES:
+        text = (package / f"{module}.py").read_text(encoding="utf-8")
+        text = re.sub(r"^from \.\.(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
+        yield f"{module}.py", text + name_modules(text) if MODEL_CLASS.startswith(f"{module}.") else text
+    for module in SHARED_MODULES:
+        yield f"{module}.py", (package.parent / f"{module}.py").read_text(encoding="utf-8")
+
+
+def name_modules(text: str) -> str:
+    """Return lines that import every module which the model's file `text` needs, but does not name itself."""
+    named = set(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE))
+    needed = {*OWN_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", "tokenization_chatglm"}
+    lines = (f"from .{module} import __name__ as _{module}\n" for module in sorted(needed))
+    return "\n# transformers 4 copies the modules named here, and not those that they name in turn.\n" + "".join(lines)
+
+
+def new_folder(directory: Path) -> Path:
+    """Make the first of code-backup, code-backup-2, ... that is not there yet."""
+    number = 1
+    while True:
+        folder = directory / (BACKUP_NAME if number == 1 else f"{BACKUP_NAME}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def add_entries(path: Path, entries: dict[str, Any]) -> None:
+    """Set `entries` in the JSON object in file `path`, if there is such a file."""
+    if path.is_file():
+        text = json.dumps({**read_object(path), **entries}, indent=2, ensure_ascii=False)
+        write_text(path, text + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half written; a link is replaced, not followed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,283 @@
+"""VisualGLM as a transformers model: ChatGLM-6B with a picture's vectors standing where the prompt has placeholders.
+
+    images [B, 3, S, S] --image_encoder--> [B, L, D] --+
+    input_ids [B, T] --word_embeddings--> [B, T, D] ---+--> layers --> final_layernorm --lm_head--> logits [B, T, V]
+
+Parameters have the names of the published checkpoints. Needs torch, transformers and the modules beside it.
+"""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from ..errors import CheckpointError, SettingError
+from .configuration_chatglm import ChatGLMConfig
+from .dialogue_chatglm import DialogueMixin
+from .layers_chatglm import GLMBlock, rotary_tables, stored_length
+from .prefix_chatglm import (
+    Marks,
+    Starts,
+    answer_mask,
+    context_lengths,
+    image_starts,
+    insert_images,
+    prefix_mask,
+    token_positions,
+    visible_tokens,
+)
+from .quantization import quantize_layers
+from .vision_chatglm import ImageEncoder
+
+EXPORT_MODULE = ".export"
+
+
+class ChatGLMPreTrainedModel(PreTrainedModel):
+    """What the networks below share with transformers."""
+
+    config_class = ChatGLMConfig
+    base_model_prefix = "transformer"  # checkpoint key
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["GLMBlock", "ViTLayer", "QFormerLayer"]  # noqa: RUF012  transformers wants it so
+    # Rotary frequencies, which published files hold once a layer, are computed.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
+
+
+class ChatGLMModel(ChatGLMPreTrainedModel):
+    """The language model without its head: embeddings, layers, normalisation."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)  # checkpoint key
+        self.layers = nn.ModuleList([GLMBlock(config, number) for number in range(config.num_layers)])  # checkpoint key
+        self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)  # checkpoint key
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.word_embeddings = value
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        position_ids: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        output_hidden_states: bool | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Return the hidden states [B, T, D] of embedded tokens.
+
+        Args:
+            inputs_embeds: [B, T, D].
+            position_ids: [B, 2, T], see `prefix_chatglm`.
+            mask: [B, 1, T, S], True where a token sees one of the S cached and new tokens; None for all.
+            past_key_values: a cache of transformers, which the new tokens' keys and values are put into.
+            output_hidden_states: return what goes into each layer, and the result, as well.
+        """
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        cos, sin = rotary_tables(position_ids.to(inputs_embeds.device), head_dim, inputs_embeds.dtype)
+        x = inputs_embeds
+        states = [x]
+        for layer in self.layers:
+            x = layer(x, cos, sin, mask, past_key_values=past_key_values)
+            if output_hidden_states:
+                states.append(x)
+        x = self.final_layernorm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=(*states[:-1], x) if output_hidden_states else None,
+        )
+
+
+class ChatGLMForConditionalGenerationWithImage(  # public name
+    DialogueMixin, ChatGLMPreTrainedModel, GenerationMixin
+):
+    """The whole model. Use `chat` and `stream_chat` to talk, `generate` for everything that transformers offers.
+
+    A prompt with a picture is `<img>`, `image_length` placeholders (any id; they are never looked up),
+    `</img>问：...答：` and [gMASK] <sop>, as `build_prompt` makes it.
+    """
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__(config)
+        if config.eva_config is None or config.qformer_config is None:
+            raise CheckpointError(
+                "This is no VisualGLM configuration: it lacks eva_config or qformer_config. "
+                "Other models of the type 'chatglm', such as ChatGLM2-6B, need their own code."
+            )
+        self.transformer = ChatGLMModel(config)  # checkpoint key
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)  # checkpoint key
+        self.image_encoder = ImageEncoder(
+            config.eva_config, config.qformer_config, config.hidden_size
+        )  # checkpoint key
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.transformer.word_embeddings  # type: ignore[no-any-return]
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.transformer.word_embeddings = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        pre_image_length: Starts | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        image_embeds: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Return logits [B, T, V], with labels also the loss.
+
+        Args:
+            input_ids: [B, T]; after a cache, the new tokens only.
+            position_ids: [B, 2, T]; computed from whole sequences where they are absent.
+            attention_mask: [B, S], 0 on padding, cached tokens included; without it, pads that begin a row.
+            images: pixels [B or 1, 3, S, S]; or give `image_embeds` [B or 1, L, D] already computed.
+            pre_image_length: tokens before the picture, padding included: one number, or one for each row; a
+                negative number marks a row without a picture.
+            past_key_values: a cache of transformers; the context is read at once, so it holds all of it.
+            inputs_embeds: [B, T, D], instead of the embeddings of `input_ids`, which are needed all the same.
+            labels: [B, T], the ids to learn, -100 where there is nothing to learn. They are shifted here.
+            use_cache: return the cache; by default not while training.
+            output_attentions: not available.
+            logits_to_keep: compute the logits of this many last tokens only; 0 for all.
+
+        Raises:
+            ValueError: inputs that do not fit together.
+        """
+        if input_ids is None or output_attentions:
+            raise ValueError("Give input_ids; attentions are not returned.")
+        if past_key_values is None and self._wants_cache(use_cache):
+            past_key_values = DynamicCache()
+        if inputs_embeds is None:
+            inputs_embeds = self.transformer.word_embeddings(input_ids)
+        if stored_length(past_key_values):
+            mask = self._later_mask(input_ids, position_ids, attention_mask)
+        else:
+            starts = image_starts(pre_image_length, len(input_ids), input_ids.device)
+            inputs_embeds = self._with_images(inputs_embeds, images, image_embeds, starts)
+            position_ids, mask = self._read_prefix(input_ids, position_ids, attention_mask, starts)
+        outputs = self.transformer(inputs_embeds, position_ids, mask, past_key_values, output_hidden_states)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        result = CausalLMOutputWithPast(
+            loss=None if labels is None else next_token_loss(logits, labels),
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def _wants_cache(self, use_cache: bool | None) -> bool:
+        return bool(self.config.use_cache) and not self.training if use_cache is None else use_cache
+
+    def _with_images(
+        self,
+        embeddings: torch.Tensor,
+        images: torch.Tensor | None,
+        image_embeds: torch.Tensor | None,
+        starts: torch.Tensor,
+    ) -> torch.Tensor:
+        if image_embeds is None and images is not None:
+            image_embeds = self.encode_image(images)
+        if image_embeds is None:
+            return embeddings
+        if bool((starts < 0).all()):
+            raise ValueError("Pictures are given, but pre_image_length does not say where they stand.")
+        return insert_images(embeddings, image_embeds, starts)
+
+    def _read_prefix(
+        self,
+        ids: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        starts: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return positions [B, 2, T] and the mask [B, 1, T, T] of whole sequences."""
+        marks = Marks.of(self.config)
+        visible = visible_tokens(ids, attention_mask, starts, self.image_length, marks.pad)
+        mask = prefix_mask(context_lengths(ids, marks.bos), visible)
+        if position_ids is None:
+            position_ids = token_positions(ids, visible, marks)
+        return checked_positions(position_ids), mask
+
+    def _later_mask(
+        self, ids: torch.Tensor, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return the mask of tokens that follow a cached context."""
+        if position_ids is None:
+            raise ValueError("After a cache, position_ids [B, 2, T] are needed: the context is not seen again.")
+        checked_positions(position_ids)
+        if attention_mask is None and ids.shape[1] == 1:
+            return None
+        if attention_mask is None:
+            raise ValueError("Several tokens after a cache need an attention_mask [B, S] of all tokens.")
+        return answer_mask(attention_mask.bool(), ids.shape[1])
+
+    def quantize(self, bits: int, *args: Any, **kwargs: Any) -> "ChatGLMForConditionalGenerationWithImage":
+        """Quantise the weights of the language model's layers to 8 or 4 bits, in place; return the model.
+
+        Embeddings, head and image part keep their precision. Nothing happens where it was done before, or where
+        `bits` is 0. Other arguments are those of the published code and change nothing.
+
+        Raises:
+            SettingError: `bits` is none of these, or differs from what was done before.
+        """
+        present = self.config.quantization_bit
+        if bits not in (0, 4, 8):
+            raise SettingError(f"Weights can have 4 or 8 bits, not {bits!r}.")
+        if present and bits not in (0, present):
+            raise SettingError(f"The weights already have {present} bits; load the model anew for {bits}.")
+        if bits and not present:
+            quantize_layers(self.transformer.layers, bits)
+            self.config.quantization_bit = bits
+        return self
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the model as transformers does, and the code that loads it without this package.
+
+        Save the tokenizer first, so that its configuration names its class in that code.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        # Beside a checkpoint, this module has no exporter; there transformers copies the files itself.
+        writes = kwargs.get("is_main_process", True) and __package__
+        if writes and importlib.util.find_spec(EXPORT_MODULE, __package__):
+            importlib.import_module(EXPORT_MODULE, __package__).export_code(save_directory)
+
+
+def checked_positions(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return `position_ids` if they are [B, 2, T]."""
+    if position_ids.ndim != 3 or position_ids.shape[1] != 2:
+        raise ValueError(f"position_ids have shape {list(position_ids.shape)}; they should be [B, 2, T].")
+    return position_ids
+
+
+def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy, in float32, of each token's logits [B, T, V] against the label after it."""
+    labels = labels.to(logits.device)
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

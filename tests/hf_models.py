@@ -1,0 +1,75 @@
+"""Small Hugging Face models and their prompts, shared by the tests."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint.resolve import EMBEDDED
+from model.hf import ChatGLMConfig, ChatGLMTokenizer
+from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
+from tests.conftest import GOLDENS
+from tests.goldens import golden_weights
+
+TINY = EMBEDDED / "visualglm-tiny"
+SPEC: dict[str, Any] = json.loads((GOLDENS / "tiny" / "model.json").read_text(encoding="utf-8"))
+CASES = ["zh_image", "en_image", "zh_history_image", "zh_text"]
+
+
+def build_golden(**changes: Any) -> HfModel:
+    """Build the goldens' HF model with its drawn weights, in float32 on the CPU."""
+    model = HfModel(ChatGLMConfig(**{**SPEC["hf_config"], **changes}))
+    golden_weights.fill(model.named_parameters(), SPEC["seed"])
+    return model.float().eval()
+
+
+@functools.cache
+def golden_model() -> HfModel:
+    """The goldens' HF model. Do not change it; build your own with `build_golden`."""
+    return build_golden()
+
+
+def load_tiny(directory: Path = TINY) -> HfModel:
+    """Load visualglm-tiny in float32."""
+    return HfModel.from_pretrained(directory, dtype=torch.float32)
+
+
+@functools.cache
+def tiny_model() -> HfModel:
+    """visualglm-tiny. Do not change it; load your own with `load_tiny`."""
+    return load_tiny()
+
+
+@functools.cache
+def tiny_tokenizer() -> ChatGLMTokenizer:
+    """The tokenizer of visualglm-tiny."""
+    return ChatGLMTokenizer.from_pretrained(TINY)
+
+
+def picture_of(name: str, pixels: torch.Tensor) -> dict[str, Any]:
+    """Return the arguments of a golden case's picture; none where it has none."""
+    case = SPEC["cases"][name]
+    return {"images": pixels[[case["image_index"]]], "pre_image_length": case["image_start"]} if case["image"] else {}
+
+
+def prompt_ids(name: str) -> torch.Tensor:
+    """Return the ids [1, T] of a golden case's prompt."""
+    return torch.tensor([SPEC["cases"][name]["input_ids"]])
+
+
+def left_padded(pixels: torch.Tensor, names: list[str] = CASES) -> dict[str, torch.Tensor]:
+    """Return golden prompts as one batch, padded on the left, with a picture for each row."""
+    prompts = [SPEC["cases"][name]["input_ids"] for name in names]
+    pads = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
+    starts = [SPEC["cases"][name]["image_start"] if SPEC["cases"][name]["image"] else None for name in names]
+    indices = [SPEC["cases"][name]["image_index"] or 0 for name in names]
+    return {
+        "input_ids": torch.tensor([[3] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)]),
+        "attention_mask": torch.tensor([[0] * pad + [1] * len(row) for pad, row in zip(pads, prompts, strict=True)]),
+        "images": pixels[indices],
+        "pre_image_length": torch.tensor(
+            [-1 if start is None else pad + start for pad, start in zip(pads, starts, strict=True)]
+        ),
+    }
