@@ -17,6 +17,7 @@ from .errors import (
     VisualGLMError,
 )
 from .generation import CHAT, DEMO, HF_CHAT, GenerationConfig
+from .infer_util import generate_input, get_infer_setting
 from .loading import load_sat, load_tokenizer
 from .prompt import CHINESE, ENGLISH, Conversation, Language, Turn, is_chinese
 from .visualglm import VisualGLMModel
@@ -44,6 +45,8 @@ __all__ = [
     "VisualGLMError",
     "VisualGLMModel",
     "chat",
+    "generate_input",
+    "get_infer_setting",
     "is_chinese",
     "load_sat",
     "load_tokenizer",

@@ -214,6 +214,7 @@ def stream_chat(
     invalid_slices: Sequence[slice | int] = (),
     english: bool = False,
     seed: int | None = None,
+    min_length: int | None = None,
 ) -> Iterator[Result]:
     """Answer `query` about a picture, with the original's arguments; yield the result as it grows.
 
@@ -224,8 +225,8 @@ def stream_chat(
         query: the question.
         history: earlier rounds as (question, answer).
         image: a PIL picture, or the pixels that an earlier round returned.
-        max_length, top_p, top_k, temperature, repetition_penalty, seed: see `GenerationConfig`, whose defaults
-            they have.
+        max_length, top_p, top_k, temperature, repetition_penalty, seed, min_length: see `GenerationConfig`, whose
+            defaults they have.
         invalid_slices: token ids, or slices of them, never to answer with.
         english: ask with "Q:" and "A:" instead of the Chinese marks.
 
@@ -242,6 +243,7 @@ def stream_chat(
         temperature=temperature,
         repetition_penalty=repetition_penalty,
         seed=seed,
+        min_length=min_length,
         forbidden_ids=to_ranges(invalid_slices),
     )
     yield from _Round(image_path, model, tokenizer, history, image, english).stream(query, config)

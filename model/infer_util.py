@@ -1,0 +1,83 @@
+"""The two helpers that programs written for the original import beside `chat`: a model ready to use, and a request.
+
+model, tokenizer = get_infer_setting(gpu_device=0, quant=None)
+data = generate_input("描述这张图片。", base64_text, [], {"temperature": 0})
+chat(None, model, tokenizer, data["input_query"], image=data["input_image"], **data["gen_kwargs"])
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from .checkpoint.resolve import DEFAULT_MODEL
+from .errors import ImageError
+from .generation import DEMO
+from .image import load_image
+from .loading import load_sat
+from .visualglm import VisualGLMModel
+
+if TYPE_CHECKING:
+    from .hf.tokenization_chatglm import ChatGLMTokenizer
+
+GENERATION_KEYS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
+
+
+def get_infer_setting(  # public name
+    gpu_device: int = 0, quant: int | None = None, name: str = DEFAULT_MODEL
+) -> tuple[VisualGLMModel, "ChatGLMTokenizer"]:
+    """Load a model and its tokenizer for `chat`.
+
+    Args:
+        gpu_device: number of the GPU; a machine without one takes the CPU.
+        quant: bits of the language model's weights, 8 or 4; None leaves them whole.
+        name: as of `load_sat`; the original always took visualglm-6b.
+
+    Raises:
+        VisualGLMError: the model cannot be had.
+    """
+    device = f"cuda:{gpu_device}" if torch.cuda.is_available() else None
+    model = load_sat(name, device=device, quant=quant)
+    return model.network, model.tokenizer
+
+
+def generate_input(  # public name
+    input_text: str,
+    input_image_prompt: str | bytes | Image.Image,
+    history: Sequence[Any] = (),
+    input_para: Mapping[str, Any] | None = None,
+    image_is_encoded: bool = True,
+) -> dict[str, Any]:
+    """Put together what one call of `chat` needs.
+
+    Args:
+        input_text: the question.
+        input_image_prompt: the picture, base64 text unless `image_is_encoded` is False.
+        history: earlier (question, answer) pairs.
+        input_para: settings of the answer; those that are not given are the demonstrations' own (`DEMO`).
+        image_is_encoded: whether the picture is base64 text; otherwise it is handed on as it is.
+
+    Returns:
+        input_query, input_image, history, and gen_kwargs with the settings.
+
+    Raises:
+        ImageError: the text is not base64, or no picture.
+    """
+    given = dict(input_para or {})
+    settings = {key: given.get(key, getattr(DEMO, key)) for key in GENERATION_KEYS}
+    image = decode_base64(input_image_prompt) if image_is_encoded else input_image_prompt
+    return {"input_query": input_text, "input_image": image, "history": list(history), "gen_kwargs": settings}
+
+
+def decode_base64(text: Any) -> Image.Image:
+    """Return the RGB picture in base64 text, which may have line breaks."""
+    try:
+        data = base64.b64decode("".join(text.split()) if isinstance(text, str) else bytes(text), validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise ImageError(
+            f"The picture is not base64 text: {error}. Send the file's bytes encoded as base64."
+        ) from error
+    return load_image(data)
