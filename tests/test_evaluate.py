@@ -14,10 +14,10 @@ from tests.answered import ScriptedModel, make_question
 from tiny.evaluate import evaluate, main
 from tiny.questions import QUESTION_KINDS
 from tiny.scoring.drawn import draw_questions
-from tiny.scoring.results import interval, score
+from tiny.scoring.results import interval, score, score_table
 
 # What README promises of the embedded model, in percent of the right answers in each language.
-PROMISED = {"zh": 95.0, "en": 95.0}
+PROMISED = {"zh": 96.7, "en": 97.4}
 HELD_AGAINST = 264  # questions, 11 of each kind and language
 
 Run = Callable[..., list[str]]
@@ -173,4 +173,5 @@ def test_the_embedded_model_answers_as_promised() -> None:
         least, _ = interval(round(promised / 100 * reached.count), reached.count)
         assert reached.percent is not None
         assert reached.percent >= least
-        assert reached.looking
+    rows = score_table(results).items()
+    assert not [kind for kind, row in rows for reached in row.values() if reached.looking is False]

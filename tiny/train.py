@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from model import load_tokenizer
-from model.checkpoint.convert import save_hf
+from model import HF_CHAT, load_tokenizer
+from model.checkpoint import save_hf
 from model.checkpoint.vocabulary import VOCABULARY_NAME
 from tiny.questions import corpus
 from tiny.training.data import PICTURE_SIZE, Batches, Sizes, load_batches, plan_lengths
@@ -27,6 +27,7 @@ from tiny.training.tokenizer import train_tokenizer
 
 VOCABULARY = 1500
 VOCABULARY_TEXTS = 60_000
+SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature", "repetition_penalty")
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 300) -> float:
@@ -117,7 +118,7 @@ def parse_arguments() -> Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the model")
     parser.add_argument("--state", type=Path, help="file to continue from and to keep the state in")
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=18000)
     parser.add_argument("--pictures", type=int, default=Sizes.pictures, help="pictures a step")
     parser.add_argument("--questions", type=int, default=Sizes.questions, help="questions a picture, an even number")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
@@ -137,7 +138,10 @@ def main() -> None:
     print(f"{sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     trainee = Trainee(network).to(device)
     train(trainee, options, device)
-    save_hf(options.out, network.state_dict(), config, eos_token_id=load_tokenizer(options.out).eos_token_id)
+    # The published minimum length is beyond most of our answers.
+    sampling = {"min_length": 0, **{key: getattr(HF_CHAT, key) for key in SAMPLING_KEYS}}
+    end = load_tokenizer(options.out).eos_token_id
+    save_hf(options.out, network.state_dict(), config, eos_token_id=end, sampling=sampling)
 
 
 if __name__ == "__main__":
