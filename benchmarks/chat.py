@@ -50,7 +50,7 @@ class Ours:
             config,
             end_id=model.tokenizer.eos_token_id,
             forbidden=config.forbidden_ids or (),
-            images=model.encode_image(model.to_pixels(picture)),
+            images=model.pictures.encode(model.pictures.to_pixels(picture)),
             image_start=prompt.image_start or 0,
         )
         return [step.token_id for step in steps if step.token_id is not None]

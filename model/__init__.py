@@ -6,7 +6,7 @@
 >>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
 """
 
-from .chat import ChatModel, Piece, SatChatModel, Usage, chat, stream_chat
+from .chat import ChatModel, SatChatModel, chat, stream_chat
 from .errors import (
     CheckpointError,
     GenerationError,
@@ -17,8 +17,10 @@ from .errors import (
     VisualGLMError,
 )
 from .generation import CHAT, DEMO, HF_CHAT, GenerationConfig
+from .hf_chat import HfChatModel
 from .infer_util import generate_input, get_infer_setting
-from .loading import load_sat, load_tokenizer
+from .loading import load_hf, load_sat, load_tokenizer
+from .pieces import Piece, Usage
 from .prompt import CHINESE, ENGLISH, Conversation, Language, Turn, is_chinese
 from .visualglm import VisualGLMModel
 
@@ -33,6 +35,7 @@ __all__ = [
     "Conversation",
     "GenerationConfig",
     "GenerationError",
+    "HfChatModel",
     "ImageError",
     "Language",
     "Piece",
@@ -48,6 +51,7 @@ __all__ = [
     "generate_input",
     "get_infer_setting",
     "is_chinese",
+    "load_hf",
     "load_sat",
     "load_tokenizer",
     "stream_chat",

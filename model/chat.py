@@ -4,9 +4,8 @@ import functools
 import sys
 import time
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -14,49 +13,15 @@ from PIL import Image
 
 from .errors import ImageError
 from .generation import CHAT, GenerationConfig, generate
-from .image import image_digest, load_image, preprocess
-from .prompt import CHINESE, ENGLISH, AnswerStream, Conversation, Prompt, Turn, clean_answer, encode_prompt
-
-# Pictures whose embeddings are kept: 256 KB each at full size in half precision.
-CACHED_PICTURES = 8
+from .image import load_image
+from .pictures import PictureEmbeddings
+from .pieces import Piece, compose_answer
+from .prompt import CHINESE, ENGLISH, Conversation, Prompt, Turn, encode_prompt
 
 History = list[tuple[str, str]]
 Result = tuple[str, History, torch.Tensor | None]
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What an answer took.
-
-    Attributes:
-        prompt_tokens: the picture's vectors included.
-        answer_tokens: tokens generated so far, without the end token.
-        dropped_turns: oldest turns of the conversation that did not fit into the prompt.
-        first_token_s, total_s: seconds from the question to the first token and to now.
-    """
-
-    prompt_tokens: int
-    answer_tokens: int
-    dropped_turns: int
-    first_token_s: float
-    total_s: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer.
-
-    Attributes:
-        text: what is new; text once given is never taken back.
-        finish_reason: None until the last piece; then "stop" (the model ended) or "length" (a limit did).
-        usage: on the last piece.
-    """
-
-    text: str
-    finish_reason: str | None = None
-    usage: Usage | None = None
 
 
 class ChatModel(Protocol):
@@ -78,24 +43,7 @@ class SatChatModel:
     def __init__(self, network: Any, tokenizer: Any) -> None:
         self.network = network
         self.tokenizer = tokenizer
-        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
-
-    def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
-        """Return the pixels [1, 3, S, S] of a picture, or those given."""
-        if isinstance(image, torch.Tensor):
-            return image if image.ndim == 4 else image[None]
-        return preprocess(load_image(image), self.network.image_size)[None]
-
-    @torch.inference_mode()
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the image embeddings [1, L, D] of pixels [1, 3, S, S], computed once for each picture."""
-        key = image_digest(pixels)
-        if key not in self._embeddings:
-            self._embeddings[key] = self.network.encode_image(pixels)
-            while len(self._embeddings) > CACHED_PICTURES:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(key)
-        return self._embeddings[key]
+        self.pictures = PictureEmbeddings(network)
 
     def encode_prompt(self, conversation: Conversation, question: str, config: GenerationConfig) -> Prompt:
         """Encode the prompt for `question` within the limits of `config` and of the model."""
@@ -107,10 +55,6 @@ class SatChatModel:
             max_length=min(config.max_length, self.network.max_sequence_length),
         )
 
-    def clean(self, raw: str) -> str:
-        """Return a raw answer as a person should read it."""
-        return clean_answer(self.tokenizer.clean_up_spaces(raw))
-
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         """Answer `question` about the conversation's picture, piece by piece.
 
@@ -121,7 +65,7 @@ class SatChatModel:
         """
         started = time.perf_counter()
         prompt = self.encode_prompt(conversation, question, config)
-        images = None if conversation.image is None else self.encode_image(self.to_pixels(conversation.image))
+        images = self.pictures.embed(conversation.image)
         forbidden = config.forbidden_ids
         if forbidden is None:
             forbidden = conversation.language.forbidden_ids(self.tokenizer)
@@ -134,22 +78,7 @@ class SatChatModel:
             images=images,
             image_start=prompt.image_start or 0,
         )
-        decoder, answer = self.tokenizer.stream(), AnswerStream(self.clean)
-        count, first_s = 0, 0.0
-        for step in steps:
-            first_s = first_s or time.perf_counter() - started
-            text = ""
-            if step.token_id is not None:
-                count += 1
-                text = answer.push(decoder.push(step.token_id))
-            if step.finish_reason is None:
-                if text:
-                    yield Piece(text)
-                continue
-            text += answer.push(decoder.flush()) + answer.flush()
-            total_s = time.perf_counter() - started
-            usage = Usage(len(prompt.token_ids), count, prompt.dropped_turns, first_s, total_s)
-            yield Piece(text, step.finish_reason, usage)
+        yield from compose_answer(steps, self.tokenizer, prompt, started)
 
 
 class _Round:
@@ -169,7 +98,7 @@ class _Round:
         self.chat_model = SatChatModel(model, tokenizer)
         self.history = list(history or [])
         picture = load_image(image_path) if image_path else image
-        self.pixels = None if picture is None else self.chat_model.to_pixels(picture)
+        self.pixels = None if picture is None else self.chat_model.pictures.to_pixels(picture)
         turns = [Turn(question, answer) for question, answer in self.history]
         self.conversation = Conversation(self.pixels, turns, ENGLISH if english else CHINESE)
 

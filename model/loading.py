@@ -1,8 +1,9 @@
-"""The only two ways to a model that chats: `load_sat` here, and its Hugging Face twin to come."""
+"""The only two ways to a model that chats: `load_sat` and its Hugging Face twin, `load_hf`."""
 
+import contextlib
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,8 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.vocabulary import find_vocabulary
-from .errors import SettingError, TokenizerError
+from .errors import CheckpointError, SettingError, TokenizerError
+from .hf_chat import HfChatModel
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
@@ -129,3 +131,54 @@ def load_sat(
     network = build_network(checkpoint, chosen, chosen_dtype)
     load_tensors(network, checkpoint, progress)
     return SatChatModel(network, tokenizer)
+
+
+@contextlib.contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Keep transformers from drawing progress bars in the block: whoever loads has one of his own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_hf(
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quant: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> HfChatModel:
+    """Load a model to chat with, on the Hugging Face network and transformers' generation.
+
+    The arguments are those of `load_sat`, and a small model on the CPU sets torch to one thread as there.
+
+    Raises:
+        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had, or is in the SAT format.
+    """
+    chosen = choose_device(device)
+    checkpoint = open_checkpoint(name)
+    if not (checkpoint.path / "config.json").is_file():
+        raise CheckpointError(
+            f"{checkpoint.path} is in the SAT format, which the Hugging Face side cannot read. Convert it first:\n"
+            f"  python -m model.checkpoint.convert {checkpoint.path} {checkpoint.path.name}-hf --to hf"
+        )
+    tokenizer = load_tokenizer(checkpoint.path)
+    parameters = count_parameters(checkpoint.config)
+    if chosen.type == "cpu":
+        limit_threads(parameters)
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage  # transformers takes seconds to import
+
+    wanted = choose_dtype(dtype, chosen, parameters)
+    with quiet_progress():
+        network = ChatGLMForConditionalGenerationWithImage.from_pretrained(checkpoint.path, dtype=wanted)
+    network = network.to(chosen).eval()
+    if progress is not None:
+        progress(checkpoint.count, checkpoint.count)
+    return HfChatModel(network.quantize(quant) if quant else network, tokenizer)
