@@ -76,8 +76,8 @@ def test_both_readmes_name_the_same_numbers(name: str) -> None:
     assert set(percentages) <= set(re.findall(r"[\d.]+ %", read("tiny/README.md")))
 
 
-def test_the_python_session_prints_what_its_comments_say() -> None:
-    (session,) = blocks("README.md", "python")
+@pytest.mark.parametrize("session", blocks("README.md", "python"))
+def test_the_python_sessions_print_what_their_comments_say(session: Block) -> None:
     command = [sys.executable, "-X", "utf8", "-c", session.text]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert result.returncode == 0, result.stderr
