@@ -43,16 +43,8 @@ class Ours:
     def greedy(self, case: Case, picture: Image.Image) -> list[int]:
         """Return the most likely tokens."""
         model, config = self.model, self.settings(case, GREEDY)
-        prompt = model.encode_prompt(case.conversation(picture), case.question, config)
-        steps = generate(
-            model.network,
-            prompt.token_ids,
-            config,
-            end_id=model.tokenizer.eos_token_id,
-            forbidden=config.forbidden_ids or (),
-            images=model.pictures.encode(model.pictures.to_pixels(picture)),
-            image_start=prompt.image_start or 0,
-        )
+        _, request = model.make_request(case.conversation(picture), case.question, config)
+        steps = generate(model.network, request, end_id=model.tokenizer.eos_token_id)
         return [step.token_id for step in steps if step.token_id is not None]
 
     def answer(self, case: Case, picture: Image.Image, seed: int) -> Answer:

@@ -6,8 +6,9 @@
 >>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
 """
 
-from .chat import ChatModel, SatChatModel, chat, stream_chat
+from .chat import ChatModel, SatChatModel, chat, chat_batch, stream_chat
 from .errors import (
+    BusyError,
     CheckpointError,
     GenerationError,
     ImageError,
@@ -30,6 +31,7 @@ __all__ = [
     "DEMO",
     "ENGLISH",
     "HF_CHAT",
+    "BusyError",
     "ChatModel",
     "CheckpointError",
     "Conversation",
@@ -48,6 +50,7 @@ __all__ = [
     "VisualGLMError",
     "VisualGLMModel",
     "chat",
+    "chat_batch",
     "generate_input",
     "get_infer_setting",
     "is_chinese",

@@ -11,11 +11,11 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import torch
 from PIL import Image
 
-from .errors import ImageError
-from .generation import CHAT, GenerationConfig, generate
+from .errors import ImageError, SettingError, VisualGLMError
+from .generation import CHAT, GenerationConfig, Request, generate, generate_all
 from .image import load_image
 from .pictures import PictureEmbeddings
-from .pieces import Piece, compose_answer
+from .pieces import AnswerWriter, Piece, compose_answer
 from .prompt import CHINESE, ENGLISH, Conversation, Prompt, Turn, encode_prompt
 
 History = list[tuple[str, str]]
@@ -64,21 +64,47 @@ class SatChatModel:
             GenerationError: the model's numbers are not usable.
         """
         started = time.perf_counter()
+        prompt, request = self.make_request(conversation, question, config)
+        steps = generate(self.network, request, end_id=self.tokenizer.eos_token_id)
+        yield from compose_answer(steps, AnswerWriter(self.tokenizer, prompt, started))
+
+    def make_request(
+        self, conversation: Conversation, question: str, config: GenerationConfig
+    ) -> tuple[Prompt, Request]:
+        """Return what the engine is to answer for a question."""
         prompt = self.encode_prompt(conversation, question, config)
-        images = self.pictures.embed(conversation.image)
         forbidden = config.forbidden_ids
         if forbidden is None:
             forbidden = conversation.language.forbidden_ids(self.tokenizer)
-        steps = generate(
-            self.network,
-            prompt.token_ids,
-            config,
-            end_id=self.tokenizer.eos_token_id,
-            forbidden=forbidden,
-            images=images,
-            image_start=prompt.image_start or 0,
-        )
-        yield from compose_answer(steps, self.tokenizer, prompt, started)
+        images = self.pictures.embed(conversation.image)
+        return prompt, Request(prompt.token_ids, config, forbidden, images, prompt.image_start or 0)
+
+    def answer_batch(
+        self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
+    ) -> list[str | VisualGLMError]:
+        """Answer many questions side by side, up to `rows` at a time.
+
+        An answer is the one that its question would get alone.
+
+        Returns:
+            An answer for each question in turn, or the error that this question alone has met.
+        """
+        answers: list[str | VisualGLMError] = [""] * len(asked)
+        writers: dict[Request, tuple[int, AnswerWriter]] = {}
+        for number, (conversation, question) in enumerate(asked):
+            try:
+                prompt, request = self.make_request(conversation, question, config)
+            except VisualGLMError as error:
+                answers[number] = error
+            else:
+                writers[request] = number, AnswerWriter(self.tokenizer, prompt, time.perf_counter())
+        for request, step in generate_all(self.network, writers, end_id=self.tokenizer.eos_token_id, rows=rows):
+            number, writer = writers[request]
+            if isinstance(step, VisualGLMError):
+                answers[number] = step
+            elif piece := writer.write(step):
+                answers[number] = f"{answers[number]}{piece.text}"
+        return answers
 
 
 class _Round:
@@ -200,3 +226,52 @@ chat = last_of(  # public name
         The answer, the history with this round, and the picture's pixels [1, 3, S, S] for the next round.
     """,
 )
+
+
+def chat_batch(
+    images: Sequence[str | Image.Image | torch.Tensor | None],
+    model: Any,
+    tokenizer: Any,
+    queries: Sequence[str],
+    histories: Sequence[History] | None = None,
+    *,
+    english: bool = False,
+    rows: int = 16,
+    **settings: Any,
+) -> list[tuple[str, History] | VisualGLMError]:
+    """Answer many questions side by side, each as `chat` would answer it alone.
+
+    Args:
+        images: for each question a path, a URL, a PIL picture, pixels [1, 3, S, S], or None for a talk without one.
+        model: a VisualGLMModel.
+        tokenizer: from `load_tokenizer`.
+        queries: the questions.
+        histories: earlier rounds of each as (question, answer).
+        english: ask with "Q:" and "A:" instead of the Chinese marks.
+        rows: how many are answered at a time.
+        settings: as of `GenerationConfig`, whose defaults they have.
+
+    Returns:
+        For each question its answer and the history with this round, or the error that it alone has met.
+
+    Raises:
+        SettingError: the lists differ in length, or a setting makes no sense.
+    """
+    histories = [[] for _ in queries] if histories is None else histories
+    if not len(images) == len(queries) == len(histories):
+        raise SettingError(f"There are {len(images)} images, {len(queries)} queries and {len(histories)} histories.")
+    language = ENGLISH if english else CHINESE
+    asked = [
+        (
+            Conversation(
+                image or None if isinstance(image, str) else image, [Turn(*turn) for turn in history], language
+            ),
+            query,
+        )
+        for image, query, history in zip(images, queries, histories, strict=True)
+    ]
+    answers = SatChatModel(model, tokenizer).answer_batch(asked, CHAT.replace(**settings), rows)
+    return [
+        answer if isinstance(answer, VisualGLMError) else (answer, [*history, (query, answer)])
+        for answer, query, history in zip(answers, queries, histories, strict=True)
+    ]

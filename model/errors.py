@@ -6,7 +6,8 @@
     ├── SettingError          a generation setting that makes no sense
     ├── CheckpointError       a model that cannot be found, downloaded or read
     ├── TokenizerError        a tokenizer that cannot be found or read
-    └── GenerationError       a model that gave no usable numbers, or found too little memory
+    ├── GenerationError       a model that gave no usable numbers, or found too little memory
+    └── BusyError             too many questions at once
 
 Every message says what was wrong and what to do about it. Anything else that is raised is a bug.
 """
@@ -51,3 +52,7 @@ class TokenizerError(VisualGLMError):
 
 class GenerationError(VisualGLMError):
     """A model that gave no usable numbers (NaN logits), or found too little memory."""
+
+
+class BusyError(VisualGLMError):
+    """Too many questions wait for an answer already."""

@@ -9,7 +9,7 @@ import torch
 
 from .generation import GenerationConfig, Step
 from .pictures import PictureEmbeddings
-from .pieces import Piece, compose_answer
+from .pieces import AnswerWriter, Piece, compose_answer
 from .prompt import Conversation, Prompt, encode_prompt
 
 
@@ -40,7 +40,8 @@ class HfChatModel:
             self.tokenizer, conversation, question, image_length=self.network.image_length, max_length=limit
         )
         arguments = self._arguments(prompt, conversation, config, limit)
-        yield from compose_answer(self._generate(arguments, config.seed), self.tokenizer, prompt, started)
+        writer = AnswerWriter(self.tokenizer, prompt, started)
+        yield from compose_answer(self._generate(arguments, config.seed), writer)
 
     def _arguments(
         self, prompt: Prompt, conversation: Conversation, config: GenerationConfig, limit: int

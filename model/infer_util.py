@@ -18,10 +18,13 @@ from .errors import ImageError
 from .generation import DEMO
 from .image import load_image
 from .loading import load_sat
+from .prompt import is_chinese
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
+
+__all__ = ["generate_input", "get_infer_setting", "is_chinese"]
 
 GENERATION_KEYS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 

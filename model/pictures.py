@@ -1,5 +1,6 @@
 """Pictures as the language model reads them, each computed once."""
 
+import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -13,7 +14,7 @@ CACHED_PICTURES = 8
 
 
 class PictureEmbeddings:
-    """Keeps the image embeddings of recent pictures. Make a new one when the weights have changed.
+    """Keeps the image embeddings of recent pictures, for any thread. Make a new one when the weights have changed.
 
     Args:
         network: has `image_size` and `encode_image`.
@@ -22,6 +23,7 @@ class PictureEmbeddings:
     def __init__(self, network: Any) -> None:
         self.network = network
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
 
     def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """Return the pixels [1, 3, S, S] of a picture, or those given."""
@@ -33,12 +35,13 @@ class PictureEmbeddings:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [1, L, D] of pixels [1, 3, S, S]."""
         key = image_digest(pixels)
-        if key not in self._embeddings:
-            self._embeddings[key] = self.network.encode_image(pixels)
-            while len(self._embeddings) > CACHED_PICTURES:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(key)
-        return self._embeddings[key]
+        with self._lock:
+            if key not in self._embeddings:
+                self._embeddings[key] = self.network.encode_image(pixels)
+                while len(self._embeddings) > CACHED_PICTURES:
+                    self._embeddings.popitem(last=False)
+            self._embeddings.move_to_end(key)
+            return self._embeddings[key]
 
     def embed(self, image: Image.Image | torch.Tensor | None) -> torch.Tensor | None:
         """Return the image embeddings [1, L, D] of a picture or of its pixels; None for none."""

@@ -42,30 +42,38 @@ class Piece:
     usage: Usage | None = None
 
 
-def compose_answer(steps: Iterable[Step], tokenizer: Any, prompt: Prompt, started: float) -> Iterator[Piece]:
-    """Turn the tokens of an answer into text that is never taken back.
+class AnswerWriter:
+    """Turns the tokens of one answer into text that is never taken back.
 
     Args:
-        steps: one for each token; the last has a finish reason.
         tokenizer: a ChatGLMTokenizer.
         prompt: what is answered.
         started: when the question was asked, by `time.perf_counter`.
     """
-    decoder = tokenizer.stream()
-    answer = AnswerStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
-    count, first_s = 0, 0.0
-    for step in steps:
-        first_s = first_s or time.perf_counter() - started
+
+    def __init__(self, tokenizer: Any, prompt: Prompt, started: float) -> None:
+        self.prompt = prompt
+        self.started = started
+        self.decoder = tokenizer.stream()
+        self.answer = AnswerStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
+        self.count = 0
+        self.first_s = 0.0
+
+    def write(self, step: Step) -> Piece | None:
+        """Return what a step adds; None where its text is not certain yet."""
+        self.first_s = self.first_s or time.perf_counter() - self.started
         text = ""
         if step.token_id is not None:
-            count += 1
-            text = answer.push(decoder.push(step.token_id))
+            self.count += 1
+            text = self.answer.push(self.decoder.push(step.token_id))
         if step.finish_reason is None:
-            if text:
-                yield Piece(text)
-            continue
-        text += answer.push(decoder.flush()) + answer.flush()
-        total_s = time.perf_counter() - started
-        yield Piece(
-            text, step.finish_reason, Usage(len(prompt.token_ids), count, prompt.dropped_turns, first_s, total_s)
-        )
+            return Piece(text) if text else None
+        text += self.answer.push(self.decoder.flush()) + self.answer.flush()
+        total_s = time.perf_counter() - self.started
+        usage = Usage(len(self.prompt.token_ids), self.count, self.prompt.dropped_turns, self.first_s, total_s)
+        return Piece(text, step.finish_reason, usage)
+
+
+def compose_answer(steps: Iterable[Step], writer: AnswerWriter) -> Iterator[Piece]:
+    """Yield the pieces of an answer from its steps, of which the last has a finish reason."""
+    yield from filter(None, map(writer.write, steps))

@@ -9,22 +9,31 @@ Source of the behaviour replaced: https://github.com/THUDM/SwissArmyTransformer,
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
 import sys
 import types
+import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from .checkpoint.files import read_json
 from .checkpoint.resolve import resolve
+from .checkpoint.sat import CONFIG_NAME, find_directory, is_place
 
 T = TypeVar("T")
 
 # Optional packages that SAT tries to import and can do without; each costs up to seconds.
 HIDDEN = ("deepspeed", "wandb", "bitsandbytes", "xformers", "apex")
+OWN_CLASS = "VisualGLMModel"
+# Beyond this many weights of the language model, float32 takes more memory than most machines have.
+LARGE_PARAMETERS = 4_000_000_000
 
 
 class Deferred:
@@ -138,6 +147,94 @@ def _replace_initialization() -> None:
     sat.arguments._simple_init = simple_init
 
 
+def wanted_dtype(args: Namespace) -> torch.dtype:
+    """Return the dtype that a SAT namespace asks for."""
+    if getattr(args, "fp16", False):
+        return torch.float16
+    return torch.bfloat16 if getattr(args, "bf16", False) else torch.float32
+
+
+def dtype_without_gpu(args: Namespace) -> torch.dtype:
+    """Return float32 in place of float16, which a CPU is slow in; bfloat16 where that would take too much memory."""
+    wanted = wanted_dtype(args)
+    if wanted != torch.float16:
+        return wanted
+    parameters = 12 * args.num_layers * args.hidden_size**2 + 2 * args.vocab_size * args.hidden_size
+    return torch.bfloat16 if parameters > LARGE_PARAMETERS else torch.float32
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warn of something that is true of the whole program."""
+    warnings.warn(text, stacklevel=6)  # the line that calls `from_pretrained`
+
+
+def settle_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
+    """Return the device and dtype that a SAT namespace asks for, a GPU by default, and write them into `args`.
+
+    Without a GPU they are what a CPU can do, and a warning says what was asked for in vain.
+    """
+    given = getattr(args, "device", None)
+    has_gpu = torch.cuda.is_available()
+    if given in (None, -1):
+        given = torch.cuda.current_device() if has_gpu else "cpu"
+    device = torch.device("cuda", given) if isinstance(given, int) else torch.device(given)
+    dtype = wanted_dtype(args)
+    if not has_gpu:
+        possible = torch.device("cpu") if device.type == "cuda" else device
+        settled = dtype_without_gpu(args) if possible.type == "cpu" else dtype
+        if (possible, settled) != (device, dtype):
+            name = str(settled).removeprefix("torch.")
+            warn_once(f"There is no GPU here: the model is built on the CPU, in {name}.")
+        device, dtype = possible, settled
+        args.use_gpu_initialization = False
+    args.device = given if device.type == "cuda" else str(device)
+    args.fp16, args.bf16 = dtype == torch.float16, dtype == torch.bfloat16
+    return device, dtype
+
+
+def named_class(path: Path) -> str:
+    """Return the name of the class that the model at `path` asks for; the Hugging Face format names none of SAT's."""
+    if not is_place(path):
+        return OWN_CLASS
+    return str(read_json(find_directory(path) / CONFIG_NAME).get("model_class", OWN_CLASS))
+
+
+def class_to_load(path: Path) -> type:
+    """Return the network for the model at `path`, by the class its configuration names.
+
+    A fine-tune's class that the program has not imported gives way to VisualGLMModel, which merges LoRA as it loads.
+    """
+    from sat.model.registry import model_registry
+
+    name = named_class(path)
+    if name not in model_registry.member and OWN_CLASS in model_registry.member:
+        warnings.warn(
+            f"{path} was saved by the class {name}, which is not imported here: it is loaded as {OWN_CLASS}, with "
+            f"LoRA merged. To train it on, import {name} first.",
+            stacklevel=3,
+        )
+        name = OWN_CLASS
+    return model_registry.get(name)  # type: ignore[no-any-return]
+
+
+def _replace_auto_model() -> None:
+    from sat.model.base_model import AutoModel, BaseModel
+
+    original = AutoModel.from_pretrained
+
+    def from_pretrained(
+        name: str, args: Namespace | None = None, *, home_path: str | None = None, **kwargs: Any
+    ) -> tuple[Any, Namespace]:
+        """Load the model called `name` as the class that its configuration names, each class in its own way."""
+        network: Any = class_to_load(resolve(name, home=home_path))
+        loads_as_sat = network.from_pretrained_base.__func__ is BaseModel.from_pretrained_base.__func__
+        load = original if loads_as_sat else network.from_pretrained
+        return load(name, args, home_path=home_path, **kwargs)  # type: ignore[no-any-return]
+
+    AutoModel.from_pretrained = staticmethod(from_pretrained)
+
+
 def _import_sat() -> None:
     if "sat" in sys.modules:  # the program imported it first, and it worked
         return
@@ -151,7 +248,8 @@ def _import_sat() -> None:
         import sat
         import sat.model.mixins
         import sat.model.official  # noqa: F401
-    _replace_initialization()
 
 
 _import_sat()
+_replace_initialization()
+_replace_auto_model()

@@ -4,21 +4,24 @@ Paper of the language model: GLM, https://arxiv.org/abs/2103.10360.
 """
 
 import json
-import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import sat_compat  # noqa: F401  (before sat)
 from .blip2 import BLIP2, without_parallel_output
-from .checkpoint import open_checkpoint
-from .checkpoint.load import load_tensors
+from .checkpoint import Checkpoint, load_tensors, open_checkpoint
+from .checkpoint.adapters import LORA, is_factor, methods_in
+from .checkpoint.layout import SPLIT
+from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .rotary import RotaryEmbedding
+from .sat_compat import settle_placement  # before sat
 
 # isort: split
 from sat.model.base_model import BaseMixin, get_model
@@ -37,6 +40,8 @@ OWN_HOOKS = {
 PARALLEL_LAYERS = (ColumnParallelLinear, RowParallelLinear)
 # SAT's cache stores what our decoder caches itself, and changes no result.
 HARMLESS_HOOKS = {"attention_fn": "auto-regressive -> default"}
+# What every checkpoint has; other parts a subclass has added.
+OWN_PARTS = ("transformer", "mixins.chatglm-final", "mixins.chatglm-attn", "mixins.eva")
 
 
 class ImageMixin(BaseMixin):
@@ -94,25 +99,39 @@ def insert_rows(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence
     return torch.stack(rows)
 
 
-def wanted_dtype(args: Namespace) -> torch.dtype:
-    """Return the dtype that a SAT namespace asks for."""
-    if getattr(args, "fp16", False):
-        return torch.float16
-    return torch.bfloat16 if getattr(args, "bf16", False) else torch.float32
+def part_of(name: str) -> str:
+    """Return the part of a network that a parameter belongs to: a mixin, or an attribute of the model."""
+    return ".".join(name.split(".")[: 2 if name.startswith("mixins.") else 1])
 
 
-def wanted_device(args: Namespace) -> torch.device:
-    """Return the device that a SAT namespace asks for, by default a GPU where there is one; write it into `args`."""
-    given = getattr(args, "device", None)
-    has_gpu = torch.cuda.is_available()
-    if given in (None, -1):
-        given = torch.cuda.current_device() if has_gpu else "cpu"
-    device = torch.device("cuda", given) if isinstance(given, int) else torch.device(given)
-    if device.type == "cuda" and not has_gpu:
-        warnings.warn("There is no GPU here: the model is built on the CPU.", stacklevel=3)
-        device = torch.device("cpu")
-    args.device = given if device.type == "cuda" else str(device)
-    return device
+def new_parameters(targets: Tensors, stored: Tensors) -> list[str]:
+    """List the parameters of `targets` that a subclass adds and that the checkpoint, as a whole, knows nothing of."""
+    known = {*OWN_PARTS, *map(part_of, stored)}
+    has_lora = LORA in methods_in(stored)
+    return [name for name in targets if part_of(name) not in known or (is_factor(name) and not has_lora)]
+
+
+def fit_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoint, list[str]]:
+    """Return `checkpoint` as a fine-tuning class wants it, and the parameters that are new.
+
+    Weights are found under the names that LoRA's wrapping gives them, and what is new keeps the values it has.
+    """
+    targets = model.state_dict()
+    if checkpoint.has_lora and LORA not in methods_in(targets):
+        checkpoint = checkpoint.merge_lora()
+    new = new_parameters(targets, checkpoint.stored)
+    wrapped = [name for name in targets if ".original." in name and name not in checkpoint.stored]
+    if not new and not wrapped:
+        return checkpoint, []
+    if not checkpoint.has_lora:  # so that no row order has to be told from wrapped weights
+        checkpoint = replace(checkpoint, stored=checkpoint.split(), qkv_layout=SPLIT, is_settled=True)
+    makers = makers_of(checkpoint.stored)
+    for name in wrapped:
+        plain = name.replace(".original.", ".")
+        if plain in makers:
+            makers[name] = makers.pop(plain)
+    makers.update((name, partial(targets.__getitem__, name)) for name in new)
+    return replace(checkpoint, stored=LazyTensors(makers)), new
 
 
 class VisualGLMModel(ChatGLMModel):
@@ -142,6 +161,16 @@ class VisualGLMModel(ChatGLMModel):
         return super().add_model_specific_args(parser)  # type: ignore[no-any-return]
 
     @classmethod
+    def from_pretrained(
+        cls, name: str, args: Namespace | None = None, *, overwrite_args: dict[str, Any] | None = None, **kwargs: Any
+    ) -> tuple["VisualGLMModel", Namespace]:
+        """Load the model called `name`; see `from_pretrained_base` for the arguments."""
+        changes = dict(overwrite_args or {})
+        if changes.get("model_parallel_size") == 1:  # the shares of several ranks are joined anyway
+            del changes["model_parallel_size"]
+        return super().from_pretrained(name, args, overwrite_args=changes, **kwargs)  # type: ignore[no-any-return]
+
+    @classmethod
     def from_pretrained_base(
         cls,
         name: str,
@@ -155,7 +184,8 @@ class VisualGLMModel(ChatGLMModel):
         """Build the model called `name` (or in directory `name`) and load its weights.
 
         SAT's `from_pretrained` ends here. Entries of the checkpoint's configuration win over those of `args`,
-        and `overwrite_args` over both. The model answers at once (no dropout); call `train()` to train it.
+        and `overwrite_args` over both; what none of them says is the class's default. The model answers at once (no
+        dropout); call `train()` to train it. What a subclass adds and the checkpoint lacks starts as it was built.
         Further keywords: `specific_iteration` of a run, and `qkv_layout` as in `open_checkpoint`.
 
         Raises:
@@ -167,18 +197,26 @@ class VisualGLMModel(ChatGLMModel):
             qkv_layout=kwargs.pop("qkv_layout", None),
             iteration=kwargs.pop("specific_iteration", None),
         )
-        given = vars(args) if args is not None else vars(cls.get_args())
-        merged = Namespace(**{"skip_init": True, **given, **checkpoint.config, **(overwrite_args or {})})
+        given = {**vars(cls.get_args()), "skip_init": not build_only, **vars(args or Namespace())}
+        merged = Namespace(**{**given, **checkpoint.config, **(overwrite_args or {})})
+        device, dtype = settle_placement(merged)
         options = {key: value for key, value in kwargs.items() if key not in {"url", "prefix"}}
         if build_only or cls is not VisualGLMModel:  # what a subclass computes while it is built needs its data
             with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
                 model = get_model(merged, cls, **options)
         else:
-            dtype = options.pop("params_dtype", wanted_dtype(merged))
-            model = build_empty(lambda: cls(merged, params_dtype=dtype, **options), wanted_device(merged), dtype)
+            dtype = options.pop("params_dtype", dtype)
+            model = build_empty(lambda: cls(merged, params_dtype=dtype, **options), device, dtype)
         if not build_only:
-            load_tensors(model, checkpoint)
+            model.load_checkpoint(checkpoint)
         return model.eval(), merged
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Load the weights; mixins that are new to them are asked to initialise themselves, as SAT does."""
+        fitted, new = fit_checkpoint(checkpoint, self)
+        load_tensors(self, fitted)
+        parts = {part_of(name) for name in new} - set(OWN_PARTS)
+        self.reinit(sorted(part.removeprefix("mixins.") for part in parts if part.startswith("mixins.")))
 
     @property
     def device(self) -> torch.device:
@@ -192,6 +230,11 @@ class VisualGLMModel(ChatGLMModel):
     def image_size(self) -> int:
         """Side of the square picture in pixels."""
         return self.get_mixin("eva").model.image_size  # type: ignore[no-any-return]
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the logits are of."""
+        return int(self.transformer.word_embeddings.num_embeddings)
 
     @property
     def lm_head(self) -> nn.Module:

@@ -20,6 +20,7 @@ from model import (
     SettingError,
     Turn,
     chat,
+    chat_batch,
     load_sat,
     stream_chat,
 )
@@ -217,3 +218,35 @@ def test_turns_and_languages_make_the_prompt(tiny: SatChatModel) -> None:
     conversation = Conversation(None, [Turn("q", "a")], CHINESE)
     prompt = tiny.encode_prompt(conversation, "r", GREEDY)
     assert tiny.tokenizer.decode_text(prompt.token_ids) == "问:q\n答:a\n问:r\n答:"
+
+
+def test_a_batch_has_the_answers_that_each_question_gets_alone(tiny: SatChatModel) -> None:
+    picture = Image.open(SCENE)
+    images = [str(SCENE), picture, None, "", str(SCENE)]
+    queries = ["描述这张图片。", "有小汽车吗？", "草地是什么颜色的？", "你好", "它是什么颜色的？"]
+    histories = [[], [], [], [], [("有小汽车吗？", "有，图片中有一辆小汽车。")]]
+    settings = {"temperature": 0, "repetition_penalty": 1.0}
+    answers = chat_batch(images, tiny.network, tiny.tokenizer, queries, histories, rows=2, **settings)
+    for image, query, history, answer in zip(images, queries, histories, answers, strict=True):
+        source = {"image": image} if isinstance(image, Image.Image) else {"image_path": image}
+        alone = chat(
+            **{"image_path": None, **source},
+            model=tiny.network,
+            tokenizer=tiny.tokenizer,
+            query=query,
+            history=history,
+            **settings,
+        )
+        assert answer == alone[:2]
+
+
+def test_an_error_in_a_batch_is_one_question_s_own(tiny: SatChatModel) -> None:
+    images = [str(SCENE), "nowhere.png", None]
+    first, error, long = chat_batch(
+        images, tiny.network, tiny.tokenizer, ["图片里有几个物体？", "描述", "长" * 3000], temperature=0
+    )
+    assert first[0] == "图片中一共有三个物体。"
+    assert isinstance(error, ImageError)
+    assert isinstance(long, PromptTooLongError)
+    with pytest.raises(SettingError, match="1 images, 2 queries"):
+        chat_batch([None], tiny.network, tiny.tokenizer, ["a", "b"])

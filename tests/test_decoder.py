@@ -7,7 +7,7 @@ import torch
 from sat.model.base_model import BaseMixin, non_conflict
 from sat.transformer_defaults import standard_attention
 
-from model.generation import GenerationConfig, generate
+from model.generation import GenerationConfig, Request, generate
 from model.generation.decoder import LayerDecoder, ModelDecoder, make_decoder
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
@@ -35,12 +35,39 @@ def test_cached_logits_equal_full_recomputation(
     with torch.no_grad():
         expected = golden_model(torch.tensor([ids]), **picture)[0][0]
         capacity = (len(ids),) if decoder_class is LayerDecoder else ()
-        decoder = decoder_class(golden_model, *capacity)
+        decoder = decoder_class(golden_model, 1, *capacity)
         prompt = torch.tensor([case["input_ids"]])
-        actual = [decoder.prefill(prompt, images, case["image_start"])]
-        actual += [decoder.decode_one_token(torch.tensor([[token]])) for token in case["continuation"]]
+        actual = [decoder.prefill(0, prompt, images, case["image_start"])]
+        actual += [decoder.decode(torch.tensor([token])) for token in case["continuation"]]
     start = len(case["input_ids"]) - 1
     assert relative_error(torch.cat(actual), expected[start:]) < 1e-5
+
+
+@pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
+def test_rows_side_by_side_have_the_logits_that_each_has_alone(
+    decoder_class: Any, golden_spec: Any, golden_model: VisualGLMModel, golden_pixels: torch.Tensor
+) -> None:
+    cases = [golden_spec["cases"][name] for name in CASES]
+    steps = min(len(case["continuation"]) for case in cases)
+    room = (max(len(case["input_ids"]) for case in cases) + steps,) if decoder_class is LayerDecoder else ()
+
+    def run(chosen: list[dict[str, Any]], gone: int | None = None) -> torch.Tensor:
+        """Decode some cases together; before the last step the one in row `gone` leaves its place to the last."""
+        decoder = decoder_class(golden_model, len(chosen), *room)
+        for row, case in enumerate(chosen):
+            images = embeddings(golden_model, case, golden_pixels)
+            decoder.prefill(row, torch.tensor([case["input_ids"]]), images, case["image_start"])
+        for step in range(steps):
+            if gone is not None and step == steps - 1:
+                decoder.move(len(chosen) - 1, gone)
+                chosen = [*chosen[:gone], chosen[-1], *chosen[gone + 1 : -1]]
+            logits = decoder.decode(torch.tensor([case["continuation"][step] for case in chosen]))
+        return logits
+
+    with torch.no_grad():
+        alone = torch.cat([run([case]) for case in cases])
+        assert relative_error(run(cases), alone) < 1e-5
+        assert relative_error(run(cases, gone=1), alone[[0, 3, 2]]) < 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -55,11 +82,13 @@ def test_greedy_tokens_are_the_original_ones(
     expected = golden_numbers[f"sat/{name}/greedy"].tolist()
     steps = generate(
         golden_model,
-        case["input_ids"],
-        GREEDY.replace(max_new_tokens=len(expected)),
+        Request(
+            case["input_ids"],
+            GREEDY.replace(max_new_tokens=len(expected)),
+            images=embeddings(golden_model, case, golden_pixels),
+            image_start=case["image_start"],
+        ),
         end_id=END,
-        images=embeddings(golden_model, case, golden_pixels),
-        image_start=case["image_start"],
     )
     assert [step.token_id for step in steps] == expected
 
@@ -89,11 +118,11 @@ def test_a_users_mixin_changes_the_answer(golden_spec: Any, golden_pixels: torch
     def answer() -> list[int | None]:
         config = GREEDY.replace(max_new_tokens=8)
         prompt = {"images": images, "image_start": case["image_start"]}
-        return [step.token_id for step in generate(model, case["input_ids"], config, end_id=END, **prompt)]
+        return [step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), end_id=END)]
 
     before = answer()
     model.add_mixin("sharp", SharpAttention())
-    assert isinstance(make_decoder(model, 100), ModelDecoder)
+    assert isinstance(make_decoder(model, 1, 100), ModelDecoder)
     ids = torch.tensor([case["input_ids"]])
     after = answer()
     assert after != before
@@ -112,9 +141,9 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
         lambda module, inputs, output: seen.append(output.shape[1])
     )
     prompt = golden_spec["cases"]["zh_text"]["input_ids"]
-    hooked = [step.token_id for step in generate(model, prompt, GREEDY.replace(max_new_tokens=4), end_id=END)]
+    hooked = [step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), end_id=END)]
     assert seen == [len(prompt), 1, 1, 1]
     handle.remove()
-    free = [step.token_id for step in generate(model, prompt, GREEDY.replace(max_new_tokens=4), end_id=END)]
+    free = [step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), end_id=END)]
     assert free == hooked
     assert len(seen) == 4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.errors import GenerationError, SettingError
-from model.generation import CHAT, DEMO, HF_CHAT, GenerationConfig, Step, generate
+from model.generation import CHAT, DEMO, HF_CHAT, GenerationConfig, Request, Step, generate
 from model.visualglm import VisualGLMModel
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
@@ -19,7 +19,7 @@ def prompt(golden_spec: Any) -> list[int]:
 
 
 def run(model: VisualGLMModel, prompt: list[int], end_id: int = 130005, **settings: Any) -> list[Step]:
-    return list(generate(model, prompt, GREEDY.replace(**settings), end_id=end_id))
+    return list(generate(model, Request(prompt, GREEDY.replace(**settings)), end_id=end_id))
 
 
 def test_stops_at_the_end_token_which_is_not_part_of_the_answer(
@@ -62,17 +62,17 @@ def test_min_length_forbids_the_end_token(golden_model: VisualGLMModel, prompt: 
 def test_forbidden_ids_do_not_come(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     free = run(golden_model, prompt, max_new_tokens=1)[0].token_id
     steps = list(
-        generate(golden_model, prompt, GREEDY.replace(max_new_tokens=4), end_id=1, forbidden=[(free, free + 1)])
+        generate(golden_model, Request(prompt, GREEDY.replace(max_new_tokens=4), [(free, free + 1)]), end_id=1)
     )
     assert free not in [step.token_id for step in steps]
 
 
 def test_a_seed_repeats_an_answer_whatever_was_drawn_before(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     config = GenerationConfig(max_new_tokens=8, temperature=2.0, top_k=0, top_p=1.0, seed=5)
-    first = list(generate(golden_model, prompt, config, end_id=1))
+    first = list(generate(golden_model, Request(prompt, config), end_id=1))
     torch.rand(3)
-    assert list(generate(golden_model, prompt, config, end_id=1)) == first
-    assert list(generate(golden_model, prompt, config.replace(seed=6), end_id=1)) != first
+    assert list(generate(golden_model, Request(prompt, config), end_id=1)) == first
+    assert list(generate(golden_model, Request(prompt, config.replace(seed=6)), end_id=1)) != first
 
 
 def test_repetition_penalty_counts_only_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
@@ -84,7 +84,7 @@ def test_repetition_penalty_counts_only_the_answer(golden_model: VisualGLMModel,
 
 
 def test_closing_stops(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    steps = generate(golden_model, prompt, GREEDY, end_id=1)
+    steps = generate(golden_model, Request(prompt, GREEDY), end_id=1)
     next(steps)
     steps.close()
     with pytest.raises(StopIteration):

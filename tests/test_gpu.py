@@ -1,5 +1,6 @@
 """On a GPU: the same numbers, in float32 and within 1e-2 in half precision; a chat in each dtype."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from model import chat, load_sat
-from model.generation import GenerationConfig, generate
+from model.generation import GenerationConfig, Request, generate
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 
@@ -48,11 +49,12 @@ def test_cached_decoding(
         images = model.encode_image(golden_pixels[case["image_index"]][None])
     prompt = {"images": images, "image_start": case["image_start"]}
     config = GREEDY.replace(max_new_tokens=24)
-    answer = [step.token_id for step in generate(model, case["input_ids"], config, end_id=130005, **prompt)]
+    answer = [step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), end_id=130005)]
     if dtype == torch.float32:
         assert answer == golden_numbers["sat/zh_image/greedy"].tolist()
     sampling = GenerationConfig(max_new_tokens=8, temperature=1.5, top_k=0, top_p=1.0, seed=3)
-    first, second = (list(generate(model, case["input_ids"], sampling, end_id=130005, **prompt)) for _ in range(2))
+    request = Request(case["input_ids"], sampling, **prompt)
+    first, second = (list(generate(model, replace(request), end_id=130005)) for _ in range(2))
     assert first == second
 
 

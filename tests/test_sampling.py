@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import GenerationError
 from model.generation import GenerationConfig
-from model.generation.sampling import distribution, forbid, penalize, sample
+from model.generation.sampling import candidates, distribution, draw, penalize, shape_of
 from tests.conftest import GOLDENS
 
 CONFIGS = [(0.8, 100, 0.4), (0.95, 30, 0.7), (1.0, 1, 0.5), (0.5, 10, 0.9), (1.0, 500, 0.99)]
@@ -40,46 +39,25 @@ def test_everything_off_is_the_softmax() -> None:
     torch.testing.assert_close(distribution(logits, config), logits.softmax(-1))
 
 
-def test_sampling_follows_the_distribution_and_the_seed() -> None:
-    logits = torch.randn(1, 8)
-    config = GenerationConfig(temperature=1.0, top_k=5, top_p=0.9)
-
-    def draw(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat([sample(logits, config, generator) for _ in range(4000)]).flatten()
-
-    first = draw(3)
-    assert torch.equal(first, draw(3))
-    assert not torch.equal(first, draw(4))
-    frequencies = torch.bincount(first, minlength=8) / len(first)
-    torch.testing.assert_close(frequencies, distribution(logits, config)[0], atol=0.04, rtol=0)
+def test_drawing_follows_the_distribution() -> None:
+    probabilities, ids = candidates(
+        torch.randn(1, 8), shape_of(GenerationConfig(temperature=1.0, top_k=5, top_p=0.9), 8)
+    )
+    count = 4000
+    drawn = draw(probabilities.expand(count, -1), ids.expand(count, -1), torch.rand(count))
+    frequencies = torch.bincount(drawn, minlength=8) / count
+    expected = torch.zeros(8).scatter(0, ids[0], probabilities[0])
+    torch.testing.assert_close(frequencies, expected, atol=0.04, rtol=0)
+    assert not frequencies[expected == 0].any()
 
 
-def test_zero_temperature_is_greedy() -> None:
-    logits = torch.randn(4, 20)
-    assert torch.equal(sample(logits, GenerationConfig(temperature=0), None), logits.argmax(-1, keepdim=True))
+@pytest.mark.parametrize("uniform", [0.0, 1.0])
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float) -> None:
+    probabilities, ids = torch.tensor([[0.75, 0.25, 0.0]]), torch.tensor([[4, 2, 7]])
+    assert draw(probabilities, ids, torch.tensor([uniform])).item() in (4, 2)
 
 
 def test_penalty_always_lowers_and_only_what_the_answer_has() -> None:
     logits = torch.tensor([[2.0, -2.0, 0.5, -0.5]])
-    lowered = penalize(logits, torch.tensor([[0, 1, 1]]), 1.25)
-    torch.testing.assert_close(lowered, torch.tensor([[1.6, -2.5, 0.5, -0.5]]))
-    assert torch.equal(penalize(logits, torch.empty(1, 0, dtype=torch.long), 1.25), logits)
-
-
-def test_forbidden_ids_are_never_drawn() -> None:
-    logits = forbid(torch.randn(1, 10), [(0, 3), (5, 10)])
-    probabilities = distribution(logits, GenerationConfig(temperature=1.0, top_k=0, top_p=1.0))
-    assert probabilities[0, [0, 1, 2, 5, 6, 7, 8, 9]].sum() == 0
-    assert probabilities.sum() == pytest.approx(1.0)
-
-
-def test_forbidding_leaves_the_given_logits_alone() -> None:
-    logits = torch.zeros(1, 4)
-    forbid(logits, [(0, 2)])
-    assert torch.equal(logits, torch.zeros(1, 4))
-
-
-def test_numbers_that_are_none_are_an_error() -> None:
-    with pytest.raises(GenerationError, match="float16"):
-        sample(torch.tensor([[0.0, float("nan")]]), GenerationConfig(), None)
+    seen = torch.tensor([[True, True, False, False]])
+    torch.testing.assert_close(penalize(logits, seen, torch.tensor([[1.25]])), torch.tensor([[1.6, -2.5, 0.5, -0.5]]))

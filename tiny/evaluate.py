@@ -12,12 +12,22 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from model import ChatModel, Conversation, GenerationConfig, SettingError, Turn, VisualGLMError, load_sat
+from model import (
+    ChatModel,
+    Conversation,
+    GenerationConfig,
+    SatChatModel,
+    SettingError,
+    Turn,
+    VisualGLMError,
+    load_sat,
+)
 from model.loading import DTYPES
 from tiny.scenes import MOST_THINGS
 from tiny.scoring.drawn import draw_questions
@@ -28,6 +38,7 @@ from tiny.scoring.results import Question, Result
 from tiny.training.data import LANGUAGES
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=200)
+AT_ONCE = 64  # questions handed over together
 FAILED, INTERRUPTED = 2, 130  # exit codes
 
 
@@ -39,9 +50,17 @@ def to_conversation(question: Question, swapped: bool = False) -> Conversation:
 
 
 def answer_all(model: ChatModel, asked: Iterable[tuple[Conversation, str]]) -> Iterator[str]:
-    """Yield the model's answer to each question, in their order."""
-    for conversation, question in asked:
-        yield "".join(piece.text for piece in model.stream_answer(conversation, question, GREEDY))
+    """Yield the model's answer to each question, in their order; side by side where the model can."""
+    if not isinstance(model, SatChatModel):
+        for conversation, question in asked:
+            yield "".join(piece.text for piece in model.stream_answer(conversation, question, GREEDY))
+        return
+    left = iter(asked)
+    while some := list(islice(left, AT_ONCE)):
+        for answer in model.answer_batch(some, GREEDY):
+            if isinstance(answer, VisualGLMError):
+                raise answer
+            yield answer
 
 
 def evaluate(model: ChatModel, questions: list[Question], swap: bool = True) -> Iterator[Result]:

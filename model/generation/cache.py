@@ -1,4 +1,4 @@
-"""The keys and values that earlier tokens left behind, one pair of tensors a layer."""
+"""The keys and values that earlier tokens left behind, one pair of tensors a layer, one row for each answer."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,14 @@ import torch
 
 @dataclass
 class KVCache:
-    """Room for a fixed number of tokens, filled from the left.
+    """Room for a fixed number of tokens in each row, filled from the left.
 
     Attributes:
-        keys, values: one tensor [B, H, capacity, head_dim] a layer.
-        length: tokens stored so far, the same in every layer.
+        keys, values: one tensor [R, H, capacity, head_dim] a layer.
     """
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
-    length: int = 0
 
     @classmethod
     def allocate(
@@ -26,16 +24,36 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> "KVCache":
-        """Make room for `shape` = [B, H, capacity, head_dim] in each layer."""
-        pairs = [torch.empty(2, *shape, device=device, dtype=dtype) for _ in range(layers)]
+        """Make room for `shape` = [R, H, capacity, head_dim] in each layer.
+
+        It begins as zeros: what a mask hides is multiplied by nothing, and must be a number for that.
+        """
+        pairs = [torch.zeros(2, *shape, device=device, dtype=dtype) for _ in range(layers)]
         return cls([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
-    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store [B, H, T, head_dim] after what is there; return all stored, [B, H, length + T, head_dim].
+    def store_row(self, layer: int, row: int, start: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store [1, H, T, head_dim] in a row, from place `start` on."""
+        end = start + key.shape[2]
+        self.keys[layer][row : row + 1, :, start:end] = key
+        self.values[layer][row : row + 1, :, start:end] = value
 
-        `length` grows only when the caller has stored every layer.
-        """
-        end = self.length + key.shape[2]
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+    def store_column(
+        self, layer: int, rows: torch.Tensor, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        """Store one token [B, H, 1, head_dim] in each of `rows` [B], at its place in `places` [B]."""
+        self.keys[layer][rows, :, places] = key[:, :, 0]
+        self.values[layer][rows, :, places] = value[:, :, 0]
+
+    def first_rows(self, layer: int, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values [count, H, length, head_dim] of the first rows."""
+        return self.keys[layer][:count, :, :length], self.values[layer][:count, :, :length]
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` places of a row to another."""
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :length] = tensor[source, :, :length]
+
+    def clear_row(self, row: int) -> None:
+        """Put zeros where a row has what are no numbers."""
+        for tensor in (*self.keys, *self.values):
+            tensor[row] = 0

@@ -1,0 +1,122 @@
+"""Requests of many threads are answered side by side, each as it would be alone."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from model.errors import BusyError, GenerationError
+from model.generation import Request, Scheduler, Step, generate
+from model.visualglm import VisualGLMModel
+from tests.test_batch import END, GREEDY, draw_requests, prompts  # noqa: F401  (a fixture)
+
+LONG = GREEDY.replace(max_new_tokens=150, min_length=2000, max_length=2000)
+
+
+@pytest.fixture
+def scheduler(golden_model: VisualGLMModel) -> Iterator[Scheduler]:
+    scheduler = Scheduler(golden_model, end_id=END, rows=3, capacity=300, most_waiting=4)
+    yield scheduler
+    scheduler.close()
+
+
+def wait_until(condition: Any) -> None:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < 30
+        time.sleep(0.002)
+
+
+def test_threads_get_the_answers_that_each_would_get_alone(
+    golden_model: VisualGLMModel,
+    prompts: list[dict[str, Any]],  # noqa: F811
+) -> None:
+    requests = draw_requests(prompts, 24, seed=11)
+    scheduler = Scheduler(golden_model, end_id=END, rows=3, capacity=300)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda request: list(scheduler.submit(request)), requests))
+    scheduler.close()
+    assert answers == [list(generate(golden_model, request, end_id=END)) for request in requests]
+
+
+def test_first_come_first_served(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    running = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    for steps in running:
+        next(steps)
+    waiting = [scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=n), **prompts[1])) for n in (5, 2)]
+    running[0].close()  # one row, which both have to take in turn
+    first = list(waiting[0])
+    assert len(first) == 5
+    assert len(list(waiting[1])) == 2
+    assert all(isinstance(next(steps), Step) for steps in running[1:])
+
+
+def test_a_full_queue_refuses(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    held = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    for steps in held:
+        next(steps)
+    held += [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(4)]
+    with pytest.raises(BusyError, match="4 questions are waiting"):
+        scheduler.submit(Request(config=LONG, **prompts[0]))
+    held[0].close()
+    wait_until(lambda: len(scheduler.waiting) < 4)
+    held.append(scheduler.submit(Request(config=LONG, **prompts[0])))
+    for steps in held:
+        steps.close()
+
+
+def test_a_cancelled_request_frees_its_place(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    steps = scheduler.submit(Request(config=LONG, **prompts[0]))
+    next(steps)
+    assert scheduler.batch.free == 2
+    steps.close()
+    wait_until(lambda: scheduler.batch.free == 3)
+    assert not scheduler.running
+
+
+def test_an_error_ends_one_request(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    fine = scheduler.submit(Request(config=LONG, **prompts[0]))
+    next(fine)
+    broken = {**prompts[0], "images": torch.full_like(prompts[0]["images"], float("nan"))}
+    with pytest.raises(GenerationError, match="not numbers"):
+        list(scheduler.submit(Request(config=GREEDY, **broken)))
+    assert isinstance(next(fine), Step)
+    fine.close()
+
+
+def test_a_bug_in_the_network_ends_what_is_running_and_no_more(
+    scheduler: Scheduler,
+    prompts: list[dict[str, Any]],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(2)]
+    for steps in running:
+        next(steps)
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler.batch.decoder, "decode", lambda tokens: 1 / 0)
+        for steps in running:
+            with pytest.raises(ZeroDivisionError):
+                list(steps)
+    assert len(list(scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=3), **prompts[0])))) == 3
+
+
+def test_too_long_a_prompt_is_refused(scheduler: Scheduler) -> None:
+    with pytest.raises(GenerationError, match="room for 299"):
+        scheduler.submit(Request([5] * 300, GREEDY))
+
+
+def test_closing_ends_everything(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    scheduler = Scheduler(golden_model, end_id=END, rows=1, capacity=300)
+    running, waiting = (scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(2))
+    next(running)
+    scheduler.close()
+    for steps in (running, waiting):
+        with pytest.raises(GenerationError, match="shut down"):
+            list(steps)
+    with pytest.raises(GenerationError, match="no more questions"):
+        scheduler.submit(Request(config=LONG, **prompts[0]))
+    assert threading.active_count() < 50
