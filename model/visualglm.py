@@ -186,7 +186,7 @@ class VisualGLMModel(ChatGLMModel):
         SAT's `from_pretrained` ends here. Entries of the checkpoint's configuration win over those of `args`,
         and `overwrite_args` over both; what none of them says is the class's default. The model answers at once (no
         dropout); call `train()` to train it. What a subclass adds and the checkpoint lacks starts as it was built.
-        Further keywords: `specific_iteration` of a run, and `qkv_layout` as in `open_checkpoint`.
+        Further keywords: `specific_iteration` of a run, and `qkv_layout` and `base` as in `open_checkpoint`.
 
         Raises:
             CheckpointError: nothing found, or nothing readable.
@@ -196,6 +196,7 @@ class VisualGLMModel(ChatGLMModel):
             home=home_path,
             qkv_layout=kwargs.pop("qkv_layout", None),
             iteration=kwargs.pop("specific_iteration", None),
+            base=kwargs.pop("base", None),
         )
         given = {**vars(cls.get_args()), "skip_init": not build_only, **vars(args or Namespace())}
         merged = Namespace(**{**given, **checkpoint.config, **(overwrite_args or {})})

@@ -13,7 +13,7 @@ from model import CheckpointError, VisualGLMModel
 from model.checkpoint import open_checkpoint, save_sat
 from model.checkpoint.names import is_language_qkv
 from model.checkpoint.qkv import interleave_qkv, split_qkv
-from tests.checkpoints import QKV, make_small, offline, read_model, write_sat  # noqa: F401
+from tests.checkpoints import QKV, make_small, offline, read_model, write_hf, write_sat  # noqa: F401
 from tests.conftest import relative_error
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -141,8 +141,48 @@ def test_qlora_is_named(small: Small, trained: WithLora, tmp_path: Path) -> None
 def test_lora_without_the_weights_it_changes_asks_for_its_base(small: Small, trained: WithLora, tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
     run = write_sat(tmp_path / "run", tensors, {**small[1], **LORA_CONFIG})
-    with pytest.raises(CheckpointError, match=r"only what was trained was saved.*base model"):
+    with pytest.raises(CheckpointError, match=r"only what was trained was saved.*--base NAME --merge-lora"):
         read_model(run)
+
+
+@pytest.mark.parametrize("base", ["hf", "sat"])
+@pytest.mark.parametrize("layout", ["split", "interleaved"])
+def test_lora_alone_is_merged_over_its_base(
+    base: str, layout: str, small: Small, trained: WithLora, tmp_path: Path
+) -> None:
+    model, config = small
+    if base == "hf":
+        write_hf(tmp_path / "base", model, config)
+    else:
+        save_sat(tmp_path / "base", model.state_dict(), config)
+    factors = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
+    run = write_sat(tmp_path / "run", factors, {**config, **LORA_CONFIG, "qkv_layout": layout})
+    merged = open_checkpoint(run, base=tmp_path / "base").merge_lora().split()
+    rows, heads = model.state_dict(), config["num_attention_heads"]
+    for part, count in (("query_key_value", 3), ("dense", 1)):
+        name = f"transformer.layers.0.attention.{part}"
+        change = torch.cat([factors[f"{name}.matrix_B.{i}"] @ factors[f"{name}.matrix_A.{i}"] for i in range(count)])
+        if layout == "interleaved" and count == 3:
+            change = split_qkv(change, heads)
+        assert torch.allclose(merged[f"{name}.weight"], rows[f"{name}.weight"] + change / RANK, atol=1e-5)
+    assert torch.equal(merged[QKV], rows[QKV])
+
+
+def test_what_was_trained_wins_over_the_base(small: Small, tmp_path: Path) -> None:
+    model, config = small
+    save_sat(tmp_path / "base", model.state_dict(), config)
+    own = {QKV: model.state_dict()[QKV] + 1}
+    run = write_sat(tmp_path / "run", own, config)
+    whole = dict(open_checkpoint(run, base=tmp_path / "base").tensors())
+    assert torch.equal(whole[QKV], own[QKV])
+    name = "transformer.final_layernorm.weight"
+    assert torch.equal(whole[name], model.state_dict()[name])
+
+
+def test_a_base_of_another_size_is_refused(small: Small, tmp_path: Path) -> None:
+    run = write_sat(tmp_path / "run", {QKV: small[0].state_dict()[QKV]}, small[1])
+    with pytest.raises(CheckpointError, match=r"visualglm-tiny is not the base of .*run: its num_layers|hidden_size"):
+        open_checkpoint(run, base="visualglm-tiny")
 
 
 def test_lora_over_several_ranks_is_refused(small: Small, trained: WithLora, tmp_path: Path) -> None:

@@ -202,6 +202,34 @@ def point_shard(directory: Path) -> None:
     (directory / "pytorch_model-00003-of-00003.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
 
 
+def repeat_shard(directory: Path) -> None:
+    shard_as_bin(directory)
+    first = (directory / "pytorch_model-00001-of-00003.bin").read_bytes()
+    (directory / "pytorch_model-00002-of-00003.bin").write_bytes(first)
+
+
+def remove_index(directory: Path) -> None:
+    shard_as_bin(directory)
+    (directory / "pytorch_model.bin.index.json").unlink()
+
+
+def break_link(directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    (directory / WEIGHTS).symlink_to("../blobs/gone")
+
+
+def call_it_safetensors(directory: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, directory / WEIGHTS)
+
+
+def set_bits(bits: object) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps({**config, "quantization_bit": bits}))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -219,12 +247,29 @@ def point_shard(directory: Path) -> None:
         (truncate_shard, r"pytorch_model-00002-of-00003\.bin .*truncated"),
         (point_shard, r"pytorch_model-00003-of-00003\.bin .*Git-LFS pointer"),
         (put("model.safetensors.index.json", "{}"), "has no weight_map"),
+        (put("model.safetensors.index.json", '{"weight_map": {"a": 3}}'), "should name weight files beside it.* 3"),
+        (put("model.safetensors.index.json", '{"weight_map": {"a": "../b"}}'), r"weight files beside it.* '\.\./b'"),
+        (put(WEIGHTS, "Entry not found"), "holds something else than safetensors"),
+        (repeat_shard, r"By its index .*-00002-of-00003\.bin holds .* belong to different models"),
+        (remove_index, "one of several, but not the index"),
+        (break_link, r"is a link to \.\./blobs/gone, which is not there"),
+        (call_it_safetensors, r"written by torch\.save"),
+        (set_bits("x"), "quantization_bit is 'x'"),
     ],
 )
 def test_broken_directories_are_explained(damage: Callable[[Path], None], message: str, directory: Path) -> None:
     damage(directory)
     with pytest.raises(CheckpointError, match=message):
         read_model(directory)
+
+
+def test_a_configuration_without_a_padding_token_has_the_originals(small: Small, directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    del config["pad_token_id"]
+    (directory / "config.json").write_text(json.dumps(config))
+    model, args = read_model(directory)
+    assert args.pad_token_id == 3
+    assert differing(model, small[0].state_dict()) == []
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named(directory: Path) -> None:

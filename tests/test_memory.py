@@ -38,7 +38,7 @@ def watch():
         peak = max(peak, anonymous())
 thread = threading.Thread(target=watch)
 thread.start()
-model, _ = VisualGLMModel.from_pretrained(sys.argv[1], args=Namespace(fp16=True, device="cpu"))
+model, _ = VisualGLMModel.from_pretrained(sys.argv[1], args=Namespace(bf16=True, device="cpu"))
 done.set()
 thread.join()
 sizes = [parameter.nbytes for parameter in model.parameters()]
@@ -95,7 +95,7 @@ def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> N
         assert torch.equal(buffer, expected), name
 
 
-@pytest.mark.parametrize(("flag", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), (None, torch.float32)])
+@pytest.mark.parametrize(("flag", "dtype"), [("bf16", torch.bfloat16), (None, torch.float32)])
 def test_a_subclass_is_built_with_its_data(flag: str | None, dtype: torch.dtype) -> None:
     class Mine(VisualGLMModel):
         """A subclass that computes with a tensor of its own while it is built."""

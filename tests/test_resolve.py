@@ -1,12 +1,13 @@
 """A model's name finds its files, on this machine or on the hub; what is wrong is said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from model import CheckpointError, load_sat
-from model.checkpoint import open_checkpoint, resolve
+from model import CheckpointError, TokenizerError, load_sat
+from model.checkpoint import find_vocabulary, open_checkpoint, resolve
 from model.checkpoint.resolve import EMBEDDED
 from tests.checkpoints import TINY, offline  # noqa: F401
 
@@ -73,7 +74,9 @@ def test_a_model_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp
     assert "--from_pretrained visualglm-tiny" in message
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "/no/such/directory", ""])
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "./nowhere", "/no/such/directory", "", "a b/c d", "a--b/c", "x" * 5000, "/" + "x" * 300]
+)
 def test_unknown_names_are_refused_without_asking_the_hub(name: str) -> None:
     told: list[str] = []
     with pytest.raises(CheckpointError):
@@ -122,3 +125,39 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", fill)
     with pytest.raises(CheckpointError, match=r"Downloading other/model failed.*No space left"):
         resolve("other/model", notice=lambda text: None)
+
+
+def test_a_directory_that_may_not_be_read_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(CheckpointError, match=r"closed/model_config\.json cannot be read: Permission denied"):
+        resolve(tmp_path / "closed")
+
+
+def test_what_lies_next_to_a_model_points_to_it(tmp_path: Path) -> None:
+    snapshot = make_cached(tmp_path, {"config.json": "{}"})
+    with pytest.raises(CheckpointError, match=r"such as .*abc"):
+        resolve(snapshot.parents[1])
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="adapter of PEFT"):
+        resolve(tmp_path / "adapter")
+
+
+def test_another_hub_model_is_not_answered_with_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"hub's cache.*\n.*\n.*\n.*hf download other/model --local-dir model"):
+        resolve("other/model")
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"version https://git-lfs", "Git-LFS"), (b"<html>", "web page")])
+@pytest.mark.parametrize("name", ["ice_text.model", "tokenizer_config.json"])
+def test_a_tokenizer_that_was_not_downloaded_is_said(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "copy")
+    (tmp_path / "copy" / name).write_bytes(content)
+    with pytest.raises(TokenizerError, match=f"{name}.* cannot be read: it is a {message}"):
+        find_vocabulary(tmp_path / "copy")

@@ -1,7 +1,6 @@
 """SAT checkpoints of every shape that SAT and old fine-tunes left are read; faults are named."""
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,7 @@ import pytest
 import torch
 from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 
-from model import CheckpointError, VisualGLMModel, load_sat
+from model import CheckpointError, VisualGLMModel
 from model.checkpoint import open_checkpoint, save_sat
 from model.checkpoint.parallel import cut
 from model.checkpoint.qkv import interleave_qkv
@@ -218,83 +217,11 @@ def test_missing_and_unknown_tensors_are_named(small: Small, tmp_path: Path) -> 
 def test_only_what_was_trained_asks_for_its_base(small: Small, tmp_path: Path) -> None:
     model, config = small
     run = write_sat(tmp_path / "run", {QKV: model.get_parameter(QKV).data}, config)
-    with pytest.raises(CheckpointError, match="over its base model, visualglm-6b"):
+    with pytest.raises(CheckpointError, match=r"over its base model, visualglm-6b: .*--base visualglm-6b"):
         read_model(run)
 
 
-def remove_latest(run: Path) -> None:
-    (run / "latest").unlink()
-
-
-def remove_config(run: Path) -> None:
-    (run / "model_config.json").unlink()
-
-
-def remove_weights(run: Path) -> None:
-    (run / "300" / RANK_0).unlink()
-
-
-def say_two_ranks(run: Path) -> None:
-    config = json.loads((run / "model_config.json").read_text())
-    (run / "model_config.json").write_text(json.dumps({**config, "model_parallel_size": 2}))
-
-
-def describe_another_model(run: Path) -> None:
-    (run / "model_config.json").write_text('{"model_class": "CogVLMModel", "num_layers": 32}')
-
-
-def point_to(name: str) -> Callable[[Path], None]:
-    return lambda run: (run / "latest").write_text(name) and None
-
-
-def put(content: bytes) -> Callable[[Path], None]:
-    return lambda run: (run / "300" / RANK_0).write_bytes(content) and None
-
-
-def truncate(run: Path) -> None:
-    file = run / "300" / RANK_0
-    file.write_bytes(file.read_bytes()[:-1000])
-
-
-def pickle_without_module(run: Path) -> None:
-    torch.save({"weights": {}}, run / "300" / RANK_0)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (remove_latest, r"no file called latest.*iterations 300"),
-        (point_to("7"), r"no directory 7.*iterations 300"),
-        (point_to("../../elsewhere"), r"should hold the name of an iteration's directory"),
-        (remove_weights, r"mp_rank_00_model_states\.pt is missing"),
-        (say_two_ranks, r"weights in 2 files; mp_rank_01_model_states\.pt is missing"),
-        (describe_another_model, r"not a VisualGLM configuration: it lacks .*eva_args.*'CogVLMModel'"),
-        (
-            put(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
-            r"Git-LFS pointer of 56 bytes.*git lfs pull",
-        ),
-        (put(b"<!DOCTYPE html><html></html>"), r"is a web page"),
-        (put(b""), r"it is empty"),
-        (truncate, r"it is truncated"),
-        (pickle_without_module, r"no entry 'module'"),
-    ],
-)
-def test_broken_runs_are_explained(damage: Callable[[Path], None], message: str, run: Path) -> None:
-    damage(run)
-    with pytest.raises(CheckpointError, match=message):
-        read_model(run)
-
-
-def test_weights_without_their_configuration_say_what_is_missing(run: Path) -> None:
-    remove_config(run)
-    for place in (run / "300", run / "300" / RANK_0):
-        with pytest.raises(CheckpointError, match=r"has a model_config\.json that describes the model"):
-            load_sat(place)
-
-
-def test_a_zip_where_weights_should_be_asks_to_be_unpacked(run: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "visualglm-6b"), "zip", run)
-    shutil.copy(archive, run / "300" / RANK_0)
-    for place in (run, Path(archive)):
-        with pytest.raises(CheckpointError, match=r"zip archive, not weights\. Unpack it"):
-            read_model(place)
+def test_files_written_on_windows_are_read(small: Small, run: Path) -> None:
+    for name in ("latest", "model_config.json"):
+        (run / name).write_text((run / name).read_text() + "\n", encoding="utf-8-sig")
+    assert differing(read_model(run)[0], small[0].state_dict()) == []

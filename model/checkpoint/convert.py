@@ -2,40 +2,42 @@
 
     python -m model.checkpoint.convert SRC DST --to hf
     python -m model.checkpoint.convert RUN DST --to sat --merge-lora
+    python -m model.checkpoint.convert RUN DST --to sat --base visualglm-6b
     python -m model.checkpoint.convert --refresh-code DIR
 
 SRC is any model that can be loaded: a name, a directory of either format, a SAT run, one of its iterations, a .pt
-file. DST is a directory that is not there yet. --refresh-code exchanges the old remote code in a directory of the
-Hugging Face format for ours, and keeps a copy of the old.
+file. DST is a directory that is not there yet. --base names what SRC was trained from, where SRC holds only what was
+trained. --refresh-code exchanges the old remote code in a directory of the Hugging Face format for ours, and keeps a
+copy of the old.
 """
 
 import argparse
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError, VisualGLMError
-from .adapters import methods_in
+from .adapters import methods_in, refuse_unmergeable
+from .directory import new_directory
 from .files import read_json
 from .layout import LAYOUTS
+from .lazy import Tensors
 from .load import Checkpoint, open_checkpoint
-from .names import is_loaded
-from .resolve import check_disk_space
+from .parallel import check_size
 from .save import GENERATION_NAME, Progress, save_hf, save_sat, write_json
-from .vocabulary import VOCABULARY_NAME, find_vocabulary
+from .vocabulary import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
+from .whole import whole_tensors
 
 __all__ = ["convert", "main", "save_hf"]
 
 FORMATS = ("sat", "hf")
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
 DTYPES = ("float32", "bfloat16", "float16")
-TOKENIZER_NAME = "tokenizer_config.json"
 END_OF_ANSWER = "<eop>"
 # As published; the vocabulary itself says which ids these are.
 TOKENIZER_CONFIG = {
@@ -63,6 +65,7 @@ def convert(
     merge_lora: bool = False,
     model_parallel_size: int = 1,
     qkv_layout: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> None:
     """Write the model called `source` into the new directory `destination`.
@@ -73,33 +76,48 @@ def convert(
         merge_lora: merge what LoRA trained into the weights; else a model with additions is refused.
         model_parallel_size: number of weight files of the SAT format.
         qkv_layout: the row order of `source`, where its configuration is silent or wrong about it.
+        base: the model that `source` began from, where that holds only what was trained.
         progress: given the number of tensors, returns what is called after each.
 
     Raises:
         VisualGLMError: the model or its tokenizer cannot be read, or the destination cannot be written.
     """
-    checkpoint = open_checkpoint(source, qkv_layout=qkv_layout)
+    checkpoint = open_checkpoint(source, qkv_layout=qkv_layout, base=base)
     checkpoint = checkpoint.merge_lora() if merge_lora else refuse_additions(checkpoint)
-    with new_directory(destination, checkpoint.size) as part:
-        vocabulary = copy_tokenizer(checkpoint, part)
-        report = progress(sum(map(is_loaded, checkpoint.stored))) if progress is not None else None
+    if to == "sat":
+        check_size(model_parallel_size, checkpoint.config)
+    tensors = whole_tensors(checkpoint)
+    with new_directory(destination, estimate_size(checkpoint, tensors, dtype)) as part:
+        eos_token_id = copy_tokenizer(checkpoint, part)
+        report = progress(len(tensors)) if progress is not None else None
         if to == "hf":
-            write_hf(checkpoint, part, vocabulary, dtype, report)
+            write_hf(checkpoint, tensors, part, eos_token_id, dtype, report)
         else:
-            write_sat(checkpoint, part, dtype, model_parallel_size, report)
+            write_sat(checkpoint, tensors, part, dtype, model_parallel_size, report)
+
+
+def estimate_size(checkpoint: Checkpoint, tensors: Tensors, dtype: torch.dtype | None) -> int:
+    """Return about how many bytes the model takes once written in `dtype`."""
+    stored = tensors["transformer.final_layernorm.weight"].dtype
+    return checkpoint.size * (dtype or stored).itemsize // stored.itemsize
 
 
 def write_hf(
-    checkpoint: Checkpoint, directory: Path, vocabulary: Path, dtype: torch.dtype | None, report: Progress | None
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    directory: Path,
+    eos_token_id: int,
+    dtype: torch.dtype | None,
+    report: Progress | None,
 ) -> None:
     """Write a model of the Hugging Face format with its tokenizer and the code that it runs on."""
     from ..hf.export import export_code
 
     save_hf(
         directory,
-        checkpoint.split(),
+        tensors,
         checkpoint.config,
-        eos_token_id=find_eos(vocabulary),
+        eos_token_id=eos_token_id,
         dtype=dtype,
         sampling=read_sampling(checkpoint.path),
         progress=report,
@@ -108,7 +126,12 @@ def write_hf(
 
 
 def write_sat(
-    checkpoint: Checkpoint, directory: Path, dtype: torch.dtype | None, size: int, report: Progress | None
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    directory: Path,
+    dtype: torch.dtype | None,
+    size: int,
+    report: Progress | None,
 ) -> None:
     """Write a model of the SAT format with its tokenizer."""
     if (checkpoint.path / GENERATION_NAME).is_file():
@@ -116,11 +139,12 @@ def write_sat(
     config = dict(checkpoint.config)
     if config.get("tokenizer_type") == str(checkpoint.path):  # a Hugging Face model's lies beside it
         config["tokenizer_type"] = "."
-    save_sat(directory, checkpoint.split(), config, dtype=dtype, model_parallel_size=size, progress=report)
+    save_sat(directory, tensors, config, dtype=dtype, model_parallel_size=size, progress=report)
 
 
 def refuse_additions(checkpoint: Checkpoint) -> Checkpoint:
     """Return a model to which fine-tuning added no tensors; raise CheckpointError for another."""
+    refuse_unmergeable(checkpoint.stored)
     methods = methods_in(checkpoint.stored)
     if methods:
         added = "; ".join(f"{method}: {names[0]} and {len(names) - 1} more" for method, names in methods.items())
@@ -131,15 +155,15 @@ def refuse_additions(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def copy_tokenizer(checkpoint: Checkpoint, directory: Path) -> Path:
-    """Copy the model's tokenizer into `directory`; return the vocabulary's file there."""
+def copy_tokenizer(checkpoint: Checkpoint, directory: Path) -> int:
+    """Copy the model's tokenizer into `directory`; return the id that ends an answer."""
     source = find_vocabulary(checkpoint.path)
     shutil.copyfile(source / VOCABULARY_NAME, directory / VOCABULARY_NAME)
     if (source / TOKENIZER_NAME).is_file():
         shutil.copyfile(source / TOKENIZER_NAME, directory / TOKENIZER_NAME)
     else:
         write_json(directory / TOKENIZER_NAME, TOKENIZER_CONFIG)
-    return directory / VOCABULARY_NAME
+    return find_eos(source / VOCABULARY_NAME)
 
 
 def find_eos(vocabulary: Path) -> int:
@@ -163,26 +187,6 @@ def read_sampling(directory: Path) -> dict[str, Any]:
     return {key: given.get(key, getattr(HF_CHAT, key)) for key in SAMPLING_KEYS}
 
 
-@contextmanager
-def new_directory(destination: Path, size: int) -> Iterator[Path]:
-    """Give a directory to write into, which becomes `destination` when all is written, and vanishes otherwise."""
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise CheckpointError(f"{destination} is there already. Give a directory that is not, or an empty one.")
-    destination.absolute().parent.mkdir(parents=True, exist_ok=True)
-    check_disk_space(destination.absolute().parent, size, "Give a destination on another disk.")
-    part = Path(tempfile.mkdtemp(prefix=f"{destination.name}.part-", dir=destination.absolute().parent))
-    try:
-        yield part
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
-        if destination.exists():
-            destination.rmdir()
-        part.rename(destination)
-    except OSError as error:
-        raise CheckpointError(f"{destination} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -197,6 +201,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--merge-lora", action="store_true", help="merge what LoRA trained into the weights")
     parser.add_argument("--model-parallel-size", type=int, default=1, metavar="N", help="weight files to write for SAT")
     parser.add_argument("--qkv-layout", choices=LAYOUTS, help="row order of SRC, where its configuration is wrong")
+    parser.add_argument("--base", metavar="NAME", help="what SRC was trained from, if it holds only what was trained")
     parser.add_argument("--refresh-code", type=Path, metavar="DIR", help="exchange the remote code in DIR for ours")
     options = parser.parse_args(arguments)
     if options.refresh_code is None and None in (options.source, options.destination, options.to):
@@ -206,14 +211,24 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def refresh(directory: Path) -> None:
+    """Exchange the remote code in `directory` for ours."""
+    from ..hf.export import refresh_code
+
+    try:
+        backup = refresh_code(directory)
+    except OSError as error:
+        raise CheckpointError(
+            f"The code in {directory} could not be exchanged ({error}). Give yourself the right to write there, or "
+            "make room, and run this again."
+        ) from error
+    print(f"The code in {directory} is ours now. The old files are in {backup}")
+
+
 def run(options: argparse.Namespace) -> None:
     """Do what the command line asks for."""
     if options.refresh_code is not None:
-        from ..hf.export import refresh_code
-
-        print(
-            f"The code in {options.refresh_code} is ours now. The old files are in {refresh_code(options.refresh_code)}"
-        )
+        refresh(options.refresh_code)
         return
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -232,6 +247,7 @@ def run(options: argparse.Namespace) -> None:
             merge_lora=options.merge_lora,
             model_parallel_size=options.model_parallel_size,
             qkv_layout=options.qkv_layout,
+            base=options.base,
             progress=start,
         )
     finally:
@@ -246,6 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VisualGLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted, and nothing is left of the new directory. Run it again.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

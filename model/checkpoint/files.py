@@ -6,6 +6,8 @@ that none of those packages is needed.
 """
 
 import json
+import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from ..errors import CheckpointError
 from .lazy import LazyTensors, Tensors
 
 # Packages whose objects may lie in a checkpoint beside the weights.
-INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "sat", "transformers")
+INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "pathlib", "sat", "transformers")
 AGAIN = "Copy or download it again"
 LFS_START = b"version https://git-lfs"
 
@@ -38,6 +40,18 @@ class Inert:
 
 
 @contextmanager
+def refusal_explained() -> Iterator[None]:
+    """Turn what the system refuses (no permission, a name too long, a disk that fails) into an error for a person."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename if error.filename is not None else "The disk"
+        raise CheckpointError(
+            f"{place} cannot be read: {error.strerror or error}. Look at its name and its permissions."
+        ) from error
+
+
+@contextmanager
 def damage_explained(path: Path) -> Iterator[None]:
     """Turn what reading a weight file raises into an error for a person."""
     try:
@@ -45,17 +59,35 @@ def damage_explained(path: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        reason = describe_damage(path) or f"cannot be read as weights ({error}). {AGAIN}."
+        reason = describe_damage(path) or f"cannot be read as weights: {describe_error(error)}. {AGAIN}."
         raise CheckpointError(f"{path} {reason}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """Say in one line what a reader complains of; torch's own words advise to run what the file holds."""
+    wanted = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if wanted is not None:  # in a bare pickle, whose names cannot be listed beforehand
+        return (
+            f"it asks for {wanted[1]}, in a format from before torch 1.6. Where it was written, save only its tensors"
+        )
+    lines = str(error).splitlines()
+    if isinstance(error, pickle.UnpicklingError | KeyError | EOFError) or not lines:
+        return "it holds something else, or is damaged"
+    return lines[0].rstrip(".")
 
 
 def describe_damage(path: Path) -> str | None:
     """Say what a file that is no weights is instead and what to do, None if nothing is recognised."""
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there. {AGAIN}."
     if not path.is_file():
         return "is not there."
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}. Look at its permissions."
     if not start:
         return f"cannot be read as weights: it is empty. {AGAIN}."
     if start.startswith(LFS_START):
@@ -65,7 +97,9 @@ def describe_damage(path: Path) -> str | None:
         )
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return "cannot be read: it is a web page, an error or login page saved by a download. Download it again."
-    if path.suffix == ".safetensors":
+    if start.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        return "is a compressed archive, not weights. Unpack it and give the directory that it holds."
+    if path.suffix == ".safetensors" and not start.startswith(b"PK"):
         return describe_truncation(path, size)
     return describe_archive(path, start)
 
@@ -73,12 +107,19 @@ def describe_damage(path: Path) -> str | None:
 def describe_archive(path: Path, start: bytes) -> str | None:
     """Say what is wrong with a file that torch.save did not write, or not to its end."""
     if not start.startswith(b"PK"):
-        return None
+        looks_safe = start[8:10] == b'{"'
+        return "holds safetensors: rename it, with the ending .safetensors." if looks_safe else None
     if not zipfile.is_zipfile(path):
         return f"cannot be read as weights: it is truncated, its end is missing. {AGAIN}."
-    with zipfile.ZipFile(path) as archive:
-        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
-            return "is a zip archive, not weights. Unpack it and give the directory that it holds."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return f"cannot be read as weights: it is damaged. {AGAIN}."
+    if not any(name.endswith("/data.pkl") for name in names):
+        return "is a zip archive, not weights. Unpack it and give the directory that it holds."
+    if path.suffix == ".safetensors":
+        return "was written by torch.save, not as safetensors. Rename it to pytorch_model.bin."
     return None
 
 
@@ -86,6 +127,9 @@ def describe_truncation(path: Path, size: int) -> str | None:
     """Say that a safetensors file is shorter than its header says."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if size > 9 and file.read(1) != b"{":
+            return f"holds something else than safetensors. {AGAIN}."
+        file.seek(8)
         if length + 8 > size:
             return f"cannot be read as weights: it is truncated to {size} bytes. {AGAIN}."
         try:
@@ -101,9 +145,9 @@ def describe_truncation(path: Path, size: int) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, or say what is wrong with the file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write the mark
     except (OSError, ValueError) as error:
-        reason = describe_damage(path) or f"cannot be read as JSON: {error}"
+        reason = describe_damage(path) or f"cannot be read as JSON: {error}. {AGAIN}."
         raise CheckpointError(f"{path} {reason}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")

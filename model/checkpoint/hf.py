@@ -1,19 +1,21 @@
 """Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import open_tensors, read_json
+from .files import describe_damage, open_tensors, read_json
 from .lazy import LazyTensors, Maker, Tensors
 from .names import to_sat_name
-from .quantized import dequantize_tensors
+from .quantized import BITS, dequantize_tensors
+from .sizes import check_sizes
 
 CONFIG_NAME = "config.json"
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+PAD_TOKEN_ID = 3
 SAME_KEYS = (
     "num_layers",
     "hidden_size",
@@ -37,11 +39,13 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
         The entries of a SAT model_config.json, and the bits of quantised weights, 0 for weights that are not.
     """
     config = read_json(path / CONFIG_NAME)
+    if config.get("pad_token_id") is None:  # which programs that save a configuration may drop
+        config = {**config, "pad_token_id": PAD_TOKEN_ID}
     absent = [key for key in (*SAME_KEYS, "eva_config", "qformer_config") if config.get(key) is None]
     if absent:
         raise CheckpointError(
             f"{path / CONFIG_NAME} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
-            f"It describes {config.get('model_type', 'an unnamed model')!r}."
+            f"It describes {config.get('model_type', 'an unnamed model')!r}. Give the directory of a VisualGLM model."
         )
     entries = {
         **{key: config[key] for key in SAME_KEYS},
@@ -52,7 +56,16 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
         "eva_args": config["eva_config"],
         "qformer_args": config["qformer_config"],
     }
-    return entries, int(config.get("quantization_bit") or 0)
+    check_sizes(entries, path / CONFIG_NAME)
+    return entries, read_bits(config, path / CONFIG_NAME)
+
+
+def read_bits(config: Mapping[str, Any], file: Path) -> int:
+    """Return the bits of quantised weights that config.json tells of, 0 for none."""
+    bits = config.get("quantization_bit") or 0
+    if bits not in (0, *BITS):
+        raise CheckpointError(f"{file}: quantization_bit is {bits!r}; it should be 4 or 8, or 0 for none.")
+    return int(bits)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -63,6 +76,15 @@ def weight_files(path: Path) -> list[Path]:
     for name in SINGLE_NAMES:
         if (path / name).is_file():
             return [path / name]
+    for name in INDEX_NAMES + SINGLE_NAMES:
+        if (path / name).is_symlink():
+            raise CheckpointError(f"{path / name} {describe_damage(path / name)}")
+    shards = sorted(file.name for file in path.glob("*-of-*") if file.suffix in (".safetensors", ".bin"))
+    if shards:
+        raise CheckpointError(
+            f"{path} has the weight file {shards[0]}, one of several, but not the index of them all, "
+            f"{' or '.join(INDEX_NAMES)}. Copy or download it there."
+        )
     raise CheckpointError(
         f"{path} has a {CONFIG_NAME} but no weights: none of {', '.join(SINGLE_NAMES + INDEX_NAMES)} is there. "
         "Copy or download the weight files into it."
@@ -71,15 +93,38 @@ def weight_files(path: Path) -> list[Path]:
 
 def shard_names(index: Path) -> list[str]:
     """List the files that an index names."""
+    return sorted(set(read_index(index).values()))
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return the name of the file that holds each tensor."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, Mapping) or not weight_map:
+    if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map that says which file holds which tensor. Get it again.")
-    return sorted(set(weight_map.values()))
+    for file in weight_map.values():
+        if not isinstance(file, str) or not file or Path(file).name != file:
+            raise CheckpointError(f"{index} should name weight files beside it; it names {file!r}. Get it again.")
+    return weight_map
+
+
+def check_index(path: Path, tensors: Iterable[str]) -> None:
+    """Raise CheckpointError if none of the files in `path` holds a tensor that their index promises."""
+    index = next((path / name for name in INDEX_NAMES if (path / name).is_file()), None)
+    held = set(tensors)
+    promised = read_index(index) if index is not None else {}
+    absent = {name: file for name, file in promised.items() if name not in held}
+    for name, file in absent.items():
+        raise CheckpointError(
+            f"By its index {path / file} holds {name}; neither it nor another file does, and {len(absent) - 1} more "
+            "tensors are absent. The files belong to different models or downloads. Get them again."
+        )
 
 
 def existing(path: Path) -> Path:
     """Return `path` if the file is there."""
     if not path.is_file():
+        if path.is_symlink():
+            raise CheckpointError(f"{path} {describe_damage(path)}")
         raise CheckpointError(f"The index names {path.name}, which is missing from {path.parent}. Get that shard.")
     return path
 
@@ -87,10 +132,14 @@ def existing(path: Path) -> Path:
 def open_all(files: list[Path], bits: int) -> Tensors:
     """Open weight files; return the tensors that SAT knows, by SAT's names, quantised ones restored."""
     makers: dict[str, Maker] = {}
+    held: set[str] = set()
     for file in files:
-        tensors = dequantize_tensors(open_tensors(file), bits)
+        opened = open_tensors(file)
+        held.update(opened)
+        tensors = dequantize_tensors(opened, bits)
         for name in tensors:
             sat_name = to_sat_name(name)
             if sat_name is not None:
                 makers[sat_name] = partial(tensors.__getitem__, name)
+    check_index(files[0].parent, held)
     return LazyTensors(makers)

@@ -12,6 +12,8 @@ from torch import nn
 from ..errors import CheckpointError
 from . import hf, sat
 from .adapters import LORA, merge_lora, methods_in, plain_config
+from .base import check_base, put_over
+from .files import refusal_explained
 from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
 from .lazy import Tensors
 from .names import RECOMPUTED, is_loaded
@@ -91,6 +93,7 @@ def open_checkpoint(
     home: str | os.PathLike[str] | None = None,
     qkv_layout: str | None = None,
     iteration: int | None = None,
+    base: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Open the model called `name` without reading its weights yet.
 
@@ -99,15 +102,26 @@ def open_checkpoint(
         home: where models are kept, instead of $SAT_HOME.
         qkv_layout: split or interleaved, where the configuration is silent or wrong about the files' row order.
         iteration: which one of a SAT run directory, instead of the latest.
+        base: the model that a fine-tune began from, where only what was trained was saved.
 
     Raises:
-        CheckpointError: nothing found, or no configuration or weights that we can read.
+        CheckpointError: nothing found, or no configuration or weights that we can read, or `base` is no base of it.
     """
     if qkv_layout is not None and qkv_layout not in LAYOUTS:
         raise CheckpointError(f"qkv_layout is {qkv_layout!r}; it should be {' or '.join(LAYOUTS)}.")
     path = resolve(name, home=home)
-    opened = open_sat(path, qkv_layout, iteration) if sat.is_place(path) else open_hf(path, qkv_layout)
-    return replace(opened, is_settled=qkv_layout is not None)
+    with refusal_explained():
+        opened = open_sat(path, qkv_layout, iteration) if sat.is_place(path) else open_hf(path, qkv_layout)
+    opened = replace(opened, is_settled=qkv_layout is not None)
+    return opened if base is None else complete(opened, open_checkpoint(base, home=home))
+
+
+def complete(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """Return a fine-tune with what it lacks taken from its base."""
+    check_base(trained.config, base.config, trained.path, base.path)
+    heads = trained.config["num_attention_heads"]
+    stored = put_over(base.split(), trained.stored, trained.qkv_layout, heads)
+    return replace(trained, stored=stored, files=base.files + trained.files)
 
 
 def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Checkpoint:
@@ -156,13 +170,18 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[i
 
 def copy_tensor(target: torch.Tensor, tensor: torch.Tensor, name: str, path: Path) -> None:
     """Copy `tensor` into the parameter `target` of the same shape."""
-    if target.shape != tensor.shape:
-        raise CheckpointError(
-            f"{path}: {name} has shape {list(tensor.shape)}, the configuration asks for "
-            f"{list(target.shape)}. The weights and the configuration belong to different models."
-        )
+    check_shape(name, tensor.shape, target.shape, path)
     with torch.no_grad():
         target.copy_(tensor)
+
+
+def check_shape(name: str, shape: torch.Size, expected: torch.Size, place: object) -> None:
+    """Raise CheckpointError if the tensor called `name` of the model in `place` is not of the shape `expected`."""
+    if shape != expected:
+        raise CheckpointError(
+            f"{place}: {name} has shape {list(shape)}, the configuration asks for {list(expected)}. "
+            "The weights and the configuration belong to different models. Get both from one source."
+        )
 
 
 def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[str]) -> str:
@@ -177,7 +196,10 @@ def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[
         lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
     elif missing and len(missing) > checkpoint.count:
         base = checkpoint.config.get("base_model", DEFAULT_MODEL)
-        lines.append(f"Only what was trained was saved; it has to be put over its base model, {base}.")
+        lines.append(
+            f"If only what was trained was saved, put it over its base model, {base}: "
+            f"python -m model.checkpoint.convert SRC DST --to sat --base {base}"
+        )
     else:
         lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")
     return "\n".join(lines)

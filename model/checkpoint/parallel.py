@@ -57,6 +57,7 @@ def join_ranks(ranks: Sequence[Tensors], config: Mapping[str, Any], layout: str)
         different = sorted(set(ranks[0]) ^ set(rank))
         if different:
             raise CheckpointError(f"Rank {number} and rank 0 do not hold the same tensors: {different[0]} is in one.")
+    refuse_copies(ranks)
     added = [name for name in ranks[0] if method_of(name)]
     if added:
         raise CheckpointError(
@@ -64,6 +65,20 @@ def join_ranks(ranks: Sequence[Tensors], config: Mapping[str, Any], layout: str)
             "Merge it with the program that trained it."
         )
     return LazyTensors({name: partial(join_one, ranks, name, config, layout) for name in ranks[0]})
+
+
+def refuse_copies(ranks: Sequence[Tensors]) -> None:
+    """Raise CheckpointError where two ranks have the same share of a matrix, as training never leaves them."""
+    name = next((name for name in ranks[0] if name.endswith(ROW_PARALLEL)), None)
+    if name is None:
+        return
+    for number in range(1, len(ranks)):
+        share, other = ranks[number][name], ranks[number - 1][name]
+        if torch.equal(share, other) and share.numel() and share.min() != share.max():
+            raise CheckpointError(
+                f"The files of ranks {number - 1} and {number} hold the same share of {name}: one is a copy of the "
+                "other. Copy the right file there again."
+            )
 
 
 def join_one(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:

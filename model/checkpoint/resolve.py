@@ -8,6 +8,7 @@ organisation/model      the hub's cache, else the hub
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,13 +16,16 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from . import hf, sat
-from .files import describe_damage
+from .files import describe_damage, refusal_explained
 
 EMBEDDED = Path(__file__).parents[1] / "pretrained"
 DEFAULT_MODEL = "visualglm-6b"
+# What the hub's client takes for a name with an organisation.
+HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 HUB_IDS = {DEFAULT_MODEL: "THUDM/visualglm-6b"}
 # Bytes of the published weights: 1,039 tensors in half precision, and the tokenizer.
 HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
+ADAPTER_NAME = "adapter_config.json"
 WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 
@@ -49,9 +53,14 @@ def resolve(
         notice: is told what is going to be downloaded, how large and where to.
 
     Raises:
-        CheckpointError: it is nowhere; the message lists the places and how to get it by hand.
+        CheckpointError: it is nowhere, or cannot be read; the message lists the places and how to get it by hand.
     """
-    name = os.fspath(name)
+    with refusal_explained():
+        return find(os.fspath(name), home, notice)
+
+
+def find(name: str, home: str | os.PathLike[str] | None, notice: Callable[[str], None]) -> Path:
+    """Find a model as `resolve` does."""
     if name in embedded_names():
         return EMBEDDED / name
     places = local_places(name, home)
@@ -68,9 +77,16 @@ def resolve(
 def refuse_other(path: Path) -> None:
     """Raise CheckpointError if `path` is there, but is no model."""
     if path.is_dir():
+        if (path / ADAPTER_NAME).is_file():
+            raise CheckpointError(
+                f"{path} holds an adapter of PEFT, which is not a model by itself. Load the model that it was trained "
+                "from with transformers, and put the adapter on it with peft.PeftModel.from_pretrained."
+            )
+        inside = [*path.glob("snapshots/*"), *path.glob("*")]  # the first as in the hub's cache
+        found = next((str(folder) for folder in inside if is_model(folder)), "")
         raise CheckpointError(
             f"{path} holds neither model_config.json (SAT format) nor config.json (Hugging Face format). "
-            "Give the directory that holds one of them."
+            f"Give the directory that holds one of them{f', such as {found}' if found else ''}."
         )
     if path.is_file():
         reason = describe_damage(path) or "is a file. Give the directory that holds the model, or a .pt file of SAT."
@@ -94,8 +110,7 @@ def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` looks like organisation/model."""
-    parts = name.split("/")
-    return len(parts) == 2 and all(part and not part.startswith((".", "~")) for part in parts)
+    return HUB_ID.fullmatch(name) is not None
 
 
 def find_in_cache(hub_id: str) -> Path | None:
@@ -124,16 +139,24 @@ def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str],
 
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"HF_HUB_OFFLINE is set, so nothing is downloaded.\n{not_found(name, places)}")
-    cache = Path(constants.HF_HUB_CACHE)
+    cache = hub_cache()
     size = HUB_SIZES.get(hub_id)
     described = f"about {size / 1e9:.1f} GB" if size else "of unknown size"
     notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
-    check_disk_space(cache, size, not_found(name, places))
+    otherwise = f"Free some space, or set HF_HOME to a directory on a larger disk.\n{not_found(name, places)}"
+    check_disk_space(cache, size, otherwise)
     try:
         return Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES))
     except Exception as error:  # the hub's client raises many kinds, its transport more
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"Downloading {hub_id} failed: {reason}\n{not_found(name, places)}") from error
+
+
+def hub_cache() -> Path:
+    """Return where the hub's client keeps what it downloads."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> None:
@@ -142,19 +165,26 @@ def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> Non
     free = shutil.disk_usage(existing).free
     if needed is not None and free < needed:
         raise CheckpointError(
-            f"{existing} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed. "
-            f"Free some space, or set HF_HOME to a directory on a larger disk.\n{otherwise}"
+            f"{existing} has {describe_size(free)} free, {describe_size(needed)} are needed. {otherwise}"
         )
+
+
+def describe_size(size: float) -> str:
+    """Say how many bytes, in GB or, below one, in MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def not_found(name: str, places: list[Path]) -> str:
     """Say where a model was looked for and how to get it."""
     looked = "\n".join(f"  {place.absolute()}" for place in places)
-    hub_id = HUB_IDS.get(name, "THUDM/visualglm-6b")
+    if is_hub_id(HUB_IDS.get(name, name)):
+        looked += f"\nand for a complete copy in the hub's cache,\n  {hub_cache()}"
+    hub_id = name if is_hub_id(name) else HUB_IDS[DEFAULT_MODEL]
+    folder = hub_id.split("/")[-1]
     return (
         f"There is no model called {name!r}. Looked for model_config.json or config.json in\n{looked}\n"
-        f"To get the published model by hand: on a machine that reaches the hub, run\n"
-        f"  hf download {hub_id} --local-dir visualglm-6b\n"
-        "and copy the folder visualglm-6b into the working directory or into $SAT_HOME.\n"
+        "To get the published model by hand: on a machine that reaches the hub, run\n"
+        f"  hf download {hub_id} --local-dir {folder}\n"
+        f"and copy the folder {folder} into the working directory or into $SAT_HOME: --from_pretrained {folder}\n"
         "To try the toolkit without any download: --from_pretrained visualglm-tiny"
     )

@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from .files import load_pickled, read_json
 from .layout import INTERLEAVED, LAYOUTS, SPLIT
 from .lazy import Tensors
+from .sizes import check_sizes
 
 CONFIG_NAME = "model_config.json"
 LATEST_NAME = "latest"
@@ -22,7 +23,7 @@ REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "e
 
 def rank_files(folder: Path) -> dict[int, Path]:
     """Return the files of a model's ranks in `folder`, by rank."""
-    matches = ((RANK_FILE.fullmatch(path.name), path) for path in folder.glob("mp_rank_*.pt"))
+    matches = ((RANK_FILE.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
     return {int(match[1]): path for match, path in matches if match}
 
 
@@ -57,8 +58,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     if absent:
         raise CheckpointError(
             f"{file} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
-            f"It describes {config.get('model_class', 'an unnamed model')!r}."
+            f"It describes {config.get('model_class', 'an unnamed model')!r}. Give the directory of a VisualGLM model."
         )
+    check_sizes(config, file)
     # Files from before SAT 0.4.1 have no pad_token_id, and their query-key-value rows lie by head.
     layout = config.pop("qkv_layout", SPLIT if "pad_token_id" in config else INTERLEAVED)
     if layout not in LAYOUTS:
@@ -85,8 +87,8 @@ def weight_files(path: Path, config: dict[str, Any], iteration: int | None = Non
     missing = [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(size) if rank not in files]
     if missing:
         raise CheckpointError(
-            f"{folder} should hold the weights in {size} file{'s' * (size > 1)}; {', '.join(missing[:4])} is missing. "
-            "Copy it there."
+            f"{folder} should hold the weights in {size} file{'s' * (size > 1)}; {', '.join(missing[:4])} "
+            f"{'is' if len(missing) == 1 else 'are'} missing. Copy the rest there."
         )
     return [files[rank] for rank in range(size)]
 
@@ -94,7 +96,11 @@ def weight_files(path: Path, config: dict[str, Any], iteration: int | None = Non
 def iteration_folder(path: Path, iteration: int | None) -> Path:
     """Return the directory of one iteration of the run in `path`."""
     present = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and rank_files(folder))
-    advice = f"There are the iterations {', '.join(present)}." if present else "No iteration is there either."
+    advice = (
+        f"There are the iterations {', '.join(present)}. Name one by its directory, {path / present[-1]}."
+        if present
+        else "No iteration with weights is there either. Copy the run's files again."
+    )
     if iteration is None and not (path / LATEST_NAME).is_file():
         raise CheckpointError(
             f"{path} has no file called {LATEST_NAME}, which says which iteration to read, e.g. 1. {advice}"
@@ -107,8 +113,8 @@ def iteration_folder(path: Path, iteration: int | None) -> Path:
 
 def read_latest(file: Path) -> str:
     """Return the iteration that the file `latest` names."""
-    name = file.read_text(encoding="utf-8", errors="replace").strip()
-    if not name or name in (".", "..") or Path(name).name != name:
+    name = file.read_text(encoding="utf-8-sig", errors="replace").strip()
+    if not name.isprintable() or not name or name in (".", "..") or Path(name).name != name:
         raise CheckpointError(f"{file} should hold the name of an iteration's directory, e.g. 1; it holds {name!r}.")
     return name
 
@@ -117,6 +123,9 @@ def open_module(path: Path) -> Tensors:
     """Map the weights of a SAT file into memory."""
     module = load_pickled(path).get("module")
     if not isinstance(module, dict):
-        raise CheckpointError(f"{path} has no entry 'module' with tensors by name: it is not a SAT checkpoint.")
+        raise CheckpointError(
+            f"{path} has no entry 'module' with tensors by name: it is not a SAT checkpoint. "
+            "Give a file that SAT or deepspeed wrote, or save your tensors as {'module': tensors}."
+        )
     # QLoRA leaves lists among the tensors: kept as names, so that what they come from can be said.
     return {name: value if isinstance(value, torch.Tensor) else torch.empty(0) for name, value in module.items()}

@@ -1,7 +1,9 @@
 """Writing a model in the Hugging Face format or in SAT's, one tensor at a time."""
 
+import errno
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,9 @@ def save_hf(
         sampling: entries of generation_config.json; None writes none, and the model's own defaults hold.
         shard_bytes: weights beyond this go into another file, with an index.
         progress: is called after each tensor.
+
+    Raises:
+        OSError: the directory cannot be written, or the disk is full.
     """
     directory.mkdir(parents=True, exist_ok=True)
     stream = hf_tensors(tensors, config["num_attention_heads"], dtype)
@@ -123,9 +128,13 @@ def shard_part(directory: Path, number: int) -> Path:
 
 def write_shard(directory: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
     """Write one shard; return the names in it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(tensors, shard_part(directory, number), metadata={"format": "pt"})
+    try:
+        save_file(tensors, shard_part(directory, number), metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{error}") from error
     return list(tensors)
 
 
@@ -163,6 +172,7 @@ def save_sat(
 
     Raises:
         CheckpointError: the model cannot be cut into so many shares.
+        OSError: the directory cannot be written, or the disk is full.
     """
     check_size(model_parallel_size, config)
     folder = directory / ITERATION
@@ -192,8 +202,27 @@ def reserve(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     What torch.save writes at once would have to lie in memory whole; the memory of these is never touched.
     """
     module = {name: torch.empty(shape.shape, dtype=shape.dtype) for name, shape in shapes.items()}
-    with torch.serialization.skip_data():
-        torch.save({"module": module}, path)
+    try:
+        with torch.serialization.skip_data():
+            torch.save({"module": module}, path)
+    except RuntimeError as error:  # torch's own writer knows no OSError
+        raise OSError(f"{path.name} has no room, or cannot be opened") from error
+    claim_blocks(path)
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         content = torch.load(path, mmap=True, weights_only=True)
     return content["module"]  # type: ignore[no-any-return]
+
+
+def claim_blocks(path: Path) -> None:
+    """Have the disk set aside every block of a file, so that a full disk is an error now.
+
+    Writing into a mapped file that has no blocks would end the program by a signal, with nothing said or cleaned up.
+    """
+    if not hasattr(os, "posix_fallocate"):  # pragma: no cover  (not on every system)
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not on every file system
+                raise OSError(error.errno, error.strerror, str(path)) from error

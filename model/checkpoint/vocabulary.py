@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from ..errors import CheckpointError, TokenizerError
+from .files import describe_damage, read_json, refusal_explained
 from .resolve import DEFAULT_MODEL, EMBEDDED, HUB_IDS, local_places
 
-VOCABULARY_NAME = "ice_text.model"
+VOCABULARY_NAME, TOKENIZER_NAME = "ice_text.model", "tokenizer_config.json"
 # Published repositories that hold the same vocabulary, under their old and new owners.
 HUB_SOURCES = ("THUDM/visualglm-6b", "THUDM/chatglm-6b", "zai-org/visualglm-6b", "zai-org/chatglm-6b")
 
@@ -18,15 +19,16 @@ def find_vocabulary(name: str | os.PathLike[str]) -> Path:
     a fine-tune keeps the vocabulary, and SAT does not write it.
 
     Raises:
-        TokenizerError: it is nowhere; the message says where to get it.
+        TokenizerError: it is nowhere, or no vocabulary; the message says where to get it.
     """
-    places = vocabulary_places(os.fspath(name))
-    for place in places:
-        if (place / VOCABULARY_NAME).is_file():
-            return place
+    with refusal_explained():
+        places = vocabulary_places(os.fspath(name))
+        for place in places:
+            if (place / VOCABULARY_NAME).is_file():
+                return undamaged(place)
     cached = find_cached(os.fspath(name))
     if cached is not None:
-        return cached
+        return undamaged(cached)
     looked = "\n".join(f"  {place.absolute()}" for place in places)
     raise TokenizerError(
         f"There is no {VOCABULARY_NAME}, the tokenizer's vocabulary, for {os.fspath(name)!r}. Looked in\n{looked}\n"
@@ -34,6 +36,19 @@ def find_vocabulary(name: str | os.PathLike[str]) -> Path:
         f"  hf download {HUB_SOURCES[1]} {VOCABULARY_NAME} --local-dir DIRECTORY\n"
         "(2.7 MB) and put it beside the model's weights."
     )
+
+
+def undamaged(place: Path) -> Path:
+    """Return a tokenizer's directory; raise TokenizerError if its files are plainly something else."""
+    reason = describe_damage(place / VOCABULARY_NAME)
+    if reason is not None:
+        raise TokenizerError(f"{place / VOCABULARY_NAME}, the tokenizer's vocabulary, {reason}")
+    if (place / TOKENIZER_NAME).is_file():
+        try:
+            read_json(place / TOKENIZER_NAME)
+        except CheckpointError as error:
+            raise TokenizerError(str(error)) from error
+    return place
 
 
 def vocabulary_places(name: str) -> list[Path]:
