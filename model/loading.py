@@ -15,6 +15,9 @@ from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.vocabulary import find_vocabulary
 from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
+from .quantization.loading import quantized_checkpoint
+from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
+from .quantization.rounding import check_bits
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
@@ -89,10 +92,21 @@ def limit_threads(parameters: int) -> None:
         torch.set_num_threads(1)
 
 
-def build_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> VisualGLMModel:
-    """Build the SAT network of a checkpoint on `device`, its weights still to be loaded."""
+def build_network(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    quant: int | None = None,
+    quant_vision: bool = False,
+) -> VisualGLMModel:
+    """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given."""
     args = Namespace(**{"skip_init": True, **checkpoint.config})
-    return build_empty(lambda: VisualGLMModel(args, params_dtype=dtype), device, dtype).eval()  # type: ignore[no-any-return]
+
+    def make() -> VisualGLMModel:
+        network = VisualGLMModel(args, params_dtype=dtype)
+        return empty_quantized(network, quant, device, quant_vision=quant_vision) if quant else network
+
+    return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]
 
 
 def load_sat(
@@ -101,6 +115,7 @@ def load_sat(
     device: str | None = None,
     dtype: str | None = None,
     quant: int | None = None,
+    quant_vision: bool = False,
     qkv_layout: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SatChatModel:
@@ -112,15 +127,16 @@ def load_sat(
         name: visualglm-tiny, visualglm-6b, a directory, a .pt file, or a hub id; see `model.checkpoint.resolve`.
         device: cpu, cuda, cuda:1, ...; None for a GPU where there is one.
         dtype: float32, bfloat16 or float16; None for what suits the device.
-        quant: bits of the language model's weights.
+        quant: bits of the language model's weights, 8 or 4; they are rounded one matrix at a time. None leaves them.
+        quant_vision: with `quant`, round the weights of the image part as well.
         qkv_layout: split or interleaved, where the checkpoint's configuration is wrong about its rows.
         progress: is called with (tensors read, tensors in all).
 
     Raises:
-        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had.
+        VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not to be had.
     """
     if quant is not None:
-        raise SettingError("Quantised weights (--quant) are not available yet. Leave the option out.")
+        check_bits(quant)
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout)
     tokenizer = load_tokenizer(checkpoint.path)
@@ -128,8 +144,11 @@ def load_sat(
     chosen_dtype = choose_dtype(dtype, chosen, parameters)
     if chosen.type == "cpu":
         limit_threads(parameters)
-    network = build_network(checkpoint, chosen, chosen_dtype)
+    network = build_network(checkpoint, chosen, chosen_dtype, quant, quant_vision)
+    if quant is not None:
+        checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
+    lay_out_all(network)
     return SatChatModel(network, tokenizer)
 
 

@@ -26,6 +26,7 @@ import torch
 from .checkpoint.files import read_json
 from .checkpoint.resolve import resolve
 from .checkpoint.sat import CONFIG_NAME, find_directory, is_place
+from .quantization.quantize import quantize
 
 T = TypeVar("T")
 
@@ -235,6 +236,13 @@ def _replace_auto_model() -> None:
     AutoModel.from_pretrained = staticmethod(from_pretrained)
 
 
+def _replace_quantization() -> None:
+    name = "sat.quantization.kernels"  # SAT's own needs cpm_kernels, and a GPU that it knows
+    module = sys.modules.setdefault(name, _module(name))
+    vars(module)["quantize"] = quantize
+    vars(importlib.import_module("sat.quantization")).update(kernels=module, quantize=quantize)
+
+
 def _import_sat() -> None:
     if "sat" in sys.modules:  # the program imported it first, and it worked
         return
@@ -253,3 +261,4 @@ def _import_sat() -> None:
 _import_sat()
 _replace_initialization()
 _replace_auto_model()
+_replace_quantization()

@@ -201,8 +201,8 @@ def test_unknown_device_and_dtype_are_refused_with_advice() -> None:
         load_sat("visualglm-tiny", device="nonsense")
     with pytest.raises(SettingError, match="float32, bfloat16, float16"):
         load_sat("visualglm-tiny", dtype="int3")
-    with pytest.raises(SettingError, match="not available yet"):
-        load_sat("visualglm-tiny", quant=4)
+    with pytest.raises(SettingError, match="8 or 4 bits, not 5"):
+        load_sat("visualglm-tiny", quant=5)
 
 
 def test_the_program_random_state_is_left_alone(tiny: SatChatModel) -> None:

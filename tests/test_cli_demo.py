@@ -145,7 +145,6 @@ class TestTerminal:
         ["--repetition_penalty", "0.5"],
         ["--seed", "-1"],
         ["--quant", "7"],
-        ["--quant", "8"],
         ["--dtype", "int8"],
         ["--device", "abacus"],
         ["--query", " "],
@@ -183,10 +182,10 @@ class TestPipes:
         assert ended.stderr.startswith(b"The picture 'nowhere.png' was not found.")
         assert ended.stderr.count(b"\n") == 1
 
-    def test_quantisation_is_refused_in_plain_words(self) -> None:
-        ended = run_program([*TINY, "--quant", "4", "--query", "描述这张图片。"])
-        assert (ended.returncode, ended.stdout) == (2, b"")
-        assert ended.stderr == b"Quantised weights (--quant) are not available yet. Leave the option out.\n"
+    @pytest.mark.parametrize("bits", ["8", "4"])
+    def test_quantised_weights_answer_alike(self, bits: str) -> None:
+        ended = run_program([*TINY, "--quant", bits, "--image", SCENE, "--query", "描述这张图片。"])
+        assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{DESCRIBED_ZH}\n", b"")
 
     def test_dialogue_with_everything_that_can_be_wrong(self, tmp_path: Path) -> None:
         refused = make_bad_pictures(tmp_path)

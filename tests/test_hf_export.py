@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from model import CheckpointError
-from model.hf.export import OWN_MODULES, SHARED_MODULES, export_code, refresh_code
+from model.hf.export import FOLDERS, OWN_MODULES, SHARED_MODULES, export_code, refresh_code
 from tests.hf_models import TINY, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,8 @@ def test_files_import_libraries_and_one_another_only(exported: Path, module: str
 
 @pytest.mark.parametrize("module", SHARED_MODULES)
 def test_shared_modules_are_copied_unchanged(exported: Path, module: str) -> None:
-    assert (exported / f"{module}.py").read_bytes() == (ROOT / "model" / f"{module}.py").read_bytes()
+    original = ROOT / "model" / FOLDERS.get(module, "") / f"{module}.py"
+    assert (exported / f"{module}.py").read_bytes() == original.read_bytes()
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:

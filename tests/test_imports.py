@@ -27,12 +27,13 @@ ALONE = {
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": set(),
     "checkpoint": {"generation", "hf"},
-    "hf": {"prompt", "image"},
+    "hf": {"prompt", "image", "quantization"},
+    "quantization": {"checkpoint"},
     "pictures": {"image"},
     "pieces": {"prompt", "generation"},
     "chat": {"image", "pictures", "pieces", "prompt", "generation"},
     "hf_chat": {"pictures", "pieces", "prompt", "generation"},
-    "sat_compat": {"checkpoint"},
+    "sat_compat": {"checkpoint", "quantization"},
     "blip2": {"image", "sat_compat"},
     "visualglm": {"blip2", "checkpoint", "rotary", "sat_compat"},
 }

@@ -1,6 +1,6 @@
 """Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 from .files import describe_damage, open_tensors, read_json
 from .lazy import LazyTensors, Maker, Tensors
 from .names import to_sat_name
-from .quantized import BITS, dequantize_tensors
+from .quantized import read_bits
 from .sizes import check_sizes
 
 CONFIG_NAME = "config.json"
@@ -58,14 +58,6 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
     }
     check_sizes(entries, path / CONFIG_NAME)
     return entries, read_bits(config, path / CONFIG_NAME)
-
-
-def read_bits(config: Mapping[str, Any], file: Path) -> int:
-    """Return the bits of quantised weights that config.json tells of, 0 for none."""
-    bits = config.get("quantization_bit") or 0
-    if bits not in (0, *BITS):
-        raise CheckpointError(f"{file}: quantization_bit is {bits!r}; it should be 4 or 8, or 0 for none.")
-    return int(bits)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -129,17 +121,16 @@ def existing(path: Path) -> Path:
     return path
 
 
-def open_all(files: list[Path], bits: int) -> Tensors:
-    """Open weight files; return the tensors that SAT knows, by SAT's names, quantised ones restored."""
+def open_all(files: list[Path]) -> Tensors:
+    """Open weight files; return the tensors that SAT knows, by SAT's names."""
     makers: dict[str, Maker] = {}
     held: set[str] = set()
     for file in files:
         opened = open_tensors(file)
         held.update(opened)
-        tensors = dequantize_tensors(opened, bits)
-        for name in tensors:
+        for name in opened:
             sat_name = to_sat_name(name)
             if sat_name is not None:
-                makers[sat_name] = partial(tensors.__getitem__, name)
+                makers[sat_name] = partial(opened.__getitem__, name)
     check_index(files[0].parent, held)
     return LazyTensors(makers)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
 from .lazy import Tensors
 from .names import RECOMPUTED, is_loaded
 from .parallel import join_ranks
+from .quantized import dequantize_tensors, quantized_parts, read_bits
 from .resolve import DEFAULT_MODEL, resolve
 
 
@@ -32,6 +33,8 @@ class Checkpoint:
         stored: its tensors by SAT name, rows in the files' order, each read when it is asked for.
         qkv_layout: the order of query-key-value rows in the files, see `qkv.py`.
         is_settled: whether the caller gave that order, so that the weights are not asked.
+        quantized: the weights of few bits among them as the files have them, with `_scale` and `_groups`; in `stored`
+            they are whole.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class Checkpoint:
     stored: Tensors
     qkv_layout: str
     is_settled: bool = False
+    quantized: Tensors = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -131,14 +135,20 @@ def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Check
     layout = qkv_layout or layout
     files = sat.weight_files(path, config, iteration)
     stored = join_ranks([sat.open_module(file) for file in files], config, layout)
-    return Checkpoint(directory, {**config, "model_parallel_size": 1}, files, stored, layout)
+    bits = read_bits(config, directory / sat.CONFIG_NAME)
+    config = {**config, "model_parallel_size": 1}
+    config.pop("quantization_bit", None)  # from here on the weights are whole
+    whole = dequantize_tensors(stored, bits)
+    return Checkpoint(directory, config, files, whole, layout, quantized=quantized_parts(stored))
 
 
 def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     """Open a model in the Hugging Face format; `path` is its directory."""
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
-    return Checkpoint(path, config, files, hf.open_all(files, bits), qkv_layout or INTERLEAVED)
+    stored = hf.open_all(files)
+    whole = dequantize_tensors(stored, bits)
+    return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:

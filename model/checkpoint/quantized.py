@@ -1,18 +1,37 @@
-"""Weights that were quantised before they were written, by the original's `quantize`, back to floating point.
+"""Weights that were quantised before they were written, back to floating point.
 
-Each row of a matrix has one scale: weight = q * scale. int8 holds one q a byte; int4 two, the one of the even column
-in the high half.
+The original's `quantize` gives each row of a matrix one scale: weight = q * scale. int8 holds one q a byte; int4 two,
+the one of the even column in the high half. Ours may also have groups of columns within each row, each with a step
+and a zero: weight = (q * step + zero) * scale.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
 from .lazy import LazyTensors, Tensors, makers_of
 
-SCALE = "_scale"
+SCALE, GROUPS = "_scale", "_groups"
 BITS = (4, 8)
+
+
+def read_bits(config: Mapping[str, Any], file: Path) -> int:
+    """Return the bits of quantised weights that the configuration in `file` tells of, 0 for none."""
+    bits = config.get("quantization_bit") or 0
+    if bits not in (0, *BITS):
+        raise CheckpointError(f"{file}: quantization_bit is {bits!r}; it should be 4 or 8, or 0 for none.")
+    return int(bits)
+
+
+def quantized_parts(tensors: Tensors) -> Tensors:
+    """Return the quantised weights among `tensors`, with their scales and groups, as they are stored."""
+    weights = [name.removesuffix(SCALE) for name in tensors if name.endswith(f".weight{SCALE}")]
+    parts = (name + ending for name in weights for ending in ("", SCALE, GROUPS))
+    return LazyTensors({name: partial(tensors.__getitem__, name) for name in parts if name in tensors})
 
 
 def dequantize_tensors(tensors: Tensors, bits: int) -> Tensors:
@@ -33,6 +52,7 @@ def dequantize_tensors(tensors: Tensors, bits: int) -> Tensors:
     for scale in scales:
         del makers[scale]
         name = scale.removesuffix(SCALE)
+        makers.pop(name + GROUPS, None)
         makers[name] = partial(dequantize_one, tensors, name, bits)
     return LazyTensors(makers)
 
@@ -41,14 +61,24 @@ def dequantize_one(tensors: Tensors, name: str, bits: int) -> torch.Tensor:
     """Return the matrix called `name`."""
     if name not in tensors or tensors[name].dtype != torch.int8:
         raise CheckpointError(f"{name}{SCALE} is there, so {name} should hold int8; it does not.")
-    return dequantize(tensors[name], tensors[name + SCALE], bits)
+    return dequantize(tensors[name], tensors[name + SCALE], bits, tensors.get(name + GROUPS))
 
 
-def dequantize(packed: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the matrix [out, in] in the dtype of `scale` [out] from int8 `packed` [out, in * bits / 8]."""
-    whole = unpack_int4(packed) if bits == 4 else packed
+def dequantize(
+    packed: torch.Tensor, scale: torch.Tensor, bits: int, groups: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the matrix [out, in] in the dtype of `scale` [out].
+
+    Args:
+        packed: int8 [out, in * bits / 8].
+        groups: step and zero [out, G, 2] of groups of in / G columns.
+    """
+    whole = (unpack_int4(packed) if bits == 4 else packed).float()
+    if groups is not None:
+        step, zero = groups.float().unsqueeze(-1).unbind(2)
+        whole = torch.addcmul(zero, whole.view(*step.shape[:2], -1), step).flatten(1)
     # The product of two numbers of half precision is exact in float32: rounded once.
-    return (whole.float() * scale.float()[:, None]).to(scale.dtype)
+    return (whole * scale.float()[:, None]).to(scale.dtype)
 
 
 def unpack_int4(packed: torch.Tensor) -> torch.Tensor:

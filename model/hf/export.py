@@ -24,7 +24,8 @@ OWN_MODULES = (
     "tokenization_chatglm",
     "vision_chatglm",
 )
-SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "prompt")  # copied unchanged
+SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "kernels", "prompt")  # copied unchanged
+FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {
     "AutoConfig": "configuration_chatglm.ChatGLMConfig",
@@ -87,10 +88,11 @@ def code_files() -> Iterator[tuple[str, str]]:
     package = Path(__file__).parent
     for module in OWN_MODULES:
         text = (package / f"{module}.py").read_text(encoding="utf-8")
-        text = re.sub(r"^from \.\.(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
+        text = re.sub(r"^from \.\.(?:\w+\.)?(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
         yield f"{module}.py", text + name_modules(text) if MODEL_CLASS.startswith(f"{module}.") else text
     for module in SHARED_MODULES:
-        yield f"{module}.py", (package.parent / f"{module}.py").read_text(encoding="utf-8")
+        folder = package.parent / FOLDERS.get(module, "")
+        yield f"{module}.py", (folder / f"{module}.py").read_text(encoding="utf-8")
 
 
 def name_modules(text: str) -> str:

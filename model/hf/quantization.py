@@ -1,16 +1,16 @@
 """Weights of 8 or 4 bits for the language model: less memory, the same layout as published int8 and int4 files.
 
 Each row has its own scale, max|row| / 127 or / 7, in half precision. Two numbers of 4 bits share a byte: the one
-with the even index is in the high half. Activations keep their dtype; a weight is made whole when it is used.
+with the even index is in the high half. Activations keep their dtype.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SettingError
+from ..quantization.kernels import dequantize, pack_pairs, quantized_linear
 
 LARGEST = {4: 7, 8: 127}
 LAYERS = (  # of each layer of the language model; all others keep their precision
@@ -29,16 +29,6 @@ def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.
     divisor = scale.float().where(scale > 0, torch.inf)
     numbers = (weight.detach().float() / divisor[:, None]).round().clamp(-largest, largest)
     return numbers.to(torch.int8), scale
-
-
-def pack_pairs(numbers: torch.Tensor) -> torch.Tensor:
-    """Pack 4-bit numbers [O, I] into bytes [O, I / 2]."""
-    return (numbers[:, 0::2] << 4) | (numbers[:, 1::2] & 15)
-
-
-def unpack_pairs(packed: torch.Tensor) -> torch.Tensor:
-    """Return the 4-bit numbers [O, I] of bytes [O, I / 2], each with its sign."""
-    return torch.stack((packed >> 4, (packed << 4) >> 4), dim=-1).flatten(1)
 
 
 class QuantizedLinear(nn.Module):
@@ -70,11 +60,10 @@ class QuantizedLinear(nn.Module):
 
     def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [O, I] in `dtype`."""
-        numbers = unpack_pairs(self.weight) if self.bits == 4 else self.weight
-        return numbers.to(dtype) * self.weight_scale.to(dtype)[:, None]
+        return dequantize(self.weight, self.weight_scale, None, self.bits, dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.whole_weight(x.dtype), self.bias.to(x.dtype))
+        return quantized_linear(x, self.weight, self.weight_scale, None, self.bias, self.bits)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
