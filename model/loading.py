@@ -18,14 +18,13 @@ from .hf_chat import HfChatModel
 from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
+from .sat_compat import choose_cpu_dtype, count_parameters
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A CPU answers in float32 unless the model would then take more memory than most machines have.
-LARGE_PARAMETERS = 4_000_000_000
 SMALL_PARAMETERS = 50_000_000
 
 
@@ -73,13 +72,7 @@ def choose_dtype(name: str | None, device: torch.device, parameters: int) -> tor
         return DTYPES[name]
     if device.type != "cpu":
         return torch.float16
-    return torch.bfloat16 if parameters > LARGE_PARAMETERS else torch.float32
-
-
-def count_parameters(config: dict[str, int]) -> int:
-    """Estimate the size of a language model from its configuration."""
-    hidden, layers = config["hidden_size"], config["num_layers"]
-    return 12 * layers * hidden**2 + 2 * config["vocab_size"] * hidden
+    return choose_cpu_dtype(parameters)
 
 
 def limit_threads(parameters: int) -> None:

@@ -17,7 +17,7 @@ import sys
 import types
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,7 +160,17 @@ def dtype_without_gpu(args: Namespace) -> torch.dtype:
     wanted = wanted_dtype(args)
     if wanted != torch.float16:
         return wanted
-    parameters = 12 * args.num_layers * args.hidden_size**2 + 2 * args.vocab_size * args.hidden_size
+    return choose_cpu_dtype(count_parameters(vars(args)))
+
+
+def count_parameters(config: Mapping[str, int]) -> int:
+    """Estimate the size of a language model from its configuration."""
+    hidden, layers = config["hidden_size"], config["num_layers"]
+    return 12 * layers * hidden**2 + 2 * config["vocab_size"] * hidden
+
+
+def choose_cpu_dtype(parameters: int) -> torch.dtype:
+    """Return the dtype in which a CPU answers best with a language model of that size."""
     return torch.bfloat16 if parameters > LARGE_PARAMETERS else torch.float32
 
 
