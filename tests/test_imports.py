@@ -25,17 +25,19 @@ ALONE = {
     "prompt": {"errors"},
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "generation": set(),
+    "generation": {"kernels"},
+    "kernels": {"quantization"},
     "checkpoint": {"generation", "hf"},
     "hf": {"prompt", "image", "quantization"},
-    "quantization": {"checkpoint"},
-    "pictures": {"image"},
+    "quantization": {"checkpoint", "kernels"},
+    "encoder": {"generation"},
+    "pictures": {"encoder", "image"},
     "pieces": {"prompt", "generation"},
     "chat": {"image", "pictures", "pieces", "prompt", "generation"},
-    "hf_chat": {"pictures", "pieces", "prompt", "generation"},
+    "hf_chat": {"chat", "generation", "kernels", "pieces", "prompt", "quantization", "rotary"},
     "sat_compat": {"checkpoint", "quantization"},
     "blip2": {"image", "sat_compat"},
-    "visualglm": {"blip2", "checkpoint", "rotary", "sat_compat"},
+    "visualglm": {"blip2", "checkpoint", "kernels", "quantization", "rotary", "sat_compat"},
 }
 
 

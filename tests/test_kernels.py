@@ -4,19 +4,15 @@ TRITON_INTERPRET=1 python -m pytest tests/test_kernels.py       where triton is 
 """
 
 import functools
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.kernels import choice, dense, int4, int8, norm
+from model.kernels import choice, dense, int4, int8
 from model.kernels.ending import Ending
-from model.kernels.tile import MOST_ROWS, Tile, default_tile
-from model.kernels.tuned import MATMUL, MATVEC
+from model.kernels.tile import MOST_ROWS
 from model.quantization.kernels import dequantize
 from model.quantization.rounding import round_weight
 from tests.conftest import relative_error
