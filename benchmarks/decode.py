@@ -21,6 +21,8 @@ table's hold wherever they are printed.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -109,7 +111,7 @@ class Plan:
         return [
             self.stage("ours", lambda: Engine(sat()), self.ready() + self.answers() + self.engine() + self.many()),
             *(
-                self.stage(name, lambda b=bits, v=vision: Engine(sat(b, v)), self.few_bits())
+                self.stage(name, partial(self.rounded, bits, vision), self.few_bits())
                 for name, bits, vision in few_bits
             ),
             self.stage("original", lambda: Original(sat()), self.original()),
@@ -127,28 +129,32 @@ class Plan:
             return rows
         return [Row(row.name, row.what, row.measure, PROMISES.get(f"{stage}/{row.name}")) for row in rows]
 
+    def rounded(self, bits: int, vision: bool) -> Engine:
+        """Return the engine on weights of few bits."""
+        return Engine(self.source.sat(bits, vision))
+
     def ready(self) -> list[Row]:
         """Return the row of the start, which must be its stage's first."""
-        return [Row("ready", "first answer beyond the second's time, s", lambda m: m.ready_s())]
+        return [Row("ready", "first answer beyond the second's time, s", methodcaller("ready_s"))]
 
     def decode(self, lengths: list[int], tokens: int | None = None) -> list[Row]:
         """Return the rows of decoding alone."""
         count = tokens or self.tokens
-        return [Row(f"decode-{n}", f"prompt {n}, ms/token", lambda m, n=n: m.token_ms(n, count)) for n in lengths]
+        return [Row(f"decode-{n}", f"prompt {n}, ms/token", methodcaller("token_ms", n, count)) for n in lengths]
 
     def first(self) -> list[Row]:
         """Return the rows of the first token about a new picture."""
-        return [Row(f"first-{n}", f"prompt {n}, first token, ms", lambda m, n=n: m.first_ms(n)) for n in (SHORT, LONG)]
+        return [Row(f"first-{n}", f"prompt {n}, first token, ms", methodcaller("first_ms", n)) for n in (SHORT, LONG)]
 
     def answers(self) -> list[Row]:
         """Return the rows of one answer at a time."""
         what = f"prompt {SHORT}, first token about a known picture, ms"
-        known = Row(f"known-{SHORT}", what, lambda m: m.first_ms(SHORT, known=True))
+        known = Row(f"known-{SHORT}", what, methodcaller("first_ms", SHORT, known=True))
         return [*self.decode([SHORT, LONG]), *self.first(), known]
 
     def engine(self) -> list[Row]:
         """Return the rows of what the engine does with the device."""
-        image = Row("image", "a picture, ms", lambda m: m.image_ms())
+        image = Row("image", "a picture, ms", methodcaller("image_ms"))
         text = Row(f"text-{SHORT}", f"prompt {SHORT}, by stream_answer, text and all, ms/token", self.text_ms)
         return [image, text, self.weights(), *self.memory()]
 
@@ -163,7 +169,7 @@ class Plan:
     def memory(self) -> list[Row]:
         """Return the row of the most memory, which the device must count."""
         what = f"prompt {LONG}, most memory, GiB"
-        return [Row("memory", what, lambda m: m.peak_gib(LONG, self.tokens))] if self.on_gpu else []
+        return [Row("memory", what, methodcaller("peak_gib", LONG, self.tokens))] if self.on_gpu else []
 
     def many(self) -> list[Row]:
         """Return the rows of many requests at once with pictures of their own."""
@@ -171,14 +177,18 @@ class Plan:
         for n in self.counts:
             what = f"{n} requests at once, {SHORT} + {self.many_tokens}"
             rows += [
-                Row(f"many-{n}", f"{what}, while all decode, tokens/s", lambda m, n=n: self.rates(m, n).phase),
-                Row(f"many-{n}-all", f"{what}, pictures and all, tokens/s", lambda m, n=n: self.rates(m, n).total),
+                Row(f"many-{n}", f"{what}, while all decode, tokens/s", partial(self.phase, n)),
+                Row(f"many-{n}-all", f"{what}, pictures and all, tokens/s", partial(self.total, n)),
             ]
         return rows
 
-    def rates(self, measured: Measured, count: int) -> Any:
-        """Return the rates of so many requests at once."""
-        return measured.rates(count, self.many_tokens)
+    def phase(self, count: int, measured: Measured) -> float:
+        """Return the tokens a second of so many requests while all decode."""
+        return measured.rates(count, self.many_tokens).phase
+
+    def total(self, count: int, measured: Measured) -> float:
+        """Return the tokens a second of so many requests from the first question on."""
+        return measured.rates(count, self.many_tokens).total
 
     def few_bits(self) -> list[Row]:
         """Return the rows of weights of few bits."""
@@ -192,7 +202,7 @@ class Plan:
         rows = [
             *self.decode([SHORT, LONG], tokens),
             *self.first(),
-            Row("image", "a picture, ms", lambda m: m.image_ms()),
+            Row("image", "a picture, ms", methodcaller("image_ms")),
             Row("in-turn", what, lambda m: m.subject.answer_in_turn(SHORT, tokens, m.pictures(count))),
         ]
         return [self.beside_before(row) for row in rows]
@@ -202,13 +212,14 @@ class Plan:
         before = MEASURED_BEFORE.get(f"original/{row.name}")
         if before is None or not self.has_promises:
             return row
-        return Row(row.name, row.what, lambda m: (row.measure(m), f"the original itself: {before:g}"))
+        note = f"the original itself: {before:g}"
+        return Row(row.name, row.what, lambda measured: (row.value(measured)[0], note))
 
     def exported(self) -> list[Row]:
         """Return the rows of plain transformers."""
-        decode = [Row(f"decode-{n}", f"prompt {n}, ms/token", lambda e, n=n: e.token_ms(n)) for n in (SHORT, LONG)]
+        decode = [Row(f"decode-{n}", f"prompt {n}, ms/token", methodcaller("token_ms", n)) for n in (SHORT, LONG)]
         what = f"prompt {SHORT}, first token, ms"
-        return [*decode, Row(f"first-{SHORT}", what, lambda e: e.first_ms(SHORT))]
+        return [*decode, Row(f"first-{SHORT}", what, methodcaller("first_ms", SHORT))]
 
     def plain(self) -> Exported:
         """Return what plain transformers took."""
@@ -224,7 +235,7 @@ class Plan:
         """Return what is compared within a run. The tiny model's promises are for two cores."""
         own, theirs = f"ours/decode-{SHORT}", f"original/decode-{SHORT}"
         many = f"ours/many-{self.counts[0]}"
-        is_tiny = not (self.on_gpu or self.source.is_full_size)
+        is_tiny = not (self.on_gpu or self.source.is_random)
         three, eight, fifth = (at_least(3), at_least(8), at_least(1 / 1.2)) if is_tiny else (None, None, None)
         eleven = at_least(11) if self.has_promises else None
         return [

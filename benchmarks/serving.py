@@ -19,6 +19,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from operator import methodcaller
 
 import torch
 
@@ -62,10 +64,7 @@ class Server:
         """Return what makes `count` requests with new pictures."""
         self.seed += 1000
         pictures = random_pixels(count, self.engine.model.network.image_size, self.seed)
-        return [
-            lambda one=one, seed=self.seed + n: self.engine.request(length, tokens, one, seed)
-            for n, one in enumerate(pictures)
-        ]
+        return [partial(self.engine.request, length, tokens, one, self.seed + n) for n, one in enumerate(pictures)]
 
     def at_once(self, count: int) -> tuple[float, str]:
         """Return the tokens a second of `count` requests at the same moment, and how long people wait."""
@@ -157,7 +156,7 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
         Row(
             f"at-once-{count}",
             f"{count} {what}",
-            lambda server, count=count: server.at_once(count),
+            methodcaller("at_once", count),
             AT_ONCE_PROMISES.get(count) if has_promises and tokens == 128 else None,
         )
         for count in counts
@@ -165,8 +164,8 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
     stall = f"longest wait of {RUNNING} streams while {LONGEST_PROMPT} tokens are read, decode steps"
     arrivals = f"{rate} requests/s for {options.seconds} s, first token of 95 %, ms"
     rows += [
-        Row("stall", stall, lambda server: server.stall(), STALL_PROMISE if has_promises else None),
-        Row("arrivals", arrivals, lambda server: server.arrivals(rate, options.seconds)),
+        Row("stall", stall, methodcaller("stall"), STALL_PROMISE if has_promises else None),
+        Row("arrivals", arrivals, methodcaller("arrivals", rate, options.seconds)),
     ]
     return [Stage("ours", lambda: Server(Engine(source.sat(options.quant)), tokens), rows)]
 

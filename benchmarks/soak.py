@@ -178,7 +178,7 @@ def growth(samples: list[Sample], name: str) -> float:
     third = len(samples) // 3
     if not third:
         return 0.0
-    values = [getattr(sample, name) for sample in samples]
+    values: list[float] = [getattr(sample, name) for sample in samples]
     return statistics.mean(values[-third:]) - statistics.mean(values[-2 * third : -third])
 
 

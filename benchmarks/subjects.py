@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -173,7 +174,7 @@ class Measured:
         """Seconds that the first answer of a new subject takes beyond the second: captures, compiling, allocating."""
         [first, second] = self.pictures(2)
         synchronize(self.subject.model.network.device)
-        seconds = [timed(lambda one=one: self.subject.answer(SHORT, 8, one, 0)) for one in (first, second)]
+        seconds = [timed(partial(self.subject.answer, SHORT, 8, one, 0)) for one in (first, second)]
         return seconds[0] - seconds[1]
 
     def token_ms(self, length: int, tokens: int) -> float:

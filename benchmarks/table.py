@@ -51,6 +51,11 @@ class Row:
     measure: Callable[[Any], float | tuple[float, str]]
     promise: Promise | None = None
 
+    def value(self, subject: Any) -> tuple[float, str]:
+        """Return the number measured and the note."""
+        measured = self.measure(subject)
+        return measured if isinstance(measured, tuple) else (measured, "")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -107,11 +112,10 @@ class Table:
 
     def _run_row(self, name: str, row: Row, subject: Any) -> None:
         try:
-            measured = row.measure(subject)
+            value, note = row.value(subject)
         except Exception as error:
             show(f"| {name} | {row.what} | {failure(error)} | {row.promise or ''} | | |")
             return
-        value, note = measured if isinstance(measured, tuple) else (measured, "")
         self.results[name] = value
         ratio = "" if row.promise is None else f"{row.promise.ratio(value):.2f}"
         show(f"| {name} | {row.what} | {shorten(value)} | {row.promise or ''} | {ratio} | {note} |")
