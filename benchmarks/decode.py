@@ -232,10 +232,10 @@ class Plan:
         return read / copied, f"{size / 1e9:.4g} GB at {read / 1e9:.4g} GB/s; copies {copied / 1e9:.4g} GB/s"
 
     def comparisons(self) -> list[Comparison]:
-        """Return what is compared within a run. The tiny model's promises are for two cores."""
+        """Return what is compared within a run. The tiny model's promises are for two cores, in float32."""
         own, theirs = f"ours/decode-{SHORT}", f"original/decode-{SHORT}"
         many = f"ours/many-{self.counts[0]}"
-        is_tiny = not (self.on_gpu or self.source.is_random)
+        is_tiny = self.source.dtype == torch.float32 and not (self.on_gpu or self.source.is_random)
         three, eight, fifth = (at_least(3), at_least(8), at_least(1 / 1.2)) if is_tiny else (None, None, None)
         eleven = at_least(11) if self.has_promises else None
         return [
