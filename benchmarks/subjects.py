@@ -15,7 +15,7 @@ from benchmarks.machine import synchronize
 from benchmarks.prompts import SHORT, of_length, question, random_pixels
 from benchmarks.sat_baseline import Sat
 from model import Conversation, HfChatModel, SatChatModel
-from model.generation import Request, generate, generate_all
+from model.generation import Request
 
 T = TypeVar("T")
 FIRST_TOKENS = 2  # of an answer of which only the first token counts; SAT's needs a second one to take its time
@@ -55,7 +55,7 @@ class Engine:
         """Answer one prompt."""
         started = time.perf_counter()
         request = self.request(length, tokens, pixels, seed)
-        steps = generate(self.model.network, request, end_id=self.end_id)
+        steps = self.model.scheduler.submit(request)
         times = [time.perf_counter() for step in steps if step.token_id is not None]
         return to_times(started, times, tokens)
 
@@ -66,9 +66,10 @@ class Engine:
     def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Rates:
         """Answer as many prompts at once as there are pictures."""
         started = time.perf_counter()
+        self.model.pictures.encode(pictures)  # together, and they are remembered
         requests = [self.request(length, tokens, one, seed + n) for n, one in enumerate(pictures)]
         times: dict[Request, list[float]] = {request: [] for request in requests}
-        events = generate_all(self.model.network, requests, end_id=self.end_id, rows=len(requests))
+        events = self.model.scheduler.answer_all(requests, len(requests))
         for request, step in events:
             if isinstance(step, Exception):
                 raise step

@@ -13,7 +13,7 @@ from .encoder import COUNTS, ImageEncoder
 from .image import image_digest, load_image, preprocess
 
 # Pictures whose embeddings are kept: 256 KB each at full size in half precision.
-CACHED_PICTURES = 64
+CACHED_PICTURES = 256
 # Pictures that are encoded together.
 TOGETHER = COUNTS[-1]
 
