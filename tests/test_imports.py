@@ -14,6 +14,7 @@ NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
     "sat": {"sat_compat", "blip2", "visualglm", "lora", "loading"},
     "transformers": {"hf", "checkpoint", "loading"},
+    "triton": {"kernels"},
 }
 # Exported beside checkpoints, so they stand alone: the only siblings that each may import.
 ALONE = {
@@ -29,6 +30,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "checkpoint": {"generation", "hf"},
     "hf": {"prompt", "image", "quantization"},
     "quantization": {"checkpoint"},
+    "kernels": {"quantization"},
     "pictures": {"image"},
     "pieces": {"prompt", "generation"},
     "chat": {"image", "pictures", "pieces", "prompt", "generation"},

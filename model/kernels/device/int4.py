@@ -10,7 +10,6 @@ import triton.language as tl
 from .ending import store_row, store_rows
 from .tiles import load_block, load_chunks, load_row, load_rows, split_evenly, split_floats, split_pairs, weight_rows
 
-
 ADD_8 = tl.constexpr(-0x77777778)  # to each of eight numbers of four bits, which then have no sign
 
 
