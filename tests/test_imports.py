@@ -14,6 +14,7 @@ NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
     "sat": {"sat_compat", "blip2", "visualglm", "lora", "loading"},
     "transformers": {"hf", "checkpoint", "loading"},
+    "triton": {"kernels"},
 }
 # Exported beside checkpoints, so they stand alone: the only siblings that each may import.
 ALONE = {

@@ -4,5 +4,5 @@
     norm.layer_norm                                  x [B, D] -> [B, D]
 
 With up to MOST_ROWS rows the time is that of reading the weight, and the kernels in `device` read it once. With more,
-without triton, or where a gradient is wanted, torch does the same; it rounds after each operation, they at the end.
+without triton, or where a gradient is wanted, torch does the same: it rounds after each operation, they at the end.
 """

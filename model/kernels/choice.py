@@ -25,7 +25,7 @@ def suits(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
 
 @functools.cache
 def has_triton(device: torch.device) -> bool:
-    """Whether Triton is there and works on `device`. The first call compiles a kernel, so not in a graph."""
+    """Whether Triton is there and works on `device`. The first call compiles: make it before a graph is captured."""
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type != "cuda":

@@ -13,8 +13,8 @@ ADD_128 = tl.constexpr(-0x7F7F7F80)  # to each of four numbers of eight bits, wh
 def add_product(sums, words, v, MASK: tl.constexpr, point):
     """Return sums + n * v, for the numbers n + 128 that MASK leaves of words.
 
-    They become the last bits of the float 2^23 = `point`, whose steps are of one: a conversion would take longer.
-    `point` comes as an argument because a constant would cost another instruction.
+    They become the last bits of the float 2^23, whose steps are of one: a conversion would take longer. `point`, the
+    bits of 2^23, comes as an argument because a constant would cost another instruction.
     """
     MIDDLE: tl.constexpr = 8388608.0 + 128.0 * (MASK // 0xFF)
     return sums + (((words & MASK) | point).to(tl.float32, bitcast=True) - MIDDLE) * v[:, None, :]
