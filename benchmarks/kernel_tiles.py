@@ -1,0 +1,72 @@
+"""The tiles that benchmarks/kernels.py tries, and the file that it writes the best ones to."""
+
+from typing import NamedTuple
+
+from model.kernels.choice import tile_for
+from model.kernels.tile import CHUNK, LEAST_SHARE, PROGRAMS, Tile
+from model.kernels.tuned import MATMUL, MATVEC
+
+Table = dict[tuple[str, int, int], Tile]
+HEAD = '''"""The fastest tiles on an H200, by (kind, rows, columns of the weight). benchmarks/kernels.py writes this file."""
+
+from .tile import Tile
+'''
+
+
+class Case(NamedTuple):
+    """A product x [rows, inputs] with a weight of a kind [outputs, inputs]."""
+
+    kind: str
+    outputs: int
+    inputs: int
+    rows: int
+
+
+def candidates(case: Case) -> list[Tile]:
+    """Return the tiles to try, the one that is in use first."""
+    used = tile_for(*case)
+    tried = row_tiles(case) if case.rows == 1 else rows_tiles(case)
+    return [used, *(tile for tile in dict.fromkeys(tried) if tile != used)]
+
+
+def row_tiles(case: Case) -> list[Tile]:
+    """Return tiles for one row: each thread reads one chunk of a row at a time, or two."""
+    chunk = CHUNK[case.kind]
+    one = [Tile(block_o, 32 * warps * chunk, warps, 1) for warps in (4, 8) for block_o in (1, 2, 4, 8)]
+    two = [Tile(block_o, 256 * chunk, 4, 1) for block_o in (1, 2, 4)]
+    staged = [Tile(block_o, 128 * chunk, 4, 3) for block_o in (2, 4)]
+    return [tile for tile in one + two + staged if tile.block_i <= case.inputs]
+
+
+def rows_tiles(case: Case) -> list[Tile]:
+    """Return tiles for several rows: narrow ones that are many, and wide ones whose columns are split."""
+    shapes = [(block_o, block_i, stages) for block_o in (32, 64, 128) for block_i, stages in ((128, 4), (256, 3))]
+    shapes += [(32, 128, 6), (64, 128, 6)]
+    if case.kind == "int4":  # as wide as a group, whatever the tile says
+        shapes = [(block_o, 128, stages) for block_o in (32, 64, 128) for stages in (3, 5)]
+    enough = [(shape, split_for(case, shape[0])) for shape in shapes]
+    more = [(shape, 2 * splits) for shape, splits in enough[:2] if splits > 1]
+    return [Tile(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + more]
+
+
+def split_for(case: Case, block_o: int) -> int:
+    """Return into how many shares the columns are split so that there are enough programs."""
+    splits = 1
+    while case.outputs / block_o * splits < PROGRAMS and case.inputs >= 2 * splits * LEAST_SHARE:
+        splits *= 2
+    return splits
+
+
+def table_source(best: dict[Case, Tile]) -> str:
+    """Return the source of model/kernels/tuned.py with `best` in place of what it has for these cases."""
+    one, several = dict(MATVEC), dict(MATMUL)
+    for case, tile in best.items():
+        (one if case.rows == 1 else several)[case[:3]] = tile
+    return f"{HEAD}\n# One row of activations.\n{lines('MATVEC', one)}# Several rows.\n{lines('MATMUL', several)}"
+
+
+def lines(name: str, table: Table) -> str:
+    """Return the source of one table."""
+    start = f"{name}: dict[tuple[str, int, int], Tile] = {{"
+    entries = [f'    ("{key[0]}", {key[1]}, {key[2]}): Tile{tuple(tile)},\n' for key, tile in sorted(table.items())]
+    return start + ("\n" + "".join(entries) if entries else "") + "}\n"
