@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 from model.kernels.choice import tile_for
-from model.kernels.tile import CHUNK, LEAST_SHARE, PROGRAMS, Tile
+from model.kernels.tile import CHUNK, LEAST_SHARE, PROGRAMS, Tile, fit
 from model.kernels.tuned import MATMUL, MATVEC
 
 Table = dict[tuple[str, int, int], Tile]
-HEAD = '''"""The fastest tiles on an H200, by (kind, rows, columns of the weight). benchmarks/kernels.py writes this file."""
+HEAD = '''"""The fastest tiles on an H200, by (kind, rows, columns of the weight); benchmarks/kernels.py writes this."""
 
 from .tile import Tile
 '''
@@ -30,23 +30,22 @@ def candidates(case: Case) -> list[Tile]:
 
 
 def row_tiles(case: Case) -> list[Tile]:
-    """Return tiles for one row: each thread reads one chunk of a row at a time, or two."""
-    chunk = CHUNK[case.kind]
-    one = [Tile(block_o, 32 * warps * chunk, warps, 1) for warps in (4, 8) for block_o in (1, 2, 4, 8)]
-    two = [Tile(block_o, 256 * chunk, 4, 1) for block_o in (1, 2, 4)]
-    staged = [Tile(block_o, 128 * chunk, 4, 3) for block_o in (2, 4)]
-    return [tile for tile in one + two + staged if tile.block_i <= case.inputs]
+    """Return tiles for one row: a thread reads one chunk of each row at a time, or two."""
+    width = 32 * CHUNK[case.kind]  # of what a warp reads at once
+    one = [Tile(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
+    two = [Tile(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
+    staged = [Tile(4, 4 * width, 4, 3)]
+    return [fit(tile, case.kind, case.inputs) for tile in one[:-2] + two + staged]
 
 
 def rows_tiles(case: Case) -> list[Tile]:
-    """Return tiles for several rows: narrow ones that are many, and wide ones whose columns are split."""
-    shapes = [(block_o, block_i, stages) for block_o in (32, 64, 128) for block_i, stages in ((128, 4), (256, 3))]
-    shapes += [(32, 128, 6), (64, 128, 6)]
+    """Return tiles for several rows, each with as many splits as give every multiprocessor work, and fewer."""
+    shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
     if case.kind == "int4":  # as wide as a group, whatever the tile says
-        shapes = [(block_o, 128, stages) for block_o in (32, 64, 128) for stages in (3, 5)]
+        shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
     enough = [(shape, split_for(case, shape[0])) for shape in shapes]
-    more = [(shape, 2 * splits) for shape, splits in enough[:2] if splits > 1]
-    return [Tile(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + more]
+    fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
+    return [Tile(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + fewer]
 
 
 def split_for(case: Case, block_o: int) -> int:

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def compile_all(jobs: list[tuple[Case, Tile]], workers: int, seconds: float) -> 
     return failed
 
 
-def time_us(run: functools.partial[None], calls: int) -> float:
+def time_us(run: Callable[[], object], calls: int) -> float:
     """Return the microseconds of each of the calls that `run` makes."""
     import triton
 
@@ -165,7 +166,8 @@ def to_row(case: Case, times: dict[Tile, float], first: Tile) -> str:
     used = f"{times[first]:.2f}" if first in times else "-"
     numbers = f"{times[best]:.2f} | {size / times[best] / 1e3:,.0f} | {tuple(best)} | {used} | {len(times)}"
     torchs = torch_us(*case[1:])
-    return f"| {case.kind} | {case.outputs} x {case.inputs} | {case.rows} | {numbers} | {torchs:.2f} | {torchs / times[best]:.2f} |"
+    name = f"| {case.kind} | {case.outputs} x {case.inputs} | {case.rows} |"
+    return f"{name} {numbers} | {torchs:.2f} | {torchs / times[best]:.2f} |"
 
 
 def copy_rate() -> float:

@@ -31,10 +31,14 @@ class Tile(NamedTuple):
     splits: int = 1
 
 
+# For one row of activations. With few bits, making x ready costs instructions that more rows of the weight share.
+ONE_ROW = {"dense": Tile(4, 1024, 4, 1), "int8": Tile(8, 4096, 8, 1), "int4": Tile(8, 4096, 4, 1)}
+
+
 def default_tile(kind: str, outputs: int, inputs: int, rows: int) -> Tile:
     """Return a tile for a weight [outputs, inputs] of a shape that was not measured."""
     if rows == 1:
-        return fit(Tile(4, 128 * CHUNK[kind], 4, 1), kind, inputs)
+        return fit(ONE_ROW[kind], kind, inputs)
     programs = math.ceil(outputs / 32)
     splits = 1
     while programs * splits < PROGRAMS and inputs >= 2 * splits * LEAST_SHARE:
