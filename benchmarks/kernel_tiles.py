@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from model.kernels.choice import tile_for
-from model.kernels.tile import CHUNK, LEAST_SHARE, PROGRAMS, Tile, fit
+from model.kernels.tile import CHUNK, Tile, fit, splits_for
 from model.kernels.tuned import MATMUL, MATVEC
 
 Table = dict[tuple[str, int, int], Tile]
@@ -43,17 +43,9 @@ def rows_tiles(case: Case) -> list[Tile]:
     shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
     if case.kind == "int4":  # as wide as a group, whatever the tile says
         shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
-    enough = [(shape, split_for(case, shape[0])) for shape in shapes]
+    enough = [(shape, splits_for(case.outputs, case.inputs, shape[0])) for shape in shapes]
     fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
     return [Tile(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + fewer]
-
-
-def split_for(case: Case, block_o: int) -> int:
-    """Return into how many shares the columns are split so that there are enough programs."""
-    splits = 1
-    while case.outputs / block_o * splits < PROGRAMS and case.inputs >= 2 * splits * LEAST_SHARE:
-        splits *= 2
-    return splits
 
 
 def table_source(best: dict[Case, Tile]) -> str:

@@ -55,6 +55,7 @@ def add_product(sums, words, v, MASK: tl.constexpr):
     """Return sums + n * v * 2^-85, for the numbers n that MASK leaves of words [C, BLOCK_O, 4], and v [C, 4].
 
     The bits of a small integer are those of the float32 that is 2^-149 times as large: so no conversion is needed.
+    Activations of 2^63 and more, which float16 does not have, overflow.
     """
     LARGE: tl.constexpr = 2.0**64 / (MASK & -MASK)  # by which v is multiplied, so that products are not so small
     return sums + (words & MASK).to(tl.float32, bitcast=True) * (v * LARGE)[:, None, :]
