@@ -1,4 +1,4 @@
-"""The fastest tiles on an H200, by (kind, rows, columns of the weight). benchmarks/kernels.py writes this file."""
+"""The fastest tiles on an H200, by (kind, rows, columns of the weight); benchmarks/kernels.py writes this."""
 
 from .tile import Tile
 
