@@ -7,6 +7,7 @@ python web_demo.py --server_name 0.0.0.0 --server_port 8080 --auth me:secret
 import argparse
 import ipaddress
 import os
+import socket
 import sys
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     add_model_arguments(parser)
     add = parser.add_argument
     add("--server_name", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0 for all (default %(default)s)")
-    add("--server_port", type=int, default=port, metavar="PORT", help="where the page is (default %(default)s)")
+    add("--server_port", type=parse_port, default=port, metavar="PORT", help="where the page is (default %(default)s)")
     add("--share", action="store_true", help="also give the page a public address, through Gradio's servers")
     add(
         "--auth",
@@ -51,6 +52,29 @@ def parse_login(text: str) -> tuple[str, str]:
     return name, password
 
 
+def parse_port(text: str) -> int:
+    """Read the number of a port."""
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"A port is a number from 1 to {2**16 - 1}.")
+    return int(text)
+
+
+def check_address(address: str, port: int) -> None:
+    """See whether a server can be there, before a model is loaded for it.
+
+    Raises:
+        SettingError: the port is taken, or the address not this machine's.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(where)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingError(f"There can be no page at {address}, port {port}: {reason}. Choose another.") from error
+
+
 def is_private(address: str) -> bool:
     """Whether only this machine can reach a server at `address`."""
     try:
@@ -66,11 +90,7 @@ def without_proxies_for(address: str) -> None:
 
 
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
-    """Show the page until Ctrl-C.
-
-    Raises:
-        SettingError: the address is taken, or not this machine's.
-    """
+    """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not is_private(options.server_name)):
         print("Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr)
     without_proxies_for(options.server_name)
@@ -84,6 +104,7 @@ def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
     """Run the program on a model that `load` loads."""
     options, config = parse_arguments(port)
     try:
+        check_address(options.server_name, options.server_port)
         serve(load_model(options, load), config, options)
     except VisualGLMError as error:
         print(error, file=sys.stderr)

@@ -28,6 +28,7 @@ MAX_QUESTION = 10_000  # characters
 CSS = """
 #top { align-items: center; }
 #language { flex: 0 0 auto; min-width: 6rem; }
+#clear { align-self: flex-end; min-width: 9rem; width: auto; }
 #confirm { border: 1px solid var(--border-color-accent); border-radius: var(--radius-lg); padding: var(--spacing-lg); }
 """
 # A picture that is pasted anywhere on the page is dropped on the place for pictures.

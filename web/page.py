@@ -58,17 +58,18 @@ class Page:
         everything = list(parts.values())
         self._on(self.blocks.load, self.greet, [], everything)
         self._on(parts["language"].click, self.switch_language, [], everything)
-        shown = [parts[name] for name in ("picture", "confirm", "chat", "question", "clear")]
+        shown = [parts[name] for name in ("picture", "confirm", "chat", "question")]
         self._on(parts["picture"].input, self.offer_picture, [parts["picture"]], shown)
         self._on(parts["load"].upload, self.offer_file, [parts["load"]], shown)
         self._on(parts["start_new"].click, self.accept, [], shown)
         self._on(parts["keep_old"].click, self.decline, [], shown)
-        self._on(parts["clear"].click, self.clear, [], shown)
+        for event in (parts["clear"].click, parts["chat"].clear):
+            self._on(event, self.clear, [], shown)
 
     def _connect_chat(self) -> None:
         chat, question = self.parts["chat"], self.parts["question"]
         settings = [self.parts[name] for name in SETTINGS]
-        shown = [self.parts["picture"], chat, question, self.parts["clear"]]
+        shown = [self.parts["picture"], chat, question]
         for event, method, inputs in (
             (question.submit, self.ask, [question]),
             (chat.example_select, self.ask_example, []),
