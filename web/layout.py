@@ -30,12 +30,18 @@ CSS = """
 #language { flex: 0 0 auto; min-width: 6rem; }
 #clear { align-self: flex-end; min-width: 9rem; width: auto; }
 #confirm { border: 1px solid var(--border-color-accent); border-radius: var(--radius-lg); padding: var(--spacing-lg); }
+@media (max-width: 700px) {  /* the settings move below the conversation */
+    #side { display: contents; }
+    #picture { height: 220px !important; }
+    #chat { height: 50vh !important; }
+    #settings, #files { order: 1; }
+}
 """
 # A picture that is pasted anywhere on the page is dropped on the place for pictures.
 PASTE_JS = """<script>
 document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((file) => file.type.startsWith("image/"));
-    const place = document.querySelector("#picture .image-container");
+    const place = document.querySelector("#picture .upload-container");
     if (!file || !place) return;
     const dataTransfer = new DataTransfer();
     dataTransfer.items.add(file);
@@ -85,7 +91,7 @@ def lay_out(config: GenerationConfig, language: Language) -> dict[str, Any]:
         parts["title"] = gr.Markdown(**said["title"])
         parts["language"] = gr.Button(**said["language"], size="sm", elem_id="language")
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=300, elem_id="side"):
             parts |= lay_out_picture(said) | lay_out_settings(config, said) | lay_out_files(said)
         with gr.Column(scale=3, min_width=300):
             parts |= lay_out_chat(said)
@@ -115,7 +121,7 @@ def lay_out_picture(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def lay_out_settings(config: GenerationConfig, said: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Build a slider for each setting, which holds what `config` has, and a field for the seed."""
     parts: dict[str, Any] = {}
-    with gr.Accordion(**said["settings_box"], open=False) as parts["settings_box"]:
+    with gr.Accordion(**said["settings_box"], open=False, elem_id="settings") as parts["settings_box"]:
         for name, (least, most, step) in RANGES.items():
             value = getattr(config, name)
             least, most = min(least, value), max(most, value)
@@ -127,10 +133,10 @@ def lay_out_settings(config: GenerationConfig, said: dict[str, dict[str, Any]]) 
 def lay_out_files(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Build the buttons that save and load a conversation."""
     parts: dict[str, Any] = {}
-    with gr.Accordion(**said["files_box"], open=False) as parts["files_box"]:
+    with gr.Accordion(**said["files_box"], open=False, elem_id="files") as parts["files_box"]:
         parts["save_json"] = gr.Button(**said["save_json"], size="md")
         parts["save_markdown"] = gr.Button(**said["save_markdown"], size="md")
-        parts["load"] = gr.UploadButton(**said["load"], file_types=[".json"], type="filepath", size="md")
+        parts["load"] = gr.UploadButton(**said["load"], elem_id="load", file_types=[".json"], size="md")
         parts["file"] = gr.JSON(visible=False)  # carries what is saved to the browser
     return parts
 

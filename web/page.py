@@ -1,6 +1,7 @@
 """The page: what a click does to the visitor's session, and what is then shown of it."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .uploads import accept_uploads_only
 
 MAX_ASKING = 128  # answers at a time; more wait in line
 KEEP_UPLOADS_S = 3600
+WORD_JOINER = "\u2060"  # takes no room
 Updates = dict[Any, Any]
 
 # Hands a file that the server has written to the browser, which saves it.
@@ -59,7 +61,8 @@ class Page:
         self._on(self.blocks.load, self.greet, [], everything)
         self._on(parts["language"].click, self.switch_language, [], everything)
         shown = [parts[name] for name in ("picture", "confirm", "chat", "question")]
-        self._on(parts["picture"].input, self.offer_picture, [parts["picture"]], shown)
+        # A picture dropped on another takes that away first: two events, and the last is what counts.
+        self._on(parts["picture"].input, self.offer_picture, [parts["picture"]], shown, "always_last")
         self._on(parts["load"].upload, self.offer_file, [parts["load"]], shown)
         self._on(parts["start_new"].click, self.accept, [], shown)
         self._on(parts["keep_old"].click, self.decline, [], shown)
@@ -119,7 +122,11 @@ class Page:
 
     def offer_picture(self, session: Session, path: str | None) -> Updates:
         """Start a conversation about the picture at `path` (None to go on without one), if nothing is lost by it."""
-        return self._offer(session, lambda: Dialogue(Picture.read(Path(path).read_bytes()) if path else None))
+        updates = self._offer(session, lambda: Dialogue(Picture.read(Path(path).read_bytes()) if path else None))
+        if path is None:
+            # The place is empty already; and if a picture was dropped on another, the new one may be there by now.
+            del updates[self.parts["picture"]]
+        return updates
 
     def offer_file(self, session: Session, path: str) -> Updates:
         """Continue the conversation in the file at `path`, if nothing is lost by it."""
@@ -129,7 +136,7 @@ class Page:
         try:
             dialogue = make()
         except VisualGLMError as error:
-            gr.Warning(str(error), title="")
+            self._warn(session, error)
             dialogue = session.offered or session.dialogue
             return {self.parts["picture"]: show_picture(dialogue.picture)}
         if session.offer(dialogue):
@@ -139,6 +146,9 @@ class Page:
             self.parts["confirm"]: gr.update(visible=True),
             self.parts["question"]: gr.update(interactive=False),
         }
+
+    def _warn(self, session: Session, error: VisualGLMError) -> None:
+        gr.Warning(str(error), title=TEXTS[session.language].unusable)
 
     def accept(self, session: Session) -> Updates:
         """Begin the conversation that waits for the visitor's consent."""
@@ -184,7 +194,7 @@ class Page:
     def ask_edited(self, session: Session, event: gr.EditData, *settings: float | None) -> Iterator[Updates]:
         """Answer a question as the visitor has changed it, in the place of the old one and all that came after."""
         session.cut(exchange_index(event))
-        if question := str(event.value).strip():
+        if question := str(event.value).replace(WORD_JOINER, "").strip():
             yield from self._answer(session, question, settings)
         yield self._show(session)
 
@@ -205,7 +215,7 @@ class Page:
         try:
             config = self.config.replace(**dict(zip(SETTINGS, settings, strict=True)))
         except SettingError as error:
-            gr.Warning(str(error), title="")
+            self._warn(session, error)
             return
         dialogue = session.dialogue
         for _ in session.ask(self.model, question, config):
@@ -225,8 +235,8 @@ class Page:
         """Return the conversation as the chat takes it: two messages for each exchange, so that both are counted."""
         messages = []
         for exchange in session.dialogue.exchanges:
-            messages.append({"role": "user", "content": exchange.question})
-            text = describe(exchange, session)
+            messages.append({"role": "user", "content": as_words(exchange.question)})
+            text = as_words(describe(exchange, session))
             if text or exchange.status is not Status.RUNNING:
                 messages.append({"role": "assistant", "content": text})
         return messages
@@ -241,6 +251,15 @@ class Page:
         """Return the conversation's words as a file to read."""
         text = to_markdown(session.dialogue, session.language)
         return {"name": "visualglm.md", "type": "text/markdown", "text": text}
+
+
+def as_words(text: str) -> str:
+    """Return `text` so that the chat shows each character of it.
+
+    The chat takes what looks like a tag for one, and would fetch a picture that it names. Where no name or mark follows
+    the "<" of a tag or the "&" of an entity, both are plain characters.
+    """
+    return re.sub("([<&])(?=[a-zA-Z#!/?])", rf"\1{WORD_JOINER}", text)
 
 
 def describe(exchange: Exchange, session: Session) -> str:

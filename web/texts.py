@@ -29,6 +29,7 @@ class Texts:
     save_json: str
     save_markdown: str
     load: str
+    unusable: str
     stopped: str
     cut: str
     failed: str
@@ -76,6 +77,7 @@ TEXTS = {
         save_json="保存对话（可再次载入）",
         save_markdown="保存文字（Markdown）",
         load="载入对话",
+        unusable="无法使用",
         stopped="■ 已停止，这一轮不计入对话。",
         cut="■ 已达到 max_length，回答未完。",
         failed="⚠ {error}\n这一轮不计入对话。",
@@ -108,6 +110,7 @@ TEXTS = {
         save_json="Save conversation (can be loaded again)",
         save_markdown="Save the words (Markdown)",
         load="Load conversation",
+        unusable="This cannot be used",
         stopped="■ Stopped; this round is not part of the conversation.",
         cut="■ max_length reached; the answer is not complete.",
         failed="⚠ {error}\nThis round is not part of the conversation.",
