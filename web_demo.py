@@ -24,8 +24,10 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
-    add("--server_name", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0 for all (default %(default)s)")
-    add("--server_port", type=parse_port, default=port, metavar="PORT", help="where the page is (default %(default)s)")
+    variables = os.environ
+    address, number = variables.get("GRADIO_SERVER_NAME", "127.0.0.1"), variables.get("GRADIO_SERVER_PORT", str(port))
+    add("--server_name", default=address, metavar="ADDRESS", help="0.0.0.0 for all (default %(default)s)")
+    add("--server_port", type=parse_port, default=number, metavar="PORT", help="where it listens (default %(default)s)")
     add("--share", action="store_true", help="also give the page a public address, through Gradio's servers")
     add(
         "--auth",
@@ -37,7 +39,7 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     try:
-        from_variable = [parse_login(text) for text in filter(None, os.environ.get(AUTH_VARIABLE, "").split(","))]
+        from_variable = [parse_login(text) for text in filter(None, variables.get(AUTH_VARIABLE, "").split(","))]
         options.auth = [*(options.auth or []), *from_variable]
         return options, DEMO.from_arguments(options)
     except (SettingError, argparse.ArgumentTypeError) as error:
@@ -92,7 +94,9 @@ def without_proxies_for(address: str) -> None:
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not is_private(options.server_name)):
-        print("Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr)
+        print(
+            "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
+        )
     without_proxies_for(options.server_name)
     where = (options.server_name, options.server_port)
     with serving(model, config, *where, auth=options.auth, share=options.share) as urls:

@@ -167,7 +167,12 @@ def test_the_language_changes_and_the_conversation_stays(person: Person) -> None
 
 @pytest.mark.parametrize(
     ("locale", "query", "said"),
-    [("zh-CN", "", "清空对话"), ("en-US", "", "Clear conversation"), ("en-US", "?lang=zh", "清空对话"), ("zh-CN", "?lang=en", "Clear conv")],
+    [
+        ("zh-CN", "", "清空对话"),
+        ("en-US", "", "Clear conversation"),
+        ("en-US", "?lang=zh", "清空对话"),
+        ("zh-CN", "?lang=en", "Clear conv"),
+    ],
 )
 def test_the_page_speaks_the_visitor_s_language(locale: str, query: str, said: str, enter: Any) -> None:
     enter(locale, query).sees(said)

@@ -1,6 +1,7 @@
 """The web program: its command line, and its page as programs reach it."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -172,6 +174,29 @@ def test_another_picture_waits_for_consent(visitor: Visitor) -> None:
     visitor.give(SCENE)
     visitor.call("accept")
     assert visitor.ask("seen").startswith("turns [] picture (448, 448)")
+
+
+def test_the_requirements_are_gradio_s() -> None:
+    """Pillow apart, as requirements_web.txt explains; so nothing may be forgotten there."""
+    lines = [(ROOT / f"requirements_{name}.txt").read_text(encoding="utf-8") for name in ("web", "wo_ds")]
+    named = {canonical(line) for line in "\n".join(lines).splitlines() if line and line[0] != "#"}
+    assert {canonical(text) for text in requires("gradio") or () if "extra ==" not in text} - named == {
+        "pillow"
+    } - named
+
+
+def canonical(requirement: str) -> str:
+    """Return the name in a requirement, as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
+
+
+def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
+    flags = ("--from_pretrained", "visualglm-tiny", "--temperature", "0", "--device", "cpu")
+    with running_page(["web_demo_hf.py"], *flags) as address:
+        visitor = Visitor(address)
+        with closing(visitor.client):
+            visitor.give(SCENE)
+            assert visitor.ask("描述这张图片。") == DESCRIBED_ZH
 
 
 def run_to_its_end(*flags: str, **changes: str) -> tuple[int, str]:

@@ -34,6 +34,8 @@ CSS = """
     #side { display: contents; }
     #picture { height: 220px !important; }
     #chat { height: 50vh !important; }
+    #chat .examples { grid-template-columns: 1fr 1fr; padding: var(--spacing-sm); gap: var(--spacing-sm); }
+    #chat .example { padding: var(--spacing-md); }
     #settings, #files { order: 1; }
 }
 """

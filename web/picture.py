@@ -44,7 +44,9 @@ class Picture:
         """
         match = DATA_URL.fullmatch(url)
         if match is None:
-            raise ImageError("The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64.")
+            raise ImageError(
+                "The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64."
+            )
         try:
             return cls.read(base64.b64decode("".join(match["data"].split()), validate=True))
         except binascii.Error as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import re
 import time
 import uuid
@@ -114,7 +115,7 @@ class Session:
         self.dialogue, self.offered = dialogue, None
 
     def offer(self, dialogue: Dialogue) -> bool:
-        """Open `dialogue` if nothing is lost by it; else keep it until the visitor agrees. Return whether it is open."""
+        """Open `dialogue` if nothing is lost by it, else keep it for the visitor to agree; return whether it is open."""
         if self.dialogue.exchanges:
             self.offered = dialogue
             return False
@@ -162,7 +163,7 @@ def write(exchange: Exchange, pieces: Iterator[Piece]) -> Iterator[None]:
 
 def every(seconds: float, ticks: Iterator[None]) -> Iterator[None]:
     """Yield for the first of `ticks` and then at most once in `seconds`; what was held back is for the caller."""
-    shown = 0.0
+    shown = -math.inf
     with contextlib.closing(ticks):  # type: ignore[type-var]
         for _ in ticks:
             if time.monotonic() - shown >= seconds:
