@@ -115,7 +115,7 @@ class Session:
         self.dialogue, self.offered = dialogue, None
 
     def offer(self, dialogue: Dialogue) -> bool:
-        """Open `dialogue` if nothing is lost by it, else keep it for the visitor to agree; return whether it is open."""
+        """Open `dialogue` if nothing is lost by it, else keep it until the visitor agrees; return which it was."""
         if self.dialogue.exchanges:
             self.offered = dialogue
             return False
