@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE, environment
-from tests.web_program import PROGRAM, free_port, running_page
+from tests.web_program import PROGRAM, free_port, python, running_page
 from tests.web_server import running_server
 
 gradio_client = pytest.importorskip("gradio_client", reason="the web page needs Gradio")
@@ -192,7 +191,7 @@ def canonical(requirement: str) -> str:
 
 def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
     flags = ("--from_pretrained", "visualglm-tiny", "--temperature", "0", "--device", "cpu")
-    with running_page(["web_demo_hf.py"], *flags) as address:
+    with running_page(python("web_demo_hf.py", *flags)) as address:
         visitor = Visitor(address)
         with closing(visitor.client):
             visitor.give(SCENE)
@@ -201,7 +200,7 @@ def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
 
 def run_to_its_end(*flags: str, **changes: str) -> tuple[int, str]:
     """Run the program where it ends by itself; return its exit code and what it said."""
-    command = [sys.executable, *PROGRAM, *flags]
+    command = [*PROGRAM, *flags]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 2 * PATIENCE, "check": False}
     ended = subprocess.run(command, cwd=ROOT, env=environment(**changes), **settings)
     return ended.returncode, ended.stdout + ended.stderr
@@ -225,7 +224,7 @@ def test_a_senseless_flag_is_named(wrong: tuple[str, str]) -> None:
 
 def test_a_login_is_asked_for_and_proxies_are_not_in_the_way() -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), f"http://127.0.0.1:{free_port()}")
-    with running_page(PROGRAM, "--auth", "me:secret", VISUALGLM_AUTH="you:hidden", **nowhere) as url:
+    with running_page([*PROGRAM, "--auth", "me:secret"], VISUALGLM_AUTH="you:hidden", **nowhere) as url:
         for login, status in (("me", "wrong"), 400), (("me", "secret"), 200), (("you", "hidden"), 200):
             body = f"username={login[0]}&password={login[1]}"
             connection = HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)

@@ -1,11 +1,14 @@
 """The web page started as a person starts it, on a model that can be slow, busy or broken when asked to."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from model import BusyError, Conversation, GenerationConfig, Piece, load_sat
@@ -62,32 +65,37 @@ def load(*_: Any, **__: Any) -> ModelWithModes:
     return ModelWithModes()
 
 
-PROGRAM = ["-c", "import web_demo, tests.web_program as t; web_demo.main(load=t.load)"]
-
-
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
+def python(*arguments: str) -> list[str]:
+    """Return the command that runs Python with `arguments`."""
+    return [sys.executable, *arguments]
+
+
+PROGRAM = python("-c", "import web_demo, tests.web_program as t; web_demo.main(load=t.load)")
+
+
 @contextmanager
-def running_page(program: list[str], *flags: str, **changes: str) -> Iterator[str]:
-    """Start the program on a free port; give the page's address."""
-    command = [sys.executable, *program, "--server_port", str(free_port()), *flags]
+def running_page(command: list[str], cwd: Path = ROOT, **changes: str) -> Iterator[str]:
+    """Start the page on a free port; give its address."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment(**changes), **pipes) as process:
+    variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
+    with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
         assert process.stdout
+        said = []
         try:
-            lines = []
             for line in process.stdout:
-                lines.append(line)
+                said.append(line)
                 if line.startswith(STARTED):
                     break
-            assert lines and lines[-1].startswith(STARTED), "".join(lines)
-            yield lines[-1].removeprefix(STARTED).split()[0]
+            assert said and said[-1].startswith(STARTED), "".join(said)
+            yield said[-1].removeprefix(STARTED).split()[0]
         finally:
-            process.terminate()
-            rest = process.communicate(timeout=PATIENCE)[0]
-            print("".join(lines), rest)  # pytest shows it when a test fails
-        assert process.returncode == 0
+            os.killpg(process.pid, signal.SIGTERM)  # make does not hand it on
+            said.append(process.communicate(timeout=PATIENCE)[0])
+            print("".join(said))  # pytest shows it when a test fails
+    assert process.returncode == 0 or command[0] == "make"  # which calls a signal an error
