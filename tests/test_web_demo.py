@@ -189,6 +189,7 @@ def canonical(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
+@pytest.mark.slow
 def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
     flags = ("--from_pretrained", "visualglm-tiny", "--temperature", "0", "--device", "cpu")
     with running_page(python("web_demo_hf.py", *flags)) as address:
@@ -222,6 +223,7 @@ def test_a_senseless_flag_is_named(wrong: tuple[str, str]) -> None:
     assert (code, name in said, "Traceback" in said) == (2, True, False)
 
 
+@pytest.mark.slow
 def test_a_login_is_asked_for_and_proxies_are_not_in_the_way() -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), f"http://127.0.0.1:{free_port()}")
     with running_page([*PROGRAM, "--auth", "me:secret"], VISUALGLM_AUTH="you:hidden", **nowhere) as url:
