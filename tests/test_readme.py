@@ -1,5 +1,6 @@
 """What the documents claim holds: their code runs, their files exist, their flags are the program's."""
 
+import functools
 import hashlib
 import io
 import re
@@ -110,14 +111,31 @@ def test_the_mistake_that_is_quoted_is_made(name: str, model: SatChatModel) -> N
     assert answer == mistake
 
 
+@functools.cache
+def flags_of(program: str) -> set[str]:
+    """Return the flags that a program's help lists."""
+    command = [sys.executable, program, "--help"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    return set(re.findall(r"--\w+", text)) - {"--help"}
+
+
+def flags_named(text: str, program: str) -> set[str]:
+    """Return the flags that a document's text gives to a program, or names by themselves."""
+    lines = [line for language, block in BLOCK.findall(text) if language == "sh" for line in block.splitlines()]
+    lines += CODE_SPAN.findall(BLOCK.sub("", text))
+    return {f for line in lines if program in line or line.startswith("--") for f in re.findall(r"--\w+", line)}
+
+
 @pytest.mark.parametrize("name", READMES)
-def test_the_flags_are_the_program_s(name: str) -> None:
-    lines = [line for line in commands(name) if "cli_demo.py" in line or line.startswith("--")]
-    named = {flag for line in lines for flag in re.findall(r"--\w+", line)}
-    help_text = subprocess.run(
-        [sys.executable, "cli_demo.py", "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
-    ).stdout
-    assert named == set(re.findall(r"--\w+", help_text)) - {"--help"}
+def test_the_flags_are_the_programs_(name: str) -> None:
+    sections = re.split("^## ", read(name), flags=re.MULTILINE)
+    (terminal,) = (text for text in sections if "python cli_demo.py" in text)
+    (page,) = (text for text in sections if "python web_demo.py" in text)
+    assert flags_named(terminal, "cli_demo.py") == flags_of("cli_demo.py")
+    assert flags_of("web_demo.py") - flags_of("cli_demo.py") <= flags_named(page, "web_demo.py")
+    assert flags_named(page, "web_demo.py") <= flags_of("web_demo.py")
+    everywhere = flags_named(read(name), "cli_demo.py") | flags_named(read(name), "web_demo.py")
+    assert everywhere <= flags_of("cli_demo.py") | flags_of("web_demo.py")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
