@@ -122,3 +122,48 @@ def test_a_users_mixin_changes_a_batch_as_it_does_each_answer(
     after = together(model, draw_requests(prompts, 6, seed=3), 4)
     assert after == alone(model, draw_requests(prompts, 6, seed=3))
     assert after != before
+
+
+def test_a_prompt_that_is_read_between_steps(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:
+    """Its neighbours go on, some end, one is cancelled, and nobody's tokens change; the cancelled prompt leaves."""
+    running = [Request(config=GREEDY.replace(max_new_tokens=n), **prompts[n % 4]) for n in (2, 30, 4, 30)]
+    late = [Request(config=GREEDY.replace(max_new_tokens=9), **prompts[n]) for n in (2, 0, 1)]
+    expected = dict(zip((*running, *late), alone(golden_model, [*running, *late]), strict=True))
+    steps: dict[Request, list[Any]] = {request: [] for request in expected}
+    batch = Batch(golden_model, 8, 200, END)
+    for request, step in batch.begin(*running):
+        steps[request].append(step)
+    batch.open(*late)
+    reads = 0
+    while batch.rows or batch.opening:
+        events = batch.read(1) if batch.opening else []
+        reads += bool(batch.opening)
+        if reads == 1 and batch.opening:
+            batch.cancel(late[1])
+            batch.cancel(running[3])
+        for request, step in events + (batch.step() if batch.rows else []):
+            steps[request].append(step)
+    assert reads == len(golden_model.transformer.layers)
+    for request in (*running[:3], late[0], late[2]):
+        assert steps[request] == expected[request]
+    assert len(steps[late[1]]) <= 1 and len(steps[running[3]]) < 5
+    assert batch.free == 8
+
+
+def test_rows_and_room_grow_while_answers_are_written(
+    golden_model: VisualGLMModel, prompts: list[dict[str, Any]]
+) -> None:
+    small = [Request(config=GREEDY.replace(max_new_tokens=40), **prompts[3])]
+    large = [Request(config=WILD.replace(seed=n, max_new_tokens=300), **prompts[2]) for n in range(4)]
+    expected = dict(zip((*small, *large), alone(golden_model, [*small, *large]), strict=True))
+    batch = Batch(golden_model, 8, 2000, END)
+    steps: dict[Request, list[Any]] = {request: [] for request in expected}
+    events = batch.begin(*small)
+    for _ in range(3):
+        events += batch.step()
+    events += batch.begin(*large)
+    while batch.rows:
+        events += batch.step()
+    for request, step in events:
+        steps[request].append(step)
+    assert steps == expected

@@ -9,6 +9,7 @@ from sat.model.base_model import BaseMixin, non_conflict
 from sat.transformer_defaults import standard_attention
 
 from model.generation import GenerationConfig, Request, generate
+from model.generation.cache import KVCache, answer_positions
 from model.generation.decoder import LayerDecoder, Prefill, make_decoder
 from model.generation.layers import Layers
 from model.generation.model_decoder import ModelDecoder
@@ -168,3 +169,14 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
     free = [step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), end_id=END)]
     assert free == hooked
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("context", [1, 5, 19])
+def test_rows_have_the_angles_of_their_positions(context: int, golden_model: VisualGLMModel) -> None:
+    room = 20
+    cache = KVCache(1, (2, 1, room, 4 * len(golden_model.rotary.inv_freq)), torch.device("cpu"), torch.float32)
+    cache.begin_row(1, context, Layers(golden_model).angles)
+    positions = answer_positions(context + 1, room, torch.device("cpu"))
+    angles = golden_model.rotary.angles(positions.transpose(0, 1)).flatten(1)
+    signs = torch.tensor([-1.0, 1.0]).repeat_interleave(angles.shape[1] // 4).repeat(2)
+    assert torch.allclose(cache.cos[1], angles.cos()) and torch.allclose(cache.sin[1], angles.sin() * signs)

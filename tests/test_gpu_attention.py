@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.generation import attention
-from model.generation.cache import KVCache, answer_positions
+from model.generation.cache import KVCache, angle_table
 from model.rotary import RotaryEmbedding
 from tests.conftest import relative_error
 
@@ -23,10 +23,9 @@ ROOM = 600
 def make_cache(contexts: list[int], head_dim: int) -> KVCache:
     """Return a cache with rows that are about to read contexts of these lengths."""
     cache = KVCache(2, (len(contexts) + 1, HEADS, ROOM, head_dim), torch.device(DEVICE), torch.float32)
-    rotary = RotaryEmbedding(head_dim // 2).to(DEVICE)
+    table = angle_table(RotaryEmbedding(head_dim // 2).angles(torch.arange(ROOM + 1))).to(DEVICE)
     for row, context in enumerate(contexts, start=1):
-        positions = answer_positions(context + 1, ROOM, torch.device(DEVICE))
-        cache.begin_row(row, rotary.angles(positions.transpose(0, 1)))
+        cache.begin_row(row, context, table)
     return cache
 
 
@@ -76,9 +75,9 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool) -
 
 def without_first_row(cache: KVCache) -> KVCache:
     """Return a cache that has all rows but the first, in the same memory."""
-    rest = KVCache(0, (1, HEADS, ROOM, cache.cos.shape[2]), torch.device(DEVICE), torch.float32)
+    rest = KVCache(0, (1, HEADS, ROOM, cache.angles.shape[3]), torch.device(DEVICE), torch.float32)
     rest.pairs = [(keys[1:], values[1:]) for keys, values in cache.pairs]
-    rest.cos, rest.sin, rest.lengths = cache.cos[1:], cache.sin[1:], cache.lengths[1:]
+    rest.angles, rest.lengths = cache.angles[1:], cache.lengths[1:]
     return rest
 
 

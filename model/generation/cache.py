@@ -21,16 +21,23 @@ class KVCache:
     Attributes:
         layers: [layers, 2, R, H, room, head_dim], keys and values.
         lengths: int64 [R], tokens in each row; -1 where it is not in use.
-        cos, sin: [R, room, head_dim], see `rotate`.
+        angles: [R, 2, room, head_dim], cosines and sines of each place, see `rotate`.
     """
 
     def __init__(self, layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
         rows, _, room, head_dim = shape
         self.layers = torch.zeros(layers, 2, *shape, device=device, dtype=dtype)
         self.lengths = torch.full((rows,), -1, device=device)
-        self.cos = torch.zeros(rows, room, head_dim, device=device, dtype=dtype)
-        self.sin = torch.zeros_like(self.cos)
+        self.angles = torch.zeros(rows, 2, room, head_dim, device=device, dtype=dtype)
         self.pairs = [(pair[0], pair[1]) for pair in self.layers]
+
+    @property
+    def cos(self) -> torch.Tensor:
+        return self.angles[:, 0]
+
+    @property
+    def sin(self) -> torch.Tensor:
+        return self.angles[:, 1]
 
     @property
     def rows(self) -> int:
@@ -47,17 +54,21 @@ class KVCache:
         larger = KVCache(count, (rows, heads, room, head_dim), self.layers.device, self.layers.dtype)
         larger.layers[:, :, : self.rows, :, : self.room] = self.layers
         larger.lengths[: self.rows] = self.lengths
-        larger.cos[: self.rows, : self.room] = self.cos
-        larger.sin[: self.rows, : self.room] = self.sin
+        larger.angles[: self.rows, :, : self.room] = self.angles
         return larger
 
-    def begin_row(self, row: int, angles: torch.Tensor) -> None:
-        """Prepare a row for tokens of `angles` [room, 2, head_dim / 2]."""
-        sin = angles.sin()
-        quarter = angles.shape[-1] // 2
-        sin[..., :quarter].neg_()
-        self.cos[row] = angles.cos().flatten(1)
-        self.sin[row] = sin.flatten(1)
+    def begin_row(self, row: int, context: int, table: torch.Tensor) -> None:
+        """Prepare a row for a prompt of so many context tokens: its positions are those of `answer_positions`.
+
+        Args:
+            table: cosines and sines [2, positions, head_dim / 2] of half a head.
+        """
+        half = table.shape[2]
+        angles, after = self.angles[row], self.room - context
+        angles[:, :context, :half] = table[:, :context]
+        angles[:, context:, :half] = table[:, context - 1 : context]
+        angles[:, :context, half:] = table[:, :1]
+        angles[:, context:, half:] = table[:, 1 : after + 1]
 
     def fill_rows(self, first: int, contexts: list[int]) -> None:
         """Note that the rows from `first` on now have prompts with contexts of these lengths."""
@@ -66,7 +77,7 @@ class KVCache:
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy a row, of `length` tokens, to another."""
         self.layers[:, :, target, :, :length] = self.layers[:, :, source, :, :length]
-        for tensor in (self.lengths, self.cos, self.sin):
+        for tensor in (self.lengths, self.angles):
             tensor[target] = tensor[source]
 
     def clear_row(self, row: int) -> None:
@@ -74,10 +85,17 @@ class KVCache:
         self.layers[:, :, row] = 0
 
 
+def angle_table(angles: torch.Tensor) -> torch.Tensor:
+    """Return the cosines and sines [2, P, D] of angles [P, D] with equal halves; the first half of the sines negated."""
+    cos, sin = angles.cos(), angles.sin()
+    sin[:, : sin.shape[1] // 2].neg_()
+    return torch.stack((cos, sin))
+
+
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn x [..., head_dim], whose halves have each their own angles.
 
-    Numbers i and i + head_dim / 4 of a half turn together. In `sin`, the first of each two is negative.
+    Numbers i and i + head_dim / 4 of a half turn together; `angle_table` has the angles.
     """
     swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
     return torch.addcmul(x * cos, swapped, sin)

@@ -12,7 +12,7 @@ import torch
 
 from ..kernels.choice import has_triton
 from . import attention
-from .cache import KVCache, answer_positions
+from .cache import KVCache
 from .layers import Layers
 from .network import Network
 from .request import Request
@@ -91,8 +91,7 @@ def begin_rows(layers: Layers, cache: KVCache, first: int, requests: Sequence[Re
     """Prepare the rows from `first` on for prompts; return the length of each context."""
     contexts = [len(request.token_ids) - 1 for request in requests]
     for row, context in enumerate(contexts, start=first):
-        positions = answer_positions(context + 1, cache.room, cache.lengths.device)
-        cache.begin_row(row, layers.network.rotary.angles(positions.transpose(0, 1)))
+        cache.begin_row(row, context, layers.angles)
     return contexts
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from .attention import Attend
+from .cache import angle_table
 from .network import Network
 from .request import Request
 from .weights import find_weights
@@ -25,6 +26,8 @@ class Layers:
         self.heads = network.heads
         self.head_dim = self.weights.width // self.heads
         self.alpha = network.residual_scale
+        positions = torch.arange(network.max_sequence_length + 2, device=network.device)
+        self.angles = angle_table(network.rotary.angles(positions)).to(network.dtype)
 
     def __len__(self) -> int:
         return len(self.weights.layers)

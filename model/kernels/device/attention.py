@@ -11,6 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
+from .early import wait_for_inputs
+from .launch import start_of
+
 BLOCK = 64  # keys at a time
 BLOCK_QUERIES = 64  # tokens of a prompt that one program lets look
 PART = 256  # keys of a program
@@ -23,6 +26,14 @@ def rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
     x = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
     partner = tl.load(base + (offsets ^ QUARTER), mask=mask, other=0.0).to(tl.float32)
     return x * cos + partner * sin
+
+
+@triton.jit
+def load_places(keys, values, own, places, end, dims, HEAD_DIM: tl.constexpr):
+    """Load the keys and values [BLOCK, HEAD_DIM] at `places` before `end`, zeros elsewhere."""
+    seen = (places < end)[:, None]
+    where = own + places[:, None] * HEAD_DIM + dims[None, :]
+    return tl.load(keys + where, mask=seen, other=0.0), tl.load(values + where, mask=seen, other=0.0)
 
 
 @triton.jit
@@ -50,61 +61,62 @@ def attend_part(
     BLOCK: tl.constexpr,
     PART: tl.constexpr,
     PARTS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """Attend with one head of one token to one part of its row's keys."""
+    """Attend with one head of one token to one part of its row's keys.
+
+    Lengths, angles and earlier keys are of earlier steps, or prompts, so they may be read before the query is there.
+    """
     token, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    length = tl.load(lengths + token)  # the new token's place
+    length = tl.load(lengths + token)
+    place = tl.minimum(length, room - 1)  # the new token's
     start = part * PART
-    if start <= length:
-        row = token
-        if rows is not None:
-            row = tl.load(rows + token)
-        place = tl.minimum(length, room - 1)
-        if start <= place:
-            dims = tl.arange(0, HEAD_DIM)
-            c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-            s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-            base = qkv + token * qkv_row + head * qkv_head
-            every = dims >= 0
-            query = rotated(base, dims, c, s, HEAD_DIM // 4, every) * scale
-            own = row.to(tl.int64) * cache_row + head.to(tl.int64) * cache_head
-            highest = -float("inf")
-            total = 0.0
-            found = tl.zeros((HEAD_DIM,), tl.float32)
-            end = tl.minimum(start + PART, place)
-            for block in range(start, end, BLOCK):
-                places = block + tl.arange(0, BLOCK)
-                seen = places < end
-                where = own + places[:, None] * HEAD_DIM + dims[None, :]
-                k = tl.load(keys + where, mask=seen[:, None], other=0.0).to(tl.float32)
-                v = tl.load(values + where, mask=seen[:, None], other=0.0).to(tl.float32)
-                scores = tl.where(seen, tl.sum(query[None, :] * k, 1), -float("inf"))
-                above = tl.maximum(highest, tl.max(scores, 0))
-                shrink = tl.exp(highest - above)
-                weights = tl.exp(scores - above)
-                found = found * shrink + tl.sum(weights[:, None] * v, 0)
-                total = total * shrink + tl.sum(weights, 0)
-                highest = above
-            if place < start + PART:  # the new token is in this part
-                k = rotated(base + qkv_part, dims, c, s, HEAD_DIM // 4, every).to(keys.dtype.element_ty)
-                v = tl.load(base + 2 * qkv_part + dims)
-                tl.store(keys + own + place * HEAD_DIM + dims, k)
-                tl.store(values + own + place * HEAD_DIM + dims, v)
-                score = tl.sum(query * k.to(tl.float32), 0)
-                above = tl.maximum(highest, score)
-                shrink = tl.exp(highest - above)
-                weight = tl.exp(score - above)
-                found = found * shrink + weight * v.to(tl.float32)
-                total = total * shrink + weight
-                highest = above
-            if PARTS == 1:
-                own = (token * HEADS + head) * HEAD_DIM
-                tl.store(context + own + dims, (found / total).to(context.dtype.element_ty))
-            else:
-                number = (token * HEADS + head) * PARTS + part
-                tl.store(parts + number * HEAD_DIM + dims, found)
-                tl.store(sums + number * 2, highest)
-                tl.store(sums + number * 2 + 1, total)
+    row = token
+    if rows is not None:
+        row = tl.load(rows + token)
+    dims = tl.arange(0, HEAD_DIM)
+    own = row.to(tl.int64) * cache_row + head.to(tl.int64) * cache_head
+    end = tl.minimum(start + PART, place)
+    angle = row * angle_row + tl.maximum(place, 0) * HEAD_DIM + dims
+    c, s = tl.load(cos + angle).to(tl.float32), tl.load(sin + angle).to(tl.float32)
+    k, v = load_places(keys, values, own, start + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
+    wait_for_inputs(EARLY)
+    if start <= place:
+        base = qkv + token * qkv_row + head * qkv_head
+        query = rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
+        highest = -float("inf")
+        total = 0.0
+        found = tl.zeros((HEAD_DIM,), tl.float32)
+        for block in range(start, end, BLOCK):
+            scores = tl.sum(query[None, :] * k.to(tl.float32), 1)
+            scores = tl.where(block + tl.arange(0, BLOCK) < end, scores, -float("inf"))
+            above = tl.maximum(highest, tl.max(scores, 0))
+            shrink = tl.exp(highest - above)
+            weights = tl.exp(scores - above)
+            found = found * shrink + tl.sum(weights[:, None] * v.to(tl.float32), 0)
+            total = total * shrink + tl.sum(weights, 0)
+            highest = above
+            k, v = load_places(keys, values, own, block + BLOCK + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
+        if place < start + PART:  # the new token is in this part
+            key = rotated(base + qkv_part, dims, c, s, HEAD_DIM // 4, dims >= 0).to(keys.dtype.element_ty)
+            value = tl.load(base + 2 * qkv_part + dims)
+            tl.store(keys + own + place * HEAD_DIM + dims, key)
+            tl.store(values + own + place * HEAD_DIM + dims, value)
+            score = tl.sum(query * key.to(tl.float32), 0)
+            above = tl.maximum(highest, score)
+            shrink = tl.exp(highest - above)
+            weight = tl.exp(score - above)
+            found = found * shrink + weight * value.to(tl.float32)
+            total = total * shrink + weight
+            highest = above
+        if PARTS == 1:
+            result = (found / total).to(context.dtype.element_ty)
+            tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, result)
+        else:
+            number = (token * HEADS + head) * PARTS + part
+            tl.store(parts + number * HEAD_DIM + dims, found)
+            tl.store(sums + number * 2, highest)
+            tl.store(sums + number * 2 + 1, total)
 
 
 @triton.jit
@@ -112,7 +124,6 @@ def join_parts(
     parts,
     sums,
     lengths,
-    rows,
     context,
     room,
     HEADS: tl.constexpr,
@@ -120,10 +131,12 @@ def join_parts(
     PART: tl.constexpr,
     PARTS: tl.constexpr,
     PARTS_PADDED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Add up the parts of one head of one token."""
     token, head = tl.program_id(0), tl.program_id(1)
     length = tl.load(lengths + token)
+    wait_for_inputs(EARLY)
     if length >= 0:
         place = tl.minimum(length, room - 1)
         dims = tl.arange(0, HEAD_DIM)
@@ -273,13 +286,22 @@ def attend_tokens(
         keys.shape[2],
         head_dim**-0.5,
         **sizes,
+        **start_of(qkv.device),
         BLOCK=BLOCK,
         num_warps=4,
     )
     if parts > 1:
         padded = triton.next_power_of_2(parts)
         join_parts[(count, heads)](
-            found, sums, lengths, rows, context, keys.shape[2], **sizes, PARTS_PADDED=padded, num_warps=2
+            found,
+            sums,
+            lengths,
+            context,
+            keys.shape[2],
+            **sizes,
+            **start_of(qkv.device),
+            PARTS_PADDED=padded,
+            num_warps=2,
         )
     return context
 
