@@ -86,7 +86,7 @@ class KVCache:
 
 
 def angle_table(angles: torch.Tensor) -> torch.Tensor:
-    """Return the cosines and sines [2, P, D] of angles [P, D] with equal halves; the first half of the sines negated."""
+    """Return cosines and sines [2, P, D] of angles [P, D] with equal halves; the first half of the sines is negated."""
     cos, sin = angles.cos(), angles.sin()
     sin[:, : sin.shape[1] // 2].neg_()
     return torch.stack((cos, sin))
