@@ -1,4 +1,5 @@
 # make chat       talk with visualglm-tiny about an example picture
+# make api        serve visualglm-tiny over HTTP at 127.0.0.1:8080
 # make test       quick tests          make test-slow   the others
 # make check      style, types, import rules
 # Each installs what it needs into .venv. Choose the interpreter with PYTHON=python3.12.
@@ -11,12 +12,15 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
-.PHONY: chat test test-slow check
+.PHONY: chat api test test-slow check
 
 chat: $(INSTALLED)
 	@if [ -t 0 ]; then $(CHAT); else \
 	    printf '图片里有几个物体？\nstop\n' | $(CHAT) --temperature 0 && \
 	    printf 'How many objects are there?\nstop\n' | $(CHAT) --temperature 0 --english; fi
+
+api: $(INSTALLED)
+	$(RUN) api.py --from_pretrained visualglm-tiny
 
 test: $(INSTALLED_DEV)
 	$(RUN) -m pytest -m "not slow"

@@ -28,10 +28,9 @@ from model import (
     VisualGLMError,
     load_sat,
 )
+from model.arguments import add_model_arguments, loading_arguments
 from model.chat import dropped_notice
-from model.checkpoint.resolve import DEFAULT_MODEL
 from model.image import load_image
-from model.loading import DTYPES
 
 CLEAR, STOP = "clear", "stop"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
@@ -253,16 +252,12 @@ def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    names = "visualglm-tiny, visualglm-6b, a directory, or a hub id"
-    add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
+    add_model_arguments(parser)
     add("--image", metavar="PATH_OR_URL", help="picture to start with")
     add("--query", help="answer this one question and exit")
     add("--english", action="store_true", help="talk English")
     add("--prompt_zh", default=CHINESE.describe, help="first question in Chinese (default %(default)s)")
     add("--prompt_en", default=ENGLISH.describe, help="first question in English (default %(default)s)")
-    add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     if options.query is not None and not options.query.strip():
@@ -277,9 +272,8 @@ def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..
     """Load the model, then answer one question or talk."""
     language = ENGLISH if options.english else CHINESE
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
-    settings = {name: getattr(options, name) for name in ("device", "dtype", "quant")}
     with loading_bar() as progress:
-        model = load(options.from_pretrained, progress=progress, **settings)
+        model = load(options.from_pretrained, progress=progress, **loading_arguments(options))
     if options.query:
         answer_once(model, config, Conversation(image, language=language), options.query)
         return
