@@ -88,9 +88,9 @@ def set_up_logging(with_text: bool) -> None:
         logger.setLevel(logging.INFO if name == LOGGER.name else logging.WARNING)
 
 
-def log(event: str, level: int = logging.INFO, error: BaseException | None = None, **details: Any) -> None:
-    """Write one line to the log."""
-    LOGGER.log(level, event, extra={"details": details}, exc_info=error)
+def log(event: str, level: int = logging.INFO, raised: BaseException | None = None, **details: Any) -> None:
+    """Write one line to the log, with the traceback of what was raised."""
+    LOGGER.log(level, event, extra={"details": details}, exc_info=raised)
 
 
 def log_request(trace: Trace) -> None:
