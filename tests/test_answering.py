@@ -139,14 +139,12 @@ def test_an_error_of_the_model_is_500_with_an_id_and_the_server_lives_on(error, 
 
 def test_a_client_that_does_not_read_holds_nobody_up():
     model = SteppedModel(free=True, length=200_000)
-    with serving(model, request_timeout=1.0) as client:
-        with socket.create_connection(("127.0.0.1", client.port)) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            body = json.dumps({**NATIVE, "stream": True}).encode()
-            sock.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-            wait_until(lambda: model.open == 1)
-            assert client.post("/", json={**NATIVE, "max_new_tokens": 1}).status_code == 200
-            wait_until(lambda: not client.service.active and client.service.gate.running == 0)
+    with serving(model, request_timeout=1.0) as client, socket.create_connection(("127.0.0.1", client.port)) as sock:
+        body = json.dumps({**NATIVE, "stream": True}).encode()
+        sock.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: model.open == 1)
+        assert client.post("/", json={**NATIVE, "max_new_tokens": 1}).status_code == 200
+        wait_until(lambda: not client.service.active and client.service.gate.running == 0)
 
 
 def test_answers_of_many_threads_stay_apart():

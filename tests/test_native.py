@@ -32,11 +32,12 @@ def test_an_answer_has_the_original_s_keys_and_types(client):
 
 def test_the_original_s_shell_lines(client, tmp_path):
     """The picture in base64 with line breaks, put into JSON by echo, sent by curl."""
-    body = r"""echo "{\"image\":\"$(base64 %s)\",\"text\":\"描述这张图片。\",\"history\":[],\"temperature\":0}" > temp.json"""
+    body = r"""{\"image\":\"$(base64 %s)\",\"text\":\"描述这张图片。\",\"history\":[],\"temperature\":0}""" % SCENE
     for option in ("-d", "--data-binary"):
-        lines = (
-            f'{body % SCENE}\ncurl -s -X POST -H "Content-Type: application/json" {option} @temp.json {client.base_url}'
-        )
+        lines = f"""
+            echo "{body}" > temp.json
+            curl -s -X POST -H "Content-Type: application/json" {option} @temp.json {client.base_url}
+        """
         printed = subprocess.run(["bash", "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
         assert f'"result":"{DESCRIPTION}"' in printed
 
