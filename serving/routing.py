@@ -57,7 +57,9 @@ def parse_json(body: bytes) -> Any:
         Refusal: 400, it is not JSON, or not Unicode text.
     """
     try:
-        data = json.loads(body.decode("utf-8-sig"), strict=False, parse_constant=_refuse_constant)
+        data = json.loads(
+            body.decode("utf-8-sig"), strict=False, parse_float=_to_number, parse_constant=_refuse_constant
+        )
         if b"\\u" in body:  # escapes may make halves of characters, which no text has
             json.dumps(data, ensure_ascii=False).encode()
         return data
@@ -68,6 +70,12 @@ def parse_json(body: bytes) -> Any:
     except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise Refusal(400, f"The body is not JSON: {reason}.", code="json_invalid") from error
+
+
+def _to_number(text: str) -> int | float:
+    """Return 3 for 3.0, as JSON knows one kind of number."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def _refuse_constant(name: str) -> Any:

@@ -3,10 +3,10 @@
 Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Len
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 MOST_STOPS = 4
 LONGEST_STOP = 256
@@ -14,12 +14,7 @@ HIGHEST_INTEGER = 2**31 - 1
 HIGHEST_SEED = 2**63 - 1
 
 
-def to_whole(value: Any) -> Any:
-    """Return 3 for 3.0, as JSON knows one kind of number, and anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, Strict(), BeforeValidator(to_whole, json_schema_input_type=int)]
+Whole = Annotated[int, Strict()]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Number | None, Field(ge=0, le=100, description="0 always takes the most likely token")]
 TopP = Annotated[Number | None, Field(ge=0, le=1, description="1 for all tokens")]

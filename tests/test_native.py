@@ -32,10 +32,10 @@ def test_an_answer_has_the_original_s_keys_and_types(client):
 
 def test_the_original_s_shell_lines(client, tmp_path):
     """The picture in base64 with line breaks, put into JSON by echo, sent by curl."""
-    body = r"""{\"image\":\"$(base64 %s)\",\"text\":\"描述这张图片。\",\"history\":[],\"temperature\":0}""" % SCENE
+    body = r"""{\"image\":\"$(base64 SCENE)\",\"text\":\"描述这张图片。\",\"history\":[],\"temperature\":0}"""
     for option in ("-d", "--data-binary"):
         lines = f"""
-            echo "{body}" > temp.json
+            echo "{body.replace("SCENE", str(SCENE))}" > temp.json
             curl -s -X POST -H "Content-Type: application/json" {option} @temp.json {client.base_url}
         """
         printed = subprocess.run(["bash", "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

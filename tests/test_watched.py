@@ -10,7 +10,7 @@ from PIL import Image
 from tests.picture_files import encode
 from tests.served import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
 from tests.watching import watching
-from tests.web_server import PUBLIC, Handler, address_of, connect_here, running_server
+from tests.web_server import PUBLIC, address_of, connect_here, running_server
 
 PATH = "/v1/chat/completions"
 PICTURE = Image.new("RGB", (32, 32), "red")
@@ -196,7 +196,7 @@ def test_environment_proxies_are_not_used(allowing, public, monkeypatch):
 
 
 def test_domains_that_are_allowed_are_the_only_ones(public):
-    public.answers |= dict.fromkeys(("a.example", "b.a.example", "nota.example", "c.example"), [PUBLIC])
+    public.answers |= {name: [PUBLIC] for name in ("a.example", "b.a.example", "nota.example", "c.example")}
     public.routes["/x.png"] = lambda handler: handler.reply(body=SCENE.read_bytes())
     public.routes["/away"] = lambda handler: handler.reply(302, b"", Location="http://c.example/x.png")
     options = {"allow_image_urls": True, "allowed_image_domains": ("A.example.",)}
@@ -215,7 +215,7 @@ def test_large_and_slow_pictures_are_given_up(public):
     public.answers["pictures.example"] = [PUBLIC]
     public.routes["/large"] = lambda handler: handler.reply(body=b"x" * 2000)
     public.routes["/drip"] = lambda handler: (
-        handler.reply(body=b"", Content_Length="9999"),
+        handler.reply(body=b"", Content_Length="900"),
         handler.drip(lambda: b"x"),
     )
     options = {"allow_image_urls": True, "max_picture": 1000, "image_url_timeout": 0.3}
