@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 
 from model import CHINESE, ENGLISH, Conversation, Language, Turn
@@ -16,7 +17,7 @@ class Case:
     turns: int = 0
     language: Language = CHINESE
 
-    def conversation(self, picture: Image.Image) -> Conversation:
+    def conversation(self, picture: Image.Image | torch.Tensor) -> Conversation:
         """Return the conversation in which the question is asked."""
         turns = [Turn("图片里有几个物体？", "图片里有三个物体。")] * self.turns
         return Conversation(picture, turns, self.language)

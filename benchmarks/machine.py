@@ -5,8 +5,12 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"
@@ -19,6 +23,30 @@ def describe_machine(gpu: str = "no GPU") -> str:
     gib = int(memory.read_text().split()[1]) / 2**20
     versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"
     return f"{os.cpu_count()} cores ({names[0]}), {gib:.0f} GiB, {gpu}, {versions}, {datetime.date.today()}"
+
+
+def name_gpu(device: torch.device) -> str:
+    """Return the name of a GPU for `describe_machine`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Return the bytes a second that a device reads and writes while it copies much more than its caches hold."""
+    source = torch.ones(2**32 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
+    target, seconds = torch.empty_like(source), []
+    for _ in range(6):
+        synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * source.nbytes / statistics.median(seconds[1:])
 
 
 def at_least(least: int) -> Callable[[str], int]:

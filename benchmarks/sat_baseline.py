@@ -51,11 +51,11 @@ class Sat:
         self.network.get_mixin("chatglm-attn").rotary_emb = rotary.to(self.network.device)
         self.network.eval()
 
-    def greedy(self, case: Case, picture: Image.Image) -> list[int]:
+    def greedy(self, case: Case, picture: Image.Image | torch.Tensor) -> list[int]:
         """Return the most likely tokens."""
         return self.fill(case, picture, self.strategy(top_k=1))[1]
 
-    def answer(self, case: Case, picture: Image.Image, seed: int) -> Answer:
+    def answer(self, case: Case, picture: Image.Image | torch.Tensor, seed: int) -> Answer:
         """Answer with the demos' sampling; nothing of it is kept for a second question."""
         torch.manual_seed(seed)
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -70,7 +70,7 @@ class Sat:
         return TimedStrategy(invalid_slices=[self.model.tokenizer.eos_token_id], **settings)
 
     @torch.no_grad()
-    def fill(self, case: Case, picture: Image.Image, strategy: TimedStrategy) -> tuple[int, list[int]]:
+    def fill(self, case: Case, picture: Image.Image | torch.Tensor, strategy: TimedStrategy) -> tuple[int, list[int]]:
         """Generate; return the prompt's length and the new tokens."""
         pixels = self.model.pictures.to_pixels(picture).to(self.network.device, self.network.dtype)
         prompt = self.model.encode_prompt(case.conversation(picture), case.question, DEMO)
@@ -120,12 +120,12 @@ class ScriptedSat:
     def __init__(self, plain: Sat) -> None:
         self.plain = plain
 
-    def greedy(self, case: Case, picture: Image.Image) -> list[int]:
+    def greedy(self, case: Case, picture: Image.Image | torch.Tensor) -> list[int]:
         """Return the most likely tokens."""
         with scripted():
             return self.plain.greedy(case, picture)
 
-    def answer(self, case: Case, picture: Image.Image, seed: int) -> Answer:
+    def answer(self, case: Case, picture: Image.Image | torch.Tensor, seed: int) -> Answer:
         """Answer with the demos' sampling, after a warm-up that compiles."""
         with scripted():
             self.plain.greedy(Case(case.question, WARM_UP_TOKENS, case.turns, case.language), picture)

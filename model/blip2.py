@@ -11,13 +11,14 @@ from argparse import Namespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from . import sat_compat  # noqa: F401  (before sat)
 from .image import BlipImageEvalProcessor
 
 # isort: split
-from sat.model.base_model import BaseMixin, BaseModel
+from sat.model.base_model import BaseMixin, BaseModel, replacable
 from sat.model.official.vit_model import ViTModel
 
 __all__ = ["BLIP2", "BlipImageEvalProcessor", "EVAViT", "QFormer"]
@@ -39,6 +40,23 @@ class VisionLayerNormMixin(BaseMixin):
         return self.ln_vision(logits)  # type: ignore[no-any-return]
 
 
+class FullAttentionMixin(BaseMixin):
+    """Lets everything see everything, where SAT's attention would ask the mask, and wait for the device to answer."""
+
+    @replacable  # type: ignore[untyped-decorator]
+    def attention_fn(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        dropout: nn.Dropout | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        rate = dropout.p if dropout is not None and dropout.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
+
+
 class EVAViT(ViTModel):
     """Vision transformer without a classifier: pixels [B, 3, S, S] -> features [B, 1 + N, Dv]."""
 
@@ -48,6 +66,7 @@ class EVAViT(ViTModel):
         super().__init__(classifying, transformer=transformer, **without_parallel_output(kwargs))
         self.del_mixin("cls")
         self.add_mixin("cls", VisionLayerNormMixin(args.hidden_size))  # checkpoint key
+        self.add_mixin("full-attention", FullAttentionMixin())
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         cls_ids = torch.zeros(image.shape[0], 1, dtype=torch.long, device=image.device)
@@ -67,6 +86,7 @@ class QFormer(BaseModel):
             **without_parallel_output(kwargs),
         )
         self.transformer.position_embeddings = None
+        self.add_mixin("full-attention", FullAttentionMixin())
 
     def final_forward(self, logits: torch.Tensor, **_: Any) -> torch.Tensor:
         return logits

@@ -1,5 +1,6 @@
 """A picture and a question -> an answer, whole or as it is written."""
 
+import contextlib
 import functools
 import sys
 import time
@@ -12,9 +13,9 @@ import torch
 from PIL import Image
 
 from .errors import ImageError, SettingError, VisualGLMError
-from .generation import CHAT, GenerationConfig, Request, generate, generate_all
+from .generation import CHAT, GenerationConfig, Request, Scheduler, scheduler_of
 from .image import load_image
-from .pictures import PictureEmbeddings
+from .pictures import TOGETHER, PictureEmbeddings
 from .pieces import AnswerWriter, Piece, compose_answer
 from .prompt import CHINESE, ENGLISH, Conversation, Prompt, Turn, encode_prompt
 
@@ -33,17 +34,40 @@ class ChatModel(Protocol):
 
 
 class SatChatModel:
-    """The SAT network as a ChatModel. Make a new one after training: it keeps the embeddings of recent pictures.
+    """The SAT network as a ChatModel, for any thread; questions that come together are answered side by side.
+
+    Make a new one after training: it keeps the embeddings of recent pictures.
 
     Args:
         network: a VisualGLMModel, or another network with its properties.
         tokenizer: a ChatGLMTokenizer.
+        rows: the most answers at a time; None leaves what the network's scheduler has.
+        most_waiting: the most questions that wait for their turn; None likewise.
+        penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
     """
 
-    def __init__(self, network: Any, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        *,
+        rows: int | None = None,
+        most_waiting: int | None = None,
+        penalize_prompt: bool = False,
+    ) -> None:
         self.network = network
         self.tokenizer = tokenizer
+        self.rows = rows
+        self.most_waiting = most_waiting
+        self.penalize_prompt = penalize_prompt
         self.pictures = PictureEmbeddings(network)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """What answers for the network."""
+        scheduler = scheduler_of(self.network, self.tokenizer.eos_token_id)
+        scheduler.limit(self.rows, self.most_waiting)
+        return scheduler
 
     def encode_prompt(self, conversation: Conversation, question: str, config: GenerationConfig) -> Prompt:
         """Encode the prompt for `question` within the limits of `config` and of the model."""
@@ -56,28 +80,25 @@ class SatChatModel:
         )
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
-        """Answer `question` about the conversation's picture, piece by piece.
+        """Answer `question` about the conversation's picture, piece by piece; closing the iterator cancels.
 
         Raises:
             PromptTooLongError: the question alone does not fit.
             ImageError: the picture cannot be used.
-            GenerationError: the model's numbers are not usable.
+            BusyError: too many questions wait already.
+            GenerationError: the model's numbers are not usable, or the memory does not suffice.
         """
         started = time.perf_counter()
         prompt, request = self.make_request(conversation, question, config)
-        steps = generate(self.network, request, end_id=self.tokenizer.eos_token_id)
-        yield from compose_answer(steps, AnswerWriter(self.tokenizer, prompt, started))
+        with contextlib.closing(self.scheduler.submit(request)) as steps:
+            yield from compose_answer(steps, AnswerWriter(self.tokenizer, prompt, started))
 
     def make_request(
         self, conversation: Conversation, question: str, config: GenerationConfig
     ) -> tuple[Prompt, Request]:
         """Return what the engine is to answer for a question."""
         prompt = self.encode_prompt(conversation, question, config)
-        forbidden = config.forbidden_ids
-        if forbidden is None:
-            forbidden = conversation.language.forbidden_ids(self.tokenizer)
-        images = self.pictures.embed(conversation.image)
-        return prompt, Request(prompt.token_ids, config, forbidden, images, prompt.image_start or 0)
+        return prompt, self._request(prompt, conversation, config, self.pictures.embed(conversation.image))
 
     def answer_batch(
         self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
@@ -91,20 +112,46 @@ class SatChatModel:
         """
         answers: list[str | VisualGLMError] = [""] * len(asked)
         writers: dict[Request, tuple[int, AnswerWriter]] = {}
-        for number, (conversation, question) in enumerate(asked):
-            try:
-                prompt, request = self.make_request(conversation, question, config)
-            except VisualGLMError as error:
-                answers[number] = error
-            else:
-                writers[request] = number, AnswerWriter(self.tokenizer, prompt, time.perf_counter())
-        for request, step in generate_all(self.network, writers, end_id=self.tokenizer.eos_token_id, rows=rows):
+        requests = self._make_requests(asked, config, answers, writers)
+        for request, step in self.scheduler.answer_all(requests, rows):
             number, writer = writers[request]
             if isinstance(step, VisualGLMError):
                 answers[number] = step
             elif piece := writer.write(step):
                 answers[number] = f"{answers[number]}{piece.text}"
         return answers
+
+    def _make_requests(
+        self,
+        asked: Sequence[tuple[Conversation, str]],
+        config: GenerationConfig,
+        answers: list[str | VisualGLMError],
+        writers: dict[Request, tuple[int, AnswerWriter]],
+    ) -> Iterator[Request]:
+        """Yield what the engine is to answer, pictures encoded some at a time; errors become answers."""
+        for start in range(0, len(asked), TOGETHER):
+            ready: list[tuple[int, Prompt, torch.Tensor | None]] = []
+            for number, (conversation, question) in enumerate(asked[start : start + TOGETHER], start):
+                try:
+                    prompt, image = self.encode_prompt(conversation, question, config), conversation.image
+                    ready.append((number, prompt, None if image is None else self.pictures.to_pixels(image)))
+                except VisualGLMError as error:
+                    answers[number] = error
+            embeddings = iter(self.pictures.encode([pixels for _, _, pixels in ready if pixels is not None]))
+            for number, prompt, pixels in ready:
+                images = None if pixels is None else next(embeddings)
+                request = self._request(prompt, asked[number][0], config, images)
+                writers[request] = number, AnswerWriter(self.tokenizer, prompt, time.perf_counter())
+                yield request
+
+    def _request(
+        self, prompt: Prompt, conversation: Conversation, config: GenerationConfig, images: torch.Tensor | None
+    ) -> Request:
+        forbidden = config.forbidden_ids
+        if forbidden is None:
+            forbidden = conversation.language.forbidden_ids(self.tokenizer)
+        start = prompt.image_start or 0
+        return Request(prompt.token_ids, config, forbidden, images, start, self.penalize_prompt)
 
 
 class _Round:

@@ -1,16 +1,130 @@
-"""The Hugging Face network as a ChatModel, with transformers' own generation."""
+"""The Hugging Face network as a ChatModel, on the same engine as the SAT network."""
 
-import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from .generation import GenerationConfig, Step
-from .pictures import PictureEmbeddings
-from .pieces import AnswerWriter, Piece, compose_answer
-from .prompt import Conversation, Prompt, encode_prompt
+from .chat import SatChatModel
+from .errors import VisualGLMError
+from .generation import GenerationConfig
+from .kernels.linear import Called, Linear, bind_dense, bind_rounded
+from .pieces import Piece
+from .prompt import Conversation
+from .quantization.rounding import group_count
+from .rotary import RotaryEmbedding
+
+
+class HfNetwork:
+    """A ChatGLMForConditionalGenerationWithImage with the properties that the engine asks for, see `Network`."""
+
+    qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.heads: int = model.config.num_attention_heads
+        self.rotary = RotaryEmbedding(model.config.hidden_size // (2 * self.heads)).to(model.device)
+
+    @property
+    def transformer(self) -> Any:
+        return self.model.transformer
+
+    @property
+    def lm_head(self) -> nn.Module:
+        return self.model.lm_head  # type: ignore[no-any-return]
+
+    @property
+    def image_part(self) -> nn.Module:
+        return self.model.image_encoder  # type: ignore[no-any-return]
+
+    @property
+    def residual_scale(self) -> float:
+        return self.transformer.layers[0].alpha  # type: ignore[no-any-return]
+
+    @property
+    def has_foreign_hooks(self) -> bool:
+        """Whether a torch hook on a module wants to see the forward pass."""
+        parts = (*self.transformer.modules(), self.lm_head)
+        return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype  # type: ignore[no-any-return]
+
+    @property
+    def image_length(self) -> int:
+        return self.model.image_length  # type: ignore[no-any-return]
+
+    @property
+    def image_size(self) -> int:
+        return self.model.image_size  # type: ignore[no-any-return]
+
+    @property
+    def max_sequence_length(self) -> int:
+        return self.model.max_sequence_length  # type: ignore[no-any-return]
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.config.vocab_size  # type: ignore[no-any-return]
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
+        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
+
+    def bind_linear(self, module: nn.Module) -> Linear:
+        """Return how to call a linear layer."""
+        if type(module) is nn.Linear:
+            return bind_dense(module)
+        if getattr(module, "weight_scale", None) is not None and self.device.type != "cpu":
+            return bind_published(module)
+        return Called(module)
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Embed tokens [N]; return [N, D]."""
+        return F.embedding(token_ids, self.transformer.word_embeddings.weight)
+
+    def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
+        """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""
+        embeddings = self.embed_tokens(token_ids)
+        if images is not None:
+            embeddings[:, image_start : image_start + images.shape[1]] = images
+        return embeddings
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_embeddings: torch.Tensor | None = None,
+        pre_image: int | None = None,
+        past_key_values: Sequence[Any] = (),
+    ) -> tuple[Any, ...]:
+        """Run the whole model, hooks and all, with the arguments and results of the SAT model. It has its own mask."""
+        output = self.model(
+            input_ids,
+            position_ids=position_ids,
+            image_embeds=image_embeddings,
+            pre_image_length=pre_image,
+            past_key_values=past_key_values[0] if past_key_values else None,
+            use_cache=True,
+        )
+        return output.logits, {"past_key_values": output.past_key_values}
+
+
+def bind_published(module: Any) -> Linear:
+    """Return how to call a layer with published weights of few bits, of which a row is one group."""
+    groups = None
+    if module.bits == 4:
+        count = group_count(module.in_features)
+        same = torch.tensor((1.0, 0.0), dtype=torch.bfloat16, device=module.weight.device)  # step and zero
+        groups = same.expand(module.out_features, count, 2).contiguous()
+    return bind_rounded(module.weight, module.weight_scale.float(), groups, module.bias)
 
 
 class HfChatModel:
@@ -19,70 +133,24 @@ class HfChatModel:
     Args:
         network: a ChatGLMForConditionalGenerationWithImage.
         tokenizer: a ChatGLMTokenizer.
+        rows, most_waiting: as of `SatChatModel`.
     """
 
-    def __init__(self, network: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, network: Any, tokenizer: Any, *, rows: int | None = None, most_waiting: int | None = None
+    ) -> None:
         self.network = network
         self.tokenizer = tokenizer
-        self.pictures = PictureEmbeddings(network)
+        self.engine = SatChatModel(
+            HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True
+        )
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
-        """Answer `question` about the conversation's picture, piece by piece; closing the iterator cancels.
+        """Answer `question` about the conversation's picture, piece by piece; see `SatChatModel.stream_answer`."""
+        return self.engine.stream_answer(conversation, question, config)
 
-        Raises:
-            PromptTooLongError: the question alone does not fit.
-            ImageError: the picture cannot be used.
-            GenerationError: the model's numbers are not usable.
-        """
-        started = time.perf_counter()
-        limit = min(config.max_length, self.network.max_sequence_length)
-        prompt = encode_prompt(
-            self.tokenizer, conversation, question, image_length=self.network.image_length, max_length=limit
-        )
-        arguments = self._arguments(prompt, conversation, config, limit)
-        writer = AnswerWriter(self.tokenizer, prompt, started)
-        yield from compose_answer(self._generate(arguments, config.seed), writer)
-
-    def _arguments(
-        self, prompt: Prompt, conversation: Conversation, config: GenerationConfig, limit: int
-    ) -> dict[str, Any]:
-        """Return the arguments of the network's `generate`."""
-        names = ("top_p", "top_k", "temperature", "repetition_penalty")
-        if config.max_new_tokens is not None:
-            limit = min(limit, len(prompt.token_ids) + config.max_new_tokens)
-        chosen = {"max_length": limit, "min_length": min(config.min_length, limit)}
-        arguments = self.network.chat_settings({**chosen, **{name: getattr(config, name) for name in names}})
-        forbidden = config.forbidden_ids
-        if forbidden is None:
-            forbidden = conversation.language.forbidden_ids(self.tokenizer)
-        highest = self.network.config.vocab_size
-        ids = sorted({i for start, stop in forbidden for i in range(start, min(stop, highest))})
-        return {
-            **arguments,
-            "suppress_tokens": ids or None,
-            "input_ids": torch.tensor([prompt.token_ids], device=self.network.device),
-            "image_embeds": self.pictures.embed(conversation.image),
-            "pre_image_length": prompt.image_start,
-        }
-
-    def _generate(self, arguments: dict[str, Any], seed: int | None) -> Iterator[Step]:
-        """Yield each token but the end token, and then why it was the last."""
-        with seeded(seed), contextlib.closing(self.network.stream_generate(**arguments)) as sequences:
-            for ids in sequences:
-                token = int(ids[0, -1])
-                if token == self.tokenizer.eos_token_id:
-                    yield Step(None, "stop")
-                    return
-                yield Step(token, None)
-        yield Step(None, "length")
-
-
-@contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` in the block, and leave torch's random state as it was; None changes nothing."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    def answer_batch(
+        self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
+    ) -> list[str | VisualGLMError]:
+        """Answer many questions side by side; see `SatChatModel.answer_batch`."""
+        return self.engine.answer_batch(asked, config, rows)

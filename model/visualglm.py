@@ -20,6 +20,8 @@ from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
+from .kernels.linear import Called, Linear, bind_dense
+from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
 from .sat_compat import settle_placement  # before sat
 
@@ -246,9 +248,19 @@ class VisualGLMModel(ChatGLMModel):
         return self.get_mixin("chatglm-attn").rotary_emb  # type: ignore[no-any-return]
 
     @property
+    def heads(self) -> int:
+        """Attention heads of the language model."""
+        return int(self.transformer.layers[0].attention.num_attention_heads)
+
+    @property
     def residual_scale(self) -> float:
         """Factor of the residual branch, sqrt(2 x layers)."""
         return float((2 * len(self.transformer.layers)) ** 0.5)
+
+    @property
+    def qkv_by_head(self) -> bool:
+        """Whether the rows of query_key_value lie head by head; SAT's lie part by part."""
+        return False
 
     @property
     def has_foreign_hooks(self) -> bool:
@@ -259,16 +271,26 @@ class VisualGLMModel(ChatGLMModel):
         parts = (*self.transformer.modules(), self.lm_head)
         return mixins or any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
+    @property
+    def image_part(self) -> nn.Module:
+        return self.get_mixin("eva").model  # type: ignore[no-any-return]
+
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
         return self.get_mixin("eva").model(pixels)  # type: ignore[no-any-return]
 
-    def apply_linear(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """Return module(x). In a single process, SAT's parallel layers are called without their communication."""
+    def bind_linear(self, module: nn.Module) -> Linear:
+        """Return how to call a linear layer; in a single process, SAT's without their communication."""
         if self.is_whole and type(module) in PARALLEL_LAYERS:
-            parallel: Any = module
-            return F.linear(x, parallel.weight, parallel.bias)
-        return module(x)  # type: ignore[no-any-return]
+            return bind_dense(module)
+        return module.bind() if isinstance(module, QuantizedLinear) else Called(module)
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Embed tokens [N]; return [N, D]."""
+        embeddings = self.transformer.word_embeddings
+        if self.is_whole:
+            return F.embedding(token_ids, embeddings.weight)
+        return embeddings(token_ids)  # type: ignore[no-any-return]
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
         """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""

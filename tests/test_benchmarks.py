@@ -47,6 +47,38 @@ def test_chat_has_a_row_for_each_way_and_the_same_tokens() -> None:
     assert re.search(r"ours / the faster SAT: [0-9.]+ to [0-9.]+; target at least 2", output)
 
 
+def test_decode_compares_with_sat() -> None:
+    chosen = ["ours/decode-49", "original/decode-49", "int8/decode-49"]
+    few = ["--device", "cpu", "--tokens", "3", "--repetitions", "1"]
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.decode", *few, "--only", *chosen))}
+    assert all(float(rows[name][1]) > 0 for name in chosen)
+    assert rows["decoding"][3] == "at least 3"
+
+
+@pytest.mark.slow
+def test_every_row_of_decoding_is_measured() -> None:
+    output = run("benchmarks.decode", "--device", "cpu", "--tokens", "3", "--repetitions", "1")
+    assert "failed" not in output
+    assert {row[0].split("/")[0] for row in cells(output)} >= {"ours", "int8", "int4", "original", "hf", "plain"}
+
+
+@pytest.mark.slow
+def test_serving_says_how_long_people_wait() -> None:
+    few = ["--device", "cpu", "--tokens", "4", "--counts", "2", "--seconds", "0.5"]
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.serving", *few))}
+    assert float(rows["ours/at-once-2"][1]) > 0
+    assert "first token" in rows["ours/at-once-2"][4]
+    assert float(rows["ours/stall"][1]) > 0
+    assert float(rows["ours/arrivals"][1]) > 0
+
+
+@pytest.mark.slow
+def test_a_soak_ends_with_a_verdict() -> None:
+    output = run("benchmarks.soak", "--device", "cpu", "--minutes", "0.05", "--longest", "256", "--rate", "10")
+    assert "Passed: {" in output
+    assert "FAILED" not in output
+
+
 def test_the_import_target_counts_time_and_packages() -> None:
     def results(seconds: float, **own: object) -> dict[str, Import]:
         return {IMPORTS[0]: Import([1.0]), IMPORTS[-1]: Import([1.0 + seconds], **own)}  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from model import (
     load_sat,
     stream_chat,
 )
-from model.generation import Step
+from model.generation import Scheduler, Step
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function
 SCENE = Path(__file__).parents[1] / "examples" / "scene.png"
@@ -160,7 +160,7 @@ def test_nothing_in_a_question_opens_a_file(tiny: SatChatModel, monkeypatch: pyt
 def test_an_answer_with_an_answer_mark_stays_whole(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tiny.tokenizer.encode_text("A: one 答：two")
     steps = [Step(token) for token in ids] + [Step(None, "stop")]
-    monkeypatch.setattr(CHAT_MODULE, "generate", lambda *args, **kwargs: iter(steps))
+    monkeypatch.setattr(Scheduler, "submit", lambda *_: (step for step in steps))
     assert ask(tiny, "?", image_path=None)[0] == "A: one 答：two"
 
 

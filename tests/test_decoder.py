@@ -1,5 +1,6 @@
 """Cached decoding gives what full recomputation gives, alone and under a user's mixin."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from sat.model.base_model import BaseMixin, non_conflict
 from sat.transformer_defaults import standard_attention
 
 from model.generation import GenerationConfig, Request, generate
-from model.generation.decoder import LayerDecoder, ModelDecoder, make_decoder
+from model.generation.decoder import LayerDecoder, Prefill, make_decoder
+from model.generation.model_decoder import ModelDecoder
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 
@@ -23,6 +25,20 @@ def embeddings(model: VisualGLMModel, case: dict[str, Any], pixels: torch.Tensor
         return model.encode_image(pixels[case["image_index"]][None]) if case["image"] else None
 
 
+def drain(prefill: Prefill) -> torch.Tensor:
+    """Read prompts to the end; return the logits of their next tokens."""
+    while True:
+        try:
+            next(prefill)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+def request_of(case: dict[str, Any], images: torch.Tensor | None) -> Request:
+    """Return the prompt of a golden case."""
+    return Request(case["input_ids"], GREEDY, images=images, image_start=case["image_start"] or 0)
+
+
 @pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
 @pytest.mark.parametrize("name", CASES)
 def test_cached_logits_equal_full_recomputation(
@@ -34,11 +50,12 @@ def test_cached_logits_equal_full_recomputation(
     picture = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
     with torch.no_grad():
         expected = golden_model(torch.tensor([ids]), **picture)[0][0]
-        capacity = (len(ids),) if decoder_class is LayerDecoder else ()
-        decoder = decoder_class(golden_model, 1, *capacity)
-        prompt = torch.tensor([case["input_ids"]])
-        actual = [decoder.prefill(0, prompt, images, case["image_start"])]
-        actual += [decoder.decode(torch.tensor([token])) for token in case["continuation"]]
+        decoder = decoder_class(golden_model)
+        decoder.grow(1, len(ids))
+        actual = [drain(decoder.prefill(0, [request_of(case, images)]))]
+        decoder.use(1)
+        first = len(case["input_ids"]) + 1
+        actual += [decoder.decode(torch.tensor([token]), first + n) for n, token in enumerate(case["continuation"])]
     start = len(case["input_ids"]) - 1
     assert relative_error(torch.cat(actual), expected[start:]) < 1e-5
 
@@ -48,26 +65,31 @@ def test_rows_side_by_side_have_the_logits_that_each_has_alone(
     decoder_class: Any, golden_spec: Any, golden_model: VisualGLMModel, golden_pixels: torch.Tensor
 ) -> None:
     cases = [golden_spec["cases"][name] for name in CASES]
+    pictures = {id(case): embeddings(golden_model, case, golden_pixels) for case in cases}
     steps = min(len(case["continuation"]) for case in cases)
-    room = (max(len(case["input_ids"]) for case in cases) + steps,) if decoder_class is LayerDecoder else ()
+    longest = max(len(case["input_ids"]) for case in cases)
 
-    def run(chosen: list[dict[str, Any]], gone: int | None = None) -> torch.Tensor:
-        """Decode some cases together; before the last step the one in row `gone` leaves its place to the last."""
-        decoder = decoder_class(golden_model, len(chosen), *room)
-        for row, case in enumerate(chosen):
-            images = embeddings(golden_model, case, golden_pixels)
-            decoder.prefill(row, torch.tensor([case["input_ids"]]), images, case["image_start"])
+    def run(chosen: list[dict[str, Any]], groups: list[int], gone: int | None = None) -> torch.Tensor:
+        """Decode some cases together, their prompts read in `groups`; before the last step row `gone` leaves."""
+        decoder = decoder_class(golden_model)
+        decoder.grow(len(chosen), longest + steps)
+        for start, end in itertools.pairwise(itertools.accumulate(groups, initial=0)):
+            drain(decoder.prefill(start, [request_of(case, pictures[id(case)]) for case in chosen[start:end]]))
+        decoder.use(len(chosen))
         for step in range(steps):
             if gone is not None and step == steps - 1:
-                decoder.move(len(chosen) - 1, gone)
+                last = len(chosen) - 1
+                decoder.move(last, gone, len(chosen[last]["input_ids"]) + step)
                 chosen = [*chosen[:gone], chosen[-1], *chosen[gone + 1 : -1]]
-            logits = decoder.decode(torch.tensor([case["continuation"][step] for case in chosen]))
+            known = max(len(case["input_ids"]) for case in chosen) + step + 1
+            logits = decoder.decode(torch.tensor([case["continuation"][step] for case in chosen]), known)
         return logits
 
     with torch.no_grad():
-        alone = torch.cat([run([case]) for case in cases])
-        assert relative_error(run(cases), alone) < 1e-5
-        assert relative_error(run(cases, gone=1), alone[[0, 3, 2]]) < 1e-5
+        alone = torch.cat([run([case], [1]) for case in cases])
+        assert relative_error(run(cases, [1, 1, 1, 1]), alone) < 1e-5
+        assert relative_error(run(cases, [1, 3]), alone) < 1e-5
+        assert relative_error(run(cases, [4], gone=1), alone[[0, 3, 2]]) < 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -122,7 +144,7 @@ def test_a_users_mixin_changes_the_answer(golden_spec: Any, golden_pixels: torch
 
     before = answer()
     model.add_mixin("sharp", SharpAttention())
-    assert isinstance(make_decoder(model, 1, 100), ModelDecoder)
+    assert isinstance(make_decoder(model), ModelDecoder)
     ids = torch.tensor([case["input_ids"]])
     after = answer()
     assert after != before

@@ -14,6 +14,7 @@ NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
     "sat": {"sat_compat", "blip2", "visualglm", "lora", "loading"},
     "transformers": {"hf", "checkpoint", "loading"},
+    "triton": {"kernels"},
 }
 # Exported beside checkpoints, so they stand alone: the only siblings that each may import.
 ALONE = {
@@ -25,17 +26,19 @@ ALONE = {
     "prompt": {"errors"},
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "generation": set(),
+    "generation": {"kernels"},
+    "kernels": {"quantization"},
     "checkpoint": {"generation", "hf"},
     "hf": {"prompt", "image", "quantization"},
-    "quantization": {"checkpoint"},
-    "pictures": {"image"},
+    "quantization": {"checkpoint", "kernels"},
+    "encoder": {"generation"},
+    "pictures": {"encoder", "image"},
     "pieces": {"prompt", "generation"},
     "chat": {"image", "pictures", "pieces", "prompt", "generation"},
-    "hf_chat": {"pictures", "pieces", "prompt", "generation"},
+    "hf_chat": {"chat", "generation", "kernels", "pieces", "prompt", "quantization", "rotary"},
     "sat_compat": {"checkpoint", "quantization"},
     "blip2": {"image", "sat_compat"},
-    "visualglm": {"blip2", "checkpoint", "rotary", "sat_compat"},
+    "visualglm": {"blip2", "checkpoint", "kernels", "quantization", "rotary", "sat_compat"},
 }
 
 

@@ -15,7 +15,9 @@ from torch import nn
 
 from model import SettingError, VisualGLMModel, load_sat
 from model.chat import SatChatModel
-from model.generation.decoder import answer_positions, make_decoder
+from model.generation import GenerationConfig, Request
+from model.generation.cache import answer_positions
+from model.generation.decoder import make_decoder
 from model.prompt import Prompt
 from model.quantization import kernels
 from model.quantization.linear import QuantizedLinear
@@ -24,6 +26,7 @@ from model.quantization.rounding import round_weight
 from model.quantization.saving import save_quantized
 from tests.conftest import build_model, relative_error
 from tests.hf_models import load_tiny, tiny_tokenizer
+from tests.test_decoder import drain
 from tiny.evaluate import GREEDY, to_conversation
 from tiny.scoring.drawn import draw_questions
 
@@ -255,9 +258,11 @@ def test_the_decoder_and_the_whole_model_agree(few_bits: SatChatModel) -> None:
     network = few_bits.network
     ids = torch.randint(5, 1000, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        decoder = make_decoder(network, 1, 32)
-        decoder.prefill(0, ids[:, :9], None, 0)
-        steps = torch.cat([decoder.decode(ids[0, [number]]) for number in (9, 10, 11)])
+        decoder = make_decoder(network)
+        decoder.grow(1, 32)
+        drain(decoder.prefill(0, [Request(ids[0, :9].tolist(), GenerationConfig())]))
+        decoder.use(1)
+        steps = torch.cat([decoder.decode(ids[0, [number]], number + 1) for number in (9, 10, 11)])
         mask = torch.ones(12, 12).tril()
         mask[:, :8] = 1
         positions = answer_positions(9, 12, ids.device)[None]

@@ -2,7 +2,7 @@
 
 import torch
 
-from model.generation import GenerationConfig
+from model.generation import GenerationConfig, Request
 from model.generation.sampler import BROKEN, Sampler
 
 VOCABULARY, END = 40, 39
@@ -16,31 +16,44 @@ CONFIGS = [
 ]
 
 
+def make_sampler(rows: int, longest: int) -> Sampler:
+    return Sampler(rows, VOCABULARY, longest, END, torch.device("cpu"))
+
+
+def ask(config: GenerationConfig, forbidden: list[tuple[int, int]]) -> Request:
+    """Return a request with a prompt of four tokens."""
+    return Request([1, 2, 3, 4], config, forbidden)
+
+
 def draw_alone(config: GenerationConfig, logits: torch.Tensor, forbidden: list[tuple[int, int]]) -> list[int]:
     """Return the tokens of one row for logits [steps, V]."""
-    sampler = Sampler(1, VOCABULARY, len(logits), END, torch.device("cpu"))
-    sampler.begin(0, config, forbidden, prompt_length=4, budget=len(logits))
-    return [int(sampler.sample(step[None])) for step in logits]
+    sampler, request = make_sampler(1, len(logits)), ask(config, forbidden)
+    sampler.begin(0, request, len(logits))
+    return [int(sampler.sample(step[None], sampler.plan([(request, n)]))) for n, step in enumerate(logits)]
 
 
 def test_rows_draw_what_each_draws_alone() -> None:
     logits = torch.randn(12, len(CONFIGS), VOCABULARY)
-    sampler = Sampler(len(CONFIGS), VOCABULARY, 12, END, torch.device("cpu"))
-    for row, config in enumerate(CONFIGS):
-        sampler.begin(row, config, [(row, row + 2)], prompt_length=4, budget=12)
-    together = torch.stack([sampler.sample(step) for step in logits])
+    sampler = make_sampler(len(CONFIGS), 12)
+    requests = [ask(config, [(row, row + 2)]) for row, config in enumerate(CONFIGS)]
+    for row, request in enumerate(requests):
+        sampler.begin(row, request, 12)
+    plans = [sampler.plan((request, drawn) for request in requests) for drawn in range(len(logits))]
+    together = torch.stack([sampler.sample(step, plan) for step, plan in zip(logits, plans, strict=True)])
     for row, config in enumerate(CONFIGS):
         assert together[:, row].tolist() == draw_alone(config, logits[:, row], [(row, row + 2)])
         assert not set(together[:, row].tolist()) & {row, row + 1}
 
 
-def test_a_moved_row_goes_on_where_it_was() -> None:
+def test_a_moved_row_goes_on_where_it_was_also_in_a_larger_sampler() -> None:
     logits = torch.randn(10, VOCABULARY)
-    sampler = Sampler(3, VOCABULARY, 10, END, torch.device("cpu"))
-    sampler.begin(2, CONFIGS[3], [(0, 5)], prompt_length=4, budget=10)
-    first = [int(sampler.sample(step[None], first=2)) for step in logits[:5]]
+    sampler, request = make_sampler(3, 10), ask(CONFIGS[3], [(0, 5)])
+    sampler.begin(2, request, 10)
+    plan = sampler.plan([(request, 0)])
+    first = [int(sampler.sample(step[None], plan, first=2)) for step in logits[:5]]
+    sampler = sampler.grown(4, 12)
     sampler.move(2, 0)
-    rest = [int(sampler.sample(step[None])) for step in logits[5:]]
+    rest = [int(sampler.sample(step[None], plan)) for step in logits[5:]]
     assert first + rest == draw_alone(CONFIGS[3], logits, [(0, 5)])
 
 
@@ -60,10 +73,10 @@ def test_an_answer_does_not_end_too_early() -> None:
 def test_a_row_without_numbers_is_broken_alone() -> None:
     logits = torch.randn(3, VOCABULARY)
     logits[1, 5] = float("nan")
-    sampler = Sampler(3, VOCABULARY, 4, END, torch.device("cpu"))
-    for row, config in enumerate(CONFIGS[:3]):
-        sampler.begin(row, config, [], prompt_length=4, budget=4)
-    tokens = sampler.sample(logits).tolist()
+    sampler, requests = make_sampler(3, 4), [ask(config, []) for config in CONFIGS[:3]]
+    for row, request in enumerate(requests):
+        sampler.begin(row, request, 4)
+    tokens = sampler.sample(logits, sampler.plan((request, 0) for request in requests)).tolist()
     assert [token == BROKEN for token in tokens] == [False, True, False]
 
 

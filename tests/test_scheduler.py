@@ -97,7 +97,7 @@ def test_a_bug_in_the_network_ends_what_is_running_and_no_more(
     for steps in running:
         next(steps)
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler.batch.decoder, "decode", lambda tokens: 1 / 0)
+        patch.setattr(scheduler.batch.decoder, "decode", lambda tokens, longest: 1 / 0)
         for steps in running:
             with pytest.raises(ZeroDivisionError):
                 list(steps)

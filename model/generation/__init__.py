@@ -1,9 +1,11 @@
 """Token ids in, token ids out: sampling, the KV cache, and the loop that writes an answer. Knows no text."""
 
-from .batch import Batch, Request, Step
+from .batch import Batch
 from .config import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .engine import generate, generate_all
+from .request import Request, Step
 from .scheduler import Scheduler
+from .sharing import scheduler_of
 
 __all__ = [
     "CHAT",
@@ -16,4 +18,5 @@ __all__ = [
     "Step",
     "generate",
     "generate_all",
+    "scheduler_of",
 ]

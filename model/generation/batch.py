@@ -1,55 +1,70 @@
 """Answers that are written side by side: they begin and end between steps, each with settings of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 
 import torch
 
 from ..errors import GenerationError
-from .config import GenerationConfig, IdRange
-from .decoder import Network, make_decoder
-from .sampler import BROKEN, Sampler
+from .decoder import Network, Prefill, make_decoder
+from .graphs import Graphs, Undo
+from .request import Event, Request, Step
+from .sampler import BROKEN, Plan, Sampler
+
+# Rows computed together: a graph is recorded for each of these counts.
+COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+# Room for tokens grows in these steps, so that it seldom has to.
+ROOM_STEP = 256
+# A step may have been started when its row turns out to have ended.
+AHEAD = 1
 
 
-@dataclass(frozen=True)
-class Step:
-    """One token of an answer.
-
-    Attributes:
-        token_id: the token; None in a last step that adds none (the end token is not part of an answer).
-        finish_reason: None while the answer goes on, "stop" at the end token, "length" at a limit.
-    """
-
-    token_id: int | None
-    finish_reason: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A prompt to be answered.
+@dataclass(eq=False)
+class Row:
+    """An answer that is being written.
 
     Attributes:
-        token_ids: it ends with [gMASK] <sop>.
-        config: how the answer is sampled.
-        forbidden: token ids never to answer with, as half-open ranges.
-        images: the picture's embeddings [1, L, D], which replace the tokens from `image_start` on.
+        budget: tokens that it may have.
+        drawn: tokens drawn so far, of which the last may not have been read from the device yet.
+        read: tokens read so far.
+        ended: whether it has left the batch.
     """
 
-    token_ids: Sequence[int]
-    config: GenerationConfig
-    forbidden: Sequence[IdRange] = ()
-    images: torch.Tensor | None = None
-    image_start: int = 0
+    request: Request
+    budget: int
+    drawn: int = 0
+    read: int = 0
+    ended: bool = False
 
-    def budget(self, longest: int) -> int:
-        """Return how many tokens the answer may have, at least 0, in a model of `longest` positions."""
-        config = self.config
-        room = min(config.max_length, longest) - len(self.token_ids)
-        return max(0, room if config.max_new_tokens is None else min(room, config.max_new_tokens))
+    @property
+    def length(self) -> int:
+        """Tokens in the cache after the next step."""
+        return len(self.request.token_ids) + self.drawn
 
 
-Event = tuple[Request, Step | GenerationError]
+@dataclass
+class Opening:
+    """Prompts that are being read, layer by layer, into the rows from `first` on.
+
+    Attributes:
+        tokens: their tokens together.
+    """
+
+    rows: list[Row]
+    first: int
+    work: Prefill
+    tokens: int
+
+
+@dataclass
+class Flight:
+    """A step whose tokens are on their way from the device."""
+
+    rows: list[Row]
+    tokens: torch.Tensor
+    landed: Callable[[], object] = field(default=lambda: None)
 
 
 @contextmanager
@@ -64,74 +79,204 @@ def memory_explained() -> Iterator[None]:
         ) from error
 
 
+def round_up(tokens: int) -> int:
+    """Return the next step of room."""
+    return -(-tokens // ROOM_STEP) * ROOM_STEP
+
+
 class Batch:
     """Rows for answers, of which the first ones are in use. Not for several threads at once.
+
+    On a GPU a step is a CUDA graph, and the next one is started before the tokens of the last are looked at. Memory
+    grows with the rows and the room that are asked for, and stays.
 
     Args:
         network: answers.
         rows: the most answers at a time.
         capacity: the most tokens of a prompt and its answer.
         end_id: the token that ends an answer.
-
-    Raises:
-        GenerationError: the device's memory does not suffice.
     """
 
     def __init__(self, network: Network, rows: int, capacity: int, end_id: int) -> None:
         self.network = network
+        self.most = rows
         self.capacity = min(capacity, network.max_sequence_length)
-        self.free = rows
-        self.requests: list[Request] = []
-        with memory_explained():
-            self.decoder = make_decoder(network, rows, self.capacity)
-            self.sampler = Sampler(rows, network.vocabulary, self.capacity, end_id, network.device)
+        self.rows: list[Row] = []
+        self.opening: Opening | None = None
+        self.flight: Flight | None = None
         self.end_id = end_id
-        self.tokens = torch.zeros(rows, dtype=torch.long, device=network.device)
+        self.decoder = make_decoder(network)
+        self.graphs = Graphs()
+        self.room = 0
+        self.sampler = Sampler(0, network.vocabulary, 0, end_id, network.device)
+        self.tokens = torch.zeros(0, dtype=torch.long, device=network.device)
 
-    @torch.inference_mode()
-    def begin(self, request: Request) -> list[Event]:
-        """Read a prompt and return the first token of its answer; there must be a free row.
+    @property
+    def requests(self) -> list[Request]:
+        """What is being answered."""
+        return [row.request for row in self.rows]
+
+    @property
+    def free(self) -> int:
+        """How many answers can begin now; none while prompts are being read."""
+        return 0 if self.opening else self.most - len(self.rows)
+
+    def begin(self, *requests: Request) -> list[Event]:
+        """Read prompts and return the first token of each answer; there must be as many free rows.
 
         Raises:
             GenerationError: the device's memory does not suffice; the other answers can go on.
         """
-        budget, row = request.budget(self.capacity), len(self.requests)
-        if budget == 0:
-            return [(request, Step(None, "length"))]
-        prompt = torch.tensor([request.token_ids], device=self.network.device)
-        with memory_explained():
-            logits = self.decoder.prefill(row, prompt, request.images, request.image_start)
-        self.sampler.begin(row, request.config, request.forbidden, prompt.shape[1], budget)
-        self.requests.append(request)
-        self.free -= 1
-        self.tokens[row : row + 1] = self.sampler.sample(logits, first=row)
-        return self._take([row])
+        events = self.open(*requests)
+        return events + (self.read() if self.opening else [])
+
+    @torch.inference_mode()
+    def open(self, *requests: Request) -> list[Event]:
+        """Make ready to read prompts; return the ends of those that have no room for an answer.
+
+        Raises:
+            GenerationError: the device's memory does not suffice; the other answers can go on.
+        """
+        rows = [Row(request, request.budget(self.capacity)) for request in requests]
+        fitting = [row for row in rows if row.budget]
+        if fitting:
+            with memory_explained():
+                self._grow(len(self.rows) + len(fitting), max(len(r.request.token_ids) + r.budget for r in fitting))
+            prompts = [row.request for row in fitting]
+            work = self.decoder.prefill(len(self.rows), prompts)
+            self.opening = Opening(fitting, len(self.rows), work, sum(len(prompt.token_ids) for prompt in prompts))
+        return [(row.request, Step(None, "length")) for row in rows if not row.budget]
+
+    @torch.inference_mode()
+    def read(self, layers: int | None = None) -> list[Event]:
+        """Go on reading the opened prompts, so many layers or to the end; return their first tokens when done.
+
+        Raises:
+            GenerationError: the device's memory does not suffice; the prompts are given up.
+        """
+        opening = self.opening
+        assert opening is not None, "nothing is opened"
+        try:
+            with memory_explained():
+                for _ in repeat(None) if layers is None else repeat(None, layers):
+                    next(opening.work)
+            return []
+        except StopIteration as done:
+            return self._join(opening, done.value)
+        except BaseException:
+            self.opening = None
+            raise
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Write the next token of every answer, and return it; ended answers leave their rows."""
-        count = len(self.requests)
-        logits = self.decoder.decode(self.tokens[:count])
-        self.tokens[:count] = self.sampler.sample(logits)
-        return self._take(range(count))
+        flight = self.flight or self._launch()
+        self.flight = self._launch() if self.decoder.is_static else None
+        return self._land(flight)
 
+    @torch.inference_mode()
     def cancel(self, request: Request) -> None:
         """Free the row of an answer that nobody waits for; one that has ended already has none."""
-        if request in self.requests:
-            self._remove(self.requests.index(request))
+        for row in self.rows:
+            if row.request is request:
+                self._remove(row)
+                return
+        for row in self.opening.rows if self.opening else []:
+            row.ended = row.ended or row.request is request
 
-    def _take(self, rows: Sequence[int]) -> list[Event]:
-        """Read the new tokens of some rows from the device."""
-        tokens = self.tokens[rows[0] : rows[-1] + 1].tolist()
-        events = [(self.requests[row], self._judge(row, token)) for row, token in zip(rows, tokens, strict=True)]
-        for row, (_, step) in sorted(zip(rows, events, strict=True), key=lambda pair: -pair[0]):
+    def _grow(self, rows: int, room: int) -> None:
+        """Make room for so many rows, each of so many tokens."""
+        have = len(self.tokens)
+        if rows <= have and room <= self.room:
+            return
+        wanted = have if rows <= have else min(self.most, next((n for n in COUNTS if n >= rows), rows))
+        self.room = max(self.room, min(round_up(room), self.capacity))
+        self.graphs.forget()
+        self.decoder.grow(wanted, self.room + AHEAD)
+        self.sampler = self.sampler.grown(wanted, self.room)
+        tokens = torch.zeros(wanted, dtype=torch.long, device=self.network.device)
+        tokens[:have] = self.tokens
+        self.tokens = tokens
+
+    def _join(self, opening: Opening, logits: torch.Tensor) -> list[Event]:
+        """Let the rows whose prompts have been read join the others; return their first tokens."""
+        self.opening = None
+        first = len(self.rows)
+        for number, row in enumerate(opening.rows):
+            if opening.first != first:  # others have ended meanwhile
+                self.decoder.move(opening.first + number, first + number, len(row.request.token_ids))
+            self.sampler.begin(first + number, row.request, row.budget)
+        self.rows += opening.rows
+        self.decoder.use(len(self.rows))
+        self._draw(logits, self.sampler.plan((row.request, 0) for row in opening.rows), first)
+        for row in opening.rows:
+            row.drawn += 1
+        events = self._land(self._depart(first))
+        for row in [row for row in opening.rows if row.ended and row in self.rows]:
+            self._remove(row)  # was cancelled while its prompt was read
+        return events
+
+    def _launch(self) -> Flight:
+        """Start the next step of every row."""
+        count = len(self.rows)
+        longest = max(row.length for row in self.rows)
+        plan = self.sampler.plan((row.request, row.drawn) for row in self.rows)
+        if self.decoder.is_static:
+            count = next((n for n in COUNTS if count <= n <= len(self.tokens)), len(self.tokens))
+            longest = min(round_up(longest), self.room + AHEAD)
+            self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._remember)
+        else:
+            self._advance(count, longest, plan)
+        for row in self.rows:
+            row.drawn += 1
+        return self._depart(0)
+
+    def _advance(self, count: int, longest: int, plan: Plan) -> None:
+        self._draw(self.decoder.decode(self.tokens[:count].clamp(min=0), longest), plan, 0)
+
+    def _draw(self, logits: torch.Tensor, plan: Plan, first: int) -> None:
+        self.tokens[first : first + len(logits)] = self.sampler.sample(logits, plan, first)
+
+    def _remember(self) -> Undo:
+        """Return what undoes a step, but for the keys and values: the next one stores the same."""
+        changed = [self.tokens, self.sampler.drawn, self.sampler.seen, *self.decoder.counters()]
+        before = [tensor.clone() for tensor in changed]
+
+        def undo() -> None:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+
+        return undo
+
+    def _depart(self, first: int) -> Flight:
+        """Send the new tokens of the rows from `first` on to the CPU."""
+        rows = self.rows[first:]
+        tokens = self.tokens[first : first + len(rows)]
+        if tokens.device.type != "cuda":
+            return Flight(rows, tokens)
+        pinned = torch.empty(len(rows), dtype=torch.long, pin_memory=True)
+        pinned.copy_(tokens, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return Flight(rows, pinned, event.synchronize)
+
+    def _land(self, flight: Flight) -> list[Event]:
+        """Read the tokens of a step; answers that have ended since it was started count no more."""
+        flight.landed()
+        events: list[Event] = []
+        for row, token in zip(flight.rows, flight.tokens.tolist(), strict=True):
+            if row.ended:
+                continue
+            row.read += 1
+            step = self._judge(row, token)
+            events.append((row.request, step))
             if isinstance(step, GenerationError):
-                self.decoder.clear(row)
+                self.decoder.clear(self.rows.index(row))
             if isinstance(step, GenerationError) or step.finish_reason is not None:
                 self._remove(row)
         return events
 
-    def _judge(self, row: int, token: int) -> Step | GenerationError:
+    def _judge(self, row: Row, token: int) -> Step | GenerationError:
         if token == BROKEN:
             return GenerationError(
                 "The model's logits are not numbers (NaN). In float16 that is usually an overflow: "
@@ -139,16 +284,18 @@ class Batch:
             )
         if token == self.end_id:
             return Step(None, "stop")
-        ended = self.sampler.drawn[row] == self.requests[row].budget(self.capacity)
-        return Step(token, "length" if ended else None)
+        return Step(token, "length" if row.read == row.budget else None)
 
-    def _remove(self, row: int) -> None:
+    def _remove(self, row: Row) -> None:
         """Put the last row in the place of this one."""
-        last = len(self.requests) - 1
-        if row != last:
-            self.decoder.move(last, row)
-            self.sampler.move(last, row)
-            self.tokens[row] = self.tokens[last]
-            self.requests[row] = self.requests[last]
-        self.requests.pop()
-        self.free += 1
+        row.ended = True
+        place, last = self.rows.index(row), len(self.rows) - 1
+        if place != last:
+            self.decoder.move(last, place, self.rows[last].length)
+            self.sampler.move(last, place)
+            self.tokens[place] = self.tokens[last]
+            self.rows[place] = self.rows[last]
+        self.rows.pop()
+        self.decoder.use(last)
+        if not self.rows:
+            self.flight = None

@@ -1,59 +1,83 @@
-"""The keys and values that earlier tokens left behind, one pair of tensors a layer, one row for each answer."""
-
-from dataclasses import dataclass
+"""What each row of a batch has behind it, on the device: keys and values, how many, and the angles of its positions."""
 
 import torch
 
 
-@dataclass
+def answer_positions(prompt_length: int, length: int, device: torch.device) -> torch.Tensor:
+    """Return the positions [2, length] of a prompt that ends with [gMASK] <sop>, and of the answer after it.
+
+    Row 0 counts the context and stays at [gMASK]'s place from <sop> on; row 1 counts from <sop>.
+    """
+    context = prompt_length - 1
+    index = torch.arange(length, device=device)
+    return torch.stack((index.clamp(max=context - 1), (index - context + 1).clamp(min=0)))
+
+
 class KVCache:
     """Room for a fixed number of tokens in each row, filled from the left.
 
+    It begins as zeros: what a mask hides is multiplied by nothing, and must be a number for that.
+
     Attributes:
-        keys, values: one tensor [R, H, capacity, head_dim] a layer.
+        layers: [layers, 2, R, H, room, head_dim], keys and values.
+        lengths: int64 [R], tokens in each row.
+        cos, sin: [R, room, head_dim], see `rotate`.
+        used: int64 [], rows in use; a batch computes as many as its graph has, and the others must not count.
     """
 
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
+    def __init__(self, layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
+        rows, _, room, head_dim = shape
+        self.layers = torch.zeros(layers, 2, *shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.cos = torch.zeros(rows, room, head_dim, device=device, dtype=dtype)
+        self.sin = torch.zeros_like(self.cos)
+        self.used = torch.zeros((), dtype=torch.long, device=device)
+        self.pairs = [(pair[0], pair[1]) for pair in self.layers]
 
-    @classmethod
-    def allocate(
-        cls,
-        layers: int,
-        shape: tuple[int, int, int, int],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> "KVCache":
-        """Make room for `shape` = [R, H, capacity, head_dim] in each layer.
+    @property
+    def rows(self) -> int:
+        return self.layers.shape[2]
 
-        It begins as zeros: what a mask hides is multiplied by nothing, and must be a number for that.
-        """
-        pairs = [torch.zeros(2, *shape, device=device, dtype=dtype) for _ in range(layers)]
-        return cls([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    @property
+    def room(self) -> int:
+        """How many tokens a row can have."""
+        return self.layers.shape[4]
 
-    def store_row(self, layer: int, row: int, start: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Store [1, H, T, head_dim] in a row, from place `start` on."""
-        end = start + key.shape[2]
-        self.keys[layer][row : row + 1, :, start:end] = key
-        self.values[layer][row : row + 1, :, start:end] = value
+    def grown(self, rows: int, room: int) -> "KVCache":
+        """Return a larger cache with what this one has."""
+        count, _, _, heads, _, head_dim = self.layers.shape
+        larger = KVCache(count, (rows, heads, room, head_dim), self.layers.device, self.layers.dtype)
+        larger.layers[:, :, : self.rows, :, : self.room] = self.layers
+        larger.lengths[: self.rows] = self.lengths
+        larger.cos[: self.rows, : self.room] = self.cos
+        larger.sin[: self.rows, : self.room] = self.sin
+        larger.used.copy_(self.used)
+        return larger
 
-    def store_column(
-        self, layer: int, rows: torch.Tensor, places: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> None:
-        """Store one token [B, H, 1, head_dim] in each of `rows` [B], at its place in `places` [B]."""
-        self.keys[layer][rows, :, places] = key[:, :, 0]
-        self.values[layer][rows, :, places] = value[:, :, 0]
-
-    def first_rows(self, layer: int, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and values [count, H, length, head_dim] of the first rows."""
-        return self.keys[layer][:count, :, :length], self.values[layer][:count, :, :length]
+    def begin_row(self, row: int, length: int, angles: torch.Tensor) -> None:
+        """Prepare a row for `length` tokens and what follows, of `angles` [room, 2, head_dim / 2]."""
+        sin = angles.sin()
+        quarter = angles.shape[-1] // 2
+        sin[..., :quarter].neg_()
+        self.cos[row] = angles.cos().flatten(1)
+        self.sin[row] = sin.flatten(1)
+        self.lengths[row] = length
 
     def copy_row(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` places of a row to another."""
-        for tensor in (*self.keys, *self.values):
-            tensor[target, :, :length] = tensor[source, :, :length]
+        """Copy a row, of `length` tokens, to another."""
+        self.layers[:, :, target, :, :length] = self.layers[:, :, source, :, :length]
+        for tensor in (self.lengths, self.cos, self.sin):
+            tensor[target] = tensor[source]
 
     def clear_row(self, row: int) -> None:
         """Put zeros where a row has what are no numbers."""
-        for tensor in (*self.keys, *self.values):
-            tensor[row] = 0
+        self.layers[:, :, row] = 0
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn x [..., head_dim], whose halves have each their own angles.
+
+    Numbers i and i + head_dim / 4 of a half turn together. In `sin`, the first of each two is negative.
+    """
+    swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+    return torch.addcmul(x * cos, swapped, sin)

@@ -1,11 +1,29 @@
 """The loops that write answers: of one prompt, step by step, and of many at once."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from ..errors import GenerationError
-from .batch import Batch, Event, Request, Step
+from .batch import Batch
 from .decoder import Network
+from .request import Event, Request, Step
+
+T = TypeVar("T")
+# Prompts are read together up to so many tokens: more would not be faster, and would take memory.
+TOGETHER = 512
+
+
+def take_group(waiting: deque[T], most: int, length: Callable[[T], int]) -> list[T]:
+    """Take from the head of a queue what is to be read together: `most` at most, or one however long."""
+    group: list[T] = []
+    tokens = 0
+    while waiting and len(group) < most:
+        tokens += length(waiting[0])
+        if group and tokens > TOGETHER:
+            break
+        group.append(waiting.popleft())
+    return group
 
 
 def generate(network: Network, request: Request, *, end_id: int) -> Iterator[Step]:
@@ -35,10 +53,10 @@ def generate_all(network: Network, requests: Iterable[Request], *, end_id: int, 
     """
     waiting = deque(requests)
     longest = network.max_sequence_length
-    capacity = max((len(one.token_ids) + one.budget(longest) for one in waiting), default=0)
-    batch = Batch(network, min(rows, len(waiting)), capacity, end_id) if waiting else None
-    while batch is not None and (waiting or batch.requests):
-        while waiting and batch.free:
-            yield from batch.begin(waiting.popleft())
-        if batch.requests:
+    capacity = max((request.room(longest) for request in waiting), default=0)
+    batch = Batch(network, rows, capacity, end_id)
+    while waiting or batch.rows:
+        while group := take_group(waiting, batch.free, lambda request: len(request.token_ids)):
+            yield from batch.begin(*group)
+        if batch.rows:
             yield from batch.step()

@@ -1,20 +1,38 @@
 """The settings and the past of every row of a batch, and the next token of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
-from .config import GenerationConfig, IdRange
+from .config import GenerationConfig
+from .request import Request
 from .sampling import NEVER, Shape, ban, candidates, draw, penalize
 
 BROKEN = -1  # stands for a token where the logits are not numbers
+# Candidates are looked at in so many at a time, so that few settings need a graph of their own.
+WIDTHS = (128, 1024)
+
+
+class Plan(NamedTuple):
+    """What has to be computed for some rows; a graph holds for one plan.
+
+    Attributes:
+        width: candidates to look at; 0 where every row takes the most likely token.
+        early: whether a row may not end yet.
+        penalized: whether a row has a repetition penalty.
+    """
+
+    width: int
+    early: bool
+    penalized: bool
 
 
 class Sampler:
     """Draws a token for each row, all on the device.
 
     A row's random numbers are drawn when it begins, from its own seed, so that its tokens do not depend on who else is
-    in the batch.
+    in the batch. Methods with rows of `Request` take those that have the first rows, or those from `first` on.
 
     Args:
         rows: the most rows.
@@ -27,30 +45,39 @@ class Sampler:
     def __init__(self, rows: int, vocabulary: int, longest: int, end_id: int, device: torch.device) -> None:
         self.vocabulary = vocabulary
         self.end_id = end_id
-        self.configs: list[GenerationConfig] = [GenerationConfig(temperature=0)] * rows
-        self.shortest = [0] * rows  # tokens before which an answer may not end
-        self.drawn = [0] * rows
+        self.drawn = torch.zeros(rows, dtype=torch.long, device=device)
+        self.shortest = torch.zeros(rows, dtype=torch.long, device=device)  # tokens before which none may end
         self.banned = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
         self.seen = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
         self.uniform = torch.zeros(rows, longest, device=device)
+        self.sampled = torch.zeros(rows, dtype=torch.bool, device=device)
         self.temperature = torch.ones(rows, device=device)
         self.top_k = torch.zeros(rows, dtype=torch.long, device=device)
         self.top_p = torch.ones(rows, device=device)
         self.penalty = torch.ones(rows, 1, device=device)
 
-    def begin(
-        self, row: int, config: GenerationConfig, forbidden: Sequence[IdRange], prompt_length: int, budget: int
-    ) -> None:
+    def grown(self, rows: int, longest: int) -> "Sampler":
+        """Return a sampler for more rows and longer answers, with what this one has."""
+        larger = Sampler(rows, self.vocabulary, longest, self.end_id, self.drawn.device)
+        for name, tensor in self._tensors():
+            part = vars(larger)[name][: len(tensor)]
+            (part if tensor.ndim == 1 else part[:, : tensor.shape[1]]).copy_(tensor)
+        return larger
+
+    def begin(self, row: int, request: Request, budget: int) -> None:
         """Prepare a row for an answer of up to `budget` tokens."""
+        config = request.config
         generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-        self.configs[row] = config
-        self.shortest[row] = config.min_length - prompt_length
         self.drawn[row] = 0
+        self.shortest[row] = config.min_length - len(request.token_ids)
         self.banned[row] = False
-        ban(self.banned[row], forbidden)
+        ban(self.banned[row], request.forbidden)
         self.seen[row] = False
+        if request.penalize_prompt:
+            self.seen[row, torch.tensor(request.token_ids, device=self.seen.device)] = True
+        self.sampled[row] = bool(config.temperature)
         if config.temperature:
-            self.uniform[row, :budget] = torch.rand(budget, generator=generator)
+            self.uniform[row, :budget] = torch.rand(budget, generator=generator).to(self.uniform.device)
         self.temperature[row] = config.temperature or 1.0
         self.top_k[row] = config.top_k
         self.top_p[row] = config.top_p
@@ -58,42 +85,51 @@ class Sampler:
 
     def move(self, source: int, target: int) -> None:
         """Let row `target` go on where row `source` is."""
-        self.configs[target] = self.configs[source]
-        self.shortest[target] = self.shortest[source]
-        self.drawn[target] = self.drawn[source]
-        for tensor in (self.banned, self.seen, self.uniform, self.temperature, self.top_k, self.top_p, self.penalty):
+        for _, tensor in self._tensors():
             tensor[target] = tensor[source]
 
-    def sample(self, logits: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def plan(self, rows: Iterable[tuple[Request, int]]) -> Plan:
+        """Return what has to be computed for requests that have drawn so many tokens."""
+        rows = list(rows)
+        configs = [request.config for request, _ in rows]
+        return Plan(
+            self._width(configs),
+            any(drawn < request.config.min_length - len(request.token_ids) for request, drawn in rows),
+            any(config.repetition_penalty != 1 for config in configs),
+        )
+
+    def sample(self, logits: torch.Tensor, plan: Plan, first: int = 0) -> torch.Tensor:
         """Return the next token [B] of the rows from `first` on, from logits [B, V]; BROKEN where these hold NaN."""
         rows = slice(first, first + len(logits))
         broken = logits.isnan().any(-1)
-        logits = self._restrict(logits.masked_fill(self.banned[rows], NEVER), rows)
+        logits = self._restrict(logits.masked_fill(self.banned[rows], NEVER), plan, rows)
         tokens = logits.argmax(-1)
-        sampled = [bool(config.temperature) for config in self.configs[rows]]
-        if any(sampled):
-            probabilities, ids = candidates(logits, self._shape(rows))
-            uniform = torch.stack([self.uniform[row, self.drawn[row]] for row in range(rows.start, rows.stop)])
-            drawn = draw(probabilities, ids, uniform)
-            tokens = drawn if all(sampled) else torch.where(self._flags(sampled), drawn, tokens)
+        if plan.width:
+            shape = Shape(self.temperature[rows], self.top_k[rows], self.top_p[rows], plan.width)
+            probabilities, ids = candidates(logits, shape)
+            place = self.drawn[rows, None].clamp(max=self.uniform.shape[1] - 1)
+            drawn = draw(probabilities, ids, self.uniform[rows].gather(1, place).squeeze(1))
+            tokens = torch.where(self.sampled[rows], drawn, tokens)
         self.seen[rows].scatter_(1, tokens[:, None], True)
-        for row in range(rows.start, rows.stop):
-            self.drawn[row] += 1
+        self.drawn[rows] += 1
         return tokens.masked_fill(broken, BROKEN)
 
-    def _restrict(self, logits: torch.Tensor, rows: slice) -> torch.Tensor:
+    def _restrict(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
         """Forbid an early end, and lower what the answers already have."""
-        early = [drawn < least for drawn, least in zip(self.drawn[rows], self.shortest[rows], strict=True)]
-        if any(early):
-            logits[self._flags(early), self.end_id] = NEVER
-        if any(config.repetition_penalty != 1 for config in self.configs[rows]):
+        if plan.early:
+            early = self.drawn[rows] < self.shortest[rows]
+            logits[:, self.end_id].masked_fill_(early, NEVER)
+        if plan.penalized:
             logits = penalize(logits, self.seen[rows], self.penalty[rows])
         return logits
 
-    def _shape(self, rows: slice) -> Shape:
-        widths = [config.top_k or self.vocabulary for config in self.configs[rows] if config.temperature]
-        width = min(max(widths), self.vocabulary)
-        return Shape(self.temperature[rows], self.top_k[rows], self.top_p[rows], width)
+    def _width(self, configs: Sequence[GenerationConfig]) -> int:
+        """Return how many candidates have to be looked at."""
+        widths = [config.top_k or self.vocabulary for config in configs if config.temperature]
+        if not widths:
+            return 0
+        wanted = max(widths)
+        return min(next((width for width in WIDTHS if width >= wanted), self.vocabulary), self.vocabulary)
 
-    def _flags(self, values: Sequence[bool]) -> torch.Tensor:
-        return torch.tensor(values, device=self.banned.device)
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)]

@@ -3,42 +3,50 @@
     scheduler = Scheduler(network, end_id=130005)
     for step in scheduler.submit(request):     # from any thread; closing the iterator cancels
         ...
-    scheduler.close()
 
-A single thread works on the batch. First come, first served; one prompt is read between two steps of those that are
-already being answered.
+A single thread works on the batch while there is something to do. First come, first served. A long prompt is read a few
+layers at a time, between the steps of the answers that are being written.
 """
 
 import queue
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from ..errors import BusyError, GenerationError
-from .batch import Batch, Event, Request, Step
+from .batch import Batch
 from .decoder import Network
+from .engine import take_group
+from .request import Event, Request, Step
 
 Reply = Step | BaseException
+# Layers x tokens of prompts that are read between two steps: on one H200 that takes about as long as two steps.
+READ_AT_ONCE = 8192
+# The thread ends after so long without work.
+IDLE_S = 5.0
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A submitted request, and what has been answered so far."""
+    """A submitted request, and where its replies go."""
 
     request: Request
-    replies: "queue.SimpleQueue[Reply]" = field(default_factory=queue.SimpleQueue)
+    replies: "queue.SimpleQueue[tuple[Ticket, Reply]]"
     cancelled: bool = False
 
-    def steps(self) -> Iterator[Step]:
-        """Yield the steps as they come; closing the iterator cancels the request.
+    def steps(self) -> Generator[Step, None, None]:
+        """Yield at once, to be started, and then the steps as they come; closing the iterator cancels the request.
 
         Raises:
             GenerationError: the logits are not numbers, the memory does not suffice, or the scheduler was closed.
         """
         try:
+            yield Step(None)
             while True:
-                reply = self.replies.get()
+                _, reply = self.replies.get()
                 if isinstance(reply, BaseException):
                     raise reply
                 yield reply
@@ -48,6 +56,13 @@ class Ticket:
             self.cancelled = True
 
 
+def close_if_alive(reference: "weakref.ref[Scheduler]") -> None:
+    """Close a scheduler that there still is."""
+    scheduler = reference()
+    if scheduler is not None:
+        scheduler.close()
+
+
 class Scheduler:
     """Answers requests of several threads side by side.
 
@@ -55,66 +70,122 @@ class Scheduler:
         network: answers.
         end_id: the token that ends an answer.
         rows: the most answers at a time.
-        capacity: the most tokens of a prompt with its answer.
+        capacity: the most tokens of a prompt with its answer; None for as many as the network has positions.
         most_waiting: the most requests that wait for a row.
-
-    Raises:
-        GenerationError: the device's memory does not suffice for so many rows.
     """
 
     def __init__(
-        self, network: Network, *, end_id: int, rows: int = 8, capacity: int = 2048, most_waiting: int = 64
+        self, network: Network, *, end_id: int, rows: int = 16, capacity: int | None = None, most_waiting: int = 64
     ) -> None:
-        self.batch = Batch(network, rows, capacity, end_id)
+        self.batch = Batch(network, rows, network.max_sequence_length if capacity is None else capacity, end_id)
         self.most_waiting = most_waiting
         self.waiting: deque[Ticket] = deque()
         self.running: dict[Request, Ticket] = {}
         self.changed = threading.Condition()
         self.closed = False
-        self.thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
-        self.thread.start()
+        self.thread: threading.Thread | None = None
+        # Rows in use when the memory did not suffice for one more: it has to wait until there are fewer.
+        self.crowded_at: int | None = None
+        weakref.finalize(
+            self, close_if_alive, weakref.ref(self)
+        )  # at the end of the program, before threads are killed
 
-    def submit(self, request: Request) -> Iterator[Step]:
+    def submit(self, request: Request) -> Generator[Step, None, None]:
         """Queue a request at once, and return an iterator over its steps; closing it cancels.
 
         Raises:
             BusyError: too many requests wait already.
             GenerationError: the scheduler is closed, or the prompt is too long for a row.
         """
-        room = self.batch.capacity
-        if len(request.token_ids) >= room:
-            raise GenerationError(f"The prompt has {len(request.token_ids)} tokens; there is room for {room - 1}.")
-        ticket = Ticket(replace(request))  # one request may be submitted twice
         with self.changed:
-            if self.closed:
-                raise GenerationError("The model has been shut down and takes no more questions.")
             if len(self.waiting) >= self.most_waiting:
                 raise BusyError(f"{self.most_waiting} questions are waiting already. Try again a little later.")
-            self.waiting.append(ticket)
-            self.changed.notify()
-        return ticket.steps()
+            steps = self._enqueue(request, queue.SimpleQueue()).steps()
+        next(steps)  # closing an iterator that has not been started would not be noticed
+        return steps
+
+    def answer_all(self, requests: Iterable[Request], at_once: int) -> Iterator[Event]:
+        """Answer many requests, up to `at_once` at a time; yield what comes as it comes. Closing cancels the rest.
+
+        Raises:
+            GenerationError: the scheduler is closed, or a prompt is too long for a row.
+        """
+        replies: queue.SimpleQueue[tuple[Ticket, Reply]] = queue.SimpleQueue()
+        coming, running = iter(requests), dict[Ticket, Request]()
+        self.batch.most = max(self.batch.most, at_once)
+        try:
+            while True:
+                for request in islice(coming, at_once - len(running)):
+                    with self.changed:
+                        running[self._enqueue(request, replies)] = request
+                if not running:
+                    return
+                ticket, reply = replies.get()
+                if not isinstance(reply, Step | GenerationError):
+                    raise reply
+                request = running[ticket]
+                if isinstance(reply, GenerationError) or reply.finish_reason is not None:
+                    del running[ticket]
+                yield request, reply
+        finally:
+            for ticket in running:
+                ticket.cancelled = True
+
+    def limit(self, rows: int | None, most_waiting: int | None) -> None:
+        """Change how many answers there may be at a time, and how many requests may wait; None leaves a limit."""
+        self.batch.most = rows or self.batch.most
+        self.most_waiting = most_waiting or self.most_waiting
 
     def close(self) -> None:
         """End the thread; requests that are not complete get an error."""
         with self.changed:
             self.closed = True
             self.changed.notify()
-        self.thread.join()
+            thread = self.thread
+        if thread is not None:
+            thread.join()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting or being answered."""
+        return not self.waiting and not self.running
+
+    def _enqueue(self, request: Request, replies: "queue.SimpleQueue[tuple[Ticket, Reply]]") -> Ticket:
+        """Put a request at the end of the queue, `changed` being held."""
+        room = self.batch.capacity
+        if len(request.token_ids) >= room:
+            raise GenerationError(f"The prompt has {len(request.token_ids)} tokens; there is room for {room - 1}.")
+        if self.closed:
+            raise GenerationError("The model has been shut down and takes no more questions.")
+        ticket = Ticket(replace(request), replies)  # one request may be submitted twice
+        self.waiting.append(ticket)
+        self.changed.notify()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+            self.thread.start()
+        return ticket
 
     def _work(self) -> None:
         while self._wait_for_work():
             self._drop_cancelled()
-            self._begin_next()
-            if self.batch.requests:
-                self._deal(self.batch.step)
-        for ticket in (*self.running.values(), *self.waiting):
-            ticket.replies.put(GenerationError("The model was shut down before the answer was complete."))
+            if self.batch.opening is None:
+                self._open_next()
+            if self.batch.opening is not None:
+                self._read()
+            if self.batch.rows:
+                self._deal(self.batch.step, self._running(self.batch.requests))
+        if self.closed:
+            for ticket in (*self.running.values(), *self.waiting):
+                error = GenerationError("The model was shut down before the answer was complete.")
+                ticket.replies.put((ticket, error))
 
     def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; return whether to go on."""
         with self.changed:
             while not (self.closed or self.waiting or self.running):
-                self.changed.wait()
+                if not self.changed.wait(IDLE_S) and self.is_idle:
+                    self.thread = None
+                    return False
             return not self.closed
 
     def _drop_cancelled(self) -> None:
@@ -125,31 +196,65 @@ class Scheduler:
                 self.batch.cancel(request)
                 del self.running[request]
 
-    def _begin_next(self) -> None:
-        """Read the prompt that has waited longest, if there is a row for it."""
+    def _open_next(self) -> None:
+        """Make ready to read the prompts that have waited longest, if there are rows and memory for them."""
+        used = len(self.batch.rows)
+        if self.crowded_at is not None and used >= self.crowded_at:
+            return
         with self.changed:
-            if not (self.waiting and self.batch.free):
-                return
-            ticket = self.waiting.popleft()
-        self.running[ticket.request] = ticket
-        self._deal(lambda: self.batch.begin(ticket.request), only=ticket)
+            free = 1 if self.crowded_at is not None else self.batch.free
+            group = take_group(self.waiting, free, lambda ticket: len(ticket.request.token_ids))
+        if not group:
+            return
+        try:
+            events = self.batch.open(*(ticket.request for ticket in group))
+        except GenerationError as error:
+            self._make_wait(group, error)
+            return
+        self.crowded_at = None
+        self.running.update((ticket.request, ticket) for ticket in group)
+        self._hand_out(events)
 
-    def _deal(self, work: Callable[[], list[Event]], only: Ticket | None = None) -> None:
-        """Hand out what a piece of work on the batch yields; what it raises ends `only`, or all that are running."""
+    def _make_wait(self, group: Sequence[Ticket], error: GenerationError) -> None:
+        """Put back what the memory does not suffice for; what is too much even alone ends with `error`."""
+        if len(group) == 1 and not self.batch.rows:
+            self.crowded_at = None
+            group[0].replies.put((group[0], error))
+            return
+        self.crowded_at = len(self.batch.rows) + (len(group) > 1)  # fewer of them may fit at once
+        with self.changed:
+            self.waiting.extendleft(reversed(group))
+
+    def _read(self) -> None:
+        opening = self.batch.opening
+        assert opening is not None
+        layers = max(1, READ_AT_ONCE // opening.tokens) if self.batch.rows else None
+        self._deal(lambda: self.batch.read(layers), self._running(row.request for row in opening.rows))
+
+    def _running(self, requests: Iterable[Request]) -> list[Ticket]:
+        return [self.running[request] for request in requests if request in self.running]
+
+    def _deal(self, work: Callable[[], list[Event]], tickets: list[Ticket]) -> None:
+        """Hand out what a piece of work on the batch yields; what it raises ends `tickets`."""
         try:
             events = work()
         except Exception as error:
-            for ticket in [only] if only else list(self.running.values()):
+            for ticket in tickets:
                 self.batch.cancel(ticket.request)
                 self._end(ticket, error)
             return
+        self._hand_out(events)
+
+    def _hand_out(self, events: list[Event]) -> None:
         for request, step in events:
-            ticket = self.running[request]
+            ticket = self.running.get(request)
+            if ticket is None:  # was cancelled in the meantime
+                continue
             if isinstance(step, GenerationError) or step.finish_reason is not None:
                 self._end(ticket, step)
             else:
-                ticket.replies.put(step)
+                ticket.replies.put((ticket, step))
 
     def _end(self, ticket: Ticket, reply: Reply) -> None:
-        ticket.replies.put(reply)
+        ticket.replies.put((ticket, reply))
         del self.running[ticket.request]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..kernels.linear import Called, Linear, bind_rounded
 from .kernels import can_lay_out, dequantize, laid_out_linear, lay_out, quantized_linear, take_back, wants_gradient
 from .rounding import Rounded, check_bits, group_count, round_weight
 
@@ -78,6 +79,12 @@ class QuantizedLinear(nn.Module):
     def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [O, I] in `dtype`."""
         return dequantize(*self.rounded(), self.bits, dtype)
+
+    def bind(self) -> Linear:
+        """Return how the decoder calls this layer."""
+        if self.weight.device.type == "cpu":
+            return Called(self)
+        return bind_rounded(self.weight, self.weight_scale, self.weight_groups, self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.is_laid_out:

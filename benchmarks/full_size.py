@@ -1,0 +1,205 @@
+"""The published model's sizes with random weights, made in seconds where they are needed: no file is read.
+
+python -m benchmarks.full_size --device cuda
+python -m benchmarks.full_size --device cuda --quant 4 --quant_vision
+python -m benchmarks.full_size --device cpu --dtype bfloat16 --layers 1
+
+The weights are so small, and the embeddings so large, that half precision holds every number of every layer. The
+script builds the network on each side, says how long that took and what memory it holds, and checks that the logits
+are numbers. `--layers` keeps that many layers of each part, to try it on a small machine.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
+from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
+from model.checkpoint import open_checkpoint
+from model.checkpoint.memory import build_empty
+from model.checkpoint.save import to_hf_config
+from model.loading import DTYPES, build_network, choose_device, choose_dtype
+from model.quantization.quantize import quantize
+from model.sat_compat import count_parameters
+
+FULL_SIZE = "full-size"  # what scripts call this model on the command line
+EMBEDDED_MODEL = "visualglm-tiny"  # whose tokenizer and control tokens the random one borrows
+WEIGHT_STD, EMBEDDING_STD = 0.02, 1.0
+SIZES: Mapping[str, Any] = {  # of the published model_config.json
+    "num_layers": 28,
+    "hidden_size": 4096,
+    "inner_hidden_size": 16384,
+    "num_attention_heads": 32,
+    "vocab_size": 130528,
+    "layernorm_order": "post",
+    "model_parallel_size": 1,
+    "max_sequence_length": 2048,
+    "image_length": 32,
+    "eva_args": {
+        "num_layers": 39,
+        "hidden_size": 1408,
+        "inner_hidden_size": 6144,
+        "num_attention_heads": 16,
+        "vocab_size": 1,
+        "layernorm_order": "pre",
+        "model_parallel_size": 1,
+        "max_sequence_length": 257,
+        "use_final_layernorm": False,
+        "layernorm_epsilon": 1e-6,
+        "image_size": [224, 224],
+        "pre_len": 1,
+        "post_len": 0,
+        "in_channels": 3,
+        "num_classes": 0,
+        "patch_size": 14,
+    },
+    "qformer_args": {
+        "num_layers": 12,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "vocab_size": 32,
+        "layernorm_order": "post",
+        "model_parallel_size": 1,
+        "max_sequence_length": 0,
+        "is_decoder": [True, False] * 6,
+        "cross_attn_hidden_size": 1408,
+        "layernorm_epsilon": 1e-12,
+    },
+}
+
+
+def full_size_config(layers: int | None = None) -> dict[str, Any]:
+    """Return the entries of a SAT model_config.json of the published sizes, with visualglm-tiny's control tokens.
+
+    Args:
+        layers: the most layers of each part; None for all.
+    """
+    config = {**open_checkpoint(EMBEDDED_MODEL).config, **SIZES}
+    for part in ("eva_args", "qformer_args"):
+        config[part] = {**config[part], "num_layers": min(layers or 99, config[part]["num_layers"])}
+    crosses = config["qformer_args"]["is_decoder"][: config["qformer_args"]["num_layers"]]
+    config["qformer_args"]["is_decoder"] = crosses
+    return {**config, "num_layers": min(layers or 99, config["num_layers"])}
+
+
+@torch.no_grad()
+def draw_weights(network: nn.Module, seed: int = 0) -> None:
+    """Fill a network with random weights: matrices near 0, norms 1 and 0, the language model's embeddings near 1."""
+    device = next(network.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1:  # of a norm, or a bias
+            parameter.fill_(float(name.endswith("weight")))
+        else:
+            is_embedding = name == "transformer.word_embeddings.weight"
+            parameter.normal_(0, EMBEDDING_STD if is_embedding else WEIGHT_STD, generator=generator)
+
+
+def random_sat(
+    config: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    quant: int | None = None,
+    quant_vision: bool = False,
+) -> Any:
+    """Return a SAT network of these sizes with random weights, rounded to `quant` bits if given."""
+    checkpoint = replace(open_checkpoint(EMBEDDED_MODEL), config=config)
+    network = build_network(checkpoint, device, dtype)
+    draw_weights(network)
+    return quantize(network, quant, quant_vision=quant_vision) if quant else network
+
+
+def random_hf(config: dict[str, Any], device: torch.device, dtype: torch.dtype, quant: int | None = None) -> Any:
+    """Return a Hugging Face network of these sizes with random weights, rounded to `quant` bits if given."""
+    from model.hf.configuration_chatglm import ChatGLMConfig  # transformers takes seconds to import
+    from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
+
+    end_id = load_tokenizer(EMBEDDED_MODEL).eos_token_id
+    described = ChatGLMConfig(**to_hf_config(config, end_id, dtype))
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(described), device, dtype).eval()
+    draw_weights(network)
+    return network.quantize(quant) if quant else network
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model is measured, and where."""
+    parser.add_argument("--device", help="cpu, cuda, ...; left out, a GPU where there is one")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="left out, what suits the device and the size")
+    parser.add_argument("--from_pretrained", metavar="NAME_OR_DIR", help=f"or {FULL_SIZE}; its default on a GPU")
+    parser.add_argument("--layers", type=int, help=f"the most layers of each part of {FULL_SIZE}, to try a script")
+
+
+class Source:
+    """Where models to measure come from, as the flags of `add_model_arguments` say."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device = choose_device(options.device)
+        self.name = options.from_pretrained or (EMBEDDED_MODEL if self.device.type == "cpu" else FULL_SIZE)
+        self.is_random = self.name == FULL_SIZE
+        self.config = full_size_config(options.layers) if self.is_random else open_checkpoint(self.name).config
+        self.dtype = choose_dtype(options.dtype, self.device, count_parameters(self.config))
+        self.is_full_size = all(self.config.get(name) == size for name, size in SIZES.items())
+
+    def sat(self, quant: int | None = None, quant_vision: bool = False) -> SatChatModel:
+        """Return the model on the SAT side; its prompts are those of `LengthTokenizer`."""
+        if self.is_random:
+            network = random_sat(self.config, self.device, self.dtype, quant, quant_vision)
+            tokenizer = load_tokenizer(EMBEDDED_MODEL)
+        else:
+            model = load_sat(self.name, **self._placement(), quant=quant, quant_vision=quant_vision)
+            network, tokenizer = model.network, model.tokenizer
+        return SatChatModel(network, LengthTokenizer(tokenizer, network.image_length))
+
+    def hf(self, quant: int | None = None) -> HfChatModel:
+        """Return the same on the Hugging Face side."""
+        if self.is_random:
+            network, tokenizer = (
+                random_hf(self.config, self.device, self.dtype, quant),
+                load_tokenizer(EMBEDDED_MODEL),
+            )
+        else:
+            model = load_hf(self.name, **self._placement(), quant=quant)
+            network, tokenizer = model.network, model.tokenizer
+        return HfChatModel(network, LengthTokenizer(tokenizer, network.image_length))
+
+    def _placement(self) -> dict[str, Any]:
+        return {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+
+
+def describe(model: SatChatModel | HfChatModel, seconds: float) -> str:
+    """Say how large a model is and how long it took to make."""
+    parameters = list(model.network.parameters())
+    count, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
+    return f"{type(model).__name__}: {seconds:.1f} s, {count:,} numbers, {size / 2**30:.2f} GiB"
+
+
+def main() -> None:
+    """Build both sides and let each write a few tokens, which fails where logits are no numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
+    parser.add_argument("--quant_vision", action="store_true", help="on the SAT side, of the image part as well")
+    options = parser.parse_args()
+    options.from_pretrained = options.from_pretrained or FULL_SIZE
+    source = Source(options)
+    sides = (lambda: source.sat(options.quant, options.quant_vision), lambda: source.hf(options.quant))
+    for make in sides:
+        started = time.perf_counter()
+        model: SatChatModel | HfChatModel = make()
+        if source.device.type == "cuda":
+            torch.cuda.synchronize()
+        print(describe(model, time.perf_counter() - started), flush=True)
+        config = of_length(4, model.tokenizer.eos_token_id, seed=0)
+        [pixels] = random_pixels(1, model.network.image_size, seed=0)
+        *_, last = model.stream_answer(Conversation(pixels), question(SHORT), config)
+        print(f"  {last.usage}", flush=True)
+        del model
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""How many people one engine serves: requests from many threads at a scheduler, each answer read as it comes.
+
+python -m benchmarks.serving
+python -m benchmarks.serving --only 'ours/at-once-*' ours/stall
+python -m benchmarks.serving --device cpu --tokens 32
+python -m benchmarks.serving --quant 8 --rate 20 --seconds 10
+
+Every request has a picture of its own, which its own thread has encoded, and an answer of a fixed number of tokens.
+    at-once-N   N requests at the same moment; the note says how long people wait
+    stall       the longest time without a token that running streams see while a prompt of 2,000 tokens is read, in
+                decode steps of theirs
+    arrivals    requests that come at random, --rate of them a second: 95 % have their first token within this time
+"""
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import methodcaller
+
+import torch
+
+from benchmarks.full_size import Source, add_model_arguments
+from benchmarks.machine import at_least as no_less
+from benchmarks.machine import describe_machine, name_gpu
+from benchmarks.prompts import SHORT, random_pixels
+from benchmarks.streams import Stream, percentile
+from benchmarks.subjects import Engine
+from benchmarks.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
+from model.generation import Request, Scheduler
+
+LONGEST_PROMPT = 2000
+RUNNING = 8  # streams that a long prompt may stall
+SETTLED_TOKENS = 32  # after which a running stream shows how long its steps take
+STALL_PROMISE = at_most(5)
+AT_ONCE_PROMISES = {32: at_least(5000), 128: at_least(11000)}  # tokens/s, on one H200 at full size in float16
+
+
+class Server:
+    """An engine and the requests that it is sent."""
+
+    def __init__(self, engine: Engine, tokens: int) -> None:
+        self.engine = engine
+        self.tokens = tokens
+        self.seed = 0
+
+    @contextmanager
+    def scheduler(self, rows: int, capacity: int) -> Iterator[Scheduler]:
+        """Serve in the block; requests that are not complete at its end get an error."""
+        engine = self.engine
+        made = Scheduler(
+            engine.model.network, end_id=engine.end_id, rows=rows, capacity=capacity, most_waiting=10 * rows
+        )
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def questions(self, count: int, length: int, tokens: int) -> list[Callable[[], Request]]:
+        """Return what makes `count` requests with new pictures."""
+        self.seed += 1000
+        pictures = random_pixels(count, self.engine.model.network.image_size, self.seed)
+        return [partial(self.engine.request, length, tokens, one, self.seed + n) for n, one in enumerate(pictures)]
+
+    def at_once(self, count: int) -> tuple[float, str]:
+        """Return the tokens a second of `count` requests at the same moment, and how long people wait."""
+        with self.scheduler(count, SHORT + self.tokens) as scheduler:
+            self._ask_all(scheduler, count)  # not counted
+            streams = self._ask_all(scheduler, count)
+        seconds = max(one.times[-1] for one in streams) - min(one.started for one in streams)
+        return count * self.tokens / seconds, describe_waits(streams)
+
+    def _ask_all(self, scheduler: Scheduler, count: int) -> list[Stream]:
+        questions = self.questions(count, SHORT, self.tokens)
+        streams = [Stream(scheduler.submit, make) for make in questions]
+        for one in streams:
+            one.join(self.tokens)
+        return streams
+
+    def stall(self) -> tuple[float, str]:
+        """Return the longest wait of running streams for a long prompt to be read, in their own decode steps."""
+        capacity = min(2048, self.engine.model.network.max_sequence_length)
+        with self.scheduler(RUNNING + 1, capacity) as scheduler:
+            self._stall_once(scheduler, capacity)  # not counted
+            wait, step, read = self._stall_once(scheduler, capacity)
+        return wait / step, f"{wait * 1e3:.1f} ms of {step * 1e3:.2f} ms a step; the prompt took {read * 1e3:.0f} ms"
+
+    def _stall_once(self, scheduler: Scheduler, capacity: int) -> tuple[float, float, float]:
+        """Return the longest wait, the usual step and the time to the long prompt's first token, in seconds."""
+        [long] = self.questions(1, LONGEST_PROMPT, tokens=2)
+        request = long()  # its picture is not what is measured here
+        running = [Stream(scheduler.submit, make) for make in self.questions(RUNNING, SHORT, capacity - SHORT - 1)]
+        while not all(len(one.times) > SETTLED_TOKENS or one.is_done for one in running):
+            time.sleep(0.001)
+        stream = Stream(scheduler.submit, lambda: request)
+        stream.join(2)
+        while not all(one.latest > stream.times[0] or one.is_done for one in running):
+            time.sleep(0.001)
+        begin, end = stream.started, stream.times[0]
+        seen = [list(one.times) for one in running]
+        if any(one.is_done for one in running):
+            raise RuntimeError("A running stream ended before the long prompt was read.")
+        waits = [later - max(earlier, begin) for one in seen for earlier, later in overlapping(one, begin, end)]
+        usual = [later - earlier for one in seen for earlier, later in overlapping(one, 0, begin)]
+        for one in running:
+            one.cancel()
+            one.join()
+        return max(waits), statistics.median(usual), end - begin
+
+    def arrivals(self, rate: float, seconds: float) -> tuple[float, str]:
+        """Return the time in ms within which 95 % of requests that come at random have their first token."""
+        chance = random.Random(0)
+        streams: list[Stream] = []
+        with self.scheduler(64, SHORT + self.tokens) as scheduler:
+            self._ask_all(scheduler, 2)  # not counted
+            started = time.perf_counter()
+            for make in self.questions(max(1, round(rate * seconds)), SHORT, self.tokens):
+                streams.append(Stream(scheduler.submit, make))
+                time.sleep(chance.expovariate(rate))
+            for one in streams:
+                one.join(self.tokens)
+        total = len(streams) * self.tokens / (max(one.times[-1] for one in streams) - started)
+        firsts = [one.times[0] - one.started for one in streams]
+        return percentile(firsts, 0.95) * 1e3, f"{len(streams)} requests, {total:.0f} tokens/s; " + describe_waits(
+            streams
+        )
+
+
+def overlapping(times: list[float], begin: float, end: float) -> list[tuple[float, float]]:
+    """Return the pairs of successive times that reach into the span from `begin` to `end`."""
+    pairs = itertools.pairwise(times)
+    return [(earlier, later) for earlier, later in pairs if later > begin and earlier < end]
+
+
+def describe_waits(streams: list[Stream]) -> str:
+    """Say how long the readers of streams waited."""
+    firsts = [(one.times[0] - one.started) * 1e3 for one in streams]
+    waits = [wait * 1e3 for one in streams for wait in one.waits]
+    spread = [f"{percentile(values, share):.1f}" for values in (firsts, waits) for share in (0.5, 0.95)]
+    return "first token {} ms, 95 % {}; between tokens {} ms, 95 % {}".format(*spread)
+
+
+def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
+    """Return everything that can be measured."""
+    on_gpu = source.device.type == "cuda"
+    has_promises = on_gpu and source.is_full_size and source.dtype == torch.float16 and not options.quant
+    counts = options.counts or ((1, 8, 32, 128) if on_gpu else (1, 4, 16))
+    tokens = options.tokens or (128 if on_gpu else 64)
+    what = f"requests at once, {SHORT} + {tokens}, pictures and all, tokens/s"
+    rate = options.rate or (16 if on_gpu else 4)
+    rows = [
+        Row(
+            f"at-once-{count}",
+            f"{count} {what}",
+            methodcaller("at_once", count),
+            AT_ONCE_PROMISES.get(count) if has_promises and tokens == 128 else None,
+        )
+        for count in counts
+    ]
+    stall = f"longest wait of {RUNNING} streams while {LONGEST_PROMPT} tokens are read, decode steps"
+    arrivals = f"{rate} requests/s for {options.seconds} s, first token of 95 %, ms"
+    rows += [
+        Row("stall", stall, methodcaller("stall"), STALL_PROMISE if has_promises else None),
+        Row("arrivals", arrivals, methodcaller("arrivals", rate, options.seconds)),
+    ]
+    return [Stage("ours", lambda: Server(Engine(source.sat(options.quant)), tokens), rows)]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    add_table_arguments(parser)
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
+    parser.add_argument("--counts", type=no_less(1), nargs="+", metavar="N", help="how many requests at once")
+    parser.add_argument("--tokens", type=no_less(2), help="of an answer; left out, 128 on a GPU and 64 elsewhere")
+    parser.add_argument("--rate", type=float, help="requests a second that come at random")
+    parser.add_argument("--seconds", type=float, default=5, help="for how long they come (default %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the rows asked for and print them."""
+    options = parse_arguments()
+    source = Source(options)
+    stages = make_stages(source, options)
+    if options.list:
+        list_rows(stages)
+        return
+    machine = describe_machine(name_gpu(source.device))
+    show(f"{machine}, {source.name}, {source.dtype}, threads: {torch.get_num_threads()}\n")
+    Table(options.only).run(stages)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Who is measured: our engine, our Hugging Face side and SAT's own generation, each asked in its own way."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+from benchmarks.cases import Case
+from benchmarks.machine import synchronize
+from benchmarks.prompts import SHORT, of_length, question, random_pixels
+from benchmarks.sat_baseline import Sat
+from model import Conversation, HfChatModel, SatChatModel
+from model.generation import Request
+
+T = TypeVar("T")
+FIRST_TOKENS = 2  # of an answer of which only the first token counts; SAT's needs a second one to take its time
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds from the question to the first token, and from one token to the next in the mean."""
+
+    first_s: float
+    token_s: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens a second of answers side by side: while all are being written, and from first question to last token."""
+
+    phase: float
+    total: float
+
+
+class Engine:
+    """Our engine: token ids in, token ids out. The picture is part of the first token's time, text of nothing."""
+
+    def __init__(self, model: SatChatModel) -> None:
+        self.model = model
+        self.end_id = model.tokenizer.eos_token_id
+
+    def request(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Request:
+        """Return what the engine is to answer."""
+        config = of_length(tokens, self.end_id, seed)
+        prompt, request = self.model.make_request(Conversation(pixels), question(length, seed), config)
+        assert len(prompt.token_ids) == length
+        return request
+
+    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Times:
+        """Answer one prompt."""
+        started = time.perf_counter()
+        request = self.request(length, tokens, pixels, seed)
+        steps = self.model.scheduler.submit(request)
+        times = [time.perf_counter() for step in steps if step.token_id is not None]
+        return to_times(started, times, tokens)
+
+    def read(self, pixels: torch.Tensor) -> None:
+        """Read a picture as requests do."""
+        self.model.pictures.embed(pixels)
+
+    def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Rates:
+        """Answer as many prompts at once as there are pictures."""
+        started = time.perf_counter()
+        self.model.pictures.encode(pictures)  # together, and they are remembered
+        requests = [self.request(length, tokens, one, seed + n) for n, one in enumerate(pictures)]
+        times: dict[Request, list[float]] = {request: [] for request in requests}
+        events = self.model.scheduler.answer_all(requests, len(requests))
+        for request, step in events:
+            if isinstance(step, Exception):
+                raise step
+            if step.token_id is not None:
+                times[request].append(time.perf_counter())
+        assert all(len(one) == tokens for one in times.values()), "an answer has another length"
+        return to_rates(started, list(times.values()))
+
+
+class Chat:
+    """A ChatModel, by stream_answer: what a person waits for, text included."""
+
+    def __init__(self, model: SatChatModel | HfChatModel) -> None:
+        self.model = model
+
+    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Times:
+        """Answer one prompt."""
+        config = of_length(tokens, self.model.tokenizer.eos_token_id, seed)
+        *_, last = self.model.stream_answer(Conversation(pixels), question(length, seed), config)
+        usage = last.usage
+        assert usage is not None and (usage.prompt_tokens, usage.answer_tokens) == (length, tokens)
+        return Times(usage.first_token_s, (usage.total_s - usage.first_token_s) / (tokens - 1))
+
+
+class Original:
+    """SAT's own generation on a network of its own; see `sat_baseline`."""
+
+    def __init__(self, model: SatChatModel) -> None:
+        self.model = model
+        self.sat = Sat(model)
+
+    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Times:
+        """Answer one prompt."""
+        measured = self.sat.answer(Case(question(length, seed), tokens), pixels, seed)
+        assert measured.prompt_tokens == length
+        return Times(measured.first_token_s, 1 / measured.tokens_per_s)
+
+    @torch.no_grad()
+    def read(self, pixels: torch.Tensor) -> None:
+        """Read a picture by the forward pass of SAT's classes."""
+        self.model.network.get_mixin("eva").model(pixels)
+
+    def answer_in_turn(self, length: int, tokens: int, pictures: list[torch.Tensor]) -> float:
+        """Answer one prompt for each picture, one after another; return the tokens a second in all."""
+        started = time.perf_counter()
+        for seed, pixels in enumerate(pictures):
+            self.answer(length, tokens, pixels, seed)
+        return tokens * len(pictures) / (time.perf_counter() - started)
+
+
+def to_times(started: float, times: list[float], tokens: int) -> Times:
+    """Return the times of an answer whose tokens came at `times`."""
+    assert len(times) == tokens, f"the answer has {len(times)} tokens, not {tokens}"
+    return Times(times[0] - started, (times[-1] - times[0]) / (tokens - 1))
+
+
+def to_rates(started: float, times: list[list[float]]) -> Rates:
+    """Return the rates of answers whose tokens came at `times`; while all are written is from the last one's first
+    token to the first one's last.
+
+    Raises:
+        RuntimeError: they were never all being written at once.
+    """
+    begin, end = max(one[0] for one in times), min(one[-1] for one in times)
+    between = sum(begin < moment <= end for one in times for moment in one)
+    if end <= begin:
+        raise RuntimeError("The answers were never all being written at once.")
+    finished = max(one[-1] for one in times)
+    return Rates(between / (end - begin), sum(map(len, times)) / (finished - started))
+
+
+class Measured:
+    """A subject and what was measured of it; several rows may come of one measurement.
+
+    Args:
+        subject: answers.
+        repetitions: of every measurement, after one that is not counted; medians are taken.
+    """
+
+    def __init__(self, subject: Any, repetitions: int) -> None:
+        self.subject = subject
+        self.repetitions = repetitions
+        self.seed = 0
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def once(self, key: tuple[Any, ...], measure: Callable[[], T]) -> T:
+        """Return what `measure` returns; later calls with the key return the same."""
+        if key not in self.known:
+            self.known[key] = measure()
+        return self.known[key]  # type: ignore[no-any-return]
+
+    def pictures(self, count: int = 1) -> list[torch.Tensor]:
+        """Return new pictures."""
+        self.seed += 1000
+        return random_pixels(count, self.subject.model.network.image_size, self.seed)
+
+    def median(self, measure: Callable[[], float]) -> float:
+        """Return the median of repeated measurements."""
+        measure()
+        return statistics.median(measure() for _ in range(self.repetitions))
+
+    def ready_s(self) -> float:
+        """Seconds that the first answer of a new subject takes beyond the second: captures, compiling, allocating."""
+        [first, second] = self.pictures(2)
+        synchronize(self.subject.model.network.device)
+        seconds = [timed(partial(self.subject.answer, SHORT, 8, one, 0)) for one in (first, second)]
+        return seconds[0] - seconds[1]
+
+    def token_ms(self, length: int, tokens: int) -> float:
+        """Milliseconds from token to token."""
+        [pixels] = self.pictures()
+
+        def measure() -> float:
+            return self.median(lambda: self.subject.answer(length, tokens, pixels, self.seed).token_s * 1e3)
+
+        return self.once(("token", length, tokens), measure)
+
+    def first_ms(self, length: int, known: bool = False) -> float:
+        """Milliseconds to the first token, about a new picture or one that is known."""
+        shown = self.pictures(self.repetitions + 1)
+        pictures = iter([shown[0]] * len(shown) if known else shown)
+        return self.median(lambda: self.subject.answer(length, FIRST_TOKENS, next(pictures), self.seed).first_s * 1e3)
+
+    def rates(self, count: int, tokens: int) -> Rates:
+        """Rates of `count` answers at once about as many new pictures; the first run is not counted."""
+
+        def measure() -> Rates:
+            runs = [self.subject.answer_many(SHORT, tokens, self.pictures(count), self.seed) for _ in range(2)]
+            return runs[-1]  # type: ignore[no-any-return]
+
+        return self.once(("rates", count, tokens), measure)
+
+    def image_ms(self) -> float:
+        """Milliseconds to read a new picture."""
+        pictures, device = iter(self.pictures(self.repetitions + 1)), self.subject.model.network.device
+
+        def read() -> None:
+            self.subject.read(next(pictures))
+            synchronize(device)
+
+        return self.median(lambda: timed(read) * 1e3)
+
+    def peak_gib(self, length: int, tokens: int) -> float:
+        """The most memory that an answer takes, weights and all; the subject must have the GPU to itself."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        self.subject.answer(length, tokens, self.pictures()[0], self.seed)
+        return torch.cuda.max_memory_allocated() / 2**30
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that `work` takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def weight_bytes(network: Any) -> int:
+    """Return the bytes of weights that a language model reads for one token: its layers and its head."""
+    parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
+    return sum(parameter.nbytes for parameter in parts)

@@ -1,0 +1,265 @@
+"""Attention over cached keys and values on a GPU, in Triton: rotary angles, the cache's new entries and the softmax.
+
+The functions are those of `generation.attention`. A row's keys are read in parts, by as many programs as its longest
+row needs, and a second kernel adds the parts up; rows that are not in use are skipped.
+Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 64  # keys at a time
+PART = 256  # keys of a program
+HEADS_AT_ONCE = 8
+
+
+@triton.jit
+def rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
+    """Load numbers at `offsets` behind `base` and turn them; number i turns with number i xor QUARTER."""
+    x = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
+    partner = tl.load(base + (offsets ^ QUARTER), mask=mask, other=0.0).to(tl.float32)
+    return x * cos + partner * sin
+
+
+@triton.jit
+def attend_part(
+    qkv,
+    cos,
+    sin,
+    keys,
+    values,
+    lengths,
+    used,
+    context,
+    parts,
+    sums,
+    qkv_row,
+    qkv_part,
+    qkv_head,
+    angle_row,
+    cache_row,
+    cache_head,
+    room,
+    scale,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Attend with one head of one row to one part of its keys."""
+    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if row < tl.load(used):
+        length = tl.load(lengths + row)  # the new token's place
+        place = tl.minimum(length, room - 1)
+        start = part * PART
+        if start <= place:
+            dims = tl.arange(0, HEAD_DIM)
+            c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
+            s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
+            base = qkv + row * qkv_row + head * qkv_head
+            every = dims >= 0
+            query = rotated(base, dims, c, s, HEAD_DIM // 4, every) * scale
+            own = row.to(tl.int64) * cache_row + head.to(tl.int64) * cache_head
+            highest = -float("inf")
+            total = 0.0
+            found = tl.zeros((HEAD_DIM,), tl.float32)
+            end = tl.minimum(start + PART, place)
+            for block in range(start, end, BLOCK):
+                places = block + tl.arange(0, BLOCK)
+                seen = places < end
+                where = own + places[:, None] * HEAD_DIM + dims[None, :]
+                k = tl.load(keys + where, mask=seen[:, None], other=0.0).to(tl.float32)
+                v = tl.load(values + where, mask=seen[:, None], other=0.0).to(tl.float32)
+                scores = tl.where(seen, tl.sum(query[None, :] * k, 1), -float("inf"))
+                above = tl.maximum(highest, tl.max(scores, 0))
+                shrink = tl.exp(highest - above)
+                weights = tl.exp(scores - above)
+                found = found * shrink + tl.sum(weights[:, None] * v, 0)
+                total = total * shrink + tl.sum(weights, 0)
+                highest = above
+            if place < start + PART:  # the new token is in this part
+                k = rotated(base + qkv_part, dims, c, s, HEAD_DIM // 4, every).to(keys.dtype.element_ty)
+                v = tl.load(base + 2 * qkv_part + dims)
+                tl.store(keys + own + place * HEAD_DIM + dims, k)
+                tl.store(values + own + place * HEAD_DIM + dims, v)
+                score = tl.sum(query * k.to(tl.float32), 0)
+                above = tl.maximum(highest, score)
+                shrink = tl.exp(highest - above)
+                weight = tl.exp(score - above)
+                found = found * shrink + weight * v.to(tl.float32)
+                total = total * shrink + weight
+                highest = above
+            if PARTS == 1:
+                tl.store(context + (row * HEADS + head) * HEAD_DIM + dims, (found / total).to(context.dtype.element_ty))
+            else:
+                number = (row * HEADS + head) * PARTS + part
+                tl.store(parts + number * HEAD_DIM + dims, found)
+                tl.store(sums + number * 2, highest)
+                tl.store(sums + number * 2 + 1, total)
+
+
+@triton.jit
+def join_parts(
+    parts,
+    sums,
+    lengths,
+    used,
+    context,
+    room,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    PARTS_PADDED: tl.constexpr,
+):
+    """Add up the parts of one head of one row."""
+    row, head = tl.program_id(0), tl.program_id(1)
+    if row < tl.load(used):
+        place = tl.minimum(tl.load(lengths + row), room - 1)
+        dims = tl.arange(0, HEAD_DIM)
+        numbers = tl.arange(0, PARTS_PADDED)
+        there = (numbers < PARTS) & (numbers * PART <= place)
+        own = (row * HEADS + head) * PARTS + numbers
+        highest = tl.load(sums + own * 2, mask=there, other=-float("inf"))
+        total = tl.load(sums + own * 2 + 1, mask=there, other=0.0)
+        found = tl.load(parts + own[:, None] * HEAD_DIM + dims[None, :], mask=there[:, None], other=0.0)
+        shares = tl.exp(highest - tl.max(highest, 0))
+        joined = tl.sum(found * shares[:, None], 0) / tl.sum(total * shares, 0)
+        tl.store(context + (row * HEADS + head) * HEAD_DIM + dims, joined.to(context.dtype.element_ty))
+
+
+@triton.jit
+def store_token(
+    qkv,
+    cos,
+    sin,
+    keys,
+    values,
+    queries,
+    rows,
+    places,
+    qkv_row,
+    qkv_part,
+    qkv_head,
+    angle_row,
+    cache_row,
+    cache_head,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEADS_AT_ONCE: tl.constexpr,
+):
+    """Turn some heads of one token's query and key, and store its key and value."""
+    token = tl.program_id(0)
+    heads = tl.program_id(1) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)[:, None]
+    dims = tl.arange(0, HEAD_DIM)[None, :]
+    there = heads < HEADS
+    row, place = tl.load(rows + token), tl.load(places + token)
+    c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
+    s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
+    offsets = heads * qkv_head + dims
+    base = qkv + token.to(tl.int64) * qkv_row
+    there = there & (dims >= 0)
+    query = rotated(base, offsets, c, s, HEAD_DIM // 4, there)
+    key = rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
+    value = tl.load(base + 2 * qkv_part + offsets, mask=there, other=0.0)
+    where = row * cache_row + heads.to(tl.int64) * cache_head + place * HEAD_DIM + dims
+    tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=there)
+    tl.store(keys + where, key.to(keys.dtype.element_ty), mask=there)
+    tl.store(values + where, value, mask=there)
+
+
+def attend_tokens(
+    qkv: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    pair: tuple[torch.Tensor, torch.Tensor],
+    lengths: torch.Tensor,
+    used: torch.Tensor,
+    longest: int,
+) -> torch.Tensor:
+    """Add one token to each row and return its context [B, H x head_dim].
+
+    Args:
+        qkv: [B, 3, H, head_dim], in any order of strides but the last; not yet turned.
+        angles: cos and sin [R, room, head_dim], see `generation.cache.rotate`.
+        pair: keys and values [R, H, room, head_dim], which get those of the token at the place that `lengths` says.
+        lengths: int64 [R], tokens before this one.
+        used: int64 [], rows to compute; the others of the result hold nothing of use.
+        longest: no row has more tokens, this one included.
+    """
+    count, _, heads, head_dim = qkv.shape
+    keys, values = pair
+    parts = triton.cdiv(longest, PART)
+    context = torch.empty(count, heads * head_dim, dtype=qkv.dtype, device=qkv.device)
+    found, sums = context, context
+    if parts > 1:
+        found = torch.empty(count, heads, parts, head_dim, dtype=torch.float32, device=qkv.device)
+        sums = torch.empty(count, heads, parts, 2, dtype=torch.float32, device=qkv.device)
+    attend_part[(count, heads, parts)](
+        qkv,
+        *angles,
+        keys,
+        values,
+        lengths,
+        used,
+        context,
+        found,
+        sums,
+        *qkv.stride()[:3],
+        angles[0].stride(0),
+        keys.stride(0),
+        keys.stride(1),
+        keys.shape[2],
+        head_dim**-0.5,
+        HEADS=heads,
+        HEAD_DIM=head_dim,
+        BLOCK=BLOCK,
+        PART=PART,
+        PARTS=parts,
+        num_warps=4,
+    )
+    if parts > 1:
+        sizes: dict[str, Any] = {"HEADS": heads, "HEAD_DIM": head_dim, "PART": PART, "PARTS": parts}
+        padded = triton.next_power_of_2(parts)
+        join_parts[(count, heads)](
+            found, sums, lengths, used, context, keys.shape[2], **sizes, PARTS_PADDED=padded, num_warps=2
+        )
+    return context
+
+
+def store_tokens(
+    qkv: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
+    pair: tuple[torch.Tensor, torch.Tensor],
+    rows: torch.Tensor,
+    places: torch.Tensor,
+) -> torch.Tensor:
+    """Store the keys and values of tokens at their rows and places [N]; return their queries [N, H, head_dim].
+
+    Queries and keys are turned by the angles of their places. The other arguments are as of `attend_tokens`.
+    """
+    count, _, heads, head_dim = qkv.shape
+    keys, values = pair
+    queries = torch.empty(count, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
+    at_once = min(HEADS_AT_ONCE, triton.next_power_of_2(heads))
+    store_token[(count, triton.cdiv(heads, at_once))](
+        qkv,
+        *angles,
+        keys,
+        values,
+        queries,
+        rows,
+        places,
+        *qkv.stride()[:3],
+        angles[0].stride(0),
+        keys.stride(0),
+        keys.stride(1),
+        HEADS=heads,
+        HEAD_DIM=head_dim,
+        HEADS_AT_ONCE=at_once,
+        num_warps=4,
+    )
+    return queries

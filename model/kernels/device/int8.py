@@ -1,0 +1,94 @@
+"""Products with a weight of 8 bits, int8 [O, I] with a float32 scale [O]; see model/quantization/kernels.py."""
+
+import triton
+import triton.language as tl
+
+from .ending import store_row, store_rows
+from .tiles import load_block, load_chunks, load_row, load_rows, split_evenly, split_floats, weight_rows
+
+ADD_128 = tl.constexpr(-0x7F7F7F80)  # to each of four numbers of eight bits, which then have no sign
+
+
+@triton.jit
+def add_product(sums, words, v, MASK: tl.constexpr, point):
+    """Return sums + n * v, for the numbers n + 128 that MASK leaves of words.
+
+    They become the last bits of the float 2^23, whose steps are of one: a conversion would take longer. `point`, the
+    bits of 2^23, comes as an argument because a constant would cost another instruction.
+    """
+    MIDDLE: tl.constexpr = 8388608.0 + 128.0 * (MASK // 0xFF)
+    return sums + (((words & MASK) | point).to(tl.float32, bitcast=True) - MIDDLE) * v[:, None, :]
+
+
+@triton.jit
+def matvec(
+    x,
+    words,
+    scale,
+    bias,
+    residual,
+    out,
+    alpha,
+    outputs,
+    point,
+    INPUTS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    GELU: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Multiply one row x [1, I] by words [O, I / 4]; a program takes BLOCK_O of their rows, BLOCK_I columns at a time.
+
+    y = scale * sum over the bytes m of a word of (sum n_m x_m).
+    """
+    WORDS: tl.constexpr = INPUTS // 4
+    rows, first = weight_rows(outputs, BLOCK_O)
+    chunks = tl.arange(0, BLOCK_I // 16)[:, None]
+    sums = tl.zeros((BLOCK_I // 16, BLOCK_O, 4), tl.float32)
+    for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
+        places = start // 4 + chunks * 4 + tl.arange(0, 4)[None, :]
+        w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 4) ^ ADD_128
+        v = load_row(x, start // 2 + chunks * 8 + tl.arange(0, 8)[None, :], INPUTS // 2, BLOCK_I // 2)
+        first_half, second_half = split_evenly(v)
+        v0, v1 = split_floats(first_half, DTYPE)
+        v2, v3 = split_floats(second_half, DTYPE)
+        sums = add_product(sums, w, v0, 0xFF, point)
+        sums = add_product(sums, w, v1 * 0.00390625, 0xFF00, point)
+        sums = add_product(sums, w >> 16, v2, 0xFF, point)
+        sums = add_product(sums, w >> 16, v3 * 0.00390625, 0xFF00, point)
+    y = tl.sum(tl.sum(sums, axis=2), axis=0) * tl.load(scale + first)
+    store_row(y, bias, residual, out, alpha, rows, outputs, GELU)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def matmul(
+    x,
+    numbers,
+    scale,
+    bias,
+    residual,
+    out,
+    parts,
+    alpha,
+    rows,
+    outputs,
+    INPUTS: tl.constexpr,
+    GELU: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
+    columns, first = weight_rows(outputs, BLOCK_O)
+    SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLITS * BLOCK_I) * BLOCK_I
+    begin = tl.program_id(1) * SHARE
+    sums = tl.zeros((16, BLOCK_O), tl.float32)
+    for start in tl.range(0, SHARE, BLOCK_I, num_stages=STAGES):
+        places = begin + start + tl.arange(0, BLOCK_I)
+        v = load_rows(x, places, rows, INPUTS, SPLITS * BLOCK_I)
+        n = load_block(numbers, first * INPUTS, places, INPUTS, SPLITS * BLOCK_I)
+        sums = tl.dot(v, n.to(v.dtype), sums, input_precision="ieee")
+    sums *= tl.load(scale + first)[None, :]
+    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, outputs, GELU, SPLITS)

@@ -1,0 +1,77 @@
+"""Tiles of activations and weights, in the shapes that the products of every kind of weight read them."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def weight_rows(outputs, BLOCK_O: tl.constexpr):
+    """Return the rows of the weight [BLOCK_O] that this program multiplies by, and where they start to be read.
+
+    Those beyond the end read the first row, which is there, and are not stored: so no load needs a mask.
+    """
+    rows = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    return rows, tl.where(rows < outputs, rows, 0).to(tl.int64)
+
+
+@triton.jit
+def load_row(x, places, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Load activations at places [C, N], zero beyond the end of the row."""
+    if INPUTS % BLOCK_I == 0:
+        return tl.load(x + places)
+    return tl.load(x + places, mask=places < INPUTS, other=0)
+
+
+@triton.jit
+def split_pairs(pairs, DTYPE: tl.constexpr):
+    """Return what the low and the high halves of integers hold, as DTYPE of half their width."""
+    if DTYPE.primitive_bitwidth == 32:
+        low, high = pairs.to(tl.int32), (pairs >> 32).to(tl.int32)
+    else:
+        low, high = pairs.to(tl.int16), (pairs >> 16).to(tl.int16)
+    return low.to(DTYPE, bitcast=True), high.to(DTYPE, bitcast=True)
+
+
+@triton.jit
+def split_floats(pairs, DTYPE: tl.constexpr):
+    """Return the same as float32."""
+    low, high = split_pairs(pairs, DTYPE)
+    return low.to(tl.float32), high.to(tl.float32)
+
+
+@triton.jit
+def split_evenly(v):
+    """Return [C, N / 2] of v [C, N], twice: every other column."""
+    return tl.split(v.reshape(v.shape[0], v.shape[1] // 2, 2))
+
+
+@triton.jit
+def load_chunks(weight, starts, places, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Load weights at places [C, N] of the rows that begin at `starts` [BLOCK_O]: [C, BLOCK_O, N].
+
+    The chunks are the first dimension because Triton then lets neighbouring threads read neighbouring chunks.
+    Each weight is read once, so it shall not drive anything else out of the cache.
+    """
+    tile = weight + starts[None, :, None] + places[:, None, :]
+    if INPUTS % BLOCK_I == 0:
+        return tl.load(tile, eviction_policy="evict_first")
+    return tl.load(tile, mask=places[:, None, :] < INPUTS, other=0, eviction_policy="evict_first")
+
+
+@triton.jit
+def load_rows(x, columns, rows, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Load x [16, BLOCK_I] from columns [BLOCK_I] on; rows from `rows` on, and columns beyond the end, are zero."""
+    row = tl.arange(0, 16)[:, None]
+    within = row < rows
+    if INPUTS % BLOCK_I != 0:
+        within = within & (columns[None, :] < INPUTS)
+    return tl.load(x + row * INPUTS + columns[None, :], mask=within, other=0)
+
+
+@triton.jit
+def load_block(weight, starts, columns, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Load columns [BLOCK_I] of the weight's rows that begin at `starts` [BLOCK_O], transposed: [BLOCK_I, BLOCK_O]."""
+    tile = weight + starts[None, :] + columns[:, None]
+    if INPUTS % BLOCK_I == 0:
+        return tl.load(tile, eviction_policy="evict_first")
+    return tl.load(tile, mask=columns[:, None] < INPUTS, other=0, eviction_policy="evict_first")

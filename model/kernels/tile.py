@@ -1,0 +1,48 @@
+"""How a product is shared out over the programs that run on the GPU."""
+
+import math
+from typing import NamedTuple
+
+# Of activations: with more of them torch is used. The kernels for several rows work on tiles of so many.
+MOST_ROWS = 16
+# Programs that keep an H200 busy: two for each of its 132 multiprocessors.
+PROGRAMS = 264
+# Columns of the weight whose sums are worth a part of their own, where a product is split.
+LEAST_SHARE = 512
+# Columns of whole weights, of 8 and of 4 bits that one thread reads at once, 16 bytes; a tile has at least as many.
+CHUNK = {"dense": 8, "int8": 16, "int4": 32}
+
+
+class Tile(NamedTuple):
+    """What one program does.
+
+    Attributes:
+        block_o: rows of the weight, a power of two.
+        block_i: columns at a time, a power of two; for int4 and several rows it is one group, whatever is said here.
+        warps: of 32 threads that share the work.
+        stages: tiles that are on their way at once through shared memory; 1 loads straight to registers.
+        splits: shares of the columns, each the work of a program of its own.
+    """
+
+    block_o: int
+    block_i: int
+    warps: int
+    stages: int
+    splits: int = 1
+
+
+def default_tile(kind: str, outputs: int, inputs: int, rows: int) -> Tile:
+    """Return a tile for a weight [outputs, inputs] of a shape that was not measured."""
+    if rows == 1:
+        return fit(Tile(4, 128 * CHUNK[kind], 4, 1), kind, inputs)
+    programs = math.ceil(outputs / 32)
+    splits = 1
+    while programs * splits < PROGRAMS and inputs >= 2 * splits * LEAST_SHARE:
+        splits *= 2
+    return fit(Tile(32, 128, 4, 4, splits), kind, inputs)
+
+
+def fit(tile: Tile, kind: str, inputs: int) -> Tile:
+    """Return `tile` with no more columns than a narrow weight has."""
+    narrow = max(CHUNK[kind], 1 << (inputs - 1).bit_length())
+    return tile._replace(block_i=min(tile.block_i, narrow))

@@ -1,0 +1,74 @@
+"""What is measured of answers, and that all who are measured answer the same prompts."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from benchmarks.full_size import EMBEDDED_MODEL, Source
+from benchmarks.prompts import SHORT, question, random_pixels
+from benchmarks.subjects import Chat, Engine, Measured, Original, to_rates, to_times
+from model import DEMO, Conversation
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    """Where visualglm-tiny comes from."""
+    return Source(Namespace(device="cpu", dtype=None, from_pretrained=EMBEDDED_MODEL, layers=None))
+
+
+@pytest.fixture(scope="module")
+def engine(source: Source) -> Engine:
+    """Our engine on visualglm-tiny."""
+    return Engine(source.sat())
+
+
+@pytest.mark.parametrize("length", [SHORT, 300])
+def test_prompts_have_the_length_asked_for(engine: Engine, length: int) -> None:
+    [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
+    prompts = [engine.model.encode_prompt(Conversation(pixels), question(length, n), DEMO) for n in (0, 0, 1)]
+    assert {len(prompt.token_ids) for prompt in prompts} == {length}
+    assert prompts[0].token_ids == prompts[1].token_ids != prompts[2].token_ids
+
+
+def test_everyone_answers_with_as_many_tokens(engine: Engine, source: Source) -> None:
+    """A subject fails where its prompt or its answer has another length."""
+    [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
+    for subject in (engine, Chat(engine.model), Original(source.sat())):
+        times = subject.answer(SHORT, 4, pixels, 0)
+        assert times.first_s > 0
+        assert times.token_s > 0
+
+
+def test_requests_at_once(engine: Engine) -> None:
+    rates = Measured(engine, 1).rates(3, 4)
+    assert rates.phase > 0
+    assert rates.total > 0
+
+
+def test_a_measurement_is_made_once(engine: Engine) -> None:
+    measured = Measured(engine, 1)
+    assert measured.token_ms(SHORT, 3) == measured.token_ms(SHORT, 3)
+
+
+def test_rates_while_all_are_written_leave_out_the_ends() -> None:
+    steady = [float(moment) for moment in range(1, 11)]
+    late = [moment + 4 for moment in steady]
+    rates = to_rates(0, [steady, late])
+    assert rates.phase == 2  # two tokens a second from 5 to 10
+    assert rates.total == 20 / 14
+    with pytest.raises(RuntimeError, match="never"):
+        to_rates(0, [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_times_of_an_answer() -> None:
+    times = to_times(1.0, [3.0, 4.0, 6.0], 3)
+    assert (times.first_s, times.token_s) == (2.0, 1.5)
+    with pytest.raises(AssertionError, match="2 tokens"):
+        to_times(0, [1.0, 2.0], 3)
+
+
+def test_pictures_differ() -> None:
+    one, other = random_pixels(2, 28, seed=0)
+    assert not torch.equal(one, other)
+    assert torch.equal(one, random_pixels(1, 28, seed=0)[0])
