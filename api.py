@@ -37,7 +37,9 @@ def main(load: Callable[..., ChatModel] = load_sat) -> None:
     """Run the server on a model that `load` loads."""
     options, settings = parse_arguments()
     set_up_logging(settings.log_text)
-    load_model = partial(load, options.from_pretrained, **loading_arguments(options))
+    # All that the server lets in may wait, for a moment, before the first of them are begun.
+    places = {"rows": settings.max_batch, "most_waiting": settings.most_answers}
+    load_model = partial(load, options.from_pretrained, **places, **loading_arguments(options))
     try:
         serve(create_app(None, settings), settings, load_model)
     except VisualGLMError as error:

@@ -9,7 +9,7 @@ from model import Turn
 
 from .answering import Answering
 from .refusals import now
-from .routing import Events, JsonRoute, answer_in_events, answer_whole, check_characters
+from .routing import Events, JsonRoute, answer_in_events, answer_whole, check_characters, document_events
 from .schemas import NativeAnswer, NativeError, NativeRequest
 from .service import Question, Service
 from .streams import event
@@ -27,12 +27,7 @@ SETTINGS = (
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": NativeError} for status in (400, 401, 408, 413, 429, 500, 503)
 }
-EVENTS: dict[int | str, dict[str, object]] = {
-    200: {
-        "description": 'The answer; with "stream" as events {"delta": what is new}, and then all of it.',
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
+EVENTS = document_events('The answer; with "stream" as events {"delta": what is new}, and then all of it.')
 
 
 def make_router(service: Service) -> APIRouter:

@@ -14,7 +14,7 @@ from model import GenerationConfig, Piece, Usage
 from .answering import Answering
 from .messages import read_messages, refuse_unsupported
 from .refusals import Refusal
-from .routing import Events, JsonRoute, answer_in_events, answer_whole, check_characters
+from .routing import Events, JsonRoute, answer_in_events, answer_whole, check_characters, document_events
 from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Models, ProtocolError
 from .service import Question, Service
 from .streams import DONE, event
@@ -23,12 +23,7 @@ SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length",
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ProtocolError} for status in (400, 401, 404, 408, 413, 429, 500, 503)
 }
-EVENTS: dict[int | str, dict[str, object]] = {
-    200: {
-        "description": "The answer; with stream as events of the kind chat.completion.chunk.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
+EVENTS = document_events("The answer; with stream as events of the kind chat.completion.chunk.")
 
 
 @dataclass(frozen=True)

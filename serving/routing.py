@@ -92,6 +92,13 @@ def check_characters(texts: Sequence[str]) -> None:
         raise Refusal(400, "The text has control characters, such as a null byte. Leave them out.", code="invalid_text")
 
 
+def document_events(description: str) -> dict[int | str, dict[str, object]]:
+    """Return what the OpenAPI document says of an answer that may be streamed."""
+    fields = {"data": {"type": "string", "contentMediaType": "application/json"}}
+    schema = {"type": "object", "properties": fields, "required": ["data"]}
+    return {200: {"description": description, "content": {"text/event-stream": {"schema": schema}}}}
+
+
 async def answer_whole(request: Request, service: Service, question: Question) -> tuple[list[Piece], Answering]:
     """Return the answers to a question, each whole, and what they took.
 
