@@ -48,7 +48,9 @@ class Answering:
         self._arrived: list[tuple[int, Piece | Exception]] = []
         self._left = len(writes)
         self._news = asyncio.Event()
-        self._complete = asyncio.Event()
+        self._complete = False
+        self._late = False
+        self._next_at = 0.0  # of the loop's clock, when the next event may come
         for number, (write, slot) in enumerate(zip(writes, slots, strict=True)):
             slot.hold()
             pool.submit(self._write, number, write, slot)
@@ -66,29 +68,32 @@ class Answering:
             Refusal: 408, the deadline has come.
             Exception: what the model raised.
         """
+        alarm = self._loop.call_at(self.deadline, self._expire)
         try:
             while True:
-                await self._wait()
+                await self._news.wait()
+                self._news.clear()
                 for event in self._take():
                     yield event
-                if self._complete.is_set() and not self._arrived:
+                if self._complete and not self._arrived:
                     return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(EVENT_S):
-                        await self._complete.wait()
+                self._check_time()
         finally:
+            alarm.cancel()
             self.cancel()
 
-    async def _wait(self) -> None:
-        """Wait for news."""
-        try:
-            async with asyncio.timeout_at(self.deadline):
-                await self._news.wait()
-        except TimeoutError:
-            message = "The answer has taken too long. Ask for a shorter one, or later."
-            # Clients that ask again by themselves would only wait as long again.
-            raise Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"}) from None
-        self._news.clear()
+    def _check_time(self) -> None:
+        """Let the next event come no sooner than it may, or end the answer where its time is over.
+
+        Raises:
+            Refusal: 408, it is over.
+        """
+        if not self._late:
+            self._next_at = self._loop.time() + EVENT_S
+            return
+        message = "The answer has taken too long. Ask for a shorter one, or later."
+        # Clients that ask again by themselves would only wait as long again.
+        raise Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"})
 
     def _take(self) -> Iterator[list[tuple[int, Piece]]]:
         """Yield what has arrived, joined; raise an error where it stands in it."""
@@ -138,10 +143,17 @@ class Answering:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake, complete)
 
-    def _wake(self, complete: bool) -> None:
-        if complete:
-            self._complete.set()
+    def _expire(self) -> None:
+        self._late = True
         self._news.set()
+
+    def _wake(self, complete: bool) -> None:
+        """Let the reader read: at once at the end, else no sooner than the next event may come."""
+        self._complete = self._complete or complete
+        if complete or self._loop.time() >= self._next_at:
+            self._news.set()
+        else:
+            self._loop.call_at(self._next_at, self._news.set)
 
 
 async def collect(answering: Answering) -> list[Piece]:

@@ -105,7 +105,7 @@ def _argument(item: Any, given: str | None) -> dict[str, Any]:
     text = item.metadata["help"]
     if isinstance(item.default, bool):
         yes = (given or "").lower() in ("1", "true", "yes", "on")
-        return {"action": argparse.BooleanOptionalAction, "default": yes if given else item.default, "help": text}
+        return {"action": "store_true", "default": yes if given else item.default, "help": text}
     if isinstance(item.default, tuple):
         words = [word for word in (given or "").replace(",", " ").split() if word]
         return {"action": _Collect, "nargs": "+", "default": words, "metavar": "WORD", "help": text}

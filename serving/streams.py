@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 T = TypeVar("T")
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 DONE = b"data: [DONE]\n\n"
+encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class ClientGone(Exception):  # noqa: N818  (nobody's error)
@@ -20,7 +21,7 @@ class ClientGone(Exception):  # noqa: N818  (nobody's error)
 
 def event(data: Any) -> bytes:
     """Return a server-sent event with `data` as JSON."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + encode_json(data).encode() + b"\n\n"
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -37,7 +37,7 @@ def test_settings_come_from_flags_then_from_the_environment_then_from_their_defa
     domains = ["--allow-image-urls", "--allowed-image-domains", "a.example", "b.example"]
     assert parse(*domains).allowed_image_domains == ("a.example", "b.example")
     assert parse(VISUALGLM_ALLOW_IMAGE_URLS="yes").allow_image_urls
-    assert not parse("--no-allow-image-urls", VISUALGLM_ALLOW_IMAGE_URLS="1").allow_image_urls
+    assert not parse(VISUALGLM_ALLOW_IMAGE_URLS="no").allow_image_urls
     assert parse() == Settings()
 
 

@@ -1,6 +1,7 @@
 """POST / is the original's, streamed too."""
 
 import re
+import shutil
 import subprocess
 
 import httpx
@@ -30,6 +31,7 @@ def test_an_answer_has_the_original_s_keys_and_types(client):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", answer["time"])
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_the_original_s_shell_lines(client, tmp_path):
     """The picture in base64 with line breaks, put into JSON by echo, sent by curl."""
     body = r"""{\"image\":\"$(base64 SCENE)\",\"text\":\"描述这张图片。\",\"history\":[],\"temperature\":0}"""

