@@ -21,7 +21,7 @@ class ImageEncoder:
     def __init__(self, network: Any) -> None:
         self.network = network
         self.graphs = Graphs()
-        self.mark: list[int] = []
+        self.mark: int | None = None
         self.run = self._run_graph
         self.pixels = self.embeddings = torch.empty(0)
 
@@ -48,8 +48,8 @@ class ImageEncoder:
         self.embeddings[:count] = self.network.encode_image(self.pixels[:count])
 
     def _settle(self) -> None:
-        """Prepare places for what goes in and out, anew when the weights have moved."""
-        mark = [parameter.data_ptr() for parameter in self.network.image_part.parameters()]
+        """Prepare places for what goes in and out, anew when the weights have moved; the first tells of all."""
+        mark = next(self.network.image_part.parameters()).data_ptr()
         if mark == self.mark:
             return
         self.graphs.forget()

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.kernel_tiles import Case, candidates, table_source
 from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +103,22 @@ def test_senseless_numbers_are_refused(arguments: list[str]) -> None:
     )
     assert done.returncode == 2
     assert "should be at least" in done.stderr
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("kind", ["dense", "int8", "int4"])
+def test_the_table_of_tiles_is_written_as_it_is_read(kind: str, rows: int) -> None:
+    cases = [Case(kind, 12288, 4096, rows), Case(kind, 4096, 16384, rows)]
+    best = {case: candidates(case)[-1] for case in cases}
+    written: dict[str, object] = {"__package__": "model.kernels"}
+    exec(table_source(best), written)
+    table = written["MATVEC" if rows == 1 else "MATMUL"]
+    assert {case[:3]: tile for case, tile in best.items()}.items() <= table.items()  # type: ignore[attr-defined]
+    assert all(len(set(tried)) == len(tried) > 1 for tried in map(candidates, cases))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_kernels_are_not_measured_without_a_gpu() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.kernels"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "NVIDIA GPU" in done.stderr

@@ -10,6 +10,7 @@ from sat.transformer_defaults import standard_attention
 
 from model.generation import GenerationConfig, Request, generate
 from model.generation.decoder import LayerDecoder, Prefill, make_decoder
+from model.generation.layers import Layers
 from model.generation.model_decoder import ModelDecoder
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
@@ -50,7 +51,7 @@ def test_cached_logits_equal_full_recomputation(
     picture = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
     with torch.no_grad():
         expected = golden_model(torch.tensor([ids]), **picture)[0][0]
-        decoder = decoder_class(golden_model)
+        decoder = decoder_class(Layers(golden_model) if decoder_class is LayerDecoder else golden_model)
         decoder.grow(1, len(ids))
         actual = [drain(decoder.prefill(0, [request_of(case, images)]))]
         decoder.use(1)
@@ -71,7 +72,7 @@ def test_rows_side_by_side_have_the_logits_that_each_has_alone(
 
     def run(chosen: list[dict[str, Any]], groups: list[int], gone: int | None = None) -> torch.Tensor:
         """Decode some cases together, their prompts read in `groups`; before the last step row `gone` leaves."""
-        decoder = decoder_class(golden_model)
+        decoder = decoder_class(Layers(golden_model) if decoder_class is LayerDecoder else golden_model)
         decoder.grow(len(chosen), longest + steps)
         for start, end in itertools.pairwise(itertools.accumulate(groups, initial=0)):
             drain(decoder.prefill(start, [request_of(case, pictures[id(case)]) for case in chosen[start:end]]))

@@ -1,7 +1,6 @@
 """The GPU's attention kernels give what torch's operations give, and leave the same in the cache."""
 
 import os
-from typing import Any
 
 import pytest
 import torch
@@ -38,34 +37,41 @@ def random_qkv(count: int, head_dim: int, by_head: bool) -> torch.Tensor:
     return torch.randn(count, 3, HEADS, head_dim, device=DEVICE)
 
 
+def spread(qkv: torch.Tensor, contexts: list[int]) -> torch.Tensor:
+    """Give every context as many places as the longest has; what is in the places left over is no number."""
+    longest = max(contexts)
+    places = torch.full((len(contexts), longest, *qkv.shape[1:]), float("nan"), device=DEVICE)
+    for number, part in enumerate(qkv[: sum(contexts)].split(contexts)):
+        places[number, : len(part)] = part
+    return torch.cat((places.flatten(0, 1), qkv[sum(contexts) :]))
+
+
 @pytest.mark.parametrize(("head_dim", "by_head"), [(16, False), (64, True)])
 @pytest.mark.parametrize("contexts", [[5], [3, 300, 70]])
 def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool) -> None:
-    from model.generation import gpu_attention
+    from model.kernels.device import attention as kernels
 
     expected, actual = make_cache(contexts, head_dim), make_cache(contexts, head_dim)
+    rows, count = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(len(contexts), device=DEVICE)
+    past = (actual.cos, actual.sin), actual.pairs[1], actual.lengths, count
     qkv = random_qkv(sum(contexts) + len(contexts), head_dim, by_head)
-    results: list[tuple[Any, Any]] = []
-    for layer in range(2):
-        ways = ((attention, expected), (gpu_attention, actual))
-        results.append(tuple(way.attend_prompts(cache, 1, contexts)(layer, qkv) for way, cache in ways))
-    for cache in (expected, actual):
-        cache.lengths[1:] += 1
-        cache.lengths[0] = ROOM + 7  # of a row not in use, anything may stand here
+    want = attention.attend_prompts(expected, 1, contexts)(1, qkv)
+    padded = spread(qkv, contexts)
+    tokens = len(contexts) * max(contexts)
+    got = torch.zeros(len(padded), HEADS * head_dim, device=DEVICE)
+    kernels.attend_contexts(padded[:tokens], *past, rows, got[:tokens])
+    kernels.attend_tokens(padded[tokens:], *past, max(contexts) + 1, rows, got[tokens:])
+    parts = [got[n * max(contexts) :][:length] for n, length in enumerate(contexts)]
+    assert relative_error(torch.cat((*parts, got[tokens:])).cpu(), want.cpu()) < 1e-5
     for step in range(2):
-        longest = max(contexts) + 2 + step
-        qkv = random_qkv(len(contexts) + 1, head_dim, by_head)
-        expected_rows = without_first_row(expected)
-        want = attention.attend_tokens(expected_rows, len(contexts), longest)(1, qkv[: len(contexts)])
-        actual_rows = without_first_row(actual)
-        actual_rows.used.fill_(len(contexts))
-        bound = -(-longest // 256) * 256
-        results.append((want, gpu_attention.attend_tokens(actual_rows, len(contexts), bound)(1, qkv[: len(contexts)])))
         for cache in (expected, actual):
             cache.lengths[1:] += 1
-    for want, got in results:
-        assert relative_error(got, want) < 1e-5
-    assert relative_error(actual.layers, expected.layers) < 1e-6
+        longest = max(contexts) + 2 + step
+        qkv = random_qkv(len(contexts), head_dim, by_head)
+        want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv)
+        got = kernels.attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
+        assert relative_error(got.cpu(), want.cpu()) < 1e-5
+    assert relative_error(actual.layers.cpu(), expected.layers.cpu()) < 1e-6
 
 
 def without_first_row(cache: KVCache) -> KVCache:
@@ -77,12 +83,12 @@ def without_first_row(cache: KVCache) -> KVCache:
 
 
 def test_rows_not_in_use_are_left_alone() -> None:
-    from model.generation import gpu_attention
+    from model.kernels.device import attention as kernels
 
     cache = make_cache([4, 4], 16)
     cache.lengths[2] = ROOM + 1
-    cache.used.fill_(2)
-    before = cache.layers.clone()
-    gpu_attention.attend_tokens(cache, 3, 256)(0, random_qkv(3, 16, False))
+    before, two = cache.layers.clone(), torch.tensor(2, device=DEVICE)
+    past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths, two
+    kernels.attend_tokens(random_qkv(3, 16, False), *past, 256)
     changed = (cache.layers != before).flatten(3).any(-1)[0]  # [2, R, H]
     assert changed[1, :2].all() and not changed[:, 2].any()

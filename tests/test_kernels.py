@@ -183,6 +183,14 @@ def test_gradients_flow(wanted: str) -> None:
     assert leaf.grad.abs().sum() > 0
 
 
+@needs_triton
+@pytest.mark.parametrize(("kind", "inputs"), [("dense", 5), ("dense", 24), ("int8", 4), ("int8", 12)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_weights_narrower_than_a_tile(kind: str, inputs: int, rows: int) -> None:
+    x, parts, ending, expected = make_case(kind, (5, inputs), rows, torch.float16)
+    assert relative_error(multiply(kind, x, parts, ending), expected) < 2 * ERROR[torch.float16]
+
+
 def test_groups_narrower_than_a_chunk() -> None:
     x, parts, ending, expected = make_case("int4", (37, 24), 1, torch.float16)
     assert relative_error(multiply("int4", x, parts, ending), expected) < TORCH_ERROR[torch.float16]

@@ -8,15 +8,13 @@ from itertools import repeat
 import torch
 
 from ..errors import GenerationError
-from .decoder import Network, Prefill, make_decoder
+from .decoder import Prefill, make_decoder
 from .graphs import Graphs, Undo
+from .network import Network
 from .request import Event, Request, Step
 from .sampler import BROKEN, Plan, Sampler
+from .sizes import COUNTS, padded, padded_room
 
-# Rows computed together: a graph is recorded for each of these counts.
-COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-# Room for tokens grows in these steps, so that it seldom has to.
-ROOM_STEP = 256
 # A step may have been started when its row turns out to have ended.
 AHEAD = 1
 
@@ -77,11 +75,6 @@ def memory_explained() -> Iterator[None]:
             "The device has too little memory left for this prompt. Lower max_length, shorten the conversation, "
             "or end other programs that use the device."
         ) from error
-
-
-def round_up(tokens: int) -> int:
-    """Return the next step of room."""
-    return -(-tokens // ROOM_STEP) * ROOM_STEP
 
 
 class Batch:
@@ -189,8 +182,8 @@ class Batch:
         have = len(self.tokens)
         if rows <= have and room <= self.room:
             return
-        wanted = have if rows <= have else min(self.most, next((n for n in COUNTS if n >= rows), rows))
-        self.room = max(self.room, min(round_up(room), self.capacity))
+        wanted = have if rows <= have else min(self.most, padded(rows, COUNTS))
+        self.room = max(self.room, min(padded_room(room), self.capacity))
         self.graphs.forget()
         self.decoder.grow(wanted, self.room + AHEAD)
         self.sampler = self.sampler.grown(wanted, self.room)
@@ -222,8 +215,8 @@ class Batch:
         longest = max(row.length for row in self.rows)
         plan = self.sampler.plan((row.request, row.drawn) for row in self.rows)
         if self.decoder.is_static:
-            count = next((n for n in COUNTS if count <= n <= len(self.tokens)), len(self.tokens))
-            longest = min(round_up(longest), self.room + AHEAD)
+            count = min(padded(count, COUNTS), len(self.tokens))
+            longest = min(padded_room(longest), self.room + AHEAD)
             self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._remember)
         else:
             self._advance(count, longest, plan)

@@ -22,7 +22,6 @@ class KVCache:
         layers: [layers, 2, R, H, room, head_dim], keys and values.
         lengths: int64 [R], tokens in each row.
         cos, sin: [R, room, head_dim], see `rotate`.
-        used: int64 [], rows in use; a batch computes as many as its graph has, and the others must not count.
     """
 
     def __init__(self, layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
@@ -31,7 +30,6 @@ class KVCache:
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.cos = torch.zeros(rows, room, head_dim, device=device, dtype=dtype)
         self.sin = torch.zeros_like(self.cos)
-        self.used = torch.zeros((), dtype=torch.long, device=device)
         self.pairs = [(pair[0], pair[1]) for pair in self.layers]
 
     @property
@@ -51,7 +49,6 @@ class KVCache:
         larger.lengths[: self.rows] = self.lengths
         larger.cos[: self.rows, : self.room] = self.cos
         larger.sin[: self.rows, : self.room] = self.sin
-        larger.used.copy_(self.used)
         return larger
 
     def begin_row(self, row: int, length: int, angles: torch.Tensor) -> None:

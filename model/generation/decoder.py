@@ -1,64 +1,24 @@
-"""The language model's forward pass: prefill prompts, then one token of every row at a time.
+"""The language model's forward pass with a past: prefill prompts, then one token of every row at a time.
 
-    h = LN1(x);  a = h * alpha + Attention(h);  m = LN2(a);  x = m * alpha + MLP(m)        for each layer
-
-The residual branch is the normalised value, scaled by alpha. Context tokens, those before <sop>, see one another
-in both directions; <sop> and the answer see what came before them.
-`LayerDecoder` walks the layers by the names that every ChatGLM network uses; `ModelDecoder` calls the whole model,
-for a network whose forward pass a mixin has changed.
+Context tokens, those before <sop>, see one another in both directions; <sop> and the answer see what came before them.
+There are three ways: `LayerDecoder` walks the layers with torch's operations, `graph_decoder.GraphDecoder` with kernels
+for a GPU, and `model_decoder.ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol
+from collections.abc import Generator, Sequence
+from typing import Protocol
 
 import torch
-from torch import nn
 
 from ..kernels.choice import has_triton
-from ..kernels.linear import Linear
 from . import attention
-from .attention import Attend
 from .cache import KVCache, answer_positions
+from .layers import Layers
+from .network import Network
 from .request import Request
-from .weights import LayerWeights, embed_prompts, find_weights
 
 # Yields after each layer, so that others may have their turn; returns the logits [n, V] of the prompts' next tokens.
 Prefill = Generator[None, None, torch.Tensor]
-MakeAttend = Callable[..., Attend]
-
-
-class Rotary(Protocol):
-    """Angles of rotary positions, see model/rotary.py."""
-
-    def angles(self, positions: torch.Tensor) -> torch.Tensor: ...
-
-
-class Network(Protocol):
-    """What a decoder needs of a ChatGLM network; VisualGLMModel has it.
-
-    Attributes:
-        qkv_by_head: whether the rows of query_key_value lie head by head, [q k v] of each, not part by part.
-    """
-
-    transformer: Any  # word_embeddings, layers, final_layernorm
-    heads: int
-    rotary: Rotary
-    lm_head: nn.Module
-    qkv_by_head: bool
-    residual_scale: float
-    has_foreign_hooks: bool
-    device: torch.device
-    dtype: torch.dtype
-    max_sequence_length: int
-    vocabulary: int
-
-    def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor: ...
-
-    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor: ...
-
-    def bind_linear(self, module: nn.Module) -> Linear: ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Decoder(Protocol):
@@ -108,55 +68,63 @@ def make_decoder(network: Network) -> Decoder:
         from .model_decoder import ModelDecoder  # imports this module
 
         return ModelDecoder(network)
-    return LayerDecoder(network)
+    layers = Layers(network)
+    if network.device.type == "cuda" and has_triton(network.device) and suits(layers.head_dim):
+        from .graph_decoder import GraphDecoder  # imports triton
+
+        return GraphDecoder(layers)
+    return LayerDecoder(layers)
+
+
+def suits(head_dim: int) -> bool:
+    """Whether the GPU's kernels take heads of this width, a power of two."""
+    return head_dim >= 16 and head_dim & (head_dim - 1) == 0
+
+
+def make_cache(layers: Layers, rows: int, room: int) -> KVCache:
+    """Return an empty cache for the layers."""
+    network = layers.network
+    return KVCache(len(layers), (rows, layers.heads, room, layers.head_dim), network.device, network.dtype)
+
+
+def begin_rows(layers: Layers, cache: KVCache, first: int, requests: Sequence[Request]) -> list[int]:
+    """Prepare the rows from `first` on for prompts; return the length of each context."""
+    contexts = [len(request.token_ids) - 1 for request in requests]
+    for row, context in enumerate(contexts, start=first):
+        positions = answer_positions(context + 1, cache.room, cache.lengths.device)
+        cache.begin_row(row, context, layers.network.rotary.angles(positions.transpose(0, 1)))
+    return contexts
 
 
 class LayerDecoder:
-    """Runs the layers one by one with a KV cache of its own, which has no room until it grows."""
+    """Runs the layers with a KV cache of its own, which has no room until it grows."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.weights = find_weights(network)
-        self.heads = network.heads
-        self.head_dim = self.weights.width // self.heads
-        self.alpha = network.residual_scale
-        self.cache = self._make_cache(0, 0)
-        self.index = torch.empty(0)
-        self.is_static = network.device.type == "cuda" and has_triton(network.device) and suits(self.head_dim)
-        self.attend_prompts: MakeAttend = attention.attend_prompts
-        self.attend_tokens: MakeAttend = attention.attend_tokens
-        if self.is_static:
-            from . import gpu_attention  # imports triton
+    is_static = False
 
-            self.attend_prompts, self.attend_tokens = gpu_attention.attend_prompts, gpu_attention.attend_tokens
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+        self.cache = make_cache(layers, 0, 0)
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts."""
-        contexts = [len(request.token_ids) - 1 for request in requests]
-        for row, context in enumerate(contexts, start=first):
-            positions = answer_positions(context + 1, self.cache.room, self.network.device)
-            self.cache.begin_row(row, context, self.network.rotary.angles(positions.transpose(0, 1)))
-        x = embed_prompts(self.network, list(requests), self.network.device)
-        attend = self.attend_prompts(self.cache, first, contexts)
-        for number, layer in enumerate(self.weights.layers):
-            x = self._layer(number, layer, x, attend)
+        contexts = begin_rows(self.layers, self.cache, first, requests)
+        embedded = self.layers.embed(requests)
+        x = torch.cat([one[:-1] for one in embedded] + [one[-1:] for one in embedded])
+        attend = attention.attend_prompts(self.cache, first, contexts)
+        for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
         self.cache.lengths[first : first + len(requests)] += 1
-        return self._logits(x[-len(requests) :])
+        return self.layers.logits(x[-len(requests) :])
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
         """Add one token [B] to each of the first B rows."""
         count = len(tokens)
-        x = self.network.embed_tokens(tokens)
-        attend = self.attend_tokens(self.cache, count, longest)
-        for number, layer in enumerate(self.weights.layers):
-            x = self._layer(number, layer, x, attend)
-        self.cache.lengths[:count] += self.index[:count] < self.cache.used
-        return self._logits(x)
+        logits = self.layers.decode(tokens, attention.attend_tokens(self.cache, count, longest))
+        self.cache.lengths[:count] += 1
+        return logits
 
     def use(self, count: int) -> None:
-        """Say how many rows are in use."""
-        self.cache.used.fill_(count)
+        """Nothing to do: no row is computed that is not in use."""
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
@@ -168,35 +136,8 @@ class LayerDecoder:
 
     def grow(self, rows: int, room: int) -> None:
         """Make room for so many rows of so many tokens."""
-        self.cache = self.cache.grown(rows, room) if self.cache.rows else self._make_cache(rows, room)
-        self.index = torch.arange(rows, device=self.network.device)
+        self.cache = self.cache.grown(rows, room) if self.cache.rows else make_cache(self.layers, rows, room)
 
     def counters(self) -> list[torch.Tensor]:
         """Return what `decode` counts on the device."""
         return [self.cache.lengths]
-
-    def _make_cache(self, rows: int, room: int) -> KVCache:
-        shape = (rows, self.heads, room, self.head_dim)
-        return KVCache(len(self.weights.layers), shape, self.network.device, self.network.dtype)
-
-    def _layer(self, number: int, weights: LayerWeights, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Run a layer on x [N, D]."""
-        h = weights.input_norm(x)
-        context = attend(number, self._split(weights.query_key_value(h)))
-        m = weights.post_norm(weights.dense(context, residual=h, alpha=self.alpha))
-        return weights.to_h(weights.to_4h(m, gelu=True), residual=m, alpha=self.alpha)
-
-    def _split(self, qkv: torch.Tensor) -> torch.Tensor:
-        """View the outputs of query_key_value as [N, 3, H, head_dim]."""
-        if self.network.qkv_by_head:
-            return qkv.view(-1, self.heads, 3, self.head_dim).transpose(1, 2)
-        return qkv.view(-1, 3, self.heads, self.head_dim)
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, V] after the last layer's x [N, D]."""
-        return self.weights.lm_head(self.weights.final_norm(x)).float()
-
-
-def suits(head_dim: int) -> bool:
-    """Whether the GPU's kernels take heads of this width, a power of two."""
-    return head_dim >= 16 and head_dim & (head_dim - 1) == 0

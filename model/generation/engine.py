@@ -6,21 +6,20 @@ from typing import TypeVar
 
 from ..errors import GenerationError
 from .batch import Batch
-from .decoder import Network
+from .network import Network
 from .request import Event, Request, Step
+from .sizes import fits_together
 
 T = TypeVar("T")
-# Prompts are read together up to so many tokens: more would not be faster, and would take memory.
-TOGETHER = 512
 
 
-def take_group(waiting: deque[T], most: int, length: Callable[[T], int]) -> list[T]:
+def take_group(waiting: deque[T], most: int, request_of: Callable[[T], Request]) -> list[T]:
     """Take from the head of a queue what is to be read together: `most` at most, or one however long."""
     group: list[T] = []
-    tokens = 0
+    lengths: list[int] = []
     while waiting and len(group) < most:
-        tokens += length(waiting[0])
-        if group and tokens > TOGETHER:
+        lengths.append(len(request_of(waiting[0]).token_ids))
+        if group and not fits_together(lengths):
             break
         group.append(waiting.popleft())
     return group
@@ -56,7 +55,7 @@ def generate_all(network: Network, requests: Iterable[Request], *, end_id: int, 
     capacity = max((request.room(longest) for request in waiting), default=0)
     batch = Batch(network, rows, capacity, end_id)
     while waiting or batch.rows:
-        while group := take_group(waiting, batch.free, lambda request: len(request.token_ids)):
+        while group := take_group(waiting, batch.free, lambda request: request):
             yield from batch.begin(*group)
         if batch.rows:
             yield from batch.step()

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from .cache import answer_positions
-from .decoder import Network, Prefill
+from .decoder import Prefill
+from .network import Network
 from .request import Request
 
 

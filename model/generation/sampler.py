@@ -19,11 +19,13 @@ class Plan(NamedTuple):
 
     Attributes:
         width: candidates to look at; 0 where every row takes the most likely token.
+        greedy: whether a row takes the most likely token.
         early: whether a row may not end yet.
         penalized: whether a row has a repetition penalty.
     """
 
     width: int
+    greedy: bool
     early: bool
     penalized: bool
 
@@ -94,6 +96,7 @@ class Sampler:
         configs = [request.config for request, _ in rows]
         return Plan(
             self._width(configs),
+            not all(config.temperature for config in configs),
             any(drawn < request.config.min_length - len(request.token_ids) for request, drawn in rows),
             any(config.repetition_penalty != 1 for config in configs),
         )
@@ -101,18 +104,23 @@ class Sampler:
     def sample(self, logits: torch.Tensor, plan: Plan, first: int = 0) -> torch.Tensor:
         """Return the next token [B] of the rows from `first` on, from logits [B, V]; BROKEN where these hold NaN."""
         rows = slice(first, first + len(logits))
-        broken = logits.isnan().any(-1)
         logits = self._restrict(logits.masked_fill(self.banned[rows], NEVER), plan, rows)
-        tokens = logits.argmax(-1)
+        if plan.greedy or not plan.width:
+            tokens = logits.argmax(-1)  # of what is no number, if there is any
         if plan.width:
-            shape = Shape(self.temperature[rows], self.top_k[rows], self.top_p[rows], plan.width)
-            probabilities, ids = candidates(logits, shape)
-            place = self.drawn[rows, None].clamp(max=self.uniform.shape[1] - 1)
-            drawn = draw(probabilities, ids, self.uniform[rows].gather(1, place).squeeze(1))
-            tokens = torch.where(self.sampled[rows], drawn, tokens)
+            drawn = self._draw(logits, plan, rows)
+            tokens = torch.where(self.sampled[rows], drawn, tokens) if plan.greedy else drawn
+        broken = logits.gather(1, tokens[:, None]).isnan().squeeze(1)
         self.seen[rows].scatter_(1, tokens[:, None], True)
         self.drawn[rows] += 1
         return tokens.masked_fill(broken, BROKEN)
+
+    def _draw(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
+        """Draw a token [B] by each row's random number; one whose logit is no number, if there is any."""
+        shape = Shape(self.temperature[rows], self.top_k[rows], self.top_p[rows], plan.width)
+        probabilities, ids = candidates(logits, shape)
+        place = self.drawn[rows, None].clamp(max=self.uniform.shape[1] - 1)
+        return draw(probabilities, ids, self.uniform[rows].gather(1, place).squeeze(1))
 
     def _restrict(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
         """Forbid an early end, and lower what the answers already have."""

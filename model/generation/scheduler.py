@@ -18,8 +18,8 @@ from itertools import islice
 
 from ..errors import BusyError, GenerationError
 from .batch import Batch
-from .decoder import Network
 from .engine import take_group
+from .network import Network
 from .request import Event, Request, Step
 
 Reply = Step | BaseException
@@ -203,7 +203,7 @@ class Scheduler:
             return
         with self.changed:
             free = 1 if self.crowded_at is not None else self.batch.free
-            group = take_group(self.waiting, free, lambda ticket: len(ticket.request.token_ids))
+            group = take_group(self.waiting, free, lambda ticket: ticket.request)
         if not group:
             return
         try:

@@ -3,7 +3,7 @@
 import threading
 import weakref
 
-from .decoder import Network
+from .network import Network
 from .scheduler import Scheduler
 from .weights import weights_mark
 

@@ -76,11 +76,3 @@ def weights_mark(network: Any) -> tuple[object, ...]:
     parts = (network.transformer, network.lm_head)
     pointers = [(p.data_ptr(), p.dtype) for part in parts for p in part.parameters()]
     return (network.has_foreign_hooks, *pointers)
-
-
-def embed_prompts(network: Any, prompts: list[Any], device: torch.device) -> torch.Tensor:
-    """Return the embedded prompts [N, D], their contexts one after the other and then the <sop> of each."""
-    embedded = [
-        network.embed(torch.tensor([one.token_ids], device=device), one.images, one.image_start)[0] for one in prompts
-    ]
-    return torch.cat([one[:-1] for one in embedded] + [one[-1:] for one in embedded])

@@ -11,6 +11,8 @@ PROGRAMS = 264
 LEAST_SHARE = 512
 # Columns of whole weights, of 8 and of 4 bits that one thread reads at once, 16 bytes; a tile has at least as many.
 CHUNK = {"dense": 8, "int8": 16, "int4": 32}
+# tl.dot adds up so many columns at once.
+LEAST_COLUMNS = 16
 
 
 class Tile(NamedTuple):
@@ -31,18 +33,26 @@ class Tile(NamedTuple):
     splits: int = 1
 
 
+# For one row of activations. With few bits, making x ready costs instructions that more rows of the weight share.
+ONE_ROW = {"dense": Tile(4, 1024, 4, 1), "int8": Tile(8, 4096, 8, 1), "int4": Tile(8, 4096, 4, 1)}
+
+
 def default_tile(kind: str, outputs: int, inputs: int, rows: int) -> Tile:
     """Return a tile for a weight [outputs, inputs] of a shape that was not measured."""
     if rows == 1:
-        return fit(Tile(4, 128 * CHUNK[kind], 4, 1), kind, inputs)
-    programs = math.ceil(outputs / 32)
+        return fit(ONE_ROW[kind], kind, inputs)
+    return fit(Tile(32, 128, 4, 4, splits_for(outputs, inputs, 32)), kind, inputs)
+
+
+def splits_for(outputs: int, inputs: int, block_o: int) -> int:
+    """Return into how many shares the columns are split, a power of two, so that there are enough programs."""
     splits = 1
-    while programs * splits < PROGRAMS and inputs >= 2 * splits * LEAST_SHARE:
+    while math.ceil(outputs / block_o) * splits < PROGRAMS and inputs >= 2 * splits * LEAST_SHARE:
         splits *= 2
-    return fit(Tile(32, 128, 4, 4, splits), kind, inputs)
+    return splits
 
 
 def fit(tile: Tile, kind: str, inputs: int) -> Tile:
     """Return `tile` with no more columns than a narrow weight has."""
-    narrow = max(CHUNK[kind], 1 << (inputs - 1).bit_length())
+    narrow = max(CHUNK[kind], LEAST_COLUMNS, 1 << (inputs - 1).bit_length())
     return tile._replace(block_i=min(tile.block_i, narrow))

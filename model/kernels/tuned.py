@@ -1,8 +1,40 @@
-"""The fastest tiles on an H200, by (kind, rows, columns of the weight). benchmarks/kernels.py writes this file."""
+"""The fastest tiles on an H200, by (kind, rows, columns of the weight); benchmarks/kernels.py writes this."""
 
 from .tile import Tile
 
 # One row of activations.
-MATVEC: dict[tuple[str, int, int], Tile] = {}
+MATVEC: dict[tuple[str, int, int], Tile] = {
+    ("dense", 4096, 4096): Tile(1, 2048, 8, 1, 1),
+    ("dense", 4096, 16384): Tile(4, 1024, 4, 1, 1),
+    ("dense", 12288, 4096): Tile(1, 2048, 8, 1, 1),
+    ("dense", 16384, 4096): Tile(1, 2048, 8, 1, 1),
+    ("dense", 130528, 4096): Tile(2, 2048, 8, 1, 1),
+    ("int4", 4096, 4096): Tile(8, 4096, 4, 1, 1),
+    ("int4", 4096, 16384): Tile(8, 4096, 4, 1, 1),
+    ("int4", 12288, 4096): Tile(8, 4096, 4, 1, 1),
+    ("int4", 16384, 4096): Tile(8, 4096, 4, 1, 1),
+    ("int4", 130528, 4096): Tile(16, 4096, 4, 1, 1),
+    ("int8", 4096, 4096): Tile(4, 2048, 4, 1, 1),
+    ("int8", 4096, 16384): Tile(4, 2048, 4, 1, 1),
+    ("int8", 12288, 4096): Tile(4, 4096, 4, 1, 1),
+    ("int8", 16384, 4096): Tile(4, 4096, 4, 1, 1),
+    ("int8", 130528, 4096): Tile(4, 2048, 4, 1, 1),
+}
 # Several rows.
-MATMUL: dict[tuple[str, int, int], Tile] = {}
+MATMUL: dict[tuple[str, int, int], Tile] = {
+    ("dense", 4096, 4096): Tile(64, 128, 4, 4, 4),
+    ("dense", 4096, 16384): Tile(32, 256, 4, 3, 2),
+    ("dense", 12288, 4096): Tile(32, 128, 4, 4, 1),
+    ("dense", 16384, 4096): Tile(32, 128, 4, 4, 1),
+    ("dense", 130528, 4096): Tile(128, 128, 4, 4, 1),
+    ("int4", 4096, 4096): Tile(128, 128, 4, 4, 8),
+    ("int4", 4096, 16384): Tile(128, 128, 4, 4, 16),
+    ("int4", 12288, 4096): Tile(128, 128, 4, 4, 4),
+    ("int4", 16384, 4096): Tile(128, 128, 4, 4, 4),
+    ("int4", 130528, 4096): Tile(128, 128, 4, 4, 1),
+    ("int8", 4096, 4096): Tile(64, 128, 4, 4, 8),
+    ("int8", 4096, 16384): Tile(64, 128, 4, 4, 8),
+    ("int8", 12288, 4096): Tile(32, 256, 4, 3, 1),
+    ("int8", 16384, 4096): Tile(32, 256, 4, 3, 1),
+    ("int8", 130528, 4096): Tile(128, 128, 4, 4, 1),
+}

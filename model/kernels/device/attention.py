@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 BLOCK = 64  # keys at a time
+BLOCK_QUERIES = 64  # tokens of a prompt that one program lets look
 PART = 256  # keys of a program
 HEADS_AT_ONCE = 8
 
@@ -33,6 +34,7 @@ def attend_part(
     values,
     lengths,
     used,
+    rows,
     context,
     parts,
     sums,
@@ -50,9 +52,12 @@ def attend_part(
     PART: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Attend with one head of one row to one part of its keys."""
-    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if row < tl.load(used):
+    """Attend with one head of one token to one part of its row's keys."""
+    token, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if token < tl.load(used):
+        row = token
+        if rows is not None:
+            row = tl.load(rows + token)
         length = tl.load(lengths + row)  # the new token's place
         place = tl.minimum(length, room - 1)
         start = part * PART
@@ -60,7 +65,7 @@ def attend_part(
             dims = tl.arange(0, HEAD_DIM)
             c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
             s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-            base = qkv + row * qkv_row + head * qkv_head
+            base = qkv + token * qkv_row + head * qkv_head
             every = dims >= 0
             query = rotated(base, dims, c, s, HEAD_DIM // 4, every) * scale
             own = row.to(tl.int64) * cache_row + head.to(tl.int64) * cache_head
@@ -94,9 +99,10 @@ def attend_part(
                 total = total * shrink + weight
                 highest = above
             if PARTS == 1:
-                tl.store(context + (row * HEADS + head) * HEAD_DIM + dims, (found / total).to(context.dtype.element_ty))
+                own = (token * HEADS + head) * HEAD_DIM
+                tl.store(context + own + dims, (found / total).to(context.dtype.element_ty))
             else:
-                number = (row * HEADS + head) * PARTS + part
+                number = (token * HEADS + head) * PARTS + part
                 tl.store(parts + number * HEAD_DIM + dims, found)
                 tl.store(sums + number * 2, highest)
                 tl.store(sums + number * 2 + 1, total)
@@ -108,6 +114,7 @@ def join_parts(
     sums,
     lengths,
     used,
+    rows,
     context,
     room,
     HEADS: tl.constexpr,
@@ -116,20 +123,23 @@ def join_parts(
     PARTS: tl.constexpr,
     PARTS_PADDED: tl.constexpr,
 ):
-    """Add up the parts of one head of one row."""
-    row, head = tl.program_id(0), tl.program_id(1)
-    if row < tl.load(used):
+    """Add up the parts of one head of one token."""
+    token, head = tl.program_id(0), tl.program_id(1)
+    if token < tl.load(used):
+        row = token
+        if rows is not None:
+            row = tl.load(rows + token)
         place = tl.minimum(tl.load(lengths + row), room - 1)
         dims = tl.arange(0, HEAD_DIM)
         numbers = tl.arange(0, PARTS_PADDED)
         there = (numbers < PARTS) & (numbers * PART <= place)
-        own = (row * HEADS + head) * PARTS + numbers
+        own = (token * HEADS + head) * PARTS + numbers
         highest = tl.load(sums + own * 2, mask=there, other=-float("inf"))
         total = tl.load(sums + own * 2 + 1, mask=there, other=0.0)
         found = tl.load(parts + own[:, None] * HEAD_DIM + dims[None, :], mask=there[:, None], other=0.0)
         shares = tl.exp(highest - tl.max(highest, 0))
         joined = tl.sum(found * shares[:, None], 0) / tl.sum(total * shares, 0)
-        tl.store(context + (row * HEADS + head) * HEAD_DIM + dims, joined.to(context.dtype.element_ty))
+        tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, joined.to(context.dtype.element_ty))
 
 
 @triton.jit
@@ -140,8 +150,9 @@ def store_token(
     keys,
     values,
     queries,
+    lengths,
+    used,
     rows,
-    places,
     qkv_row,
     qkv_part,
     qkv_head,
@@ -152,24 +163,74 @@ def store_token(
     HEAD_DIM: tl.constexpr,
     HEADS_AT_ONCE: tl.constexpr,
 ):
-    """Turn some heads of one token's query and key, and store its key and value."""
-    token = tl.program_id(0)
-    heads = tl.program_id(1) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)[:, None]
-    dims = tl.arange(0, HEAD_DIM)[None, :]
-    there = heads < HEADS
-    row, place = tl.load(rows + token), tl.load(places + token)
-    c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-    s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-    offsets = heads * qkv_head + dims
-    base = qkv + token.to(tl.int64) * qkv_row
-    there = there & (dims >= 0)
-    query = rotated(base, offsets, c, s, HEAD_DIM // 4, there)
-    key = rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
-    value = tl.load(base + 2 * qkv_part + offsets, mask=there, other=0.0)
-    where = row * cache_row + heads.to(tl.int64) * cache_head + place * HEAD_DIM + dims
-    tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=there)
-    tl.store(keys + where, key.to(keys.dtype.element_ty), mask=there)
-    tl.store(values + where, value, mask=there)
+    """Turn some heads of the query and key of one token of a prompt, and store its key and value."""
+    place, prompt = tl.program_id(0), tl.program_id(1)
+    row = tl.load(rows + prompt)
+    if (prompt < tl.load(used)) & (place < tl.load(lengths + row)):
+        heads = tl.program_id(2) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)[:, None]
+        dims = tl.arange(0, HEAD_DIM)[None, :]
+        there = (heads < HEADS) & (dims >= 0)
+        c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
+        s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
+        offsets = heads * qkv_head + dims
+        token = prompt.to(tl.int64) * tl.num_programs(0) + place
+        base = qkv + token * qkv_row
+        query = rotated(base, offsets, c, s, HEAD_DIM // 4, there)
+        key = rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
+        value = tl.load(base + 2 * qkv_part + offsets, mask=there, other=0.0)
+        where = row * cache_row + heads.to(tl.int64) * cache_head + place * HEAD_DIM + dims
+        tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=there)
+        tl.store(keys + where, key.to(keys.dtype.element_ty), mask=there)
+        tl.store(values + where, value, mask=there)
+
+
+@triton.jit
+def attend_block(
+    queries,
+    keys,
+    values,
+    lengths,
+    used,
+    rows,
+    context,
+    cache_row,
+    cache_head,
+    tokens,
+    scale,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Let a block of tokens of one head of one prompt see its whole context."""
+    first, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
+    row = tl.load(rows + prompt)
+    length = tl.load(lengths + row)
+    if (prompt < tl.load(used)) & (first < length):
+        dims = tl.arange(0, HEAD_DIM)
+        asking = first + tl.arange(0, BLOCK_Q)
+        own = ((prompt.to(tl.int64) * tokens + asking)[:, None] * HEADS + head) * HEAD_DIM + dims[None, :]
+        within = (asking < length)[:, None]
+        query = tl.load(queries + own, mask=within, other=0.0)
+        base = row * cache_row + head.to(tl.int64) * cache_head
+        highest = tl.full((BLOCK_Q,), -float("inf"), tl.float32)
+        total = tl.zeros((BLOCK_Q,), tl.float32)
+        found = tl.zeros((BLOCK_Q, HEAD_DIM), tl.float32)
+        for start in range(0, length, BLOCK):
+            places = start + tl.arange(0, BLOCK)
+            seen = places < length
+            where = base + places[:, None] * HEAD_DIM + dims[None, :]
+            key = tl.load(keys + where, mask=seen[:, None], other=0.0)
+            value = tl.load(values + where, mask=seen[:, None], other=0.0)
+            scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            scores = tl.where(seen[None, :], scores, -float("inf"))
+            above = tl.maximum(highest, tl.max(scores, 1))
+            shrink = tl.exp(highest - above)
+            weights = tl.exp(scores - above[:, None])
+            total = total * shrink + tl.sum(weights, 1)
+            found = tl.dot(weights.to(value.dtype), value, found * shrink[:, None], input_precision="ieee")
+            highest = above
+        tl.store(context + own, (found / total[:, None]).to(context.dtype.element_ty), mask=within)
 
 
 def attend_tokens(
@@ -179,6 +240,8 @@ def attend_tokens(
     lengths: torch.Tensor,
     used: torch.Tensor,
     longest: int,
+    rows: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Add one token to each row and return its context [B, H x head_dim].
 
@@ -187,17 +250,20 @@ def attend_tokens(
         angles: cos and sin [R, room, head_dim], see `generation.cache.rotate`.
         pair: keys and values [R, H, room, head_dim], which get those of the token at the place that `lengths` says.
         lengths: int64 [R], tokens before this one.
-        used: int64 [], rows to compute; the others of the result hold nothing of use.
+        used: int64 [], tokens to compute; the others of the result hold nothing of use.
         longest: no row has more tokens, this one included.
+        rows: int64 [B], the row of each token; None for the first B.
+        out: [B, H x head_dim], to be filled and returned.
     """
     count, _, heads, head_dim = qkv.shape
     keys, values = pair
     parts = triton.cdiv(longest, PART)
-    context = torch.empty(count, heads * head_dim, dtype=qkv.dtype, device=qkv.device)
+    context = torch.empty(count, heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
     found, sums = context, context
     if parts > 1:
         found = torch.empty(count, heads, parts, head_dim, dtype=torch.float32, device=qkv.device)
         sums = torch.empty(count, heads, parts, 2, dtype=torch.float32, device=qkv.device)
+    sizes: dict[str, Any] = {"HEADS": heads, "HEAD_DIM": head_dim, "PART": PART, "PARTS": parts}
     attend_part[(count, heads, parts)](
         qkv,
         *angles,
@@ -205,6 +271,7 @@ def attend_tokens(
         values,
         lengths,
         used,
+        rows,
         context,
         found,
         sums,
@@ -214,45 +281,51 @@ def attend_tokens(
         keys.stride(1),
         keys.shape[2],
         head_dim**-0.5,
-        HEADS=heads,
-        HEAD_DIM=head_dim,
+        **sizes,
         BLOCK=BLOCK,
-        PART=PART,
-        PARTS=parts,
         num_warps=4,
     )
     if parts > 1:
-        sizes: dict[str, Any] = {"HEADS": heads, "HEAD_DIM": head_dim, "PART": PART, "PARTS": parts}
         padded = triton.next_power_of_2(parts)
         join_parts[(count, heads)](
-            found, sums, lengths, used, context, keys.shape[2], **sizes, PARTS_PADDED=padded, num_warps=2
+            found, sums, lengths, used, rows, context, keys.shape[2], **sizes, PARTS_PADDED=padded, num_warps=2
         )
     return context
 
 
-def store_tokens(
+def attend_contexts(
     qkv: torch.Tensor,
     angles: tuple[torch.Tensor, torch.Tensor],
     pair: tuple[torch.Tensor, torch.Tensor],
+    lengths: torch.Tensor,
+    used: torch.Tensor,
     rows: torch.Tensor,
-    places: torch.Tensor,
-) -> torch.Tensor:
-    """Store the keys and values of tokens at their rows and places [N]; return their queries [N, H, head_dim].
+    out: torch.Tensor,
+) -> None:
+    """Let the tokens of each prompt see one another, and store their keys and values in the prompt's row.
 
-    Queries and keys are turned by the angles of their places. The other arguments are as of `attend_tokens`.
+    Args:
+        qkv: [n x T, 3, H, head_dim], T places for each of n prompts, of which `lengths` of its row are in use.
+        used: int64 [], prompts to read; nothing is stored of the others.
+        rows: int64 [n], the row of each prompt.
+        out: [n x T, H x head_dim], to be filled where a place is in use.
+
+    The others are as of `attend_tokens`.
     """
     count, _, heads, head_dim = qkv.shape
+    tokens = count // len(rows)
     keys, values = pair
     queries = torch.empty(count, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
     at_once = min(HEADS_AT_ONCE, triton.next_power_of_2(heads))
-    store_token[(count, triton.cdiv(heads, at_once))](
+    store_token[(tokens, len(rows), triton.cdiv(heads, at_once))](
         qkv,
         *angles,
         keys,
         values,
         queries,
+        lengths,
+        used,
         rows,
-        places,
         *qkv.stride()[:3],
         angles[0].stride(0),
         keys.stride(0),
@@ -262,4 +335,22 @@ def store_tokens(
         HEADS_AT_ONCE=at_once,
         num_warps=4,
     )
-    return queries
+    attend_block[(triton.cdiv(tokens, BLOCK_QUERIES), heads, len(rows))](
+        queries,
+        keys,
+        values,
+        lengths,
+        used,
+        rows,
+        out,
+        keys.stride(0),
+        keys.stride(1),
+        tokens,
+        head_dim**-0.5,
+        HEADS=heads,
+        HEAD_DIM=head_dim,
+        BLOCK_Q=BLOCK_QUERIES,
+        BLOCK=BLOCK,
+        num_warps=4,
+        num_stages=2,
+    )

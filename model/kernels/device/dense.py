@@ -15,7 +15,7 @@ def matvec(
     residual,
     out,
     alpha,
-    outputs,
+    OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     GELU: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -24,14 +24,14 @@ def matvec(
 ):
     """Multiply one row x [1, I]; a program takes BLOCK_O rows of the weight, BLOCK_I columns at a time."""
     CHUNK: tl.constexpr = 8  # columns that a thread reads at once
-    rows, first = weight_rows(outputs, BLOCK_O)
+    rows, first = weight_rows(OUTPUTS, BLOCK_O)
     places = tl.arange(0, BLOCK_I // CHUNK)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
     sums = tl.zeros((BLOCK_I // CHUNK, BLOCK_O), tl.float32)
     for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
         w = load_chunks(weight, first * INPUTS, start + places, INPUTS, BLOCK_I)
         v = load_row(x, start + places, INPUTS, BLOCK_I).to(tl.float32)
         sums += tl.sum(w.to(tl.float32) * v[:, None, :], axis=2)
-    store_row(tl.sum(sums, axis=0), bias, residual, out, alpha, rows, outputs, GELU)
+    store_row(tl.sum(sums, axis=0), bias, residual, out, alpha, rows, OUTPUTS, GELU)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -44,7 +44,7 @@ def matmul(
     parts,
     alpha,
     rows,
-    outputs,
+    OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     GELU: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -53,7 +53,7 @@ def matmul(
     STAGES: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
-    columns, first = weight_rows(outputs, BLOCK_O)
+    columns, first = weight_rows(OUTPUTS, BLOCK_O)
     SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLITS * BLOCK_I) * BLOCK_I
     begin = tl.program_id(1) * SHARE
     sums = tl.zeros((16, BLOCK_O), tl.float32)
@@ -62,4 +62,4 @@ def matmul(
         v = load_rows(x, places, rows, INPUTS, SPLITS * BLOCK_I)
         w = load_block(weight, first * INPUTS, places, INPUTS, SPLITS * BLOCK_I)
         sums = tl.dot(v, w, sums, input_precision="ieee")
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, outputs, GELU, SPLITS)
+    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLITS)

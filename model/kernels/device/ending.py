@@ -21,27 +21,37 @@ def finish(sums, bias, residual, alpha, columns, places, within, GELU: tl.conste
 
 
 @triton.jit
-def store_row(sums, bias, residual, out, alpha, columns, outputs, GELU: tl.constexpr):
+def store_row(sums, bias, residual, out, alpha, columns, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
     """Finish and store sums [BLOCK_O] of the only row."""
-    within = columns < outputs
+    within = columns < OUTPUTS
     y = finish(sums, bias, residual, alpha, columns, columns, within, GELU)
     tl.store(out + columns, y.to(out.dtype.element_ty), mask=within)
 
 
 @triton.jit
 def store_rows(
-    sums, bias, residual, out, parts, alpha, columns, rows, outputs, GELU: tl.constexpr, SPLITS: tl.constexpr
+    sums,
+    bias,
+    residual,
+    out,
+    parts,
+    alpha,
+    columns,
+    rows,
+    OUTPUTS: tl.constexpr,
+    GELU: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):
     """Finish and store sums [16, BLOCK_O] of the first `rows` rows; of a split product, store them as its part."""
     row = tl.arange(0, 16)[:, None]
     columns = columns[None, :] + row * 0
-    within = (row < rows) & (columns < outputs)
-    places = row * outputs + columns
+    within = (row < rows) & (columns < OUTPUTS)
+    places = row * OUTPUTS + columns
     if SPLITS == 1:
         y = finish(sums, bias, residual, alpha, columns, places, within, GELU)
         tl.store(out + places, y.to(out.dtype.element_ty), mask=within)
     else:
-        tl.store(parts + tl.program_id(1) * rows * outputs + places, sums, mask=within)
+        tl.store(parts + tl.program_id(1) * rows * OUTPUTS + places, sums, mask=within)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -52,7 +62,7 @@ def add_parts(
     out,
     alpha,
     rows,
-    outputs,
+    OUTPUTS: tl.constexpr,
     GELU: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -60,10 +70,10 @@ def add_parts(
     """Add up the parts [SPLITS, rows, O] of a split product, always in the same order, and finish it."""
     columns = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     row = tl.program_id(1)
-    within = columns < outputs
-    places = row * outputs + columns
+    within = columns < OUTPUTS
+    places = row * OUTPUTS + columns
     sums = tl.zeros((BLOCK_O,), tl.float32)
     for part in tl.static_range(SPLITS):
-        sums += tl.load(parts + part * rows * outputs + places, mask=within, other=0.0)
+        sums += tl.load(parts + part * rows * OUTPUTS + places, mask=within, other=0.0)
     y = finish(sums, bias, residual, alpha, columns, places, within, GELU)
     tl.store(out + places, y.to(out.dtype.element_ty), mask=within)

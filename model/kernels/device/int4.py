@@ -8,27 +8,30 @@ import triton
 import triton.language as tl
 
 from .ending import store_row, store_rows
-from .tiles import load_block, load_chunks, load_row, load_rows, split_evenly, split_floats, split_pairs, weight_rows
+from .tiles import (
+    UNIT,
+    add_product,
+    load_block,
+    load_chunks,
+    load_row,
+    load_rows,
+    split_evenly,
+    split_floats,
+    split_pairs,
+    weight_rows,
+)
 
 ADD_8 = tl.constexpr(-0x77777778)  # to each of eight numbers of four bits, which then have no sign
 
 
 @triton.jit
-def near_one(bits, point):
+def near_one(bits):
     """Return the two numbers n + 8 of a byte that starts at bit 15, as 1.5 + n / 16 and as 1.03125 + n / 256.
 
     They become the first and the second four bits after the point of a float32 one: a conversion would take longer.
-    `point`, the bits of that one, comes as an argument because a constant would cost another instruction.
     """
-    high, low = (bits & 0x780000) | point, (bits & 0x078000) | point
+    high, low = (bits & 0x780000) | 0x3F800000, (bits & 0x078000) | 0x3F800000
     return high.to(tl.float32, bitcast=True), low.to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def add_products(sums, bits, even, odd, point):
-    """Return sums + (1.5 + n_even / 16) * even + (16.5 + n_odd / 16) * odd."""
-    high, low = near_one(bits, point)
-    return sums + high * even[:, None, :] + low * (odd * 16)[:, None, :]
 
 
 @triton.jit
@@ -41,8 +44,7 @@ def matvec(
     residual,
     out,
     alpha,
-    outputs,
-    point,
+    OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     GROUP: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -58,7 +60,7 @@ def matvec(
     """
     CHUNKS: tl.constexpr = BLOCK_I // 32
     WORDS: tl.constexpr = INPUTS // 8
-    rows, first = weight_rows(outputs, BLOCK_O)
+    rows, first = weight_rows(OUTPUTS, BLOCK_O)
     chunks = tl.arange(0, CHUNKS)
     sums = tl.zeros((CHUNKS, BLOCK_O), tl.float32)
     for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
@@ -74,16 +76,20 @@ def matvec(
         e1, o1 = split_floats(v1, DTYPE)
         e2, o2 = split_floats(v2, DTYPE)
         e3, o3 = split_floats(v3, DTYPE)
-        evens, odds = tl.sum(e0 + e1 + e2 + e3, axis=1), tl.sum(o0 + o1 + o2 + o3, axis=1)
-        products = add_products(tl.zeros((CHUNKS, BLOCK_O, 4), tl.float32), w << 15, e0, o0, point)
-        products = add_products(products, w << 7, e1, o1, point)
-        products = add_products(products, w >> 1, e2, o2, point)
-        products = add_products(products, w >> 9, e3, o3, point)
+        whole = tl.sum(e0 + e1 + e2 + e3 + o0 + o1 + o2 + o3, axis=1)[:, None]
+        products = tl.zeros((CHUNKS, BLOCK_O, 4), tl.float32)
+        products = add_product(products, w, o0, 0xF)
+        products = add_product(products, w, e0, 0xF0)
+        products = add_product(products, w, o1, 0xF00)
+        products = add_product(products, w, e1, 0xF000)
+        products = add_product(products, w >> 16, o2, 0xF)
+        products = add_product(products, w >> 16, e2, 0xF0)
+        products = add_product(products, w >> 16, o3, 0xF00)
+        products = add_product(products, w >> 16, e3, 0xF000)
         step, zero = split_floats(group, tl.bfloat16)
-        inner = tl.sum(products, axis=2) - (evens * 1.5 + odds * 16.5)[:, None]
-        sums += inner * (step * 16) + (evens + odds)[:, None] * zero
+        sums += (tl.sum(products, axis=2) * (1 / UNIT) - whole * 8) * step + whole * zero
     y = tl.sum(sums, axis=0) * tl.load(scale + first)
-    store_row(y, bias, residual, out, alpha, rows, outputs, GELU)
+    store_row(y, bias, residual, out, alpha, rows, OUTPUTS, GELU)
 
 
 @triton.jit
@@ -105,8 +111,7 @@ def matmul(
     parts,
     alpha,
     rows,
-    outputs,
-    point,
+    OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     GROUP: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -119,7 +124,7 @@ def matmul(
     BYTES: tl.constexpr = INPUTS // 2
     GROUPS: tl.constexpr = INPUTS // GROUP
     SHARE: tl.constexpr = tl.cdiv(GROUPS, SPLITS)
-    columns, first = weight_rows(outputs, BLOCK_O)
+    columns, first = weight_rows(OUTPUTS, BLOCK_O)
     begin = tl.program_id(1) * SHARE
     sums = tl.zeros((16, BLOCK_O), tl.float32)
     for number in tl.range(0, SHARE, num_stages=STAGES):
@@ -128,11 +133,11 @@ def matmul(
         even, odd = split_pairs(load_rows(x, places, rows, BYTES, SPLITS * GROUP // 2), DTYPE)
         block = load_block(pairs, first * BYTES, places, BYTES, SPLITS * GROUP // 2)
         group = tl.load(groups + first * GROUPS + tl.minimum(number, GROUPS - 1))
-        high, low = near_one((block.to(tl.int32) ^ ADD_8) << 15, point)
+        high, low = near_one((block.to(tl.int32) ^ ADD_8) << 15)
         step, zero = split_floats(group[None, :], tl.bfloat16)
         high = high * (step * 16) + (zero - step * 24)
         low = low * (step * 256) + (zero - step * 264)
         sums = tl.dot(even, high.to(DTYPE), sums, input_precision="ieee")
         sums = tl.dot(odd, low.to(DTYPE), sums, input_precision="ieee")
     sums *= tl.load(scale + first)[None, :]
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, outputs, GELU, SPLITS)
+    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLITS)

@@ -4,20 +4,19 @@ import triton
 import triton.language as tl
 
 from .ending import store_row, store_rows
-from .tiles import load_block, load_chunks, load_row, load_rows, split_evenly, split_floats, weight_rows
+from .tiles import (
+    UNIT,
+    add_product,
+    load_block,
+    load_chunks,
+    load_row,
+    load_rows,
+    split_evenly,
+    split_floats,
+    weight_rows,
+)
 
 ADD_128 = tl.constexpr(-0x7F7F7F80)  # to each of four numbers of eight bits, which then have no sign
-
-
-@triton.jit
-def add_product(sums, words, v, MASK: tl.constexpr, point):
-    """Return sums + n * v, for the numbers n + 128 that MASK leaves of words.
-
-    They become the last bits of the float 2^23, whose steps are of one: a conversion would take longer. `point`, the
-    bits of 2^23, comes as an argument because a constant would cost another instruction.
-    """
-    MIDDLE: tl.constexpr = 8388608.0 + 128.0 * (MASK // 0xFF)
-    return sums + (((words & MASK) | point).to(tl.float32, bitcast=True) - MIDDLE) * v[:, None, :]
 
 
 @triton.jit
@@ -29,8 +28,7 @@ def matvec(
     residual,
     out,
     alpha,
-    outputs,
-    point,
+    OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     DTYPE: tl.constexpr,
     GELU: tl.constexpr,
@@ -43,7 +41,7 @@ def matvec(
     y = scale * sum over the bytes m of a word of (sum n_m x_m).
     """
     WORDS: tl.constexpr = INPUTS // 4
-    rows, first = weight_rows(outputs, BLOCK_O)
+    rows, first = weight_rows(OUTPUTS, BLOCK_O)
     chunks = tl.arange(0, BLOCK_I // 16)[:, None]
     sums = tl.zeros((BLOCK_I // 16, BLOCK_O, 4), tl.float32)
     for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
@@ -53,12 +51,13 @@ def matvec(
         first_half, second_half = split_evenly(v)
         v0, v1 = split_floats(first_half, DTYPE)
         v2, v3 = split_floats(second_half, DTYPE)
-        sums = add_product(sums, w, v0, 0xFF, point)
-        sums = add_product(sums, w, v1 * 0.00390625, 0xFF00, point)
-        sums = add_product(sums, w >> 16, v2, 0xFF, point)
-        sums = add_product(sums, w >> 16, v3 * 0.00390625, 0xFF00, point)
-    y = tl.sum(tl.sum(sums, axis=2), axis=0) * tl.load(scale + first)
-    store_row(y, bias, residual, out, alpha, rows, outputs, GELU)
+        sums -= (v0 + v1 + v2 + v3)[:, None, :] * (128 * UNIT)
+        sums = add_product(sums, w, v0, 0xFF)
+        sums = add_product(sums, w, v1, 0xFF00)
+        sums = add_product(sums, w >> 16, v2, 0xFF)
+        sums = add_product(sums, w >> 16, v3, 0xFF00)
+    y = tl.sum(tl.sum(sums, axis=2), axis=0) * (tl.load(scale + first) / UNIT)
+    store_row(y, bias, residual, out, alpha, rows, OUTPUTS, GELU)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -72,7 +71,7 @@ def matmul(
     parts,
     alpha,
     rows,
-    outputs,
+    OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
     GELU: tl.constexpr,
     BLOCK_O: tl.constexpr,
@@ -81,7 +80,7 @@ def matmul(
     STAGES: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
-    columns, first = weight_rows(outputs, BLOCK_O)
+    columns, first = weight_rows(OUTPUTS, BLOCK_O)
     SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLITS * BLOCK_I) * BLOCK_I
     begin = tl.program_id(1) * SHARE
     sums = tl.zeros((16, BLOCK_O), tl.float32)
@@ -91,4 +90,4 @@ def matmul(
         n = load_block(numbers, first * INPUTS, places, INPUTS, SPLITS * BLOCK_I)
         sums = tl.dot(v, n.to(v.dtype), sums, input_precision="ieee")
     sums *= tl.load(scale + first)[None, :]
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, outputs, GELU, SPLITS)
+    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLITS)

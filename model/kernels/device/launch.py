@@ -14,8 +14,6 @@ from .ending import add_parts
 
 KERNELS = {"dense": dense, "int8": int8, "int4": int4}
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-# Of float32: what the numbers of few bits are made floating point with, see `int8` and `int4`.
-TWO_TO_23, ONE = 0x4B000000, 0x3F800000
 # Columns that one program adds up the parts of.
 BLOCK_PARTS = 256
 # Elements of a row of layer norm for each warp.
@@ -103,13 +101,12 @@ def multiply_rows(
 def few_bits(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> dict[str, Any]:
     """Return what kernels for weights of few bits are given beside these and x."""
     if kind == "int8":
-        return {"scale": parts[1], "point": TWO_TO_23, "DTYPE": DTYPES[x.dtype]}
+        return {"scale": parts[1], "DTYPE": DTYPES[x.dtype]}
     _, scale, groups = parts
     size = x.shape[1] // groups.shape[1]
     return {
         "scale": scale,
         "groups": groups.view(torch.int32),
-        "point": ONE,
         "GROUP": size,
         "DTYPE": DTYPES[x.dtype],
     }
@@ -122,7 +119,7 @@ def closing(ending: Ending, out: torch.Tensor) -> dict[str, Any]:
         "residual": None if ending.residual is None else ending.residual.contiguous(),
         "out": out,
         "alpha": float(ending.alpha),
-        "outputs": out.shape[1],
+        "OUTPUTS": out.shape[1],
         "GELU": ending.gelu,
     }
 

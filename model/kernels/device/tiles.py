@@ -3,15 +3,20 @@
 import triton
 import triton.language as tl
 
+UNIT = tl.constexpr(2.0**-85)  # of the sums of `add_product`
+
 
 @triton.jit
-def weight_rows(outputs, BLOCK_O: tl.constexpr):
+def weight_rows(OUTPUTS: tl.constexpr, BLOCK_O: tl.constexpr):
     """Return the rows of the weight [BLOCK_O] that this program multiplies by, and where they start to be read.
 
     Those beyond the end read the first row, which is there, and are not stored: so no load needs a mask.
+    Where there are none, the rows' addresses differ by constants, which saves their computing.
     """
     rows = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    return rows, tl.where(rows < outputs, rows, 0).to(tl.int64)
+    if OUTPUTS % BLOCK_O == 0:
+        return rows, rows.to(tl.int64)
+    return rows, tl.where(rows < OUTPUTS, rows, 0).to(tl.int64)
 
 
 @triton.jit
@@ -43,6 +48,17 @@ def split_floats(pairs, DTYPE: tl.constexpr):
 def split_evenly(v):
     """Return [C, N / 2] of v [C, N], twice: every other column."""
     return tl.split(v.reshape(v.shape[0], v.shape[1] // 2, 2))
+
+
+@triton.jit
+def add_product(sums, words, v, MASK: tl.constexpr):
+    """Return sums + n * v * 2^-85, for the numbers n that MASK leaves of words [C, BLOCK_O, 4], and v [C, 4].
+
+    The bits of a small integer are those of the float32 that is 2^-149 times as large: so no conversion is needed.
+    Activations of 2^63 and more, which float16 does not have, overflow.
+    """
+    LARGE: tl.constexpr = 2.0**64 / (MASK & -MASK)  # by which v is multiplied, so that products are not so small
+    return sums + (words & MASK).to(tl.float32, bitcast=True) * (v * LARGE)[:, None, :]
 
 
 @triton.jit

@@ -1,0 +1,63 @@
+"""The tiles that benchmarks/kernels.py tries, and the file that it writes the best ones to."""
+
+from typing import NamedTuple
+
+from model.kernels.choice import tile_for
+from model.kernels.tile import CHUNK, Tile, fit, splits_for
+from model.kernels.tuned import MATMUL, MATVEC
+
+Table = dict[tuple[str, int, int], Tile]
+HEAD = '''"""The fastest tiles on an H200, by (kind, rows, columns of the weight); benchmarks/kernels.py writes this."""
+
+from .tile import Tile
+'''
+
+
+class Case(NamedTuple):
+    """A product x [rows, inputs] with a weight of a kind [outputs, inputs]."""
+
+    kind: str
+    outputs: int
+    inputs: int
+    rows: int
+
+
+def candidates(case: Case) -> list[Tile]:
+    """Return the tiles to try, the one that is in use first."""
+    used = tile_for(*case)
+    tried = row_tiles(case) if case.rows == 1 else rows_tiles(case)
+    return [used, *(tile for tile in dict.fromkeys(tried) if tile != used)]
+
+
+def row_tiles(case: Case) -> list[Tile]:
+    """Return tiles for one row: a thread reads one chunk of each row at a time, or two."""
+    width = 32 * CHUNK[case.kind]  # of what a warp reads at once
+    one = [Tile(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
+    two = [Tile(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
+    staged = [Tile(4, 4 * width, 4, 3)]
+    return [fit(tile, case.kind, case.inputs) for tile in one[:-2] + two + staged]
+
+
+def rows_tiles(case: Case) -> list[Tile]:
+    """Return tiles for several rows, each with as many splits as give every multiprocessor work, and fewer."""
+    shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
+    if case.kind == "int4":  # as wide as a group, whatever the tile says
+        shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
+    enough = [(shape, splits_for(case.outputs, case.inputs, shape[0])) for shape in shapes]
+    fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
+    return [Tile(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + fewer]
+
+
+def table_source(best: dict[Case, Tile]) -> str:
+    """Return the source of model/kernels/tuned.py with `best` in place of what it has for these cases."""
+    one, several = dict(MATVEC), dict(MATMUL)
+    for case, tile in best.items():
+        (one if case.rows == 1 else several)[case[:3]] = tile
+    return f"{HEAD}\n# One row of activations.\n{lines('MATVEC', one)}# Several rows.\n{lines('MATMUL', several)}"
+
+
+def lines(name: str, table: Table) -> str:
+    """Return the source of one table."""
+    start = f"{name}: dict[tuple[str, int, int], Tile] = {{"
+    entries = [f'    ("{key[0]}", {key[1]}, {key[2]}): Tile{tuple(tile)},\n' for key, tile in sorted(table.items())]
+    return start + ("\n" + "".join(entries) if entries else "") + "}\n"

@@ -1,0 +1,251 @@
+"""How long products of few rows take on a GPU with each tile worth trying, beside torch's own with a weight in float16.
+
+python -m benchmarks.kernels                                  everything, in about 90 seconds
+python -m benchmarks.kernels --only int4 --rows 1             one kind, one row of activations
+python -m benchmarks.kernels --in-use                         the tiles in use alone, in seconds
+python -m benchmarks.kernels --write model/kernels/tuned.py   put the best in use
+
+The matrices are those of the full-size language model. Several copies of each take turns, so that none is in the
+cache. Each tile's product is compared with float32's before it is timed; what fails is named and left out.
+"""
+
+import argparse
+import functools
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.kernel_tiles import Case, candidates, table_source
+from benchmarks.machine import at_least, describe_machine
+from model.kernels.choice import has_triton
+from model.kernels.ending import Ending
+from model.kernels.norm import layer_norm
+from model.kernels.tile import MOST_ROWS, Tile
+from model.quantization.kernels import dequantize
+
+Parts = tuple[torch.Tensor, ...]
+BITS = {"dense": 16, "int8": 8, "int4": 4}
+LAYERS = 28
+IN_A_LAYER = ((12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384))
+HEAD = (130528, 4096)
+GROUP = 128
+# Bytes of weights between two uses of the same: several times the cache.
+COLD = 2**28
+# Of a replay; there are ten. Graphs of a few milliseconds repeat within a percent.
+REPLAY_MS = 4
+ERROR = 1e-3
+# Of all the matrices for one row, ms; the floor is that of reading them at the machine's copy rate.
+TARGET_MS = {"dense": 3.09, "int8": 1.7, "int4": 1.1}
+# Of the time there is, for compiling in other processes.
+COMPILING = 0.5
+
+
+@functools.lru_cache(maxsize=2)
+def draw_weights(kind: str, outputs: int, inputs: int) -> list[Parts]:
+    """Draw as many weights as the cache cannot hold."""
+    copies = math.ceil(COLD / (outputs * inputs * BITS[kind] / 8))
+    return [draw_weight(kind, outputs, inputs) for _ in range(copies)]
+
+
+def draw_weight(kind: str, outputs: int, inputs: int) -> Parts:
+    """Draw the parts of one weight."""
+    if kind == "dense":
+        return (torch.randn(outputs, inputs, device="cuda", dtype=torch.float16) * 0.02,)
+    numbers = torch.randint(-128, 128, (outputs, inputs * BITS[kind] // 8), device="cuda", dtype=torch.int8)
+    scale = torch.rand(outputs, device="cuda") * 1e-3 + 1e-4
+    if kind == "int8":
+        return numbers, scale
+    return numbers, scale, torch.rand(outputs, inputs // GROUP, 2, device="cuda").bfloat16()
+
+
+def draw_rows(case: Case) -> torch.Tensor:
+    """Draw activations, the same for each kind."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    return torch.randn(case.rows, case.inputs, device="cuda", generator=generator).half()
+
+
+def whole_weight(kind: str, parts: Parts) -> torch.Tensor:
+    """Return a weight in float32."""
+    if kind == "dense":
+        return parts[0].float()
+    return dequantize(parts[0], parts[1], parts[2] if kind == "int4" else None, BITS[kind], torch.float32)
+
+
+def try_tile(case: Case, tile: Tile) -> str:
+    """Compile and run a product; return why it fails, or nothing. Runs in a process of its own."""
+    from model.kernels.device import launch
+
+    try:
+        x = draw_rows(case)
+        launch.multiply(case.kind, x, draw_weight(*case[:3]), Ending(), None, tile)
+        torch.cuda.synchronize()
+    except Exception as error:  # a tile that does not fit the GPU is one of the outcomes
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+def compile_all(jobs: list[tuple[Case, Tile]], workers: int, seconds: float) -> set[tuple[Case, Tile]]:
+    """Compile every tile's kernel into Triton's cache, side by side; return those that fail.
+
+    What is not ready after `seconds` is compiled when it is measured.
+    """
+    failed = set()
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for job, error in zip(jobs, pool.map(try_tile, *zip(*jobs, strict=True), timeout=seconds), strict=True):
+            if error:
+                failed.add(job)
+                print(f"left out: {job[0]} {job[1]}: {error}", flush=True)
+    except Exception as error:  # without the other processes it only takes longer
+        print(f"compiling the rest one by one: {error!r}", flush=True)
+    pool.shutdown(wait=False, cancel_futures=True)
+    return failed
+
+
+def time_us(run: Callable[[], object], calls: int) -> float:
+    """Return the microseconds of each of the calls that `run` makes."""
+    import triton
+
+    torch.cuda.synchronize()
+    return triton.testing.do_bench_cudagraph(run, rep=REPLAY_MS, return_mode="median") * 1000 / calls
+
+
+def run_kernels(case: Case, tile: Tile, x: torch.Tensor, weights: list[Parts], out: torch.Tensor) -> None:
+    """Multiply x by each weight."""
+    from model.kernels.device import launch
+
+    for parts in weights:
+        launch.multiply(case.kind, x, parts, Ending(), out, tile)
+
+
+def run_torch(x: torch.Tensor, weights: list[Parts]) -> None:
+    """Do the same with torch."""
+    for parts in weights:
+        F.linear(x, parts[0])
+
+
+@functools.cache
+def torch_us(outputs: int, inputs: int, rows: int) -> float:
+    """Return torch's time with a weight in float16."""
+    weights = draw_weights("dense", outputs, inputs)
+    return time_us(functools.partial(run_torch, draw_rows(Case("dense", outputs, inputs, rows)), weights), len(weights))
+
+
+def measure(case: Case, tiles: list[Tile], until: float) -> dict[Tile, float]:
+    """Return the microseconds of each tile whose product is right; none but the first after the time `until`."""
+    weights, x = draw_weights(*case[:3]), draw_rows(case)
+    expected = x.float() @ whole_weight(case.kind, weights[0]).t()
+    times: dict[Tile, float] = {}
+    for tile in tiles:
+        if times and time.monotonic() > until:
+            break
+        out = torch.full_like(expected, torch.nan, dtype=x.dtype)
+        try:
+            run_kernels(case, tile, x, weights[:1], out)
+            error = float((out.float() - expected).norm() / expected.norm())
+            if not error < ERROR:
+                raise ValueError(f"the product is wrong by {error:.2g}")
+            times[tile] = time_us(functools.partial(run_kernels, case, tile, x, weights, out), len(weights))
+        except Exception as error:  # one tile must not end the sweep
+            print(f"left out: {case} {tile}: {error}".splitlines()[0], flush=True)
+    return times
+
+
+def to_row(case: Case, times: dict[Tile, float], first: Tile) -> str:
+    """Write a case as a row of the table."""
+    best = min(times, key=lambda tile: times[tile])
+    size = sum(part.nbytes for part in draw_weights(*case[:3])[0])
+    used = f"{times[first]:.2f}" if first in times else "-"
+    numbers = f"{times[best]:.2f} | {size / times[best] / 1e3:,.0f} | {tuple(best)} | {used} | {len(times)}"
+    torchs = torch_us(*case[1:])
+    name = f"| {case.kind} | {case.outputs} x {case.inputs} | {case.rows} |"
+    return f"{name} {numbers} | {torchs:.2f} | {torchs / times[best]:.2f} |"
+
+
+def copy_rate() -> float:
+    """Return the GB/s that a copy reads and writes."""
+    source = torch.empty(2**30, dtype=torch.int8, device="cuda")
+    return 2 * source.nbytes / time_us(functools.partial(torch.empty_like(source).copy_, source), 1) / 1e3
+
+
+def print_totals(best: dict[Case, float], rate: float) -> None:
+    """Print the time of all the matrices of a step, where all were measured."""
+    for kind, rows in dict.fromkeys((case.kind, case.rows) for case in best):
+        cases = [Case(kind, *shape, rows) for shape in (*IN_A_LAYER, HEAD)]
+        if not all(case in best for case in cases):
+            continue
+        total = (LAYERS * sum(best[case] for case in cases[:-1]) + best[cases[-1]]) / 1e3
+        torchs = (LAYERS * sum(torch_us(*case[1:]) for case in cases[:-1]) + torch_us(*cases[-1][1:])) / 1e3
+        weights = LAYERS * sum(outputs * inputs for outputs, inputs in IN_A_LAYER) + HEAD[0] * HEAD[1]
+        floor = weights * (BITS[kind] / 8 + (4 / GROUP if kind == "int4" else 0)) / rate / 1e6
+        target = f", target {TARGET_MS[kind]}" if rows == 1 else ""
+        print(f"{kind}, {rows} rows: {total:.2f} ms a step; floor {floor:.2f}{target}, torch {torchs:.2f}", flush=True)
+
+
+def print_norms() -> None:
+    """Print what layer norm takes, which the cache holds."""
+    for rows in (1, MOST_ROWS):
+        x, weight = torch.randn(rows, HEAD[1], device="cuda").half(), torch.ones(HEAD[1], device="cuda").half()
+        ours = time_us(functools.partial(layer_norm, x, weight, weight, 1e-5), 1)
+        torchs = time_us(functools.partial(F.layer_norm, x, x.shape[-1:], weight, weight, 1e-5), 1)
+        print(f"layer norm, {rows} x {HEAD[1]}: {ours:.2f} us, torch {torchs:.2f}", flush=True)
+
+
+def sweep(options: argparse.Namespace) -> dict[Case, Tile]:
+    """Measure and print every case; return the best tiles."""
+    until = time.monotonic() + options.seconds
+    cases = [
+        Case(kind, *shape, rows) for kind in options.only for shape in (*IN_A_LAYER, HEAD) for rows in options.rows
+    ]
+    tiles = {case: candidates(case)[: 1 if options.in_use else None] for case in cases}
+    jobs = [(case, tile) for case in cases for tile in tiles[case]]
+    failed = compile_all(jobs, options.workers, options.seconds * COMPILING) if options.workers else set()
+    print("| kind | weight | rows | us | GB/s | tile | us, tile in use | tiles | torch float16, us | x as fast |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    measured = {}
+    for case in cases:
+        times = measure(case, [tile for tile in tiles[case] if (case, tile) not in failed], until)
+        if times:
+            measured[case] = min((us, tile) for tile, us in times.items())
+            print(to_row(case, times, tiles[case][0]), flush=True)
+    print_totals({case: us for case, (us, _) in measured.items()}, copy_rate())
+    return {case: tile for case, (_, tile) in measured.items()}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights")
+    parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, MOST_ROWS], help="rows of activations")
+    parser.add_argument("--in-use", action="store_true", help="measure only the tiles in use")
+    parser.add_argument("--seconds", type=at_least(1), default=90, help="stop trying tiles after (default %(default)s)")
+    workers = max(1, (os.cpu_count() or 2) - 2)
+    parser.add_argument("--workers", type=at_least(0), default=workers, help="processes that compile; 0: none")
+    parser.add_argument("--write", type=Path, help="file for the table of the best tiles")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Sweep, print, and write the table where one is asked for."""
+    options = parse_arguments()
+    if not torch.cuda.is_available() or not has_triton(torch.device("cuda")):
+        sys.exit("The kernels are measured on an NVIDIA GPU of 2020 or later, where triton works.")
+    print(f"{describe_machine(torch.cuda.get_device_name())}\n", flush=True)
+    started = time.monotonic()
+    best = sweep(options)
+    print_norms()
+    print(f"{time.monotonic() - started:.0f} s", flush=True)
+    if options.write:
+        options.write.write_text(table_source(best), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Decoding on a GPU: kernels that ask the device how long rows are, so that a CUDA graph holds for any length."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..kernels.device import attention
+from .attention import Attend
+from .decoder import Prefill, begin_rows, make_cache
+from .graphs import Graphs
+from .layers import Layers
+from .request import Request
+from .sizes import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
+
+
+class GraphDecoder:
+    """Runs the layers with a KV cache of its own, which has no room until it grows."""
+
+    is_static = True
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+        self.graphs = Graphs()
+        self.device = layers.network.device
+        self.cache = make_cache(layers, 0, 0)
+        self.index = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.used = torch.zeros((), dtype=torch.long, device=self.device)
+        self.prompts = torch.zeros((), dtype=torch.long, device=self.device)
+        self.prompt_rows = torch.zeros(PROMPTS[-1], dtype=torch.long, device=self.device)
+        self.embedded = torch.zeros(0)
+        self.read_logits = torch.zeros(0)
+
+    def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
+        """Begin the rows from `first` on with prompts; short ones are read at once."""
+        contexts = begin_rows(self.layers, self.cache, first, requests)
+        if fits_together(contexts):
+            count, length = padded(len(requests), PROMPTS), padded(max(contexts), LENGTHS)
+            self._place(first, requests, count, length)
+            self.graphs.run((count, length), lambda: self._read(count, length))
+            logits = self.read_logits[: len(requests)]
+        else:
+            logits = yield from self._read_long(first, requests, max(contexts))
+        self.cache.lengths[first : first + len(requests)] += 1
+        return logits
+
+    def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
+        """Add one token [B] to each of the first B rows."""
+        count = len(tokens)
+
+        def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+            angles = self.cache.cos, self.cache.sin
+            return attention.attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, self.used, longest)
+
+        logits = self.layers.decode(tokens, attend)
+        self.cache.lengths[:count] += self.index[:count] < self.used
+        return logits
+
+    def use(self, count: int) -> None:
+        """Say how many rows are in use: a graph computes more, which must not count."""
+        self.used.fill_(count)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Let row `target` go on where row `source` is."""
+        self.cache.copy_row(source, target, length)
+
+    def clear(self, row: int) -> None:
+        """Nothing to do: the kernels read no further than a row goes."""
+
+    def grow(self, rows: int, room: int) -> None:
+        """Make room for so many rows of so many tokens."""
+        self.graphs.forget()
+        self.cache = self.cache.grown(rows, room) if self.cache.rows else make_cache(self.layers, rows, room)
+        self.index = torch.arange(rows, device=self.device)
+        if not self.embedded.numel():
+            shape = (MOST_TOGETHER + PROMPTS[-1], self.layers.weights.width)
+            self.embedded = torch.zeros(shape, device=self.device, dtype=self.layers.network.dtype)
+            self.read_logits = torch.zeros(PROMPTS[-1], self.layers.network.vocabulary, device=self.device)
+
+    def counters(self) -> list[torch.Tensor]:
+        """Return what `decode` counts on the device."""
+        return [self.cache.lengths]
+
+    def _place(self, first: int, requests: Sequence[Request], count: int, length: int) -> None:
+        """Put the embedded prompts where the graph looks for them: `count` contexts of `length` places, then <sop>s."""
+        for number, prompt in enumerate(self.layers.embed(requests)):
+            self.embedded[number * length : number * length + len(prompt) - 1] = prompt[:-1]
+            self.embedded[count * length + number] = prompt[-1]
+        self.prompt_rows[: len(requests)] = first + self.index[: len(requests)]
+        self.prompts.fill_(len(requests))
+
+    def _read(self, count: int, length: int) -> None:
+        """Read prompts from their places, and leave the logits in theirs."""
+        x = self.embedded[: count * length + count]
+        attend = self._attend_prompts(self.prompt_rows[:count], self.prompts, length)
+        self.read_logits[:count] = self.layers.logits(self.layers.run(x, attend)[-count:])
+
+    def _read_long(self, first: int, requests: Sequence[Request], length: int) -> Prefill:
+        """Read prompts layer by layer."""
+        embedded = self.layers.embed(requests)
+        contexts = self.embedded.new_zeros(len(requests), length, self.layers.weights.width)
+        for places, prompt in zip(contexts, embedded, strict=True):
+            places[: len(prompt) - 1] = prompt[:-1]
+        x = torch.cat([contexts.flatten(0, 1), *(prompt[-1:] for prompt in embedded)])
+        every_one = torch.full((), len(requests), device=self.device)
+        attend = self._attend_prompts(first + self.index[: len(requests)], every_one, length)
+        for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
+            yield
+        return self.layers.logits(x[-len(requests) :])
+
+    def _attend_prompts(self, rows: torch.Tensor, used: torch.Tensor, length: int) -> Attend:
+        """Return how prompts in `length` places each attend, their contexts first and then the <sop> of each.
+
+        Only the first `used` are stored.
+        """
+        tokens = len(rows) * length
+
+        def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+            found = torch.empty(len(qkv), self.layers.weights.width, device=self.device, dtype=qkv.dtype)
+            cache = self.cache
+            past = (cache.cos, cache.sin), cache.pairs[layer], cache.lengths, used
+            attention.attend_contexts(qkv[:tokens], *past, rows, found[:tokens])
+            attention.attend_tokens(qkv[tokens:], *past, length + 1, rows, found[tokens:])
+            return found
+
+        return attend

@@ -1,0 +1,42 @@
+"""What the engine needs of a ChatGLM network."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..kernels.linear import Linear
+
+
+class Rotary(Protocol):
+    """Angles of rotary positions, see model/rotary.py."""
+
+    def angles(self, positions: torch.Tensor) -> torch.Tensor: ...
+
+
+class Network(Protocol):
+    """A ChatGLM network; VisualGLMModel has all this.
+
+    Attributes:
+        qkv_by_head: whether the rows of query_key_value lie head by head, [q k v] of each, not part by part.
+    """
+
+    transformer: Any  # word_embeddings, layers, final_layernorm
+    heads: int
+    rotary: Rotary
+    lm_head: nn.Module
+    qkv_by_head: bool
+    residual_scale: float
+    has_foreign_hooks: bool
+    device: torch.device
+    dtype: torch.dtype
+    max_sequence_length: int
+    vocabulary: int
+
+    def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor: ...
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor: ...
+
+    def bind_linear(self, module: nn.Module) -> Linear: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -1,0 +1,27 @@
+"""The sizes that work is padded to, so that a few CUDA graphs serve all."""
+
+# Rows that are computed together.
+COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+# Room for tokens grows in these steps, so that it seldom has to.
+ROOM_STEP = 256
+# Prompts of up to so many tokens, padded and all together, are read as one: more would be no faster, and the CPU starts
+# the kernels of longer ones in less time than a GPU takes for them.
+LENGTHS = (64, 128, 256, 512)
+PROMPTS = (1, 2, 4, 8)
+MOST_TOGETHER = LENGTHS[-1]
+
+
+def padded(number: int, sizes: tuple[int, ...]) -> int:
+    """Return the next of `sizes`, or `number` beyond the last."""
+    return next((size for size in sizes if size >= number), number)
+
+
+def padded_room(tokens: int) -> int:
+    """Return the next step of room."""
+    return -(-tokens // ROOM_STEP) * ROOM_STEP
+
+
+def fits_together(lengths: list[int]) -> bool:
+    """Whether prompts with contexts of these lengths are to be read as one."""
+    size = padded(len(lengths), PROMPTS) * padded(max(lengths), LENGTHS)
+    return len(lengths) <= PROMPTS[-1] and size <= MOST_TOGETHER
