@@ -40,14 +40,21 @@ def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(title="VisualGLM", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="VisualGLM",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
     app.state.service = service
     for router in (native.make_router(service), openai.make_router(service), make_operator_router(service)):
         app.include_router(router)
     # The one that is added last is passed first.
     app.add_middleware(BodyLimits, service=service)
     app.add_middleware(Door, service=service)
-    if settings.cors_origins:
+    app.add_middleware(Watch, service=service)
+    if settings.cors_origins:  # outside of all, so that a page's script can read refusals, too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -55,7 +62,6 @@ def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(Watch, service=service)
     add_error_handlers(app, service)
     _document(app)
     return app

@@ -1,6 +1,7 @@
 """`POST /`, as the original documents it."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -8,8 +9,9 @@ from fastapi.responses import JSONResponse
 from model import Turn
 
 from .answering import Answering
+from .parsing import JsonRoute, check_characters
 from .refusals import now
-from .routing import Events, JsonRoute, answer_in_events, answer_whole, check_characters, document_events
+from .replies import Pieces, answer_in_events, answer_whole, document_events
 from .schemas import NativeAnswer, NativeError, NativeRequest
 from .service import Question, Service
 from .streams import event
@@ -39,19 +41,22 @@ def make_router(service: Service) -> APIRouter:
         """Answer a question about a picture, or one without."""
         question = to_question(asked, service)
         if asked.stream:
-
-            async def write(events: AsyncIterator[Events], answering: Answering) -> AsyncGenerator[bytes, None]:
-                text = ""
-                async for ((_, piece),) in events:
-                    text += piece.text
-                    yield event({"delta": piece.text})
-                yield event(describe_answer(asked, text))
-
-            return await answer_in_events(request, service, question, write)
-        (piece,), _ = await answer_whole(request, service, question)
+            return await answer_in_events(request, service, question, partial(write_events, asked))
+        (piece,) = await answer_whole(request, service, question)
         return JSONResponse(describe_answer(asked, piece.text))
 
     return router
+
+
+async def write_events(
+    asked: NativeRequest, pieces: AsyncIterator[Pieces], _: Answering
+) -> AsyncGenerator[bytes, None]:
+    """Yield an event for each piece, and at the end one with the whole answer."""
+    text = ""
+    async for ((_number, piece),) in pieces:
+        text += piece.text
+        yield event({"delta": piece.text})
+    yield event(describe_answer(asked, text))
 
 
 def to_question(asked: NativeRequest, service: Service) -> Question:

@@ -2,8 +2,9 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,8 +14,9 @@ from model import GenerationConfig, Piece, Usage
 
 from .answering import Answering
 from .messages import read_messages, refuse_unsupported
+from .parsing import JsonRoute, check_characters
 from .refusals import Refusal
-from .routing import Events, JsonRoute, answer_in_events, answer_whole, check_characters, document_events
+from .replies import Pieces, answer_in_events, answer_whole, document_events
 from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Models, ProtocolError
 from .service import Question, Service
 from .streams import DONE, event
@@ -87,32 +89,29 @@ def make_router(service: Service) -> APIRouter:
         question = to_question(asked, service)
         head = Head(name)
         if asked.stream:
-            with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-
-            async def write(events: AsyncIterator[Events], answering: Answering) -> AsyncGenerator[bytes, None]:
-                more = {"usage": None} if with_usage else {}
-                for number in range(len(question.configs)):
-                    yield head.chunk(number, {"role": "assistant", "content": ""}, **more)
-                async for pieces in events:
-                    for line in _chunks(head, pieces, more):
-                        yield line
-                if with_usage:
-                    yield head.usage(answering.usages)
-                yield DONE
-
-            return await answer_in_events(request, service, question, write)
-        pieces, _ = await answer_whole(request, service, question)
-        return JSONResponse(head.whole(pieces))
+            return await answer_in_events(request, service, question, partial(write_events, head, asked))
+        return JSONResponse(head.whole(await answer_whole(request, service, question)))
 
     return router
 
 
-def _chunks(head: Head, pieces: Events, more: dict[str, Any]) -> Iterator[bytes]:
-    for number, piece in pieces:
-        if piece.text:
-            yield head.chunk(number, {"content": piece.text}, **more)
-        if piece.finish_reason is not None:
-            yield head.chunk(number, {}, piece.finish_reason, **more)
+async def write_events(
+    head: Head, asked: CompletionRequest, pieces: AsyncIterator[Pieces], answering: Answering
+) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of all answers as they grow, then the token counts if they are asked for."""
+    with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    more = {"usage": None} if with_usage else {}
+    for number in range(asked.n or 1):
+        yield head.chunk(number, {"role": "assistant", "content": ""}, **more)
+    async for together in pieces:
+        for number, piece in together:
+            if piece.text:
+                yield head.chunk(number, {"content": piece.text}, **more)
+            if piece.finish_reason is not None:
+                yield head.chunk(number, {}, piece.finish_reason, **more)
+    if with_usage:
+        yield head.usage(answering.usages)
+    yield DONE
 
 
 def to_question(asked: CompletionRequest, service: Service) -> Question:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -53,15 +53,17 @@ class EventStream(Response):
     Args:
         events: the events' bytes; closed when the client has left.
         timeout: seconds after which a client that does not read is left alone.
+        at_end: is called in any case, also where the client has left before the first event.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], timeout: float) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], timeout: float, at_end: Callable[[], None]) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self.events = events
         self.timeout = timeout
+        self.at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.events):
@@ -70,6 +72,8 @@ class EventStream(Response):
                     await unless_gone(receive, self.send_all(send))
             except TimeoutError:
                 raise ClientGone from None
+            finally:
+                self.at_end()
 
     async def send_all(self, send: Send) -> None:
         """Send the events as they come."""

@@ -1,5 +1,6 @@
 """Answers run side by side, end when nobody waits for them, and leave nothing behind."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from model import GenerationError
+from serving.streams import ClientGone, EventStream
 from tests.served import SteppedModel, completion, events, serving, wait_until
 
 PATH = "/v1/chat/completions"
@@ -164,3 +166,24 @@ def test_answers_of_many_threads_stay_apart():
         for thread in threads:
             thread.join()
     assert results == {length: " ".join(f"a{i}" for i in range(length)) for length in range(1, 41)}
+
+
+def test_a_stream_ends_also_where_the_client_has_left_before_its_first_event():
+    ended = []
+
+    async def run() -> None:
+        async def lines():
+            yield b"data: 1\n\n"
+
+        async def receive():
+            return {"type": "http.disconnect"}
+
+        async def send(_):
+            await asyncio.Event().wait()
+
+        stream = EventStream(lines(), 60, lambda: ended.append(True))
+        with pytest.raises(ClientGone):
+            await stream({"type": "http"}, receive, send)
+
+    asyncio.run(run())
+    assert ended == [True]

@@ -144,8 +144,10 @@ def test_other_pages_scripts_may_call_only_if_they_are_let():
         headers = {**page, "Access-Control-Request-Headers": "authorization,content-type"}
         assert client.options(PATH, headers=headers).headers["access-control-allow-origin"] == "https://page.example"
         assert client.options(PATH, headers={**headers, "Origin": "https://other.example"}).status_code == 400
-        answer = client.post("/", json=NATIVE, headers={**page, "Authorization": "Bearer key"})
-        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        for key, status in (("key", 200), ("other", 401)):
+            answer = client.post("/", json=NATIVE, headers={**page, "Authorization": f"Bearer {key}"})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == "https://page.example"
 
 
 @pytest.mark.parametrize(
