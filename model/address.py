@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import ImageError
 
-INSTEAD = "Check the address, or download the picture yourself and give its path."  # ends most messages
+INSTEAD = "Check the address, or download the picture yourself and give the file."  # ends most messages
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")

@@ -227,7 +227,7 @@ def _explain(error: Exception, host: str, timeout: float) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {host} could not be verified. Check this machine's clock and certificates, "
-            "or download the picture yourself and give its path."
+            "or download the picture yourself and give the file."
         )
     if isinstance(error, ssl.SSLError):
         return f"no secure connection to {host} was possible. {INSTEAD}"
@@ -245,7 +245,7 @@ def _explain_status(status: int, host: str) -> str:
     if status in (404, 410):
         return f"{host} has no such picture (status {status}). {INSTEAD}"
     if status in (401, 403, 407):
-        return f"{host} does not let us have it (status {status}). Download it yourself and give its path."
+        return f"{host} does not let us have it (status {status}). Download it yourself and give the file."
     if status == 429 or status >= 500:
         return f"{host} is overloaded or out of order (status {status}). Try again later."
     return f"{host} answered with status {status} and no picture. {INSTEAD}"

@@ -134,32 +134,40 @@ class BodyLimits:
             Refusal: 413, it is too large; 408, it has not arrived in time.
             ClientGone: the client left.
         """
-        too_large = Refusal(
-            413,
-            f"The request has more than {self.most:,} bytes. Send a smaller picture.",
-            code="request_too_large",
-            headers=CLOSE,
-        )
         announced = headers.get("content-length", "")
         excess = announced.isdecimal() and int(announced[:20]) > self.most
         if excess and headers.get("expect", "").lower() == "100-continue":
-            raise too_large  # who asks first need not send it
-        body = bytearray()
+            raise self.too_large()  # who asks first need not send it
         try:
             async with asyncio.timeout(self.timeout):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    excess = excess or len(body) + len(message.get("body", b"")) > self.most
-                    # What is too large is read to its end all the same, and dropped: a client that is still
-                    # sending would not see the answer.
-                    body = bytearray() if excess else body + message.get("body", b"")
-                    if not message.get("more_body", False):
-                        break
+                body = await self.collect(receive, excess)
         except TimeoutError:
             reason = f"The request has not arrived within {self.timeout:g} s."
             raise Refusal(408, reason, code="slow_request", headers=CLOSE) from None
-        if excess:
-            raise too_large
-        return bytes(body)
+        if body is None:
+            raise self.too_large()
+        return body
+
+    async def collect(self, receive: Receive, excess: bool) -> bytes | None:
+        """Return the body, None if it is too large.
+
+        That is read to its end all the same, and dropped: a client that is still sending would not see the answer.
+        """
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            excess = excess or len(body) + len(part) > self.most
+            if excess:
+                body.clear()
+            else:
+                body += part
+            if not message.get("more_body", False):
+                return None if excess else bytes(body)
+
+    def too_large(self) -> Refusal:
+        """Return the refusal of a body for its size."""
+        message = f"The request has more than {self.most:,} bytes. Send a smaller picture."
+        return Refusal(413, message, code="request_too_large", headers=CLOSE)

@@ -51,7 +51,6 @@ def pictures() -> Iterator[tuple[str, str]]:
     """Yield what is no picture that is accepted, as the text of a request."""
     yield from {
         "not base64": "this is no picture!",
-        "one letter": "A",
         "wrong padding": SCENE_BASE64.rstrip("=") + "A",
         "base64 of nothing": "====",
         "another alphabet": SCENE_BASE64.replace("+", "-").replace("/", "_") + "_-",
@@ -181,8 +180,7 @@ def native() -> Iterator[tuple[str, Any]]:
         "a\udfff",
     ):
         yield f"text {str(value)[:9]!r}", {"text": value}
-    yield "text is missing", {"image": SCENE_BASE64, "history": []}
-    yield "text with another name", {"prompt": "a"}
+    yield "text is missing", {"image": SCENE_BASE64, "prompt": "a"}
     for value in (
         "a",
         {},
@@ -262,6 +260,7 @@ def chats() -> Iterator[tuple[str, Any]]:
             ]
         },
     )
+    yield "an odd key", completion("a") | {"messages": [{**user, "odd": 1}]}
     yield "a tool's call", completion("a") | {"messages": [user, {**answer, "tool_calls": [{"id": "1"}]}, user]}
     yield "many messages", completion("a") | {"messages": [user, answer] * 6 + [user]}
     for value in ("", [""], "a" * 257, ["a"] * 5, 1, [1], {}, "\0", [["a"]]):
@@ -277,8 +276,7 @@ def chats() -> Iterator[tuple[str, Any]]:
     for value in (1, "a", [], {"include_usage": "yes"}, {"odd": 1}):
         yield f"stream_options {value}", completion("a", stream=True, stream_options=value)
     yield "stream_options without a stream", completion("a", stream_options={"include_usage": True})
-    yield "an unknown parameter", completion("a", beam_width=4)
-    yield "an unknown parameter of a message", completion("a") | {"messages": [{**user, "odd": 1}]}
+    yield "a setting of others", completion("a", beam_width=4)
 
 
 def bad_requests() -> Iterator[Bad]:
