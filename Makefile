@@ -1,4 +1,5 @@
 # make chat       talk with visualglm-tiny about an example picture
+# make web        the web page on visualglm-tiny
 # make api        serve visualglm-tiny over HTTP at 127.0.0.1:8080
 # make test       quick tests          make test-slow   the others
 # make check      style, types, import rules
@@ -9,15 +10,19 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+INSTALLED_WEB := $(VENV)/.installed-web
 INSTALLED_DEV := $(VENV)/.installed-dev
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
-.PHONY: chat api test test-slow check
+.PHONY: chat web api test test-slow check
 
 chat: $(INSTALLED)
 	@if [ -t 0 ]; then $(CHAT); else \
 	    printf '图片里有几个物体？\nstop\n' | $(CHAT) --temperature 0 && \
 	    printf 'How many objects are there?\nstop\n' | $(CHAT) --temperature 0 --english; fi
+
+web: $(INSTALLED_WEB)
+	$(RUN) web_demo.py --from_pretrained visualglm-tiny
 
 api: $(INSTALLED)
 	$(RUN) api.py --from_pretrained visualglm-tiny
@@ -42,6 +47,11 @@ $(INSTALLED): requirements_wo_ds.txt constraints.txt
 	$(PIP) install --no-deps SwissArmyTransformer -c constraints.txt
 	@touch $@
 
-$(INSTALLED_DEV): $(INSTALLED) requirements_dev.txt
+$(INSTALLED_WEB): $(INSTALLED) requirements_web.txt
+	$(PIP) install -r requirements_web.txt -c constraints.txt
+	$(PIP) install --no-deps gradio -c constraints.txt
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED_WEB) requirements_dev.txt
 	$(PIP) install --no-warn-conflicts -r requirements_dev.txt -c constraints.txt
 	@touch $@

@@ -11,13 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from cli_demo import FAILED, MISUSED, add_model_arguments, load_model
 from model import ChatModel, SettingError, VisualGLMError, load_sat
-from model.arguments import add_model_arguments, loading_arguments
 from serving import Settings, create_app
 from serving.server import serve
 from serving.trace import set_up_logging
-
-FAILED, MISUSED = 1, 2  # exit codes
 
 
 def parse_arguments() -> tuple[argparse.Namespace, Settings]:
@@ -38,10 +36,9 @@ def main(load: Callable[..., ChatModel] = load_sat) -> None:
     options, settings = parse_arguments()
     set_up_logging(settings.log_text)
     # All that the server lets in may wait, for a moment, before the first of them are begun.
-    places = {"rows": settings.max_batch, "most_waiting": settings.most_answers}
-    load_model = partial(load, options.from_pretrained, **places, **loading_arguments(options))
+    load_places = partial(load, rows=settings.max_batch, most_waiting=settings.most_answers)
     try:
-        serve(create_app(None, settings), settings, load_model)
+        serve(create_app(None, settings), settings, partial(load_model, options, load_places))
     except VisualGLMError as error:
         print(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)

@@ -28,9 +28,10 @@ from model import (
     VisualGLMError,
     load_sat,
 )
-from model.arguments import add_model_arguments, loading_arguments
 from model.chat import dropped_notice
+from model.checkpoint.resolve import DEFAULT_MODEL
 from model.image import load_image
+from model.loading import DTYPES
 
 CLEAR, STOP = "clear", "stop"
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
@@ -248,11 +249,28 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a model and how it is loaded."""
+    add = parser.add_argument
+    names = "visualglm-tiny, visualglm-6b, a directory, or a hub id"
+    add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
+    add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
+
+
+def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
+    """Load the model that the flags of `add_model_arguments` name, showing how far it is."""
+    settings = {name: getattr(options, name) for name in ("device", "dtype", "quant")}
+    with loading_bar() as progress:
+        return load(options.from_pretrained, progress=progress, **settings)
+
+
 def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
     add_model_arguments(parser)
+    add = parser.add_argument
     add("--image", metavar="PATH_OR_URL", help="picture to start with")
     add("--query", help="answer this one question and exit")
     add("--english", action="store_true", help="talk English")
@@ -272,8 +290,7 @@ def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..
     """Load the model, then answer one question or talk."""
     language = ENGLISH if options.english else CHINESE
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
-    with loading_bar() as progress:
-        model = load(options.from_pretrained, progress=progress, **loading_arguments(options))
+    model = load_model(options, load)
     if options.query:
         answer_once(model, config, Conversation(image, language=language), options.query)
         return

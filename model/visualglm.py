@@ -90,7 +90,7 @@ class ImageMixin(BaseMixin):
 
 def insert_rows(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
     """Replace embeddings [B, T, D] by images [B or 1, L, D] from `starts[b]` on, in a new tensor."""
-    images = images.to(embeddings.dtype).expand(len(starts), -1, -1)
+    images = images.to(embeddings.device, embeddings.dtype).expand(len(starts), -1, -1)
     length = images.shape[1]
     if len(set(starts)) == 1 and starts[0] >= 0:
         return torch.cat((embeddings[:, : starts[0]], images, embeddings[:, starts[0] + length :]), dim=1)

@@ -54,7 +54,6 @@ def test_cached_logits_equal_full_recomputation(
         decoder = decoder_class(Layers(golden_model) if decoder_class is LayerDecoder else golden_model)
         decoder.grow(1, len(ids))
         actual = [drain(decoder.prefill(0, [request_of(case, images)]))]
-        decoder.use(1)
         first = len(case["input_ids"]) + 1
         actual += [decoder.decode(torch.tensor([token]), first + n) for n, token in enumerate(case["continuation"])]
     start = len(case["input_ids"]) - 1
@@ -76,7 +75,6 @@ def test_rows_side_by_side_have_the_logits_that_each_has_alone(
         decoder.grow(len(chosen), longest + steps)
         for start, end in itertools.pairwise(itertools.accumulate(groups, initial=0)):
             drain(decoder.prefill(start, [request_of(case, pictures[id(case)]) for case in chosen[start:end]]))
-        decoder.use(len(chosen))
         for step in range(steps):
             if gone is not None and step == steps - 1:
                 last = len(chosen) - 1

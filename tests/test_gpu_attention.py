@@ -26,7 +26,7 @@ def make_cache(contexts: list[int], head_dim: int) -> KVCache:
     rotary = RotaryEmbedding(head_dim // 2).to(DEVICE)
     for row, context in enumerate(contexts, start=1):
         positions = answer_positions(context + 1, ROOM, torch.device(DEVICE))
-        cache.begin_row(row, context, rotary.angles(positions.transpose(0, 1)))
+        cache.begin_row(row, rotary.angles(positions.transpose(0, 1)))
     return cache
 
 
@@ -52,8 +52,8 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool) -
     from model.kernels.device import attention as kernels
 
     expected, actual = make_cache(contexts, head_dim), make_cache(contexts, head_dim)
-    rows, count = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(len(contexts), device=DEVICE)
-    past = (actual.cos, actual.sin), actual.pairs[1], actual.lengths, count
+    rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE)
+    past = (actual.cos, actual.sin), actual.pairs[1], lengths
     qkv = random_qkv(sum(contexts) + len(contexts), head_dim, by_head)
     want = attention.attend_prompts(expected, 1, contexts)(1, qkv)
     padded = spread(qkv, contexts)
@@ -64,8 +64,8 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool) -
     parts = [got[n * max(contexts) :][:length] for n, length in enumerate(contexts)]
     assert relative_error(torch.cat((*parts, got[tokens:])).cpu(), want.cpu()) < 1e-5
     for step in range(2):
-        for cache in (expected, actual):
-            cache.lengths[1:] += 1
+        lengths += 1
+        expected.lengths[1:] = lengths
         longest = max(contexts) + 2 + step
         qkv = random_qkv(len(contexts), head_dim, by_head)
         want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv)
@@ -86,9 +86,9 @@ def test_rows_not_in_use_are_left_alone() -> None:
     from model.kernels.device import attention as kernels
 
     cache = make_cache([4, 4], 16)
-    cache.lengths[2] = ROOM + 1
-    before, two = cache.layers.clone(), torch.tensor(2, device=DEVICE)
-    past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths, two
+    cache.lengths[:] = torch.tensor([4, 9, -1])
+    before = cache.layers.clone()
+    past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths
     kernels.attend_tokens(random_qkv(3, 16, False), *past, 256)
     changed = (cache.layers != before).flatten(3).any(-1)[0]  # [2, R, H]
     assert changed[1, :2].all() and not changed[:, 2].any()

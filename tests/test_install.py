@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.web_program import running_page
 
 ROOT = Path(__file__).parents[1]
 DESCRIPTION = "黑色的圆环在右上角，紫色的小汽车在右边，红色的星星在左下角。"
@@ -59,3 +62,9 @@ def test_requirements_for_inference_then_sat_alone(clone: Path) -> None:
     assert "图片中一共有三个物体。" in printed
     assert "the purple car is on the right" in printed
     assert "There are three objects in the picture." in printed
+
+
+def test_the_web_page_starts_from_a_bare_clone(clone: Path) -> None:
+    command = ["make", "web", f"PYTHON={sys.executable}"]
+    with running_page(command, cwd=clone, PYTHONPATH="") as url, urllib.request.urlopen(url) as page:
+        assert b"VisualGLM" in page.read()

@@ -261,7 +261,6 @@ def test_the_decoder_and_the_whole_model_agree(few_bits: SatChatModel) -> None:
         decoder = make_decoder(network)
         decoder.grow(1, 32)
         drain(decoder.prefill(0, [Request(ids[0, :9].tolist(), GenerationConfig())]))
-        decoder.use(1)
         steps = torch.cat([decoder.decode(ids[0, [number]], number + 1) for number in (9, 10, 11)])
         mask = torch.ones(12, 12).tril()
         mask[:, :8] = 1

@@ -1,5 +1,6 @@
 """What the documents claim holds: their code runs, their files exist, their flags are the program's."""
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -142,15 +143,34 @@ def test_the_mistake_that_is_quoted_is_made(name: str, model: SatChatModel) -> N
     assert answer == mistake
 
 
-@pytest.mark.parametrize("program", ["cli_demo.py", "api.py"])
+@functools.cache
+def flags_of(program: str) -> set[str]:
+    """Return the flags that a program's help lists."""
+    command = [sys.executable, program, "--help"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    return set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
+
+
+def flags_named(text: str, program: str) -> set[str]:
+    """Return the flags that a document's text gives to a program, or names by themselves."""
+    lines = [line for language, block in BLOCK.findall(text) if language == "sh" for line in block.splitlines()]
+    lines += CODE_SPAN.findall(BLOCK.sub("", text))
+    return {f for line in lines if program in line or line.startswith("--") for f in re.findall(r"--\w[\w-]*", line)}
+
+
 @pytest.mark.parametrize("name", READMES)
-def test_the_flags_are_the_program_s(name: str, program: str) -> None:
-    (section,) = [part for part in re.split(r"^## ", read(name), flags=re.MULTILINE) if f"python {program}" in part]
-    named = {flag for line in section.splitlines() for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line)}
-    help_text = subprocess.run(
-        [sys.executable, program, "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
-    ).stdout
-    assert named == set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", help_text, re.MULTILINE)) - {"--help"}
+def test_the_flags_are_the_programs_(name: str) -> None:
+    sections = re.split("^## ", read(name), flags=re.MULTILINE)
+    (terminal,) = (text for text in sections if "python cli_demo.py" in text)
+    (page,) = (text for text in sections if "python web_demo.py" in text)
+    (server,) = (text for text in sections if "python api.py" in text)
+    assert flags_named(terminal, "cli_demo.py") == flags_of("cli_demo.py")
+    assert flags_of("web_demo.py") - flags_of("cli_demo.py") <= flags_named(page, "web_demo.py")
+    assert flags_named(page, "web_demo.py") <= flags_of("web_demo.py")
+    assert flags_named(server, "api.py") == flags_of("api.py")
+    programs = ("cli_demo.py", "web_demo.py", "api.py")
+    everywhere = {flag for program in programs for flag in flags_named(read(name), program)}
+    assert everywhere <= {flag for program in programs for flag in flags_of(program)}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

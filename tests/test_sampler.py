@@ -1,11 +1,16 @@
 """Each row of a batch is sampled by its own settings, seed and past."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from model.generation import GenerationConfig, Request
 from model.generation.sampler import BROKEN, Sampler
+from model.kernels.choice import has_triton
 
 VOCABULARY, END = 40, 39
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WILD = GenerationConfig(temperature=3.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
 CONFIGS = [
     GenerationConfig(temperature=0, repetition_penalty=1.0),
@@ -85,3 +90,30 @@ def test_the_given_logits_are_left_alone() -> None:
     before = logits.clone()
     draw_alone(CONFIGS[3].replace(min_length=9), logits, [(0, 3)])
     assert torch.equal(logits, before)
+
+
+@pytest.mark.skipif(not has_triton(DEVICE), reason="needs Triton and a CUDA device, or TRITON_INTERPRET=1")
+@pytest.mark.parametrize("width", [9, 40])
+def test_kernels_draw_what_torch_draws(width: int) -> None:
+    configs = [
+        *CONFIGS[1:],
+        WILD.replace(seed=5, top_p=0.3),
+        CONFIGS[0].replace(repetition_penalty=1.5),
+        WILD.replace(seed=6, top_k=4, top_p=0.6, min_length=9),
+    ]
+    configs = [config.replace(top_k=min(config.top_k or width, width)) for config in configs]
+    logits = torch.randn(14, len(configs) + 1, VOCABULARY, device=DEVICE)
+    logits[:, -1, 30] = float("nan")
+    samplers = [Sampler(len(configs) + 2, VOCABULARY, 12, END, DEVICE) for _ in range(2)]
+    requests = [ask(config, [(row, row + 2)]) for row, config in enumerate([*configs, configs[0]])]
+    for sampler in samplers:
+        sampler.has_kernels = sampler is samplers[0]
+        for row, request in enumerate(requests, start=1):
+            sampler.begin(row, replace(request, config=request.config.replace(seed=row)), 12)
+    for drawn, step in enumerate(logits):  # two more than there are random numbers for
+        plan = samplers[0].plan((request, drawn) for request in requests)
+        ours, theirs = (sampler.sample(step, plan, first=1) for sampler in samplers)
+        assert ours.tolist() == theirs.tolist()
+        assert ours[-1] == BROKEN
+        assert torch.equal(samplers[0].drawn, samplers[1].drawn)
+    assert torch.equal(samplers[0].seen[1:-1], samplers[1].seen[1:-1])

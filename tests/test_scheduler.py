@@ -1,7 +1,10 @@
 """Requests of many threads are answered side by side, each as it would be alone."""
 
+import copy
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,8 +13,9 @@ import pytest
 import torch
 
 from model.errors import BusyError, GenerationError
-from model.generation import Request, Scheduler, Step, generate
+from model.generation import Request, Scheduler, Step, generate, scheduler_of
 from model.visualglm import VisualGLMModel
+from tests.conftest import build_model
 from tests.test_batch import END, GREEDY, draw_requests, prompts  # noqa: F401  (a fixture)
 
 LONG = GREEDY.replace(max_new_tokens=150, min_length=2000, max_length=2000)
@@ -120,3 +124,22 @@ def test_closing_ends_everything(golden_model: VisualGLMModel, prompts: list[dic
     with pytest.raises(GenerationError, match="no more questions"):
         scheduler.submit(Request(config=LONG, **prompts[0]))
     assert threading.active_count() < 50
+
+
+def test_a_scheduler_is_shared_until_weights_are_exchanged_and_ends_with_its_network(
+    golden_spec: Any,
+    prompts: list[dict[str, Any]],  # noqa: F811
+) -> None:
+    model = build_model(golden_spec)
+    first = scheduler_of(model, END)
+    assert len(list(first.submit(Request(config=GREEDY.replace(max_new_tokens=3), **prompts[0])))) == 3
+    assert scheduler_of(model, END) is first
+    layer = model.transformer.layers[0].attention
+    layer.dense = copy.deepcopy(layer.dense)
+    second = scheduler_of(model, END)
+    assert second is not first
+    thread, died = first.thread, weakref.ref(model)
+    del model, layer
+    gc.collect()
+    assert died() is None and first.closed and second.closed
+    assert thread is None or not thread.is_alive()

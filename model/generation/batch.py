@@ -200,7 +200,6 @@ class Batch:
                 self.decoder.move(opening.first + number, first + number, len(row.request.token_ids))
             self.sampler.begin(first + number, row.request, row.budget)
         self.rows += opening.rows
-        self.decoder.use(len(self.rows))
         self._draw(logits, self.sampler.plan((row.request, 0) for row in opening.rows), first)
         for row in opening.rows:
             row.drawn += 1
@@ -288,7 +287,8 @@ class Batch:
             self.sampler.move(last, place)
             self.tokens[place] = self.tokens[last]
             self.rows[place] = self.rows[last]
+        else:
+            self.decoder.free(last)
         self.rows.pop()
-        self.decoder.use(last)
         if not self.rows:
             self.flight = None

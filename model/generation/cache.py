@@ -20,14 +20,14 @@ class KVCache:
 
     Attributes:
         layers: [layers, 2, R, H, room, head_dim], keys and values.
-        lengths: int64 [R], tokens in each row.
+        lengths: int64 [R], tokens in each row; -1 where it is not in use.
         cos, sin: [R, room, head_dim], see `rotate`.
     """
 
     def __init__(self, layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
         rows, _, room, head_dim = shape
         self.layers = torch.zeros(layers, 2, *shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.lengths = torch.full((rows,), -1, device=device)
         self.cos = torch.zeros(rows, room, head_dim, device=device, dtype=dtype)
         self.sin = torch.zeros_like(self.cos)
         self.pairs = [(pair[0], pair[1]) for pair in self.layers]
@@ -51,14 +51,17 @@ class KVCache:
         larger.sin[: self.rows, : self.room] = self.sin
         return larger
 
-    def begin_row(self, row: int, length: int, angles: torch.Tensor) -> None:
-        """Prepare a row for `length` tokens and what follows, of `angles` [room, 2, head_dim / 2]."""
+    def begin_row(self, row: int, angles: torch.Tensor) -> None:
+        """Prepare a row for tokens of `angles` [room, 2, head_dim / 2]."""
         sin = angles.sin()
         quarter = angles.shape[-1] // 2
         sin[..., :quarter].neg_()
         self.cos[row] = angles.cos().flatten(1)
         self.sin[row] = sin.flatten(1)
-        self.lengths[row] = length
+
+    def fill_rows(self, first: int, contexts: list[int]) -> None:
+        """Note that the rows from `first` on now have prompts with contexts of these lengths."""
+        self.lengths[first : first + len(contexts)] = torch.tensor(contexts).to(self.lengths.device) + 1
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy a row, of `length` tokens, to another."""

@@ -41,16 +41,16 @@ class Decoder(Protocol):
         """
         ...
 
-    def use(self, count: int) -> None:
-        """Say how many rows are in use: others that are decoded with them do not count."""
+    def move(self, source: int, target: int, length: int) -> None:
+        """Let row `target` go on where row `source`, of `length` tokens, is; that one is then free."""
         ...
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` go on where row `source`, of `length` tokens, is."""
+    def free(self, row: int) -> None:
+        """Take a row out of use: where it is decoded with others, it does not count."""
         ...
 
     def clear(self, row: int) -> None:
-        """Forget a row whose numbers are none, so that they reach no other."""
+        """Forget what a row has, which are no numbers, so that they reach no other."""
         ...
 
     def grow(self, rows: int, room: int) -> None:
@@ -92,7 +92,7 @@ def begin_rows(layers: Layers, cache: KVCache, first: int, requests: Sequence[Re
     contexts = [len(request.token_ids) - 1 for request in requests]
     for row, context in enumerate(contexts, start=first):
         positions = answer_positions(context + 1, cache.room, cache.lengths.device)
-        cache.begin_row(row, context, layers.network.rotary.angles(positions.transpose(0, 1)))
+        cache.begin_row(row, layers.network.rotary.angles(positions.transpose(0, 1)))
     return contexts
 
 
@@ -113,7 +113,7 @@ class LayerDecoder:
         attend = attention.attend_prompts(self.cache, first, contexts)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        self.cache.lengths[first : first + len(requests)] += 1
+        self.cache.fill_rows(first, contexts)
         return self.layers.logits(x[-len(requests) :])
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
@@ -123,12 +123,14 @@ class LayerDecoder:
         self.cache.lengths[:count] += 1
         return logits
 
-    def use(self, count: int) -> None:
-        """Nothing to do: no row is computed that is not in use."""
-
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
         self.cache.copy_row(source, target, length)
+        self.free(source)
+
+    def free(self, row: int) -> None:
+        """Take a row out of use."""
+        self.cache.lengths[row] = -1
 
     def clear(self, row: int) -> None:
         """Forget a row whose numbers are none: a mask does not hide them from the next one in its place."""

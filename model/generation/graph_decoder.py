@@ -24,9 +24,8 @@ class GraphDecoder:
         self.device = layers.network.device
         self.cache = make_cache(layers, 0, 0)
         self.index = torch.zeros(0, dtype=torch.long, device=self.device)
-        self.used = torch.zeros((), dtype=torch.long, device=self.device)
-        self.prompts = torch.zeros((), dtype=torch.long, device=self.device)
         self.prompt_rows = torch.zeros(PROMPTS[-1], dtype=torch.long, device=self.device)
+        self.prompt_lengths = torch.zeros_like(self.prompt_rows)
         self.embedded = torch.zeros(0)
         self.read_logits = torch.zeros(0)
 
@@ -35,12 +34,12 @@ class GraphDecoder:
         contexts = begin_rows(self.layers, self.cache, first, requests)
         if fits_together(contexts):
             count, length = padded(len(requests), PROMPTS), padded(max(contexts), LENGTHS)
-            self._place(first, requests, count, length)
+            self._place(first, requests, contexts, count, length)
             self.graphs.run((count, length), lambda: self._read(count, length))
             logits = self.read_logits[: len(requests)]
         else:
-            logits = yield from self._read_long(first, requests, max(contexts))
-        self.cache.lengths[first : first + len(requests)] += 1
+            logits = yield from self._read_long(first, requests, contexts)
+        self.cache.fill_rows(first, contexts)
         return logits
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
@@ -49,19 +48,20 @@ class GraphDecoder:
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             angles = self.cache.cos, self.cache.sin
-            return attention.attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, self.used, longest)
+            return attention.attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, longest)
 
         logits = self.layers.decode(tokens, attend)
-        self.cache.lengths[:count] += self.index[:count] < self.used
+        self.cache.lengths[:count] += self.cache.lengths[:count] >= 0
         return logits
-
-    def use(self, count: int) -> None:
-        """Say how many rows are in use: a graph computes more, which must not count."""
-        self.used.fill_(count)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
         self.cache.copy_row(source, target, length)
+        self.free(source)
+
+    def free(self, row: int) -> None:
+        """Take a row out of use: a graph computes more rows than are, which must not count."""
+        self.cache.lengths[row] = -1
 
     def clear(self, row: int) -> None:
         """Nothing to do: the kernels read no further than a row goes."""
@@ -80,46 +80,43 @@ class GraphDecoder:
         """Return what `decode` counts on the device."""
         return [self.cache.lengths]
 
-    def _place(self, first: int, requests: Sequence[Request], count: int, length: int) -> None:
+    def _place(self, first: int, requests: Sequence[Request], contexts: list[int], count: int, length: int) -> None:
         """Put the embedded prompts where the graph looks for them: `count` contexts of `length` places, then <sop>s."""
         for number, prompt in enumerate(self.layers.embed(requests)):
             self.embedded[number * length : number * length + len(prompt) - 1] = prompt[:-1]
             self.embedded[count * length + number] = prompt[-1]
         self.prompt_rows[: len(requests)] = first + self.index[: len(requests)]
-        self.prompts.fill_(len(requests))
+        self.prompt_lengths[:count] = torch.tensor(contexts + [-1] * (count - len(contexts))).to(self.device)
 
     def _read(self, count: int, length: int) -> None:
         """Read prompts from their places, and leave the logits in theirs."""
         x = self.embedded[: count * length + count]
-        attend = self._attend_prompts(self.prompt_rows[:count], self.prompts, length)
+        attend = self._attend_prompts(self.prompt_rows[:count], self.prompt_lengths[:count], length)
         self.read_logits[:count] = self.layers.logits(self.layers.run(x, attend)[-count:])
 
-    def _read_long(self, first: int, requests: Sequence[Request], length: int) -> Prefill:
+    def _read_long(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
         """Read prompts layer by layer."""
-        embedded = self.layers.embed(requests)
-        contexts = self.embedded.new_zeros(len(requests), length, self.layers.weights.width)
-        for places, prompt in zip(contexts, embedded, strict=True):
-            places[: len(prompt) - 1] = prompt[:-1]
-        x = torch.cat([contexts.flatten(0, 1), *(prompt[-1:] for prompt in embedded)])
-        every_one = torch.full((), len(requests), device=self.device)
-        attend = self._attend_prompts(first + self.index[: len(requests)], every_one, length)
+        embedded, longest = self.layers.embed(requests), max(contexts)
+        places = self.embedded.new_zeros(len(requests), longest, self.layers.weights.width)
+        for row, prompt in zip(places, embedded, strict=True):
+            row[: len(prompt) - 1] = prompt[:-1]
+        x = torch.cat([places.flatten(0, 1), *(prompt[-1:] for prompt in embedded)])
+        rows, lengths = first + self.index[: len(requests)], torch.tensor(contexts).to(self.device)
+        attend = self._attend_prompts(rows, lengths, longest)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
         return self.layers.logits(x[-len(requests) :])
 
-    def _attend_prompts(self, rows: torch.Tensor, used: torch.Tensor, length: int) -> Attend:
-        """Return how prompts in `length` places each attend, their contexts first and then the <sop> of each.
-
-        Only the first `used` are stored.
-        """
-        tokens = len(rows) * length
+    def _attend_prompts(self, rows: torch.Tensor, lengths: torch.Tensor, places: int) -> Attend:
+        """Return how prompts attend whose contexts have `places` each, the <sop> of each coming after all of them."""
+        tokens = len(rows) * places
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             found = torch.empty(len(qkv), self.layers.weights.width, device=self.device, dtype=qkv.dtype)
             cache = self.cache
-            past = (cache.cos, cache.sin), cache.pairs[layer], cache.lengths, used
+            past = (cache.cos, cache.sin), cache.pairs[layer], lengths
             attention.attend_contexts(qkv[:tokens], *past, rows, found[:tokens])
-            attention.attend_tokens(qkv[tokens:], *past, length + 1, rows, found[tokens:])
+            attention.attend_tokens(qkv[tokens:], *past, places + 1, rows, found[tokens:])
             return found
 
         return attend

@@ -53,12 +53,10 @@ class Layers:
     def embed(self, requests: Sequence[Request]) -> list[torch.Tensor]:
         """Return the embedded prompt [T, D] of each request."""
         device = self.network.device
-        embedded = []
-        for one in requests:
-            images = None if one.images is None else one.images.to(device)
-            ids = torch.tensor([one.token_ids], device=device)
-            embedded.append(self.network.embed(ids, images, one.image_start)[0])
-        return embedded
+        return [
+            self.network.embed(torch.tensor([one.token_ids], device=device), one.images, one.image_start)[0]
+            for one in requests
+        ]
 
     def _split(self, qkv: torch.Tensor) -> torch.Tensor:
         """View the outputs of query_key_value as [N, 3, H, head_dim]."""

@@ -49,16 +49,16 @@ class ModelDecoder:
         """Add one token [B] to each of the first B rows."""
         return torch.cat([self._decode_row(past, token) for past, token in zip(self.rows, tokens, strict=False)])
 
-    def use(self, count: int) -> None:
-        """Nothing to do: no row is computed that is not in use."""
-
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
         self.rows[target] = self.rows[source]
 
-    def clear(self, row: int) -> None:
-        """Forget a row whose numbers are none."""
+    def free(self, row: int) -> None:
+        """Forget a row that is not in use."""
         self.rows[row] = Past([], 0, 0)
+
+    def clear(self, row: int) -> None:
+        """Nothing to do: rows share nothing."""
 
     def grow(self, rows: int, room: int) -> None:
         """Make room for so many rows; their tokens take what they need."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..kernels.choice import has_triton
 from .config import GenerationConfig
 from .request import Request
 from .sampling import NEVER, Shape, ban, candidates, draw, penalize
@@ -47,6 +48,7 @@ class Sampler:
     def __init__(self, rows: int, vocabulary: int, longest: int, end_id: int, device: torch.device) -> None:
         self.vocabulary = vocabulary
         self.end_id = end_id
+        self.has_kernels = has_triton(device)
         self.drawn = torch.zeros(rows, dtype=torch.long, device=device)
         self.shortest = torch.zeros(rows, dtype=torch.long, device=device)  # tokens before which none may end
         self.banned = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
@@ -104,6 +106,8 @@ class Sampler:
     def sample(self, logits: torch.Tensor, plan: Plan, first: int = 0) -> torch.Tensor:
         """Return the next token [B] of the rows from `first` on, from logits [B, V]; BROKEN where these hold NaN."""
         rows = slice(first, first + len(logits))
+        if plan.width and self.has_kernels:
+            return self._sample_by_kernels(logits, plan, rows)
         logits = self._restrict(logits.masked_fill(self.banned[rows], NEVER), plan, rows)
         if plan.greedy or not plan.width:
             tokens = logits.argmax(-1)  # of what is no number, if there is any
@@ -114,6 +118,17 @@ class Sampler:
         self.seen[rows].scatter_(1, tokens[:, None], True)
         self.drawn[rows] += 1
         return tokens.masked_fill(broken, BROKEN)
+
+    def _sample_by_kernels(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
+        """Do the same in two kernels and torch's topk."""
+        from ..kernels.device import sampling  # imports triton
+
+        marks = self.banned[rows], self.seen[rows], self.penalty[rows], self.temperature[rows]
+        counts = self.drawn[rows], self.shortest[rows]
+        values, ids = sampling.restrict(logits, *marks, counts, self.end_id).topk(plan.width)
+        limits = self.top_k[rows], self.top_p[rows]
+        chosen = self.uniform[rows], self.sampled[rows], self.drawn[rows], self.seen[rows]
+        return sampling.draw(values, ids, limits, *chosen, BROKEN)
 
     def _draw(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
         """Draw a token [B] by each row's random number; one whose logit is no number, if there is any."""

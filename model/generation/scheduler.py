@@ -142,7 +142,7 @@ class Scheduler:
             self.closed = True
             self.changed.notify()
             thread = self.thread
-        if thread is not None:
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     @property

@@ -22,4 +22,5 @@ def scheduler_of(network: Network, end_id: int) -> Scheduler:
         if known is None or known[0] != mark:
             known = mark, Scheduler(weakref.proxy(network), end_id=end_id)
             _schedulers[network] = known
+            weakref.finalize(network, known[1].close)
         return known[1]

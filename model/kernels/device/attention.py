@@ -1,7 +1,7 @@
 """Attention over cached keys and values on a GPU, in Triton: rotary angles, the cache's new entries and the softmax.
 
 The functions are those of `generation.attention`. A row's keys are read in parts, by as many programs as its longest
-row needs, and a second kernel adds the parts up; rows that are not in use are skipped.
+row needs, and a second kernel adds the parts up.
 Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
@@ -33,7 +33,6 @@ def attend_part(
     keys,
     values,
     lengths,
-    used,
     rows,
     context,
     parts,
@@ -54,13 +53,13 @@ def attend_part(
 ):
     """Attend with one head of one token to one part of its row's keys."""
     token, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if token < tl.load(used):
+    length = tl.load(lengths + token)  # the new token's place
+    start = part * PART
+    if start <= length:
         row = token
         if rows is not None:
             row = tl.load(rows + token)
-        length = tl.load(lengths + row)  # the new token's place
         place = tl.minimum(length, room - 1)
-        start = part * PART
         if start <= place:
             dims = tl.arange(0, HEAD_DIM)
             c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
@@ -113,7 +112,6 @@ def join_parts(
     parts,
     sums,
     lengths,
-    used,
     rows,
     context,
     room,
@@ -125,11 +123,9 @@ def join_parts(
 ):
     """Add up the parts of one head of one token."""
     token, head = tl.program_id(0), tl.program_id(1)
-    if token < tl.load(used):
-        row = token
-        if rows is not None:
-            row = tl.load(rows + token)
-        place = tl.minimum(tl.load(lengths + row), room - 1)
+    length = tl.load(lengths + token)
+    if length >= 0:
+        place = tl.minimum(length, room - 1)
         dims = tl.arange(0, HEAD_DIM)
         numbers = tl.arange(0, PARTS_PADDED)
         there = (numbers < PARTS) & (numbers * PART <= place)
@@ -151,7 +147,6 @@ def store_token(
     values,
     queries,
     lengths,
-    used,
     rows,
     qkv_row,
     qkv_part,
@@ -165,8 +160,8 @@ def store_token(
 ):
     """Turn some heads of the query and key of one token of a prompt, and store its key and value."""
     place, prompt = tl.program_id(0), tl.program_id(1)
-    row = tl.load(rows + prompt)
-    if (prompt < tl.load(used)) & (place < tl.load(lengths + row)):
+    if place < tl.load(lengths + prompt):
+        row = tl.load(rows + prompt)
         heads = tl.program_id(2) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)[:, None]
         dims = tl.arange(0, HEAD_DIM)[None, :]
         there = (heads < HEADS) & (dims >= 0)
@@ -190,7 +185,6 @@ def attend_block(
     keys,
     values,
     lengths,
-    used,
     rows,
     context,
     cache_row,
@@ -204,9 +198,9 @@ def attend_block(
 ):
     """Let a block of tokens of one head of one prompt see its whole context."""
     first, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
-    row = tl.load(rows + prompt)
-    length = tl.load(lengths + row)
-    if (prompt < tl.load(used)) & (first < length):
+    length = tl.load(lengths + prompt)
+    if first < length:
+        row = tl.load(rows + prompt)
         dims = tl.arange(0, HEAD_DIM)
         asking = first + tl.arange(0, BLOCK_Q)
         own = ((prompt.to(tl.int64) * tokens + asking)[:, None] * HEADS + head) * HEAD_DIM + dims[None, :]
@@ -238,7 +232,6 @@ def attend_tokens(
     angles: tuple[torch.Tensor, torch.Tensor],
     pair: tuple[torch.Tensor, torch.Tensor],
     lengths: torch.Tensor,
-    used: torch.Tensor,
     longest: int,
     rows: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
@@ -249,8 +242,7 @@ def attend_tokens(
         qkv: [B, 3, H, head_dim], in any order of strides but the last; not yet turned.
         angles: cos and sin [R, room, head_dim], see `generation.cache.rotate`.
         pair: keys and values [R, H, room, head_dim], which get those of the token at the place that `lengths` says.
-        lengths: int64 [R], tokens before this one.
-        used: int64 [], tokens to compute; the others of the result hold nothing of use.
+        lengths: int64 [B], tokens before each; where it is negative, nothing is stored, nor computed of use.
         longest: no row has more tokens, this one included.
         rows: int64 [B], the row of each token; None for the first B.
         out: [B, H x head_dim], to be filled and returned.
@@ -270,7 +262,6 @@ def attend_tokens(
         keys,
         values,
         lengths,
-        used,
         rows,
         context,
         found,
@@ -288,7 +279,7 @@ def attend_tokens(
     if parts > 1:
         padded = triton.next_power_of_2(parts)
         join_parts[(count, heads)](
-            found, sums, lengths, used, rows, context, keys.shape[2], **sizes, PARTS_PADDED=padded, num_warps=2
+            found, sums, lengths, rows, context, keys.shape[2], **sizes, PARTS_PADDED=padded, num_warps=2
         )
     return context
 
@@ -298,15 +289,14 @@ def attend_contexts(
     angles: tuple[torch.Tensor, torch.Tensor],
     pair: tuple[torch.Tensor, torch.Tensor],
     lengths: torch.Tensor,
-    used: torch.Tensor,
     rows: torch.Tensor,
     out: torch.Tensor,
 ) -> None:
     """Let the tokens of each prompt see one another, and store their keys and values in the prompt's row.
 
     Args:
-        qkv: [n x T, 3, H, head_dim], T places for each of n prompts, of which `lengths` of its row are in use.
-        used: int64 [], prompts to read; nothing is stored of the others.
+        qkv: [n x T, 3, H, head_dim], T places for each of n prompts.
+        lengths: int64 [n], how many of these are in use; nothing is stored of the others.
         rows: int64 [n], the row of each prompt.
         out: [n x T, H x head_dim], to be filled where a place is in use.
 
@@ -324,7 +314,6 @@ def attend_contexts(
         values,
         queries,
         lengths,
-        used,
         rows,
         *qkv.stride()[:3],
         angles[0].stride(0),
@@ -340,7 +329,6 @@ def attend_contexts(
         keys,
         values,
         lengths,
-        used,
         rows,
         out,
         keys.stride(0),

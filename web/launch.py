@@ -1,0 +1,74 @@
+"""Starts the server that shows the page, and ends it."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from model import ChatModel, GenerationConfig, SettingError
+
+MAX_UPLOAD = "32mb"  # a saved conversation with its picture
+SPARE_THREADS = 32  # beside those that answer, so that nobody's click on Stop waits for one
+MAX_SESSIONS = 1000  # visitors whose conversations are kept
+
+
+@contextmanager
+def serving(
+    model: ChatModel,
+    config: GenerationConfig,
+    address: str,
+    port: int,
+    *,
+    auth: list[tuple[str, str]] | None = None,
+    share: bool = False,
+) -> Iterator[list[str]]:
+    """Serve the page during the block, which gets the URLs where it is.
+
+    Args:
+        address: to listen at; 0.0.0.0 for all of this machine's.
+        auth: names and passwords of those who may enter; none for everybody.
+        share: also ask Gradio's servers for a public address.
+
+    Raises:
+        SettingError: nothing can listen there.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would report to its makers
+    import gradio as gr  # takes seconds
+
+    from .layout import CSS, EXAMPLES_FOLDER, PASTE_JS
+    from .page import MAX_ASKING, Page
+
+    blocks = Page(model, config).blocks
+    try:
+        _, local_url, share_url = blocks.launch(
+            server_name=address,
+            server_port=port,
+            share=share,
+            auth=auth or None,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_threads=MAX_ASKING + SPARE_THREADS,
+            max_file_size=MAX_UPLOAD,
+            state_session_capacity=MAX_SESSIONS,
+            allowed_paths=[str(EXAMPLES_FOLDER)],
+            footer_links=["settings"],
+            ssr_mode=False,
+            theme=gr.themes.Default(primary_hue="blue", secondary_hue="blue"),
+            css=CSS,
+            head=PASTE_JS,
+        )
+    except OSError as error:
+        raise SettingError(f"The page cannot be at {address}, port {port}: {error}. Choose another port.") from error
+    try:
+        yield [url for url in (local_url, share_url) if url]
+    finally:
+        blocks.close(verbose=False)
+
+
+def wait_for_the_end() -> None:
+    """Wait until somebody presses Ctrl-C or asks the program to end."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()

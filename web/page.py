@@ -1,0 +1,278 @@
+"""The page: what a click does to the visitor's session, and what is then shown of it."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from model import CHINESE, ENGLISH, ChatModel, GenerationConfig, SettingError, VisualGLMError
+
+from .conversation_file import from_json, to_json, to_markdown
+from .layout import EXAMPLES, EXAMPLES_FOLDER, SETTINGS, lay_out, words
+from .picture import Picture
+from .session import Dialogue, Exchange, Session, Status
+from .texts import TEXTS, choose_language
+from .uploads import accept_uploads_only
+
+MAX_ASKING = 128  # answers at a time; more wait in line
+KEEP_UPLOADS_S = 3600
+WORD_JOINER = "\u2060"  # takes no room
+Updates = dict[Any, Any]
+
+# Hands a file that the server has written to the browser, which saves it.
+SAVE_JS = """(file) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([file.text], {type: file.type}));
+    link.download = file.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}"""
+
+
+class Page:
+    """The page on one model, shared by all visitors; `blocks` is what Gradio launches.
+
+    Args:
+        model: answers, for several threads at a time.
+        config: the settings that a visitor finds.
+    """
+
+    def __init__(self, model: ChatModel, config: GenerationConfig) -> None:
+        self.model = model
+        self.config = dataclasses.replace(config, seed=None)  # an empty field means none
+        with gr.Blocks(
+            title="VisualGLM", analytics_enabled=False, delete_cache=(KEEP_UPLOADS_S, KEEP_UPLOADS_S)
+        ) as self.blocks:
+            self.session = gr.State(Session())  # each visitor gets a copy
+            self.parts = lay_out(config, CHINESE)
+            for name in ("picture", "load"):
+                accept_uploads_only(self.parts[name])
+            self._connect_page()
+            self._connect_chat()
+            self._connect_files()
+        self.blocks.queue(default_concurrency_limit=None)
+
+    def _connect_page(self) -> None:
+        parts = self.parts
+        everything = list(parts.values())
+        self._on(self.blocks.load, self.greet, [], everything)
+        self._on(parts["language"].click, self.switch_language, [], everything)
+        shown = [parts[name] for name in ("picture", "confirm", "chat", "question")]
+        # A picture dropped on another takes that away first: two events, and the last is what counts.
+        self._on(parts["picture"].input, self.offer_picture, [parts["picture"]], shown, "always_last")
+        self._on(parts["load"].upload, self.offer_file, [parts["load"]], shown)
+        self._on(parts["start_new"].click, self.accept, [], shown)
+        self._on(parts["keep_old"].click, self.decline, [], shown)
+        for event in (parts["clear"].click, parts["chat"].clear):
+            self._on(event, self.clear, [], shown)
+
+    def _connect_chat(self) -> None:
+        chat, question = self.parts["chat"], self.parts["question"]
+        settings = [self.parts[name] for name in SETTINGS]
+        shown = [self.parts["picture"], chat, question]
+        for event, method, inputs in (
+            (question.submit, self.ask, [question]),
+            (chat.example_select, self.ask_example, []),
+            (chat.retry, self.retry, []),
+            (chat.edit, self.ask_edited, []),
+        ):
+            # A stopped answer may take a moment to end; the next question does not wait for that.
+            self._on(event, method, [*inputs, *settings], shown, "multiple", concurrency_limit=MAX_ASKING)
+        self._on(question.stop, self.stop, [], shown)
+        self._on(chat.undo, self.undo, [], shown)
+
+    def _connect_files(self) -> None:
+        file = self.parts["file"]
+        for name, method in (("save_json", self.save_json), ("save_markdown", self.save_markdown)):
+            saved = self._on(self.parts[name].click, method, [], [file])
+            saved.success(None, [file], None, js=SAVE_JS)
+
+    def _on(
+        self,
+        event: Callable[..., Any],
+        method: Callable[..., Any],
+        inputs: list[Any],
+        outputs: list[Any],
+        trigger_mode: str = "once",
+        **settings: Any,
+    ) -> Any:
+        """Let `event` call `method` with the visitor's session and what `inputs` hold."""
+        hidden = {"show_progress": "hidden", "api_visibility": "undocumented"}
+        return event(method, [self.session, *inputs], outputs, trigger_mode=trigger_mode, **hidden, **settings)
+
+    # What happens to the page as a whole.
+
+    def greet(self, session: Session, request: gr.Request) -> Updates:
+        """Show the page in the visitor's language."""
+        session.language = choose_language(request.query_params.get("lang"), request.headers.get("accept-language"))
+        return self._speak(session)
+
+    def switch_language(self, session: Session) -> Updates:
+        """Show the page in the other language. The conversation goes on."""
+        session.language = ENGLISH if session.language is CHINESE else CHINESE
+        return self._speak(session)
+
+    def _speak(self, session: Session) -> Updates:
+        said = {name: dict(properties) for name, properties in words(session.language).items()}
+        said["chat"]["value"] = self._messages(session)
+        return {self.parts[name]: gr.update(**properties) for name, properties in said.items()}
+
+    def offer_picture(self, session: Session, path: str | None) -> Updates:
+        """Start a conversation about the picture at `path` (None to go on without one), if nothing is lost by it."""
+        updates = self._offer(session, lambda: Dialogue(Picture.read(Path(path).read_bytes()) if path else None))
+        if path is None:
+            # The place is empty already; and if a picture was dropped on another, the new one may be there by now.
+            del updates[self.parts["picture"]]
+        return updates
+
+    def offer_file(self, session: Session, path: str) -> Updates:
+        """Continue the conversation in the file at `path`, if nothing is lost by it."""
+        return self._offer(session, lambda: from_json(Path(path).read_bytes()))
+
+    def _offer(self, session: Session, make: Callable[[], Dialogue]) -> Updates:
+        try:
+            dialogue = make()
+        except VisualGLMError as error:
+            self._warn(session, error)
+            dialogue = session.offered or session.dialogue
+            return {self.parts["picture"]: show_picture(dialogue.picture)}
+        if session.offer(dialogue):
+            return self._show_all(session)
+        return {
+            self.parts["picture"]: show_picture(dialogue.picture),
+            self.parts["confirm"]: gr.update(visible=True),
+            self.parts["question"]: gr.update(interactive=False),
+        }
+
+    def _warn(self, session: Session, error: VisualGLMError) -> None:
+        gr.Warning(str(error), title=TEXTS[session.language].unusable)
+
+    def accept(self, session: Session) -> Updates:
+        """Begin the conversation that waits for the visitor's consent."""
+        session.open(session.offered or session.dialogue)
+        return self._show_all(session)
+
+    def decline(self, session: Session) -> Updates:
+        """Drop it, and go back to the conversation that is there."""
+        session.offered = None
+        return self._show_all(session)
+
+    def clear(self, session: Session) -> Updates:
+        """Begin anew with the same picture."""
+        session.open(Dialogue(session.dialogue.picture))
+        return self._show_all(session)
+
+    def _show_all(self, session: Session) -> Updates:
+        return {
+            self.parts["picture"]: show_picture(session.dialogue.picture),
+            self.parts["confirm"]: gr.update(visible=False),
+            **self._show(session, interactive=True),
+        }
+
+    # What happens in the conversation.
+
+    def ask(self, session: Session, question: str, *settings: float | None) -> Iterator[Updates]:
+        """Answer a question that was typed."""
+        if question.strip():
+            yield from self._answer(session, question.strip(), settings, value="")
+
+    def ask_example(self, session: Session, event: gr.SelectData, *settings: float | None) -> Iterator[Updates]:
+        """Take an example's picture and answer its question."""
+        name, asked = EXAMPLES[event.index]
+        session.open(Dialogue(Picture.read((EXAMPLES_FOLDER / name).read_bytes())))
+        yield {self.parts["picture"]: show_picture(session.dialogue.picture)}
+        yield from self._answer(session, asked[session.language], settings)
+
+    def retry(self, session: Session, event: gr.RetryData, *settings: float | None) -> Iterator[Updates]:
+        """Answer a question anew."""
+        if question := session.cut(exchange_index(event)):
+            yield from self._answer(session, question, settings)
+
+    def ask_edited(self, session: Session, event: gr.EditData, *settings: float | None) -> Iterator[Updates]:
+        """Answer a question as the visitor has changed it, in the place of the old one and all that came after."""
+        session.cut(exchange_index(event))
+        if question := str(event.value).replace(WORD_JOINER, "").strip():
+            yield from self._answer(session, question, settings)
+        yield self._show(session)
+
+    def undo(self, session: Session, event: gr.UndoData) -> Updates:
+        """Take back a question and put it where it was typed."""
+        question = session.cut(exchange_index(event))
+        return self._show(session, value=question)
+
+    def stop(self, session: Session) -> Updates:
+        """End the answer that is being written."""
+        session.stop()
+        return self._show(session)
+
+    def _answer(
+        self, session: Session, question: str, settings: tuple[float | None, ...], **field: Any
+    ) -> Iterator[Updates]:
+        """Answer `question`; the first update changes the `field` for questions as well."""
+        try:
+            config = self.config.replace(**dict(zip(SETTINGS, settings, strict=True)))
+        except SettingError as error:
+            self._warn(session, error)
+            return
+        dialogue = session.dialogue
+        for _ in session.ask(self.model, question, config):
+            if session.dialogue is dialogue:
+                yield self._show(session, **field)
+            field = {}
+
+    def _show(self, session: Session, **field: Any) -> Updates:
+        """Return what shows the conversation, and the field for questions with Send or Stop beside it."""
+        running = any(exchange.status is Status.RUNNING for exchange in session.dialogue.exchanges)
+        return {
+            self.parts["chat"]: self._messages(session),
+            self.parts["question"]: gr.update(submit_btn=not running, stop_btn=running, **field),
+        }
+
+    def _messages(self, session: Session) -> list[dict[str, str]]:
+        """Return the conversation as the chat takes it: two messages for each exchange, so that both are counted."""
+        messages = []
+        for exchange in session.dialogue.exchanges:
+            messages.append({"role": "user", "content": as_words(exchange.question)})
+            text = as_words(describe(exchange, session))
+            if text or exchange.status is not Status.RUNNING:
+                messages.append({"role": "assistant", "content": text})
+        return messages
+
+    # What is saved.
+
+    def save_json(self, session: Session) -> dict[str, str]:
+        """Return the conversation as a file that can be loaded again."""
+        return {"name": "visualglm.json", "type": "application/json", "text": to_json(session.dialogue)}
+
+    def save_markdown(self, session: Session) -> dict[str, str]:
+        """Return the conversation's words as a file to read."""
+        text = to_markdown(session.dialogue, session.language)
+        return {"name": "visualglm.md", "type": "text/markdown", "text": text}
+
+
+def as_words(text: str) -> str:
+    """Return `text` so that the chat shows each character of it.
+
+    The chat takes what looks like a tag for one, and would fetch a picture that it names. Where no name or mark follows
+    the "<" of a tag or the "&" of an entity, both are plain characters.
+    """
+    return re.sub("([<&])(?=[a-zA-Z#!/?])", rf"\1{WORD_JOINER}", text)
+
+
+def describe(exchange: Exchange, session: Session) -> str:
+    """Return an answer as it is shown, with what is to be said about it."""
+    note = TEXTS[session.language].note(exchange)
+    return "\n\n".join(filter(None, [exchange.answer, note]))
+
+
+def show_picture(picture: Picture | None) -> Any:
+    """Return what shows `picture` in its place."""
+    return gr.update(value=picture and picture.preview())
+
+
+def exchange_index(event: gr.RetryData | gr.UndoData | gr.EditData) -> int:
+    """Return which exchange the message is in that `event` is about; -1 for none."""
+    return event.index // 2 if isinstance(event.index, int) else -1

@@ -1,0 +1,178 @@
+"""One visitor's conversation: what is shown of it, and what of that the model gets to see."""
+
+import contextlib
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from model import (
+    CHINESE,
+    ENGLISH,
+    ChatModel,
+    Conversation,
+    GenerationConfig,
+    Language,
+    Piece,
+    Turn,
+    VisualGLMError,
+    is_chinese,
+)
+
+from .picture import Picture
+
+REFRESH_S = 0.05  # pieces that come faster are shown together: a browser redraws the whole answer for each
+logger = logging.getLogger(__name__)
+
+
+class Status(Enum):
+    """How far an answer has come. Only DONE and CUT ones are part of the conversation."""
+
+    RUNNING = auto()
+    DONE = auto()
+    CUT = auto()  # a length limit ended it
+    STOPPED = auto()
+    FAILED = auto()
+    BROKEN = auto()  # by a bug of ours; `error` is the number under which it is logged
+
+
+@dataclass
+class Exchange:
+    """A question with its answer so far.
+
+    Attributes:
+        error: for FAILED what a person should know, for BROKEN the number in the log.
+        dropped_turns: how many of the oldest turns the model was not shown.
+    """
+
+    question: str
+    answer: str = ""
+    status: Status = Status.RUNNING
+    error: str = ""
+    dropped_turns: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether later questions build on it."""
+        return self.status in (Status.DONE, Status.CUT)
+
+    def add(self, piece: Piece) -> None:
+        """Take the next piece of the answer."""
+        self.answer += piece.text
+        if piece.usage is not None:
+            self.dropped_turns = piece.usage.dropped_turns
+        if piece.finish_reason is not None:
+            self.status = Status.CUT if piece.finish_reason == "length" else Status.DONE
+
+    def stop(self) -> None:
+        """End it where it is, unless it has ended."""
+        if self.status is Status.RUNNING:
+            self.status = Status.STOPPED
+
+
+@dataclass
+class Dialogue:
+    """A picture, or none, and what was said about it, oldest first."""
+
+    picture: Picture | None = None
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """What the model is shown of it."""
+        return [Turn(exchange.question, exchange.answer) for exchange in self.exchanges if exchange.complete]
+
+
+@dataclass
+class Session:
+    """What the server keeps for one visitor.
+
+    Several threads may be in it, as one can click Stop while an answer is written. They agree through the status of
+    the running exchange: whoever changes it ends the answer, and no one else writes to an exchange that has ended.
+
+    Attributes:
+        language: of the page; questions choose their own.
+        dialogue: the conversation that is shown.
+        offered: one that waits for the visitor to agree that it takes the place of the other.
+    """
+
+    language: Language = CHINESE
+    dialogue: Dialogue = field(default_factory=Dialogue)
+    offered: Dialogue | None = None
+
+    def stop(self) -> None:
+        """End the answer that is being written; the engine stops within a step."""
+        for exchange in self.dialogue.exchanges:
+            exchange.stop()
+
+    def open(self, dialogue: Dialogue) -> None:
+        """Put another conversation in the place of this one."""
+        self.stop()
+        self.dialogue, self.offered = dialogue, None
+
+    def offer(self, dialogue: Dialogue) -> bool:
+        """Open `dialogue` if nothing is lost by it, else keep it until the visitor agrees; return which it was."""
+        if self.dialogue.exchanges:
+            self.offered = dialogue
+            return False
+        self.open(dialogue)
+        return True
+
+    def cut(self, index: int) -> str:
+        """Take back the exchange at `index` and all later ones; return its question, "" if there is none such."""
+        self.stop()
+        taken = self.dialogue.exchanges[index:] if index >= 0 else []
+        del self.dialogue.exchanges[len(self.dialogue.exchanges) - len(taken) :]
+        return taken[0].question if taken else ""
+
+    def ask(self, model: ChatModel, question: str, config: GenerationConfig) -> Iterator[None]:
+        """Let `model` answer; yield whenever there is more to show. Closing the iterator stops the answer."""
+        self.stop()
+        exchange = Exchange(question)
+        exchanges, turns = self.dialogue.exchanges, self.dialogue.turns
+        exchanges.append(exchange)
+        yield
+        try:
+            image = self.dialogue.picture and self.dialogue.picture.open()
+            conversation = Conversation(image, turns, question_language(question, self.language))
+            for _ in every(REFRESH_S, write(exchange, model.stream_answer(conversation, question, config))):
+                yield
+        except VisualGLMError as error:
+            exchange.status, exchange.error = Status.FAILED, str(error)
+        except Exception:  # the page goes on, whatever a bug has broken
+            exchange.status, exchange.error = Status.BROKEN, uuid.uuid4().hex[:8]
+            logger.exception("Answer %s failed", exchange.error)
+        finally:
+            exchange.stop()
+        yield
+
+
+def write(exchange: Exchange, pieces: Iterator[Piece]) -> Iterator[None]:
+    """Put `pieces` into the exchange until it has ended, then close them."""
+    with contextlib.closing(pieces):  # type: ignore[type-var]
+        for piece in pieces:
+            if exchange.status is not Status.RUNNING:
+                return
+            exchange.add(piece)
+            yield
+
+
+def every(seconds: float, ticks: Iterator[None]) -> Iterator[None]:
+    """Yield for the first of `ticks` and then at most once in `seconds`; what was held back is for the caller."""
+    shown = -math.inf
+    with contextlib.closing(ticks):  # type: ignore[type-var]
+        for _ in ticks:
+            if time.monotonic() - shown >= seconds:
+                yield
+                shown = time.monotonic()
+
+
+def question_language(question: str, page: Language) -> Language:
+    """Return the language to ask in: the question's own, or the page's where it has no words ("1+1=?")."""
+    if is_chinese(question):
+        return CHINESE
+    return ENGLISH if re.search("[A-Za-z]", question) else page
