@@ -1,5 +1,6 @@
 # make chat       talk with visualglm-tiny about an example picture
 # make web        the web page on visualglm-tiny
+# make api        serve visualglm-tiny over HTTP at 127.0.0.1:8080
 # make test       quick tests          make test-slow   the others
 # make check      style, types, import rules
 # Each installs what it needs into .venv. Choose the interpreter with PYTHON=python3.12.
@@ -13,7 +14,7 @@ INSTALLED_WEB := $(VENV)/.installed-web
 INSTALLED_DEV := $(VENV)/.installed-dev
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
-.PHONY: chat web test test-slow check
+.PHONY: chat web api test test-slow check
 
 chat: $(INSTALLED)
 	@if [ -t 0 ]; then $(CHAT); else \
@@ -22,6 +23,9 @@ chat: $(INSTALLED)
 
 web: $(INSTALLED_WEB)
 	$(RUN) web_demo.py --from_pretrained visualglm-tiny
+
+api: $(INSTALLED)
+	$(RUN) api.py --from_pretrained visualglm-tiny
 
 test: $(INSTALLED_DEV)
 	$(RUN) -m pytest -m "not slow"

@@ -8,13 +8,14 @@ import threading
 import time
 import unicodedata
 import urllib.parse
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ImageError
 
-INSTEAD = "Check the address, or download the picture yourself and give its path."  # ends most messages
+INSTEAD = "Check the address, or download the picture yourself and give the file."  # ends most messages
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
@@ -92,6 +93,21 @@ def parse_url(url: str) -> Target:
         reason = "this is not a complete http(s) address, like https://example.com/cat.jpg."
         raise fetch_error(display_url(url), f"{reason} {INSTEAD}") from error
     return Target(parts.scheme, host, port, path, urllib.parse.unquote(userinfo), display_url(url))
+
+
+def check_domain(target: Target, domains: Sequence[str]) -> None:
+    """Check that the host of `target` is one of `domains` or below one of them; none given, any host will do.
+
+    Raises:
+        ImageError: it is not.
+    """
+    host = target.host.lower()
+    if domains and not any(host == domain or host.endswith(f".{domain}") for domain in map(_ascii_domain, domains)):
+        raise fetch_error(target.shown, f"pictures from {target.host} are not read here. {INSTEAD}")
+
+
+def _ascii_domain(domain: str) -> str:
+    return _ascii_host(domain.strip().strip(".")).lower()
 
 
 def _ascii_host(host: str) -> str:

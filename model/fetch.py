@@ -7,10 +7,21 @@ import socket
 import ssl
 import urllib.request
 import zlib
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, cast
 
-from .address import INSTEAD, Deadline, Target, display_url, fetch_error, join_url, open_socket, parse_url
+from .address import (
+    INSTEAD,
+    Deadline,
+    Target,
+    check_domain,
+    display_url,
+    fetch_error,
+    join_url,
+    open_socket,
+    parse_url,
+)
 from .errors import ImageError
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -27,6 +38,7 @@ def fetch_bytes(
     timeout: float = TIMEOUT,
     public_only: bool = False,
     max_redirects: int = 5,
+    domains: Sequence[str] = (),
 ) -> bytes:
     """Return what stands at `url`.
 
@@ -37,6 +49,7 @@ def fetch_bytes(
         public_only: connect to globally routable addresses alone and use no proxy, for servers whose users
             must not reach the inner network. Otherwise the proxy settings of the environment are followed.
         max_redirects: most redirects; each new address is checked as the first one was.
+        domains: the host must be one of these or below one of them; none given, any host will do.
 
     Raises:
         ImageError: the address is not acceptable, or its answer is missing, too large or too slow.
@@ -44,6 +57,7 @@ def fetch_bytes(
     deadline = Deadline(timeout)
     for _ in range(max_redirects + 1):
         target = parse_url(url)
+        check_domain(target, domains)
         try:
             answer = _get(target, deadline, max_bytes, public_only)
         except (OSError, http.client.HTTPException) as error:
@@ -213,7 +227,7 @@ def _explain(error: Exception, host: str, timeout: float) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {host} could not be verified. Check this machine's clock and certificates, "
-            "or download the picture yourself and give its path."
+            "or download the picture yourself and give the file."
         )
     if isinstance(error, ssl.SSLError):
         return f"no secure connection to {host} was possible. {INSTEAD}"
@@ -231,7 +245,7 @@ def _explain_status(status: int, host: str) -> str:
     if status in (404, 410):
         return f"{host} has no such picture (status {status}). {INSTEAD}"
     if status in (401, 403, 407):
-        return f"{host} does not let us have it (status {status}). Download it yourself and give its path."
+        return f"{host} does not let us have it (status {status}). Download it yourself and give the file."
     if status == 429 or status >= 500:
         return f"{host} is overloaded or out of order (status {status}). Try again later."
     return f"{host} answered with status {status} and no picture. {INSTEAD}"

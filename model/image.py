@@ -1,5 +1,7 @@
 """bytes | path | URL | PIL -> RGB -> pixels [3, S, S]."""
 
+import base64
+import binascii
 import hashlib
 import os
 import re
@@ -23,6 +25,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "BlipImageEvalProcessor",
     "ImageLimits",
+    "decode_base64",
     "image_digest",
     "load_image",
     "preprocess",
@@ -32,6 +35,9 @@ __all__ = [
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_DATA_URL = re.compile(
+    r"\s{0,9}data:[\w.+-]{0,99}(?:/[\w.+-]{0,99})?(?:;[\w.+-]{1,99}=[\w.+-]{1,99}){0,9};base64,", re.I
+)
 _QUOTES = "\"'“”‘’"
 
 
@@ -61,8 +67,31 @@ def load_image(
     url = _find_url(text) if isinstance(source, str) else None
     if url is None:
         return decode_image(_read_file(text, limits), f"The picture {_shorten(text)}", limits)
-    data = fetch_bytes(url, max_bytes=limits.max_bytes, timeout=limits.timeout, public_only=limits.public_only)
+    data = fetch_bytes(
+        url,
+        max_bytes=limits.max_bytes,
+        timeout=limits.timeout,
+        public_only=limits.public_only,
+        domains=limits.domains,
+    )
     return decode_image(data, f"The picture {display_url(url)}", limits)
+
+
+def decode_base64(text: str, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Return the RGB picture in base64 text, which may have line breaks and a data URL's beginning.
+
+    Raises:
+        ImageError: the text is not base64, or the picture cannot be read or accepted.
+    """
+    beginning = _DATA_URL.match(text)
+    encoded = "".join(text[beginning.end() :].split() if beginning else text.split())
+    if len(encoded) > (limits.max_bytes + 2) // 3 * 4:
+        raise ImageError(f"The picture has more than {limits.max_bytes:,} bytes. Scale it down or save it as JPEG.")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError("The picture is not base64 text. Send the file's bytes encoded as base64.") from error
+    return decode_image(data, "The picture data", limits)
 
 
 def preprocess(

@@ -24,12 +24,14 @@ class ImageLimits:
         max_bytes: most bytes of the file, the data or the download.
         timeout: seconds that a download may take altogether.
         public_only: download from public addresses alone; a server sets this.
+        domains: download from these domains and what is below them alone; none given, from any.
     """
 
     max_pixels: int = 64_000_000
     max_bytes: int = MAX_BYTES
     timeout: float = TIMEOUT
     public_only: bool = False
+    domains: tuple[str, ...] = ()
 
 
 DEFAULT_LIMITS = ImageLimits()

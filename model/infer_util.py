@@ -5,8 +5,6 @@ data = generate_input("描述这张图片。", base64_text, [], {"temperature": 
 chat(None, model, tokenizer, data["input_query"], image=data["input_image"], **data["gen_kwargs"])
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from PIL import Image
 from .checkpoint.resolve import DEFAULT_MODEL
 from .errors import ImageError
 from .generation import DEMO
-from .image import load_image
+from .image import decode_base64
 from .loading import load_sat
 from .prompt import is_chinese
 from .visualglm import VisualGLMModel
@@ -58,7 +56,7 @@ def generate_input(  # public name
 
     Args:
         input_text: the question.
-        input_image_prompt: the picture, base64 text unless `image_is_encoded` is False.
+        input_image_prompt: the picture, base64 text (str or bytes) unless `image_is_encoded` is False.
         history: earlier (question, answer) pairs.
         input_para: settings of the answer; those that are not given are the demonstrations' own (`DEMO`).
         image_is_encoded: whether the picture is base64 text; otherwise it is handed on as it is.
@@ -71,16 +69,14 @@ def generate_input(  # public name
     """
     given = dict(input_para or {})
     settings = {key: given.get(key, getattr(DEMO, key)) for key in GENERATION_KEYS}
-    image = decode_base64(input_image_prompt) if image_is_encoded else input_image_prompt
+    image = _decode(input_image_prompt) if image_is_encoded else input_image_prompt
     return {"input_query": input_text, "input_image": image, "history": list(history), "gen_kwargs": settings}
 
 
-def decode_base64(text: Any) -> Image.Image:
-    """Return the RGB picture in base64 text, which may have line breaks."""
-    try:
-        data = base64.b64decode("".join(text.split()) if isinstance(text, str) else bytes(text), validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise ImageError(
-            f"The picture is not base64 text: {error}. Send the file's bytes encoded as base64."
-        ) from error
-    return load_image(data)
+def _decode(encoded: Any) -> Image.Image:
+    """Return the picture in base64 text or bytes."""
+    if isinstance(encoded, bytes | bytearray):
+        encoded = encoded.decode("latin-1")
+    if not isinstance(encoded, str):
+        raise ImageError("The picture is not base64 text. Send the file's bytes encoded as base64.")
+    return decode_base64(encoded)

@@ -111,6 +111,8 @@ def load_sat(
     quant_vision: bool = False,
     qkv_layout: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    rows: int | None = None,
+    most_waiting: int | None = None,
 ) -> SatChatModel:
     """Load a model to chat with, on the SAT network.
 
@@ -124,6 +126,7 @@ def load_sat(
         quant_vision: with `quant`, round the weights of the image part as well.
         qkv_layout: split or interleaved, where the checkpoint's configuration is wrong about its rows.
         progress: is called with (tensors read, tensors in all).
+        rows, most_waiting: the most answers at a time and the most questions that wait; see `SatChatModel`.
 
     Raises:
         VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not to be had.
@@ -142,7 +145,7 @@ def load_sat(
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
     lay_out_all(network)
-    return SatChatModel(network, tokenizer)
+    return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
 
 
 @contextlib.contextmanager
@@ -166,6 +169,8 @@ def load_hf(
     dtype: str | None = None,
     quant: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    rows: int | None = None,
+    most_waiting: int | None = None,
 ) -> HfChatModel:
     """Load a model to chat with, on the Hugging Face network and transformers' generation.
 
@@ -193,4 +198,5 @@ def load_hf(
     network = network.to(chosen).eval()
     if progress is not None:
         progress(checkpoint.count, checkpoint.count)
-    return HfChatModel(network.quantize(quant) if quant else network, tokenizer)
+    quantized = network.quantize(quant) if quant else network
+    return HfChatModel(quantized, tokenizer, rows=rows, most_waiting=most_waiting)

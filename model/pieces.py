@@ -32,14 +32,16 @@ class Piece:
     """A part of an answer.
 
     Attributes:
-        text: what is new; text once given is never taken back.
+        text: what is new, "" where no more is certain yet; text once given is never taken back.
         finish_reason: None until the last piece; then "stop" (the model ended) or "length" (a limit did).
         usage: on the last piece.
+        so_far: on every piece, what the answer has taken up to here; for callers that end it early.
     """
 
     text: str
     finish_reason: str | None = None
     usage: Usage | None = None
+    so_far: Usage | None = None
 
 
 class AnswerWriter:
@@ -59,21 +61,24 @@ class AnswerWriter:
         self.count = 0
         self.first_s = 0.0
 
-    def write(self, step: Step) -> Piece | None:
-        """Return what a step adds; None where its text is not certain yet."""
+    def write(self, step: Step) -> Piece:
+        """Return what a step adds."""
         self.first_s = self.first_s or time.perf_counter() - self.started
         text = ""
         if step.token_id is not None:
             self.count += 1
             text = self.answer.push(self.decoder.push(step.token_id))
-        if step.finish_reason is None:
-            return Piece(text) if text else None
-        text += self.answer.push(self.decoder.flush()) + self.answer.flush()
         total_s = time.perf_counter() - self.started
         usage = Usage(len(self.prompt.token_ids), self.count, self.prompt.dropped_turns, self.first_s, total_s)
-        return Piece(text, step.finish_reason, usage)
+        if step.finish_reason is None:
+            return Piece(text, so_far=usage)
+        text += self.answer.push(self.decoder.flush()) + self.answer.flush()
+        return Piece(text, step.finish_reason, usage, usage)
 
 
 def compose_answer(steps: Iterable[Step], writer: AnswerWriter) -> Iterator[Piece]:
-    """Yield the pieces of an answer from its steps, of which the last has a finish reason."""
-    yield from filter(None, map(writer.write, steps))
+    """Yield the pieces of an answer, one for each step, of which the last has a finish reason.
+
+    A piece comes even where no text is certain yet, so that whoever reads can end the answer at any step.
+    """
+    yield from map(writer.write, steps)

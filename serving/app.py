@@ -1,0 +1,124 @@
+"""The application: the routes, behind the doors that every request passes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from model import ChatModel
+
+from . import native, openai
+from .doors import BodyLimits, Door, Watch
+from .refusals import Refusal, explain_invalid, respond
+from .schemas import Health
+from .service import Service
+from .settings import Settings
+
+DESCRIPTION = (
+    "Questions about pictures, in Chinese and English: `POST /` as the original documents it, and chat completions."
+)
+INVALID = "422"  # FastAPI's own status for what is 400 here
+
+
+def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
+    """Return the application that answers with `model`.
+
+    Args:
+        model: answers; None if it is put into `app.state.service.model` later, and requests get 503 until then.
+        settings: what is allowed.
+    """
+    service = Service(settings, model)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="VisualGLM",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.service = service
+    for router in (native.make_router(service), openai.make_router(service), make_operator_router(service)):
+        app.include_router(router)
+    # The one that is added last is passed first.
+    app.add_middleware(BodyLimits, service=service)
+    app.add_middleware(Door, service=service)
+    app.add_middleware(Watch, service=service)
+    if settings.cors_origins:  # outside of all, so that a page's script can read refusals, too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    add_error_handlers(app, service)
+    _document(app)
+    return app
+
+
+def make_operator_router(service: Service) -> APIRouter:
+    """Return the routes for whoever runs the server."""
+    router = APIRouter()
+
+    @router.get("/health", response_model=Health)
+    async def health() -> Any:
+        """Tell that the server is alive."""
+        return {"status": "ok"}
+
+    @router.get("/ready", response_model=Health, responses={503: {"model": Health}})
+    async def ready() -> Any:
+        """Tell whether the next question would be answered."""
+        gate = service.gate
+        states = (("stopping", gate.closing), ("loading", service.model is None), ("busy", gate.full))
+        status = next((name for name, holds in states if holds), "ready")
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Return counts and times for Prometheus."""
+        return Response(service.metrics.export(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def add_error_handlers(app: FastAPI, service: Service) -> None:
+    """Let every error have the shape of its route's protocol."""
+
+    @app.exception_handler(AnyHTTPException)
+    async def handle_http(request: Request, error: HTTPException) -> Response:
+        refusal = error if isinstance(error, Refusal) else Refusal(error.status_code, f"{error.detail}.")
+        refusal.headers = refusal.headers or error.headers
+        return _respond(request, refusal)
+
+    @app.exception_handler(RequestValidationError)
+    async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
+        return _respond(request, explain_invalid(error.errors()))
+
+    def _respond(request: Request, refusal: Refusal) -> Response:
+        trace = request.state.trace
+        return respond(service.explain(refusal, trace), trace.path, trace.id)
+
+
+def _document(app: FastAPI) -> None:
+    """Leave out of the OpenAPI document what FastAPI adds and never happens here."""
+    build = app.openapi
+
+    def openapi_without_422() -> dict[str, Any]:
+        document = build()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop(INVALID, None)
+        return document
+
+    app.openapi = openapi_without_422  # type: ignore[method-assign]

@@ -1,0 +1,173 @@
+"""What every request passes before its route: a number and a log line, the door, the limits of its body.
+
+They are plain ASGI, so that a route's `receive` is the connection's own and tells when the client leaves.
+"""
+
+import asyncio
+import hmac
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .refusals import Refusal, respond
+from .service import Service
+from .streams import ClientGone
+from .trace import Trace, choose_id, log_request
+
+OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
+CLOSE = {"Connection": "close"}
+
+
+class Watch:
+    """Gives each request an id, writes its line in the log, counts it, and turns errors into responses."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        client = scope["client"][0] if scope.get("client") else None
+        trace = Trace(choose_id(Headers(scope=scope).get("x-request-id")), scope["method"], scope["path"], client)
+        scope.setdefault("state", {})["trace"] = trace
+        begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                trace.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = trace.id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientGone:
+            trace.status = 499
+        except Exception as error:
+            refusal = self.service.explain(error, trace)
+            if not begun:
+                await respond(refusal, trace.path, trace.id)(scope, receive, send_with_id)
+        finally:
+            trace.seconds = round(time.perf_counter() - started, 4)
+            self.service.metrics.note_request(trace)
+            log_request(trace)
+
+
+class Door:
+    """Lets in whoever has a key, while the server is able to answer."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+        self.keys = [key.encode() for key in service.settings.api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            scope["state"]["trace"].key = self.check_key(Headers(scope=scope).get("authorization"))
+            if scope["method"] == "POST":
+                self.check_open()
+        await self.app(scope, receive, send)
+
+    def check_key(self, authorization: str | None) -> int | None:
+        """Return the number of the key that a request has brought, None where none is needed.
+
+        Raises:
+            Refusal: 401, it has no key or another one.
+        """
+        if not self.keys:
+            return None
+        scheme, _, key = (authorization or "").partition(" ")
+        given = key.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
+        # All are compared, each in constant time: how long it takes tells nothing.
+        matches = [hmac.compare_digest(given, known) for known in self.keys]
+        if not any(matches):
+            message = "A key is needed: send it as Authorization: Bearer YOUR_KEY."
+            raise Refusal(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer", **CLOSE})
+        return matches.index(True) + 1
+
+    def check_open(self) -> None:
+        """Check that the server answers.
+
+        Raises:
+            Refusal: 503, it is being stopped, or still loads its model.
+        """
+        if self.service.gate.closing:
+            raise Refusal(503, "The server is being stopped.", code="stopping", headers={"Retry-After": "30", **CLOSE})
+        if self.service.model is None:
+            message = "The model is still being loaded. Try again in a minute."
+            raise Refusal(503, message, code="loading", headers={"Retry-After": "30", **CLOSE})
+
+
+class BodyLimits:
+    """Reads a request's body within limits of size and time before its route sees anything of it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.most = service.settings.max_body
+        self.timeout = service.settings.body_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body: bytes | None = await self.read(Headers(scope=scope), receive)
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        await self.app(scope, replay, send)
+
+    async def read(self, headers: Headers, receive: Receive) -> bytes:
+        """Return the body.
+
+        Raises:
+            Refusal: 413, it is too large; 408, it has not arrived in time.
+            ClientGone: the client left.
+        """
+        announced = headers.get("content-length", "")
+        excess = announced.isdecimal() and int(announced[:20]) > self.most
+        if excess and headers.get("expect", "").lower() == "100-continue":
+            raise self.too_large()  # who asks first need not send it
+        try:
+            async with asyncio.timeout(self.timeout):
+                body = await self.collect(receive, excess)
+        except TimeoutError:
+            reason = f"The request has not arrived within {self.timeout:g} s."
+            raise Refusal(408, reason, code="slow_request", headers=CLOSE) from None
+        if body is None:
+            raise self.too_large()
+        return body
+
+    async def collect(self, receive: Receive, excess: bool) -> bytes | None:
+        """Return the body, None if it is too large.
+
+        That is read to its end all the same, and dropped: a client that is still sending would not see the answer.
+        """
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            excess = excess or len(body) + len(part) > self.most
+            if excess:
+                body.clear()
+            else:
+                body += part
+            if not message.get("more_body", False):
+                return None if excess else bytes(body)
+
+    def too_large(self) -> Refusal:
+        """Return the refusal of a body for its size."""
+        message = f"The request has more than {self.most:,} bytes. Send a smaller picture."
+        return Refusal(413, message, code="request_too_large", headers=CLOSE)

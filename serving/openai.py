@@ -1,0 +1,146 @@
+"""`/v1/chat/completions` and `/v1/models`, in the protocol that today's clients speak."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from model import GenerationConfig, Piece, Usage
+
+from .answering import Answering
+from .messages import read_messages, refuse_unsupported
+from .parsing import JsonRoute, check_characters
+from .refusals import Refusal
+from .replies import Pieces, answer_in_events, answer_whole, document_events
+from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Models, ProtocolError
+from .service import Question, Service
+from .streams import DONE, event
+
+SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length")
+ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"model": ProtocolError} for status in (400, 401, 404, 408, 413, 429, 500, 503)
+}
+EVENTS = document_events("The answer; with stream as events of the kind chat.completion.chunk.")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What all parts of a response begin with."""
+
+    model: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return the response that has the whole answers."""
+        choices = [
+            {
+                "index": number,
+                "message": {"role": "assistant", "content": piece.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": piece.finish_reason,
+            }
+            for number, piece in enumerate(pieces)
+        ]
+        usage = count([piece.usage for piece in pieces])
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
+
+    def chunk(self, number: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+        """Return the event of a part of one answer."""
+        choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+
+    def usage(self, usages: Sequence[Usage | None]) -> bytes:
+        """Return the event with the token counts."""
+        return event({**self._head("chat.completion.chunk"), "choices": [], "usage": count(usages)})
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def count(usages: Sequence[Usage | None]) -> dict[str, int]:
+    """Return the tokens of the prompt, which the answers share, and of all answers."""
+    known = [usage for usage in usages if usage is not None]
+    prompt = max((usage.prompt_tokens for usage in known), default=0)
+    answers = sum(usage.answer_tokens for usage in known)
+    return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
+
+
+def make_router(service: Service) -> APIRouter:
+    """Return the routes over `service`."""
+    router = APIRouter(prefix="/v1", route_class=JsonRoute)
+    name = service.settings.model_name
+    started = int(time.time())
+
+    @router.get("/models", response_model=Models, responses={401: {"model": ProtocolError}})
+    async def models() -> Any:
+        """List the model."""
+        data = [{"id": name, "object": "model", "created": started, "owned_by": "visualglm"}]
+        return {"object": "list", "data": data}
+
+    @router.post("/chat/completions", response_model=Completion, responses={**ERRORS, **EVENTS})
+    async def complete(request: Request, asked: CompletionRequest) -> Response:
+        """Answer the last message of a dialogue, which may be about a picture."""
+        question = to_question(asked, service)
+        head = Head(name)
+        if asked.stream:
+            return await answer_in_events(request, service, question, partial(write_events, head, asked))
+        return JSONResponse(head.whole(await answer_whole(request, service, question)))
+
+    return router
+
+
+async def write_events(
+    head: Head, asked: CompletionRequest, pieces: AsyncIterator[Pieces], answering: Answering
+) -> AsyncGenerator[bytes, None]:
+    """Yield the chunks of all answers as they grow, then the token counts if they are asked for."""
+    with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    more = {"usage": None} if with_usage else {}
+    for number in range(asked.n or 1):
+        yield head.chunk(number, {"role": "assistant", "content": ""}, **more)
+    async for together in pieces:
+        for number, piece in together:
+            if piece.text:
+                yield head.chunk(number, {"content": piece.text}, **more)
+            if piece.finish_reason is not None:
+                yield head.chunk(number, {}, piece.finish_reason, **more)
+    if with_usage:
+        yield head.usage(answering.usages)
+    yield DONE
+
+
+def to_question(asked: CompletionRequest, service: Service) -> Question:
+    """Return what a request asks.
+
+    Raises:
+        Refusal, SettingError: it cannot be answered so.
+    """
+    if asked.model != (name := service.settings.model_name):
+        message = f"There is no model {asked.model[:100]!r} here. The one that answers is {name!r}."
+        raise Refusal(404, message, code="model_not_found", param="model")
+    refuse_unsupported(asked)
+    text, turns, picture = read_messages(asked.messages)
+    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    check_characters([text, *stops, *(said for turn in turns for said in (turn.question, turn.answer))])
+    return Question(text, turns, picture, choose_configs(asked, service), stops, bool(asked.stream))
+
+
+def choose_configs(asked: CompletionRequest, service: Service) -> list[GenerationConfig]:
+    """Return the settings of each answer; with a seed, that of each is one more than that of the one before.
+
+    Raises:
+        Refusal, SettingError: one makes no sense, or too many answers are asked for.
+    """
+    count, most = asked.n or 1, service.settings.max_choices
+    if count > most:
+        raise Refusal(400, f"n is {count}; this server gives at most {most} answers.", code="invalid_value", param="n")
+    limit = asked.max_completion_tokens or asked.max_tokens
+    config = service.choose_config(max_new_tokens=limit, **{name: getattr(asked, name) for name in SETTINGS})
+    if asked.seed is None:
+        return [config] * count
+    return [config.replace(seed=(asked.seed + number) % (HIGHEST_SEED + 1)) for number in range(count)]

@@ -1,0 +1,91 @@
+"""What goes wrong with a request -> a status, a message for a person, and the shape that its protocol wants."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+
+from model import BusyError, ImageError, PromptTooLongError, SettingError, VisualGLMError
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+CODES = {ImageError: "invalid_image", PromptTooLongError: "context_length_exceeded", SettingError: "invalid_value"}
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+class Refusal(HTTPException):
+    """A request that is not answered.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong and what to do, for a person.
+        code: a word for programs.
+        param: the part of the request that is at fault.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code = code
+        self.param = param
+
+
+def now() -> str:
+    """Return the local time as the original's API writes it."""
+    return datetime.now().strftime(TIME_FORMAT)
+
+
+def to_refusal(error: Exception, retry_after: int = 1) -> Refusal | None:
+    """Return how an error is told to the client; None where it is a bug, of which the client learns nothing."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, BusyError):
+        return Refusal(429, str(error), code="busy", headers={"Retry-After": str(retry_after)})
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            return Refusal(400, str(error), code=code)
+    if isinstance(error, VisualGLMError):
+        return Refusal(500, str(error), code="model_error")
+    return None
+
+
+def internal_error(request_id: str) -> Refusal:
+    """Return what a client is told of a bug: where its traceback is to be found."""
+    message = f"The server has met an error of its own. Its log tells more under the id {request_id}."
+    return Refusal(500, message, code="internal_error")
+
+
+def describe(refusal: Refusal, path: str, request_id: str) -> dict[str, Any]:
+    """Return the body that tells of a refusal: the original's kind for its path, OpenAI's for all others."""
+    if path == "/":
+        return {"error": refusal.detail, "status": refusal.status_code, "time": now(), "request_id": request_id}
+    default = "invalid_request_error" if refusal.status_code < 500 else "server_error"
+    kind = TYPES.get(refusal.status_code, default)
+    error = {"message": refusal.detail, "type": kind, "param": refusal.param, "code": refusal.code}
+    return {"error": error}
+
+
+def respond(refusal: Refusal, path: str, request_id: str) -> JSONResponse:
+    """Return the response that tells of a refusal."""
+    return JSONResponse(describe(refusal, path, request_id), refusal.status_code, refusal.headers)
+
+
+def explain_invalid(errors: Sequence[Any]) -> Refusal:
+    """Return the refusal of a body that is not as its schema says, after pydantic's first complaint."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    return Refusal(400, f"{where}: {first['msg']}.", code=first["type"], param=where)

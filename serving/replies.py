@@ -1,0 +1,109 @@
+"""A question that a route has understood -> its answers, whole or as a stream of events, and what is noted of them."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+
+from fastapi import Request
+
+from model import Piece
+
+from .answering import Answering, collect
+from .refusals import describe
+from .service import Question, Service
+from .streams import EventStream, event, unless_gone
+from .trace import Trace
+
+Pieces = list[tuple[int, Piece]]  # the number of an answer, what is new in it
+Write = Callable[[AsyncIterator[Pieces], Answering], AsyncGenerator[bytes, None]]
+
+
+def document_events(description: str) -> dict[int | str, dict[str, object]]:
+    """Return what the OpenAPI document says of an answer that may be streamed."""
+    fields = {"data": {"type": "string", "contentMediaType": "application/json"}}
+    schema = {"type": "object", "properties": fields, "required": ["data"]}
+    return {200: {"description": description, "content": {"text/event-stream": {"schema": schema}}}}
+
+
+async def answer_whole(request: Request, service: Service, question: Question) -> list[Piece]:
+    """Return the answers to a question, each whole.
+
+    Raises:
+        ClientGone: the client has left before; the answers are cancelled.
+    """
+    trace: Trace = request.state.trace
+    answering = await unless_gone(request.receive, service.start(question, trace))
+    whole: list[Piece] = []
+    try:
+        whole = await unless_gone(request.receive, collect(answering))
+    finally:
+        service.finish(answering, question, trace, [piece.text for piece in whole])
+    trace.finish_reasons = [str(piece.finish_reason) for piece in whole]
+    return whole
+
+
+async def answer_in_events(request: Request, service: Service, question: Question, write: Write) -> EventStream:
+    """Return the answers to a question as a stream of the events that `write` makes of what comes.
+
+    What goes wrong before the first piece is raised, so that the response has its status.
+    """
+    trace: Trace = request.state.trace
+    answering = await unless_gone(request.receive, service.start(question, trace))
+    growing = Growing(service, question, trace, answering)
+    try:
+        await unless_gone(request.receive, growing.begin())
+    except BaseException:
+        growing.finish()
+        raise
+    return EventStream(growing.write(write), 2 * service.settings.request_timeout, growing.finish)
+
+
+class Growing:
+    """Answers that are sent while they are written.
+
+    Args:
+        service: where their end is noted.
+        question: what they answer.
+        trace: of the request.
+        answering: writes them.
+    """
+
+    def __init__(self, service: Service, question: Question, trace: Trace, answering: Answering) -> None:
+        self.service = service
+        self.question = question
+        self.trace = trace
+        self.answering = answering
+        self.events = answering.events()
+        self.first: Pieces = []
+        self.texts = [""] * len(question.configs)
+
+    async def begin(self) -> None:
+        """Wait for the first pieces, or raise what has come instead."""
+        self.first = await anext(self.events)
+
+    async def write(self, write: Write) -> AsyncGenerator[bytes, None]:
+        """Yield the events that `write` makes of the pieces; an error becomes the last."""
+        try:
+            async with aclosing(write(self.pieces(), self.answering)) as lines:
+                async for line in lines:
+                    yield line
+        except Exception as error:
+            yield event(describe(self.service.explain(error, self.trace), self.trace.path, self.trace.id))
+
+    async def pieces(self) -> AsyncIterator[Pieces]:
+        """Yield the pieces, noted."""
+        async with aclosing(self.events):
+            self.note(self.first)
+            yield self.first
+            async for pieces in self.events:
+                self.note(pieces)
+                yield pieces
+
+    def note(self, pieces: Pieces) -> None:
+        """Note the text of pieces, and why an answer has ended."""
+        for number, piece in pieces:
+            self.texts[number] += piece.text
+            self.trace.finish_reasons += [piece.finish_reason] if piece.finish_reason else []
+
+    def finish(self) -> None:
+        """Note what the answers took."""
+        self.service.finish(self.answering, self.question, self.trace, self.texts)

@@ -1,0 +1,206 @@
+"""What requests and responses look like; FastAPI checks against it and documents it under /docs.
+
+Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
+"""
+
+from typing import Annotated, Literal
+
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+MOST_STOPS = 4
+LONGEST_STOP = 256
+HIGHEST_INTEGER = 2**31 - 1
+HIGHEST_SEED = 2**63 - 1
+
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[Number | None, Field(ge=0, le=100, description="0 always takes the most likely token")]
+TopP = Annotated[Number | None, Field(ge=0, le=1, description="1 for all tokens")]
+TopK = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="0 for all tokens")]
+Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")]
+Tokens = Annotated[Whole | None, Field(ge=1, le=HIGHEST_INTEGER)]
+LeastTokens = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="prompt and answer together")]
+Seed = Annotated[Whole | None, Field(ge=0, le=HIGHEST_SEED)]
+Round = Annotated[list[str], Len(2, 2)]
+
+
+class Strictly(BaseModel):
+    """A part of a request, of which "1" is no number and 1 no text."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class NativeRequest(Strictly):
+    """A question in the original's way. Settings left out are the terminal program's; other keys are ignored."""
+
+    text: str = Field(description="the question; its language decides that of the prompt")
+    image: str | None = Field(
+        None, description="base64 text, with line breaks or not, or a data URL; none to talk without"
+    )
+    history: list[Round] | None = Field(None, description="earlier rounds as [question, answer], oldest first")
+    max_length: Tokens = None
+    max_new_tokens: Tokens = None
+    min_length: LeastTokens = None
+    top_p: TopP = None
+    top_k: TopK = None
+    temperature: Temperature = None
+    repetition_penalty: Penalty = None
+    seed: Seed = None
+    num_beams: Literal[1] | None = Field(None, description="answers are sampled; there is no beam search")
+    stream: bool | None = Field(None, description="send the answer as server-sent events while it is written")
+
+
+class NativeAnswer(BaseModel):
+    """An answer in the original's way; `response` and `result` are the same."""
+
+    response: str
+    result: str
+    history: list[Round]
+    status: int
+    time: str
+
+
+class NativeError(BaseModel):
+    """Why a question was not answered."""
+
+    error: str
+    status: int
+    time: str
+    request_id: str
+
+
+class ImageUrl(Strictly):
+    """The picture that a message is about."""
+
+    url: str = Field(description="a data URL; an http(s) address where the server allows it")
+    detail: Literal["auto", "low", "high", "original"] | None = Field(None, description="makes no difference")
+
+
+class Part(Strictly):
+    """A part of a message: a text or a picture."""
+
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class Message(Strictly):
+    """What one side said."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(Strictly):
+    """How a streamed answer is sent."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    include_usage: bool | None = Field(None, description="send the token counts after the answer")
+
+
+class CompletionRequest(Strictly):
+    """Chat completions. What is not listed is refused by its name, not ignored."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str = Field(description="as GET /v1/models names it")
+    messages: list[Message] = Field(
+        description="System messages are put before the first question. There may be one picture, which stands at the "
+        "prompt's start whatever turn it is in."
+    )
+    max_tokens: Tokens = None
+    max_completion_tokens: Tokens = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    n: Annotated[Whole | None, Field(ge=1, le=128)] = None
+    stop: (
+        Annotated[str, Len(1, LONGEST_STOP)]
+        | Annotated[list[Annotated[str, Len(1, LONGEST_STOP)]], Len(0, MOST_STOPS)]
+        | None
+    ) = None
+    seed: Seed = Field(None, description="the answers to one question have this seed and the ones after it")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="makes no difference")
+    top_k: TopK = Field(None, description="not of the protocol; 0 for all tokens")
+    repetition_penalty: Penalty = Field(None, description="not of the protocol; 1 for none")
+    min_length: LeastTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+    max_length: Tokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+
+
+class Counts(BaseModel):
+    """Tokens of a prompt, the picture's included, and of its answers."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Answer(BaseModel):
+    """What the assistant said."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: Answer
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(BaseModel):
+    """The answers to a question."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Counts
+
+
+class Model(BaseModel):
+    """A model that answers."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class Models(BaseModel):
+    """The models that answer."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, for a person in `message` and for programs in the others."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ProtocolError(BaseModel):
+    """Why a question was not answered."""
+
+    error: ErrorDetail
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str

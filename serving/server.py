@@ -1,0 +1,134 @@
+"""The process around the application: it listens while the model loads, and ends when the running answers have."""
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from model import ChatModel, SettingError
+
+from .service import Service
+from .settings import Settings
+from .trace import log
+
+HEADER_TIMEOUT = 20.0  # seconds in which a new connection must have sent a request's headers
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's own, which also leaves connections that do not send a request."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request's headers."""
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_TIMEOUT, self.leave_if_mute)
+
+    def leave_if_mute(self) -> None:
+        """Close the connection if it has not sent a request yet."""
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Serves until it is told to stop, then lets running answers end; told again, it stops at once."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http=PatientProtocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,  # the answers have ended by then, or have had their time
+        )
+        super().__init__(config)
+        self.service: Service = app.state.service
+        self.patience = settings.shutdown_timeout
+        self.last_moment = 0.0
+        self.failure: BaseException | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take no more questions; at the second signal, stop at once."""
+        gate = self.service.gate
+        if gate.closing or self.service.model is None:
+            super().handle_exit(sig, frame)
+            return
+        gate.closing = True
+        self.last_moment = time.monotonic() + self.patience
+        log("stopping", answers=gate.running, signal=signal.Signals(sig).name)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look whether all answers have ended; uvicorn calls it ten times a second."""
+        if self.service.gate.closing and (not self.service.gate.running or time.monotonic() > self.last_moment):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def load_model(self, load: Callable[[], ChatModel]) -> None:
+        """Load the model in a thread, while /health answers already; a failure ends the server."""
+        started = time.perf_counter()
+
+        def work() -> None:
+            try:
+                self.service.model = load()
+                log("ready", seconds=round(time.perf_counter() - started, 3))
+            except BaseException as error:  # handed over to whoever waits for the server's end
+                self.failure = error
+                self.should_exit = True
+
+        threading.Thread(target=work, name="loading", daemon=True).start()
+
+
+def warn_of_open_doors(settings: Settings) -> None:
+    """Log a warning if everybody who reaches this machine may ask."""
+    try:
+        local = all(
+            address[4][0] in ("127.0.0.1", "::1")
+            for address in socket.getaddrinfo(settings.host or None, settings.port)
+        )
+    except OSError:
+        local = False
+    if not local and not settings.api_keys:
+        advice = "Everybody who reaches this machine may ask. Give --api-key, or listen at 127.0.0.1."
+        log("no key", logging.WARNING, host=settings.host, advice=advice)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens where it should.
+
+    Raises:
+        SettingError: the address is taken, or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except (OSError, OverflowError) as error:
+        where = f"{settings.host} port {settings.port}"
+        raise SettingError(f"The server cannot listen at {where}: {error}. Choose another --host or --port.") from error
+
+
+def serve(app: FastAPI, settings: Settings, load: Callable[[], ChatModel]) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        VisualGLMError: the model could not be loaded, or the address is not to be had.
+    """
+    warn_of_open_doors(settings)
+    server = Server(app, settings)
+    sock = listen(settings)
+    server.load_model(load)
+    host, port = sock.getsockname()[:2]
+    log("listening", host=host, port=port)
+    asyncio.run(server.serve(sockets=[sock]))
+    if server.failure is not None:
+        raise server.failure

@@ -1,0 +1,168 @@
+"""What the routes share: the model, the places, the threads, and the notes about each request."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from model import (
+    CHINESE,
+    DEMO,
+    ENGLISH,
+    ChatModel,
+    Conversation,
+    GenerationConfig,
+    Piece,
+    SettingError,
+    Turn,
+    is_chinese,
+)
+
+from .answering import Answering, Write
+from .gate import Gate, Slot
+from .metrics import Metrics
+from .pictures import PictureReader
+from .refusals import Refusal, internal_error, to_refusal
+from .settings import Settings
+from .stops import cut_at_stops
+from .trace import Trace, log
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a request asks, whatever its protocol.
+
+    Attributes:
+        turns: earlier rounds, oldest first.
+        picture: as the request gave it, or None.
+        configs: of each of its answers.
+        stops: strings before which an answer ends.
+    """
+
+    text: str
+    turns: Sequence[Turn]
+    picture: str | None
+    configs: Sequence[GenerationConfig]
+    stops: Sequence[str] = ()
+    streamed: bool = False
+
+
+def _write(
+    answer: Callable[[GenerationConfig], Iterator[Piece]], config: GenerationConfig, stops: Sequence[str]
+) -> Iterator[Piece]:
+    """Begin an answer that ends before the first of `stops`."""
+    pieces = answer(config)
+    return cut_at_stops(pieces, stops) if stops else pieces
+
+
+class Service:
+    """One model behind all routes.
+
+    Args:
+        settings: what is allowed.
+        model: answers; None as long as it is being loaded.
+    """
+
+    def __init__(self, settings: Settings, model: ChatModel | None = None) -> None:
+        self.settings = settings
+        self.model = model
+        self.gate = Gate(settings.max_batch, settings.most_answers, settings.max_per_key)
+        self.pictures = PictureReader(settings)
+        # A place may be free a moment before its thread is, so there are as many threads as places and some more.
+        self.pool = ThreadPoolExecutor(settings.most_answers + settings.max_batch, "answer")
+        self.active: set[Answering] = set()
+        self.metrics = Metrics(lambda: self.gate.running, lambda: self._count(False), lambda: self._count(True))
+
+    def _count(self, begun: bool) -> int:
+        return sum((usage is not None) is begun for answering in list(self.active) for usage in answering.usages)
+
+    def choose_config(self, **given: float | int | None) -> GenerationConfig:
+        """Return the demonstrations' settings with those that a request gave.
+
+        Raises:
+            SettingError: one makes no sense, or is more than is allowed here.
+        """
+        length, most = given.get("max_length"), self.settings.max_length
+        if length is not None and length > most:
+            raise SettingError(f"max_length is {length}; this server allows at most {most}.")
+        return DEMO.replace(**{"max_length": min(DEMO.max_length, most), **given})
+
+    def check_text(self, text: str, turns: Sequence[Turn]) -> None:
+        """Check the lengths of a question and its history.
+
+        Raises:
+            Refusal: 400, it is empty or too long.
+        """
+        if not text.strip():
+            raise Refusal(400, "The question is empty. Ask something, also about a picture.", code="empty_question")
+        if len(turns) > (most := self.settings.max_history):
+            message = f"The history has {len(turns)} rounds; at most {most} are read. Leave out the oldest."
+            raise Refusal(400, message, code="history_too_long")
+        length = len(text) + sum(len(turn.question) + len(turn.answer) for turn in turns)
+        if length > (longest := self.settings.max_text):
+            message = f"Question and history have {length:,} characters; at most {longest:,} are read. Shorten them."
+            raise Refusal(400, message, code="text_too_long")
+
+    async def start(self, question: Question, trace: Trace) -> Answering:
+        """Take places for the answers, read the picture, and begin.
+
+        Raises:
+            Refusal: no place is free, or the question is too long.
+            VisualGLMError: the picture cannot be used.
+        """
+        self.check_text(question.text, question.turns)
+        trace.answers, trace.streamed = len(question.configs), question.streamed
+        trace.picture = question.picture is not None
+        slots = self.gate.enter(None if trace.key is None else str(trace.key), len(question.configs))
+        try:
+            picture = None if question.picture is None else await self.pictures.read(question.picture)
+            return self._begin(question, picture, slots)
+        finally:
+            for slot in slots:
+                slot.release()
+
+    def _begin(self, question: Question, picture: object, slots: Sequence[Slot]) -> Answering:
+        assert self.model is not None  # the door is closed until it is loaded
+        language = CHINESE if is_chinese(question.text) else ENGLISH
+        conversation = Conversation(picture, list(question.turns), language)
+        write = partial(self.model.stream_answer, conversation, question.text)
+        writes: list[Write] = [partial(_write, write, config, question.stops) for config in question.configs]
+        deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
+        answering = Answering(self.pool, writes, slots, streamed=question.streamed, deadline=deadline)
+        self.active.add(answering)
+        return answering
+
+    def finish(self, answering: Answering, question: Question, trace: Trace, texts: Sequence[str]) -> None:
+        """Note what the answers of a request took; they end at once if they have not ended."""
+        answering.cancel()
+        self.active.discard(answering)
+        usages = [usage for usage in answering.usages if usage is not None]
+        trace.first_token_s = None if answering.first_s is None else round(answering.first_s, 4)
+        trace.prompt_tokens = sum(usage.prompt_tokens for usage in usages)
+        trace.answer_tokens = sum(usage.answer_tokens for usage in usages)
+        trace.dropped_turns = max((usage.dropped_turns for usage in usages), default=0)
+        self.metrics.note_answers(trace.prompt_tokens, trace.answer_tokens)
+        for usage in usages:
+            later = usage.answer_tokens - 1
+            self.metrics.note_times(
+                usage.first_token_s, (usage.total_s - usage.first_token_s) / later if later > 0 else None
+            )
+        if self.settings.log_text:
+            trace.text = {"question": question.text, "answers": list(texts)}
+
+    def explain(self, error: Exception, trace: Trace) -> Refusal:
+        """Return what the client is told of an error; a bug goes into the log."""
+        refusal = to_refusal(error, self.gate.retry_after)
+        trace.error = type(error).__name__ if refusal is None else refusal.code
+        if refusal is None or refusal.status_code == 500:
+            log("error", logging.ERROR, error, id=trace.id)
+        return refusal or internal_error(trace.id)
+
+    def close(self) -> None:
+        """End the threads; answers that are still being written end at their next step."""
+        for answering in list(self.active):
+            answering.cancel()
+        self.pictures.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)

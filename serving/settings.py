@@ -1,0 +1,122 @@
+"""What an operator may choose, each by a flag or an environment variable; the only place where a default of it is."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from model import DEMO, SettingError
+from model.image import ImageLimits
+
+ENVIRONMENT_PREFIX = "VISUALGLM_"
+MIB = 1024 * 1024
+
+
+def setting(default: Any, text: str, flag: str | None = None, least: float | None = None) -> Any:
+    """Return a field with its help, its flag where the field's name is not it, and the least value that makes sense."""
+    return field(default=default, metadata={"help": text, "flag": flag, "least": least})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the server answers and what it refuses. Each field's help says what it means.
+
+    Raises:
+        SettingError: a value that makes no sense.
+    """
+
+    host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0 for all")
+    port: int = setting(8080, "port to listen at", least=0)
+    model_name: str = setting("", "the model's name under /v1 (default: what --from_pretrained names)")
+    max_batch: int = setting(16, "answers that are written at a time", least=1)
+    max_queue: int = setting(64, "answers that may wait for their turn; more get 429", least=0)
+    api_keys: tuple[str, ...] = setting((), "a key that a request must bring; may be given several times", "--api-key")
+    max_per_key: int = setting(32, "answers at a time for one key", least=1)
+    cors_origins: tuple[str, ...] = setting(
+        (), "an origin whose web pages may call, or *; several times", "--cors-origin"
+    )
+    max_body: int = setting(24 * MIB, "bytes of a request", least=1)
+    body_timeout: float = setting(30.0, "seconds in which a request must have arrived", least=0.01)
+    max_picture: int = setting(16 * MIB, "bytes of a picture", least=1)
+    max_pixels: int = setting(36_000_000, "pixels of a picture", least=1)
+    max_text: int = setting(32_000, "characters of a question with its history", least=1)
+    max_history: int = setting(64, "rounds of history", least=0)
+    max_length: int = setting(DEMO.max_length, "tokens of prompt and answer together that may be asked for", least=1)
+    max_choices: int = setting(4, "answers to one question (n) that may be asked for", least=1)
+    request_timeout: float = setting(300.0, "seconds for a request, its waiting included", least=0.01)
+    allow_image_urls: bool = setting(False, "read pictures from http(s) addresses, public ones alone")
+    allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, from these domains alone")
+    image_url_timeout: float = setting(10.0, "seconds for reading a picture from an address", least=0.01)
+    shutdown_timeout: float = setting(60.0, "seconds for running answers to end when the server is stopped", least=0)
+    log_text: bool = setting(False, "write questions and answers into the log")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, least = getattr(self, item.name), item.metadata["least"]
+            if least is not None and not value >= least:
+                raise SettingError(f"{flag_of(item)} is {value}; it should be at least {least}.")
+        if any(not key.isascii() or not key.isprintable() or " " in key or not key for key in self.api_keys):
+            raise SettingError("An API key should be ASCII characters without blanks.")
+        if self.allowed_image_domains and not self.allow_image_urls:
+            raise SettingError("--allowed-image-domains needs --allow-image-urls.")
+
+    @property
+    def most_answers(self) -> int:
+        """Answers that may be under way, those that wait included."""
+        return self.max_batch + self.max_queue
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What a picture may cost."""
+        return ImageLimits(
+            max_pixels=self.max_pixels,
+            max_bytes=self.max_picture,
+            timeout=self.image_url_timeout,
+            public_only=True,
+            domains=self.allowed_image_domains,
+        )
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
+        """Add a flag for each setting; what it is left at comes from the environment, else from here."""
+        group = parser.add_argument_group("the server", f"Each also as {ENVIRONMENT_PREFIX}MAX_QUEUE and the like.")
+        for item in fields(cls):
+            flag = flag_of(item)
+            given = environment.get(ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper())
+            group.add_argument(flag, dest=item.name, **_argument(item, given))
+
+    @classmethod
+    def from_arguments(cls, options: argparse.Namespace) -> "Settings":
+        """Return the settings that the flags of `add_arguments` were given."""
+        given: dict[str, Any] = {item.name: getattr(options, item.name) for item in fields(cls)}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(**given)
+
+
+def flag_of(item: Any) -> str:
+    """Return the flag of a field."""
+    return item.metadata["flag"] or f"--{item.name.replace('_', '-')}"
+
+
+def _argument(item: Any, given: str | None) -> dict[str, Any]:
+    """Return what argparse needs to know of a field, of which the environment says `given`."""
+    assert item.default is not MISSING
+    text = item.metadata["help"]
+    if isinstance(item.default, bool):
+        yes = (given or "").lower() in ("1", "true", "yes", "on")
+        return {"action": "store_true", "default": yes if given else item.default, "help": text}
+    if isinstance(item.default, tuple):
+        words = [word for word in (given or "").replace(",", " ").split() if word]
+        return {"action": _Collect, "nargs": "+", "default": words, "metavar": "WORD", "help": text}
+    shown = "" if item.default == "" else f" (default {item.default})"
+    default = item.default if given is None else given  # argparse converts it as if it were typed
+    return {"type": type(item.default), "default": default, "help": text + shown}
+
+
+class _Collect(argparse.Action):
+    """Collects the words of a flag that may be given several times; the first replaces the environment's."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])

@@ -1,0 +1,99 @@
+"""What is noted about one request, and the log in JSON lines that it goes to."""
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+LOGGER = logging.getLogger("visualglm.serving")
+GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass
+class Trace:
+    """One request, as the log tells of it: neither its picture nor, unless the operator wants it, its text.
+
+    Attributes:
+        id: in the response's X-Request-Id, in errors and in each line of the log.
+        status: of the response; 499 if the client left before it.
+        key: which of the keys, as a number from 1; never the key.
+        prompt_tokens, answer_tokens: over all answers of the request.
+    """
+
+    id: str
+    method: str
+    path: str
+    client: str | None = None
+    status: int = 499
+    seconds: float = 0.0
+    key: int | None = None
+    streamed: bool = False
+    picture: bool = False
+    answers: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    dropped_turns: int = 0
+    first_token_s: float | None = None
+    finish_reasons: list[str] = field(default_factory=list)
+    error: str | None = None
+    text: dict[str, Any] | None = None
+
+
+def choose_id(given: str | None) -> str:
+    """Return the request's own id if it brought a decent one, else a new one."""
+    return given if given and GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class JsonLines(logging.Formatter):
+    """Writes each record as one line of JSON.
+
+    Args:
+        with_text: whether messages of unforeseen errors, which may quote a request, are written too.
+    """
+
+    def __init__(self, with_text: bool) -> None:
+        super().__init__()
+        self.with_text = with_text
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line: time, level, event, and what its `details` hold."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "details", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["traceback"] = self._describe(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+
+    def _describe(self, error: BaseException) -> str:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return f"{frames}{type(error).__name__}" + (f": {error}" if self.with_text else "")
+
+
+def set_up_logging(with_text: bool) -> None:
+    """Send our records and uvicorn's to the standard error, as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(with_text))
+    for name in (LOGGER.name, "uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO if name == LOGGER.name else logging.WARNING)
+
+
+def log(event: str, level: int = logging.INFO, raised: BaseException | None = None, **details: Any) -> None:
+    """Write one line to the log, with the traceback of what was raised."""
+    LOGGER.log(level, event, extra={"details": details}, exc_info=raised)
+
+
+def log_request(trace: Trace) -> None:
+    """Write the line of a request that is over."""
+    details = {name: value for name, value in asdict(trace).items() if value}
+    log("request", **details)
