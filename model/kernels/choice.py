@@ -13,6 +13,8 @@ from .tuned import MATMUL, MATVEC
 
 # GPUs of 2020 and later; bfloat16 and the copies that the kernels overlap came with them.
 LEAST_CAPABILITY = (8, 0)
+# GPUs of 2022 and later, on which a kernel can start while the one before it ends; (99, 0) would turn that off.
+EARLY_CAPABILITY = (9, 0)
 
 
 def suits(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
@@ -29,10 +31,23 @@ def has_triton(device: torch.device) -> bool:
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type != "cuda":
-        return os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch for running kernels on a CPU
+        return is_interpreted()
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False
     return compiles(device)
+
+
+@functools.cache
+def starts_early(device: torch.device) -> bool:
+    """Whether a kernel may start while the one before it ends, and wait for its results by itself."""
+    if device.type != "cuda" or is_interpreted():
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= EARLY_CAPABILITY
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's own switch for running kernels on a CPU is on."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def compiles(device: torch.device) -> bool:

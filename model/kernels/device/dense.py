@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .ending import store_row, store_rows
+from .early import wait_for_inputs
+from .ending import load_bias, store_row, store_rows
 from .tiles import load_block, load_chunks, load_row, load_rows, weight_rows
 
 
@@ -21,17 +22,28 @@ def matvec(
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Multiply one row x [1, I]; a program takes BLOCK_O rows of the weight, BLOCK_I columns at a time."""
     CHUNK: tl.constexpr = 8  # columns that a thread reads at once
     rows, first = weight_rows(OUTPUTS, BLOCK_O)
     places = tl.arange(0, BLOCK_I // CHUNK)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+    w = load_chunks(weight, first * INPUTS, places, INPUTS, BLOCK_I)
+    b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
+    wait_for_inputs(EARLY)
     sums = tl.zeros((BLOCK_I // CHUNK, BLOCK_O), tl.float32)
-    for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
+    sums = add_columns(sums, w, x, places, INPUTS, BLOCK_I)
+    for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
         w = load_chunks(weight, first * INPUTS, start + places, INPUTS, BLOCK_I)
-        v = load_row(x, start + places, INPUTS, BLOCK_I).to(tl.float32)
-        sums += tl.sum(w.to(tl.float32) * v[:, None, :], axis=2)
-    store_row(tl.sum(sums, axis=0), bias, residual, out, alpha, rows, OUTPUTS, GELU)
+        sums = add_columns(sums, w, x, start + places, INPUTS, BLOCK_I)
+    store_row(tl.sum(sums, axis=0), b, residual, out, alpha, rows, OUTPUTS, GELU)
+
+
+@triton.jit
+def add_columns(sums, w, x, places, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Return sums [C, BLOCK_O] + the products of weights w [C, BLOCK_O, N] and activations at places [C, N]."""
+    v = load_row(x, places, INPUTS, BLOCK_I).to(tl.float32)
+    return sums + tl.sum(w.to(tl.float32) * v[:, None, :], axis=2)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -51,8 +63,10 @@ def matmul(
     BLOCK_I: tl.constexpr,
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
+    wait_for_inputs(EARLY)
     columns, first = weight_rows(OUTPUTS, BLOCK_O)
     SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLITS * BLOCK_I) * BLOCK_I
     begin = tl.program_id(1) * SHARE

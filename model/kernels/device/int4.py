@@ -7,7 +7,8 @@ so a thread has what belongs to the two numbers of a byte without any exchange w
 import triton
 import triton.language as tl
 
-from .ending import store_row, store_rows
+from .early import wait_for_inputs
+from .ending import load_bias, store_row, store_rows
 from .tiles import (
     UNIT,
     add_product,
@@ -52,6 +53,7 @@ def matvec(
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Multiply one row x of pairs [1, I / 2] by words [O, I / 8], BLOCK_O rows and BLOCK_I columns at a time.
 
@@ -62,34 +64,50 @@ def matvec(
     WORDS: tl.constexpr = INPUTS // 8
     rows, first = weight_rows(OUTPUTS, BLOCK_O)
     chunks = tl.arange(0, CHUNKS)
+    places = chunks[:, None] * 4 + tl.arange(0, 4)[None, :]
+    pairs = chunks[:, None] * 16 + tl.arange(0, 16)[None, :]
+    w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 8)
+    group = load_groups(groups, first, chunks * 32 // GROUP, INPUTS // GROUP)
+    b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
+    unit = tl.load(scale + first)
+    wait_for_inputs(EARLY)
     sums = tl.zeros((CHUNKS, BLOCK_O), tl.float32)
-    for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
-        places = start // 8 + chunks[:, None] * 4 + tl.arange(0, 4)[None, :]
-        w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 8) ^ ADD_8
-        number = (start + chunks * 32) // GROUP
-        group = load_groups(groups, first, number, INPUTS // GROUP)
-        v = load_row(x, start // 2 + chunks[:, None] * 16 + tl.arange(0, 16)[None, :], INPUTS // 2, BLOCK_I // 2)
-        v02, v13 = split_evenly(v)
-        v0, v2 = split_evenly(v02)
-        v1, v3 = split_evenly(v13)
-        e0, o0 = split_floats(v0, DTYPE)
-        e1, o1 = split_floats(v1, DTYPE)
-        e2, o2 = split_floats(v2, DTYPE)
-        e3, o3 = split_floats(v3, DTYPE)
-        whole = tl.sum(e0 + e1 + e2 + e3 + o0 + o1 + o2 + o3, axis=1)[:, None]
-        products = tl.zeros((CHUNKS, BLOCK_O, 4), tl.float32)
-        products = add_product(products, w, o0, 0xF)
-        products = add_product(products, w, e0, 0xF0)
-        products = add_product(products, w, o1, 0xF00)
-        products = add_product(products, w, e1, 0xF000)
-        products = add_product(products, w >> 16, o2, 0xF)
-        products = add_product(products, w >> 16, e2, 0xF0)
-        products = add_product(products, w >> 16, o3, 0xF00)
-        products = add_product(products, w >> 16, e3, 0xF000)
-        step, zero = split_floats(group, tl.bfloat16)
-        sums += (tl.sum(products, axis=2) * (1 / UNIT) - whole * 8) * step + whole * zero
-    y = tl.sum(sums, axis=0) * tl.load(scale + first)
-    store_row(y, bias, residual, out, alpha, rows, OUTPUTS, GELU)
+    sums = add_columns(sums, w, group, x, pairs, INPUTS, DTYPE, BLOCK_I)
+    for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
+        w = load_chunks(words, first * WORDS, start // 8 + places, WORDS, BLOCK_I // 8)
+        group = load_groups(groups, first, (start + chunks * 32) // GROUP, INPUTS // GROUP)
+        sums = add_columns(sums, w, group, x, start // 2 + pairs, INPUTS, DTYPE, BLOCK_I)
+    y = tl.sum(sums, axis=0) * unit
+    store_row(y, b, residual, out, alpha, rows, OUTPUTS, GELU)
+
+
+@triton.jit
+def add_columns(sums, w, group, x, pairs, INPUTS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Return sums [C, BLOCK_O] + the products of words w [C, BLOCK_O, 4] in groups [C, BLOCK_O], and of activations.
+
+    `pairs` [C, 16] say which.
+    """
+    w = w ^ ADD_8
+    v = load_row(x, pairs, INPUTS // 2, BLOCK_I // 2)
+    v02, v13 = split_evenly(v)
+    v0, v2 = split_evenly(v02)
+    v1, v3 = split_evenly(v13)
+    e0, o0 = split_floats(v0, DTYPE)
+    e1, o1 = split_floats(v1, DTYPE)
+    e2, o2 = split_floats(v2, DTYPE)
+    e3, o3 = split_floats(v3, DTYPE)
+    whole = tl.sum(e0 + e1 + e2 + e3 + o0 + o1 + o2 + o3, axis=1)[:, None]
+    products = tl.zeros(w.shape, tl.float32)
+    products = add_product(products, w, o0, 0xF)
+    products = add_product(products, w, e0, 0xF0)
+    products = add_product(products, w, o1, 0xF00)
+    products = add_product(products, w, e1, 0xF000)
+    products = add_product(products, w >> 16, o2, 0xF)
+    products = add_product(products, w >> 16, e2, 0xF0)
+    products = add_product(products, w >> 16, o3, 0xF00)
+    products = add_product(products, w >> 16, e3, 0xF000)
+    step, zero = split_floats(group, tl.bfloat16)
+    return sums + ((tl.sum(products, axis=2) * (1 / UNIT) - whole * 8) * step + whole * zero)
 
 
 @triton.jit
@@ -119,8 +137,10 @@ def matmul(
     BLOCK_O: tl.constexpr,
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of its groups."""
+    wait_for_inputs(EARLY)
     BYTES: tl.constexpr = INPUTS // 2
     GROUPS: tl.constexpr = INPUTS // GROUP
     SHARE: tl.constexpr = tl.cdiv(GROUPS, SPLITS)

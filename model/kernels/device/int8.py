@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .ending import store_row, store_rows
+from .early import wait_for_inputs
+from .ending import load_bias, store_row, store_rows
 from .tiles import (
     UNIT,
     add_product,
@@ -35,6 +36,7 @@ def matvec(
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Multiply one row x [1, I] by words [O, I / 4]; a program takes BLOCK_O of their rows, BLOCK_I columns at a time.
 
@@ -43,21 +45,34 @@ def matvec(
     WORDS: tl.constexpr = INPUTS // 4
     rows, first = weight_rows(OUTPUTS, BLOCK_O)
     chunks = tl.arange(0, BLOCK_I // 16)[:, None]
+    places = chunks * 4 + tl.arange(0, 4)[None, :]
+    pairs = chunks * 8 + tl.arange(0, 8)[None, :]
+    w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 4)
+    b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
+    unit = tl.load(scale + first)
+    wait_for_inputs(EARLY)
     sums = tl.zeros((BLOCK_I // 16, BLOCK_O, 4), tl.float32)
-    for start in tl.range(0, INPUTS, BLOCK_I, num_stages=STAGES):
-        places = start // 4 + chunks * 4 + tl.arange(0, 4)[None, :]
-        w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 4) ^ ADD_128
-        v = load_row(x, start // 2 + chunks * 8 + tl.arange(0, 8)[None, :], INPUTS // 2, BLOCK_I // 2)
-        first_half, second_half = split_evenly(v)
-        v0, v1 = split_floats(first_half, DTYPE)
-        v2, v3 = split_floats(second_half, DTYPE)
-        sums -= (v0 + v1 + v2 + v3)[:, None, :] * (128 * UNIT)
-        sums = add_product(sums, w, v0, 0xFF)
-        sums = add_product(sums, w, v1, 0xFF00)
-        sums = add_product(sums, w >> 16, v2, 0xFF)
-        sums = add_product(sums, w >> 16, v3, 0xFF00)
-    y = tl.sum(tl.sum(sums, axis=2), axis=0) * (tl.load(scale + first) / UNIT)
-    store_row(y, bias, residual, out, alpha, rows, OUTPUTS, GELU)
+    sums = add_columns(sums, w, x, pairs, INPUTS, DTYPE, BLOCK_I)
+    for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
+        w = load_chunks(words, first * WORDS, start // 4 + places, WORDS, BLOCK_I // 4)
+        sums = add_columns(sums, w, x, start // 2 + pairs, INPUTS, DTYPE, BLOCK_I)
+    y = tl.sum(tl.sum(sums, axis=2), axis=0) * (unit / UNIT)
+    store_row(y, b, residual, out, alpha, rows, OUTPUTS, GELU)
+
+
+@triton.jit
+def add_columns(sums, w, x, pairs, INPUTS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Return sums + the products of words w, both [C, BLOCK_O, 4], and pairs of activations at `pairs` [C, 8]."""
+    w = w ^ ADD_128
+    v = load_row(x, pairs, INPUTS // 2, BLOCK_I // 2)
+    first_half, second_half = split_evenly(v)
+    v0, v1 = split_floats(first_half, DTYPE)
+    v2, v3 = split_floats(second_half, DTYPE)
+    sums -= (v0 + v1 + v2 + v3)[:, None, :] * (128 * UNIT)
+    sums = add_product(sums, w, v0, 0xFF)
+    sums = add_product(sums, w, v1, 0xFF00)
+    sums = add_product(sums, w >> 16, v2, 0xFF)
+    return add_product(sums, w >> 16, v3, 0xFF00)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -78,8 +93,10 @@ def matmul(
     BLOCK_I: tl.constexpr,
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
+    wait_for_inputs(EARLY)
     columns, first = weight_rows(OUTPUTS, BLOCK_O)
     SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLITS * BLOCK_I) * BLOCK_I
     begin = tl.program_id(1) * SHARE

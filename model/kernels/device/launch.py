@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..choice import tile_for
+from ..choice import starts_early, tile_for
 from ..ending import Ending
 from ..tile import Tile, default_tile
 from . import dense, int4, int8, norm
@@ -42,13 +42,30 @@ def multiply(
         tile = tile_for(*shape) if x.element_size() == 2 else default_tile(*shape)
     y = out if out is not None and out.is_contiguous() else x.new_empty(len(x), outputs)
     run = multiply_row if len(x) == 1 else multiply_rows
+    early = start_of(x.device, *parts, ending.bias)
     with torch.cuda.device_of(x):
-        run(kind, x.contiguous(), tuple(part.contiguous() for part in parts), ending, y, tile)
+        run(kind, x.contiguous(), tuple(part.contiguous() for part in parts), ending, y, tile, early)
     return y if out is None or y is out else out.copy_(y)
 
 
+def start_of(device: torch.device, *constants: torch.Tensor | None) -> dict[str, Any]:
+    """Return the arguments with which a kernel starts while the one before it ends, where `device` can do so.
+
+    It may read `constants` at once, so these are not to be copies that are only being made.
+    """
+    if starts_early(device) and all(constant is None or constant.is_contiguous() for constant in constants):
+        return {"EARLY": True, "launch_pdl": True}
+    return {"EARLY": False}
+
+
 def multiply_row(
-    kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], ending: Ending, out: torch.Tensor, tile: Tile
+    kind: str,
+    x: torch.Tensor,
+    parts: tuple[torch.Tensor, ...],
+    ending: Ending,
+    out: torch.Tensor,
+    tile: Tile,
+    early: dict[str, Any],
 ) -> None:
     """Multiply x [1, I]."""
     if kind == "dense":
@@ -60,6 +77,7 @@ def multiply_row(
     KERNELS[kind].matvec[(triton.cdiv(out.shape[1], tile.block_o),)](
         **operands,
         **closing(ending, out),
+        **early,
         INPUTS=x.shape[1],
         BLOCK_O=tile.block_o,
         BLOCK_I=tile.block_i,
@@ -69,7 +87,13 @@ def multiply_row(
 
 
 def multiply_rows(
-    kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], ending: Ending, out: torch.Tensor, tile: Tile
+    kind: str,
+    x: torch.Tensor,
+    parts: tuple[torch.Tensor, ...],
+    ending: Ending,
+    out: torch.Tensor,
+    tile: Tile,
+    early: dict[str, Any],
 ) -> None:
     """Multiply x [B, I] of several rows, and add up the parts of a product that is split."""
     rows, outputs = out.shape
@@ -83,6 +107,7 @@ def multiply_rows(
     KERNELS[kind].matmul[(triton.cdiv(outputs, tile.block_o), tile.splits)](
         **operands,
         **closing(ending, out),
+        **early,
         parts=sums,
         rows=rows,
         INPUTS=x.shape[1],
@@ -94,7 +119,7 @@ def multiply_rows(
     )
     if sums is not None:
         add_parts[(triton.cdiv(outputs, BLOCK_PARTS), rows)](
-            sums, **closing(ending, out), rows=rows, SPLITS=tile.splits, BLOCK_O=BLOCK_PARTS
+            sums, **closing(ending, out), **early, rows=rows, SPLITS=tile.splits, BLOCK_O=BLOCK_PARTS
         )
 
 
@@ -137,6 +162,7 @@ def normalize(
     block = triton.next_power_of_2(columns)
     warps = min(16, max(1, block // NORM_SHARE))
     y = out if out is not None and out.is_contiguous() else x.new_empty(rows, columns)
+    sizes = {"COLUMNS": columns, "BLOCK": block, "num_warps": warps}
     with torch.cuda.device_of(x):
-        norm.layer_norm[(rows,)](x.contiguous(), weight, bias, y, eps, COLUMNS=columns, BLOCK=block, num_warps=warps)
+        norm.layer_norm[(rows,)](x.contiguous(), weight, bias, y, eps, **sizes, **start_of(x.device))
     return y if out is None or y is out else out.copy_(y)
