@@ -16,7 +16,6 @@ from model import SatChatModel, load_sat
 from model.image import preprocess
 from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
-from tests.served import serving
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -76,5 +75,7 @@ def tiny_model() -> SatChatModel:
 @pytest.fixture(scope="session")
 def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
     """A client of a server of visualglm-tiny with the default settings."""
+    from tests.served import serving  # needs fastapi, which other tests do without
+
     with serving(tiny_model) as client:
         yield client

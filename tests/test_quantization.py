@@ -352,3 +352,16 @@ def test_numbers_of_the_published_layout_are_kept(bits: int, tmp_path: Path) -> 
         rows = published.get_submodule(path).weight
         kept = loaded.state_dict()[f"{path}.weight"]
         assert torch.equal(kept, rows.view(8, 3, -1, rows.shape[1]).transpose(0, 1).reshape(rows.shape))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_large_weight_is_made_whole_in_parts(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((20, 96), (50, 96), (50,)))
+    rounded = round_weight(weight, bits)
+    x = x.to(torch.float64).requires_grad_()  # which no kernel takes
+    whole = kernels.quantized_linear(x, *rounded, bias, bits)
+    monkeypatch.setattr(kernels, "WHOLE_AT_ONCE", 96 * 7)
+    assert torch.allclose(kernels.quantized_linear(x, *rounded, bias, bits), whole)
+    expected = x @ kernels.dequantize(*rounded, bits, torch.float64).t() + bias
+    assert torch.allclose(whole, expected)

@@ -2,6 +2,8 @@
 
 import torch
 
+from .network import to_device
+
 
 def answer_positions(prompt_length: int, length: int, device: torch.device) -> torch.Tensor:
     """Return the positions [2, length] of a prompt that ends with [gMASK] <sop>, and of the answer after it.
@@ -72,7 +74,7 @@ class KVCache:
 
     def fill_rows(self, first: int, contexts: list[int]) -> None:
         """Note that the rows from `first` on now have prompts with contexts of these lengths."""
-        self.lengths[first : first + len(contexts)] = torch.tensor(contexts).to(self.lengths.device) + 1
+        self.lengths[first : first + len(contexts)] = to_device(contexts, self.lengths.device) + 1
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy a row, of `length` tokens, to another."""

@@ -9,6 +9,7 @@ from .attention import Attend
 from .decoder import Prefill, begin_rows, make_cache
 from .graphs import Graphs
 from .layers import Layers
+from .network import to_device
 from .request import Request
 from .sizes import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
 
@@ -86,7 +87,7 @@ class GraphDecoder:
             self.embedded[number * length : number * length + len(prompt) - 1] = prompt[:-1]
             self.embedded[count * length + number] = prompt[-1]
         self.prompt_rows[: len(requests)] = first + self.index[: len(requests)]
-        self.prompt_lengths[:count] = torch.tensor(contexts + [-1] * (count - len(contexts))).to(self.device)
+        self.prompt_lengths[:count] = to_device(contexts + [-1] * (count - len(contexts)), self.device)
 
     def _read(self, count: int, length: int) -> None:
         """Read prompts from their places, and leave the logits in theirs."""
@@ -101,7 +102,7 @@ class GraphDecoder:
         for row, prompt in zip(places, embedded, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
         x = torch.cat([places.flatten(0, 1), *(prompt[-1:] for prompt in embedded)])
-        rows, lengths = first + self.index[: len(requests)], torch.tensor(contexts).to(self.device)
+        rows, lengths = first + self.index[: len(requests)], to_device(contexts, self.device)
         attend = self._attend_prompts(rows, lengths, longest)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield

@@ -12,7 +12,7 @@ import torch
 
 from .attention import Attend
 from .cache import angle_table
-from .network import Network
+from .network import Network, to_device
 from .request import Request
 from .weights import find_weights
 
@@ -57,7 +57,7 @@ class Layers:
         """Return the embedded prompt [T, D] of each request."""
         device = self.network.device
         return [
-            self.network.embed(torch.tensor([one.token_ids], device=device), one.images, one.image_start)[0]
+            self.network.embed(to_device(one.token_ids, device)[None], one.images, one.image_start)[0]
             for one in requests
         ]
 

@@ -1,5 +1,6 @@
 """What the engine needs of a ChatGLM network."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -40,3 +41,8 @@ class Network(Protocol):
     def bind_linear(self, module: nn.Module) -> Linear: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Send numbers to the device without waiting until it has done what it is doing."""
+    return torch.as_tensor(values).to(device, non_blocking=True)

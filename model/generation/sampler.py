@@ -7,6 +7,7 @@ import torch
 
 from ..kernels.choice import has_triton
 from .config import GenerationConfig
+from .network import to_device
 from .request import Request
 from .sampling import NEVER, Shape, ban, candidates, draw, penalize
 
@@ -78,10 +79,10 @@ class Sampler:
         ban(self.banned[row], request.forbidden)
         self.seen[row] = False
         if request.penalize_prompt:
-            self.seen[row, torch.tensor(request.token_ids, device=self.seen.device)] = True
+            self.seen[row, to_device(request.token_ids, self.seen.device)] = True
         self.sampled[row] = bool(config.temperature)
         if config.temperature:
-            self.uniform[row, :budget] = torch.rand(budget, generator=generator).to(self.uniform.device)
+            self.uniform[row, :budget] = to_device(torch.rand(budget, generator=generator), self.uniform.device)
         self.temperature[row] = config.temperature or 1.0
         self.top_k[row] = config.top_k
         self.top_p[row] = config.top_p

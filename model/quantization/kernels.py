@@ -22,6 +22,8 @@ ROW_BLOCK = 16
 GROUP_SIZES = (32, 64, 128, 256)
 # Rows of the identity that `take_back` multiplies at once, so that it needs little memory.
 UNPACKED_AT_ONCE = 512
+# Elements of a weight that are made whole at once, so that a large one needs little memory beside itself.
+WHOLE_AT_ONCE = 2**24
 
 
 def pack_pairs(numbers: torch.Tensor) -> torch.Tensor:
@@ -70,7 +72,17 @@ def quantized_linear(
         return finish(torch._weight_int8pack_mm(rows.to(torch.bfloat16), numbers, ones(len(scale))), scale, bias, x)
     if bits == 8 and x.dtype == torch.float32:  # scaling the product costs less than scaling the weight
         return finish(rows @ numbers.to(x.dtype).t(), scale, bias, x)
-    return F.linear(x, dequantize(numbers, scale, groups, bits, x.dtype), None if bias is None else bias.to(x.dtype))
+    bias = None if bias is None else bias.to(x.dtype)
+    height = max(1, WHOLE_AT_ONCE // x.shape[-1])
+    products = [
+        F.linear(
+            x,
+            dequantize(numbers[part], scale[part], None if groups is None else groups[part], bits, x.dtype),
+            None if bias is None else bias[part],
+        )
+        for part in (slice(start, start + height) for start in range(0, len(scale), height))
+    ]
+    return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
 
 @functools.cache
