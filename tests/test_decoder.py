@@ -10,7 +10,7 @@ from sat.transformer_defaults import standard_attention
 
 from model.generation import GenerationConfig, Request, generate
 from model.generation.cache import KVCache, answer_positions
-from model.generation.decoder import LayerDecoder, Prefill, make_decoder
+from model.generation.decoder import LayerDecoder, Prefill, make_decoder, tell
 from model.generation.layers import Layers
 from model.generation.model_decoder import ModelDecoder
 from model.visualglm import VisualGLMModel
@@ -132,7 +132,10 @@ class SharpAttention(BaseMixin):
         return old_impl(3 * q, k, v, mask, dropout_fn, **kw)
 
 
-def test_a_users_mixin_changes_the_answer(golden_spec: Any, golden_pixels: torch.Tensor) -> None:
+def test_a_users_mixin_changes_the_answer(
+    golden_spec: Any, golden_pixels: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell.cache_clear()
     model = build_model(golden_spec)
     case = golden_spec["cases"]["zh_image"]
     images = embeddings(model, case, golden_pixels)
@@ -148,6 +151,7 @@ def test_a_users_mixin_changes_the_answer(golden_spec: Any, golden_pixels: torch
     ids = torch.tensor([case["input_ids"]])
     after = answer()
     assert after != before
+    assert [record.levelname for record in caplog.records if "whole model" in record.message] == ["WARNING"]
     with torch.no_grad():  # the mixin's own full forward pass is the reference
         for token in after:
             logits = model(ids, image_embeddings=images, pre_image=case["image_start"])[0]

@@ -5,6 +5,8 @@ There are three ways: `LayerDecoder` walks the layers with torch's operations, `
 for a GPU, and `model_decoder.ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
 """
 
+import functools
+import logging
 from collections.abc import Generator, Sequence
 from typing import Protocol
 
@@ -67,6 +69,10 @@ def make_decoder(network: Network) -> Decoder:
     if network.has_foreign_hooks:
         from .model_decoder import ModelDecoder  # imports this module
 
+        tell(
+            "A mixin or a hook changes this model's forward pass, so answers come from the whole model, "
+            "row by row: more slowly than from its layers."
+        )
         return ModelDecoder(network)
     layers = Layers(network)
     if network.device.type == "cuda" and has_triton(network.device) and suits(layers.head_dim):
@@ -74,6 +80,12 @@ def make_decoder(network: Network) -> Decoder:
 
         return GraphDecoder(layers)
     return LayerDecoder(layers)
+
+
+@functools.cache
+def tell(message: str) -> None:
+    """Log a message, once in a program."""
+    logging.getLogger(__name__).warning(message)
 
 
 def suits(head_dim: int) -> bool:
