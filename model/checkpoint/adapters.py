@@ -6,7 +6,7 @@ P-tuning adds keys and values to every layer's attention. Paper: https://arxiv.o
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -90,12 +90,19 @@ def is_factor(name: str) -> bool:
 
 def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
     """Return the weight [out, in] of one layer, original and LoRA together, in the original's dtype."""
-    weight = tensors[layer + ORIGINAL]
-    parts: list[torch.Tensor] = []
-    while f"{layer}.matrix_A.{len(parts)}" in tensors:
-        down = tensors[f"{layer}.matrix_A.{len(parts)}"].float()  # [r, in]
-        up = tensors[f"{layer}.matrix_B.{len(parts)}"].float()  # [out / n, r]
-        parts.append(up @ down * (alpha / len(down)))
+    downs: list[torch.Tensor] = []
+    ups: list[torch.Tensor] = []
+    while f"{layer}.matrix_A.{len(downs)}" in tensors:
+        ups.append(tensors[f"{layer}.matrix_B.{len(downs)}"])  # [out / n, r]
+        downs.append(tensors[f"{layer}.matrix_A.{len(downs)}"])  # [r, in]
+    return merged_weight(tensors[layer + ORIGINAL], downs, ups, alpha / len(downs[0]))
+
+
+def merged_weight(
+    weight: torch.Tensor, downs: Sequence[torch.Tensor], ups: Sequence[torch.Tensor], scaling: float
+) -> torch.Tensor:
+    """Return weight + scaling * cat(up @ down) [out, in] in the weight's dtype, computed in float32."""
+    parts = [up.float() @ down.float() * scaling for down, up in zip(downs, ups, strict=True)]
     return (weight.float() + torch.cat(parts)).to(weight.dtype)
 
 
