@@ -1,16 +1,17 @@
 """Training data: a file of rows -> examples -> batches.
 
     dataset = ChatDataset("dataset.json", tokenizer, image_length=32, image_size=224, max_length=512)
-    loader = DataLoader(dataset, batch_size=4, shuffle=True, num_workers=2, collate_fn=collate)
+    for batch in load_batches(dataset, [[0, 1], [2, 3]], workers=2): ...
 
     python -m finetune.data check dataset.json      # what is in a file, and what is wrong with it
 
 The shapes of a row are in finetune/shapes.py, the formats of a file in finetune/rows.py.
 """
 
+import sys
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,18 +19,17 @@ import torch
 from torch.utils.data import Dataset
 
 from model.errors import ImageError
-from model.generation.decoder import answer_positions
 from model.image import load_image, preprocess
 
-from .encoding import NO_LOSS, Example, TurnEncoder
+from .batches import Batch, collate, load_batches
+from .encoding import Example, TurnEncoder
 from .errors import BadRowError, DataError
 from .rows import Rows, read_rows
 from .shapes import Row
 
-__all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_pixels", "read_rows"]
+__all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_batches", "load_pixels", "read_rows"]
 
 OnBadRow = Literal["error", "skip"]
-FILLER = 0  # the id after an example's end: any does, as it is neither seen nor learned
 LISTED = 10  # bad rows named in a message
 
 
@@ -155,78 +155,7 @@ def describe_bad_rows(rows: Rows, bad: Sequence[BadRowError]) -> str:
     )
 
 
-@dataclass
-class Batch:
-    """Examples side by side, padded on the right: contexts and pictures stand where they do in the chat.
+if __name__ == "__main__":
+    from .check import main
 
-    Attributes:
-        input_ids: [B, T].
-        labels: [B, T], not shifted; -100 where there is no loss.
-        position_ids: [B, 2, T], those of the chat's prefill and decoding.
-        attention_mask: bool [B, 1, T, T], True where a row sees a column; a row of padding sees something, too.
-        image_starts: of each example where its picture's vectors go; -1 without a picture.
-        pixels: float32 [P, 3, S, S], each picture of the batch once; None where none is decoded.
-        pictures: of each example the index of its picture in `pixels` and `images`; -1 without a picture.
-        images: the files of the P pictures.
-        context_lengths: of each example the tokens before <sop>.
-        rows: of each example the number of its row.
-        left_out: of each example how many tokens did not fit.
-        skipped: numbers of rows whose pictures are broken, and which other examples stand for.
-    """
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    position_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    image_starts: list[int]
-    pixels: torch.Tensor | None
-    pictures: list[int]
-    images: list[Path]
-    context_lengths: list[int]
-    rows: list[int]
-    left_out: list[int]
-    skipped: list[int]
-
-    def pin_memory(self) -> "Batch":
-        """Called by the data loader."""
-        names = ("input_ids", "labels", "position_ids", "attention_mask", "pixels")
-        tensors = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
-
-
-def collate(examples: Sequence[Example]) -> Batch:
-    """Put examples side by side."""
-    length = max(len(example.input_ids) for example in examples)
-    pixels = {example.image: example.pixels for example in examples if example.image is not None}
-    images = list(pixels)
-    decoded = [picture for picture in pixels.values() if picture is not None]
-    return Batch(
-        input_ids=torch.stack([pad(example.input_ids, length, FILLER) for example in examples]),
-        labels=torch.stack([pad(example.labels, length, NO_LOSS) for example in examples]),
-        position_ids=torch.stack([positions(example, length) for example in examples]),
-        attention_mask=torch.stack([visible(example, length) for example in examples])[:, None],
-        image_starts=[-1 if example.image_start is None else example.image_start for example in examples],
-        pixels=torch.stack(decoded) if decoded else None,
-        pictures=[-1 if example.image is None else images.index(example.image) for example in examples],
-        images=images,
-        context_lengths=[example.context_length for example in examples],
-        rows=[example.row for example in examples],
-        left_out=[example.left_out for example in examples],
-        skipped=[row for example in examples for row in example.skipped],
-    )
-
-
-def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
-    """Return the ids [length], the end filled up."""
-    return torch.tensor(ids + [filler] * (length - len(ids)))
-
-
-def positions(example: Example, length: int) -> torch.Tensor:
-    """Return the position ids [2, length] of an example; those of padding go on."""
-    return answer_positions(example.context_length + 1, length, torch.device("cpu"))
-
-
-def visible(example: Example, length: int) -> torch.Tensor:
-    """Return [length, length], True where a row sees a column: the context, itself, and what is before it."""
-    place = torch.arange(length)
-    return (place < example.context_length) | (place <= place[:, None])
+    sys.exit(main())

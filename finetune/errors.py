@@ -3,6 +3,8 @@
     VisualGLMError
     └── DataError             a file of training data that cannot be used
         └── BadRowError       one row of it that cannot
+
+Like those of `model.errors` they say what to do.
 """
 
 from model.errors import VisualGLMError
