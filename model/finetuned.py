@@ -58,7 +58,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         if args.use_ptuning:
             head_dim = args.hidden_size // args.num_attention_heads
             prefix = PTuningV2Mixin(args.num_layers, head_dim, args.num_attention_heads, args.pre_seq_len)
-            self.add_mixin("ptuning", prefix.to(self.device, self.dtype))  # checkpoint key
+            self.add_mixin("ptuning", prefix)  # checkpoint key
         if args.use_lora or args.use_qlora:
             settings = {"lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout, "targets": args.lora_targets}
             lora = LoraMixin(args.num_layers, args.lora_rank, layer_range=args.layer_range, **settings)
