@@ -22,7 +22,7 @@ from model.image import load_image
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError
-from .rows import Rows, read_rows
+from .rows import Rows, read_rows, sift_rows
 from .shapes import Row
 
 BAD, FAILED = 1, 2  # exit codes: bad rows found, nothing could be checked
@@ -74,12 +74,7 @@ class Findings:
 def look_through(rows: Rows, encoder: TurnEncoder) -> Findings:
     """Read and encode every row, and decode every picture once."""
     findings = Findings(len(rows))
-    for index in tqdm(range(len(rows)), desc="Rows", leave=False, disable=None):
-        try:
-            row = rows[index]
-        except BadRowError as error:
-            findings.bad.append(error)
-            continue
+    for _, row in tqdm(sift_rows(rows, findings.bad), desc="Rows", total=len(rows), leave=False, disable=None):
         findings.add_row(row)
         for turn in range(row.learned_from, len(row.turns)):
             findings.add_example(encoder.encode(row, turn), row.language_of(turn).code)

@@ -10,10 +10,9 @@ The shapes of a row are in finetune/shapes.py, the formats of a file in finetune
 
 import sys
 from array import array
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -24,13 +23,10 @@ from model.image import load_image, preprocess
 from .batches import Batch, collate, load_batches
 from .encoding import Example, TurnEncoder
 from .errors import BadRowError, DataError
-from .rows import Rows, read_rows
+from .rows import OnBadRow, Rows, read_rows, refuse_bad_rows, sift_rows
 from .shapes import Row
 
 __all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_batches", "load_pixels", "read_rows"]
-
-OnBadRow = Literal["error", "skip"]
-LISTED = 10  # bad rows named in a message
 
 
 def load_pixels(path: Path, size: int) -> torch.Tensor:
@@ -123,15 +119,9 @@ class ChatDataset(Dataset[Example]):
 
     def _scan(self) -> None:
         """Read every row once, to find its answers and what is wrong."""
-        for place in range(len(self.rows)):
-            try:
-                row = self.rows[place]
-            except BadRowError as error:
-                self.bad_rows.append(error)
-            else:
-                self._add(place, row)
-        if self.bad_rows and (self.on_bad_row == "error" or not self._places):
-            raise DataError(describe_bad_rows(self.rows, self.bad_rows))
+        for place, row in sift_rows(self.rows, self.bad_rows):
+            self._add(place, row)
+        refuse_bad_rows(self.rows, self.bad_rows, self.on_bad_row)
 
     def _add(self, place: int, row: Row) -> None:
         size = self.encoder.image_length if row.image else 0
@@ -141,18 +131,6 @@ class ChatDataset(Dataset[Example]):
                 self._places.append(place)
                 self._turns.append(number)
                 self.sizes.append(min(size, self.encoder.max_length))
-
-
-def describe_bad_rows(rows: Rows, bad: Sequence[BadRowError]) -> str:
-    """Return a message that names the first bad rows and what to do about them."""
-    first = "\n".join(f"  {error}" for error in bad[:LISTED])
-    more = f"\n  ... and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    if len(bad) == len(rows):
-        return f"None of the {len(rows)} rows of the training data {rows.path} can be used:\n{first}{more}"
-    return (
-        f"{len(bad)} of the {len(rows)} rows of the training data {rows.path} cannot be used:\n{first}{more}\n"
-        "Correct them, or leave them out with --on-bad-row skip."
-    )
 
 
 if __name__ == "__main__":

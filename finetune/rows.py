@@ -10,14 +10,17 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .errors import BadRowError, DataError
 from .shapes import Row, parse_row, quote
 
 BOM = b"\xef\xbb\xbf"
+LISTED = 10  # bad rows named in a message
 BLANK = re.compile(r"[ \t\r\n]*")
 ADVICE = "Give JSON lines (one object a line), or one list of objects in brackets, in UTF-8."
+
+OnBadRow = Literal["error", "skip"]
 
 
 @dataclass
@@ -149,3 +152,26 @@ def skip_blank(text: str, place: int) -> int:
     """Return the first place from `place` on that is not blank."""
     match = BLANK.match(text, place)
     return place if match is None else match.end()
+
+
+def sift_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
+    """Yield each row that can be used with its index; add what is wrong with the others to `bad`."""
+    for index in range(len(rows)):
+        try:
+            yield index, rows[index]
+        except BadRowError as error:
+            bad.append(error)
+
+
+def refuse_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBadRow) -> None:
+    """Raise DataError for bad rows that are not to be skipped, or where there are no others."""
+    if not bad or (on_bad_row == "skip" and len(bad) < len(rows)):
+        return
+    first = "\n".join(f"  {error}" for error in bad[:LISTED])
+    more = f"\n  ... and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    if len(bad) == len(rows):
+        raise DataError(f"None of the {len(rows)} rows of the training data {rows.path} can be used:\n{first}{more}")
+    raise DataError(
+        f"{len(bad)} of the {len(rows)} rows of the training data {rows.path} cannot be used:\n{first}{more}\n"
+        "Correct them, or leave them out with --on-bad-row skip."
+    )
