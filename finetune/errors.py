@@ -1,8 +1,9 @@
-"""The errors of fine-tuning data that a person may see.
+"""The errors of fine-tuning that a person may see.
 
     VisualGLMError
-    └── DataError             a file of training data that cannot be used
-        └── BadRowError       one row of it that cannot
+    ├── DataError             a file of training data that cannot be used
+    │   └── BadRowError       one row of it that cannot
+    └── TrainingError         a training that cannot go on
 
 Like those of `model.errors` they say what to do.
 """
@@ -29,3 +30,7 @@ class BadRowError(DataError):
 
     def __reduce__(self) -> tuple[type["BadRowError"], tuple[int, str]]:  # worker processes send it
         return type(self), (self.number, self.reason)
+
+
+class TrainingError(VisualGLMError):
+    """A training that cannot begin or go on."""

@@ -70,9 +70,10 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         """Load the weights; those of 4-bit layers are rounded one by one, on their device."""
         layers = {f"{name}.weight": layer for name, layer in self.named_modules() if isinstance(layer, Nf4Linear)}
         if layers:
-            tensors = checkpoint.merge_lora().split()
+            tensors = checkpoint.split()
             for name, layer in layers.items():
-                layer.set_weight(tensors[name.replace(".original.", ".")].to(self.device, self.dtype))
+                held = name if name in tensors else name.replace(".original.", ".")
+                layer.set_weight(tensors[held].to(self.device, self.dtype))
             rest = {name: make for name, make in makers_of(tensors).items() if not is_rounded(name)}
             checkpoint = replace(checkpoint, stored=LazyTensors(rest), qkv_layout=SPLIT, is_settled=True)
         super().load_checkpoint(checkpoint)

@@ -10,10 +10,12 @@ import torch
 
 from .chat import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
+from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.vocabulary import find_vocabulary
 from .errors import CheckpointError, SettingError, TokenizerError
+from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
 from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
@@ -93,10 +95,13 @@ def build_network(
     quant_vision: bool = False,
 ) -> VisualGLMModel:
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given."""
-    args = Namespace(**{"skip_init": True, **checkpoint.config})
+    network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
+    if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged
+        network_class = FineTuneVisualGLMModel
+        vars(args).update(use_lora=False, use_qlora=False)
 
     def make() -> VisualGLMModel:
-        network = VisualGLMModel(args, params_dtype=dtype)
+        network = network_class(args, params_dtype=dtype)
         return empty_quantized(network, quant, device, quant_vision=quant_vision) if quant else network
 
     return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]

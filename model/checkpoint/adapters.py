@@ -23,7 +23,17 @@ PATTERNS = {
 }
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
 # Entries of model_config.json that describe what was added, by method.
-SETTINGS = {"use_lora", "use_qlora", "lora_rank", "lora_alpha", "layer_range", "use_ptuning", "pre_seq_len"}
+SETTINGS = {
+    "use_lora",
+    "use_qlora",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "layer_range",
+    "use_ptuning",
+    "pre_seq_len",
+}
 
 
 def method_of(name: str) -> str | None:
