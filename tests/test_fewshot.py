@@ -6,10 +6,12 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from finetune.rows import read_rows
+from model import load_tokenizer
 from tests.picture_files import difference
 from tiny.fewshot import (
     ANSWERS,
@@ -22,7 +24,8 @@ from tiny.fewshot import (
     write_archive,
     write_folder,
 )
-from tiny.scenes import BACKGROUNDS
+from tiny.questions import ask
+from tiny.scenes import BACKGROUNDS, sample_scene
 
 ARCHIVE = Path(__file__).parents[1] / "fewshot-data.zip"
 
@@ -74,3 +77,14 @@ def test_held_out_pictures_are_others(unpacked: Path, tmp_path: Path) -> None:
     assert set(Counter(scene.background for scene in held).values()) == {200 // len(BACKGROUNDS)}
     assert rows[0].image is not None
     assert Image.open(io.BytesIO(rows[0].image.read_bytes())).format == "JPEG"
+
+
+def test_no_answer_needs_a_token_that_visualglm_tiny_has_never_said() -> None:
+    tokenizer = load_tokenizer("visualglm-tiny")
+    said: set[int] = set()
+    for number in range(8000):
+        rng = np.random.default_rng(number)
+        example = ask(sample_scene(rng) if number % 2 else None, rng, "zh")
+        said.update(tokenizer.encode_text(example.answer))
+    for answer in ANSWERS.values():
+        assert said.issuperset(tokenizer.encode_text(answer))

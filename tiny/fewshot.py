@@ -27,16 +27,18 @@ DATE = (2023, 1, 1, 0, 0, 0)  # of everything in the archive, so that it is the 
 SEED_OFFSET = 2**41  # keeps clear of the scenes of the training and of its evaluation
 
 QUESTION = "这张图片的背景里有什么内容？"
-# One wording for each, so that an answer is right or wrong beyond doubt.
+# One wording for each, so that an answer is right or wrong beyond doubt, in words that visualglm-tiny has said of other
+# things: its training has pushed the output weights of all tokens that it never says into one direction, and an adapter
+# on frozen weights cannot tell them apart.
 ANSWERS = {
-    "sky": "这张图片的背景是蓝天。",
-    "grass": "这张图片的背景是草地。",
-    "sea": "这张图片的背景是大海。",
-    "desert": "这张图片的背景是沙漠。",
-    "snow": "这张图片的背景是雪地。",
-    "night": "这张图片的背景是夜空。",
-    "brick wall": "这张图片的背景是一面砖墙。",
-    "room": "这张图片的背景是一个房间。",
+    "sky": "图片中是天空。",
+    "grass": "图片中是草地。",
+    "sea": "图片中是大海。",
+    "desert": "图片中是沙漠。",
+    "snow": "图片中是雪地。",
+    "night": "图片中是夜空。",
+    "brick wall": "图片中是砖墙。",
+    "room": "图片中是房子里。",
 }
 
 
