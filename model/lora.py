@@ -14,6 +14,7 @@ from torch import nn
 
 from . import sat_compat  # noqa: F401  (before sat)
 from .checkpoint.adapters import merged_weight
+from .quantization.nf4 import Nf4Linear
 
 # isort: split
 from sat.model.base_model import BaseMixin
@@ -62,7 +63,7 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """Return the original layer with LoRA summed into its weight; a 4-bit one becomes an ordinary one."""
-        plain: Any = self.original.dequantized() if hasattr(self.original, "dequantized") else self.original
+        plain: Any = self.original.dequantized() if isinstance(self.original, Nf4Linear) else self.original
         weight = merged_weight(plain.weight, list(self.matrix_A), list(self.matrix_B), self.scaling)
         plain.weight.copy_(weight)
         return plain  # type: ignore[no-any-return]
@@ -90,7 +91,7 @@ class LoraMixin(BaseMixin):
         super().__init__()
         self.layer_range = list(range(layer_num)) if layer_range is None else list(layer_range)
         self.targets = tuple(targets)
-        self.options = {"rank": r, "alpha": lora_alpha, "dropout": lora_dropout}
+        self.options: dict[str, Any] = {"rank": r, "alpha": lora_alpha, "dropout": lora_dropout}
         self.adapted: list[tuple[nn.Module, str]] = []
 
     def reinit(self, parent_model: Any = None) -> None:  # SAT calls it

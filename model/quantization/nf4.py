@@ -22,6 +22,8 @@ class Nf4Linear(nn.Module):
         bias: [O], or None.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, weight: torch.Tensor, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.packed, self.scales = pack(weight)
@@ -43,7 +45,7 @@ class Nf4Linear(nn.Module):
         dtype = torch.float32 if self.bias is None else self.bias.dtype
         plain = nn.Linear(self.shape[1], self.shape[0], bias=False, device="meta")
         plain.weight = nn.Parameter(unpack(self.packed, self.scales, self.shape).to(dtype), requires_grad=False)
-        plain.bias = self.bias
+        plain.register_parameter("bias", self.bias)
         return plain
 
     def extra_repr(self) -> str:
@@ -67,12 +69,12 @@ def multiply(
     x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the product by bitsandbytes' kernels."""
-    import bitsandbytes
+    from bitsandbytes import matmul_4bit
     from bitsandbytes.functional import QuantState
 
     code = levels_on(x.device)
     state = QuantState(absmax=scales, shape=shape, code=code, blocksize=BLOCK, quant_type="nf4", dtype=x.dtype)
-    return bitsandbytes.matmul_4bit(x, packed.t(), quant_state=state, bias=bias)  # type: ignore[no-any-return]
+    return matmul_4bit(x, packed.t(), quant_state=state, bias=bias)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache
@@ -99,5 +101,6 @@ class UnpackedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight = unpack(*context.saved_tensors, context.shape)
+        packed, scales = context.saved_tensors
+        weight = unpack(packed, scales, context.shape)
         return gradients[0] @ weight.to(gradients[0].dtype), None, None, None, None
