@@ -1,5 +1,6 @@
 """The Hugging Face twin: the same dialogue as on the SAT side, through transformers' generation."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from model import (
     load_hf,
     load_sat,
 )
-from model.checkpoint import open_checkpoint, save_sat
+from model.checkpoint import find_vocabulary, open_checkpoint, save_sat
+from model.checkpoint.vocabulary import VOCABULARY_NAME
 from model.image import load_image
 from tests.cli_program import DESCRIBED_ZH, ROOT, SCENE, run_program
 
@@ -94,6 +96,7 @@ def test_closing_the_answer_stops_the_model(twin: HfChatModel) -> None:
 def test_a_sat_directory_answers_the_same(tmp_path: Path, twin: HfChatModel) -> None:
     checkpoint = open_checkpoint("visualglm-tiny")
     save_sat(tmp_path / "tiny", dict(checkpoint.tensors()), checkpoint.config)
+    shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path / "tiny")
     model = load_hf(tmp_path / "tiny", device="cpu")
     ours, theirs = model.network.state_dict(), twin.network.state_dict()
     assert ours.keys() == theirs.keys()
