@@ -1,6 +1,7 @@
 """The optimiser around a module's loss: a plain one for a single process, or deepspeed's engine for one or many."""
 
 import math
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -146,6 +147,7 @@ class DeepspeedOptimiser:
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings) -> None:
         import deepspeed
 
+        os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
         self.engine, *_ = deepspeed.initialize(
             model=module, model_parameters=list(parameters), config=deepspeed_config(settings), dist_init_required=False
         )
