@@ -32,11 +32,14 @@ class AnswerLoss(nn.Module):
     Args:
         network: a VisualGLMModel.
         checkpoint_activations: compute the layers again on the way back instead of keeping what they computed.
+        always_looks: compute the embedding of a blank picture for a batch without any, since ZeRO 3 wants every process to
+            use the same weights in each pass.
     """
 
-    def __init__(self, network: Any, checkpoint_activations: bool = False) -> None:
+    def __init__(self, network: Any, checkpoint_activations: bool = False, always_looks: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.always_looks = always_looks
         self.checkpoint_activations = checkpoint_activations
 
     def forward(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
@@ -50,17 +53,23 @@ class AnswerLoss(nn.Module):
             return self.loss_by_sat(batch, images)
         places = answer_places(batch.labels)
         targets = batch.labels.flatten()[places + 1].to(device)
-        if images is None and batch.pixels is not None:
-            images = self.network.encode_image(batch.pixels.to(device))
+        images = self.look(batch) if images is None else images
         states = self.states(batch, images)
         return self.sum_losses(states.flatten(0, 1)[places.to(device)], targets)
+
+    def look(self, batch: Batch) -> torch.Tensor | None:
+        """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
+        if batch.pixels is not None:
+            return self.network.encode_image(batch.pixels.to(self.network.device))  # type: ignore[no-any-return]
+        if self.always_looks:
+            self.network.encode_image(torch.zeros(1, 3, *[self.network.image_size] * 2, device=self.network.device))
+        return None
 
     def loss_by_sat(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
         """Return the same sum by SAT's own forward pass, which calls every hook."""
         device = self.network.device
         given: dict[str, Any] = {"pre_image": batch.image_starts}
-        if images is None and batch.pixels is not None:
-            images = self.network.encode_image(batch.pixels.to(device))
+        images = self.look(batch) if images is None else images
         if images is not None:
             given["image_embeddings"] = of_rows(batch, images)
         mask = batch.attention_mask.to(device).float()  # SAT takes a bool for what is hidden

@@ -81,7 +81,7 @@ def make_optimiser(
         options.zero_stage,
         options.offload,
     )
-    module = AnswerLoss(network, options.checkpoint_activations)
+    module = AnswerLoss(network, options.checkpoint_activations, always_looks=options.zero_stage == 3)
     if deep:
         return DeepspeedOptimiser(module, trained.values(), settings)
     return PlainOptimiser(module, trained.values(), settings, mixed=options.full or options.use_ptuning)
@@ -141,7 +141,9 @@ def prepare(options: argparse.Namespace) -> Training:
         load_trained(run, state, trained)
         optimiser.load(run.folder(state.step))
         say(processes, f"Goes on with {run.path} after step {state.step}.")
-    cache = None if trains_image_part(trained) else PictureCache(network, options.cache_pictures * 1e9)
+    # ZeRO 3 gathers weights in the engine's own pass, and for all processes at once.
+    looks_again = trains_image_part(trained) or options.zero_stage == 3
+    cache = None if looks_again else PictureCache(network, options.cache_pictures * 1e9)
     return Training(
         options=options,
         processes=processes,

@@ -31,7 +31,8 @@ class Made:
 
     Attributes:
         number: of the step, from 1.
-        loss: for each token, on the device.
+        loss: summed over this process's tokens, on the device.
+        tokens: of all processes.
         stepped: what came of it.
         rows: that it saw.
         rate: of learning.
@@ -39,6 +40,7 @@ class Made:
 
     number: int
     loss: torch.Tensor
+    tokens: int
     stepped: Stepped
     rows: list[int]
     rate: float
@@ -139,7 +141,7 @@ class Training:
         if self.recorder is not None:
             self.recorder.step(tokens)
         rows = [row for batch in batches for row in batch.rows]
-        return Made(self.state.step, total / mine, stepped, rows, rate)
+        return Made(self.state.step, total, tokens, stepped, rows, rate)
 
     def loss_of(self, batch: Batch) -> torch.Tensor:
         """Return the summed loss of a batch."""
@@ -169,8 +171,10 @@ class Training:
                 f"The loss of step {made.number} or its gradient is not a number. The step saw rows "
                 f"{', '.join(map(str, made.rows))} of the data. Look at these rows, lower --lr, or train in float32."
             )
-        if self.recorder is not None and made.number % self.options.log_interval == 0:
-            self.recorder.show(made.number, float(made.loss), made.rate)
+        if made.number % self.options.log_interval == 0:
+            loss = self.processes.sum(float(made.loss)) / made.tokens
+            if self.recorder is not None:
+                self.recorder.show(made.number, loss, made.rate)
 
     def _count_skipped(self) -> None:
         self.state.skipped += 1
