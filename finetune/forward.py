@@ -32,8 +32,8 @@ class AnswerLoss(nn.Module):
     Args:
         network: a VisualGLMModel.
         checkpoint_activations: compute the layers again on the way back instead of keeping what they computed.
-        always_looks: compute the embedding of a blank picture for a batch without any, since ZeRO 3 wants every process to
-            use the same weights in each pass.
+        always_looks: compute the embedding of a blank picture for a batch without any, since ZeRO 3 wants every
+            process to use the same weights in each pass.
     """
 
     def __init__(self, network: Any, checkpoint_activations: bool = False, always_looks: bool = False) -> None:

@@ -58,6 +58,10 @@ class Optimiser(Protocol):
         """Return the loss of one batch as the module computes it."""
         ...
 
+    def mixing(self) -> AbstractContextManager[Any]:
+        """Return a context in which the network computes, whatever dtypes its weights have."""
+        ...
+
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss to those of the batches before it in this step."""
         ...
@@ -99,10 +103,11 @@ class PlainOptimiser:
 
     def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
-        with self._mixing():
+        with self.mixing():
             return self.module(batch, images)  # type: ignore[no-any-return]
 
-    def _mixing(self) -> AbstractContextManager[Any]:
+    def mixing(self) -> AbstractContextManager[Any]:
+        """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""
         return torch.autocast(self.device.type, self.settings.dtype) if self.mixed else nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -155,6 +160,10 @@ class DeepspeedOptimiser:
     def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
         return self.engine(batch, images)  # type: ignore[no-any-return]
+
+    def mixing(self) -> AbstractContextManager[Any]:
+        """Do nothing: the engine has given all weights one dtype."""
+        return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss."""

@@ -209,7 +209,8 @@ class Training:
         # ZeRO 3 has no whole model anywhere, and a decoder takes the weights as they lie.
         if not count or not self.processes.is_first or self.options.zero_stage == 3:
             return Score(loss)
-        exact, samples = ask(self.network, self.tokenizer, self.valid[0], count)
+        with self.optimiser.mixing():
+            exact, samples = ask(self.network, self.tokenizer, self.valid[0], count)
         return Score(loss, exact, samples)
 
     def _weigh(self, score: Score) -> bool:

@@ -19,10 +19,10 @@ from .quantization.nf4 import Nf4Linear
 # isort: split
 from sat.model.base_model import BaseMixin
 
-LLM, QFORMER, VIT = "llm", "qformer", "vit"
-TARGETS = (LLM, QFORMER, VIT)
-# The linear layers of an attention, and of how many parts each is made.
-PARTS = {"query_key_value": 3, "key_value": 2, "query": 1, "dense": 1}
+LLM, MLP, QFORMER, VIT = "llm", "mlp", "qformer", "vit"
+TARGETS = (LLM, MLP, QFORMER, VIT)
+# The linear layers of an attention and of an MLP, and of how many parts each is made.
+PARTS = {"query_key_value": 3, "key_value": 2, "query": 1, "dense": 1, "dense_h_to_4h": 1, "dense_4h_to_h": 1}
 
 
 class LoraLinear(nn.Module):
@@ -70,13 +70,14 @@ class LoraLinear(nn.Module):
 
 
 class LoraMixin(BaseMixin):
-    """Puts LoRA beside the attention's linear layers of some parts of the model, and can merge it again.
+    """Puts LoRA beside linear layers of some parts of the model, and can merge it again.
 
     Args:
         layer_num: layers of the language model.
         r, lora_alpha, lora_dropout: see `LoraLinear`.
         layer_range: numbers of the language model's layers to adapt, no range; None for all.
-        targets: llm, qformer and vit; the last two are adapted in all their layers.
+        targets: the attention of the language model (llm), its MLP (mlp), and the attention of qformer and vit; the last
+            two are adapted in all their layers.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class LoraMixin(BaseMixin):
 
     def reinit(self, parent_model: Any = None) -> None:  # SAT calls it
         """Wrap the layers of `parent_model`."""
-        for owner in attentions(parent_model, self.targets, self.layer_range):
+        for owner in owners(parent_model, self.targets, self.layer_range):
             for name, parts in PARTS.items():
                 original = getattr(owner, name, None)
                 if original is not None and not isinstance(original, LoraLinear):
@@ -110,16 +111,13 @@ class LoraMixin(BaseMixin):
         self.adapted.clear()
 
 
-def attentions(network: Any, targets: Sequence[str], layer_range: Sequence[int]) -> Iterator[nn.Module]:
-    """Yield the attention modules of the chosen parts of a VisualGLM network, cross-attention included."""
+def owners(network: Any, targets: Sequence[str], layer_range: Sequence[int]) -> Iterator[nn.Module]:
+    """Yield the modules whose linear layers are adapted, of the chosen parts of a VisualGLM network."""
     image: Any = network.get_mixin("eva").model
-    layers = {
-        LLM: [network.transformer.layers[number] for number in layer_range],
-        QFORMER: image.qformer.transformer.layers,
-        VIT: image.vit.transformer.layers,
-    }
+    own = [network.transformer.layers[number] for number in layer_range]
+    layers = {LLM: own, MLP: own, QFORMER: image.qformer.transformer.layers, VIT: image.vit.transformer.layers}
     for target in targets:
         for layer in layers[target]:
-            yield layer.attention
-            if hasattr(layer, "cross_attention"):
+            yield layer.mlp if target == MLP else layer.attention
+            if target == QFORMER and hasattr(layer, "cross_attention"):
                 yield layer.cross_attention
