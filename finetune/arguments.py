@@ -100,6 +100,14 @@ def add_data(group: Group) -> None:
     add("--max_target_length", type=int, help="as in the original")
     add("--max-length", type=int, help=f"the most tokens of prompt and answer (default {DEFAULT_MAX_LENGTH})")
     add("--on-bad-row", choices=("error", "skip"), default="error", help="what to do about rows that cannot be used")
+    add(
+        "--crop",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="see random parts of pictures, at least so much of a side",
+    )
+    add("--flip", action="store_true", help="see half of the pictures mirrored")
     add("--num-workers", type=int, default=1, metavar="N", help="processes that read data (default %(default)s)")
     add("--group-by-length", action="store_true", help="put examples of like length into one batch")
 
@@ -184,11 +192,18 @@ def check(options: argparse.Namespace) -> None:
         raise SettingError("--fp16 and --bf16 are given. Choose one; bf16 where the GPU knows it.")
     if options.freeze and not options.full:
         raise SettingError("--freeze goes with --full: the other methods freeze the whole model anyway.")
+    if options.use_qlora and options.save_full:
+        raise SettingError(
+            "--save-full does not go with --use_qlora, whose weights of 4 bits are the base's. Make a whole model "
+            "afterwards: python -m finetune.merge"
+        )
     counts = ("lora_rank", "pre_seq_len", "batch_size", "gradient_accumulation_steps", "keep", "log_interval")
     optional = ("train_iters", "epochs", "save_interval", "eval_interval", "eval_batch_size", "max_length")
     for name in (*counts, *optional):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SettingError(f"--{name.replace('_', '-')} is {value}; it should be at least 1.")
+    if not 0 < options.crop <= 1:
+        raise SettingError(f"--crop is {options.crop}; it should be above 0 and at most 1, which is the whole picture.")
     if options.lr <= 0:
         raise SettingError(f"--lr is {options.lr}; it should be above 0.")

@@ -17,6 +17,7 @@ from .processes import Processes
 
 SHOWN = 3  # sample answers
 ROWS = 8  # answered side by side
+SPARE = 16  # tokens that an answer may have beyond the longest wanted one
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ def ask(network: Any, tokenizer: Any, dataset: ChatDataset, count: int) -> tuple
         image = None if row.image is None else load_image(row.image)
         language = row.language_of(len(row.turns) - 1)
         asked.append((Conversation(image, list(row.turns[:-1]), language), row.turns[-1].question))
-    config = DEMO.replace(temperature=0.0, repetition_penalty=1.0)
+    wanted = [clean_answer(row.turns[-1].answer) for row in rows]
+    # An answer that goes on is wrong, however it ends.
+    longest = max(len(tokenizer.encode_text(answer)) for answer in wanted) + SPARE
+    config = DEMO.replace(temperature=0.0, repetition_penalty=1.0, max_new_tokens=longest)
     given = SatChatModel(network, tokenizer).answer_batch(asked, config, ROWS)
     answers = [str(answer) if isinstance(answer, VisualGLMError) else answer for answer in given]
-    wanted = [clean_answer(row.turns[-1].answer) for row in rows]
     right = sum(answer.strip() == want for answer, want in zip(answers, wanted, strict=True))
     samples = list(zip((question for _, question in asked), wanted, answers, strict=True))
     return right / len(rows), samples[:SHOWN]

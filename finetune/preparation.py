@@ -142,7 +142,8 @@ def prepare(options: argparse.Namespace) -> Training:
         optimiser.load(run.folder(state.step))
         say(processes, f"Goes on with {run.path} after step {state.step}.")
     # ZeRO 3 gathers weights in the engine's own pass, and for all processes at once.
-    looks_again = trains_image_part(trained) or options.zero_stage == 3
+    varies = options.crop < 1 or options.flip
+    looks_again = trains_image_part(trained) or varies or options.zero_stage == 3
     cache = None if looks_again else PictureCache(network, options.cache_pictures * 1e9)
     return Training(
         options=options,

@@ -112,6 +112,6 @@ def divide_model() -> None:
 
 
 def leave_processes() -> None:
-    """End the meeting, so that no process waits for this one."""
-    if dist.is_initialized():
+    """End the meeting of several processes, so that none waits for this one."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.destroy_process_group()

@@ -20,6 +20,7 @@ from .order import Order
 from .pictures import PictureCache
 from .processes import Processes
 from .progress import Recorder
+from .variation import vary
 
 # Steps in a row without room in float16, after which something else is wrong.
 MOST_SKIPPED = 20
@@ -126,6 +127,9 @@ class Training:
     def _step(self, batches: list[Batch]) -> Made:
         """Make one step."""
         torch.manual_seed(self.order.seed * 1_000_003 + self.state.step * self.processes.count + self.processes.rank)
+        for batch in batches:
+            if batch.pixels is not None:
+                batch.pixels = vary(batch.pixels, self.options.crop, self.options.flip)
         mine = sum(int((batch.labels != NO_LOSS).sum()) for batch in batches)
         tokens = int(self.processes.sum(mine))
         total = torch.zeros((), device=self.processes.device)

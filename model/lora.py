@@ -19,10 +19,18 @@ from .quantization.nf4 import Nf4Linear
 # isort: split
 from sat.model.base_model import BaseMixin
 
-LLM, MLP, QFORMER, VIT = "llm", "mlp", "qformer", "vit"
-TARGETS = (LLM, MLP, QFORMER, VIT)
-# The linear layers of an attention and of an MLP, and of how many parts each is made.
-PARTS = {"query_key_value": 3, "key_value": 2, "query": 1, "dense": 1, "dense_h_to_4h": 1, "dense_4h_to_h": 1}
+LLM, MLP, HEAD, QFORMER, VIT = "llm", "mlp", "head", "qformer", "vit"
+TARGETS = (LLM, MLP, HEAD, QFORMER, VIT)
+# The linear layers that can be adapted, and of how many parts each is made.
+PARTS = {
+    "query_key_value": 3,
+    "key_value": 2,
+    "query": 1,
+    "dense": 1,
+    "dense_h_to_4h": 1,
+    "dense_4h_to_h": 1,
+    "lm_head": 1,
+}
 
 
 class LoraLinear(nn.Module):
@@ -76,8 +84,8 @@ class LoraMixin(BaseMixin):
         layer_num: layers of the language model.
         r, lora_alpha, lora_dropout: see `LoraLinear`.
         layer_range: numbers of the language model's layers to adapt, no range; None for all.
-        targets: the attention of the language model (llm), its MLP (mlp), and the attention of qformer and vit; the last
-            two are adapted in all their layers.
+        targets: the language model's attention (llm), its MLP (mlp) and its head, which is what lets words be said that
+            the model never says; the attention of qformer and of vit, in all their layers.
     """
 
     def __init__(
@@ -117,7 +125,9 @@ def owners(network: Any, targets: Sequence[str], layer_range: Sequence[int]) -> 
     own = [network.transformer.layers[number] for number in layer_range]
     layers = {LLM: own, MLP: own, QFORMER: image.qformer.transformer.layers, VIT: image.vit.transformer.layers}
     for target in targets:
-        for layer in layers[target]:
+        if target == HEAD:
+            yield network.get_mixin("chatglm-final")
+        for layer in layers.get(target, []):
             yield layer.mlp if target == MLP else layer.attention
             if target == QFORMER and hasattr(layer, "cross_attention"):
                 yield layer.cross_attention
