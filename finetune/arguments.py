@@ -77,7 +77,8 @@ class Group:
 def add_model(group: Group) -> None:
     """Add the flags that choose the model and what of it is trained."""
     add = group.add
-    add("--from_pretrained", default="visualglm-6b", metavar="NAME_OR_DIR", help="the model to begin from")
+    help_ = "the model to begin from (default visualglm-6b; visualglm-tiny with neither its weights nor a GPU)"
+    add("--from_pretrained", metavar="NAME_OR_DIR", help=help_)
     add("--use_lora", action="store_true", help="train LoRA")
     add("--use_qlora", action="store_true", help="train LoRA beside language weights of 4 bits")
     add("--use_ptuning", action="store_true", help="train P-tuning v2")
@@ -108,6 +109,7 @@ def add_data(group: Group) -> None:
         help="see random parts of pictures, at least so much of a side",
     )
     add("--flip", action="store_true", help="see half of the pictures mirrored")
+    add("--remember", type=int, default=0, metavar="N", help="mix in N answers of the base, so that it forgets less")
     add("--num-workers", type=int, default=1, metavar="N", help="processes that read data (default %(default)s)")
     add("--group-by-length", action="store_true", help="put examples of like length into one batch")
 

@@ -7,6 +7,7 @@ the diagonal; the other way, every part gets the whole A and its rows of B.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def peft_config(
         "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "target_modules": sorted(ranks),
+        # As a list, PEFT would take these for the ends of names, which the picture's layers share with the model's.
+        "target_modules": f"({'|'.join(map(re.escape, sorted(ranks)))})",
         "r": next(iter(ranks.values())),
         "lora_alpha": next(iter(alphas.values())),
         "rank_pattern": ranks,
@@ -142,7 +144,7 @@ def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
 def scale_of(name: str, rank: int, config: Mapping[str, Any]) -> float:
     """Return what PEFT multiplies a layer's product with."""
     alphas = config.get("alpha_pattern") or {}
-    matching = [value for key, value in alphas.items() if name == key or name.endswith(f".{key}")]
+    matching = [value for key, value in alphas.items() if re.fullmatch(rf"(.*\.)?({key})", name)]  # as PEFT does
     alpha = float(matching[0] if matching else config["lora_alpha"])
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from torch.utils.data import ConcatDataset
 
 from model.loading import load_tokenizer
 
+from .base import choose_base
 from .data import ChatDataset
 from .errors import TrainingError
 from .forward import AnswerLoss
+from .memory import write_memory
 from .methods import (
     build_network,
     choose_precision,
@@ -87,6 +90,29 @@ def make_optimiser(
     return PlainOptimiser(module, trained.values(), settings, mixed=options.full or options.use_ptuning)
 
 
+def recall(
+    options: argparse.Namespace,
+    processes: Processes,
+    network: Any,
+    tokenizer: Any,
+    train: Sequence[ChatDataset],
+    scratch: tempfile.TemporaryDirectory[str],
+) -> list[ChatDataset]:
+    """Return what the base says of the pictures, as data to be mixed in; it is asked anew where a run goes on."""
+    if not options.remember:
+        return []
+    file = Path(scratch.name) / "memory.jsonl"
+    write_memory(file, network, tokenizer, train, options.remember)
+    held = open_data(options, [file], network, tokenizer) if file.is_file() else []
+    say(processes, f"Remembered: {sum(map(len, held))} answers of the base are mixed in.")
+    return held
+
+
+def repeats(train: Sequence[ChatDataset], remembered: Sequence[ChatDataset]) -> int:
+    """Return how often what is new comes for what is remembered to come once: so often that it is about as much."""
+    return max(1, round(sum(map(len, remembered)) / sum(map(len, train))))
+
+
 def make_order(options: argparse.Namespace, datasets: Sequence[ChatDataset], processes: Processes) -> Order:
     """Return the order of the examples."""
     sizes = [size for dataset in datasets for size in dataset.sizes]
@@ -116,6 +142,9 @@ def prepare(options: argparse.Namespace) -> Training:
     deep = wants_deepspeed(options)
     processes = join_processes(options.device, wants_nccl=deep)
     torch.manual_seed(options.seed)
+    if options.from_pretrained is None:
+        options.from_pretrained, notice = choose_base()
+        say(processes, notice)
     checkpoint = open_base(options)
     dtype, notice = choose_precision(options, processes.device, checkpoint.config)
     say(processes, notice)
@@ -127,6 +156,10 @@ def prepare(options: argparse.Namespace) -> Training:
     say(processes, describe_trained(trained, network))
     train, valid = (open_data(options, paths, network, tokenizer) for paths in (options.train_data, options.valid_data))
     say(processes, describe_data(train))
+    scratch = tempfile.TemporaryDirectory(prefix="visualglm-")
+    remembered = recall(options, processes, network, tokenizer, train, scratch)
+    new = sum(map(len, train)) * repeats(train, remembered)
+    train = train * repeats(train, remembered) + remembered
     optimiser = make_optimiser(options, network, trained, dtype, deep)
     order = make_order(options, train, processes)
     last = options.train_iters or order.steps(options.epochs)
@@ -153,6 +186,8 @@ def prepare(options: argparse.Namespace) -> Training:
         optimiser=optimiser,
         pictures=cache,
         train=ConcatDataset(train) if len(train) > 1 else train[0],
+        new=new,
+        scratch=scratch,
         valid=valid,
         order=order,
         run=run,

@@ -3,8 +3,9 @@
 import argparse
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -57,13 +58,15 @@ class Training:
         network, tokenizer: the model.
         optimiser: computes losses and changes the network.
         pictures: keeps embeddings; None where the image part is trained.
-        train: what is learned; several files are one after another.
+        train: what is learned; several files are one after another, and what is remembered comes last.
+        new: how many of its examples are not what is remembered.
         valid: held-out data.
         order: of the examples.
         run: where checkpoints go.
         state: where the training is.
         last: the step at which it ends.
         tensors: what is saved, on the first process; all take part in collecting it.
+        scratch: holds what is remembered, and goes when the training does.
         recorder: on the first process.
     """
 
@@ -74,12 +77,14 @@ class Training:
     optimiser: Optimiser
     pictures: PictureCache | None
     train: Any
+    new: int
     valid: list[ChatDataset]
     order: Order
     run: Run
     state: State
     last: int
     tensors: Callable[[], dict[str, torch.Tensor]]
+    scratch: tempfile.TemporaryDirectory[str]
     recorder: Recorder | None = None
     in_a_row: int = 0
     unsaved: TrainingError | None = None
@@ -109,27 +114,26 @@ class Training:
 
     def close(self) -> None:
         """Write what is left of the records, and say where the run is."""
+        self.scratch.cleanup()
         if self.recorder is not None:
             self.recorder.close()
             if self.run.steps():
                 print(f"The run is {self.run.path}. Talk to it: --from_pretrained {self.run.path}", file=sys.stderr)
 
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of each step that is still to be made."""
+    def _steps(self) -> Iterator[list[tuple[Batch, list[int]]]]:
+        """Yield the batches of each step that is still to be made, with the places of their examples."""
         count, device = self.order.batches, self.processes.device
         first = self.state.step
-        indices = islice(self.order.batches_from(first), (self.last - first) * count)
+        indices = list(islice(self.order.batches_from(first), (self.last - first) * count))
         workers, pinned = self.options.num_workers, device.type == "cuda"
         loaded = load_batches(self.train, indices, workers, pin_memory=pinned)
-        while batches := list(islice(loaded, count)):
-            yield batches
+        for start in range(0, len(indices), count):
+            yield [(batch, indices[start + number]) for number, batch in enumerate(islice(loaded, count))]
 
-    def _step(self, batches: list[Batch]) -> Made:
+    def _step(self, loaded: list[tuple[Batch, list[int]]]) -> Made:
         """Make one step."""
         torch.manual_seed(self.order.seed * 1_000_003 + self.state.step * self.processes.count + self.processes.rank)
-        for batch in batches:
-            if batch.pixels is not None:
-                batch.pixels = vary(batch.pixels, self.options.crop, self.options.flip)
+        batches = [self._vary(batch, places) for batch, places in loaded]
         mine = sum(int((batch.labels != NO_LOSS).sum()) for batch in batches)
         tokens = int(self.processes.sum(mine))
         total = torch.zeros((), device=self.processes.device)
@@ -146,6 +150,17 @@ class Training:
             self.recorder.step(tokens)
         rows = [row for batch in batches for row in batch.rows]
         return Made(self.state.step, total, tokens, stepped, rows, rate)
+
+    def _vary(self, batch: Batch, places: list[int]) -> Batch:
+        """Show what is new a little differently; what is remembered was said of the pictures as they are."""
+        if batch.pixels is None:
+            return batch
+        remembered = {picture for picture, place in zip(batch.pictures, places, strict=True) if place >= self.new}
+        chosen = [number for number in range(len(batch.pixels)) if number not in remembered]
+        pixels = batch.pixels.clone()
+        if chosen:
+            pixels[chosen] = vary(batch.pixels[chosen], self.options.crop, self.options.flip)
+        return replace(batch, pixels=pixels)
 
     def loss_of(self, batch: Batch) -> torch.Tensor:
         """Return the summed loss of a batch."""
