@@ -17,6 +17,7 @@ from .errors import (
     TokenizerError,
     VisualGLMError,
 )
+from .finetuned import FineTuneVisualGLMModel
 from .generation import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .hf_chat import HfChatModel
 from .infer_util import generate_input, get_infer_setting
@@ -35,6 +36,7 @@ __all__ = [
     "ChatModel",
     "CheckpointError",
     "Conversation",
+    "FineTuneVisualGLMModel",
     "GenerationConfig",
     "GenerationError",
     "HfChatModel",

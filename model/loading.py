@@ -4,16 +4,22 @@ import contextlib
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .chat import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
+from .checkpoint.adapters import PTUNING, methods_in
+from .checkpoint.hf import CONFIG_NAME as HF_CONFIG_NAME
+from .checkpoint.load import copy_tensor
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
+from .checkpoint.save import hf_tensors, to_hf_config
 from .checkpoint.vocabulary import find_vocabulary
+from .checkpoint.whole import whole_tensors
 from .errors import CheckpointError, SettingError, TokenizerError
+from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
 from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
@@ -93,10 +99,13 @@ def build_network(
     quant_vision: bool = False,
 ) -> VisualGLMModel:
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given."""
-    args = Namespace(**{"skip_init": True, **checkpoint.config})
+    network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
+    if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged
+        network_class = FineTuneVisualGLMModel
+        vars(args).update(use_lora=False, use_qlora=False)
 
     def make() -> VisualGLMModel:
-        network = VisualGLMModel(args, params_dtype=dtype)
+        network = network_class(args, params_dtype=dtype)
         return empty_quantized(network, quant, device, quant_vision=quant_vision) if quant else network
 
     return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]
@@ -162,6 +171,44 @@ def quiet_progress() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def read_hf_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """Have transformers read a directory of its own format."""
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage  # transformers takes seconds to import
+
+    with quiet_progress():
+        network = ChatGLMForConditionalGenerationWithImage.from_pretrained(checkpoint.path, dtype=dtype)
+    return network.to(device).eval()
+
+
+def fill_hf_network(
+    checkpoint: Checkpoint,
+    eos_token_id: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """Build the Hugging Face network of a model in the SAT format, such as a fine-tune; LoRA is merged."""
+    from .hf.configuration_chatglm import ChatGLMConfig
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
+
+    if PTUNING in methods_in(checkpoint.stored):
+        raise CheckpointError(
+            f"{checkpoint.path} was trained by P-tuning, whose keys and values only the SAT side has a place for. "
+            "Load it there, for example with cli_demo.py instead of cli_demo_hf.py."
+        )
+    config = ChatGLMConfig(**to_hf_config(checkpoint.config, eos_token_id, dtype))
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
+    network.name_or_path = str(checkpoint.path)
+    targets = network.state_dict()
+    tensors = whole_tensors(checkpoint.merge_lora())
+    stored = hf_tensors(tensors, checkpoint.config["num_attention_heads"], dtype)
+    for done, (name, tensor) in enumerate(stored, start=1):
+        copy_tensor(targets[name], tensor, name, checkpoint.path)
+        if progress is not None:
+            progress(done, checkpoint.count)
+    return network
+
+
 def load_hf(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -177,26 +224,20 @@ def load_hf(
     The arguments are those of `load_sat`, and a small model on the CPU sets torch to one thread as there.
 
     Raises:
-        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had, or is in the SAT format.
+        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had, or P-tuning was used.
     """
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name)
-    if not (checkpoint.path / "config.json").is_file():
-        raise CheckpointError(
-            f"{checkpoint.path} is in the SAT format, which the Hugging Face side cannot read. Convert it first:\n"
-            f"  python -m model.checkpoint.convert {checkpoint.path} {checkpoint.path.name}-hf --to hf"
-        )
     tokenizer = load_tokenizer(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     if chosen.type == "cpu":
         limit_threads(parameters)
-    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage  # transformers takes seconds to import
-
     wanted = choose_dtype(dtype, chosen, parameters)
-    with quiet_progress():
-        network = ChatGLMForConditionalGenerationWithImage.from_pretrained(checkpoint.path, dtype=wanted)
-    network = network.to(chosen).eval()
-    if progress is not None:
-        progress(checkpoint.count, checkpoint.count)
+    if (checkpoint.path / HF_CONFIG_NAME).is_file():
+        network = read_hf_network(checkpoint, chosen, wanted)
+        if progress is not None:
+            progress(checkpoint.count, checkpoint.count)
+    else:
+        network = fill_hf_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, progress)
     quantized = network.quantize(quant) if quant else network
     return HfChatModel(quantized, tokenizer, rows=rows, most_waiting=most_waiting)

@@ -97,7 +97,7 @@ def test_too_little_memory_is_an_error_for_a_person(
     def allocate(*args: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate too much")
 
-    monkeypatch.setattr("model.generation.cache.KVCache.allocate", allocate)
+    monkeypatch.setattr("model.generation.decoder.LayerDecoder.grow", allocate)
     with pytest.raises(GenerationError, match="Lower max_length"):
         run(golden_model, prompt)
 

@@ -1,5 +1,6 @@
 """The Hugging Face twin: the same dialogue as on the SAT side, through transformers' generation."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import torch
 from model import (
     CHINESE,
     ENGLISH,
-    CheckpointError,
     Conversation,
     GenerationConfig,
     HfChatModel,
@@ -20,7 +20,8 @@ from model import (
     load_hf,
     load_sat,
 )
-from model.checkpoint import open_checkpoint, save_sat
+from model.checkpoint import find_vocabulary, open_checkpoint, save_sat
+from model.checkpoint.vocabulary import VOCABULARY_NAME
 from model.image import load_image
 from tests.cli_program import DESCRIBED_ZH, ROOT, SCENE, run_program
 
@@ -92,11 +93,14 @@ def test_closing_the_answer_stops_the_model(twin: HfChatModel) -> None:
     assert time.perf_counter() - started < 5  # 1,900 tokens would take longer
 
 
-def test_a_sat_directory_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+def test_a_sat_directory_answers_the_same(tmp_path: Path, twin: HfChatModel) -> None:
     checkpoint = open_checkpoint("visualglm-tiny")
     save_sat(tmp_path / "tiny", dict(checkpoint.tensors()), checkpoint.config)
-    with pytest.raises(CheckpointError, match=r"model\.checkpoint\.convert .* --to hf"):
-        load_hf(tmp_path / "tiny", device="cpu")
+    shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path / "tiny")
+    model = load_hf(tmp_path / "tiny", device="cpu")
+    ours, theirs = model.network.state_dict(), twin.network.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

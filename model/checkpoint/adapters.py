@@ -6,7 +6,7 @@ P-tuning adds keys and values to every layer's attention. Paper: https://arxiv.o
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,17 @@ PATTERNS = {
 }
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
 # Entries of model_config.json that describe what was added, by method.
-SETTINGS = {"use_lora", "use_qlora", "lora_rank", "lora_alpha", "layer_range", "use_ptuning", "pre_seq_len"}
+SETTINGS = {
+    "use_lora",
+    "use_qlora",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "layer_range",
+    "use_ptuning",
+    "pre_seq_len",
+}
 
 
 def method_of(name: str) -> str | None:
@@ -90,12 +100,19 @@ def is_factor(name: str) -> bool:
 
 def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
     """Return the weight [out, in] of one layer, original and LoRA together, in the original's dtype."""
-    weight = tensors[layer + ORIGINAL]
-    parts: list[torch.Tensor] = []
-    while f"{layer}.matrix_A.{len(parts)}" in tensors:
-        down = tensors[f"{layer}.matrix_A.{len(parts)}"].float()  # [r, in]
-        up = tensors[f"{layer}.matrix_B.{len(parts)}"].float()  # [out / n, r]
-        parts.append(up @ down * (alpha / len(down)))
+    downs: list[torch.Tensor] = []
+    ups: list[torch.Tensor] = []
+    while f"{layer}.matrix_A.{len(downs)}" in tensors:
+        ups.append(tensors[f"{layer}.matrix_B.{len(downs)}"])  # [out / n, r]
+        downs.append(tensors[f"{layer}.matrix_A.{len(downs)}"])  # [r, in]
+    return merged_weight(tensors[layer + ORIGINAL], downs, ups, alpha / len(downs[0]))
+
+
+def merged_weight(
+    weight: torch.Tensor, downs: Sequence[torch.Tensor], ups: Sequence[torch.Tensor], scaling: float
+) -> torch.Tensor:
+    """Return weight + scaling * cat(up @ down) [out, in] in the weight's dtype, computed in float32."""
+    parts = [up.float() @ down.float() * scaling for down, up in zip(downs, ups, strict=True)]
     return (weight.float() + torch.cat(parts)).to(weight.dtype)
 
 

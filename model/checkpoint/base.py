@@ -13,6 +13,8 @@ from .lazy import LazyTensors, Tensors, makers_of
 from .names import is_language_qkv
 from .qkv import interleave_qkv
 
+# Entry of a fine-tune's model_config.json that names the model that it began from.
+BASE_KEY = "base_model"
 SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 

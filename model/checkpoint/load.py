@@ -12,11 +12,12 @@ from torch import nn
 from ..errors import CheckpointError
 from . import hf, sat
 from .adapters import LORA, merge_lora, methods_in, plain_config
-from .base import check_base, put_over
+from .base import BASE_KEY, check_base, put_over
 from .files import refusal_explained
 from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
 from .lazy import Tensors
 from .names import RECOMPUTED, is_loaded
+from .nf4 import round_tensors
 from .parallel import join_ranks
 from .quantized import dequantize_tensors, quantized_parts, read_bits
 from .resolve import DEFAULT_MODEL, resolve
@@ -106,7 +107,8 @@ def open_checkpoint(
         home: where models are kept, instead of $SAT_HOME.
         qkv_layout: split or interleaved, where the configuration is silent or wrong about the files' row order.
         iteration: which one of a SAT run directory, instead of the latest.
-        base: the model that a fine-tune began from, where only what was trained was saved.
+        base: the model that a fine-tune began from, where only what was trained was saved; our own fine-tunes name
+            it in their configuration.
 
     Raises:
         CheckpointError: nothing found, or no configuration or weights that we can read, or `base` is no base of it.
@@ -117,15 +119,29 @@ def open_checkpoint(
     with refusal_explained():
         opened = open_sat(path, qkv_layout, iteration) if sat.is_place(path) else open_hf(path, qkv_layout)
     opened = replace(opened, is_settled=qkv_layout is not None)
-    return opened if base is None else complete(opened, open_checkpoint(base, home=home))
+    named = opened.config.get(BASE_KEY) if base is None else base
+    return opened if named is None else complete(opened, open_base(named, opened.path, home))
+
+
+def open_base(name: str | os.PathLike[str], run: Path, home: str | os.PathLike[str] | None) -> Checkpoint:
+    """Open the model that the fine-tune in `run` began from."""
+    try:
+        return open_checkpoint(name, home=home).merge_lora()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, write "
+            f"where it is into {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
+        ) from error
 
 
 def complete(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """Return a fine-tune with what it lacks taken from its base."""
+    """Return a fine-tune with what it lacks taken from its base, rounded as it was in training."""
     check_base(trained.config, base.config, trained.path, base.path)
     heads = trained.config["num_attention_heads"]
-    stored = put_over(base.split(), trained.stored, trained.qkv_layout, heads)
-    return replace(trained, stored=stored, files=base.files + trained.files)
+    tensors = round_tensors(base.split()) if trained.config.get("use_qlora") else base.split()
+    stored = put_over(tensors, trained.stored, trained.qkv_layout, heads)
+    config = {key: value for key, value in trained.config.items() if key != BASE_KEY}
+    return replace(trained, stored=stored, config=config, files=base.files + trained.files)
 
 
 def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Checkpoint:
@@ -205,10 +221,9 @@ def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[
     if methods:
         lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
     elif missing and len(missing) > checkpoint.count:
-        base = checkpoint.config.get("base_model", DEFAULT_MODEL)
         lines.append(
-            f"If only what was trained was saved, put it over its base model, {base}: "
-            f"python -m model.checkpoint.convert SRC DST --to sat --base {base}"
+            f"If only what was trained was saved, put it over its base model, such as {DEFAULT_MODEL}: "
+            f"python -m model.checkpoint.convert SRC DST --to sat --base {DEFAULT_MODEL}"
         )
     else:
         lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")

@@ -1,6 +1,7 @@
 """Finding and reading the SAT format: model_config.json, `latest`, and <iteration>/mp_rank_NN_model_states.pt.
 
-A model is given by its run directory, by one iteration's directory, or by a .pt file.
+A model is given by its run directory, by one iteration's directory, or by a .pt file. Our own fine-tunes have
+<iteration>/weights.safetensors instead, with the same names in it.
 """
 
 import re
@@ -10,13 +11,14 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .files import load_pickled, read_json
+from .files import load_pickled, open_tensors, read_json
 from .layout import INTERLEAVED, LAYOUTS, SPLIT
 from .lazy import Tensors
 from .sizes import check_sizes
 
 CONFIG_NAME = "model_config.json"
 LATEST_NAME = "latest"
+WEIGHTS_NAME = "weights.safetensors"
 RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "eva_args", "qformer_args")
 
@@ -27,11 +29,16 @@ def rank_files(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether `folder` is an iteration's directory."""
+    return (folder / WEIGHTS_NAME).is_file() or bool(rank_files(folder))
+
+
 def is_place(path: Path) -> bool:
-    """Whether `path` is a run directory, an iteration's directory, or a .pt file."""
+    """Whether `path` is a run directory, an iteration's directory, or a weight file."""
     if path.is_dir():
-        return (path / CONFIG_NAME).is_file() or bool(rank_files(path))
-    return path.suffix == ".pt" and path.is_file()
+        return (path / CONFIG_NAME).is_file() or holds_weights(path)
+    return (path.suffix == ".pt" or path.name == WEIGHTS_NAME) and path.is_file()
 
 
 def find_directory(path: Path) -> Path:
@@ -80,8 +87,10 @@ def weight_files(path: Path, config: dict[str, Any], iteration: int | None = Non
     if path.is_file() and not RANK_FILE.fullmatch(path.name):
         return [path]
     folder = path.parent if path.is_file() else path
-    if iteration is not None or not rank_files(folder):
+    if iteration is not None or not holds_weights(folder):
         folder = iteration_folder(folder, iteration)
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
     files = rank_files(folder)
     size = max([1, int(config.get("model_parallel_size") or 1), *(rank + 1 for rank in files)])
     missing = [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(size) if rank not in files]
@@ -95,7 +104,7 @@ def weight_files(path: Path, config: dict[str, Any], iteration: int | None = Non
 
 def iteration_folder(path: Path, iteration: int | None) -> Path:
     """Return the directory of one iteration of the run in `path`."""
-    present = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and rank_files(folder))
+    present = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and holds_weights(folder))
     advice = (
         f"There are the iterations {', '.join(present)}. Name one by its directory, {path / present[-1]}."
         if present
@@ -121,6 +130,8 @@ def read_latest(file: Path) -> str:
 
 def open_module(path: Path) -> Tensors:
     """Map the weights of a SAT file into memory."""
+    if path.name == WEIGHTS_NAME:
+        return open_tensors(path)
     module = load_pickled(path).get("module")
     if not isinstance(module, dict):
         raise CheckpointError(

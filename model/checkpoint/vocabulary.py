@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 from ..errors import CheckpointError, TokenizerError
+from .base import BASE_KEY
 from .files import describe_damage, read_json, refusal_explained
 from .resolve import DEFAULT_MODEL, EMBEDDED, HUB_IDS, local_places
+from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
 VOCABULARY_NAME, TOKENIZER_NAME = "ice_text.model", "tokenizer_config.json"
 # Published repositories that hold the same vocabulary, under their old and new owners.
@@ -59,8 +61,16 @@ def vocabulary_places(name: str) -> list[Path]:
     homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
     sat_home = [Path(os.environ["SAT_HOME"]).expanduser()] if os.environ.get("SAT_HOME") else []
     published = local_places(DEFAULT_MODEL, None)
-    candidates = [EMBEDDED / name, path, path.absolute().parent, *homes, *sat_home, *published]
+    base = base_places(path)
+    candidates = [EMBEDDED / name, path, path.absolute().parent, *base, *homes, *sat_home, *published]
     return list(dict.fromkeys(place for place in candidates if place.is_dir()))
+
+
+def base_places(run: Path) -> list[Path]:
+    """List the directories of the model that the fine-tune in `run` began from, if it names one."""
+    file = run / SAT_CONFIG_NAME
+    base = read_json(file).get(BASE_KEY) if file.is_file() else None
+    return vocabulary_places(str(base)) if base and str(base) != str(run) else []
 
 
 def find_cached(name: str) -> Path | None:

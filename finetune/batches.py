@@ -1,0 +1,137 @@
+"""Examples side by side, made in worker processes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from model.generation.cache import answer_positions
+
+from .encoding import NO_LOSS, Example
+from .errors import DataError
+
+FILLER = 0  # the id after an example's end: any does, as it is neither seen nor learned
+
+
+@dataclass
+class Batch:
+    """Examples side by side, padded on the right: contexts and pictures stand where they do in the chat.
+
+    Attributes:
+        input_ids: [B, T].
+        labels: [B, T], not shifted; -100 where there is no loss.
+        position_ids: [B, 2, T], those of the chat's prefill and decoding.
+        attention_mask: bool [B, 1, T, T], True where a row sees a column; a row of padding sees something, too.
+        image_starts: of each example where its picture's vectors go; -1 without a picture.
+        pixels: float32 [P, 3, S, S], each picture of the batch once; None where none is decoded.
+        pictures: of each example the index of its picture in `pixels` and `images`; -1 without a picture.
+        images: the files of the P pictures.
+        context_lengths: of each example the tokens before <sop>.
+        rows: of each example the number of its row.
+        left_out: of each example how many tokens did not fit.
+        skipped: numbers of rows whose pictures are broken, and which other examples stand for.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    image_starts: list[int]
+    pixels: torch.Tensor | None
+    pictures: list[int]
+    images: list[Path]
+    context_lengths: list[int]
+    rows: list[int]
+    left_out: list[int]
+    skipped: list[int]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the data loader."""
+        names = ("input_ids", "labels", "position_ids", "attention_mask", "pixels")
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Put examples side by side."""
+    length = max(len(example.input_ids) for example in examples)
+    pixels = {example.image: example.pixels for example in examples if example.image is not None}
+    images = list(pixels)
+    decoded = [picture for picture in pixels.values() if picture is not None]
+    return Batch(
+        input_ids=torch.stack([pad(example.input_ids, length, FILLER) for example in examples]),
+        labels=torch.stack([pad(example.labels, length, NO_LOSS) for example in examples]),
+        position_ids=torch.stack([positions(example, length) for example in examples]),
+        attention_mask=torch.stack([visible(example, length) for example in examples])[:, None],
+        image_starts=[-1 if example.image_start is None else example.image_start for example in examples],
+        pixels=torch.stack(decoded) if decoded else None,
+        pictures=[-1 if example.image is None else images.index(example.image) for example in examples],
+        images=images,
+        context_lengths=[example.context_length for example in examples],
+        rows=[example.row for example in examples],
+        left_out=[example.left_out for example in examples],
+        skipped=[row for example in examples for row in example.skipped],
+    )
+
+
+def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
+    """Return the ids [length], the end filled up."""
+    return torch.tensor(ids + [filler] * (length - len(ids)))
+
+
+def positions(example: Example, length: int) -> torch.Tensor:
+    """Return the position ids [2, length] of an example; those of padding go on."""
+    return answer_positions(example.context_length + 1, length, torch.device("cpu"))
+
+
+def visible(example: Example, length: int) -> torch.Tensor:
+    """Return [length, length], True where a row sees a column: the context, itself, and what is before it."""
+    place = torch.arange(length)
+    return (place < example.context_length) | (place <= place[:, None])
+
+
+class _Carried(Dataset[list[Example] | DataError]):
+    """Hands on an error of a row as data: raised in a worker process, it would arrive as the text of a traceback."""
+
+    def __init__(self, dataset: Dataset[Example]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example] | DataError:
+        """Called by the data loader with the indices of a batch."""
+        try:
+            return [self.dataset[index] for index in indices]
+        except DataError as error:
+            return error
+
+
+def _collate_carried(examples: list[Example] | DataError) -> Batch | DataError:
+    return examples if isinstance(examples, DataError) else collate(examples)
+
+
+def load_batches(
+    dataset: Dataset[Example], batches: Iterable[Sequence[int]], workers: int = 0, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Load batches of examples ahead, in order.
+
+    Args:
+        dataset: the examples.
+        batches: the indices of the examples of each batch.
+        workers: processes that encode texts and decode pictures; 0 for this one.
+        pin_memory: whether to make the tensors quick to copy to a GPU.
+
+    Raises:
+        DataError: a row cannot be used.
+    """
+    loader = DataLoader(
+        _Carried(dataset),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_collate_carried,
+        pin_memory=pin_memory,
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch

@@ -1,0 +1,130 @@
+"""Ask two models the same questions of held-out data, and show their answers side by side.
+
+python -m finetune.compare visualglm-tiny checkpoints/RUN --data held-out/dataset.json --html page.html
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from model import SatChatModel, SettingError, VisualGLMError, load_sat
+from model.loading import DTYPES
+
+from .asking import Answer, Asked, Compared, answer_all, is_expected, questions_of
+from .check import find_broken
+from .errors import BadRowError, DataError
+from .page import write_page
+from .rows import OnBadRow, read_rows, refuse_bad_rows, sift_rows
+
+FAILED, INTERRUPTED = 2, 130  # exit codes
+SHOWN = 20  # questions printed
+RIGHT, WRONG, EXPECTED = "✓", "✗", "expected"
+
+
+def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[Asked]:
+    """Return the first `count` questions of a file, or all.
+
+    Raises:
+        DataError: the file cannot be read, or has bad rows that are not to be skipped.
+    """
+    rows = read_rows(path)
+    bad: list[BadRowError] = []
+    asked = list(islice(questions_of(row for _, row in sift_rows(rows, bad)), count))
+    pictures: dict[Path, list[int]] = {}
+    for one in asked:
+        if one.image is not None:
+            pictures.setdefault(one.image, []).append(one.row)
+    bad += find_broken(pictures)
+    refuse_bad_rows(rows, bad, on_bad_row)
+    broken = {error.number for error in bad}
+    usable = [one for one in asked if one.row not in broken]
+    if not usable:
+        raise DataError(f"No question of {path} can be asked: the pictures of the first {count} are broken.")
+    return usable
+
+
+def ask_model(model: SatChatModel, asked: Sequence[Asked], name: str) -> Iterator[Answer]:
+    """Yield a model's answer to each question."""
+    answers = tqdm(answer_all(model, asked), desc=name, total=len(asked), leave=False, disable=None)
+    for one, text in zip(asked, answers, strict=True):
+        yield Answer(text, is_expected(model.tokenizer, one, text))
+
+
+def describe_score(name: str, answers: Sequence[Answer]) -> str:
+    """Return in words how many answers are the expected ones."""
+    right = sum(answer.right for answer in answers)
+    return f"{name}: {right} of {len(answers)} ({100 * right / len(answers):.1f} %)"
+
+
+def show_line(text: str) -> str:
+    """Return text on one line, without the control characters that would command the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def format_compared(one: Compared, names: Sequence[str]) -> str:
+    """Return a question with its answers as some lines of text."""
+    picture = "no picture" if one.asked.image is None else str(one.asked.image)
+    width = max(map(len, (*names, EXPECTED)))
+    asked = one.asked
+    lines = [f"row {asked.row}, {picture}", f"  {asked.question}", f"  {EXPECTED:{width}}    {asked.expected}"]
+    for name, answer in zip(names, (one.before, one.after), strict=True):
+        lines.append(f"  {name:{width}}  {RIGHT if answer.right else WRONG} {answer.text}")
+    return "\n".join(map(show_line, lines))
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("base", metavar="BASE", help="the model before: a name or a directory")
+    add("run", metavar="RUN", help="the model after: the directory of a fine-tuning run")
+    add("--data", type=Path, required=True, metavar="FILE", help="JSON lines, or a JSON list")
+    add("--html", type=Path, metavar="PAGE", help="write all questions with their pictures as a page for a browser")
+    add("--count", type=int, metavar="N", help="ask only the first N questions")
+    add("--show", type=int, default=SHOWN, metavar="N", help="print the first N (default %(default)s)")
+    add("--on-bad-row", choices=("error", "skip"), default="error", help="what to do about rows that cannot be used")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace, load: Callable[..., SatChatModel]) -> None:
+    """Ask one model after the other, so that only one is in memory, and show what they said."""
+    if options.html is not None and not options.html.parent.is_dir():
+        raise SettingError(f"There is no folder {options.html.parent} for the page. Make it, or choose another --html.")
+    asked = read_questions(options.data, options.on_bad_row, options.count)
+    names = (options.base, options.run)
+    before, after = (
+        list(ask_model(load(name, device=options.device, dtype=options.dtype), asked, name)) for name in names
+    )
+    compared = [Compared(*one) for one in zip(asked, before, after, strict=True)]
+    for one in compared[: options.show]:
+        print(format_compared(one, names), end="\n\n")
+    if len(compared) > options.show:
+        print(f"... and {len(compared) - options.show} more; --show prints more, --html writes all.\n")
+    scores = [describe_score(name, answers) for name, answers in zip(names, (before, after), strict=True)]
+    if options.html is not None:
+        write_page(options.html, compared, names, scores)
+    print("Exactly the expected answer", *scores, sep="\n  ")
+
+
+def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:
+    """Compare the models that the command line names; `load` loads them."""
+    try:
+        run(parse_arguments(arguments), load)
+    except VisualGLMError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Training data: a file of rows -> examples -> batches.
+
+    dataset = ChatDataset("dataset.json", tokenizer, image_length=32, image_size=224, max_length=512)
+    for batch in load_batches(dataset, [[0, 1], [2, 3]], workers=2): ...
+
+    python -m finetune.data check dataset.json      # what is in a file, and what is wrong with it
+
+The shapes of a row are in finetune/shapes.py, the formats of a file in finetune/rows.py.
+"""
+
+import sys
+from array import array
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from model.errors import ImageError
+from model.image import load_image, preprocess
+
+from .batches import Batch, collate, load_batches
+from .encoding import Example, TurnEncoder
+from .errors import BadRowError, DataError
+from .rows import OnBadRow, Rows, read_rows, refuse_bad_rows, sift_rows
+from .shapes import Row
+
+__all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_batches", "load_pixels", "read_rows"]
+
+
+def load_pixels(path: Path, size: int) -> torch.Tensor:
+    """Return the pixels [3, size, size] of a picture file, as the chat makes them.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return preprocess(load_image(path), size)
+
+
+class ChatDataset(Dataset[Example]):
+    """The answers of a file of training data, each an example that is encoded when it is asked for.
+
+    Only the places of the rows are kept: 300,000 of them take some megabytes. The file must not change meanwhile.
+
+    Args:
+        path: JSON lines, or a JSON list.
+        tokenizer: a ChatGLMTokenizer.
+        image_length: vectors that stand for a picture.
+        image_size: side of the square that the model reads, in pixels.
+        max_length: the most tokens of prompt and answer; what does not fit is left out as `TurnEncoder` says.
+        on_bad_row: "error" stops at rows that cannot be used, "skip" leaves them out.
+        decode_pictures: whether examples come with pixels; whoever has all embeddings already needs none.
+
+    Attributes:
+        bad_rows: the rows left out for what their JSON says or for a picture that is not there. A picture that is
+            there but broken is found when it is decoded: then the next example stands for it, and says so.
+        sizes: of each example about how many tokens it has, at most: its characters and its picture's vectors.
+
+    Raises:
+        DataError: the file cannot be read, has no usable row, or has bad rows that are not to be skipped.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: Any,
+        *,
+        image_length: int,
+        image_size: int,
+        max_length: int,
+        on_bad_row: OnBadRow = "error",
+        decode_pictures: bool = True,
+    ) -> None:
+        self.rows = read_rows(path)
+        self.encoder = TurnEncoder(tokenizer, image_length, max_length)
+        self.image_size = image_size
+        self.on_bad_row = on_bad_row
+        self.decode_pictures = decode_pictures
+        self.bad_rows: list[BadRowError] = []
+        self.sizes = array("i")
+        self._places = array("i")  # of each example the index of its row
+        self._turns = array("i")  # and of its turn
+        self._scan()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Example:
+        """Encode an example, and decode its picture.
+
+        Raises:
+            BadRowError: its picture is broken, and bad rows are not to be skipped.
+            DataError: every picture is broken.
+        """
+        skipped: list[int] = []
+        first = range(len(self))[index]
+        for place in (*range(first, len(self)), *range(first)):
+            try:
+                return replace(self._load(place), skipped=tuple(skipped))
+            except BadRowError as error:
+                if self.on_bad_row == "error":
+                    raise
+                skipped.append(error.number)
+        raise DataError(f"Every picture of the training data {self.rows.path} is broken.")
+
+    def encode(self, index: int) -> Example:
+        """Encode an example without its picture's pixels."""
+        return self.encoder.encode(self.rows[self._places[index]], self._turns[index])
+
+    def _load(self, index: int) -> Example:
+        example = self.encode(index)
+        if example.image is None or not self.decode_pictures:
+            return example
+        try:
+            return replace(example, pixels=load_pixels(example.image, self.image_size))
+        except ImageError as error:
+            raise BadRowError(example.row, str(error)) from error
+
+    def _scan(self) -> None:
+        """Read every row once, to find its answers and what is wrong."""
+        for place, row in sift_rows(self.rows, self.bad_rows):
+            self._add(place, row)
+        refuse_bad_rows(self.rows, self.bad_rows, self.on_bad_row)
+
+    def _add(self, place: int, row: Row) -> None:
+        size = self.encoder.image_length if row.image else 0
+        for number, turn in enumerate(row.turns):
+            size += len(turn.question) + len(turn.answer)
+            if number >= row.learned_from:
+                self._places.append(place)
+                self._turns.append(number)
+                self.sizes.append(min(size, self.encoder.max_length))
+
+
+if __name__ == "__main__":
+    from .check import main
+
+    sys.exit(main())

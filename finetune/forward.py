@@ -1,0 +1,175 @@
+"""A batch -> its loss: the chat's own forward pass, with gradients, and a head that looks at the answers alone.
+
+    h = LN1(x);  a = h * alpha + Attention(h);  m = LN2(a);  x = m * alpha + MLP(m)        for each layer
+
+The layers are walked here, because SAT's own pass compares whole masks in every layer, and multiplies every place with
+the vocabulary. Where a mixin has changed more than what attention sees, SAT's pass is called.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from model.generation.cache import angle_table, rotate
+from model.visualglm import OWN_HOOKS
+
+from .batches import Batch
+from .encoding import NO_LOSS
+
+# Places whose logits lie in memory at a time.
+HEAD_ROWS = 512
+ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
+
+
+class AnswerLoss(nn.Module):
+    """The negative log-likelihood of a batch's answers under a network, as a module that deepspeed can wrap.
+
+    Args:
+        network: a VisualGLMModel.
+        checkpoint_activations: compute the layers again on the way back instead of keeping what they computed.
+        always_looks: compute the embedding of a blank picture for a batch without any, since ZeRO 3 wants every
+            process to use the same weights in each pass.
+    """
+
+    def __init__(self, network: Any, checkpoint_activations: bool = False, always_looks: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.always_looks = always_looks
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+        """Return the sum over the batch's answer tokens, in float32.
+
+        Args:
+            images: embeddings [P, L, D] of the batch's pictures; None to compute them from its pixels.
+        """
+        device = self.network.device
+        if has_changed_layers(self.network):
+            return self.loss_by_sat(batch, images)
+        places = answer_places(batch.labels)
+        targets = batch.labels.flatten()[places + 1].to(device)
+        images = self.look(batch) if images is None else images
+        states = self.states(batch, images)
+        return self.sum_losses(states.flatten(0, 1)[places.to(device)], targets)
+
+    def look(self, batch: Batch) -> torch.Tensor | None:
+        """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
+        if batch.pixels is not None:
+            return self.network.encode_image(batch.pixels.to(self.network.device))  # type: ignore[no-any-return]
+        if self.always_looks:
+            self.network.encode_image(torch.zeros(1, 3, *[self.network.image_size] * 2, device=self.network.device))
+        return None
+
+    def loss_by_sat(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+        """Return the same sum by SAT's own forward pass, which calls every hook."""
+        device = self.network.device
+        given: dict[str, Any] = {"pre_image": batch.image_starts}
+        images = self.look(batch) if images is None else images
+        if images is not None:
+            given["image_embeddings"] = of_rows(batch, images)
+        mask = batch.attention_mask.to(device).float()  # SAT takes a bool for what is hidden
+        positions = batch.position_ids.to(device)
+        logits, *_ = self.network(batch.input_ids.to(device), position_ids=positions, attention_mask=mask, **given)
+        wanted = batch.labels[:, 1:].to(device)
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+
+    def states(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+        """Return the final states [B, T, D] of the language model."""
+        x = embed(self.network, batch, images)
+        positions, mask = batch.position_ids.to(x.device), batch.attention_mask.to(x.device)
+        angles = self.network.rotary.angles(positions.transpose(1, 2))  # [B, T, 2, head_dim / 2]
+        table = angle_table(angles.flatten(0, 2)).to(x.dtype)
+        cos, sin = table.view(2, *x.shape[:2], 1, 1, -1).unbind()
+        hook = self.network.hooks.get(ATTENTION_HOOK)
+        # SAT's own attention knows masks as numbers.
+        visible = mask if hook is None else mask.to(x.dtype)
+        for number, layer in enumerate(self.network.transformer.layers):
+            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale)
+            again = self.checkpoint_activations and torch.is_grad_enabled()
+            x = checkpoint(run, x, cos, sin, visible, use_reentrant=False) if again else run(x, cos, sin, visible)
+        return self.network.transformer.final_layernorm(x)  # type: ignore[no-any-return]
+
+    def sum_losses(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss of states [N, D], of which a few at a time meet the vocabulary."""
+        total = torch.zeros((), device=states.device)
+        for part, wanted in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+            if torch.is_grad_enabled() and len(states) > HEAD_ROWS:
+                total = total + checkpoint(self.head_loss, part, wanted, use_reentrant=False)
+            else:
+                total = total + self.head_loss(part, wanted)
+        return total
+
+    def head_loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss of states [N, D]."""
+        return F.cross_entropy(self.network.lm_head(states).float(), targets, reduction="sum")
+
+
+def answer_places(labels: torch.Tensor) -> torch.Tensor:
+    """Return the places, in labels [B, T] laid out flat, whose states should predict the label after them."""
+    learned = F.pad(labels[:, 1:] != NO_LOSS, (0, 1))
+    return learned.flatten().nonzero().squeeze(1)
+
+
+def has_changed_layers(network: Any) -> bool:
+    """Whether a mixin that is not ours answers a hook, other than the attention's innermost."""
+    return any(OWN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK)
+
+
+def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings [B, L, D] that belong to each row, any where it has no picture, of those [P, L, D]."""
+    return images[torch.tensor(batch.pictures, device=images.device).clamp(min=0)]
+
+
+def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+    """Return the embedded batch [B, T, D], its pictures' embeddings [P, L, D] in their places."""
+    ids = batch.input_ids.to(network.device)
+    mixin = network.get_mixin("eva")
+    if images is None:
+        return mixin.word_embedding_forward(ids)  # type: ignore[no-any-return]
+    return mixin.word_embedding_forward(  # type: ignore[no-any-return]
+        ids, image_embeddings=of_rows(batch, images), pre_image=batch.image_starts
+    )
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def attend(
+    hook: Callable[..., torch.Tensor] | None,
+    number: int,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Return the context [B, H, T, head_dim] of one layer, as a mixin's hook computes it if there is one."""
+    if hook is not None:
+        return hook(q, k, v, mask, None, layer_id=number)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def run_layer(
+    layer: Any,
+    attend: Attend,
+    alpha: float,
+    x: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Return the states [B, T, D] after a layer. Its parts are called as modules, which deepspeed watches."""
+    h = layer.input_layernorm(x)
+    attention = layer.attention
+    heads = attention.num_attention_heads
+    qkv = attention.query_key_value(h).unflatten(-1, (3, heads, -1))  # [B, T, 3, H, head_dim]
+    q, k = rotate(qkv[:, :, :2], cos, sin).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
+    context = attend(q, k, qkv[:, :, 2].transpose(1, 2), mask)
+    a = torch.add(attention.dense(context.transpose(1, 2).flatten(2)), h, alpha=alpha)
+    m = layer.post_attention_layernorm(a)
+    inner = F.gelu(layer.mlp.dense_h_to_4h(m), approximate="tanh")
+    return torch.add(layer.mlp.dense_4h_to_h(inner), m, alpha=alpha)

@@ -1,0 +1,98 @@
+"""Make a model of a fine-tune that needs nothing else, or carry its LoRA between SAT and PEFT.
+
+    python -m finetune.merge RUN --out DIR --to hf          a whole model of the Hugging Face format
+    python -m finetune.merge RUN --out DIR --to sat         a whole model of the SAT format
+    python -m finetune.merge RUN --out DIR --to peft        RUN's LoRA as an adapter of PEFT
+    python -m finetune.merge ADAPTER --out RUN --to run --base visualglm-6b      and back
+
+RUN is a run's directory, or one of its checkpoints; also one that the original's program has written.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.checkpoint import open_checkpoint
+from model.checkpoint.base import BASE_KEY
+from model.checkpoint.convert import convert
+from model.checkpoint.directory import new_directory
+from model.checkpoint.files import read_json
+from model.checkpoint.layout import SPLIT
+from model.checkpoint.resolve import resolve
+from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
+from model.checkpoint.save import write_json
+from model.errors import VisualGLMError
+from model.finetuned import FineTuneVisualGLMModel
+
+from .checkpoints import write_weights
+from .peft_adapter import read_peft, write_peft
+
+FORMATS = ("sat", "hf", "peft", "run")
+FIRST = "1"
+
+
+def merge(source: str, destination: Path, to: str, base: str | None = None) -> None:
+    """Write what `source` holds into the new directory `destination`.
+
+    Args:
+        source: a run, or for `to="run"` a PEFT adapter's directory.
+        to: sat, hf, peft or run.
+        base: the model that `source` began from, where it does not say.
+
+    Raises:
+        VisualGLMError: something cannot be read, merged or written.
+    """
+    if to == "run":
+        write_run(Path(source), destination, base)
+    elif to == "peft":
+        checkpoint = open_checkpoint(source, base=base)
+        with new_directory(destination, 0) as part:
+            write_peft(part, checkpoint.split(), checkpoint.config, base or named_base(source))
+    else:
+        convert(source, destination, to, merge_lora=True, base=base)
+
+
+def named_base(source: str) -> str:
+    """Return the name of the model that a run began from."""
+    config = read_json(find_directory(resolve(source)) / CONFIG_NAME)
+    return str(config.get(BASE_KEY, ""))
+
+
+def write_run(adapter: Path, destination: Path, base: str | None) -> None:
+    """Write a PEFT adapter as a run, which can be talked to and merged."""
+    from .peft_adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
+
+    name = base or str(read_json(adapter / ADAPTER_CONFIG_NAME).get("base_model_name_or_path") or "")
+    began = open_checkpoint(name)
+    tensors, settings = read_peft(adapter, began.config["num_attention_heads"])
+    config = {**began.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
+    config.pop("tokenizer_type", None)
+    with new_directory(destination, 0) as part:
+        (part / FIRST).mkdir()
+        write_weights(part / FIRST / WEIGHTS_NAME, tensors)
+        (part / LATEST_NAME).write_text(FIRST, encoding="utf-8")
+        write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="RUN", help="what to read")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new directory")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
+    parser.add_argument("--base", metavar="NAME", help="the model that RUN began from, where RUN does not say")
+    options = parser.parse_args(arguments)
+    try:
+        merge(options.source, options.out, options.to, options.base)
+    except VisualGLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"Written to {options.out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What is trained: the base model with LoRA, QLoRA or P-tuning beside its weights, or the weights themselves."""
+
+import argparse
+import re
+from argparse import Namespace
+from typing import Any
+
+import torch
+
+from model.checkpoint import Checkpoint, open_checkpoint
+from model.checkpoint.memory import build_empty
+from model.errors import SettingError
+from model.finetuned import FineTuneVisualGLMModel
+from model.loading import choose_dtype
+from model.lora import LLM
+from model.sat_compat import count_parameters
+
+# The parts that --freeze knows, by the names of their parameters; the language model is everything else.
+PART_NAMES = {
+    "vit": "mixins.eva.model.vit.",
+    "qformer": "mixins.eva.model.qformer.",
+    "proj": "mixins.eva.model.glm_proj.",
+}
+IMAGE_PART = "mixins.eva."
+
+
+def choose_precision(
+    options: argparse.Namespace, device: torch.device, config: dict[str, Any]
+) -> tuple[torch.dtype, str]:
+    """Return the dtype that the model computes in, and what is to be said about it, if anything.
+
+    Where nothing is asked for, it is bfloat16 on a GPU that knows it, float16 on another, and float32 on a CPU.
+    """
+    if device.type != "cpu":
+        knows_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported()
+        wants_fp16 = options.fp16 or not (options.bf16 or knows_bf16)
+        return torch.float16 if wants_fp16 else torch.bfloat16, ""
+    if options.bf16:
+        return torch.bfloat16, ""
+    if options.fp16:
+        return torch.float32, "--fp16: a CPU trains in float32 instead."
+    return choose_dtype(None, device, count_parameters(config)), ""
+
+
+def open_base(options: argparse.Namespace) -> Checkpoint:
+    """Open the model to begin from; LoRA that an earlier fine-tune left is merged into it."""
+    return open_checkpoint(options.from_pretrained).merge_lora()
+
+
+def method_settings(options: argparse.Namespace, layers: int) -> dict[str, Any]:
+    """Return the entries of model_config.json that describe what is added.
+
+    Raises:
+        SettingError: a layer that is not there.
+    """
+    wrong = [number for number in options.layer_range or [] if not 0 <= number < layers]
+    if wrong:
+        raise SettingError(
+            f"--layer_range names layer {wrong[0]}; the model has layers 0 to {layers - 1}. It lists layers, it is "
+            "no range: leave it out for all."
+        )
+    settings: dict[str, Any] = {"use_lora": options.use_lora, "use_qlora": options.use_qlora}
+    settings["use_ptuning"] = options.use_ptuning
+    if options.use_lora or options.use_qlora:
+        names = ("lora_rank", "lora_alpha", "lora_dropout", "layer_range", "lora_targets")
+        settings.update({name: getattr(options, name) for name in names})
+    if options.use_ptuning:
+        settings["pre_seq_len"] = options.pre_seq_len
+    return settings
+
+
+def build_network(
+    checkpoint: Checkpoint, settings: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> FineTuneVisualGLMModel:
+    """Build the network of a checkpoint with what `method_settings` says; no dropout but LoRA's own."""
+    defaults = vars(FineTuneVisualGLMModel.get_args())
+    args = Namespace(**{**defaults, **checkpoint.config, **settings, "skip_init": True})
+    network = build_empty(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype).eval()
+    network.load_checkpoint(checkpoint)
+    return network
+
+
+def choose_trained(network: FineTuneVisualGLMModel, options: argparse.Namespace) -> dict[str, torch.nn.Parameter]:
+    """Let only what the options ask for be trained; return it by name."""
+    if options.full:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(part_of(name) not in options.freeze)
+    else:
+        network.disable_untrainable_params()
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise SettingError("--freeze names every part, so that nothing is left to train.")
+    return trained
+
+
+def part_of(name: str) -> str:
+    """Return the part, one of those that --freeze knows, of a parameter."""
+    return next((part for part, start in PART_NAMES.items() if name.startswith(start)), LLM)
+
+
+def trains_image_part(trained: dict[str, torch.nn.Parameter]) -> bool:
+    """Whether the embedding of a picture changes in training."""
+    return any(name.startswith(IMAGE_PART) for name in trained)
+
+
+def describe_trained(trained: dict[str, torch.nn.Parameter], network: torch.nn.Module) -> str:
+    """Say in one line what is trained."""
+    kinds = dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in trained)
+    count, whole = sum(tensor.numel() for tensor in trained.values()), sum(map(torch.numel, network.parameters()))
+    named = ", ".join(list(kinds)[:4]) + (f" and {len(kinds) - 4} more kinds" if len(kinds) > 4 else "")
+    return f"Trained: {count:,} numbers in {len(trained)} tensors, beside {whole - count:,} that stay: {named}."

@@ -1,0 +1,232 @@
+"""The optimiser around a module's loss: a plain one for a single process, or deepspeed's engine for one or many."""
+
+import math
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from .batches import Batch
+
+BETAS, EPSILON = (0.9, 0.95), 1e-8
+STATE_NAME, DEEPSPEED_TAG = "optimizer.pt", "deepspeed"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to optimise.
+
+    Attributes:
+        weight_decay: of AdamW.
+        clip_grad: the longest gradient; 0 for any.
+        dtype: that the model computes in.
+        batch_size, accumulation: examples at a time, and batches to a step.
+        zero_stage, offload: of deepspeed.
+    """
+
+    weight_decay: float
+    clip_grad: float
+    dtype: torch.dtype
+    batch_size: int
+    accumulation: int = 1
+    zero_stage: int = 0
+    offload: bool = False
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What came of a step.
+
+    Attributes:
+        is_skipped: float16 had no room for the gradients, and nothing was changed.
+        norm: length of the gradient before it was clipped, as a number or a tensor; None where it is not known.
+    """
+
+    is_skipped: bool
+    norm: Any = None
+
+
+class Optimiser(Protocol):
+    """What the loop needs."""
+
+    def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+        """Return the loss of one batch as the module computes it."""
+        ...
+
+    def mixing(self) -> AbstractContextManager[Any]:
+        """Return a context in which the network computes, whatever dtypes its weights have."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss to those of the batches before it in this step."""
+        ...
+
+    def step(self, rate: float) -> Stepped:
+        """Change the parameters, after the last batch of the step."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what is needed to go on; every process calls it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what was written; every process calls it."""
+        ...
+
+
+class PlainOptimiser:
+    """AdamW on numbers in float32, whatever the model computes in.
+
+    Args:
+        module: returns a loss.
+        parameters: those to train; they become float32.
+        settings: how.
+        mixed: whether operations must be told to mix dtypes, because trained weights meet others in one.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings, mixed: bool) -> None:
+        self.module = module
+        self.parameters = list(parameters)
+        self.settings = settings
+        for parameter in self.parameters:
+            parameter.data = parameter.data.float()
+        self.device = self.parameters[0].device
+        self.mixed = mixed and settings.dtype != torch.float32
+        decay = settings.weight_decay
+        self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, weight_decay=decay)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.dtype == torch.float16)
+
+    def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+        """Return the loss of one batch."""
+        with self.mixing():
+            return self.module(batch, images)  # type: ignore[no-any-return]
+
+    def mixing(self) -> AbstractContextManager[Any]:
+        """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""
+        return torch.autocast(self.device.type, self.settings.dtype) if self.mixed else nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, rate: float) -> Stepped:
+        """Change the parameters."""
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.scaler.unscale_(self.adam)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or math.inf)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.adam)
+        self.scaler.update()
+        self.adam.zero_grad(set_to_none=True)
+        return Stepped(self.scaler.get_scale() < scale, norm)
+
+    def save(self, folder: Path) -> None:
+        """Write the state, and the numbers in float32 where the weights are saved in less."""
+        state = {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
+        torch.save({**state, "parameters": [parameter.data for parameter in self.parameters]}, folder / STATE_NAME)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
+            parameter.data.copy_(kept)
+        self.adam.load_state_dict(state["adam"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class DeepspeedOptimiser:
+    """deepspeed's engine.
+
+    Args:
+        module: returns a loss.
+        parameters: those to train; the engine keeps copies of them in float32.
+        settings: how.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings) -> None:
+        import deepspeed
+
+        os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
+        self.engine, *_ = deepspeed.initialize(
+            model=module, model_parameters=list(parameters), config=deepspeed_config(settings), dist_init_required=False
+        )
+
+    def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+        """Return the loss of one batch."""
+        return self.engine(batch, images)  # type: ignore[no-any-return]
+
+    def mixing(self) -> AbstractContextManager[Any]:
+        """Do nothing: the engine has given all weights one dtype."""
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.engine.backward(loss)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+
+    def step(self, rate: float) -> Stepped:
+        """Change the parameters."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        skipped = self.engine.skipped_steps
+        self.engine.step()
+        return Stepped(self.engine.skipped_steps > skipped, self.engine.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        """Write deepspeed's own checkpoint, without the weights that are not trained."""
+        self.engine.save_checkpoint(str(folder), tag=DEEPSPEED_TAG, save_latest=False, exclude_frozen_parameters=True)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        self.engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG, load_module_strict=False)
+
+
+def deepspeed_config(settings: Settings) -> dict[str, Any]:
+    """Return deepspeed's configuration."""
+    options = {"lr": 0.0, "betas": BETAS, "eps": EPSILON, "weight_decay": settings.weight_decay}
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_clipping": settings.clip_grad,
+        "optimizer": {"type": "AdamW", "params": {**options, "torch_adam": not settings.offload}},
+        "zero_optimization": zero,
+        "fp16": {"enabled": settings.dtype == torch.float16},
+        "bf16": {"enabled": settings.dtype == torch.bfloat16},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def rate_at(
+    step: int, steps: int, peak: float, *, style: str, warmup: float, ratio: float, decay_steps: int | None
+) -> float:
+    """Return the learning rate of a step, which counts from 0.
+
+    Args:
+        steps: of the whole training.
+        peak: the rate after the warm-up.
+        style: constant, linear, cosine or exponential.
+        warmup: share of the steps in which the rate rises in a line.
+        ratio: share of the peak that is left in the end.
+        decay_steps: steps until then; None for all.
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    if style == "constant":
+        return peak
+    done = min(1.0, (step - rising) / max(1, (decay_steps or steps) - rising))
+    if style == "exponential":
+        return float(peak * ratio**done)
+    left = 1 - done if style == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return peak * (ratio + (1 - ratio) * left)

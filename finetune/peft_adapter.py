@@ -1,0 +1,181 @@
+"""LoRA as SAT keeps it, and as PEFT does for the Hugging Face network: each from the other, to the same logits.
+
+SAT has matrices A_i, B_i of rank r for each of a layer's n parts, rows of query_key_value split. PEFT has one A and one
+B for the layer, rows interleaved by head. So n parts become rank n * r, with all A_i below one another and the B_i on
+the diagonal; the other way, every part gets the whole A and its rows of B.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint.adapters import FIRST_A
+from model.checkpoint.files import open_tensors, read_json
+from model.checkpoint.lazy import Tensors
+from model.checkpoint.names import is_language_qkv, to_hf_name, to_sat_name
+from model.checkpoint.qkv import interleave_qkv, split_qkv
+from model.errors import CheckpointError
+from model.lora import HEAD, LLM, MLP, PARTS, QFORMER, VIT
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+Layer = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of its parts
+
+
+def lora_layers(tensors: Tensors) -> dict[str, Layer]:
+    """Return the matrices of each LoRA layer of a SAT fine-tune, by the layer's name."""
+    layers: dict[str, Layer] = {}
+    for name in tensors:
+        if name.endswith(FIRST_A):
+            layer = name.removesuffix(FIRST_A)
+            count = sum(f"{layer}.matrix_A.{part}" in tensors for part in range(3))
+            layers[layer] = (
+                [tensors[f"{layer}.matrix_A.{part}"].float() for part in range(count)],
+                [tensors[f"{layer}.matrix_B.{part}"].float() for part in range(count)],
+            )
+    return layers
+
+
+def write_peft(folder: Path, tensors: Tensors, config: Mapping[str, Any], base: str) -> None:
+    """Write the LoRA of a SAT fine-tune as a PEFT adapter into a directory.
+
+    Args:
+        tensors: of the fine-tune, rows in the split order.
+        config: its model_config.json.
+        base: name of the model that the adapter belongs to, in the Hugging Face format.
+
+    Raises:
+        CheckpointError: there is no LoRA in it.
+    """
+    layers = lora_layers(tensors)
+    if not layers:
+        raise CheckpointError("The run has no LoRA that PEFT could take over: only LoRA and QLoRA runs have.")
+    alpha, heads = float(config.get("lora_alpha") or 1), config["num_attention_heads"]
+    written, ranks, alphas = {}, {}, {}
+    for layer, (downs, ups) in layers.items():
+        name = to_hf_name(f"{layer}.weight").removesuffix(".weight")
+        up = torch.block_diag(*ups)  # [out, n * r]
+        rows = interleave_qkv(up, heads) if is_language_qkv(f"{layer}.weight") else up
+        written[f"{PREFIX}{name}.lora_A.weight"] = torch.cat(downs)
+        written[f"{PREFIX}{name}.lora_B.weight"] = rows.contiguous()
+        ranks[name] = len(downs) * len(downs[0])
+        alphas[name] = alpha * len(downs)  # PEFT divides it by the rank
+    save_adapter(folder, written, peft_config(ranks, alphas, config, base))
+
+
+def peft_config(
+    ranks: dict[str, int], alphas: dict[str, float], config: Mapping[str, Any], base: str
+) -> dict[str, Any]:
+    """Return the entries of adapter_config.json."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        # As a list, PEFT would take these for the ends of names, which the picture's layers share with the model's.
+        "target_modules": f"({'|'.join(map(re.escape, sorted(ranks)))})",
+        "r": next(iter(ranks.values())),
+        "lora_alpha": next(iter(alphas.values())),
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+        "lora_dropout": float(config.get("lora_dropout") or 0),
+        "bias": "none",
+        "fan_in_fan_out": False,
+    }
+
+
+def save_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Write a PEFT adapter's two files."""
+    from safetensors.torch import save_file
+
+    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_peft(folder: Path, heads: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a PEFT adapter.
+
+    Args:
+        folder: its directory.
+        heads: attention heads of the language model.
+
+    Returns:
+        LoRA's matrices by SAT's names, and the entries of model_config.json that describe them. All layers get one
+        rank, the largest there is, and a scale of 1.
+
+    Raises:
+        CheckpointError: it is no LoRA adapter, or adapts layers that SAT's LoRA does not.
+    """
+    config = read_json(folder / CONFIG_NAME)
+    check_adapter(config, folder)
+    stored = open_tensors(folder / WEIGHTS_NAME)
+    names = [name.removesuffix(".lora_A.weight") for name in stored if name.endswith(".lora_A.weight")]
+    layers = {name: sat_layer(name, folder) for name in names}
+    rank = max(len(stored[f"{name}.lora_A.weight"]) for name in names)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, layer in layers.items():
+        down, up = stored[f"{name}.lora_A.weight"].float(), stored[f"{name}.lora_B.weight"].float()
+        up = up * scale_of(name.removeprefix(PREFIX), len(down), config)
+        rows = split_qkv(up, heads) if is_language_qkv(f"{layer}.weight") else up
+        lacking = rank - len(down)
+        for part, share in enumerate(rows.chunk(PARTS[layer.rpartition(".")[2]])):
+            tensors[f"{layer}.matrix_A.{part}"] = torch.nn.functional.pad(down, (0, 0, 0, lacking))
+            tensors[f"{layer}.matrix_B.{part}"] = torch.nn.functional.pad(share, (0, lacking))
+    return tensors, sat_settings(layers.values(), rank)
+
+
+def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise CheckpointError for an adapter that is more than LoRA on linear layers."""
+    more = [name for name in ("use_dora", "modules_to_save", "bias_pattern") if config.get(name)]
+    more += ["bias"] if config.get("bias", "none") != "none" else []
+    if config.get("peft_type") != "LORA" or more:
+        what = f"LoRA with {', '.join(more)}" if more else f"of type {config.get('peft_type')!r}"
+        raise CheckpointError(
+            f"The adapter in {folder} is {what}; plain LoRA can be converted. Merge it with PEFT "
+            "(merge_and_unload, save_pretrained), and convert the whole model: python -m model.checkpoint.convert"
+        )
+
+
+def scale_of(name: str, rank: int, config: Mapping[str, Any]) -> float:
+    """Return what PEFT multiplies a layer's product with."""
+    alphas = config.get("alpha_pattern") or {}
+    matching = [value for key, value in alphas.items() if re.fullmatch(rf"(.*\.)?({key})", name)]  # as PEFT does
+    alpha = float(matching[0] if matching else config["lora_alpha"])
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def sat_layer(name: str, folder: Path) -> str:
+    """Return SAT's name of a layer that PEFT adapts."""
+    sat_name = to_sat_name(f"{name.removeprefix(PREFIX)}.weight") or ""
+    layer = sat_name.removesuffix(".weight")
+    if layer.rpartition(".")[2] not in PARTS:
+        raise CheckpointError(
+            f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}, which SAT's LoRA cannot. It adapts "
+            f"{', '.join(PARTS)}. Merge it with PEFT and convert the whole model: python -m model.checkpoint.convert"
+        )
+    return layer
+
+
+def sat_settings(layers: Any, rank: int) -> dict[str, Any]:
+    """Return the entries of model_config.json for LoRA on these layers."""
+    targets, numbers = set(), set()
+    for layer in layers:
+        if layer.startswith("transformer.layers."):
+            numbers.add(int(layer.split(".")[2]))
+            targets.add(MLP if ".mlp." in layer else LLM)
+        elif layer.endswith(".lm_head"):
+            targets.add(HEAD)
+        else:
+            targets.add(VIT if ".vit." in layer else QFORMER)
+    return {
+        "use_lora": True,
+        "lora_rank": rank,
+        "lora_alpha": float(rank),
+        "layer_range": sorted(numbers),
+        "lora_targets": sorted(targets),
+    }

@@ -1,0 +1,117 @@
+"""The processes that train together: one, or as many as torchrun or the deepspeed launcher has started."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from model.errors import SettingError
+from model.loading import choose_device
+
+from .errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number.
+        count: how many there are.
+        device: that this process computes on.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def sum(self, value: float) -> float:
+        """Return the sum of a number over all processes."""
+        if self.count == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)
+
+    def share(self, value: Any) -> Any:
+        """Return the first process's object."""
+        if self.count == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, device=self.device)
+        return held[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """End the block when every process has, or raise in all of them if one has failed."""
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # told to the others before it goes on
+            failed = error
+        failures = self.sum(float(failed is not None))
+        if failed is not None:
+            raise failed
+        if failures:
+            raise TrainingError("Another process has failed. Its message says why.")
+
+
+def join_processes(device: str | None, wants_nccl: bool) -> Processes:
+    """Meet the processes that a launcher has started.
+
+    Args:
+        device: name of the device for a single process; None for a GPU where there is one.
+        wants_nccl: whether even a single process on a GPU needs NCCL, as deepspeed does.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        chosen = choose_device(device)
+        if wants_nccl and chosen.type == "cuda":
+            store = dist.HashStore()  # type: ignore[attr-defined]  # public, not exported
+            dist.init_process_group("nccl", store=store, rank=0, world_size=1)
+            divide_model()
+        return Processes(0, 1, chosen)
+    return join_launched(device, count)
+
+
+def join_launched(device: str | None, count: int) -> Processes:
+    """Meet the others at the address that the launcher has put into the environment."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    if on_gpu and local >= torch.cuda.device_count():
+        raise SettingError(
+            f"Process {local} of this machine has no GPU: there are {torch.cuda.device_count()}. "
+            "Start as many processes as there are GPUs, or give --device cpu."
+        )
+    chosen = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    divide_model()
+    return Processes(dist.get_rank(), count, chosen)
+
+
+def divide_model() -> None:
+    """Tell SAT's layers that every process has the whole model."""
+    import model.sat_compat  # noqa: F401  (before sat)
+
+    # isort: split
+    from sat import mpu
+
+    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # SAT guesses it otherwise, and says so
+    mpu.initialize_model_parallel(1)
+
+
+def leave_processes() -> None:
+    """End the meeting of several processes, so that none waits for this one."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.destroy_process_group()

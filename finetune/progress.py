@@ -1,0 +1,97 @@
+"""What a training tells of itself: a bar, a log of JSON lines, TensorBoard, Weights & Biases."""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from model.errors import SettingError
+
+LOG_NAME = "log.jsonl"
+
+
+class Recorder:
+    """Records the numbers of a training; of several processes the first has one.
+
+    Args:
+        run: directory of the log.
+        first, last: steps made already, and in all.
+        summary: directory of TensorBoard's files, used where TensorBoard is installed.
+        wandb: options of wandb.init; None for none.
+    """
+
+    def __init__(
+        self, run: Path, first: int, last: int, summary: Path | None = None, wandb: dict[str, Any] | None = None
+    ) -> None:
+        from tqdm import tqdm
+
+        # A terminal's bar moves; elsewhere every record is a line.
+        self.bar = tqdm(total=last, initial=first, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1)
+        self.log = (run / LOG_NAME).open("a", encoding="utf-8")
+        self.board = open_board(run if summary is None else summary)
+        self.wandb = open_wandb(wandb)
+        self.started, self.done = time.perf_counter(), 0
+        self.first, self.last = first, last
+
+    def step(self, tokens: int) -> None:
+        """Count a step with so many answer tokens."""
+        self.done += tokens
+        self.bar.update()
+
+    def record(self, step: int, **numbers: Any) -> None:
+        """Record numbers of a step."""
+        self.log.write(json.dumps({"step": step, **numbers}, ensure_ascii=False) + "\n")
+        self.log.flush()
+        plain = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+        if self.board is not None:
+            for name, value in plain.items():
+                self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(plain, step=step)
+
+    def show(self, step: int, loss: float, rate: float) -> None:
+        """Record how the training goes, and show it."""
+        spent = time.perf_counter() - self.started
+        speed = self.done / max(spent, 1e-9)
+        left = spent / max(1, step - self.first) * (self.last - step)
+        self.record(step, loss=loss, lr=rate, tokens_per_s=round(speed, 1), left_s=round(left, 1))
+        self.bar.set_postfix_str(f"loss {loss:.4f} lr {rate:.2e} {speed:.0f} tokens/s")
+        if self.bar.disable:
+            self.say(
+                f"step {step}/{self.last}  loss {loss:.4f}  lr {rate:.2e}  {speed:.0f} tokens/s  {left:.0f} s left"
+            )
+
+    def say(self, text: str) -> None:
+        """Show a line above the bar."""
+        self.bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.bar.close()
+        self.log.close()
+        if self.board is not None:
+            self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def open_board(folder: Path) -> Any:
+    """Return TensorBoard's writer; None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def open_wandb(options: dict[str, Any] | None) -> Any:
+    """Return a run of Weights & Biases; None where none is wanted."""
+    if options is None:
+        return None
+    if importlib.util.find_spec("wandb") is None:
+        raise SettingError("--wandb: Weights & Biases is not installed. Run: pip install wandb")
+    import wandb
+
+    return wandb.init(**options)

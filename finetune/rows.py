@@ -1,0 +1,177 @@
+"""A file of training data, of which only the places of its rows are kept in memory.
+
+Two formats: JSON lines, one object a line, of any length; or one JSON list, as the original's dataset.json, which is
+read whole once to find its rows.
+"""
+
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import BadRowError, DataError
+from .shapes import Row, parse_row, quote
+
+BOM = b"\xef\xbb\xbf"
+LISTED = 10  # bad rows named in a message
+BLANK = re.compile(r"[ \t\r\n]*")
+ADVICE = "Give JSON lines (one object a line), or one list of objects in brackets, in UTF-8."
+
+OnBadRow = Literal["error", "skip"]
+
+
+@dataclass
+class Places:
+    """Where each row stands in the file, in bytes, and its number: 24 bytes a row."""
+
+    starts: "array[int]" = field(default_factory=lambda: array("q"))
+    ends: "array[int]" = field(default_factory=lambda: array("q"))
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def add(self, start: int, end: int, number: int) -> None:
+        self.starts.append(start)
+        self.ends.append(end)
+        self.numbers.append(number)
+
+
+class Rows(Sequence[Row]):
+    """The rows of a file, each read when it is asked for; worker processes may share it."""
+
+    def __init__(self, path: Path, places: Places) -> None:
+        self.path = path
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places.numbers)
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        """Read one row.
+
+        Raises:
+            BadRowError: it is not JSON, has none of the shapes, or its picture is not there.
+        """
+        return parse_row(self.read_json(index), self.places.numbers[index], self.path.parent)
+
+    def read_json(self, index: int) -> Any:
+        """Return what the JSON of a row holds.
+
+        Raises:
+            BadRowError: it is not JSON.
+        """
+        start, end, number = self.places.starts[index], self.places.ends[index], self.places.numbers[index]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            text = file.read(end - start)
+        try:
+            return json.loads(text.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            shown = quote(text.strip().decode("utf-8", "replace"))
+            raise BadRowError(number, f"it is not JSON ({error}): {shown}. {ADVICE}") from None
+
+
+def read_rows(path: str | Path) -> Rows:
+    """Find the rows of a file of training data.
+
+    Raises:
+        DataError: there is no such file, it has no rows, or it begins a JSON list that cannot be read to its end.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096).removeprefix(BOM).lstrip()
+        places = place_list(path) if start.startswith(b"[") else place_lines(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"The training data {path} cannot be read: {reason}. Check the path.") from error
+    if not places.numbers:
+        raise DataError(f"The training data {path} has no rows. {ADVICE}")
+    return Rows(path, places)
+
+
+def place_lines(path: Path) -> Places:
+    """Find the lines of a file that are not blank."""
+    places, end = Places(), 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            start, end = end, end + len(line)
+            if number == 1 and line.startswith(BOM):
+                start, line = start + len(BOM), line[len(BOM) :]
+            if line.strip():
+                places.add(start, end, number)
+    return places
+
+
+def place_list(path: Path) -> Places:
+    """Find the elements of a JSON list.
+
+    Raises:
+        DataError: it is no list of JSON values in UTF-8 to its end.
+    """
+    places = Places()
+    try:
+        raw = path.read_bytes()
+        text = raw.removeprefix(BOM).decode("utf-8")
+        offset = len(raw) - len(raw.removeprefix(BOM))
+        done = 0
+        for number, (start, end) in enumerate(element_spans(text), start=1):
+            first = offset + len(text[done:start].encode())
+            offset = first + len(text[start:end].encode())
+            done = end
+            places.add(first, offset, number)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"The training data {path} cannot be read after its row {len(places.numbers)}: {error}. {ADVICE}"
+        ) from None
+    return places
+
+
+def element_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each element of a JSON list begins and ends.
+
+    Raises:
+        ValueError: the text is no JSON list.
+    """
+    decoder = json.JSONDecoder()
+    place = skip_blank(text, skip_blank(text, 0) + 1)
+    while text[place : place + 1] != "]":
+        _, end = decoder.raw_decode(text, place)
+        yield place, end
+        place = skip_blank(text, end)
+        if text[place : place + 1] == ",":
+            place = skip_blank(text, place + 1)
+        elif text[place : place + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+    if skip_blank(text, place + 1) != len(text):
+        raise json.JSONDecodeError("Extra data", text, place + 1)
+
+
+def skip_blank(text: str, place: int) -> int:
+    """Return the first place from `place` on that is not blank."""
+    match = BLANK.match(text, place)
+    return place if match is None else match.end()
+
+
+def sift_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
+    """Yield each row that can be used with its index; add what is wrong with the others to `bad`."""
+    for index in range(len(rows)):
+        try:
+            yield index, rows[index]
+        except BadRowError as error:
+            bad.append(error)
+
+
+def refuse_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBadRow) -> None:
+    """Raise DataError for bad rows that are not to be skipped, or where there are no others."""
+    if not bad or (on_bad_row == "skip" and len(bad) < len(rows)):
+        return
+    first = "\n".join(f"  {error}" for error in bad[:LISTED])
+    more = f"\n  ... and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    if len(bad) == len(rows):
+        raise DataError(f"None of the {len(rows)} rows of the training data {rows.path} can be used:\n{first}{more}")
+    raise DataError(
+        f"{len(bad)} of the {len(rows)} rows of the training data {rows.path} cannot be used:\n{first}{more}\n"
+        "Correct them, or leave them out with --on-bad-row skip."
+    )

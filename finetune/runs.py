@@ -1,0 +1,136 @@
+"""A run as it begins or goes on: what its configuration says, what of the network is saved, and what is read back."""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint import Checkpoint, find_vocabulary
+from model.checkpoint.base import BASE_KEY
+from model.checkpoint.files import open_tensors
+from model.checkpoint.layout import SPLIT
+from model.checkpoint.resolve import EMBEDDED
+from model.checkpoint.sat import WEIGHTS_NAME
+from model.checkpoint.save import GENERATION_NAME
+from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
+from model.errors import VisualGLMError
+from model.finetuned import FineTuneVisualGLMModel
+
+from .checkpoints import Run, State, find_run, make_run
+from .errors import TrainingError
+from .order import Order
+from .processes import Processes
+
+
+def open_run(
+    options: argparse.Namespace, processes: Processes, order: Order, config: dict[str, Any]
+) -> tuple[Run, State]:
+    """Make a new run, or find the one to go on with; every process gets the same.
+
+    Raises:
+        VisualGLMError: there is none, it cannot be written, or it was made with other data or batches.
+    """
+    start = State(0, order.count, order.step_size, order.seed, processes.count)
+    found: Run | VisualGLMError | None = None
+    if processes.is_first:
+        try:
+            found = first_open(options, config)
+        except VisualGLMError as error:  # every process has to hear of it
+            found = error
+    found = processes.share(found)
+    if isinstance(found, VisualGLMError):
+        raise found
+    assert found is not None
+    if options.resume is None:
+        return found, start
+    state = found.read_state(found.steps()[-1])
+    check_same(state, start, found)
+    return found, state
+
+
+def first_open(options: argparse.Namespace, config: dict[str, Any]) -> Run:
+    """Make or find a run, as the first process does."""
+    if options.resume is None:
+        return make_run(options.save, options.experiment_name, config, options.keep)
+    run = find_run(options.save, options.experiment_name, options.resume, options.keep)
+    run.clear_parts()
+    return run
+
+
+def check_same(state: State, start: State, run: Run) -> None:
+    """Raise TrainingError where a run cannot go on as it was begun."""
+    for name, what in (
+        ("examples", "answers in the data"),
+        ("step_size", "examples in a step, over all processes"),
+        ("seed", "as seed"),
+        ("processes", "processes"),
+    ):
+        before, now = getattr(state, name), getattr(start, name)
+        if before != now:
+            raise TrainingError(
+                f"{run.path} was trained with {before} {what}; now it would be {now}. Resume with the same command, "
+                "or begin a new run from this one: --from_pretrained with its directory, without --resume."
+            )
+
+
+def run_config(
+    options: argparse.Namespace, checkpoint: Checkpoint, settings: dict[str, Any], is_whole: bool
+) -> dict[str, Any]:
+    """Return the run's model_config.json."""
+    config = {**checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
+    if config.get("tokenizer_type") == str(checkpoint.path):
+        del config["tokenizer_type"]
+    if not is_whole:
+        name = options.from_pretrained
+        is_path = not (EMBEDDED / name).is_dir() and Path(name).expanduser().exists()
+        config[BASE_KEY] = str(Path(name).expanduser().resolve()) if is_path else name
+    return config
+
+
+def copy_beside(checkpoint: Checkpoint, run: Run, is_whole: bool) -> None:
+    """Copy what the base says of its answers into the run, and its tokenizer where the run needs no base."""
+    if (checkpoint.path / GENERATION_NAME).is_file():
+        shutil.copyfile(checkpoint.path / GENERATION_NAME, run.path / GENERATION_NAME)
+    if is_whole:
+        source = find_vocabulary(checkpoint.path)
+        for name in (VOCABULARY_NAME, TOKENIZER_NAME):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, run.path / name)
+
+
+def collect(
+    tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, processes: Processes
+) -> dict[str, torch.Tensor]:
+    """Return tensors on the CPU, on the first process; all take part, as ZeRO 3 has cut them among them."""
+    collected = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([tensor]):
+                whole = tensor.detach().to("cpu", dtype, copy=True) if processes.is_first else None
+        else:
+            whole = tensor.detach().to("cpu", dtype) if processes.is_first else None
+        if whole is not None:
+            collected[name] = whole
+    return collected
+
+
+def load_trained(run: Run, state: State, trained: dict[str, torch.nn.Parameter]) -> None:
+    """Give what is trained the numbers of a checkpoint.
+
+    Raises:
+        TrainingError: the checkpoint is of another method, or of other layers.
+    """
+    stored = open_tensors(run.folder(state.step) / WEIGHTS_NAME)
+    differing = [name for name in trained if name not in stored or stored[name].shape != trained[name].shape]
+    if differing:
+        raise TrainingError(
+            f"{run.path} holds no {differing[0]} as this command would train it. Resume with the same command that "
+            "began the run."
+        )
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(stored[name])

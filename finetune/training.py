@@ -1,0 +1,261 @@
+"""The training itself: batches in, checkpoints and numbers out."""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from .checkpoints import Run, State
+from .data import Batch, ChatDataset, load_batches
+from .encoding import NO_LOSS
+from .errors import TrainingError
+from .evaluation import Score, ask, held_out_loss
+from .optimise import Optimiser, Stepped, rate_at
+from .order import Order
+from .pictures import PictureCache
+from .processes import Processes
+from .progress import Recorder
+from .variation import vary
+
+# Steps in a row without room in float16, after which something else is wrong.
+MOST_SKIPPED = 20
+
+
+@dataclass(frozen=True)
+class Made:
+    """A step that was made and not yet looked at.
+
+    Attributes:
+        number: of the step, from 1.
+        loss: summed over this process's tokens, on the device.
+        tokens: of all processes.
+        stepped: what came of it.
+        rows: that it saw.
+        rate: of learning.
+    """
+
+    number: int
+    loss: torch.Tensor
+    tokens: int
+    stepped: Stepped
+    rows: list[int]
+    rate: float
+
+
+@dataclass
+class Training:
+    """One training.
+
+    Attributes:
+        options: of the command line.
+        processes: that train together.
+        network, tokenizer: the model.
+        optimiser: computes losses and changes the network.
+        pictures: keeps embeddings; None where the image part is trained.
+        train: what is learned; several files are one after another, and what is remembered comes last.
+        new: how many of its examples are not what is remembered.
+        valid: held-out data.
+        order: of the examples.
+        run: where checkpoints go.
+        state: where the training is.
+        last: the step at which it ends.
+        tensors: what is saved, on the first process; all take part in collecting it.
+        scratch: holds what is remembered, and goes when the training does.
+        recorder: on the first process.
+    """
+
+    options: argparse.Namespace
+    processes: Processes
+    network: Any
+    tokenizer: Any
+    optimiser: Optimiser
+    pictures: PictureCache | None
+    train: Any
+    new: int
+    valid: list[ChatDataset]
+    order: Order
+    run: Run
+    state: State
+    last: int
+    tensors: Callable[[], dict[str, torch.Tensor]]
+    scratch: tempfile.TemporaryDirectory[str]
+    recorder: Recorder | None = None
+    in_a_row: int = 0
+    unsaved: TrainingError | None = None
+
+    def go(self) -> None:
+        """Train from where the state is to the end.
+
+        Raises:
+            TrainingError: the loss is no number, float16 has no room, or the last checkpoint cannot be written.
+        """
+        waiting: Made | None = None
+        for batches in self._steps():
+            step = self._step(batches)
+            # A step is judged when the next one is on its way, so that a GPU need not wait.
+            if waiting is not None:
+                self._judge(waiting)
+            waiting = step
+            if self._is_due(self.state.step):
+                self._judge(waiting)
+                waiting = None
+                if self._pause():
+                    break
+        if waiting is not None:
+            self._judge(waiting)
+        if self.unsaved is not None:
+            raise self.unsaved
+
+    def close(self) -> None:
+        """Write what is left of the records, and say where the run is."""
+        self.scratch.cleanup()
+        if self.recorder is not None:
+            self.recorder.close()
+            if self.run.steps():
+                print(f"The run is {self.run.path}. Talk to it: --from_pretrained {self.run.path}", file=sys.stderr)
+
+    def _steps(self) -> Iterator[list[tuple[Batch, list[int]]]]:
+        """Yield the batches of each step that is still to be made, with the places of their examples."""
+        count, device = self.order.batches, self.processes.device
+        first = self.state.step
+        indices = list(islice(self.order.batches_from(first), (self.last - first) * count))
+        workers, pinned = self.options.num_workers, device.type == "cuda"
+        loaded = load_batches(self.train, indices, workers, pin_memory=pinned)
+        for start in range(0, len(indices), count):
+            yield [(batch, indices[start + number]) for number, batch in enumerate(islice(loaded, count))]
+
+    def _step(self, loaded: list[tuple[Batch, list[int]]]) -> Made:
+        """Make one step."""
+        torch.manual_seed(self.order.seed * 1_000_003 + self.state.step * self.processes.count + self.processes.rank)
+        batches = [self._vary(batch, places) for batch, places in loaded]
+        mine = sum(int((batch.labels != NO_LOSS).sum()) for batch in batches)
+        tokens = int(self.processes.sum(mine))
+        total = torch.zeros((), device=self.processes.device)
+        for batch in batches:
+            loss = self.loss_of(batch)
+            # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
+            self.optimiser.backward(loss * (self.processes.count * len(batches) / tokens))
+            total += loss.detach()
+        rate = self._rate()
+        stepped = self.optimiser.step(rate)
+        self.state.step += 1
+        self.state.tokens += tokens
+        if self.recorder is not None:
+            self.recorder.step(tokens)
+        rows = [row for batch in batches for row in batch.rows]
+        return Made(self.state.step, total, tokens, stepped, rows, rate)
+
+    def _vary(self, batch: Batch, places: list[int]) -> Batch:
+        """Show what is new a little differently; what is remembered was said of the pictures as they are."""
+        if batch.pixels is None:
+            return batch
+        remembered = {picture for picture, place in zip(batch.pictures, places, strict=True) if place >= self.new}
+        chosen = [number for number in range(len(batch.pixels)) if number not in remembered]
+        pixels = batch.pixels.clone()
+        if chosen:
+            pixels[chosen] = vary(batch.pixels[chosen], self.options.crop, self.options.flip)
+        return replace(batch, pixels=pixels)
+
+    def loss_of(self, batch: Batch) -> torch.Tensor:
+        """Return the summed loss of a batch."""
+        return self.optimiser.loss(batch, None if self.pictures is None else self.pictures.embed(batch))
+
+    def _rate(self) -> float:
+        given = self.options
+        return rate_at(
+            self.state.step,
+            self.last,
+            given.lr,
+            style=given.lr_decay_style,
+            warmup=given.warmup,
+            ratio=given.lr_decay_ratio,
+            decay_steps=given.lr_decay_iters,
+        )
+
+    def _judge(self, made: Made) -> None:
+        """Count a step that was skipped; stop at numbers that are none."""
+        if made.stepped.is_skipped:
+            self._count_skipped()
+            return
+        self.in_a_row = 0
+        norm = made.stepped.norm
+        if not math.isfinite(float(made.loss)) or (norm is not None and not math.isfinite(float(norm))):
+            raise TrainingError(
+                f"The loss of step {made.number} or its gradient is not a number. The step saw rows "
+                f"{', '.join(map(str, made.rows))} of the data. Look at these rows, lower --lr, or train in float32."
+            )
+        if made.number % self.options.log_interval == 0:
+            loss = self.processes.sum(float(made.loss)) / made.tokens
+            if self.recorder is not None:
+                self.recorder.show(made.number, loss, made.rate)
+
+    def _count_skipped(self) -> None:
+        self.state.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= MOST_SKIPPED:
+            raise TrainingError(
+                f"{self.in_a_row} steps in a row had gradients beyond float16's range and changed nothing. Train in "
+                "bfloat16 (--bf16) where the GPU knows it, lower --lr, or look for odd rows in the data."
+            )
+
+    def _is_due(self, step: int) -> bool:
+        """Whether something is to be done after this step, or it is the last."""
+        return step == self.last or self._evaluates(step) or step % self.options.save_interval == 0
+
+    def _evaluates(self, step: int) -> bool:
+        return bool(self.valid) and (step % self.options.eval_interval == 0 or step == self.last)
+
+    def _pause(self) -> bool:
+        """Evaluate and save as is due; return whether to stop early."""
+        step, stops = self.state.step, False
+        if self._evaluates(step):
+            stops = self._weigh(self.evaluate())
+        if step == self.last or stops or step % self.options.save_interval == 0:
+            self._save()
+        return stops
+
+    def evaluate(self) -> Score:
+        """Evaluate on all held-out data."""
+        size, count = self.options.eval_batch_size, self.options.eval_answers
+        losses = [held_out_loss(self.loss_of, dataset, size, self.processes) for dataset in self.valid]
+        loss = sum(losses) / len(losses)
+        # ZeRO 3 has no whole model anywhere, and a decoder takes the weights as they lie.
+        if not count or not self.processes.is_first or self.options.zero_stage == 3:
+            return Score(loss)
+        with self.optimiser.mixing():
+            exact, samples = ask(self.network, self.tokenizer, self.valid[0], count)
+        return Score(loss, exact, samples)
+
+    def _weigh(self, score: Score) -> bool:
+        """Record an evaluation; return whether it is the one at which to stop early."""
+        state = self.state
+        better = state.best_loss is None or score.loss < state.best_loss
+        state.best_loss, state.worse = (score.loss, 0) if better else (state.best_loss, state.worse + 1)
+        stops = 0 < self.options.early_stop <= state.worse
+        if self.recorder is not None:
+            answered = "" if score.exact is None else f", {score.exact:.0%} of the answers exactly right"
+            self.recorder.say(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
+            for question, wanted, given in score.samples:
+                self.recorder.say(f"    {question}  wanted: {wanted}  given: {given}")
+            answers = [list(sample) for sample in score.samples]
+            self.recorder.record(state.step, valid_loss=score.loss, valid_exact=score.exact, samples=answers)
+            if stops:
+                self.recorder.say(f"Stopped early: no lower loss in {state.worse} evaluations.")
+        return stops
+
+    def _save(self) -> None:
+        """Save; where that fails, say so and go on, since a later one may not."""
+        tensors = self.tensors()
+        try:
+            self.run.save(self.state, tensors, self.optimiser, self.processes)
+            self.unsaved = None
+        except TrainingError as error:
+            self.unsaved = error
+            if self.recorder is not None and self.state.step < self.last:
+                self.recorder.say(f"{error} The training goes on.")

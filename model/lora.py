@@ -1,0 +1,133 @@
+"""LoRA: a low-rank sum beside a frozen linear layer, under the names that SAT's fine-tunes have.
+
+    original(x) + alpha / rank * cat_i(B_i A_i dropout(x))
+
+The parts i are q, k and v of a joint layer, each with matrices of its own. B starts at zero, so that nothing changes
+before training. Paper: https://arxiv.org/abs/2106.09685.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import sat_compat  # noqa: F401  (before sat)
+from .checkpoint.adapters import merged_weight
+from .quantization.nf4 import Nf4Linear
+
+# isort: split
+from sat.model.base_model import BaseMixin
+
+LLM, MLP, HEAD, QFORMER, VIT = "llm", "mlp", "head", "qformer", "vit"
+TARGETS = (LLM, MLP, HEAD, QFORMER, VIT)
+# The linear layers that can be adapted, and of how many parts each is made.
+PARTS = {
+    "query_key_value": 3,
+    "key_value": 2,
+    "query": 1,
+    "dense": 1,
+    "dense_h_to_4h": 1,
+    "dense_4h_to_h": 1,
+    "lm_head": 1,
+}
+
+
+class LoraLinear(nn.Module):
+    """A linear layer [.., in] -> [.., out] with LoRA beside it.
+
+    Args:
+        original: the layer, which is kept as it is; it has `weight` [out, in].
+        parts: into how many equal shares its outputs divide.
+        rank: of each part's matrices.
+        alpha: scale, divided by the rank.
+        dropout: share of the inputs that training hides from LoRA.
+    """
+
+    def __init__(self, original: nn.Module, parts: int, rank: int, alpha: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        weight: Any = original.weight
+        out_size, in_size = weight.shape
+        device = "cpu" if weight.is_meta else weight.device  # built empty, the model is moved when it is whole
+        made: dict[str, Any] = {"dtype": weight.dtype, "device": device}
+        self.original = original  # checkpoint key
+        bound = in_size**-0.5  # as SAT draws it, but by functions that have data in a model that is built empty
+        self.matrix_A = nn.ParameterList(  # checkpoint key
+            (2 * torch.rand(rank, in_size, **made) - 1) * bound for _ in range(parts)
+        )
+        self.matrix_B = nn.ParameterList(  # checkpoint key
+            torch.zeros(out_size // parts, rank, **made) for _ in range(parts)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.scaling = alpha / rank
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        down = torch.cat(list(self.matrix_A)).to(x.dtype)  # [parts * r, in]
+        inner = nn.functional.linear(self.dropout(x), down).chunk(len(self.matrix_A), dim=-1)
+        ups = [nn.functional.linear(share, up.to(x.dtype)) for share, up in zip(inner, self.matrix_B, strict=True)]
+        added = ups[0] if len(ups) == 1 else torch.cat(ups, dim=-1)
+        return torch.add(self.original(x), added, alpha=self.scaling)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """Return the original layer with LoRA summed into its weight; a 4-bit one becomes an ordinary one."""
+        plain: Any = self.original.dequantized() if isinstance(self.original, Nf4Linear) else self.original
+        weight = merged_weight(plain.weight, list(self.matrix_A), list(self.matrix_B), self.scaling)
+        plain.weight.copy_(weight)
+        return plain  # type: ignore[no-any-return]
+
+
+class LoraMixin(BaseMixin):
+    """Puts LoRA beside linear layers of some parts of the model, and can merge it again.
+
+    Args:
+        layer_num: layers of the language model.
+        r, lora_alpha, lora_dropout: see `LoraLinear`.
+        layer_range: numbers of the language model's layers to adapt, no range; None for all.
+        targets: the language model's attention (llm), its MLP (mlp) and its head, which is what lets words be said that
+            the model never says; the attention of qformer and of vit, in all their layers.
+    """
+
+    def __init__(
+        self,
+        layer_num: int,
+        r: int,
+        lora_alpha: float = 1.0,
+        lora_dropout: float = 0.0,
+        layer_range: Sequence[int] | None = None,
+        targets: Sequence[str] = (LLM,),
+    ) -> None:
+        super().__init__()
+        self.layer_range = list(range(layer_num)) if layer_range is None else list(layer_range)
+        self.targets = tuple(targets)
+        self.options: dict[str, Any] = {"rank": r, "alpha": lora_alpha, "dropout": lora_dropout}
+        self.adapted: list[tuple[nn.Module, str]] = []
+
+    def reinit(self, parent_model: Any = None) -> None:  # SAT calls it
+        """Wrap the layers of `parent_model`."""
+        for owner in owners(parent_model, self.targets, self.layer_range):
+            for name, parts in PARTS.items():
+                original = getattr(owner, name, None)
+                if original is not None and not isinstance(original, LoraLinear):
+                    setattr(owner, name, LoraLinear(original, parts, **self.options))
+                    self.adapted.append((owner, name))
+
+    def merge_lora(self) -> None:  # public name
+        """Sum LoRA into the weights and take it away."""
+        for owner, name in self.adapted:
+            setattr(owner, name, getattr(owner, name).merged())
+        self.adapted.clear()
+
+
+def owners(network: Any, targets: Sequence[str], layer_range: Sequence[int]) -> Iterator[nn.Module]:
+    """Yield the modules whose linear layers are adapted, of the chosen parts of a VisualGLM network."""
+    image: Any = network.get_mixin("eva").model
+    own = [network.transformer.layers[number] for number in layer_range]
+    layers = {LLM: own, MLP: own, QFORMER: image.qformer.transformer.layers, VIT: image.vit.transformer.layers}
+    for target in targets:
+        if target == HEAD:
+            yield network.get_mixin("chatglm-final")
+        for layer in layers.get(target, []):
+            yield layer.mlp if target == MLP else layer.attention
+            if target == QFORMER and hasattr(layer, "cross_attention"):
+                yield layer.cross_attention

@@ -1,0 +1,117 @@
+"""Two models are asked the same, and what each gets right is counted as the chat shows it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.asking import GREEDY, answer_all, as_shown, questions_of
+from finetune.compare import FAILED, main
+from finetune.rows import read_rows
+from model import Conversation, SatChatModel, load_sat
+from model.checkpoint import open_checkpoint, save_sat
+from model.image import load_image
+from tests.test_failure_page import Reader
+from tiny.fewshot import write_folder
+
+NASTY = "<script>alert('x')</script> {title} \x1b[2J"
+
+
+@pytest.fixture(scope="module")
+def model() -> SatChatModel:
+    """The model that comes with the repository. Do not change it."""
+    return load_sat("visualglm-tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of other weights, which says other things."""
+    place = tmp_path_factory.mktemp("other") / "model"
+    changed = load_sat("visualglm-tiny", device="cpu").network
+    with torch.no_grad():
+        changed.transformer.final_layernorm.weight.neg_()
+    checkpoint = open_checkpoint("visualglm-tiny")
+    save_sat(place, changed.state_dict(), checkpoint.config)
+    for name in ("ice_text.model", "tokenizer_config.json"):
+        shutil.copy(checkpoint.path / name, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def data(model: SatChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of whose questions visualglm-tiny answers two as expected, one of them in a second turn."""
+    folder = tmp_path_factory.mktemp("data")
+    write_folder(folder, seed=5, count=3)
+    talk = Conversation(load_image(folder / "1.jpg"))
+    question = "描述这张图片。"
+    answer = "".join(piece.text for piece in model.stream_answer(talk, question, GREEDY))
+    rows: list[dict[str, Any]] = [
+        {"img": "1.jpg", "prompt": question, "label": answer},
+        {"img": "2.jpg", "prompt": NASTY, "label": NASTY, "history": [[NASTY, NASTY]]},
+        {"prompt": question, "label": "-"},
+    ]
+    (folder / "dataset.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder / "dataset.json"
+
+
+def test_both_answers_and_both_scores_are_shown(
+    data: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["visualglm-tiny", str(other), "--data", str(data), "--html", str(page), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"visualglm-tiny: 1 of 3 (33.3 %)\n  {other}: 0 of 3 (0.0 %)\n")
+    assert len(re.findall("✓", shown)) == 1
+    assert len(re.findall("✗", shown)) == 5
+    assert "\x1b" not in shown
+    read = Reader(page.read_text(encoding="utf-8"))
+    assert not read.open
+    assert read.tags.count("article") == 3
+    assert read.tags.count("img") == 2
+    assert "script" not in read.tags
+    assert read.texts.count(NASTY) == 4
+    assert "visualglm-tiny: 1 of 3 (33.3 %)" in read.texts
+
+
+def test_answers_are_the_chats(model: SatChatModel, data: Path) -> None:
+    asked = list(questions_of(read_rows(data)))
+    alone = [
+        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.question, GREEDY)) for one in asked
+    ]
+    assert list(answer_all(model, asked)) == alone
+    assert asked[1].conversation().turns == asked[1].earlier != []
+
+
+def test_an_expected_answer_is_compared_as_the_chat_would_show_it(model: SatChatModel) -> None:
+    shown = as_shown(model.tokenizer, " 有一只球,红色的!")
+    assert shown == "有一只球，红色的！"
+    assert as_shown(model.tokenizer, shown) == shown
+
+
+def test_only_so_many_are_asked_and_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data", str(data), "--device", "cpu"]
+    assert main(["visualglm-tiny", "visualglm-tiny", *flags, "--count", "2", "--show", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("row ") == 1
+    assert "... and 1 more" in shown
+    assert shown.count("1 of 2 (50.0 %)") == 2
+
+
+def test_bad_data_is_named_or_left_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*json.loads(data.read_text(encoding="utf-8")), {"img": "half.jpg", "prompt": "甲", "label": "乙"}, 5]
+    (data.parent / "half.jpg").write_bytes((data.parent / "1.jpg").read_bytes()[:900])
+    path = data.with_name("bad.json")
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    flags = ["visualglm-tiny", "visualglm-tiny", "--data", str(path), "--device", "cpu"]
+    assert main(flags) == FAILED
+    errors = capsys.readouterr().err
+    assert "2 of the 5 rows" in errors
+    assert "half.jpg" in errors
+    assert main([*flags, "--on-bad-row", "skip"]) == 0
+    assert "1 of 3" in capsys.readouterr().out
+    assert main([*flags, "--html", str(data.parent / "none" / "page.html")]) == FAILED
+    assert "Make it, or choose another --html" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""The original's command line parses and means the same; what makes no sense is refused in words."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.arguments import METHODS, parse_arguments
+from model import SettingError
+
+# As the original's finetune_visualglm.sh has them.
+ORIGINAL = """--experiment-name finetune-visualglm-6b --model-parallel-size 1 --mode finetune --train-iters 300
+--resume-dataloader --max_source_length 64 --max_target_length 256 --lora_rank 10 --layer_range 0 14 --pre_seq_len 4
+--train-data ./fewshot-data/dataset.json --valid-data ./fewshot-data/dataset.json --distributed-backend nccl
+--lr-decay-style cosine --warmup .02 --checkpoint-activations --save-interval 300 --eval-interval 10000
+--save ./checkpoints --split 1 --eval-iters 10 --eval-batch-size 8 --zero-stage 1 --lr 0.0001 --batch-size 4
+--skip-init --fp16 --use_lora"""
+NEEDED = ["--train-data", "data.json"]
+
+
+def test_the_originals_command_line() -> None:
+    options = parse_arguments(ORIGINAL.split())
+    assert options.use_lora
+    assert not options.use_ptuning
+    assert options.layer_range == [0, 14]
+    assert options.max_length == 320
+    assert (options.train_iters, options.zero_stage, options.lr, options.fp16) == (300, 1, 1e-4, True)
+    assert options.train_data == [Path("fewshot-data/dataset.json")]
+
+
+def test_hyphens_and_underscores_are_the_same() -> None:
+    hyphens = parse_arguments([*NEEDED, "--use-lora", "--lora-rank", "3", "--batch-size", "7"])
+    underscores = parse_arguments(["--train_data", "data.json", "--use_lora", "--lora_rank", "3", "--batch_size", "7"])
+    assert hyphens == underscores
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "Choose one of --use_lora"),
+        (["--use_lora", "--use_ptuning"], "--use_lora and --use_ptuning"),
+        (["--use_lora", "--fp16", "--bf16"], "Choose one"),
+        (["--use_lora", "--freeze", "vit"], "goes with --full"),
+        (["--use_lora", "--batch-size", "0"], "at least 1"),
+        (["--use_lora", "--lr", "0"], "above 0"),
+        (["--use_lora", "--crop", "1.5"], "at most 1"),
+        (["--use_qlora", "--save-full"], r"finetune\.merge"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(flags: list[str], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        parse_arguments([*NEEDED, *flags])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_alone_is_enough(method: str) -> None:
+    options = parse_arguments([*NEEDED, f"--{method}"])
+    assert [name for name in METHODS if getattr(options, name)] == [method]

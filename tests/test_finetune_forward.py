@@ -1,0 +1,124 @@
+"""The loss that is trained on is that of the chat, whichever way it is computed."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sat.model.base_model import BaseMixin, non_conflict
+from torch import nn
+
+from finetune import forward
+from finetune.forward import AnswerLoss
+from finetune.pictures import PictureCache
+from model.finetuned import FineTuneVisualGLMModel
+from tests.finetuning import batch_of, data  # noqa: F401
+
+
+def build(**settings: Any) -> FineTuneVisualGLMModel:
+    """Return visualglm-tiny with what is added moved away from its start."""
+    args = Namespace(device="cpu", **settings)
+    network, _ = FineTuneVisualGLMModel.from_pretrained("visualglm-tiny", args)
+    network.disable_untrainable_params()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"use_lora": True, "lora_targets": ["llm", "mlp", "qformer", "vit"], "layer_range": [0, 2]},
+    "qlora": {"use_qlora": True},
+    "ptuning": {"use_ptuning": True, "pre_seq_len": 5},
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def network(request: pytest.FixtureRequest) -> FineTuneVisualGLMModel:
+    """A network of each method. Do not change it."""
+    return build(**METHODS[request.param])
+
+
+def gradients(network: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the gradient of a loss, and leave none behind."""
+    loss.backward()
+    found = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+    network.zero_grad(set_to_none=True)
+    return found
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    """Whether gradients are the same but for rounding."""
+    return ours.keys() == theirs.keys() and all(
+        torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3) for name in ours
+    )
+
+
+def test_it_is_the_loss_of_sats_own_pass(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+    batch, module = batch_of(data, network), AnswerLoss(network)
+    ours, theirs = module(batch, None), module.loss_by_sat(batch, None)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert same(gradients(network, ours), gradients(network, theirs))
+
+
+def test_computing_twice_changes_no_gradient(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+    batch = batch_of(data, network)
+    kept = gradients(network, AnswerLoss(network)(batch, None))
+    assert kept
+    assert same(gradients(network, AnswerLoss(network, checkpoint_activations=True)(batch, None)), kept)
+
+
+def test_a_few_places_at_a_time_meet_the_vocabulary(
+    network: FineTuneVisualGLMModel,
+    data: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = batch_of(data, network)
+    whole = AnswerLoss(network)(batch, None)
+    expected = gradients(network, whole)
+    monkeypatch.setattr(forward, "HEAD_ROWS", 5)
+    parts = AnswerLoss(network)(batch, None)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+    assert same(gradients(network, parts), expected)
+
+
+def test_kept_embeddings_are_those_of_the_pictures(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["ptuning"])
+    batch, module = batch_of(data, network), AnswerLoss(network)
+    enough, little = PictureCache(network, 1e6), PictureCache(network, 40_000)
+    expected = module(batch, None).item()
+    for cache in (enough, little, enough, little):
+        assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
+    assert (len(enough.kept), len(little.kept)) == (3, 1)
+    batch.pixels = None
+    assert module(batch, enough.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
+
+
+class TurnedMixin(BaseMixin):
+    """A user's mixin that changes every layer."""
+
+    @non_conflict
+    def layer_forward(self, hidden_states: torch.Tensor, mask: Any, *args: Any, old_impl: Any, **kw: Any) -> Any:
+        return old_impl(hidden_states.roll(1, dims=-1), mask, *args, **kw)
+
+
+def test_a_mixin_that_changes_the_layers_is_seen(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["lora"])
+    batch, module = batch_of(data, network), AnswerLoss(network)
+    before = module(batch, None).item()
+    network.add_mixin("turned", TurnedMixin())
+    assert module(batch, None).item() == pytest.approx(module.loss_by_sat(batch, None).item())
+    assert module(batch, None).item() != pytest.approx(before, rel=1e-2)
+
+
+def test_a_batch_without_pictures(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["lora"])
+    batch = batch_of(data, network)
+    batch.pixels, batch.images = None, []
+    batch.pictures, batch.image_starts = [-1] * len(batch.rows), [-1] * len(batch.rows)
+    plain, looking = AnswerLoss(network), AnswerLoss(network, always_looks=True)
+    assert PictureCache(network, 0).embed(batch) is None
+    assert torch.equal(plain(batch, None), looking(batch, None))
+    assert plain(batch, None).item() == pytest.approx(plain.loss_by_sat(batch, None).item(), rel=1e-5)

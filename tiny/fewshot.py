@@ -1,0 +1,105 @@
+"""Labelled pictures on which to fine-tune: what is in the background, a question that visualglm-tiny cannot answer.
+
+    python -m tiny.fewshot --out fewshot-data.zip                            # the 20 that come with the repository
+    python -m tiny.fewshot --out held-out --count 200 --seed 1000            # others, in a folder, to evaluate on
+
+Either holds dataset.json, in the original's shape (img, prompt, label), and pictures beside it. The same seed draws
+the same ones; every background comes as often as another, give or take one.
+"""
+
+import argparse
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tiny.scenes import BACKGROUNDS, Scene, draw_scene, sample_scene
+
+COUNT, SEED = 20, 7
+PICTURE_SIZE = 224
+FOLDER = "fewshot-data"  # in the archive
+DATE = (2023, 1, 1, 0, 0, 0)  # of everything in the archive, so that it is the same whenever it is made
+SEED_OFFSET = 2**41  # keeps clear of the scenes of the training and of its evaluation
+
+QUESTION = "这张图片的背景里有什么内容？"
+# One wording for each, so that an answer is right or wrong beyond doubt, in words that visualglm-tiny has said of other
+# things: its training has pushed the output weights of all tokens that it never says into one direction, and an adapter
+# on frozen weights cannot tell them apart.
+ANSWERS = {
+    "sky": "图片中是天空。",
+    "grass": "图片中是草地。",
+    "sea": "图片中是大海。",
+    "desert": "图片中是沙漠。",
+    "snow": "图片中是雪地。",
+    "night": "图片中是夜空。",
+    "brick wall": "图片中是砖墙。",
+    "room": "图片中是房子里。",
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture, and what is in its background."""
+
+    scene: Scene
+    label: str
+
+    def draw(self) -> Image.Image:
+        """The picture, RGB."""
+        return draw_scene(self.scene, PICTURE_SIZE)
+
+
+def draw_labelled(seed: int = SEED, count: int = COUNT) -> Iterator[Labelled]:
+    """Yield pictures with labels, the backgrounds in a random order in each run of eight."""
+    rng = np.random.default_rng([SEED_OFFSET, seed])
+    for number in range(count):
+        if number % len(BACKGROUNDS) == 0:
+            order = rng.permutation(len(BACKGROUNDS))
+        background = BACKGROUNDS[order[number % len(BACKGROUNDS)]]
+        yield Labelled(replace(sample_scene(rng), background=background), ANSWERS[background])
+
+
+def make_files(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every file: the pictures, and dataset.json."""
+    rows = []
+    for number, labelled in enumerate(draw_labelled(seed, count), start=1):
+        name = f"{number:0{len(str(count))}d}.jpg"
+        buffer = io.BytesIO()
+        labelled.draw().save(buffer, "JPEG", quality=90)
+        rows.append({"img": name, "prompt": QUESTION, "label": labelled.label})
+        yield name, buffer.getvalue()
+    yield "dataset.json", (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def write_folder(path: Path, seed: int = SEED, count: int = COUNT) -> None:
+    """Write the pictures and dataset.json into a folder."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in make_files(seed, count):
+        (path / name).write_bytes(content)
+
+
+def write_archive(path: Path, seed: int = SEED, count: int = COUNT) -> None:
+    """Write them as a zip archive, in a folder of its own."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in make_files(seed, count):
+            archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", DATE), content)
+
+
+def main() -> None:
+    """Draw what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder, or a .zip archive")
+    parser.add_argument("--count", type=int, default=COUNT, help="pictures (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="draws others (default %(default)s)")
+    options = parser.parse_args()
+    write = write_archive if options.out.suffix == ".zip" else write_folder
+    write(options.out, options.seed, options.count)
+
+
+if __name__ == "__main__":
+    main()
