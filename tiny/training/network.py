@@ -87,13 +87,12 @@ def build(directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
 
 
 class FusedAttention(BaseMixin):
-    """Attention as one kernel. SAT's asks the GPU what the mask holds, which no CUDA graph can record."""
+    """The language model's attention as one kernel. SAT's asks the GPU what the mask holds: no graph can record that."""
 
     def attention_fn(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *_: Any, **__: Any
     ) -> torch.Tensor:
-        visible = None if mask.numel() == 1 else mask > 0
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask > 0)
 
 
 class FixedRotary(RotaryEmbedding):
@@ -108,9 +107,7 @@ def speed_up(network: VisualGLMModel) -> None:
     network.get_mixin("chatglm-attn").rotary_emb = FixedRotary(network.rotary.dim)
     for layer in network.transformer.layers:
         layer.mlp.activation_func = partial(F.gelu, approximate="tanh")
-    blip2 = network.get_mixin("eva").model
-    for part in (network, blip2.vit, blip2.qformer):
-        part.add_mixin("fused-attention", FusedAttention())
+    network.add_mixin("fused-attention", FusedAttention())
 
 
 class Trainee(nn.Module):
