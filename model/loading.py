@@ -142,6 +142,8 @@ def load_sat(
     """
     if quant is not None:
         check_bits(quant)
+    elif quant_vision:
+        raise SettingError("quant_vision needs quant, the bits that weights are to have: 8 or 4.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout)
     tokenizer = load_tokenizer(checkpoint.path)
@@ -215,17 +217,20 @@ def load_hf(
     device: str | None = None,
     dtype: str | None = None,
     quant: int | None = None,
+    quant_vision: bool = False,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
     most_waiting: int | None = None,
 ) -> HfChatModel:
-    """Load a model to chat with, on the Hugging Face network and transformers' generation.
+    """Load a model to chat with, on the Hugging Face network, whose image part keeps its precision.
 
     The arguments are those of `load_sat`, and a small model on the CPU sets torch to one thread as there.
 
     Raises:
         VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had, or P-tuning was used.
     """
+    if quant_vision:
+        raise SettingError("The Hugging Face side keeps its image part whole. Leave quant_vision out, or use load_sat.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name)
     tokenizer = load_tokenizer(checkpoint.path)

@@ -13,7 +13,7 @@ import torch
 from sat.mpu import ColumnParallelLinear
 from torch import nn
 
-from model import SettingError, VisualGLMModel, load_sat
+from model import SettingError, VisualGLMModel, load_hf, load_sat
 from model.chat import SatChatModel
 from model.generation import GenerationConfig, Request
 from model.generation.cache import answer_positions
@@ -252,6 +252,13 @@ def test_the_image_part_is_quantised_when_asked(bits: int, tiny: SatChatModel) -
     with torch.no_grad():
         error = relative_error(model.network.encode_image(pixels), tiny.network.encode_image(pixels))
     assert 0 < error < 3 * LOGIT_ERROR[bits]
+
+
+def test_the_image_part_alone_is_not_quantised() -> None:
+    with pytest.raises(SettingError, match="needs quant"):
+        load_sat(TINY, device="cpu", quant_vision=True)
+    with pytest.raises(SettingError, match="load_sat"):
+        load_hf(TINY, device="cpu", quant=8, quant_vision=True)
 
 
 def test_the_decoder_and_the_whole_model_agree(few_bits: SatChatModel) -> None:
