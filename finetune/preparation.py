@@ -1,20 +1,27 @@
 """From the command line to a training that can begin."""
 
 import argparse
+import atexit
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
 
+from model.checkpoint import Checkpoint
+from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
 
 from .base import choose_base
+from .checkpoints import Run, State
 from .data import ChatDataset
 from .errors import TrainingError
 from .forward import AnswerLoss
@@ -96,12 +103,13 @@ def recall(
     network: Any,
     tokenizer: Any,
     train: Sequence[ChatDataset],
-    scratch: tempfile.TemporaryDirectory[str],
 ) -> list[ChatDataset]:
     """Return what the base says of the pictures, as data to be mixed in; it is asked anew where a run goes on."""
     if not options.remember:
         return []
-    file = Path(scratch.name) / "memory.jsonl"
+    folder = Path(tempfile.mkdtemp(prefix="visualglm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the data is read as long as the program runs
+    file = folder / "memory.jsonl"
     write_memory(file, network, tokenizer, train, options.remember)
     held = open_data(options, [file], network, tokenizer) if file.is_file() else []
     say(processes, f"Remembered: {sum(map(len, held))} answers of the base are mixed in.")
@@ -133,6 +141,41 @@ def make_recorder(options: argparse.Namespace, run: Path, first: int, last: int)
     return Recorder(run, first, last, options.summary_dir, wandb if options.wandb else None)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """The model to train.
+
+    Attributes:
+        checkpoint: of its base.
+        settings: what is added, as entries of model_config.json.
+        network, tokenizer: the model.
+        trained: what of it is trained, by name.
+        dtype: that it computes in.
+    """
+
+    checkpoint: Checkpoint
+    settings: dict[str, Any]
+    network: FineTuneVisualGLMModel
+    tokenizer: Any
+    trained: dict[str, torch.nn.Parameter]
+    dtype: torch.dtype
+
+
+def begin(options: argparse.Namespace, processes: Processes) -> Begun:
+    """Load the base, add what is to be trained, and say so."""
+    if options.from_pretrained is None:
+        options.from_pretrained, notice = choose_base()
+        say(processes, notice)
+    checkpoint = open_base(options)
+    dtype, notice = choose_precision(options, processes.device, checkpoint.config)
+    say(processes, notice)
+    settings = method_settings(options, checkpoint.config["num_layers"])
+    network = build_network(checkpoint, settings, processes.device, dtype)
+    trained = choose_trained(network, options)
+    say(processes, describe_trained(trained, network))
+    return Begun(checkpoint, settings, network, load_tokenizer(checkpoint.path), trained, dtype)
+
+
 def prepare(options: argparse.Namespace) -> Training:
     """Make everything ready: processes, model, data, optimiser, and the run, new or resumed.
 
@@ -142,57 +185,64 @@ def prepare(options: argparse.Namespace) -> Training:
     deep = wants_deepspeed(options)
     processes = join_processes(options.device, wants_nccl=deep)
     torch.manual_seed(options.seed)
-    if options.from_pretrained is None:
-        options.from_pretrained, notice = choose_base()
-        say(processes, notice)
-    checkpoint = open_base(options)
-    dtype, notice = choose_precision(options, processes.device, checkpoint.config)
-    say(processes, notice)
-    settings = method_settings(options, checkpoint.config["num_layers"])
-    network = build_network(checkpoint, settings, processes.device, dtype)
-    tokenizer = load_tokenizer(checkpoint.path)
-    trained = choose_trained(network, options)
-    is_whole = options.save_full or len(trained) == sum(1 for _ in network.parameters())
-    say(processes, describe_trained(trained, network))
+    begun = begin(options, processes)
+    network, tokenizer = begun.network, begun.tokenizer
     train, valid = (open_data(options, paths, network, tokenizer) for paths in (options.train_data, options.valid_data))
     say(processes, describe_data(train))
-    scratch = tempfile.TemporaryDirectory(prefix="visualglm-")
-    remembered = recall(options, processes, network, tokenizer, train, scratch)
-    new = sum(map(len, train)) * repeats(train, remembered)
-    train = train * repeats(train, remembered) + remembered
-    optimiser = make_optimiser(options, network, trained, dtype, deep)
-    order = make_order(options, train, processes)
-    last = options.train_iters or order.steps(options.epochs)
+    remembered = recall(options, processes, network, tokenizer, train)
+    train = train * repeats(train, remembered)
+    order = make_order(options, train + remembered, processes)
     options.save_interval = options.save_interval or order.steps(1)
     options.eval_interval = options.eval_interval or order.steps(1)
-    saved = dict(network.state_dict(keep_vars=True)) if options.save_full else dict(trained)
-    saved_dtype = dtype if options.full or options.save_full else None
-    run, state = open_run(options, processes, order, run_config(options, checkpoint, settings, is_whole))
-    if processes.is_first:
-        copy_beside(checkpoint, run, is_whole)
+    run, state = start_run(options, processes, begun, order)
+    optimiser = make_optimiser(options, network, begun.trained, begun.dtype, deep)
     if state.step:
-        load_trained(run, state, trained)
         optimiser.load(run.folder(state.step))
         say(processes, f"Goes on with {run.path} after step {state.step}.")
-    # ZeRO 3 gathers weights in the engine's own pass, and for all processes at once.
-    varies = options.crop < 1 or options.flip
-    looks_again = trains_image_part(trained) or varies or options.zero_stage == 3
-    cache = None if looks_again else PictureCache(network, options.cache_pictures * 1e9)
+    last = options.train_iters or order.steps(options.epochs)
     return Training(
         options=options,
         processes=processes,
         network=network,
         tokenizer=tokenizer,
         optimiser=optimiser,
-        pictures=cache,
-        train=ConcatDataset(train) if len(train) > 1 else train[0],
-        new=new,
-        scratch=scratch,
+        pictures=make_cache(options, begun),
+        train=ConcatDataset(train + remembered),
+        new=sum(map(len, train)),
         valid=valid,
         order=order,
         run=run,
         state=state,
         last=last,
-        tensors=lambda: collect(saved, saved_dtype, processes),
+        tensors=partial(collect_saved, options, processes, begun),
         recorder=make_recorder(options, run.path, state.step, last) if processes.is_first else None,
     )
+
+
+def start_run(options: argparse.Namespace, processes: Processes, begun: Begun, order: Order) -> tuple[Run, State]:
+    """Open the run's directory; give the network what a resumed one has kept, before ZeRO 3 cuts it up."""
+    is_whole = options.save_full or len(begun.trained) == sum(1 for _ in begun.network.parameters())
+    config = run_config(options, begun.checkpoint, begun.settings, is_whole)
+    run, state = open_run(options, processes, order, config)
+    if processes.is_first:
+        copy_beside(begun.checkpoint, run, is_whole)
+    if state.step:
+        load_trained(run, state, begun.trained)
+    return run, state
+
+
+def make_cache(options: argparse.Namespace, begun: Begun) -> PictureCache | None:
+    """Return what keeps embeddings, where those of a picture never change."""
+    varies = trains_image_part(begun.trained) or options.crop < 1 or options.flip
+    # ZeRO 3 gathers weights in the engine's own pass, and for all processes at once.
+    if varies or options.zero_stage == 3:
+        return None
+    return PictureCache(begun.network, options.cache_pictures * 1e9)
+
+
+def collect_saved(options: argparse.Namespace, processes: Processes, begun: Begun) -> dict[str, torch.Tensor]:
+    """Return what a checkpoint holds."""
+    tensors: dict[str, torch.Tensor] = dict(begun.trained)
+    if options.save_full:
+        tensors = dict(begun.network.state_dict(keep_vars=True))
+    return collect(tensors, begun.dtype if options.full or options.save_full else None, processes)

@@ -3,7 +3,6 @@
 import argparse
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -66,7 +65,6 @@ class Training:
         state: where the training is.
         last: the step at which it ends.
         tensors: what is saved, on the first process; all take part in collecting it.
-        scratch: holds what is remembered, and goes when the training does.
         recorder: on the first process.
     """
 
@@ -84,7 +82,6 @@ class Training:
     state: State
     last: int
     tensors: Callable[[], dict[str, torch.Tensor]]
-    scratch: tempfile.TemporaryDirectory[str]
     recorder: Recorder | None = None
     in_a_row: int = 0
     unsaved: TrainingError | None = None
@@ -114,7 +111,6 @@ class Training:
 
     def close(self) -> None:
         """Write what is left of the records, and say where the run is."""
-        self.scratch.cleanup()
         if self.recorder is not None:
             self.recorder.close()
             if self.run.steps():
@@ -152,15 +148,24 @@ class Training:
         return Made(self.state.step, total, tokens, stepped, rows, rate)
 
     def _vary(self, batch: Batch, places: list[int]) -> Batch:
-        """Show what is new a little differently; what is remembered was said of the pictures as they are."""
-        if batch.pixels is None:
+        """Show what is new a little differently; what is remembered was said of the pictures as they are.
+
+        A picture that is both is shown twice: seen whole, it would be known by its things, whatever is asked.
+        """
+        if batch.pixels is None or (self.options.crop == 1 and not self.options.flip):
             return batch
-        remembered = {picture for picture, place in zip(batch.pictures, places, strict=True) if place >= self.new}
-        chosen = [number for number in range(len(batch.pixels)) if number not in remembered]
-        pixels = batch.pixels.clone()
-        if chosen:
-            pixels[chosen] = vary(batch.pixels[chosen], self.options.crop, self.options.flip)
-        return replace(batch, pixels=pixels)
+        is_new = [place < self.new and picture >= 0 for picture, place in zip(batch.pictures, places, strict=True)]
+        chosen = list(dict.fromkeys(picture for picture, new in zip(batch.pictures, is_new, strict=True) if new))
+        if not chosen:
+            return batch
+        count = len(batch.pixels)
+        moved = {picture: count + number for number, picture in enumerate(chosen)}
+        varied = vary(batch.pixels[chosen], self.options.crop, self.options.flip)
+        pictures = [moved[picture] if new else picture for picture, new in zip(batch.pictures, is_new, strict=True)]
+        used = sorted({picture for picture in pictures if picture >= 0})
+        places_of = {picture: number for number, picture in enumerate(used)}
+        pixels = torch.cat((batch.pixels, varied))[used]
+        return replace(batch, pixels=pixels, pictures=[places_of.get(picture, -1) for picture in pictures])
 
     def loss_of(self, batch: Batch) -> torch.Tensor:
         """Return the summed loss of a batch."""

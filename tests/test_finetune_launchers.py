@@ -1,0 +1,84 @@
+"""Started by each launcher, with deepspeed in one process and in two, the training is the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint.files import open_tensors
+from tests.finetuning import data, loss_of, losses_of, train  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+METHOD = ["--use_lora", "--layer_range", "0", "2", "--train-iters", "3", "--save-interval", "2", "--log-interval", "1"]
+
+pytestmark = pytest.mark.slow
+
+
+def launch(command: list[str], data: Path, save: Path, *flags: str) -> Path:  # noqa: F811
+    """Train in processes of their own; return the run's directory."""
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
+    more = ["--num-workers", "0", "--lr", "1e-3", *flags]
+    done = subprocess.run([*command, *given, *more], capture_output=True, text=True, timeout=280, cwd=save.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return max(save.iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """A run of one process without deepspeed."""
+    return train(data, tmp_path_factory.mktemp("alone"), *METHOD, "--batch-size", "4")
+
+
+def is_near(run: Path, other: Path) -> bool:
+    """Whether two runs had the same losses and came to the same weights."""
+    ours, theirs = losses_of(run), losses_of(other)
+    assert ours.keys() == theirs.keys()
+    stored, expected = (open_tensors(path / "3" / "weights.safetensors") for path in (run, other))
+    assert stored.keys() == expected.keys()
+    return all(abs(ours[step] - theirs[step]) < 1e-3 for step in theirs) and all(
+        torch.allclose(stored[name], expected[name], atol=2e-4) for name in expected
+    )
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_two_processes_are_as_one(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = [*METHOD, "--batch-size", "2", "--zero-stage", stage]
+    run = launch(TWO, data, tmp_path / "save", *flags)
+    assert is_near(run, alone)
+    assert loss_of(run, data) == pytest.approx(loss_of(alone, data), rel=1e-3)
+    (run / "3").rename(tmp_path / "away")
+    before = losses_of(run)
+    assert launch(TWO, data, tmp_path / "save", *flags, "--resume") == run
+    assert losses_of(run) == before
+    ours, theirs = (open_tensors(path / "weights.safetensors") for path in (run / "3", tmp_path / "away"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_deepspeed_in_one_process(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    run = launch([sys.executable, SCRIPT], data, tmp_path / "save", *METHOD, "--batch-size", "4", "--zero-stage", stage)
+    assert is_near(run, alone)
+
+
+def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29571", SCRIPT]
+    run = launch(launcher, data, tmp_path / "save", *METHOD, "--batch-size", "2")
+    assert is_near(run, alone)
+
+
+@pytest.mark.parametrize("method", [["--use_ptuning"], ["--use_qlora"], ["--full", "--lr", "1e-4"]])
+def test_each_method_under_zero_3(method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--train-iters", "2", "--batch-size", "2", "--zero-stage", "3", "--log-interval", "1"]
+    run = launch(TWO, data, tmp_path / "save", *flags, *method)
+    expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
+    assert json.loads((run / "2" / "state.json").read_text(encoding="utf-8"))["processes"] == 2
