@@ -87,7 +87,7 @@ def build(directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
 
 
 class FusedAttention(BaseMixin):
-    """The language model's attention as one kernel. SAT's asks the GPU what the mask holds: no graph can record that."""
+    """The language model's attention as one kernel. SAT's asks the GPU what the mask holds, which no graph records."""
 
     def attention_fn(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *_: Any, **__: Any
