@@ -32,10 +32,10 @@ class Recorder:
         self.log = (run / LOG_NAME).open("a", encoding="utf-8")
         self.board = open_board(run if summary is None else summary)
         self.wandb = open_wandb(wandb)
-        self.started, self.done = time.perf_counter(), 0
+        self.started, self.done = time.perf_counter(), 0.0
         self.first, self.last = first, last
 
-    def step(self, tokens: int) -> None:
+    def step(self, tokens: float) -> None:
         """Count a step with so many answer tokens."""
         self.done += tokens
         self.bar.update()

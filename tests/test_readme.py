@@ -16,7 +16,7 @@ from model import SatChatModel, chat, load_sat
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_zh.md")
-DOCUMENTS = (*READMES, "CHANGELOG.md", "CONTRIBUTING.md", "tiny/README.md")
+DOCUMENTS = (*READMES, "CHANGELOG.md", "CONTRIBUTING.md", "tiny/README.md", "finetune/README.md")
 # The text of the Apache License 2.0 as the Apache Software Foundation publishes it.
 APACHE_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
