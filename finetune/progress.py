@@ -25,7 +25,7 @@ class Recorder:
     def __init__(
         self, run: Path, first: int, last: int, summary: Path | None = None, wandb: dict[str, Any] | None = None
     ) -> None:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         # A terminal's bar moves; elsewhere every record is a line.
         self.bar = tqdm(total=last, initial=first, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1)

@@ -249,7 +249,7 @@ class Training:
         state = self.state
         better = state.best_loss is None or score.loss < state.best_loss
         state.best_loss, state.worse = (score.loss, 0) if better else (state.best_loss, state.worse + 1)
-        stops = 0 < self.options.early_stop <= state.worse
+        stops: bool = 0 < self.options.early_stop <= state.worse
         if self.recorder is not None:
             answered = "" if score.exact is None else f", {score.exact:.0%} of the answers exactly right"
             self.recorder.say(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
