@@ -110,6 +110,13 @@ def add_data(group: Group) -> None:
     )
     add("--flip", action="store_true", help="see half of the pictures mirrored")
     add("--remember", type=int, default=0, metavar="N", help="mix in N answers of the base, so that it forgets less")
+    add(
+        "--remember-weight",
+        type=float,
+        default=0.1,
+        metavar="W",
+        help="what a token of these counts (default %(default)s)",
+    )
     add("--num-workers", type=int, default=1, metavar="N", help="processes that read data (default %(default)s)")
     add("--group-by-length", action="store_true", help="put examples of like length into one batch")
 

@@ -43,7 +43,6 @@ class State:
         step_size: see `examples`.
         seed: of the order.
         processes: that trained together.
-        tokens: of answers learned.
         skipped: steps without room in float16.
         best_loss: lowest held-out loss; None before the first evaluation.
         worse: evaluations since then.
@@ -54,7 +53,6 @@ class State:
     step_size: int
     seed: int
     processes: int
-    tokens: int = 0
     skipped: int = 0
     best_loss: float | None = None
     worse: int = 0

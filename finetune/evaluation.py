@@ -81,7 +81,7 @@ def ask(network: Any, tokenizer: Any, dataset: ChatDataset, count: int) -> tuple
 
 def usable_rows(dataset: ChatDataset, count: int) -> Sequence[Any]:
     """Return the first `count` rows that can be used."""
-    rows = []
+    rows: list[Any] = []
     for index in range(len(dataset.rows)):
         if len(rows) == count:
             break

@@ -42,20 +42,22 @@ class AnswerLoss(nn.Module):
         self.always_looks = always_looks
         self.checkpoint_activations = checkpoint_activations
 
-    def forward(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the sum over the batch's answer tokens, in float32.
 
         Args:
             images: embeddings [P, L, D] of the batch's pictures; None to compute them from its pixels.
+            weights: [B], what each example's tokens count; None for 1 each.
         """
         device = self.network.device
         if has_changed_layers(self.network):
-            return self.loss_by_sat(batch, images)
+            return self.loss_by_sat(batch, images, weights)
         places = answer_places(batch.labels)
+        counts = torch.ones(len(places)) if weights is None else weights[places // batch.labels.shape[1]]
         targets = batch.labels.flatten()[places + 1].to(device)
         images = self.look(batch) if images is None else images
         states = self.states(batch, images)
-        return self.sum_losses(states.flatten(0, 1)[places.to(device)], targets)
+        return self.sum_losses(states.flatten(0, 1)[places.to(device)], targets, counts.to(device))
 
     def look(self, batch: Batch) -> torch.Tensor | None:
         """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
@@ -65,7 +67,9 @@ class AnswerLoss(nn.Module):
             self.network.encode_image(torch.zeros(1, 3, *[self.network.image_size] * 2, device=self.network.device))
         return None
 
-    def loss_by_sat(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+    def loss_by_sat(
+        self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the same sum by SAT's own forward pass, which calls every hook."""
         device = self.network.device
         given: dict[str, Any] = {"pre_image": batch.image_starts}
@@ -76,7 +80,9 @@ class AnswerLoss(nn.Module):
         positions = batch.position_ids.to(device)
         logits, *_ = self.network(batch.input_ids.to(device), position_ids=positions, attention_mask=mask, **given)
         wanted = batch.labels[:, 1:].to(device)
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted.flatten(), reduction="sum")
+        losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted.flatten(), reduction="none")
+        rows = losses.view(len(wanted), -1).sum(1)
+        return rows.sum() if weights is None else rows @ weights.to(device)
 
     def states(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
         """Return the final states [B, T, D] of the language model."""
@@ -94,19 +100,19 @@ class AnswerLoss(nn.Module):
             x = checkpoint(run, x, cos, sin, visible, use_reentrant=False) if again else run(x, cos, sin, visible)
         return self.network.transformer.final_layernorm(x)  # type: ignore[no-any-return]
 
-    def sum_losses(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss of states [N, D], of which a few at a time meet the vocabulary."""
+    def sum_losses(self, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of the losses of states [N, D], of which a few at a time meet the vocabulary."""
         total = torch.zeros((), device=states.device)
-        for part, wanted in zip(states.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+        for part in zip(*(tensor.split(HEAD_ROWS) for tensor in (states, targets, counts)), strict=True):
             if torch.is_grad_enabled() and len(states) > HEAD_ROWS:
-                total = total + checkpoint(self.head_loss, part, wanted, use_reentrant=False)
+                total = total + checkpoint(self.head_loss, *part, use_reentrant=False)
             else:
-                total = total + self.head_loss(part, wanted)
+                total = total + self.head_loss(*part)
         return total
 
-    def head_loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss of states [N, D]."""
-        return F.cross_entropy(self.network.lm_head(states).float(), targets, reduction="sum")
+    def head_loss(self, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of the losses of states [N, D]."""
+        return F.cross_entropy(self.network.lm_head(states).float(), targets, reduction="none") @ counts
 
 
 def answer_places(labels: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,7 @@ def build_network(
     args = Namespace(**{**defaults, **checkpoint.config, **settings, "skip_init": True})
     network = build_empty(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype).eval()
     network.load_checkpoint(checkpoint)
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def choose_trained(network: FineTuneVisualGLMModel, options: argparse.Namespace) -> dict[str, torch.nn.Parameter]:

@@ -54,7 +54,7 @@ class Stepped:
 class Optimiser(Protocol):
     """What the loop needs."""
 
-    def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of one batch as the module computes it."""
         ...
 
@@ -101,10 +101,10 @@ class PlainOptimiser:
         self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, weight_decay=decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.dtype == torch.float16)
 
-    def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of one batch."""
         with self.mixing():
-            return self.module(batch, images)  # type: ignore[no-any-return]
+            return self.module(batch, images, weights)  # type: ignore[no-any-return]
 
     def mixing(self) -> AbstractContextManager[Any]:
         """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""
@@ -157,9 +157,9 @@ class DeepspeedOptimiser:
             model=module, model_parameters=list(parameters), config=deepspeed_config(settings), dist_init_required=False
         )
 
-    def loss(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+    def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of one batch."""
-        return self.engine(batch, images)  # type: ignore[no-any-return]
+        return self.engine(batch, images, weights)  # type: ignore[no-any-return]
 
     def mixing(self) -> AbstractContextManager[Any]:
         """Do nothing: the engine has given all weights one dtype."""

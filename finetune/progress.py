@@ -25,17 +25,17 @@ class Recorder:
     def __init__(
         self, run: Path, first: int, last: int, summary: Path | None = None, wandb: dict[str, Any] | None = None
     ) -> None:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         # A terminal's bar moves; elsewhere every record is a line.
         self.bar = tqdm(total=last, initial=first, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1)
         self.log = (run / LOG_NAME).open("a", encoding="utf-8")
         self.board = open_board(run if summary is None else summary)
         self.wandb = open_wandb(wandb)
-        self.started, self.done = time.perf_counter(), 0
+        self.started, self.done = time.perf_counter(), 0.0
         self.first, self.last = first, last
 
-    def step(self, tokens: int) -> None:
+    def step(self, tokens: float) -> None:
         """Count a step with so many answer tokens."""
         self.done += tokens
         self.bar.update()

@@ -33,7 +33,7 @@ class Made:
     Attributes:
         number: of the step, from 1.
         loss: summed over this process's tokens, on the device.
-        tokens: of all processes.
+        tokens: of all processes, those that count less as less.
         stepped: what came of it.
         rows: that it saw.
         rate: of learning.
@@ -41,7 +41,7 @@ class Made:
 
     number: int
     loss: torch.Tensor
-    tokens: int
+    tokens: float
     stepped: Stepped
     rows: list[int]
     rate: float
@@ -130,18 +130,20 @@ class Training:
         """Make one step."""
         torch.manual_seed(self.order.seed * 1_000_003 + self.state.step * self.processes.count + self.processes.rank)
         batches = [self._vary(batch, places) for batch, places in loaded]
-        mine = sum(int((batch.labels != NO_LOSS).sum()) for batch in batches)
-        tokens = int(self.processes.sum(mine))
+        weights = [self._weights(places) for _, places in loaded]
+        mine = sum(
+            float((batch.labels != NO_LOSS).sum(1).float() @ w) for batch, w in zip(batches, weights, strict=True)
+        )
+        tokens = self.processes.sum(mine)
         total = torch.zeros((), device=self.processes.device)
-        for batch in batches:
-            loss = self.loss_of(batch)
+        for batch, counts in zip(batches, weights, strict=True):
+            loss = self.loss_of(batch, counts)
             # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
             self.optimiser.backward(loss * (self.processes.count * len(batches) / tokens))
             total += loss.detach()
         rate = self._rate()
         stepped = self.optimiser.step(rate)
         self.state.step += 1
-        self.state.tokens += tokens
         if self.recorder is not None:
             self.recorder.step(tokens)
         rows = [row for batch in batches for row in batch.rows]
@@ -167,9 +169,14 @@ class Training:
         pixels = torch.cat((batch.pixels, varied))[used]
         return replace(batch, pixels=pixels, pictures=[places_of.get(picture, -1) for picture in pictures])
 
-    def loss_of(self, batch: Batch) -> torch.Tensor:
+    def _weights(self, places: list[int]) -> torch.Tensor:
+        """Return what the tokens of each example count."""
+        return torch.tensor([1.0 if place < self.new else self.options.remember_weight for place in places])
+
+    def loss_of(self, batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the summed loss of a batch."""
-        return self.optimiser.loss(batch, None if self.pictures is None else self.pictures.embed(batch))
+        images = None if self.pictures is None else self.pictures.embed(batch)
+        return self.optimiser.loss(batch, images, weights)
 
     def _rate(self) -> float:
         given = self.options
@@ -242,7 +249,7 @@ class Training:
         state = self.state
         better = state.best_loss is None or score.loss < state.best_loss
         state.best_loss, state.worse = (score.loss, 0) if better else (state.best_loss, state.worse + 1)
-        stops = 0 < self.options.early_stop <= state.worse
+        stops: bool = 0 < self.options.early_stop <= state.worse
         if self.recorder is not None:
             answered = "" if score.exact is None else f", {score.exact:.0%} of the answers exactly right"
             self.recorder.say(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")

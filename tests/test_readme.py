@@ -21,7 +21,7 @@ from model import SatChatModel, chat, load_sat
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README_zh.md")
-DOCUMENTS = (*READMES, "CHANGELOG.md", "CONTRIBUTING.md", "tiny/README.md")
+DOCUMENTS = (*READMES, "CHANGELOG.md", "CONTRIBUTING.md", "tiny/README.md", "finetune/README.md")
 # The text of the Apache License 2.0 as the Apache Software Foundation publishes it.
 APACHE_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -161,7 +161,7 @@ def flags_named(text: str, program: str) -> set[str]:
 @pytest.mark.parametrize("name", READMES)
 def test_the_flags_are_the_programs_(name: str) -> None:
     sections = re.split("^## ", read(name), flags=re.MULTILINE)
-    (terminal,) = (text for text in sections if "python cli_demo.py" in text)
+    terminal, *_ = (text for text in sections if "python cli_demo.py" in text)
     (page,) = (text for text in sections if "python web_demo.py" in text)
     (server,) = (text for text in sections if "python api.py" in text)
     assert flags_named(terminal, "cli_demo.py") == flags_of("cli_demo.py")
