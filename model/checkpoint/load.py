@@ -222,7 +222,7 @@ def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[
         lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
     elif missing and len(missing) > checkpoint.count:
         lines.append(
-            f"If only what was trained was saved, put it over its base model, {DEFAULT_MODEL}: "
+            f"If only what was trained was saved, put it over its base model, such as {DEFAULT_MODEL}: "
             f"python -m model.checkpoint.convert SRC DST --to sat --base {DEFAULT_MODEL}"
         )
     else:
