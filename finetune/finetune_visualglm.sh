@@ -11,14 +11,15 @@ if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then python=.venv/bin/python
 
 base=$("$python" -m finetune.base "$@")
 if [ "$base" = visualglm-tiny ]; then
-    # Backgrounds are new to it, the words for them too: what looks at pictures and what says words is trained.
-    settings=(--lora_targets head qformer vit --lora_alpha 10 --lr 0.003 --train-iters 200 --crop 0.3)
+    # It never looked at backgrounds, nor spoke of them: what looks at pictures is trained, and what says words.
+    settings=(--lora_targets head qformer vit --lora_alpha 10 --lr 0.003 --train-iters 250 --batch-size 8 --crop 0.3
+        --remember 360 --remember-weight 0.03)
 else
-    settings=(--layer_range 0 14 --lr 0.0001 --train-iters 300 --checkpoint-activations)
+    settings=(--layer_range 0 14 --lr 0.0001 --train-iters 300 --batch-size 4)
 fi
 launcher=("$python")
 if [ "${NUM_GPUS:-1}" -gt 1 ]; then
     launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS")
 fi
 exec "${launcher[@]}" finetune/finetune_visualglm.py --from_pretrained "$base" "${METHOD:---use_lora}" \
-    --train-data fewshot-data/dataset.json --lora_rank 10 --batch-size 4 --save checkpoints "${settings[@]}" "$@"
+    --train-data fewshot-data/dataset.json --lora_rank 10 --save checkpoints "${settings[@]}" "$@"
