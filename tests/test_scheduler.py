@@ -143,3 +143,30 @@ def test_a_scheduler_is_shared_until_weights_are_exchanged_and_ends_with_its_net
     gc.collect()
     assert died() is None and first.closed and second.closed
     assert thread is None or not thread.is_alive()
+
+
+def test_what_the_memory_does_not_suffice_for_waits_until_others_have_ended(
+    scheduler: Scheduler,
+    prompts: list[dict[str, Any]],  # noqa: F811
+    golden_model: VisualGLMModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder, grow = scheduler.batch.decoder, scheduler.batch.decoder.grow
+
+    def grow_a_little(rows: int, room: int) -> None:
+        if rows > 1 or room > 257:
+            raise torch.OutOfMemoryError("tried to allocate too much")
+        grow(rows, room)
+
+    monkeypatch.setattr(decoder, "grow", grow_a_little)
+    short = GREEDY.replace(max_new_tokens=9)
+    running = scheduler.submit(Request(config=short.replace(max_new_tokens=40), **prompts[0]))
+    next(running)
+    waiting = [scheduler.submit(Request(config=short, **prompts[n])) for n in (1, 2)]
+    answers = [list(running), *(list(steps) for steps in waiting)]
+    assert [len(steps) for steps in answers] == [39, 9, 9]
+    assert answers[2] == list(generate(golden_model, Request(config=short, **prompts[2]), end_id=END))
+    for _ in range(2):  # too much even alone
+        with pytest.raises(GenerationError, match="too little memory"):
+            list(scheduler.submit(Request(config=LONG.replace(max_new_tokens=270), **prompts[0])))
+    assert len(list(scheduler.submit(Request(config=short, **prompts[0])))) == 9

@@ -183,13 +183,13 @@ class Batch:
         if rows <= have and room <= self.room:
             return
         wanted = have if rows <= have else min(self.most, padded(rows, COUNTS))
-        self.room = max(self.room, min(padded_room(room), self.capacity))
+        room = max(self.room, min(padded_room(room), self.capacity))
         self.graphs.forget()
-        self.decoder.grow(wanted, self.room + AHEAD)
-        self.sampler = self.sampler.grown(wanted, self.room)
+        self.decoder.grow(wanted, room + AHEAD)
+        self.sampler = self.sampler.grown(wanted, room)
         tokens = torch.zeros(wanted, dtype=torch.long, device=self.network.device)
         tokens[:have] = self.tokens
-        self.tokens = tokens
+        self.tokens, self.room = tokens, room  # only now is it there
 
     def _join(self, opening: Opening, logits: torch.Tensor) -> list[Event]:
         """Let the rows whose prompts have been read join the others; return their first tokens."""

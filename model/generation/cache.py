@@ -76,11 +76,16 @@ class KVCache:
         """Note that the rows from `first` on now have prompts with contexts of these lengths."""
         self.lengths[first : first + len(contexts)] = to_device(contexts, self.lengths.device) + 1
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Copy a row, of `length` tokens, to another."""
+    def free_row(self, row: int) -> None:
+        """Take a row out of use."""
+        self.lengths[row] = -1
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Put a row, of `length` tokens, in the place of another; its own is then free."""
         self.layers[:, :, target, :, :length] = self.layers[:, :, source, :, :length]
         for tensor in (self.lengths, self.angles):
             tensor[target] = tensor[source]
+        self.free_row(source)
 
     def clear_row(self, row: int) -> None:
         """Put zeros where a row has what are no numbers."""

@@ -136,12 +136,11 @@ class LayerDecoder:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
-        self.cache.copy_row(source, target, length)
-        self.free(source)
+        self.cache.move_row(source, target, length)
 
     def free(self, row: int) -> None:
         """Take a row out of use."""
-        self.cache.lengths[row] = -1
+        self.cache.free_row(row)
 
     def clear(self, row: int) -> None:
         """Forget a row whose numbers are none: a mask does not hide them from the next one in its place."""

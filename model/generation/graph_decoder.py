@@ -57,12 +57,11 @@ class GraphDecoder:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
-        self.cache.copy_row(source, target, length)
-        self.free(source)
+        self.cache.move_row(source, target, length)
 
     def free(self, row: int) -> None:
         """Take a row out of use: a graph computes more rows than are, which must not count."""
-        self.cache.lengths[row] = -1
+        self.cache.free_row(row)
 
     def clear(self, row: int) -> None:
         """Nothing to do: the kernels read no further than a row goes."""

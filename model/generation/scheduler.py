@@ -23,7 +23,7 @@ from .network import Network
 from .request import Event, Request, Step
 
 Reply = Step | BaseException
-# Layers x tokens of prompts that are read between two steps: on one H200 that takes about as long as two steps.
+# Layers x tokens of prompts that are read between two steps, so that no running answer waits long.
 READ_AT_ONCE = 8192
 # The thread ends after so long without work.
 IDLE_S = 5.0
