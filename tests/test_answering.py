@@ -57,7 +57,7 @@ def test_leaving_ends_the_answer_at_its_next_step(streamed):
             head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             sock.sendall(head.encode() + body)
             model.step(3)
-            wait_until(lambda: model.steps == 3)
+            wait_until(lambda: [a.usages[0].answer_tokens for a in set(client.service.active) if a.usages[0]] == [3])
         wait_until(lambda: not client.service.active)
         model.step(1)
         wait_until(lambda: model.open == 0 and client.service.gate.running == 0)
