@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ from model import (
     ChatModel,
     Conversation,
     GenerationConfig,
-    Piece,
     SettingError,
     Turn,
     is_chinese,
@@ -26,7 +25,6 @@ from .metrics import Metrics
 from .pictures import PictureReader
 from .refusals import Refusal, internal_error, to_refusal
 from .settings import Settings
-from .stops import cut_at_stops
 from .trace import Trace, log
 
 
@@ -47,14 +45,6 @@ class Question:
     configs: Sequence[GenerationConfig]
     stops: Sequence[str] = ()
     streamed: bool = False
-
-
-def _write(
-    answer: Callable[[GenerationConfig], Iterator[Piece]], config: GenerationConfig, stops: Sequence[str]
-) -> Iterator[Piece]:
-    """Begin an answer that ends before the first of `stops`."""
-    pieces = answer(config)
-    return cut_at_stops(pieces, stops) if stops else pieces
 
 
 class Service:
@@ -128,9 +118,9 @@ class Service:
         language = CHINESE if is_chinese(question.text) else ENGLISH
         conversation = Conversation(picture, list(question.turns), language)
         write = partial(self.model.stream_answer, conversation, question.text)
-        writes: list[Write] = [partial(_write, write, config, question.stops) for config in question.configs]
+        writes: list[Write] = [partial(write, config) for config in question.configs]
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
-        answering = Answering(self.pool, writes, slots, streamed=question.streamed, deadline=deadline)
+        answering = Answering(self.pool, writes, slots, question.stops, streamed=question.streamed, deadline=deadline)
         self.active.add(answering)
         return answering
 
