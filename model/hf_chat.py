@@ -21,6 +21,7 @@ class HfNetwork:
     """A ChatGLMForConditionalGenerationWithImage with the properties that the engine asks for, see `Network`."""
 
     qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
+    prefix: Sequence[torch.Tensor] = ()
 
     def __init__(self, model: Any) -> None:
         self.model = model

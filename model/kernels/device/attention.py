@@ -161,6 +161,7 @@ def store_token(
     queries,
     lengths,
     rows,
+    first,
     qkv_row,
     qkv_part,
     qkv_head,
@@ -172,7 +173,8 @@ def store_token(
     HEADS_AT_ONCE: tl.constexpr,
 ):
     """Turn some heads of the query and key of one token of a prompt, and store its key and value."""
-    place, prompt = tl.program_id(0), tl.program_id(1)
+    number, prompt = tl.program_id(0), tl.program_id(1)
+    place = first + number
     if place < tl.load(lengths + prompt):
         row = tl.load(rows + prompt)
         heads = tl.program_id(2) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)[:, None]
@@ -181,7 +183,7 @@ def store_token(
         c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
         s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
         offsets = heads * qkv_head + dims
-        token = prompt.to(tl.int64) * tl.num_programs(0) + place
+        token = prompt.to(tl.int64) * tl.num_programs(0) + number
         base = qkv + token * qkv_row
         query = rotated(base, offsets, c, s, HEAD_DIM // 4, there)
         key = rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
@@ -200,6 +202,7 @@ def attend_block(
     lengths,
     rows,
     context,
+    first,
     cache_row,
     cache_head,
     tokens,
@@ -210,14 +213,14 @@ def attend_block(
     BLOCK: tl.constexpr,
 ):
     """Let a block of tokens of one head of one prompt see its whole context."""
-    first, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
+    number, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + prompt)
-    if first < length:
+    if first + number < length:
         row = tl.load(rows + prompt)
         dims = tl.arange(0, HEAD_DIM)
-        asking = first + tl.arange(0, BLOCK_Q)
+        asking = number + tl.arange(0, BLOCK_Q)
         own = ((prompt.to(tl.int64) * tokens + asking)[:, None] * HEADS + head) * HEAD_DIM + dims[None, :]
-        within = (asking < length)[:, None]
+        within = (first + asking < length)[:, None]
         query = tl.load(queries + own, mask=within, other=0.0)
         base = row * cache_row + head.to(tl.int64) * cache_head
         highest = tl.full((BLOCK_Q,), -float("inf"), tl.float32)
@@ -312,14 +315,16 @@ def attend_contexts(
     pair: tuple[torch.Tensor, torch.Tensor],
     lengths: torch.Tensor,
     rows: torch.Tensor,
+    first: int,
     out: torch.Tensor,
 ) -> None:
     """Let the tokens of each prompt see one another, and store their keys and values in the prompt's row.
 
     Args:
         qkv: [n x T, 3, H, head_dim], T places for each of n prompts.
-        lengths: int64 [n], how many of these are in use; nothing is stored of the others.
+        lengths: int64 [n], places that each row has filled then; nothing is stored of tokens beyond.
         rows: int64 [n], the row of each prompt.
+        first: place of a prompt's first token; it sees the keys before it too, and so do the others.
         out: [n x T, H x head_dim], to be filled where a place is in use.
 
     The others are as of `attend_tokens`.
@@ -337,6 +342,7 @@ def attend_contexts(
         queries,
         lengths,
         rows,
+        first,
         *qkv.stride()[:3],
         angles[0].stride(0),
         keys.stride(0),
@@ -353,6 +359,7 @@ def attend_contexts(
         lengths,
         rows,
         out,
+        first,
         keys.stride(0),
         keys.stride(1),
         tokens,
