@@ -42,9 +42,8 @@ def request_of(case: dict[str, Any], images: torch.Tensor | None) -> Request:
     return Request(case["input_ids"], GREEDY, images=images, image_start=case["image_start"] or 0)
 
 
-@pytest.fixture(scope="module")
-def prefixed_model(golden_spec: Any) -> VisualGLMModel:
-    """The goldens' model with a prefix of P-tuning. Do not change it."""
+def build_prefixed(golden_spec: Any) -> VisualGLMModel:
+    """Return the goldens' model with a prefix of P-tuning."""
     model = build_model(golden_spec)
     heads, layers = model.heads, len(model.transformer.layers)
     prefix = PTuningV2Mixin(layers, model.transformer.hidden_size // heads, heads, 5)
@@ -53,6 +52,12 @@ def prefixed_model(golden_spec: Any) -> VisualGLMModel:
         layer.data = torch.randn(layer.shape, generator=generator)
     model.add_mixin("ptuning", prefix)
     return model
+
+
+@pytest.fixture(scope="module")
+def prefixed_model(golden_spec: Any) -> VisualGLMModel:
+    """The goldens' model with a prefix. Do not change it."""
+    return build_prefixed(golden_spec)
 
 
 @pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
