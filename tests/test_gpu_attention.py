@@ -54,7 +54,8 @@ def spread(qkv: torch.Tensor, contexts: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("contexts", [[5], [3, 300, 70]])
 @pytest.mark.parametrize("start", [0, 9])
 def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, start: int) -> None:
-    from model.kernels.device import attention as kernels
+    from model.kernels.device.prompt_attention import attend_contexts
+    from model.kernels.device.token_attention import attend_tokens
 
     expected, actual = make_cache(contexts, head_dim, start), make_cache(contexts, head_dim, start)
     rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE) + start
@@ -64,8 +65,8 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
     padded = spread(qkv, contexts)
     tokens = len(contexts) * max(contexts)
     got = torch.zeros(len(padded), HEADS * head_dim, device=DEVICE)
-    kernels.attend_contexts(padded[:tokens], *past, rows, start, got[:tokens])
-    kernels.attend_tokens(padded[tokens:], *past, start + max(contexts) + 1, rows, got[tokens:])
+    attend_contexts(padded[:tokens], *past, rows, start, got[:tokens])
+    attend_tokens(padded[tokens:], *past, start + max(contexts) + 1, rows, got[tokens:])
     parts = [got[n * max(contexts) :][:length] for n, length in enumerate(contexts)]
     assert relative_error(torch.cat((*parts, got[tokens:])).cpu(), want.cpu()) < 1e-5
     for step in range(2):
@@ -74,7 +75,7 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
         longest = start + max(contexts) + 2 + step
         qkv = random_qkv(len(contexts), head_dim, by_head)
         want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv)
-        got = kernels.attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
+        got = attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
         assert relative_error(got.cpu(), want.cpu()) < 1e-5
     assert relative_error(actual.layers.cpu(), expected.layers.cpu()) < 1e-6
 
@@ -88,12 +89,12 @@ def without_first_row(cache: KVCache) -> KVCache:
 
 
 def test_rows_not_in_use_are_left_alone() -> None:
-    from model.kernels.device import attention as kernels
+    from model.kernels.device.token_attention import attend_tokens
 
     cache = make_cache([4, 4], 16)
     cache.lengths[:] = torch.tensor([4, 9, -1])
     before = cache.layers.clone()
     past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths
-    kernels.attend_tokens(random_qkv(3, 16, False), *past, 256)
+    attend_tokens(random_qkv(3, 16, False), *past, 256)
     changed = (cache.layers != before).flatten(3).any(-1)[0]  # [2, R, H]
     assert changed[1, :2].all() and not changed[:, 2].any()

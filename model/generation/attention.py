@@ -1,7 +1,7 @@
 """How the tokens of a batch look at one another and at what is cached, with torch's own operations.
 
 A function that attends takes (layer, qkv [N, 3, H, head_dim]) and returns the context [N, H x head_dim]; it stores
-the keys and values that it is given. `kernels.device.attention` has kernels that do the same on a GPU.
+the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py of `kernels.device` do that.
 """
 
 from collections.abc import Callable

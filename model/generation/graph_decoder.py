@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..kernels.device import attention
+from ..kernels.device.prompt_attention import attend_contexts
+from ..kernels.device.token_attention import attend_tokens
 from .attention import Attend
 from .decoder import Prefill, begin_rows, make_cache
 from .graphs import Graphs
@@ -50,7 +51,7 @@ class GraphDecoder:
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             angles = self.cache.cos, self.cache.sin
             places = self.cache.start + longest
-            return attention.attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, places)
+            return attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, places)
 
         logits = self.layers.decode(tokens, attend)
         self.cache.lengths[:count] += self.cache.lengths[:count] >= 0
@@ -122,8 +123,8 @@ class GraphDecoder:
             found = torch.empty(len(qkv), self.layers.weights.width, device=self.device, dtype=qkv.dtype)
             cache = self.cache
             past = (cache.cos, cache.sin), cache.pairs[layer], lengths
-            attention.attend_contexts(qkv[:tokens], *past, rows, cache.start, found[:tokens])
-            attention.attend_tokens(qkv[tokens:], *past, cache.start + places + 1, rows, found[tokens:])
+            attend_contexts(qkv[:tokens], *past, rows, cache.start, found[:tokens])
+            attend_tokens(qkv[tokens:], *past, cache.start + places + 1, rows, found[tokens:])
             return found
 
         return attend
