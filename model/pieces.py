@@ -1,8 +1,7 @@
 """The parts in which an answer is given while it is written."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,31 +77,31 @@ class AnswerWriter:
 
 
 class Answer(Iterator[Piece]):
-    """An answer of a SatChatModel, written as it is read; a piece may have no text, if none is certain yet."""
+    """An answer of a SatChatModel, written as it is read; a piece may have no text, if none is certain yet.
+
+    Args:
+        begin: asks the engine; is called when the first piece is wanted.
+        pause_s: after a piece none comes for so many seconds, but for the last.
+    """
 
     def __init__(self, begin: Callable[[], tuple[AnswerWriter, Steps]], pause_s: float) -> None:
         self.begin = begin
         self.pause_s = pause_s
         self.steps: Steps | None = None
+        self.groups: Iterator[Sequence[Step]] = iter(())
         self.closed = False
-        self.pieces = self._write()
 
     def __next__(self) -> Piece:
         """Wait for the next piece."""
-        return next(self.pieces)
+        if self.steps is None and not self.closed:
+            self.writer, self.steps = self.begin()
+            self.groups = self.steps.together(self.pause_s)
+            if self.closed:  # meanwhile
+                self.steps.close()
+        return self.writer.write(*next(self.groups))
 
     def close(self) -> None:
         """Cancel the answer, from any thread; whoever waits for a piece waits no more."""
         self.closed = True
         if self.steps is not None:
             self.steps.close()
-
-    def _write(self) -> Iterator[Piece]:
-        if self.closed:
-            return
-        writer, self.steps = self.begin()
-        if self.closed:  # meanwhile
-            self.steps.close()
-        with contextlib.closing(self.steps):
-            for steps in self.steps.together(self.pause_s):
-                yield writer.write(*steps)

@@ -1,5 +1,6 @@
 """chat() keeps the original's arguments and results; answers stream, and come from the picture."""
 
+import gc
 import importlib
 import queue
 import time
@@ -196,6 +197,20 @@ def test_an_answer_may_be_closed_while_another_thread_waits_for_it(tiny: SatChat
     closed = tiny.stream_answer(Conversation(), "hello", endless)
     closed.close()
     assert list(closed) == []
+
+
+def test_an_answer_that_nobody_holds_is_cancelled_at_once(tiny: SatChatModel) -> None:
+    answer = tiny.stream_answer(Conversation(), "hello", GREEDY.replace(max_length=2000, min_length=2000))
+    next(answer)
+    gc.disable()
+    try:
+        del answer
+        deadline = time.monotonic() + 30
+        while not tiny.scheduler.is_idle:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 def test_a_long_dialogue_says_once_that_turns_are_dropped(tiny: SatChatModel) -> None:
