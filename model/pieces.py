@@ -98,7 +98,8 @@ class Answer(Iterator[Piece]):
             self.groups = self.steps.together(self.pause_s)
             if self.closed:  # meanwhile
                 self.steps.close()
-        return self.writer.write(*next(self.groups))
+        steps = next(self.groups)
+        return self.writer.write(*steps)
 
     def close(self) -> None:
         """Cancel the answer, from any thread; whoever waits for a piece waits no more."""
