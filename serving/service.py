@@ -19,7 +19,7 @@ from model import (
     is_chinese,
 )
 
-from .answering import Answering, Write
+from .answering import EVENT_S, Answering, Write
 from .gate import Gate, Slot
 from .metrics import Metrics
 from .pictures import PictureReader
@@ -117,7 +117,8 @@ class Service:
         assert self.model is not None  # the door is closed until it is loaded
         language = CHINESE if is_chinese(question.text) else ENGLISH
         conversation = Conversation(picture, list(question.turns), language)
-        write = partial(self.model.stream_answer, conversation, question.text)
+        pause_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
+        write = partial(self.model.stream_answer, conversation, question.text, pause_s=pause_s)
         writes: list[Write] = [partial(write, config) for config in question.configs]
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
         answering = Answering(self.pool, writes, slots, question.stops, streamed=question.streamed, deadline=deadline)

@@ -72,7 +72,7 @@ class QueueingModel:
     def __init__(self) -> None:
         self.answers: list[Queued] = []
 
-    def stream_answer(self, *_):
+    def stream_answer(self, *_, **__):
         self.answers.append(Queued())
         return self.answers[-1]
 
