@@ -23,7 +23,7 @@ from .streams import DONE, encode_json, event
 
 SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length")
 ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": ProtocolError} for status in (400, 401, 404, 408, 413, 429, 500, 503)
+    status: {"model": ProtocolError} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
 }
 EVENTS = document_events("The answer; with stream as events of the kind chat.completion.chunk.")
 
