@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from . import dense, int4, int8
@@ -32,31 +31,13 @@ class Called:
         return finish(self.function(x), Ending(None, gelu, residual, alpha), None)
 
 
-class Dense:
-    """A whole weight [O, I] with torch's product, called with as little around it as there can be.
-
-    For a single token of a small model the product takes no longer than two calls into torch.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.turned = weight.t()
-        self.bias = bias
-
-    def __call__(
-        self, x: torch.Tensor, *, gelu: bool = False, residual: torch.Tensor | None = None, alpha: float = 1.0
-    ) -> torch.Tensor:
-        y = x.mm(self.turned) if self.bias is None else torch.addmm(self.bias, x, self.turned)
-        if gelu:
-            y = F.gelu(y, approximate="tanh")
-        return y if residual is None else y.add_(residual, alpha=alpha)
-
-
 def bind_dense(module: nn.Module) -> Linear:
     """Return how to call a layer with a whole weight [O, I] and perhaps a bias."""
     parts: Any = {"weight": module.weight, "bias": module.bias}
     if has_triton(parts["weight"].device):
         return partial(dense.multiply, **parts)
-    return Dense(**parts)
+    turned, bias = parts["weight"].t(), parts["bias"]  # not F.linear, which would turn it at each call
+    return Called(partial(torch.mm, mat2=turned) if bias is None else partial(torch.addmm, bias, mat2=turned))
 
 
 def bind_rounded(
