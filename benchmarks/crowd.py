@@ -7,7 +7,8 @@ Each of `--clients` clients asks one question after another: streamed or whole, 
 few, or none, for an answer of a random length. Some leave after a random time, and some requests are bad, and must get
 a 4xx. The server, `api.py`, is a process of its own, and this one is the client. The server's memory is sampled all the
 while: over the last third it may be at most 5 % more in the mean than over the first one after the warm-up. The first
-tokens of 95 % of streamed answers may take at most 4 times the median. Exits with 1 where anything of this fails.
+tokens of 95 % of streamed answers may take at most 4 times the median, unless clients pause between their questions
+(--pause_s). Exits with 1 where anything of this fails.
 """
 
 import argparse
