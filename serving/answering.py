@@ -128,7 +128,7 @@ class Answering:
             answer: Any = write()
             self._open[number] = answer
             with contextlib.closing(answer):
-                if self.cancelled:  # before it was known
+                if self.cancelled:  # before there was anything to close
                     return
                 for piece in cut_at_stops(answer, self._stops) if self._stops else answer:
                     if self.cancelled:

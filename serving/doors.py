@@ -4,6 +4,7 @@ They are plain ASGI, so that a route's `receive` is the connection's own and tel
 """
 
 import asyncio
+import contextlib
 import hmac
 import time
 
@@ -72,11 +73,23 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             headers = Headers(scope=scope)
-            scope["state"]["trace"].key = self.check_key(headers.get("authorization"))
-            if scope["method"] == "POST":
-                self.check_site(headers)
-                self.check_open()
+            try:
+                self.check(scope, headers)
+            except Refusal:
+                await drop_body(headers, receive, self.service.settings.body_timeout)
+                raise
         await self.app(scope, receive, send)
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Check everything that a request's headers tell.
+
+        Raises:
+            Refusal: it is not let in.
+        """
+        scope["state"]["trace"].key = self.check_key(headers.get("authorization"))
+        if scope["method"] == "POST":
+            self.check_site(headers)
+            self.check_open()
 
     def check_key(self, authorization: str | None) -> int | None:
         """Return the number of the key that a request has brought, None where none is needed.
@@ -122,6 +135,19 @@ class Door:
             raise Refusal(503, message, code="loading", headers={"Retry-After": "30", **CLOSE})
 
 
+def asks_first(headers: Headers) -> bool:
+    """Whether a client waits for a word before it sends its body, so that one that is refused need not."""
+    return headers.get("expect", "").lower() == "100-continue"
+
+
+async def drop_body(headers: Headers, receive: Receive, seconds: float) -> None:
+    """Read a body for so many seconds at most, and drop it: a client that is still sending would not see the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not asks_first(headers) and (await receive()).get("more_body", False):
+                pass
+
+
 class BodyLimits:
     """Reads a request's body within limits of size and time before its route sees anything of it."""
 
@@ -155,8 +181,8 @@ class BodyLimits:
         """
         announced = headers.get("content-length", "")
         excess = announced.isdecimal() and int(announced[:20]) > self.most
-        if excess and headers.get("expect", "").lower() == "100-continue":
-            raise self.too_large()  # who asks first need not send it
+        if excess and asks_first(headers):
+            raise self.too_large()
         try:
             async with asyncio.timeout(self.timeout):
                 body = await self.collect(receive, excess)

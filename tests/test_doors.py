@@ -47,6 +47,20 @@ def test_a_key_that_is_not_ascii_is_a_wrong_key():
             assert client.post("/", json=NATIVE, headers={b"Authorization": b"Bearer " + key}).status_code == 401
 
 
+@pytest.mark.parametrize(("header", "status"), [("Authorization: Bearer other", b"401"), ("Origin: null", b"403")])
+def test_who_is_not_let_in_is_told_so_after_the_whole_body(header, status):
+    keys = ("first",) if status == b"401" else ()
+    with (
+        serving(SteppedModel(), api_keys=keys) as client,
+        socket.create_connection(("127.0.0.1", client.port)) as sock,
+    ):
+        sock.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n{header}\r\n\r\n".encode())
+        for part in (b"x" * 20, b"y" * 20):  # the first would be answered by a reset of a connection that is closed
+            time.sleep(0.2)
+            sock.sendall(part)
+        assert sock.recv(4096).split()[1] == status
+
+
 def test_no_key_takes_all_the_places():
     model = SteppedModel()
     with serving(model, api_keys=("a", "b"), max_per_key=1) as client, ThreadPoolExecutor(1) as pool:
