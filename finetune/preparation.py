@@ -94,7 +94,7 @@ def make_optimiser(
     module = AnswerLoss(network, options.checkpoint_activations, always_looks=options.zero_stage == 3)
     if deep:
         return DeepspeedOptimiser(module, trained.values(), settings)
-    return PlainOptimiser(module, trained.values(), settings, mixed=options.full or options.use_ptuning)
+    return PlainOptimiser(module, trained.values(), settings, mixed=options.full)
 
 
 def recall(

@@ -43,10 +43,15 @@ class PrefixMixin(PTuningV2Mixin):
     ) -> torch.Tensor:
         """Let queries [B, H, T, head_dim] see the prefix of their layer as well."""
         keys, values = self.prefix[kwargs["layer_id"]].to(k.dtype)[:, None].expand(-1, len(k), -1, -1, -1)
+        k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
         if mask.numel() > 1:
             mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
-        k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
-        return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
+        if old_impl is not attention_fn_default:
+            return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
+        # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
+        visible = None if mask.numel() == 1 else mask > 0
+        rate = dropout_fn.p if dropout_fn is not None and dropout_fn.training else 0.0
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
 
 
 class FineTuneVisualGLMModel(VisualGLMModel):  # public name
