@@ -21,10 +21,9 @@ from model.visualglm import OWN_HOOKS
 
 from .batches import Batch, to_device
 from .encoding import NO_LOSS
+from .head import sum_losses
 
-# Places whose logits lie in memory at a time, and how far apart, in numbers, PyTorch's kernels want rows of a mask.
-HEAD_ROWS = 256
-MASK_STEP = 8
+MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
 
 
@@ -60,7 +59,7 @@ class AnswerLoss(nn.Module):
         places, targets, counts = (to_device(tensor, device) for tensor in (places, targets, counts))
         images = self.look(batch) if images is None else images
         states = self.states(batch, images)
-        return self.sum_losses(states.flatten(0, 1)[places], targets, counts)
+        return sum_losses(self.network.lm_head, states.flatten(0, 1)[places], targets, counts)
 
     def look(self, batch: Batch) -> torch.Tensor | None:
         """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
@@ -100,29 +99,11 @@ class AnswerLoss(nn.Module):
         transformer = self.network.transformer
         again = self.checkpoint_activations and torch.is_grad_enabled()
         # Where nothing is drawn, no random state has to be put back.
-        options = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
         for number, layer in enumerate(transformer.layers):
             run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale)
             x = checkpoint(run, x, cos, sin, visible, **options) if again else run(x, cos, sin, visible)
         return transformer.final_layernorm(x)  # type: ignore[no-any-return]
-
-    def sum_losses(self, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the losses of states [N, D], of which a few at a time meet the vocabulary."""
-        total = torch.zeros((), device=states.device)
-        for part in zip(*(tensor.split(HEAD_ROWS) for tensor in (states, targets, counts)), strict=True):
-            if torch.is_grad_enabled() and len(states) > HEAD_ROWS:
-                total = total + checkpoint(
-                    self.head_loss, *part, use_reentrant=False, preserve_rng_state=has_dropout(self.network.lm_head)
-                )
-            else:
-                total = total + self.head_loss(*part)
-        return total
-
-    def head_loss(self, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the losses of states [N, D]."""
-        # In float32 as it is computed, and not before: a copy of the logits would be the largest tensor of all.
-        chances = F.log_softmax(self.network.lm_head(states), dim=-1, dtype=torch.float32)
-        return F.nll_loss(chances, targets, reduction="none") @ counts
 
 
 def answer_places(labels: torch.Tensor) -> torch.Tensor:
@@ -155,7 +136,8 @@ def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tens
 def dtype_of_products(x: torch.Tensor) -> torch.dtype:
     """Return the dtype of what linear layers make of x."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    mixes = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if mixes else x.dtype
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -202,7 +184,8 @@ def run_layer(
     qkv = attention.query_key_value(h).unflatten(-1, (3, heads, -1))  # [B, T, 3, H, head_dim]
     turned, v = qkv.split((2, 1), dim=2)
     q, k = rotate(turned, cos, sin).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
-    context = attend(q, k, v.squeeze(2).transpose(1, 2), mask)
+    # A copy, or the way back would keep all of qkv for its sake.
+    context = attend(q, k, v.squeeze(2).contiguous().transpose(1, 2), mask)
     a = torch.add(attention.dense(context.transpose(1, 2).flatten(2)), h, alpha=alpha)
     m = layer.post_attention_layernorm(a)
     inner = F.gelu(layer.mlp.dense_h_to_4h(m), approximate="tanh")
