@@ -1,6 +1,5 @@
 """A picture and a question -> an answer, whole or as it is written."""
 
-import contextlib
 import functools
 import sys
 import time
@@ -13,10 +12,10 @@ import torch
 from PIL import Image
 
 from .errors import ImageError, SettingError, VisualGLMError
-from .generation import CHAT, GenerationConfig, Request, Scheduler, scheduler_of
+from .generation import CHAT, GenerationConfig, Request, Scheduler, Steps, scheduler_of
 from .image import load_image
 from .pictures import TOGETHER, PictureEmbeddings
-from .pieces import AnswerWriter, Piece, compose_answer
+from .pieces import Answer, AnswerWriter, Piece
 from .prompt import CHINESE, ENGLISH, Conversation, Prompt, Turn, encode_prompt
 
 History = list[tuple[str, str]]
@@ -28,8 +27,15 @@ T = TypeVar("T")
 class ChatModel(Protocol):
     """A model with its tokenizer, as the front ends see it."""
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
-        """Answer `question`; closing the iterator cancels. The conversation is not changed."""
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
+    ) -> Iterator[Piece]:
+        """Answer `question`; closing the iterator cancels. The conversation is not changed.
+
+        The iterator may have a `close` that any thread may call, also while another waits for a piece; a generator's
+        raises ValueError then. After a piece none comes for `pause_s` seconds, but for the last: what comes
+        meanwhile is one piece, which costs less.
+        """
         ...
 
 
@@ -79,8 +85,10 @@ class SatChatModel:
             max_length=min(config.max_length, self.network.max_sequence_length),
         )
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
-        """Answer `question` about the conversation's picture, piece by piece; closing the iterator cancels.
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
+    ) -> Answer:
+        """Answer `question` about the conversation's picture, piece by piece; see `ChatModel`.
 
         Raises:
             PromptTooLongError: the question alone does not fit.
@@ -89,9 +97,12 @@ class SatChatModel:
             GenerationError: the model's numbers are not usable, or the memory does not suffice.
         """
         started = time.perf_counter()
-        prompt, request = self.make_request(conversation, question, config)
-        with contextlib.closing(self.scheduler.submit(request)) as steps:
-            yield from compose_answer(steps, AnswerWriter(self.tokenizer, prompt, started))
+
+        def begin() -> tuple[AnswerWriter, Steps]:
+            prompt, request = self.make_request(conversation, question, config)
+            return AnswerWriter(self.tokenizer, prompt, started), self.scheduler.submit(request)
+
+        return Answer(begin, pause_s)
 
     def make_request(
         self, conversation: Conversation, question: str, config: GenerationConfig

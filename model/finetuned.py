@@ -1,13 +1,9 @@
-"""VisualGLM with what fine-tuning adds to it: LoRA, or the keys and values of P-tuning v2.
-
-P-tuning: https://arxiv.org/abs/2110.07602.
-"""
+"""VisualGLM with what fine-tuning adds to it: LoRA, or the keys and values of P-tuning v2."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from .checkpoint import Checkpoint
@@ -15,43 +11,14 @@ from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, makers_of
 from .checkpoint.nf4 import is_rounded
 from .lora import LLM, TARGETS, LoraMixin
+from .ptuning import PTUNING, PrefixMixin
 from .quantization.nf4 import Nf4Linear
 from .visualglm import VisualGLMModel  # before sat
 
 # isort: split
-from sat.model.base_model import non_conflict
-from sat.model.finetune.prompt_tuning import PTuningV2Mixin
 from sat.mpu import ColumnParallelLinear, RowParallelLinear
-from sat.transformer_defaults import attention_fn_default
 
-TRAINED_NAMES = ("matrix_A", "matrix_B", "mixins.ptuning.")
-
-
-class PrefixMixin(PTuningV2Mixin):
-    """P-tuning v2 as SAT has it, in the dtype of what it meets, so that training may keep it in float32."""
-
-    @non_conflict  # type: ignore[untyped-decorator]
-    def attention_fn(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        mask: torch.Tensor,
-        dropout_fn: Any,
-        old_impl: Any = attention_fn_default,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Let queries [B, H, T, head_dim] see the prefix of their layer as well."""
-        keys, values = self.prefix[kwargs["layer_id"]].to(k.dtype)[:, None].expand(-1, len(k), -1, -1, -1)
-        k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
-        if mask.numel() > 1:
-            mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
-        if old_impl is not attention_fn_default:
-            return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
-        # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
-        visible = None if mask.numel() == 1 else mask > 0
-        rate = dropout_fn.p if dropout_fn is not None and dropout_fn.training else 0.0
-        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
+TRAINED_NAMES = ("matrix_A", "matrix_B", f"mixins.{PTUNING}.")
 
 
 class FineTuneVisualGLMModel(VisualGLMModel):  # public name
@@ -88,7 +55,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         if args.use_ptuning:
             head_dim = args.hidden_size // args.num_attention_heads
             prefix = PrefixMixin(args.num_layers, head_dim, args.num_attention_heads, args.pre_seq_len)
-            self.add_mixin("ptuning", prefix)  # checkpoint key
+            self.add_mixin(PTUNING, prefix)
         if args.use_lora or args.use_qlora:
             settings = {"lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout, "targets": args.lora_targets}
             lora = LoraMixin(args.num_layers, args.lora_rank, layer_range=args.layer_range, **settings)

@@ -1,6 +1,6 @@
 """The Hugging Face network as a ChatModel, on the same engine as the SAT network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from .chat import SatChatModel
 from .errors import VisualGLMError
 from .generation import GenerationConfig
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded
-from .pieces import Piece
+from .pieces import Answer
 from .prompt import Conversation
 from .quantization.rounding import group_count
 from .rotary import RotaryEmbedding
@@ -21,6 +21,7 @@ class HfNetwork:
     """A ChatGLMForConditionalGenerationWithImage with the properties that the engine asks for, see `Network`."""
 
     qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
+    prefix: Sequence[torch.Tensor] = ()
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -145,9 +146,11 @@ class HfChatModel:
             HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True
         )
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
+    ) -> Answer:
         """Answer `question` about the conversation's picture, piece by piece; see `SatChatModel.stream_answer`."""
-        return self.engine.stream_answer(conversation, question, config)
+        return self.engine.stream_answer(conversation, question, config, pause_s=pause_s)
 
     def answer_batch(
         self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16

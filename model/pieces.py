@@ -1,11 +1,11 @@
 """The parts in which an answer is given while it is written."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .generation import Step
+from .generation import Step, Steps
 from .prompt import AnswerStream, Prompt, clean_answer
 
 
@@ -61,24 +61,48 @@ class AnswerWriter:
         self.count = 0
         self.first_s = 0.0
 
-    def write(self, step: Step) -> Piece:
-        """Return what a step adds."""
+    def write(self, *steps: Step) -> Piece:
+        """Return what steps add."""
         self.first_s = self.first_s or time.perf_counter() - self.started
-        text = ""
-        if step.token_id is not None:
-            self.count += 1
-            text = self.answer.push(self.decoder.push(step.token_id))
+        token_ids = [step.token_id for step in steps if step.token_id is not None]
+        self.count += len(token_ids)
+        text = self.answer.push("".join(map(self.decoder.push, token_ids)))
         total_s = time.perf_counter() - self.started
         usage = Usage(len(self.prompt.token_ids), self.count, self.prompt.dropped_turns, self.first_s, total_s)
-        if step.finish_reason is None:
+        finish_reason = steps[-1].finish_reason
+        if finish_reason is None:
             return Piece(text, so_far=usage)
         text += self.answer.push(self.decoder.flush()) + self.answer.flush()
-        return Piece(text, step.finish_reason, usage, usage)
+        return Piece(text, finish_reason, usage, usage)
 
 
-def compose_answer(steps: Iterable[Step], writer: AnswerWriter) -> Iterator[Piece]:
-    """Yield the pieces of an answer, one for each step, of which the last has a finish reason.
+class Answer(Iterator[Piece]):
+    """An answer of a SatChatModel, written as it is read; a piece may have no text, if none is certain yet.
 
-    A piece comes even where no text is certain yet, so that whoever reads can end the answer at any step.
+    Args:
+        begin: asks the engine; is called when the first piece is wanted.
+        pause_s: after a piece none comes for so many seconds, but for the last.
     """
-    yield from map(writer.write, steps)
+
+    def __init__(self, begin: Callable[[], tuple[AnswerWriter, Steps]], pause_s: float) -> None:
+        self.begin = begin
+        self.pause_s = pause_s
+        self.steps: Steps | None = None
+        self.groups: Iterator[Sequence[Step]] = iter(())
+        self.closed = False
+
+    def __next__(self) -> Piece:
+        """Wait for the next piece."""
+        if self.steps is None and not self.closed:
+            self.writer, self.steps = self.begin()
+            self.groups = self.steps.together(self.pause_s)
+            if self.closed:  # meanwhile
+                self.steps.close()
+        steps = next(self.groups)
+        return self.writer.write(*steps)
+
+    def close(self) -> None:
+        """Cancel the answer, from any thread; whoever waits for a piece waits no more."""
+        self.closed = True
+        if self.steps is not None:
+            self.steps.close()

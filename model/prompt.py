@@ -159,11 +159,13 @@ def clean_answer(text: str) -> str:
     return widen_punctuation(text.strip().replace(TRAINING_TIME, TRAINING_YEAR))
 
 
+# One pass, which begins at the punctuation: it reads the whole answer again for each of its tokens.
+NARROW_BY_CHINESE = re.compile(rf"[{''.join(FULL_WIDTH)}](?:(?<={CJK}.)|(?={CJK}))")
+
+
 def widen_punctuation(text: str) -> str:
     """Make , ! : ; ? full-width where a Chinese character stands on either side."""
-    for narrow, wide in FULL_WIDTH.items():
-        text = re.sub(rf"(?<={CJK}){re.escape(narrow)}|{re.escape(narrow)}(?={CJK})", wide, text)
-    return text
+    return NARROW_BY_CHINESE.sub(lambda match: FULL_WIDTH[match[0]], text)
 
 
 # Ends of a raw answer that later words may still change: space (stripped at the end, or swallowed before

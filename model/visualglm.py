@@ -21,6 +21,7 @@ from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
+from .ptuning import PTUNING, find_prefix
 from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
 from .sat_compat import settle_placement  # before sat
@@ -40,8 +41,9 @@ OWN_HOOKS = {
     "word_embedding_forward": "eva",
 }
 PARALLEL_LAYERS = (ColumnParallelLinear, RowParallelLinear)
-# SAT's cache stores what our decoder caches itself, and changes no result.
-HARMLESS_HOOKS = {"attention_fn": "auto-regressive -> default"}
+# SAT's cache stores what our decoder caches itself, and changes no result; P-tuning's prefix goes into that cache.
+HARMLESS_ATTENTION = {"auto-regressive -> default"}
+PREFIX_ATTENTION = {f"{PTUNING} -> default", f"auto-regressive -> {PTUNING} -> default"}
 # What every checkpoint has; other parts a subclass has added.
 OWN_PARTS = ("transformer", "mixins.chatglm-final", "mixins.chatglm-attn", "mixins.eva")
 
@@ -265,11 +267,18 @@ class VisualGLMModel(ChatGLMModel):
     @property
     def has_foreign_hooks(self) -> bool:
         """Whether a mixin that is not ours, or a torch hook on a module, wants to see the forward pass."""
-        mixins = any(
-            origin not in (OWN_HOOKS.get(name), HARMLESS_HOOKS.get(name)) for name, origin in self.hook_origins.items()
-        )
+        origins = dict(self.hook_origins)
+        attention = origins.pop("attention_fn", None)
+        known = PREFIX_ATTENTION if find_prefix(self.mixins) else HARMLESS_ATTENTION
+        mixins = attention not in {None, *known} or any(OWN_HOOKS.get(name) != by for name, by in origins.items())
         parts = (*self.transformer.modules(), self.lm_head)
         return mixins or any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+    @property
+    def prefix(self) -> Sequence[torch.Tensor]:
+        """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
+        mixin = find_prefix(self.mixins)
+        return () if mixin is None else mixin.prefix
 
     @property
     def image_part(self) -> nn.Module:

@@ -1,6 +1,10 @@
 """chat() keeps the original's arguments and results; answers stream, and come from the picture."""
 
+import gc
 import importlib
+import queue
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,8 @@ from model import (
     load_sat,
     stream_chat,
 )
-from model.generation import Scheduler, Step
+from model.generation import Request, Scheduler, Step, Steps
+from model.generation.scheduler import Ticket
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function
 SCENE = Path(__file__).parents[1] / "examples" / "scene.png"
@@ -159,9 +164,54 @@ def test_nothing_in_a_question_opens_a_file(tiny: SatChatModel, monkeypatch: pyt
 
 def test_an_answer_with_an_answer_mark_stays_whole(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tiny.tokenizer.encode_text("A: one 答：two")
-    steps = [Step(token) for token in ids] + [Step(None, "stop")]
-    monkeypatch.setattr(Scheduler, "submit", lambda *_: (step for step in steps))
+    ticket = Ticket(Request(ids, GREEDY), queue.SimpleQueue())
+    for step in [*map(Step, ids), Step(None, "stop")]:
+        ticket.reply(step)
+    monkeypatch.setattr(Scheduler, "submit", lambda *_: Steps(ticket))
     assert ask(tiny, "?", image_path=None)[0] == "A: one 答：two"
+
+
+def test_an_answer_with_pauses_is_the_same_in_fewer_pieces(tiny: SatChatModel) -> None:
+    asked = Conversation(Image.open(SCENE)), "描述这张图片。", GREEDY
+    single, together = list(tiny.stream_answer(*asked)), list(tiny.stream_answer(*asked, pause_s=5.0))
+    assert "".join(piece.text for piece in together) == "".join(piece.text for piece in single)
+    assert together[-1].finish_reason == single[-1].finish_reason == "stop"
+    counts = {one[-1].usage.answer_tokens for one in (single, together) if one[-1].usage}
+    assert len(counts) == 1 and counts.pop() >= len(single) - 1  # what has come before it is asked for is one piece
+    assert len(together) <= 2  # the first, and all the others at the end, which no pause puts off
+
+
+def test_an_answer_may_be_closed_while_another_thread_waits_for_it(tiny: SatChatModel) -> None:
+    endless = GREEDY.replace(max_length=2000, min_length=2000)
+    rows = [tiny.stream_answer(Conversation(), "hello", endless) for _ in range(tiny.scheduler.batch.most)]
+    for answer in rows:
+        next(answer)
+    waiting = tiny.stream_answer(Conversation(), "hello", endless)
+    with ThreadPoolExecutor() as pool:
+        pieces = pool.submit(list, waiting)
+        while not tiny.scheduler.waiting:
+            time.sleep(0.001)
+        waiting.close()
+        assert pieces.result(timeout=30) == []
+    for answer in rows:
+        answer.close()
+    closed = tiny.stream_answer(Conversation(), "hello", endless)
+    closed.close()
+    assert list(closed) == []
+
+
+def test_an_answer_that_nobody_holds_is_cancelled_at_once(tiny: SatChatModel) -> None:
+    answer = tiny.stream_answer(Conversation(), "hello", GREEDY.replace(max_length=2000, min_length=2000))
+    next(answer)
+    gc.disable()
+    try:
+        del answer
+        deadline = time.monotonic() + 30
+        while not tiny.scheduler.is_idle:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 def test_a_long_dialogue_says_once_that_turns_are_dropped(tiny: SatChatModel) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from sat.model.base_model import BaseMixin, non_conflict
+from sat.model.finetune.prompt_tuning import PTuningV2Mixin
 from sat.transformer_defaults import standard_attention
 
 from model.generation import GenerationConfig, Request, generate
@@ -41,18 +42,40 @@ def request_of(case: dict[str, Any], images: torch.Tensor | None) -> Request:
     return Request(case["input_ids"], GREEDY, images=images, image_start=case["image_start"] or 0)
 
 
+def build_prefixed(golden_spec: Any) -> VisualGLMModel:
+    """Return the goldens' model with a prefix of P-tuning."""
+    model = build_model(golden_spec)
+    heads, layers = model.heads, len(model.transformer.layers)
+    prefix = PTuningV2Mixin(layers, model.transformer.hidden_size // heads, heads, 5)
+    generator = torch.Generator().manual_seed(5)
+    for layer in prefix.prefix:
+        layer.data = torch.randn(layer.shape, generator=generator)
+    model.add_mixin("ptuning", prefix)
+    return model
+
+
+@pytest.fixture(scope="module")
+def prefixed_model(golden_spec: Any) -> VisualGLMModel:
+    """The goldens' model with a prefix. Do not change it."""
+    return build_prefixed(golden_spec)
+
+
 @pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", ["golden_model", "prefixed_model"])
 def test_cached_logits_equal_full_recomputation(
-    name: str, decoder_class: Any, golden_spec: Any, golden_model: VisualGLMModel, golden_pixels: torch.Tensor
+    name: str, decoder_class: Any, kind: str, golden_spec: Any, golden_pixels: torch.Tensor, request: Any
 ) -> None:
+    model = request.getfixturevalue(kind)
+    if decoder_class is LayerDecoder:
+        assert isinstance(make_decoder(model), LayerDecoder)
     case = golden_spec["cases"][name]
-    images = embeddings(golden_model, case, golden_pixels)
+    images = embeddings(model, case, golden_pixels)
     ids = case["input_ids"] + case["continuation"]
     picture = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
     with torch.no_grad():
-        expected = golden_model(torch.tensor([ids]), **picture)[0][0]
-        decoder = decoder_class(Layers(golden_model) if decoder_class is LayerDecoder else golden_model)
+        expected = model(torch.tensor([ids]), **picture)[0][0]
+        decoder = decoder_class(Layers(model) if decoder_class is LayerDecoder else model)
         decoder.grow(1, len(ids))
         actual = [drain(decoder.prefill(0, [request_of(case, images)]))]
         first = len(case["input_ids"]) + 1
@@ -62,17 +85,19 @@ def test_cached_logits_equal_full_recomputation(
 
 
 @pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
+@pytest.mark.parametrize("kind", ["golden_model", "prefixed_model"])
 def test_rows_side_by_side_have_the_logits_that_each_has_alone(
-    decoder_class: Any, golden_spec: Any, golden_model: VisualGLMModel, golden_pixels: torch.Tensor
+    decoder_class: Any, kind: str, golden_spec: Any, golden_pixels: torch.Tensor, request: Any
 ) -> None:
+    model = request.getfixturevalue(kind)
     cases = [golden_spec["cases"][name] for name in CASES]
-    pictures = {id(case): embeddings(golden_model, case, golden_pixels) for case in cases}
+    pictures = {id(case): embeddings(model, case, golden_pixels) for case in cases}
     steps = min(len(case["continuation"]) for case in cases)
     longest = max(len(case["input_ids"]) for case in cases)
 
     def run(chosen: list[dict[str, Any]], groups: list[int], gone: int | None = None) -> torch.Tensor:
         """Decode some cases together, their prompts read in `groups`; before the last step row `gone` leaves."""
-        decoder = decoder_class(Layers(golden_model) if decoder_class is LayerDecoder else golden_model)
+        decoder = decoder_class(Layers(model) if decoder_class is LayerDecoder else model)
         decoder.grow(len(chosen), longest + steps)
         for start, end in itertools.pairwise(itertools.accumulate(groups, initial=0)):
             drain(decoder.prefill(start, [request_of(case, pictures[id(case)]) for case in chosen[start:end]]))
@@ -130,6 +155,12 @@ class SharpAttention(BaseMixin):
         **kw: Any,
     ) -> Any:
         return old_impl(3 * q, k, v, mask, dropout_fn, **kw)
+
+
+def test_a_users_mixin_may_have_the_name_of_ours(golden_spec: Any) -> None:
+    model = build_model(golden_spec)
+    model.add_mixin("ptuning", SharpAttention())
+    assert isinstance(make_decoder(model), ModelDecoder)
 
 
 def test_a_users_mixin_changes_the_answer(

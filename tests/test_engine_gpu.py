@@ -11,7 +11,7 @@ from model import CHINESE, DEMO, Conversation, SatChatModel, Turn, load_hf, load
 from model.image import load_image
 from tests.conftest import build_model
 from tests.test_batch import draw_requests, prompts, together  # noqa: F401  (a fixture)
-from tests.test_decoder import SharpAttention
+from tests.test_decoder import SharpAttention, build_prefixed
 from tests.test_gpu import SCENE
 
 pytestmark = [
@@ -74,6 +74,11 @@ def test_settings_of_all_kinds_side_by_side(golden_spec: Any, golden_model: Any,
     model = build_model(golden_spec).to("cuda")
     requests = draw_requests(prompts, 30, seed=5)
     assert together(model, requests, 6) == together(golden_model, draw_requests(prompts, 30, seed=5), 6)
+
+
+def test_a_prefix_is_seen(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
+    gpu, cpu = build_prefixed(golden_spec).to("cuda"), build_prefixed(golden_spec)
+    assert together(gpu, draw_requests(prompts, 12, seed=4), 4) == together(cpu, draw_requests(prompts, 12, seed=4), 4)
 
 
 def test_a_users_mixin_is_asked(golden_spec: Any, prompts: Any) -> None:  # noqa: F811

@@ -20,9 +20,14 @@ HEADS = 3
 ROOM = 600
 
 
-def make_cache(contexts: list[int], head_dim: int) -> KVCache:
-    """Return a cache with rows that are about to read contexts of these lengths."""
-    cache = KVCache(2, (len(contexts) + 1, HEADS, ROOM, head_dim), torch.device(DEVICE), torch.float32)
+def make_cache(contexts: list[int], head_dim: int, start: int = 0) -> KVCache:
+    """Return a cache with rows that are about to read contexts of these lengths behind a prefix of length `start`."""
+    shape = len(contexts) + 1, HEADS, ROOM, head_dim
+    cache = KVCache(2, shape, torch.device(DEVICE), torch.float32, start)
+    if start:
+        generator = torch.Generator().manual_seed(start)
+        prefix = torch.randn(2, 2, HEADS, start, head_dim, generator=generator).to(DEVICE)
+        cache.put_prefix(slice(1, len(contexts) + 1), list(prefix))
     table = angle_table(RotaryEmbedding(head_dim // 2).angles(torch.arange(ROOM + 1))).to(DEVICE)
     for row, context in enumerate(contexts, start=1):
         cache.begin_row(row, context, table)
@@ -47,28 +52,30 @@ def spread(qkv: torch.Tensor, contexts: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize(("head_dim", "by_head"), [(16, False), (64, True)])
 @pytest.mark.parametrize("contexts", [[5], [3, 300, 70]])
-def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool) -> None:
-    from model.kernels.device import attention as kernels
+@pytest.mark.parametrize("start", [0, 9])
+def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, start: int) -> None:
+    from model.kernels.device.prompt_attention import attend_contexts
+    from model.kernels.device.token_attention import attend_tokens
 
-    expected, actual = make_cache(contexts, head_dim), make_cache(contexts, head_dim)
-    rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE)
+    expected, actual = make_cache(contexts, head_dim, start), make_cache(contexts, head_dim, start)
+    rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE) + start
     past = (actual.cos, actual.sin), actual.pairs[1], lengths
     qkv = random_qkv(sum(contexts) + len(contexts), head_dim, by_head)
     want = attention.attend_prompts(expected, 1, contexts)(1, qkv)
     padded = spread(qkv, contexts)
     tokens = len(contexts) * max(contexts)
     got = torch.zeros(len(padded), HEADS * head_dim, device=DEVICE)
-    kernels.attend_contexts(padded[:tokens], *past, rows, got[:tokens])
-    kernels.attend_tokens(padded[tokens:], *past, max(contexts) + 1, rows, got[tokens:])
+    attend_contexts(padded[:tokens], *past, rows, start, got[:tokens])
+    attend_tokens(padded[tokens:], *past, start + max(contexts) + 1, rows, got[tokens:])
     parts = [got[n * max(contexts) :][:length] for n, length in enumerate(contexts)]
     assert relative_error(torch.cat((*parts, got[tokens:])).cpu(), want.cpu()) < 1e-5
     for step in range(2):
         lengths += 1
         expected.lengths[1:] = lengths
-        longest = max(contexts) + 2 + step
+        longest = start + max(contexts) + 2 + step
         qkv = random_qkv(len(contexts), head_dim, by_head)
         want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv)
-        got = kernels.attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
+        got = attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
         assert relative_error(got.cpu(), want.cpu()) < 1e-5
     assert relative_error(actual.layers.cpu(), expected.layers.cpu()) < 1e-6
 
@@ -82,12 +89,12 @@ def without_first_row(cache: KVCache) -> KVCache:
 
 
 def test_rows_not_in_use_are_left_alone() -> None:
-    from model.kernels.device import attention as kernels
+    from model.kernels.device.token_attention import attend_tokens
 
     cache = make_cache([4, 4], 16)
     cache.lengths[:] = torch.tensor([4, 9, -1])
     before = cache.layers.clone()
     past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths
-    kernels.attend_tokens(random_qkv(3, 16, False), *past, 256)
+    attend_tokens(random_qkv(3, 16, False), *past, 256)
     changed = (cache.layers != before).flatten(3).any(-1)[0]  # [2, R, H]
     assert changed[1, :2].all() and not changed[:, 2].any()

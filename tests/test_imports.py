@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "model").rglob("*.py"))
 LAYERS = ("serving", "finetune", "tiny", "benchmarks", "tests", "web", "cli_demo", "web_demo", "api")
 NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
-    "sat": {"sat_compat", "blip2", "visualglm", "lora", "finetuned", "loading"},
+    "sat": {"sat_compat", "blip2", "visualglm", "lora", "ptuning", "finetuned", "loading"},
     "transformers": {"hf", "checkpoint", "loading"},
     "triton": {"kernels"},
 }
@@ -38,9 +38,10 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "hf_chat": {"chat", "generation", "kernels", "pieces", "prompt", "quantization", "rotary"},
     "sat_compat": {"checkpoint", "quantization"},
     "blip2": {"image", "sat_compat"},
-    "visualglm": {"blip2", "checkpoint", "kernels", "quantization", "rotary", "sat_compat"},
+    "visualglm": {"blip2", "checkpoint", "kernels", "ptuning", "quantization", "rotary", "sat_compat"},
     "lora": {"checkpoint", "quantization", "sat_compat"},
-    "finetuned": {"checkpoint", "lora", "quantization", "visualglm"},
+    "ptuning": {"sat_compat"},
+    "finetuned": {"checkpoint", "lora", "ptuning", "quantization", "visualglm"},
 }
 
 

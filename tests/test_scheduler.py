@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import queue
 import threading
 import time
 import weakref
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from model.errors import BusyError, GenerationError
-from model.generation import Request, Scheduler, Step, generate, scheduler_of
+from model.generation import Request, Scheduler, Step, Steps, generate, scheduler_of
+from model.generation.scheduler import Ticket
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.test_batch import END, GREEDY, draw_requests, prompts  # noqa: F401  (a fixture)
@@ -80,6 +82,38 @@ def test_a_cancelled_request_frees_its_place(scheduler: Scheduler, prompts: list
     steps.close()
     wait_until(lambda: scheduler.batch.free == 3)
     assert not scheduler.running
+
+
+def test_steps_that_have_come_are_taken_together(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    request = Request(config=GREEDY.replace(max_new_tokens=9), **prompts[0])
+    single, steps = list(scheduler.submit(request)), scheduler.submit(request)
+    assert steps.ticket.over.wait(30)
+    assert list(steps.together(0.0)) == [single]
+    assert list(steps) == list(steps.together(0.0)) == []
+
+
+def test_steps_before_an_error_come_before_it() -> None:
+    ticket = Ticket(Request([5], GREEDY), queue.SimpleQueue())
+    for reply in (Step(1), Step(2), GenerationError("broken")):
+        ticket.reply(reply)
+    together = Steps(ticket).together(0.0)
+    assert next(together) == [Step(1), Step(2)]
+    with pytest.raises(GenerationError, match="broken"):
+        next(together)
+
+
+def test_closing_ends_the_wait_of_another_thread(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    held = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    for steps in held:
+        next(steps)
+    waiting = scheduler.submit(Request(config=LONG, **prompts[0]))
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(list, waiting)
+        waiting.close()
+        assert read.result(timeout=30) == []
+    wait_until(lambda: not scheduler.waiting)
+    for steps in held:
+        steps.close()
 
 
 def test_an_error_ends_one_request(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811

@@ -4,7 +4,7 @@ from .batch import Batch
 from .config import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .engine import generate, generate_all
 from .request import Request, Step
-from .scheduler import Scheduler
+from .scheduler import Scheduler, Steps
 from .sharing import scheduler_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Request",
     "Scheduler",
     "Step",
+    "Steps",
     "generate",
     "generate_all",
     "scheduler_of",

@@ -1,7 +1,7 @@
 """How the tokens of a batch look at one another and at what is cached, with torch's own operations.
 
 A function that attends takes (layer, qkv [N, 3, H, head_dim]) and returns the context [N, H x head_dim]; it stores
-the keys and values that it is given. `kernels.device.attention` has kernels that do the same on a GPU.
+the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py of `kernels.device` do that.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
     rows = range(first, first + len(contexts))
     angles = [
         torch.cat(
-            [table[row, :length] for row, length in zip(rows, contexts, strict=True)]
-            + [table[row, length : length + 1] for row, length in zip(rows, contexts, strict=True)]
+            [table[row, cache.start : cache.start + length] for row, length in zip(rows, contexts, strict=True)]
+            + [table[row, cache.start + length, None] for row, length in zip(rows, contexts, strict=True)]
         )[:, None, None]
         for table in (cache.cos, cache.sin)
     ]
@@ -41,8 +41,8 @@ def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
         keys, values = cache.pairs[layer]
         for number, (row, length) in enumerate(zip(rows, contexts, strict=True)):
             for tokens, start, end in (
-                (slice(spans[number], spans[number + 1]), 0, length),
-                (slice(spans[-1] + number, spans[-1] + number + 1), length, length + 1),
+                (slice(spans[number], spans[number + 1]), cache.start, cache.start + length),
+                (slice(spans[-1] + number, spans[-1] + number + 1), cache.start + length, cache.start + length + 1),
             ):
                 keys[row, :, start:end] = qk[tokens, 1].transpose(0, 1)
                 values[row, :, start:end] = qkv[tokens, 2].transpose(0, 1)
@@ -55,7 +55,7 @@ def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
 
 
 def attend_tokens(cache: KVCache, count: int, longest: int) -> Attend:
-    """Add a token to each of the first `count` rows, of which the longest has `longest` tokens then."""
+    """Add a token to each of the first `count` rows, of which the longest fills `longest` places then."""
     return _attend_alone(cache, longest - 1) if count == 1 else _attend_side_by_side(cache, count, longest)
 
 

@@ -1,5 +1,7 @@
 """What each row of a batch has behind it, on the device: keys and values, how many, and the angles of its positions."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .network import to_device
@@ -20,17 +22,29 @@ class KVCache:
 
     It begins as zeros: what a mask hides is multiplied by nothing, and must be a number for that.
 
+    Args:
+        shape: [R, H, room, head_dim].
+        start: places P at the beginning of each row that a prefix takes before the row's tokens.
+
     Attributes:
-        layers: [layers, 2, R, H, room, head_dim], keys and values.
-        lengths: int64 [R], tokens in each row; -1 where it is not in use.
-        angles: [R, 2, room, head_dim], cosines and sines of each place, see `rotate`.
+        layers: [layers, 2, R, H, P + room, head_dim], keys and values.
+        lengths: int64 [R], places filled in each row; -1 where it is not in use.
+        angles: [R, 2, P + room, head_dim], cosines and sines of each place, see `rotate`.
     """
 
-    def __init__(self, layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
-        rows, _, room, head_dim = shape
-        self.layers = torch.zeros(layers, 2, *shape, device=device, dtype=dtype)
+    def __init__(
+        self,
+        layers: int,
+        shape: tuple[int, int, int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        start: int = 0,
+    ) -> None:
+        rows, heads, room, head_dim = shape
+        self.start = start
+        self.layers = torch.zeros(layers, 2, rows, heads, start + room, head_dim, device=device, dtype=dtype)
         self.lengths = torch.full((rows,), -1, device=device)
-        self.angles = torch.zeros(rows, 2, room, head_dim, device=device, dtype=dtype)
+        self.angles = torch.zeros(rows, 2, start + room, head_dim, device=device, dtype=dtype)
         self.pairs = [(pair[0], pair[1]) for pair in self.layers]
 
     @property
@@ -48,16 +62,21 @@ class KVCache:
     @property
     def room(self) -> int:
         """How many tokens a row can have."""
-        return self.layers.shape[4]
+        return self.layers.shape[4] - self.start
 
     def grown(self, rows: int, room: int) -> "KVCache":
         """Return a larger cache with what this one has."""
         count, _, _, heads, _, head_dim = self.layers.shape
-        larger = KVCache(count, (rows, heads, room, head_dim), self.layers.device, self.layers.dtype)
-        larger.layers[:, :, : self.rows, :, : self.room] = self.layers
+        larger = KVCache(count, (rows, heads, room, head_dim), self.layers.device, self.layers.dtype, self.start)
+        places = self.start + self.room
+        larger.layers[:, :, : self.rows, :, :places] = self.layers
         larger.lengths[: self.rows] = self.lengths
-        larger.angles[: self.rows, :, : self.room] = self.angles
+        larger.angles[: self.rows, :, :places] = self.angles
         return larger
+
+    def put_prefix(self, rows: slice, prefix: Sequence[torch.Tensor]) -> None:
+        """Let rows begin with keys and values [2, H, P, head_dim] for each layer, which have no positions."""
+        self.layers[:, :, rows, :, : self.start] = torch.stack(list(prefix))[:, :, None]
 
     def begin_row(self, row: int, context: int, table: torch.Tensor) -> None:
         """Prepare a row for a prompt of so many context tokens: its positions are those of `answer_positions`.
@@ -66,7 +85,7 @@ class KVCache:
             table: cosines and sines [2, positions, head_dim / 2] of half a head.
         """
         half = table.shape[2]
-        angles, after = self.angles[row], self.room - context
+        angles, after = self.angles[row, :, self.start :], self.room - context
         angles[:, :context, :half] = table[:, :context]
         angles[:, context:, :half] = table[:, context - 1 : context]
         angles[:, :context, half:] = table[:, :1]
@@ -74,7 +93,7 @@ class KVCache:
 
     def fill_rows(self, first: int, contexts: list[int]) -> None:
         """Note that the rows from `first` on now have prompts with contexts of these lengths."""
-        self.lengths[first : first + len(contexts)] = to_device(contexts, self.lengths.device) + 1
+        self.lengths[first : first + len(contexts)] = to_device(contexts, self.lengths.device) + self.start + 1
 
     def free_row(self, row: int) -> None:
         """Take a row out of use."""
@@ -82,7 +101,8 @@ class KVCache:
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Put a row, of `length` tokens, in the place of another; its own is then free."""
-        self.layers[:, :, target, :, :length] = self.layers[:, :, source, :, :length]
+        places = self.start + length
+        self.layers[:, :, target, :, :places] = self.layers[:, :, source, :, :places]
         for tensor in (self.lengths, self.angles):
             tensor[target] = tensor[source]
         self.free_row(source)

@@ -16,7 +16,7 @@ from ..kernels.choice import has_triton
 from . import attention
 from .cache import KVCache
 from .layers import Layers
-from .network import Network
+from .network import Network, prefix_length
 from .request import Request
 
 # Yields after each layer, so that others may have their turn; returns the logits [n, V] of the prompts' next tokens.
@@ -96,12 +96,15 @@ def suits(head_dim: int) -> bool:
 def make_cache(layers: Layers, rows: int, room: int) -> KVCache:
     """Return an empty cache for the layers."""
     network = layers.network
-    return KVCache(len(layers), (rows, layers.heads, room, layers.head_dim), network.device, network.dtype)
+    shape = rows, layers.heads, room, layers.head_dim
+    return KVCache(len(layers), shape, network.device, network.dtype, prefix_length(network))
 
 
 def begin_rows(layers: Layers, cache: KVCache, first: int, requests: Sequence[Request]) -> list[int]:
     """Prepare the rows from `first` on for prompts; return the length of each context."""
     contexts = [len(request.token_ids) - 1 for request in requests]
+    if cache.start:
+        cache.put_prefix(slice(first, first + len(requests)), layers.network.prefix)  # training may have changed it
     for row, context in enumerate(contexts, start=first):
         cache.begin_row(row, context, layers.angles)
     return contexts
@@ -130,7 +133,7 @@ class LayerDecoder:
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
         """Add one token [B] to each of the first B rows."""
         count = len(tokens)
-        logits = self.layers.decode(tokens, attention.attend_tokens(self.cache, count, longest))
+        logits = self.layers.decode(tokens, attention.attend_tokens(self.cache, count, self.cache.start + longest))
         self.cache.lengths[:count] += 1
         return logits
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..kernels.device import attention
+from ..kernels.device.prompt_attention import attend_contexts
+from ..kernels.device.token_attention import attend_tokens
 from .attention import Attend
 from .decoder import Prefill, begin_rows, make_cache
 from .graphs import Graphs
@@ -49,7 +50,8 @@ class GraphDecoder:
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             angles = self.cache.cos, self.cache.sin
-            return attention.attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, longest)
+            places = self.cache.start + longest
+            return attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, places)
 
         logits = self.layers.decode(tokens, attend)
         self.cache.lengths[:count] += self.cache.lengths[:count] >= 0
@@ -86,7 +88,8 @@ class GraphDecoder:
             self.embedded[number * length : number * length + len(prompt) - 1] = prompt[:-1]
             self.embedded[count * length + number] = prompt[-1]
         self.prompt_rows[: len(requests)] = first + self.index[: len(requests)]
-        self.prompt_lengths[:count] = to_device(contexts + [-1] * (count - len(contexts)), self.device)
+        filled = [self.cache.start + context for context in contexts]
+        self.prompt_lengths[:count] = to_device(filled + [-1] * (count - len(filled)), self.device)
 
     def _read(self, count: int, length: int) -> None:
         """Read prompts from their places, and leave the logits in theirs."""
@@ -101,22 +104,27 @@ class GraphDecoder:
         for row, prompt in zip(places, embedded, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
         x = torch.cat([places.flatten(0, 1), *(prompt[-1:] for prompt in embedded)])
-        rows, lengths = first + self.index[: len(requests)], to_device(contexts, self.device)
+        rows = first + self.index[: len(requests)]
+        lengths = self.cache.start + to_device(contexts, self.device)
         attend = self._attend_prompts(rows, lengths, longest)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
         return self.layers.logits(x[-len(requests) :])
 
     def _attend_prompts(self, rows: torch.Tensor, lengths: torch.Tensor, places: int) -> Attend:
-        """Return how prompts attend whose contexts have `places` each, the <sop> of each coming after all of them."""
+        """Return how prompts attend whose contexts have `places` each, the <sop> of each coming after all of them.
+
+        Args:
+            lengths: int64 [n], places of each row that are filled before its <sop>.
+        """
         tokens = len(rows) * places
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             found = torch.empty(len(qkv), self.layers.weights.width, device=self.device, dtype=qkv.dtype)
             cache = self.cache
             past = (cache.cos, cache.sin), cache.pairs[layer], lengths
-            attention.attend_contexts(qkv[:tokens], *past, rows, found[:tokens])
-            attention.attend_tokens(qkv[tokens:], *past, places + 1, rows, found[tokens:])
+            attend_contexts(qkv[:tokens], *past, rows, cache.start, found[:tokens])
+            attend_tokens(qkv[tokens:], *past, cache.start + places + 1, rows, found[tokens:])
             return found
 
         return attend

@@ -20,6 +20,7 @@ class Network(Protocol):
 
     Attributes:
         qkv_by_head: whether the rows of query_key_value lie head by head, [q k v] of each, not part by part.
+        prefix: keys and values [2, H, P, head_dim] for each layer that the tokens of every row see, or nothing.
     """
 
     transformer: Any  # word_embeddings, layers, final_layernorm
@@ -28,6 +29,7 @@ class Network(Protocol):
     lm_head: nn.Module
     qkv_by_head: bool
     residual_scale: float
+    prefix: Sequence[torch.Tensor]
     has_foreign_hooks: bool
     device: torch.device
     dtype: torch.dtype
@@ -41,6 +43,11 @@ class Network(Protocol):
     def bind_linear(self, module: nn.Module) -> Linear: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def prefix_length(network: Network) -> int:
+    """Return P, how many keys and values a network's rows begin with."""
+    return network.prefix[0].shape[2] if len(network.prefix) else 0
 
 
 def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """One network for many threads: requests wait their turn, join a batch, and leave it when they end.
 
     scheduler = Scheduler(network, end_id=130005)
-    for step in scheduler.submit(request):     # from any thread; closing the iterator cancels
+    for step in scheduler.submit(request):     # from any thread; closing the iterator, from any thread, cancels
         ...
 
 A single thread works on the batch while there is something to do. First come, first served. A long prompt is read a few
@@ -12,8 +12,8 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from ..errors import BusyError, GenerationError
@@ -22,7 +22,7 @@ from .engine import take_group
 from .network import Network
 from .request import Event, Request, Step
 
-Reply = Step | BaseException
+Reply = Step | BaseException | None  # None: it was cancelled
 # Layers x tokens of prompts that are read between two steps, so that no running answer waits long.
 READ_AT_ONCE = 8192
 # The thread ends after so long without work.
@@ -31,29 +31,69 @@ IDLE_S = 5.0
 
 @dataclass(eq=False)
 class Ticket:
-    """A submitted request, and where its replies go."""
+    """A submitted request, and where its replies go.
+
+    Attributes:
+        over: set when the last reply has been given, or when nobody wants one any more.
+    """
 
     request: Request
     replies: "queue.SimpleQueue[tuple[Ticket, Reply]]"
     cancelled: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
 
-    def steps(self) -> Generator[Step, None, None]:
-        """Yield at once, to be started, and then the steps as they come; closing the iterator cancels the request.
+    def reply(self, reply: Reply) -> None:
+        """Give the next reply."""
+        self.replies.put((self, reply))
+        if not isinstance(reply, Step) or reply.finish_reason is not None:
+            self.over.set()
 
-        Raises:
-            GenerationError: the logits are not numbers, the memory does not suffice, or the scheduler was closed.
-        """
-        try:
-            yield Step(None)
-            while True:
-                _, reply = self.replies.get()
-                if isinstance(reply, BaseException):
-                    raise reply
-                yield reply
-                if reply.finish_reason is not None:
-                    return
-        finally:
-            self.cancelled = True
+
+class Steps(Iterator[Step]):
+    """The steps of a submitted request as they come.
+
+    Raises:
+        GenerationError: the logits are not numbers, the memory does not suffice, or the scheduler was closed.
+    """
+
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def __next__(self) -> Step:
+        """Wait for the next step."""
+        step = None if self.ended else self._read()
+        if step is None:
+            raise self.error or StopIteration
+        return step
+
+    def together(self, pause_s: float) -> Iterator[list[Step]]:
+        """Yield the steps that have come, at least one, and then none for so many seconds, unless it is over."""
+        while not self.ended and (step := self._read()):
+            steps = [step]
+            while not self.ended and not self.ticket.replies.empty() and (step := self._read()):
+                steps.append(step)
+            yield steps
+            if pause_s and not self.ended:
+                self.ticket.over.wait(pause_s)
+        if self.error is not None:
+            raise self.error
+
+    def _read(self) -> Step | None:
+        """Return the next step, None where there is none and never will be."""
+        _, reply = self.ticket.replies.get()
+        self.ended = not isinstance(reply, Step) or reply.finish_reason is not None
+        self.error = reply if isinstance(reply, BaseException) else None
+        return reply if isinstance(reply, Step) else None
+
+    def close(self) -> None:
+        """Cancel the request, from any thread; whoever waits for a step waits no more."""
+        self.ticket.cancelled = True
+        self.ticket.reply(None)
+
+    def __del__(self) -> None:
+        self.ticket.cancelled = True
 
 
 def close_if_alive(reference: "weakref.ref[Scheduler]") -> None:
@@ -90,7 +130,7 @@ class Scheduler:
             self, close_if_alive, weakref.ref(self)
         )  # at the end of the program, before threads are killed
 
-    def submit(self, request: Request) -> Generator[Step, None, None]:
+    def submit(self, request: Request) -> Steps:
         """Queue a request at once, and return an iterator over its steps; closing it cancels.
 
         Raises:
@@ -100,9 +140,7 @@ class Scheduler:
         with self.changed:
             if len(self.waiting) >= self.most_waiting:
                 raise BusyError(f"{self.most_waiting} questions are waiting already. Try again a little later.")
-            steps = self._enqueue(request, queue.SimpleQueue()).steps()
-        next(steps)  # closing an iterator that has not been started would not be noticed
-        return steps
+            return Steps(self._enqueue(request, queue.SimpleQueue()))
 
     def answer_all(self, requests: Iterable[Request], at_once: int) -> Iterator[Event]:
         """Answer many requests, up to `at_once` at a time; yield what comes as it comes. Closing cancels the rest.
@@ -121,6 +159,7 @@ class Scheduler:
                 if not running:
                     return
                 ticket, reply = replies.get()
+                assert reply is not None, "nobody else closes these"
                 if not isinstance(reply, Step | GenerationError):
                     raise reply
                 request = running[ticket]
@@ -177,7 +216,7 @@ class Scheduler:
         if self.closed:
             for ticket in (*self.running.values(), *self.waiting):
                 error = GenerationError("The model was shut down before the answer was complete.")
-                ticket.replies.put((ticket, error))
+                ticket.reply(error)
 
     def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; return whether to go on."""
@@ -219,7 +258,7 @@ class Scheduler:
         """Put back what the memory does not suffice for; what is too much even alone ends with `error`."""
         if len(group) == 1 and not self.batch.rows:
             self.crowded_at = None
-            group[0].replies.put((group[0], error))
+            group[0].reply(error)
             return
         self.crowded_at = len(self.batch.rows) + (len(group) > 1)  # fewer of them may fit at once
         with self.changed:
@@ -253,8 +292,8 @@ class Scheduler:
             if isinstance(step, GenerationError) or step.finish_reason is not None:
                 self._end(ticket, step)
             else:
-                ticket.replies.put((ticket, step))
+                ticket.reply(step)
 
     def _end(self, ticket: Ticket, reply: Reply) -> None:
-        ticket.replies.put((ticket, reply))
+        ticket.reply(reply)
         del self.running[ticket.request]

@@ -1,0 +1,51 @@
+"""P-tuning v2: keys and values in each layer that every token sees, and the only ones that are trained.
+
+https://arxiv.org/abs/2110.07602
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import sat_compat  # noqa: F401  (before sat)
+
+# isort: split
+from sat.model.base_model import non_conflict
+from sat.model.finetune.prompt_tuning import PTuningV2Mixin
+from sat.transformer_defaults import attention_fn_default
+
+PTUNING = "ptuning"  # checkpoint key
+
+
+class PrefixMixin(PTuningV2Mixin):
+    """P-tuning v2 as SAT has it, in the dtype of what it meets, so that training may keep it in float32."""
+
+    @non_conflict  # type: ignore[untyped-decorator]
+    def attention_fn(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: torch.Tensor,
+        dropout_fn: Any,
+        old_impl: Any = attention_fn_default,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Let queries [B, H, T, head_dim] see the prefix of their layer as well."""
+        keys, values = self.prefix[kwargs["layer_id"]].to(k.dtype)[:, None].expand(-1, len(k), -1, -1, -1)
+        if mask.numel() > 1:
+            mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
+        k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
+        if old_impl is not attention_fn_default:
+            return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
+        # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
+        visible = None if mask.numel() == 1 else mask > 0
+        rate = dropout_fn.p if dropout_fn is not None and dropout_fn.training else 0.0
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
+
+
+def find_prefix(mixins: nn.ModuleDict) -> PTuningV2Mixin | None:
+    """Return a model's P-tuning if it is SAT's or ours; another's may do something else."""
+    mixin = dict(mixins).get(PTUNING)
+    return mixin if type(mixin) in (PTuningV2Mixin, PrefixMixin) else None
