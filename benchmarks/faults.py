@@ -3,8 +3,8 @@
 python -m benchmarks.faults                          20 kills in short trainings of visualglm-tiny, some minutes
 python -m benchmarks.faults --kills 3 --steps 12
 
-Every process is the program itself, killed by SIGKILL: at any moment of its life, its start included, or as soon as a
-checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
+Every process is the program itself, killed by SIGKILL: at a random moment, its start included, or as soon as a checkpoint
+begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
 training saved at that step; no more than the steps of one interval may be lost; and every loss recorded, before kills
 and after, must be the undisturbed one to the last bit. Prints a line for each kill and a verdict, and fails where it is
 not kept.
@@ -26,6 +26,7 @@ from finetune.checkpoints import PART, Run
 
 SAVING = 0.3  # share of the kills that wait for a checkpoint to be begun
 LATE_S = 0.02  # how much later than its beginning they come, at most
+LIFE = 0.6  # share of an undisturbed training's time in which the others come, so that several hit each training
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Trial:
             wait_for_part(process, save)
             wait(process, chance.random() * LATE_S)
         else:
-            wait(process, chance.random() * self.life)
+            wait(process, chance.random() * LIFE * self.life)
         if process.poll() is not None:
             self.check_exit(process.returncode, process.communicate()[1])
             return False
@@ -125,7 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=at_least(1), default=20, help="to make (default %(default)s)")
-    parser.add_argument("--steps", type=at_least(2), default=60, help="of a training (default %(default)s)")
+    parser.add_argument("--steps", type=at_least(2), default=120, help="of a training (default %(default)s)")
     parser.add_argument("--interval", type=at_least(1), default=4, help="steps to a checkpoint (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default %(default)s)")
     return parser.parse_args()

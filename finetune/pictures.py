@@ -32,11 +32,16 @@ class PictureCache:
         known.update((path, self.kept[path]) for path in batch.images if path in self.kept)
         new = [number for number, path in enumerate(batch.images) if path not in self.kept]
         if new and batch.pixels is not None:
-            for number, embedding in zip(new, self._compute(batch.pixels[new]), strict=True):
+            places = [batch.decoded.index(number) for number in new]
+            for number, embedding in zip(new, self._compute(batch.pixels[places]), strict=True):
                 known[batch.images[number]] = embedding
                 self._keep(batch.images[number], embedding)
         device = self.network.device
         return torch.stack([to_device(embedding, device) for embedding in known.values() if embedding is not None])
+
+    def knows(self, batch: Batch) -> list[bool]:
+        """Return of each example whether its picture needs not be decoded again."""
+        return [picture >= 0 and batch.images[picture] in self.kept for picture in batch.pictures]
 
     def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
         parts = to_device(pixels, self.network.device).split(COUNTS[-1])

@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -142,6 +143,8 @@ class Training:
             # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
             self.optimiser.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
             total += loss.detach()
+        for batch, (_, places) in zip(batches, loaded, strict=True):
+            self._spare(batch, places)
         rate = self._rate()
         stepped = self.optimiser.step(rate)
         self.state.step += 1
@@ -168,6 +171,17 @@ class Training:
         places_of = {picture: number for number, picture in enumerate(used)}
         pixels = torch.cat((batch.pixels, varied))[used]
         return replace(batch, pixels=pixels, pictures=[places_of.get(picture, -1) for picture in pictures])
+
+    def _spare(self, batch: Batch, places: list[int]) -> None:
+        """Let pictures whose embeddings are kept be decoded no more."""
+        if self.pictures is None or batch.skipped:  # where another example stood for one, its own picture is unknown
+            return
+        ends = self.train.cumulative_sizes
+        for place, is_known in zip(places, self.pictures.knows(batch), strict=True):
+            if is_known:
+                number = bisect_right(ends, place)
+                dataset = self.train.datasets[number]
+                dataset.known[place - ends[number]] = True  # counted from its end
 
     def _weights(self, places: list[int]) -> torch.Tensor:
         """Return what the tokens of each example count."""

@@ -10,11 +10,13 @@ import torch
 from sat.model.base_model import BaseMixin, non_conflict
 from torch import nn
 
+import finetune.data
 from finetune import head
+from finetune.data import collate
 from finetune.forward import AnswerLoss, additive
 from finetune.pictures import PictureCache
 from model.finetuned import FineTuneVisualGLMModel
-from tests.finetuning import batch_of, data  # noqa: F401
+from tests.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
 
 
 def build(**settings: Any) -> FineTuneVisualGLMModel:
@@ -148,3 +150,33 @@ def test_a_mask_is_what_attention_adds() -> None:
     attend = torch.nn.functional.scaled_dot_product_attention
     assert torch.equal(attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=additive(mask, q.dtype)))
     assert additive(mask, q.dtype).stride(-2) % 8 == 0
+
+
+def test_a_picture_that_is_kept_is_decoded_no_more(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[Path] = []
+    load = finetune.data.load_pixels
+    monkeypatch.setattr(finetune.data, "load_pixels", lambda path, size: decoded.append(path) or load(path, size))
+    flags = ["--use_lora", "--train-iters", "6", "--batch-size", "3"]
+    run = train(data, tmp_path / "few", *flags)
+    assert len(decoded) < 8
+    assert {path.name for path in decoded} == {"0.png", "1.png", "2.png"}
+    decoded.clear()
+    again = train(data, tmp_path / "again", *flags, "--cache-pictures", "0")
+    assert len(decoded) > 8
+    assert losses_of(run) == pytest.approx(losses_of(again), rel=1e-5)
+
+
+def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["ptuning"])
+    dataset = dataset_of(data, network)
+    cache, module = PictureCache(network, 1e6), AnswerLoss(network)
+    cache.embed(collate([dataset[0]]))
+    dataset.known[0] = True
+    batch = collate([dataset[index] for index in range(len(dataset))])
+    assert batch.decoded == [1, 2]
+    expected = module(batch_of(data, network), None).item()
+    assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
