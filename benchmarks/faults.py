@@ -3,8 +3,8 @@
 python -m benchmarks.faults                          20 kills in short trainings of visualglm-tiny, some minutes
 python -m benchmarks.faults --kills 3 --steps 12
 
-Every process is the program itself, killed by SIGKILL: at a random moment, its start included, or as soon as a checkpoint
-begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
+Every process is the program itself, killed by SIGKILL: at a random moment, its start included, or as soon as a
+checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
 training saved at that step; no more than the steps of one interval may be lost; and every loss recorded, before kills
 and after, must be the undisturbed one to the last bit. Prints a line for each kill and a verdict, and fails where it is
 not kept.
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.finetune_subject import write_data
-from benchmarks.killed import Short, losses_of, newest_run, records_of, same_checkpoint, wait, wait_for_part
+from benchmarks.killed import Short, losses_of, newest_run, parts_of, records_of, same_checkpoint, wait, wait_for_part
 from benchmarks.machine import at_least, describe_machine
 from benchmarks.table import show
-from finetune.checkpoints import PART, Run
+from finetune.checkpoints import Run
 
 SAVING = 0.3  # share of the kills that wait for a checkpoint to be begun
 LATE_S = 0.02  # how much later than its beginning they come, at most
@@ -64,11 +64,11 @@ class Trial:
 
     def kill(self, save: Path, chance: random.Random) -> bool:
         """Start a process and kill it; return False where it ended before."""
-        before = records_of(save)
+        before, parts = records_of(save), parts_of(save)
         process = self.short.start(save)
         started = time.perf_counter()
         if chance.random() < SAVING:
-            wait_for_part(process, save)
+            wait_for_part(process, save, parts)
             wait(process, chance.random() * LATE_S)
         else:
             wait(process, chance.random() * LIFE * self.life)
@@ -79,14 +79,13 @@ class Trial:
         process.communicate()
         self.kills += 1
         seconds, after = time.perf_counter() - started, records_of(save)
-        self.look(save, seconds, 0 if after == before else after[1])
+        self.look(save, seconds, 0 if after == before else after[1], bool(parts_of(save) - parts))
         return True
 
-    def look(self, save: Path, seconds: float, reached: int) -> None:
+    def look(self, save: Path, seconds: float, reached: int, was_saving: bool) -> None:
         """Look at what a kill has left of a process that had recorded steps until `reached`, or none."""
         run = newest_run(save)
         saved = max([] if run is None else Run(run, 1).steps(), default=0)
-        was_saving = run is not None and any(run.glob(f"{PART}*"))
         self.in_saving += was_saving
         self.lost.append(max(0, reached - saved))
         if self.lost[-1] > self.short.interval:

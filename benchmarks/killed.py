@@ -74,10 +74,14 @@ def wait(process: "subprocess.Popen[str]", seconds: float) -> None:
         return
 
 
-def wait_for_part(process: "subprocess.Popen[str]", save: Path) -> None:
-    """Wait until a process begins to write a checkpoint, or ends."""
-    known = set(save.glob(f"*/{PART}*"))  # left by a kill before; the process removes it when it goes on
-    while process.poll() is None and not set(save.glob(f"*/{PART}*")) - known:
+def parts_of(save: Path) -> set[Path]:
+    """Return what is there of checkpoints that are being written, or were when their process was killed."""
+    return set(save.glob(f"*/{PART}*"))
+
+
+def wait_for_part(process: "subprocess.Popen[str]", save: Path, known: set[Path]) -> None:
+    """Wait until a process begins to write a checkpoint, beside what a kill before has left, or ends."""
+    while process.poll() is None and not parts_of(save) - known:
         time.sleep(POLL_S)
 
 

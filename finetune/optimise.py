@@ -13,6 +13,8 @@ from torch import nn
 
 from .batches import Batch
 
+# Gradients that deepspeed sends at once, its default; it takes memory for so many even where there are fewer.
+BUCKET = 500_000_000
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 STATE_NAME, DEEPSPEED_TAG = "optimizer.pt", "deepspeed"
 
@@ -182,8 +184,10 @@ class DeepspeedOptimiser:
         import deepspeed
 
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
+        trained = list(parameters)
+        config = deepspeed_config(settings, sum(whole_size(parameter) for parameter in trained))
         self.engine, *_ = deepspeed.initialize(
-            model=module, model_parameters=list(parameters), config=deepspeed_config(settings), dist_init_required=False
+            model=module, model_parameters=trained, config=config, dist_init_required=False
         )
 
     def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -217,10 +221,15 @@ class DeepspeedOptimiser:
         self.engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG, load_module_strict=False)
 
 
-def deepspeed_config(settings: Settings) -> dict[str, Any]:
-    """Return deepspeed's configuration."""
+def whole_size(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter has, also where ZeRO 3 has cut it up."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
+    """Return deepspeed's configuration for so many numbers that are trained."""
     options = {"lr": 0.0, "betas": BETAS, "eps": EPSILON, "weight_decay": settings.weight_decay}
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": min(BUCKET, trained)}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

@@ -127,16 +127,22 @@ def options(*flags: str) -> argparse.Namespace:
 def test_offload_is_deepspeeds() -> None:
     assert not options().offload
     assert options("--offload", "--zero-stage", "2").offload
-    config = deepspeed_config(settings(offload=True, zero_stage=2))
-    assert config["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    config = deepspeed_config(settings(offload=True, zero_stage=2), 10)
+    assert config["zero_optimization"]["stage"] == 2
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert not config["optimizer"]["params"]["torch_adam"]
-    assert "offload_optimizer" not in deepspeed_config(settings(zero_stage=2))["zero_optimization"]
+    assert "offload_optimizer" not in deepspeed_config(settings(zero_stage=2), 10)["zero_optimization"]
 
 
 @pytest.mark.parametrize(("dtype", "names"), [("float16", ["fp16"]), ("bfloat16", ["bf16"]), ("float32", [])])
 def test_deepspeed_computes_in_the_models_dtype(dtype: str, names: list[str]) -> None:
-    config = deepspeed_config(settings(dtype=getattr(torch, dtype)))
+    config = deepspeed_config(settings(dtype=getattr(torch, dtype)), 10)
     assert [name for name in ("fp16", "bf16") if config[name]["enabled"]] == names
+
+
+def test_deepspeed_takes_no_memory_for_gradients_that_there_are_not() -> None:
+    sizes = [deepspeed_config(settings(), n)["zero_optimization"]["reduce_bucket_size"] for n in (7, 10**10)]
+    assert sizes == [7, 500_000_000]
 
 
 def test_numbers_are_read_as_they_were() -> None:
