@@ -3,8 +3,8 @@
 python -m benchmarks.faults                          20 kills in short trainings of visualglm-tiny, some minutes
 python -m benchmarks.faults --kills 3 --steps 12
 
-Every process is the program itself, killed by SIGKILL: at a random moment, its start included, or as soon as a
-checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
+Every process is the program itself, killed by SIGKILL: at a random moment after its first step, at a random moment of its
+whole life, or as soon as a checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
 training saved at that step; no more than the steps of one interval may be lost; and every loss recorded, before kills
 and after, must be the undisturbed one to the last bit. Prints a line for each kill and a verdict, and fails where it is
 not kept.
@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.finetune_subject import write_data
-from benchmarks.killed import Short, losses_of, newest_run, parts_of, records_of, same_checkpoint, wait, wait_for_part
+from benchmarks.killed import Short, losses_of, newest_run, parts_of, records_of, same_checkpoint, wait, wait_until
 from benchmarks.machine import at_least, describe_machine
 from benchmarks.table import show
 from finetune.checkpoints import Run
 
-SAVING = 0.3  # share of the kills that wait for a checkpoint to be begun
-LATE_S = 0.02  # how much later than its beginning they come, at most
-LIFE = 0.6  # share of an undisturbed training's time in which the others come, so that several hit each training
+SAVING, STARTING = 0.3, 0.2  # shares of the kills that wait for a checkpoint to be begun, and that wait for nothing
+LATE_S = 0.02  # how much later than a checkpoint's beginning those come, at most
+SHARE = 0.3  # of an undisturbed training's time, in which the others come after the first step of their process
 
 
 @dataclass
@@ -67,11 +67,15 @@ class Trial:
         before, parts = records_of(save), parts_of(save)
         process = self.short.start(save)
         started = time.perf_counter()
-        if chance.random() < SAVING:
-            wait_for_part(process, save, parts)
+        kind = chance.random()
+        if kind < SAVING:
+            wait_until(process, lambda: bool(parts_of(save) - parts))
             wait(process, chance.random() * LATE_S)
+        elif kind < SAVING + STARTING:
+            wait(process, chance.random() * self.life)
         else:
-            wait(process, chance.random() * LIFE * self.life)
+            wait_until(process, lambda: records_of(save) != before)
+            wait(process, chance.random() * SHARE * self.life)
         if process.poll() is not None:
             self.check_exit(process.returncode, process.communicate()[1])
             return False

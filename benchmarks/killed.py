@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from model.checkpoint.sat import WEIGHTS_NAME
 
 SCRIPT = ROOT / "finetune" / "finetune_visualglm.py"
 LENGTH, BATCH = 72, 2
-POLL_S = 0.0005  # how often is looked for a checkpoint that begins to be written
+POLL_S = 0.0005  # how often is looked whether a process has come so far
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def parts_of(save: Path) -> set[Path]:
     return set(save.glob(f"*/{PART}*"))
 
 
-def wait_for_part(process: "subprocess.Popen[str]", save: Path, known: set[Path]) -> None:
-    """Wait until a process begins to write a checkpoint, beside what a kill before has left, or ends."""
-    while process.poll() is None and not parts_of(save) - known:
+def wait_until(process: "subprocess.Popen[str]", is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, or a process ends."""
+    while process.poll() is None and not is_so():
         time.sleep(POLL_S)
 
 
@@ -93,7 +94,10 @@ def newest_run(save: Path) -> Path | None:
 def records_of(save: Path) -> tuple[int, int]:
     """Return how many records all runs have, and the step of the newest run's last one."""
     logs = sorted(save.glob(f"*/{LOG_NAME}"))
-    lines = [line for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+    # A line without its end is being written.
+    lines = [
+        line for log in logs for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
+    ]
     return len(lines), int(json.loads(lines[-1])["step"]) if lines else 0
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning is measured beside SAT's own on the same rows; how fast it is, is not tested."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import pytest
 import torch
 
 from benchmarks.finetune_original import SatTraining
+from benchmarks.finetune_reckoned import empty_checkpoint, reckon
 from benchmarks.finetune_subject import PICTURES, Ours, write_data
 from benchmarks.full_size import EMBEDDED_MODEL, Source, draw_weights, full_size_config, random_checkpoint
+from benchmarks.killed import losses_of, newest_run, records_of, same_checkpoint
 from finetune.encoding import NO_LOSS
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network
 from model.loading import build_network as build_plain
+from tests.finetuning import data, train  # noqa: F401
 from tests.test_benchmarks import cells, run
 
 LENGTH = 72
@@ -99,3 +103,48 @@ def test_every_row_of_fine_tuning_is_measured() -> None:
         "four",
         "zero3-saved",
     }
+
+
+@pytest.mark.slow
+def test_computing_twice_keeps_less() -> None:
+    checkpoint = empty_checkpoint()
+    plain, twice = (
+        [float(cell) for cell in reckon(checkpoint, 1, f"--use_lora --layer_range 0 14{flag}").split("|")[3:7]]
+        for flag in ("", " --checkpoint-activations")
+    )
+    assert plain[0] == twice[0]
+    assert plain[1] < twice[1] < plain[1] + plain[0]
+    assert plain[2] > 5 * twice[2]
+    assert plain[3] == twice[3] == pytest.approx(2 * 7.802, rel=0.01)  # the published parameters, and little more
+
+
+@pytest.mark.slow
+def test_kills_are_survived() -> None:
+    output = run("benchmarks.faults", "--kills", "3", "--steps", "12", "--interval", "2")
+    assert "Passed. 3 kills" in output
+    assert len(cells(output)) == 3 + 2
+
+
+def test_a_broken_checkpoint_is_seen(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    one, other = (train(data, tmp_path / name, "--use_lora") for name in ("one", "other"))
+    assert same_checkpoint(one, other, 2)
+    weights = other / "2" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert not same_checkpoint(one, other, 2)
+    weights.write_bytes(content[:-10])
+    assert not same_checkpoint(one, other, 2)
+    assert not same_checkpoint(None, other, 2)
+
+
+def test_records_tell_of_losses_that_differ(tmp_path: Path) -> None:
+    run_folder = tmp_path / "run-1"
+    run_folder.mkdir()
+    records = [(1, 2.0), (2, 1.5), (2, 1.5), (1, 2.5)]
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in records]
+    (run_folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert records_of(tmp_path) == (4, 1)
+    assert losses_of(run_folder) == {1: {2.0, 2.5}, 2: {1.5}}
+    assert newest_run(tmp_path) == run_folder
+    assert newest_run(tmp_path / "nowhere") is None
