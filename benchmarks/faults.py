@@ -3,11 +3,11 @@
 python -m benchmarks.faults                          20 kills in short trainings of visualglm-tiny, some minutes
 python -m benchmarks.faults --kills 3 --steps 12
 
-Every process is the program itself, killed by SIGKILL: at a random moment after its first step, at a random moment of its
-whole life, or as soon as a checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit, what the undisturbed
-training saved at that step; no more than the steps of one interval may be lost; and every loss recorded, before kills
-and after, must be the undisturbed one to the last bit. Prints a line for each kill and a verdict, and fails where it is
-not kept.
+Every process is the program itself, killed by SIGKILL: at a random moment after its first step, at one of its whole
+life, or as soon as a checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit,
+what the undisturbed training saved at that step; no more than the steps of one interval may be lost; and every loss
+recorded, before kills and after, must be the undisturbed one to the last bit. Prints a line for each kill and a
+verdict, and fails where it is not kept.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from model.checkpoint.prefix import TABLE, encode_prefix
 from model.generation.decoder import LayerDecoder, make_decoder
 from model.hf.configuration_chatglm import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
-from tests.finetuning import QUESTION, batch_of, data, train  # noqa: F401
+from tests.finetuning import QUESTION, batch_of, data, loss_of, train  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,15 @@ def test_it_is_saved_as_published_models_have_it(run: Path, tmp_path: Path) -> N
     assert again.config.pre_seq_len == 5
     for one, other in zip(again.transformer.prefix(), network.transformer.prefix(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_sat_side_reads_what_this_one_has_saved(run: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    saved = tmp_path / "saved"
+    model = load_hf(run, device="cpu")
+    model.tokenizer.save_pretrained(saved)
+    model.network.save_pretrained(saved)
+    assert loss_of(saved, data) == pytest.approx(loss_of(run, data), rel=1e-5)
+    assert load_hf(saved, device="cpu").network.config.pre_seq_len == 5
 
 
 def test_the_table_holds_the_prefixes_of_all_layers(run: Path) -> None:
