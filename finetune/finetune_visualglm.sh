@@ -16,6 +16,8 @@ if [ "$base" = visualglm-tiny ]; then
         --remember 360 --remember-weight 0.03)
 else
     settings=(--layer_range 0 14 --lr 0.0001 --train-iters 300 --batch-size 4)
+    # Who asks for weights of 4 bits has little memory.
+    if [ "${METHOD:-}" = --use_qlora ]; then settings+=(--checkpoint-activations); fi
 fi
 launcher=("$python")
 if [ "${NUM_GPUS:-1}" -gt 1 ]; then
