@@ -1,8 +1,9 @@
-# The web page in a container:
+# The web page, or the HTTP API, in a container:
 #   docker build -t visualglm .
 #   docker run -p 127.0.0.1:8080:8080 visualglm
-# With a GPU and the published model, which is kept in a volume:
-#   docker run --gpus all -p 127.0.0.1:8080:8080 -v visualglm:/data visualglm web_demo.py --from_pretrained visualglm-6b
+#   docker run -p 127.0.0.1:8080:8080 visualglm api.py --from_pretrained visualglm-tiny
+# With a GPU and the published model, which is kept in a volume, for whoever reaches this machine and has the key:
+#   docker run --gpus all -p 8080:8080 -v visualglm:/data -e VISUALGLM_API_KEY visualglm api.py --from_pretrained visualglm-6b
 # The PyTorch that pip finds brings CUDA along. For a smaller image without, name the index of PyTorch's CPU builds:
 #   docker build --build-arg TORCH_INDEX=<URL> -t visualglm .
 FROM python:3.12-slim
@@ -18,12 +19,13 @@ COPY . .
 RUN useradd --create-home visualglm && mkdir /data && chown visualglm /data
 
 USER visualglm
-ENV HF_HOME=/data/hub SAT_HOME=/data/sat GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=8080
+ENV HF_HOME=/data/hub SAT_HOME=/data/sat \
+    GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=8080 VISUALGLM_HOST=0.0.0.0 VISUALGLM_PORT=8080
 VOLUME /data
 EXPOSE 8080
-# Whatever answers without an error of its own lives, the page with a login as well.
+# The API says there that it lives, also while it loads. The page has no such address, and lives if it can say so.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15m CMD ["python", "-c", "import http.client, sys; \
-server = http.client.HTTPConnection('127.0.0.1', 8080, timeout=5); server.request('GET', '/'); \
+server = http.client.HTTPConnection('127.0.0.1', 8080, timeout=5); server.request('GET', '/health'); \
 sys.exit(server.getresponse().status >= 500)"]
 ENTRYPOINT ["python"]
 CMD ["web_demo.py", "--from_pretrained", "visualglm-tiny"]

@@ -256,13 +256,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
     add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
     add("--quant_vision", action="store_true", help="with --quant, quantise the image part as well")
+    add("--quant_embeddings", action="store_true", help="with --quant, quantise the tokens' embeddings as well")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
 
 
 def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
     """Load the model that the flags of `add_model_arguments` name, showing how far it is."""
-    settings = {name: getattr(options, name) for name in ("device", "dtype", "quant", "quant_vision")}
+    settings = {
+        name: getattr(options, name) for name in ("device", "dtype", "quant", "quant_vision", "quant_embeddings")
+    }
     with loading_bar() as progress:
         return load(options.from_pretrained, progress=progress, **settings)
 

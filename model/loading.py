@@ -97,9 +97,13 @@ def build_network(
     device: torch.device,
     dtype: torch.dtype,
     quant: int | None = None,
-    quant_vision: bool = False,
+    **wider: bool,
 ) -> VisualGLMModel:
-    """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given."""
+    """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given.
+
+    Args:
+        wider: what else has few bits, see `quantize`.
+    """
     network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
     if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged
         network_class = FineTuneVisualGLMModel
@@ -107,7 +111,7 @@ def build_network(
 
     def make() -> VisualGLMModel:
         network = network_class(args, params_dtype=dtype)
-        return empty_quantized(network, quant, device, quant_vision=quant_vision) if quant else network
+        return empty_quantized(network, quant, device, **wider) if quant else network
 
     return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]
 
@@ -119,6 +123,7 @@ def load_sat(
     dtype: str | None = None,
     quant: int | None = None,
     quant_vision: bool = False,
+    quant_embeddings: bool = False,
     qkv_layout: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
@@ -134,6 +139,7 @@ def load_sat(
         dtype: float32, bfloat16 or float16; None for what suits the device.
         quant: bits of the language model's weights, 8 or 4; they are rounded one matrix at a time. None leaves them.
         quant_vision: with `quant`, round the weights of the image part as well.
+        quant_embeddings: with `quant`, round the tokens' embeddings as well, to 8 bits.
         qkv_layout: split or interleaved, where the checkpoint's configuration is wrong about its rows.
         progress: is called with (tensors read, tensors in all).
         rows, most_waiting: the most answers at a time and the most questions that wait; see `SatChatModel`.
@@ -143,8 +149,9 @@ def load_sat(
     """
     if quant is not None:
         check_bits(quant)
-    elif quant_vision:
-        raise SettingError("quant_vision needs quant, the bits that weights are to have: 8 or 4.")
+    elif quant_vision or quant_embeddings:
+        name = "quant_vision" if quant_vision else "quant_embeddings"
+        raise SettingError(f"{name} needs quant, the bits that weights are to have: 8 or 4.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout)
     tokenizer = load_tokenizer(checkpoint.path)
@@ -152,7 +159,9 @@ def load_sat(
     chosen_dtype = choose_dtype(dtype, chosen, parameters)
     if chosen.type == "cpu":
         limit_threads(parameters)
-    network = build_network(checkpoint, chosen, chosen_dtype, quant, quant_vision)
+    network = build_network(
+        checkpoint, chosen, chosen_dtype, quant, quant_vision=quant_vision, quant_embeddings=quant_embeddings
+    )
     if quant is not None:
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
@@ -215,19 +224,21 @@ def load_hf(
     dtype: str | None = None,
     quant: int | None = None,
     quant_vision: bool = False,
+    quant_embeddings: bool = False,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
     most_waiting: int | None = None,
 ) -> HfChatModel:
-    """Load a model to chat with, on the Hugging Face network, whose image part keeps its precision.
+    """Load a model to chat with, on the Hugging Face network, whose image part and embeddings keep their precision.
 
     The arguments are those of `load_sat`, and a small model on the CPU sets torch to one thread as there.
 
     Raises:
         VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had.
     """
-    if quant_vision:
-        raise SettingError("The Hugging Face side keeps its image part whole. Leave quant_vision out, or use load_sat.")
+    for part, is_asked in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
+        if is_asked:
+            raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name)
     tokenizer = load_tokenizer(checkpoint.path)

@@ -29,7 +29,7 @@ from .sat_compat import settle_placement  # before sat
 # isort: split
 from sat.model.base_model import BaseMixin, get_model
 from sat.model.official.chatglm_model import ChatGLMModel
-from sat.mpu import ColumnParallelLinear, RowParallelLinear, get_model_parallel_world_size
+from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, get_model_parallel_world_size
 
 # Who answers each SAT hook in the model as built here. The decoder may then walk the layers itself; where a
 # user's mixin answers a hook, it must call the whole model instead.
@@ -297,7 +297,7 @@ class VisualGLMModel(ChatGLMModel):
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""
         embeddings = self.transformer.word_embeddings
-        if self.is_whole:
+        if self.is_whole and type(embeddings) is VocabParallelEmbedding:
             return F.embedding(token_ids, embeddings.weight)
         return embeddings(token_ids)  # type: ignore[no-any-return]
 

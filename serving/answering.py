@@ -1,4 +1,8 @@
-"""Answers that threads write and the event loop reads: what comes within 20 ms is one event, leaving cancels."""
+"""Answers that threads write and the event loop reads: what comes within 20 ms is one event, leaving cancels.
+
+The first piece and the end are sent at once. What comes between is sent at the multiples of 20 ms, so that the loop
+wakes once for all answers that are being written, and not for each piece of each of them.
+"""
 
 import asyncio
 import contextlib
@@ -12,6 +16,7 @@ from model import Piece, Usage
 
 from .gate import Slot
 from .refusals import Refusal
+from .stops import cut_at_stops
 
 EVENT_S = 0.02
 Write = Callable[[], Iterator[Piece]]
@@ -24,6 +29,7 @@ class Answering:
         pool: threads, one for each answer that may be under way.
         writes: each starts an answer; closing what it returns cancels the answer.
         slots: the place of each, given back when its thread has ended.
+        stops: strings before which each answer ends.
         streamed: whether somebody wants to read before the end.
         deadline: of the event loop's clock, when it must be over.
     """
@@ -33,6 +39,7 @@ class Answering:
         pool: ThreadPoolExecutor,
         writes: Sequence[Write],
         slots: Sequence[Slot],
+        stops: Sequence[str] = (),
         *,
         streamed: bool,
         deadline: float,
@@ -42,7 +49,9 @@ class Answering:
         self.usages: list[Usage | None] = [None] * len(writes)  # what each has taken so far
         self.cancelled = False
         self.deadline = deadline
+        self._stops = stops
         self._streamed = streamed
+        self._open: dict[int, Any] = {}
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._arrived: list[tuple[int, Piece | Exception]] = []
@@ -50,14 +59,17 @@ class Answering:
         self._news = asyncio.Event()
         self._complete = False
         self._late = False
-        self._next_at = 0.0  # of the loop's clock, when the next event may come
+        self._beating = False
         for number, (write, slot) in enumerate(zip(writes, slots, strict=True)):
             slot.hold()
             pool.submit(self._write, number, write, slot)
 
     def cancel(self) -> None:
-        """End the answers at their next step."""
+        """End the answers: those that can be closed while they are waited for at once, others at their next step."""
         self.cancelled = True
+        for answer in list(self._open.values()):
+            with contextlib.suppress(ValueError):  # a generator that is being waited for
+                answer.close()
 
     async def events(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         """Yield what has come as (number of the answer, piece), at most one for each answer and event.
@@ -83,17 +95,15 @@ class Answering:
             self.cancel()
 
     def _check_time(self) -> None:
-        """Let the next event come no sooner than it may, or end the answer where its time is over.
+        """End the answer where its time is over.
 
         Raises:
             Refusal: 408, it is over.
         """
-        if not self._late:
-            self._next_at = self._loop.time() + EVENT_S
-            return
-        message = "The answer has taken too long. Ask for a shorter one, or later."
-        # Clients that ask again by themselves would only wait as long again.
-        raise Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"})
+        if self._late:
+            message = "The answer has taken too long. Ask for a shorter one, or later."
+            # Clients that ask again by themselves would only wait as long again.
+            raise Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"})
 
     def _take(self) -> Iterator[list[tuple[int, Piece]]]:
         """Yield what has arrived, joined; raise an error where it stands in it."""
@@ -115,15 +125,19 @@ class Answering:
     def _write(self, number: int, write: Write, slot: Slot) -> None:
         """Write one answer; runs in a thread."""
         try:
-            generator: Any = write()
-            with contextlib.closing(generator):
-                for piece in generator:
+            answer: Any = write()
+            self._open[number] = answer
+            with contextlib.closing(answer):
+                if self.cancelled:  # before there was anything to close
+                    return
+                for piece in cut_at_stops(answer, self._stops) if self._stops else answer:
                     if self.cancelled:
                         return
                     self._put(number, piece)
         except Exception as error:  # handed over, to be raised where somebody waits
             self._put(number, error)
         finally:
+            self._open.pop(number, None)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
                 self._loop.call_soon_threadsafe(slot.release)
 
@@ -132,14 +146,15 @@ class Answering:
             ended, failed = False, True
         else:
             ended, failed = item.finish_reason is not None, False
-            self.first_s = self.first_s or time.perf_counter() - self.started
             self.usages[number] = item.so_far or item.usage
+        first = self.first_s is None and not failed
+        if first:
+            self.first_s = time.perf_counter() - self.started
         with self._lock:
-            wake = not self._arrived and self._streamed
             self._arrived.append((number, item))
             self._left -= ended
             complete = failed or self._left == 0
-        if wake or complete:
+        if complete or (first and self._streamed):
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake, complete)
 
@@ -148,12 +163,20 @@ class Answering:
         self._news.set()
 
     def _wake(self, complete: bool) -> None:
-        """Let the reader read: at once at the end, else no sooner than the next event may come."""
+        """Let the reader read at once, and from now on at every beat."""
         self._complete = self._complete or complete
-        if complete or self._loop.time() >= self._next_at:
+        self._news.set()
+        if not self._beating:
+            self._beating = True
+            self._beat()
+
+    def _beat(self) -> None:
+        """Let the reader read what has come, until it is over. All answers have the same beat."""
+        if self._complete or self.cancelled:
+            return
+        if self._arrived:
             self._news.set()
-        else:
-            self._loop.call_at(self._next_at, self._news.set)
+        self._loop.call_at((self._loop.time() // EVENT_S + 1) * EVENT_S, self._beat)
 
 
 async def collect(answering: Answering) -> list[Piece]:

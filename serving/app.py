@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from model import ChatModel
 
 from . import native, openai
+from .docs import make_docs_router
 from .doors import BodyLimits, Door, Watch
 from .refusals import Refusal, explain_invalid, respond
 from .schemas import Health
@@ -44,11 +45,12 @@ def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
         title="VisualGLM",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # its page would have its browser ask elsewhere
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.service = service
-    for router in (native.make_router(service), openai.make_router(service), make_operator_router(service)):
+    routers = (native.make_router(service), openai.make_router(service), make_operator_router(service))
+    for router in (*routers, make_docs_router(app.title, str(app.openapi_url))):
         app.include_router(router)
     # The one that is added last is passed first.
     app.add_middleware(BodyLimits, service=service)

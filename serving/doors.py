@@ -10,13 +10,16 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .docs import DOCS, KINDS
 from .refusals import Refusal, respond
 from .service import Service
 from .streams import ClientGone
 from .trace import Trace, choose_id, log_request
 
-OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
+OPEN_PATHS = ("/health", "/ready", "/openapi.json", DOCS, *(f"{DOCS}/{name}" for name in KINDS))
 CLOSE = {"Connection": "close"}
+# A browser posts such bodies for the page of any site without asking this server first whether it may.
+UNASKED_KINDS = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class Watch:
@@ -68,8 +71,10 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            scope["state"]["trace"].key = self.check_key(Headers(scope=scope).get("authorization"))
+            headers = Headers(scope=scope)
+            scope["state"]["trace"].key = self.check_key(headers.get("authorization"))
             if scope["method"] == "POST":
+                self.check_site(headers)
                 self.check_open()
         await self.app(scope, receive, send)
 
@@ -89,6 +94,20 @@ class Door:
             message = "A key is needed: send it as Authorization: Bearer YOUR_KEY."
             raise Refusal(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer", **CLOSE})
         return matches.index(True) + 1
+
+    def check_site(self, headers: Headers) -> None:
+        """Check that no browser sends this for the page of another site that it has not asked about.
+
+        Raises:
+            Refusal: 403, it may be so. Such a page could not read the answer, but keep the model busy.
+        """
+        origin, kind = headers.get("origin"), headers.get("content-type", "").partition(";")[0].strip().lower()
+        let = self.service.settings.cors_origins
+        if origin is None or kind not in UNASKED_KINDS or origin in let or "*" in let:
+            return
+        if origin.partition("://")[2] != headers.get("host"):
+            message = "The page of another site may send JSON alone: set Content-Type to application/json."
+            raise Refusal(403, message, code="cross_site", headers=CLOSE)
 
     def check_open(self) -> None:
         """Check that the server answers.

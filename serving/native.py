@@ -27,7 +27,7 @@ SETTINGS = (
     "seed",
 )
 ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": NativeError} for status in (400, 401, 408, 413, 429, 500, 503)
+    status: {"model": NativeError} for status in (400, 401, 403, 408, 413, 429, 500, 503)
 }
 EVENTS = document_events('The answer; with "stream" as events {"delta": what is new}, and then all of it.')
 

@@ -19,11 +19,11 @@ from .refusals import Refusal
 from .replies import Pieces, answer_in_events, answer_whole, document_events
 from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Models, ProtocolError
 from .service import Question, Service
-from .streams import DONE, event
+from .streams import DONE, encode_json, event
 
 SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length")
 ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": ProtocolError} for status in (400, 401, 404, 408, 413, 429, 500, 503)
+    status: {"model": ProtocolError} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
 }
 EVENTS = document_events("The answer; with stream as events of the kind chat.completion.chunk.")
 
@@ -54,6 +54,11 @@ class Head:
         """Return the event of a part of one answer."""
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+
+    def around_text(self, number: int, **more: Any) -> tuple[bytes, bytes]:
+        """Return what stands before and after the text, a JSON string, in the chunks of one answer."""
+        before, after = self.chunk(number, {"content": ""}, **more).split(b'"content":""')
+        return before + b'"content":', after
 
     def usage(self, usages: Sequence[Usage | None]) -> bytes:
         """Return the event with the token counts."""
@@ -103,10 +108,12 @@ async def write_events(
     more = {"usage": None} if with_usage else {}
     for number in range(asked.n or 1):
         yield head.chunk(number, {"role": "assistant", "content": ""}, **more)
+    around = [head.around_text(number, **more) for number in range(asked.n or 1)]  # the same in all chunks
     async for together in pieces:
         for number, piece in together:
             if piece.text:
-                yield head.chunk(number, {"content": piece.text}, **more)
+                before, after = around[number]
+                yield before + encode_json(piece.text).encode() + after
             if piece.finish_reason is not None:
                 yield head.chunk(number, {}, piece.finish_reason, **more)
     if with_usage:

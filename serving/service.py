@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,19 +14,17 @@ from model import (
     ChatModel,
     Conversation,
     GenerationConfig,
-    Piece,
     SettingError,
     Turn,
     is_chinese,
 )
 
-from .answering import Answering, Write
+from .answering import EVENT_S, Answering, Write
 from .gate import Gate, Slot
 from .metrics import Metrics
 from .pictures import PictureReader
 from .refusals import Refusal, internal_error, to_refusal
 from .settings import Settings
-from .stops import cut_at_stops
 from .trace import Trace, log
 
 
@@ -47,14 +45,6 @@ class Question:
     configs: Sequence[GenerationConfig]
     stops: Sequence[str] = ()
     streamed: bool = False
-
-
-def _write(
-    answer: Callable[[GenerationConfig], Iterator[Piece]], config: GenerationConfig, stops: Sequence[str]
-) -> Iterator[Piece]:
-    """Begin an answer that ends before the first of `stops`."""
-    pieces = answer(config)
-    return cut_at_stops(pieces, stops) if stops else pieces
 
 
 class Service:
@@ -127,10 +117,11 @@ class Service:
         assert self.model is not None  # the door is closed until it is loaded
         language = CHINESE if is_chinese(question.text) else ENGLISH
         conversation = Conversation(picture, list(question.turns), language)
-        write = partial(self.model.stream_answer, conversation, question.text)
-        writes: list[Write] = [partial(_write, write, config, question.stops) for config in question.configs]
+        pause_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
+        write = partial(self.model.stream_answer, conversation, question.text, pause_s=pause_s)
+        writes: list[Write] = [partial(write, config) for config in question.configs]
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
-        answering = Answering(self.pool, writes, slots, streamed=question.streamed, deadline=deadline)
+        answering = Answering(self.pool, writes, slots, question.stops, streamed=question.streamed, deadline=deadline)
         self.active.add(answering)
         return answering
 

@@ -15,6 +15,7 @@ from model.checkpoint import save_hf
 from model.checkpoint.resolve import EMBEDDED
 from tests.conftest import build_model
 
+Small = tuple[VisualGLMModel, dict[str, Any]]
 TINY = EMBEDDED / "visualglm-tiny"
 RANK_0 = "mp_rank_00_model_states.pt"
 QKV = "transformer.layers.1.attention.query_key_value.weight"
@@ -38,10 +39,23 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
 
 
-def make_small(spec: dict[str, Any]) -> tuple[VisualGLMModel, dict[str, Any]]:
+def make_small(spec: dict[str, Any]) -> Small:
     """Build a model like the goldens' with a vocabulary just large enough for SAT to cut it; return its config too."""
     config = {**spec["sat_config"], "vocab_size": 1200}
     return build_model({**spec, "sat_config": config}), config
+
+
+@pytest.fixture(scope="module")
+def small(golden_spec: dict[str, Any]) -> Small:
+    """A small model and its configuration. Do not change it."""
+    return make_small(golden_spec)
+
+
+@pytest.fixture
+def run(small: Small, tmp_path: Path) -> Path:
+    """The directory of a training run of it."""
+    model, config = small
+    return write_sat(tmp_path / "run", model.state_dict(), config, 300)
 
 
 def read_model(name: str | Path, **options: Any) -> tuple[VisualGLMModel, Namespace]:

@@ -18,6 +18,7 @@ from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
 
 GOLDENS = Path(__file__).parent / "goldens"
+pytest_plugins = ["tests.checkpoints", "tests.web_server"]  # fixtures of theirs
 
 
 @pytest.fixture(scope="session")

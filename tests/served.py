@@ -50,7 +50,9 @@ class SteppedModel:
         """Let it go `count` steps."""
         self.may_step.release(count)
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
+    ) -> Iterator[Piece]:
         with self.lock:
             self.asked.append((conversation, question, config))
             if self.busy_at is not None and self.open >= self.busy_at:

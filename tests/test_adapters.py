@@ -13,19 +13,12 @@ from model import CheckpointError, VisualGLMModel
 from model.checkpoint import open_checkpoint, save_sat
 from model.checkpoint.names import is_language_qkv
 from model.checkpoint.qkv import interleave_qkv, split_qkv
-from tests.checkpoints import QKV, make_small, offline, read_model, write_hf, write_sat  # noqa: F401
+from tests.checkpoints import QKV, Small, read_model, write_hf, write_sat
 from tests.conftest import relative_error
 
 pytestmark = pytest.mark.usefixtures("offline")
-Small = tuple[VisualGLMModel, dict[str, Any]]
 RANK, LAYERS = 3, [0, 2]
 LORA_CONFIG = {"model_class": "FineTuneVisualGLMModel", "lora_rank": RANK, "use_lora": True, "layer_range": LAYERS}
-
-
-@pytest.fixture(scope="module")
-def small(golden_spec: dict[str, Any]) -> Small:
-    """A small model and its configuration. Do not change it."""
-    return make_small(golden_spec)
 
 
 class WithLora(VisualGLMModel):

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -15,19 +14,11 @@ from tests.web_server import (
     PUBLIC,
     Handler,
     PlainContext,
-    Server,
     address_of,
     connect_here,
     forbidden,
     refusal,
-    running_server,
 )
-
-
-@pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
-    with running_server(monkeypatch) as server:
-        yield server
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -48,14 +49,64 @@ def test_one_request_does_not_wait_for_another():
         assert {future.result().json()["response"] for future in asked} == {"a0 a1"}
 
 
+class Queued:
+    """An answer whose turn never comes; any thread may close it."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.closed.wait()
+        raise StopIteration
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class QueueingModel:
+    """Lets every question wait."""
+
+    def __init__(self) -> None:
+        self.answers: list[Queued] = []
+
+    def stream_answer(self, *_, **__):
+        self.answers.append(Queued())
+        return self.answers[-1]
+
+
+@contextmanager
+def asking(client, **body):
+    """Ask by a bare connection, which closes at the end of the block."""
+    data = json.dumps(completion("hello", **body)).encode()
+    with socket.create_connection(("127.0.0.1", client.port)) as sock:
+        sock.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        yield sock
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"stop": ["x"]}, {"n": 2}])
+def test_leaving_gives_the_place_in_the_queue_back(more):
+    model = QueueingModel()
+    with serving(model) as client:
+        with asking(client, **more):
+            wait_until(lambda: len(model.answers) == more.get("n", 1))
+        wait_until(lambda: client.service.gate.running == 0)
+        assert all(answer.closed.is_set() for answer in model.answers)
+
+
+def test_the_deadline_gives_the_place_in_the_queue_back():
+    with serving(QueueingModel(), request_timeout=0.2) as client:
+        assert client.post(PATH, json=completion("hello")).status_code == 408
+        wait_until(lambda: client.service.gate.running == 0)
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_leaving_ends_the_answer_at_its_next_step(streamed):
     model = SteppedModel()
     with serving(model) as client:
-        body = json.dumps(completion("hello", stream=streamed)).encode()
-        with socket.create_connection(("127.0.0.1", client.port)) as sock:
-            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-            sock.sendall(head.encode() + body)
+        with asking(client, stream=streamed):
             model.step(3)
             wait_until(lambda: [a.usages[0].answer_tokens for a in set(client.service.active) if a.usages[0]] == [3])
         wait_until(lambda: not client.service.active)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from model import SettingError
 from serving import Settings
+from serving.server import HEAPS
 from tests.served import DESCRIBE, DESCRIPTION, SCENE_BASE64, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -102,3 +104,35 @@ def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog)
 
     warn_of_open_doors(Settings(host=host, api_keys=keys))
     assert bool(caplog.records) is warned
+
+
+COUNT_HEAPS = """
+import ctypes, threading
+from serving.server import share_heaps
+
+share_heaps()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(12)
+
+
+def allocate():
+    libc.malloc(1000)
+    together.wait()
+
+
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_threads_share_few_heaps() -> None:
+    done = subprocess.run([sys.executable, "-c", COUNT_HEAPS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 1 <= done.stdout.count("<heap nr=") <= HEAPS

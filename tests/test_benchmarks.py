@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.http_bodies import completion, data_url, random_png
 from benchmarks.kernel_tiles import Case, candidates, table_source
 from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
+from model.image import decode_base64
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,6 +74,31 @@ def test_serving_says_how_long_people_wait() -> None:
     assert "first token" in rows["ours/at-once-2"][4]
     assert float(rows["ours/stall"][1]) > 0
     assert float(rows["ours/arrivals"][1]) > 0
+
+
+@pytest.mark.slow
+def test_over_http_each_row_is_beside_the_engine_alone() -> None:
+    few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.over_http", *few))}
+    for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
+        assert float(rows[f"http/{name}"][1]) < 100
+        assert re.search(r"\d+ tokens/s alone, \d+ over HTTP", rows[f"http/{name}"][4])
+    assert "; 0 events an answer" in rows["http/whole"][4]
+
+
+@pytest.mark.slow
+def test_a_crowd_ends_with_a_verdict() -> None:
+    few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
+    output = run("benchmarks.crowd", *few)
+    assert re.search(r"Passed: .*'answered': [1-9]", output)
+    assert "8 s: " in output
+
+
+def test_a_picture_drawn_for_a_request_is_a_picture() -> None:
+    body = completion("a model", 3, 0, random_png(16, seed=1), stream=True)
+    url = body["messages"][0]["content"][1]["image_url"]["url"]
+    assert decode_base64(url).size == (16, 16)
+    assert decode_base64(url).tobytes() != decode_base64(data_url(random_png(16, seed=2))).tobytes()
 
 
 @pytest.mark.slow

@@ -9,25 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from model import CheckpointError, VisualGLMModel, load_sat
+from model import CheckpointError, load_sat
 from model.checkpoint import save_sat
-from tests.checkpoints import RANK_0, make_small, offline, read_model, write_sat  # noqa: F401
+from tests.checkpoints import RANK_0, Small, read_model
 
 pytestmark = pytest.mark.usefixtures("offline")
-Small = tuple[VisualGLMModel, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def small(golden_spec: dict[str, Any]) -> Small:
-    """A small model and its configuration. Do not change it."""
-    return make_small(golden_spec)
-
-
-@pytest.fixture
-def run(small: Small, tmp_path: Path) -> Path:
-    """The directory of a training run of it."""
-    model, config = small
-    return write_sat(tmp_path / "run", model.state_dict(), config, 300)
 
 
 def remove_latest(run: Path) -> None:

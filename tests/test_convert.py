@@ -9,22 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from model import CheckpointError, VisualGLMModel, load_sat, load_tokenizer
+from model import CheckpointError, load_sat, load_tokenizer
 from model.checkpoint import open_checkpoint, save_hf, save_sat
 from model.checkpoint.convert import convert, main
 from model.checkpoint.qkv import interleave_qkv
 from model.generation import HF_CHAT
-from tests.checkpoints import QKV, RANK_0, TINY, differing, make_small, offline, read_model, write_sat  # noqa: F401
+from tests.checkpoints import QKV, RANK_0, TINY, Small, differing, read_model, write_sat
 
 pytestmark = pytest.mark.usefixtures("offline")
 ROOT = Path(__file__).parents[1]
-Small = tuple[VisualGLMModel, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def small(golden_spec: dict[str, Any]) -> Small:
-    """A small model and its configuration. Do not change it."""
-    return make_small(golden_spec)
 
 
 def tensors_of(place: Path | str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ import torch
 from model import CheckpointError
 from model.checkpoint import open_checkpoint, save_hf, save_sat
 from model.checkpoint.convert import convert, main
-from tests.checkpoints import offline  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("offline")
 ROOT = Path(__file__).parents[1]

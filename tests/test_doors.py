@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +149,38 @@ def test_other_pages_scripts_may_call_only_if_they_are_let():
             answer = client.post("/", json=NATIVE, headers={**page, "Authorization": f"Bearer {key}"})
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == "https://page.example"
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "multipart/form-data", None]
+)
+@pytest.mark.parametrize("path", ["/", PATH])
+def test_a_browser_cannot_be_made_to_ask_by_another_site(client, path, kind):
+    body = json.dumps(NATIVE if path == "/" else completion("hello")).encode()
+    unasked = {} if kind is None else {"Content-Type": kind}
+
+    def ask(**headers: str) -> int:
+        return client.post(path, content=body, headers={**unasked, **headers}).status_code
+
+    assert ask(Origin="https://page.example") == ask(Origin="null") == 403
+    assert ask(Origin=f"http://127.0.0.1:{client.port + 1}") == 403
+    assert ask() == ask(Origin=f"http://127.0.0.1:{client.port}") == 200
+    assert ask(Origin="https://page.example", **{"Content-Type": "application/json"}) == 200
+    with serving(SteppedModel(free=True), cors_origins=("https://page.example",)) as let:
+        for origin, status in (("https://page.example", 200), ("https://other.example", 403)):
+            headers = {**unasked, "Origin": origin}
+            assert let.post(path, content=body, headers=headers).status_code == status
+
+
+def test_the_page_of_the_documentation_needs_nobody_else(client):
+    with serving(SteppedModel(), api_keys=("key",)) as locked:
+        for server in (client, locked):
+            page = server.get("/docs")
+            needed = re.findall(r'(?:src|href)="([^"]*)"|url: \'([^\']*)\'', page.text)
+            addresses = [page.url.join(one or other) for one, other in needed]
+            assert len(addresses) == 4 and {address.host for address in addresses} == {"127.0.0.1"}
+            assert all(len(server.get(address).content) > 1000 for address in addresses)
+    assert client.get("/docs/other.js").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import gzip
 import socket
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -16,18 +16,10 @@ from tests.web_server import (
     PUBLIC,
     Handler,
     PlainContext,
-    Server,
     address_of,
     connect_here,
     refusal,
-    running_server,
 )
-
-
-@pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
-    with running_server(monkeypatch) as server:
-        yield server
 
 
 def redirect(location: str, status: int = 302) -> Callable[[Handler], None]:

@@ -9,25 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import CheckpointError, VisualGLMModel
+from model import CheckpointError
 from model.checkpoint import open_checkpoint
 from model.checkpoint.load import load_tensors
 from model.checkpoint.names import to_hf_name, to_sat_name
 from model.checkpoint.quantized import unpack_int4
-from tests.checkpoints import differing, make_small, offline, read_model, write_hf  # noqa: F401
+from tests.checkpoints import Small, differing, read_model, write_hf
 from tests.conftest import GOLDENS, build_model, relative_error
 from tests.goldens import golden_weights
 
 pytestmark = pytest.mark.usefixtures("offline")
-Small = tuple[VisualGLMModel, dict[str, Any]]
 WEIGHTS = "model.safetensors"
 QUANTISED = ("query_key_value.weight", "attention.dense.weight", "dense_h_to_4h.weight", "dense_4h_to_h.weight")
-
-
-@pytest.fixture(scope="module")
-def small(golden_spec: dict[str, Any]) -> Small:
-    """A small model and its configuration. Do not change it."""
-    return make_small(golden_spec)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from model.checkpoint import open_checkpoint
 from model.checkpoint.layout import chance_of, check_layout, contradiction, explained_shares
 from model.checkpoint.names import is_language_qkv
 from model.checkpoint.qkv import interleave_qkv, split_qkv
-from tests.checkpoints import QKV, offline, write_sat  # noqa: F401
+from tests.checkpoints import QKV, write_sat
 
 pytestmark = pytest.mark.usefixtures("offline")
 OTHER = {"split": "interleaved", "interleaved": "split"}

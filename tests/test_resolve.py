@@ -9,7 +9,7 @@ import pytest
 from model import CheckpointError, TokenizerError, load_sat
 from model.checkpoint import find_vocabulary, open_checkpoint, resolve
 from model.checkpoint.resolve import EMBEDDED
-from tests.checkpoints import TINY, offline  # noqa: F401
+from tests.checkpoints import TINY
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -10,34 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 
-from model import CheckpointError, VisualGLMModel
+from model import CheckpointError
 from model.checkpoint import open_checkpoint, save_sat
 from model.checkpoint.parallel import cut
 from model.checkpoint.qkv import interleave_qkv
-from tests.checkpoints import QKV, RANK_0, differing, make_small, offline, read_model, write_sat  # noqa: F401
+from tests.checkpoints import QKV, RANK_0, Small, differing, read_model, write_sat
 
 pytestmark = pytest.mark.usefixtures("offline")
-Small = tuple[VisualGLMModel, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def small(golden_spec: dict[str, Any]) -> Small:
-    """A small model and its configuration. Do not change it."""
-    return make_small(golden_spec)
-
-
-@pytest.fixture
-def run(small: Small, tmp_path: Path) -> Path:
-    """The directory of a training run of it."""
-    model, config = small
-    return write_sat(tmp_path / "run", model.state_dict(), config, 300)
 
 
 def test_a_run_an_iteration_and_a_file_are_the_same_model(small: Small, run: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model import TokenizerError, load_tokenizer
-from tests.checkpoints import TINY, offline  # noqa: F401
+from tests.checkpoints import TINY
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.picture_files import encode
 from tests.served import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
 from tests.watching import watching
-from tests.web_server import PUBLIC, address_of, connect_here, running_server
+from tests.web_server import PUBLIC, address_of, connect_here
 
 PATH = "/v1/chat/completions"
 PICTURE = Image.new("RGB", (32, 32), "red")
@@ -137,19 +137,18 @@ def test_a_name_that_resolves_to_an_inner_address_is_refused(allowing, monkeypat
 
 
 @pytest.fixture
-def public(monkeypatch, allowing):
+def public(monkeypatch, allowing, server):
     """A web server that stands for the public address, and the names that have been looked up."""
-    with running_server(monkeypatch) as server:
-        connect = socket.socket.connect
+    connect = socket.socket.connect
 
-        def connect_public(sock, address):
-            return connect_here(sock, server) if address[0] == PUBLIC else connect(sock, address)
+    def connect_public(sock, address):
+        return connect_here(sock, server) if address[0] == PUBLIC else connect(sock, address)
 
-        monkeypatch.setattr(socket.socket, "connect", connect_public)
-        server.names = []
-        monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_, **__: resolve(server, host, port))
-        server.answers = {}
-        yield server
+    monkeypatch.setattr(socket.socket, "connect", connect_public)
+    server.names = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_, **__: resolve(server, host, port))
+    server.answers = {}
+    yield server
 
 
 def resolve(server, host: str, port: int) -> list:

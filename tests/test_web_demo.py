@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE, environment
 from tests.web_program import PROGRAM, free_port, python, running_page
-from tests.web_server import running_server
+from tests.web_server import Server
 
 gradio_client = pytest.importorskip("gradio_client", reason="the web page needs Gradio")
 DEFAULTS = (2048, 0.4, 100, 0.8, 1.2, None)
@@ -135,19 +135,16 @@ def test_a_visitor_who_leaves_is_not_answered_on(url: str, other: Visitor) -> No
 
 
 @pytest.mark.parametrize("name", ["offer_picture", "offer_file"])
-def test_no_address_and_no_file_of_the_server_is_opened(
-    name: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_address_and_no_file_of_the_server_is_opened(name: str, url: str, tmp_path: Path, server: Server) -> None:
     secret = Path(__file__)
-    with running_server(monkeypatch) as trap:
-        trap_url = f"{trap.url}/picture.png"
-        for path, link in ((trap_url, None), (trap_url, trap_url), (str(secret), None), ("", trap_url)):
-            file = {"path": path, "url": link, "meta": {"_type": "gradio.FileData"}}
-            with closing(join(url, name, [None, file])) as connection:
-                answer = connection.getresponse().read().decode()
-            assert '"success":false' in answer, answer
-            assert secret.read_text(encoding="utf-8")[:40] not in answer
-        assert trap.asked == []
+    trap_url = f"{server.url}/picture.png"
+    for path, link in ((trap_url, None), (trap_url, trap_url), (str(secret), None), ("", trap_url)):
+        file = {"path": path, "url": link, "meta": {"_type": "gradio.FileData"}}
+        with closing(join(url, name, [None, file])) as connection:
+            answer = connection.getresponse().read().decode()
+        assert '"success":false' in answer, answer
+        assert secret.read_text(encoding="utf-8")[:40] not in answer
+    assert server.asked == []
 
 
 def test_a_conversation_is_saved_and_loaded_elsewhere(visitor: Visitor, other: Visitor, tmp_path: Path) -> None:

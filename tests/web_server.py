@@ -4,7 +4,6 @@ import _socket
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -65,9 +64,9 @@ class Server(ThreadingHTTPServer):
         pass
 
 
-@contextmanager
-def running_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Run a server without any proxy setting around it."""
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A running server, without any proxy setting around it."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

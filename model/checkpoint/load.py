@@ -155,7 +155,7 @@ def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Check
     bits = read_bits(config, directory / sat.CONFIG_NAME)
     config = {**config, "model_parallel_size": 1}
     config.pop("quantization_bit", None)  # from here on the weights are whole
-    whole = dequantize_tensors(stored, bits)
+    whole = dequantize_tensors(stored, bits, config["hidden_size"])
     return Checkpoint(directory, config, files, whole, layout, quantized=quantized_parts(stored))
 
 
@@ -164,7 +164,7 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
     stored = hf.open_all(files)
-    whole, config = decode_prefix(dequantize_tensors(stored, bits), config)
+    whole, config = decode_prefix(dequantize_tensors(stored, bits, config["hidden_size"]), config)
     return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
 
 

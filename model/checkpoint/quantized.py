@@ -2,7 +2,7 @@
 
 The original's `quantize` gives each row of a matrix one scale: weight = q * scale. int8 holds one q a byte; int4 two,
 the one of the even column in the high half. Ours may also have groups of columns within each row, each with a step
-and a zero: weight = (q * step + zero) * scale.
+and a zero: weight = (q * step + zero) * scale. The tokens' embeddings may have int8 where the other matrices have int4.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from .lazy import LazyTensors, Tensors, makers_of
 
 SCALE, GROUPS = "_scale", "_groups"
+EMBEDDINGS = "transformer.word_embeddings.weight"
 BITS = (4, 8)
 
 
@@ -34,8 +35,11 @@ def quantized_parts(tensors: Tensors) -> Tensors:
     return LazyTensors({name: partial(tensors.__getitem__, name) for name in parts if name in tensors})
 
 
-def dequantize_tensors(tensors: Tensors, bits: int) -> Tensors:
+def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:
     """Return `tensors` with each quantised matrix in its scale's dtype, and without the scales.
+
+    Args:
+        bits: of a weight, but for the embeddings, whose rows of `width` numbers tell.
 
     Raises:
         CheckpointError: scales without a number of bits that we know, or a matrix of another dtype.
@@ -53,14 +57,15 @@ def dequantize_tensors(tensors: Tensors, bits: int) -> Tensors:
         del makers[scale]
         name = scale.removesuffix(SCALE)
         makers.pop(name + GROUPS, None)
-        makers[name] = partial(dequantize_one, tensors, name, bits)
+        makers[name] = partial(dequantize_one, tensors, name, width if name.endswith(EMBEDDINGS) else None, bits)
     return LazyTensors(makers)
 
 
-def dequantize_one(tensors: Tensors, name: str, bits: int) -> torch.Tensor:
-    """Return the matrix called `name`."""
+def dequantize_one(tensors: Tensors, name: str, columns: int | None, bits: int) -> torch.Tensor:
+    """Return the matrix called `name`; where `columns` are given, they tell its bits."""
     if name not in tensors or tensors[name].dtype != torch.int8:
         raise CheckpointError(f"{name}{SCALE} is there, so {name} should hold int8; it does not.")
+    bits = 8 if columns == tensors[name].shape[1] else bits
     return dequantize(tensors[name], tensors[name + SCALE], bits, tensors.get(name + GROUPS))
 
 

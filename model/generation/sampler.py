@@ -9,7 +9,7 @@ from ..kernels.choice import has_triton
 from .config import GenerationConfig
 from .network import to_device
 from .request import Request
-from .sampling import NEVER, Shape, ban, candidates, draw, penalize
+from .sampling import NEVER, Shape, ban, candidates, draw, limits, penalize
 
 BROKEN = -1  # stands for a token where the logits are not numbers
 # Candidates are looked at in so many at a time, so that few settings need a graph of their own.
@@ -84,8 +84,7 @@ class Sampler:
         if config.temperature:
             self.uniform[row, :budget] = to_device(torch.rand(budget, generator=generator), self.uniform.device)
         self.temperature[row] = config.temperature or 1.0
-        self.top_k[row] = config.top_k
-        self.top_p[row] = config.top_p
+        self.top_k[row], self.top_p[row] = limits(config, self.vocabulary)
         self.penalty[row] = config.repetition_penalty
 
     def move(self, source: int, target: int) -> None:

@@ -14,9 +14,9 @@ class Shape(NamedTuple):
     """How each row's distribution is shaped.
 
     Attributes:
-        temperature, top_p: float32 [B].
-        top_k: int64 [B]; 0 for all tokens.
-        width: candidates to look at: the largest top_k, or the whole vocabulary where a row has 0.
+        temperature: float32 [B].
+        top_k, top_p: int64 and float32 [B], as of `limits`.
+        width: candidates to look at: the largest top_k, or the whole vocabulary where that is less.
     """
 
     temperature: torch.Tensor
@@ -25,11 +25,16 @@ class Shape(NamedTuple):
     width: int
 
 
+def limits(config: GenerationConfig, vocabulary: int) -> tuple[int, float]:
+    """Return top_k and top_p as numbers to compare with, also where they limit nothing."""
+    return config.top_k or vocabulary, float(config.top_p) if config.top_p < 1 else float("inf")
+
+
 def shape_of(config: GenerationConfig, vocabulary: int) -> Shape:
     """Return the shape of a single row of sampled answers."""
-    rows = (torch.tensor([value]) for value in (float(config.temperature), config.top_k, float(config.top_p)))
-    temperature, top_k, top_p = rows
-    return Shape(temperature, top_k, top_p, min(config.top_k or vocabulary, vocabulary))
+    top_k, top_p = limits(config, vocabulary)
+    temperature = torch.tensor([float(config.temperature)])
+    return Shape(temperature, torch.tensor([top_k]), torch.tensor([top_p]), min(top_k, vocabulary))
 
 
 def ban(mask: torch.Tensor, ranges: Iterable[IdRange]) -> None:
@@ -56,11 +61,10 @@ def candidates(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.
     """
     values, ids = torch.topk(logits.float() / shape.temperature[:, None], shape.width, dim=-1)
     rank = torch.arange(shape.width, device=logits.device)
-    outside = (rank >= shape.top_k[:, None]) & (shape.top_k[:, None] > 0)
-    probabilities = values.masked_fill(outside, NEVER).softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    outside = outside | (before > shape.top_p[:, None]) & (rank > 0) & (shape.top_p[:, None] < 1)
-    return values.masked_fill(outside, NEVER).softmax(-1), ids
+    values = values.masked_fill(rank >= shape.top_k[:, None], NEVER)
+    probabilities = values.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities  # of the first, 0
+    return values.masked_fill(before > shape.top_p[:, None], NEVER).softmax(-1), ids
 
 
 def distribution(logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from . import dense, int4, int8
@@ -37,7 +36,8 @@ def bind_dense(module: nn.Module) -> Linear:
     parts: Any = {"weight": module.weight, "bias": module.bias}
     if has_triton(parts["weight"].device):
         return partial(dense.multiply, **parts)
-    return Called(partial(F.linear, **parts))
+    turned, bias = parts["weight"].t(), parts["bias"]  # not F.linear, which would turn it at each call
+    return Called(partial(torch.mm, mat2=turned) if bias is None else partial(torch.addmm, bias, mat2=turned))
 
 
 def bind_rounded(

@@ -1,7 +1,7 @@
 """A linear layer with weights of 8 or 4 bits."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ class QuantizedLinear(nn.Module):
         self.register_parameter("bias", bias)
 
     @classmethod
-    def from_weight(cls, weight: torch.Tensor, bits: int, bias: nn.Parameter | None) -> "QuantizedLinear":
+    def from_weight(cls, weight: torch.Tensor, bits: int, bias: nn.Parameter | None) -> Self:
         """Return a layer with a rounded copy of `weight` [O, I], on its device and ready to use."""
         rounded = round_weight(weight, bits)
         made = cls(weight.shape[1], weight.shape[0], bits, bias, torch.device("meta"))

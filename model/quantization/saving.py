@@ -10,6 +10,7 @@ from ..checkpoint import open_checkpoint
 from ..checkpoint.convert import copy_tokenizer, write_sat
 from ..checkpoint.directory import new_directory
 from ..errors import SettingError
+from .embedding import QuantizedEmbedding
 from .quantize import quantized_layers
 
 
@@ -24,7 +25,8 @@ def save_quantized(network: nn.Module, source: str | os.PathLike[str], destinati
         SettingError: nothing in the network is quantised, or layers have different bits.
         VisualGLMError: the source cannot be read, or the destination cannot be written.
     """
-    bits = {layer.bits for layer in quantized_layers(network).values()}
+    layers = quantized_layers(network).values()
+    bits = {layer.bits for layer in layers if not isinstance(layer, QuantizedEmbedding)}
     if len(bits) != 1:
         raise SettingError("Only a network whose quantised layers have all 8 bits, or all 4, can be written so.")
     checkpoint = open_checkpoint(source)

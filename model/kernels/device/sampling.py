@@ -66,11 +66,10 @@ def draw_token(
     x = tl.load(values + row * WIDTH + rank, mask=there, other=-float("inf"))
     id = tl.load(ids + row * WIDTH + rank, mask=there, other=vocabulary)
     first = tl.max(tl.where(rank == 0, x, -float("inf")), 0)
-    k, p = tl.load(top_k + row), tl.load(top_p + row)
-    inside = there & (rank < tl.where(k == 0, WIDTH, k))
+    inside = there & (rank < tl.load(top_k + row))
     before = shares(x, inside)
     before = tl.cumsum(before, 0) - before
-    inside = inside & ((before <= tl.where(p < 1, p, 2.0)) | (rank == 0))
+    inside = inside & (before <= tl.load(top_p + row))
     reached = tl.cumsum(shares(x, inside), 0)
     count = tl.load(drawn + row)
     number = tl.load(uniform + row.to(tl.int64) * longest + tl.minimum(count, longest - 1))
@@ -120,7 +119,7 @@ def draw(
     """Return a token [B] of each row's candidates [B, W], most likely first; `drawn` and `seen` take note of it.
 
     Args:
-        limits: top_k int64 [B] and top_p float32 [B].
+        limits: top_k int64 [B] and top_p float32 [B], as of `generation.sampling.limits`.
         uniform: random numbers [B, longest], of which the one at `drawn` counts.
         broken: what stands for the token where the highest value is no number.
     """

@@ -1,0 +1,89 @@
+"""api.py as a process of its own, watched from outside."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.machine import ROOT
+
+STARTED_WITHIN_S = 600.0
+
+
+class Server:
+    """A server that runs, and its process.
+
+    Args:
+        process: of api.py.
+        port: at which it listens on this machine.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and the text of a GET."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it would answer a question now."""
+        try:
+            return self.get("/ready")[0] == 200
+        except OSError:
+            return False
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return str(json.loads(self.get("/v1/models")[1])["data"][0]["id"])
+
+    @property
+    def rss_mib(self) -> float:
+        """Its memory."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+    @property
+    def cpu_s(self) -> float:
+        """The processor time that it has taken."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def serving(arguments: Sequence[str]) -> Iterator[Server]:
+    """Run api.py with these flags in the block; its log goes nowhere."""
+    port = free_port()
+    command = [sys.executable, "api.py", "--port", str(port), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    server = Server(process, port)
+    try:
+        end = time.monotonic() + STARTED_WITHIN_S
+        while not server.is_ready:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"The server has not started. Run it by hand: {' '.join(command)}")
+            time.sleep(0.1)
+        yield server
+    finally:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,161 @@
+"""A weight of 8 or 4 bits and its layer: close to the whole one, whatever its shape, kept exactly, multiplied alike."""
+
+import pytest
+import torch
+from torch import nn
+
+from model import SettingError
+from model.quantization import kernels
+from model.quantization.linear import QuantizedLinear
+from model.quantization.rounding import round_weight
+from tests.conftest import relative_error
+
+BITS = [8, 4]
+WEIGHT_ERROR = {8: 0.01, 4: 0.11}
+
+
+def draw(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    """Draw a weight whose rows have very different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator) * torch.logspace(-3, 1, rows)[:, None]
+
+
+def make_layer(bits: int, rows: int = 40, columns: int = 256) -> tuple[torch.Tensor, QuantizedLinear]:
+    """Return a weight and its layer, with a bias that counts."""
+    weight = draw(rows, columns)
+    bias = nn.Parameter(torch.arange(float(rows)))
+    return weight, QuantizedLinear.from_weight(weight, bits, bias)
+
+
+@pytest.mark.parametrize("columns", [256, 192, 48, 10])
+@pytest.mark.parametrize("bits", BITS)
+def test_every_row_stays_close(bits: int, columns: int) -> None:
+    weight = draw(20, columns)
+    rounded = round_weight(weight, bits)
+    assert rounded.numbers.shape == (20, columns * bits // 8)
+    whole = kernels.dequantize(*rounded, bits, torch.float32)
+    errors = (whole - weight).norm(dim=1) / weight.norm(dim=1)
+    assert errors.max() < 1.3 * WEIGHT_ERROR[bits]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_rounding_twice_changes_nothing(bits: int) -> None:
+    once = kernels.dequantize(*round_weight(draw(20, 256), bits), bits, torch.float32)
+    again = kernels.dequantize(*round_weight(once, bits), bits, torch.float32)
+    assert relative_error(again, once) < (1e-3 if bits == 8 else 0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 3.0, -3.0])
+@pytest.mark.parametrize("bits", BITS)
+def test_equal_weights_are_numbers_and_close(bits: int, value: float) -> None:
+    layer = QuantizedLinear.from_weight(torch.full((16, 128), value), bits, None)
+    out = layer(torch.ones(2, 128))
+    assert torch.allclose(out, torch.full_like(out, 128 * value), rtol=0.02, atol=1e-6)
+
+
+def test_groups_that_cut_off_extremes_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = draw(64, 256)
+    chosen = kernels.dequantize(*round_weight(weight, 4), 4, torch.float32)
+    monkeypatch.setattr("model.quantization.rounding.SHARES", (1.0,))
+    whole_range = kernels.dequantize(*round_weight(weight, 4), 4, torch.float32)
+    errors = [(made - weight).view(64, 2, 128).square().sum(-1) for made in (chosen, whole_range)]
+    assert (errors[0] <= errors[1]).all()
+    assert errors[0].sum() < 0.97 * errors[1].sum()
+
+
+def test_a_matrix_is_rounded_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = draw(20, 256)
+    expected = round_weight(weight, 4)
+    monkeypatch.setattr("model.quantization.rounding.AT_ONCE", 3 * 256)
+    for part, whole in zip(round_weight(weight, 4), expected, strict=True):
+        assert torch.equal(part, whole)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 9, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bits", BITS)
+def test_every_kernel_gives_the_product_with_the_whole_weight(bits: int, dtype: torch.dtype, rows: int) -> None:
+    _, layer = make_layer(bits)
+    layer = layer.to(dtype)
+    x = torch.randn(2, rows, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
+    expected = x.float() @ layer.whole_weight(torch.float32).t()
+    out = layer(x)
+    assert out.dtype == dtype
+    assert out.shape == (2, rows, 40)
+    difference = (out.float() - layer.bias.float() - expected).norm(dim=(0, 1))
+    allowed = 0.01 * expected.norm(dim=(0, 1)) + 0.01 * layer.bias.float().abs() * rows**0.5
+    assert (difference <= allowed + 1e-4).all()
+
+
+@pytest.mark.parametrize("columns", [2, 4, 10, 24, 48, 192])
+@pytest.mark.parametrize("bits", BITS)
+def test_rows_of_any_even_length_are_multiplied(bits: int, columns: int) -> None:
+    layer = QuantizedLinear.from_weight(draw(3, columns), bits, None)
+    x = torch.ones(1, columns)
+    expected = layer.whole_weight(torch.float32).sum(1)
+    allowed = 0.01 * layer.whole_weight(torch.float32).norm(dim=1) * columns**0.5
+    assert ((layer(x)[0] - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_gradients_reach_what_is_before_and_the_bias(bits: int) -> None:
+    _, layer = make_layer(bits)
+    x = torch.randn(3, 256, requires_grad=True)
+    layer(x).sum().backward()
+    expected = layer.whole_weight(torch.float32).sum(0).expand(3, -1)
+    assert relative_error(x.grad, expected) < 1e-5
+    assert layer.bias.grad.tolist() == [3.0] * 40
+
+
+@pytest.mark.parametrize("shape", [(40, 256), (16, 32), (1500, 192)])
+def test_what_the_cpu_kernel_wants_is_taken_back(shape: tuple[int, int]) -> None:
+    rounded = round_weight(draw(*shape), 4)
+    assert rounded.groups is not None
+    assert kernels.can_lay_out(shape[1], rounded.groups)
+    numbers, groups = kernels.take_back(*kernels.lay_out(rounded.numbers, rounded.groups), shape[0])
+    assert torch.equal(numbers, rounded.numbers)
+    assert torch.equal(groups, rounded.groups)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_state_dict_is_the_same_before_and_after_use(bits: int) -> None:
+    weight, layer = make_layer(bits)
+    rounded = round_weight(weight, bits)
+    state = layer.state_dict()
+    assert torch.equal(state["weight"], rounded.numbers)
+    assert torch.equal(state["weight_scale"], rounded.scale)
+    other = QuantizedLinear(256, 40, bits, nn.Parameter(torch.zeros(40)))
+    other.load_state_dict(state)
+    x = torch.randn(2, 256)
+    assert torch.equal(other(x), layer(x))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_scales_keep_their_precision_when_the_model_is_cast(bits: int) -> None:
+    _, layer = make_layer(bits)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    layer.half().bfloat16().float()
+    after = layer.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before if name != "bias")
+    assert layer.half().bias.dtype == torch.float16
+
+
+@pytest.mark.parametrize(("bits", "columns", "words"), [(3, 8, "8 or 4 bits"), (4, 7, "pairs")])
+def test_bits_that_cannot_be_are_refused(bits: int, columns: int, words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        round_weight(torch.ones(2, columns), bits)
+    with pytest.raises(SettingError, match=words):
+        QuantizedLinear(columns, 2, bits, None)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_large_weight_is_made_whole_in_parts(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((20, 96), (50, 96), (50,)))
+    rounded = round_weight(weight, bits)
+    x = x.to(torch.float64).requires_grad_()  # which no kernel takes
+    whole = kernels.quantized_linear(x, *rounded, bias, bits)
+    monkeypatch.setattr(kernels, "WHOLE_AT_ONCE", 96 * 7)
+    assert torch.allclose(kernels.quantized_linear(x, *rounded, bias, bits), whole)
+    expected = x @ kernels.dequantize(*rounded, bits, torch.float64).t() + bias
+    assert torch.allclose(whole, expected)
