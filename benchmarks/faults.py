@@ -18,10 +18,19 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.finetune_subject import write_data
-from benchmarks.killed import Short, losses_of, newest_run, parts_of, records_of, same_checkpoint, wait, wait_until
-from benchmarks.machine import at_least, describe_machine
-from benchmarks.table import show
+from benchmarks.parts.finetune_subject import write_data
+from benchmarks.parts.killed import (
+    Short,
+    losses_of,
+    newest_run,
+    parts_of,
+    records_of,
+    same_checkpoint,
+    wait,
+    wait_until,
+)
+from benchmarks.parts.machine import at_least, describe_machine
+from benchmarks.parts.table import show
 from finetune.checkpoints import Run
 
 SAVING, STARTING = 0.3, 0.2  # shares of the kills that wait for a checkpoint to be begun, and that wait for nothing

@@ -34,13 +34,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.finetune_launched import Launch, Launched
-from benchmarks.finetune_original import SatTraining
-from benchmarks.finetune_subject import Ours, write_data
 from benchmarks.full_size import FULL_SIZE, Source, add_model_arguments
-from benchmarks.machine import at_least as no_less
-from benchmarks.machine import describe_machine, name_gpu
-from benchmarks.table import (
+from benchmarks.parts.finetune_launched import Launch, Launched
+from benchmarks.parts.finetune_original import SatTraining
+from benchmarks.parts.finetune_subject import Ours, write_data
+from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.table import (
     Comparison,
     Promise,
     Row,

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.full_size import full_size_config, random_checkpoint
-from benchmarks.prompts import OPENING, ORDINARY_IDS
-from benchmarks.table import show
+from benchmarks.parts.prompts import OPENING, ORDINARY_IDS
+from benchmarks.parts.table import show
 from finetune.arguments import parse_arguments
 from finetune.batches import Batch, collate
 from finetune.encoding import NO_LOSS, Example

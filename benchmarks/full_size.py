@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
+from benchmarks.parts.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
 from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.layout import SPLIT

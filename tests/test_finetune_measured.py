@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.finetune_original import SatTraining
 from benchmarks.finetune_reckoned import empty_checkpoint, reckon
-from benchmarks.finetune_subject import PICTURES, Ours, write_data
 from benchmarks.full_size import EMBEDDED_MODEL, Source, draw_weights, full_size_config, random_checkpoint
-from benchmarks.killed import losses_of, newest_run, records_of, same_checkpoint
+from benchmarks.parts.finetune_original import SatTraining
+from benchmarks.parts.finetune_subject import PICTURES, Ours, write_data
+from benchmarks.parts.killed import losses_of, newest_run, records_of, same_checkpoint
 from finetune.encoding import NO_LOSS
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.finetune_subject import taken_before
 from benchmarks.full_size import Source
-from benchmarks.machine import synchronize
+from benchmarks.parts.finetune_subject import taken_before
+from benchmarks.parts.machine import synchronize
 from finetune.batches import Batch, collate
 from finetune.data import ChatDataset
 from model import load_tokenizer

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL
-from benchmarks.machine import ROOT
+from benchmarks.parts.machine import ROOT
 from finetune.checkpoints import PART, Run
 from finetune.optimise import STATE_NAME
 from finetune.progress import LOG_NAME

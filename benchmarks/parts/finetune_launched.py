@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.finetune_subject import Ours, make_training
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.machine import ROOT
+from benchmarks.parts.finetune_subject import Ours, make_training
+from benchmarks.parts.machine import ROOT
 from finetune.processes import leave_processes
 
 SECONDS = 900  # that a launch may take
@@ -61,7 +61,7 @@ class Launched:
         """
         out = Path(launch.data).parent / "launched.json"
         out.unlink(missing_ok=True)
-        module = ["-m", "benchmarks.finetune_launched", "--launch", json.dumps(asdict(launch)), "--out", str(out)]
+        module = ["-m", "benchmarks.parts.finetune_launched", "--launch", json.dumps(asdict(launch)), "--out", str(out)]
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes)]
         command = [sys.executable, *(several if self.processes > 1 else []), *module, *self.model]
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
