@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from benchmarks.cases import CASES, Answer, Case
-from benchmarks.machine import PICTURE, at_least, describe_machine
-from benchmarks.sat_baseline import Sat, ScriptedSat
-from benchmarks.terminal import measure_start, print_start
+from benchmarks.parts.cases import CASES, Answer, Case
+from benchmarks.parts.machine import PICTURE, at_least, describe_machine
+from benchmarks.parts.sat_baseline import Sat, ScriptedSat
+from benchmarks.parts.terminal import measure_start, print_start
 from model import DEMO, GenerationConfig, SatChatModel, load_sat
 from model.generation import generate
 from model.image import load_image

@@ -21,13 +21,13 @@ import sys
 import time
 from dataclasses import dataclass
 
-from benchmarks.http_bodies import completion, random_png
-from benchmarks.http_client import Outcome, ask, to_request
-from benchmarks.http_server import Server, serving
-from benchmarks.machine import at_least as no_less
-from benchmarks.machine import describe_machine
-from benchmarks.streams import percentile
-from benchmarks.table import show
+from benchmarks.parts.http_bodies import completion, random_png
+from benchmarks.parts.http_client import Outcome, ask, to_request
+from benchmarks.parts.http_server import Server, serving
+from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import describe_machine
+from benchmarks.parts.streams import percentile
+from benchmarks.parts.table import show
 
 BAD, LEAVING = 0.1, 0.2  # shares of all requests
 FEW_PICTURES = 8  # that are asked about again and again

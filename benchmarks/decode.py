@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.exported import Exported
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.machine import at_least as no_less
-from benchmarks.machine import copy_rate, describe_machine, name_gpu
-from benchmarks.prompts import LONG, SHORT
-from benchmarks.subjects import Chat, Engine, Measured, Original, weight_bytes
-from benchmarks.table import (
+from benchmarks.parts.exported import Exported
+from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import copy_rate, describe_machine, name_gpu
+from benchmarks.parts.prompts import LONG, SHORT
+from benchmarks.parts.subjects import Chat, Engine, Measured, Original, weight_bytes
+from benchmarks.parts.table import (
     Comparison,
     Promise,
     Row,

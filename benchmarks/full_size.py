@@ -11,16 +11,20 @@ are numbers. `--layers` keeps that many layers of each part, to try it on a smal
 
 import argparse
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
+from benchmarks.parts.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
 from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
-from model.checkpoint import open_checkpoint
+from model.checkpoint import Checkpoint, open_checkpoint
+from model.checkpoint.layout import SPLIT
+from model.checkpoint.lazy import LazyTensors
 from model.checkpoint.memory import build_empty
 from model.checkpoint.save import to_hf_config
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
@@ -93,11 +97,31 @@ def draw_weights(network: nn.Module, seed: int = 0) -> None:
     device = next(network.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in network.named_parameters():
-        if parameter.ndim == 1:  # of a norm, or a bias
-            parameter.fill_(float(name.endswith("weight")))
-        else:
-            is_embedding = name == "transformer.word_embeddings.weight"
-            parameter.normal_(0, EMBEDDING_STD if is_embedding else WEIGHT_STD, generator=generator)
+        draw_weight(name, parameter, generator)
+
+
+def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    """Fill a weight of the SAT network, or of the Hugging Face one, as `draw_weights` says."""
+    if weight.ndim == 1:  # of a norm, or a bias
+        weight.fill_(float(name.endswith("weight")))
+    else:
+        is_embedding = name == "transformer.word_embeddings.weight"
+        weight.normal_(0, EMBEDDING_STD if is_embedding else WEIGHT_STD, generator=generator)
+
+
+def draw_tensor(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return a weight of random numbers, always the same for the same name."""
+    weight = torch.empty(shape, device=device, dtype=dtype)
+    draw_weight(name, weight, torch.Generator(device).manual_seed(zlib.crc32(name.encode())))
+    return weight
+
+
+def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Checkpoint:
+    """Return a model of these sizes as if it lay on a disk; its tensors are drawn when they are read."""
+    plain = replace(open_checkpoint(EMBEDDED_MODEL), config=config)
+    shapes = build_network(plain, torch.device("meta"), dtype).state_dict()
+    tensors = {name: partial(draw_tensor, name, held.shape, device, dtype) for name, held in shapes.items()}
+    return replace(plain, files=[], stored=LazyTensors(tensors), qkv_layout=SPLIT, is_settled=True)
 
 
 def random_sat(

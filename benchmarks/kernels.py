@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.kernel_tiles import Case, candidates, table_source
-from benchmarks.machine import at_least, describe_machine
+from benchmarks.parts.kernel_tiles import Case, candidates, table_source
+from benchmarks.parts.machine import at_least, describe_machine
 from model.kernels.choice import has_triton
 from model.kernels.ending import Ending
 from model.kernels.norm import layer_norm

@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.http_bodies import ENDLESS, QUESTION, completion, random_png
-from benchmarks.http_server import Server, serving
-from benchmarks.machine import ROOT, describe_machine, name_gpu
-from benchmarks.machine import at_least as no_less
-from benchmarks.streams import Stream
-from benchmarks.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
+from benchmarks.parts.http_bodies import ENDLESS, QUESTION, completion, random_png
+from benchmarks.parts.http_server import Server, serving
+from benchmarks.parts.machine import ROOT, describe_machine, name_gpu
+from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.streams import Stream
+from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
 from model.generation import Request
 from model.loading import DTYPES
@@ -127,7 +127,7 @@ def events_of(answers: dict[str, Any]) -> float:
 @contextmanager
 def started_client(port: int) -> "Iterator[subprocess.Popen[str]]":
     """Run a client in the block."""
-    command = [sys.executable, "-m", "benchmarks.http_client", str(port)]
+    command = [sys.executable, "-m", "benchmarks.parts.http_client", str(port)]
     client = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield client

@@ -25,12 +25,12 @@ from operator import methodcaller
 import torch
 
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.machine import at_least as no_less
-from benchmarks.machine import describe_machine, name_gpu
-from benchmarks.prompts import SHORT, random_pixels
-from benchmarks.streams import Stream, percentile
-from benchmarks.subjects import Engine
-from benchmarks.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
+from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.prompts import SHORT, random_pixels
+from benchmarks.parts.streams import Stream, percentile
+from benchmarks.parts.subjects import Engine
+from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
 from model.generation import Request, Scheduler
 
 LONGEST_PROMPT = 2000

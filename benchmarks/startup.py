@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from benchmarks.machine import ROOT, at_least, describe_machine
+from benchmarks.parts.machine import ROOT, at_least, describe_machine
 
 IMPORTS = ("import torch", "import sat", "from model import chat, VisualGLMModel")
 HEAVY = ("deepspeed", "transformers", "triton", "cpm_kernels")

@@ -16,6 +16,8 @@ from .encoding import DEFAULT_MAX_LENGTH
 METHODS = ("use_lora", "use_qlora", "use_ptuning", "full")
 PARTS = ("vit", "qformer", "proj", "llm")
 DECAYS = ("constant", "linear", "cosine", "exponential")
+# Rates where none is given. Keys and values have a long way from near nothing; ChatGLM-6B's own P-tuning takes as much.
+RATE, PREFIX_RATE = 1e-4, 2e-2
 EPOCHS = 10  # where neither epochs nor iterations are given
 # Flags of the original that ask for nothing that this program does not do anyway.
 WITHOUT_EFFECT = {
@@ -128,7 +130,7 @@ def add_training(group: Group) -> None:
     add("--epochs", type=int, metavar="N", help=f"times through the data (default {EPOCHS})")
     add("--batch-size", type=int, default=4, help="examples at a time on each device (default %(default)s)")
     add("--gradient-accumulation-steps", type=int, default=1, help="batches to an optimiser step (default %(default)s)")
-    add("--lr", type=float, default=1e-4, help="learning rate (default %(default)s)")
+    add("--lr", type=float, help=f"learning rate (default {RATE}; {PREFIX_RATE} for P-tuning)")
     add("--lr-decay-style", choices=DECAYS, default="cosine", help="(default %(default)s)")
     add("--lr-decay-iters", type=int, metavar="N", help="steps until the rate has decayed; default all")
     add("--lr-decay-ratio", type=float, default=0.1, help="share of the rate that is left then (default %(default)s)")
@@ -181,6 +183,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         SettingError: flags that do not go together, or a number that makes no sense.
     """
     options = make_parser().parse_args(arguments)
+    if options.lr is None:
+        options.lr = PREFIX_RATE if options.use_ptuning else RATE
     check(options)
     if options.max_length is None:
         halves = (options.max_source_length, options.max_target_length)

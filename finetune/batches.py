@@ -25,9 +25,10 @@ class Batch:
         position_ids: [B, 2, T], those of the chat's prefill and decoding.
         attention_mask: bool [B, 1, T, T], True where a row sees a column; a row of padding sees something, too.
         image_starts: of each example where its picture's vectors go; -1 without a picture.
-        pixels: float32 [P, 3, S, S], each picture of the batch once; None where none is decoded.
-        pictures: of each example the index of its picture in `pixels` and `images`; -1 without a picture.
-        images: the files of the P pictures.
+        pixels: float32 [P, 3, S, S], each decoded picture of the batch once; None where none is.
+        pictures: of each example the index of its picture in `images`; -1 without a picture.
+        images: the files of the pictures.
+        decoded: of each of `pixels` its index in `images`.
         context_lengths: of each example the tokens before <sop>.
         rows: of each example the number of its row.
         left_out: of each example how many tokens did not fit.
@@ -42,6 +43,7 @@ class Batch:
     pixels: torch.Tensor | None
     pictures: list[int]
     images: list[Path]
+    decoded: list[int]
     context_lengths: list[int]
     rows: list[int]
     left_out: list[int]
@@ -54,21 +56,27 @@ class Batch:
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device; a GPU is not waited for."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def collate(examples: Sequence[Example]) -> Batch:
     """Put examples side by side."""
     length = max(len(example.input_ids) for example in examples)
     pixels = {example.image: example.pixels for example in examples if example.image is not None}
     images = list(pixels)
-    decoded = [picture for picture in pixels.values() if picture is not None]
+    decoded = {number: picture for number, picture in enumerate(pixels.values()) if picture is not None}
     return Batch(
         input_ids=torch.stack([pad(example.input_ids, length, FILLER) for example in examples]),
         labels=torch.stack([pad(example.labels, length, NO_LOSS) for example in examples]),
         position_ids=torch.stack([positions(example, length) for example in examples]),
         attention_mask=torch.stack([visible(example, length) for example in examples])[:, None],
         image_starts=[-1 if example.image_start is None else example.image_start for example in examples],
-        pixels=torch.stack(decoded) if decoded else None,
+        pixels=torch.stack(list(decoded.values())) if decoded else None,
         pictures=[-1 if example.image is None else images.index(example.image) for example in examples],
         images=images,
+        decoded=list(decoded),
         context_lengths=[example.context_length for example in examples],
         rows=[example.row for example in examples],
         left_out=[example.left_out for example in examples],

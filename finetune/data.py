@@ -53,6 +53,8 @@ class ChatDataset(Dataset[Example]):
         decode_pictures: whether examples come with pixels; whoever has all embeddings already needs none.
 
     Attributes:
+        known: of each example whether its picture's embedding is known, so that it comes without pixels. It lies in
+            shared memory: what is set here is seen by processes that read the data.
         bad_rows: the rows left out for what their JSON says or for a picture that is not there. A picture that is
             there but broken is found when it is decoded: then the next example stands for it, and says so.
         sizes: of each example about how many tokens it has, at most: its characters and its picture's vectors.
@@ -82,6 +84,7 @@ class ChatDataset(Dataset[Example]):
         self._places = array("i")  # of each example the index of its row
         self._turns = array("i")  # and of its turn
         self._scan()
+        self.known = torch.zeros(len(self), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -110,7 +113,7 @@ class ChatDataset(Dataset[Example]):
 
     def _load(self, index: int) -> Example:
         example = self.encode(index)
-        if example.image is None or not self.decode_pictures:
+        if example.image is None or not self.decode_pictures or self.known[index]:
             return example
         try:
             return replace(example, pixels=load_pixels(example.image, self.image_size))

@@ -14,8 +14,11 @@ if [ "$base" = visualglm-tiny ]; then
     # It never looked at backgrounds, nor spoke of them: what looks at pictures is trained, and what says words.
     settings=(--lora_targets head qformer vit --lora_alpha 10 --lr 0.003 --train-iters 250 --batch-size 8 --crop 0.3
         --remember 360 --remember-weight 0.03)
+    if [ "${METHOD:-}" = --use_ptuning ]; then settings=(--pre_seq_len 16 --lr 0.2 --train-iters 250 --batch-size 8); fi
 else
-    settings=(--layer_range 0 14 --lr 0.0001 --train-iters 300 --batch-size 4)
+    settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)
+    # Who asks for weights of 4 bits has little memory.
+    if [ "${METHOD:-}" = --use_qlora ]; then settings+=(--checkpoint-activations); fi
 fi
 launcher=("$python")
 if [ "${NUM_GPUS:-1}" -gt 1 ]; then

@@ -16,13 +16,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.generation.cache import angle_table, rotate
+from model.lora import has_dropout
 from model.visualglm import OWN_HOOKS
 
-from .batches import Batch
+from .batches import Batch, to_device
 from .encoding import NO_LOSS
+from .head import sum_losses
 
-# Places whose logits lie in memory at a time.
-HEAD_ROWS = 512
+MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
 
 
@@ -54,15 +55,16 @@ class AnswerLoss(nn.Module):
             return self.loss_by_sat(batch, images, weights)
         places = answer_places(batch.labels)
         counts = torch.ones(len(places)) if weights is None else weights[places // batch.labels.shape[1]]
-        targets = batch.labels.flatten()[places + 1].to(device)
+        targets = batch.labels.flatten()[places + 1]
+        places, targets, counts = (to_device(tensor, device) for tensor in (places, targets, counts))
         images = self.look(batch) if images is None else images
         states = self.states(batch, images)
-        return self.sum_losses(states.flatten(0, 1)[places.to(device)], targets, counts.to(device))
+        return sum_losses(self.network.lm_head, states.flatten(0, 1)[places], targets, counts)
 
     def look(self, batch: Batch) -> torch.Tensor | None:
         """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
         if batch.pixels is not None:
-            return self.network.encode_image(batch.pixels.to(self.network.device))  # type: ignore[no-any-return]
+            return self.network.encode_image(to_device(batch.pixels, self.network.device))  # type: ignore[no-any-return]
         if self.always_looks:
             self.network.encode_image(torch.zeros(1, 3, *[self.network.image_size] * 2, device=self.network.device))
         return None
@@ -87,32 +89,21 @@ class AnswerLoss(nn.Module):
     def states(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
         """Return the final states [B, T, D] of the language model."""
         x = embed(self.network, batch, images)
-        positions, mask = batch.position_ids.to(x.device), batch.attention_mask.to(x.device)
+        positions, mask = (to_device(tensor, x.device) for tensor in (batch.position_ids, batch.attention_mask))
         angles = self.network.rotary.angles(positions.transpose(1, 2))  # [B, T, 2, head_dim / 2]
-        table = angle_table(angles.flatten(0, 2)).to(x.dtype)
+        table = angle_table(angles.flatten(0, 2)).to(dtype_of_products(x))
         cos, sin = table.view(2, *x.shape[:2], 1, 1, -1).unbind()
         hook = self.network.hooks.get(ATTENTION_HOOK)
-        # SAT's own attention knows masks as numbers.
-        visible = mask if hook is None else mask.to(x.dtype)
-        for number, layer in enumerate(self.network.transformer.layers):
+        # SAT's own attention knows masks as numbers that are factors.
+        visible = additive(mask, table.dtype) if hook is None else mask.to(table.dtype)
+        transformer = self.network.transformer
+        again = self.checkpoint_activations and torch.is_grad_enabled()
+        # Where nothing is drawn, no random state has to be put back.
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
+        for number, layer in enumerate(transformer.layers):
             run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale)
-            again = self.checkpoint_activations and torch.is_grad_enabled()
-            x = checkpoint(run, x, cos, sin, visible, use_reentrant=False) if again else run(x, cos, sin, visible)
-        return self.network.transformer.final_layernorm(x)  # type: ignore[no-any-return]
-
-    def sum_losses(self, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the losses of states [N, D], of which a few at a time meet the vocabulary."""
-        total = torch.zeros((), device=states.device)
-        for part in zip(*(tensor.split(HEAD_ROWS) for tensor in (states, targets, counts)), strict=True):
-            if torch.is_grad_enabled() and len(states) > HEAD_ROWS:
-                total = total + checkpoint(self.head_loss, *part, use_reentrant=False)
-            else:
-                total = total + self.head_loss(*part)
-        return total
-
-    def head_loss(self, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the losses of states [N, D]."""
-        return F.cross_entropy(self.network.lm_head(states).float(), targets, reduction="none") @ counts
+            x = checkpoint(run, x, cos, sin, visible, **options) if again else run(x, cos, sin, visible)
+        return transformer.final_layernorm(x)  # type: ignore[no-any-return]
 
 
 def answer_places(labels: torch.Tensor) -> torch.Tensor:
@@ -128,18 +119,36 @@ def has_changed_layers(network: Any) -> bool:
 
 def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
     """Return the embeddings [B, L, D] that belong to each row, any where it has no picture, of those [P, L, D]."""
-    return images[torch.tensor(batch.pictures, device=images.device).clamp(min=0)]
+    return images[to_device(torch.tensor(batch.pictures).clamp(min=0), images.device)]
 
 
 def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
     """Return the embedded batch [B, T, D], its pictures' embeddings [P, L, D] in their places."""
-    ids = batch.input_ids.to(network.device)
+    ids = to_device(batch.input_ids, network.device)
     mixin = network.get_mixin("eva")
     if images is None:
         return mixin.word_embedding_forward(ids)  # type: ignore[no-any-return]
     return mixin.word_embedding_forward(  # type: ignore[no-any-return]
         ids, image_embeddings=of_rows(batch, images), pre_image=batch.image_starts
     )
+
+
+def dtype_of_products(x: torch.Tensor) -> torch.dtype:
+    """Return the dtype of what linear layers make of x."""
+    kind = x.device.type
+    mixes = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if mixes else x.dtype
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask [B, 1, T, T] as what is added to the scores, once for all layers.
+
+    Each layer would make, and keep, such a one of its own, and another one where the rows lie less far apart.
+    """
+    length = mask.shape[-1]
+    width = -(-length // MASK_STEP) * MASK_STEP
+    room = torch.zeros(*mask.shape[:-1], width, dtype=dtype, device=mask.device)[..., :length]
+    return room.masked_fill_(~mask, float("-inf"))
 
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -173,8 +182,10 @@ def run_layer(
     attention = layer.attention
     heads = attention.num_attention_heads
     qkv = attention.query_key_value(h).unflatten(-1, (3, heads, -1))  # [B, T, 3, H, head_dim]
-    q, k = rotate(qkv[:, :, :2], cos, sin).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
-    context = attend(q, k, qkv[:, :, 2].transpose(1, 2), mask)
+    turned, v = qkv.split((2, 1), dim=2)
+    q, k = rotate(turned, cos, sin).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
+    # A copy, or the way back would keep all of qkv for its sake.
+    context = attend(q, k, v.squeeze(2).contiguous().transpose(1, 2), mask)
     a = torch.add(attention.dense(context.transpose(1, 2).flatten(2)), h, alpha=alpha)
     m = layer.post_attention_layernorm(a)
     inner = F.gelu(layer.mlp.dense_h_to_4h(m), approximate="tanh")

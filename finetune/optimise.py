@@ -13,6 +13,8 @@ from torch import nn
 
 from .batches import Batch
 
+# Gradients that deepspeed sends at once, its default; it takes memory for so many even where there are fewer.
+BUCKET = 500_000_000
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 STATE_NAME, DEEPSPEED_TAG = "optimizer.pt", "deepspeed"
 
@@ -42,13 +44,41 @@ class Settings:
 class Stepped:
     """What came of a step.
 
+    Either is a number, or a tensor that the device has yet to compute.
+
     Attributes:
         is_skipped: float16 had no room for the gradients, and nothing was changed.
-        norm: length of the gradient before it was clipped, as a number or a tensor; None where it is not known.
+        norm: length of the gradient before it was clipped; None where it is not known.
     """
 
-    is_skipped: bool
-    norm: Any = None
+    is_skipped: bool | torch.Tensor
+    norm: float | torch.Tensor | None = None
+
+
+class Numbers:
+    """Numbers that the host reads later, without waiting for what a GPU was given to do after them.
+
+    Args:
+        numbers: or tensors of one number, still to be computed.
+        device: that computes them.
+    """
+
+    def __init__(self, numbers: Iterable[float | torch.Tensor], device: torch.device) -> None:
+        self.event: torch.cuda.Event | None = None
+        given = [torch.as_tensor(number, dtype=torch.float64) for number in numbers]
+        if device.type != "cuda":
+            self.held = torch.stack([number.detach().cpu() for number in given])
+            return
+        there = torch.stack([number.detach().to(device, non_blocking=True) for number in given])
+        self.held = torch.empty(there.shape, dtype=there.dtype, pin_memory=True).copy_(there, non_blocking=True)
+        self.event = torch.cuda.Event()
+        self.event.record()
+
+    def read(self) -> list[float]:
+        """Return the numbers as soon as they are there."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.held.tolist()  # type: ignore[no-any-return]
 
 
 class Optimiser(Protocol):
@@ -97,8 +127,9 @@ class PlainOptimiser:
             parameter.data = parameter.data.float()
         self.device = self.parameters[0].device
         self.mixed = mixed and settings.dtype != torch.float32
-        decay = settings.weight_decay
-        self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, weight_decay=decay)
+        # Fused, it needs not ask the GPU whether float16 had room, and starts a kernel instead of a dozen.
+        options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": self.device.type == "cuda"}
+        self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.dtype == torch.float16)
 
     def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -120,11 +151,11 @@ class PlainOptimiser:
             group["lr"] = rate
         self.scaler.unscale_(self.adam)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or math.inf)
-        scale = self.scaler.get_scale()
         self.scaler.step(self.adam)
         self.scaler.update()
         self.adam.zero_grad(set_to_none=True)
-        return Stepped(self.scaler.get_scale() < scale, norm)
+        # The scaler skips where a gradient is no number, and then its length is none.
+        return Stepped(~norm.isfinite() if self.scaler.is_enabled() else False, norm)
 
     def save(self, folder: Path) -> None:
         """Write the state, and the numbers in float32 where the weights are saved in less."""
@@ -153,8 +184,10 @@ class DeepspeedOptimiser:
         import deepspeed
 
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
+        trained = list(parameters)
+        config = deepspeed_config(settings, sum(whole_size(parameter) for parameter in trained))
         self.engine, *_ = deepspeed.initialize(
-            model=module, model_parameters=list(parameters), config=deepspeed_config(settings), dist_init_required=False
+            model=module, model_parameters=trained, config=config, dist_init_required=False
         )
 
     def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -188,10 +221,15 @@ class DeepspeedOptimiser:
         self.engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG, load_module_strict=False)
 
 
-def deepspeed_config(settings: Settings) -> dict[str, Any]:
-    """Return deepspeed's configuration."""
+def whole_size(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter has, also where ZeRO 3 has cut it up."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
+    """Return deepspeed's configuration for so many numbers that are trained."""
     options = {"lr": 0.0, "betas": BETAS, "eps": EPSILON, "weight_decay": settings.weight_decay}
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": min(BUCKET, trained)}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

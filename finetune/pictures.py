@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
-from .batches import Batch
+from model.encoder import COUNTS, ImageEncoder
+
+from .batches import Batch, to_device
 
 
 class PictureCache:
-    """Keeps the image embeddings [L, D] of files, in the host's memory.
+    """Keeps the image embeddings [L, D] of files, in the host's memory, without waiting for a GPU.
 
     Args:
         network: computes them; its image part must not be trained.
@@ -18,6 +20,7 @@ class PictureCache:
 
     def __init__(self, network: Any, size: float) -> None:
         self.network = network
+        self.encoder = ImageEncoder(network)
         self.left = size
         self.kept: dict[Path, torch.Tensor] = {}
 
@@ -29,16 +32,24 @@ class PictureCache:
         known.update((path, self.kept[path]) for path in batch.images if path in self.kept)
         new = [number for number, path in enumerate(batch.images) if path not in self.kept]
         if new and batch.pixels is not None:
-            for number, embedding in zip(new, self._compute(batch.pixels[new]), strict=True):
+            places = [batch.decoded.index(number) for number in new]
+            for number, embedding in zip(new, self._compute(batch.pixels[places]), strict=True):
                 known[batch.images[number]] = embedding
                 self._keep(batch.images[number], embedding)
-        return torch.stack([embedding.to(self.network.device) for embedding in known.values() if embedding is not None])
+        device = self.network.device
+        return torch.stack([to_device(embedding, device) for embedding in known.values() if embedding is not None])
 
-    @torch.no_grad()
+    def knows(self, batch: Batch) -> list[bool]:
+        """Return of each example whether its picture needs not be decoded again."""
+        return [picture >= 0 and batch.images[picture] in self.kept for picture in batch.pictures]
+
     def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.network.encode_image(pixels.to(self.network.device))  # type: ignore[no-any-return]
+        parts = to_device(pixels, self.network.device).split(COUNTS[-1])
+        # Copies, because the encoder writes into the same place again.
+        return torch.cat([self.encoder.encode(part).clone() for part in parts])
 
     def _keep(self, path: Path, embedding: torch.Tensor) -> None:
         if embedding.nbytes <= self.left:
             self.left -= embedding.nbytes
-            self.kept[path] = embedding.to("cpu", copy=True)
+            kept = torch.empty(embedding.shape, dtype=embedding.dtype, pin_memory=embedding.is_cuda)
+            self.kept[path] = kept.copy_(embedding, non_blocking=True)  # read again by the GPU alone, in its order

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,7 @@ def make_optimiser(
     module = AnswerLoss(network, options.checkpoint_activations, always_looks=options.zero_stage == 3)
     if deep:
         return DeepspeedOptimiser(module, trained.values(), settings)
-    return PlainOptimiser(module, trained.values(), settings, mixed=options.full or options.use_ptuning)
+    return PlainOptimiser(module, trained.values(), settings, mixed=options.full)
 
 
 def recall(
@@ -161,12 +161,15 @@ class Begun:
     dtype: torch.dtype
 
 
-def begin(options: argparse.Namespace, processes: Processes) -> Begun:
-    """Load the base, add what is to be trained, and say so."""
+Open = Callable[[argparse.Namespace], Checkpoint]
+
+
+def begin(options: argparse.Namespace, processes: Processes, open_model: Open = open_base) -> Begun:
+    """Load the base that `open_model` opens, add what is to be trained, and say so."""
     if options.from_pretrained is None:
         options.from_pretrained, notice = choose_base()
         say(processes, notice)
-    checkpoint = open_base(options)
+    checkpoint = open_model(options)
     dtype, notice = choose_precision(options, processes.device, checkpoint.config)
     say(processes, notice)
     settings = method_settings(options, checkpoint.config["num_layers"])
@@ -176,8 +179,12 @@ def begin(options: argparse.Namespace, processes: Processes) -> Begun:
     return Begun(checkpoint, settings, network, load_tokenizer(checkpoint.path), trained, dtype)
 
 
-def prepare(options: argparse.Namespace) -> Training:
+def prepare(options: argparse.Namespace, open_model: Open = open_base) -> Training:
     """Make everything ready: processes, model, data, optimiser, and the run, new or resumed.
+
+    Args:
+        options: of the command line.
+        open_model: opens the model to begin from.
 
     Raises:
         VisualGLMError: something of it cannot be had.
@@ -185,7 +192,7 @@ def prepare(options: argparse.Namespace) -> Training:
     deep = wants_deepspeed(options)
     processes = join_processes(options.device, wants_nccl=deep)
     torch.manual_seed(options.seed)
-    begun = begin(options, processes)
+    begun = begin(options, processes, open_model)
     network, tokenizer = begun.network, begun.tokenizer
     train, valid = (open_data(options, paths, network, tokenizer) for paths in (options.train_data, options.valid_data))
     say(processes, describe_data(train))

@@ -42,6 +42,14 @@ class Processes:
         dist.all_reduce(total)
         return float(total)
 
+    def total(self, value: float) -> float | torch.Tensor:
+        """Return the same sum as the device will have it, which is not waited for."""
+        if self.count == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64).to(self.device, non_blocking=self.device.type == "cuda")
+        dist.all_reduce(total)
+        return total
+
     def share(self, value: Any) -> Any:
         """Return the first process's object."""
         if self.count == 1:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 
+from model.lora import set_dropout
+
 from .checkpoints import Run, State
 from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimise import Optimiser, Stepped, rate_at
+from .optimise import Numbers, Optimiser, rate_at
 from .order import Order
 from .pictures import PictureCache
 from .processes import Processes
@@ -32,17 +35,14 @@ class Made:
 
     Attributes:
         number: of the step, from 1.
-        loss: summed over this process's tokens, on the device.
-        tokens: of all processes, those that count less as less.
-        stepped: what came of it.
+        outcome: the loss summed over this process's tokens; the tokens of all processes, those that count less as
+            less; 1 where float16 had no room; the length of the gradient.
         rows: that it saw.
         rate: of learning.
     """
 
     number: int
-    loss: torch.Tensor
-    tokens: float
-    stepped: Stepped
+    outcome: Numbers
     rows: list[int]
     rate: float
 
@@ -93,6 +93,7 @@ class Training:
             TrainingError: the loss is no number, float16 has no room, or the last checkpoint cannot be written.
         """
         waiting: Made | None = None
+        set_dropout(self.network, True)
         for batches in self._steps():
             step = self._step(batches)
             # A step is judged when the next one is on its way, so that a GPU need not wait.
@@ -134,20 +135,22 @@ class Training:
         mine = sum(
             float((batch.labels != NO_LOSS).sum(1).float() @ w) for batch, w in zip(batches, weights, strict=True)
         )
-        tokens = self.processes.sum(mine)
+        tokens = self.processes.total(mine)
+        share = self.processes.count * len(batches) / tokens
         total = torch.zeros((), device=self.processes.device)
         for batch, counts in zip(batches, weights, strict=True):
             loss = self.loss_of(batch, counts)
             # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
-            self.optimiser.backward(loss * (self.processes.count * len(batches) / tokens))
+            self.optimiser.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
             total += loss.detach()
+        for batch, (_, places) in zip(batches, loaded, strict=True):
+            self._spare(batch, places)
         rate = self._rate()
         stepped = self.optimiser.step(rate)
         self.state.step += 1
-        if self.recorder is not None:
-            self.recorder.step(tokens)
-        rows = [row for batch in batches for row in batch.rows]
-        return Made(self.state.step, total, tokens, stepped, rows, rate)
+        norm = 0.0 if stepped.norm is None else stepped.norm
+        outcome = Numbers((total, tokens, stepped.is_skipped, norm), self.processes.device)
+        return Made(self.state.step, outcome, [row for batch in batches for row in batch.rows], rate)
 
     def _vary(self, batch: Batch, places: list[int]) -> Batch:
         """Show what is new a little differently; what is remembered was said of the pictures as they are.
@@ -168,6 +171,17 @@ class Training:
         places_of = {picture: number for number, picture in enumerate(used)}
         pixels = torch.cat((batch.pixels, varied))[used]
         return replace(batch, pixels=pixels, pictures=[places_of.get(picture, -1) for picture in pictures])
+
+    def _spare(self, batch: Batch, places: list[int]) -> None:
+        """Let pictures whose embeddings are kept be decoded no more."""
+        if self.pictures is None or batch.skipped:  # where another example stood for one, its own picture is unknown
+            return
+        ends = self.train.cumulative_sizes
+        for place, is_known in zip(places, self.pictures.knows(batch), strict=True):
+            if is_known:
+                number = bisect_right(ends, place)
+                dataset = self.train.datasets[number]
+                dataset.known[place - ends[number]] = True  # counted from its end
 
     def _weights(self, places: list[int]) -> torch.Tensor:
         """Return what the tokens of each example count."""
@@ -192,20 +206,22 @@ class Training:
 
     def _judge(self, made: Made) -> None:
         """Count a step that was skipped; stop at numbers that are none."""
-        if made.stepped.is_skipped:
+        loss, tokens, is_skipped, norm = made.outcome.read()
+        if self.recorder is not None:
+            self.recorder.step(tokens)
+        if is_skipped:
             self._count_skipped()
             return
         self.in_a_row = 0
-        norm = made.stepped.norm
-        if not math.isfinite(float(made.loss)) or (norm is not None and not math.isfinite(float(norm))):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"The loss of step {made.number} or its gradient is not a number. The step saw rows "
                 f"{', '.join(map(str, made.rows))} of the data. Look at these rows, lower --lr, or train in float32."
             )
         if made.number % self.options.log_interval == 0:
-            loss = self.processes.sum(float(made.loss)) / made.tokens
+            mean = self.processes.sum(loss) / tokens
             if self.recorder is not None:
-                self.recorder.show(made.number, loss, made.rate)
+                self.recorder.show(made.number, mean, made.rate)
 
     def _count_skipped(self) -> None:
         self.state.skipped += 1
@@ -234,6 +250,13 @@ class Training:
 
     def evaluate(self) -> Score:
         """Evaluate on all held-out data."""
+        set_dropout(self.network, False)
+        try:
+            return self._evaluate()
+        finally:
+            set_dropout(self.network, True)
+
+    def _evaluate(self) -> Score:
         size, count = self.options.eval_batch_size, self.options.eval_answers
         losses = [held_out_loss(self.loss_of, dataset, size, self.processes) for dataset in self.valid]
         loss = sum(losses) / len(losses)

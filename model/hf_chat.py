@@ -21,7 +21,6 @@ class HfNetwork:
     """A ChatGLMForConditionalGenerationWithImage with the properties that the engine asks for, see `Network`."""
 
     qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
-    prefix: Sequence[torch.Tensor] = ()
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -43,6 +42,11 @@ class HfNetwork:
     @property
     def residual_scale(self) -> float:
         return self.transformer.layers[0].alpha  # type: ignore[no-any-return]
+
+    @property
+    def prefix(self) -> Sequence[torch.Tensor]:
+        """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
+        return self.transformer.prefix()  # type: ignore[no-any-return]
 
     @property
     def has_foreign_hooks(self) -> bool:

@@ -14,11 +14,12 @@ from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.hf import CONFIG_NAME as HF_CONFIG_NAME
 from .checkpoint.load import copy_tensor
 from .checkpoint.memory import build_empty
+from .checkpoint.prefix import encode_prefix
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.save import hf_tensors, to_hf_config
 from .checkpoint.vocabulary import find_vocabulary
 from .checkpoint.whole import whole_tensors
-from .errors import CheckpointError, SettingError, TokenizerError
+from .errors import SettingError, TokenizerError
 from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
 from .quantization.loading import quantized_checkpoint
@@ -202,16 +203,12 @@ def fill_hf_network(
     from .hf.configuration_chatglm import ChatGLMConfig
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-    if PTUNING in methods_in(checkpoint.stored):
-        raise CheckpointError(
-            f"{checkpoint.path} was trained by P-tuning, whose keys and values only the SAT side has a place for. "
-            "Load it there, for example with cli_demo.py instead of cli_demo_hf.py."
-        )
+    checkpoint = encode_prefix(checkpoint) if PTUNING in methods_in(checkpoint.stored) else checkpoint.merge_lora()
     config = ChatGLMConfig(**to_hf_config(checkpoint.config, eos_token_id, dtype))
     network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
     network.name_or_path = str(checkpoint.path)
     targets = network.state_dict()
-    tensors = whole_tensors(checkpoint.merge_lora())
+    tensors = whole_tensors(checkpoint)
     stored = hf_tensors(tensors, checkpoint.config["num_attention_heads"], dtype)
     for done, (name, tensor) in enumerate(stored, start=1):
         copy_tensor(targets[name], tensor, name, checkpoint.path)
@@ -237,7 +234,7 @@ def load_hf(
     The arguments are those of `load_sat`, and a small model on the CPU sets torch to one thread as there.
 
     Raises:
-        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had, or P-tuning was used.
+        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had.
     """
     for part, is_asked in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
         if is_asked:

@@ -131,3 +131,16 @@ def owners(network: Any, targets: Sequence[str], layer_range: Sequence[int]) -> 
             yield layer.mlp if target == MLP else layer.attention
             if target == QFORMER and hasattr(layer, "cross_attention"):
                 yield layer.cross_attention
+
+
+def set_dropout(network: nn.Module, is_active: bool) -> None:
+    """Have LoRA hide a share of its inputs, as in training, or none."""
+    for module in network.modules():
+        if isinstance(module, LoraLinear):
+            module.dropout.train(is_active)
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether LoRA draws anything when it is called."""
+    drops = (module.dropout for module in network.modules() if isinstance(module, LoraLinear))
+    return any(drop.training and drop.p > 0 for drop in drops)

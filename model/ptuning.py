@@ -37,7 +37,12 @@ class PrefixMixin(PTuningV2Mixin):
         if mask.numel() > 1:
             mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
         k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
-        return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
+        if old_impl is not attention_fn_default:
+            return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
+        # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
+        visible = None if mask.numel() == 1 else mask > 0
+        rate = dropout_fn.p if dropout_fn is not None and dropout_fn.training else 0.0
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
 
 
 def find_prefix(mixins: nn.ModuleDict) -> PTuningV2Mixin | None:

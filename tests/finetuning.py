@@ -46,10 +46,15 @@ def losses_of(run: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
+def dataset_of(data: Path, network: Any) -> ChatDataset:
+    """Open a file for a network."""
+    sizes = {"image_length": network.image_length, "image_size": network.image_size}
+    return ChatDataset(data, load_tokenizer("visualglm-tiny"), max_length=512, **sizes)
+
+
 def batch_of(data: Path, network: Any) -> Batch:
     """Return all examples of a file side by side."""
-    sizes = {"image_length": network.image_length, "image_size": network.image_size}
-    dataset = ChatDataset(data, load_tokenizer("visualglm-tiny"), max_length=512, **sizes)
+    dataset = dataset_of(data, network)
     return collate([dataset[index] for index in range(len(dataset))])
 
 

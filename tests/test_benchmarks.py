@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.http_bodies import completion, data_url, random_png
-from benchmarks.kernel_tiles import Case, candidates, table_source
+from benchmarks.parts.http_bodies import completion, data_url, random_png
+from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
 from model.image import decode_base64
 

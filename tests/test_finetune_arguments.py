@@ -51,6 +51,13 @@ def test_what_makes_no_sense_is_refused(flags: list[str], words: str) -> None:
         parse_arguments([*NEEDED, *flags])
 
 
+def test_keys_and_values_are_learned_faster_where_nothing_is_said() -> None:
+    rates = {method: parse_arguments([*NEEDED, f"--{method}"]).lr for method in METHODS}
+    assert rates.pop("use_ptuning") == 0.02
+    assert set(rates.values()) == {1e-4}
+    assert parse_arguments([*NEEDED, "--use_ptuning", "--lr", "0.1"]).lr == 0.1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_alone_is_enough(method: str) -> None:
     options = parse_arguments([*NEEDED, f"--{method}"])

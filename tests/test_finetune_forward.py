@@ -1,5 +1,6 @@
 """The loss that is trained on is that of the chat, whichever way it is computed."""
 
+import copy
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from sat.model.base_model import BaseMixin, non_conflict
 from torch import nn
 
-from finetune import forward
-from finetune.forward import AnswerLoss
+import finetune.data
+from finetune import head
+from finetune.data import collate
+from finetune.forward import AnswerLoss, additive
 from finetune.pictures import PictureCache
 from model.finetuned import FineTuneVisualGLMModel
-from tests.finetuning import batch_of, data  # noqa: F401
+from tests.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
 
 
 def build(**settings: Any) -> FineTuneVisualGLMModel:
@@ -30,6 +33,7 @@ def build(**settings: Any) -> FineTuneVisualGLMModel:
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"use_lora": True, "lora_targets": ["llm", "mlp", "qformer", "vit"], "layer_range": [0, 2]},
+    "head": {"use_lora": True, "lora_targets": ["llm", "head"]},
     "qlora": {"use_qlora": True},
     "ptuning": {"use_ptuning": True, "pre_seq_len": 5},
 }
@@ -78,7 +82,7 @@ def test_a_few_places_at_a_time_meet_the_vocabulary(
     batch = batch_of(data, network)
     whole = AnswerLoss(network)(batch, None)
     expected = gradients(network, whole)
-    monkeypatch.setattr(forward, "HEAD_ROWS", 5)
+    monkeypatch.setattr(head, "HEAD_ROWS", 5)
     parts = AnswerLoss(network)(batch, None)
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
     assert same(gradients(network, parts), expected)
@@ -122,3 +126,57 @@ def test_a_batch_without_pictures(data: Path) -> None:  # noqa: F811
     assert PictureCache(network, 0).embed(batch) is None
     assert torch.equal(plain(batch, None), looking(batch, None))
     assert plain(batch, None).item() == pytest.approx(plain.loss_by_sat(batch, None).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{}, {"checkpoint_activations": True}])
+def test_nothing_is_asked_of_the_device_in_a_step(
+    network: FineTuneVisualGLMModel,
+    flags: dict[str, bool],
+    data: Path,  # noqa: F811
+) -> None:
+    """A tensor without data answers nothing: whoever waited for a GPU would fail here."""
+    batch, there = batch_of(data, network), copy.deepcopy(network).to("meta")
+    trained = [weight for weight in there.parameters() if weight.requires_grad]
+    loss = AnswerLoss(there, **flags)(batch, None)
+    assert loss.is_meta
+    loss.backward()
+    assert all(weight.grad is not None and weight.grad.is_meta for weight in trained)
+
+
+def test_a_mask_is_what_attention_adds() -> None:
+    mask = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+    mask |= torch.eye(5, dtype=torch.bool)
+    q = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert torch.equal(attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=additive(mask, q.dtype)))
+    assert additive(mask, q.dtype).stride(-2) % 8 == 0
+
+
+def test_a_picture_that_is_kept_is_decoded_no_more(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[Path] = []
+    load = finetune.data.load_pixels
+    monkeypatch.setattr(finetune.data, "load_pixels", lambda path, size: decoded.append(path) or load(path, size))
+    flags = ["--use_lora", "--train-iters", "6", "--batch-size", "3"]
+    run = train(data, tmp_path / "few", *flags)
+    assert len(decoded) < 8
+    assert {path.name for path in decoded} == {"0.png", "1.png", "2.png"}
+    decoded.clear()
+    again = train(data, tmp_path / "again", *flags, "--cache-pictures", "0")
+    assert len(decoded) > 8
+    assert losses_of(run) == pytest.approx(losses_of(again), rel=1e-5)
+
+
+def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["ptuning"])
+    dataset = dataset_of(data, network)
+    cache, module = PictureCache(network, 1e6), AnswerLoss(network)
+    cache.embed(collate([dataset[0]]))
+    dataset.known[0] = True
+    batch = collate([dataset[index] for index in range(len(dataset))])
+    assert batch.decoded == [1, 2]
+    expected = module(batch_of(data, network), None).item()
+    assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)

@@ -203,3 +203,17 @@ def test_the_rate_rises_and_falls(style: str) -> None:
     assert max(rates) == pytest.approx(2.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(2.0 if style == "constant" else 0.5)
+
+
+def test_lora_hides_inputs_in_training_and_not_in_the_evaluation(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    flags = ["--use_lora", "--lr", "1e-2", "--valid-data", str(data), "--eval-answers", "1", "--train-iters", "3"]
+    plain = train(data, tmp_path / "plain", *flags)
+    hiding = train(data, tmp_path / "hiding", *flags, "--lora_dropout", "0.5")
+    again = train(data, tmp_path / "again", *flags, "--lora_dropout", "0.5", "--checkpoint-activations")
+    assert losses_of(plain)[1] == losses_of(hiding)[1]  # LoRA begins with nothing to hide
+    assert losses_of(plain)[3] != losses_of(hiding)[3]
+    assert losses_of(again)[3] == pytest.approx(losses_of(hiding)[3], rel=1e-5)
+    records = [json.loads(line) for line in (hiding / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    weighed = [record["valid_loss"] for record in records if "valid_loss" in record][-1]
+    tokens = int((batch_of(data, load_sat("visualglm-tiny", device="cpu").network).labels >= 0).sum())
+    assert loss_of(hiding, data) / tokens == pytest.approx(weighed, rel=1e-4)

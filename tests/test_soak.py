@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.parts.streams import Stream
 from benchmarks.soak import Asked, Sample, Soak, growth
-from benchmarks.streams import Stream
 from model import BusyError, GenerationError
 from model.generation import Step
 

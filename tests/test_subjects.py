@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, Source
-from benchmarks.prompts import SHORT, question, random_pixels
-from benchmarks.subjects import Chat, Engine, Measured, Original, to_rates, to_times
+from benchmarks.parts.prompts import SHORT, question, random_pixels
+from benchmarks.parts.subjects import Chat, Engine, Measured, Original, to_rates, to_times
 from model import DEMO, Conversation
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.table import Comparison, Row, Stage, Table, at_least, at_most
+from benchmarks.parts.table import Comparison, Row, Stage, Table, at_least, at_most
 
 
 def fail(subject: object) -> float:

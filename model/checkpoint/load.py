@@ -19,6 +19,7 @@ from .lazy import Tensors
 from .names import RECOMPUTED, is_loaded
 from .nf4 import round_tensors
 from .parallel import join_ranks
+from .prefix import decode_prefix
 from .quantized import dequantize_tensors, quantized_parts, read_bits
 from .resolve import DEFAULT_MODEL, resolve
 
@@ -163,7 +164,7 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
     stored = hf.open_all(files)
-    whole = dequantize_tensors(stored, bits, config["hidden_size"])
+    whole, config = decode_prefix(dequantize_tensors(stored, bits, config["hidden_size"]), config)
     return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
 
 

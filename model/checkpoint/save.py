@@ -48,6 +48,7 @@ def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtyp
         "torch_dtype": str(dtype).removeprefix("torch."),
         "eva_config": config["eva_args"],
         "qformer_config": config["qformer_args"],
+        **({"pre_seq_len": config["pre_seq_len"]} if config.get("use_ptuning") else {}),
     }
 
 

@@ -43,6 +43,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         image_length: int = 32,
         eva_config: dict[str, Any] | None = None,
         qformer_config: dict[str, Any] | None = None,
+        pre_seq_len: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Keep the sizes of the language model and of the image part.
@@ -57,6 +58,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
             quantization_bit: 4 or 8 where the language model's weights are quantised, else 0.
             image_length: vectors that stand for a picture.
             eva_config, qformer_config: sizes of the two networks that read the picture.
+            pre_seq_len: keys and values of P-tuning v2 in each layer; None or 0 for none.
             kwargs: what every configuration of transformers may hold.
 
         Raises:
@@ -64,6 +66,8 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         """
         if not position_encoding_2d:
             raise ValueError("position_encoding_2d is false: this network has two-dimensional positions only.")
+        if kwargs.get("prefix_projection"):
+            raise ValueError("prefix_projection is true: P-tuning has keys and values of its own here, and no network.")
         if quantization_bit not in BITS:
             raise ValueError(f"quantization_bit is {quantization_bit!r}; it should be 4, 8, or 0 for none.")
         self.vocab_size = vocab_size
@@ -81,6 +85,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         self.image_length = image_length
         self.eva_config = eva_config
         self.qformer_config = qformer_config
+        self.pre_seq_len = pre_seq_len
         kwargs["tie_word_embeddings"] = False  # the output has a matrix of its own, whatever a file says
         kwargs.setdefault("tokenizer_class", "ChatGLMTokenizer")
         super().__init__(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)

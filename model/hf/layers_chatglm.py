@@ -4,7 +4,8 @@
 
 The residual branch is the normalised value, scaled by alpha = sqrt(2 x layers). The rows of query_key_value lie by
 head: [q k v] of head 0, [q k v] of head 1, ...
-Papers: GLM, https://arxiv.org/abs/2103.10360; rotary positions, https://arxiv.org/abs/2104.09864.
+Papers: GLM, https://arxiv.org/abs/2103.10360; rotary positions, https://arxiv.org/abs/2104.09864; P-tuning v2,
+https://arxiv.org/abs/2110.07602.
 """
 
 from typing import Any
@@ -53,6 +54,22 @@ def stored_length(cache: Any, number: int = 0) -> int:
     return 0 if cache is None else int(cache.get_seq_length(number))
 
 
+class PrefixEncoder(nn.Module):
+    """The keys and values of P-tuning v2, which the tokens of every row see in each layer, without positions."""
+
+    def __init__(self, config: ChatGLMConfig) -> None:
+        super().__init__()
+        self.shape = (config.num_layers, 2, config.num_attention_heads, -1)
+        self.embedding = nn.Embedding(
+            config.pre_seq_len or 0, config.num_layers * 2 * config.hidden_size
+        )  # checkpoint key
+
+    def forward(self) -> tuple[torch.Tensor, ...]:
+        """Return keys and values [2, H, P, head_dim] for each layer."""
+        whole: torch.Tensor = self.embedding.weight.unflatten(-1, self.shape)  # [P, layers, 2, H, head_dim]
+        return whole.permute(1, 2, 3, 0, 4).unbind(0)
+
+
 class SelfAttention(nn.Module):
     """Attention with two-dimensional rotary positions."""
 
@@ -64,9 +81,19 @@ class SelfAttention(nn.Module):
         self.dense = make_linear(config, config.hidden_size, config.hidden_size)  # checkpoint key
 
     def forward(
-        self, h: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor | None, cache: Any
+        self,
+        h: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: Any,
+        prefix: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return [B, T, D] for h [B, T, D]; mask [B, 1, T, S], True where a row sees a column, None for all."""
+        """Return [B, T, D] for h [B, T, D].
+
+        The mask [B, 1, T, S] is True where a row sees a column, None for all; the first columns are those of the
+        prefix [2, H, P, head_dim], if there is one.
+        """
         qkv = self.query_key_value(h).unflatten(-1, (-1, 3, self.head_dim))  # [B, T, H, 3, head_dim]
         query, key, value = qkv.unbind(-2)
         query = rotate(query, cos, sin).transpose(1, 2)  # [B, H, T, head_dim]
@@ -75,6 +102,9 @@ class SelfAttention(nn.Module):
             length = stored_length(cache, self.number) + h.shape[1]
             key, value = cache.update(key, value, self.number)
             key, value = key[:, :, :length], value[:, :, :length]  # a cache of fixed size has empty places
+        if prefix is not None:
+            seen = prefix.to(key.dtype)[:, None].expand(-1, len(key), -1, -1, -1)
+            key, value = torch.cat((seen[0], key), dim=2), torch.cat((seen[1], value), dim=2)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.dense(context.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -111,9 +141,10 @@ class GLMBlock(GradientCheckpointingLayer):  # public name
         sin: torch.Tensor,
         mask: torch.Tensor | None,
         past_key_values: Any = None,
+        prefix: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return [B, T, D] for x [B, T, D]."""
         h = self.input_layernorm(x)
-        a = torch.add(self.attention(h, cos, sin, mask, past_key_values), h, alpha=self.alpha)
+        a = torch.add(self.attention(h, cos, sin, mask, past_key_values, prefix), h, alpha=self.alpha)
         m = self.post_attention_layernorm(a)
         return torch.add(self.mlp(m), m, alpha=self.alpha)

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from ..errors import CheckpointError, SettingError
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
-from .layers_chatglm import GLMBlock, rotary_tables, stored_length
+from .layers_chatglm import GLMBlock, PrefixEncoder, rotary_tables, stored_length
 from .prefix_chatglm import (
     Marks,
     Starts,
@@ -58,7 +58,12 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)  # checkpoint key
         self.layers = nn.ModuleList([GLMBlock(config, number) for number in range(config.num_layers)])  # checkpoint key
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)  # checkpoint key
+        self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None  # checkpoint key
         self.post_init()
+
+    def prefix(self) -> tuple[torch.Tensor, ...]:
+        """Return the keys and values [2, H, P, head_dim] of P-tuning for each layer, or nothing."""
+        return () if self.prefix_encoder is None else self.prefix_encoder()  # type: ignore[no-any-return]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.word_embeddings
@@ -85,10 +90,13 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         """
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotary_tables(position_ids.to(inputs_embeds.device), head_dim, inputs_embeds.dtype)
+        prefixes: tuple[torch.Tensor | None, ...] = self.prefix() or (None,) * len(self.layers)
+        if mask is not None:
+            mask = F.pad(mask, (self.config.pre_seq_len or 0, 0), value=True)
         x = inputs_embeds
         states = [x]
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask, past_key_values=past_key_values)
+        for layer, prefix in zip(self.layers, prefixes, strict=True):
+            x = layer(x, cos, sin, mask, past_key_values=past_key_values, prefix=prefix)
             if output_hidden_states:
                 states.append(x)
         x = self.final_layernorm(x)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.cases import Answer, Case
+from benchmarks.parts.cases import Answer, Case
 from model import DEMO, SatChatModel
 
 # isort: split

@@ -1,6 +1,6 @@
 """What `model.chat` of an exported directory takes in plain transformers; `decode` runs this in a process of its own.
 
-python benchmarks/plain_transformers.py DIRECTORY PICTURE --device cuda --dtype float16 --prompts 49 1019 --tokens 32
+python benchmarks/parts/plain_transformers.py DIRECTORY PICTURE --device cuda --dtype float16 --prompts 49 1019
 
 It must not import this repository: the directory's own code is what is measured, as `trust_remote_code=True` runs it.
 Where the directory has no weights, random ones are drawn. The last line printed is JSON: for each prompt its tokens,

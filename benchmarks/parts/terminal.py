@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from benchmarks.machine import PICTURE, ROOT
+from benchmarks.parts.machine import PICTURE, ROOT
 
 # What cli_demo.py prints when it waits for a picture, begins an answer, and waits for a question.
 ASK_PICTURE, ANSWER, ASK_QUESTION = "）：", "VisualGLM：", "\n用户："

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmarks.cases import Case
-from benchmarks.machine import synchronize
-from benchmarks.prompts import SHORT, of_length, question, random_pixels
-from benchmarks.sat_baseline import Sat
+from benchmarks.parts.cases import Case
+from benchmarks.parts.machine import synchronize
+from benchmarks.parts.prompts import SHORT, of_length, question, random_pixels
+from benchmarks.parts.sat_baseline import Sat
 from model import Conversation, HfChatModel, SatChatModel
 from model.generation import Request
 

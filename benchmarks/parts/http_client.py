@@ -3,7 +3,7 @@
 As a process of its own, which shares nothing with the server but the machine, it reads lines of JSON from stdin, each a
 list of bodies to post at once, and writes a line for each: what came of them, and what they cost.
 
-python -m benchmarks.http_client 8080
+python -m benchmarks.parts.http_client 8080
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.machine import ROOT
+from benchmarks.parts.machine import ROOT
 
 STARTED_WITHIN_S = 600.0
 

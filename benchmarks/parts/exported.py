@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, Source
-from benchmarks.machine import PICTURE, ROOT
+from benchmarks.parts.machine import PICTURE, ROOT
 from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert, copy_tokenizer
 from model.checkpoint.hf import CONFIG_NAME
 from model.checkpoint.save import to_hf_config, write_json
 from model.hf.export import export_code
 
-SCRIPT = ROOT / "benchmarks" / "plain_transformers.py"
+SCRIPT = ROOT / "benchmarks" / "parts" / "plain_transformers.py"
 TIME_LIMIT_S = 300
 
 

@@ -1,0 +1,287 @@
+"""Fine-tuning: steps and memory of LoRA, QLoRA, P-tuning and full, beside SAT's own; one GPU and several.
+
+python -m benchmarks.finetune                                  the published sizes with random weights, on a GPU
+python -m benchmarks.finetune --only 'lora/*' 'cached/*' 'qlora*/*' 'original/*'
+python -m benchmarks.finetune --only 'one/*' 'two/*'           launched by torchrun, on two GPUs
+python -m benchmarks.finetune --only 'zero3*/*'                full fine-tuning on all GPUs
+python -m benchmarks.finetune --device cpu                     visualglm-tiny, to try the script
+python -m benchmarks.finetune --list
+
+The steps are those of finetune_visualglm.py: its own loop makes them, from its own flags, on a file of training data;
+only the model may be one of random weights. Each row of data has exactly --length tokens, most of them of the answer.
+LoRA has rank 10 and, where nothing else is said, adapts layers 0 and 14 (0 and the middle one of a smaller model).
+    lora, fp16      new pictures in each step, in bfloat16 and in float16
+    again           the same, its layers computed twice (--checkpoint-activations)
+    cached          the pictures' embeddings are known
+    all             LoRA on all layers, one row at a time; qlora, qlora-again: the same beside weights of 4 bits
+    ptuning         128 keys and values in each layer
+    original        SAT's LoRA, attention, activation checkpointing and loss on all logits, on the same rows; without
+                    dropout and deepspeed, which favours it
+    one, two, four  processes with ZeRO 1 and 2, new pictures in each step
+    zero3           all weights are trained by all GPUs; zero3-saved: a small one is saved, and loaded in one process
+A ratio of 1 or more keeps the promise. The promises are for one H200, or several, with the published sizes.
+"""
+
+import argparse
+import shlex
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.full_size import FULL_SIZE, Source, add_model_arguments
+from benchmarks.parts.finetune_launched import Launch, Launched
+from benchmarks.parts.finetune_original import SatTraining
+from benchmarks.parts.finetune_subject import Ours, write_data
+from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.table import (
+    Comparison,
+    Promise,
+    Row,
+    Stage,
+    Table,
+    add_table_arguments,
+    at_least,
+    at_most,
+    list_rows,
+    show,
+)
+from finetune.data import ChatDataset
+from finetune.evaluation import held_out_loss
+from finetune.forward import AnswerLoss
+from finetune.processes import Processes
+from model import load_sat
+
+RANK, BATCH = 10, 4
+NEW_PICTURES = ["--cache-pictures", "0"]
+# On H200s at full size, by "stage/row".
+PROMISES: dict[str, Promise] = {
+    "lora/step": at_most(100),
+    "lora/memory": at_most(22),
+    "fp16/step": at_most(100),
+    "fp16/memory": at_most(22),
+    "cached/step": at_most(85),
+    "qlora/memory": at_most(8.5),
+    "qlora-again/memory": at_most(8.5),
+}
+STEP = Row("step", "a step, ms", methodcaller("step_ms"))
+GIB = Row("memory", "most memory, GiB", methodcaller("peak_gib"))
+GB = Row("memory", "most memory, GB", methodcaller("peak_gb"))
+
+
+class Plan:
+    """The stages and comparisons for a source of models.
+
+    Args:
+        source: of the models.
+        options: of the command line.
+        folder: for the data and the runs.
+    """
+
+    def __init__(self, source: Source, options: argparse.Namespace, folder: Path) -> None:
+        self.source = source
+        self.on_gpu = source.device.type == "cuda"
+        self.length = options.length or (320 if self.on_gpu else 96)
+        self.steps = options.steps
+        self.data = write_data(folder)
+        layers = source.config["num_layers"]
+        self.layers = sorted({0, min(14, layers // 2)})
+        self.model = ["--device", str(source.device), "--from_pretrained", source.name]
+        self.depth = ["--layers", str(options.layers)] if options.layers else []
+        self.few = ["--layers", str(min(options.saved_layers, layers))] if source.is_random else []
+
+    @property
+    def two_layers(self) -> list[str]:
+        """Flags of LoRA on two layers."""
+        return ["--use_lora", "--lora_rank", str(RANK), "--layer_range", *map(str, self.layers)]
+
+    def stages(self) -> list[Stage]:
+        """Return everything that can be measured."""
+        every = ["--use_lora", "--lora_rank", str(RANK)]
+        rounded = ["--use_qlora", "--lora_rank", str(RANK)]
+        again = "--checkpoint-activations"
+        low, high = ("--bf16", "--fp16") if self.on_gpu else ("--fp16", "--bf16")  # a CPU trains in float32 for fp16
+        return [
+            self.ours("lora", BATCH, [*self.two_layers, *NEW_PICTURES, low]),
+            self.ours("fp16" if self.on_gpu else "bf16", BATCH, [*self.two_layers, *NEW_PICTURES, high]),
+            self.ours("again", BATCH, [*self.two_layers, *NEW_PICTURES, low, again]),
+            self.ours("cached", BATCH, [*self.two_layers, low]),
+            self.ours("all", 1, [*every, *NEW_PICTURES, low]),
+            self.ours("qlora", 1, [*rounded, *NEW_PICTURES, low], GB),
+            self.ours("qlora-again", 1, [*rounded, *NEW_PICTURES, low, again], GB),
+            self.ours("ptuning", BATCH, ["--use_ptuning", *NEW_PICTURES, low]),
+            self.stage("original", self.original, [STEP, GIB]),
+            *(self.launched(name, count) for name, count in (("one", 1), ("two", 2), ("four", 4))),
+            self.whole(),
+            self.stage(
+                "zero3-saved", self.saved, [Row("load", "full checkpoint loaded in one process, s", load_saved)]
+            ),
+        ]
+
+    def stage(self, name: str, make: Callable[[], Any], rows: list[Row]) -> Stage:
+        """Return a stage with its promises; memory is counted by GPUs alone."""
+        kept = [row for row in rows if self.on_gpu or row.name != "memory"]
+        if self.on_gpu and self.source.is_full_size and self.length == 320:
+            kept = [Row(row.name, row.what, row.measure, PROMISES.get(f"{name}/{row.name}")) for row in kept]
+        return Stage(name, make, kept)
+
+    def ours(self, name: str, batch_size: int, flags: list[str], memory: Row = GIB) -> Stage:
+        """Return the stage of a training by these flags."""
+        make = partial(Ours, self.source, self.data, self.length, batch_size, self.steps, flags)
+        return self.stage(name, make, [STEP, memory])
+
+    def original(self) -> SatTraining:
+        """Return SAT's training."""
+        return SatTraining(self.source, self.data, self.length, BATCH, RANK, self.layers, self.steps)
+
+    def launched(self, name: str, count: int) -> Stage:
+        """Return the stage of so many processes."""
+        if count == 1:
+            return self.stage(name, partial(self.processes, 1), [Row("plain", "samples/s", partial(self.rate, 0))])
+        rows = [Row(f"zero-{n}", f"ZeRO {n}, samples/s", partial(self.rate, n)) for n in (1, 2)]
+        return self.stage(name, partial(self.processes, count), rows)
+
+    def processes(self, count: int) -> Launched:
+        """Return what starts processes.
+
+        Raises:
+            RuntimeError: there are fewer GPUs.
+        """
+        if self.on_gpu and torch.cuda.device_count() < count:
+            raise RuntimeError(f"there are {torch.cuda.device_count()} GPUs, {count} are needed")
+        return Launched([*self.model, *self.depth], count)
+
+    def launch(self, launched: Launched, flags: list[str], **changes: Any) -> dict[str, Any]:
+        """Have processes train."""
+        given = {"length": self.length, "batch_size": BATCH, "steps": self.steps, **changes}
+        return launched.run(Launch(data=str(self.data), flags=flags, **given))
+
+    def rate(self, zero: int, launched: Launched) -> tuple[float, str]:
+        """Return samples a second, and what a step takes."""
+        flags = [*self.two_layers, *NEW_PICTURES, *(["--zero-stage", str(zero)] if zero else [])]
+        found = self.launch(launched, flags)
+        return found["samples_per_s"], f"{found['step_ms']:.4g} ms a step, {found['peak_gib']:.4g} GiB on each"
+
+    def whole(self) -> Stage:
+        """Return the stage of full fine-tuning on all GPUs."""
+        flags = ["--full", "--zero-stage", "3", "--lr", "1e-5"]
+
+        def step(launched: Launched) -> tuple[float, str]:
+            found = self.launch(launched, flags)
+            return found["step_ms"], f"{launched.processes} processes, {found['peak_gib']:.4g} GiB on each"
+
+        return self.stage(
+            "zero3", lambda: self.processes(self.several()), [Row("step", "all weights, a step, ms", step)]
+        )
+
+    def several(self) -> int:
+        """Return how many processes there are for ZeRO 3: all GPUs, or two on a CPU."""
+        return max(1, torch.cuda.device_count()) if self.on_gpu else 2
+
+    def saved(self) -> "Saved":
+        """Have several processes train and save a whole model, of few layers where its weights are random."""
+        flags = ["--full", "--zero-stage", "3", "--lr", "1e-5", "--valid-data", str(self.data), "--save-interval", "99"]
+        launched = Launched([*self.model, *(self.few or self.depth)], self.several())
+        found = self.launch(launched, [*flags, "--eval-interval", "2"], steps=2, ends=True)
+        return Saved(Path(found["run"]), found["loss"], self)
+
+    def comparisons(self) -> list[Comparison]:
+        """Return what is compared within a run."""
+        several = self.on_gpu and self.source.is_full_size
+        two, four, half = (at_least(1.85), at_least(3.5), at_least(0.5)) if several else (None, None, None)
+        return [
+            Comparison("LoRA and the original's", "lora/step", "original/step"),
+            Comparison("memory of LoRA and the original's", "lora/memory", "original/memory"),
+            Comparison("LoRA, layers twice, and the original's", "again/step", "original/step"),
+            Comparison("memory of the same", "again/memory", "original/memory"),
+            Comparison("known and new pictures", "cached/step", "lora/step"),
+            Comparison("QLoRA and LoRA on all layers", "qlora/step", "all/step", half),
+            Comparison("QLoRA, layers twice, and LoRA on all layers", "qlora-again/step", "all/step", half),
+            *(
+                Comparison(
+                    f"{name} processes and one, ZeRO {n}", f"{name}/zero-{n}", "one/plain", promise, is_time=False
+                )
+                for name, promise in (("two", two), ("four", four))
+                for n in (1, 2)
+            ),
+        ]
+
+
+class Saved:
+    """A run of several processes.
+
+    Args:
+        run: its directory.
+        loss: that it had at its end, for each token of the training data.
+        plan: of the run.
+    """
+
+    def __init__(self, run: Path, loss: float, plan: Plan) -> None:
+        self.run = run
+        self.loss = loss
+        self.plan = plan
+
+    def loss_of(self, model: Any) -> float:
+        """Return the same of a model in this process."""
+        network, device = model.network, self.plan.source.device
+        sizes = {"image_length": network.image_length, "image_size": network.image_size}
+        dataset = ChatDataset(self.plan.data, model.tokenizer, max_length=self.plan.length, **sizes)
+        module = AnswerLoss(network)
+        return held_out_loss(lambda batch: module(batch, None), dataset, BATCH, Processes(0, 1, device))
+
+
+def load_saved(saved: Saved) -> tuple[float, str]:
+    """Return the seconds to load a run in this process, after checking that it is what was trained.
+
+    Raises:
+        RuntimeError: it has another loss than its training ended with.
+    """
+    device = saved.plan.source.device
+    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    started = time.perf_counter()
+    model = load_sat(saved.run, device=str(device), dtype=dtype)
+    spent = time.perf_counter() - started
+    loss = saved.loss_of(model)
+    if abs(loss - saved.loss) > 0.01 * abs(saved.loss):
+        raise RuntimeError(f"its loss is {loss:.4f} in one process, and was {saved.loss:.4f} in training")
+    size = sum(file.stat().st_size for file in saved.run.rglob("*.safetensors"))
+    return spent, f"{size / 1e9:.3g} GB; loss {loss:.4f}, in training {saved.loss:.4f}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    add_table_arguments(parser)
+    parser.add_argument("--length", type=no_less(64), help="tokens of a row (default 320; 96 on a CPU)")
+    parser.add_argument("--steps", type=no_less(2), default=10, help="to measure (default %(default)s)")
+    help_ = f"of {FULL_SIZE}, in the checkpoint of ZeRO 3 (default %(default)s): the optimiser's part is large"
+    parser.add_argument("--saved-layers", type=no_less(1), default=2, help=help_)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the rows asked for and print two tables."""
+    options = parse_arguments()
+    source = Source(options)
+    with tempfile.TemporaryDirectory() as folder:
+        plan, table = Plan(source, options, Path(folder)), Table(options.only)
+        if options.list:
+            list_rows(plan.stages())
+            return
+        machine = describe_machine(name_gpu(source.device))
+        show(f"{machine}, {source.name}, rows of {plan.length} tokens, LoRA: {shlex.join(plan.two_layers)}\n")
+        try:
+            table.run(plan.stages())
+        finally:
+            table.compare(plan.comparisons())
+
+
+if __name__ == "__main__":
+    main()

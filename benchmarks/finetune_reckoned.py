@@ -1,0 +1,149 @@
+"""What a training step at the published size computes and keeps, reckoned without a GPU: on tensors without data.
+
+python -m benchmarks.finetune_reckoned
+
+Operations are counted by torch.utils.flop_counter, matrix products alone, two for a multiplication and an addition;
+neither the language model's attention nor, on the way forth, its 4-bit layers are seen by it. What is kept is what
+autograd holds from the way forth to the way back, weights apart; of attention that is what the GPU's kernels keep.
+Weights are what lies in memory all the time, the optimiser's float32 copies, moments and gradients included.
+"""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.full_size import full_size_config, random_checkpoint
+from benchmarks.parts.prompts import OPENING, ORDINARY_IDS
+from benchmarks.parts.table import show
+from finetune.arguments import parse_arguments
+from finetune.batches import Batch, collate
+from finetune.encoding import NO_LOSS, Example
+from finetune.forward import AnswerLoss
+from finetune.methods import build_network, choose_trained, method_settings
+from model.checkpoint import Checkpoint
+from model.checkpoint.lazy import LazyTensors
+from model.quantization.nf4 import Nf4Linear
+
+META, DTYPE = torch.device("meta"), torch.bfloat16
+LENGTH, ANSWER = 320, 270
+TWO = "--use_lora --layer_range 0 14"
+CASES = (
+    (4, TWO),
+    (4, f"{TWO} --checkpoint-activations"),
+    (1, "--use_lora"),
+    (1, "--use_qlora"),
+    (1, "--use_qlora --checkpoint-activations"),
+    (4, "--use_ptuning"),
+)
+FLOATS_OF_TRAINING = 4 * 4  # bytes for each number: itself, its gradient and two moments
+
+
+class KernelAttention(torch.autograd.Function):
+    """Keeps what a GPU's attention keeps, and computes nothing."""
+
+    @staticmethod
+    def forward(
+        context: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        batch, heads, length, width = q.shape
+        out = q.new_empty(batch, length, heads, width).transpose(1, 2)
+        context.save_for_backward(q, k, v, mask, out, q.new_empty(batch, heads, length, dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(context: Any, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return *(torch.empty_like(tensor) for tensor in context.saved_tensors[:3]), None
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = None, **_: Any) -> torch.Tensor:
+    """Stand for scaled_dot_product_attention."""
+    return KernelAttention.apply(q, k, v, attn_mask)  # type: ignore[no-any-return]
+
+
+def empty_checkpoint() -> Checkpoint:
+    """Return a model of the published sizes without data."""
+    drawn = random_checkpoint(full_size_config(), META, DTYPE)
+    makers = {name: partial(torch.empty, *make.args[1:2], device=META, dtype=DTYPE) for name, make in makers_in(drawn)}
+    return replace(drawn, stored=LazyTensors(makers))
+
+
+def makers_in(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
+    """Return what draws each tensor of `random_checkpoint`."""
+    assert isinstance(checkpoint.stored, LazyTensors)
+    return list(checkpoint.stored.makers.items())
+
+
+def make_batch(count: int, image_length: int, image_size: int) -> Batch:
+    """Return rows of random words with pictures."""
+    words = torch.randint(ORDINARY_IDS.start, ORDINARY_IDS.stop, (count, LENGTH)).tolist()
+    pixels, context = torch.zeros(3, image_size, image_size), LENGTH - ANSWER - 1
+    return collate(
+        [
+            Example(ids, [NO_LOSS] * (LENGTH - ANSWER) + ids[-ANSWER:], OPENING, Path(str(n)), context, n, 0, pixels)
+            for n, ids in enumerate(words)
+        ]
+    )
+
+
+@contextmanager
+def counting_kept(held: set[int]) -> Iterator[dict[int, Any]]:
+    """Collect the storages that autograd keeps in the block, by their places, but for those already `held`."""
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in held:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def weight_bytes(network: Any) -> int:
+    """Return the bytes of weights, and of the optimiser for those that are trained."""
+    rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
+    return sum(
+        weight.nbytes + FLOATS_OF_TRAINING * weight.numel() * weight.requires_grad for weight in network.parameters()
+    ) + sum(layer.packed.nbytes + layer.scales.nbytes for layer in rounded)
+
+
+def reckon(checkpoint: Checkpoint, count: int, flags: str) -> str:
+    """Return the row of one case."""
+    options = parse_arguments([*shlex.split(flags), "--train-data", "none"])
+    settings = method_settings(options, checkpoint.config["num_layers"])
+    network = build_network(checkpoint, settings, META, DTYPE)
+    choose_trained(network, options)
+    module = AnswerLoss(network, options.checkpoint_activations)
+    batch = make_batch(count, network.image_length, network.image_size)
+    held = {weight.untyped_storage()._cdata for weight in network.parameters()}
+    held |= {layer.packed.untyped_storage()._cdata for layer in network.modules() if isinstance(layer, Nf4Linear)}
+    with FlopCounterMode(display=False) as counter, patch.object(F, "scaled_dot_product_attention", attend):
+        with counting_kept(held) as kept:
+            loss = module(batch, None)
+        forth = counter.get_total_flops()
+        loss.backward()
+    size = sum(storage.nbytes() for storage in kept.values())
+    numbers = (forth / 1e12, counter.get_total_flops() / 1e12, size / 1e9, weight_bytes(network) / 1e9)
+    return f"| {count} x {LENGTH} | `{flags}` | {' | '.join(f'{number:.2f}' for number in numbers)} |"
+
+
+def main() -> None:
+    """Print a row for each case."""
+    show("| rows | flags | TFLOP forth | TFLOP in all | kept, GB | weights, GB |\n|---|---|---|---|---|---|")
+    checkpoint = empty_checkpoint()
+    for count, flags in CASES:
+        show(reckon(checkpoint, count, flags))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The same steps as SAT makes them: its LoRA, its attention, its activation checkpointing, and its loss on all logits.
+
+What the original's training does beyond that (deepspeed's copies of what is trained, dropout) is left out, which
+favours it.
+"""
+
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.full_size import Source
+from benchmarks.parts.finetune_subject import taken_before
+from benchmarks.parts.machine import synchronize
+from finetune.batches import Batch, collate
+from finetune.data import ChatDataset
+from model import load_tokenizer
+
+# isort: split
+import sat.model.transformer as sat_transformer
+from sat.model.finetune.lora2 import LoraMixin
+from sat.model.position_embedding.rotary_embeddings import RotaryEmbedding
+
+WARM_UP = 2
+RATE = 1e-4
+
+
+class SatTraining:
+    """Training of SAT's network by SAT's means.
+
+    Args:
+        source: of the model, in its dtype.
+        data: training data.
+        length, batch_size: of the one batch that is trained on.
+        rank, layers: of LoRA.
+        steps: to measure.
+    """
+
+    def __init__(
+        self, source: Source, data: Path, length: int, batch_size: int, rank: int, layers: list[int], steps: int
+    ) -> None:
+        self.before = taken_before(source.device)
+        self.network = restore(source.sat().network, rank, layers)
+        self.device, self.steps = source.device, steps
+        sizes = {"image_length": self.network.image_length, "image_size": self.network.image_size}
+        tokenizer = load_tokenizer(source.name if not source.is_random else "visualglm-tiny")
+        dataset = ChatDataset(data, tokenizer, max_length=length, **sizes)
+        self.batch: Batch = collate([dataset[index] for index in range(batch_size)])
+        self.parameters = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.adam = torch.optim.AdamW(self.parameters, lr=RATE)
+        self.spent: list[float] = []
+
+    def step(self) -> torch.Tensor:
+        """Make one step; return its loss."""
+        batch, device = self.batch, self.device
+        assert batch.pixels is not None
+        ids, labels = batch.input_ids.to(device), batch.labels.to(device)
+        pixels = batch.pixels.to(device, self.network.dtype)
+        with patch.object(sat_transformer, "checkpoint", partial(checkpoint, use_reentrant=True)):
+            logits = self.network(input_ids=ids, image=pixels, pre_image=batch.image_starts[0])[0]
+            loss = F.cross_entropy(logits.float()[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.adam.step()
+        self.adam.zero_grad()
+        return loss.detach()
+
+    def measure(self) -> None:
+        """Make the steps, once."""
+        if self.spent:
+            return
+        for number in range(WARM_UP + self.steps):
+            if number == WARM_UP and self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            started = time.perf_counter()
+            self.step()
+            synchronize(self.device)
+            self.spent.append(time.perf_counter() - started)
+
+    def step_ms(self) -> tuple[float, str]:
+        """Return milliseconds of a step, and the tokens a second."""
+        self.measure()
+        spent = statistics.median(self.spent[WARM_UP:]) * 1e3
+        return spent, f"{1e3 * self.batch.input_ids.numel() / spent:,.0f} tokens/s"
+
+    def peak_gib(self) -> tuple[float, str]:
+        """Return the most memory in GiB, and what of it was taken before."""
+        self.measure()
+        return torch.cuda.max_memory_allocated(self.device) / 2**30, self.before
+
+
+def restore(network: Any, rank: int, layers: list[int]) -> Any:
+    """Give a network of ours SAT's own attention and rotary tables in place of ours, and SAT's LoRA."""
+    for part in (network.image_part.vit, network.image_part.qformer):
+        part.del_mixin("full-attention")
+    rotary = RotaryEmbedding(network.rotary.dim)
+    rotary.inv_freq = rotary.inv_freq.half().float()  # as the original's runs in half precision have them
+    network.get_mixin("chatglm-attn").rotary_emb = rotary.to(network.device)
+    network.add_mixin("lora", LoraMixin(len(network.transformer.layers), rank, layer_range=layers), reinit=True)
+    for name, weight in network.named_parameters():
+        weight.requires_grad_("matrix_" in name)
+    network.transformer.checkpoint_activations = True
+    network.transformer.training = True  # of itself alone: it lets gradients into what is checkpointed
+    return network

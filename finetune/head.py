@@ -1,0 +1,80 @@
+"""The head of the language model and the loss on what it says, a few places at a time.
+
+The logits of all places would be the largest tensor of a training by far: in float32 half a megabyte a place at the
+published size.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from model.lora import has_dropout
+from model.visualglm import PARALLEL_LAYERS
+
+# Places whose logits lie in memory at a time.
+HEAD_ROWS = 256
+
+
+def sum_losses(head: nn.Module, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the weighted sum of the losses of states, in float32.
+
+    Args:
+        head: of the language model.
+        states: [N, D].
+        targets: [N], the tokens to say.
+        counts: [N], what each counts.
+    """
+    if torch.is_grad_enabled() and is_plain(head):
+        return LossOfFrozenHead.apply(states, targets, counts, head.weight)  # type: ignore[no-any-return]
+    total = torch.zeros((), device=states.device)
+    for part in parts_of(states, targets, counts):
+        if torch.is_grad_enabled() and len(states) > HEAD_ROWS:
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout(head)}
+            total = total + checkpoint(sum_of_part, head, *part, **options)
+        else:
+            total = total + sum_of_part(head, *part)
+    return total
+
+
+def is_plain(head: nn.Module) -> bool:
+    """Whether a head is a matrix that is not trained, and that lies here as a whole."""
+    weight: Any = head.weight if type(head) in PARALLEL_LAYERS else None
+    return weight is not None and not weight.requires_grad and not hasattr(weight, "ds_id")
+
+
+def parts_of(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the tensors' parts of so many rows as have room."""
+    return zip(*(tensor.split(HEAD_ROWS) for tensor in tensors), strict=True)
+
+
+def sum_of_part(head: nn.Module, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the weighted sum of the losses of a few states."""
+    # In float32 as it is computed, and not before, so that there is no second copy of the logits.
+    chances = F.log_softmax(head(states), dim=-1, dtype=torch.float32)
+    return F.nll_loss(chances, targets, reduction="none") @ counts
+
+
+class LossOfFrozenHead(torch.autograd.Function):
+    """The same where only states want a gradient: it is made with the loss, so that no logits are made twice."""
+
+    @staticmethod
+    def forward(
+        context: Any, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
+        for gradient, part, wanted, count in parts_of(gradients, states, targets, counts):
+            chances = F.log_softmax(F.linear(part, weight), dim=-1, dtype=torch.float32)
+            total += F.nll_loss(chances, wanted, reduction="none") @ count
+            chances.exp_().scatter_add_(1, wanted[:, None], chances.new_full((len(wanted), 1), -1.0))
+            gradient.copy_(chances.mul_(count[:, None]).to(weight.dtype) @ weight)
+        context.save_for_backward(gradients)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradients,) = context.saved_tensors
+        return gradients * given[0], None, None, None
