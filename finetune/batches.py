@@ -56,11 +56,6 @@ class Batch:
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on a device; a GPU is not waited for."""
-    return tensor.to(device, non_blocking=device.type == "cuda")
-
-
 def collate(examples: Sequence[Example]) -> Batch:
     """Put examples side by side."""
     length = max(len(example.input_ids) for example in examples)

@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.generation.cache import angle_table, rotate
+from model.generation.network import to_device
 from model.lora import has_dropout
 from model.visualglm import OWN_HOOKS
 
-from .batches import Batch, to_device
+from .batches import Batch
 from .encoding import NO_LOSS
 from .head import sum_losses
 

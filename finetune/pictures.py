@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from model.encoder import COUNTS, ImageEncoder
+from model.generation.network import to_device
 
-from .batches import Batch, to_device
+from .batches import Batch
 
 
 class PictureCache:
