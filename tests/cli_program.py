@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,8 @@ def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> 
 def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, *arguments]
     settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    # What a shell starts in its background ignores Ctrl-C, and so would what the tests start then.
+    settings["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=ROOT, env=environment(), bufsize=0, **settings) as program:
         try:
             yield program

@@ -92,7 +92,7 @@ def test_what_cannot_be_merged_is_said(
     prefixed = train(data, tmp_path / "runs", "--use_ptuning")
     capsys.readouterr()
     for source, to, words in (
-        (str(prefixed), "hf", "P-tuning"),
+        (str(prefixed), "sat", "P-tuning"),
         (str(prefixed), "peft", "no LoRA"),
         ("nowhere", "sat", "no model called"),
     ):

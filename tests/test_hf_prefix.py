@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel, AutoTokenizer
 
 from finetune.forward import AnswerLoss
+from finetune.merge import merge
 from model import CHINESE, DEMO, Conversation, load_hf, load_sat
 from model.checkpoint import open_checkpoint
-from model.checkpoint.files import open_tensors
+from model.checkpoint.files import open_tensors, read_json
 from model.checkpoint.prefix import TABLE, encode_prefix
 from model.generation.decoder import LayerDecoder, make_decoder
 from model.hf.configuration_chatglm import ChatGLMConfig
@@ -84,6 +86,18 @@ def test_the_sat_side_reads_what_this_one_has_saved(run: Path, data: Path, tmp_p
     model.network.save_pretrained(saved)
     assert loss_of(saved, data) == pytest.approx(loss_of(run, data), rel=1e-5)
     assert load_hf(saved, device="cpu").network.config.pre_seq_len == 5
+
+
+def test_a_run_becomes_a_directory_that_needs_nothing_else(run: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    merge(str(run), tmp_path / "hf", "hf")
+    assert read_json(tmp_path / "hf" / "config.json")["pre_seq_len"] == 5
+    assert loss_of(tmp_path / "hf", data) == pytest.approx(loss_of(run, data), rel=1e-5)
+    model = AutoModel.from_pretrained(tmp_path / "hf", trust_remote_code=True, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=True)
+    settings = {"do_sample": False, "repetition_penalty": 1.0, "min_length": 0, "max_new_tokens": 16}
+    answer, _ = model.chat(tokenizer, "", "你好", **settings)
+    greedy = DEMO.replace(temperature=0.0, repetition_penalty=1.0, max_new_tokens=16)
+    assert [answer] == load_sat(run, device="cpu").answer_batch([(Conversation(), "你好")], greedy)
 
 
 def test_the_table_holds_the_prefixes_of_all_layers(run: Path) -> None:

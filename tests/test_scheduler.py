@@ -88,15 +88,18 @@ def test_steps_that_have_come_are_taken_together(scheduler: Scheduler, prompts: 
     request = Request(config=GREEDY.replace(max_new_tokens=9), **prompts[0])
     single, steps = list(scheduler.submit(request)), scheduler.submit(request)
     assert steps.ticket.over.wait(30)
-    assert list(steps.together(0.0)) == [single]
-    assert list(steps) == list(steps.together(0.0)) == []
+    assert list(steps.together(1e-3)) == [single]
+    assert list(steps) == list(steps.together(1e-3)) == []
+    steps = scheduler.submit(request)
+    assert steps.ticket.over.wait(30)
+    assert list(steps.together(0.0)) == [[step] for step in single]
 
 
 def test_steps_before_an_error_come_before_it() -> None:
     ticket = Ticket(Request([5], GREEDY), queue.SimpleQueue())
     for reply in (Step(1), Step(2), GenerationError("broken")):
         ticket.reply(reply)
-    together = Steps(ticket).together(0.0)
+    together = Steps(ticket).together(1e-3)
     assert next(together) == [Step(1), Step(2)]
     with pytest.raises(GenerationError, match="broken"):
         next(together)

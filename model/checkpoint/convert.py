@@ -22,13 +22,14 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, VisualGLMError
-from .adapters import methods_in, refuse_unmergeable
+from .adapters import PTUNING, methods_in, refuse_unmergeable
 from .directory import new_directory
 from .files import read_json
 from .layout import LAYOUTS
 from .lazy import Tensors
 from .load import Checkpoint, open_checkpoint
 from .parallel import check_size
+from .prefix import encode_prefix
 from .save import GENERATION_NAME, Progress, save_hf, save_sat, write_json
 from .vocabulary import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
 from .whole import whole_tensors
@@ -73,7 +74,8 @@ def convert(
     Args:
         to: sat or hf.
         dtype: None keeps each tensor's own, so that converting there and back changes no bit.
-        merge_lora: merge what LoRA trained into the weights; else a model with additions is refused.
+        merge_lora: merge what LoRA trained into the weights; else a model with additions is refused, but for P-tuning's
+            keys and values, which the Hugging Face format has a place for.
         model_parallel_size: number of weight files of the SAT format.
         qkv_layout: the row order of `source`, where its configuration is silent or wrong about it.
         base: the model that `source` began from, where that holds only what was trained.
@@ -83,7 +85,10 @@ def convert(
         VisualGLMError: the model or its tokenizer cannot be read, or the destination cannot be written.
     """
     checkpoint = open_checkpoint(source, qkv_layout=qkv_layout, base=base)
-    checkpoint = checkpoint.merge_lora() if merge_lora else refuse_additions(checkpoint)
+    if to == "hf" and set(methods_in(checkpoint.stored)) == {PTUNING}:
+        checkpoint = encode_prefix(checkpoint)
+    else:
+        checkpoint = checkpoint.merge_lora() if merge_lora else refuse_additions(checkpoint)
     if to == "sat":
         check_size(model_parallel_size, checkpoint.config)
     tensors = whole_tensors(checkpoint)

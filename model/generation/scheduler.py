@@ -69,10 +69,10 @@ class Steps(Iterator[Step]):
         return step
 
     def together(self, pause_s: float) -> Iterator[list[Step]]:
-        """Yield the steps that have come, at least one, and then none for so many seconds, unless it is over."""
+        """Yield the steps that have come, and then none for so many seconds, unless it is over; without, each alone."""
         while not self.ended and (step := self._read()):
             steps = [step]
-            while not self.ended and not self.ticket.replies.empty() and (step := self._read()):
+            while pause_s and not self.ended and not self.ticket.replies.empty() and (step := self._read()):
                 steps.append(step)
             yield steps
             if pause_s and not self.ended:
