@@ -21,9 +21,11 @@ OWN_MODULES = (
     "modeling_chatglm",
     "prefix_chatglm",
     "quantization",
+    "text_chatglm",
     "tokenization_chatglm",
     "vision_chatglm",
 )
+TOKENIZER_MODULES = ("text_chatglm", "tokenization_chatglm")  # which the model does without
 SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "kernels", "prompt")  # copied unchanged
 FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
@@ -98,7 +100,7 @@ def code_files() -> Iterator[tuple[str, str]]:
 def name_modules(text: str) -> str:
     """Return lines that import every module which the model's file `text` needs, but does not name itself."""
     named = set(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE))
-    needed = {*OWN_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", "tokenization_chatglm"}
+    needed = {*OWN_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", *TOKENIZER_MODULES}
     lines = (f"from .{module} import __name__ as _{module}\n" for module in sorted(needed))
     return "\n# transformers 4 copies the modules named here, and not those that they name in turn.\n" + "".join(lines)
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, layout_pieces, mark_layout
+from model.hf.text_chatglm import NEWLINE, layout_pieces, mark_layout
+from model.hf.tokenization_chatglm import ChatGLMTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
 CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
