@@ -87,6 +87,7 @@ class Answer(Iterator[Piece]):
     def __init__(self, begin: Callable[[], tuple[AnswerWriter, Steps]], pause_s: float) -> None:
         self.begin = begin
         self.pause_s = pause_s
+        self.writer: AnswerWriter | None = None
         self.steps: Steps | None = None
         self.groups: Iterator[Sequence[Step]] = iter(())
         self.closed = False
@@ -99,6 +100,7 @@ class Answer(Iterator[Piece]):
             if self.closed:  # meanwhile
                 self.steps.close()
         steps = next(self.groups)
+        assert self.writer is not None  # there are steps
         return self.writer.write(*steps)
 
     def close(self) -> None:
