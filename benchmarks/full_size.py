@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ from torch import nn
 from benchmarks.parts.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
 from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
 from model.checkpoint import Checkpoint, open_checkpoint
+from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.layout import SPLIT
 from model.checkpoint.lazy import LazyTensors
 from model.checkpoint.memory import build_empty
-from model.checkpoint.save import to_hf_config
+from model.checkpoint.names import RENAMED
+from model.checkpoint.save import save_hf, to_hf_config
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
 from model.sat_compat import count_parameters
@@ -122,6 +125,19 @@ def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch
     shapes = build_network(plain, torch.device("meta"), dtype).state_dict()
     tensors = {name: partial(draw_tensor, name, held.shape, device, dtype) for name, held in shapes.items()}
     return replace(plain, files=[], stored=LazyTensors(tensors), qkv_layout=SPLIT, is_settled=True)
+
+
+def write_full_size(directory: Path, config: dict[str, Any], device: torch.device) -> None:
+    """Write random weights of these sizes in the Hugging Face format, in float16; almost all tokens have a text.
+
+    The rows of lm_head beyond the borrowed tokenizer are 0: beside random ones such tokens are hardly ever drawn.
+    """
+    tensors = dict(random_checkpoint(config, device, torch.float16).tensors())
+    vocabulary = load_tokenizer(EMBEDDED_MODEL).vocab_size
+    tensors[RENAMED["lm_head.weight"]][vocabulary:] = 0
+    directory.mkdir()
+    end_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
+    save_hf(directory, tensors, config, eos_token_id=end_id)
 
 
 def random_sat(

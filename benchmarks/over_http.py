@@ -2,6 +2,7 @@
 
 python -m benchmarks.over_http
 python -m benchmarks.over_http --only http/streams --device cuda --from_pretrained visualglm-6b
+python -m benchmarks.over_http --device cuda --from_pretrained full-size        of random weights, written to a folder
 
 Each row asks `--count` requests at once over HTTP, and the same requests, of the same prompts, settings and seeds, at
 the scheduler itself, from threads of this process: turn by turn, `--repetitions` times after one that is not counted.
@@ -17,15 +18,18 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from benchmarks.full_size import FULL_SIZE, full_size_config, write_full_size
 from benchmarks.parts.http_bodies import ENDLESS, QUESTION, completion, random_png
 from benchmarks.parts.http_server import Server, serving
 from benchmarks.parts.machine import ROOT, describe_machine, name_gpu
@@ -138,13 +142,21 @@ def started_client(port: int) -> "Iterator[subprocess.Popen[str]]":
 
 def make_sides(options: argparse.Namespace, stack: ExitStack) -> Sides:
     """Start what is measured; `stack` ends it."""
+    name = options.from_pretrained if options.from_pretrained != FULL_SIZE else write_random(options, stack)
     chosen = {name: getattr(options, name) for name in ("device", "dtype", "quant") if getattr(options, name)}
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
-    flags += ["--from_pretrained", options.from_pretrained, "--max-batch", str(options.count)]
+    flags += ["--from_pretrained", name, "--max-batch", str(options.count)]
     server = stack.enter_context(serving(flags))
-    model = load_sat(options.from_pretrained, **chosen, rows=options.count, most_waiting=options.count)
+    model = load_sat(name, **chosen, rows=options.count, most_waiting=options.count)
     client = stack.enter_context(started_client(server.port))
     return Sides(model, server, client, options.count, options.tokens, options.repetitions)
+
+
+def write_random(options: argparse.Namespace, stack: ExitStack) -> str:
+    """Write a model of random weights; return its directory, which `stack` removes."""
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+    write_full_size(directory, full_size_config(options.layers), torch.device(options.device))
+    return str(directory)
 
 
 def make_rows(options: argparse.Namespace) -> list[Row]:
@@ -165,7 +177,8 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
-    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
+    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help=f"or {FULL_SIZE}")
+    parser.add_argument("--layers", type=int, help=f"the most layers of each part of {FULL_SIZE}, to try a script")
     parser.add_argument("--device", help="cpu, cuda, ...; left out, a GPU where there is one")
     parser.add_argument("--dtype", choices=list(DTYPES))
     parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
