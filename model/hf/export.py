@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import CheckpointError
 
 OWN_MODULES = (
+    "cache_chatglm",
     "configuration_chatglm",
     "dialogue_chatglm",
     "generation_chatglm",

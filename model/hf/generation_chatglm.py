@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from .cache_chatglm import new_cache
 from .layers_chatglm import stored_length
 from .prefix_chatglm import Marks, image_starts, token_positions, visible_tokens
 
@@ -46,18 +47,21 @@ class PrefixGenerationMixin:
         attention_mask: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
         pre_image_length: torch.Tensor | None = None,
+        hides_tokens: bool = True,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the arguments of `forward` for the next step, from the whole ids [B, S] so far.
 
-        transformers' own positions are replaced by this model's; the picture is given with the prompt only.
+        transformers' own positions are replaced by this model's; the picture is given with the prompt only. A single
+        token after a context of which nothing is hidden needs no mask.
         """
         past = stored_length(past_key_values)
         visible = None if attention_mask is None else attention_mask.bool()
+        is_single = past == input_ids.shape[1] - 1
         inputs = {
             "input_ids": input_ids[:, past:].contiguous(),
             "position_ids": token_positions(input_ids, visible, Marks.of(self.config))[..., past:],
-            "attention_mask": attention_mask,
+            "attention_mask": attention_mask if hides_tokens or not is_single else None,
             "past_key_values": past_key_values,
             "use_cache": kwargs.get("use_cache"),
             "logits_to_keep": kwargs.get("logits_to_keep", 0),
@@ -94,7 +98,7 @@ class PrefixGenerationMixin:
             starts = torch.full_like(starts, -1)
         hidden = kwargs.pop("attention_mask", None)
         visible = visible_tokens(ids, hidden, starts, self.image_length, self.config.pad_token_id)
-        kwargs["attention_mask"] = visible.long()
+        kwargs["attention_mask"], kwargs["hides_tokens"] = visible.long(), not bool(visible.all())
         self._add_defaults(args, kwargs)
         generating: Any = super()
         return generating.generate(ids, *args, **self._with_room(ids.shape[1], args, kwargs))
@@ -104,6 +108,8 @@ class PrefixGenerationMixin:
         if args or kwargs.get("generation_config") is not None:
             return
         kwargs.setdefault("disable_compile", True)  # keys that grow in each step would be compiled anew in each
+        if kwargs.get("use_cache") is not False and kwargs.get("cache_implementation") is None:
+            kwargs.setdefault("past_key_values", new_cache())
         for name in ("eos_token_id", "pad_token_id"):  # a directory's generation_config.json need not have them
             if getattr(self.generation_config, name) is None:
                 kwargs.setdefault(name, getattr(self.config, name))

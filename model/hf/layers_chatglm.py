@@ -22,24 +22,25 @@ ROTARY_BASE = 10000.0
 
 
 def rotary_tables(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin [B, T, 1, 2, head_dim / 2] for positions [B, 2, T].
+    """Return cos and sin [B, T, 1, 1, 2, head_dim / 2] for positions [B, 2, T].
 
-    Each half of a head turns by one of the two positions. The frequencies are rounded to half precision, as every
-    half-precision run of the original has them, while angles are computed in float32: in half they would lose
-    0.5 rad above position 512.
+    Each half of a head turns by one of the two positions; its first sines are negative, as `rotate` wants them. The
+    frequencies are rounded to half precision, as every half-precision run of the original has them, while angles are
+    computed in float32: in half they would lose 0.5 rad above position 512.
     """
     exponents = torch.arange(0, head_dim // 2, 2, device=positions.device).float() / (head_dim // 2)
     frequencies = (1.0 / ROTARY_BASE**exponents).half().float()  # [head_dim / 4]
     half = positions.transpose(1, 2).float()[..., None] * frequencies  # [B, T, 2, head_dim / 4]
-    angles = torch.cat((half, half), dim=-1).unsqueeze(2)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = half.cos(), half.sin()
+    tables = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    return tables[0][:, :, None, None].to(dtype), tables[1][:, :, None, None].to(dtype)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn x [B, T, H, head_dim], whose halves have each their own angles."""
-    parts = x.view(*x.shape[:-1], 2, -1)
-    first, second = parts.chunk(2, dim=-1)
-    return (parts * cos + torch.cat((-second, first), dim=-1) * sin).flatten(-2)
+    """Turn x [B, T, H, N, head_dim], whose halves have each their own angles."""
+    parts = x.unflatten(-1, (2, -1))
+    swapped = parts.roll(parts.shape[-1] // 2, dims=-1)
+    return torch.addcmul(parts * cos, swapped, sin).flatten(-2)
 
 
 def make_linear(config: ChatGLMConfig, inputs: int, outputs: int) -> nn.Module:
@@ -95,9 +96,8 @@ class SelfAttention(nn.Module):
         prefix [2, H, P, head_dim], if there is one.
         """
         qkv = self.query_key_value(h).unflatten(-1, (-1, 3, self.head_dim))  # [B, T, H, 3, head_dim]
-        query, key, value = qkv.unbind(-2)
-        query = rotate(query, cos, sin).transpose(1, 2)  # [B, H, T, head_dim]
-        key, value = rotate(key, cos, sin).transpose(1, 2), value.transpose(1, 2)
+        turned = rotate(qkv[..., :2, :], cos, sin)  # queries and keys together
+        query, key, value = (one.transpose(1, 2) for one in (*turned.unbind(-2), qkv[..., 2, :]))  # [B, H, T, head_dim]
         if cache is not None:
             length = stored_length(cache, self.number) + h.shape[1]
             key, value = cache.update(key, value, self.number)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import CheckpointError, SettingError
+from .cache_chatglm import new_cache
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
 from .layers_chatglm import GLMBlock, PrefixEncoder, rotary_tables, stored_length
@@ -181,7 +182,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         if input_ids is None or output_attentions:
             raise ValueError("Give input_ids; attentions are not returned.")
         if past_key_values is None and self._wants_cache(use_cache):
-            past_key_values = DynamicCache()
+            past_key_values = new_cache()
         if inputs_embeds is None:
             inputs_embeds = self.transformer.word_embeddings(input_ids)
         if stored_length(past_key_values):
