@@ -45,7 +45,10 @@ class ImageEncoder:
             self.run(count)
 
     def _run(self, count: int) -> None:
-        self.embeddings[:count] = self.network.encode_image(self.pixels[:count])
+        rows = self.network.encode_image(self.pixels[:count])
+        if not len(self.embeddings):
+            self.embeddings = rows.new_zeros(COUNTS[-1], *rows.shape[1:])
+        self.embeddings[:count] = rows
 
     def _settle(self) -> None:
         """Prepare places for what goes in and out, anew when the weights have moved; the first tells of all."""
@@ -55,5 +58,5 @@ class ImageEncoder:
         self.graphs.forget()
         size, device, dtype = self.network.image_size, self.network.device, self.network.dtype
         self.pixels = torch.zeros(COUNTS[-1], 3, size, size, device=device, dtype=dtype)
-        self.embeddings = self.network.encode_image(self.pixels)
+        self.embeddings = torch.empty(0)
         self.mark = mark

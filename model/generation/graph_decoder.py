@@ -83,13 +83,17 @@ class GraphDecoder:
         return [self.cache.lengths]
 
     def _place(self, first: int, requests: Sequence[Request], contexts: list[int], count: int, length: int) -> None:
-        """Put the embedded prompts where the graph looks for them: `count` contexts of `length` places, then <sop>s."""
-        for number, prompt in enumerate(self.layers.embed(requests)):
-            self.embedded[number * length : number * length + len(prompt) - 1] = prompt[:-1]
-            self.embedded[count * length + number] = prompt[-1]
+        """Put the prompts, and what tells where they end, where the graph looks for them."""
+        self._lay(requests, self.embedded, count, length)
         self.prompt_rows[: len(requests)] = first + self.index[: len(requests)]
         filled = [self.cache.start + context for context in contexts]
         self.prompt_lengths[:count] = to_device(filled + [-1] * (count - len(filled)), self.device)
+
+    def _lay(self, requests: Sequence[Request], x: torch.Tensor, count: int, length: int) -> None:
+        """Put the embedded prompts into x [N, D]: `count` contexts of `length` places each, then the <sop> of each."""
+        for number, prompt in enumerate(self.layers.embed(requests)):
+            x[number * length : number * length + len(prompt) - 1] = prompt[:-1]
+            x[count * length + number] = prompt[-1]
 
     def _read(self, count: int, length: int) -> None:
         """Read prompts from their places, and leave the logits in theirs."""
@@ -99,11 +103,9 @@ class GraphDecoder:
 
     def _read_long(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
         """Read prompts layer by layer."""
-        embedded, longest = self.layers.embed(requests), max(contexts)
-        places = self.embedded.new_zeros(len(requests), longest, self.layers.weights.width)
-        for row, prompt in zip(places, embedded, strict=True):
-            row[: len(prompt) - 1] = prompt[:-1]
-        x = torch.cat([places.flatten(0, 1), *(prompt[-1:] for prompt in embedded)])
+        longest = max(contexts)
+        x = self.embedded.new_zeros(len(requests) * (longest + 1), self.layers.weights.width)
+        self._lay(requests, x, len(requests), longest)
         rows = first + self.index[: len(requests)]
         lengths = self.cache.start + to_device(contexts, self.device)
         attend = self._attend_prompts(rows, lengths, longest)

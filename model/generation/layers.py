@@ -7,6 +7,7 @@ The residual branch is the normalised value, scaled by alpha.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from .attention import Attend
 from .cache import angle_table
 from .network import Network, to_device
 from .request import Request
-from .weights import find_weights
+from .weights import LayerWeights, find_weights
 
 
 class Layers:
@@ -35,11 +36,15 @@ class Layers:
     def walk(self, x: torch.Tensor, attend: Attend) -> Iterator[torch.Tensor]:
         """Yield x [N, D] after each layer."""
         for number, layer in enumerate(self.weights.layers):
-            h = layer.input_norm(x)
-            context = attend(number, self._split(layer.query_key_value(h)))
-            m = layer.post_norm(layer.dense(context, residual=h, alpha=self.alpha))
+            m = self._attend(layer, x, partial(attend, number))
             x = layer.to_h(layer.to_4h(m, gelu=True), residual=m, alpha=self.alpha)
             yield x
+
+    def _attend(self, layer: LayerWeights, x: torch.Tensor, attend: "partial[torch.Tensor]") -> torch.Tensor:
+        """Return m [N, D]. What leads to it is let go before the MLP, which takes the most memory."""
+        h = layer.input_norm(x)
+        context = attend(self._split(layer.query_key_value(h)))
+        return layer.post_norm(layer.dense(context, residual=h, alpha=self.alpha))
 
     def run(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Return x [N, D] after the last layer."""

@@ -3,7 +3,7 @@
 # Rows that are computed together.
 COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 # Room for tokens grows in these steps, so that it seldom has to.
-ROOM_STEP = 256
+ROOM_STEP = 128
 # Prompts of up to so many tokens, padded and all together, are read as one: more would be no faster, and the CPU starts
 # the kernels of longer ones in less time than a GPU takes for them.
 LENGTHS = (64, 128, 256, 512)

@@ -74,15 +74,11 @@ def quantized_linear(
         return finish(rows @ numbers.to(x.dtype).t(), scale, bias, x)
     bias = None if bias is None else bias.to(x.dtype)
     height = max(1, WHOLE_AT_ONCE // x.shape[-1])
-    products = [
-        F.linear(
-            x,
-            dequantize(numbers[part], scale[part], None if groups is None else groups[part], bits, x.dtype),
-            None if bias is None else bias[part],
-        )
-        for part in (slice(start, start + height) for start in range(0, len(scale), height))
-    ]
-    return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+    out = x.new_empty(*x.shape[:-1], len(scale))
+    for part in (slice(start, start + height) for start in range(0, len(scale), height)):
+        whole = dequantize(numbers[part], scale[part], None if groups is None else groups[part], bits, x.dtype)
+        out[..., part] = F.linear(x, whole, None if bias is None else bias[part])
+    return out
 
 
 @functools.cache
