@@ -105,11 +105,21 @@ class SatChatModel:
         return Answer(begin, pause_s)
 
     def make_request(
-        self, conversation: Conversation, question: str, config: GenerationConfig
+        self,
+        conversation: Conversation,
+        question: str,
+        config: GenerationConfig,
+        images: torch.Tensor | None = None,
     ) -> tuple[Prompt, Request]:
-        """Return what the engine is to answer for a question."""
+        """Return what the engine is to answer for a question.
+
+        Args:
+            images: the image embeddings [1, L, D] of the conversation's picture, where they are known already.
+        """
         prompt = self.encode_prompt(conversation, question, config)
-        return prompt, self._request(prompt, conversation, config, self.pictures.embed(conversation.image))
+        if images is None:
+            images = self.pictures.embed(conversation.image)
+        return prompt, self._request(prompt, conversation, config, images)
 
     def answer_batch(
         self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16

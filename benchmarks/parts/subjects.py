@@ -44,10 +44,12 @@ class Engine:
         self.model = model
         self.end_id = model.tokenizer.eos_token_id
 
-    def request(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Request:
+    def request(
+        self, length: int, tokens: int, pixels: torch.Tensor, seed: int, images: torch.Tensor | None = None
+    ) -> Request:
         """Return what the engine is to answer."""
         config = of_length(tokens, self.end_id, seed)
-        prompt, request = self.model.make_request(Conversation(pixels), question(length, seed), config)
+        prompt, request = self.model.make_request(Conversation(pixels), question(length, seed), config, images)
         assert len(prompt.token_ids) == length
         return request
 
@@ -66,8 +68,9 @@ class Engine:
     def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Rates:
         """Answer as many prompts at once as there are pictures."""
         started = time.perf_counter()
-        self.model.pictures.encode(pictures)  # together, and they are remembered
-        requests = [self.request(length, tokens, one, seed + n) for n, one in enumerate(pictures)]
+        embedded = self.model.pictures.encode(pictures)  # together, as `answer_batch` does it
+        shown = enumerate(zip(pictures, embedded, strict=True))
+        requests = [self.request(length, tokens, one, seed + n, images) for n, (one, images) in shown]
         times: dict[Request, list[float]] = {request: [] for request in requests}
         events = self.model.scheduler.answer_all(requests, len(requests))
         for request, step in events:

@@ -13,7 +13,7 @@ from .graphs import Graphs, Undo
 from .network import Network
 from .request import Event, Request, Step
 from .sampler import BROKEN, Plan, Sampler
-from .sizes import COUNTS, padded, padded_room
+from .sizes import COUNTS, REACH_STEP, ROOM_STEP, padded, round_up
 
 # A step may have been started when its row turns out to have ended.
 AHEAD = 1
@@ -183,7 +183,7 @@ class Batch:
         if rows <= have and room <= self.room:
             return
         wanted = have if rows <= have else min(self.most, padded(rows, COUNTS))
-        room = max(self.room, min(padded_room(room), self.capacity))
+        room = max(self.room, min(round_up(room, ROOM_STEP), self.capacity))
         self.graphs.forget()
         self.decoder.grow(wanted, room + AHEAD)
         self.sampler = self.sampler.grown(wanted, room)
@@ -215,7 +215,7 @@ class Batch:
         plan = self.sampler.plan((row.request, row.drawn) for row in self.rows)
         if self.decoder.is_static:
             count = min(padded(count, COUNTS), len(self.tokens))
-            longest = min(padded_room(longest), self.room + AHEAD)
+            longest = min(round_up(longest, REACH_STEP), self.room + AHEAD)
             self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._remember)
         else:
             self._advance(count, longest, plan)

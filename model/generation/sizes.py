@@ -2,8 +2,10 @@
 
 # Rows that are computed together.
 COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-# Room for tokens grows in these steps, so that it seldom has to.
+# Room for tokens grows in these steps, so that it seldom has to; 57 MB each at full size.
 ROOM_STEP = 128
+# A graph of a step serves rows up to the next multiple of these tokens.
+REACH_STEP = 256
 # Prompts of up to so many tokens, padded and all together, are read as one: more would be no faster, and the CPU starts
 # the kernels of longer ones in less time than a GPU takes for them.
 LENGTHS = (64, 128, 256, 512)
@@ -16,9 +18,9 @@ def padded(number: int, sizes: tuple[int, ...]) -> int:
     return next((size for size in sizes if size >= number), number)
 
 
-def padded_room(tokens: int) -> int:
-    """Return the next step of room."""
-    return -(-tokens // ROOM_STEP) * ROOM_STEP
+def round_up(number: int, step: int) -> int:
+    """Return the next multiple of `step`."""
+    return -(-number // step) * step
 
 
 def fits_together(lengths: list[int]) -> bool:
