@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .docs import DOCS, KINDS
+from .local import is_own_name, listens_locally
 from .refusals import Refusal, respond
 from .service import Service
 from .streams import ClientGone
@@ -69,6 +70,7 @@ class Door:
         self.app = app
         self.service = service
         self.keys = [key.encode() for key in service.settings.api_keys]
+        self.is_local = not self.keys and listens_locally(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
@@ -112,13 +114,18 @@ class Door:
         """Check that no browser sends this for the page of another site that it has not asked about.
 
         Raises:
-            Refusal: 403, it may be so. Such a page could not read the answer, but keep the model busy.
+            Refusal: 403, it may be so. Such a page could keep the model busy, and read answers if it has taken this
+                machine's address for its own name.
         """
-        origin, kind = headers.get("origin"), headers.get("content-type", "").partition(";")[0].strip().lower()
-        let = self.service.settings.cors_origins
-        if origin is None or kind not in UNASKED_KINDS or origin in let or "*" in let:
+        origin, host, let = headers.get("origin"), headers.get("host", ""), self.service.settings.cors_origins
+        if origin is None or origin in let or "*" in let:
             return
-        if origin.partition("://")[2] != headers.get("host"):
+        is_same = origin.partition("://")[2] == host
+        if is_same and self.is_local and not is_own_name(host):
+            message = f"The name of this page is not known here: start the server with --cors-origin {origin}."
+            raise Refusal(403, message, code="cross_site", headers=CLOSE)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not is_same and kind in UNASKED_KINDS:
             message = "The page of another site may send JSON alone: set Content-Type to application/json."
             raise Refusal(403, message, code="cross_site", headers=CLOSE)
 

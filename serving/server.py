@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from model import ChatModel, SettingError
 
+from .local import listens_locally
 from .service import Service
 from .settings import Settings
 from .trace import log
@@ -94,14 +95,7 @@ class Server(uvicorn.Server):
 
 def warn_of_open_doors(settings: Settings) -> None:
     """Log a warning if everybody who reaches this machine may ask."""
-    try:
-        local = all(
-            address[4][0] in ("127.0.0.1", "::1")
-            for address in socket.getaddrinfo(settings.host or None, settings.port)
-        )
-    except OSError:
-        local = False
-    if not local and not settings.api_keys:
+    if not settings.api_keys and not listens_locally(settings):
         advice = "Everybody who reaches this machine may ask. Give --api-key, or listen at 127.0.0.1."
         log("no key", logging.WARNING, host=settings.host, advice=advice)
 

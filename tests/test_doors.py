@@ -186,6 +186,27 @@ def test_a_browser_cannot_be_made_to_ask_by_another_site(client, path, kind):
             assert let.post(path, content=body, headers=headers).status_code == status
 
 
+@pytest.mark.parametrize("path", ["/", PATH])
+def test_a_site_that_has_taken_this_machines_address_for_its_name_cannot_ask(client, path):
+    body = NATIVE if path == "/" else completion("hello")
+
+    def ask(client: httpx.Client, host: str) -> int:
+        origin = f"http://{host}"
+        return client.post(path, json=body, headers={"Host": host, "Origin": origin}).status_code
+
+    port = client.port
+    assert ask(client, f"page.example:{port}") == ask(client, "localhost.page.example") == 403
+    for name in ("localhost", f"localhost:{port}", f"chat.localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert ask(client, name) == 200
+    assert client.post(path, json=body, headers={"Host": "page.example"}).status_code == 200  # no browser's
+    with serving(SteppedModel(free=True, length=1), cors_origins=("http://page.example",)) as let:
+        assert ask(let, "page.example") == 200
+        assert ask(let, "other.example") == 403
+    with serving(SteppedModel(free=True, length=1), api_keys=("key",)) as locked:
+        headers = {"Host": "page.example", "Origin": "http://page.example", "Authorization": "Bearer key"}
+        assert locked.post(path, json=body, headers=headers).status_code == 200
+
+
 def test_the_page_of_the_documentation_needs_nobody_else(client):
     with serving(SteppedModel(), api_keys=("key",)) as locked:
         for server in (client, locked):
