@@ -68,6 +68,12 @@ def test_answers_are_those_of_transformers_cache(settings: dict[str, object], go
     assert torch.equal(ours, golden_model().generate(**asked, past_key_values=DynamicCache()))
 
 
+def test_tokens_guessed_from_the_prompt_change_no_answer(golden_pixels: torch.Tensor) -> None:
+    asked = {**picture_of("zh_image", golden_pixels), "max_new_tokens": 8, "do_sample": False}
+    expected = golden_model().generate(prompt_ids("zh_image"), **asked)
+    assert torch.equal(golden_model().generate(prompt_ids("zh_image"), **asked, prompt_lookup_num_tokens=3), expected)
+
+
 def test_a_single_token_after_a_context_without_padding_has_no_mask(golden_pixels: torch.Tensor) -> None:
     model, masks = build_golden(), []
     model.transformer.register_forward_hook(lambda module, given, out: masks.append(given[2]))

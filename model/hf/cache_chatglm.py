@@ -6,7 +6,7 @@ transformers' own copies all keys and values of every layer at each token, into 
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 ROOM = 256  # tokens by which a layer grows
 
@@ -49,6 +49,8 @@ class GrowingLayer(DynamicLayer):
         return room
 
 
-def new_cache() -> Cache:
-    """Return an empty cache of growing layers."""
-    return Cache(layer_class_to_replicate=GrowingLayer)
+def new_cache() -> DynamicCache:
+    """Return an empty cache of growing layers, which is for transformers one of its own."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = GrowingLayer
+    return cache
