@@ -135,7 +135,7 @@ def image_digest(pixels: torch.Tensor) -> str:
     """Return a hexadecimal key that is the same exactly for tensors of the same shape, dtype and values."""
     flat = pixels.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = hashlib.sha256(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
-    digest.update(flat.numpy())
+    digest.update(flat.numpy().data)
     return digest.hexdigest()
 
 

@@ -89,7 +89,7 @@ class PictureEmbeddings:
 
     @torch.inference_mode()
     def _compute_together(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        # To a GPU first: joined or converted here, they would be divided among all cores, of which some have other work.
+        # To a GPU first: here they would be joined and converted by all cores, and wait for the one with other work.
         moved = [to_device(pixels, self.network.device) for pixels in pictures]
         rows = self.encoder.encode(torch.cat(moved) if len(moved) > 1 else moved[0])
         return [row[None].clone() for row in rows]

@@ -49,19 +49,19 @@ def test_every_place_is_taken_at_once() -> None:
 
 
 def test_threads_of_several_callers_share_the_places() -> None:
-    cores, lock, inside, most = Cores(), threading.Lock(), [], []
+    cores, lock, inside, most = Cores(), threading.Lock(), set[int](), set[int]()
+    meeting = threading.Barrier(PLACES)
 
     def work(item: int) -> None:
         with lock:
-            inside.append(item)
-            most.append(len(inside))
-        for _ in range(50):  # others run meanwhile
-            torch.ones(100).sum()
+            inside.add(item)
+        meeting.wait(60)
         with lock:
+            most.add(len(inside))
             inside.remove(item)
 
     with ThreadPoolExecutor(4) as callers:
-        list(callers.map(lambda caller: cores.map(work, [100 * caller + item for item in range(10)]), range(4)))
+        list(callers.map(lambda caller: cores.map(work, range(9 * caller, 9 * caller + 9)), range(4)))
     assert max(most) == PLACES
     assert cores.busy == 0
 
