@@ -206,5 +206,5 @@ class ImageEncoder(nn.Module):
         weight = self.glm_proj.weight
         # Where weights are kept elsewhere until they are used, the device is no place yet.
         pixels = pixels if weight.device.type == "meta" else pixels.to(weight.device)
-        pixels = pixels.to(weight.dtype)  # where it is used
+        pixels = pixels.to(weight.dtype)  # converted where it is used
         return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]
