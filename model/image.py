@@ -109,9 +109,9 @@ def preprocess(
     rgb = image if image.mode == "RGB" else to_rgb(image)
     resized = rgb.resize((size, size), Image.Resampling.BICUBIC)
     # By numpy: torch would divide this little work among all cores, and wait for the one that has other work.
-    values = np.asarray(resized, dtype=np.float32) / 255  # [S, S, 3]
-    normalised = (values - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+    values = np.array(np.asarray(resized).transpose(2, 0, 1), dtype=np.float32, order="C")  # [3, S, S]
+    means, deviations = (np.array(numbers, dtype=np.float32).reshape(3, 1, 1) for numbers in (mean, std))
+    return torch.from_numpy((values / 255 - means) / deviations)
 
 
 class BlipImageEvalProcessor:  # public name
