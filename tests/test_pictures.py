@@ -67,6 +67,31 @@ def test_several_pictures_are_computed_in_threads(tiny_model: SatChatModel, monk
     assert threading.get_ident() not in {thread for _, thread in calls}
 
 
+def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
+    golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, meeting, lock = golden_model.encode_image, threading.Barrier(3), threading.Lock()
+    inside, most, pictures = [0], set[int](), drawn(6)
+
+    def meet(pixels: torch.Tensor) -> torch.Tensor:
+        with lock:
+            inside[0] += 1
+        meeting.wait(60)  # which nobody passes alone
+        with lock:
+            most.add(inside[0])
+            inside[0] -= 1
+        return original(pixels)
+
+    monkeypatch.setattr(golden_model, "encode_image", meet)
+    with ThreadPoolExecutor(6) as threads:  # each with a model of its own, as callers of chat() have
+        answers = list(threads.map(lambda pixels: PictureEmbeddings(golden_model).embed(pixels), pictures))
+    assert max(most) == 3
+    monkeypatch.undo()
+    for pixels, answer in zip(pictures, answers, strict=True):
+        assert answer is not None
+        assert torch.equal(answer, golden_model.encode_image(pixels))
+
+
 def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
