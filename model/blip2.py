@@ -29,6 +29,18 @@ def without_parallel_output(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "parallel_output"}
 
 
+def install_hooks(model: BaseModel) -> None:
+    """Give the hooks of a model to its transformer, as SAT's `forward` does before it calls this.
+
+    SAT takes them all away first; here a thread that is in the forward pass already keeps those that it goes by.
+    """
+    installed = model.transformer.hooks
+    if installed != model.hooks:
+        installed.update(model.hooks)
+        for name in installed.keys() - model.hooks.keys():
+            installed.pop(name, None)
+
+
 class VisionLayerNormMixin(BaseMixin):
     """Normalises the features of the whole picture, where SAT's ViT would classify them."""
 
@@ -71,7 +83,10 @@ class EVAViT(ViTModel):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         cls_ids = torch.zeros(image.shape[0], 1, dtype=torch.long, device=image.device)
         every_patch_visible = torch.ones(1, 1, device=image.device)
-        outputs = super().forward(input_ids=cls_ids, position_ids=None, attention_mask=every_patch_visible, image=image)
+        install_hooks(self)
+        outputs = self.transformer(
+            input_ids=cls_ids, position_ids=None, attention_mask=every_patch_visible, image=image
+        )
         return outputs[0]  # type: ignore[no-any-return]
 
 
@@ -98,7 +113,8 @@ class QFormer(BaseModel):
         count = self.transformer.word_embeddings.weight.shape[0]
         query_ids = torch.arange(count, device=encoder_outputs.device).expand(encoder_outputs.shape[0], -1)
         all_visible = torch.ones(1, 1, device=encoder_outputs.device, dtype=encoder_outputs.dtype)
-        outputs = super().forward(
+        install_hooks(self)
+        outputs = self.transformer(
             input_ids=query_ids,
             position_ids=None,
             attention_mask=all_visible,
@@ -138,5 +154,6 @@ class BLIP2(nn.Module):
         return int(self.vit.transformer.property.image_size[0])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        pixels = image.to(self.glm_proj.weight.device, self.glm_proj.weight.dtype)
+        weight = self.glm_proj.weight
+        pixels = image.to(weight.device).to(weight.dtype)  # converted where it is used
         return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]

@@ -290,12 +290,12 @@ def test_a_batch_has_the_answers_that_each_question_gets_alone(tiny: SatChatMode
 
 
 def test_an_error_in_a_batch_is_one_question_s_own(tiny: SatChatModel) -> None:
-    images = [str(SCENE), "nowhere.png", None]
-    first, error, long = chat_batch(
-        images, tiny.network, tiny.tokenizer, ["图片里有几个物体？", "描述", "长" * 3000], temperature=0
+    images = [str(SCENE), "nowhere.png", torch.zeros(3, 20, 20), None]
+    first, *errors, long = chat_batch(
+        images, tiny.network, tiny.tokenizer, ["图片里有几个物体？", "描述", "描述", "长" * 3000], temperature=0
     )
     assert first[0] == "图片中一共有三个物体。"
-    assert isinstance(error, ImageError)
+    assert [type(error) for error in errors] == [ImageError, ImageError]
     assert isinstance(long, PromptTooLongError)
     with pytest.raises(SettingError, match="1 images, 2 queries"):
         chat_batch([None], tiny.network, tiny.tokenizer, ["a", "b"])

@@ -13,6 +13,7 @@ from tests.conftest import build_model
 from tests.test_batch import draw_requests, prompts, together  # noqa: F401  (a fixture)
 from tests.test_decoder import SharpAttention, build_prefixed
 from tests.test_gpu import SCENE
+from tests.test_pictures import drawn, threads_started
 
 pytestmark = [
     pytest.mark.gpu,
@@ -95,3 +96,14 @@ def test_pictures_encoded_by_graphs(on_gpu: SatChatModel) -> None:
         want = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
     assert torch.allclose(embeddings, want, atol=1e-4, rtol=1e-4)
     assert len(on_gpu.pictures.encoder.graphs.graphs) == 2
+
+
+def test_a_picture_reaches_the_gpu_without_torch_s_threads() -> None:
+    kept, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").pictures, drawn(2)
+    kept.embed(first)  # starts what CUDA and the graphs need
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert threads_started(lambda: kept.embed(second)) == 0
+    finally:
+        torch.set_num_threads(before)

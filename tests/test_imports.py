@@ -32,7 +32,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "hf": {"prompt", "image", "quantization"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
-    "pictures": {"encoder", "image"},
+    "pictures": {"cores", "encoder", "generation", "image"},
     "pieces": {"prompt", "generation"},
     "chat": {"image", "pictures", "pieces", "prompt", "generation"},
     "hf_chat": {"chat", "generation", "kernels", "pieces", "prompt", "quantization", "rotary"},

@@ -205,5 +205,6 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         weight = self.glm_proj.weight
         # Where weights are kept elsewhere until they are used, the device is no place yet.
-        pixels = pixels.to(None if weight.device.type == "meta" else weight.device, weight.dtype)
+        pixels = pixels if weight.device.type == "meta" else pixels.to(weight.device)
+        pixels = pixels.to(weight.dtype)  # converted where it is used
         return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]

@@ -1,0 +1,186 @@
+"""Pictures computed in any company, each once, and by as many threads as there are cores."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import model.cores
+from model import ImageError, SatChatModel
+from model.image import image_digest, preprocess
+from model.pictures import PictureEmbeddings
+from model.visualglm import VisualGLMModel
+
+TASKS = Path("/proc/self/task")  # a folder for each thread of the program
+
+
+@pytest.fixture(autouse=True)
+def three_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that there are cores for three threads, each of which has as many as torch takes."""
+    monkeypatch.setattr(model.cores, "count_cores", lambda: 3 * torch.get_num_threads())
+
+
+def drawn(count: int, size: int = 224) -> list[torch.Tensor]:
+    """Return random pixels."""
+    return list(torch.randn(count, 1, 3, size, size, generator=torch.Generator().manual_seed(0)).unbind())
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, int]]:
+    """Return a list that gets, for each call of the image part, how many pictures it is for and in which thread."""
+    calls: list[tuple[int, int]] = []
+    original = network.encode_image
+
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        calls.append((len(pixels), threading.get_ident()))
+        return original(pixels)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(network, "encode_image", encode_image)
+    return calls
+
+
+def test_a_picture_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChatModel) -> None:
+    pictures = drawn(9)
+    alone = [PictureEmbeddings(tiny_model.network).encode([pixels])[0] for pixels in pictures]
+    for count in (2, 5, 9):
+        together = PictureEmbeddings(tiny_model.network).encode(pictures[:count])
+        assert all(map(torch.equal, together, alone))
+        assert all(rows.is_contiguous() and rows.is_inference() for rows in together)
+
+
+def test_the_embeddings_are_those_of_the_original(
+    golden_model: VisualGLMModel, golden_pixels: torch.Tensor, golden_numbers: Any
+) -> None:
+    rows = torch.cat(PictureEmbeddings(golden_model).encode(list(golden_pixels[:, None])))
+    torch.testing.assert_close(rows, golden_model.encode_image(golden_pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_several_pictures_are_computed_in_threads(tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch, tiny_model.network)
+    pictures = drawn(7)
+    PictureEmbeddings(tiny_model.network).encode([*pictures, *pictures])
+    assert sorted(count for count, _ in calls) == [1, 3, 3]
+    assert threading.get_ident() not in {thread for _, thread in calls}
+
+
+def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
+    golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, meeting, lock = golden_model.encode_image, threading.Barrier(3), threading.Lock()
+    inside, most, pictures = [0], set[int](), drawn(6)
+
+    def meet(pixels: torch.Tensor) -> torch.Tensor:
+        with lock:
+            inside[0] += 1
+        meeting.wait(60)  # which nobody passes alone
+        with lock:
+            most.add(inside[0])
+            inside[0] -= 1
+        return original(pixels)
+
+    monkeypatch.setattr(golden_model, "encode_image", meet)
+    with ThreadPoolExecutor(6) as threads:  # each with a model of its own, as callers of chat() have
+        answers = list(threads.map(lambda pixels: PictureEmbeddings(golden_model).embed(pixels), pictures))
+    assert max(most) == 3
+    monkeypatch.undo()
+    for pixels, answer in zip(pictures, answers, strict=True):
+        assert answer is not None
+        assert torch.equal(answer, golden_model.encode_image(pixels))
+
+
+def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
+    golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, golden_model)
+    pictures, kept = drawn(3), PictureEmbeddings(golden_model)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(kept.embed, pictures * 8))
+    assert len(calls) == len(pictures)
+    assert all(row is answers[number % 3] for number, row in enumerate(answers))
+
+
+def test_a_picture_that_failed_is_tried_again_by_whoever_waits_for_it(
+    golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, is_in, another_asks = golden_model.encode_image, threading.Event(), threading.Event()
+    kept, [pixels, other] = PictureEmbeddings(golden_model), drawn(2)
+
+    def fail_once(pixels: torch.Tensor) -> torch.Tensor:
+        monkeypatch.setattr(golden_model, "encode_image", original)
+        is_in.set()
+        assert another_asks.wait(60)
+        raise MemoryError("once")
+
+    def ask_later() -> torch.Tensor | None:
+        assert is_in.wait(60)
+        another_asks.set()
+        return kept.embed(pixels)
+
+    monkeypatch.setattr(golden_model, "encode_image", fail_once)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.submit(kept.embed, pixels), threads.submit(ask_later)
+        with pytest.raises(MemoryError):
+            first.result()
+        answer = second.result()
+    assert answer is not None and answer is kept.embed(pixels)
+    assert kept.embed(other) is not None
+
+
+def test_pixels_of_another_shape_are_refused(golden_model: VisualGLMModel) -> None:
+    kept = PictureEmbeddings(golden_model)
+    for shape in ((3, 224, 225), (1, 1, 224, 224), (2, 3, 224, 224), (224, 224), (3, 448, 448)):
+        with pytest.raises(ImageError, match=r"pixels have the shape \["):
+            kept.embed(torch.zeros(shape))
+    assert torch.equal(kept.to_pixels(torch.ones(3, 224, 224)), torch.ones(1, 3, 224, 224))
+
+
+class Kept(dict[str, Any]):
+    """Hooks that are in use."""
+
+    def clear(self) -> None:
+        raise AssertionError("hooks were taken away from who may be in the forward pass")
+
+
+def test_one_thread_does_not_take_another_s_hooks_away(golden_model: VisualGLMModel) -> None:
+    part = golden_model.get_mixin("eva").model
+    pixels = torch.cat(drawn(1))
+    for network in (part.vit, part.qformer):
+        network.transformer.hooks.clear()  # as after a forward pass of another model with the same transformer
+        network.transformer.hooks["word_embedding_forward"] = None
+        network.transformer.hooks["routing_forward"] = None
+    want = golden_model.encode_image(pixels)
+    for network in (part.vit, part.qformer):
+        assert network.transformer.hooks == network.hooks
+        network.transformer.hooks, before = Kept(network.hooks), network.transformer.hooks
+        try:
+            assert torch.equal(golden_model.encode_image(pixels), want)
+        finally:
+            network.transformer.hooks = before
+
+
+def threads_started(work: Callable[[], object]) -> int:
+    """Return how many threads `work` has started and left, in a thread that had none of torch's yet."""
+
+    def count() -> int:
+        before = set(TASKS.iterdir())
+        work()
+        known = {TASKS / str(thread.native_id) for thread in threading.enumerate()}
+        return len(set(TASKS.iterdir()) - before - known)
+
+    with ThreadPoolExecutor(1) as fresh:
+        return fresh.submit(count).result()
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="threads are listed there")
+def test_a_picture_is_made_ready_without_torch_s_threads() -> None:
+    image, pixels, before = Image.new("RGB", (500, 300), "red"), drawn(1)[0], torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert threads_started(lambda: pixels.half()) == 3  # it can be seen
+        assert threads_started(lambda: image_digest(preprocess(image, 224)[None])) == 0
+    finally:
+        torch.set_num_threads(before)
