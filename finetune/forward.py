@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.generation.cache import angle_table, rotate
+from model.frozen import is_mixing
+from model.generation.cache import angle_table
 from model.generation.network import to_device
 from model.lora import has_dropout
 from model.visualglm import OWN_HOOKS
@@ -23,6 +24,7 @@ from model.visualglm import OWN_HOOKS
 from .batches import Batch
 from .encoding import NO_LOSS
 from .head import sum_losses
+from .layers import run_layer, turns_of
 
 MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
@@ -93,7 +95,7 @@ class AnswerLoss(nn.Module):
         positions, mask = (to_device(tensor, x.device) for tensor in (batch.position_ids, batch.attention_mask))
         angles = self.network.rotary.angles(positions.transpose(1, 2))  # [B, T, 2, head_dim / 2]
         table = angle_table(angles.flatten(0, 2)).to(dtype_of_products(x))
-        cos, sin = table.view(2, *x.shape[:2], 1, 1, -1).unbind()
+        turns = turns_of(table.view(2, *x.shape[:2], -1))
         hook = self.network.hooks.get(ATTENTION_HOOK)
         # SAT's own attention knows masks as numbers that are factors.
         visible = additive(mask, table.dtype) if hook is None else mask.to(table.dtype)
@@ -102,8 +104,8 @@ class AnswerLoss(nn.Module):
         # Where nothing is drawn, no random state has to be put back.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
         for number, layer in enumerate(transformer.layers):
-            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale)
-            x = checkpoint(run, x, cos, sin, visible, **options) if again else run(x, cos, sin, visible)
+            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale, again)
+            x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)
         return transformer.final_layernorm(x)  # type: ignore[no-any-return]
 
 
@@ -137,8 +139,7 @@ def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tens
 def dtype_of_products(x: torch.Tensor) -> torch.dtype:
     """Return the dtype of what linear layers make of x."""
     kind = x.device.type
-    mixes = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if mixes else x.dtype
+    return torch.get_autocast_dtype(kind) if is_mixing(kind) else x.dtype
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -150,9 +151,6 @@ def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     width = -(-length // MASK_STEP) * MASK_STEP
     room = torch.zeros(*mask.shape[:-1], width, dtype=dtype, device=mask.device)[..., :length]
     return room.masked_fill_(~mask, float("-inf"))
-
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def attend(
@@ -167,27 +165,3 @@ def attend(
     if hook is not None:
         return hook(q, k, v, mask, None, layer_id=number)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def run_layer(
-    layer: Any,
-    attend: Attend,
-    alpha: float,
-    x: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    mask: torch.Tensor,
-) -> torch.Tensor:
-    """Return the states [B, T, D] after a layer. Its parts are called as modules, which deepspeed watches."""
-    h = layer.input_layernorm(x)
-    attention = layer.attention
-    heads = attention.num_attention_heads
-    qkv = attention.query_key_value(h).unflatten(-1, (3, heads, -1))  # [B, T, 3, H, head_dim]
-    turned, v = qkv.split((2, 1), dim=2)
-    q, k = rotate(turned, cos, sin).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
-    # A copy, or the way back would keep all of qkv for its sake.
-    context = attend(q, k, v.squeeze(2).contiguous().transpose(1, 2), mask)
-    a = torch.add(attention.dense(context.transpose(1, 2).flatten(2)), h, alpha=alpha)
-    m = layer.post_attention_layernorm(a)
-    inner = F.gelu(layer.mlp.dense_h_to_4h(m), approximate="tanh")
-    return torch.add(layer.mlp.dense_4h_to_h(inner), m, alpha=alpha)

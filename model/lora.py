@@ -14,6 +14,7 @@ from torch import nn
 
 from . import sat_compat  # noqa: F401  (before sat)
 from .checkpoint.adapters import merged_weight
+from .frozen import is_frozen, is_mixing, multiply, multiply_back
 from .quantization.nf4 import Nf4Linear
 
 # isort: split
@@ -62,11 +63,15 @@ class LoraLinear(nn.Module):
         self.scaling = alpha / rank
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        down = torch.cat(list(self.matrix_A)).to(x.dtype)  # [parts * r, in]
-        inner = nn.functional.linear(self.dropout(x), down).chunk(len(self.matrix_A), dim=-1)
-        ups = [nn.functional.linear(share, up.to(x.dtype)) for share, up in zip(inner, self.matrix_B, strict=True)]
-        added = ups[0] if len(ups) == 1 else torch.cat(ups, dim=-1)
-        return torch.add(self.original(x), added, alpha=self.scaling)  # type: ignore[no-any-return]
+        seen = self.dropout(x) if self.dropout.training and self.dropout.p > 0 else None
+        if is_frozen(self.original) and not is_mixing(x.device.type):
+            return LoraProduct.apply(  # type: ignore[no-any-return]
+                x, seen, self.original, self.scaling, len(self.matrix_A), *self.matrix_A, *self.matrix_B
+            )
+        seen = x if seen is None else seen
+        pairs = zip(self.matrix_A, self.matrix_B, strict=True)
+        added = [seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs]
+        return torch.add(self.original(x), torch.cat(added, dim=-1), alpha=self.scaling)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
@@ -75,6 +80,66 @@ class LoraLinear(nn.Module):
         weight = merged_weight(plain.weight, list(self.matrix_A), list(self.matrix_B), self.scaling)
         plain.weight.copy_(weight)
         return plain  # type: ignore[no-any-return]
+
+
+class LoraProduct(torch.autograd.Function):
+    """A frozen layer's product and LoRA's, all parts at once, as a single step of autograd."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        x: torch.Tensor,
+        seen: torch.Tensor | None,
+        original: nn.Module,
+        scaling: float,
+        parts: int,
+        *factors: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return [.., out].
+
+        Args:
+            x: [.., in].
+            seen: what LoRA sees in its place; None for the same.
+            original: the layer.
+            scaling: alpha / rank.
+            parts: n, how many A come first in `factors`, [r, in]; then as many B, [out / n, r].
+        """
+        rows = (x if seen is None else seen).flatten(0, -2)
+        down = torch.cat(factors[:parts]).to(x.dtype)  # [n r, in]
+        up = torch.stack(factors[parts:]).to(x.dtype)  # [n, out / n, r]
+        inner = by_part(rows @ down.t(), parts)
+        product = multiply(original, x)
+        by_part(product.flatten(0, -2), parts).baddbmm_(inner, up.transpose(1, 2), alpha=scaling)
+        context.save_for_backward(rows, inner, down, up)
+        context.original, context.scaling, context.dtype = original, scaling, factors[0].dtype
+        return product
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, inner, down, up = context.saved_tensors
+        (parts, _, rank), scaling = up.shape, context.scaling
+        given = by_part(gradients[0].flatten(0, -2), parts)  # [n, N, out / n]
+        ups = scaled_product(given.transpose(1, 2), inner, scaling).to(context.dtype)
+        inner = scaled_product(up.transpose(1, 2), given.transpose(1, 2), scaling).view(parts * rank, -1)
+        downs = (inner @ rows).to(context.dtype)
+        x = seen = None
+        if context.needs_input_grad[0]:
+            x = multiply_back(context.original, gradients[0])
+        if context.needs_input_grad[1]:
+            seen = (inner.t() @ down).view(*gradients[0].shape[:-1], -1)
+        elif x is not None:
+            x.flatten(0, -2).addmm_(inner.t(), down)
+        return x, seen, None, None, None, *downs.chunk(parts), *ups
+
+
+def by_part(x: torch.Tensor, parts: int) -> torch.Tensor:
+    """Return [N, n * C] as [n, N, C], where it is."""
+    return x.view(len(x), parts, -1).transpose(0, 1)
+
+
+def scaled_product(a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return scaling * a @ b of batches of matrices, in one step."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scaling)
 
 
 class LoraMixin(BaseMixin):
