@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from model.frozen import is_mixing
 from model.generation.cache import angle_table
 from model.generation.network import to_device
-from model.lora import has_dropout
+from model.lora import copy_factors, has_dropout
 from model.visualglm import OWN_HOOKS
 
 from .batches import Batch
@@ -103,8 +103,9 @@ class AnswerLoss(nn.Module):
         again = self.checkpoint_activations and torch.is_grad_enabled()
         # Where nothing is drawn, no random state has to be put back.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
+        factors = {} if is_mixing(x.device.type) else copy_factors(transformer, x.dtype)
         for number, layer in enumerate(transformer.layers):
-            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale, again)
+            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale, factors, again)
             x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)
         return transformer.final_layernorm(x)  # type: ignore[no-any-return]
 

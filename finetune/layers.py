@@ -13,6 +13,7 @@ from torch import nn
 
 from model.frozen import is_frozen, is_mixing, is_watched, multiply, multiply_back
 from model.generation.cache import rotate
+from model.lora import Factors
 from model.quantization.nf4 import Nf4Linear
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -22,6 +23,7 @@ def run_layer(
     layer: Any,
     attend: Attend,
     alpha: float,
+    factors: Factors,
     keeps: bool,
     x: torch.Tensor,
     turns: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
@@ -32,25 +34,28 @@ def run_layer(
     Args:
         attend: computes the context of q, k, v and the mask.
         alpha: factor of the residual branch.
+        factors: LoRA's, as far as they are at hand.
         keeps: whether to keep the MLP's inside for the way back, although its weights have 4 bits.
         turns: see `turns_of`.
     """
     h = layer.input_layernorm(x)
     attention = layer.attention
-    q, k, v = TurnedHeads.apply(call(attention.query_key_value, h), attention.num_attention_heads, *turns)
+    q, k, v = TurnedHeads.apply(call(attention.query_key_value, h, factors), attention.num_attention_heads, *turns)
     context = attend(q, k, v, mask)
-    a = torch.add(call(attention.dense, context.transpose(1, 2).flatten(2)), h, alpha=alpha)
+    a = torch.add(call(attention.dense, context.transpose(1, 2).flatten(2), factors), h, alpha=alpha)
     mlp = layer.mlp
     if can_be_one_step(layer, a):
         keeps = keeps or not isinstance(mlp.dense_h_to_4h, Nf4Linear)
         return FrozenMlp.apply(a, layer, alpha, keeps)  # type: ignore[no-any-return]
     m = layer.post_attention_layernorm(a)
-    inner = F.gelu(call(mlp.dense_h_to_4h, m), approximate="tanh")
-    return torch.add(call(mlp.dense_4h_to_h, inner), m, alpha=alpha)
+    inner = F.gelu(call(mlp.dense_h_to_4h, m, factors), approximate="tanh")
+    return torch.add(call(mlp.dense_4h_to_h, inner, factors), m, alpha=alpha)
 
 
-def call(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """Return what a linear layer makes of x; as a module, which deepspeed may watch, where it is not simply frozen."""
+def call(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
+    """Return what a linear layer makes of x; as a module, which deepspeed may watch, where nothing shorter will do."""
+    if layer in factors:
+        return layer.product(x, *factors[layer])  # type: ignore[no-any-return]
     return multiply(layer, x) if is_frozen(layer) else layer(x)
 
 

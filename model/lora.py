@@ -14,7 +14,8 @@ from torch import nn
 
 from . import sat_compat  # noqa: F401  (before sat)
 from .checkpoint.adapters import merged_weight
-from .frozen import is_frozen, is_mixing, multiply, multiply_back
+from .frozen import is_frozen, is_mixing, is_watched
+from .low_rank import FactorCopies, LowRankProduct
 from .quantization.nf4 import Nf4Linear
 
 # isort: split
@@ -62,16 +63,24 @@ class LoraLinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.scaling = alpha / rank
 
+    @property
+    def is_own(self) -> bool:
+        """Whether `product` may stand for a call of this layer."""
+        return is_frozen(self.original) and not is_watched(self) and not hasattr(self.matrix_A[0], "ds_id")
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        seen = self.dropout(x) if self.dropout.training and self.dropout.p > 0 else None
         if is_frozen(self.original) and not is_mixing(x.device.type):
-            return LoraProduct.apply(  # type: ignore[no-any-return]
-                x, seen, self.original, self.scaling, len(self.matrix_A), *self.matrix_A, *self.matrix_B
-            )
-        seen = x if seen is None else seen
-        pairs = zip(self.matrix_A, self.matrix_B, strict=True)
-        added = [seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs]
-        return torch.add(self.original(x), torch.cat(added, dim=-1), alpha=self.scaling)
+            down, up = torch.cat(list(self.matrix_A)), torch.stack(list(self.matrix_B))
+            return self.product(x, down.to(x.dtype), up.to(x.dtype))
+        pairs, seen = zip(self.matrix_A, self.matrix_B, strict=True), self.dropout(x)
+        added = torch.cat([seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs], dim=-1)
+        return torch.add(self.original(x), added, alpha=self.scaling)  # type: ignore[no-any-return]
+
+    def product(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """Return what the layer makes of x, with these factors in x's dtype: see `LowRankProduct`."""
+        dropout = self.dropout
+        seen = dropout(x) if dropout.training and dropout.p > 0 else None
+        return LowRankProduct.apply(x, seen, down, up, self.original, self.scaling)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
@@ -82,64 +91,21 @@ class LoraLinear(nn.Module):
         return plain  # type: ignore[no-any-return]
 
 
-class LoraProduct(torch.autograd.Function):
-    """A frozen layer's product and LoRA's, all parts at once, as a single step of autograd."""
-
-    @staticmethod
-    def forward(
-        context: Any,
-        x: torch.Tensor,
-        seen: torch.Tensor | None,
-        original: nn.Module,
-        scaling: float,
-        parts: int,
-        *factors: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return [.., out].
-
-        Args:
-            x: [.., in].
-            seen: what LoRA sees in its place; None for the same.
-            original: the layer.
-            scaling: alpha / rank.
-            parts: n, how many A come first in `factors`, [r, in]; then as many B, [out / n, r].
-        """
-        rows = (x if seen is None else seen).flatten(0, -2)
-        down = torch.cat(factors[:parts]).to(x.dtype)  # [n r, in]
-        up = torch.stack(factors[parts:]).to(x.dtype)  # [n, out / n, r]
-        inner = by_part(rows @ down.t(), parts)
-        product = multiply(original, x)
-        by_part(product.flatten(0, -2), parts).baddbmm_(inner, up.transpose(1, 2), alpha=scaling)
-        context.save_for_backward(rows, inner, down, up)
-        context.original, context.scaling, context.dtype = original, scaling, factors[0].dtype
-        return product
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, inner, down, up = context.saved_tensors
-        (parts, _, rank), scaling = up.shape, context.scaling
-        given = by_part(gradients[0].flatten(0, -2), parts)  # [n, N, out / n]
-        ups = scaled_product(given.transpose(1, 2), inner, scaling).to(context.dtype)
-        inner = scaled_product(up.transpose(1, 2), given.transpose(1, 2), scaling).view(parts * rank, -1)
-        downs = (inner @ rows).to(context.dtype)
-        x = seen = None
-        if context.needs_input_grad[0]:
-            x = multiply_back(context.original, gradients[0])
-        if context.needs_input_grad[1]:
-            seen = (inner.t() @ down).view(*gradients[0].shape[:-1], -1)
-        elif x is not None:
-            x.flatten(0, -2).addmm_(inner.t(), down)
-        return x, seen, None, None, None, *downs.chunk(parts), *ups
+Factors = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
 
 
-def by_part(x: torch.Tensor, parts: int) -> torch.Tensor:
-    """Return [N, n * C] as [n, N, C], where it is."""
-    return x.view(len(x), parts, -1).transpose(0, 1)
+def copy_factors(network: nn.Module, dtype: torch.dtype) -> Factors:
+    """Return every LoRA layer's factors as `LoraLinear.product` takes them, made for all of them at once.
 
-
-def scaled_product(a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Return scaling * a @ b of batches of matrices, in one step."""
-    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=scaling)
+    Layers whose call others watch, or whose weights lie elsewhere, are left out.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, LoraLinear) and layer.is_own]
+    if not layers:
+        return {}
+    parts = [len(layer.matrix_A) for layer in layers]
+    factors = [factor for layer in layers for factor in (*layer.matrix_A, *layer.matrix_B)]
+    made = FactorCopies.apply(dtype, parts, *factors)
+    return dict(zip(layers, zip(made[::2], made[1::2], strict=True), strict=True))
 
 
 class LoraMixin(BaseMixin):
