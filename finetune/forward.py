@@ -24,7 +24,7 @@ from model.visualglm import OWN_HOOKS
 from .batches import Batch
 from .encoding import NO_LOSS
 from .head import sum_losses
-from .layers import run_layer, turns_of
+from .layers import linear_layers, run_layer, turns_of
 
 MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
@@ -103,7 +103,7 @@ class AnswerLoss(nn.Module):
         again = self.checkpoint_activations and torch.is_grad_enabled()
         # Where nothing is drawn, no random state has to be put back.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
-        factors = {} if is_mixing(x.device.type) else copy_factors(transformer, x.dtype)
+        factors = {} if is_mixing(x.device.type) else copy_factors(linear_layers(transformer), x.dtype)
         for number, layer in enumerate(transformer.layers):
             run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale, factors, again)
             x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)

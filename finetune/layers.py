@@ -4,7 +4,7 @@ A batch of one short row costs a GPU less than the host takes to start what it c
 dozen steps is one, with its way back written by hand, wherever the weights are frozen and nobody watches the calls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -50,6 +50,13 @@ def run_layer(
     m = layer.post_attention_layernorm(a)
     inner = F.gelu(call(mlp.dense_h_to_4h, m, factors), approximate="tanh")
     return torch.add(call(mlp.dense_4h_to_h, inner, factors), m, alpha=alpha)
+
+
+def linear_layers(transformer: Any) -> Iterator[nn.Module]:
+    """Yield the linear layers that `run_layer` calls, and what else is beside them, without a walk through them all."""
+    for layer in transformer.layers:
+        yield from layer.attention.children()
+        yield from layer.mlp.children()
 
 
 def call(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:

@@ -49,7 +49,7 @@ def multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
     if isinstance(layer, Nf4Linear):
         return layer(x)  # type: ignore[no-any-return]
     if type(layer) is RowParallelLinear and layer.bias is not None and layer.final_bias:  # rounded as SAT does
-        return nn.functional.linear(x, layer.weight) + layer.bias
+        return nn.functional.linear(x, layer.weight) + layer.bias  # type: ignore[no-any-return]
     return nn.functional.linear(x, layer.weight, layer.bias)
 
 

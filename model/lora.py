@@ -6,7 +6,7 @@ The parts i are q, k and v of a joint layer, each with matrices of its own. B st
 before training. Paper: https://arxiv.org/abs/2106.09685.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,13 +66,20 @@ class LoraLinear(nn.Module):
     @property
     def is_own(self) -> bool:
         """Whether `product` may stand for a call of this layer."""
-        return is_frozen(self.original) and not is_watched(self) and not hasattr(self.matrix_A[0], "ds_id")
+        return is_frozen(self.original) and not is_watched(self) and not hasattr(self.factors[0][0], "ds_id")
+
+    @property
+    def factors(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """All A [r, in] and all B [out / parts, r]."""
+        # Not by their lists' own ways, which take ten times as long.
+        downs, ups = (list(held._parameters.values()) for held in (self.matrix_A, self.matrix_B))
+        return downs, ups  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if is_frozen(self.original) and not is_mixing(x.device.type):
-            down, up = torch.cat(list(self.matrix_A)), torch.stack(list(self.matrix_B))
-            return self.product(x, down.to(x.dtype), up.to(x.dtype))
-        pairs, seen = zip(self.matrix_A, self.matrix_B, strict=True), self.dropout(x)
+            downs, ups = self.factors
+            return self.product(x, torch.cat(downs).to(x.dtype), torch.stack(ups).to(x.dtype))
+        pairs, seen = zip(*self.factors, strict=True), self.dropout(x)
         added = torch.cat([seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs], dim=-1)
         return torch.add(self.original(x), added, alpha=self.scaling)  # type: ignore[no-any-return]
 
@@ -86,7 +93,7 @@ class LoraLinear(nn.Module):
     def merged(self) -> nn.Module:
         """Return the original layer with LoRA summed into its weight; a 4-bit one becomes an ordinary one."""
         plain: Any = self.original.dequantized() if isinstance(self.original, Nf4Linear) else self.original
-        weight = merged_weight(plain.weight, list(self.matrix_A), list(self.matrix_B), self.scaling)
+        weight = merged_weight(plain.weight, *self.factors, self.scaling)
         plain.weight.copy_(weight)
         return plain  # type: ignore[no-any-return]
 
@@ -94,17 +101,16 @@ class LoraLinear(nn.Module):
 Factors = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
 
 
-def copy_factors(network: nn.Module, dtype: torch.dtype) -> Factors:
-    """Return every LoRA layer's factors as `LoraLinear.product` takes them, made for all of them at once.
+def copy_factors(modules: Iterable[nn.Module], dtype: torch.dtype) -> Factors:
+    """Return the factors of those of `modules` that have LoRA as `LoraLinear.product` takes them, made all at once.
 
     Layers whose call others watch, or whose weights lie elsewhere, are left out.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, LoraLinear) and layer.is_own]
+    layers = [layer for layer in modules if isinstance(layer, LoraLinear) and layer.is_own]
     if not layers:
         return {}
-    parts = [len(layer.matrix_A) for layer in layers]
-    factors = [factor for layer in layers for factor in (*layer.matrix_A, *layer.matrix_B)]
-    made = FactorCopies.apply(dtype, parts, *factors)
+    factors = [factor for layer in layers for factors in layer.factors for factor in factors]
+    made = FactorCopies.apply(dtype, [len(layer.matrix_A) for layer in layers], *factors)
     return dict(zip(layers, zip(made[::2], made[1::2], strict=True), strict=True))
 
 

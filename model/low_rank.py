@@ -3,8 +3,9 @@
 y = original(x) + scaling * cat_i(B_i A_i seen)          down = cat_i(A_i) [n r, in];  up = stack_i(B_i) [n, out / n, r]
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+import math
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -82,35 +83,29 @@ class FactorCopies(torch.autograd.Function):
             parts: n of each layer.
             factors: of each layer n times A [r, in], then n times B [out / n, r].
         """
-        context.shapes, context.dtype = [factor.shape for factor in factors], factors[0].dtype
-        context.counts = [count for n in parts for count in (n, n)]
-        room, places = room_for(context.shapes, dtype, factors[0].device)
-        torch._foreach_copy_(places, list(factors))
-        # What belongs together lies together.
-        firsts = [context.shapes[start] for start in starts_of(context.counts)]
-        sizes = [count * shape.numel() for count, shape in zip(context.counts, firsts, strict=True)]
-        wholes = zip(room.split(sizes), context.counts, firsts, strict=True)
-        made = [whole.view(count, *shape) for whole, count, shape in wholes]
+        counts = [count for n in parts for count in (n, n)]
+        starts = accumulate(counts[:-1], initial=0)
+        context.shapes = [(count, *factors[start].shape) for count, start in zip(counts, starts, strict=True)]
+        context.dtype = factors[0].dtype
+        made = room_for(context.shapes, dtype, factors[0].device)
+        torch._foreach_copy_(one_by_one(made), list(factors))
         return tuple(whole if number % 2 else whole.flatten(0, 1) for number, whole in enumerate(made))
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        _, places = room_for(context.shapes, context.dtype, gradients[0].device)
-        shares = [gradient.chunk(count) for gradient, count in zip(gradients, context.counts, strict=True)]
-        given = [share.view(shape) for share, shape in zip(chain(*shares), context.shapes, strict=True)]
-        torch._foreach_copy_(places, given)
-        return None, None, *places
+        given = [gradient.reshape(shape) for gradient, shape in zip(gradients, context.shapes, strict=True)]
+        wanted = one_by_one(room_for(context.shapes, context.dtype, gradients[0].device))
+        torch._foreach_copy_(wanted, one_by_one(given))
+        return None, None, *wanted
 
 
-def room_for(
-    shapes: Sequence[torch.Size], dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return a piece of memory, still to be filled, and tensors of these shapes that lie in it one after another."""
-    sizes = [shape.numel() for shape in shapes]
+def room_for(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    """Return tensors of these shapes, still to be filled, one after another in one piece of memory."""
+    sizes = [math.prod(shape) for shape in shapes]
     room = torch.empty(sum(sizes), dtype=dtype, device=device)
-    return room, [place.view(shape) for place, shape in zip(room.split(sizes), shapes, strict=True)]
+    return [place.view(shape) for place, shape in zip(room.split(sizes), shapes, strict=True)]
 
 
-def starts_of(counts: Sequence[int]) -> Iterator[int]:
-    """Yield the place of the first of each so many."""
-    return accumulate(counts[:-1], initial=0)
+def one_by_one(wholes: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what stacked tensors hold."""
+    return [part for whole in wholes for part in whole.unbind()]
