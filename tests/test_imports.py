@@ -28,7 +28,7 @@ ALONE = {
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": {"kernels"},
     "kernels": {"quantization"},
-    "checkpoint": {"generation", "hf"},
+    "checkpoint": {"generation", "hf", "quantization"},
     "hf": {"prompt", "image", "quantization"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
