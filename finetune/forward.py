@@ -62,7 +62,9 @@ class AnswerLoss(nn.Module):
         places, targets, counts = (to_device(tensor, device) for tensor in (places, targets, counts))
         images = self.look(batch) if images is None else images
         states = self.states(batch, images)
-        return sum_losses(self.network.lm_head, states.flatten(0, 1)[places], targets, counts)
+        # On the way back this adds rows, where an index in brackets would sort them first.
+        chosen = states.flatten(0, 1).index_select(0, places)
+        return sum_losses(self.network.lm_head, chosen, targets, counts)
 
     def look(self, batch: Batch) -> torch.Tensor | None:
         """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
