@@ -79,7 +79,8 @@ class LoraLinear(nn.Module):
         if is_frozen(self.original) and not is_mixing(x.device.type):
             downs, ups = self.factors
             return self.product(x, torch.cat(downs).to(x.dtype), torch.stack(ups).to(x.dtype))
-        pairs, seen = zip(*self.factors, strict=True), self.dropout(x)
+        # Asked for one by one, which is when ZeRO 3 collects them.
+        pairs, seen = zip(self.matrix_A, self.matrix_B, strict=True), self.dropout(x)
         added = torch.cat([seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs], dim=-1)
         return torch.add(self.original(x), added, alpha=self.scaling)  # type: ignore[no-any-return]
 
