@@ -166,5 +166,6 @@ def attend(
 ) -> torch.Tensor:
     """Return the context [B, H, T, head_dim] of one layer, as a mixin's hook computes it if there is one."""
     if hook is not None:
-        return hook(q, k, v, mask, None, layer_id=number)
+        # P-tuning makes longer k and v; for the sake of q alone the way back would keep what they were cut from.
+        return hook(q.contiguous(), k, v, mask, None, layer_id=number)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

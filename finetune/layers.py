@@ -24,7 +24,7 @@ def run_layer(
     attend: Attend,
     alpha: float,
     factors: Factors,
-    keeps: bool,
+    again: bool,
     x: torch.Tensor,
     turns: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     mask: torch.Tensor,
@@ -35,7 +35,8 @@ def run_layer(
         attend: computes the context of q, k, v and the mask.
         alpha: factor of the residual branch.
         factors: LoRA's, as far as they are at hand.
-        keeps: whether to keep the MLP's inside for the way back, although its weights have 4 bits.
+        again: whether the layer will be computed again on the way back. That ends with the last thing that is kept, so
+            it spares the last product where this is a step by itself.
         turns: see `turns_of`.
     """
     h = layer.input_layernorm(x)
@@ -44,8 +45,9 @@ def run_layer(
     context = attend(q, k, v, mask)
     a = torch.add(call(attention.dense, context.transpose(1, 2).flatten(2), factors), h, alpha=alpha)
     mlp = layer.mlp
-    if can_be_one_step(layer, a):
-        keeps = keeps or not isinstance(mlp.dense_h_to_4h, Nf4Linear)
+    if not again and can_be_one_step(layer, a):
+        # Weights of 4 bits are for those who have little memory.
+        keeps = not isinstance(mlp.dense_h_to_4h, Nf4Linear)
         return FrozenMlp.apply(a, layer, alpha, keeps)  # type: ignore[no-any-return]
     m = layer.post_attention_layernorm(a)
     inner = F.gelu(call(mlp.dense_h_to_4h, m, factors), approximate="tanh")

@@ -64,9 +64,9 @@ class LoraLinear(nn.Module):
         self.scaling = alpha / rank
 
     @property
-    def is_own(self) -> bool:
-        """Whether `product` may stand for a call of this layer."""
-        return is_frozen(self.original) and not is_watched(self) and not hasattr(self.factors[0][0], "ds_id")
+    def is_short(self) -> bool:
+        """Whether `product` computes what a call of this layer does: its weight is frozen, and all of it lies here."""
+        return is_frozen(self.original) and not hasattr(self.factors[0][0], "ds_id")
 
     @property
     def factors(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -76,7 +76,7 @@ class LoraLinear(nn.Module):
         return downs, ups  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if is_frozen(self.original) and not is_mixing(x.device.type):
+        if self.is_short and not is_mixing(x.device.type):
             downs, ups = self.factors
             return self.product(x, torch.cat(downs).to(x.dtype), torch.stack(ups).to(x.dtype))
         # Asked for one by one, which is when ZeRO 3 collects them.
@@ -107,7 +107,7 @@ def copy_factors(modules: Iterable[nn.Module], dtype: torch.dtype) -> Factors:
 
     Layers whose call others watch, or whose weights lie elsewhere, are left out.
     """
-    layers = [layer for layer in modules if isinstance(layer, LoraLinear) and layer.is_own]
+    layers = [layer for layer in modules if isinstance(layer, LoraLinear) and layer.is_short and not is_watched(layer)]
     if not layers:
         return {}
     factors = [factor for layer in layers for factors in layer.factors for factor in factors]
