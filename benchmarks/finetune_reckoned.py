@@ -169,21 +169,36 @@ def reckon(checkpoint: Checkpoint, count: int, flags: str) -> str:
     choose_trained(network, options)
     module = AnswerLoss(network, options.checkpoint_activations)
     batch = make_batch(count, network.image_length, network.image_size)
-    held = {weight.untyped_storage()._cdata for weight in network.parameters()}
-    rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
-    held |= {tensor.untyped_storage()._cdata for layer in rounded for tensor in (layer.packed, layer.scales)}
-    counter, live = FlopCounterMode(display=False), Live(held)
-    with patch.object(F, "scaled_dot_product_attention", attend), counter:
-        images = module.look(batch)
-        with live:
-            with counting_kept(held) as kept:
-                loss = module(batch, images)
-            forth = counter.get_total_flops()
-            loss.backward()
-    size = sum(storage.nbytes() for storage in kept.values())
-    bytes_ = (size, live.most, weight_bytes(network))
-    numbers = (forth / 1e12, counter.get_total_flops() / 1e12, *(count / 1e9 for count in bytes_))
+    with patch.object(F, "scaled_dot_product_attention", attend):
+        counts = count_operations(module, batch)
+        sizes = (*count_bytes(module, batch), weight_bytes(network))
+    numbers = [count / 1e12 for count in counts] + [size / 1e9 for size in sizes]
     return f"| {count} x {LENGTH} | `{flags}` | {' | '.join(f'{number:.2f}' for number in numbers)} |"
+
+
+def count_operations(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
+    """Return the operations of a step: on the way forth, and in all."""
+    with FlopCounterMode(display=False) as counter:
+        loss = module(batch, None)
+        forth = counter.get_total_flops()
+        loss.backward()
+    module.zero_grad(set_to_none=True)
+    return forth, counter.get_total_flops()
+
+
+def count_bytes(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
+    """Return the bytes that a step keeps for its way back, and the most that lies in memory beside weights."""
+    network, images = module.network, module.look(batch)
+    rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
+    weights = [*network.parameters(), *(tensor for layer in rounded for tensor in (layer.packed, layer.scales))]
+    held = {weight.untyped_storage()._cdata for weight in weights}
+    with Live(held) as live:
+        with counting_kept(held) as kept:
+            loss = module(batch, images)
+        size = sum(storage.nbytes() for storage in kept.values())
+        kept.clear()  # or nothing of it could go
+        loss.backward()
+    return size, live.most
 
 
 def main() -> None:
