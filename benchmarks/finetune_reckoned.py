@@ -5,10 +5,13 @@ python -m benchmarks.finetune_reckoned
 Operations are counted by torch.utils.flop_counter, matrix products alone, two for a multiplication and an addition;
 neither the language model's attention nor, on the way forth, its 4-bit layers are seen by it. What is kept is what
 autograd holds from the way forth to the way back, weights apart; of attention that is what the GPU's kernels keep.
-Weights are what lies in memory all the time, the optimiser's float32 copies, moments and gradients included.
+The most is what lies in memory beside weights at the moment when most does, the pictures' embedding apart.
+Weights are what lies in memory all the time, the optimiser's float32 copies, moments and gradients included. A GPU
+needs some 0.3 GB beyond the last two columns, for its libraries and for what embeds pictures.
 """
 
 import shlex
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +22,8 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.full_size import full_size_config, random_checkpoint
@@ -109,6 +114,45 @@ def counting_kept(held: set[int]) -> Iterator[dict[int, Any]]:
         yield kept
 
 
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are made in the block, and are not yet gone.
+
+    Args:
+        held: places of storages that do not count.
+
+    Attributes:
+        most: bytes when there were most.
+    """
+
+    def __init__(self, held: set[int]) -> None:
+        super().__init__()
+        self.known = set(held)
+        self.now = self.most = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                self.note(tensor.untyped_storage())
+        self.most = max(self.most, self.now)
+        return made
+
+    def note(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is gone, if it is new."""
+        place, size = storage._cdata, storage.nbytes()
+        if place not in self.known:
+            self.known.add(place)
+            self.now += size
+            weakref.finalize(storage, self.forget, place, size)
+
+    def forget(self, place: int, size: int) -> None:
+        """Count a storage no more."""
+        self.known.discard(place)
+        self.now -= size
+
+
 def weight_bytes(network: Any) -> int:
     """Return the bytes of weights, and of the optimiser for those that are trained."""
     rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
@@ -125,21 +169,41 @@ def reckon(checkpoint: Checkpoint, count: int, flags: str) -> str:
     choose_trained(network, options)
     module = AnswerLoss(network, options.checkpoint_activations)
     batch = make_batch(count, network.image_length, network.image_size)
-    held = {weight.untyped_storage()._cdata for weight in network.parameters()}
-    held |= {layer.packed.untyped_storage()._cdata for layer in network.modules() if isinstance(layer, Nf4Linear)}
-    with FlopCounterMode(display=False) as counter, patch.object(F, "scaled_dot_product_attention", attend):
-        with counting_kept(held) as kept:
-            loss = module(batch, None)
+    with patch.object(F, "scaled_dot_product_attention", attend):
+        counts = count_operations(module, batch)
+        sizes = (*count_bytes(module, batch), weight_bytes(network))
+    numbers = [count / 1e12 for count in counts] + [size / 1e9 for size in sizes]
+    return f"| {count} x {LENGTH} | `{flags}` | {' | '.join(f'{number:.2f}' for number in numbers)} |"
+
+
+def count_operations(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
+    """Return the operations of a step: on the way forth, and in all."""
+    with FlopCounterMode(display=False) as counter:
+        loss = module(batch, None)
         forth = counter.get_total_flops()
         loss.backward()
-    size = sum(storage.nbytes() for storage in kept.values())
-    numbers = (forth / 1e12, counter.get_total_flops() / 1e12, size / 1e9, weight_bytes(network) / 1e9)
-    return f"| {count} x {LENGTH} | `{flags}` | {' | '.join(f'{number:.2f}' for number in numbers)} |"
+    module.zero_grad(set_to_none=True)
+    return forth, counter.get_total_flops()
+
+
+def count_bytes(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
+    """Return the bytes that a step keeps for its way back, and the most that lies in memory beside weights."""
+    network, images = module.network, module.look(batch)
+    rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
+    weights = [*network.parameters(), *(tensor for layer in rounded for tensor in (layer.packed, layer.scales))]
+    held = {weight.untyped_storage()._cdata for weight in weights}
+    with Live(held) as live:
+        with counting_kept(held) as kept:
+            loss = module(batch, images)
+        size = sum(storage.nbytes() for storage in kept.values())
+        kept.clear()  # or nothing of it could go
+        loss.backward()
+    return size, live.most
 
 
 def main() -> None:
     """Print a row for each case."""
-    show("| rows | flags | TFLOP forth | TFLOP in all | kept, GB | weights, GB |\n|---|---|---|---|---|---|")
+    show("| rows | flags | TFLOP forth | TFLOP in all | kept, GB | the most, GB | weights, GB |\n" + "|---" * 7 + "|")
     checkpoint = empty_checkpoint()
     for count, flags in CASES:
         show(reckon(checkpoint, count, flags))

@@ -146,7 +146,7 @@ def add_memory(group: Group) -> None:
     add("--device", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
     add("--fp16", action="store_true", help="float16 on a GPU")
     add("--bf16", action="store_true", help="bfloat16")
-    add("--checkpoint-activations", action="store_true", help="less memory: compute the layers twice")
+    add("--checkpoint-activations", action="store_true", help="less memory: compute whole layers twice")
     add("--zero-stage", type=int, choices=(0, 1, 2, 3), default=0, help="deepspeed's ZeRO (default %(default)s)")
     add("--offload", action="store_true", help="keep the optimiser in the host's memory; needs deepspeed")
     add("--cache-pictures", type=float, default=2.0, metavar="GB", help="of embeddings kept (default %(default)s)")

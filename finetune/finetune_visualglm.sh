@@ -17,8 +17,6 @@ if [ "$base" = visualglm-tiny ]; then
     if [ "${METHOD:-}" = --use_ptuning ]; then settings=(--pre_seq_len 16 --lr 0.2 --train-iters 250 --batch-size 8); fi
 else
     settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)
-    # Who asks for weights of 4 bits has little memory.
-    if [ "${METHOD:-}" = --use_qlora ]; then settings+=(--checkpoint-activations); fi
 fi
 launcher=("$python")
 if [ "${NUM_GPUS:-1}" -gt 1 ]; then

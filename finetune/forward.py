@@ -15,14 +15,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.generation.cache import angle_table, rotate
+from model.frozen import is_mixing
+from model.generation.cache import angle_table
 from model.generation.network import to_device
-from model.lora import has_dropout
+from model.lora import copy_factors, has_dropout
 from model.visualglm import OWN_HOOKS
 
 from .batches import Batch
 from .encoding import NO_LOSS
 from .head import sum_losses
+from .layers import linear_layers, run_layer, turns_of
 
 MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
@@ -60,7 +62,9 @@ class AnswerLoss(nn.Module):
         places, targets, counts = (to_device(tensor, device) for tensor in (places, targets, counts))
         images = self.look(batch) if images is None else images
         states = self.states(batch, images)
-        return sum_losses(self.network.lm_head, states.flatten(0, 1)[places], targets, counts)
+        # On the way back this adds rows, where an index in brackets would sort them first.
+        chosen = states.flatten(0, 1).index_select(0, places)
+        return sum_losses(self.network.lm_head, chosen, targets, counts)
 
     def look(self, batch: Batch) -> torch.Tensor | None:
         """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
@@ -93,7 +97,7 @@ class AnswerLoss(nn.Module):
         positions, mask = (to_device(tensor, x.device) for tensor in (batch.position_ids, batch.attention_mask))
         angles = self.network.rotary.angles(positions.transpose(1, 2))  # [B, T, 2, head_dim / 2]
         table = angle_table(angles.flatten(0, 2)).to(dtype_of_products(x))
-        cos, sin = table.view(2, *x.shape[:2], 1, 1, -1).unbind()
+        turns = turns_of(table.view(2, *x.shape[:2], -1))
         hook = self.network.hooks.get(ATTENTION_HOOK)
         # SAT's own attention knows masks as numbers that are factors.
         visible = additive(mask, table.dtype) if hook is None else mask.to(table.dtype)
@@ -101,9 +105,10 @@ class AnswerLoss(nn.Module):
         again = self.checkpoint_activations and torch.is_grad_enabled()
         # Where nothing is drawn, no random state has to be put back.
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
+        factors = {} if is_mixing(x.device.type) else copy_factors(linear_layers(transformer), x.dtype)
         for number, layer in enumerate(transformer.layers):
-            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale)
-            x = checkpoint(run, x, cos, sin, visible, **options) if again else run(x, cos, sin, visible)
+            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale, factors, again)
+            x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)
         return transformer.final_layernorm(x)  # type: ignore[no-any-return]
 
 
@@ -137,8 +142,7 @@ def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tens
 def dtype_of_products(x: torch.Tensor) -> torch.dtype:
     """Return the dtype of what linear layers make of x."""
     kind = x.device.type
-    mixes = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if mixes else x.dtype
+    return torch.get_autocast_dtype(kind) if is_mixing(kind) else x.dtype
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -152,9 +156,6 @@ def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return room.masked_fill_(~mask, float("-inf"))
 
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
 def attend(
     hook: Callable[..., torch.Tensor] | None,
     number: int,
@@ -165,29 +166,6 @@ def attend(
 ) -> torch.Tensor:
     """Return the context [B, H, T, head_dim] of one layer, as a mixin's hook computes it if there is one."""
     if hook is not None:
-        return hook(q, k, v, mask, None, layer_id=number)
+        # P-tuning makes longer k and v; for the sake of q alone the way back would keep what they were cut from.
+        return hook(q.contiguous(), k, v, mask, None, layer_id=number)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def run_layer(
-    layer: Any,
-    attend: Attend,
-    alpha: float,
-    x: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    mask: torch.Tensor,
-) -> torch.Tensor:
-    """Return the states [B, T, D] after a layer. Its parts are called as modules, which deepspeed watches."""
-    h = layer.input_layernorm(x)
-    attention = layer.attention
-    heads = attention.num_attention_heads
-    qkv = attention.query_key_value(h).unflatten(-1, (3, heads, -1))  # [B, T, 3, H, head_dim]
-    turned, v = qkv.split((2, 1), dim=2)
-    q, k = rotate(turned, cos, sin).permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, head_dim]
-    # A copy, or the way back would keep all of qkv for its sake.
-    context = attend(q, k, v.squeeze(2).contiguous().transpose(1, 2), mask)
-    a = torch.add(attention.dense(context.transpose(1, 2).flatten(2)), h, alpha=alpha)
-    m = layer.post_attention_layernorm(a)
-    inner = F.gelu(layer.mlp.dense_h_to_4h(m), approximate="tanh")
-    return torch.add(layer.mlp.dense_4h_to_h(inner), m, alpha=alpha)

@@ -67,9 +67,13 @@ class LossOfFrozenHead(torch.autograd.Function):
     ) -> torch.Tensor:
         total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
         for gradient, part, wanted, count in parts_of(gradients, states, targets, counts):
-            chances = F.log_softmax(F.linear(part, weight), dim=-1, dtype=torch.float32)
-            total += F.nll_loss(chances, wanted, reduction="none") @ count
-            chances.exp_().scatter_add_(1, wanted[:, None], chances.new_full((len(wanted), 1), -1.0))
+            # In place, as there is no larger tensor in a training: softmax would need two of them.
+            chances = F.linear(part, weight).float()
+            most = chances.amax(1, keepdim=True)
+            told = chances.gather(1, wanted[:, None]) - most
+            sums = chances.sub_(most).exp_().sum(1, keepdim=True)
+            total += (sums.log() - told)[:, 0] @ count
+            chances.div_(sums).scatter_add_(1, wanted[:, None], torch.full_like(sums, -1.0))
             gradient.copy_(chances.mul_(count[:, None]).to(weight.dtype) @ weight)
         context.save_for_backward(gradients)
         return total

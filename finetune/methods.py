@@ -61,6 +61,8 @@ def method_settings(options: argparse.Namespace, layers: int) -> dict[str, Any]:
         )
     settings: dict[str, Any] = {"use_lora": options.use_lora, "use_qlora": options.use_qlora}
     settings["use_ptuning"] = options.use_ptuning
+    if options.use_qlora:  # ZeRO 3 shares out weights of one dtype, and has memory enough
+        settings["round_embeddings"] = options.zero_stage < 3
     if options.use_lora or options.use_qlora:
         names = ("lora_rank", "lora_alpha", "lora_dropout", "layer_range", "lora_targets")
         settings.update({name: getattr(options, name) for name in names})

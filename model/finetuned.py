@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from .checkpoint import Checkpoint
@@ -12,7 +13,10 @@ from .checkpoint.lazy import LazyTensors, makers_of
 from .checkpoint.nf4 import is_rounded
 from .lora import LLM, TARGETS, LoraMixin
 from .ptuning import PTUNING, PrefixMixin
+from .quantization.embedding import QuantizedEmbedding
+from .quantization.loading import rounded_tensors
 from .quantization.nf4 import Nf4Linear
+from .quantization.quantize import EMBEDDING_BITS, quantized_layers
 from .visualglm import VisualGLMModel  # before sat
 
 # isort: split
@@ -40,6 +44,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         add = group.add_argument
         add("--use_lora", action="store_true", help="train LoRA")
         add("--use_qlora", action="store_true", help="train LoRA beside weights of 4 bits")
+        add("--round_embeddings", action="store_true", help="QLoRA: tokens' embeddings of 8 bits")
         add("--use_ptuning", action="store_true", help="train P-tuning v2's keys and values")
         add("--pre_seq_len", type=int, default=8, help="P-tuning: keys and values in each layer")
         add("--lora_rank", type=int, default=10, help="rank of LoRA's matrices")
@@ -62,6 +67,8 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
             self.add_mixin("lora", lora, reinit=True)
         if args.use_qlora:
             round_linear_layers(self.transformer)
+            if args.round_embeddings:
+                self.transformer.word_embeddings = rounded_embedding(self.transformer.word_embeddings.weight)
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the weights; those of 4-bit layers are rounded one by one, on their device."""
@@ -72,6 +79,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
                 held = name if name in tensors else name.replace(".original.", ".")
                 layer.set_weight(tensors[held].to(self.device, self.dtype))
             rest = {name: make for name, make in makers_of(tensors).items() if not is_rounded(name)}
+            rest = makers_of(rounded_tensors(LazyTensors(rest), quantized_layers(self)))
             checkpoint = replace(checkpoint, stored=LazyTensors(rest), qkv_layout=SPLIT, is_settled=True)
         super().load_checkpoint(checkpoint)
 
@@ -79,6 +87,13 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         """Leave only what was added to be trained."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in name for part in TRAINED_NAMES))
+
+
+def rounded_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
+    """Return an embedding with a rounded copy of `weight` [V, D]; of one without data, to be given later."""
+    if weight.is_meta:
+        return QuantizedEmbedding(weight.shape[1], weight.shape[0], EMBEDDING_BITS, None)
+    return QuantizedEmbedding.from_weight(weight, EMBEDDING_BITS)
 
 
 def round_linear_layers(module: nn.Module) -> None:

@@ -34,7 +34,8 @@ def build(**settings: Any) -> FineTuneVisualGLMModel:
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"use_lora": True, "lora_targets": ["llm", "mlp", "qformer", "vit"], "layer_range": [0, 2]},
     "head": {"use_lora": True, "lora_targets": ["llm", "head"]},
-    "qlora": {"use_qlora": True},
+    "qlora": {"use_qlora": True, "round_embeddings": True},
+    "qlora-mlp": {"use_qlora": True, "lora_targets": ["mlp"]},
     "ptuning": {"use_ptuning": True, "pre_seq_len": 5},
 }
 
@@ -180,3 +181,44 @@ def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # n
     assert batch.decoded == [1, 2]
     expected = module(batch_of(data, network), None).item()
     assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
+
+
+class Kept:
+    """Counts what autograd keeps in a block, weights apart."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+        self.sizes: dict[int, int] = {}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.weights:
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+def test_the_inside_of_an_mlp_of_four_bits_is_not_kept(data: Path) -> None:  # noqa: F811
+    kept = {}
+    for method in ("use_lora", "use_qlora"):
+        network = build(**{method: True})
+        held = Kept(network)
+        with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda tensor: tensor):
+            loss = AnswerLoss(network)(batch_of(data, network), None)
+        kept[method] = sum(held.sizes.values())
+        assert gradients(network, loss)
+    inside = network.transformer.layers[0].mlp.dense_h_to_4h.shape[0]
+    spared = batch_of(data, network).input_ids.numel() * inside * len(network.transformer.layers) * 4  # float32
+    assert kept["use_lora"] - kept["use_qlora"] == pytest.approx(spared, rel=0.1)
+
+
+def test_whoever_watches_a_layer_sees_its_calls(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["lora"])
+    batch, module, seen = batch_of(data, network), AnswerLoss(network), []
+    expected = module(batch, None)
+    layer = network.transformer.layers[0]
+    parts = [layer.attention.query_key_value, layer.attention.dense.original, layer.mlp.dense_h_to_4h]
+    parts += [network.transformer.layers[1].attention.dense, network.transformer.layers[2].post_attention_layernorm]
+    for part in parts:
+        part.register_forward_hook(lambda part, *_: seen.append(part))
+    assert module(batch, None).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert set(seen) == set(parts)

@@ -74,7 +74,11 @@ def test_both_sides_load_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F81
     assert torch.allclose(same, logits, atol=2e-2)
 
 
-@pytest.mark.parametrize("flags", [["--use_lora", "--lora_dropout", "0.2", "--crop", "0.5", "--flip"], ["--full"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--use_lora", "--lora_dropout", "0.2", "--crop", "0.5", "--flip"], ["--use_qlora"], ["--full"]],
+    ids=["lora", "qlora", "full"],
+)
 @pytest.mark.parametrize("more", [[], ["--gradient-accumulation-steps", "2", "--batch-size", "2"]])
 def test_resuming_changes_no_bit(
     flags: list[str],

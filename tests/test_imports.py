@@ -12,7 +12,7 @@ MODULES = sorted((ROOT / "model").rglob("*.py"))
 LAYERS = ("serving", "finetune", "tiny", "benchmarks", "tests", "web", "cli_demo", "web_demo", "api")
 NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
-    "sat": {"sat_compat", "blip2", "visualglm", "lora", "ptuning", "finetuned", "loading"},
+    "sat": {"sat_compat", "blip2", "visualglm", "lora", "ptuning", "finetuned", "frozen", "loading"},
     "transformers": {"hf", "checkpoint", "loading"},
     "triton": {"kernels"},
 }
@@ -28,7 +28,7 @@ ALONE = {
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": {"kernels"},
     "kernels": {"quantization"},
-    "checkpoint": {"generation", "hf"},
+    "checkpoint": {"generation", "hf", "quantization"},
     "hf": {"prompt", "image", "quantization"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
@@ -39,7 +39,9 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "sat_compat": {"checkpoint", "quantization"},
     "blip2": {"image", "sat_compat"},
     "visualglm": {"blip2", "checkpoint", "kernels", "ptuning", "quantization", "rotary", "sat_compat"},
-    "lora": {"checkpoint", "quantization", "sat_compat"},
+    "frozen": {"checkpoint", "quantization", "sat_compat"},
+    "low_rank": {"frozen"},
+    "lora": {"checkpoint", "frozen", "low_rank", "quantization", "sat_compat"},
     "ptuning": {"sat_compat"},
     "finetuned": {"checkpoint", "lora", "ptuning", "quantization", "visualglm"},
 }

@@ -26,6 +26,7 @@ FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
 SETTINGS = {
     "use_lora",
     "use_qlora",
+    "round_embeddings",
     "lora_rank",
     "lora_alpha",
     "lora_dropout",

@@ -139,7 +139,9 @@ def complete(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
     """Return a fine-tune with what it lacks taken from its base, rounded as it was in training."""
     check_base(trained.config, base.config, trained.path, base.path)
     heads = trained.config["num_attention_heads"]
-    tensors = round_tensors(base.split()) if trained.config.get("use_qlora") else base.split()
+    tensors, config = base.split(), trained.config
+    if config.get("use_qlora"):
+        tensors = round_tensors(tensors, embeddings=config.get("round_embeddings", False))
     stored = put_over(tensors, trained.stored, trained.qkv_layout, heads)
     config = {key: value for key, value in trained.config.items() if key != BASE_KEY}
     return replace(trained, stored=stored, config=config, files=base.files + trained.files)

@@ -9,7 +9,11 @@ from functools import partial
 
 import torch
 
+from ..quantization.kernels import dequantize
+from ..quantization.quantize import EMBEDDING_BITS
+from ..quantization.rounding import round_weight as round_to_bits
 from .lazy import LazyTensors, Tensors, makers_of
+from .quantized import EMBEDDINGS
 
 LEVELS = (
     -1.0,
@@ -69,16 +73,27 @@ def round_weight(weight: torch.Tensor) -> torch.Tensor:
     return unpack(*pack(weight), weight.shape).to(weight.dtype)
 
 
-def round_tensors(tensors: Tensors) -> Tensors:
+def round_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
     """Return a model's tensors with those that QLoRA rounds as they are after rounding, each when it is read.
 
     Their rows are in the split order: rounding sees blocks that may reach over the ends of rows.
+
+    Args:
+        embeddings: whether those of the tokens were rounded, too, to 8 bits.
     """
     makers = makers_of(tensors)
     makers.update((name, partial(round_one, tensors, name)) for name in filter(is_rounded, tensors))
+    if embeddings:
+        makers[EMBEDDINGS] = partial(round_embeddings, tensors)
     return LazyTensors(makers)
 
 
 def round_one(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
     """Return one of `tensors` as it is after rounding."""
     return round_weight(tensors[name])
+
+
+def round_embeddings(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the tokens' embeddings as they are after rounding to 8 bits."""
+    weight = tensors[EMBEDDINGS]
+    return dequantize(*round_to_bits(weight, EMBEDDING_BITS), EMBEDDING_BITS, weight.dtype)

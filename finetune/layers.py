@@ -1,0 +1,151 @@
+"""A layer of the language model on the way forth and back, in as few steps as it can be made of.
+
+A batch of one short row costs a GPU less than the host takes to start what it computes. So what autograd makes of a
+dozen steps is one, with its way back written by hand, wherever the weights are frozen and nobody watches the calls.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.frozen import is_frozen, is_mixing, is_watched, multiply, multiply_back
+from model.generation.cache import rotate
+from model.lora import Factors
+from model.quantization.nf4 import Nf4Linear
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def run_layer(
+    layer: Any,
+    attend: Attend,
+    alpha: float,
+    factors: Factors,
+    again: bool,
+    x: torch.Tensor,
+    turns: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Return the states [B, T, D] after a layer.
+
+    Args:
+        attend: computes the context of q, k, v and the mask.
+        alpha: factor of the residual branch.
+        factors: LoRA's, as far as they are at hand.
+        again: whether the layer will be computed again on the way back. That ends with the last thing that is kept, so
+            it spares the last product where this is a step by itself.
+        turns: see `turns_of`.
+    """
+    h = layer.input_layernorm(x)
+    attention = layer.attention
+    q, k, v = TurnedHeads.apply(call(attention.query_key_value, h, factors), attention.num_attention_heads, *turns)
+    context = attend(q, k, v, mask)
+    a = torch.add(call(attention.dense, context.transpose(1, 2).flatten(2), factors), h, alpha=alpha)
+    mlp = layer.mlp
+    if not again and can_be_one_step(layer, a):
+        # Weights of 4 bits are for those who have little memory.
+        keeps = not isinstance(mlp.dense_h_to_4h, Nf4Linear)
+        return FrozenMlp.apply(a, layer, alpha, keeps)  # type: ignore[no-any-return]
+    m = layer.post_attention_layernorm(a)
+    inner = F.gelu(call(mlp.dense_h_to_4h, m, factors), approximate="tanh")
+    return torch.add(call(mlp.dense_4h_to_h, inner, factors), m, alpha=alpha)
+
+
+def linear_layers(transformer: Any) -> Iterator[nn.Module]:
+    """Yield the linear layers that `run_layer` calls, and what else is beside them, without a walk through them all."""
+    for layer in transformer.layers:
+        yield from layer.attention.children()
+        yield from layer.mlp.children()
+
+
+def call(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
+    """Return what a linear layer makes of x; as a module, which deepspeed may watch, where nothing shorter will do."""
+    if layer in factors:
+        return layer.product(x, *factors[layer])  # type: ignore[no-any-return]
+    return multiply(layer, x) if is_frozen(layer) else layer(x)
+
+
+def can_be_one_step(layer: Any, x: torch.Tensor) -> bool:
+    """Whether `FrozenMlp` may stand for the second half of a layer."""
+    norm, mlp = layer.post_attention_layernorm, layer.mlp
+    plain = isinstance(norm, nn.LayerNorm) and not is_watched(norm) and not is_watched(mlp)
+    frozen = plain and not norm.weight.requires_grad and not hasattr(norm.weight, "ds_id")
+    return frozen and is_frozen(mlp.dense_h_to_4h) and is_frozen(mlp.dense_4h_to_h) and not is_mixing(x.device.type)
+
+
+def turns_of(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the cosines, sines and negated sines by which q, k and v turn, v not at all.
+
+    Args:
+        table: cosines and sines [2, B, T, head_dim].
+
+    Returns:
+        [B, T, 3, 1, head_dim] each.
+    """
+    cos, sin = table[:, :, :, None, None].expand(-1, -1, -1, 2, -1, -1)
+    cos, sin = (F.pad(part, (0, 0, 0, 0, 0, 1), value=rest) for part, rest in ((cos, 1.0), (sin, 0.0)))
+    return cos, sin, -sin
+
+
+class TurnedHeads(torch.autograd.Function):
+    """q, k and v [B, H, T, head_dim] of what a layer makes of its states, q and k turned by their positions.
+
+    They lie side by side, so that nothing is copied for the sake of one of them.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, qkv: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor, back: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        context.save_for_backward(cos, back)
+        return rotate(qkv.unflatten(-1, (3, heads, -1)), cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient = torch.stack([part.transpose(1, 2) for part in gradients], dim=2)
+        return rotate(gradient, *context.saved_tensors).flatten(2), None, None, None, None
+
+
+class FrozenMlp(torch.autograd.Function):
+    """The second half of a layer that is not trained: m = LN(a);  m * alpha + MLP(m)."""
+
+    @staticmethod
+    def forward(context: Any, a: torch.Tensor, layer: Any, alpha: float, keeps: bool) -> torch.Tensor:
+        """Return the states [B, T, D].
+
+        Args:
+            a: [B, T, D], the states after attention.
+            layer: of which this is the second half.
+            alpha: factor of the residual branch.
+            keeps: whether to keep the MLP's inside, 4 D a token, instead of computing it again on the way back.
+        """
+        m, mean, spread = normalise(layer, a)
+        inner = multiply(layer.mlp.dense_h_to_4h, m)
+        made = multiply(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
+        context.save_for_backward(a, mean, spread, inner if keeps else None)
+        context.layer, context.alpha = layer, alpha
+        return made.add_(m, alpha=alpha)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, mean, spread, inner = context.saved_tensors
+        layer, gradient = context.layer, gradients[0]
+        norm, mlp = layer.post_attention_layernorm, layer.mlp
+        if inner is None:
+            inner = multiply(mlp.dense_h_to_4h, normalise(layer, a)[0])
+        given = multiply_back(mlp.dense_4h_to_h, gradient)
+        given = torch.ops.aten.gelu_backward(given, inner, approximate="tanh")
+        given = multiply_back(mlp.dense_h_to_4h, given).add_(gradient, alpha=context.alpha)
+        wants = (True, False, False)
+        back = torch.ops.aten.native_layer_norm_backward
+        shape, weight, bias = norm.normalized_shape, norm.weight, norm.bias
+        return back(given, a, shape, mean, spread, weight, bias, wants)[0], None, None, None
+
+
+def normalise(layer: Any, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a layer's second norm makes of a, and the means and inverse deviations of the rows."""
+    norm = layer.post_attention_layernorm
+    return torch.native_layer_norm(a, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
