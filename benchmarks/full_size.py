@@ -26,7 +26,7 @@ from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, lo
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.layout import SPLIT
-from model.checkpoint.lazy import LazyTensors
+from model.checkpoint.lazy import LazyTensors, makers_of
 from model.checkpoint.memory import build_empty
 from model.checkpoint.names import RENAMED
 from model.checkpoint.save import save_hf, to_hf_config
@@ -132,12 +132,17 @@ def write_full_size(directory: Path, config: dict[str, Any], device: torch.devic
 
     The rows of lm_head beyond the borrowed tokenizer are 0: beside random ones such tokens are hardly ever drawn.
     """
-    tensors = dict(random_checkpoint(config, device, torch.float16).tensors())
+    tensors, head = random_checkpoint(config, device, torch.float16).stored, RENAMED["lm_head.weight"]
     vocabulary = load_tokenizer(EMBEDDED_MODEL).vocab_size
-    tensors[RENAMED["lm_head.weight"]][vocabulary:] = 0
+
+    def draw_head() -> torch.Tensor:
+        weight = tensors[head]
+        weight[vocabulary:] = 0
+        return weight
+
     directory.mkdir()
     end_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
-    save_hf(directory, tensors, config, eos_token_id=end_id)
+    save_hf(directory, LazyTensors({**makers_of(tensors), head: draw_head}), config, eos_token_id=end_id)
 
 
 def random_sat(

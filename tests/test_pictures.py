@@ -48,7 +48,8 @@ def test_a_picture_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChat
     alone = [PictureEmbeddings(tiny_model.network).encode([pixels])[0] for pixels in pictures]
     for count in (2, 5, 9):
         together = PictureEmbeddings(tiny_model.network).encode(pictures[:count])
-        assert all(map(torch.equal, together, alone))
+        # Not to the last bit on every processor: a product of more rows may be summed in another order.
+        torch.testing.assert_close(together, alone[:count], rtol=1e-5, atol=1e-5)
         assert all(rows.is_contiguous() and rows.is_inference() for rows in together)
 
 

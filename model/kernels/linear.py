@@ -20,7 +20,7 @@ class Linear(Protocol):
 
 
 class Called:
-    """Any function that maps [N, I] to [N, O], bias included."""
+    """Any function that maps [N, I] to [N, O], a tensor of its own with the bias in it."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
