@@ -16,7 +16,7 @@ if not __package__:  # started by its path, as launchers do
 
 from finetune.arguments import parse_arguments
 from finetune.preparation import prepare
-from finetune.processes import leave_processes
+from finetune.processes import end_process, leave_processes
 from model.errors import SettingError, VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
 
@@ -45,4 +45,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from .methods import (
 from .optimise import DeepspeedOptimiser, Optimiser, PlainOptimiser, Settings
 from .order import Order
 from .pictures import PictureCache
-from .processes import Processes, join_processes
+from .processes import Processes, count_processes, join_processes
 from .progress import Recorder
 from .runs import collect, copy_beside, load_trained, open_run, run_config
 from .training import Training
@@ -50,7 +49,7 @@ def wants_deepspeed(options: argparse.Namespace) -> bool:
     Raises:
         TrainingError: it is needed, and not installed.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = count_processes() > 1
     if importlib.util.find_spec("deepspeed") is not None:
         return several or options.zero_stage > 0 or options.offload
     if several or options.offload:

@@ -1,10 +1,12 @@
 """The processes that train together: one, or as many as torchrun or the deepspeed launcher has started."""
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -73,6 +75,11 @@ class Processes:
             raise TrainingError("Another process has failed. Its message says why.")
 
 
+def count_processes() -> int:
+    """How many processes the launcher has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join_processes(device: str | None, wants_nccl: bool) -> Processes:
     """Meet the processes that a launcher has started.
 
@@ -80,7 +87,7 @@ def join_processes(device: str | None, wants_nccl: bool) -> Processes:
         device: name of the device for a single process; None for a GPU where there is one.
         wants_nccl: whether even a single process on a GPU needs NCCL, as deepspeed does.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = count_processes()
     if count == 1:
         chosen = choose_device(device)
         if wants_nccl and chosen.type == "cuda":
@@ -123,3 +130,19 @@ def leave_processes() -> None:
     """End the meeting of several processes, so that none waits for this one."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.destroy_process_group()
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process with an exit status, whether or not it has met others.
+
+    A thread of gloo takes Python's lock to let go of the tensors that it has sent, which may be long after they have
+    arrived. If Python is shutting down by then, that aborts the whole process (pytorch/pytorch#190489), and
+    destroy_process_group waits for these threads only if nothing else, as deepspeed does, refers to the group. So a
+    process that has met others ends without that shutdown, after all that is registered to be done at exit.
+    """
+    if count_processes() > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -17,7 +17,7 @@ import torch
 from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.finetune_subject import Ours, make_training
 from benchmarks.parts.machine import ROOT
-from finetune.processes import leave_processes
+from finetune.processes import end_process, leave_processes
 
 SECONDS = 900  # that a launch may take
 
@@ -113,6 +113,7 @@ def main() -> None:
             torch.distributed.barrier()
     finally:
         leave_processes()
+    end_process(0)
 
 
 if __name__ == "__main__":
