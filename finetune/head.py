@@ -4,10 +4,12 @@ The logits of all places would be the largest tensor of a training by far: in fl
 published size.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -31,8 +33,9 @@ def sum_losses(head: nn.Module, states: torch.Tensor, targets: torch.Tensor, cou
     if torch.is_grad_enabled() and is_plain(head):
         return LossOfFrozenHead.apply(states, targets, counts, head.weight)  # type: ignore[no-any-return]
     total = torch.zeros((), device=states.device)
-    for part in parts_of(states, targets, counts):
-        if torch.is_grad_enabled() and len(states) > HEAD_ROWS:
+    number = count_parts(head, states)
+    for part in parts_of(number, states, targets, counts):
+        if torch.is_grad_enabled() and number > 1:
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout(head)}
             total = total + checkpoint(sum_of_part, head, *part, **options)
         else:
@@ -46,9 +49,24 @@ def is_plain(head: nn.Module) -> bool:
     return weight is not None and not weight.requires_grad and not hasattr(weight, "ds_id")
 
 
-def parts_of(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the tensors' parts of so many rows as have room."""
-    return zip(*(tensor.split(HEAD_ROWS) for tensor in tensors), strict=True)
+def count_parts(head: nn.Module, states: torch.Tensor) -> int:
+    """Return into how many parts of `HEAD_ROWS` the states go.
+
+    ZeRO 3 collects a head from all processes whenever it is called; so all call it as often as the one that has most to
+    say, with nothing where they have said all.
+    """
+    number = max(1, math.ceil(len(states) / HEAD_ROWS))
+    if not any(hasattr(weight, "ds_id") for weight in head.parameters()):
+        return number
+    most = torch.tensor(number, device=states.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def parts_of(number: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield so many parts of the tensors, each of as many rows as have room, as long as there are some."""
+    for start in range(0, number * HEAD_ROWS, HEAD_ROWS):
+        yield tuple(tensor[start : start + HEAD_ROWS] for tensor in tensors)
 
 
 def sum_of_part(head: nn.Module, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -66,7 +84,8 @@ class LossOfFrozenHead(torch.autograd.Function):
         context: Any, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor, weight: torch.Tensor
     ) -> torch.Tensor:
         total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
-        for gradient, part, wanted, count in parts_of(gradients, states, targets, counts):
+        number = math.ceil(len(states) / HEAD_ROWS)
+        for gradient, part, wanted, count in parts_of(number, gradients, states, targets, counts):
             # In place, as there is no larger tensor in a training: softmax would need two of them.
             chances = F.linear(part, weight).float()
             most = chances.amax(1, keepdim=True)

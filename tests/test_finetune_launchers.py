@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.head import HEAD_ROWS
 from model.checkpoint.files import open_tensors
 from tests.finetuning import data, loss_of, losses_of, train  # noqa: F401
 
@@ -82,3 +83,16 @@ def test_each_method_under_zero_3(method: list[str], data: Path, tmp_path: Path)
     expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
     assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
     assert json.loads((run / "2" / "state.json").read_text(encoding="utf-8"))["processes"] == 2
+
+
+def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
+    """One process has more to say in a step than is compared with the vocabulary at a time, the other has less."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    lengths = [HEAD_ROWS + 40, 3]
+    rows = [{"prompt": "Count.", "label": " ".join(map(str, range(length)))} for length in lengths]
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    flags = ["--full", "--lr", "1e-4", "--train-iters", "2", "--max-length", "1200"]
+    run = launch(TWO, file, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", "3")
+    expected = train(file, tmp_path / "alone", *flags, "--batch-size", "2")
+    assert loss_of(run, file) == pytest.approx(loss_of(expected, file), rel=2e-3)
