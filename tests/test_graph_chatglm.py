@@ -12,7 +12,7 @@ import torch
 from model.hf import graph_chatglm
 from model.hf.graph_chatglm import Rooms, weights_of
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.hf.room_chatglm import STRIDE, Room, Traffic
+from model.hf.room_chatglm import STRIDE, Room, Traffic, with_free
 from tests.hf_models import build_golden, golden_model, left_padded, picture_of, prompt_ids, tiny_model, tiny_tokenizer
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8}
@@ -69,12 +69,13 @@ def assert_same_logits(model: HfModel, ids: torch.Tensor, **settings: Any) -> No
 def test_lengths_on_both_sides_of_a_border(length: int, model: HfModel, lengths: list[int]) -> None:
     assert_same_logits(model, prompt_of(length))
     steps = range(length + 1, length + GREEDY["max_new_tokens"])  # the first token comes with the prompt
-    assert lengths == [-(-filled // STRIDE) * STRIDE for filled in steps]
+    assert lengths == [min(with_free(filled), with_free(length + 1)) for filled in steps]
 
 
-def test_a_room_that_is_full_is_left_for_a_larger_one(model: HfModel) -> None:
-    half = STRIDE // 2
-    assert_same_logits(model, prompt_of(half), max_new_tokens=half + 4, min_new_tokens=half + 4)
+def test_a_room_that_is_full_is_left_for_a_larger_one(model: HfModel, lengths: list[int]) -> None:
+    length, steps = STRIDE // 2 - 8, STRIDE // 2 + 12
+    assert_same_logits(model, prompt_of(length), max_new_tokens=steps, min_new_tokens=steps)
+    assert lengths == [STRIDE] * (STRIDE - length) + [2 * STRIDE] * (length + steps - 1 - STRIDE)
     assert model.rooms.spare is not None
     assert model.rooms.spare.places == 2 * STRIDE
 
@@ -254,6 +255,16 @@ def test_the_largest_room_is_kept() -> None:
     assert rooms.spare is large
     assert rooms.take(like.expand(2, -1, -1, -1), 3, 20, ()).rows == 2
     assert rooms.spare is None
+
+
+def test_a_graph_is_used_until_it_is_full_unless_it_reads_far_too_much() -> None:
+    room = Room(torch.zeros(1, 2, 1, 4), 3, 6 * STRIDE, ())
+    assert [room.seen(filled) for filled in (1, 200, 5 * STRIDE, 6 * STRIDE)] == [STRIDE, 2 * STRIDE, *[6 * STRIDE] * 2]
+    room.graphs = {2 * STRIDE: Any, 4 * STRIDE: Any}
+    for filled, expected in ((1, 2), (2 * STRIDE, 2), (2 * STRIDE + 1, 4), (4 * STRIDE, 4), (4 * STRIDE + 1, 5)):
+        assert room.seen(filled) == expected * STRIDE
+    room.graphs = {6 * STRIDE: Any}
+    assert room.seen(30) == STRIDE
 
 
 def test_who_records_is_alone() -> None:

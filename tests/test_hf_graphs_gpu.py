@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.hf.graph_chatglm import has_graphs
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
 from model.hf.room_chatglm import STRIDE
 from tests.conftest import relative_error
@@ -38,15 +39,18 @@ def without_graphs(model: HfModel, ids: torch.Tensor, **settings: Any) -> Any:
 
 
 def assert_same(model: HfModel, tolerance: float, ids: torch.Tensor, **settings: Any) -> None:
-    """Compare tokens and, with as much care as the dtype allows, logits."""
+    """Compare logits, and in float32 tokens; in half precision, as long as the tokens before are the same."""
     asked = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, **settings}
     asked.update(return_dict_in_generate=True, output_logits=True)
     expected = without_graphs(model, ids, **asked)
     for _ in range(2):  # recorded, and replayed
         found = model.generate(ids, **asked)
-        assert torch.equal(found.sequences, expected.sequences)
-        for ours, other in zip(found.logits, expected.logits, strict=True):
-            assert relative_error(ours, other) < tolerance
+        equal = (found.sequences == expected.sequences).cumprod(dim=1).bool()
+        assert equal.all() or model.dtype == torch.float16
+        for step, (ours, other) in enumerate(zip(found.logits, expected.logits, strict=True)):
+            rows = equal[:, ids.shape[1] + step - 1]
+            if rows.any():
+                assert relative_error(ours[rows], other[rows].cpu()) < tolerance
     assert graphs_of(model)
 
 
@@ -58,12 +62,21 @@ def prompt_of(model: HfModel, length: int, rows: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 2e-2)])
-@pytest.mark.parametrize("length", [49, STRIDE - 6])
-def test_single_rows_and_several(dtype: torch.dtype, tolerance: float, length: int) -> None:
+def test_single_rows_and_several(dtype: torch.dtype, tolerance: float) -> None:
     model = build_golden().to("cuda", dtype)
-    assert_same(model, tolerance, prompt_of(model, length))
-    assert graphs_of(model) == ({STRIDE} if length == 49 else {STRIDE, 2 * STRIDE})
-    assert_same(model, tolerance, prompt_of(model, length, rows=3))
+    for length in (49, STRIDE - 6):
+        assert_same(model, tolerance, prompt_of(model, length))
+    assert graphs_of(model) == {2 * STRIDE}
+    assert_same(model, tolerance, prompt_of(model, 600))
+    assert_same(model, tolerance, prompt_of(model, 5))
+    assert graphs_of(model) == {STRIDE, 3 * STRIDE}
+    assert_same(model, tolerance, prompt_of(model, 49, rows=3))
+
+
+def test_a_room_that_is_full_is_left_for_a_larger_one() -> None:
+    model = build_golden().cuda()
+    assert_same(model, 1e-4, prompt_of(model, STRIDE // 2 - 8), max_new_tokens=140, min_new_tokens=140)
+    assert graphs_of(model) == {2 * STRIDE}
 
 
 def test_padded_rows_with_pictures(golden_pixels: torch.Tensor) -> None:
@@ -155,9 +168,10 @@ def test_another_stream_or_autocast_goes_layer_by_layer() -> None:
     expected = tiny_model().chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
     with torch.cuda.stream(torch.cuda.Stream()):
         assert model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY) == expected
-    with torch.autocast("cuda", torch.bfloat16):
-        model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
     assert not graphs_of(model)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert not has_graphs(model.device)
+    assert has_graphs(model.device)
 
 
 def test_a_graph_leaves_when_its_model_does() -> None:

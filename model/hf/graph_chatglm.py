@@ -14,9 +14,8 @@ from torch import nn
 
 from .layers_chatglm import GLU, GLMBlock, PrefixEncoder, SelfAttention, stored_length
 from .quantization import QuantizedLinear
-from .room_chatglm import STRIDE, Room, padded, traffic
+from .room_chatglm import Room, traffic, with_free
 
-LEAST_FREE = STRIDE // 2  # places of a new room that are free at first
 KNOWN = {
     *(GLMBlock, GLU, PrefixEncoder, QuantizedLinear, SelfAttention),
     *(nn.Embedding, nn.LayerNorm, nn.Linear, nn.ModuleList),
@@ -70,7 +69,7 @@ class Rooms:
             room, self.spare = self.spare, None
         if room is None or room.weights != weights or room.rows != len(like) or room.places < length:
             del room  # before the next one needs memory
-            return Room(like, layers, padded(length + LEAST_FREE), weights)
+            return Room(like, layers, with_free(length), weights)
         room.states.zero_()  # what is masked must still be a number
         return room
 

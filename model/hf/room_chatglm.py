@@ -2,6 +2,7 @@
 
 A graph holds for tensors that stay where they are. So the keys and values of all layers lie in one `Room`, together
 with what a step reads; its graphs read them up to a multiple of `STRIDE` places and mask those that are not filled.
+Recording takes as long as some steps do, hence a graph is used for longer than it would have to be.
 """
 
 import functools
@@ -13,11 +14,17 @@ from typing import Any
 import torch
 
 STRIDE = 256  # places
+LEAST_FREE = STRIDE // 2  # places that are free at first, so that the next room or graph is not wanted soon
 
 
 def padded(length: int) -> int:
     """Return the next multiple of STRIDE."""
     return -(-length // STRIDE) * STRIDE
+
+
+def with_free(length: int) -> int:
+    """Return a multiple of STRIDE that leaves some places free."""
+    return padded(length + LEAST_FREE)
 
 
 @functools.cache
@@ -76,10 +83,7 @@ class Filled:
 
 
 class Room:
-    """What one step reads and writes, and the graphs that were recorded of it. One generation uses it at a time.
-
-    A step sees as many places as the next multiple of STRIDE has, for each of which there is a graph.
-    """
+    """What one step reads and writes, and the graphs that were recorded of it. One generation uses it at a time."""
 
     def __init__(self, like: torch.Tensor, layers: int, places: int, weights: Any) -> None:
         """Make room for the keys and values of so many layers, each `like` [B, H, T, head_dim], and `places` tokens."""
@@ -93,7 +97,7 @@ class Room:
             self.ids = torch.zeros(rows, 1, dtype=torch.long)
             self.positions = torch.zeros(rows, 2, 1, dtype=torch.long)
             self.place = torch.zeros(1, dtype=torch.long)
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}  # places seen -> graph, its logits
 
     def fill(self, keys_and_values: list[torch.Tensor], attention_mask: torch.Tensor | None) -> None:
         """Copy what a cache holds, [B, H, T, head_dim] each, and what may be seen of it and of the next token."""
@@ -108,12 +112,17 @@ class Room:
         self.ids.copy_(ids)
         self.positions.copy_(position_ids)
         self.place.fill_(stored)
-        length = padded(stored + 1)
+        length = self.seen(stored + 1)
         if length not in self.graphs and not self._record(model, length):
             return self.compute(model, length)
         graph, logits = self.graphs[length]
         graph.replay()
         return logits.clone()  # the next step writes over them
+
+    def seen(self, filled: int) -> int:
+        """Return how many places to look at when so many are filled: those of a graph, unless it reads far too many."""
+        fitting = [length for length in self.graphs if filled <= length <= 2 * padded(filled)]
+        return min(fitting, default=min(with_free(filled), self.places))
 
     def compute(self, model: Any, length: int) -> torch.Tensor:
         """Compute a step that sees `length` places at most; doing it again changes nothing."""
