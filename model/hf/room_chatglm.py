@@ -78,7 +78,7 @@ class Filled:
         """Put keys and values [B, H, 1, head_dim] of layer `number` in their place; return all [B, H, S, head_dim]."""
         pair = self.states[2 * number], self.states[2 * number + 1]
         for states, new in zip(pair, (keys, values), strict=True):
-            states.index_copy_(2, self.place, new)
+            states.index_copy_(2, self.place, new.to(states.dtype))
         return pair
 
 
