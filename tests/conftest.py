@@ -80,3 +80,21 @@ def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
 
     with serving(tiny_model) as client:
         yield client
+
+
+@pytest.fixture
+def places_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let Hugging Face models decode in rooms on the CPU, too; return how many places each step sees."""
+    from model.hf import graph_chatglm
+    from model.hf.room_chatglm import Room
+
+    seen: list[int] = []
+    compute = Room.compute
+
+    def noted(self: Room, model: Any, length: int) -> torch.Tensor:
+        seen.append(length)
+        return compute(self, model, length)
+
+    monkeypatch.setattr(graph_chatglm, "has_graphs", lambda device: True)
+    monkeypatch.setattr(Room, "compute", noted)
+    return seen

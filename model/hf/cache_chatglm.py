@@ -32,9 +32,13 @@ class GrowingLayer(DynamicLayer):
         length = stored + key_states.shape[-2]
         room = self._room_for(length, stored, key_states)
         room[0, :, :, stored:length], room[1, :, :, stored:length] = key_states, value_states
-        self.shown = room[..., :length, :].unbind(0)
-        self.keys, self.values = self.shown
+        self.move(room, room[..., :length, :].unbind(0))
         return self.keys, self.values
+
+    def move(self, room: torch.Tensor | None, shown: tuple[torch.Tensor, ...]) -> None:
+        """Let keys and values be `shown`, which are views of the room, or have none."""
+        self.room, self.shown = room, shown
+        self.keys, self.values = shown
 
     def _room_for(self, length: int, stored: int, states: torch.Tensor) -> torch.Tensor:
         """Return the room, which has places for `length` tokens and holds the `stored` ones."""
@@ -45,7 +49,6 @@ class GrowingLayer(DynamicLayer):
         room = states.new_empty(2, batch, heads, length + ROOM, head_dim)
         if stored:
             room[0, :, :, :stored], room[1, :, :, :stored] = self.keys, self.values
-        self.room = room
         return room
 
 

@@ -7,8 +7,9 @@ import torch
 from transformers import GenerationConfig
 
 from .cache_chatglm import new_cache
+from .graph_chatglm import Rooms, decoding
 from .layers_chatglm import stored_length
-from .prefix_chatglm import Marks, image_starts, token_positions, visible_tokens
+from .prefix_chatglm import Marks, image_starts, position_lines, token_positions, visible_tokens
 
 
 class PrefixGenerationMixin:
@@ -20,6 +21,7 @@ class PrefixGenerationMixin:
     config: Any
     generation_config: Any
     image_encoder: Any
+    rooms: Rooms
 
     @property
     def image_length(self) -> int:  # public name
@@ -40,6 +42,12 @@ class PrefixGenerationMixin:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
         return self.image_encoder(images)  # type: ignore[no-any-return]
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Change the weights' device or dtype, as `to` and `half` do; what was recorded of the old ones goes."""
+        self.rooms.spare = None
+        module: Any = super()
+        return module._apply(*args, **kwargs)
+
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.Tensor,
@@ -48,19 +56,26 @@ class PrefixGenerationMixin:
         image_embeds: torch.Tensor | None = None,
         pre_image_length: torch.Tensor | None = None,
         hides_tokens: bool = True,
+        lines: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Return the arguments of `forward` for the next step, from the whole ids [B, S] so far.
 
         transformers' own positions are replaced by this model's; the picture is given with the prompt only. A single
-        token after a context of which nothing is hidden needs no mask.
+        token after a context of which nothing is hidden needs no mask, and its position is known from `lines`, those
+        of `position_lines`.
         """
         past = stored_length(past_key_values)
-        visible = None if attention_mask is None else attention_mask.bool()
-        is_single = past == input_ids.shape[1] - 1
+        is_single = 0 < past == input_ids.shape[1] - 1
+        if is_single and lines is not None:
+            position_ids = torch.add(lines[..., :1], lines[..., 1:], alpha=past)
+        else:
+            if attention_mask is None:  # transformers drops one that hides nothing
+                attention_mask = torch.ones_like(input_ids)
+            position_ids = token_positions(input_ids, attention_mask.bool(), Marks.of(self.config))[..., past:]
         inputs = {
             "input_ids": input_ids[:, past:].contiguous(),
-            "position_ids": token_positions(input_ids, visible, Marks.of(self.config))[..., past:],
+            "position_ids": position_ids,
             "attention_mask": attention_mask if hides_tokens or not is_single else None,
             "past_key_values": past_key_values,
             "use_cache": kwargs.get("use_cache"),
@@ -99,9 +114,14 @@ class PrefixGenerationMixin:
         hidden = kwargs.pop("attention_mask", None)
         visible = visible_tokens(ids, hidden, starts, self.image_length, self.config.pad_token_id)
         kwargs["attention_mask"], kwargs["hides_tokens"] = visible.long(), not bool(visible.all())
+        kwargs["lines"] = position_lines(ids, visible, Marks.of(self.config))
+        given = kwargs.get("past_key_values")
         self._add_defaults(args, kwargs)
+        cache = None if given is not None else kwargs.get("past_key_values")
+        is_kept = kwargs.get("return_dict_in_generate") or self.generation_config.return_dict_in_generate
         generating: Any = super()
-        return generating.generate(ids, *args, **self._with_room(ids.shape[1], args, kwargs))
+        with decoding(self, cache, bool(is_kept)):
+            return generating.generate(ids, *args, **self._with_room(ids.shape[1], args, kwargs))
 
     def _add_defaults(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add what a caller's own generation_config would say, where there is none."""

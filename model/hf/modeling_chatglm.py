@@ -20,11 +20,13 @@ from ..errors import CheckpointError, SettingError
 from .cache_chatglm import new_cache
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
+from .graph_chatglm import Rooms, later_logits
 from .layers_chatglm import GLMBlock, PrefixEncoder, rotary_tables, stored_length
 from .prefix_chatglm import (
     Marks,
     Starts,
     answer_mask,
+    checked_positions,
     context_lengths,
     image_starts,
     insert_images,
@@ -129,6 +131,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         self.image_encoder = ImageEncoder(
             config.eva_config, config.qformer_config, config.hidden_size
         )  # checkpoint key
+        self.rooms = Rooms()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -181,6 +184,10 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         """
         if input_ids is None or output_attentions:
             raise ValueError("Give input_ids; attentions are not returned.")
+        if inputs_embeds is None and labels is None and not output_hidden_states:
+            logits = later_logits(past_key_values, input_ids, position_ids, attention_mask)
+            if logits is not None:
+                return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         if past_key_values is None and self._wants_cache(use_cache):
             past_key_values = new_cache()
         if inputs_embeds is None:
@@ -277,13 +284,6 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         writes = kwargs.get("is_main_process", True) and __package__
         if writes and importlib.util.find_spec(EXPORT_MODULE, __package__):
             importlib.import_module(EXPORT_MODULE, __package__).export_code(save_directory)
-
-
-def checked_positions(position_ids: torch.Tensor) -> torch.Tensor:
-    """Return `position_ids` if they are [B, 2, T]."""
-    if position_ids.ndim != 3 or position_ids.shape[1] != 2:
-        raise ValueError(f"position_ids have shape {list(position_ids.shape)}; they should be [B, 2, T].")
-    return position_ids
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 Starts = int | Sequence[int] | torch.Tensor
 
@@ -113,6 +114,24 @@ def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, marks: Mark
     pads = 0 if visible is None else first_index(visible)
     places = index.where(index < context, rest) - pads
     return torch.stack((places.clamp(min=0), (index - context + 1).clamp(min=0)), dim=1)
+
+
+def checked_positions(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return `position_ids` if they are [B, 2, T]."""
+    if position_ids.ndim != 3 or position_ids.shape[1] != 2:
+        raise ValueError(f"position_ids have shape {list(position_ids.shape)}; they should be [B, 2, T].")
+    return position_ids
+
+
+def position_lines(ids: torch.Tensor, visible: torch.Tensor, marks: Marks) -> torch.Tensor:
+    """Return [B, 2, 2], offset and slope of the positions after prompts ids [B, T], visible [B, T].
+
+    That of the token with index i >= T is offset + i * slope.
+    """
+    longer, seen = F.pad(ids, (0, 2), value=marks.pad), F.pad(visible, (0, 2), value=True)
+    first, second = token_positions(longer, seen, marks)[..., -2:].unbind(-1)
+    slope = second - first
+    return torch.stack((first - ids.shape[1] * slope, slope), dim=-1)
 
 
 def prefix_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
