@@ -1,9 +1,9 @@
 """The only two ways to a model that chats: `load_sat` and its Hugging Face twin, `load_hf`."""
 
-import contextlib
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,13 @@ from .chat import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.hf import CONFIG_NAME as HF_CONFIG_NAME
+from .checkpoint.hf import open_files
+from .checkpoint.layout import SPLIT
 from .checkpoint.load import copy_tensor
 from .checkpoint.memory import build_empty
 from .checkpoint.prefix import encode_prefix
 from .checkpoint.resolve import DEFAULT_MODEL
-from .checkpoint.save import hf_tensors, to_hf_config
+from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .checkpoint.vocabulary import find_vocabulary
 from .checkpoint.whole import whole_tensors
 from .errors import SettingError, TokenizerError
@@ -169,27 +171,31 @@ def load_sat(
     return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
 
 
-@contextlib.contextmanager
-def quiet_progress() -> Iterator[None]:
-    """Keep transformers from drawing progress bars in the block: whoever loads has one of his own."""
-    from transformers.utils import logging
+def read_hf_network(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """Build the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    transformers' own loading takes a missing tensor for a new one, and brings the model into memory on the CPU first.
+    """
+    from transformers import GenerationConfig
 
+    from .hf.configuration_chatglm import ChatGLMConfig
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-def read_hf_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """Have transformers read a directory of its own format."""
-    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage  # transformers takes seconds to import
-
-    with quiet_progress():
-        network = ChatGLMForConditionalGenerationWithImage.from_pretrained(checkpoint.path, dtype=dtype)
-    return network.to(device).eval()
+    checkpoint.split()  # asks the weights whether their rows lie as they should
+    config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
+    config.name_or_path = str(checkpoint.path)
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
+    if (checkpoint.path / GENERATION_NAME).is_file():
+        network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    load_tensors(
+        network, replace(checkpoint, stored=open_files(checkpoint.files), qkv_layout=SPLIT, is_settled=True), progress
+    )
+    return network
 
 
 def fill_hf_network(
@@ -247,9 +253,7 @@ def load_hf(
         limit_threads(parameters)
     wanted = choose_dtype(dtype, chosen, parameters)
     if (checkpoint.path / HF_CONFIG_NAME).is_file():
-        network = read_hf_network(checkpoint, chosen, wanted)
-        if progress is not None:
-            progress(checkpoint.count, checkpoint.count)
+        network = read_hf_network(checkpoint, chosen, wanted, progress)
     else:
         network = fill_hf_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, progress)
     quantized = network.quantize(quant) if quant else network

@@ -165,7 +165,7 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     """Open a model in the Hugging Face format; `path` is its directory."""
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
-    stored = hf.open_all(files)
+    stored = hf.to_sat_names(hf.open_files(files))
     whole, config = decode_prefix(dequantize_tensors(stored, bits, config["hidden_size"]), config)
     return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
 
