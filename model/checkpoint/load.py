@@ -14,6 +14,7 @@ from . import hf, sat
 from .adapters import LORA, merge_lora, methods_in, plain_config
 from .base import BASE_KEY, check_base, put_over
 from .files import refusal_explained
+from .heads import check_heads
 from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
 from .lazy import Tensors
 from .names import RECOMPUTED, is_loaded
@@ -154,6 +155,7 @@ def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Check
     layout = qkv_layout or layout
     files = sat.weight_files(path, config, iteration)
     stored = join_ranks([sat.open_module(file) for file in files], config, layout)
+    check_heads(stored, config, directory)
     bits = read_bits(config, directory / sat.CONFIG_NAME)
     config = {**config, "model_parallel_size": 1}
     config.pop("quantization_bit", None)  # from here on the weights are whole
@@ -165,7 +167,9 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     """Open a model in the Hugging Face format; `path` is its directory."""
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
-    stored = hf.to_sat_names(hf.open_files(files))
+    tensors = hf.open_files(files)
+    check_heads(tensors, config, path)
+    stored = hf.to_sat_names(tensors)
     whole, config = decode_prefix(dequantize_tensors(stored, bits, config["hidden_size"]), config)
     return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
 
