@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.hf import CONFIG_NAME as HF_CONFIG_NAME
 from .checkpoint.hf import open_files
-from .checkpoint.layout import SPLIT
+from .checkpoint.layout import INTERLEAVED, SPLIT
 from .checkpoint.load import copy_tensor
 from .checkpoint.memory import build_empty
 from .checkpoint.prefix import encode_prefix
@@ -127,6 +127,7 @@ def load_sat(
     quant_vision: bool = False,
     quant_embeddings: bool = False,
     qkv_layout: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
     most_waiting: int | None = None,
@@ -142,7 +143,7 @@ def load_sat(
         quant: bits of the language model's weights, 8 or 4; they are rounded one matrix at a time. None leaves them.
         quant_vision: with `quant`, round the weights of the image part as well.
         quant_embeddings: with `quant`, round the tokens' embeddings as well, to 8 bits.
-        qkv_layout: split or interleaved, where the checkpoint's configuration is wrong about its rows.
+        qkv_layout, base: as in `open_checkpoint`, where a checkpoint is wrong or silent about its rows or its base.
         progress: is called with (tensors read, tensors in all).
         rows, most_waiting: the most answers at a time and the most questions that wait; see `SatChatModel`.
 
@@ -155,7 +156,7 @@ def load_sat(
         name = "quant_vision" if quant_vision else "quant_embeddings"
         raise SettingError(f"{name} needs quant, the bits that weights are to have: 8 or 4.")
     chosen = choose_device(device)
-    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout)
+    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer = load_tokenizer(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     chosen_dtype = choose_dtype(dtype, chosen, parameters)
@@ -231,6 +232,8 @@ def load_hf(
     quant: int | None = None,
     quant_vision: bool = False,
     quant_embeddings: bool = False,
+    qkv_layout: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
     most_waiting: int | None = None,
@@ -246,13 +249,14 @@ def load_hf(
         if is_asked:
             raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
     chosen = choose_device(device)
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer = load_tokenizer(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     if chosen.type == "cpu":
         limit_threads(parameters)
     wanted = choose_dtype(dtype, chosen, parameters)
-    if (checkpoint.path / HF_CONFIG_NAME).is_file():
+    is_published = (checkpoint.path / HF_CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
+    if is_published and base is None:
         network = read_hf_network(checkpoint, chosen, wanted, progress)
     else:
         network = fill_hf_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, progress)

@@ -51,8 +51,12 @@ def test_rows_in_sats_order_are_noticed(tmp_path: Path) -> None:
     def reorder(tensors: Tensors) -> None:
         tensors.update({name: split_qkv(tensors[name], 8) for name in tensors if is_language_qkv(name)})
 
-    with pytest.raises(CheckpointError, match="the weights look split"):
-        load_hf(rewrite(tmp_path / "changed", reorder), device="cpu")
+    directory = rewrite(tmp_path / "changed", reorder)
+    with pytest.raises(CheckpointError, match=r"the weights look split.*qkv_layout='split'"):
+        load_hf(directory, device="cpu")
+    settled = load_hf(directory, device="cpu", dtype="float32", qkv_layout="split").network.state_dict()
+    expected = read_plainly(TINY).state_dict()
+    assert all(torch.equal(settled[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("kind", ["as it is", "in shards", "pickled", "8 bits", "4 bits"])

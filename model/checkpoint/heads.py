@@ -26,7 +26,7 @@ def check_heads(tensors: Tensors, config: dict[str, Any], place: object) -> None
     if width != 4 * count * heads:
         fitting = f"{width // (4 * count)} heads" if count and width % (4 * count) == 0 else "no number of heads"
         raise CheckpointError(
-            f"{place}: by its configuration num_attention_heads is {heads}, but {name} holds {count} frequencies, which "
-            f"with a hidden_size of {width} fit {fitting}. Read wrongly, the model answers nonsense. "
-            "The weights and the configuration belong to different models, or one was changed. Get both from one source."
+            f"{place}: by its configuration num_attention_heads is {heads}, but {name} holds {count} frequencies, "
+            f"which with a hidden_size of {width} fit {fitting}. Read wrongly, the model answers nonsense. "
+            "The weights and the configuration belong to different models. Get both from one source."
         )

@@ -131,8 +131,8 @@ def open_base(name: str | os.PathLike[str], run: Path, home: str | os.PathLike[s
         return open_checkpoint(name, home=home).merge_lora()
     except CheckpointError as error:
         raise CheckpointError(
-            f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, write "
-            f"where it is into {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
+            f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, say where "
+            f"it is, by --base or base=, or in {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
         ) from error
 
 
@@ -229,8 +229,8 @@ def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[
         lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
     elif missing and len(missing) > checkpoint.count:
         lines.append(
-            f"If only what was trained was saved, put it over its base model, such as {DEFAULT_MODEL}: "
-            f"python -m model.checkpoint.convert SRC DST --to sat --base {DEFAULT_MODEL}"
+            f"If only what was trained was saved, name the model that it began from, such as --base {DEFAULT_MODEL} or "
+            f"base={DEFAULT_MODEL!r}."
         )
     else:
         lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")
