@@ -254,6 +254,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = "visualglm-tiny, visualglm-6b, a directory, or a hub id"
     add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
+    add(
+        "--base",
+        metavar="NAME_OR_DIR",
+        help="of a fine-tune that holds only what was trained, where its base has moved",
+    )
     add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
     add("--quant_vision", action="store_true", help="with --quant, quantise the image part as well")
     add("--quant_embeddings", action="store_true", help="with --quant, quantise the tokens' embeddings as well")
@@ -263,9 +268,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
     """Load the model that the flags of `add_model_arguments` name, showing how far it is."""
-    settings = {
-        name: getattr(options, name) for name in ("device", "dtype", "quant", "quant_vision", "quant_embeddings")
-    }
+    names = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
+    settings = {name: getattr(options, name) for name in names}
     with loading_bar() as progress:
         return load(options.from_pretrained, progress=progress, **settings)
 

@@ -1,9 +1,9 @@
 """The only two ways to a model that chats: `load_sat` and its Hugging Face twin, `load_hf`."""
 
-import contextlib
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,13 @@ from .chat import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.hf import CONFIG_NAME as HF_CONFIG_NAME
+from .checkpoint.hf import open_files
+from .checkpoint.layout import INTERLEAVED, SPLIT
 from .checkpoint.load import copy_tensor
 from .checkpoint.memory import build_empty
 from .checkpoint.prefix import encode_prefix
 from .checkpoint.resolve import DEFAULT_MODEL
-from .checkpoint.save import hf_tensors, to_hf_config
+from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .checkpoint.vocabulary import find_vocabulary
 from .checkpoint.whole import whole_tensors
 from .errors import SettingError, TokenizerError
@@ -125,6 +127,7 @@ def load_sat(
     quant_vision: bool = False,
     quant_embeddings: bool = False,
     qkv_layout: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
     most_waiting: int | None = None,
@@ -140,7 +143,7 @@ def load_sat(
         quant: bits of the language model's weights, 8 or 4; they are rounded one matrix at a time. None leaves them.
         quant_vision: with `quant`, round the weights of the image part as well.
         quant_embeddings: with `quant`, round the tokens' embeddings as well, to 8 bits.
-        qkv_layout: split or interleaved, where the checkpoint's configuration is wrong about its rows.
+        qkv_layout, base: as in `open_checkpoint`, where a checkpoint is wrong or silent about its rows or its base.
         progress: is called with (tensors read, tensors in all).
         rows, most_waiting: the most answers at a time and the most questions that wait; see `SatChatModel`.
 
@@ -153,7 +156,7 @@ def load_sat(
         name = "quant_vision" if quant_vision else "quant_embeddings"
         raise SettingError(f"{name} needs quant, the bits that weights are to have: 8 or 4.")
     chosen = choose_device(device)
-    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout)
+    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer = load_tokenizer(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     chosen_dtype = choose_dtype(dtype, chosen, parameters)
@@ -169,27 +172,31 @@ def load_sat(
     return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
 
 
-@contextlib.contextmanager
-def quiet_progress() -> Iterator[None]:
-    """Keep transformers from drawing progress bars in the block: whoever loads has one of his own."""
-    from transformers.utils import logging
+def read_hf_network(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    """Build the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    transformers' own loading takes a missing tensor for a new one, and brings the model into memory on the CPU first.
+    """
+    from transformers import GenerationConfig
 
+    from .hf.configuration_chatglm import ChatGLMConfig
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-def read_hf_network(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """Have transformers read a directory of its own format."""
-    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage  # transformers takes seconds to import
-
-    with quiet_progress():
-        network = ChatGLMForConditionalGenerationWithImage.from_pretrained(checkpoint.path, dtype=dtype)
-    return network.to(device).eval()
+    checkpoint.split()  # asks the weights whether their rows lie as they should
+    config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
+    config.name_or_path = str(checkpoint.path)
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
+    if (checkpoint.path / GENERATION_NAME).is_file():
+        network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    load_tensors(
+        network, replace(checkpoint, stored=open_files(checkpoint.files), qkv_layout=SPLIT, is_settled=True), progress
+    )
+    return network
 
 
 def fill_hf_network(
@@ -225,6 +232,8 @@ def load_hf(
     quant: int | None = None,
     quant_vision: bool = False,
     quant_embeddings: bool = False,
+    qkv_layout: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     rows: int | None = None,
     most_waiting: int | None = None,
@@ -240,16 +249,15 @@ def load_hf(
         if is_asked:
             raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
     chosen = choose_device(device)
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer = load_tokenizer(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     if chosen.type == "cpu":
         limit_threads(parameters)
     wanted = choose_dtype(dtype, chosen, parameters)
-    if (checkpoint.path / HF_CONFIG_NAME).is_file():
-        network = read_hf_network(checkpoint, chosen, wanted)
-        if progress is not None:
-            progress(checkpoint.count, checkpoint.count)
+    is_published = (checkpoint.path / HF_CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
+    if is_published and base is None:
+        network = read_hf_network(checkpoint, chosen, wanted, progress)
     else:
         network = fill_hf_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, progress)
     quantized = network.quantize(quant) if quant else network

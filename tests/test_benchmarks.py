@@ -67,6 +67,18 @@ def test_every_row_of_decoding_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_loading_is_judged_by_what_it_takes_beside_the_model() -> None:
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.loading", "--device", "cpu"))}
+    for name in ("sat", "hf", "load_hf", "int8", "int4"):
+        assert float(rows[f"{name}/seconds"][1]) > 0
+        assert rows[f"{name}/host"][2] == "at most 2"
+        assert float(rows[f"{name}/host"][3]) > 1
+    assert float(rows["original/host"][1]) > 0
+    assert rows["original/host"][2] == ""
+    assert float(rows["time, sat and original"][2]) > 0
+
+
+@pytest.mark.slow
 def test_serving_says_how_long_people_wait() -> None:
     few = ["--device", "cpu", "--tokens", "4", "--counts", "2", "--seconds", "0.5"]
     rows = {row[0]: row[1:] for row in cells(run("benchmarks.serving", *few))}

@@ -112,7 +112,12 @@ def test_a_quantised_model_is_saved_as_published_and_loads(bits: int, tmp_path: 
 
 @pytest.mark.parametrize("change", [HfModel.half, HfModel.float, HfModel.bfloat16])
 def test_the_dtype_can_change_afterwards(change: Any) -> None:
-    model = change(build_golden().quantize(8))
+    model = build_golden().quantize(8)
+    scale = model.get_submodule("transformer.layers.0.attention.dense").weight_scale.clone()
+    model = change(model)
+    kept = model.get_submodule("transformer.layers.0.attention.dense").weight_scale
+    assert kept.dtype == torch.float16
+    assert torch.equal(kept, scale)
     assert model.get_submodule("transformer.layers.0.attention.dense").weight.dtype == torch.int8
     with torch.no_grad():
         logits = model(prompt_ids("zh_text")).logits

@@ -117,6 +117,20 @@ def test_what_the_cpu_kernel_wants_is_taken_back(shape: tuple[int, int]) -> None
     assert torch.equal(groups, rounded.groups)
 
 
+def test_a_large_weight_is_laid_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded = round_weight(torch.randn(600, 128, generator=torch.Generator().manual_seed(0)), 4)
+    assert rounded.groups is not None
+    whole, groups = kernels.lay_out(rounded.numbers, rounded.groups)
+    parts: list[int] = []
+    inner = kernels.lay_out_rows
+    monkeypatch.setattr(kernels, "lay_out_rows", lambda pairs: parts.append(len(pairs)) or inner(pairs))
+    monkeypatch.setattr(kernels, "WHOLE_AT_ONCE", 128)
+    laid, same_groups = kernels.lay_out(rounded.numbers, rounded.groups)
+    assert parts == [256, 256, 96]
+    assert torch.equal(laid, whole)
+    assert torch.equal(same_groups, groups)
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_a_state_dict_is_the_same_before_and_after_use(bits: int) -> None:
     weight, layer = make_layer(bits)

@@ -69,8 +69,7 @@ def merge_lora(tensors: Tensors, alpha: float) -> Tensors:
     if absent:
         raise CheckpointError(
             f"{absent[0]} has LoRA's matrices but no original.weight: only what was trained was saved. "
-            "Put it over the model that it began from: "
-            "python -m model.checkpoint.convert SRC DST --to sat --base NAME --merge-lora"
+            "Name the model that it began from, by --base NAME or base=NAME."
         )
     makers = {name.replace(".original.", "."): make for name, make in makers_of(tensors).items() if not is_factor(name)}
     for layer in layers:

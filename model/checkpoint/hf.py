@@ -1,13 +1,12 @@
 """Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 from .files import describe_damage, open_tensors, read_json
-from .lazy import LazyTensors, Maker, Tensors
+from .lazy import LazyTensors, Maker, Tensors, makers_of
 from .names import to_sat_name
 from .quantized import read_bits
 from .sizes import check_sizes
@@ -121,16 +120,20 @@ def existing(path: Path) -> Path:
     return path
 
 
-def open_all(files: list[Path]) -> Tensors:
-    """Open weight files; return the tensors that SAT knows, by SAT's names."""
+def open_files(files: list[Path]) -> Tensors:
+    """Open weight files; return their tensors by their own names.
+
+    Raises:
+        CheckpointError: one is damaged, or they lack what their index promises.
+    """
     makers: dict[str, Maker] = {}
-    held: set[str] = set()
     for file in files:
-        opened = open_tensors(file)
-        held.update(opened)
-        for name in opened:
-            sat_name = to_sat_name(name)
-            if sat_name is not None:
-                makers[sat_name] = partial(opened.__getitem__, name)
-    check_index(files[0].parent, held)
+        makers.update(makers_of(open_tensors(file)))
+    check_index(files[0].parent, makers)
     return LazyTensors(makers)
+
+
+def to_sat_names(tensors: Tensors) -> Tensors:
+    """Return those of `tensors` that SAT knows, by SAT's names."""
+    named = {to_sat_name(name): make for name, make in makers_of(tensors).items()}
+    return LazyTensors({name: make for name, make in named.items() if name is not None})

@@ -14,6 +14,7 @@ from . import hf, sat
 from .adapters import LORA, merge_lora, methods_in, plain_config
 from .base import BASE_KEY, check_base, put_over
 from .files import refusal_explained
+from .heads import check_heads
 from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
 from .lazy import Tensors
 from .names import RECOMPUTED, is_loaded
@@ -130,8 +131,8 @@ def open_base(name: str | os.PathLike[str], run: Path, home: str | os.PathLike[s
         return open_checkpoint(name, home=home).merge_lora()
     except CheckpointError as error:
         raise CheckpointError(
-            f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, write "
-            f"where it is into {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
+            f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, say where "
+            f"it is, by --base or base=, or in {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
         ) from error
 
 
@@ -154,6 +155,7 @@ def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Check
     layout = qkv_layout or layout
     files = sat.weight_files(path, config, iteration)
     stored = join_ranks([sat.open_module(file) for file in files], config, layout)
+    check_heads(stored, config, directory)
     bits = read_bits(config, directory / sat.CONFIG_NAME)
     config = {**config, "model_parallel_size": 1}
     config.pop("quantization_bit", None)  # from here on the weights are whole
@@ -165,7 +167,9 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     """Open a model in the Hugging Face format; `path` is its directory."""
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
-    stored = hf.open_all(files)
+    tensors = hf.open_files(files)
+    check_heads(tensors, config, path)
+    stored = hf.to_sat_names(tensors)
     whole, config = decode_prefix(dequantize_tensors(stored, bits, config["hidden_size"]), config)
     return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
 
@@ -225,8 +229,8 @@ def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[
         lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
     elif missing and len(missing) > checkpoint.count:
         lines.append(
-            f"If only what was trained was saved, put it over its base model, such as {DEFAULT_MODEL}: "
-            f"python -m model.checkpoint.convert SRC DST --to sat --base {DEFAULT_MODEL}"
+            f"If only what was trained was saved, name the model that it began from, such as --base {DEFAULT_MODEL} or "
+            f"base={DEFAULT_MODEL!r}."
         )
     else:
         lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")

@@ -58,6 +58,13 @@ class QuantizedLinear(nn.Module):
         made.bias = linear.bias
         return made
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "QuantizedLinear":
+        scale = self.weight_scale.detach()
+        super()._apply(fn, recurse)
+        if not scale.is_meta:  # it follows the device, not the dtype: bfloat16 would lose some of its digits
+            self.weight_scale = nn.Parameter(scale.to(self.weight.device), requires_grad=False)
+        return self
+
     def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [O, I] in `dtype`."""
         return dequantize(self.weight, self.weight_scale, None, self.bits, dtype)

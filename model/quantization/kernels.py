@@ -20,6 +20,8 @@ COLUMN_BLOCK = 32
 # torch's kernel of 4 bits takes rows by the dozen and groups of these sizes.
 ROW_BLOCK = 16
 GROUP_SIZES = (32, 64, 128, 256)
+# It keeps rows in blocks, of a size that differs between processors and divides this one.
+ROW_BLOCKS = 256
 # Rows of the identity that `take_back` multiplies at once, so that it needs little memory.
 UNPACKED_AT_ONCE = 512
 # Elements of a weight that are made whole at once, so that a large one needs little memory beside itself.
@@ -113,9 +115,15 @@ def can_lay_out(columns: int, groups: torch.Tensor) -> bool:
 def lay_out(pairs: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return pairs [O, I / 2] and groups [O, G, 2] as torch's CPU kernel wants them, with rows up to a full block."""
     rows = -len(pairs) % ROW_BLOCK
-    numbers = F.pad(unpack_pairs(pairs), (0, 0, 0, rows)).to(torch.int32) + 8
-    laid = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+    height = max(1, WHOLE_AT_ONCE // (2 * pairs.shape[1] * ROW_BLOCKS)) * ROW_BLOCKS
+    laid = torch.cat([lay_out_rows(part) for part in F.pad(pairs, (0, 0, 0, rows)).split(height)])
     return laid, F.pad(groups, (0, 0, 0, 0, 0, rows)).to(torch.bfloat16).transpose(0, 1).contiguous()
+
+
+def lay_out_rows(pairs: torch.Tensor) -> torch.Tensor:
+    """Return pairs [O, I / 2] of whole blocks of rows as the CPU kernel wants them, which takes int32 [O, I]."""
+    numbers = unpack_pairs(pairs).to(torch.int32).add_(8)
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)  # type: ignore[no-any-return]
 
 
 def take_back(laid: torch.Tensor, groups: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

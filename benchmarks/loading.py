@@ -1,0 +1,172 @@
+"""How long loading takes, and how much memory, by each way and from either format, beside SAT's own.
+
+python -m benchmarks.loading                                   the published sizes with random weights, on a GPU
+python -m benchmarks.loading --only 'sat/*' 'original/*'
+python -m benchmarks.loading --device cpu                      visualglm-tiny, to try the script
+python -m benchmarks.loading --device cpu --from_pretrained full-size --layers 1
+python -m benchmarks.loading --list
+
+Every stage is a fresh process, on files that were written just before and so are cached: two directories of the model,
+in --folder, which take 31 GB at full size. Seconds are those after all imports, for ours with the tokenizer.
+    sat, hf           load_sat of a directory in SAT's format (one file) and in the Hugging Face format (shards)
+    load_hf           load_hf of the latter
+    int8, int4        load_sat of the former, rounded while loading
+    original          SAT's from_pretrained and load_checkpoint on the same network, built on its device
+    original-cpu      the same, built on the CPU and then moved
+Anonymous memory (RssAnon) is that of the whole process: Python, torch and CUDA's context are among it. Promised is, for
+every way of ours, at most the largest tensor + 2 GB beside the model, which counts where it lies: on a GPU, the host's
+memory is held to that without it. A ratio of 1 or more keeps the promise.
+"""
+
+import argparse
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from benchmarks.full_size import Source, add_model_arguments, write_full_size
+from benchmarks.parts.loaded import ORIGINAL, ORIGINAL_CPU, OURS, OURS_HF, Loaded, Loading, measure_loading
+from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.table import Comparison, Row, Stage, Table, add_table_arguments, at_most, list_rows, show
+from model.checkpoint.convert import convert
+from model.checkpoint.whole import expected_shapes
+
+BESIDE_GB = 2.0  # that loading may take beside the model and its largest tensor
+FORMATS = ("hf", "sat")
+
+
+class Models:
+    """The directories of one model, each written when it is first asked for.
+
+    Args:
+        source: of the model.
+        folder: for the directories.
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+
+    def directory(self, format: str) -> Path:
+        """Return the model's directory in a format, sat or hf."""
+        path = self.folder / format
+        if not path.exists():
+            started = time.perf_counter()
+            self.write(format, path)
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            show(f"| {format}-written | | {size / 1e9:.3g} GB | | | in {time.perf_counter() - started:.1f} s |")
+        return path
+
+    def write(self, format: str, path: Path) -> None:
+        """Write a directory; random weights are drawn in the Hugging Face format, and the other is made of that."""
+        if format == "hf" and self.source.is_random:
+            write_full_size(path, self.source.config, self.source.device)
+        else:
+            convert(self.directory("hf") if self.source.is_random else self.source.name, path, format)
+
+
+class Plan:
+    """The stages and comparisons for a source of models.
+
+    Args:
+        source: of the models.
+        models: their directories.
+    """
+
+    def __init__(self, source: Source, models: Models) -> None:
+        self.source = source
+        self.models = models
+        self.on_gpu = source.device.type == "cuda"
+        sizes = expected_shapes(source.config).values()
+        self.largest_gb = max(shape.numel() for shape in sizes) * source.dtype.itemsize / 1e9
+
+    def stages(self) -> list[Stage]:
+        """Return everything that can be measured."""
+        return [
+            self.stage("sat", OURS, "sat"),
+            self.stage("hf", OURS, "hf"),
+            self.stage("load_hf", OURS_HF, "hf"),
+            self.stage("int8", OURS, "sat", 8),
+            self.stage("int4", OURS, "sat", 4),
+            self.stage("original", ORIGINAL, "sat"),
+            *([self.stage("original-cpu", ORIGINAL_CPU, "sat")] if self.on_gpu else []),
+        ]
+
+    def stage(self, name: str, way: str, format: str, quant: int | None = None) -> Stage:
+        """Return the stage of one way to a model."""
+        is_ours = way in (OURS, OURS_HF)
+        promise = at_most(round(self.largest_gb + BESIDE_GB, 2)) if is_ours else None
+        bits = f", {quant} bits" if quant else ""
+        what = f"{way}, {format}{bits}"
+        rows = [
+            Row("seconds", f"{what}: loaded, s", seconds),
+            Row("host", f"{what}: most anonymous memory {self.beyond}, GB", host, promise),
+            Row("gpu", f"{what}: most memory of the GPU beyond the model, GB", gpu, promise),
+        ]
+        return Stage(name, partial(self.load, way, format, quant), rows if self.on_gpu else rows[:2])
+
+    @property
+    def beyond(self) -> str:
+        """What the host's memory is counted beyond."""
+        return "in all" if self.on_gpu else "beyond the model"
+
+    def load(self, way: str, format: str, quant: int | None) -> Loaded:
+        """Load the model once."""
+        dtype = str(self.source.dtype).removeprefix("torch.")
+        directory = str(self.models.directory(format))
+        return measure_loading(Loading(way, directory, str(self.source.device), dtype, quant))
+
+    def comparisons(self) -> list[Comparison]:
+        """Return what is compared within a run."""
+        rows = {"seconds": "time", "host": "anonymous memory", "gpu": "memory of the GPU beyond the model"}
+        return [
+            Comparison(f"{what}, {ours} and {other}", f"{ours}/{row}", f"{other}/{row}")
+            for row, what in rows.items()
+            for other in ("original", "original-cpu")
+            for ours in ("sat", "hf", "load_hf")
+        ]
+
+
+def seconds(loaded: Loaded) -> tuple[float, str]:
+    """Return the seconds that loading took."""
+    return loaded.seconds, f"{loaded.process_s:.1f} s with imports; {loaded.model / 1e9:.3g} GB"
+
+
+def host(loaded: Loaded) -> tuple[float, str]:
+    """Return the most anonymous memory in GB, without the model where it lies there."""
+    return loaded.host_gb, f"{loaded.peak / 1e9:.3g} GB, {loaded.before / 1e9:.3g} before loading began"
+
+
+def gpu(loaded: Loaded) -> tuple[float, str]:
+    """Return the most memory of the GPU beyond the model, in GB."""
+    return loaded.gpu_gb, f"{loaded.gpu_peak / 1e9:.4g} GB, the model {loaded.model / 1e9:.4g}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    add_table_arguments(parser)
+    parser.add_argument("--folder", type=Path, help="to write the models in (default: where temporary files go)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the rows asked for and print two tables."""
+    options = parse_arguments()
+    source = Source(options)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        plan, table = Plan(source, Models(source, Path(folder))), Table(options.only)
+        if options.list:
+            list_rows(plan.stages())
+            return
+        described = f"{source.name}, {source.dtype}, largest tensor {plan.largest_gb:.3g} GB"
+        show(f"{describe_machine(name_gpu(source.device))}, {described}\n")
+        try:
+            table.run(plan.stages())
+        finally:
+            table.compare(plan.comparisons())
+
+
+if __name__ == "__main__":
+    main()
