@@ -37,6 +37,25 @@ def draw_alone(config: GenerationConfig, logits: torch.Tensor, forbidden: list[t
     return [int(sampler.sample(step[None], sampler.plan([(request, n)]))) for n, step in enumerate(logits)]
 
 
+@pytest.mark.parametrize(("top_k", "by_kernels"), [(0, False), (7, True), (1024, True), (1025, False)])
+def test_kernels_draw_among_no_more_candidates_than_they_hold(
+    top_k: int, by_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def draw_by_kernels(self: Sampler, logits: torch.Tensor, *_: object) -> torch.Tensor:
+        taken.append(logits)
+        return logits.argmax(-1)
+
+    monkeypatch.setattr(Sampler, "_sample_by_kernels", draw_by_kernels)
+    sampler, request = Sampler(1, 3000, 4, END, torch.device("cpu")), ask(WILD.replace(top_k=top_k), [])
+    sampler.has_kernels = True
+    sampler.begin(0, request, 4)
+    token = int(sampler.sample(torch.randn(1, 3000), sampler.plan([(request, 0)])))
+    assert 0 <= token < 3000
+    assert bool(taken) == by_kernels
+
+
 def test_rows_draw_what_each_draws_alone() -> None:
     logits = torch.randn(12, len(CONFIGS), VOCABULARY)
     sampler = make_sampler(len(CONFIGS), 12)

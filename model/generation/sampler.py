@@ -12,7 +12,8 @@ from .request import Request
 from .sampling import NEVER, Shape, ban, candidates, draw, limits, penalize
 
 BROKEN = -1  # stands for a token where the logits are not numbers
-# Candidates are looked at in so many at a time, so that few settings need a graph of their own.
+# Candidates are looked at in so many at a time, so that few settings need a graph of their own. A kernel holds those of
+# a row all at once: of more, such as a whole vocabulary, its compilation does not come to an end.
 WIDTHS = (128, 1024)
 
 
@@ -106,7 +107,7 @@ class Sampler:
     def sample(self, logits: torch.Tensor, plan: Plan, first: int = 0) -> torch.Tensor:
         """Return the next token [B] of the rows from `first` on, from logits [B, V]; BROKEN where these hold NaN."""
         rows = slice(first, first + len(logits))
-        if plan.width and self.has_kernels:
+        if self.has_kernels and 0 < plan.width <= WIDTHS[-1]:
             return self._sample_by_kernels(logits, plan, rows)
         logits = self._restrict(logits.masked_fill(self.banned[rows], NEVER), plan, rows)
         if plan.greedy or not plan.width:
