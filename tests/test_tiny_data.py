@@ -25,7 +25,7 @@ from tiny.training.sizes import Sizes
 from tiny.training.tokenizer import HEAD_PIECES
 from tiny.words.vocabulary import Language
 
-SIZES = Sizes(pictures=4, questions=4, groups=2)
+SIZES = Sizes(pictures=4, questions=4, cuts=(0.5,))
 LENGTHS = [160, 320, 112]
 
 
@@ -102,8 +102,13 @@ def test_every_batch_has_the_planned_shapes(tokenizer: Any) -> None:
     lengths = plan_lengths(tokenizer, SIZES, trials=4)
     shapes = [[tuple(t.shape) for t in make_batch(tokenizer, SIZES, lengths, step).tensors()] for step in range(3)]
     assert shapes[0] == shapes[1] == shapes[2]
-    assert lengths[: SIZES.groups] == sorted(lengths[: SIZES.groups])
+    assert lengths[:-1] == sorted(lengths[:-1])
     assert all(length % 16 == 0 for length in lengths)
+
+
+def test_too_few_rows_for_all_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="take more"):
+        Sizes(pictures=2, questions=2)
 
 
 def test_a_row_too_long_for_its_group_teaches_nothing() -> None:

@@ -80,9 +80,7 @@ def draw_rows(tokenizer: Any, sizes: Sizes, scenes: list[Scene], rng: np.random.
         for code in CODES * (sizes.questions // 2)
     ]
     rows.sort(key=len)
-    share = -(-len(rows) // sizes.groups)
-    groups = [rows[start : start + share] for start in range(0, len(rows), share)]
-    return [*groups, draw_blind(tokenizer, len(rows), rng)]
+    return [*(rows[start:stop] for start, stop in sizes.parts()), draw_blind(tokenizer, len(rows), rng)]
 
 
 def draw_blind(tokenizer: Any, count: int, rng: np.random.Generator) -> list[Row]:
