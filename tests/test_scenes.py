@@ -20,6 +20,7 @@ from tiny.scenes import (
     draw_scene,
     draw_sketch,
     object_map,
+    place_map,
     region,
     sample_scene,
 )
@@ -258,6 +259,15 @@ def test_object_map_shows_every_thing_and_nothing_else(grid: int) -> None:
         assert ((kinds == -1) == (colours == -1)).all()
         seen = {(KINDS[k], COLOURS[c]) for k, c in zip(kinds[kinds >= 0], colours[kinds >= 0], strict=True)}
         assert seen == {(thing.kind, thing.colour) for thing in scene.things}
+
+
+def test_place_map_has_kind_and_colour_where_each_thing_stands() -> None:
+    for scene in scenes(50):
+        expected = set()
+        for thing in scene.things:
+            cell = (int(6 * thing.y), int(6 * thing.x))
+            expected |= {(*cell, KINDS.index(thing.kind)), (*cell, len(KINDS) + COLOURS.index(thing.colour))}
+        assert set(map(tuple, np.argwhere(place_map(scene, 6)))) == expected
 
 
 def test_object_map_is_where_the_thing_is() -> None:

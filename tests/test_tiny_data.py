@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,18 +13,20 @@ from tiny.training.data import (
     IGNORED_LABEL,
     Batch,
     Batches,
-    Row,
     Sequences,
-    Sizes,
     load_batches,
     make_batch,
-    plan_lengths,
     stack_rows,
 )
-from tiny.training.network import Trainee, normalize, positions, visible
+from tiny.training.network import Trainee, look_of, normalize, positions, visible
+from tiny.training.repeats import draw_repeat, names_held_out
+from tiny.training.rows import Row, hide_words, plan_lengths
+from tiny.training.sizes import Sizes
+from tiny.training.tokenizer import HEAD_PIECES
+from tiny.words.vocabulary import Language
 
-SIZES = Sizes(pictures=4, questions=4, groups=2)
-LENGTHS = [128, 256, 64]
+SIZES = Sizes(pictures=4, questions=4, cuts=(0.5,))
+LENGTHS = [160, 320, 112]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,8 @@ def test_labels_are_the_answer_and_its_end_from_sop_on(tokenizer: Any, batch: Ba
             answered = (labels != IGNORED_LABEL).nonzero().flatten().tolist()
             assert ids[context] == tokenizer.bos_token_id
             assert answered == list(range(context, context + len(answered)))
-            assert labels[answered[:-1]].tolist() == ids[context + 1 : context + len(answered)].tolist()
+            seen = ids[context + 1 : context + len(answered)]
+            assert bool(((seen == labels[answered[:-1]]) | (seen == tokenizer.mask_token_id)).all())
             assert labels[answered[-1]] == tokenizer.eos_token_id
 
 
@@ -98,15 +102,61 @@ def test_every_batch_has_the_planned_shapes(tokenizer: Any) -> None:
     lengths = plan_lengths(tokenizer, SIZES, trials=4)
     shapes = [[tuple(t.shape) for t in make_batch(tokenizer, SIZES, lengths, step).tensors()] for step in range(3)]
     assert shapes[0] == shapes[1] == shapes[2]
-    assert lengths[: SIZES.groups] == sorted(lengths[: SIZES.groups])
+    assert lengths[:-1] == sorted(lengths[:-1])
     assert all(length % 16 == 0 for length in lengths)
 
 
+def test_too_few_rows_for_all_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="take more"):
+        Sizes(pictures=2, questions=2)
+
+
 def test_a_row_too_long_for_its_group_teaches_nothing() -> None:
-    part = stack_rows([Row([5, 6, 9], [7, 8], 0, 1), Row([5, 6, 6, 6, 9], [7, 8], 0, 1)], length=6, pad_id=3)
-    assert part.ids.tolist() == [[5, 6, 9, 7, 8, 3], [3] * 6]
+    rows = [Row([5, 6, 9], [7, 8], [4, 8], 0, 1), Row([5, 6, 6, 6, 9], [7, 8], [7, 8], 0, 1)]
+    part = stack_rows(rows, length=6, pad_id=3)
+    assert part.ids.tolist() == [[5, 6, 9, 4, 8, 3], [3] * 6]
     assert part.labels.tolist() == [[IGNORED_LABEL, IGNORED_LABEL, 7, 8, IGNORED_LABEL, IGNORED_LABEL], [-100] * 6]
     assert part.context.tolist() == [2, 1]
+
+
+def test_words_are_hidden_from_half_of_the_answers_and_all_are_learned() -> None:
+    rng, row = np.random.default_rng(0), Row([5, 9], list(range(10, 110)), list(range(10, 110)), 0, 1)
+    drawn = [hide_words(row, 4, rng) for _ in range(400)]
+    hidden = [sum(id_ == 4 for id_ in one.seen) for one in drawn]
+    assert 0.4 < sum(count > 0 for count in hidden) / len(hidden) < 0.6
+    assert 25 < sum(hidden) / sum(count > 0 for count in hidden) < 35
+    assert all(one.answer == row.answer and len(one.seen) == 100 for one in drawn)
+    assert all(seen in (4, id_) for one in drawn for seen, id_ in zip(one.seen, row.answer, strict=True))
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_words_to_repeat_come_from_the_whole_vocabulary(tokenizer: Any, language: Language) -> None:
+    rng, said = np.random.default_rng(0), set()
+    for _ in range(1500):
+        question, answer = draw_repeat(tokenizer, language, rng)
+        assert question.endswith(answer)
+        assert not names_held_out(language, answer)
+        said.update(tokenizer.encode_text(answer))
+    start, stop = tokenizer.english_forbidden_ids[0]
+    ids = range(start, stop) if language == "zh" else range(len(HEAD_PIECES), start)
+    assert len(said & set(ids)) > 0.9 * len(ids)
+
+
+def test_pairs_that_are_held_out_are_not_repeated() -> None:
+    assert names_held_out("en", "House Red fish that")
+    assert names_held_out("zh", "的红色的鱼在")
+    assert not names_held_out("en", "blue fish red")
+
+
+def test_the_look_of_a_picture_is_its_colours_and_how_much_they_vary() -> None:
+    pixels = torch.zeros(1, 3, 224, 224)
+    pixels[:, 0, :28, :28] = 2.0
+    pixels[:, :, 196:, 196::2] = 1.0
+    look = look_of(pixels)
+    assert look.shape == (1, 4, 8, 8)
+    assert look[0, :, 0, 0].tolist() == pytest.approx([2, 0, 0, 0], abs=0.01)
+    assert look[0, :, 7, 7].tolist() == pytest.approx([0.5] * 4)
+    assert look[0, :, 1:7].abs().max() < 0.01
 
 
 def test_training_computes_what_the_network_does(tokenizer: Any, batch: Batch) -> None:

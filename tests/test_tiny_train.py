@@ -22,7 +22,7 @@ def train(directory: Path, steps: int, *options: str) -> list[dict[str, float]]:
     directory.mkdir(exist_ok=True)
     for name in ("ice_text.model", "tokenizer_config.json"):
         shutil.copy(EMBEDDED / "visualglm-tiny" / name, directory)
-    sizes = ["--pictures", "2", "--questions", "2", "--workers", "0", "--report", "1"]
+    sizes = ["--pictures", "2", "--questions", "8", "--workers", "0", "--report", "1"]
     command = [sys.executable, "-m", "tiny.train", "--out", str(directory), "--steps", str(steps), *sizes, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

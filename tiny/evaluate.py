@@ -35,7 +35,7 @@ from tiny.scoring.elsewhere import read_questions
 from tiny.scoring.failure_page import write_failures
 from tiny.scoring.report import describe_machine, format_overall, format_table, write_json
 from tiny.scoring.results import Question, Result
-from tiny.training.data import LANGUAGES
+from tiny.training.rows import LANGUAGES
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=200)
 AT_ONCE = 64  # questions handed over together

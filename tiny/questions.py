@@ -76,6 +76,7 @@ ASKERS: dict[str, Asker] = {
     "follow_up": ask_follow_up,
 }
 HISTORY_RATE = 0.25  # how often a question comes after others
+ROUNDS = (1, 1, 1, 2, 2, 3, 4)  # after how many
 PAIRS = [(colour, kind) for colour in COLOURS for kind in KINDS if (colour, kind) not in HELD_OUT]
 
 
@@ -100,8 +101,8 @@ def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = No
         return _with_talk_before(_ask_text(None, rng, language), rng)
     example = _ask_text(scene, rng, language) if kind == "text" else ASKERS[kind](scene, rng, language)
     if rng.random() < HISTORY_RATE:
-        most = 1 if example.history else 2
-        example = replace(example, history=_earlier(scene, rng, language, most) + example.history)
+        rounds = pick(rng, ROUNDS[:-1] if example.history else ROUNDS)  # a follow-up has one already
+        example = replace(example, history=_earlier(scene, rng, language, rounds) + example.history)
     return example
 
 
@@ -139,11 +140,11 @@ def _draw_kind(possible: tuple[str, ...], rng: Rng) -> str:
     return possible[-1]
 
 
-def _earlier(scene: Scene, rng: Rng, language: Language, most: int) -> tuple[tuple[str, str], ...]:
-    """One to `most` exchanges about the same picture; descriptions in them are short."""
+def _earlier(scene: Scene, rng: Rng, language: Language, rounds: int) -> tuple[tuple[str, str], ...]:
+    """That many exchanges about the same picture; descriptions in them are short."""
     kinds = [kind for kind in askable(scene) if kind not in ("text", "follow_up")]
     exchanges = []
-    for _ in range(1 if most == 1 or rng.random() < 0.5 else most):
+    for _ in range(rounds):
         kind = pick(rng, kinds)
         if kind == "describe":
             example = describe_as("describe_short", scene, rng, language)

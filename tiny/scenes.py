@@ -30,6 +30,7 @@ __all__ = [
     "draw_scene",
     "draw_sketch",
     "object_map",
+    "place_map",
     "region",
     "sample_scene",
 ]
@@ -292,3 +293,17 @@ def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
     kinds = np.array([-1, *(KINDS.index(thing.kind) for thing in scene.things)])
     colours = np.array([-1, *(COLOURS.index(thing.colour) for thing in scene.things)])
     return kinds[numbers], colours[numbers]
+
+
+def place_map(scene: Scene, grid: int) -> np.ndarray:
+    """Which kinds and which colours stand in each cell, by the things' centres; nothing about the background.
+
+    Returns:
+        bool [grid, grid, kinds + colours], [row, column], in the order of KINDS and COLOURS. That two things share a
+        cell is not told, nor which colour belongs to which kind there.
+    """
+    places = np.zeros((grid, grid, len(KINDS) + len(COLOURS)), dtype=bool)
+    for thing in scene.things:
+        cell = places[int(thing.y * grid), int(thing.x * grid)]
+        cell[[KINDS.index(thing.kind), len(KINDS) + COLOURS.index(thing.colour)]] = True
+    return places

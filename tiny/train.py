@@ -20,8 +20,10 @@ from model import HF_CHAT, load_tokenizer
 from model.checkpoint import save_hf
 from model.checkpoint.vocabulary import VOCABULARY_NAME
 from tiny.questions import corpus
-from tiny.training.data import PICTURE_SIZE, Batches, Sizes, load_batches, plan_lengths
+from tiny.training.data import PICTURE_SIZE, Batches, load_batches
 from tiny.training.network import IMAGE_LENGTH, PATCH, Trainee, build
+from tiny.training.rows import plan_lengths
+from tiny.training.sizes import Sizes
 from tiny.training.step import TrainingStep, make_optimizer
 from tiny.training.tokenizer import train_tokenizer
 
@@ -65,9 +67,11 @@ def train(trainee: Trainee, options: Namespace, device: torch.device) -> None:
         run_step(batch, learning_rate(step, options.steps, options.lr))
         clock.step_done()
         if (step + 1) % options.report == 0 or step + 1 == options.steps:
-            losses = dict(zip(("answer", "map", "norm"), (loss.item() for loss in run_step.losses), strict=True))
+            losses = {name: loss.item() for name, loss in run_step.losses._asdict().items()}
             speed = clock.report(step + 1 - first)
-            numbers = {name: round(value, 4) for name, value in {**losses, **speed}.items()}
+            numbers = {
+                name: round(value, 4) for name, value in {**losses, "norm": run_step.norm.item(), **speed}.items()
+            }
             print(json.dumps({"step": step + 1, **numbers}), flush=True)
         if (step + 1) % options.save == 0:
             save_state(options.state, trainee, optimizer, step + 1)

@@ -1,7 +1,7 @@
 """Scenes and questions -> batches to train on, drawn and encoded in worker processes.
 
-A picture gets several questions, so that it is drawn and encoded once for all of them. The prompt is the one that
-the chat uses: `model.prompt`. Every batch has the same shapes, so that one CUDA graph serves all steps.
+A picture gets several questions, so that it is drawn and encoded once for all of them. Every batch has the same
+shapes, so that one CUDA graph serves all steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,43 +13,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from model.prompt import CHINESE, ENGLISH, Turn, encode_turns
-from tiny.questions import Example, ask
-from tiny.scenes import Scene, draw_scene, draw_sketch, object_map, sample_scene
-from tiny.words.vocabulary import Language
+from tiny.scenes import Scene, draw_scene, draw_sketch, object_map, place_map, sample_scene
+from tiny.training.rows import Row, draw_rows
+from tiny.training.sizes import Sizes
 
 PICTURE_SIZE = 224
 # Pictures come in other sizes too, so they are drawn in some and scaled, as the chat would.
 DRAWN_SIZES = (224, 224, 224, 224, 224, 168, 280)
 SKETCH_RATE = 0.12  # how often a scene is drawn on a plain ground, as others may draw it
-LONGEST = 256  # tokens of prompt and answer; longer examples are left out
-TEXT_SHARE = 0.04  # examples without a picture, in sequences per sequence
-CODES: tuple[Language, Language] = ("zh", "en")
-LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
 IGNORED_LABEL = -100
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is in a batch.
-
-    Attributes:
-        pictures: pictures in a batch.
-        questions: questions about each, half in each language.
-        groups: parts of similar length into which the questions about pictures are sorted.
-        grid: cells of a row of the object map.
-        image_length: vectors that stand for a picture.
-        seed: of everything that is drawn.
-    """
-
-    pictures: int = 128
-    questions: int = 8
-    groups: int = 6
-    grid: int = 16
-    image_length: int = 32
-    seed: int = 1
 
 
 @dataclass
@@ -88,22 +62,25 @@ class Batch:
     Attributes:
         pictures: uint8 [P, S, S, 3].
         kinds, colours: [P, grid, grid], what each cell shows; -1 for none of the things.
+        places: bool [P, places, places, kinds + colours], what stands in each cell of a coarser grid.
         sequences: groups of token sequences.
     """
 
     pictures: torch.Tensor
     kinds: torch.Tensor
     colours: torch.Tensor
+    places: torch.Tensor
     sequences: list[Sequences]
 
     def map(self, change: Change) -> "Batch":
         """Return the same with every tensor changed."""
         parts = [part.map(change) for part in self.sequences]
-        return Batch(change(self.pictures), change(self.kinds), change(self.colours), parts)
+        maps = change(self.kinds), change(self.colours), change(self.places)
+        return Batch(change(self.pictures), *maps, parts)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Yield every tensor."""
-        yield from (self.pictures, self.kinds, self.colours)
+        yield from (self.pictures, self.kinds, self.colours, self.places)
         for part in self.sequences:
             yield from part.tensors()
 
@@ -116,51 +93,6 @@ class Batch:
         return self.map(torch.Tensor.pin_memory)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One encoded example: prompt and answer, and the picture that it is about."""
-
-    prompt: list[int]
-    answer: list[int]
-    picture: int
-    image_start: int | None
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.answer)
-
-
-def encode_example(tokenizer: Any, example: Example, picture: int, image_length: int | None) -> Row:
-    """Encode an example as the chat would, its answer ended by <eop>."""
-    turns = [Turn(question, answer) for question, answer in example.history]
-    prompt = encode_turns(tokenizer, turns, example.question, LANGUAGES[example.language], image_length)
-    answer = [*tokenizer.encode_text(example.answer), tokenizer.eos_token_id]
-    return Row(prompt.token_ids, answer, picture, prompt.image_start)
-
-
-def draw_rows(tokenizer: Any, sizes: Sizes, scenes: list[Scene], rng: np.random.Generator) -> list[list[Row]]:
-    """Ask about the scenes; return groups from short to long, the last one of examples without a picture."""
-    rows = [
-        encode_example(tokenizer, ask(scene, rng, code), number, sizes.image_length)
-        for number, scene in enumerate(scenes)
-        for code in CODES * (sizes.questions // 2)
-    ]
-    rows.sort(key=len)
-    share = -(-len(rows) // sizes.groups)
-    groups = [rows[start : start + share] for start in range(0, len(rows), share)]
-    blind = max(1, int(len(rows) * TEXT_SHARE / 2))
-    return [*groups, [encode_example(tokenizer, ask(None, rng, code), 0, None) for code in CODES * blind]]
-
-
-def plan_lengths(tokenizer: Any, sizes: Sizes, trials: int = 16) -> list[int]:
-    """The length of each group of every batch: what the longest of some trial batches need, up to LONGEST."""
-    longest = []
-    for trial in range(trials):
-        rng = np.random.default_rng([sizes.seed, trial, 1])
-        scenes = [sample_scene(rng) for _ in range(sizes.pictures)]
-        longest.append([max(map(len, group)) for group in draw_rows(tokenizer, sizes, scenes, rng)])
-    return [min(LONGEST, -(-max(column) // 16) * 16) for column in zip(*longest, strict=True)]
-
-
 def stack_rows(rows: list[Row], length: int, pad_id: int) -> Sequences:
     """Pad rows on the right; one that is longer than `length` leaves its place empty."""
     ids = np.full((len(rows), length), pad_id)
@@ -169,7 +101,7 @@ def stack_rows(rows: list[Row], length: int, pad_id: int) -> Sequences:
     for number, row in enumerate(rows):
         if len(row) <= length:
             context[number] = len(row.prompt) - 1
-            ids[number, : len(row)] = row.prompt + row.answer
+            ids[number, : len(row)] = row.prompt + row.seen
             labels[number, context[number] : len(row) - 1] = row.answer
     picture = None if rows[0].image_start is None else torch.tensor([row.picture for row in rows])
     start = rows[0].image_start or 0
@@ -193,6 +125,7 @@ def make_batch(tokenizer: Any, sizes: Sizes, lengths: list[int], step: int) -> B
         torch.from_numpy(np.stack([draw_picture(scene, rng) for scene in scenes])),
         torch.from_numpy(np.stack([kinds for kinds, _ in maps])),
         torch.from_numpy(np.stack([colours for _, colours in maps])),
+        torch.from_numpy(np.stack([place_map(scene, sizes.places) for scene in scenes])),
         [stack_rows(group, length, tokenizer.pad_token_id) for group, length in zip(groups, lengths, strict=True)],
     )
 

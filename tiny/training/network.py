@@ -3,7 +3,7 @@
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,9 @@ from model.image import CLIP_MEAN, CLIP_STD
 from model.rotary import RotaryEmbedding
 from model.visualglm import VisualGLMModel
 from tiny.scenes import COLOURS, KINDS
-from tiny.training.data import IGNORED_LABEL, LONGEST, PICTURE_SIZE, Batch, Sequences
+from tiny.training.data import IGNORED_LABEL, PICTURE_SIZE, Batch, Sequences
+from tiny.training.rows import LONGEST
+from tiny.training.sizes import Sizes
 
 # isort: split
 from sat.model.base_model import BaseMixin
@@ -22,8 +24,10 @@ from sat.model.base_model import BaseMixin
 PATCH = 14
 VISION_WIDTH, QUERY_WIDTH, LANGUAGE_WIDTH = 192, 128, 256
 VISION_LAYERS, LANGUAGE_LAYERS = 5, 4
-IMAGE_LENGTH = 32
-CROSS_ATTENTION = [True, False, True]
+IMAGE_LENGTH = Sizes.image_length
+RARE = -4.0  # the logit of a kind or colour in a cell, before anything is known
+LOOK_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
+CROSS_ATTENTION = [True, True, True]
 
 
 def make_config(tokenizer: Any) -> dict[str, Any]:
@@ -110,24 +114,51 @@ def speed_up(network: VisualGLMModel) -> None:
     network.add_mixin("fused-attention", FusedAttention())
 
 
-class Trainee(nn.Module):
-    """The network, with heads for the object map that are thrown away after training."""
+class Losses(NamedTuple):
+    """What training makes small, each a scalar.
 
-    def __init__(self, network: VisualGLMModel) -> None:
+    Attributes:
+        answer: cross-entropy of the answers' tokens, their mean in nats.
+        map: the same of what the ViT's patches tell of the kind and the colour that each shows.
+        places: the same of what the image embeddings tell of where which kinds and colours stand.
+        look: mean squared error of what their mean tells of the picture's brightness and colours.
+    """
+
+    answer: torch.Tensor
+    map: torch.Tensor
+    places: torch.Tensor
+    look: torch.Tensor
+
+
+class Trainee(nn.Module):
+    """The network, with linear heads that are thrown away after training."""
+
+    def __init__(self, network: VisualGLMModel, places: int = Sizes.places) -> None:
         super().__init__()
         speed_up(network)
         self.network = network
         self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
         self.colour_head = nn.Linear(VISION_WIDTH, len(COLOURS) + 1)
+        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, places**2 * (len(KINDS) + len(COLOURS)))
+        nn.init.constant_(self.place_head.bias, RARE)
+        self.look_head = nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (loss of the answers' tokens, loss of the object map), each a mean."""
+    def forward(self, batch: Batch) -> Losses:
+        """Return the losses of a batch."""
         blip2 = self.network.get_mixin("eva").model
-        features = blip2.vit(normalize(batch.pictures))
+        pixels = normalize(batch.pictures)
+        features = blip2.vit(pixels)
         images = blip2.glm_proj(blip2.qformer(features))
         total = torch.stack([self.answer_loss(part, images) for part in batch.sequences]).sum()
         tokens = torch.stack([(part.labels != IGNORED_LABEL).sum() for part in batch.sequences]).sum()
-        return total / tokens, self.map_loss(features[:, 1:], batch)
+        places = self.place_head(images.flatten(1)).float()
+        look = self.look_head(images.mean(dim=1)).float()
+        return Losses(
+            total / tokens,
+            self.map_loss(features[:, 1:], batch),
+            F.binary_cross_entropy_with_logits(places, batch.places.flatten(1).float()),
+            F.mse_loss(look, look_of(pixels).flatten(1)),
+        )
 
     def answer_loss(self, part: Sequences, images: torch.Tensor) -> torch.Tensor:
         """Return the summed cross-entropy of the answers' tokens."""
@@ -156,6 +187,14 @@ def normalize(pictures: torch.Tensor) -> torch.Tensor:
     shift = [mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
     channels = [pictures[..., i].float() * scale[i] - shift[i] for i in range(3)]  # numbers, no tensor to copy
     return torch.stack(channels, dim=1)
+
+
+def look_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Return [P, 4, cells, cells] of pixels [P, 3, S, S]: the mean of each colour, and how much brightness varies."""
+    size = pixels.shape[-1] // LOOK_CELLS
+    brightness = pixels.mean(dim=1, keepdim=True)
+    variance = F.avg_pool2d(brightness.square(), size) - F.avg_pool2d(brightness, size).square()
+    return torch.cat((F.avg_pool2d(pixels, size), variance.clamp(min=0).sqrt()), dim=1)
 
 
 def positions(part: Sequences) -> torch.Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tiny.training.data import Batch
-from tiny.training.network import Trainee
+from tiny.training.network import Losses, Trainee
 
-MAP_WEIGHT = 0.5  # of the loss that asks each patch what it shows
+WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2}  # of the losses in their sum
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.05, 1.0
 WARM_UP = 3  # steps before recording, in which libraries allocate and choose kernels
 
@@ -31,7 +31,8 @@ class TrainingStep:
     """Makes one step at each call.
 
     Attributes:
-        losses: of the last step, on the device: the answers', the object map's, and the norm of the gradient.
+        losses: of the last step, on the device.
+        norm: the length of its gradient, before it was clipped.
     """
 
     def __init__(self, trainee: Trainee, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -41,7 +42,8 @@ class TrainingStep:
         self.calls = 0
         self.batch: Batch | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.losses: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        self.losses: Losses
+        self.norm: torch.Tensor
 
     def __call__(self, batch: Batch, rate: float) -> None:
         """Train on a batch, whose shapes are those of the batches before, with that learning rate."""
@@ -57,6 +59,10 @@ class TrainingStep:
             self.graph = self.graph or self._record()
             self.graph.replay()
 
+    def report(self) -> dict[str, float]:
+        """Return the losses of the last step and the norm of its gradient, by name."""
+        return {name: value.item() for name, value in {**self.losses._asdict(), "norm": self.norm}.items()}
+
     def _take(self, batch: Batch) -> None:
         """Put a batch where the graph reads it."""
         if self.batch is None:
@@ -68,11 +74,11 @@ class TrainingStep:
     def _compute(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            answer_loss, map_loss = self.trainee(self.batch)
-        (answer_loss + MAP_WEIGHT * map_loss).backward()
-        norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), CLIP)
+            losses: Losses = self.trainee(self.batch)
+        torch.stack([WEIGHTS[name] * loss for name, loss in losses._asdict().items()]).sum().backward()
+        self.norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), CLIP)
         self.optimizer.step()
-        self.losses = (answer_loss.detach(), map_loss.detach(), norm.detach())
+        self.losses = Losses(*(loss.detach() for loss in losses))
 
     def _compute_aside(self) -> None:
         """Compute on another stream, as recording does."""

@@ -20,6 +20,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from model.hf.text_chatglm import NEWLINE, layout_pieces, mark_layout
 from model.hf.tokenization_chatglm import ChatGLMTokenizer
+from tiny.words.vocabulary import COLOUR_NAMES, COLOUR_OTHERS, NOUNS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
 CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
@@ -27,11 +28,12 @@ HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
 CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # punctuation and characters
 LAYOUT = re.compile("|".join(map(re.escape, layout_pieces())))
 LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely more than four
-PIECES_FIELD, TRAINER_FIELD, SEEDS_FIELD = (
-    1,
-    2,
-    54,
-)  # ModelProto's first two; TrainerSpec.seed_sentencepieces_file
+# Chinese has no blanks, so colours and nouns are set apart here: were 红色的球 one piece, a colour that training never
+# shows with a noun would be written quite unlike all others.
+COLOURS = "".join(name[0] for name in (*COLOUR_NAMES.values(), *(zh for zh, _ in COLOUR_OTHERS.values())))
+APART = re.compile("|".join((f"([{COLOURS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
+PIECES_FIELD, TRAINER_FIELD = 1, 2  # of ModelProto
+SEEDS_FIELD = 54  # TrainerSpec.seed_sentencepieces_file
 
 
 class Entry(NamedTuple):
@@ -117,9 +119,10 @@ def count_seeds(texts: list[str]) -> dict[str, int]:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text with marked layout, each with the "▁" of the blank before it."""
+    """The words of a text with marked layout, each with the "▁" of the blank before it; in Chinese, its phrases."""
     parts = LAYOUT.split(" " + unicodedata.normalize("NFKC", text))
-    return [word for part in parts for word in re.findall("▁?[^▁]+", part.replace(" ", "▁"))]
+    words = [word for part in parts for word in re.findall("▁?[^▁]+", part.replace(" ", "▁"))]
+    return [part for word in words for part in APART.split(word) if part]
 
 
 def read_pieces(model: bytes) -> list[Entry]:
