@@ -111,14 +111,11 @@ def add_data(group: Group) -> None:
         help="see random parts of pictures, at least so much of a side",
     )
     add("--flip", action="store_true", help="see half of the pictures mirrored")
-    add("--remember", type=int, default=0, metavar="N", help="mix in N answers of the base, so that it forgets less")
-    add(
-        "--remember-weight",
-        type=float,
-        default=0.1,
-        metavar="W",
-        help="what a token of these counts (default %(default)s)",
-    )
+    help_ = "hold the training to what the base would say to N other questions, token by token, so that it forgets less"
+    help_ += "; with --full, whose base is gone, its answers are learned as they were said"
+    add("--remember", type=int, default=0, metavar="N", help=help_)
+    help_ = "what a token of these counts (default %(default)s)"
+    add("--remember-weight", type=float, default=1.0, metavar="W", help=help_)
     add("--num-workers", type=int, default=1, metavar="N", help="processes that read data (default %(default)s)")
     add("--group-by-length", action="store_true", help="put examples of like length into one batch")
 

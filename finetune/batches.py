@@ -79,6 +79,37 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
+def select(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return some examples of a batch, as long as the longest of them; pictures keep their places."""
+    used = (batch.labels[rows] != NO_LOSS).any(0).nonzero()
+    length = int(used[-1]) + 1 if len(used) else batch.labels.shape[1]
+    return replace(
+        batch,
+        input_ids=batch.input_ids[rows, :length],
+        labels=batch.labels[rows, :length],
+        position_ids=batch.position_ids[rows, :, :length],
+        attention_mask=batch.attention_mask[rows, :, :length, :length],
+        image_starts=[batch.image_starts[row] for row in rows],
+        pictures=[batch.pictures[row] for row in rows],
+        context_lengths=[batch.context_lengths[row] for row in rows],
+        rows=[batch.rows[row] for row in rows],
+        left_out=[batch.left_out[row] for row in rows],
+    )
+
+
+def show(batch: Batch, pixels: torch.Tensor | None, pictures: Sequence[int]) -> Batch:
+    """Return a batch whose examples see other pictures, without those that none sees.
+
+    Args:
+        pixels: [P, 3, S, S].
+        pictures: of each example the index of its picture in `pixels`; -1 without one.
+    """
+    used = sorted({picture for picture in pictures if picture >= 0})
+    places = {picture: number for number, picture in enumerate(used)}
+    seen = pixels[used] if pixels is not None and used else None
+    return replace(batch, pixels=seen, pictures=[places.get(picture, -1) for picture in pictures])
+
+
 def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
     """Return the ids [length], the end filled up."""
     return torch.tensor(ids + [filler] * (length - len(ids)))

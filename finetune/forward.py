@@ -1,171 +1,107 @@
-"""A batch -> its loss: the chat's own forward pass, with gradients, and a head that looks at the answers alone.
+"""A batch -> its loss: the final states, and a head that looks at the answers alone.
 
-    h = LN1(x);  a = h * alpha + Attention(h);  m = LN2(a);  x = m * alpha + MLP(m)        for each layer
-
-The layers are walked here, because SAT's own pass compares whole masks in every layer, and multiplies every place with
-the vocabulary. Where a mixin has changed more than what attention sees, SAT's pass is called.
+What is learned counts by the likelihood of its tokens. What is remembered holds the network to its base, and counts by
+how far the chances of each token are from those that the base gives it, seeing the same pictures: learning without
+forgetting, https://arxiv.org/abs/1606.09282.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from model.frozen import is_mixing
-from model.generation.cache import angle_table
 from model.generation.network import to_device
-from model.lora import copy_factors, has_dropout
-from model.visualglm import OWN_HOOKS
 
-from .batches import Batch
+from .adapter import Adapter
+from .batches import Batch, select, show
+from .divergence import sum_divergences
 from .encoding import NO_LOSS
 from .head import sum_losses
-from .layers import linear_layers, run_layer, turns_of
-
-MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
-ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
+from .states import final_states, has_changed_layers, logits_by_sat
 
 
 class AnswerLoss(nn.Module):
-    """The negative log-likelihood of a batch's answers under a network, as a module that deepspeed can wrap.
+    """The loss of a batch's answers under a network, as a module that deepspeed can wrap.
 
     Args:
         network: a VisualGLMModel.
         checkpoint_activations: compute the layers again on the way back instead of keeping what they computed.
-        always_looks: compute the embedding of a blank picture for a batch without any, since ZeRO 3 wants every
-            process to use the same weights in each pass.
+        always_looks: compute the embedding of a blank picture for a batch without any, and the base's states where
+            nothing is remembered, since ZeRO 3 wants every process to use the same weights in each pass, and back.
     """
 
     def __init__(self, network: Any, checkpoint_activations: bool = False, always_looks: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.adapter = Adapter(network)
         self.always_looks = always_looks
         self.checkpoint_activations = checkpoint_activations
 
-    def forward(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        batch: Batch,
+        images: torch.Tensor | None,
+        weights: torch.Tensor | None = None,
+        held: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the sum over the batch's answer tokens, in float32.
 
         Args:
             images: embeddings [P, L, D] of the batch's pictures; None to compute them from its pixels.
             weights: [B], what each example's tokens count; None for 1 each.
+            held: bool [B], True where an example holds the network to its base; None where there are never any.
         """
-        device = self.network.device
-        if has_changed_layers(self.network):
-            return self.loss_by_sat(batch, images, weights)
         places = answer_places(batch.labels)
+        if held is not None:  # those come last
+            places = places[held[places // batch.labels.shape[1]].argsort(stable=True)]
         counts = torch.ones(len(places)) if weights is None else weights[places // batch.labels.shape[1]]
         targets = batch.labels.flatten()[places + 1]
-        places, targets, counts = (to_device(tensor, device) for tensor in (places, targets, counts))
         images = self.look(batch) if images is None else images
-        states = self.states(batch, images)
+        told = None if held is None else self.told_by_base(batch, images, held)
+        places, targets, counts = (to_device(tensor, self.network.device) for tensor in (places, targets, counts))
+        said = self.said(batch, images, places)
+        learned = len(said) - (0 if told is None else len(told))
+        head = nn.Identity() if has_changed_layers(self.network) else self.network.lm_head
+        loss = sum_losses(head, said[:learned], targets[:learned], counts[:learned])
+        return loss if told is None else loss + sum_divergences(head, said[learned:], told, counts[learned:])
+
+    @torch.no_grad()
+    def told_by_base(self, batch: Batch, images: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor | None:
+        """Return what the base's head is given [N, D] for the answers of the held examples; None where it is not asked.
+
+        Args:
+            images: what the network sees; the base sees the same, unless what looks at pictures is trained.
+        """
+        rows = held.nonzero().flatten().tolist()
+        if not rows and not self.always_looks:
+            return None
+        part = select(batch, rows or [0])
+        with self.adapter.away():
+            if self.adapter.looks:
+                part = show(part, part.pixels, part.pictures)
+                images = self.look(part)
+            places = answer_places(part.labels)[: None if rows else 0]
+            return self.said(part, images, to_device(places, self.network.device))
+
+    def said(self, batch: Batch, images: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
+        """Return what the head is given [N, D] at places of the batch laid out flat; of SAT's own pass the logits."""
+        if has_changed_layers(self.network):
+            states = logits_by_sat(self.network, batch, images)
+        else:
+            states = final_states(self.network, batch, images, self.checkpoint_activations)
         # On the way back this adds rows, where an index in brackets would sort them first.
-        chosen = states.flatten(0, 1).index_select(0, places)
-        return sum_losses(self.network.lm_head, chosen, targets, counts)
+        return states.flatten(0, 1).index_select(0, places)
 
     def look(self, batch: Batch) -> torch.Tensor | None:
-        """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
-        if batch.pixels is not None:
-            return self.network.encode_image(to_device(batch.pixels, self.network.device))  # type: ignore[no-any-return]
-        if self.always_looks:
-            self.network.encode_image(torch.zeros(1, 3, *[self.network.image_size] * 2, device=self.network.device))
-        return None
-
-    def loss_by_sat(
-        self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the same sum by SAT's own forward pass, which calls every hook."""
-        device = self.network.device
-        given: dict[str, Any] = {"pre_image": batch.image_starts}
-        images = self.look(batch) if images is None else images
-        if images is not None:
-            given["image_embeddings"] = of_rows(batch, images)
-        mask = batch.attention_mask.to(device).float()  # SAT takes a bool for what is hidden
-        positions = batch.position_ids.to(device)
-        logits, *_ = self.network(batch.input_ids.to(device), position_ids=positions, attention_mask=mask, **given)
-        wanted = batch.labels[:, 1:].to(device)
-        losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted.flatten(), reduction="none")
-        rows = losses.view(len(wanted), -1).sum(1)
-        return rows.sum() if weights is None else rows @ weights.to(device)
-
-    def states(self, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
-        """Return the final states [B, T, D] of the language model."""
-        x = embed(self.network, batch, images)
-        positions, mask = (to_device(tensor, x.device) for tensor in (batch.position_ids, batch.attention_mask))
-        angles = self.network.rotary.angles(positions.transpose(1, 2))  # [B, T, 2, head_dim / 2]
-        table = angle_table(angles.flatten(0, 2)).to(dtype_of_products(x))
-        turns = turns_of(table.view(2, *x.shape[:2], -1))
-        hook = self.network.hooks.get(ATTENTION_HOOK)
-        # SAT's own attention knows masks as numbers that are factors.
-        visible = additive(mask, table.dtype) if hook is None else mask.to(table.dtype)
-        transformer = self.network.transformer
-        again = self.checkpoint_activations and torch.is_grad_enabled()
-        # Where nothing is drawn, no random state has to be put back.
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
-        factors = {} if is_mixing(x.device.type) else copy_factors(linear_layers(transformer), x.dtype)
-        for number, layer in enumerate(transformer.layers):
-            run = partial(run_layer, layer, partial(attend, hook, number), self.network.residual_scale, factors, again)
-            x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)
-        return transformer.final_layernorm(x)  # type: ignore[no-any-return]
+        """Return the embeddings [P, L, D] of a batch's pictures; None, or that of a blank one, where it has none."""
+        pixels, device = batch.pixels, self.network.device
+        if pixels is None and self.always_looks:
+            pixels = torch.zeros(1, 3, *[self.network.image_size] * 2)
+        return None if pixels is None else self.network.encode_image(to_device(pixels, device))
 
 
 def answer_places(labels: torch.Tensor) -> torch.Tensor:
     """Return the places, in labels [B, T] laid out flat, whose states should predict the label after them."""
     learned = F.pad(labels[:, 1:] != NO_LOSS, (0, 1))
     return learned.flatten().nonzero().squeeze(1)
-
-
-def has_changed_layers(network: Any) -> bool:
-    """Whether a mixin that is not ours answers a hook, other than the attention's innermost."""
-    return any(OWN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK)
-
-
-def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
-    """Return the embeddings [B, L, D] that belong to each row, any where it has no picture, of those [P, L, D]."""
-    return images[to_device(torch.tensor(batch.pictures).clamp(min=0), images.device)]
-
-
-def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
-    """Return the embedded batch [B, T, D], its pictures' embeddings [P, L, D] in their places."""
-    ids = to_device(batch.input_ids, network.device)
-    mixin = network.get_mixin("eva")
-    if images is None:
-        return mixin.word_embedding_forward(ids)  # type: ignore[no-any-return]
-    return mixin.word_embedding_forward(  # type: ignore[no-any-return]
-        ids, image_embeddings=of_rows(batch, images), pre_image=batch.image_starts
-    )
-
-
-def dtype_of_products(x: torch.Tensor) -> torch.dtype:
-    """Return the dtype of what linear layers make of x."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if is_mixing(kind) else x.dtype
-
-
-def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask [B, 1, T, T] as what is added to the scores, once for all layers.
-
-    Each layer would make, and keep, such a one of its own, and another one where the rows lie less far apart.
-    """
-    length = mask.shape[-1]
-    width = -(-length // MASK_STEP) * MASK_STEP
-    room = torch.zeros(*mask.shape[:-1], width, dtype=dtype, device=mask.device)[..., :length]
-    return room.masked_fill_(~mask, float("-inf"))
-
-
-def attend(
-    hook: Callable[..., torch.Tensor] | None,
-    number: int,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor,
-) -> torch.Tensor:
-    """Return the context [B, H, T, head_dim] of one layer, as a mixin's hook computes it if there is one."""
-    if hook is not None:
-        # P-tuning makes longer k and v; for the sake of q alone the way back would keep what they were cut from.
-        return hook(q.contiguous(), k, v, mask, None, layer_id=number)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -5,7 +5,7 @@ published size.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,14 +32,21 @@ def sum_losses(head: nn.Module, states: torch.Tensor, targets: torch.Tensor, cou
     """
     if torch.is_grad_enabled() and is_plain(head):
         return LossOfFrozenHead.apply(states, targets, counts, head.weight)  # type: ignore[no-any-return]
+    return sum_parts(head, sum_of_part, HEAD_ROWS, states, targets, counts)
+
+
+def sum_parts(
+    head: nn.Module, function: Callable[..., torch.Tensor], rows: int, states: torch.Tensor, *others: torch.Tensor
+) -> torch.Tensor:
+    """Return the sum of a function of a head and states [N, D] with what belongs to them, of so many rows at a time."""
     total = torch.zeros((), device=states.device)
-    number = count_parts(head, states)
-    for part in parts_of(number, states, targets, counts):
+    number = count_parts(head, states, rows)
+    for part in parts_of(number, rows, states, *others):
         if torch.is_grad_enabled() and number > 1:
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout(head)}
-            total = total + checkpoint(sum_of_part, head, *part, **options)
+            total = total + checkpoint(function, head, *part, **options)
         else:
-            total = total + sum_of_part(head, *part)
+            total = total + function(head, *part)
     return total
 
 
@@ -49,13 +56,13 @@ def is_plain(head: nn.Module) -> bool:
     return weight is not None and not weight.requires_grad and not hasattr(weight, "ds_id")
 
 
-def count_parts(head: nn.Module, states: torch.Tensor) -> int:
-    """Return into how many parts of `HEAD_ROWS` the states go.
+def count_parts(head: nn.Module, states: torch.Tensor, rows: int) -> int:
+    """Return into how many parts of so many rows the states go.
 
     ZeRO 3 collects a head from all processes whenever it is called; so all call it as often as the one that has most to
     say, with nothing where they have said all.
     """
-    number = max(1, math.ceil(len(states) / HEAD_ROWS))
+    number = max(1, math.ceil(len(states) / rows))
     if not any(hasattr(weight, "ds_id") for weight in head.parameters()):
         return number
     most = torch.tensor(number, device=states.device)
@@ -63,10 +70,10 @@ def count_parts(head: nn.Module, states: torch.Tensor) -> int:
     return int(most)
 
 
-def parts_of(number: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield so many parts of the tensors, each of as many rows as have room, as long as there are some."""
-    for start in range(0, number * HEAD_ROWS, HEAD_ROWS):
-        yield tuple(tensor[start : start + HEAD_ROWS] for tensor in tensors)
+def parts_of(number: int, rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield so many parts of the tensors, each of so many rows as long as there are some."""
+    for start in range(0, number * rows, rows):
+        yield tuple(tensor[start : start + rows] for tensor in tensors)
 
 
 def sum_of_part(head: nn.Module, states: torch.Tensor, targets: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -85,7 +92,7 @@ class LossOfFrozenHead(torch.autograd.Function):
     ) -> torch.Tensor:
         total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
         number = math.ceil(len(states) / HEAD_ROWS)
-        for gradient, part, wanted, count in parts_of(number, gradients, states, targets, counts):
+        for gradient, part, wanted, count in parts_of(number, HEAD_ROWS, gradients, states, targets, counts):
             # In place, as there is no larger tensor in a training: softmax would need two of them.
             chances = F.linear(part, weight).float()
             most = chances.amax(1, keepdim=True)

@@ -84,8 +84,8 @@ class Numbers:
 class Optimiser(Protocol):
     """What the loop needs."""
 
-    def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss of one batch as the module computes it."""
+    def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
+        """Return the loss of one batch as the module computes it from all that is given."""
         ...
 
     def mixing(self) -> AbstractContextManager[Any]:
@@ -132,10 +132,10 @@ class PlainOptimiser:
         self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.dtype == torch.float16)
 
-    def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
         with self.mixing():
-            return self.module(batch, images, weights)  # type: ignore[no-any-return]
+            return self.module(batch, images, *more)  # type: ignore[no-any-return]
 
     def mixing(self) -> AbstractContextManager[Any]:
         """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""
@@ -190,9 +190,9 @@ class DeepspeedOptimiser:
             model=module, model_parameters=trained, config=config, dist_init_required=False
         )
 
-    def loss(self, batch: Batch, images: torch.Tensor | None, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
-        return self.engine(batch, images, weights)  # type: ignore[no-any-return]
+        return self.engine(batch, images, *more)  # type: ignore[no-any-return]
 
     def mixing(self) -> AbstractContextManager[Any]:
         """Do nothing: the engine has given all weights one dtype."""

@@ -109,9 +109,9 @@ def recall(
     folder = Path(tempfile.mkdtemp(prefix="visualglm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the data is read as long as the program runs
     file = folder / "memory.jsonl"
-    write_memory(file, network, tokenizer, train, options.remember)
+    write_memory(file, network, tokenizer, train, options.remember, options.seed)
     held = open_data(options, [file], network, tokenizer) if file.is_file() else []
-    say(processes, f"Remembered: {sum(map(len, held))} answers of the base are mixed in.")
+    say(processes, f"Remembered: {sum(map(len, held))} answers of the base.")
     return held
 
 

@@ -5,7 +5,7 @@ import math
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from .order import Order
 from .pictures import PictureCache
 from .processes import Processes
 from .progress import Recorder
-from .variation import vary
+from .variation import vary_some
 
 # Steps in a row without room in float16, after which something else is wrong.
 MOST_SKIPPED = 20
@@ -138,8 +138,9 @@ class Training:
         tokens = self.processes.total(mine)
         share = self.processes.count * len(batches) / tokens
         total = torch.zeros((), device=self.processes.device)
-        for batch, counts in zip(batches, weights, strict=True):
-            loss = self.loss_of(batch, counts)
+        for batch, counts, (_, places) in zip(batches, weights, loaded, strict=True):
+            held = torch.tensor([place >= self.new for place in places]) if self._holds else None
+            loss = self.loss_of(batch, counts, held)
             # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
             self.optimiser.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
             total += loss.detach()
@@ -152,25 +153,15 @@ class Training:
         outcome = Numbers((total, tokens, stepped.is_skipped, norm), self.processes.device)
         return Made(self.state.step, outcome, [row for batch in batches for row in batch.rows], rate)
 
-    def _vary(self, batch: Batch, places: list[int]) -> Batch:
-        """Show what is new a little differently; what is remembered was said of the pictures as they are.
+    @property
+    def _holds(self) -> bool:
+        """Whether what is remembered holds the model to its base; where all of it is trained, no base is left."""
+        return self.new < len(self.train) and not self.options.full
 
-        A picture that is both is shown twice: seen whole, it would be known by its things, whatever is asked.
-        """
-        if batch.pixels is None or (self.options.crop == 1 and not self.options.flip):
-            return batch
-        is_new = [place < self.new and picture >= 0 for picture, place in zip(batch.pictures, places, strict=True)]
-        chosen = list(dict.fromkeys(picture for picture, new in zip(batch.pictures, is_new, strict=True) if new))
-        if not chosen:
-            return batch
-        count = len(batch.pixels)
-        moved = {picture: count + number for number, picture in enumerate(chosen)}
-        varied = vary(batch.pixels[chosen], self.options.crop, self.options.flip)
-        pictures = [moved[picture] if new else picture for picture, new in zip(batch.pictures, is_new, strict=True)]
-        used = sorted({picture for picture in pictures if picture >= 0})
-        places_of = {picture: number for number, picture in enumerate(used)}
-        pixels = torch.cat((batch.pixels, varied))[used]
-        return replace(batch, pixels=pixels, pictures=[places_of.get(picture, -1) for picture in pictures])
+    def _vary(self, batch: Batch, places: list[int]) -> Batch:
+        """Show pictures a little differently, but for answers that are learned as they were said of whole ones."""
+        chosen = [self._holds or place < self.new for place in places]
+        return vary_some(batch, chosen, self.options.crop, self.options.flip)
 
     def _spare(self, batch: Batch, places: list[int]) -> None:
         """Let pictures whose embeddings are kept be decoded no more."""
@@ -187,10 +178,10 @@ class Training:
         """Return what the tokens of each example count."""
         return torch.tensor([1.0 if place < self.new else self.options.remember_weight for place in places])
 
-    def loss_of(self, batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the summed loss of a batch."""
+    def loss_of(self, batch: Batch, *more: torch.Tensor | None) -> torch.Tensor:
+        """Return the summed loss of a batch; `more` is what `AnswerLoss` may be told of its examples."""
         images = None if self.pictures is None else self.pictures.embed(batch)
-        return self.optimiser.loss(batch, images, weights)
+        return self.optimiser.loss(batch, images, *more)
 
     def _rate(self) -> float:
         given = self.options

@@ -1,10 +1,34 @@
 """Pictures seen a little differently each time, so that few of them teach more."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
+from .batches import Batch, show
+
 # Height over width of what is seen, at least and at most.
 ASPECTS = (3 / 4, 4 / 3)
+
+
+def vary_some(batch: Batch, chosen: Sequence[bool], crop: float, flip: bool) -> Batch:
+    """Return a batch whose chosen examples see a part of their pictures, the same where they share one.
+
+    A picture that others see as well is shown twice: seen whole, it would be known by its things, whatever is asked.
+    """
+    if batch.pixels is None or (crop == 1 and not flip):
+        return batch
+    varies = [picture >= 0 and is_chosen for picture, is_chosen in zip(batch.pictures, chosen, strict=True)]
+    changed = list(
+        dict.fromkeys(picture for picture, is_varied in zip(batch.pictures, varies, strict=True) if is_varied)
+    )
+    if not changed:
+        return batch
+    moved = {picture: len(batch.pixels) + number for number, picture in enumerate(changed)}
+    pictures = [
+        moved[picture] if is_varied else picture for picture, is_varied in zip(batch.pictures, varies, strict=True)
+    ]
+    return show(batch, torch.cat((batch.pixels, vary(batch.pixels[changed], crop, flip))), pictures)
 
 
 def vary(pixels: torch.Tensor, crop: float, flip: bool) -> torch.Tensor:

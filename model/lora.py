@@ -44,6 +44,9 @@ class LoraLinear(nn.Module):
         rank: of each part's matrices.
         alpha: scale, divided by the rank.
         dropout: share of the inputs that training hides from LoRA.
+
+    Attributes:
+        is_on: False has it compute what the layer does without LoRA.
     """
 
     def __init__(self, original: nn.Module, parts: int, rank: int, alpha: float = 1.0, dropout: float = 0.0) -> None:
@@ -62,11 +65,12 @@ class LoraLinear(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.scaling = alpha / rank
+        self.is_on = True
 
     @property
     def is_short(self) -> bool:
         """Whether `product` computes what a call of this layer does: its weight is frozen, and all of it lies here."""
-        return is_frozen(self.original) and not hasattr(self.factors[0][0], "ds_id")
+        return self.is_on and is_frozen(self.original) and not hasattr(self.factors[0][0], "ds_id")
 
     @property
     def factors(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -76,6 +80,8 @@ class LoraLinear(nn.Module):
         return downs, ups  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.is_on:
+            return self.original(x)  # type: ignore[no-any-return]
         if self.is_short and not is_mixing(x.device.type):
             downs, ups = self.factors
             return self.product(x, torch.cat(downs).to(x.dtype), torch.stack(ups).to(x.dtype))
@@ -105,7 +111,7 @@ Factors = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]
 def copy_factors(modules: Iterable[nn.Module], dtype: torch.dtype) -> Factors:
     """Return the factors of those of `modules` that have LoRA as `LoraLinear.product` takes them, made all at once.
 
-    Layers whose call others watch, or whose weights lie elsewhere, are left out.
+    Layers whose call others watch, whose weights lie elsewhere, or whose LoRA is off, are left out.
     """
     layers = [layer for layer in modules if isinstance(layer, LoraLinear) and layer.is_short and not is_watched(layer)]
     if not layers:

@@ -62,7 +62,7 @@ class LowRankProduct(torch.autograd.Function):
 
 def by_part(x: torch.Tensor, parts: int) -> torch.Tensor:
     """Return [N, n * C] as [n, N, C], where it is."""
-    return x.view(len(x), parts, -1).transpose(0, 1)
+    return x.view(len(x), parts, x.shape[1] // parts).transpose(0, 1)
 
 
 def scaled_product(a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:

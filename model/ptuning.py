@@ -3,6 +3,7 @@
 https://arxiv.org/abs/2110.07602
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,13 @@ PTUNING = "ptuning"  # checkpoint key
 
 
 class PrefixMixin(PTuningV2Mixin):
-    """P-tuning v2 as SAT has it, in the dtype of what it meets, so that training may keep it in float32."""
+    """P-tuning v2 as SAT has it, in the dtype of what it meets, so that training may keep it in float32.
+
+    Attributes:
+        is_on: False has it add nothing.
+    """
+
+    is_on = True
 
     @non_conflict  # type: ignore[untyped-decorator]
     def attention_fn(
@@ -33,10 +40,11 @@ class PrefixMixin(PTuningV2Mixin):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Let queries [B, H, T, head_dim] see the prefix of their layer as well."""
-        keys, values = self.prefix[kwargs["layer_id"]].to(k.dtype)[:, None].expand(-1, len(k), -1, -1, -1)
-        if mask.numel() > 1:
-            mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
-        k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
+        if self.is_on:
+            keys, values = self.prefix[kwargs["layer_id"]].to(k.dtype)[:, None].expand(-1, len(k), -1, -1, -1)
+            if mask.numel() > 1:
+                mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
+            k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
         if old_impl is not attention_fn_default:
             return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
         # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
@@ -49,3 +57,9 @@ def find_prefix(mixins: nn.ModuleDict) -> PTuningV2Mixin | None:
     """Return a model's P-tuning if it is SAT's or ours; another's may do something else."""
     mixin = dict(mixins).get(PTUNING)
     return mixin if type(mixin) in (PTuningV2Mixin, PrefixMixin) else None
+
+
+def prefix_of(mixins: nn.ModuleDict) -> Sequence[torch.Tensor]:
+    """Return the keys and values of a model's P-tuning, nothing where it has none or where that is off."""
+    mixin = find_prefix(mixins)
+    return () if mixin is None or (type(mixin) is PrefixMixin and not mixin.is_on) else mixin.prefix

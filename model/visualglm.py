@@ -21,7 +21,7 @@ from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
-from .ptuning import PTUNING, find_prefix
+from .ptuning import PTUNING, find_prefix, prefix_of
 from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
 from .sat_compat import settle_placement  # before sat
@@ -277,8 +277,7 @@ class VisualGLMModel(ChatGLMModel):
     @property
     def prefix(self) -> Sequence[torch.Tensor]:
         """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
-        mixin = find_prefix(self.mixins)
-        return () if mixin is None else mixin.prefix
+        return prefix_of(self.mixins)
 
     @property
     def image_part(self) -> nn.Module:

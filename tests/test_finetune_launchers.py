@@ -96,3 +96,24 @@ def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
     run = launch(TWO, file, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", "3")
     expected = train(file, tmp_path / "alone", *flags, "--batch-size", "2")
     assert loss_of(run, file) == pytest.approx(loss_of(expected, file), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("0", ["--use_lora"]),
+        ("2", ["--use_ptuning", "--pre_seq_len", "4"]),
+        ("3", ["--use_lora", "--lora_targets", "llm", "head", "vit"]),
+        ("3", ["--use_ptuning", "--pre_seq_len", "4"]),
+    ],
+)
+def test_two_processes_remember_as_one(stage: str, method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Now and then one of them has nothing in its batch that was remembered, or nothing else."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = [*method, "--remember", "5", "--train-iters", "6", "--log-interval", "1"]
+    run = launch(TWO, data, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", stage)
+    expected = train(data, tmp_path / "alone", *flags, "--batch-size", "2")
+    ours, theirs = losses_of(run), losses_of(expected)
+    assert ours.keys() == theirs.keys()
+    assert all(abs(ours[step] - theirs[step]) < 2e-3 for step in theirs)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)

@@ -2,36 +2,83 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from finetune.data import ChatDataset
-from finetune.memory import QUESTIONS, write_memory
+from finetune.memory import write_memory
 from finetune.order import Order
-from finetune.variation import vary
-from model import DEMO, Conversation, load_sat
+from finetune.variation import vary, vary_some
+from model import CHINESE, DEMO, ENGLISH, Conversation, Turn, load_sat, load_tokenizer
 from model.image import load_image
-from tests.finetuning import data, losses_of, train  # noqa: F401
+from tests.finetuning import batch_of, data, dataset_of, loss_of, losses_of, train  # noqa: F401
+from tests.test_finetune_forward import METHODS, build
+
+
+def asked_of(data: Path, network: Any, file: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:  # noqa: F811
+    """Return what a network remembers of the data's pictures."""
+    write_memory(file, network, load_tokenizer("visualglm-tiny"), [dataset_of(data, network)], count, seed)
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_answers_are_the_base_s_own(data: Path, tmp_path: Path) -> None:  # noqa: F811
     model = load_sat("visualglm-tiny", device="cpu")
-    sizes = {"image_length": model.network.image_length, "image_size": model.network.image_size}
-    dataset = ChatDataset(data, model.tokenizer, max_length=512, **sizes)
-    write_memory(tmp_path / "memory.jsonl", model.network, model.tokenizer, [dataset], 7)
-    rows = [json.loads(line) for line in (tmp_path / "memory.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 7
-    assert [row["prompt"] for row in rows[::3]] == [question for _, question in QUESTIONS[:3]]
+    rows = asked_of(data, model.network, tmp_path / "memory.jsonl", 40)
     config = DEMO.replace(temperature=0.0, repetition_penalty=1.0)
-    picture = Conversation(load_image(rows[0]["img"]))
-    answer = "".join(piece.text for piece in model.stream_answer(picture, rows[0]["prompt"], config))
-    assert rows[0]["label"] == answer
-    assert len(ChatDataset(tmp_path / "memory.jsonl", model.tokenizer, max_length=512, **sizes)) == 7
+    for row in rows[::7]:
+        picture = load_image(row["img"]) if "img" in row else None
+        turns = [Turn(*turn) for turn in row["history"]]
+        talk = Conversation(picture, turns, ENGLISH if row["language"] == "en" else CHINESE)
+        assert row["label"] == "".join(piece.text for piece in model.stream_answer(talk, row["prompt"], config))
+    assert len(rows) == len(dataset_of(tmp_path / "memory.jsonl", model.network)) == 40
 
 
-def test_a_training_that_remembers_resumes_as_it_was(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    flags = ["--use_lora", "--lora_targets", "head", "vit", "--remember", "6", "--crop", "0.5", "--flip"]
+def test_much_is_asked_in_both_languages_and_after_other_questions(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    network = load_sat("visualglm-tiny", device="cpu").network
+    rows = asked_of(data, network, tmp_path / "memory.jsonl", 60)
+    assert rows == asked_of(data, network, tmp_path / "again.jsonl", 60)
+    assert rows != asked_of(data, network, tmp_path / "other.jsonl", 60, seed=1)
+    assert {row["language"] for row in rows} == {"zh", "en"}
+    assert {Path(row["img"]).name for row in rows if "img" in row} == {"0.png", "1.png", "2.png"}
+    assert len({row["prompt"] for row in rows}) > 35
+    assert 5 < sum(bool(row["history"]) for row in rows) < 25
+
+
+def test_what_was_added_says_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    expected = asked_of(data, load_sat("visualglm-tiny", device="cpu").network, tmp_path / "base.jsonl", 12)
+    for method in ("lora", "ptuning"):
+        assert asked_of(data, build(**METHODS[method]), tmp_path / f"{method}.jsonl", 12) == expected
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--use_lora", "--lora_targets", "llm"], ["--use_qlora"], ["--use_ptuning", "--pre_seq_len", "4"], ["--full"]],
+    ids=["lora", "qlora", "p-tuning", "full"],
+)
+def test_every_method_remembers(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """More weight on what is remembered keeps nearer to the base."""
+    given = [*flags, "--train-iters", "12", "--lr", "0.01" if "--full" not in flags else "0.001", "--remember", "12"]
+    memory = tmp_path / "memory.jsonl"
+    base = load_sat("visualglm-tiny", device="cpu").network
+    asked_of(data, base, memory, 12, seed=1234)
+    losses = [
+        loss_of(train(data, tmp_path / weight, *given, "--remember-weight", weight), memory) for weight in ("0", "3")
+    ]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "method", [["--use_lora", "--lora_targets", "head", "vit"], ["--use_ptuning"]], ids=["lora", "p-tuning"]
+)
+@pytest.mark.parametrize("varied", [[], ["--crop", "0.5", "--flip", "--gradient-accumulation-steps", "2"]])
+def test_a_training_that_remembers_resumes_as_it_was(
+    method: list[str],
+    varied: list[str],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    flags = [*method, *varied, "--remember", "6"]
     flags += ["--train-iters", "3", "--save-interval", "2", "--batch-size", "3"]
     straight = train(data, tmp_path / "straight", *flags)
     halted = train(data, tmp_path / "halted", *flags)
@@ -66,3 +113,16 @@ def test_half_of_the_pictures_are_mirrored() -> None:
     assert sum(mirrored) + sum(same) == 100
     assert 30 < sum(mirrored) < 70
     assert vary(pixels, 1.0, flip=False) is pixels
+
+
+def test_who_shares_a_picture_sees_the_same_part(data: Path) -> None:  # noqa: F811
+    batch = batch_of(data, load_sat("visualglm-tiny", device="cpu").network)
+    batch.pictures = [0, 0, 1, -1]
+    batch.pixels = torch.rand(3, 3, 64, 64)
+    both = vary_some(batch, [True] * 4, 0.5, True)
+    assert both.pictures == [0, 0, 1, -1]
+    assert len(both.pixels) == 2
+    apart = vary_some(batch, [True, False, False, False], 0.5, True)
+    assert torch.equal(apart.pixels[apart.pictures[1:3]], batch.pixels[:2])
+    assert not torch.equal(apart.pixels[apart.pictures[0]], batch.pixels[0])
+    assert vary_some(batch, [False] * 4, 0.5, True) is batch

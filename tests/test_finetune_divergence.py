@@ -1,0 +1,100 @@
+"""The divergence from the base is torch's own, and so is its gradient, however many places are looked at at a time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from finetune import divergence
+from finetune.divergence import sum_divergences
+from model import load_sat
+from model.lora import LoraLinear
+
+COUNT = 11
+
+
+def frozen_head() -> nn.Module:
+    """Return a head that is not trained."""
+    head = load_sat("visualglm-tiny", device="cpu").network.lm_head
+    return head.requires_grad_(False)
+
+
+def adapted_head() -> nn.Module:
+    """Return the same with LoRA, moved away from its start."""
+    head = LoraLinear(frozen_head(), parts=1, rank=2)
+    nn.init.normal_(head.matrix_B[0], std=0.1)
+    return head
+
+
+def trained_head() -> nn.Module:
+    """Return a head that is trained as it is."""
+    return frozen_head().requires_grad_(True)
+
+
+HEADS = {"frozen": frozen_head, "adapted": adapted_head, "trained": trained_head}
+
+
+@pytest.fixture(params=HEADS.values(), ids=HEADS)
+def head(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    make: Callable[[], nn.Module] = request.param
+    return make()
+
+
+def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return states, those of the base, and what they count."""
+    torch.manual_seed(1)
+    size = load_sat("visualglm-tiny", device="cpu").network.lm_head.weight.shape[1]
+    return torch.randn(COUNT, size, requires_grad=True), torch.randn(COUNT, size), torch.rand(COUNT)
+
+
+def torchs(head: nn.Module, states: torch.Tensor, told: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the sum as torch computes it from the logits of all places at once."""
+    base = getattr(head, "original", head)(told).detach().log_softmax(-1)
+    each = F.kl_div(head(states).log_softmax(-1), base, reduction="none", log_target=True)
+    return (each.sum(1) * counts).sum()
+
+
+@pytest.mark.parametrize("rows", [4, 11, 100])
+def test_it_is_torchs_own(head: nn.Module, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divergence, "DIVERGENCE_ROWS", rows)
+    states, told, counts = draw()
+    wanted = [states, *(weight for weight in head.parameters() if weight.requires_grad)]
+    expected = torchs(head, states, told, counts)
+    ours = sum_divergences(head, states, told, counts)
+    assert ours.dtype == torch.float32
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    with torch.no_grad():
+        assert sum_divergences(head, states, told, counts).item() == pytest.approx(expected.item(), rel=1e-5)
+    pairs = zip(torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * expected, wanted), strict=True)
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
+
+
+def test_what_says_the_same_diverges_in_nothing() -> None:
+    head = frozen_head()
+    states, _, counts = draw()
+    total = sum_divergences(head, states, states.detach().clone(), counts)
+    assert total.item() == pytest.approx(0.0, abs=1e-6)
+    assert torch.autograd.grad(total, states)[0].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_numbers_are_summed_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = frozen_head().to(dtype)
+    states, told, counts = draw()
+    given = states.detach().to(dtype).requires_grad_()
+    total = sum_divergences(head, given, told.to(dtype), counts)
+    expected = torchs(head.float(), given.float(), told.to(dtype).float(), counts)
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(expected.item(), rel=0.02)
+    assert torch.autograd.grad(total, given)[0].dtype == dtype
+
+
+def test_nothing_held_is_nothing(head: nn.Module) -> None:
+    states, told, counts = (tensor[:0] for tensor in draw())
+    total = sum_divergences(head, states, told, counts)
+    assert total.item() == 0
+    total.backward()

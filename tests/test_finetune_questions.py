@@ -1,0 +1,47 @@
+"""Questions are whole sentences, most often about what was named, and many."""
+
+from random import Random
+
+import pytest
+
+from finetune.questions import WORDS, draw_further, draw_question, draw_talk, fill, plural_of, with_article
+from model import CHINESE, ENGLISH
+from model.prompt import Language, is_chinese
+
+LANGUAGES = pytest.mark.parametrize("language", [CHINESE, ENGLISH])
+
+
+@LANGUAGES
+def test_every_template_makes_a_question(language: Language) -> None:
+    words = WORDS[language]
+    for template in (*sum(words.templates, ()), *words.further, *words.talk):
+        question = fill(Random(0), words, template, "")
+        assert not set("{}") & set(question)
+        assert question[-1] in "？。！?.!"
+        assert is_chinese(question) is (language is CHINESE)
+
+
+@LANGUAGES
+def test_many_are_drawn_and_the_same_by_the_same_seed(language: Language) -> None:
+    first, second = ([draw_question(random, language, "") for _ in range(300)] for random in (Random(7), Random(7)))
+    assert first == second
+    assert len(set(first)) > 150
+    assert len({draw_further(random, language, "") for random in map(Random, range(30))}) > 5
+    assert len({draw_talk(random, language) for random in map(Random, range(30))}) > 5
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "thing"), [(CHINESE, "一条红色的鱼。", "鱼"), (ENGLISH, "A red fish.", "fish")]
+)
+def test_what_was_named_is_asked_about(language: Language, said: str, thing: str) -> None:
+    random = Random(0)
+    template = "{thing}"
+    asked = [fill(random, WORDS[language], template, said) for _ in range(400)]
+    assert 0.6 < sum(thing in question for question in asked) / 400 < 0.9
+
+
+def test_english_has_articles_and_plurals() -> None:
+    assert [with_article(thing) for thing in ("ball", "orange ball", "球")] == ["a ball", "an orange ball", "球"]
+    assert plural_of(WORDS[ENGLISH], "red box") == "red boxes"
+    assert plural_of(WORDS[CHINESE], "红色的球") == "红色的球"
+    assert all(len(words.things) == len(words.plurals) for words in WORDS.values())
