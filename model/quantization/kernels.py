@@ -25,7 +25,7 @@ ROW_BLOCKS = 256
 # Rows of the identity that `take_back` multiplies at once, so that it needs little memory.
 UNPACKED_AT_ONCE = 512
 # Elements of a weight that are made whole at once, so that a large one needs little memory beside itself.
-WHOLE_AT_ONCE = 2**24
+WHOLE_AT_ONCE = 2**23
 
 
 def pack_pairs(numbers: torch.Tensor) -> torch.Tensor:
