@@ -27,9 +27,7 @@ DATE = (2023, 1, 1, 0, 0, 0)  # of everything in the archive, so that it is the 
 SEED_OFFSET = 2**41  # keeps clear of the scenes of the training and of its evaluation
 
 QUESTION = "这张图片的背景里有什么内容？"
-# One wording for each, so that an answer is right or wrong beyond doubt, in words that visualglm-tiny has said of other
-# things: its training has pushed the output weights of all tokens that it never says into one direction, and an adapter
-# on frozen weights cannot tell them apart.
+# One wording for each, so that an answer is right or wrong beyond doubt.
 ANSWERS = {
     "sky": "图片中是天空。",
     "grass": "图片中是草地。",
