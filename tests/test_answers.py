@@ -92,8 +92,18 @@ def test_answers_are_not_too_long(language: str, most: int) -> None:
 @pytest.mark.parametrize(
     ("language", "kind", "facts", "answer"),
     [
-        ("zh", "larger", {"aspect": "larger", "way": "larger", "kind": "ball", "colour": None}, "小汽车更大。"),
-        ("en", "larger", {"aspect": "larger", "way": "smaller", "kind": "car", "colour": None}, "The ball is smaller."),
+        (
+            "zh",
+            "larger",
+            {"aspect": "larger", "way": "larger", "kind": "ball", "colour": None, "other": ("car", None)},
+            "小汽车更大。",
+        ),
+        (
+            "en",
+            "larger",
+            {"aspect": "larger", "way": "smaller", "kind": "car", "colour": None, "other": ("ball", None)},
+            "The ball is smaller.",
+        ),
         ("zh", "larger", {"aspect": "extreme", "way": "largest"}, "小汽车最大。"),
         ("en", "larger", {"aspect": "extreme", "way": "largest"}, "The car is the largest."),
         ("zh", "objects", {"region": "bottom left"}, "左下角什么都没有。"),

@@ -178,7 +178,7 @@ def check_marks(model: SatChatModel, example: Example, most: int) -> str:
     return str(text)
 
 
-@pytest.mark.parametrize("most", [64, 65, 100, 512])
+@pytest.mark.parametrize("most", [68, 69, 100, 512])
 def test_a_long_question_loses_its_beginning(model: SatChatModel, folder: Path, most: int) -> None:
     dataset = make_dataset(model, folder, [{**GOOD, "prompt": LONG}], max_length=most)
     example = dataset[0]

@@ -13,6 +13,7 @@ from model import DEMO, Conversation, FineTuneVisualGLMModel, SatChatModel, Visu
 from model.checkpoint import nf4
 from model.image import load_image
 from model.lora import LoraLinear
+from model.prompt import clean_answer
 from model.quantization.nf4 import Nf4Linear, UnpackedProduct
 from tests.sat_programs import SCENE, close, logits_of, sat_directory, tiny_tokenizer  # noqa: F401
 
@@ -180,7 +181,7 @@ def test_p_tuning_answers_through_the_engine(prefixed: FineTuneVisualGLMModel, p
     expected = []
     for conversation, question in asked:
         ids = greedy_by_sat(prefixed, chat, conversation, question)
-        expected.append(tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id]).strip())
+        expected.append(clean_answer(tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id])))
     streamed = ["".join(piece.text for piece in chat.stream_answer(*one, config)) for one in asked]
     assert streamed == expected
     assert chat.answer_batch(asked, config) == expected
