@@ -67,12 +67,9 @@ def train(trainee: Trainee, options: Namespace, device: torch.device) -> None:
         run_step(batch, learning_rate(step, options.steps, options.lr))
         clock.step_done()
         if (step + 1) % options.report == 0 or step + 1 == options.steps:
-            losses = {name: loss.item() for name, loss in run_step.losses._asdict().items()}
-            speed = clock.report(step + 1 - first)
-            numbers = {
-                name: round(value, 4) for name, value in {**losses, "norm": run_step.norm.item(), **speed}.items()
-            }
-            print(json.dumps({"step": step + 1, **numbers}), flush=True)
+            numbers = {**run_step.report(), **clock.report(step + 1 - first)}
+            rounded = {name: round(value, 4) for name, value in numbers.items()}
+            print(json.dumps({"step": step + 1, **rounded}), flush=True)
         if (step + 1) % options.save == 0:
             save_state(options.state, trainee, optimizer, step + 1)
 

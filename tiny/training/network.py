@@ -133,13 +133,13 @@ class Losses(NamedTuple):
 class Trainee(nn.Module):
     """The network, with linear heads that are thrown away after training."""
 
-    def __init__(self, network: VisualGLMModel, places: int = Sizes.places) -> None:
+    def __init__(self, network: VisualGLMModel) -> None:
         super().__init__()
         speed_up(network)
         self.network = network
         self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
         self.colour_head = nn.Linear(VISION_WIDTH, len(COLOURS) + 1)
-        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, places**2 * (len(KINDS) + len(COLOURS)))
+        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, Sizes.places**2 * (len(KINDS) + len(COLOURS)))
         nn.init.constant_(self.place_head.bias, RARE)
         self.look_head = nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
 

@@ -73,9 +73,9 @@ def hide_words(row: Row, mask_id: int, rng: np.random.Generator) -> Row:
 
 def draw_rows(tokenizer: Any, sizes: Sizes, scenes: list[Scene], rng: np.random.Generator) -> list[list[Row]]:
     """Ask about the scenes; return groups from short to long, the last one of examples without a picture."""
+    mask_id = tokenizer.mask_token_id
     rows = [
         hide_words(encode_example(tokenizer, ask(scene, rng, code), number, sizes.image_length), mask_id, rng)
-        for mask_id in [tokenizer.mask_token_id]
         for number, scene in enumerate(scenes)
         for code in CODES * (sizes.questions // 2)
     ]
