@@ -81,8 +81,7 @@ def test_each_method_under_zero_3(method: list[str], data: Path, tmp_path: Path)
     flags = ["--train-iters", "2", "--batch-size", "2", "--zero-stage", "3", "--log-interval", "1"]
     run = launch(TWO, data, tmp_path / "save", *flags, *method)
     expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
-    # Adam's first steps are as long as the rate, however small a gradient is: where it is next to nothing, rounding
-    # decides their direction.
+    # QLoRA was seen to differ by 0.3 %, LoRA by less than 0.1; why is not known.
     assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=1e-2)
     assert json.loads((run / "2" / "state.json").read_text(encoding="utf-8"))["processes"] == 2
 
