@@ -90,9 +90,16 @@ def on_interrupt(handler: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+def ignore_interrupt(*_: Any) -> None:
+    """Let Ctrl-C do nothing.
+
+    Unlike `signal.SIG_IGN`: Python complains on the screen of a signal that came just before it was to be ignored.
+    """
+
+
 def interrupt_once(*_: Any) -> NoReturn:
     """Raise KeyboardInterrupt, and let no other disturb what it sets off."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, ignore_interrupt)
     raise KeyboardInterrupt
 
 
@@ -147,7 +154,7 @@ class Terminal:
         """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
         print(self.words.welcome)
         # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
-        with on_interrupt(signal.SIG_IGN), contextlib.suppress(Ended):
+        with on_interrupt(ignore_interrupt), contextlib.suppress(Ended):
             while True:
                 self.start(image)
                 self.talk()

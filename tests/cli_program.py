@@ -78,6 +78,25 @@ def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
             program.kill()
 
 
+def stand_in_a_storm() -> None:
+    """Interrupt short blocks again and again, from another program; print how many of the blocks it hit."""
+    storm = (
+        f"import os, random, time\nfor _ in range(20000): os.kill({os.getpid()}, 2); time.sleep(random.random() / 1e5)"
+    )
+    hit = 0
+    with (
+        cli_demo.on_interrupt(cli_demo.ignore_interrupt),
+        subprocess.Popen([sys.executable, "-c", storm], start_new_session=True) as program,
+    ):
+        while program.poll() is None:
+            try:
+                with cli_demo.on_interrupt(cli_demo.interrupt_once):
+                    pass
+            except KeyboardInterrupt:
+                hit += 1
+    print(hit)
+
+
 def make_bad_pictures(directory: Path) -> dict[str, str]:
     """Write what is no picture, or none that should be read; return the paths with the start of what is said."""
     contents = {

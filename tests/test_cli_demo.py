@@ -134,6 +134,12 @@ class TestTerminal:
         assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_interrupts_in_a_storm_are_not_complained_of() -> None:
+    ended = run_program(["-c", "import tests.cli_program as t; t.stand_in_a_storm()"])
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert int(ended.stdout) > 100
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
