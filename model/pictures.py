@@ -13,6 +13,7 @@ from .encoder import COUNTS, ImageEncoder
 from .errors import ImageError
 from .generation.network import to_device
 from .image import image_digest, load_image, preprocess
+from .shared_calls import SharedCalls
 
 # Pictures whose embeddings are kept: 256 KB each at full size in half precision.
 CACHED_PICTURES = 256
@@ -27,7 +28,8 @@ cores = Cores()
 class PictureEmbeddings:
     """Keeps the image embeddings of recent pictures, for any thread. Make a new one when the weights have changed.
 
-    On a CPU several pictures are computed at a time, in threads; the image part's hooks, if any, run in these.
+    On a CPU several pictures are computed at a time, in threads; the image part's hooks, if any, run in these. On a GPU
+    those that several threads ask for at the same time are computed together.
 
     Args:
         network: as of `ImageEncoder`.
@@ -39,7 +41,8 @@ class PictureEmbeddings:
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._being_computed: set[str] = set()
         self._changed = threading.Condition()
-        self._encoding = threading.Lock()
+        # On a GPU one call after another, by an encoder that has one place for what goes in.
+        self._calls = SharedCalls(self._compute_together, TOGETHER)
 
     def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """Return the pixels [1, 3, S, S] of a picture, or those given.
@@ -83,9 +86,7 @@ class PictureEmbeddings:
             size = min(A_THREAD, -(-len(pictures) // cores.places))
             groups = [pictures[start : start + size] for start in range(0, len(pictures), size or 1)]
             return [row for rows in cores.map(self._compute_together, groups) for row in rows]
-        with self._encoding:  # one after another, by an encoder that has one place for what goes in
-            groups = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
-            return [row for group in groups for row in self._compute_together(group)]
+        return self._calls.results(pictures)
 
     @torch.inference_mode()
     def _compute_together(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
