@@ -10,7 +10,7 @@ Every stage is a fresh process, on files that were written just before and so ar
 in --folder, which take 31 GB at full size. Seconds are those after all imports, for ours with the tokenizer.
     sat, hf           load_sat of a directory in SAT's format (one file) and in the Hugging Face format (shards)
     load_hf           load_hf of the latter
-    int8, int4        load_sat of the former, rounded while loading
+    int8, int4        load_sat of the former, rounded while loading; hf-int8, hf-int4 load_hf of the latter
     original          SAT's from_pretrained and load_checkpoint on the same network, built on its device
     original-cpu      the same, built on the CPU and then moved
 Anonymous memory (RssAnon) is that of the whole process: Python, torch and CUDA's context are among it. Promised is, for
@@ -88,6 +88,8 @@ class Plan:
             self.stage("load_hf", OURS_HF, "hf"),
             self.stage("int8", OURS, "sat", 8),
             self.stage("int4", OURS, "sat", 4),
+            self.stage("hf-int8", OURS_HF, "hf", 8),
+            self.stage("hf-int4", OURS_HF, "hf", 4),
             self.stage("original", ORIGINAL, "sat"),
             *([self.stage("original-cpu", ORIGINAL_CPU, "sat")] if self.on_gpu else []),
         ]

@@ -3,27 +3,20 @@
 import os
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from .chat import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
-from .checkpoint.hf import CONFIG_NAME as HF_CONFIG_NAME
-from .checkpoint.hf import open_files
-from .checkpoint.layout import INTERLEAVED, SPLIT
-from .checkpoint.load import copy_tensor
 from .checkpoint.memory import build_empty
-from .checkpoint.prefix import encode_prefix
 from .checkpoint.resolve import DEFAULT_MODEL
-from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .checkpoint.vocabulary import find_vocabulary
-from .checkpoint.whole import whole_tensors
 from .errors import SettingError, TokenizerError
 from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
+from .hf_loading import fill_network, is_published, read_network
 from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
@@ -172,58 +165,6 @@ def load_sat(
     return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
 
 
-def read_hf_network(
-    checkpoint: Checkpoint,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Callable[[int, int], None] | None = None,
-) -> Any:
-    """Build the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
-
-    transformers' own loading takes a missing tensor for a new one, and brings the model into memory on the CPU first.
-    """
-    from transformers import GenerationConfig
-
-    from .hf.configuration_chatglm import ChatGLMConfig
-    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
-
-    checkpoint.split()  # asks the weights whether their rows lie as they should
-    config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
-    config.name_or_path = str(checkpoint.path)
-    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
-    if (checkpoint.path / GENERATION_NAME).is_file():
-        network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
-    load_tensors(
-        network, replace(checkpoint, stored=open_files(checkpoint.files), qkv_layout=SPLIT, is_settled=True), progress
-    )
-    return network
-
-
-def fill_hf_network(
-    checkpoint: Checkpoint,
-    eos_token_id: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Callable[[int, int], None] | None = None,
-) -> Any:
-    """Build the Hugging Face network of a model in the SAT format, such as a fine-tune; LoRA is merged."""
-    from .hf.configuration_chatglm import ChatGLMConfig
-    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
-
-    checkpoint = encode_prefix(checkpoint) if PTUNING in methods_in(checkpoint.stored) else checkpoint.merge_lora()
-    config = ChatGLMConfig(**to_hf_config(checkpoint.config, eos_token_id, dtype))
-    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
-    network.name_or_path = str(checkpoint.path)
-    targets = network.state_dict()
-    tensors = whole_tensors(checkpoint)
-    stored = hf_tensors(tensors, checkpoint.config["num_attention_heads"], dtype)
-    for done, (name, tensor) in enumerate(stored, start=1):
-        copy_tensor(targets[name], tensor, name, checkpoint.path)
-        if progress is not None:
-            progress(done, checkpoint.count)
-    return network
-
-
 def load_hf(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -245,6 +186,8 @@ def load_hf(
     Raises:
         VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had.
     """
+    if quant is not None:
+        check_bits(quant)
     for part, is_asked in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
         if is_asked:
             raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
@@ -255,10 +198,8 @@ def load_hf(
     if chosen.type == "cpu":
         limit_threads(parameters)
     wanted = choose_dtype(dtype, chosen, parameters)
-    is_published = (checkpoint.path / HF_CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
-    if is_published and base is None:
-        network = read_hf_network(checkpoint, chosen, wanted, progress)
+    if is_published(checkpoint) and base is None:
+        network = read_network(checkpoint, chosen, wanted, quant, progress)
     else:
-        network = fill_hf_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, progress)
-    quantized = network.quantize(quant) if quant else network
-    return HfChatModel(quantized, tokenizer, rows=rows, most_waiting=most_waiting)
+        network = fill_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
+    return HfChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)

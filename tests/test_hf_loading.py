@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import CheckpointError, load_hf
+from model import CheckpointError, SettingError, load_hf
+from model.checkpoint.convert import convert
 from model.checkpoint.names import is_language_qkv
 from model.checkpoint.qkv import split_qkv
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
@@ -84,6 +85,37 @@ def test_it_is_the_network_that_transformers_reads(kind: str, tmp_path: Path) ->
     assert [done for done, _ in progress] == list(range(1, len(progress) + 1))
     assert progress[-1][0] == progress[-1][1] >= len(states)
     assert not network.training
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("format", ["hf", "sat"])
+def test_rounding_on_the_way_is_rounding_afterwards(
+    bits: int, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = TINY
+    if format == "sat":
+        convert(TINY, directory := tmp_path / "sat", "sat")
+    expected = load_hf(directory, device="cpu", dtype="float16").network.quantize(bits)
+    monkeypatch.delattr(HfModel, "quantize")  # which would have had all weights in memory before
+    network = load_hf(directory, device="cpu", dtype="float16", quant=bits).network
+    assert network.config.to_dict() == expected.config.to_dict()
+    states = expected.state_dict()
+    assert network.state_dict().keys() == states.keys()
+    for name, tensor in network.state_dict().items():
+        assert (tensor.dtype, torch.equal(tensor, states[name])) == (states[name].dtype, True), name
+
+
+def test_weights_of_few_bits_are_not_rounded_again(tmp_path: Path) -> None:
+    expected = read_plainly(TINY).quantize(8)
+    shutil.copytree(TINY, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    expected.save_pretrained(tmp_path / "model")
+    for quant in (8, None):
+        network = load_hf(tmp_path / "model", device="cpu", dtype="float32", quant=quant).network
+        assert network.config.quantization_bit == 8
+        assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in network.state_dict().items())
+    with pytest.raises(SettingError, match="have 8 bits"):
+        load_hf(tmp_path / "model", device="cpu", quant=4)
 
 
 def test_a_generation_config_counts(tmp_path: Path) -> None:

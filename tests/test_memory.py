@@ -1,6 +1,7 @@
 """A model comes into memory once: what loading takes beyond the model itself is one tensor and little more."""
 
 import json
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -14,6 +15,7 @@ from model import VisualGLMModel
 from model.checkpoint import save_hf, save_sat
 from model.checkpoint.lazy import LazyTensors
 from model.checkpoint.memory import build_empty
+from model.checkpoint.vocabulary import VOCABULARY_NAME, find_vocabulary
 from tests.conftest import build_model
 
 ROOT = Path(__file__).parents[1]
@@ -24,13 +26,19 @@ MEASURE = """
 import json, sys, threading
 from argparse import Namespace
 import torch
-from model import VisualGLMModel, load_sat
+from model import VisualGLMModel, load_hf, load_sat
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
+def load(name):
+    if sys.argv[2] == "load_hf":
+        return load_hf(name, device="cpu", dtype="bfloat16", quant=4).network
+    return VisualGLMModel.from_pretrained(name, args=Namespace(bf16=True, device="cpu"))[0]
+
 load_sat("visualglm-tiny", device="cpu")  # what is imported and allocated once
+load("visualglm-tiny")
 before, peak, done = anonymous(), 0, threading.Event()
 def watch():
     global peak
@@ -38,12 +46,19 @@ def watch():
         peak = max(peak, anonymous())
 thread = threading.Thread(target=watch)
 thread.start()
-model, _ = VisualGLMModel.from_pretrained(sys.argv[1], args=Namespace(bf16=True, device="cpu"))
+model = load(sys.argv[1])
 done.set()
 thread.join()
 sizes = [parameter.nbytes for parameter in model.parameters()]
 print(json.dumps([sum(sizes), max(sizes), max(peak, anonymous()) - before]))
 """
+
+
+def measure(directory: Path, way: str) -> list[int]:
+    """Return what MEASURE prints of a model, loaded one way or another."""
+    command = [sys.executable, "-c", MEASURE, str(directory), way]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def make_config(spec: dict[str, Any]) -> dict[str, Any]:
@@ -75,11 +90,20 @@ def test_loading_takes_the_model_and_one_tensor(
     if kind == "interleaved":
         written = json.loads((tmp_path / "model_config.json").read_text())
         (tmp_path / "model_config.json").write_text(json.dumps({**written, "qkv_layout": "interleaved"}))
-    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    whole, largest, peak = json.loads(done.stdout.splitlines()[-1])
+    whole, largest, peak = measure(tmp_path, "from_pretrained")
     assert 380e6 < whole < 420e6
     assert whole <= peak < whole + largest + LITTLE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_the_hugging_face_side_rounds_as_it_loads(golden_spec: dict[str, Any], tmp_path: Path) -> None:
+    config = make_config(golden_spec)
+    save_hf(tmp_path, random_tensors(config, torch.float16), config, eos_token_id=9, dtype=None)
+    shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path)
+    whole, largest, peak = measure(tmp_path, "load_hf")
+    assert 120e6 < whole < 180e6
+    assert whole <= peak < whole + 2 * largest + LITTLE  # of float32 while it is rounded
 
 
 def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> None:

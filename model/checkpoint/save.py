@@ -4,7 +4,8 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES
 from .layout import SPLIT
-from .lazy import Tensors
+from .lazy import LazyTensors, Tensors
 from .names import is_language_qkv, is_loaded, to_hf_name
 from .parallel import check_size, cut
 from .qkv import interleave_qkv
@@ -58,13 +59,15 @@ def to_generation_config(config: Mapping[str, Any], eos_token_id: int, sampling:
     return {**ids, "do_sample": True, **sampling}
 
 
-def hf_tensors(tensors: Tensors, heads: int, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (HF name, tensor on the CPU) of SAT tensors, query-key-value rows interleaved by head."""
-    for name in tensors:
-        if is_loaded(name):
-            tensor = tensors[name].detach()
-            rows = interleave_qkv(tensor, heads) if is_language_qkv(name) else tensor
-            yield to_hf_name(name), rows.to("cpu", dtype or rows.dtype).contiguous()
+def hf_tensors(tensors: Tensors, heads: int, dtype: torch.dtype | None) -> Tensors:
+    """Return SAT tensors by their HF names, on the CPU, query-key-value rows interleaved by head; None keeps dtypes."""
+
+    def read(name: str) -> torch.Tensor:
+        tensor = tensors[name].detach()
+        rows = interleave_qkv(tensor, heads) if is_language_qkv(name) else tensor
+        return rows.to("cpu", dtype or rows.dtype).contiguous()
+
+    return LazyTensors({to_hf_name(name): partial(read, name) for name in tensors if is_loaded(name)})
 
 
 def save_hf(
@@ -92,22 +95,20 @@ def save_hf(
         OSError: the directory cannot be written, or the disk is full.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    stream = hf_tensors(tensors, config["num_attention_heads"], dtype)
-    stored_dtype = write_shards(directory, stream, shard_bytes, progress)
+    renamed = hf_tensors(tensors, config["num_attention_heads"], dtype)
+    stored_dtype = write_shards(directory, renamed, shard_bytes, progress)
     if sampling is not None:
         write_json(directory / GENERATION_NAME, to_generation_config(config, eos_token_id, sampling))
     write_json(directory / CONFIG_NAME, to_hf_config(config, eos_token_id, stored_dtype))
 
 
-def write_shards(
-    directory: Path, stream: Iterator[tuple[str, torch.Tensor]], shard_bytes: int, progress: Progress | None
-) -> torch.dtype:
+def write_shards(directory: Path, tensors: Tensors, shard_bytes: int, progress: Progress | None) -> torch.dtype:
     """Write tensors into as many safetensors files as they need, with an index for several; return their dtype."""
     shards: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
     total = pending_bytes = 0
     dtype = None
-    for name, tensor in stream:
+    for name, tensor in tensors.items():
         if pending and pending_bytes + tensor.nbytes > shard_bytes:
             shards.append(write_shard(directory, len(shards), pending))
             pending, pending_bytes = {}, 0

@@ -31,6 +31,12 @@ def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.
     return numbers.to(torch.int8), scale
 
 
+def round_weight(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the numbers of weight [O, I] as a layer holds them, and their scales [O]."""
+    numbers, scale = quantize_rows(weight, bits)
+    return (pack_pairs(numbers) if bits == 4 else numbers), scale
+
+
 class QuantizedLinear(nn.Module):
     """A linear layer with weights of few bits. Those of a new one are zeros, for a checkpoint to fill."""
 
@@ -52,8 +58,8 @@ class QuantizedLinear(nn.Module):
         """Return a quantised copy of `linear`, on its device."""
         with torch.device("meta"):
             made = cls(linear.in_features, linear.out_features, bits)
-        numbers, scale = quantize_rows(linear.weight, bits)
-        made.weight = nn.Parameter(pack_pairs(numbers) if bits == 4 else numbers, requires_grad=False)
+        numbers, scale = round_weight(linear.weight, bits)
+        made.weight = nn.Parameter(numbers, requires_grad=False)
         made.weight_scale = nn.Parameter(scale, requires_grad=False)
         made.bias = linear.bias
         return made

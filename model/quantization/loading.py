@@ -84,6 +84,6 @@ def rounded_tensors(tensors: Tensors, layers: Layers, kept: Readers | None = Non
     return LazyTensors(makers)
 
 
-def part_maker(rounded: Callable[[], Rounded], number: int) -> Maker:
+def part_maker(rounded: Callable[[], tuple[torch.Tensor | None, ...]], number: int) -> Maker:
     """Return what makes one part of a rounded weight."""
     return lambda: rounded()[number]  # type: ignore[return-value]

@@ -1,0 +1,126 @@
+"""A checkpoint of either format -> the Hugging Face network with its weights, rounded one by one where that is wanted.
+
+transformers' own loading takes a missing tensor for a new one, and brings the model into memory on the CPU first.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .checkpoint import Checkpoint, load_tensors
+from .checkpoint.adapters import PTUNING, methods_in
+from .checkpoint.hf import CONFIG_NAME, open_files
+from .checkpoint.layout import INTERLEAVED, SPLIT
+from .checkpoint.lazy import LazyTensors, Tensors, makers_of
+from .checkpoint.memory import build_empty
+from .checkpoint.prefix import encode_prefix
+from .checkpoint.quantized import SCALE
+from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
+from .checkpoint.whole import whole_tensors
+from .errors import SettingError
+from .quantization.loading import part_maker
+
+if TYPE_CHECKING:
+    from .hf.configuration_chatglm import ChatGLMConfig
+
+Progress = Callable[[int, int], None]
+
+
+def is_published(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's files have the names and the order of the Hugging Face network."""
+    return (checkpoint.path / CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
+
+
+def read_network(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Return the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
+
+    Args:
+        bits: that the language model's layers are to have, 8 or 4.
+        progress: is called with (tensors read, tensors in all).
+
+    Raises:
+        SettingError: the directory's weights have a few bits already, and others than these.
+    """
+    from transformers import GenerationConfig
+
+    from .hf.configuration_chatglm import ChatGLMConfig
+
+    checkpoint.split()  # asks the weights whether their rows lie as they should
+    config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
+    network = load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
+    if (checkpoint.path / GENERATION_NAME).is_file():
+        network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    return network
+
+
+def fill_network(
+    checkpoint: Checkpoint,
+    eos_token_id: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Return the network of a model in the SAT format, such as a fine-tune, LoRA merged; see `read_network`."""
+    from .hf.configuration_chatglm import ChatGLMConfig
+
+    checkpoint = encode_prefix(checkpoint) if PTUNING in methods_in(checkpoint.stored) else checkpoint.merge_lora()
+    config = ChatGLMConfig(**to_hf_config(checkpoint.config, eos_token_id, dtype))
+    tensors = hf_tensors(whole_tensors(checkpoint), checkpoint.config["num_attention_heads"], dtype)
+    return load_network(checkpoint, tensors, config, device, dtype, bits, progress)
+
+
+def load_network(
+    checkpoint: Checkpoint,
+    tensors: Tensors,
+    config: "ChatGLMConfig",
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: int | None,
+    progress: Progress | None,
+) -> Any:
+    """Build the network that `config` describes, and copy the tensors, which have its names, into it one at a time."""
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
+
+    if bits and config.quantization_bit not in (0, bits):
+        raise SettingError(
+            f"The weights in {checkpoint.path} have {config.quantization_bit} bits. Leave quant out, or take others."
+        )
+    config.name_or_path = str(checkpoint.path)
+    config.quantization_bit = bits or config.quantization_bit
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
+    rounded = rounded_tensors(tensors, network, dtype)
+    load_tensors(network, replace(checkpoint, stored=rounded, qkv_layout=SPLIT, is_settled=True), progress)
+    return network
+
+
+def rounded_tensors(tensors: Tensors, network: Any, dtype: torch.dtype) -> Tensors:
+    """Return `tensors` with whole weights rounded for those layers of the network that have few bits.
+
+    One whole weight at a time lies in memory, in `dtype` on the device of its layer.
+    """
+    from .hf.quantization import QuantizedLinear, round_weight
+
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, QuantizedLinear)}
+
+    @lru_cache(maxsize=1)  # its parts are asked for one after the other
+    def rounded(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        layer = layers[name]
+        return round_weight(tensors[f"{name}.weight"].to(layer.weight.device, dtype), layer.bits)
+
+    makers = makers_of(tensors)
+    for name in layers:
+        weight = f"{name}.weight"
+        if weight in tensors and weight + SCALE not in tensors:
+            makers[weight] = part_maker(partial(rounded, name), 0)
+            makers[weight + SCALE] = part_maker(partial(rounded, name), 1)
+    return LazyTensors(makers)
