@@ -1,14 +1,18 @@
 """Started by each launcher, with deepspeed in one process and in two, the training is the same."""
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from finetune import preparation
 from finetune.head import HEAD_ROWS
+from finetune.methods import method_settings
 from model.checkpoint.files import open_tensors
 from tests.finetuning import data, loss_of, losses_of, train  # noqa: F401
 
@@ -75,14 +79,25 @@ def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None
     assert is_near(run, alone)
 
 
+def with_whole_embeddings(options: argparse.Namespace, layers: int) -> dict[str, Any]:
+    """Return the settings of a method, with tokens' embeddings as ZeRO 3 has them."""
+    return {**method_settings(options, layers), "round_embeddings": False}
+
+
 @pytest.mark.parametrize("method", [["--use_ptuning"], ["--use_qlora"], ["--full", "--lr", "1e-4"]])
-def test_each_method_under_zero_3(method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_each_method_under_zero_3(
+    method: list[str],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = ["--train-iters", "2", "--batch-size", "2", "--zero-stage", "3", "--log-interval", "1"]
     run = launch(TWO, data, tmp_path / "save", *flags, *method)
+    if "--use_qlora" in method:  # which alone would round the tokens' embeddings as well
+        monkeypatch.setattr(preparation, "method_settings", with_whole_embeddings)
     expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
-    # QLoRA was seen to differ by 0.3 %, LoRA by less than 0.1; why is not known.
-    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=1e-2)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
     assert json.loads((run / "2" / "state.json").read_text(encoding="utf-8"))["processes"] == 2
 
 
