@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cli_demo import FAILED, MISUSED, add_model_arguments, load_model
 from model import ChatModel, SettingError, VisualGLMError, load_sat
 from serving import Settings, create_app
 from serving.server import serve
 from serving.trace import set_up_logging
+from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 
 
 def parse_arguments() -> tuple[argparse.Namespace, Settings]:

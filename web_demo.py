@@ -11,8 +11,8 @@ import socket
 import sys
 from collections.abc import Callable
 
-from cli_demo import FAILED, MISUSED, add_model_arguments, load_model
 from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
+from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
 PORT = 7860

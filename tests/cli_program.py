@@ -18,6 +18,7 @@ import pexpect
 
 import cli_demo
 from model import Conversation, GenerationConfig, Piece
+from terminal.interrupts import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
 SCENE = str(ROOT / "examples" / "scene.png")
@@ -85,12 +86,12 @@ def stand_in_a_storm() -> None:
     )
     hit = 0
     with (
-        cli_demo.on_interrupt(cli_demo.ignore_interrupt),
+        on_interrupt(ignore_interrupt),
         subprocess.Popen([sys.executable, "-c", storm], start_new_session=True) as program,
     ):
         while program.poll() is None:
             try:
-                with cli_demo.on_interrupt(cli_demo.interrupt_once):
+                with on_interrupt(interrupt_once):
                     pass
             except KeyboardInterrupt:
                 hit += 1

@@ -9,6 +9,8 @@ import pytest
 
 import cli_demo
 from model import CHINESE, DEMO, ENGLISH, Conversation, GenerationConfig, Piece, PromptTooLongError, Turn, Usage
+from terminal import dialogue
+from terminal.dialogue import Terminal
 from tests.cli_program import (
     DESCRIBED_EN,
     DESCRIBED_ZH,
@@ -55,9 +57,9 @@ def scripted_reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
     return read
 
 
-def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | None = "") -> cli_demo.Terminal:
+def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | None = "") -> Terminal:
     """Hold a dialogue, in English and without a picture unless one is given; return it when it has ended."""
-    terminal = cli_demo.Terminal(model, DEMO, ENGLISH, "Describe it.", scripted_reader(*lines))
+    terminal = Terminal(model, DEMO, ENGLISH, "Describe it.", scripted_reader(*lines))
     terminal.run(image)
     return terminal
 
@@ -103,7 +105,7 @@ class TestTerminal:
         def load_slowly(source: str) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli_demo, "load_image", load_slowly)
+        monkeypatch.setattr(dialogue, "load_image", load_slowly)
         talk(ScriptedModel(), image="http://slow.example/picture.png")
         assert "(stopped)\nPath or URL" in capsys.readouterr().out
 
@@ -125,7 +127,7 @@ class TestTerminal:
 
     def test_empty_first_question_is_not_asked(self) -> None:
         model = ScriptedModel()
-        cli_demo.Terminal(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
+        Terminal(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
         assert model.seen == []
 
     def test_interrupts_go_back_to_whom_they_went_before(self) -> None:

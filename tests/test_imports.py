@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "model").rglob("*.py"))
-LAYERS = ("serving", "finetune", "tiny", "benchmarks", "tests", "web", "cli_demo", "web_demo", "api")
+LAYERS = ("serving", "finetune", "tiny", "benchmarks", "tests", "terminal", "web", "cli_demo", "web_demo", "api")
 NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
     "sat": {"sat_compat", "blip2", "visualglm", "lora", "ptuning", "finetuned", "frozen", "loading"},

@@ -1,0 +1,51 @@
+"""What all command lines share: the flags that choose a model, and its loading, which can be watched."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+
+from model import ChatModel
+from model.checkpoint.resolve import DEFAULT_MODEL
+from model.loading import DTYPES
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
+
+
+@contextlib.contextmanager
+def loading_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show how much of the weights is read, on the standard error if that is a terminal."""
+    from tqdm import tqdm
+
+    # The delay lets it begin with the first tensor, after any notice of a download.
+    with tqdm(unit="tensor", desc="Loading", leave=False, disable=None, delay=0.01) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a model and how it is loaded."""
+    add = parser.add_argument
+    names = "visualglm-tiny, visualglm-6b, a directory, or a hub id"
+    add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
+    add(
+        "--base",
+        metavar="NAME_OR_DIR",
+        help="of a fine-tune that holds only what was trained, where its base has moved",
+    )
+    add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
+    add("--quant_vision", action="store_true", help="with --quant, quantise the image part as well")
+    add("--quant_embeddings", action="store_true", help="with --quant, quantise the tokens' embeddings as well")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
+
+
+def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
+    """Load the model that the flags of `add_model_arguments` name, showing how far it is."""
+    names = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
+    settings = {name: getattr(options, name) for name in names}
+    with loading_bar() as progress:
+        return load(options.from_pretrained, progress=progress, **settings)

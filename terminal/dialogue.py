@@ -1,0 +1,125 @@
+"""A dialogue with one person at a terminal."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from model import ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
+from model.chat import dropped_notice
+from model.image import load_image
+
+from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
+from .streams import write
+from .texts import WORDS
+
+CLEAR, STOP = "clear", "stop"
+
+
+class Ended(Exception):  # noqa: N818  (not an error)
+    """The person ended the program."""
+
+
+class Terminal:
+    """A dialogue with one person.
+
+    Args:
+        model: answers.
+        config: how answers are sampled.
+        language: of the prompt and of what the program says.
+        describe: the first question about every picture; empty for none.
+        read: shows a prompt and returns a line, as `input` does.
+    """
+
+    def __init__(
+        self, model: ChatModel, config: GenerationConfig, language: Language, describe: str, read: Callable[[str], str]
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.words = WORDS[language]
+        self.describe = describe
+        self.read = read
+        self.conversation = Conversation(language=language)
+        self.told_of_dropped_turns = False
+
+    def run(self, image: str | None) -> None:
+        """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
+        print(self.words.welcome)
+        # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
+        with on_interrupt(ignore_interrupt), contextlib.suppress(Ended):
+            while True:
+                self.start(image)
+                self.talk()
+                image = None
+        print(self.words.goodbye)
+
+    def start(self, source: str | None) -> None:
+        """Start over with a picture, the one given or one asked for, and describe it."""
+        image = self.choose_picture(source)
+        self.conversation = Conversation(image, language=self.conversation.language)
+        self.told_of_dropped_turns = False
+        if image and self.describe:
+            self.answer(self.describe)
+
+    def choose_picture(self, source: str | None) -> Any:
+        """Load the picture at `source`, or ask for one until it can be used; None for a talk without."""
+        while True:
+            while source is None or source == CLEAR:
+                source = self.ask(self.words.ask_picture)
+            try:
+                with on_interrupt(interrupt_once):
+                    return load_image(source) if source else None
+            except KeyboardInterrupt:
+                print(self.words.stopped)
+            except VisualGLMError as error:
+                print(error)
+            source = None
+
+    def talk(self) -> None:
+        """Answer questions until the person wants to start over."""
+        while (question := self.ask(self.words.ask_question)) != CLEAR:
+            if question:
+                self.answer(question)
+
+    def ask(self, prompt: str) -> str:
+        """Ask for a line. Ctrl-C drops what was typed.
+
+        Raises:
+            Ended: at `stop`, Ctrl-D, or the end of the input.
+        """
+        while True:
+            try:
+                line = self.read(prompt).strip()
+            except KeyboardInterrupt:
+                print(f"\n{self.words.how_to_end}")
+                continue
+            except EOFError:
+                print()
+                raise Ended from None
+            if line == STOP:
+                raise Ended
+            return line
+
+    def answer(self, question: str) -> None:
+        """Write the answer as it comes; keep it in the conversation if it becomes complete."""
+        print(self.words.answer, end="", flush=True)
+        try:
+            with on_interrupt(interrupt_once):
+                text = "".join(self.show(question))
+        except KeyboardInterrupt:
+            print(self.words.stopped)
+        except VisualGLMError as error:
+            print(f"\n{error}")
+        else:
+            print()
+            self.conversation.turns.append(Turn(question, text))
+
+    def show(self, question: str) -> Iterator[str]:
+        """Write each piece of an answer, and what is to be said about it at the end; yield it."""
+        for piece in self.model.stream_answer(self.conversation, question, self.config):
+            write(piece.text)
+            yield piece.text
+            if piece.finish_reason == "length":
+                print(f"\n{self.words.cut_short}", end="")
+            if piece.usage is not None and piece.usage.dropped_turns and not self.told_of_dropped_turns:
+                self.told_of_dropped_turns = True
+                print(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")

@@ -1,0 +1,44 @@
+"""What is read from a person and written to one: at a terminal, or through pipes."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from .interrupts import interrupt_once, on_interrupt
+
+UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
+
+
+def accept_any_text() -> None:
+    """Let no byte that cannot be read and no character that cannot be shown end the program."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Escaped, the name of a picture keeps its bytes that are not UTF-8; the tokenizer reads them as "?".
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
+
+
+def write(text: str) -> None:
+    """Write a piece of an answer at once, without the control characters that would command the terminal."""
+    print(text.translate(UNPRINTABLE), end="", flush=True)
+
+
+def make_reader() -> Callable[[str], str]:
+    """Return a function that asks for a line: with editing and history at a terminal, plain otherwise."""
+    if not sys.stdin.isatty() or not sys.stdout.isatty():
+        return read_plainly
+    # It asks the terminal where the cursor is, to place menus that we have not, and complains if that is mute.
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
+    from prompt_toolkit import PromptSession
+
+    return partial(PromptSession[str]().prompt, handle_sigint=False)  # while it reads, Ctrl-C is a key
+
+
+def read_plainly(prompt: str) -> str:
+    """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
+    with on_interrupt(interrupt_once):
+        line = input(prompt)
+    if not sys.stdin.isatty():
+        print(line)
+    return line
