@@ -6,7 +6,8 @@
 >>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
 """
 
-from .chat import ChatModel, SatChatModel, chat, chat_batch, stream_chat
+from .chat import chat, chat_batch, stream_chat
+from .chat_model import ChatModel, SatChatModel
 from .errors import (
     BusyError,
     CheckpointError,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .chat import SatChatModel
+from .chat_model import SatChatModel
 from .errors import VisualGLMError
 from .generation import GenerationConfig
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .chat import SatChatModel
+from .chat_model import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty

@@ -14,7 +14,7 @@ from sat.mpu import ColumnParallelLinear
 from torch import nn
 
 from model import SettingError, VisualGLMModel, load_hf, load_sat
-from model.chat import SatChatModel
+from model.chat_model import SatChatModel
 from model.generation import GenerationConfig, Request
 from model.generation.cache import answer_positions
 from model.generation.decoder import make_decoder
