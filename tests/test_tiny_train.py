@@ -29,7 +29,7 @@ def train(directory: Path, steps: int, *options: str) -> list[dict[str, float]]:
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
-    rates = [learning_rate(step, 1000, 1e-3, warm_up=100) for step in range(1000)]
+    rates = [learning_rate(step, 1000, 1e-3, 100) for step in range(1000)]
     assert rates[0] == pytest.approx(1e-5)
     assert max(rates) == pytest.approx(1e-3)
     assert rates.index(max(rates)) in (99, 100)
@@ -54,3 +54,14 @@ def test_training_lowers_the_loss_and_writes_a_model_that_loads(tmp_path: Path) 
     reports = train(tmp_path / "model", 18, "--lr", "1e-2")  # still warming up: the rate reaches 6e-4
     assert reports[-1]["answer"] < reports[0]["answer"] - 0.3
     assert load_sat(tmp_path / "model", device="cpu").network.image_length == 32
+
+
+@pytest.mark.slow
+def test_going_on_from_a_model_leaves_its_vit(tmp_path: Path) -> None:
+    directory = tmp_path / "further"
+    reports = train(directory, 2, "--start", "visualglm-tiny", "--warm_up", "1", "--lr", "1e-4")
+    assert all(line["look"] < 0.5 for line in reports)  # which the mean of its embeddings shows already
+    assert all(line["answer"] < 0.5 for line in reports)
+    expected = dict(open_checkpoint("visualglm-tiny").tensors())
+    for name, tensor in open_checkpoint(directory).tensors():
+        assert torch.equal(tensor, expected[name]) == (".vit." in name), name

@@ -1,7 +1,9 @@
-"""Train visualglm-tiny from nothing, on pictures and questions that are drawn as they are needed.
+"""Train visualglm-tiny, on pictures and questions that are drawn as they are needed.
 
-    python -m tiny.train --out model/pretrained/visualglm-tiny
+    python -m tiny.train --out first
+    python -m tiny.train --start first --out second --steps 400 --warm_up 30 --lr 3e-4 --pictures 16 --questions 4
 
+With `--start` the mean of the image embeddings learns to be what a picture looks like, while the ViT stays as it is.
 Continues from `--state` where that file exists. Ends by writing the model in the Hugging Face format.
 """
 
@@ -11,20 +13,23 @@ import math
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from model import HF_CHAT, load_tokenizer
-from model.checkpoint import save_hf
+from model.checkpoint import load_tensors, open_checkpoint, save_hf
+from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.vocabulary import VOCABULARY_NAME
+from model.visualglm import VisualGLMModel
 from tiny.questions import corpus
 from tiny.training.data import PICTURE_SIZE, Batches, load_batches
 from tiny.training.network import IMAGE_LENGTH, PATCH, Trainee, build
 from tiny.training.rows import plan_lengths
 from tiny.training.sizes import Sizes
-from tiny.training.step import TrainingStep, make_optimizer
+from tiny.training.step import FURTHER_WEIGHTS, WEIGHTS, TrainingStep, make_optimizer
 from tiny.training.tokenizer import train_tokenizer
 
 VOCABULARY = 1500
@@ -32,7 +37,7 @@ VOCABULARY_TEXTS = 60_000
 SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature", "repetition_penalty")
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 300) -> float:
+def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
     """Return a linear rise, then half a cosine down to a hundredth."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
@@ -44,6 +49,17 @@ def ensure_tokenizer(directory: Path, seed: int) -> None:
     """Train a tokenizer in `directory` where there is none yet."""
     if not (directory / VOCABULARY_NAME).is_file():
         train_tokenizer(corpus(np.random.default_rng(seed), VOCABULARY_TEXTS), directory, VOCABULARY)
+
+
+def begin_from(start: str, directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
+    """Return a trained network, whose ViT will stay as it is, and its configuration; copy its tokenizer."""
+    checkpoint = open_checkpoint(start)
+    directory.mkdir(parents=True, exist_ok=True)
+    copy_tokenizer(checkpoint, directory)
+    network, config = build(directory, seed)
+    load_tensors(network, checkpoint)
+    network.image_part.vit.requires_grad_(False)
+    return network, config
 
 
 def train(trainee: Trainee, options: Namespace, device: torch.device) -> None:
@@ -60,11 +76,11 @@ def train(trainee: Trainee, options: Namespace, device: torch.device) -> None:
     lengths = plan_lengths(load_tokenizer(options.out), sizes)
     print(f"sequences of {lengths} tokens", flush=True)
     dataset = Batches(options.out, sizes, lengths, first, options.steps)
-    run_step = TrainingStep(trainee, optimizer, device)
+    run_step = TrainingStep(trainee, optimizer, device, WEIGHTS if options.start is None else FURTHER_WEIGHTS)
     clock = Clock(device)
     for step, batch in enumerate(load_batches(dataset, options.workers, device.type == "cuda"), start=first):
         clock.data_came()
-        run_step(batch, learning_rate(step, options.steps, options.lr))
+        run_step(batch, learning_rate(step, options.steps, options.lr, options.warm_up))
         clock.step_done()
         if (step + 1) % options.report == 0 or step + 1 == options.steps:
             numbers = {**run_step.report(), **clock.report(step + 1 - first)}
@@ -118,11 +134,13 @@ def parse_arguments() -> Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the model")
+    parser.add_argument("--start", metavar="NAME_OR_DIR", help="model to go on from; none for a new one")
     parser.add_argument("--state", type=Path, help="file to continue from and to keep the state in")
     parser.add_argument("--steps", type=int, default=18000)
     parser.add_argument("--pictures", type=int, default=Sizes.pictures, help="pictures a step")
     parser.add_argument("--questions", type=int, default=Sizes.questions, help="questions a picture, an even number")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--warm_up", type=int, default=300, help="steps in which the rate rises")
     parser.add_argument("--seed", type=int, default=Sizes.seed)
     parser.add_argument("--workers", type=int, default=15, help="processes that draw")
     parser.add_argument("--report", type=int, default=200, help="steps between reports")
@@ -134,10 +152,13 @@ def main() -> None:
     """Train, and write the model."""
     options = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ensure_tokenizer(options.out, options.seed)
-    network, config = build(options.out, options.seed)
+    if options.start is None:
+        ensure_tokenizer(options.out, options.seed)
+        network, config = build(options.out, options.seed)
+    else:
+        network, config = begin_from(options.start, options.out, options.seed)
     print(f"{sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
-    trainee = Trainee(network).to(device)
+    trainee = Trainee(network, is_bound=options.start is not None).to(device)
     train(trainee, options, device)
     # The published minimum length is beyond most of our answers.
     sampling = {"min_length": 0, **{key: getattr(HF_CHAT, key) for key in SAMPLING_KEYS}}

@@ -27,6 +27,7 @@ VISION_LAYERS, LANGUAGE_LAYERS = 5, 4
 IMAGE_LENGTH = Sizes.image_length
 RARE = -4.0  # the logit of a kind or colour in a cell, before anything is known
 LOOK_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
+LOOK_SCALE = 0.2  # times that picture, which has as many numbers, the mean of the embeddings is to be
 CROSS_ATTENTION = [True, True, True]
 
 
@@ -121,7 +122,7 @@ class Losses(NamedTuple):
         answer: cross-entropy of the answers' tokens, their mean in nats.
         map: the same of what the ViT's patches tell of the kind and the colour that each shows.
         places: the same of what the image embeddings tell of where which kinds and colours stand.
-        look: mean squared error of what their mean tells of the picture's brightness and colours.
+        look: mean squared error of what their mean tells of the picture's brightness and colours, or is of them.
     """
 
     answer: torch.Tensor
@@ -131,9 +132,15 @@ class Losses(NamedTuple):
 
 
 class Trainee(nn.Module):
-    """The network, with linear heads that are thrown away after training."""
+    """The network, with linear heads that are thrown away after training.
 
-    def __init__(self, network: VisualGLMModel) -> None:
+    Args:
+        network: to train.
+        is_bound: whether the mean of the image embeddings has to be the look itself, which otherwise a head may bring
+            out, however faint it is.
+    """
+
+    def __init__(self, network: VisualGLMModel, is_bound: bool = False) -> None:
         super().__init__()
         speed_up(network)
         self.network = network
@@ -141,7 +148,7 @@ class Trainee(nn.Module):
         self.colour_head = nn.Linear(VISION_WIDTH, len(COLOURS) + 1)
         self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, Sizes.places**2 * (len(KINDS) + len(COLOURS)))
         nn.init.constant_(self.place_head.bias, RARE)
-        self.look_head = nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
+        self.look_head = None if is_bound else nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
 
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
@@ -152,7 +159,8 @@ class Trainee(nn.Module):
         total = torch.stack([self.answer_loss(part, images) for part in batch.sequences]).sum()
         tokens = torch.stack([(part.labels != IGNORED_LABEL).sum() for part in batch.sequences]).sum()
         places = self.place_head(images.flatten(1)).float()
-        look = self.look_head(images.mean(dim=1)).float()
+        mean = images.mean(dim=1)
+        look = (mean / LOOK_SCALE if self.look_head is None else self.look_head(mean)).float()
         return Losses(
             total / tokens,
             self.map_loss(features[:, 1:], batch),

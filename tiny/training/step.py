@@ -10,7 +10,9 @@ from torch import nn
 from tiny.training.data import Batch
 from tiny.training.network import Losses, Trainee
 
-WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2}  # of the losses in their sum
+# Of the losses in their sum: from nothing, and from a trained model, which new heads could first teach nothing.
+WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2}
+FURTHER_WEIGHTS = {"answer": 1.0, "map": 0.0, "places": 0.0, "look": 0.3}
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.05, 1.0
 WARM_UP = 3  # steps before recording, in which libraries allocate and choose kernels
 
@@ -30,13 +32,22 @@ def make_optimizer(trainee: nn.Module, device: torch.device) -> torch.optim.Adam
 class TrainingStep:
     """Makes one step at each call.
 
+    Args:
+        trainee: to train.
+        optimizer: of `make_optimizer`.
+        device: that it is on.
+        weights: of the losses in their sum.
+
     Attributes:
         losses: of the last step, on the device.
         norm: the length of its gradient, before it was clipped.
     """
 
-    def __init__(self, trainee: Trainee, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    def __init__(
+        self, trainee: Trainee, optimizer: torch.optim.Optimizer, device: torch.device, weights: dict[str, float]
+    ) -> None:
         self.trainee = trainee
+        self.weights = weights
         self.optimizer = optimizer
         self.device = device
         self.calls = 0
@@ -75,7 +86,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses: Losses = self.trainee(self.batch)
-        torch.stack([WEIGHTS[name] * loss for name, loss in losses._asdict().items()]).sum().backward()
+        torch.stack([self.weights[name] * loss for name, loss in losses._asdict().items()]).sum().backward()
         self.norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), CLIP)
         self.optimizer.step()
         self.losses = Losses(*(loss.detach() for loss in losses))
