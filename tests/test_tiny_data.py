@@ -152,7 +152,7 @@ def test_the_look_of_a_picture_is_its_colours_and_how_much_they_vary() -> None:
     pixels = torch.zeros(1, 3, 224, 224)
     pixels[:, 0, :28, :28] = 2.0
     pixels[:, :, 196:, 196::2] = 1.0
-    look = look_of(pixels)
+    look = look_of(pixels, 8)
     assert look.shape == (1, 4, 8, 8)
     assert look[0, :, 0, 0].tolist() == pytest.approx([2, 0, 0, 0], abs=0.01)
     assert look[0, :, 7, 7].tolist() == pytest.approx([0.5] * 4)

@@ -28,6 +28,7 @@ IMAGE_LENGTH = Sizes.image_length
 RARE = -4.0  # the logit of a kind or colour in a cell, before anything is known
 LOOK_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
 LOOK_SCALE = 0.2  # times that picture, which has as many numbers, the mean of the embeddings is to be
+STATE_LAYER, STATE_CELLS = 2, 4  # which layer's input is to tell the look of the picture, in so many cells a row
 CROSS_ATTENTION = [True, True, True]
 
 
@@ -123,12 +124,14 @@ class Losses(NamedTuple):
         map: the same of what the ViT's patches tell of the kind and the colour that each shows.
         places: the same of what the image embeddings tell of where which kinds and colours stand.
         look: mean squared error of what their mean tells of the picture's brightness and colours, or is of them.
+        state: the same of what the language model's states tell of these where it answers.
     """
 
     answer: torch.Tensor
     map: torch.Tensor
     places: torch.Tensor
     look: torch.Tensor
+    state: torch.Tensor
 
 
 class Trainee(nn.Module):
@@ -149,6 +152,9 @@ class Trainee(nn.Module):
         self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, Sizes.places**2 * (len(KINDS) + len(COLOURS)))
         nn.init.constant_(self.place_head.bias, RARE)
         self.look_head = None if is_bound else nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
+        self.state_head = nn.Linear(LANGUAGE_WIDTH, 4 * STATE_CELLS**2)
+        self.states = torch.empty(0)
+        network.transformer.layers[STATE_LAYER].input_layernorm.register_forward_pre_hook(self._keep_states)
 
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
@@ -156,16 +162,19 @@ class Trainee(nn.Module):
         pixels = normalize(batch.pictures)
         features = blip2.vit(pixels)
         images = blip2.glm_proj(blip2.qformer(features))
-        total = torch.stack([self.answer_loss(part, images) for part in batch.sequences]).sum()
+        coarse = look_of(pixels, STATE_CELLS).flatten(1)
+        sums = [(self.answer_loss(part, images), self.state_error(part, coarse)) for part in batch.sequences]
+        answers, errors = (torch.stack(some).sum() for some in zip(*sums, strict=True))
         tokens = torch.stack([(part.labels != IGNORED_LABEL).sum() for part in batch.sequences]).sum()
         places = self.place_head(images.flatten(1)).float()
         mean = images.mean(dim=1)
         look = (mean / LOOK_SCALE if self.look_head is None else self.look_head(mean)).float()
         return Losses(
-            total / tokens,
+            answers / tokens,
             self.map_loss(features[:, 1:], batch),
             F.binary_cross_entropy_with_logits(places, batch.places.flatten(1).float()),
-            F.mse_loss(look, look_of(pixels).flatten(1)),
+            F.mse_loss(look, look_of(pixels, LOOK_CELLS).flatten(1)),
+            errors / tokens,
         )
 
     def answer_loss(self, part: Sequences, images: torch.Tensor) -> torch.Tensor:
@@ -182,6 +191,21 @@ class Trainee(nn.Module):
             logits.flatten(0, 1).float(), part.labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
         )
 
+    def state_error(self, part: Sequences, look: torch.Tensor) -> torch.Tensor:
+        """Return how badly the states that `answer_loss` met tell the looks [P, C], summed over the answers' tokens.
+
+        No number has more than a unit's length of a state to read, so that it cannot be told faintly.
+        """
+        states = F.layer_norm(self.states, (LANGUAGE_WIDTH,))
+        told = F.linear(states, F.normalize(self.state_head.weight, dim=1), self.state_head.bias).float()
+        if part.picture is None:
+            return 0 * told.sum()
+        errors = (told - look.index_select(0, part.picture)[:, None]).square().mean(dim=-1)
+        return (errors * (part.labels != IGNORED_LABEL)).sum()
+
+    def _keep_states(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        self.states = given[0]
+
     def map_loss(self, patches: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return how badly the patches [P, N, Dv] tell what they show."""
         kind = F.cross_entropy(self.kind_head(patches).flatten(0, 1).float(), batch.kinds.flatten() + 1)
@@ -197,9 +221,9 @@ def normalize(pictures: torch.Tensor) -> torch.Tensor:
     return torch.stack(channels, dim=1)
 
 
-def look_of(pixels: torch.Tensor) -> torch.Tensor:
+def look_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
     """Return [P, 4, cells, cells] of pixels [P, 3, S, S]: the mean of each colour, and how much brightness varies."""
-    size = pixels.shape[-1] // LOOK_CELLS
+    size = pixels.shape[-1] // cells
     brightness = pixels.mean(dim=1, keepdim=True)
     variance = F.avg_pool2d(brightness.square(), size) - F.avg_pool2d(brightness, size).square()
     return torch.cat((F.avg_pool2d(pixels, size), variance.clamp(min=0).sqrt()), dim=1)

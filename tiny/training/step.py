@@ -11,8 +11,8 @@ from tiny.training.data import Batch
 from tiny.training.network import Losses, Trainee
 
 # Of the losses in their sum: from nothing, and from a trained model, which new heads could first teach nothing.
-WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2}
-FURTHER_WEIGHTS = {"answer": 1.0, "map": 0.0, "places": 0.0, "look": 0.3}
+WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2, "state": 0.0}
+FURTHER_WEIGHTS = {"answer": 1.0, "map": 0.0, "places": 0.0, "look": 0.3, "state": 0.1}
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.05, 1.0
 WARM_UP = 3  # steps before recording, in which libraries allocate and choose kernels
 
