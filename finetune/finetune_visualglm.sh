@@ -11,11 +11,11 @@ if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then python=.venv/bin/python
 
 base=$("$python" -m finetune.base "$@")
 if [ "$base" = visualglm-tiny ]; then
-    # What looks at pictures has to bring out their backgrounds, and what speaks of them has to name these.
-    settings=(--lora_targets llm qformer --lora_alpha 10 --lr 0.004 --train-iters 500 --batch-size 8 --crop 0.15 --flip
-        --remember 720 --remember-weight 0.1)
+    settings=(--batch-size 8 --crop 0.5 --flip --remember 360)
     if [ "${METHOD:-}" = --use_ptuning ]; then
-        settings=(--pre_seq_len 32 --lr 0.1 --train-iters 400 --batch-size 8 --crop 0.3 --remember 360 --remember-weight 0.3)
+        settings+=(--pre_seq_len 32 --lr 0.1 --train-iters 400 --remember-weight 0.5)
+    else
+        settings+=(--lora_alpha 10 --lr 0.003 --train-iters 250 --remember-weight 0.3)
     fi
 else
     settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)
