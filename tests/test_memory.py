@@ -37,8 +37,8 @@ def load(name):
         return load_hf(name, device="cpu", dtype="bfloat16", quant=4).network
     return VisualGLMModel.from_pretrained(name, args=Namespace(bf16=True, device="cpu"))[0]
 
-load_sat("visualglm-tiny", device="cpu")  # what is imported and allocated once
-load("visualglm-tiny")
+warm = load_hf if sys.argv[2] == "load_hf" else load_sat
+warm("visualglm-tiny", device="cpu")  # what is imported and allocated once
 before, peak, done = anonymous(), 0, threading.Event()
 def watch():
     global peak
@@ -103,7 +103,7 @@ def test_the_hugging_face_side_rounds_as_it_loads(golden_spec: dict[str, Any], t
     shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path)
     whole, largest, peak = measure(tmp_path, "load_hf")
     assert 120e6 < whole < 180e6
-    assert whole <= peak < whole + 2 * largest + LITTLE  # of float32 while it is rounded
+    assert peak < whole + 2 * largest + LITTLE  # of float32 while it is rounded
 
 
 def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> None:
