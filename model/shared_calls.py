@@ -16,7 +16,7 @@ class SharedCalls(Generic[T, R]):
     Nobody waits for company: whoever finds the function free takes what has come meanwhile, first come first served.
 
     Args:
-        function: makes of a list of items that of their results.
+        function: makes of a list of items that of their results, one for each.
         most: items in a call.
     """
 

@@ -1,9 +1,10 @@
 """Train visualglm-tiny, on pictures and questions that are drawn as they are needed.
 
     python -m tiny.train --out first
-    python -m tiny.train --start first --out second --steps 400 --warm_up 30 --lr 3e-4 --pictures 16 --questions 4
+    python -m tiny.train --start first --out second --steps 500 --warm_up 30 --lr 3e-4 --pictures 16 --questions 4
 
-With `--start` the mean of the image embeddings learns to be what a picture looks like, while the ViT stays as it is.
+With `--start` the mean of the image embeddings learns to be what a picture looks like, and the language model's
+states learn to tell it, while the ViT stays as it is.
 Continues from `--state` where that file exists. Ends by writing the model in the Hugging Face format.
 """
 
