@@ -1,6 +1,7 @@
 """Answers written side by side are those that each prompt would get alone."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -111,6 +112,27 @@ def test_a_prompt_without_room_ends_at_once(golden_model: VisualGLMModel, prompt
     (event,) = batch.begin(Request(config=GREEDY, **prompts[0]))
     assert event[1] == Step(None, "length")
     assert batch.free == 2
+
+
+def test_no_step_is_started_that_nobody_could_want(
+    golden_model: VisualGLMModel, prompts: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the next step is started before the last one's tokens are looked at, as on a GPU."""
+    requests = [Request(config=GREEDY.replace(max_new_tokens=5), forbidden=[(END, END + 1)], **p) for p in prompts[:2]]
+    batch, steps = Batch(golden_model, 2, 200, END), 0
+
+    def count(key: Any, step: Callable[[], None], remember: Any) -> None:
+        nonlocal steps
+        steps += 1
+        step()
+
+    monkeypatch.setattr(batch.decoder, "is_static", True, raising=False)
+    monkeypatch.setattr(batch.graphs, "run", count)
+    events = batch.begin(*requests)
+    while batch.rows:
+        events += batch.step()
+    assert steps == 4, "the first token is the prompt's"
+    assert [sum(of is one for of, _ in events) for one in requests] == [5, 5]
 
 
 def test_a_users_mixin_changes_a_batch_as_it_does_each_answer(

@@ -164,7 +164,9 @@ class Batch:
     def step(self) -> list[Event]:
         """Write the next token of every answer, and return it; ended answers leave their rows."""
         flight = self.flight or self._launch()
-        self.flight = self._launch() if self.decoder.is_static else None
+        # None is started that nobody could want: a prompt that comes now would wait for it.
+        goes_on = self.decoder.is_static and any(row.drawn < row.budget for row in self.rows)
+        self.flight = self._launch() if goes_on else None
         return self._land(flight)
 
     @torch.inference_mode()
