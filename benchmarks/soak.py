@@ -4,11 +4,11 @@ python -m benchmarks.soak
 python -m benchmarks.soak --device cpu --minutes 1 --rate 5
 python -m benchmarks.soak --quant 4 --minutes 10
 
-Requests come at random, with prompts and answers of random lengths, each about one of a few pictures. Some are
-cancelled after a random number of tokens, which may be 0. Requests beyond what may
-wait are refused, and counted. Now and then the same probe is asked; in float32 it must get the same tokens whoever
-else is answered at the time. Memory is sampled all the while: the mean of the last third of samples may exceed that of
-the third before it by no more than the allowance. Exits with 1 where anything of this fails.
+Requests come at random, with prompts and answers of random lengths, each about one of more pictures than are kept. Some
+are cancelled after a random number of tokens, which may be 0. Requests beyond what may wait are refused, and counted.
+Now and then the same probe is asked; in float32 it must get the same tokens whoever else is answered at the time. Memory
+is sampled all the while: the mean of the last third of samples may exceed that of the third before it by no more than the
+allowance. Exits with 1 where anything of this fails.
 """
 
 import argparse
@@ -31,8 +31,9 @@ from benchmarks.parts.subjects import Engine
 from benchmarks.parts.table import show
 from model import BusyError
 from model.generation import Request, Scheduler
+from model.pictures import CACHED_PICTURES
 
-PICTURES = 12  # more than are kept
+PICTURES = CACHED_PICTURES + 44  # more than are kept
 CANCELLED, PROBES = 0.3, 0.05  # shares of all requests
 PROBE_TOKENS = 24
 ALLOWANCE_MIB = 64.0
