@@ -4,11 +4,11 @@ python -m benchmarks.soak
 python -m benchmarks.soak --device cpu --minutes 1 --rate 5
 python -m benchmarks.soak --quant 4 --minutes 10
 
-Requests come at random, with prompts and answers of random lengths, each about one of more pictures than are kept. Some
-are cancelled after a random number of tokens, which may be 0. Requests beyond what may wait are refused, and counted.
-Now and then the same probe is asked; in float32 it must get the same tokens whoever else is answered at the time. Memory
-is sampled all the while: the mean of the last third of samples may exceed that of the third before it by no more than the
-allowance. Exits with 1 where anything of this fails.
+Requests come at random, with prompts and answers of random lengths, each about one of more pictures than are kept.
+Some are cancelled after a random number of tokens, which may be 0. Requests beyond what may wait are refused, and
+counted. Now and then the same probe is asked; in float32 it must get the same tokens whoever else is answered at the
+time. Memory is sampled all the while: the mean of the last third of samples may exceed that of the third before it by
+no more than the allowance. Exits with 1 where anything of this fails.
 """
 
 import argparse

@@ -24,12 +24,13 @@ ALONE = {
     "image_file": {"errors", "fetch"},
     "image": {"errors", "address", "fetch", "image_file"},
     "prompt": {"errors"},
+    "recording": set(),
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "generation": {"kernels"},
+    "generation": {"kernels", "recording"},
     "kernels": {"quantization"},
     "checkpoint": {"generation", "hf", "quantization"},
-    "hf": {"prompt", "image", "quantization"},
+    "hf": {"prompt", "image", "quantization", "recording"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
     "pictures": {"cores", "encoder", "generation", "image", "shared_calls"},

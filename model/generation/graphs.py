@@ -1,24 +1,16 @@
 """CUDA graphs: a series of kernels that is recorded once and then started as one."""
 
-import functools
-import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 
+from ..recording import side_stream, undisturbed
+
 # Libraries allocate and choose kernels in the first call.
 WARM_UP = 1
-# One recording at a time in a program: memory of one must not be taken for another's.
-recording = threading.Lock()
 
 Undo = Callable[[], None]
-
-
-@functools.cache
-def side_stream(device: int) -> torch.cuda.Stream:
-    """Return the stream on which everything is recorded: cuBLAS keeps 32 MB for each that it was ever used on."""
-    return torch.cuda.Stream(device)
 
 
 def nothing() -> None:
@@ -57,7 +49,7 @@ class Graphs:
         self.graphs, self.pool = {}, None
 
     def _record(self, function: Callable[[], None], undo: Undo) -> torch.cuda.CUDAGraph:
-        with recording:
+        with undisturbed():
             side = side_stream(torch.cuda.current_device())
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):

@@ -29,7 +29,16 @@ OWN_MODULES = (
     "vision_chatglm",
 )
 TOKENIZER_MODULES = ("text_chatglm", "tokenization_chatglm")  # which the model does without
-SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "kernels", "prompt")  # copied unchanged
+SHARED_MODULES = (
+    "address",
+    "errors",
+    "fetch",
+    "image",
+    "image_file",
+    "kernels",
+    "prompt",
+    "recording",
+)  # copied unchanged
 FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {

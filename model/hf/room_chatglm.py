@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ..recording import side_stream, undisturbed
+
 STRIDE = 256  # places
 LEAST_FREE = STRIDE // 2  # places that are free at first, so that the next room or graph is not wanted soon
 
@@ -25,12 +27,6 @@ def padded(length: int) -> int:
 def with_free(length: int) -> int:
     """Return a multiple of STRIDE that leaves some places free."""
     return padded(length + LEAST_FREE)
-
-
-@functools.cache
-def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream on which everything is recorded: cuBLAS keeps 32 MB for each that it was ever used on."""
-    return torch.cuda.Stream(device)
 
 
 class Traffic:
@@ -137,7 +133,9 @@ class Room:
         if not self.states.is_cuda:
             return False
         with torch.cuda.device(self.states.device), traffic(self.states.device).stopped() as is_alone:
-            if is_alone:
+            if not is_alone:
+                return False
+            with undisturbed():
                 side, graph = side_stream(self.states.device), torch.cuda.CUDAGraph()
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
@@ -147,4 +145,4 @@ class Room:
                 with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                     logits = self.compute(model, length)
                 self.graphs[length] = graph, logits
-        return is_alone
+        return True

@@ -7,6 +7,7 @@ step is several times faster (https://pytorch.org/docs/stable/notes/cuda.html#cu
 import torch
 from torch import nn
 
+from model.recording import undisturbed
 from tiny.training.data import Batch
 from tiny.training.network import Losses, Trainee
 
@@ -102,6 +103,6 @@ class TrainingStep:
     def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # The loader's own thread allocates pinned memory meanwhile, which is no business of this recording.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with undisturbed(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._compute()
         return graph
