@@ -14,8 +14,12 @@ import torch
 from model import VisualGLMModel
 from model.checkpoint import save_hf, save_sat
 from model.checkpoint.lazy import LazyTensors
-from model.checkpoint.memory import build_empty
+from model.checkpoint.memory import WithoutData, build_empty
 from model.checkpoint.vocabulary import VOCABULARY_NAME, find_vocabulary
+from model.hf import ChatGLMConfig
+from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
+from model.hf.quantization import QuantizedLinear
+from tests.checkpoints import TINY
 from tests.conftest import build_model
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +121,21 @@ def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> N
     ]
     for (name, buffer), (_, expected) in zip(empty.named_buffers(), ordinary.named_buffers(), strict=True):
         assert torch.equal(buffer, expected), name
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_few_bits_are_built_without_memory(bits: int) -> None:
+    """Where the network is for a GPU, the host would hold them all."""
+    config = ChatGLMConfig.from_pretrained(TINY)
+    config.quantization_bit = bits
+    with WithoutData():
+        built = HfModel(config)
+    layers = [module for module in built.modules() if isinstance(module, QuantizedLinear)]
+    assert layers and all(layer.weight.is_meta for layer in layers)
+    network = build_empty(lambda: HfModel(config), torch.device("cpu"), torch.bfloat16)
+    for module in network.modules():
+        if isinstance(module, QuantizedLinear):
+            assert (module.weight.dtype, module.weight_scale.dtype) == (torch.int8, torch.float16)
 
 
 @pytest.mark.parametrize(("flag", "dtype"), [("bf16", torch.bfloat16), (None, torch.float32)])

@@ -46,7 +46,11 @@ def build_empty(make: Callable[[], M], device: torch.device, dtype: torch.dtype)
 
 
 def with_memory(parameter: nn.Parameter, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
-    """Return a parameter like this one with memory, not yet filled, and with SAT's marks for model parallelism."""
-    filled = nn.Parameter(torch.empty_like(parameter, device=device, dtype=dtype), parameter.requires_grad)
+    """Return a parameter like this one with memory, not yet filled, and with SAT's marks for model parallelism.
+
+    Integers, the weights of few bits, stay what they are.
+    """
+    kept = dtype if parameter.is_floating_point() else parameter.dtype
+    filled = nn.Parameter(torch.empty_like(parameter, device=device, dtype=kept), parameter.requires_grad)
     vars(filled).update(vars(parameter))
     return filled

@@ -38,7 +38,7 @@ def round_weight(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.T
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with weights of few bits. Those of a new one are zeros, for a checkpoint to fill."""
+    """A linear layer with weights of few bits, which a checkpoint is to fill."""
 
     def __init__(self, inputs: int, outputs: int, bits: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class QuantizedLinear(nn.Module):
         if bits == 4 and inputs % 2:
             raise SettingError(f"Weights of 4 bits are stored in pairs, but a row has {inputs} of them.")
         self.in_features, self.out_features, self.bits = inputs, outputs, bits
-        packed = torch.zeros(outputs, inputs * bits // 8, dtype=torch.int8)
+        packed = torch.empty(outputs, inputs * bits // 8, dtype=torch.int8)
         scale = torch.zeros(outputs, dtype=torch.float16)
         self.weight = nn.Parameter(packed, requires_grad=False)  # checkpoint key
         self.weight_scale = nn.Parameter(scale, requires_grad=False)  # checkpoint key
