@@ -100,6 +100,10 @@ class Optimiser(Protocol):
         """Change the parameters, after the last batch of the step."""
         ...
 
+    def rest(self) -> None:
+        """Let all weights lie where they belong, so that they can be read; every process calls it."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write what is needed to go on; every process calls it."""
         ...
@@ -157,6 +161,9 @@ class PlainOptimiser:
         # The scaler skips where a gradient is no number, and then its length is none.
         return Stepped(~norm.isfinite() if self.scaler.is_enabled() else False, norm)
 
+    def rest(self) -> None:
+        """Do nothing: they never move."""
+
     def save(self, folder: Path) -> None:
         """Write the state, and the numbers in float32 where the weights are saved in less."""
         state = {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
@@ -211,6 +218,10 @@ class DeepspeedOptimiser:
         skipped = self.engine.skipped_steps
         self.engine.step()
         return Stepped(self.engine.skipped_steps > skipped, self.engine.get_global_grad_norm())
+
+    def rest(self) -> None:
+        """Wait for weights on their way: after an evaluation ZeRO 3 fetches some for a way back that never comes."""
+        self.engine.empty_partition_cache()
 
     def save(self, folder: Path) -> None:
         """Write deepspeed's own checkpoint, without the weights that are not trained."""

@@ -277,6 +277,7 @@ class Training:
 
     def _save(self) -> None:
         """Save; where that fails, say so and go on, since a later one may not."""
+        self.optimiser.rest()
         tensors = self.tensors()
         try:
             self.run.save(self.state, tensors, self.optimiser, self.processes)

@@ -24,11 +24,13 @@ METHOD = ["--use_lora", "--layer_range", "0", "2", "--train-iters", "3", "--save
 pytestmark = pytest.mark.slow
 
 
-def launch(command: list[str], data: Path, save: Path, *flags: str) -> Path:  # noqa: F811
+def launch(command: list[str], data: Path, save: Path, *flags: str, cwd: Path | None = None) -> Path:  # noqa: F811
     """Train in processes of their own; return the run's directory."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     more = ["--num-workers", "0", "--lr", "1e-3", *flags]
-    done = subprocess.run([*command, *given, *more], capture_output=True, text=True, timeout=280, cwd=save.parent)
+    done = subprocess.run(
+        [*command, *given, *more], capture_output=True, text=True, timeout=280, cwd=cwd or save.parent
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return max(save.iterdir(), key=lambda path: path.stat().st_mtime)
 
@@ -99,6 +101,17 @@ def test_each_method_under_zero_3(
     expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
     assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
     assert json.loads((run / "2" / "state.json").read_text(encoding="utf-8"))["processes"] == 2
+
+
+def test_a_large_model_is_saved_after_an_evaluation(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Of which ZeRO 3 has a few weights at a time, and fetches the next ones ahead."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--full", "--lr", "1e-4", "--train-iters", "3", "--batch-size", "4", "--valid-data", str(data)]
+    evaluated = ["--eval-interval", "2", "--save-interval", "2", "--eval-batch-size", "99", "--eval-answers", "0"]
+    program = [sys.executable, "-m", "tests.little_ahead"]
+    run = launch(program, data, tmp_path / "save", *flags, *evaluated, "--zero-stage", "3", cwd=ROOT)
+    expected = train(data, tmp_path / "alone", *flags)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
 
 
 def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
