@@ -11,6 +11,7 @@ from .chat_model import SatChatModel
 from .errors import VisualGLMError
 from .generation import GenerationConfig
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded
+from .modules import has_hooks
 from .pieces import Answer
 from .prompt import Conversation
 from .quantization.rounding import group_count
@@ -51,8 +52,7 @@ class HfNetwork:
     @property
     def has_foreign_hooks(self) -> bool:
         """Whether a torch hook on a module wants to see the forward pass."""
-        parts = (*self.transformer.modules(), self.lm_head)
-        return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        return has_hooks(self.transformer, self.lm_head)
 
     @property
     def device(self) -> torch.device:

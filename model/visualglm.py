@@ -21,6 +21,7 @@ from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
+from .modules import has_hooks
 from .ptuning import PTUNING, find_prefix, prefix_of
 from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
@@ -271,8 +272,9 @@ class VisualGLMModel(ChatGLMModel):
         attention = origins.pop("attention_fn", None)
         known = PREFIX_ATTENTION if find_prefix(self.mixins) else HARMLESS_ATTENTION
         mixins = attention not in {None, *known} or any(OWN_HOOKS.get(name) != by for name, by in origins.items())
-        parts = (*self.transformer.modules(), self.lm_head)
-        return mixins or any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        # The decoder embeds pictures itself, as this mixin does.
+        embeds = getattr(type(self.mixins["eva"]), "word_embedding_forward", None)
+        return mixins or embeds is not ImageMixin.word_embedding_forward or has_hooks(self.transformer, self.lm_head)
 
     @property
     def prefix(self) -> Sequence[torch.Tensor]:

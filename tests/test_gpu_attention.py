@@ -29,8 +29,8 @@ def make_cache(contexts: list[int], head_dim: int, start: int = 0) -> KVCache:
         prefix = torch.randn(2, 2, HEADS, start, head_dim, generator=generator).to(DEVICE)
         cache.put_prefix(slice(1, len(contexts) + 1), list(prefix))
     table = angle_table(RotaryEmbedding(head_dim // 2).angles(torch.arange(ROOM + 1))).to(DEVICE)
-    for row, context in enumerate(contexts, start=1):
-        cache.begin_row(row, context, table)
+    rows = torch.arange(1, len(contexts) + 1, device=DEVICE)
+    cache.begin_rows(rows, torch.tensor(contexts, device=DEVICE), table)
     return cache
 
 

@@ -27,7 +27,7 @@ ALONE = {
     "recording": set(),
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "generation": {"kernels", "recording"},
+    "generation": {"kernels", "modules", "recording"},
     "kernels": {"quantization"},
     "checkpoint": {"generation", "hf", "quantization"},
     "hf": {"prompt", "image", "quantization", "recording"},
@@ -38,10 +38,10 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "pieces": {"prompt", "generation"},
     "chat_model": {"generation", "pictures", "pieces", "prompt"},
     "chat": {"chat_model", "generation", "image", "prompt"},
-    "hf_chat": {"chat_model", "generation", "kernels", "pieces", "prompt", "quantization", "rotary"},
+    "hf_chat": {"chat_model", "generation", "kernels", "modules", "pieces", "prompt", "quantization", "rotary"},
     "sat_compat": {"checkpoint", "quantization"},
     "blip2": {"image", "sat_compat"},
-    "visualglm": {"blip2", "checkpoint", "kernels", "ptuning", "quantization", "rotary", "sat_compat"},
+    "visualglm": {"blip2", "checkpoint", "kernels", "modules", "ptuning", "quantization", "rotary", "sat_compat"},
     "frozen": {"checkpoint", "quantization", "sat_compat"},
     "low_rank": {"frozen"},
     "lora": {"checkpoint", "frozen", "low_rank", "quantization", "sat_compat"},

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from .network import to_device
-
 
 def answer_positions(prompt_length: int, length: int, device: torch.device) -> torch.Tensor:
     """Return the positions [2, length] of a prompt that ends with [gMASK] <sop>, and of the answer after it.
@@ -78,26 +76,28 @@ class KVCache:
         """Let rows begin with keys and values [2, H, P, head_dim] for each layer, which have no positions."""
         self.layers[:, :, rows, :, : self.start] = torch.stack(list(prefix))[:, :, None]
 
-    def begin_row(self, row: int, context: int, table: torch.Tensor) -> None:
-        """Prepare a row for a prompt of so many context tokens: its positions are those of `answer_positions`.
+    def begin_rows(self, rows: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
+        """Prepare rows for prompts: their positions are those of `answer_positions`.
 
         Args:
+            rows: int64 [n].
+            contexts: int64 [n], tokens of each prompt's context.
             table: cosines and sines [2, positions, head_dim / 2] of half a head.
         """
-        half = table.shape[2]
-        angles, after = self.angles[row, :, self.start :], self.room - context
-        angles[:, :context, :half] = table[:, :context]
-        angles[:, context:, :half] = table[:, context - 1 : context]
-        angles[:, :context, half:] = table[:, :1]
-        angles[:, context:, half:] = table[:, 1 : after + 1]
+        index, context = torch.arange(self.room, device=rows.device), contexts[:, None]
+        halves = index.minimum(context - 1), (index - context + 1).clamp(min=0)  # [n, room]
+        angles = torch.cat([table[:, positions] for positions in halves], dim=-1)  # [2, n, room, head_dim]
+        self.angles[rows, :, self.start :] = angles.transpose(0, 1)
 
-    def fill_rows(self, first: int, contexts: list[int]) -> None:
-        """Note that the rows from `first` on now have prompts with contexts of these lengths."""
-        self.lengths[first : first + len(contexts)] = to_device(contexts, self.lengths.device) + self.start + 1
+    def fill_rows(self, rows: torch.Tensor, contexts: torch.Tensor) -> None:
+        """Note that rows now have prompts with contexts of these lengths."""
+        self.lengths[rows] = self.start + contexts + 1
 
     def free_row(self, row: int) -> None:
         """Take a row out of use."""
-        self.lengths[row] = -1
+        self.lengths[
+            row : row + 1
+        ] = -1  # of one place, which is filled; a single number would be copied and waited for
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Put a row, of `length` tokens, in the place of another; its own is then free."""

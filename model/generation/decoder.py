@@ -16,7 +16,7 @@ from ..kernels.choice import has_triton
 from . import attention
 from .cache import KVCache
 from .layers import Layers
-from .network import Network, prefix_length
+from .network import Network, prefix_length, to_device
 from .request import Request
 
 # Yields after each layer, so that others may have their turn; returns the logits [n, V] of the prompts' next tokens.
@@ -100,14 +100,27 @@ def make_cache(layers: Layers, rows: int, room: int) -> KVCache:
     return KVCache(len(layers), shape, network.device, network.dtype, prefix_length(network))
 
 
-def begin_rows(layers: Layers, cache: KVCache, first: int, requests: Sequence[Request]) -> list[int]:
-    """Prepare the rows from `first` on for prompts; return the length of each context."""
-    contexts = [len(request.token_ids) - 1 for request in requests]
+def contexts_of(requests: Sequence[Request]) -> list[int]:
+    """Return the length of each prompt's context."""
+    return [len(request.token_ids) - 1 for request in requests]
+
+
+def put_prefix(layers: Layers, cache: KVCache, first: int, count: int) -> None:
+    """Let so many rows from `first` on begin with the network's prefix, which training may have changed."""
     if cache.start:
-        cache.put_prefix(slice(first, first + len(requests)), layers.network.prefix)  # training may have changed it
-    for row, context in enumerate(contexts, start=first):
-        cache.begin_row(row, context, layers.angles)
-    return contexts
+        cache.put_prefix(slice(first, first + count), layers.network.prefix)
+
+
+def begin_rows(
+    layers: Layers, cache: KVCache, first: int, requests: Sequence[Request]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prepare the rows from `first` on for prompts; return the rows and the lengths of their contexts, int64 [n]."""
+    put_prefix(layers, cache, first, len(requests))
+    device = cache.lengths.device
+    rows = torch.arange(first, first + len(requests), device=device)
+    contexts = to_device(contexts_of(requests), device)
+    cache.begin_rows(rows, contexts, layers.angles)
+    return rows, contexts
 
 
 class LayerDecoder:
@@ -121,13 +134,13 @@ class LayerDecoder:
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts."""
-        contexts = begin_rows(self.layers, self.cache, first, requests)
+        rows, contexts = begin_rows(self.layers, self.cache, first, requests)
         embedded = self.layers.embed(requests)
         x = torch.cat([one[:-1] for one in embedded] + [one[-1:] for one in embedded])
-        attend = attention.attend_prompts(self.cache, first, contexts)
+        attend = attention.attend_prompts(self.cache, first, contexts_of(requests))
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        self.cache.fill_rows(first, contexts)
+        self.cache.fill_rows(rows, contexts)
         return self.layers.logits(x[-len(requests) :])
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:

@@ -7,12 +7,12 @@ import torch
 from ..kernels.device.prompt_attention import attend_contexts
 from ..kernels.device.token_attention import attend_tokens
 from .attention import Attend
-from .decoder import Prefill, begin_rows, make_cache
+from .decoder import Prefill, begin_rows, contexts_of, make_cache, put_prefix
 from .graphs import Graphs
 from .layers import Layers
-from .network import to_device
+from .prompts import Prompts
 from .request import Request
-from .sizes import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
+from .sizes import LENGTHS, PROMPTS, fits_together, padded
 
 
 class GraphDecoder:
@@ -23,26 +23,21 @@ class GraphDecoder:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.graphs = Graphs()
-        self.device = layers.network.device
+        self.device, self.dtype = layers.network.device, layers.network.dtype
         self.cache = make_cache(layers, 0, 0)
-        self.index = torch.zeros(0, dtype=torch.long, device=self.device)
-        self.prompt_rows = torch.zeros(PROMPTS[-1], dtype=torch.long, device=self.device)
-        self.prompt_lengths = torch.zeros_like(self.prompt_rows)
-        self.embedded = torch.zeros(0)
-        self.read_logits = torch.zeros(0)
+        self.prompts = Prompts(layers.network, layers.weights.width)
+        self.read_logits = torch.zeros(PROMPTS[-1], layers.network.vocabulary, device=self.device)
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts; short ones are read at once."""
-        contexts = begin_rows(self.layers, self.cache, first, requests)
-        if fits_together(contexts):
-            count, length = padded(len(requests), PROMPTS), padded(max(contexts), LENGTHS)
-            self._place(first, requests, contexts, count, length)
-            self.graphs.run((count, length), lambda: self._read(count, length))
-            logits = self.read_logits[: len(requests)]
-        else:
-            logits = yield from self._read_long(first, requests, contexts)
-        self.cache.fill_rows(first, contexts)
-        return logits
+        contexts = contexts_of(requests)
+        if not fits_together(contexts):
+            return (yield from self._read_long(first, requests))
+        count, length = padded(len(requests), PROMPTS), padded(max(contexts), LENGTHS)
+        put_prefix(self.layers, self.cache, first, len(requests))
+        self.prompts.place(first, requests, count, length, self.cache.start)
+        self.graphs.run((count, length), lambda: self._read(count, length))
+        return self.read_logits[: len(requests)]
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
         """Add one token [B] to each of the first B rows."""
@@ -72,46 +67,33 @@ class GraphDecoder:
         """Make room for so many rows of so many tokens."""
         self.graphs.forget()
         self.cache = self.cache.grown(rows, room) if self.cache.rows else make_cache(self.layers, rows, room)
-        self.index = torch.arange(rows, device=self.device)
-        if not self.embedded.numel():
-            shape = (MOST_TOGETHER + PROMPTS[-1], self.layers.weights.width)
-            self.embedded = torch.zeros(shape, device=self.device, dtype=self.layers.network.dtype)
-            self.read_logits = torch.zeros(PROMPTS[-1], self.layers.network.vocabulary, device=self.device)
 
     def counters(self) -> list[torch.Tensor]:
         """Return what `decode` counts on the device."""
         return [self.cache.lengths]
 
-    def _place(self, first: int, requests: Sequence[Request], contexts: list[int], count: int, length: int) -> None:
-        """Put the prompts, and what tells where they end, where the graph looks for them."""
-        self._lay(requests, self.embedded, count, length)
-        self.prompt_rows[: len(requests)] = first + self.index[: len(requests)]
-        filled = [self.cache.start + context for context in contexts]
-        self.prompt_lengths[:count] = to_device(filled + [-1] * (count - len(filled)), self.device)
-
-    def _lay(self, requests: Sequence[Request], x: torch.Tensor, count: int, length: int) -> None:
-        """Put the embedded prompts into x [N, D]: `count` contexts of `length` places each, then the <sop> of each."""
-        for number, prompt in enumerate(self.layers.embed(requests)):
-            x[number * length : number * length + len(prompt) - 1] = prompt[:-1]
-            x[count * length + number] = prompt[-1]
-
     def _read(self, count: int, length: int) -> None:
         """Read prompts from their places, and leave the logits in theirs."""
-        x = self.embedded[: count * length + count]
-        attend = self._attend_prompts(self.prompt_rows[:count], self.prompt_lengths[:count], length)
-        self.read_logits[:count] = self.layers.logits(self.layers.run(x, attend)[-count:])
+        placed = self.prompts.placed(count, length)
+        self.cache.begin_rows(placed.rows, placed.contexts, self.layers.angles)
+        attend = self._attend_prompts(placed.rows, placed.filled, length)
+        x = self.layers.run(self.prompts.embed(placed), attend)
+        self.read_logits[:count] = self.layers.logits(x[-count:])
+        self.cache.fill_rows(placed.rows, placed.contexts)
 
-    def _read_long(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
+    def _read_long(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Read prompts layer by layer."""
-        longest = max(contexts)
-        x = self.embedded.new_zeros(len(requests) * (longest + 1), self.layers.weights.width)
-        self._lay(requests, x, len(requests), longest)
-        rows = first + self.index[: len(requests)]
-        lengths = self.cache.start + to_device(contexts, self.device)
-        attend = self._attend_prompts(rows, lengths, longest)
+        rows, contexts = begin_rows(self.layers, self.cache, first, requests)
+        longest, count = max(contexts_of(requests)), len(requests)
+        x = torch.zeros(count * (longest + 1), self.layers.weights.width, device=self.device, dtype=self.dtype)
+        for number, prompt in enumerate(self.layers.embed(requests)):
+            x[number * longest : number * longest + len(prompt) - 1] = prompt[:-1]
+            x[count * longest + number] = prompt[-1]
+        attend = self._attend_prompts(rows, self.cache.start + contexts, longest)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        return self.layers.logits(x[-len(requests) :])
+        self.cache.fill_rows(rows, contexts)
+        return self.layers.logits(x[-count:])
 
     def _attend_prompts(self, rows: torch.Tensor, lengths: torch.Tensor, places: int) -> Attend:
         """Return how prompts attend whose contexts have `places` each, the <sop> of each coming after all of them.

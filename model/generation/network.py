@@ -19,6 +19,7 @@ class Network(Protocol):
     """A ChatGLM network; VisualGLMModel has all this.
 
     Attributes:
+        image_length: vectors that stand for a picture.
         qkv_by_head: whether the rows of query_key_value lie head by head, [q k v] of each, not part by part.
         prefix: keys and values [2, H, P, head_dim] for each layer that the tokens of every row see, or nothing.
     """
@@ -34,6 +35,7 @@ class Network(Protocol):
     device: torch.device
     dtype: torch.dtype
     max_sequence_length: int
+    image_length: int
     vocabulary: int
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor: ...

@@ -74,18 +74,20 @@ class Sampler:
         """Prepare a row for an answer of up to `budget` tokens."""
         config = request.config
         generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-        self.drawn[row] = 0
-        self.shortest[row] = config.min_length - len(request.token_ids)
+        # A place of one number each, which is filled; a number by itself would be copied, which waits for the device.
+        place = slice(row, row + 1)
+        self.drawn[place] = 0
+        self.shortest[place] = config.min_length - len(request.token_ids)
         self.banned[row] = False
         ban(self.banned[row], request.forbidden)
         self.seen[row] = False
         if request.penalize_prompt:
-            self.seen[row, to_device(request.token_ids, self.seen.device)] = True
-        self.sampled[row] = bool(config.temperature)
+            self.seen[row].index_fill_(0, to_device(request.token_ids, self.seen.device), True)
+        self.sampled[place] = bool(config.temperature)
         if config.temperature:
             self.uniform[row, :budget] = to_device(torch.rand(budget, generator=generator), self.uniform.device)
-        self.temperature[row] = config.temperature or 1.0
-        self.top_k[row], self.top_p[row] = limits(config, self.vocabulary)
+        self.temperature[place] = config.temperature or 1.0
+        self.top_k[place], self.top_p[place] = limits(config, self.vocabulary)
         self.penalty[row] = config.repetition_penalty
 
     def move(self, source: int, target: int) -> None:

@@ -8,9 +8,10 @@ ROOM_STEP = 128
 REACH_STEP = 256
 # Prompts of up to so many tokens, padded and all together, are read as one: more would be no faster, and the CPU starts
 # the kernels of longer ones in less time than a GPU takes for them.
-LENGTHS = (64, 128, 256, 512)
+MOST_TOGETHER = 512
+# Contexts are padded to these lengths, with whose <sop> they fill whole tiles of the products.
+LENGTHS = (63, 127, 255, MOST_TOGETHER - 1)
 PROMPTS = (1, 2, 4, 8)
-MOST_TOGETHER = LENGTHS[-1]
 
 
 def padded(number: int, sizes: tuple[int, ...]) -> int:
@@ -25,5 +26,5 @@ def round_up(number: int, step: int) -> int:
 
 def fits_together(lengths: list[int]) -> bool:
     """Whether prompts with contexts of these lengths are to be read as one."""
-    size = padded(len(lengths), PROMPTS) * padded(max(lengths), LENGTHS)
+    size = padded(len(lengths), PROMPTS) * (padded(max(lengths), LENGTHS) + 1)
     return len(lengths) <= PROMPTS[-1] and size <= MOST_TOGETHER

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ..kernels.linear import Linear
 from ..kernels.norm import layer_norm
+from ..modules import every_module
 from .network import prefix_length
 
 
@@ -74,10 +75,7 @@ def find_weights(network: Any) -> Weights:
 
 def weights_mark(network: Any) -> tuple[object, ...]:
     """Return what changes when weights move or are exchanged, or a hook or prefix comes; not when values change."""
-    parts = [network.transformer.word_embeddings, network.transformer.final_layernorm, network.lm_head]
-    for layer in network.transformer.layers:
-        attention, mlp = layer.attention, layer.mlp
-        parts += [attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h]
-    weights = [part._parameters.get("weight") for part in parts]
+    modules = [*every_module(network.transformer, network.lm_head)]
+    weights = [module._parameters.get("weight") for module in modules]
     pointers = [0 if weight is None else weight.data_ptr() for weight in weights]
-    return (network.has_foreign_hooks, prefix_length(network), *map(id, parts), *pointers)
+    return (network.has_foreign_hooks, prefix_length(network), *map(id, modules), *pointers)

@@ -1,0 +1,86 @@
+"""Short prompts as a CUDA graph reads them: padded, in one place, and brought there by few copies.
+
+The host takes some 10 us for each copy or kernel that it starts, one prompt after another while the GPU has nothing to
+do. So all numbers of all prompts come in one copy, and whatever follows from them is computed on the device.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from .network import Network
+from .request import Request
+from .sizes import MOST_TOGETHER, PROMPTS
+
+
+class Placed(NamedTuple):
+    """Prompts on the device, n of them. Those that only fill up are as the first one, but fill no place.
+
+    Attributes:
+        rows: int64 [n], of the cache.
+        contexts: int64 [n], tokens before <sop>.
+        filled: int64 [n], places of the row that are filled when the context has been read; -1 where none is to be.
+        pictures: int64 [n], tokens before the picture; more than there are where it has none.
+        ids: int64 [n, length + 1], of the context, padded, and of <sop> in the end.
+    """
+
+    rows: torch.Tensor
+    contexts: torch.Tensor
+    filled: torch.Tensor
+    pictures: torch.Tensor
+    ids: torch.Tensor
+
+
+FIELDS = len(Placed._fields) - 1  # beside the ids
+
+
+class Prompts:
+    """Places for prompts that are read together, see `sizes.fits_together`.
+
+    Args:
+        network: that reads them.
+        width: D, of an embedded token.
+    """
+
+    def __init__(self, network: Network, width: int) -> None:
+        self.network = network
+        shape = PROMPTS[-1], network.image_length, width
+        self.images = torch.zeros(shape, device=network.device, dtype=network.dtype)
+        self.numbers = torch.zeros(MOST_TOGETHER + FIELDS * PROMPTS[-1], dtype=torch.long, device=network.device)
+
+    def place(self, first: int, requests: Sequence[Request], count: int, length: int, start: int) -> None:
+        """Bring prompts here, for the rows from `first` on.
+
+        Args:
+            count, length: so many prompts, and tokens of each context, they are padded to.
+            start: places of a row that are filled before the prompt.
+        """
+        padded = [*requests, *[requests[0]] * (count - len(requests))]
+        contexts = [len(request.token_ids) - 1 for request in padded]
+        numbers = [first + number if number < len(requests) else first for number in range(count)]
+        numbers += contexts
+        numbers += [start + context if number < len(requests) else -1 for number, context in enumerate(contexts)]
+        numbers += [length + 1 if request.images is None else request.image_start for request in padded]
+        for request, context in zip(padded, contexts, strict=True):
+            numbers += [*request.token_ids[:-1], *[0] * (length - context), request.token_ids[-1]]
+        self.numbers[: len(numbers)].copy_(torch.tensor(numbers), non_blocking=True)
+        for number, request in enumerate(requests):
+            if request.images is not None:
+                self.images[number] = request.images[0]
+
+    def placed(self, count: int, length: int) -> Placed:
+        """Return the prompts that were brought here with these sizes."""
+        fields, ids = self.numbers[: count * (FIELDS + length + 1)].split((FIELDS * count, count * (length + 1)))
+        rows, contexts, filled, pictures = fields.view(FIELDS, count)
+        return Placed(rows, contexts, filled, pictures, ids.view(count, length + 1))
+
+    def embed(self, placed: Placed) -> torch.Tensor:
+        """Return the embedded prompts [n * length + n, D], pictures and all: the contexts, then the <sop> of each."""
+        count, width = placed.ids.shape
+        embedded = self.network.embed_tokens(placed.ids.flatten()).view(count, width, -1)
+        device, last = placed.ids.device, self.images.shape[1] - 1
+        place = torch.arange(width, device=device) - placed.pictures[:, None]  # of a picture's vectors
+        images = self.images[torch.arange(count, device=device)[:, None], place.clamp(0, last)]
+        x = embedded.where(((place < 0) | (place > last))[..., None], images)
+        return torch.cat((x[:, :-1].flatten(0, 1), x[:, -1]))
