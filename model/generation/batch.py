@@ -197,10 +197,9 @@ class Batch:
         """Let the rows whose prompts have been read join the others; return their first tokens."""
         self.opening = None
         first = len(self.rows)
-        for number, row in enumerate(opening.rows):
-            if opening.first != first:  # others have ended meanwhile
-                self.decoder.move(opening.first + number, first + number, len(row.request.token_ids))
-            self.sampler.begin(first + number, row.request, row.budget)
+        for number, row in enumerate(opening.rows if opening.first != first else ()):  # others have ended meanwhile
+            self.decoder.move(opening.first + number, first + number, len(row.request.token_ids))
+        self.sampler.begin(first, [row.request for row in opening.rows], [row.budget for row in opening.rows])
         self.rows += opening.rows
         self._draw(logits, self.sampler.plan((row.request, 0) for row in opening.rows), first)
         for row in opening.rows:

@@ -65,9 +65,9 @@ class Prompts:
         for request, context in zip(padded, contexts, strict=True):
             numbers += [*request.token_ids[:-1], *[0] * (length - context), request.token_ids[-1]]
         self.numbers[: len(numbers)].copy_(torch.tensor(numbers), non_blocking=True)
-        for number, request in enumerate(requests):
-            if request.images is not None:
-                self.images[number] = request.images[0]
+        images = {number: one.images[0] for number, one in enumerate(requests) if one.images is not None}
+        if images:
+            torch._foreach_copy_([self.images[number] for number in images], list(images.values()))
 
     def placed(self, count: int, length: int) -> Placed:
         """Return the prompts that were brought here with these sizes."""

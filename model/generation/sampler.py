@@ -70,25 +70,33 @@ class Sampler:
             (part if tensor.ndim == 1 else part[:, : tensor.shape[1]]).copy_(tensor)
         return larger
 
-    def begin(self, row: int, request: Request, budget: int) -> None:
-        """Prepare a row for an answer of up to `budget` tokens."""
-        config = request.config
-        generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-        # A place of one number each, which is filled; a number by itself would be copied, which waits for the device.
-        place = slice(row, row + 1)
-        self.drawn[place] = 0
-        self.shortest[place] = config.min_length - len(request.token_ids)
-        self.banned[row] = False
-        ban(self.banned[row], request.forbidden)
-        self.seen[row] = False
-        if request.penalize_prompt:
-            self.seen[row].index_fill_(0, to_device(request.token_ids, self.seen.device), True)
-        self.sampled[place] = bool(config.temperature)
-        if config.temperature:
-            self.uniform[row, :budget] = to_device(torch.rand(budget, generator=generator), self.uniform.device)
-        self.temperature[place] = config.temperature or 1.0
-        self.top_k[place], self.top_p[place] = limits(config, self.vocabulary)
-        self.penalty[row] = config.repetition_penalty
+    def begin(self, first: int, requests: Sequence[Request], budgets: Sequence[int]) -> None:
+        """Prepare the rows from `first` on for answers of up to so many tokens each.
+
+        In few operations for all of them, none of which waits for the device: after each, this thread may have to wait
+        until others let it go on.
+        """
+        rows, device = slice(first, first + len(requests)), self.drawn.device
+        settings = [self._settings(request) for request in requests]
+        columns = to_device(torch.tensor(settings, dtype=torch.float64).T, device)
+        held = self.shortest, self.sampled, self.temperature, self.top_k, self.top_p, self.penalty[:, 0]
+        torch._foreach_copy_([tensor[rows] for tensor in held], [*columns])
+        self.drawn[rows] = 0
+        self.seen[rows] = False
+        self.banned[rows] = False
+        alike = all(request.forbidden == requests[0].forbidden for request in requests)
+        for number, request in enumerate(requests[:1] if alike else requests, start=first):
+            ban(self.banned[rows if alike else number], request.forbidden)
+        uniform = torch.zeros(len(requests), max(budgets))
+        for row, request, budget in zip(uniform, requests, budgets, strict=True):
+            config = request.config
+            if config.temperature:
+                generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
+                torch.rand(budget, generator=generator, out=row[:budget])
+        self.uniform[rows, : uniform.shape[1]] = to_device(uniform, device)
+        for number, request in enumerate(requests, start=first):
+            if request.penalize_prompt:
+                self.seen[number].index_fill_(0, to_device(request.token_ids, device), True)
 
     def move(self, source: int, target: int) -> None:
         """Let row `target` go on where row `source` is."""
@@ -156,6 +164,13 @@ class Sampler:
             return 0
         wanted = max(widths)
         return min(next((width for width in WIDTHS if width >= wanted), self.vocabulary), self.vocabulary)
+
+    def _settings(self, request: Request) -> tuple[float, ...]:
+        """Return shortest, sampled, temperature, top_k, top_p and penalty of a row."""
+        config = request.config
+        top_k, top_p = limits(config, self.vocabulary)
+        shortest, sampled = config.min_length - len(request.token_ids), bool(config.temperature)
+        return shortest, sampled, config.temperature or 1.0, top_k, top_p, config.repetition_penalty
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)]

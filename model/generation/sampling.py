@@ -38,9 +38,9 @@ def shape_of(config: GenerationConfig, vocabulary: int) -> Shape:
 
 
 def ban(mask: torch.Tensor, ranges: Iterable[IdRange]) -> None:
-    """Mark the ids of half-open `ranges` in a row [V] of booleans."""
+    """Mark the ids of half-open `ranges` in booleans [..., V]."""
     for start, stop in ranges:
-        mask[start:stop] = True
+        mask[..., start:stop] = True
 
 
 def penalize(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
