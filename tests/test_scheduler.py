@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -103,6 +104,28 @@ def test_steps_before_an_error_come_before_it() -> None:
     assert next(together) == [Step(1), Step(2)]
     with pytest.raises(GenerationError, match="broken"):
         next(together)
+
+
+@pytest.mark.parametrize("read", [0, 2, 9])
+def test_what_is_over_is_let_go_at_once(
+    read: int,
+    scheduler: Scheduler,
+    prompts: list[dict[str, Any]],  # noqa: F811
+) -> None:
+    """Not when Python collects garbage, which it may put off for minutes: pictures on a GPU would fill it."""
+    gc.disable()
+    try:
+        images = prompts[0]["images"].clone()
+        kept = weakref.ref(images)
+        steps = scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=5), **{**prompts[0], "images": images}))
+        del images
+        for _ in islice(steps, read):
+            pass
+        steps.close()
+        del steps
+        wait_until(lambda: scheduler.is_idle and kept() is None)
+    finally:
+        gc.enable()
 
 
 def test_closing_ends_the_wait_of_another_thread(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811

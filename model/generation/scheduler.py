@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TypeAlias
 
 from ..errors import BusyError, GenerationError
 from .batch import Batch
@@ -23,6 +24,8 @@ from .network import Network
 from .request import Event, Request, Step
 
 Reply = Step | BaseException | None  # None: it was cancelled
+# With the request that each reply is to. Not with its ticket: replies that nobody reads would keep it, and it them.
+Replies: TypeAlias = "queue.SimpleQueue[tuple[Request, Reply]]"
 # Layers x tokens of prompts that are read between two steps, so that no running answer waits long.
 READ_AT_ONCE = 8192
 # The thread ends after so long without work.
@@ -38,13 +41,13 @@ class Ticket:
     """
 
     request: Request
-    replies: "queue.SimpleQueue[tuple[Ticket, Reply]]"
+    replies: Replies
     cancelled: bool = False
     over: threading.Event = field(default_factory=threading.Event)
 
     def reply(self, reply: Reply) -> None:
         """Give the next reply."""
-        self.replies.put((self, reply))
+        self.replies.put((self.request, reply))
         if not isinstance(reply, Step) or reply.finish_reason is not None:
             self.over.set()
 
@@ -148,26 +151,27 @@ class Scheduler:
         Raises:
             GenerationError: the scheduler is closed, or a prompt is too long for a row.
         """
-        replies: queue.SimpleQueue[tuple[Ticket, Reply]] = queue.SimpleQueue()
-        coming, running = iter(requests), dict[Ticket, Request]()
+        replies: Replies = queue.SimpleQueue()
+        coming, running = iter(requests), dict[Request, tuple[Ticket, Request]]()  # by the ticket's copy
         self.batch.most = max(self.batch.most, at_once)
         try:
             while True:
                 for request in islice(coming, at_once - len(running)):
                     with self.changed:
-                        running[self._enqueue(request, replies)] = request
+                        ticket = self._enqueue(request, replies)
+                    running[ticket.request] = ticket, request
                 if not running:
                     return
-                ticket, reply = replies.get()
+                copied, reply = replies.get()
                 assert reply is not None, "nobody else closes these"
                 if not isinstance(reply, Step | GenerationError):
                     raise reply
-                request = running[ticket]
+                _, request = running[copied]
                 if isinstance(reply, GenerationError) or reply.finish_reason is not None:
-                    del running[ticket]
+                    del running[copied]
                 yield request, reply
         finally:
-            for ticket in running:
+            for ticket, _ in running.values():
                 ticket.cancelled = True
 
     def limit(self, rows: int | None, most_waiting: int | None) -> None:
@@ -189,7 +193,7 @@ class Scheduler:
         """Whether nothing is waiting or being answered."""
         return not self.waiting and not self.running
 
-    def _enqueue(self, request: Request, replies: "queue.SimpleQueue[tuple[Ticket, Reply]]") -> Ticket:
+    def _enqueue(self, request: Request, replies: Replies) -> Ticket:
         """Put a request at the end of the queue, `changed` being held."""
         room = self.batch.capacity
         if len(request.token_ids) >= room:
