@@ -92,7 +92,8 @@ def test_finetune_compares_with_sat() -> None:
 @pytest.mark.slow
 def test_every_row_of_fine_tuning_is_measured() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    output = run("benchmarks.finetune", "--device", "cpu", "--steps", "2", "--length", "64")
+    # But for four processes, which take two cores a minute and are measured as two are.
+    output = run("benchmarks.finetune", "--device", "cpu", "--steps", "2", "--length", "64", "--only", "[!f]*/*")
     assert "failed" not in output
     assert "could not be made" not in output
     assert {row[0].split("/")[0] for row in cells(output)} >= {
@@ -100,7 +101,6 @@ def test_every_row_of_fine_tuning_is_measured() -> None:
         "qlora",
         "original",
         "two",
-        "four",
         "zero3-saved",
     }
 
