@@ -1,7 +1,8 @@
 """How the tokens of a batch look at one another and at what is cached, with torch's own operations.
 
-A function that attends takes (layer, qkv [N, 3, H, head_dim]) and returns the context [N, H x head_dim]; it stores
-the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py of `kernels.device` do that.
+A function that attends takes (layer, qkv [N, 3, H, head_dim]), which is then its own, and returns the context
+[N, H x head_dim]; it stores the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py
+of `kernels.device` do that.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from .cache import KVCache, rotate
+from .cache import KVCache, rotate_
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -36,7 +37,7 @@ def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
     spans = torch.tensor([0, *contexts]).cumsum(0).tolist()
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        qk = rotate(qkv[:, :2], *angles)
+        qk = rotate_(qkv[:, :2], *angles)
         found = torch.empty_like(qkv[:, 0])
         keys, values = cache.pairs[layer]
         for number, (row, length) in enumerate(zip(rows, contexts, strict=True)):
@@ -60,16 +61,16 @@ def attend_tokens(cache: KVCache, count: int, longest: int) -> Attend:
 
 
 def _attend_alone(cache: KVCache, place: int) -> Attend:
-    """Let a single row attend, without a mask."""
+    """Let a single row attend, without a mask: in few operations, of which each costs more than its arithmetic."""
     cos, sin = cache.cos[0, place], cache.sin[0, place]
+    new = cache.layers[:, :, 0, :, place].unbind()  # of each layer, [2, H, head_dim]
+    past = cache.layers[:, :, :1, :, : place + 1].flatten(0, 1).unbind()  # keys and values in turn
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        query, key = rotate(qkv[0, :2], cos, sin).unbind()
-        keys, values = cache.pairs[layer]
-        keys[0, :, place] = key
-        values[0, :, place] = qkv[0, 2]
-        past = keys[:1, :, : place + 1], values[:1, :, : place + 1]
-        return F.scaled_dot_product_attention(query[None, :, None], *past).view(1, -1)
+        rotate_(qkv[0, :2], cos, sin)
+        new[layer].copy_(qkv[0, 1:])
+        query, keys, values = qkv[:, 0, :, None], past[2 * layer], past[2 * layer + 1]
+        return F.scaled_dot_product_attention(query, keys, values).view(1, -1)
 
     return attend
 
@@ -82,7 +83,7 @@ def _attend_side_by_side(cache: KVCache, count: int, longest: int) -> Attend:
     visible = torch.arange(longest, device=rows.device) <= places[:, None, None, None]
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        query, key = rotate(qkv[:, :2], cos, sin).unbind(1)
+        query, key = rotate_(qkv[:, :2], cos, sin).unbind(1)
         keys, values = cache.pairs[layer]
         keys[rows, :, places] = key
         values[rows, :, places] = qkv[:, 2]

@@ -1,5 +1,6 @@
 """What each row of a batch has behind it, on the device: keys and values, how many, and the angles of its positions."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -124,5 +125,17 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
     Numbers i and i + head_dim / 4 of a half turn together; `angle_table` has the angles.
     """
-    swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
-    return torch.addcmul(x * cos, swapped, sin)
+    partners = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+    return torch.addcmul(x * cos, partners, sin)
+
+
+def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Do the same in place, and in fewer operations, which is what counts for a few tokens on a CPU."""
+    partners = x.index_select(-1, partner_order(x.shape[-1], x.device))
+    return x.mul_(cos).addcmul_(partners, sin)
+
+
+@functools.cache
+def partner_order(head_dim: int, device: torch.device) -> torch.Tensor:
+    """Return the places [head_dim] of the numbers that turn with each."""
+    return torch.arange(head_dim, device=device).view(2, 2, -1).flip(-2).flatten()

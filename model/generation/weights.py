@@ -26,7 +26,7 @@ class Norm:
         return cls(module.weight, module.bias, module.eps)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "cpu":
+        if x.is_cpu:
             return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
         return layer_norm(x, self.weight, self.bias, self.epsilon)
 
