@@ -29,7 +29,7 @@ from model import (
     stream_chat,
 )
 from model.generation import Request, Scheduler, Step, Steps
-from model.generation.scheduler import Ticket
+from model.generation.tickets import Ticket
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function
 SCENE = Path(__file__).parents[1] / "examples" / "scene.png"

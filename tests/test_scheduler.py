@@ -16,7 +16,7 @@ import torch
 
 from model.errors import BusyError, GenerationError
 from model.generation import Request, Scheduler, Step, Steps, generate, scheduler_of
-from model.generation.scheduler import Ticket
+from model.generation.tickets import Ticket
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.test_batch import END, GREEDY, draw_requests, prompts  # noqa: F401  (a fixture)

@@ -4,8 +4,9 @@ from .batch import Batch
 from .config import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .engine import generate, generate_all
 from .request import Request, Step
-from .scheduler import Scheduler, Steps
+from .scheduler import Scheduler
 from .sharing import scheduler_of
+from .tickets import Steps
 
 __all__ = [
     "CHAT",

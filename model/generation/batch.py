@@ -1,68 +1,22 @@
 """Answers that are written side by side: they begin and end between steps, each with settings of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import repeat
 
 import torch
 
 from ..errors import GenerationError
-from .decoder import Prefill, make_decoder
+from .decoder import make_decoder
 from .graphs import Graphs, Undo
 from .network import Network
 from .request import Event, Request, Step
+from .rows import Flight, Opening, Row
 from .sampler import BROKEN, Plan, Sampler
 from .sizes import COUNTS, REACH_STEP, ROOM_STEP, padded, round_up
 
 # A step may have been started when its row turns out to have ended.
 AHEAD = 1
-
-
-@dataclass(eq=False)
-class Row:
-    """An answer that is being written.
-
-    Attributes:
-        budget: tokens that it may have.
-        drawn: tokens drawn so far, of which the last may not have been read from the device yet.
-        read: tokens read so far.
-        ended: whether it has left the batch.
-    """
-
-    request: Request
-    budget: int
-    drawn: int = 0
-    read: int = 0
-    ended: bool = False
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache after the next step."""
-        return len(self.request.token_ids) + self.drawn
-
-
-@dataclass
-class Opening:
-    """Prompts that are being read, layer by layer, into the rows from `first` on.
-
-    Attributes:
-        tokens: their tokens together.
-    """
-
-    rows: list[Row]
-    first: int
-    work: Prefill
-    tokens: int
-
-
-@dataclass
-class Flight:
-    """A step whose tokens are on their way from the device."""
-
-    rows: list[Row]
-    tokens: torch.Tensor
-    landed: Callable[[], object] = field(default=lambda: None)
 
 
 @contextmanager
