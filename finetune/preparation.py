@@ -22,6 +22,7 @@ from model.loading import load_tokenizer
 from .base import choose_base
 from .checkpoints import Run, State
 from .data import ChatDataset
+from .deepspeed_optimiser import DeepspeedOptimiser
 from .errors import TrainingError
 from .forward import AnswerLoss
 from .memory import write_memory
@@ -34,7 +35,7 @@ from .methods import (
     open_base,
     trains_image_part,
 )
-from .optimise import DeepspeedOptimiser, Optimiser, PlainOptimiser, Settings
+from .optimise import Optimiser, PlainOptimiser, Settings
 from .order import Order
 from .pictures import PictureCache
 from .processes import Processes, count_processes, join_processes

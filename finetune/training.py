@@ -18,11 +18,12 @@ from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimise import Numbers, Optimiser, rate_at
+from .optimise import Numbers, Optimiser
 from .order import Order
 from .pictures import PictureCache
 from .processes import Processes
 from .progress import Recorder
+from .rate import rate_at
 from .variation import vary_some
 
 # Steps in a row without room in float16, after which something else is wrong.

@@ -2,23 +2,24 @@
 
 from typing import Any
 
-from finetune import optimise
+from finetune import deepspeed_optimiser
 from finetune.finetune_visualglm import main
+from finetune.optimise import Settings
 
 LIMITS = {  # in numbers
     "stage3_prefetch_bucket_size": 300_000,
     "stage3_max_reuse_distance": 300_000,
     "stage3_param_persistence_threshold": 0,
 }
-plain_config = optimise.deepspeed_config
+plain_config = deepspeed_optimiser.deepspeed_config
 
 
-def little_ahead(settings: optimise.Settings, trained: int) -> dict[str, Any]:
+def little_ahead(settings: Settings, trained: int) -> dict[str, Any]:
     """Return deepspeed's configuration with other limits."""
     config = plain_config(settings, trained)
     return {**config, "zero_optimization": {**config["zero_optimization"], **LIMITS}}
 
 
 if __name__ == "__main__":
-    optimise.deepspeed_config = little_ahead
+    deepspeed_optimiser.deepspeed_config = little_ahead
     main()
