@@ -96,9 +96,8 @@ class KVCache:
 
     def free_row(self, row: int) -> None:
         """Take a row out of use."""
-        self.lengths[
-            row : row + 1
-        ] = -1  # of one place, which is filled; a single number would be copied and waited for
+        # A slice is filled; a place by itself would be copied to from the CPU, which waits for the device.
+        self.lengths[row : row + 1] = -1
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Put a row, of `length` tokens, in the place of another; its own is then free."""

@@ -111,16 +111,13 @@ def put_prefix(layers: Layers, cache: KVCache, first: int, count: int) -> None:
         cache.put_prefix(slice(first, first + count), layers.network.prefix)
 
 
-def begin_rows(
-    layers: Layers, cache: KVCache, first: int, requests: Sequence[Request]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def begin_rows(layers: Layers, cache: KVCache, first: int, contexts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prepare the rows from `first` on for prompts; return the rows and the lengths of their contexts, int64 [n]."""
-    put_prefix(layers, cache, first, len(requests))
+    put_prefix(layers, cache, first, len(contexts))
     device = cache.lengths.device
-    rows = torch.arange(first, first + len(requests), device=device)
-    contexts = to_device(contexts_of(requests), device)
-    cache.begin_rows(rows, contexts, layers.angles)
-    return rows, contexts
+    begun = torch.arange(first, first + len(contexts), device=device), to_device(contexts, device)
+    cache.begin_rows(*begun, layers.angles)
+    return begun
 
 
 class LayerDecoder:
@@ -134,13 +131,14 @@ class LayerDecoder:
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts."""
-        rows, contexts = begin_rows(self.layers, self.cache, first, requests)
+        contexts = contexts_of(requests)
+        begun = begin_rows(self.layers, self.cache, first, contexts)
         embedded = self.layers.embed(requests)
         x = torch.cat([one[:-1] for one in embedded] + [one[-1:] for one in embedded])
-        attend = attention.attend_prompts(self.cache, first, contexts_of(requests))
+        attend = attention.attend_prompts(self.cache, first, contexts)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        self.cache.fill_rows(rows, contexts)
+        self.cache.fill_rows(*begun)
         return self.layers.logits(x[-len(requests) :])
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:

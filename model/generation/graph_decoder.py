@@ -32,7 +32,7 @@ class GraphDecoder:
         """Begin the rows from `first` on with prompts; short ones are read at once."""
         contexts = contexts_of(requests)
         if not fits_together(contexts):
-            return (yield from self._read_long(first, requests))
+            return (yield from self._read_long(first, requests, contexts))
         count, length = padded(len(requests), PROMPTS), padded(max(contexts), LENGTHS)
         put_prefix(self.layers, self.cache, first, len(requests))
         self.prompts.place(first, requests, count, length, self.cache.start)
@@ -81,18 +81,18 @@ class GraphDecoder:
         self.read_logits[:count] = self.layers.logits(x[-count:])
         self.cache.fill_rows(placed.rows, placed.contexts)
 
-    def _read_long(self, first: int, requests: Sequence[Request]) -> Prefill:
+    def _read_long(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
         """Read prompts layer by layer."""
-        rows, contexts = begin_rows(self.layers, self.cache, first, requests)
-        longest, count = max(contexts_of(requests)), len(requests)
+        rows, lengths = begin_rows(self.layers, self.cache, first, contexts)
+        longest, count = max(contexts), len(requests)
         x = torch.zeros(count * (longest + 1), self.layers.weights.width, device=self.device, dtype=self.dtype)
         for number, prompt in enumerate(self.layers.embed(requests)):
             x[number * longest : number * longest + len(prompt) - 1] = prompt[:-1]
             x[count * longest + number] = prompt[-1]
-        attend = self._attend_prompts(rows, self.cache.start + contexts, longest)
+        attend = self._attend_prompts(rows, self.cache.start + lengths, longest)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        self.cache.fill_rows(rows, contexts)
+        self.cache.fill_rows(rows, lengths)
         return self.layers.logits(x[-count:])
 
     def _attend_prompts(self, rows: torch.Tensor, lengths: torch.Tensor, places: int) -> Attend:

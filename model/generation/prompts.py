@@ -56,11 +56,12 @@ class Prompts:
             count, length: so many prompts, and tokens of each context, they are padded to.
             start: places of a row that are filled before the prompt.
         """
-        padded = [*requests, *[requests[0]] * (count - len(requests))]
+        given, spare = len(requests), count - len(requests)
+        padded = [*requests, *[requests[0]] * spare]
         contexts = [len(request.token_ids) - 1 for request in padded]
-        numbers = [first + number if number < len(requests) else first for number in range(count)]
+        numbers = [*range(first, first + given), *[first] * spare]
         numbers += contexts
-        numbers += [start + context if number < len(requests) else -1 for number, context in enumerate(contexts)]
+        numbers += [*(start + context for context in contexts[:given]), *[-1] * spare]
         numbers += [length + 1 if request.images is None else request.image_start for request in padded]
         for request, context in zip(padded, contexts, strict=True):
             numbers += [*request.token_ids[:-1], *[0] * (length - context), request.token_ids[-1]]

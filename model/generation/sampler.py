@@ -84,9 +84,11 @@ class Sampler:
         self.drawn[rows] = 0
         self.seen[rows] = False
         self.banned[rows] = False
-        alike = all(request.forbidden == requests[0].forbidden for request in requests)
-        for number, request in enumerate(requests[:1] if alike else requests, start=first):
-            ban(self.banned[rows if alike else number], request.forbidden)
+        if all(request.forbidden == requests[0].forbidden for request in requests):
+            ban(self.banned[rows], requests[0].forbidden)
+        else:
+            for number, request in enumerate(requests, start=first):
+                ban(self.banned[number], request.forbidden)
         uniform = torch.zeros(len(requests), max(budgets))
         for row, request, budget in zip(uniform, requests, budgets, strict=True):
             config = request.config

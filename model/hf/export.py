@@ -29,16 +29,8 @@ OWN_MODULES = (
     "vision_chatglm",
 )
 TOKENIZER_MODULES = ("text_chatglm", "tokenization_chatglm")  # which the model does without
-SHARED_MODULES = (
-    "address",
-    "errors",
-    "fetch",
-    "image",
-    "image_file",
-    "kernels",
-    "prompt",
-    "recording",
-)  # copied unchanged
+# Copied unchanged.
+SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "kernels", "prompt", "recording")
 FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {
