@@ -30,6 +30,7 @@ class DeepspeedOptimiser:
         import deepspeed
 
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
+        self.scales = settings.dtype == torch.float16
         trained = list(parameters)
         config = deepspeed_config(settings, sum(whole_size(parameter) for parameter in trained))
         self.engine, *_ = deepspeed.initialize(
@@ -56,7 +57,8 @@ class DeepspeedOptimiser:
             group["lr"] = rate
         skipped = self.engine.skipped_steps
         self.engine.step()
-        return Stepped(self.engine.skipped_steps > skipped, self.engine.get_global_grad_norm())
+        # Some stages skip in other dtypes too; there a length without end is an error, which the loop raises.
+        return Stepped(self.scales and self.engine.skipped_steps > skipped, self.engine.get_global_grad_norm())
 
     def rest(self) -> None:
         """Wait for weights on their way: after an evaluation ZeRO 3 fetches some for a way back that never comes."""
@@ -79,6 +81,8 @@ def whole_size(parameter: nn.Parameter) -> int:
 def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
     """Return deepspeed's configuration for so many numbers that are trained."""
     options = {"lr": 0.0, "betas": BETAS, "eps": EPSILON, "weight_decay": settings.weight_decay}
+    if not settings.offload:  # for that deepspeed has one of its own
+        options |= {"torch_adam": True, "fused": True}
     zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": min(BUCKET, trained)}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -86,10 +90,12 @@ def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulation,
         "gradient_clipping": settings.clip_grad,
-        "optimizer": {"type": "AdamW", "params": {**options, "torch_adam": not settings.offload}},
+        "optimizer": {"type": "AdamW", "params": options},
         "zero_optimization": zero,
         "fp16": {"enabled": settings.dtype == torch.float16},
-        "bf16": {"enabled": settings.dtype == torch.bfloat16},
+        # The gradient's length, which is read later, says as much as a check that a GPU would be waited for.
+        "bf16": {"enabled": settings.dtype == torch.bfloat16, "check_grad_overflow": False},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for a GPU twice in each step
     }

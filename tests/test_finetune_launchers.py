@@ -26,13 +26,24 @@ pytestmark = pytest.mark.slow
 
 def launch(command: list[str], data: Path, save: Path, *flags: str, cwd: Path | None = None) -> Path:  # noqa: F811
     """Train in processes of their own; return the run's directory."""
-    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
-    more = ["--num-workers", "0", "--lr", "1e-3", *flags]
-    done = subprocess.run(
-        [*command, *given, *more], capture_output=True, text=True, timeout=280, cwd=cwd or save.parent
-    )
+    done = start(command, data, save, *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return max(save.iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def start(
+    command: list[str],
+    data: Path,  # noqa: F811
+    save: Path,
+    *flags: str,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Start a training and return how it ended."""
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
+    more = ["--num-workers", "0", "--lr", "1e-3", *flags]
+    return subprocess.run(
+        [*command, *given, *more], capture_output=True, text=True, timeout=280, cwd=cwd or save.parent
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +83,16 @@ def test_deepspeed_in_one_process(stage: str, alone: Path, data: Path, tmp_path:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     run = launch([sys.executable, SCRIPT], data, tmp_path / "save", *METHOD, "--batch-size", "4", "--zero-stage", stage)
     assert is_near(run, alone)
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_numbers_that_are_none_stop_it_in_bfloat16(stage: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Where deepspeed would skip such steps, as in float16."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--full", "--bf16", "--lr", "1e30", "--clip-grad", "0", "--batch-size", "2", "--zero-stage", stage]
+    error = start(TWO, data, tmp_path / "save", *flags).stderr
+    assert "The loss of step 2 or its gradient is not a number" in error
+    assert "rows " in error
 
 
 def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -131,7 +131,7 @@ def test_offload_is_deepspeeds() -> None:
     config = deepspeed_config(settings(offload=True, zero_stage=2), 10)
     assert config["zero_optimization"]["stage"] == 2
     assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
-    assert not config["optimizer"]["params"]["torch_adam"]
+    assert "torch_adam" not in config["optimizer"]["params"]
     assert "offload_optimizer" not in deepspeed_config(settings(zero_stage=2), 10)["zero_optimization"]
 
 
