@@ -33,7 +33,10 @@ class PictureCache:
         known.update((path, self.kept[path]) for path in batch.images if path in self.kept)
         new = [number for number, path in enumerate(batch.images) if path not in self.kept]
         if new and batch.pixels is not None:
-            for number, embedding in zip(new, self._compute(batch, new), strict=True):
+            # Chosen on the device: what an index would copy here is not pinned, and sending it waits.
+            pixels = to_device(batch.pixels, self.network.device)
+            chosen = torch.stack([pixels[batch.decoded.index(number)] for number in new])
+            for number, embedding in zip(new, self._compute(chosen), strict=True):
                 known[batch.images[number]] = embedding
                 self._keep(batch.images[number], embedding)
         device = self.network.device
@@ -43,12 +46,9 @@ class PictureCache:
         """Return of each example whether its picture needs not be decoded again."""
         return [picture >= 0 and batch.images[picture] in self.kept for picture in batch.pictures]
 
-    def _compute(self, batch: Batch, numbers: list[int]) -> torch.Tensor:
-        # Chosen on the device: what an index would copy here is not pinned, and sending it waits.
-        pixels = to_device(batch.pixels, self.network.device)
-        parts = torch.stack([pixels[batch.decoded.index(number)] for number in numbers]).split(COUNTS[-1])
+    def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
         # Copies, because the encoder writes into the same place again.
-        return torch.cat([self.encoder.encode(part).clone() for part in parts])
+        return torch.cat([self.encoder.encode(part).clone() for part in pixels.split(COUNTS[-1])])
 
     def _keep(self, path: Path, embedding: torch.Tensor) -> None:
         if embedding.nbytes <= self.left:
