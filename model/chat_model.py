@@ -8,7 +8,7 @@ import torch
 
 from .errors import VisualGLMError
 from .generation import GenerationConfig, Request, Scheduler, Steps, scheduler_of
-from .pictures import TOGETHER, PictureEmbeddings
+from .pictures import PictureEmbeddings
 from .pieces import Answer, AnswerWriter, Piece
 from .prompt import Conversation, Prompt, encode_prompt
 
@@ -139,9 +139,10 @@ class SatChatModel:
         writers: dict[Request, tuple[int, AnswerWriter]],
     ) -> Iterator[Request]:
         """Yield what the engine is to answer, pictures encoded some at a time; errors become answers."""
-        for start in range(0, len(asked), TOGETHER):
+        at_once = self.pictures.at_once
+        for start in range(0, len(asked), at_once):
             ready: list[tuple[int, Prompt, torch.Tensor | None]] = []
-            for number, (conversation, question) in enumerate(asked[start : start + TOGETHER], start):
+            for number, (conversation, question) in enumerate(asked[start : start + at_once], start):
                 try:
                     prompt, image = self.encode_prompt(conversation, question, config), conversation.image
                     ready.append((number, prompt, None if image is None else self.pictures.to_pixels(image)))

@@ -44,6 +44,11 @@ class PictureEmbeddings:
         # On a GPU one call after another, by an encoder that has one place for what goes in.
         self._calls = SharedCalls(self._compute_together, TOGETHER)
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures are best given to `encode` at a time, where some can be asked about before the others."""
+        return A_THREAD * cores.places if self.network.device.type == "cpu" else TOGETHER
+
     def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """Return the pixels [1, 3, S, S] of a picture, or those given.
 
@@ -69,7 +74,8 @@ class PictureEmbeddings:
             missing = {key: pixels for key, pixels in zip(keys, pictures, strict=True) if key not in found}
             self._being_computed |= missing.keys()
         try:
-            found.update(zip(missing, self._compute(list(missing.values())), strict=True))
+            if missing:  # else there is nothing to wait for while others are computed
+                found.update(zip(missing, self._compute(list(missing.values())), strict=True))
         finally:
             with self._changed:
                 self._being_computed -= missing.keys()

@@ -104,6 +104,16 @@ def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
     assert all(row is answers[number % 3] for number, row in enumerate(answers))
 
 
+def test_a_known_picture_does_not_wait_for_others(
+    golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, [pixels] = PictureEmbeddings(golden_model), drawn(1)
+    known = kept.embed(pixels)
+    # Whatever computes, on a GPU one call after another, is not even asked.
+    monkeypatch.setattr(kept, "_compute", None)
+    assert kept.embed(pixels) is known
+
+
 def test_a_picture_that_failed_is_tried_again_by_whoever_waits_for_it(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,10 @@
 """Who is measured: our engine, our Hugging Face side and SAT's own generation, each asked in its own way."""
 
+import collections
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +17,6 @@ from benchmarks.parts.prompts import SHORT, of_length, question, random_pixels
 from benchmarks.parts.sat_baseline import Sat
 from model import Conversation, HfChatModel, SatChatModel
 from model.generation import Request
-from model.pictures import TOGETHER
 
 T = TypeVar("T")
 FIRST_TOKENS = 2  # of an answer of which only the first token counts; SAT's needs a second one to take its time
@@ -69,20 +69,23 @@ class Engine:
     def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Rates:
         """Answer as many prompts at once as there are pictures."""
         started = time.perf_counter()
-        # So many at a time as `answer_batch` takes: while a GPU computes them, the next ones are made ready.
-        groups = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
-        embedded = [images for group in groups for images in self.model.pictures.encode(group)]
-        shown = enumerate(zip(pictures, embedded, strict=True))
-        requests = [self.request(length, tokens, one, seed + n, images) for n, (one, images) in shown]
-        times: dict[Request, list[float]] = {request: [] for request in requests}
-        events = self.model.scheduler.answer_all(requests, len(requests))
-        for request, step in events:
+        times: collections.defaultdict[Request, list[float]] = collections.defaultdict(list)
+        requests = self._requests(length, tokens, pictures, seed)
+        for request, step in self.model.scheduler.answer_all(requests, len(pictures)):
             if isinstance(step, Exception):
                 raise step
             if step.token_id is not None:
                 times[request].append(time.perf_counter())
-        assert all(len(one) == tokens for one in times.values()), "an answer has another length"
+        assert [len(one) for one in times.values()] == [tokens] * len(pictures), "an answer has another length"
         return to_rates(started, list(times.values()))
+
+    def _requests(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Iterator[Request]:
+        """Yield requests as `answer_batch` does: while some are answered, pictures of the next ones are read."""
+        at_once = self.model.pictures.at_once
+        for start in range(0, len(pictures), at_once):
+            group = pictures[start : start + at_once]
+            for number, images in enumerate(self.model.pictures.encode(group), start):
+                yield self.request(length, tokens, pictures[number], seed + number, images)
 
 
 class Chat:
