@@ -167,6 +167,23 @@ def test_without_an_ending_it_is_the_product(kind: str) -> None:
     assert relative_error(y, (x.double().cpu() @ whole.T).float()) < TORCH_ERROR[torch.bfloat16]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [1, 6, 24, 1500])
+@pytest.mark.parametrize("rows", [1, 2, dense.FEW_ROWS, dense.FEW_ROWS + 1])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_weight_turned_once_gives_the_product(
+    has_bias: bool,
+    rows: int,
+    outputs: int,
+    dtype: torch.dtype,
+) -> None:
+    x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x has no ordinary strides
+    bias = torch.randn(outputs).to(dtype) if has_bias else None
+    product = dense.Turned(weight, bias)(x)
+    assert product.is_contiguous()
+    assert relative_error(product, F.linear(x, weight, bias)) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_are_torchs(kind: str) -> None:
     x, parts, ending, _ = make_case(kind, (37, 64), MOST_ROWS + 1, torch.float16)

@@ -36,8 +36,7 @@ def bind_dense(module: nn.Module) -> Linear:
     parts: Any = {"weight": module.weight, "bias": module.bias}
     if has_triton(parts["weight"].device):
         return partial(dense.multiply, **parts)
-    turned, bias = parts["weight"].t(), parts["bias"]  # not F.linear, which would turn it at each call
-    return Called(partial(torch.mm, mat2=turned) if bias is None else partial(torch.addmm, bias, mat2=turned))
+    return Called(dense.Turned(**parts))
 
 
 def bind_rounded(
