@@ -11,7 +11,6 @@ from .chat_model import SatChatModel
 from .errors import VisualGLMError
 from .generation import GenerationConfig
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded
-from .modules import has_hooks
 from .pieces import Answer
 from .prompt import Conversation
 from .quantization.rounding import group_count
@@ -22,6 +21,7 @@ class HfNetwork:
     """A ChatGLMForConditionalGenerationWithImage with the properties that the engine asks for, see `Network`."""
 
     qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
+    has_foreign_mixins = False  # it has none at all
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -48,11 +48,6 @@ class HfNetwork:
     def prefix(self) -> Sequence[torch.Tensor]:
         """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
         return self.transformer.prefix()  # type: ignore[no-any-return]
-
-    @property
-    def has_foreign_hooks(self) -> bool:
-        """Whether a torch hook on a module wants to see the forward pass."""
-        return has_hooks(self.transformer, self.lm_head)
 
     @property
     def device(self) -> torch.device:

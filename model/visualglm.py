@@ -21,7 +21,6 @@ from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
-from .modules import has_hooks
 from .ptuning import PTUNING, find_prefix, prefix_of
 from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
@@ -266,15 +265,15 @@ class VisualGLMModel(ChatGLMModel):
         return False
 
     @property
-    def has_foreign_hooks(self) -> bool:
-        """Whether a mixin that is not ours, or a torch hook on a module, wants to see the forward pass."""
+    def has_foreign_mixins(self) -> bool:
+        """Whether a mixin that is not ours wants to see or change the forward pass."""
         origins = dict(self.hook_origins)
         attention = origins.pop("attention_fn", None)
         known = PREFIX_ATTENTION if find_prefix(self.mixins) else HARMLESS_ATTENTION
         mixins = attention not in {None, *known} or any(OWN_HOOKS.get(name) != by for name, by in origins.items())
         # The decoder embeds pictures itself, as this mixin does.
         embeds = getattr(type(self.mixins["eva"]), "word_embedding_forward", None)
-        return mixins or embeds is not ImageMixin.word_embedding_forward or has_hooks(self.transformer, self.lm_head)
+        return mixins or embeds is not ImageMixin.word_embedding_forward
 
     @property
     def prefix(self) -> Sequence[torch.Tensor]:

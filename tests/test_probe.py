@@ -3,6 +3,7 @@
 import torch
 
 from model import SatChatModel
+from model.generation.network import has_foreign_hooks
 from tiny.fewshot import ANSWERS
 from tiny.probe import look, share_between, told_by_nearest
 
@@ -25,4 +26,4 @@ def test_every_place_between_the_picture_and_the_answer_is_looked_at(tiny_model:
     shapes = [(2, length * width), (2, width), *[(2, width)] * layers]
     assert [tuple(vectors.shape) for vectors in places.values()] == shapes
     assert not any(torch.equal(*vectors) for vectors in places.values())
-    assert not tiny_model.network.has_foreign_hooks
+    assert not has_foreign_hooks(tiny_model.network)

@@ -18,6 +18,7 @@ from model.chat_model import SatChatModel
 from model.generation import GenerationConfig, Request
 from model.generation.cache import answer_positions
 from model.generation.decoder import make_decoder
+from model.generation.network import has_foreign_hooks
 from model.prompt import Prompt
 from model.quantization.embedding import QuantizedEmbedding
 from model.quantization.quantize import quantize, quantized_layers
@@ -105,7 +106,7 @@ def test_only_the_language_model_is_quantised(few_bits: SatChatModel) -> None:
     assert len(layers) == LANGUAGE_LAYERS
     assert not any(".eva." in name for name in layers)
     assert few_bits.network.dtype == torch.float32
-    assert not few_bits.network.has_foreign_hooks
+    assert not has_foreign_hooks(few_bits.network)
 
 
 @pytest.mark.parametrize("bits", BITS)

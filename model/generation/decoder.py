@@ -16,7 +16,7 @@ from ..kernels.choice import has_triton
 from . import attention
 from .cache import KVCache
 from .layers import Layers
-from .network import Network, prefix_length, to_device
+from .network import Network, has_foreign_hooks, prefix_length, to_device
 from .request import Request
 
 # Yields after each layer, so that others may have their turn; returns the logits [n, V] of the prompts' next tokens.
@@ -66,7 +66,7 @@ class Decoder(Protocol):
 
 def make_decoder(network: Network) -> Decoder:
     """Choose how to run `network`."""
-    if network.has_foreign_hooks:
+    if has_foreign_hooks(network):
         from .model_decoder import ModelDecoder  # imports this module
 
         tell(

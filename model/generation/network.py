@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..kernels.linear import Linear
+from ..modules import every_module, have_hooks
 
 
 class Rotary(Protocol):
@@ -22,6 +23,7 @@ class Network(Protocol):
         image_length: vectors that stand for a picture.
         qkv_by_head: whether the rows of query_key_value lie head by head, [q k v] of each, not part by part.
         prefix: keys and values [2, H, P, head_dim] for each layer that the tokens of every row see, or nothing.
+        has_foreign_mixins: whether a mixin that is not ours wants to see or change the forward pass.
     """
 
     transformer: Any  # word_embeddings, layers, final_layernorm
@@ -31,7 +33,7 @@ class Network(Protocol):
     qkv_by_head: bool
     residual_scale: float
     prefix: Sequence[torch.Tensor]
-    has_foreign_hooks: bool
+    has_foreign_mixins: bool
     device: torch.device
     dtype: torch.dtype
     max_sequence_length: int
@@ -50,6 +52,16 @@ class Network(Protocol):
 def prefix_length(network: Network) -> int:
     """Return P, how many keys and values a network's rows begin with."""
     return network.prefix[0].shape[2] if len(network.prefix) else 0
+
+
+def decoded_modules(network: Network) -> list[nn.Module]:
+    """Return the modules whose work the decoder does by itself."""
+    return every_module(network.transformer, network.lm_head)
+
+
+def has_foreign_hooks(network: Network) -> bool:
+    """Whether a mixin that is not ours, or a torch hook on a module, wants to see or change the forward pass."""
+    return network.has_foreign_mixins or have_hooks(decoded_modules(network))
 
 
 def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from ..kernels.linear import Linear
 from ..kernels.norm import layer_norm
-from ..modules import every_module
-from .network import prefix_length
+from ..modules import have_hooks
+from .network import decoded_modules, prefix_length
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def find_weights(network: Any) -> Weights:
 
 def weights_mark(network: Any) -> tuple[object, ...]:
     """Return what changes when weights move or are exchanged, or a hook or prefix comes; not when values change."""
-    modules = [*every_module(network.transformer, network.lm_head)]
-    weights = [module._parameters.get("weight") for module in modules]
-    pointers = [0 if weight is None else weight.data_ptr() for weight in weights]
-    return (network.has_foreign_hooks, prefix_length(network), *map(id, modules), *pointers)
+    modules = decoded_modules(network)
+    weights = [module._parameters.get("weight") for module in modules if module._parameters]
+    pointers = [weight.data_ptr() for weight in weights if weight is not None]
+    is_hooked = network.has_foreign_mixins or have_hooks(modules)
+    return (is_hooked, prefix_length(network), *map(id, modules), *pointers)
