@@ -109,7 +109,9 @@ def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
     options, config = parse_arguments(port)
     try:
         check_address(options.server_name, options.server_port)
-        serve(load_model(options, load), config, options)
+        model = load_model(options, load)
+        model.warm_up()
+        serve(model, config, options)
     except VisualGLMError as error:
         print(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)

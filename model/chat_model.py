@@ -2,15 +2,20 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 
 from .errors import VisualGLMError
-from .generation import GenerationConfig, Request, Scheduler, Steps, scheduler_of
+from .generation import DEMO, GenerationConfig, Request, Scheduler, Steps, scheduler_of
 from .pictures import PictureEmbeddings
 from .pieces import Answer, AnswerWriter, Piece
 from .prompt import Conversation, Prompt, encode_prompt
+
+# What a GPU is asked before anybody else asks, and how many tokens of the answer are waited for.
+FIRST_QUESTION, FIRST_TOKENS = "描述这张图片。", 4
 
 
 class ChatModel(Protocol):
@@ -25,6 +30,10 @@ class ChatModel(Protocol):
         raises ValueError then. After a piece none comes for `pause_s` seconds, but for the last: what comes
         meanwhile is one piece, which costs less.
         """
+        ...
+
+    def warm_up(self) -> None:
+        """Do what the first answer would have to wait for."""
         ...
 
 
@@ -92,6 +101,14 @@ class SatChatModel:
             return AnswerWriter(self.tokenizer, prompt, started), self.scheduler.submit(request)
 
         return Answer(begin, pause_s)
+
+    def warm_up(self) -> None:
+        """On a GPU, compile kernels and record graphs by beginning an answer, so that nobody else waits for that."""
+        if self.network.device.type != "cuda":
+            return
+        blank = torch.zeros(1, 3, self.network.image_size, self.network.image_size)
+        with suppress(VisualGLMError), closing(self.stream_answer(Conversation(blank), FIRST_QUESTION, DEMO)) as answer:
+            list(islice(answer, FIRST_TOKENS))  # what goes wrong will be said to whoever asks
 
     def make_request(
         self,

@@ -151,6 +151,10 @@ class HfChatModel:
         """Answer `question` about the conversation's picture, piece by piece; see `SatChatModel.stream_answer`."""
         return self.engine.stream_answer(conversation, question, config, pause_s=pause_s)
 
+    def warm_up(self) -> None:
+        """On a GPU, do what the first answer would have to wait for; see `SatChatModel.warm_up`."""
+        self.engine.warm_up()
+
     def answer_batch(
         self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
     ) -> list[str | VisualGLMError]:

@@ -84,7 +84,9 @@ class Server(uvicorn.Server):
 
         def work() -> None:
             try:
-                self.service.model = load()
+                model = load()
+                model.warm_up()
+                self.service.model = model
                 log("ready", seconds=round(time.perf_counter() - started, 3))
             except BaseException as error:  # handed over to whoever waits for the server's end
                 self.failure = error

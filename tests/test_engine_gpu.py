@@ -1,7 +1,7 @@
 """On a GPU: graphs, kernels and batches of any size give the tokens that the CPU gives."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -96,6 +96,19 @@ def test_pictures_encoded_by_graphs(on_gpu: SatChatModel) -> None:
         want = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
     assert torch.allclose(embeddings, want, atol=1e-4, rtol=1e-4)
     assert len(on_gpu.pictures.encoder.graphs.graphs) == 2
+
+
+@pytest.mark.parametrize("load", [load_sat, load_hf])
+def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., Any]) -> None:
+    model, [pixels] = load("visualglm-tiny", device="cuda", dtype="float16"), drawn(1)
+    model.warm_up()
+    engine = model if isinstance(model, SatChatModel) else model.engine
+    batch, pictures = engine.scheduler.batch, engine.pictures
+    kept = [set(graphs.graphs.values()) for graphs in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
+    assert all(kept)
+    [*model.stream_answer(Conversation(pixels), "图片里有什么？", DEMO)]
+    after = [set(graphs.graphs.values()) for graphs in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
+    assert after == kept
 
 
 def test_a_picture_reaches_the_gpu_without_torch_s_threads() -> None:

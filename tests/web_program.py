@@ -42,6 +42,10 @@ class ModelWithModes:
             case _:
                 yield from self.tiny.stream_answer(conversation, question, config)
 
+    def warm_up(self) -> None:
+        """Called by the program before it shows its page."""
+        self.tiny.warm_up()
+
     def count_slowly(self) -> Iterator[Piece]:
         """Count for half a minute."""
         try:
