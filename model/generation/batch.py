@@ -7,8 +7,9 @@ from itertools import repeat
 import torch
 
 from ..errors import GenerationError
+from ..recording import Undo
 from .decoder import make_decoder
-from .graphs import Graphs, Undo
+from .graphs import Graphs
 from .network import Network
 from .request import Event, Request, Step
 from .rows import Flight, Opening, Row

@@ -5,16 +5,7 @@ from typing import Any
 
 import torch
 
-from ..recording import side_stream, undisturbed
-
-# Libraries allocate and choose kernels in the first call.
-WARM_UP = 1
-
-Undo = Callable[[], None]
-
-
-def nothing() -> None:
-    """Undo what has no lasting effect."""
+from ..recording import Undo, nothing, record
 
 
 class Graphs:
@@ -32,14 +23,15 @@ class Graphs:
 
         Args:
             key: names the function with all that its kernels depend on.
-            function: is called a few times to warm up before it is recorded.
+            function: is called twice to be recorded.
             remember: is called before that, and returns what undoes the effects of a call.
 
         Raises:
             RuntimeError: `function` does what cannot be recorded, such as waiting for the device.
         """
         if key not in self.graphs:
-            self.graphs[key] = self._record(function, remember())
+            self.graphs[key], _ = record(function, self.pool, remember())
+            self.pool = self.pool or self.graphs[key].pool()
         self.graphs[key].replay()
 
     def forget(self) -> None:
@@ -47,19 +39,3 @@ class Graphs:
         if self.graphs:
             torch.cuda.synchronize()  # one may be running
         self.graphs, self.pool = {}, None
-
-    def _record(self, function: Callable[[], None], undo: Undo) -> torch.cuda.CUDAGraph:
-        with undisturbed():
-            side = side_stream(torch.cuda.current_device())
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    function()
-                    undo()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may encode pictures meanwhile.
-            with torch.cuda.graph(graph, pool=self.pool, stream=side, capture_error_mode="thread_local"):
-                function()
-            self.pool = self.pool or graph.pool()
-            return graph

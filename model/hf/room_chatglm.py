@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..recording import side_stream, undisturbed
+from ..recording import record
 
 STRIDE = 256  # places
 LEAST_FREE = STRIDE // 2  # places that are free at first, so that the next room or graph is not wanted soon
@@ -135,14 +135,6 @@ class Room:
         with torch.cuda.device(self.states.device), traffic(self.states.device).stopped() as is_alone:
             if not is_alone:
                 return False
-            with undisturbed():
-                side, graph = side_stream(self.states.device), torch.cuda.CUDAGraph()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    self.compute(model, length)  # libraries allocate and choose kernels in the first call
-                torch.cuda.current_stream().wait_stream(side)
-                pool = next((other.pool() for other, _ in self.graphs.values()), None)
-                with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                    logits = self.compute(model, length)
-                self.graphs[length] = graph, logits
+            pool = next((graph.pool() for graph, _ in self.graphs.values()), None)
+            self.graphs[length] = record(lambda: self.compute(model, length), pool)
         return True
