@@ -61,7 +61,7 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
     rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE) + start
     past = (actual.cos, actual.sin), actual.pairs[1], lengths
     qkv = random_qkv(sum(contexts) + len(contexts), head_dim, by_head)
-    want = attention.attend_prompts(expected, 1, contexts)(1, qkv)
+    want = attention.attend_prompts(expected, 1, contexts)(1, qkv.clone())  # it takes what it is given
     padded = spread(qkv, contexts)
     tokens = len(contexts) * max(contexts)
     got = torch.zeros(len(padded), HEADS * head_dim, device=DEVICE)
@@ -74,7 +74,7 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
         expected.lengths[1:] = lengths
         longest = start + max(contexts) + 2 + step
         qkv = random_qkv(len(contexts), head_dim, by_head)
-        want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv)
+        want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv.clone())
         got = attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
         assert relative_error(got.cpu(), want.cpu()) < 1e-5
     assert relative_error(actual.layers.cpu(), expected.layers.cpu()) < 1e-6
@@ -83,7 +83,7 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
 def without_first_row(cache: KVCache) -> KVCache:
     """Return a cache that has all rows but the first, in the same memory."""
     rest = KVCache(0, (1, HEADS, ROOM, cache.angles.shape[3]), torch.device(DEVICE), torch.float32)
-    rest.pairs = [(keys[1:], values[1:]) for keys, values in cache.pairs]
+    rest.layers, rest.pairs = cache.layers[:, :, 1:], [(keys[1:], values[1:]) for keys, values in cache.pairs]
     rest.angles, rest.lengths = cache.angles[1:], cache.lengths[1:]
     return rest
 
