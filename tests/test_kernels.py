@@ -171,12 +171,11 @@ def test_without_an_ending_it_is_the_product(kind: str) -> None:
 @pytest.mark.parametrize("outputs", [1, 6, 24, 1500])
 @pytest.mark.parametrize("rows", [1, 2, dense.FEW_ROWS, dense.FEW_ROWS + 1])
 @pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("is_slow", [True, False])
 def test_a_weight_turned_once_gives_the_product(
-    has_bias: bool,
-    rows: int,
-    outputs: int,
-    dtype: torch.dtype,
+    is_slow: bool, has_bias: bool, rows: int, outputs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dense, "is_slow_for_few", lambda: is_slow)
     x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x has no ordinary strides
     bias = torch.randn(outputs).to(dtype) if has_bias else None
     product = dense.Turned(weight, bias)(x)

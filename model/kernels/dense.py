@@ -1,5 +1,6 @@
 """Products with a whole weight."""
 
+import functools
 import math
 
 import torch
@@ -47,11 +48,18 @@ def multiply_by_torch(
     return finish(F.linear(x, weight, ending.bias), ending, out)
 
 
+@functools.cache
+def is_slow_for_few() -> bool:
+    """Whether what torch calls for few rows is slow on this CPU: Intel's library, on one of AMD."""
+    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
+    return torch.backends.mkl.is_available() and "AMD" in name
+
+
 class Turned:
     """x [N, I] -> x @ weight.T + bias [N, O] by torch, the weight being turned once for all calls.
 
-    Few rows in float32 on a CPU are multiplied the other way around, weight @ x.T, by parts of the weight. The library
-    that torch calls for it takes a third of the time then, where weights come from memory.
+    Where few rows in float32 would be slow, they are multiplied the other way around, weight @ x.T, by parts of the
+    weight: that takes a third of the time, where weights come from memory.
 
     Args:
         weight: [O, I].
@@ -60,7 +68,8 @@ class Turned:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight.t(), bias
-        self.few = FEW_ROWS if weight.device.type == "cpu" and weight.dtype == torch.float32 else 0
+        turns = weight.device.type == "cpu" and weight.dtype == torch.float32 and is_slow_for_few()
+        self.few = FEW_ROWS if turns else 0
         count = math.gcd(len(weight), PARTS)
         self.parts = weight.unflatten(0, (count, -1))
         self.biases = (weight.new_zeros(len(weight)) if bias is None else bias).view(count, -1, 1)
