@@ -12,9 +12,13 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_WEB := $(VENV)/.installed-web
 INSTALLED_DEV := $(VENV)/.installed-dev
+# Triton runs a GPU's kernels on a CPU, by numpy. It has a folder of its own: what is tested without it must not see it.
+TRITON := $(VENV)/triton
+TRITON_VERSION := 3.9.0
+KERNEL_TESTS := $(addprefix tests/test_,kernels.py early.py gpu_attention.py sampler.py)
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
-.PHONY: chat web api test test-slow check
+.PHONY: chat web api test test-slow test-kernels check
 
 chat: $(INSTALLED)
 	@if [ -t 0 ]; then $(CHAT); else \
@@ -30,8 +34,14 @@ api: $(INSTALLED)
 test: $(INSTALLED_DEV)
 	$(RUN) -m pytest -m "not slow"
 
-test-slow: $(INSTALLED_DEV)
+test-slow: $(INSTALLED_DEV) test-kernels
 	$(RUN) -m pytest -m slow
+
+# There is no Triton for other systems.
+ifeq ($(shell uname -s),Linux)
+test-kernels: $(TRITON)/.installed
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(RUN) -m pytest -W ignore::RuntimeWarning $(KERNEL_TESTS)
+endif
 
 check: $(INSTALLED_DEV)
 	$(RUN) -m ruff check .
@@ -54,4 +64,8 @@ $(INSTALLED_WEB): $(INSTALLED) requirements_web.txt
 
 $(INSTALLED_DEV): $(INSTALLED_WEB) requirements_dev.txt
 	$(PIP) install --no-warn-conflicts -r requirements_dev.txt -c constraints.txt
+	@touch $@
+
+$(TRITON)/.installed: $(INSTALLED_DEV)
+	$(PIP) install --no-deps --upgrade --target $(TRITON) triton==$(TRITON_VERSION)
 	@touch $@

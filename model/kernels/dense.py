@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,8 @@ def multiply_by_torch(
 @functools.cache
 def is_slow_for_few() -> bool:
     """Whether what torch calls for few rows is slow on this CPU: Intel's library, on one of AMD."""
-    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "")
-    return torch.backends.mkl.is_available() and "AMD" in name
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.backends.mkl.is_available() and "AMD" in capabilities.get("cpu_name", "")
 
 
 class Turned:
