@@ -183,12 +183,12 @@ class Plan:
         return rows
 
     def phase(self, count: int, measured: Measured) -> float:
-        """Return the tokens a second of so many requests while all decode."""
-        return measured.rates(count, self.many_tokens).phase
+        """Return the tokens a second of so many requests while all decode, their pictures being known."""
+        return measured.together(count, self.many_tokens)[1].phase
 
     def total(self, count: int, measured: Measured) -> float:
         """Return the tokens a second of so many requests from the first question on."""
-        return measured.rates(count, self.many_tokens).total
+        return measured.together(count, self.many_tokens)[0].total
 
     def few_bits(self) -> list[Row]:
         """Return the rows of weights of few bits."""

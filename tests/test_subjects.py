@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, Source
 from benchmarks.parts.prompts import SHORT, question, random_pixels
-from benchmarks.parts.subjects import Chat, Engine, Measured, Original, to_rates, to_times
+from benchmarks.parts.subjects import Chat, Engine, Measured, Original, Together, to_times
 from model import DEMO, Conversation
 
 
@@ -41,9 +41,10 @@ def test_everyone_answers_with_as_many_tokens(engine: Engine, source: Source) ->
 
 
 def test_requests_at_once(engine: Engine) -> None:
-    rates = Measured(engine, 1).rates(3, 4)
-    assert rates.phase > 0
-    assert rates.total > 0
+    new, known = Measured(engine, 1).together(3, 4)
+    assert new.total > 0
+    assert known.phase > 0
+    assert [len(times) for times in (*new.times, *known.times)] == [4] * 6
 
 
 def test_a_measurement_is_made_once(engine: Engine) -> None:
@@ -54,11 +55,11 @@ def test_a_measurement_is_made_once(engine: Engine) -> None:
 def test_rates_while_all_are_written_leave_out_the_ends() -> None:
     steady = [float(moment) for moment in range(1, 11)]
     late = [moment + 4 for moment in steady]
-    rates = to_rates(0, [steady, late])
-    assert rates.phase == 2  # two tokens a second from 5 to 10
-    assert rates.total == 20 / 14
+    written = Together(0, [steady, late])
+    assert written.phase == 2  # two tokens a second from 5 to 10
+    assert written.total == 20 / 14
     with pytest.raises(RuntimeError, match="never"):
-        to_rates(0, [[1.0, 2.0], [3.0, 4.0]])
+        _ = Together(0, [[1.0, 2.0], [3.0, 4.0]]).phase
 
 
 def test_times_of_an_answer() -> None:

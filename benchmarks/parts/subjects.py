@@ -31,11 +31,33 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Tokens a second of answers side by side: while all are being written, and from first question to last token."""
+class Together:
+    """Answers that were asked for at the same moment.
 
-    phase: float
-    total: float
+    Attributes:
+        started: that moment.
+        times: when each token of each answer came.
+    """
+
+    started: float
+    times: list[list[float]]
+
+    @property
+    def total(self) -> float:
+        """Tokens a second, from the question to the last token."""
+        return sum(map(len, self.times)) / (max(one[-1] for one in self.times) - self.started)
+
+    @property
+    def phase(self) -> float:
+        """Tokens a second while all are being written, from the last one's first token to the first one's last.
+
+        Raises:
+            RuntimeError: they never were.
+        """
+        begin, end = max(one[0] for one in self.times), min(one[-1] for one in self.times)
+        if end <= begin:
+            raise RuntimeError("The answers were never all being written at once.")
+        return sum(begin < moment <= end for one in self.times for moment in one) / (end - begin)
 
 
 class Engine:
@@ -66,7 +88,7 @@ class Engine:
         """Read a picture as requests do."""
         self.model.pictures.embed(pixels)
 
-    def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Rates:
+    def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Together:
         """Answer as many prompts at once as there are pictures."""
         started = time.perf_counter()
         times: collections.defaultdict[Request, list[float]] = collections.defaultdict(list)
@@ -77,7 +99,7 @@ class Engine:
             if step.token_id is not None:
                 times[request].append(time.perf_counter())
         assert [len(one) for one in times.values()] == [tokens] * len(pictures), "an answer has another length"
-        return to_rates(started, list(times.values()))
+        return Together(started, list(times.values()))
 
     def _requests(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Iterator[Request]:
         """Yield requests as `answer_batch` does: while some are answered, pictures of the next ones are read."""
@@ -135,21 +157,6 @@ def to_times(started: float, times: list[float], tokens: int) -> Times:
     return Times(times[0] - started, (times[-1] - times[0]) / (tokens - 1))
 
 
-def to_rates(started: float, times: list[list[float]]) -> Rates:
-    """Return the rates of answers whose tokens came at `times`; while all are written is from the last one's first
-    token to the first one's last.
-
-    Raises:
-        RuntimeError: they were never all being written at once.
-    """
-    begin, end = max(one[0] for one in times), min(one[-1] for one in times)
-    between = sum(begin < moment <= end for one in times for moment in one)
-    if end <= begin:
-        raise RuntimeError("The answers were never all being written at once.")
-    finished = max(one[-1] for one in times)
-    return Rates(between / (end - begin), sum(map(len, times)) / (finished - started))
-
-
 class Measured:
     """A subject and what was measured of it; several rows may come of one measurement.
 
@@ -202,12 +209,14 @@ class Measured:
         pictures = iter([shown[0]] * len(shown) if known else shown)
         return self.median(lambda: self.subject.answer(length, FIRST_TOKENS, next(pictures), self.seed).first_s * 1e3)
 
-    def rates(self, count: int, tokens: int) -> Rates:
-        """Rates of `count` answers at once about as many new pictures; the first run is not counted."""
+    def together(self, count: int, tokens: int) -> tuple[Together, Together]:
+        """Return `count` answers at once about as many new pictures, and about the same again; others go before."""
 
-        def measure() -> Rates:
-            runs = [self.subject.answer_many(SHORT, tokens, self.pictures(count), self.seed) for _ in range(2)]
-            return runs[-1]  # type: ignore[no-any-return]
+        def measure() -> tuple[Together, Together]:
+            self.subject.answer_many(SHORT, tokens, self.pictures(count), self.seed)
+            shown = self.pictures(count)
+            new, known = (self.subject.answer_many(SHORT, tokens, shown, self.seed) for _ in range(2))
+            return new, known
 
         return self.once(("rates", count, tokens), measure)
 
