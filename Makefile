@@ -2,6 +2,7 @@
 # make web        the web page on visualglm-tiny
 # make api        serve visualglm-tiny over HTTP at 127.0.0.1:8080
 # make test       quick tests          make test-slow   the others
+# make test-kernels   a GPU's kernels, by Triton's interpreter; make test-slow does that, too
 # make check      style, types, import rules
 # Each installs what it needs into .venv. Choose the interpreter with PYTHON=python3.12.
 

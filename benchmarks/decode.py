@@ -15,6 +15,7 @@ new ones wherever a row does not say otherwise. The subjects, each alone on the 
                 demos nothing else decodes; its sequences are no longer than needed, which favours it
     hf          the Hugging Face network, by its ChatModel's stream_answer, text and all
     plain       model.chat of an exported directory, in a process that has only transformers
+Many requests at once are asked twice: about new pictures, and, for the rate while all decode, about the same again.
 A ratio of 1 or more keeps the promise. The promises are for one H200 with the published sizes in float16; the second
 table's hold wherever they are printed.
 """

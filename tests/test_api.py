@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,9 @@ import httpx
 import pytest
 
 from model import SettingError
-from serving import Settings
-from serving.server import HEAPS
-from tests.served import DESCRIBE, DESCRIPTION, SCENE_BASE64, wait_until
+from serving import Settings, create_app
+from serving.server import HEAPS, Server
+from tests.served import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--from_pretrained", "visualglm-tiny", "--device", "cpu"]
@@ -133,6 +134,22 @@ libc.fclose(file)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_nobody_is_answered_before_the_model_is_warm() -> None:
+    settings, has_begun, may_end = Settings(port=0), threading.Event(), threading.Event()
+    server = Server(create_app(None, settings), settings)
+
+    class Model(SteppedModel):
+        def warm_up(self) -> None:
+            has_begun.set()
+            assert may_end.wait(20)
+
+    server.load_model(Model)
+    assert has_begun.wait(20)
+    assert server.service.model is None
+    may_end.set()
+    wait_until(lambda: server.service.model is not None)
+
+
 def test_threads_share_few_heaps() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT_HEAPS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 1 <= done.stdout.count("<heap nr=") <= HEAPS

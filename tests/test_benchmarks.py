@@ -59,6 +59,12 @@ def test_decode_compares_with_sat() -> None:
     assert rows["decoding"][3] == "at least 3"
 
 
+def test_products_are_measured_both_ways() -> None:
+    rows = cells(run("benchmarks.products", "--rows", "1", "3", "--sets", "2", "--repetitions", "2"))[2:]
+    assert [row[0] for row in rows] == ["1", "3"]
+    assert all(float(number) > 0 for row in rows for number in row[1:])
+
+
 @pytest.mark.slow
 def test_every_row_of_decoding_is_measured() -> None:
     output = run("benchmarks.decode", "--device", "cpu", "--tokens", "3", "--repetitions", "1")

@@ -104,11 +104,14 @@ def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., A
     model.warm_up()
     engine = model if isinstance(model, SatChatModel) else model.engine
     batch, pictures = engine.scheduler.batch, engine.pictures
-    kept = [set(graphs.graphs.values()) for graphs in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
+
+    def recorded() -> list[set[Any]]:
+        return [set(one.graphs.values()) for one in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
+
+    kept = recorded()
     assert all(kept)
     [*model.stream_answer(Conversation(pixels), "图片里有什么？", DEMO)]
-    after = [set(graphs.graphs.values()) for graphs in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
-    assert after == kept
+    assert recorded() == kept
 
 
 def test_a_picture_reaches_the_gpu_without_torch_s_threads() -> None:

@@ -1,0 +1,71 @@
+"""How long a CPU takes for the products of a token, the usual way and by parts; see `model.kernels.dense.Turned`.
+
+OMP_NUM_THREADS=1 python -m benchmarks.products
+python -m benchmarks.products --rows 1 2 4 --sets 1       weights that stay in the cache
+
+The weights are as large as those of visualglm-tiny's language model, in float32. Several sets of them take turns, so
+that they come from memory, as they do where other programs use the cache. Times are medians.
+"""
+
+import argparse
+import statistics
+from functools import partial
+
+import torch
+
+from benchmarks.parts.machine import at_least, describe_machine
+from benchmarks.parts.subjects import timed
+from benchmarks.parts.table import show
+from model import load_sat
+from model.kernels.dense import FEW_ROWS, Turned, is_slow_for_few
+
+ROWS = (1, 2, 3, FEW_ROWS, 6, 8, 16)
+
+
+def draw_sets(count: int) -> list[list[Turned]]:
+    """Return the layers of a token in their order, so many times with other weights."""
+    network = load_sat("visualglm-tiny", device="cpu").network
+    parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
+    shapes = [part.shape for part in parts if part.ndim == 2]
+    return [[Turned(torch.randn(shape), torch.randn(shape[0])) for shape in shapes] for _ in range(count)]
+
+
+def median_ms(sets: list[list[Turned]], rows: int, few: int, repetitions: int) -> float:
+    """Return the milliseconds of a token's products for so many rows, of which up to `few` are multiplied by parts."""
+    inputs = [torch.randn(rows, layer.weight.shape[0]) for layer in sets[0]]
+    for layer in (layer for layers in sets for layer in layers):
+        layer.few = few
+
+    def multiply(layers: list[Turned]) -> None:
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+
+    spent = [timed(partial(multiply, sets[number % len(sets)])) for number in range(repetitions + len(sets))]
+    return statistics.median(spent[len(sets) :]) * 1e3
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=at_least(1), nargs="+", default=ROWS, help="tokens side by side")
+    parser.add_argument("--sets", type=at_least(1), default=4, help="of weights (default %(default)s)")
+    parser.add_argument("--repetitions", type=at_least(1), default=60, help="(default %(default)s)")
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure and print a table."""
+    options = parse_arguments()
+    sets = draw_sets(options.sets)
+    size = sum(layer.weight.nbytes for layer in sets[0])
+    chosen = f"by parts up to {FEW_ROWS} rows" if is_slow_for_few() else "the usual way"
+    show(f"{describe_machine()}, threads: {torch.get_num_threads()}, {size / 1e6:.1f} MB; in use: {chosen}\n")
+    show("| rows | the usual way, ms | GB/s | by parts, ms | GB/s |\n|---|---|---|---|---|")
+    for rows in options.rows:
+        spent = [median_ms(sets, rows, few, options.repetitions) for few in (0, rows)]
+        show(f"| {rows} | " + " | ".join(f"{one:.3f} | {size / one / 1e6:.1f}" for one in spent) + " |")
+
+
+if __name__ == "__main__":
+    main()
