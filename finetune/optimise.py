@@ -79,7 +79,13 @@ class Numbers:
 
 
 class Optimiser(Protocol):
-    """What the loop needs."""
+    """What the loop needs.
+
+    Attributes:
+        saved_as: the file or directory in a checkpoint that `save` writes.
+    """
+
+    saved_as: str
 
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch as the module computes it from all that is given."""
@@ -121,6 +127,7 @@ class PlainOptimiser:
     """
 
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings, mixed: bool) -> None:
+        self.saved_as = STATE_NAME
         self.module = module
         self.parameters = list(parameters)
         self.settings = settings
