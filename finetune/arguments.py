@@ -215,7 +215,7 @@ def check(options: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise SettingError(f"--{name.replace('_', '-')} is {value}; it should be at least 1.")
     name = options.experiment_name
-    if not name or not name.isprintable() or Path(name).name != name or "\\" in name:
+    if not name or not name.isprintable() or Path(name).name != name or "\\" in name or name == "..":
         raise SettingError(
             f"--experiment-name is {name!r}; it should be a plain name, the first part of the name of a directory in "
             "--save. Choose another directory with --save."

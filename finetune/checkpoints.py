@@ -181,6 +181,13 @@ class Run:
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder(old), ignore_errors=True)
 
+    def describe(self, saved: int, last: int, is_complete: bool) -> str:
+        """Say what can be done with a run of which the steps up to `saved` are saved."""
+        advice = f"Talk to it: --from_pretrained {self.path}"
+        if is_complete:
+            return f"The run is {self.path}. {advice}"
+        return f"The run {self.path} is saved up to step {saved} of {last}; --resume goes on from there. {advice}"
+
     def close(self) -> None:
         """Let other trainings go on with the run."""
         if self.lock is not None:

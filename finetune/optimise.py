@@ -78,6 +78,24 @@ class Numbers:
         return self.held.tolist()  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A step that was made and not yet looked at.
+
+    Attributes:
+        number: of the step, from 1.
+        outcome: the loss summed over this process's tokens; the tokens of all processes, those that count less as
+            less; 1 where float16 had no room; the length of the gradient; how many processes were asked to stop.
+        rows: that it saw.
+        rate: of learning.
+    """
+
+    number: int
+    outcome: Numbers
+    rows: list[int]
+    rate: float
+
+
 class Optimiser(Protocol):
     """What the loop needs.
 

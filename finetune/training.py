@@ -17,7 +17,7 @@ from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimise import Numbers, Optimiser
+from .optimise import Made, Numbers, Optimiser
 from .order import Order
 from .pictures import PictureCache
 from .processes import Processes, say
@@ -26,28 +26,10 @@ from .rate import rate_at
 from .stopping import StopRequest, catch_signals
 from .training_state import State
 from .variation import vary_some
-from .workers import is_end_of_worker
+from .workers import lost_workers_explained
 
 # Steps in a row without room in float16, after which something else is wrong.
 MOST_SKIPPED = 20
-
-
-@dataclass(frozen=True)
-class Made:
-    """A step that was made and not yet looked at.
-
-    Attributes:
-        number: of the step, from 1.
-        outcome: the loss summed over this process's tokens; the tokens of all processes, those that count less as
-            less; 1 where float16 had no room; the length of the gradient; how many processes were asked to stop.
-        rows: that it saw.
-        rate: of learning.
-    """
-
-    number: int
-    outcome: Numbers
-    rows: list[int]
-    rate: float
 
 
 @dataclass
@@ -72,6 +54,7 @@ class Training:
         stop: made by signals.
         saved: the step of the newest checkpoint; 0 before the first.
         is_stopping: whether all processes know that one of them was asked to stop.
+        is_complete: whether the training came to its end and is saved.
     """
 
     options: argparse.Namespace
@@ -94,6 +77,7 @@ class Training:
     unsaved: TrainingError | None = None
     saved: int = field(init=False)
     is_stopping: bool = False
+    is_complete: bool = False
 
     def __post_init__(self) -> None:
         self.saved = self.state.step
@@ -105,19 +89,12 @@ class Training:
             TrainingError: the loss is no number, float16 has no room, the last checkpoint cannot be written, or a
                 process that reads data has ended.
         """
-        try:
-            with catch_signals(self.stop):
-                self._go()
-        except RuntimeError as error:
-            if not is_end_of_worker(error):
-                raise
-            raise TrainingError(
-                f"A process that reads data has ended ({error}). Often memory ran out: give fewer by --num-workers, 0 "
-                "for none, or a smaller --batch-size."
-            ) from error
+        with catch_signals(self.stop), lost_workers_explained():
+            self._go()
         if self.unsaved is not None:
             raise self.unsaved
-        return self.is_stopping and self.state.step < self.last
+        self.is_complete = not self.is_stopping or self.state.step >= self.last
+        return not self.is_complete
 
     def _go(self) -> None:
         waiting: Made | None = None
@@ -142,15 +119,7 @@ class Training:
             self.recorder.close()
         self.run.close()
         if self.saved:
-            say(self.processes, self._describe_saved())
-
-    def _describe_saved(self) -> str:
-        """Say up to which step the run is saved, and what can be done with it."""
-        path, was_stopped = self.run.path, self.is_stopping and self.saved < self.last
-        advice = f"Talk to it: --from_pretrained {path}"
-        if self.saved == self.state.step and not was_stopped:
-            return f"The run is {path}. {advice}"
-        return f"The run {path} is saved up to step {self.saved} of {self.last}; --resume goes on from there. {advice}"
+            say(self.processes, self.run.describe(self.saved, self.last, self.is_complete))
 
     def _must_stop(self) -> bool:
         """Whether to stop after this step; the same for all processes."""
@@ -162,7 +131,7 @@ class Training:
         """Yield the batches of each step that is still to be made, with the places of their examples."""
         count, device = self.order.batches, self.processes.device
         first = self.state.step
-        indices = list(islice(self.order.batches_from(first), (self.last - first) * count))
+        indices = list(islice(self.order.batches_from(first), max(0, self.last - first) * count))
         workers, pinned = self.options.num_workers, device.type == "cuda"
         loaded = load_batches(self.train, indices, workers, pin_memory=pinned)
         for start in range(0, len(indices), count):

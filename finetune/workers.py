@@ -6,9 +6,12 @@ Batches travel through /dev/shm, of which a container may have 64 MB, or none th
 import multiprocessing
 import multiprocessing.queues
 import os
-import traceback
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import TrainingError
 from .stopping import ignore_signals
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -75,10 +78,19 @@ def start_worker(number: int) -> None:
 
 def end_worker(error: Exception, batch: object) -> None:
     """End this process after an error of the thread that sends batches, so that the training learns of it."""
-    traceback.print_exception(error)
+    print(f"A process that reads data cannot send a batch: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
-def is_end_of_worker(error: RuntimeError) -> bool:
-    """Whether torch says by this error that a process that reads data has ended."""
-    return "DataLoader worker (pid" in str(error)
+@contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """Turn torch's error about a process that reads data and has ended into an error for a person."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise TrainingError(
+            f"A process that reads data has ended ({error}). Often memory ran out: give fewer by --num-workers, 0 for "
+            "none, or a smaller --batch-size."
+        ) from error
