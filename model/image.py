@@ -25,6 +25,7 @@ __all__ = [
     "BlipImageEvalProcessor",
     "ImageLimits",
     "decode_base64",
+    "fetch_image",
     "image_digest",
     "load_image",
     "preprocess",
@@ -63,14 +64,22 @@ def load_image(
     url = _find_url(text) if isinstance(source, str) else None
     if url is None:
         return decode_image(_read_file(text, limits), f"The picture {_shorten(text)}", limits)
-    data = fetch_bytes(
+    return decode_image(fetch_image(url, limits), f"The picture {display_url(url)}", limits)
+
+
+def fetch_image(url: str, limits: ImageLimits) -> bytes:
+    """Return the image file at an http(s) URL, not decoded.
+
+    Raises:
+        ImageError: the address is not allowed, or its answer is missing, too large or too slow.
+    """
+    return fetch_bytes(
         url,
         max_bytes=limits.max_bytes,
         timeout=limits.timeout,
         public_only=limits.public_only,
         domains=limits.domains,
     )
-    return decode_image(data, f"The picture {display_url(url)}", limits)
 
 
 def decode_base64(text: str, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
