@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from model import Turn
 
 from .answering import Answering
-from .parsing import check_characters, describe_body, read_body
+from .parsing import describe_body
 from .pictures import PictureSource
 from .refusals import now
 from .replies import Pieces, answer_in_events, answer_whole, document_events
@@ -42,7 +42,7 @@ def make_router(service: Service) -> APIRouter:
     )
     async def ask(request: Request) -> Response:
         """Answer a question about a picture, or one without."""
-        asked = await read_body(request, NativeRequest, service.settings.max_json_tokens)
+        asked = await service.parser.read(request, NativeRequest)
         question = to_question(asked, service)
         if asked.stream:
             return await answer_in_events(request, service, question, partial(write_events, asked))
@@ -70,7 +70,6 @@ def to_question(asked: NativeRequest, service: Service) -> Question:
         Refusal, SettingError: it cannot be answered so.
     """
     turns = [Turn(question, answer) for question, answer in asked.history or []]
-    check_characters([asked.text, *(text for turn in turns for text in (turn.question, turn.answer))])
     config = service.choose_config(**{name: getattr(asked, name) for name in SETTINGS})
     picture = PictureSource(asked.image) if asked.image else None
     asked.image = None

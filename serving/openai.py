@@ -14,7 +14,7 @@ from model import GenerationConfig, Piece, Usage
 
 from .answering import Answering
 from .messages import read_messages, refuse_unsupported
-from .parsing import check_characters, describe_body, read_body
+from .parsing import check_characters, describe_body
 from .pictures import PictureSource
 from .refusals import Refusal
 from .replies import Pieces, answer_in_events, answer_whole, document_events
@@ -97,7 +97,7 @@ def make_router(service: Service) -> APIRouter:
     )
     async def complete(request: Request) -> Response:
         """Answer the last message of a dialogue, which may be about a picture."""
-        asked = await read_body(request, CompletionRequest, service.settings.max_json_tokens)
+        asked = await service.parser.read(request, CompletionRequest)
         question = to_question(asked, service)
         head = Head(name)
         if asked.stream:
@@ -143,7 +143,7 @@ def to_question(asked: CompletionRequest, service: Service) -> Question:
     picture = None if url is None else PictureSource(url)
     del url
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-    check_characters([text, *stops, *(said for turn in turns for said in (turn.question, turn.answer))])
+    check_characters(stops)
     return Question(text, turns, picture, choose_configs(asked, service), stops, bool(asked.stream))
 
 

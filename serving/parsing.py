@@ -1,5 +1,6 @@
 """Parse and validate a request's body, as leniently as the original reads it, or refuse it."""
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -12,46 +13,65 @@ from .refusals import Refusal, explain_invalid
 
 FORBIDDEN = {chr(code) for code in range(32)} - {"\t", "\n", "\r"}
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+ASCII = bytes(range(128))
+MOST_UTF8_BYTES = 4  # of a character
+CHARACTERS_PER_ESCAPE = 32  # of base64 text, in which some clients escape slashes and line breaks
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-async def read_body(request: Request, schema: type[Schema], most_tokens: int) -> Schema:
-    """Return a request's body as `schema` has it, whatever its Content-Type says.
+class BodyParser:
+    """Parses the bodies of requests, one at a time: `json` holds Python's lock for up to 0.1 s.
 
-    FastAPI would keep the body and what it is parsed to until the answer is complete: several times the picture's size.
+    FastAPI would keep the body and its parsed form until the answer is complete: several times the picture's size.
 
     Args:
-        most_tokens: the most commas, colons and opening brackets.
-
-    Raises:
-        Refusal: 400, it is not JSON, too complex, or not as the schema says.
+        most_tokens: the most commas, colons and opening brackets of a body.
+        max_text: the most characters of a question with its history.
     """
-    body = b"".join([part async for part in request.stream()])
-    check_complexity(body, most_tokens)
-    try:
-        return schema.model_validate(parse_json(body))
-    except ValidationError as error:
-        raise explain_invalid(error.errors(include_url=False, include_context=False, include_input=False)) from None
+
+    def __init__(self, most_tokens: int, max_text: int) -> None:
+        self.most_tokens = most_tokens
+        self.max_text = max_text
+        self.lock = asyncio.Lock()
+
+    async def read(self, request: Request, schema: type[Schema]) -> Schema:
+        """Return a request's body as `schema` has it, whatever its Content-Type says.
+
+        Raises:
+            Refusal: 400, it is not JSON, too complex, or not as the schema says.
+        """
+        body = b"".join([part async for part in request.stream()])
+        async with self.lock:
+            await asyncio.sleep(0)  # other requests go on between two large bodies
+            self.check_complexity(body)
+            try:
+                return schema.model_validate(parse_json(body))
+            except ValidationError as error:
+                raise explain_invalid(
+                    error.errors(include_url=False, include_context=False, include_input=False)
+                ) from None
+
+    def check_complexity(self, body: bytes) -> None:
+        """Check what a body may hold before it is parsed: a value of two bytes takes 60 in memory.
+
+        Raises:
+            Refusal: 400, it may hold too many values, or more text than is read.
+        """
+        tokens = sum(map(body.count, (b",", b":", b"[", b"{")))
+        if tokens > self.most_tokens:
+            message = f"The request has {tokens:,} commas, colons and brackets; at most {self.most_tokens:,} are read."
+            raise Refusal(400, f"{message} Shorten it.", code="json_too_complex")
+        escapes = body.count(b"\\") - len(body) // CHARACTERS_PER_ESCAPE
+        others = 0 if body.isascii() else len(body.translate(None, ASCII)) // MOST_UTF8_BYTES
+        if max(escapes, others) > self.max_text:
+            message = f"The request has more text than the {self.max_text:,} characters that are read. Shorten it."
+            raise Refusal(400, message, code="text_too_long")
 
 
 def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return the part of a route's OpenAPI document that tells of its body, which `read_body` reads."""
+    """Return the part of a route's OpenAPI document that tells of its body, which a `BodyParser` reads."""
     reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
-
-
-def check_complexity(body: bytes, most_tokens: int) -> None:
-    """Check how many values a body may hold, before they are built: a value of two bytes takes 60 in memory.
-
-    Raises:
-        Refusal: 400, there may be too many.
-    """
-    count = sum(map(body.count, (b",", b":", b"[", b"{")))
-    if count > most_tokens:
-        message = (
-            f"The request has {count:,} commas, colons and brackets; at most {most_tokens:,} are read. Shorten it."
-        )
-        raise Refusal(400, message, code="json_too_complex")
 
 
 def parse_json(body: bytes) -> Any:

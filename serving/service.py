@@ -23,6 +23,7 @@ from .answering import EVENT_S, Answering, Write
 from .bodies import BodyBudget
 from .gate import Gate, Slot
 from .metrics import Metrics
+from .parsing import BodyParser, check_characters
 from .pictures import PictureReader, PictureSource
 from .refusals import Refusal, internal_error, timed_out, to_refusal
 from .settings import Settings
@@ -61,6 +62,7 @@ class Service:
         self.model = model
         self.gate = Gate(settings.max_batch, settings.most_answers, settings.max_per_key)
         self.bodies = BodyBudget(settings.max_bodies)
+        self.parser = BodyParser(settings.max_json_tokens, settings.max_text)
         self.pictures = PictureReader(settings)
         # A place may be free a moment before its thread is, so there are as many threads as places and some more.
         self.pool = ThreadPoolExecutor(settings.most_answers + settings.max_batch, "answer")
@@ -82,13 +84,11 @@ class Service:
         return DEMO.replace(**{"max_length": min(DEMO.max_length, most), **given})
 
     def check_text(self, text: str, turns: Sequence[Turn]) -> None:
-        """Check the lengths of a question and its history.
+        """Check a question and its history, the lengths first: the rest reads every character.
 
         Raises:
-            Refusal: 400, it is empty or too long.
+            Refusal: 400, the question is empty, or they are too long or have control characters.
         """
-        if not text.strip():
-            raise Refusal(400, "The question is empty. Ask something, also about a picture.", code="empty_question")
         if len(turns) > (most := self.settings.max_history):
             message = f"The history has {len(turns)} rounds; at most {most} are read. Leave out the oldest."
             raise Refusal(400, message, code="history_too_long")
@@ -96,6 +96,9 @@ class Service:
         if length > (longest := self.settings.max_text):
             message = f"Question and history have {length:,} characters; at most {longest:,} are read. Shorten them."
             raise Refusal(400, message, code="text_too_long")
+        if not text.strip():
+            raise Refusal(400, "The question is empty. Ask something, also about a picture.", code="empty_question")
+        check_characters([text, *(part for turn in turns for part in (turn.question, turn.answer))])
 
     async def start(self, question: Question, trace: Trace) -> Answering:
         """Take places for the answers, read the picture, and begin.
