@@ -17,9 +17,7 @@ MAX_CHUNKS = 20_000  # of a PNG; encoders write data chunks of 8 KiB or more
 MAX_TEXT_CHUNK = 65_536  # bytes of a PNG text chunk that is kept, for the orientation in it
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Ancillary chunks that change the decoded image: transparency and orientation.
 _KEPT_CHUNKS = (b"tRNS", b"eXIf")
-# Keywords of text chunks in which some programs store the orientation.
 _ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
 _STANDALONE_MARKERS = {0x01, *range(0xD0, 0xD9)}  # TEM, RST0-7, SOI: no length follows
@@ -86,7 +84,7 @@ def count_tiff_strips(data: bytes) -> int:
         directory = start + (8 if big else 2)
         tags = (entry.unpack_from(data, directory + number * entry.size) for number in range(min(entries, 65_536)))
         return max((count for tag, _, count in tags if tag in (_STRIP_OFFSETS, _TILE_OFFSETS)), default=0)
-    except struct.error:
+    except (struct.error, OverflowError):  # an offset beyond all files
         return 0
 
 
@@ -125,8 +123,21 @@ def _is_needed(kind: bytes, chunk: memoryview) -> bool:
         return True
     if kind not in (b"tEXt", b"zTXt", b"iTXt") or len(chunk) > MAX_TEXT_CHUNK:
         return False
-    return chunk[8:].tobytes().startswith(_ORIENTATION_TEXTS) and _has_right_checksum(chunk)
+    text = chunk[8:-4].tobytes()
+    keyword = next((known for known in _ORIENTATION_TEXTS if text.startswith(known)), None)
+    if keyword is None or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+        return False
+    # The byte after the keyword tells the compression of zTXt, and of iTXt whether there is any.
+    content = text[len(keyword) :]
+    if kind == b"zTXt":
+        return _inflates_to_little(content[1:])
+    return kind == b"tEXt" or content.startswith(b"\0")
 
 
-def _has_right_checksum(chunk: memoryview) -> bool:
-    return len(chunk) >= 12 and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+def _inflates_to_little(compressed: bytes) -> bool:
+    inflater = zlib.decompressobj()
+    try:
+        inflater.decompress(compressed, MAX_TEXT_CHUNK)
+    except zlib.error:
+        return False
+    return inflater.eof

@@ -158,7 +158,7 @@ def _name_format(data: bytes) -> str | None:
     """Return the name of the format that the first bytes are typical of, without reading more."""
     Image.init()
     typical = (name for name in Image.ID if Image.OPEN[name][1] is not None and _accepts(name, data))
-    return next((Image.OPEN[name][0].format_description or name for name in typical), None)  # type: ignore[attr-defined]
+    return next((getattr(Image.OPEN[name][0], "format_description", None) or name for name in typical), None)
 
 
 def finish_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
