@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from .errors import ImageError
 from .fetch import MAX_BYTES, TIMEOUT
-from .image_bounds import PNG_SIGNATURE, find_excess, strip_png
+from .image_bounds import find_excess
+from .image_metadata import strip_metadata
 
 try:
     from pi_heif import HeifImageFile
@@ -82,8 +83,8 @@ def open_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
         raise ImageError(f"{name} is empty. Save or download it anew.")
     if len(data) > limits.max_bytes:
         raise ImageError(f"{name} has more than {limits.max_bytes:,} bytes. Scale it down or save it as JPEG.")
-    stripped = strip_png(data) if data.startswith(PNG_SIGNATURE) else data
-    excess = "too many chunks" if stripped is None else find_excess(data, limits.max_pixels)
+    stripped = strip_metadata(data)
+    excess = "too many pieces of metadata" if stripped is None else find_excess(data, limits.max_pixels)
     if stripped is None or excess is not None:
         raise ImageError(f"{name} has {excess}, which take too long to decode. Save it again with a picture program.")
     with _pillow_errors(name, limits):
@@ -148,16 +149,17 @@ def _describe_unknown(data: bytes, formats: Sequence[str]) -> str:
         return f"is in the JPEG XL format, which is not read. {_CONVERT}"
     if data[128:132] == b"DICM":
         return "is a DICOM file, which is not read. Export it as PNG with a DICOM viewer."
-    if formats and (found := _name_format(data)):
+    if formats and (found := _name_format(data, formats)):
         *others, last = formats
         return f"is in the format {found}; only {', '.join(others)} and {last} are read here. {_CONVERT}"
     return f"is not a picture in a known format, or is damaged. {_CONVERT}"
 
 
-def _name_format(data: bytes) -> str | None:
-    """Return the name of the format that the first bytes are typical of, without reading more."""
+def _name_format(data: bytes, formats: Sequence[str]) -> str | None:
+    """Return the name of the format, other than `formats`, that the first bytes are typical of."""
     Image.init()
-    typical = (name for name in Image.ID if Image.OPEN[name][1] is not None and _accepts(name, data))
+    others = (name for name in Image.ID if name not in formats and Image.OPEN[name][1] is not None)
+    typical = (name for name in others if _accepts(name, data))
     return next((getattr(Image.OPEN[name][0], "format_description", None) or name for name in typical), None)
 
 

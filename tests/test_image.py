@@ -30,6 +30,7 @@ from model.image import (
 )
 from tests.goldens.golden_weights import picture
 from tests.picture_files import difference, encode, pixel, png_header
+from tests.test_imports import ALONE
 
 GOLDENS = Path(__file__).parent / "goldens" / "tiny"
 PNG = encode(picture(1, 64, 64), "PNG")
@@ -234,8 +235,8 @@ def test_the_modules_work_beside_exported_files_and_import_little(tmp_path):
     package = tmp_path / "exported"
     package.mkdir()
     (package / "__init__.py").touch()
-    for name in ("errors.py", "address.py", "data_url.py", "fetch.py", "image_bounds.py", "image_file.py", "image.py"):
-        shutil.copy(Path(model.image.__file__).with_name(name), package)
+    for name in (*ALONE, "errors"):
+        shutil.copy(Path(model.image.__file__).with_name(f"{name}.py"), package)
     code = """
         import sys
         import torch

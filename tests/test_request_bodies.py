@@ -8,12 +8,12 @@ import tracemalloc
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.parts.costly_images import slow_to_decode
 from serving.bodies import FREE, BodyBudget, BodyShare
 from serving.parsing import BodyParser
 from serving.refusals import Refusal
 from serving.schemas import CompletionRequest, NativeRequest
 from tests.bad_requests import to_base64
-from tests.costly_images import slow_to_decode
 from tests.served import SCENE_BASE64, SCENE_URL, SteppedModel, completion, serving, wait_until
 
 PATHS = ("/", "/v1/chat/completions")

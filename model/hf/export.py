@@ -38,6 +38,7 @@ SHARED_MODULES = (
     "image",
     "image_bounds",
     "image_file",
+    "image_metadata",
     "kernels",
     "prompt",
     "recording",
