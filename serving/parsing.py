@@ -13,7 +13,8 @@ from .refusals import Refusal, explain_invalid
 
 FORBIDDEN = {chr(code) for code in range(32)} - {"\t", "\n", "\r"}
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-ASCII = bytes(range(128))
+# What is not counted in a body: all ASCII but the marks of its structure, and the escapes of its strings.
+UNMARKED = bytes(set(range(128)) - set(b",:[{\\"))
 MOST_UTF8_BYTES = 4  # of a character
 CHARACTERS_PER_ESCAPE = 32  # of base64 text, in which some clients escape slashes and line breaks
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -57,13 +58,14 @@ class BodyParser:
         Raises:
             Refusal: 400, it may hold too many values, or more text than is read.
         """
-        tokens = sum(map(body.count, (b",", b":", b"[", b"{")))
+        marks = body.translate(None, UNMARKED)
+        tokens = sum(map(marks.count, (b",", b":", b"[", b"{")))
         if tokens > self.most_tokens:
             message = f"The request has {tokens:,} commas, colons and brackets; at most {self.most_tokens:,} are read."
             raise Refusal(400, f"{message} Shorten it.", code="json_too_complex")
-        escapes = body.count(b"\\") - len(body) // CHARACTERS_PER_ESCAPE
-        others = 0 if body.isascii() else len(body.translate(None, ASCII)) // MOST_UTF8_BYTES
-        if max(escapes, others) > self.max_text:
+        escapes = marks.count(b"\\")
+        others = (len(marks) - tokens - escapes) // MOST_UTF8_BYTES
+        if max(escapes - len(body) // CHARACTERS_PER_ESCAPE, others) > self.max_text:
             message = f"The request has more text than the {self.max_text:,} characters that are read. Shorten it."
             raise Refusal(400, message, code="text_too_long")
 
