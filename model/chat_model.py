@@ -21,6 +21,11 @@ FIRST_QUESTION, FIRST_TOKENS = "描述这张图片。", 4
 class ChatModel(Protocol):
     """A model with its tokenizer, as the front ends see it."""
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images that the model sees; larger ones are resized to it."""
+        ...
+
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
     ) -> Iterator[Piece]:
@@ -65,6 +70,11 @@ class SatChatModel:
         self.most_waiting = most_waiting
         self.penalize_prompt = penalize_prompt
         self.pictures = PictureEmbeddings(network)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images that the network sees."""
+        return self.network.image_size  # type: ignore[no-any-return]
 
     @property
     def scheduler(self) -> Scheduler:

@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from model import Turn
 
 from .answering import Answering
-from .parsing import JsonRoute, check_characters
+from .parsing import describe_body
+from .pictures import PictureSource
 from .refusals import now
 from .replies import Pieces, answer_in_events, answer_whole, document_events
 from .schemas import NativeAnswer, NativeError, NativeRequest
@@ -34,11 +35,14 @@ EVENTS = document_events('The answer; with "stream" as events {"delta": what is 
 
 def make_router(service: Service) -> APIRouter:
     """Return the route over `service`."""
-    router = APIRouter(route_class=JsonRoute)
+    router = APIRouter()
 
-    @router.post("/", response_model=NativeAnswer, responses={**ERRORS, **EVENTS})
-    async def ask(request: Request, asked: NativeRequest) -> Response:
+    @router.post(
+        "/", response_model=NativeAnswer, responses={**ERRORS, **EVENTS}, openapi_extra=describe_body(NativeRequest)
+    )
+    async def ask(request: Request) -> Response:
         """Answer a question about a picture, or one without."""
+        asked = await service.parser.read(request, NativeRequest)
         question = to_question(asked, service)
         if asked.stream:
             return await answer_in_events(request, service, question, partial(write_events, asked))
@@ -60,15 +64,16 @@ async def write_events(
 
 
 def to_question(asked: NativeRequest, service: Service) -> Question:
-    """Return what a request asks.
+    """Return what a request asks; the picture moves from `asked` into it.
 
     Raises:
         Refusal, SettingError: it cannot be answered so.
     """
     turns = [Turn(question, answer) for question, answer in asked.history or []]
-    check_characters([asked.text, *(text for turn in turns for text in (turn.question, turn.answer))])
     config = service.choose_config(**{name: getattr(asked, name) for name in SETTINGS})
-    return Question(asked.text, turns, asked.image or None, [config], streamed=bool(asked.stream))
+    picture = PictureSource(asked.image) if asked.image else None
+    asked.image = None
+    return Question(asked.text, turns, picture, [config], streamed=bool(asked.stream))
 
 
 def describe_answer(asked: NativeRequest, text: str) -> dict[str, object]:

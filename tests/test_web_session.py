@@ -21,6 +21,8 @@ class Script:
         self.seen: list[Conversation] = []
         self.closed = False
 
+    image_size = 224
+
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         self.seen.append(conversation)
         try:

@@ -24,6 +24,8 @@ class ModelWithModes:
         self.tiny = load_sat("visualglm-tiny", device="cpu")
         self.closed = 0
 
+    image_size = 224
+
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         match question:
             case "slow":
