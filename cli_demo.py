@@ -21,6 +21,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
+from model.command_line import ArgumentParser
 from model.image import load_image
 from model.prompt import question_language
 from terminal.arguments import FAILED, INTERRUPTED, MISUSED, add_model_arguments, load_model
@@ -38,7 +39,7 @@ def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conver
 
 def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
     add("--image", metavar="PATH_OR_URL", help="picture to start with")
