@@ -46,7 +46,7 @@ class Row:
 
     def language_of(self, turn: int) -> Language:
         """Return the language in which a turn is asked: the one given, else that of the question."""
-        return self.language or question_language(self.turns[turn].question, CHINESE, self.turns[:turn])
+        return self.language or question_language(self.turns[turn].question, ENGLISH, self.turns[:turn])
 
 
 class ShapeError(Exception):

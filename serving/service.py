@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from model import CHINESE, DEMO, ChatModel, Conversation, GenerationConfig, SettingError, Turn
+from model import DEMO, ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn
 from model.prompt import question_language
 
 from .answering import EVENT_S, Answering, Write
@@ -106,7 +106,7 @@ class Service:
 
     def _begin(self, question: Question, picture: object, slots: Sequence[Slot]) -> Answering:
         assert self.model is not None  # the door is closed until it is loaded
-        language = question_language(question.text, CHINESE, question.turns)
+        language = question_language(question.text, ENGLISH, question.turns)  # the original's default here
         conversation = Conversation(picture, list(question.turns), language)
         pause_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
         write = partial(self.model.stream_answer, conversation, question.text, pause_s=pause_s)
