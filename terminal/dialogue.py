@@ -6,7 +6,7 @@ from typing import Any
 
 from model import ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
 from model.chat import dropped_notice
-from model.image import load_image
+from model.image import load_image, resize_image
 from model.prompt import question_language
 
 from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
@@ -68,7 +68,8 @@ class Terminal:
                 source = self.ask(self.words.ask_picture)
             try:
                 with on_interrupt(interrupt_once):
-                    return load_image(source) if source else None
+                    # Every question would resize the full picture again.
+                    return resize_image(load_image(source), self.model.image_size) if source else None
             except KeyboardInterrupt:
                 print(self.words.stopped)
             except VisualGLMError as error:
