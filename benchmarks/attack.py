@@ -30,6 +30,7 @@ from benchmarks.parts.machine import ROOT, describe_machine
 from benchmarks.parts.machine import at_least as no_less
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
+from model.command_line import ArgumentParser
 
 GOOD_CLIENTS = 4
 PAUSE_S = 0.1  # of a good client between an answer and the next question
@@ -133,7 +134,7 @@ def judge(calm: Measured, busy: Measured, report: dict[str, object], stopping_s:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--clients", type=no_less(1), default=60, help="that attack (default %(default)s)")
     parser.add_argument("--seconds", type=no_less(3), default=180, help="of the attack (default %(default)s)")

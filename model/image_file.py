@@ -177,6 +177,14 @@ def finish_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Im
         return to_rgb(upright)
 
 
+def resize_image(image: Image.Image, size: int) -> Image.Image:
+    """Return an RGB image squeezed into a square of `size` x `size` pixels, as the model sees it.
+
+    The resizing is bicubic and antialiased, and does not keep the aspect ratio.
+    """
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
 def _check_size(image: Image.Image, name: str, limits: ImageLimits) -> None:
     width, height = image.size
     if width <= 0 or height <= 0:

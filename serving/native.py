@@ -6,7 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model import Turn
+from model.prompt import to_turns
 
 from .answering import Answering
 from .parsing import describe_body
@@ -67,9 +67,9 @@ def to_question(asked: NativeRequest, service: Service) -> Question:
     """Return what a request asks; the picture moves from `asked` into it.
 
     Raises:
-        Refusal, SettingError: it cannot be answered so.
+        Refusal, QuestionError, SettingError: it cannot be answered so.
     """
-    turns = [Turn(question, answer) for question, answer in asked.history or []]
+    turns = to_turns(asked.history)
     config = service.choose_config(**{name: getattr(asked, name) for name in SETTINGS})
     picture = PictureSource(asked.image) if asked.image else None
     asked.image = None
@@ -78,5 +78,5 @@ def to_question(asked: NativeRequest, service: Service) -> Question:
 
 def describe_answer(asked: NativeRequest, text: str) -> dict[str, object]:
     """Return the original's kind of answer."""
-    history = [*(asked.history or []), [asked.text, text]]
+    history = [*([turn.question, turn.answer] for turn in to_turns(asked.history)), [asked.text, text]]
     return {"response": text, "result": text, "history": history, "status": 200, "time": now()}

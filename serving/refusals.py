@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
-from model import BusyError, ImageError, PromptTooLongError, SettingError, VisualGLMError
+from model import BusyError, ImageError, PromptTooLongError, QuestionError, SettingError, VisualGLMError
 
 TYPES = {
     401: "authentication_error",
@@ -15,7 +15,12 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-CODES = {ImageError: "invalid_image", PromptTooLongError: "context_length_exceeded", SettingError: "invalid_value"}
+CODES = {
+    ImageError: "invalid_image",
+    PromptTooLongError: "context_length_exceeded",
+    QuestionError: "invalid_question",
+    SettingError: "invalid_value",
+}
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 

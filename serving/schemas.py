@@ -3,10 +3,10 @@
 Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
 MOST_STOPS = 4
 LONGEST_STOP = 256
@@ -26,7 +26,21 @@ Tokens = Annotated[Whole | None, Field(ge=1, le=HIGHEST_INTEGER)]
 LeastTokens = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="prompt and answer together")]
 Seed = Annotated[Whole | None, Field(ge=0, le=HIGHEST_SEED)]
 Round = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
-Rounds = Annotated[list[Round], Field(max_length=MOST_ROUNDS, fail_fast=True)]
+_TEXT = {"type": "string"}
+_ROUND = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+_MESSAGE = {
+    "type": "object",
+    "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
+    "required": ["role", "content"],
+}
+# `model.prompt.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
+History = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_ROUND, _MESSAGE]}}, {"type": "null"}]}),
+    Field(
+        description="earlier rounds, oldest first, as [question, answer], or as messages of user and assistant in turn"
+    ),
+]
 
 
 class Strictly(BaseModel):
@@ -42,7 +56,7 @@ class NativeRequest(Strictly):
     image: str | None = Field(
         None, description="base64 text, with line breaks or not, or a data URL; none to talk without"
     )
-    history: Rounds | None = Field(None, description="earlier rounds as [question, answer], oldest first")
+    history: History = None
     max_length: Tokens = None
     max_new_tokens: Tokens = None
     min_length: LeastTokens = None

@@ -7,17 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from model import (
-    CHINESE,
-    DEMO,
-    ENGLISH,
-    ChatModel,
-    Conversation,
-    GenerationConfig,
-    SettingError,
-    Turn,
-    is_chinese,
-)
+from model import DEMO, ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn
+from model.prompt import question_language
 
 from .answering import EVENT_S, Answering, Write
 from .bodies import BodyBudget
@@ -131,7 +122,7 @@ class Service:
 
     def _begin(self, question: Question, picture: object, slots: Sequence[Slot], deadline: float) -> Answering:
         assert self.model is not None
-        language = CHINESE if is_chinese(question.text) else ENGLISH
+        language = question_language(question.text, ENGLISH, question.turns)  # the original's default here
         conversation = Conversation(picture, list(question.turns), language)
         pause_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
         write = partial(self.model.stream_answer, conversation, question.text, pause_s=pause_s)

@@ -195,6 +195,11 @@ def native() -> Iterator[tuple[str, Any]]:
         [["a", 1]],
         [[None, "b"]],
         [{"q": "a"}],
+        [{"role": "user", "content": "a"}],
+        [{"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}],
+        [{"role": "user", "content": "a"}, ["b", "c"]],
         [[]],
     ):
         yield f"history {value}", {"text": "a", "history": value}

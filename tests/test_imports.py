@@ -32,7 +32,8 @@ ALONE = {
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": {"kernels", "modules", "recording"},
     "kernels": {"quantization"},
-    "checkpoint": {"generation", "hf", "quantization"},
+    "checkpoint": {"command_line", "generation", "hf", "quantization"},
+    "command_line": set(),
     "hf": {"prompt", "image", "quantization", "recording"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},

@@ -52,9 +52,6 @@ def test_what_may_be_a_picture_or_a_question_is_not(parser, body):
 @pytest.mark.parametrize(
     ("schema", "data"),
     [
-        (NativeRequest, {"text": "a", "history": [0] * 900}),
-        (NativeRequest, {"text": "a", "history": [["a", 1]] * 900}),
-        (NativeRequest, {"text": "a", "history": [[0] * 900]}),
         (CompletionRequest, {"model": "m", "messages": [0] * 900}),
         (CompletionRequest, {"model": "m", "messages": [{"role": "user", "content": [0] * 90}]}),
     ],
