@@ -166,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of a file; return 0 if every row can be used."""
     options = parse_arguments(arguments)
     try:
-        encoder = make_encoder(options.from_pretrained, options.max_length)
-        findings = look_through(read_rows(options.file), encoder)
+        rows = read_rows(options.file)  # before a model is looked for: the path may be misspelt
+        findings = look_through(rows, make_encoder(options.from_pretrained, options.max_length))
     except VisualGLMError as error:
         print(error, file=sys.stderr)
         return FAILED
