@@ -5,6 +5,7 @@ python api.py --host 0.0.0.0 --api-key "$KEY" --max-batch 32
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from model import ChatModel, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
 from serving import Settings, create_app
 from serving.server import serve
-from serving.trace import set_up_logging
+from serving.trace import log, set_up_logging
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 
 
@@ -25,8 +26,9 @@ def parse_arguments() -> tuple[argparse.Namespace, Settings]:
     add_model_arguments(parser)
     Settings.add_arguments(parser)
     options = parser.parse_args()
+    options.notes = []
     try:
-        settings = Settings.from_arguments(options)
+        settings = Settings.from_arguments(options, note=options.notes.append)
     except SettingError as error:
         parser.error(str(error))
     return options, replace(settings, model_name=settings.model_name or Path(options.from_pretrained).name)
@@ -36,6 +38,8 @@ def main(load: Callable[..., ChatModel] = load_sat) -> None:
     """Run the server on a model that `load` loads."""
     options, settings = parse_arguments()
     set_up_logging(settings.log_text)
+    for note in options.notes:
+        log("ignored variable", logging.WARNING, advice=note)
     # All that the server lets in may wait, for a moment, before the first of them are begun.
     load_places = partial(load, rows=settings.max_batch, most_waiting=settings.most_answers)
     try:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
+from model.environment import is_service_link, read_variable, service_link_note
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
 PORT = 7860
+PORT_VARIABLE = "GRADIO_SERVER_PORT"
 AUTH_VARIABLE = "VISUALGLM_AUTH"
 
 
@@ -25,10 +27,9 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
-    variables = os.environ
-    address, number = variables.get("GRADIO_SERVER_NAME", "127.0.0.1"), variables.get("GRADIO_SERVER_PORT", str(port))
+    address = read_variable("GRADIO_SERVER_NAME") or "127.0.0.1"
     add("--server_name", default=address, metavar="ADDRESS", help="0.0.0.0 for all (default %(default)s)")
-    add("--server_port", type=parse_port, default=number, metavar="PORT", help="where it listens (default %(default)s)")
+    add("--server_port", type=parse_port, metavar="PORT", help=f"where it listens (default {port})")
     add("--share", action="store_true", help="also give the page a public address, through Gradio's servers")
     add(
         "--auth",
@@ -40,10 +41,10 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     try:
-        from_variable = [parse_login(text) for text in filter(None, variables.get(AUTH_VARIABLE, "").split(","))]
-        options.auth = [*(options.auth or []), *from_variable]
+        options.auth = [*(options.auth or []), *read_logins()]
+        options.server_port = options.server_port or read_port(port)
         return options, DEMO.from_arguments(options)
-    except (SettingError, argparse.ArgumentTypeError) as error:
+    except SettingError as error:
         parser.error(str(error))
 
 
@@ -53,6 +54,34 @@ def parse_login(text: str) -> tuple[str, str]:
     if not name or not password:
         raise argparse.ArgumentTypeError("A login is a name, a colon and a password, like me:secret.")
     return name, password
+
+
+def read_logins() -> list[tuple[str, str]]:
+    """Read the logins in the environment; raise SettingError for one that has another form, without showing it."""
+    try:
+        return [parse_login(text) for text in filter(None, (read_variable(AUTH_VARIABLE) or "").split(","))]
+    except argparse.ArgumentTypeError as error:
+        raise SettingError(f"The environment variable {AUTH_VARIABLE} is wrong. {error}") from error
+
+
+def read_port(default: int) -> int:
+    """Return the port in the environment, or `default`.
+
+    Gradio converts the variable when it is imported, so a value that is not a port is removed from the environment.
+
+    Raises:
+        SettingError: the value is no port.
+    """
+    text = read_variable(PORT_VARIABLE)
+    if text is None or is_service_link(text):
+        os.environ.pop(PORT_VARIABLE, None)
+        if text is not None:
+            print(f"note: {service_link_note(PORT_VARIABLE, text)}", file=sys.stderr)
+        return default
+    try:
+        return parse_port(text)
+    except argparse.ArgumentTypeError as error:
+        raise SettingError(f"The environment variable {PORT_VARIABLE} is {text!r}. {error}") from error
 
 
 def parse_port(text: str) -> int:
@@ -86,10 +115,25 @@ def is_private(address: str) -> bool:
         return False
 
 
-def without_proxies_for(address: str) -> None:
-    """Let Gradio, which looks for its own page when it starts, ask no proxy for it."""
+def without_proxies_for(address: str, share: bool) -> None:
+    """Let Gradio, which looks for its own page when it starts, ask no proxy for it.
+
+    Only --share needs others' addresses. Proxies that Gradio's client cannot read, such as SOCKS ones, would end it.
+    """
     for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
+        own = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
+        os.environ[name] = own if share and can_read_proxies() else "*"
+
+
+def can_read_proxies() -> bool:
+    """Return whether Gradio's HTTP client can use the proxies that the environment names."""
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL):  # no SOCKS support, an unknown scheme, no URL
+        return False
+    return True
 
 
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
@@ -98,7 +142,7 @@ def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespac
         print(
             "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
         )
-    without_proxies_for(options.server_name)
+    without_proxies_for(options.server_name, options.share)
     where = (options.server_name, options.server_port)
     with serving(model, config, *where, auth=options.auth, share=options.share) as urls:
         print(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)", flush=True)

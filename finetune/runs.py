@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from model.checkpoint.resolve import EMBEDDED
 from model.checkpoint.sat import WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME
 from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
+from model.environment import expand_home
 from model.finetuned import FineTuneVisualGLMModel
 
 from .checkpoints import Run
@@ -32,8 +32,8 @@ def run_config(
         del config["tokenizer_type"]
     if not is_whole:
         name = options.from_pretrained
-        is_path = not (EMBEDDED / name).is_dir() and Path(name).expanduser().exists()
-        config[BASE_KEY] = str(Path(name).expanduser().resolve()) if is_path else name
+        is_path = not (EMBEDDED / name).is_dir() and expand_home(name).exists()
+        config[BASE_KEY] = str(expand_home(name).resolve()) if is_path else name
     return config
 
 

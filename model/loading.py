@@ -13,6 +13,7 @@ from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.vocabulary import find_vocabulary
+from .environment import read_variable
 from .errors import SettingError, TokenizerError
 from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
@@ -83,7 +84,7 @@ def limit_threads(parameters: int) -> None:
     Its matrices are too small to gain much from more, and threads that wait for one another lose milliseconds at
     each of hundreds of operations as soon as another program takes a core.
     """
-    if parameters < SMALL_PARAMETERS and "OMP_NUM_THREADS" not in os.environ:
+    if parameters < SMALL_PARAMETERS and read_variable("OMP_NUM_THREADS") is None:
         torch.set_num_threads(1)
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..environment import expand_home, read_variable
 from ..errors import CheckpointError
 from . import hf, sat
 from .files import describe_damage, refusal_explained
@@ -67,7 +68,7 @@ def find(name: str, home: str | os.PathLike[str] | None, notice: Callable[[str],
     for place in places:
         if is_model(place):
             return place
-    refuse_other(Path(name).expanduser())
+    refuse_other(expand_home(name))
     hub_id = HUB_IDS.get(name, name)
     if not is_hub_id(hub_id):
         raise CheckpointError(not_found(name, places))
@@ -100,12 +101,13 @@ def embedded_names() -> list[str]:
 
 def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
     """List the directories where a model called `name` may lie, in order."""
-    here = Path(name).expanduser()
+    here = expand_home(name)
     if here.is_absolute() or name.startswith("."):
         return [here]
-    sat_home = home or os.environ.get("SAT_HOME")
-    first = [Path(sat_home).expanduser() / name] if sat_home else []
-    return [*first, here, Path("~/.sat_models").expanduser() / name]
+    sat_home = home or read_variable("SAT_HOME")
+    first = [expand_home(sat_home) / name] if sat_home else []
+    last = expand_home("~/.sat_models")
+    return [*first, here, *([last / name] if last.is_absolute() else [])]
 
 
 def is_hub_id(name: str) -> bool:
