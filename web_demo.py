@@ -10,11 +10,12 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
-from model.command_line import ArgumentParser
+from model import DEMO, ChatModel, GenerationConfig, SettingError, load_sat
+from model.command_line import ArgumentParser, run_program
 from model.environment import is_service_link, read_variable, service_link_note
-from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
+from terminal.arguments import add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
 PORT = 7860
@@ -149,18 +150,19 @@ def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespac
         wait_for_the_end()
 
 
-def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
-    """Run the program on a model that `load` loads."""
+def run(load: Callable[..., ChatModel], port: int) -> None:
+    """Load the model that the command line names, and show the page."""
     options, config = parse_arguments(port)
-    try:
-        check_address(options.server_name, options.server_port)
-        model = load_model(options, load)
-        model.warm_up()
-        serve(model, config, options)
-    except VisualGLMError as error:
-        print(error, file=sys.stderr)
-        sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
+    check_address(options.server_name, options.server_port)
+    model = load_model(options, load)
+    model.warm_up()
+    serve(model, config, options)
+
+
+def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> int:
+    """Run the program on a model that `load` loads; return the exit code."""
+    return run_program(partial(run, load, port))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

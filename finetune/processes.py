@@ -14,6 +14,7 @@ import torch.distributed as dist
 from model.environment import read_integer, read_variable
 from model.errors import SettingError
 from model.loading import choose_device
+from model.sat_compat import plain_tracebacks
 
 from .errors import TrainingError
 
@@ -104,7 +105,8 @@ def join_processes(device: str | None, wants_nccl: bool) -> Processes:
         chosen = choose_device(device)
         if wants_nccl and chosen.type == "cuda":
             store = dist.HashStore()  # type: ignore[attr-defined]  # public, not exported
-            dist.init_process_group("nccl", store=store, rank=0, world_size=1)
+            with plain_tracebacks():
+                dist.init_process_group("nccl", store=store, rank=0, world_size=1)
             divide_model()
         return Processes(0, 1, chosen)
     return join_launched(device, count)

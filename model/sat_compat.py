@@ -131,6 +131,16 @@ def _unscripted(function: T) -> T:
     return function
 
 
+@contextlib.contextmanager
+def plain_tracebacks() -> Iterator[None]:
+    """Keep torch from prefixing the tracebacks of a single process with its rank: it replaces sys.excepthook."""
+    hook = sys.excepthook
+    try:
+        yield
+    finally:
+        sys.excepthook = hook
+
+
 def initialize_model_parallel(original: Callable[..., bool], model_parallel_size: int, seed: int) -> bool:
     """Give SAT the process group that its layers ask for; return whether one was made.
 
@@ -145,7 +155,8 @@ def initialize_model_parallel(original: Callable[..., bool], model_parallel_size
         return False
     if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, not exported
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        with plain_tracebacks():
+            torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     mpu.initialize_model_parallel(1)
     return True
 

@@ -28,7 +28,10 @@ DESCRIBED_ZH = (
 )
 DESCRIBED_EN = "The picture shows a black ring, a purple car and a red star."
 TINY = [str(ROOT / "cli_demo.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu", "--temperature", "0"]
-SLOW = ["-c", "import cli_demo, tests.cli_program as t; cli_demo.main(load=lambda name, **settings: t.SlowModel())"]
+SLOW = [
+    "-c",
+    "import sys, cli_demo, tests.cli_program as t; sys.exit(cli_demo.main(load=lambda *_, **settings: t.SlowModel()))",
+]
 PATIENCE = 60  # seconds; the machine may be busy
 
 

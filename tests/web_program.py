@@ -82,7 +82,7 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-PROGRAM = python("-c", "import web_demo, tests.web_program as t; web_demo.main(load=t.load)")
+PROGRAM = python("-c", "import sys, web_demo, tests.web_program as t; sys.exit(web_demo.main(load=t.load))")
 
 
 @contextmanager
