@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from model.errors import SettingError
-from model.prompt import Language, Prompt, Turn, encode_turns
+from model.prompt import Language, Prompt, Turn, encode_newest_turns, encode_turns
 
 from .shapes import Row
 
@@ -94,11 +94,10 @@ class TurnEncoder:
     ) -> tuple[Prompt, list[int]]:
         """Leave out what does not fit."""
         *earlier, last = turns
-        for dropped in range(1, len(earlier) + 1):
-            prompt = self._prompt(earlier[dropped:], last.question, language, length)
-            if len(prompt.token_ids) + len(answer) <= self.max_length:
-                return prompt, answer
-        alone = self._prompt([], last.question, language, length)
+        room = self.max_length - len(answer)
+        alone = encode_newest_turns(self.tokenizer, earlier, last.question, language, length, room)
+        if len(alone.token_ids) <= room:
+            return alone, answer
         marks = len(self._prompt([], "", language, length).token_ids)
         room = self.max_length - marks
         if room < 2:
