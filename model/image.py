@@ -73,6 +73,7 @@ def load_image(
         timeout=limits.timeout,
         public_only=limits.public_only,
         domains=limits.domains,
+        ports=limits.ports,
     )
     return decode_image(data, f"The picture {display_url(url)}", limits)
 

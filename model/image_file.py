@@ -25,6 +25,7 @@ class ImageLimits:
         timeout: seconds that a download may take altogether.
         public_only: download from public addresses alone; a server sets this.
         domains: download from these domains and what is below them alone; none given, from any.
+        ports: with public_only, ports other than 80 and 443 that may be asked.
     """
 
     max_pixels: int = 64_000_000
@@ -32,6 +33,7 @@ class ImageLimits:
     timeout: float = TIMEOUT
     public_only: bool = False
     domains: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
 
 
 DEFAULT_LIMITS = ImageLimits()
