@@ -19,6 +19,7 @@ from model import VisualGLMError, load_tokenizer
 from model.checkpoint import open_checkpoint
 from model.errors import ImageError
 from model.image import load_image
+from model.printing import print_text
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         encoder = make_encoder(options.from_pretrained, options.max_length)
         findings = look_through(read_rows(options.file), encoder)
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         return FAILED
-    print(summarize(findings, options.file, options.from_pretrained, options.max_length))
+    print_text(summarize(findings, options.file, options.from_pretrained, options.max_length))
     return BAD if findings.bad else 0

@@ -19,6 +19,7 @@ from finetune.preparation import prepare
 from finetune.processes import end_process, leave_processes
 from model.errors import SettingError, VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
+from model.printing import print_text
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
 
@@ -34,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             training.close()
     except VisualGLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", file=sys.stderr)
         return MISUSED if isinstance(error, SettingError) else FAILED
     except KeyboardInterrupt:
-        print("Interrupted. Go on with the same command and --resume.", file=sys.stderr)
+        print_text("Interrupted. Go on with the same command and --resume.", file=sys.stderr)
         return INTERRUPTED
     finally:
         leave_processes()

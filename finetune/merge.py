@@ -24,6 +24,7 @@ from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_di
 from model.checkpoint.save import write_json
 from model.errors import VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
+from model.printing import print_text
 
 from .checkpoints import write_weights
 from .peft_adapter import read_peft, write_peft
@@ -88,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         merge(options.source, options.out, options.to, options.base)
     except VisualGLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"Written to {options.out}.")
+    print_text(f"Written to {options.out}.")
     return 0
 
 

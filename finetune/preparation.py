@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset
 from model.checkpoint import Checkpoint
 from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
+from model.printing import print_text
 
 from .base import choose_base
 from .checkpoints import Run, State
@@ -61,7 +62,7 @@ def wants_deepspeed(options: argparse.Namespace) -> bool:
 def say(processes: Processes, text: str) -> None:
     """Tell the person something, from the first process."""
     if processes.is_first and text:
-        print(text, file=sys.stderr, flush=True)
+        print_text(text, file=sys.stderr)
 
 
 def open_data(options: argparse.Namespace, paths: Sequence[Path], network: Any, tokenizer: Any) -> list[ChatDataset]:

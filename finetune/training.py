@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from model.lora import set_dropout
+from model.printing import print_text
 
 from .checkpoints import Run, State
 from .data import Batch, ChatDataset, load_batches
@@ -116,7 +117,9 @@ class Training:
         if self.recorder is not None:
             self.recorder.close()
             if self.run.steps():
-                print(f"The run is {self.run.path}. Talk to it: --from_pretrained {self.run.path}", file=sys.stderr)
+                print_text(
+                    f"The run is {self.run.path}. Talk to it: --from_pretrained {self.run.path}", file=sys.stderr
+                )
 
     def _steps(self) -> Iterator[list[tuple[Batch, list[int]]]]:
         """Yield the batches of each step that is still to be made, with the places of their examples."""

@@ -221,8 +221,8 @@ def class_to_load(path: Path) -> type:
     name = named_class(path)
     if name not in model_registry.member and OWN_CLASS in model_registry.member:
         warnings.warn(
-            f"{path} was saved by the class {name}, which is not imported here: it is loaded as {OWN_CLASS}, with "
-            f"LoRA merged. To train it on, import {name} first.",
+            f"{path} was saved by the class {name!r}, which is not imported here: it is loaded as {OWN_CLASS}, "
+            f"with LoRA merged. To train it on, import {name!r} first.",
             stacklevel=3,
         )
         name = OWN_CLASS

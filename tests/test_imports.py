@@ -24,12 +24,13 @@ ALONE = {
     "image_file": {"errors", "fetch"},
     "image": {"errors", "address", "fetch", "image_file"},
     "prompt": {"errors"},
+    "printing": set(),
     "recording": set(),
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": {"kernels", "modules", "recording"},
     "kernels": {"quantization"},
-    "checkpoint": {"generation", "hf", "quantization"},
+    "checkpoint": {"generation", "hf", "printing", "quantization"},
     "hf": {"prompt", "image", "quantization", "recording"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
