@@ -1,13 +1,38 @@
-"""The sizes that a configuration gives, checked before a network is built of them."""
+"""The sizes that a configuration gives, checked before a loop is run or memory is allocated for them."""
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
 
-COUNTS = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "model_parallel_size")
+MAX_RANKS = 256  # files of a model-parallel model
+# Largest value of each size: far beyond any published model, and small enough to build a network without data.
+COUNTS = {
+    "num_layers": 1024,
+    "hidden_size": 2**16,
+    "num_attention_heads": 2**10,
+    "vocab_size": 2**22,
+    "model_parallel_size": MAX_RANKS,
+}
+# The same for sizes that may be absent, null or 0.
+OPTIONAL_COUNTS = {
+    "inner_hidden_size": 2**18,
+    "max_sequence_length": 2**22,
+    "image_length": 2**12,
+    "pre_seq_len": 2**12,
+    "lora_rank": 2**12,
+    "cross_attn_hidden_size": 2**16,
+    "patch_size": 2**10,
+    "in_channels": 2**6,
+    "pre_len": 2**12,
+    "post_len": 2**12,
+}
+MAX_IMAGE_SIDE = 2**12
+FRACTIONS = ("layernorm_epsilon", "lora_alpha")
 PARTS = ("eva_args", "qformer_args")
+WEIGHTS_PER_BYTE = 2  # in a file of 4-bit weights
 
 
 def check_sizes(config: Mapping[str, Any], file: Path) -> None:
@@ -15,22 +40,96 @@ def check_sizes(config: Mapping[str, Any], file: Path) -> None:
     for name in PARTS:
         if not isinstance(config[name], Mapping):
             raise CheckpointError(
-                f"{file}: {name} should hold sizes by name, not {config[name]!r}. Get the file again."
+                f"{file}: {name} should hold sizes by name, not {reprlib.repr(config[name])}. Get the file again."
             )
     for title, part in (("", config), *((f"{name}: ", config[name]) for name in PARTS)):
-        for key in COUNTS:
-            read_count(part, key, f"{file}: {title}")
-        hidden, heads = part.get("hidden_size"), part.get("num_attention_heads")
-        if hidden and heads and hidden % heads:
+        check_part(part, f"{file}: {title}")
+    check_image(config["eva_args"], f"{file}: eva_args: ")
+    check_queries(config, f"{file}: qformer_args: ")
+
+
+def check_part(part: Mapping[str, Any], place: str) -> None:
+    """Raise CheckpointError where the entries of one transformer can be no sizes; `place` begins the message."""
+    for key in COUNTS:
+        read_count(part, key, place)
+    for key, most in OPTIONAL_COUNTS.items():
+        value = part.get(key) or 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
             raise CheckpointError(
-                f"{file}: {title}hidden_size is {hidden}, which num_attention_heads, {heads}, does not divide. "
+                f"{place}{key} is {reprlib.repr(value)}; it should be a number up to {most}. Get the file again."
+            )
+    for key in FRACTIONS:
+        value = part.get(key) or 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**16:
+            raise CheckpointError(
+                f"{place}{key} is {reprlib.repr(value)}; it should be a positive number. Get the file again."
+            )
+    hidden, heads = part.get("hidden_size"), part.get("num_attention_heads")
+    if hidden and heads and hidden % heads:
+        raise CheckpointError(
+            f"{place}hidden_size is {hidden}, which num_attention_heads, {heads}, does not divide. Get the file again."
+        )
+
+
+def check_image(part: Mapping[str, Any], place: str) -> None:
+    """Raise CheckpointError where the sizes of a picture do not give the number of positions beside them."""
+    sides, patch, positions = part.get("image_size"), part.get("patch_size"), part.get("max_sequence_length")
+    if sides is None:
+        return
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_side(side) for side in sides):
+        raise CheckpointError(
+            f"{place}image_size is {reprlib.repr(sides)}; it should be two numbers from 1 to {MAX_IMAGE_SIDE}. "
+            "Get the file again."
+        )
+    if patch and positions:
+        wanted = (sides[0] // patch) * (sides[1] // patch) + (part.get("pre_len") or 0) + (part.get("post_len") or 0)
+        if wanted != positions:
+            raise CheckpointError(
+                f"{place}max_sequence_length is {positions}, but the patches of a picture take {wanted} positions. "
                 "Get the file again."
             )
+
+
+def check_queries(config: Mapping[str, Any], place: str) -> None:
+    """Raise CheckpointError where the QFormer gives another number of vectors than stand for a picture."""
+    part = config["qformer_args"]
+    layers, decoding, vectors = part.get("num_layers"), part.get("is_decoder"), part.get("vocab_size")
+    if isinstance(decoding, list) and layers and len(decoding) != layers:
+        raise CheckpointError(f"{place}is_decoder has {len(decoding)} entries for {layers} layers. Get the file again.")
+    if vectors and config.get("image_length") and vectors != config["image_length"]:
+        raise CheckpointError(
+            f"{place}vocab_size is {vectors}, but image_length is {config['image_length']}. Get the file again."
+        )
+
+
+def is_side(value: object) -> bool:
+    """Whether `value` is the side of a picture in pixels."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_IMAGE_SIDE
 
 
 def read_count(config: Mapping[str, Any], key: str, place: object) -> int | None:
     """Return the positive number under `key`, None where there is none; raise CheckpointError for anything else."""
     value = config.get(key)
-    if key in config and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise CheckpointError(f"{place}{key} is {value!r}; it should be a number from 1 on. Get the file again.")
+    if key in config and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNTS[key]):
+        raise CheckpointError(
+            f"{place}{key} is {reprlib.repr(value)}; it should be a number from 1 to {COUNTS[key]}. Get the file again."
+        )
     return value
+
+
+def count_weights(part: Mapping[str, Any]) -> int:
+    """Return about how many weights the transformer with these sizes has, at least; 0 where sizes are absent."""
+    layers, hidden = part.get("num_layers") or 0, part.get("hidden_size") or 0
+    inner = part.get("inner_hidden_size") or 4 * hidden
+    layer = 4 * hidden**2 + 2 * hidden * inner + 2 * hidden * (part.get("pre_seq_len") or 0)
+    return int(layers * layer + (part.get("vocab_size") or 0) * hidden)
+
+
+def check_room(config: Mapping[str, Any], held: int, place: object, advice: str) -> None:
+    """Raise CheckpointError where files of `held` bytes are far too small for the model that `config` describes."""
+    wanted = count_weights(config) + sum(count_weights(config[name]) for name in PARTS)
+    if wanted > WEIGHTS_PER_BYTE * held:
+        raise CheckpointError(
+            f"{place}: the configuration describes a model of more than {wanted:,} weights, but the files hold "
+            f"{held:,} bytes. The weights and the configuration belong to different models. {advice}"
+        )
