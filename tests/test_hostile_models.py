@@ -142,6 +142,15 @@ def test_absurd_sizes_are_refused(keys: tuple[str, ...], directory: Path) -> Non
         (("eva", "pre_len"), 10**12),
         (("qformer", "cross_attn_hidden_size"), 10**12),
         (("qformer", "is_decoder"), [True]),
+        (("qformer", "is_decoder"), True),
+        (("qformer", "cross_attn_hidden_size"), None),
+        (("eva", "patch_size"), 0),
+        (("eva", "in_channels"), []),
+        (("eva", "post_len"), {}),
+        (("bos_token_id",), "x"),
+        (("pad_token_id",), -1),
+        (("pre_seq_len",), 10**12),
+        (("pre_seq_len",), "x"),
     ],
 )
 def test_other_absurd_entries_are_refused(keys: tuple[str, ...], value: Any, directory: Path) -> None:
@@ -149,6 +158,21 @@ def test_other_absurd_entries_are_refused(keys: tuple[str, ...], value: Any, dir
     for load in LOADERS:
         with pytest.raises(CheckpointError, match=r"config\.json.*Get the file again"):
             load(directory, device="cpu")
+
+
+@pytest.mark.usefixtures("unbuilt")
+@pytest.mark.parametrize("part", ["eva", "qformer"])
+def test_a_part_without_its_sizes_is_refused(part: str, directory: Path) -> None:
+    file = config_of(directory)
+    name = f"{part}_config" if file.name == "config.json" else f"{part}_args"
+    config = json.loads(file.read_text())
+    for key in ("num_layers", "hidden_size", "num_attention_heads"):
+        lacking = {other: value for other, value in config[name].items() if other != key}
+        for sizes in (lacking, {}, [], None, 5):
+            file.write_text(json.dumps({**config, name: sizes}))
+            for load in LOADERS:
+                with pytest.raises(CheckpointError, match=part):
+                    load(directory, device="cpu")
 
 
 @pytest.mark.usefixtures("unbuilt")
@@ -160,7 +184,7 @@ def test_other_absurd_entries_are_refused(keys: tuple[str, ...], value: Any, dir
         {("inner_hidden_size",): 2**18},
         {("vocab_size",): 2**20},
         {("eva", "hidden_size"): 32_768},
-        {("qformer", "num_layers"): 1000, ("qformer", "is_decoder"): True},
+        {("qformer", "num_layers"): 1000, ("qformer", "is_decoder"): [True] * 1000},
     ],
 )
 def test_a_model_that_the_files_cannot_hold_is_not_built(changes: dict[tuple[str, ...], Any], directory: Path) -> None:

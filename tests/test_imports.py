@@ -24,7 +24,6 @@ ALONE = {
     "image_file": {"errors", "fetch"},
     "image": {"errors", "address", "fetch", "image_file"},
     "prompt": {"errors"},
-    "printing": set(),
     "recording": set(),
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
@@ -35,6 +34,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
     "pictures": {"cores", "encoder", "generation", "image", "shared_calls"},
+    "printing": set(),
     "shared_calls": set(),
     "pieces": {"prompt", "generation"},
     "chat_model": {"generation", "pictures", "pieces", "prompt"},

@@ -23,7 +23,20 @@ WEIGHTS_NAME = "weights.safetensors"
 RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 SHOWN = 20  # iterations that a message names
 MAX_NAME = 256  # characters of a file's name
-REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "eva_args", "qformer_args")
+REQUIRED = (
+    "num_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "max_sequence_length",
+    "layernorm_order",
+    "image_length",
+    "bos_token_id",
+    "mask_token_id",
+    "gmask_token_id",
+    "eva_args",
+    "qformer_args",
+)
 
 
 def rank_files(folder: Path) -> dict[int, Path]:
@@ -68,14 +81,15 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     if absent:
         raise CheckpointError(
             f"{file} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
-            f"It describes {reprlib.repr(config.get('model_class', 'an unnamed model'))}. Give the directory of a VisualGLM model."
+            f"It describes {reprlib.repr(config.get('model_class', 'an unnamed model'))}. "
+            "Give the directory of a VisualGLM model."
         )
     check_sizes(config, file)
     # Files from before SAT 0.4.1 have no pad_token_id, and their query-key-value rows lie by head.
     layout = config.pop("qkv_layout", SPLIT if "pad_token_id" in config else INTERLEAVED)
     if layout not in LAYOUTS:
         raise CheckpointError(f"{file}: qkv_layout is {reprlib.repr(layout)}; it should be {' or '.join(LAYOUTS)}.")
-    return {"pad_token_id": 3, **config}, layout
+    return {**config, "pad_token_id": 3 if config.get("pad_token_id") is None else config["pad_token_id"]}, layout
 
 
 def weight_files(path: Path, config: dict[str, Any], iteration: int | None = None) -> list[Path]:

@@ -1,7 +1,7 @@
 """The sizes that a configuration gives, checked before a loop is run or memory is allocated for them."""
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +16,74 @@ COUNTS = {
     "vocab_size": 2**22,
     "model_parallel_size": MAX_RANKS,
 }
-# The same for sizes that may be absent, null or 0.
+# The least and the largest value of sizes that may be absent.
 OPTIONAL_COUNTS = {
-    "inner_hidden_size": 2**18,
-    "max_sequence_length": 2**22,
-    "image_length": 2**12,
-    "pre_seq_len": 2**12,
-    "lora_rank": 2**12,
-    "cross_attn_hidden_size": 2**16,
-    "patch_size": 2**10,
-    "in_channels": 2**6,
-    "pre_len": 2**12,
-    "post_len": 2**12,
+    "inner_hidden_size": (1, 2**18),
+    "max_sequence_length": (0, 2**22),
+    "image_length": (1, 2**12),
+    "pre_seq_len": (0, 2**12),
+    "lora_rank": (0, 2**12),
+    "cross_attn_hidden_size": (1, 2**16),
+    "patch_size": (1, 2**10),
+    "in_channels": (1, 2**6),
+    "pre_len": (0, 2**12),
+    "post_len": (0, 2**12),
+    "bos_token_id": (0, 2**31),
+    "eos_token_id": (0, 2**31),
+    "mask_token_id": (0, 2**31),
+    "gmask_token_id": (0, 2**31),
+    "pad_token_id": (0, 2**31),
 }
+# Sizes that may be null: SAT writes its defaults so, of what a whole model has no use for, too.
+NULLABLE = {"inner_hidden_size", "pre_seq_len", "lora_rank"}
+UNUSED = {"cross_attn_hidden_size", "patch_size", "in_channels", "pre_len", "post_len", "eos_token_id", "pad_token_id"}
 MAX_IMAGE_SIDE = 2**12
 FRACTIONS = ("layernorm_epsilon", "lora_alpha")
-PARTS = ("eva_args", "qformer_args")
+PARTS = {
+    "eva_args": ("num_layers", "hidden_size", "num_attention_heads", "image_size", "patch_size", "in_channels"),
+    "qformer_args": (
+        "num_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "vocab_size",
+        "is_decoder",
+        "cross_attn_hidden_size",
+    ),
+}
 WEIGHTS_PER_BYTE = 2  # in a file of 4-bit weights
 
 
 def check_sizes(config: Mapping[str, Any], file: Path) -> None:
     """Raise CheckpointError where the entries of a SAT model_config.json, read from `file`, can be no model's sizes."""
-    for name in PARTS:
+    for name, keys in PARTS.items():
         if not isinstance(config[name], Mapping):
             raise CheckpointError(
                 f"{file}: {name} should hold sizes by name, not {reprlib.repr(config[name])}. Get the file again."
             )
+        absent = [key for key in keys if key not in config[name]]
+        if absent:
+            raise CheckpointError(f"{file}: {name} lacks {', '.join(absent)}. Get the file again.")
     for title, part in (("", config), *((f"{name}: ", config[name]) for name in PARTS)):
-        check_part(part, f"{file}: {title}")
+        check_part(part, f"{file}: {title}", NULLABLE if title else NULLABLE | UNUSED)
     check_image(config["eva_args"], f"{file}: eva_args: ")
     check_queries(config, f"{file}: qformer_args: ")
 
 
-def check_part(part: Mapping[str, Any], place: str) -> None:
+def check_part(part: Mapping[str, Any], place: str, nullable: Set[str]) -> None:
     """Raise CheckpointError where the entries of one transformer can be no sizes; `place` begins the message."""
     for key in COUNTS:
         read_count(part, key, place)
-    for key, most in OPTIONAL_COUNTS.items():
-        value = part.get(key) or 0
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+    for key, (least, most) in OPTIONAL_COUNTS.items():
+        value = part.get(key)
+        if key not in part or (value is None and key in nullable):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise CheckpointError(
-                f"{place}{key} is {reprlib.repr(value)}; it should be a number up to {most}. Get the file again."
+                f"{place}{key} is {reprlib.repr(value)}; it should be a number from {least} to {most}. "
+                "Get the file again."
             )
     for key in FRACTIONS:
-        value = part.get(key) or 0
+        value = part.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**16:
             raise CheckpointError(
                 f"{place}{key} is {reprlib.repr(value)}; it should be a positive number. Get the file again."
@@ -73,16 +97,14 @@ def check_part(part: Mapping[str, Any], place: str) -> None:
 
 def check_image(part: Mapping[str, Any], place: str) -> None:
     """Raise CheckpointError where the sizes of a picture do not give the number of positions beside them."""
-    sides, patch, positions = part.get("image_size"), part.get("patch_size"), part.get("max_sequence_length")
-    if sides is None:
-        return
+    sides, patch, positions = part["image_size"], part["patch_size"], part.get("max_sequence_length")
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_side(side) for side in sides):
         raise CheckpointError(
             f"{place}image_size is {reprlib.repr(sides)}; it should be two numbers from 1 to {MAX_IMAGE_SIDE}. "
             "Get the file again."
         )
-    if patch and positions:
-        wanted = (sides[0] // patch) * (sides[1] // patch) + (part.get("pre_len") or 0) + (part.get("post_len") or 0)
+    if positions is not None:
+        wanted = (sides[0] // patch) * (sides[1] // patch) + part.get("pre_len", 0) + part.get("post_len", 0)
         if wanted != positions:
             raise CheckpointError(
                 f"{place}max_sequence_length is {positions}, but the patches of a picture take {wanted} positions. "
@@ -93,10 +115,13 @@ def check_image(part: Mapping[str, Any], place: str) -> None:
 def check_queries(config: Mapping[str, Any], place: str) -> None:
     """Raise CheckpointError where the QFormer gives another number of vectors than stand for a picture."""
     part = config["qformer_args"]
-    layers, decoding, vectors = part.get("num_layers"), part.get("is_decoder"), part.get("vocab_size")
-    if isinstance(decoding, list) and layers and len(decoding) != layers:
-        raise CheckpointError(f"{place}is_decoder has {len(decoding)} entries for {layers} layers. Get the file again.")
-    if vectors and config.get("image_length") and vectors != config["image_length"]:
+    layers, decoding, vectors = part["num_layers"], part["is_decoder"], part["vocab_size"]
+    if not isinstance(decoding, list) or len(decoding) != layers or not {*map(type, decoding)} <= {bool}:
+        raise CheckpointError(
+            f"{place}is_decoder is {reprlib.repr(decoding)}; it should hold true or false for each of {layers} layers. "
+            "Get the file again."
+        )
+    if vectors != config.get("image_length", vectors):
         raise CheckpointError(
             f"{place}vocab_size is {vectors}, but image_length is {config['image_length']}. Get the file again."
         )
