@@ -40,7 +40,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "chat_model": {"generation", "pictures", "pieces", "prompt"},
     "chat": {"chat_model", "generation", "image", "prompt"},
     "hf_chat": {"chat_model", "generation", "kernels", "modules", "pieces", "prompt", "quantization", "rotary"},
-    "sat_compat": {"checkpoint", "quantization"},
+    "sat_compat": {"checkpoint", "printing", "quantization"},
     "blip2": {"image", "sat_compat"},
     "visualglm": {"blip2", "checkpoint", "kernels", "modules", "ptuning", "quantization", "rotary", "sat_compat"},
     "frozen": {"checkpoint", "quantization", "sat_compat"},
