@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
+from model.printing import print_text
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
@@ -95,13 +96,13 @@ def without_proxies_for(address: str) -> None:
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not is_private(options.server_name)):
-        print(
+        print_text(
             "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
         )
     without_proxies_for(options.server_name)
     where = (options.server_name, options.server_port)
     with serving(model, config, *where, auth=options.auth, share=options.share) as urls:
-        print(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)", flush=True)
+        print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)")
         wait_for_the_end()
 
 
@@ -114,7 +115,7 @@ def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
         model.warm_up()
         serve(model, config, options)
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
 
 

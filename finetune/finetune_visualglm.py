@@ -21,6 +21,7 @@ from finetune.processes import end_process, leave_processes
 from finetune.stopping import FAILED_BY_SIGNAL
 from model.errors import SettingError, VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
+from model.printing import print_text
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
 
@@ -37,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             training.close()
         return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else 0
     except VisualGLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", file=sys.stderr)
         return MISUSED if isinstance(error, SettingError) else FAILED
     except KeyboardInterrupt:
-        print("Interrupted before the first step: nothing new is saved.", file=sys.stderr)
+        print_text("Interrupted before the first step: nothing new is saved.", file=sys.stderr)
         return FAILED_BY_SIGNAL + signal.SIGINT
     finally:
         leave_processes()

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from model.errors import SettingError
 from model.loading import choose_device
+from model.printing import print_text
 
 from .errors import TrainingError
 
@@ -78,7 +79,7 @@ class Processes:
 def say(processes: Processes, text: str) -> None:
     """Tell the person something, from the first process."""
     if processes.is_first and text:
-        print(text, file=sys.stderr, flush=True)
+        print_text(text, file=sys.stderr)
 
 
 def is_launched() -> bool:
