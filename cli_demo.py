@@ -23,6 +23,7 @@ from model import (
 )
 from model.command_line import ArgumentParser, run_program
 from model.image import load_image
+from model.printing import print_text
 from model.prompt import question_language
 from terminal.arguments import add_model_arguments, load_model
 from terminal.dialogue import Terminal
@@ -34,7 +35,7 @@ def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conver
     """Write one answer to the standard output as it comes."""
     for piece in model.stream_answer(conversation, question, config):
         write(piece.text)
-    print()
+    print_text()
 
 
 def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:

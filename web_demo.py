@@ -15,6 +15,7 @@ from functools import partial
 from model import DEMO, ChatModel, GenerationConfig, SettingError, load_sat
 from model.command_line import ArgumentParser, run_program
 from model.environment import is_service_link, read_variable, service_link_note
+from model.printing import print_text
 from terminal.arguments import add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
@@ -77,7 +78,7 @@ def read_port(default: int) -> int:
     if text is None or is_service_link(text):
         os.environ.pop(PORT_VARIABLE, None)
         if text is not None:
-            print(f"note: {service_link_note(PORT_VARIABLE, text)}", file=sys.stderr)
+            print_text(f"note: {service_link_note(PORT_VARIABLE, text)}", file=sys.stderr)
         return default
     try:
         return parse_port(text)
@@ -140,13 +141,13 @@ def can_read_proxies() -> bool:
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not is_private(options.server_name)):
-        print(
+        print_text(
             "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
         )
     without_proxies_for(options.server_name, options.share)
     where = (options.server_name, options.server_port)
     with serving(model, config, *where, auth=options.auth, share=options.share) as urls:
-        print(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)", flush=True)
+        print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)")
         wait_for_the_end()
 
 

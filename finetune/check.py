@@ -19,6 +19,7 @@ from model.checkpoint import open_checkpoint
 from model.command_line import DONE, FAILED, ArgumentParser, run_program
 from model.errors import ImageError
 from model.image import load_image
+from model.printing import print_text
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError
@@ -164,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the summary of a file; return `FAILED` if there are rows that cannot be used."""
     rows = read_rows(options.file)  # before a model is looked for: the path may be misspelt
     findings = look_through(rows, make_encoder(options.from_pretrained, options.max_length))
-    print(summarize(findings, options.file, options.from_pretrained, options.max_length))
+    print_text(summarize(findings, options.file, options.from_pretrained, options.max_length))
     return FAILED if findings.bad else DONE
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from model.errors import SettingError
-from model.prompt import Language, Prompt, Turn, encode_turns
+from model.prompt import Language, Prompt, Turn, encode_newest_turns, encode_turns
 
 from .shapes import Row
 
@@ -115,13 +115,8 @@ class TurnEncoder:
     ) -> tuple[Prompt, list[int]]:
         """Leave out what does not fit."""
         *earlier, last = turns
-
-        def prompt(dropped: int) -> Prompt:
-            return self._prompt(earlier[dropped:], last.question, language, length)
-
         room = self.max_length - len(answer)
-        dropped = bisect_left(range(len(earlier)), True, key=lambda dropped: len(prompt(dropped).token_ids) <= room)
-        alone = prompt(dropped)
+        alone = encode_newest_turns(self.tokenizer, earlier, last.question, language, length, room)
         if len(alone.token_ids) <= room:
             return alone, answer
         marks = len(self._prompt([], "", language, length).token_ids)

@@ -24,6 +24,7 @@ from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_di
 from model.checkpoint.save import write_json
 from model.command_line import ArgumentParser, run_program
 from model.finetuned import FineTuneVisualGLMModel
+from model.printing import print_text
 
 from .checkpoints import write_weights
 from .peft_adapter import read_peft, write_peft
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--base", metavar="NAME", help="the model that RUN began from, where RUN does not say")
     options = parser.parse_args(arguments)
     merge(options.source, options.out, options.to, options.base)
-    print(f"Written to {options.out}.")
+    print_text(f"Written to {options.out}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

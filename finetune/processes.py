@@ -14,6 +14,7 @@ import torch.distributed as dist
 from model.environment import read_integer, read_variable
 from model.errors import SettingError
 from model.loading import choose_device
+from model.printing import print_text
 from model.sat_compat import plain_tracebacks
 
 from .errors import TrainingError
@@ -80,7 +81,7 @@ class Processes:
 def say(processes: Processes, text: str) -> None:
     """Tell the person something, from the first process."""
     if processes.is_first and text:
-        print(text, file=sys.stderr, flush=True)
+        print_text(text, file=sys.stderr)
 
 
 def is_launched() -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from model.printing import print_text
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAILED_BY_SIGNAL = 128  # plus the number of the signal: the exit code that shells give
 # Launchers repeat a signal, and send SIGTERM after the terminal's SIGINT: within this time it is the same request.
@@ -51,7 +53,7 @@ class StopRequest:
             if self.speaks:
                 name = signal.Signals(number).name
                 text = f"{name}: the training stops after this step and saves. A second signal ends it at once."
-                print(text, file=sys.stderr, flush=True)
+                print_text(text, file=sys.stderr)
         elif not (self.is_launched and now - self.arrived < REPEATED_S):
             os._exit(FAILED_BY_SIGNAL + number)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model.environment import read_integer
+from model.printing import print_text
 
 from .errors import TrainingError
 from .stopping import ignore_signals
@@ -80,7 +81,7 @@ def start_worker(number: int) -> None:
 
 def end_worker(error: Exception, batch: object) -> None:
     """End this process after an error of the thread that sends batches, so that the training learns of it."""
-    print(f"A process that reads data cannot send a batch: {error}", file=sys.stderr, flush=True)
+    print_text(f"A process that reads data cannot send a batch: {error}", file=sys.stderr)
     os._exit(1)
 
 

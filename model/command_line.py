@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .errors import SettingError, VisualGLMError
+from .printing import print_text
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
 
@@ -40,7 +41,7 @@ def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int
 
 def print_error(message: str) -> None:
     """Print an error to the standard error, in the form that all programs share."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print_text(f"error: {message}", file=sys.stderr)
 
 
 def accept_any_text() -> None:

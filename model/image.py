@@ -80,6 +80,7 @@ def fetch_image(url: str, limits: ImageLimits) -> bytes:
         timeout=limits.timeout,
         public_only=limits.public_only,
         domains=limits.domains,
+        ports=limits.ports,
     )
 
 

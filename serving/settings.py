@@ -62,6 +62,7 @@ class Settings:
     request_timeout: float = setting(300.0, "seconds for a request, its waiting included", least=0.01)
     allow_image_urls: bool = setting(False, "read pictures from http(s) addresses, public ones alone")
     allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, from these domains alone")
+    allowed_image_ports: tuple[str, ...] = setting((), "with --allow-image-urls, ports to ask besides 80 and 443")
     image_url_timeout: float = setting(10.0, "seconds for reading a picture from an address", least=0.01)
     shutdown_timeout: float = setting(60.0, "seconds for running answers to end when the server is stopped", least=0)
     log_text: bool = setting(False, "write questions and answers into the log")
@@ -69,8 +70,12 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             check_value(item, getattr(self, item.name), flag_of(item))
-        if self.allowed_image_domains and not self.allow_image_urls:
-            raise SettingError("--allowed-image-domains needs --allow-image-urls.")
+        for flag, values in {
+            "--allowed-image-domains": self.allowed_image_domains,
+            "--allowed-image-ports": self.allowed_image_ports,
+        }.items():
+            if values and not self.allow_image_urls:
+                raise SettingError(f"{flag} needs --allow-image-urls.")
 
     @property
     def most_answers(self) -> int:
@@ -87,6 +92,7 @@ class Settings:
             public_only=True,
             domains=self.allowed_image_domains,
             formats=SERVED_FORMATS,
+            ports=tuple(int(port) for port in self.allowed_image_ports),
         )
 
     @classmethod
@@ -180,6 +186,13 @@ def check_value(item: Any, value: Any, name: str) -> None:
     if item.name == "trusted_proxies":
         for address in value:
             _check_network(address, name)
+
+    if item.name == "allowed_image_ports" and not all(map(_is_port, value)):
+        raise SettingError(f"{name} should be numbers from 1 to 65535.")
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text[:6]) <= 65535
 
 
 def _check_network(address: str, name: str) -> None:

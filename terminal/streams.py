@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from .interrupts import interrupt_once, on_interrupt
+from model.printing import print_text
 
-UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
+from .interrupts import interrupt_once, on_interrupt
 
 
 def write(text: str) -> None:
-    """Write a piece of an answer at once, without the control characters that would command the terminal."""
-    print(text.translate(UNPRINTABLE), end="", flush=True)
+    """Write a piece of an answer at once."""
+    print_text(text, end="")
 
 
 def make_reader() -> Callable[[str], str]:
@@ -31,5 +31,5 @@ def read_plainly(prompt: str) -> str:
     with on_interrupt(interrupt_once):
         line = input(prompt)
     if not sys.stdin.isatty():
-        print(line)
+        print_text(line)
     return line

@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from finetune.data import Batch, ChatDataset, Example, collate, load_batches
+from finetune.encoding import TurnEncoder
 from finetune.errors import BadRowError, DataError
+from finetune.shapes import Row
 from model import CHAT, Conversation, SatChatModel, Turn, load_sat
 from model.errors import SettingError
 from model.generation.decoder import make_decoder
 from model.image import load_image
 from tests.test_decoder import drain
+from tests.test_prompt import CountingTokenizer
 from tiny.scenes import draw_scene, sample_scene
 
 TURNS = [("图里有什么？", "一只红色的球。"), ("Where is it?", "It is on the left."), ("还有吗？", "没有了。")]
@@ -197,6 +200,15 @@ def test_a_long_conversation_loses_its_oldest_turns(model: SatChatModel, folder:
     assert kept
     assert kept == list(range(6 - len(kept), 6))
     assert GOOD["prompt"][:-1] in text
+
+
+def test_dropping_turns_encodes_a_row_a_few_times_only(model: SatChatModel) -> None:
+    turns = [Turn(f"第{number}个问题？", "很长的回答" * 20) for number in range(300)]
+    counting = CountingTokenizer(model.tokenizer)
+    row = Row(turns=turns, image=None, number=1)
+    example = TurnEncoder(counting, model.network.image_length, 300).encode(row, len(turns) - 1)
+    assert 0 < 300 - len(example.input_ids) < 120  # no more turns are dropped than must be
+    assert counting.characters < 2 * sum(len(turn.question) + len(turn.answer) for turn in turns)
 
 
 def test_a_long_answer_loses_its_end_and_the_token_that_ends_it(model: SatChatModel, folder: Path) -> None:

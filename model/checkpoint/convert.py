@@ -23,6 +23,7 @@ import torch
 
 from ..command_line import ArgumentParser, run_program
 from ..errors import CheckpointError
+from ..printing import print_text
 from .adapters import PTUNING, methods_in, refuse_unmergeable
 from .directory import new_directory
 from .files import read_json
@@ -227,7 +228,7 @@ def refresh(directory: Path) -> None:
             f"The code in {directory} could not be exchanged ({error}). Give yourself the right to write there, or "
             "make room, and run this again."
         ) from error
-    print(f"The code in {directory} is ours now. The old files are in {backup}")
+    print_text(f"The code in {directory} is ours now. The old files are in {backup}")
 
 
 def run(options: argparse.Namespace) -> None:

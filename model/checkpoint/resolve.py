@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..environment import expand_home, read_integer, read_variable
 from ..errors import CheckpointError
+from ..printing import print_text
 from . import hf, sat
 from .files import describe_damage, refusal_explained
 
@@ -38,7 +39,7 @@ WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 def print_notice(text: str) -> None:
     """Say something to the person at the terminal without disturbing the program's output."""
-    print(text, file=sys.stderr, flush=True)
+    print_text(text, file=sys.stderr)
 
 
 def is_model(path: Path) -> bool:
@@ -189,7 +190,7 @@ def confirm_download(question: str) -> bool:
     """
     if read_integer("WORLD_SIZE", 1) > 1:
         return False
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    print_text(f"{question} [y/N] ", end="", file=sys.stderr)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..environment import expand_home, read_variable
 from ..errors import CheckpointError, TokenizerError
-from .base import BASE_KEY
+from .base import BASE_KEY, MAX_BASES
 from .files import describe_damage, read_json, refusal_explained
 from .resolve import DEFAULT_MODEL, EMBEDDED, HUB_IDS, local_places
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
@@ -54,7 +54,7 @@ def undamaged(place: Path) -> Path:
     return place
 
 
-def vocabulary_places(name: str) -> list[Path]:
+def vocabulary_places(name: str, bases: int = MAX_BASES) -> list[Path]:
     """List the directories to look in, in order."""
     path = expand_home(name)
     if path.name == VOCABULARY_NAME:
@@ -62,7 +62,7 @@ def vocabulary_places(name: str) -> list[Path]:
     homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
     sat_home = read_variable("SAT_HOME")
     published = local_places(DEFAULT_MODEL, None)
-    base = base_places(path)
+    base = base_places(path, bases)
     candidates = [
         EMBEDDED / name,
         path,
@@ -75,11 +75,15 @@ def vocabulary_places(name: str) -> list[Path]:
     return list(dict.fromkeys(place for place in candidates if place.is_dir()))
 
 
-def base_places(run: Path) -> list[Path]:
-    """List the directories of the model that the fine-tune in `run` began from, if it names one."""
+def base_places(run: Path, bases: int) -> list[Path]:
+    """List the directories of the model that the fine-tune in `run` began from, if it names one.
+
+    Args:
+        bases: most models to follow that began from one another.
+    """
     file = run / SAT_CONFIG_NAME
-    base = read_json(file).get(BASE_KEY) if file.is_file() else None
-    return vocabulary_places(str(base)) if base and str(base) != str(run) else []
+    base = read_json(file).get(BASE_KEY) if bases and file.is_file() else None
+    return vocabulary_places(str(base), bases - 1) if base else []
 
 
 def find_cached(name: str) -> Path | None:
