@@ -23,16 +23,22 @@ def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int
     """
     accept_any_text()
     try:
-        status = main()
+        status = _exit_code_of(main, interrupted)
         if sys.stdout is not None:
             sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of the output has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
+        return FAILED
+
+
+def _exit_code_of(main: Callable[[], int | None], interrupted: str) -> int:
+    try:
+        status = main()
         return DONE if status is None else status
     except VisualGLMError as error:
         print_error(str(error))
         return MISUSED if isinstance(error, SettingError) else FAILED
-    except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
-        return FAILED
     except KeyboardInterrupt:
         if interrupted:
             print_error(interrupted)
