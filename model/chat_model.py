@@ -36,6 +36,11 @@ class ChatModel(Protocol):
         """Do what the first answer would have to wait for."""
         ...
 
+    @property
+    def image_size(self) -> int:
+        """Side of the square image that the network sees, in pixels."""
+        ...
+
 
 class SatChatModel:
     """The SAT network as a ChatModel, for any thread; questions that come together are answered side by side.
@@ -65,6 +70,11 @@ class SatChatModel:
         self.most_waiting = most_waiting
         self.penalize_prompt = penalize_prompt
         self.pictures = PictureEmbeddings(network)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image that the network sees, in pixels."""
+        return int(self.network.image_size)
 
     @property
     def scheduler(self) -> Scheduler:

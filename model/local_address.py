@@ -18,7 +18,7 @@ def is_loopback(address: str) -> bool:
 
 
 def listens_on_loopback(host: str) -> bool:
-    """Return whether a server that listens at `host` (name or address, "" for all) is reachable from this machine only."""
+    """Return whether a server that listens at `host` ("" for all addresses) is reachable from this machine only."""
     try:
         found = socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
@@ -35,8 +35,8 @@ def host_name(host: str) -> str:
 def is_own_name(host: str, names: Collection[str] = ()) -> bool:
     """Return whether a Host header is an address, a name of this machine, or one of `names` (in lower case).
 
-    The page of another site cannot send such a header: with DNS rebinding, its own host name resolves to this machine for a
-    while, but the browser still sends that name.
+    The page of another site cannot send such a header: with DNS rebinding, its own host name resolves to this machine
+    for a while, but the browser still sends that name.
     """
     name = host_name(host)
     if name == OWN_NAME or name.endswith(f".{OWN_NAME}") or name in names:

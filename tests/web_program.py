@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageStat
+
 from model import BusyError, Conversation, GenerationConfig, Piece, load_sat
 from tests.cli_program import PATIENCE, ROOT, environment
 
 STARTED = "VisualGLM is at "
+DRAWN = str(ROOT / "examples" / "hand_drawn.png")
 
 
 class ModelWithModes:
@@ -22,6 +25,7 @@ class ModelWithModes:
 
     def __init__(self) -> None:
         self.tiny = load_sat("visualglm-tiny", device="cpu")
+        self.image_size = self.tiny.image_size
         self.closed = 0
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
@@ -60,9 +64,14 @@ class ModelWithModes:
 
 def describe(conversation: Conversation, config: GenerationConfig) -> str:
     """Return what the model was given."""
-    size = conversation.image.size if conversation.image is not None else None
+    picture = None if conversation.image is None else color_of(conversation.image)
     said = " ".join(turn.question for turn in conversation.turns)
-    return f"turns [{said}] picture {size} {conversation.language.code} temperature {config.temperature}"
+    return f"turns [{said}] picture {picture} {conversation.language.code} temperature {config.temperature}"
+
+
+def color_of(image: Image.Image) -> str:
+    """Return the mean color of a picture, by which the examples can be told from one another."""
+    return "-".join(str(round(value)) for value in ImageStat.Stat(image).mean)
 
 
 def load(*_: Any, **__: Any) -> ModelWithModes:
