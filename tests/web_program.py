@@ -93,8 +93,8 @@ PROGRAM = python("-c", "import web_demo, tests.web_program as t; web_demo.main(l
 
 
 @contextmanager
-def running_page(command: list[str], cwd: Path = ROOT, **changes: str) -> Iterator[str]:
-    """Start the page on a free port; give its address."""
+def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = None, **changes: str) -> Iterator[str]:
+    """Start the page on a free port; give its address. What it prints is added to `log` when it has ended."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
     with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
@@ -111,4 +111,6 @@ def running_page(command: list[str], cwd: Path = ROOT, **changes: str) -> Iterat
             os.killpg(process.pid, signal.SIGTERM)  # make does not hand it on
             said.append(process.communicate(timeout=PATIENCE)[0])
             print("".join(said))  # pytest shows it when a test fails
+            if log is not None:
+                log += said
     assert process.returncode == 0 or command[0] == "make"  # which calls a signal an error

@@ -34,6 +34,8 @@ class PageBlocks(gr.Blocks):
     """
 
     def __init__(self, folder: UploadFolder, **settings: Any) -> None:
+        # Gradio creates a directory in it at once, and its own, /tmp/gradio, may be another user's.
+        gr.routes.DEFAULT_TEMP_DIR = str(folder.root)
         super().__init__(**settings)
         self.folder = folder
 

@@ -127,15 +127,15 @@ class Page:
             del updates[self.parts["picture"]]
         return updates
 
-    def offer_file(self, session: Session, path: str) -> Updates:
+    def offer_file(self, session: Session, path: str | None) -> Updates:
         """Continue the conversation in the file at `path`, if nothing is lost by it."""
         return self._offer(session, lambda: self._read_conversation(path))
 
     def _read_picture(self, path: str) -> Picture:
         return Picture.from_upload(path, self.folder, self.model.image_size)
 
-    def _read_conversation(self, path: str) -> Dialogue:
-        return from_json(self.folder.read(path, MAX_UPLOAD_BYTES), self.folder, self.model.image_size)
+    def _read_conversation(self, path: str | None) -> Dialogue:
+        return from_json(self.folder.read(path or "", MAX_UPLOAD_BYTES), self.folder, self.model.image_size)
 
     def _offer(self, session: Session, make: Callable[[], Dialogue]) -> Updates:
         try:
