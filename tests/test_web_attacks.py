@@ -21,7 +21,7 @@ from model.image import load_image
 from tests.cli_program import PATIENCE, ROOT, SCENE
 from tests.web_client import DEFAULTS, RawVisitor, said
 from tests.web_program import PROGRAM, color_of, python, running_page
-from web.layout import MAX_QUESTION
+from web.layout import EXAMPLES, MAX_QUESTION
 from web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
 
 FILE_EVENTS = ("offer_picture", "offer_file")
@@ -108,6 +108,16 @@ def test_what_was_uploaded_and_the_examples_are_read(visitor: RawVisitor) -> Non
             visitor.call("offer_picture", [None, None])
             assert said(visitor.call("offer_picture", [None, shape])) == ""
             assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == Path(SCENE).read_bytes()
+
+
+def test_the_examples_have_their_pictures(visitor: RawVisitor) -> None:
+    visitor.upload(b"text", "a.txt")
+    updated = visitor.call("greet", [None])[-1]["output"]["data"]
+    (icons,) = [
+        [example["icon"]["url"] for example in part["examples"]] for part in updated if part and "examples" in part
+    ]
+    assert len(icons) == len(EXAMPLES)
+    assert {visitor.http.get(url).headers["content-type"] for url in icons} == {"image/png"}
 
 
 def test_another_page_s_uploads_are_not_opened(visitor: RawVisitor, guarded: str, connect: Any) -> None:

@@ -106,7 +106,7 @@ class PageMiddleware:
         is_starting = path == "/gradio_api/startup-events" and not app.startup_events_triggered  # asked by launch()
         if not is_open(path) and not is_starting and not is_logged_in(app, headers.get("cookie", "")):
             raise RefusedError(401, "Not authenticated")
-        if path.startswith(FILE) and not self.blocks.folder.serves(scope["path"].removeprefix(FILE)):
+        if path.startswith(FILE) and not self.blocks.folder.contains(scope["path"].removeprefix(FILE)):
             raise RefusedError(403, "File not allowed")
         if path == "/gradio_api/queue/data":
             self.check_stream(scope)

@@ -42,7 +42,9 @@ class Page:
     def __init__(self, model: ChatModel, config: GenerationConfig) -> None:
         self.model = model
         self.config = dataclasses.replace(config, seed=None)  # an empty field means none
-        self.folder = UploadFolder([EXAMPLES_FOLDER / name for name, _ in EXAMPLES])
+        examples = [EXAMPLES_FOLDER / name for name, _ in EXAMPLES]
+        gr.set_static_paths(examples)  # else Gradio copies them into a folder that all pages of a process share
+        self.folder = UploadFolder(examples)
         self.visitors = Visitors()
         with PageBlocks(self.folder, title="VisualGLM", analytics_enabled=False) as self.blocks:
             self.session = gr.State(Session())  # each visitor gets a copy

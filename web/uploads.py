@@ -20,7 +20,6 @@ from model import VisualGLMError
 MAX_FOLDER_BYTES = 1024**3
 KEEP_UPLOADS_S = 3600
 MIN_FILE_BYTES = 8192  # what a small file with its directory takes on a disk, so that their number is bounded, too
-PAGE_PREFIX = "page-"
 TEMP_DIR_VARIABLE = "GRADIO_TEMP_DIR"
 # O_NONBLOCK: opening a named pipe would wait for its writer. Windows has neither flag.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -55,7 +54,7 @@ class UploadFolder:
         self.extra_files = frozenset(path.resolve() for path in extra_files)
         self.max_bytes = max_bytes
         self.root = temporary_root()
-        self.path = self.root / f"{PAGE_PREFIX}{secrets.token_hex(8)}"
+        self.path = self.root / f"page-{secrets.token_hex(8)}"
         self._reserved = 0
         self._lock = threading.Lock()
         self.prepare()
@@ -81,16 +80,6 @@ class UploadFolder:
         except (OSError, ValueError):
             return False
         return real in self.extra_files or self.path in real.parents
-
-    def serves(self, path: str) -> bool:
-        """Return whether the page may send a file to a browser: its uploads, and the icons that Gradio keeps."""
-        if self.contains(path):
-            return True
-        try:
-            below = Path(os.path.realpath(path)).relative_to(self.root).parts
-        except (OSError, ValueError):
-            return False
-        return bool(below) and not below[0].startswith(PAGE_PREFIX)
 
     def open(self, path: str) -> BinaryIO:
         """Open an uploaded file.
