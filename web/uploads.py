@@ -92,10 +92,12 @@ class UploadFolder:
         """
         with contextlib.suppress(OSError, ValueError):
             if self.contains(path):
-                descriptor = os.open(path, OPEN_FLAGS)
-                if self._is_own(path, descriptor):
-                    return os.fdopen(descriptor, "rb")
-                os.close(descriptor)
+                with contextlib.ExitStack() as stack:
+                    descriptor = os.open(path, OPEN_FLAGS)
+                    stack.callback(os.close, descriptor)
+                    if self._is_own(path, descriptor):
+                        stack.pop_all()  # which leaves the descriptor open
+                        return os.fdopen(descriptor, "rb")
         raise UploadError("This is not a file that was uploaded here, or it was removed. Upload it again.")
 
     def _is_own(self, path: str, descriptor: int) -> bool:
