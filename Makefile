@@ -23,7 +23,7 @@ CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/sce
 
 chat: $(INSTALLED)
 	@if [ -t 0 ]; then $(CHAT); else \
-	    printf '图片里有几个物体？\nstop\n' | $(CHAT) --temperature 0 && \
+	    printf '图片里有几个物体？\nstop\n' | $(CHAT) --temperature 0 --chinese && \
 	    printf 'How many objects are there?\nstop\n' | $(CHAT) --temperature 0 --english; fi
 
 web: $(INSTALLED_WEB)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from model import ChatModel, SettingError, VisualGLMError, load_sat
+from model.command_line import ArgumentParser
 from serving import Settings, create_app
 from serving.server import serve
 from serving.trace import set_up_logging
@@ -20,7 +21,7 @@ from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 
 def parse_arguments() -> tuple[argparse.Namespace, Settings]:
     """Read the command line and the environment."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     Settings.add_arguments(parser)
     options = parser.parse_args()

@@ -16,13 +16,17 @@ from model import (
     ChatModel,
     Conversation,
     GenerationConfig,
+    Language,
     SettingError,
     VisualGLMError,
     load_sat,
 )
+from model.command_line import ArgumentParser
 from model.image import load_image
+from model.prompt import question_language
 from terminal.arguments import FAILED, INTERRUPTED, MISUSED, add_model_arguments, load_model
 from terminal.dialogue import Terminal
+from terminal.languages import locale_language
 from terminal.streams import accept_any_text, make_reader, write
 
 
@@ -35,14 +39,13 @@ def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conver
 
 def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
     add("--image", metavar="PATH_OR_URL", help="picture to start with")
     add("--query", help="answer this one question and exit")
-    add("--english", action="store_true", help="talk English")
-    add("--prompt_zh", default=CHINESE.describe, help="first question in Chinese (default %(default)s)")
-    add("--prompt_en", default=ENGLISH.describe, help="first question in English (default %(default)s)")
+    add("--prompt_zh", help=f"first question in Chinese (default {CHINESE.describe})")
+    add("--prompt_en", help=f"first question in English (default {ENGLISH.describe})")
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     if options.query is not None and not options.query.strip():
@@ -53,16 +56,26 @@ def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
         parser.error(str(error))
 
 
+def first_question(options: argparse.Namespace, language: Language) -> str:
+    """Return the first question about a picture: the one given for `language`, else the only one given, else its own.
+
+    A language that was forced takes no question that was given for the other.
+    """
+    given = {CHINESE: options.prompt_zh, ENGLISH: options.prompt_en}
+    choices = [given[language], *([] if options.language else given.values()), language.describe]
+    return next(choice for choice in choices if choice is not None)
+
+
 def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..., ChatModel]) -> None:
     """Load the model, then answer one question or talk."""
-    language = ENGLISH if options.english else CHINESE
+    language = options.language or locale_language(os.environ)
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
     model = load_model(options, load)
     if options.query:
-        answer_once(model, config, Conversation(image, language=language), options.query)
+        conversation = Conversation(image, language=question_language(options.query, language))
+        answer_once(model, config, conversation, options.query)
         return
-    describe = options.prompt_en if options.english else options.prompt_zh
-    Terminal(model, config, language, describe, make_reader()).run(options.image)
+    Terminal(model, config, language, first_question(options, language), make_reader()).run(options.image)
 
 
 def main(load: Callable[..., ChatModel] = load_sat) -> None:

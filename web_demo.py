@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
+from model.command_line import ArgumentParser
 from model.local_address import listens_on_loopback
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
@@ -22,7 +23,7 @@ AUTH_VARIABLE = "VISUALGLM_AUTH"
 
 def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
     variables = os.environ

@@ -23,6 +23,7 @@ from benchmarks.parts.machine import PICTURE, at_least, describe_machine
 from benchmarks.parts.sat_baseline import Sat, ScriptedSat
 from benchmarks.parts.terminal import measure_start, print_start
 from model import DEMO, GenerationConfig, SatChatModel, load_sat
+from model.command_line import ArgumentParser
 from model.generation import generate
 from model.image import load_image
 
@@ -120,7 +121,7 @@ def print_summary(answers: dict[tuple[Case, str], list[Answer]]) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", help="of all weights; left out, what suits the device")

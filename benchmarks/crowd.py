@@ -28,6 +28,7 @@ from benchmarks.parts.machine import at_least as no_less
 from benchmarks.parts.machine import describe_machine
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
+from model.command_line import ArgumentParser
 
 BAD, LEAVING = 0.1, 0.2  # shares of all requests
 FEW_PICTURES = 8  # that are asked about again and again
@@ -204,7 +205,7 @@ def check_idle(crowd: Crowd) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--clients", type=no_less(1), default=64, help="default %(default)s")
     parser.add_argument("--seconds", type=no_less(3), default=180, help="how long (default %(default)s)")

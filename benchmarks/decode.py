@@ -46,6 +46,7 @@ from benchmarks.parts.table import (
     list_rows,
     show,
 )
+from model.command_line import ArgumentParser
 
 SLOW_TOKENS = 32  # of the answers of those who need tens of milliseconds for each
 # On one H200 at full size in float16, by "stage/row".
@@ -256,7 +257,7 @@ class Plan:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
     parser.add_argument("--tokens", type=no_less(2), default=64, help="of an answer (default %(default)s)")

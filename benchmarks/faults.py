@@ -32,6 +32,7 @@ from benchmarks.parts.killed import (
 from benchmarks.parts.machine import at_least, describe_machine
 from benchmarks.parts.table import show
 from finetune.checkpoints import Run
+from model.command_line import ArgumentParser
 
 SAVING, STARTING = 0.3, 0.2  # shares of the kills that wait for a checkpoint to be begun, and that wait for nothing
 LATE_S = 0.02  # how much later than a checkpoint's beginning those come, at most
@@ -136,7 +137,7 @@ class Trial:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=at_least(1), default=20, help="to make (default %(default)s)")
     parser.add_argument("--steps", type=at_least(2), default=120, help="of a training (default %(default)s)")
     parser.add_argument("--interval", type=at_least(1), default=4, help="steps to a checkpoint (default %(default)s)")

@@ -57,6 +57,7 @@ from finetune.evaluation import held_out_loss
 from finetune.forward import AnswerLoss
 from finetune.processes import Processes
 from model import load_sat
+from model.command_line import ArgumentParser
 
 RANK, BATCH = 10, 4
 NEW_PICTURES = ["--cache-pictures", "0"]
@@ -255,7 +256,7 @@ def load_saved(saved: Saved) -> tuple[float, str]:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
     parser.add_argument("--length", type=no_less(64), help="tokens of a row (default 320; 96 on a CPU)")

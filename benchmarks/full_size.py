@@ -30,6 +30,7 @@ from model.checkpoint.lazy import LazyTensors, makers_of
 from model.checkpoint.memory import build_empty
 from model.checkpoint.names import RENAMED
 from model.checkpoint.save import save_hf, to_hf_config
+from model.command_line import ArgumentParser
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
 from model.sat_compat import count_parameters
@@ -225,7 +226,7 @@ def describe(model: SatChatModel | HfChatModel, seconds: float) -> str:
 
 def main() -> None:
     """Build both sides and let each write a few tokens, which fails where logits are no numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
     parser.add_argument("--quant_vision", action="store_true", help="on the SAT side, of the image part as well")

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 
 from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.parts.machine import at_least, describe_machine
+from model.command_line import ArgumentParser
 from model.kernels.choice import has_triton
 from model.kernels.ending import Ending
 from model.kernels.norm import layer_norm
@@ -222,7 +223,7 @@ def sweep(options: argparse.Namespace) -> dict[Case, Tile]:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights")
     parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, MOST_ROWS], help="rows of activations")
     parser.add_argument("--in-use", action="store_true", help="measure only the tiles in use")

@@ -30,6 +30,7 @@ from benchmarks.parts.machine import describe_machine, name_gpu
 from benchmarks.parts.table import Comparison, Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model.checkpoint.convert import convert
 from model.checkpoint.whole import expected_shapes
+from model.command_line import ArgumentParser
 
 BESIDE_GB = 2.0  # that loading may take beside the model and its largest tensor
 FORMATS = ("hf", "sat")
@@ -146,7 +147,7 @@ def gpu(loaded: Loaded) -> tuple[float, str]:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
     parser.add_argument("--folder", type=Path, help="to write the models in (default: where temporary files go)")

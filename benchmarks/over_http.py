@@ -37,6 +37,7 @@ from benchmarks.parts.machine import at_least as no_less
 from benchmarks.parts.streams import Stream
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
+from model.command_line import ArgumentParser
 from model.generation import Request
 from model.loading import DTYPES
 
@@ -175,7 +176,7 @@ def make_rows(options: argparse.Namespace) -> list[Row]:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help=f"or {FULL_SIZE}")
     parser.add_argument("--layers", type=int, help=f"the most layers of each part of {FULL_SIZE}, to try a script")

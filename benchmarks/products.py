@@ -17,6 +17,7 @@ from benchmarks.parts.machine import at_least, describe_machine
 from benchmarks.parts.subjects import timed
 from benchmarks.parts.table import show
 from model import load_sat
+from model.command_line import ArgumentParser
 from model.kernels.dense import FEW_ROWS, Turned, is_slow_for_few
 
 ROWS = (1, 2, 3, FEW_ROWS, 6, 8, 16)
@@ -46,7 +47,7 @@ def median_ms(sets: list[list[Turned]], rows: int, few: int, repetitions: int) -
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=at_least(1), nargs="+", default=ROWS, help="tokens side by side")
     parser.add_argument("--sets", type=at_least(1), default=4, help="of weights (default %(default)s)")
     parser.add_argument("--repetitions", type=at_least(1), default=60, help="(default %(default)s)")

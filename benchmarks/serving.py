@@ -31,6 +31,7 @@ from benchmarks.parts.prompts import SHORT, random_pixels
 from benchmarks.parts.streams import Stream, percentile
 from benchmarks.parts.subjects import Engine
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
+from model.command_line import ArgumentParser
 from model.generation import Request, Scheduler
 
 ROUNDS = 3  # that are counted: in an earlier one graphs are recorded, and in a later one when a group has a new size
@@ -180,7 +181,7 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
     parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")

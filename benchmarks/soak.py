@@ -30,6 +30,7 @@ from benchmarks.parts.streams import Stream, percentile
 from benchmarks.parts.subjects import Engine
 from benchmarks.parts.table import show
 from model import BusyError
+from model.command_line import ArgumentParser
 from model.generation import Request, Scheduler
 from model.pictures import CACHED_PICTURES
 
@@ -194,7 +195,7 @@ def check_memory(soak: Soak, samples: list[Sample]) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
     parser.add_argument("--minutes", type=float, default=10, help="how long requests come (default %(default)s)")

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass, field
 
 from benchmarks.parts.machine import ROOT, at_least, describe_machine
+from model.command_line import ArgumentParser
 
 IMPORTS = ("import torch", "import sat", "from model import chat, VisualGLMModel")
 HEAVY = ("deepspeed", "transformers", "triton", "cpm_kernels")
@@ -110,7 +111,7 @@ def name_environment(python: str) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=at_least(1), default=7, help="runs of each import (default %(default)s)")
     parser.add_argument(
         "--python",

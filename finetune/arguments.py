@@ -1,13 +1,11 @@
-"""The command line of fine-tuning: the original's flags with their meanings, and ours.
-
-Every flag may be written with hyphens or with underscores.
-"""
+"""The command line of fine-tuning: the original's flags with their meanings, and ours."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model.command_line import ArgumentParser
 from model.errors import SettingError
 from model.lora import LLM, TARGETS
 
@@ -37,15 +35,9 @@ WITHOUT_EFFECT = {
 }
 
 
-def spellings(flag: str) -> list[str]:
-    """Return a flag with hyphens and with underscores."""
-    word = flag.removeprefix("--")
-    return list(dict.fromkeys((flag, f"--{word.replace('_', '-')}", f"--{word.replace('-', '_')}")))
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(prog="finetune_visualglm.py", description="Fine-tune VisualGLM.")
+    parser = ArgumentParser(prog="finetune_visualglm.py", description="Fine-tune VisualGLM.")
     add_model(Group(parser, "model and method"))
     add_data(Group(parser, "data"))
     add_training(Group(parser, "training"))
@@ -66,14 +58,14 @@ class Ignored(argparse.Action):
 
 
 class Group:
-    """A group of flags, each in both spellings."""
+    """A group of flags."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
         self.group = parser.add_argument_group(title)
 
     def add(self, flag: str, **options: Any) -> None:
         given = {name: value for name, value in options.items() if not (name == "action" and value is None)}
-        self.group.add_argument(*spellings(flag), **given)
+        self.group.add_argument(flag, **given)
 
 
 def add_model(group: Group) -> None:

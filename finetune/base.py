@@ -3,13 +3,13 @@
 python -m finetune.base [--from_pretrained NAME ...]      # prints its name, for the scripts
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 import torch
 
 from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
+from model.command_line import ArgumentParser
 
 SMALL_MODEL = "visualglm-tiny"
 
@@ -25,8 +25,8 @@ def choose_base() -> tuple[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the name that --from_pretrained gives among the arguments, or the one chosen."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--from_pretrained", "--from-pretrained")
+    parser = ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--from_pretrained")
     given, _ = parser.parse_known_args(arguments)
     name, notice = (given.from_pretrained, "") if given.from_pretrained else choose_base()
     if notice:

@@ -17,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from model import VisualGLMError, load_tokenizer
 from model.checkpoint import open_checkpoint
+from model.command_line import ArgumentParser
 from model.errors import ImageError
 from model.image import load_image
 
@@ -149,7 +150,7 @@ def make_encoder(name: str, max_length: int) -> TurnEncoder:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m finetune.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=("check",))

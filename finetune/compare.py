@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from model import SatChatModel, SettingError, VisualGLMError, load_sat
+from model.command_line import ArgumentParser
 from model.loading import DTYPES
 
 from .asking import Answer, Asked, Compared, answer_all, is_expected, questions_of
@@ -78,7 +79,7 @@ def format_compared(one: Compared, names: Sequence[str]) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m finetune.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

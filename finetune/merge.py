@@ -22,6 +22,7 @@ from model.checkpoint.layout import SPLIT
 from model.checkpoint.resolve import resolve
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
 from model.checkpoint.save import write_json
+from model.command_line import ArgumentParser
 from model.errors import VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
 
@@ -77,7 +78,7 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="RUN", help="what to read")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.prompt import CHINESE, ENGLISH, Language, Turn, is_chinese
+from model.prompt import CHINESE, ENGLISH, Language, Turn, question_language
 
 from .errors import BadRowError
 
@@ -46,7 +46,7 @@ class Row:
 
     def language_of(self, turn: int) -> Language:
         """Return the language in which a turn is asked: the one given, else that of the question."""
-        return self.language or (CHINESE if is_chinese(self.turns[turn].question) else ENGLISH)
+        return self.language or question_language(self.turns[turn].question, ENGLISH, self.turns[:turn])
 
 
 class ShapeError(Exception):

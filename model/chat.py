@@ -4,19 +4,20 @@ import functools
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from PIL import Image
 
 from .chat_model import SatChatModel
-from .errors import ImageError, SettingError, VisualGLMError
+from .errors import ImageError, QuestionError, SettingError, VisualGLMError
 from .generation import CHAT, GenerationConfig
 from .image import load_image
-from .prompt import CHINESE, ENGLISH, Conversation, Turn
+from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text, to_turns
 
 History = list[tuple[str, str]]
+AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None
 Result = tuple[str, History, torch.Tensor | None]
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,27 +31,44 @@ class _Round:
         image_path: str | None,
         model: Any,
         tokenizer: Any,
-        history: History | None,
+        query: str,
+        history: AnyHistory,
         image: Image.Image | torch.Tensor | None,
-        english: bool,
+        english: English,
     ) -> None:
         if image_path and image is not None:
             raise ImageError("Give either image_path or image, not both.")
+        self.query = query
+        self.conversation = make_conversation(model, None, query, history, english)
         self.chat_model = SatChatModel(model, tokenizer)
-        self.history = list(history or [])
         picture = load_image(image_path) if image_path else image
-        self.pixels = None if picture is None else self.chat_model.pictures.to_pixels(picture)
-        turns = [Turn(question, answer) for question, answer in self.history]
-        self.conversation = Conversation(self.pixels, turns, ENGLISH if english else CHINESE)
+        self.conversation.image = None if picture is None else self.chat_model.pictures.to_pixels(picture)
 
-    def stream(self, query: str, config: GenerationConfig) -> Iterator[Result]:
+    def stream(self, config: GenerationConfig) -> Iterator[Result]:
         response = ""
-        for piece in self.chat_model.stream_answer(self.conversation, query, config):
+        earlier = to_pairs(self.conversation.turns)
+        for piece in self.chat_model.stream_answer(self.conversation, self.query, config):
             response += piece.text
             if piece.usage is not None and piece.usage.dropped_turns:
                 warnings.warn(dropped_notice(piece.usage.dropped_turns), stacklevel=4)
             if piece.text or piece.finish_reason is not None:
-                yield response, [*self.history, (query, response)], self.pixels
+                yield response, [*earlier, (self.query, response)], self.conversation.image
+
+
+def make_conversation(model: Any, image: Any, query: str, history: AnyHistory, english: English) -> Conversation:
+    """Return the conversation in which `model` is asked `query`; see `stream_chat` for the arguments.
+
+    Raises:
+        QuestionError: the question is not text, or the history has an unknown form.
+    """
+    turns = to_turns(history)
+    language = choose_language(english, getattr(model, "prompt_language", None), query, turns)
+    return Conversation(image, turns, language)
+
+
+def to_pairs(turns: Sequence[Turn]) -> History:
+    """Return turns as (question, answer) pairs."""
+    return [(turn.question, turn.answer) for turn in turns]
 
 
 def dropped_notice(count: int) -> str:
@@ -74,7 +92,7 @@ def stream_chat(
     model: Any,
     tokenizer: Any,
     query: str,
-    history: History | None = None,
+    history: AnyHistory = None,
     image: Image.Image | torch.Tensor | None = None,
     max_length: int | None = None,
     top_p: float | None = None,
@@ -82,7 +100,7 @@ def stream_chat(
     temperature: float | None = None,
     repetition_penalty: float | None = None,
     invalid_slices: Sequence[slice | int] = (),
-    english: bool = False,
+    english: English = AS_CONFIGURED,
     seed: int | None = None,
     min_length: int | None = None,
 ) -> Iterator[Result]:
@@ -93,18 +111,19 @@ def stream_chat(
         model: a VisualGLMModel.
         tokenizer: from `load_tokenizer`.
         query: the question.
-        history: earlier rounds as (question, answer).
+        history: earlier rounds as (question, answer), or as messages {"role": ..., "content": ...}; None for none.
         image: a PIL picture, or the pixels that an earlier round returned.
         max_length, top_p, top_k, temperature, repetition_penalty, seed, min_length: see `GenerationConfig`, whose
             defaults they have.
         invalid_slices: token ids, or slices of them, never to answer with.
-        english: ask with "Q:" and "A:" instead of the Chinese marks.
+        english: True to ask with "Q:" and "A:", False with the Chinese marks, None to follow the question. If not
+            given, `prompt_language` of the model's configuration decides: "en", "zh", "auto"; if absent, Chinese.
 
     Yields:
         The answer so far, the history with this round, and the picture's pixels [1, 3, S, S] for the next round.
 
     Raises:
-        VisualGLMError: the picture, a setting or the question cannot be used.
+        VisualGLMError: the picture, a setting, the question or the history cannot be used.
     """
     config = CHAT.replace(
         max_length=max_length,
@@ -116,7 +135,7 @@ def stream_chat(
         min_length=min_length,
         forbidden_ids=to_ranges(invalid_slices),
     )
-    yield from _Round(image_path, model, tokenizer, history, image, english).stream(query, config)
+    yield from _Round(image_path, model, tokenizer, query, history, image, english).stream(config)
 
 
 def last_of(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callable[P, T]:
@@ -147,10 +166,11 @@ def chat_batch(
     images: Sequence[str | Image.Image | torch.Tensor | None],
     model: Any,
     tokenizer: Any,
-    queries: Sequence[str],
-    histories: Sequence[History] | None = None,
+    queries: Sequence[str] | str,
+    histories: Sequence[AnyHistory] | None = None,
     *,
-    english: bool = False,
+    english: English = AS_CONFIGURED,
+    invalid_slices: Sequence[slice | int] = (),
     rows: int = 16,
     **settings: Any,
 ) -> list[tuple[str, History] | VisualGLMError]:
@@ -160,9 +180,9 @@ def chat_batch(
         images: for each question a path, a URL, a PIL picture, pixels [1, 3, S, S], or None for a talk without one.
         model: a VisualGLMModel.
         tokenizer: from `load_tokenizer`.
-        queries: the questions.
-        histories: earlier rounds of each as (question, answer).
-        english: ask with "Q:" and "A:" instead of the Chinese marks.
+        queries: the questions; a single text is asked about each image.
+        histories: earlier rounds of each, in the forms that `stream_chat` takes; None for none.
+        english, invalid_slices: as of `stream_chat`.
         rows: how many are answered at a time.
         settings: as of `GenerationConfig`, whose defaults they have.
 
@@ -170,23 +190,45 @@ def chat_batch(
         For each question its answer and the history with this round, or the error that it alone has met.
 
     Raises:
-        SettingError: the lists differ in length, or a setting makes no sense.
+        SettingError: the lists differ in length or are not lists, or a setting makes no sense.
     """
-    histories = [[] for _ in queries] if histories is None else histories
+    check_list("images", images)
+    queries = [queries] * len(images) if isinstance(queries, str) else queries
+    check_list("queries", queries)
+    histories = [None] * len(queries) if histories is None else histories
+    check_list("histories", histories)
     if not len(images) == len(queries) == len(histories):
         raise SettingError(f"There are {len(images)} images, {len(queries)} queries and {len(histories)} histories.")
-    language = ENGLISH if english else CHINESE
-    asked = [
-        (
-            Conversation(
-                image or None if isinstance(image, str) else image, [Turn(*turn) for turn in history], language
-            ),
-            query,
-        )
-        for image, query, history in zip(images, queries, histories, strict=True)
-    ]
-    answers = SatChatModel(model, tokenizer).answer_batch(asked, CHAT.replace(**settings), rows)
-    return [
-        answer if isinstance(answer, VisualGLMError) else (answer, [*history, (query, answer)])
-        for answer, query, history in zip(answers, queries, histories, strict=True)
-    ]
+    given = zip(images, queries, histories, strict=True)
+    asked = [_ask(model, image, query, history, english) for image, query, history in given]
+    config = CHAT.replace(**{"forbidden_ids": to_ranges(invalid_slices), **settings})
+    usable = [one for one in asked if not isinstance(one, QuestionError)]
+    answers = iter(SatChatModel(model, tokenizer).answer_batch(usable, config, rows))
+    return [one if isinstance(one, QuestionError) else _result(*one, next(answers)) for one in asked]
+
+
+def check_list(name: str, value: Any) -> None:
+    """Raise SettingError for a single value in the place of a list, so that a path is not taken for its letters."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
+        kind = type(value).__name__
+        raise SettingError(f"{name} is of type {kind}; it should be a list with an entry for each question.")
+
+
+def _ask(
+    model: Any, image: Any, query: str, history: AnyHistory, english: English
+) -> tuple[Conversation, str] | QuestionError:
+    """Return a question in its conversation, or why it cannot be asked."""
+    picture = image or None if isinstance(image, str) else image
+    try:
+        return make_conversation(model, picture, require_text(query, "question"), history, english), query
+    except QuestionError as error:
+        return error
+
+
+def _result(
+    conversation: Conversation, query: str, answer: str | VisualGLMError
+) -> tuple[str, History] | VisualGLMError:
+    """Return what `chat` returns for an answer, without the picture; an error as it is."""
+    if isinstance(answer, VisualGLMError):
+        return answer
+    return answer, [*to_pairs(conversation.turns), (query, answer)]

@@ -21,6 +21,11 @@ FIRST_QUESTION, FIRST_TOKENS = "描述这张图片。", 4
 class ChatModel(Protocol):
     """A model with its tokenizer, as the front ends see it."""
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images that the model sees; larger ones are resized to it."""
+        ...
+
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
     ) -> Iterator[Piece]:
@@ -34,11 +39,6 @@ class ChatModel(Protocol):
 
     def warm_up(self) -> None:
         """Do what the first answer would have to wait for."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square image that the network sees, in pixels."""
         ...
 
 
@@ -73,8 +73,8 @@ class SatChatModel:
 
     @property
     def image_size(self) -> int:
-        """Side of the square image that the network sees, in pixels."""
-        return int(self.network.image_size)
+        """Pixels a side of the images that the network sees."""
+        return self.network.image_size  # type: ignore[no-any-return]
 
     @property
     def scheduler(self) -> Scheduler:

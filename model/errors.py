@@ -3,6 +3,7 @@
     VisualGLMError
     ├── ImageError            a picture that cannot be found, fetched, read or accepted
     ├── PromptTooLongError    the question alone does not fit into the length limit
+    ├── QuestionError         a question that is not text, or a history of an unknown form
     ├── SettingError          a generation setting that makes no sense
     ├── CheckpointError       a model that cannot be found, downloaded or read
     ├── TokenizerError        a tokenizer that cannot be found or read
@@ -36,6 +37,10 @@ class PromptTooLongError(VisualGLMError):
         )
         self.length = length
         self.limit = limit
+
+
+class QuestionError(VisualGLMError, ValueError):
+    """A question that is not text, or a history of an unknown form."""
 
 
 class SettingError(VisualGLMError, ValueError):

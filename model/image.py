@@ -1,7 +1,5 @@
 """bytes | path | URL | PIL -> RGB -> pixels [3, S, S]."""
 
-import base64
-import binascii
 import hashlib
 import os
 import re
@@ -15,9 +13,10 @@ import torch
 from PIL import Image
 
 from .address import display_url
+from .data_url import read_data_url
 from .errors import ImageError
 from .fetch import fetch_bytes
-from .image_file import DEFAULT_LIMITS, ImageLimits, decode_image, finish_image, to_rgb
+from .image_file import DEFAULT_LIMITS, ImageLimits, decode_image, finish_image, resize_image, to_rgb
 
 __all__ = [
     "CLIP_MEAN",
@@ -26,18 +25,17 @@ __all__ = [
     "BlipImageEvalProcessor",
     "ImageLimits",
     "decode_base64",
+    "fetch_image",
     "image_digest",
     "load_image",
     "preprocess",
+    "resize_image",
     "to_rgb",
 ]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-_DATA_URL = re.compile(
-    r"\s{0,9}data:[\w.+-]{0,99}(?:/[\w.+-]{0,99})?(?:;[\w.+-]{1,99}=[\w.+-]{1,99}){0,9};base64,", re.I
-)
 _QUOTES = "\"'“”‘’"
 
 
@@ -67,31 +65,31 @@ def load_image(
     url = _find_url(text) if isinstance(source, str) else None
     if url is None:
         return decode_image(_read_file(text, limits), f"The picture {_shorten(text)}", limits)
-    data = fetch_bytes(
+    return decode_image(fetch_image(url, limits), f"The picture {display_url(url)}", limits)
+
+
+def fetch_image(url: str, limits: ImageLimits) -> bytes:
+    """Return the image file at an http(s) URL, not decoded.
+
+    Raises:
+        ImageError: the address is not allowed, or its answer is missing, too large or too slow.
+    """
+    return fetch_bytes(
         url,
         max_bytes=limits.max_bytes,
         timeout=limits.timeout,
         public_only=limits.public_only,
         domains=limits.domains,
     )
-    return decode_image(data, f"The picture {display_url(url)}", limits)
 
 
 def decode_base64(text: str, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Return the RGB picture in base64 text, which may have line breaks and a data URL's beginning.
+    """Return the RGB picture in base64 text or a data URL.
 
     Raises:
         ImageError: the text is not base64, or the picture cannot be read or accepted.
     """
-    beginning = _DATA_URL.match(text)
-    encoded = "".join(text[beginning.end() :].split() if beginning else text.split())
-    if len(encoded) > (limits.max_bytes + 2) // 3 * 4:
-        raise ImageError(f"The picture has more than {limits.max_bytes:,} bytes. Scale it down or save it as JPEG.")
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ImageError("The picture is not base64 text. Send the file's bytes encoded as base64.") from error
-    return decode_image(data, "The picture data", limits)
+    return decode_image(read_data_url(text.encode("ascii", "replace"), limits.max_bytes), "The picture data", limits)
 
 
 def preprocess(
@@ -107,7 +105,7 @@ def preprocess(
     [0, 1] and normalised by each channel's `mean` and `std`.
     """
     rgb = image if image.mode == "RGB" else to_rgb(image)
-    resized = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    resized = resize_image(rgb, size)
     # By numpy: torch would divide this little work among all cores, and wait for the one that has other work.
     values = np.array(np.asarray(resized).transpose(2, 0, 1), dtype=np.float32, order="C")  # [3, S, S]
     means, deviations = (np.array(numbers, dtype=np.float32).reshape(3, 1, 1) for numbers in (mean, std))

@@ -5,18 +5,19 @@ data = generate_input("描述这张图片。", base64_text, [], {"temperature": 
 chat(None, model, tokenizer, data["input_query"], image=data["input_image"], **data["gen_kwargs"])
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from .chat import AnyHistory, to_pairs
 from .checkpoint.resolve import DEFAULT_MODEL
 from .errors import ImageError
 from .generation import DEMO
 from .image import decode_base64
 from .loading import load_sat
-from .prompt import is_chinese
+from .prompt import is_chinese, require_text, to_turns
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def get_infer_setting(  # public name
 def generate_input(  # public name
     input_text: str,
     input_image_prompt: str | bytes | Image.Image,
-    history: Sequence[Any] = (),
+    history: AnyHistory = None,
     input_para: Mapping[str, Any] | None = None,
     image_is_encoded: bool = True,
 ) -> dict[str, Any]:
@@ -57,20 +58,26 @@ def generate_input(  # public name
     Args:
         input_text: the question.
         input_image_prompt: the picture, base64 text (str or bytes) unless `image_is_encoded` is False.
-        history: earlier (question, answer) pairs.
+        history: earlier rounds, in the forms that `stream_chat` takes.
         input_para: settings of the answer; those that are not given are the demonstrations' own (`DEMO`).
         image_is_encoded: whether the picture is base64 text; otherwise it is handed on as it is.
 
     Returns:
-        input_query, input_image, history, and gen_kwargs with the settings.
+        input_query, input_image, history as pairs, and gen_kwargs with the settings.
 
     Raises:
-        ImageError: the text is not base64, or no picture.
+        ImageError: the picture's text is not base64, or no picture.
+        QuestionError: the question is not text, or the history has an unknown form.
     """
     given = dict(input_para or {})
     settings = {key: given.get(key, getattr(DEMO, key)) for key in GENERATION_KEYS}
     image = _decode(input_image_prompt) if image_is_encoded else input_image_prompt
-    return {"input_query": input_text, "input_image": image, "history": list(history), "gen_kwargs": settings}
+    return {
+        "input_query": require_text(input_text, "question"),
+        "input_image": image,
+        "history": to_pairs(to_turns(history)),
+        "gen_kwargs": settings,
+    }
 
 
 def _decode(encoded: Any) -> Image.Image:

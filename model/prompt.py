@@ -7,11 +7,11 @@ a file, move the picture, end the prompt, or become a control token.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from .errors import PromptTooLongError
+from .errors import PromptTooLongError, QuestionError, SettingError
 
 IMAGE_OPEN, IMAGE_CLOSE = "<img>", "</img>"
 # Part of the length limit kept free for the answer before old turns are dropped.
@@ -42,14 +42,26 @@ class Language:
 
 CHINESE = Language("zh", "问：", "答：", "描述这张图片。")
 ENGLISH = Language("en", "Q:", "A:", "Describe the image.")
+# What `prompt_language` of a model's configuration may say, as the argument `english` of `chat`.
+PROMPT_LANGUAGES: dict[str, bool | None] = {CHINESE.code: False, ENGLISH.code: True, "auto": None}
+AS_CONFIGURED: Final = "as_configured"
+English = bool | None | Literal["as_configured"]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer."""
+    """One question and its answer.
+
+    Raises:
+        QuestionError: one of them is not text.
+    """
 
     question: str
     answer: str
+
+    def __post_init__(self) -> None:
+        require_text(self.question, "question")
+        require_text(self.answer, "answer")
 
 
 @dataclass
@@ -92,8 +104,82 @@ class Tokenizer(Protocol):
     def build_inputs_with_special_tokens(self, token_ids_0: list[int]) -> list[int]: ...
 
 
+def require_text(value: object, name: str) -> str:
+    """Return `value` if it is a str; raise QuestionError otherwise, so that no "None" or "[...]" gets into a prompt."""
+    if not isinstance(value, str):
+        raise QuestionError(f"The {name} is of type {type(value).__name__}, not text. Give a str.")
+    return value
+
+
+HISTORY_FORMS = (
+    "A history is a list of (question, answer) pairs, or of messages "
+    '{"role": "user", "content": "..."} and {"role": "assistant", "content": "..."} in turn, oldest first; '
+    "None or [] stands for no history."
+)
+
+
+def to_turns(history: Any) -> list[Turn]:
+    """Convert a history to turns.
+
+    Args:
+        history: a list of (question, answer) pairs, of `Turn`s, or of messages {"role": ..., "content": ...} in which
+            an assistant's follows each user's; the forms may be mixed. None for no history.
+
+    Raises:
+        QuestionError: it has another form, or something in it is not text.
+    """
+    if history is None:
+        return []
+    if not is_list(history):
+        raise QuestionError(f"The history is of type {type(history).__name__}. {HISTORY_FORMS}")
+    turns: list[Turn] = []
+    question: str | None = None  # of a user's message, until the assistant's comes
+    for number, item in enumerate(history):
+        try:
+            if question is not None:
+                turns.append(Turn(question, read_message(item, "assistant")))
+                question = None
+            elif isinstance(item, Mapping):
+                question = read_message(item, "user")
+            else:
+                turns.append(item if isinstance(item, Turn) else read_pair(item))
+        except QuestionError as error:
+            raise QuestionError(f"history[{number}] cannot be used: {error} {HISTORY_FORMS}") from None
+    if question is not None:
+        raise QuestionError("The history ends with a user's message without an answer. Pass it as the question.")
+    return turns
+
+
+def is_list(value: object) -> bool:
+    """Whether `value` is a sequence, but not of characters or bytes."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
+
+
+def read_message(message: Any, role: str) -> str:
+    """Return the content of a message, which should be of `role`."""
+    if not isinstance(message, Mapping):
+        raise QuestionError(f"A message of role {role!r} should stand here.")
+    if message.get("role") != role:
+        raise QuestionError(f"Its role is {str(message.get('role'))[:40]!r}; it should be {role!r}.")
+    return require_text(message.get("content"), "content")
+
+
+def read_pair(pair: Any) -> Turn:
+    """Return the turn of a (question, answer) pair."""
+    if not is_list(pair):
+        raise QuestionError(f"It is of type {type(pair).__name__}.")
+    if len(pair) != 2:
+        raise QuestionError(f"It has {len(pair)} parts, not two.")
+    return Turn(*pair)
+
+
 def build_prompt(turns: Sequence[Turn], question: str, language: Language) -> str:
-    """Return the text of a dialogue that waits for the answer to `question`, without the picture."""
+    """Return the text of a dialogue that waits for the answer to `question`, without the picture.
+
+    Raises:
+        QuestionError: the question is not text.
+    """
+    require_text(question, "question")
     spoken = (f"{language.ask}{turn.question}\n{language.answer}{turn.answer}\n" for turn in turns)
     return "".join(spoken) + f"{language.ask}{question}\n{language.answer}"
 
@@ -142,6 +228,48 @@ def encode_prompt(
 def is_chinese(text: str) -> bool:  # public name
     """Whether `text` has a Chinese character."""
     return re.search("[\u4e00-\u9fff]", text) is not None
+
+
+def question_language(question: str, default: Language, turns: Sequence[Turn] = ()) -> Language:
+    """Return the language to ask `question` in: its own.
+
+    Args:
+        question: what is asked.
+        default: for a question without letters ("3+4?", an emoji) after no question with letters.
+        turns: what was said before; a question without letters keeps the language of the latest one with letters.
+    """
+    require_text(question, "question")
+    for text in (question, *(turn.question for turn in reversed(turns))):
+        if is_chinese(text):
+            return CHINESE
+        if any(map(str.isalpha, text)):
+            return ENGLISH
+    return default
+
+
+def choose_language(english: English, configured: str | None, question: str, turns: Sequence[Turn]) -> Language:
+    """Return the language of a prompt, as the caller of `chat` wants it.
+
+    Args:
+        english: True or False for one language; None to follow the question; AS_CONFIGURED for what `configured` says.
+        configured: `prompt_language` of the model's configuration, one of PROMPT_LANGUAGES; None for the original's
+            Chinese.
+        question: what is asked.
+        turns: what was said before.
+
+    Raises:
+        SettingError: `english` or `configured` is something else.
+    """
+    if english == AS_CONFIGURED:
+        if (configured or CHINESE.code) not in PROMPT_LANGUAGES:
+            known = ", ".join(PROMPT_LANGUAGES)
+            raise SettingError(f"prompt_language is {configured!r} in the model's configuration; it should be {known}.")
+        english = PROMPT_LANGUAGES[configured or CHINESE.code]
+    if english is None:
+        return question_language(question, CHINESE, turns)
+    if isinstance(english, str):
+        raise SettingError(f"english is {english!r}; it should be True, False, or None to follow the question.")
+    return ENGLISH if english else CHINESE
 
 
 FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}

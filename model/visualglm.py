@@ -150,6 +150,7 @@ class VisualGLMModel(ChatGLMModel):
         super().__init__(args, transformer=transformer, **kwargs)
         self.image_length: int = args.image_length  # public name
         self.max_sequence_length: int = args.max_sequence_length
+        self.prompt_language: str | None = getattr(args, "prompt_language", None)
         self.is_whole: bool = get_model_parallel_world_size() == 1
         rotary_dim = args.hidden_size // (args.num_attention_heads * 2)
         self.get_mixin("chatglm-attn").rotary_emb = RotaryEmbedding(rotary_dim)

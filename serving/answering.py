@@ -15,7 +15,7 @@ from typing import Any
 from model import Piece, Usage
 
 from .gate import Slot
-from .refusals import Refusal
+from .refusals import timed_out
 from .stops import cut_at_stops
 
 EVENT_S = 0.02
@@ -101,9 +101,7 @@ class Answering:
             Refusal: 408, it is over.
         """
         if self._late:
-            message = "The answer has taken too long. Ask for a shorter one, or later."
-            # Clients that ask again by themselves would only wait as long again.
-            raise Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"})
+            raise timed_out()
 
     def _take(self) -> Iterator[list[tuple[int, Piece]]]:
         """Yield what has arrived, joined; raise an error where it stands in it."""

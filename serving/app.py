@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -16,15 +16,15 @@ from model import ChatModel
 from . import native, openai
 from .docs import make_docs_router
 from .doors import BodyLimits, Door, Watch
-from .refusals import Refusal, explain_invalid, respond
-from .schemas import Health
+from .refusals import Refusal, respond
+from .schemas import CompletionRequest, Health, NativeRequest
 from .service import Service
 from .settings import Settings
 
 DESCRIPTION = (
     "Questions about pictures, in Chinese and English: `POST /` as the original documents it, and chat completions."
 )
-INVALID = "422"  # FastAPI's own status for what is 400 here
+REFERENCE = "#/components/schemas/{model}"
 
 
 def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
@@ -101,26 +101,20 @@ def add_error_handlers(app: FastAPI, service: Service) -> None:
     async def handle_http(request: Request, error: HTTPException) -> Response:
         refusal = error if isinstance(error, Refusal) else Refusal(error.status_code, f"{error.detail}.")
         refusal.headers = refusal.headers or error.headers
-        return _respond(request, refusal)
-
-    @app.exception_handler(RequestValidationError)
-    async def handle_invalid(request: Request, error: RequestValidationError) -> Response:
-        return _respond(request, explain_invalid(error.errors()))
-
-    def _respond(request: Request, refusal: Refusal) -> Response:
         trace = request.state.trace
         return respond(service.explain(refusal, trace), trace.path, trace.id)
 
 
 def _document(app: FastAPI) -> None:
-    """Leave out of the OpenAPI document what FastAPI adds and never happens here."""
+    """Add to the OpenAPI document the bodies that the routes read themselves."""
     build = app.openapi
+    _, bodies = models_json_schema(
+        [(NativeRequest, "validation"), (CompletionRequest, "validation")], ref_template=REFERENCE
+    )
 
-    def openapi_without_422() -> dict[str, Any]:
+    def openapi_with_bodies() -> dict[str, Any]:
         document = build()
-        for path in document["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop(INVALID, None)
+        document["components"]["schemas"] |= bodies["$defs"]
         return document
 
-    app.openapi = openapi_without_422  # type: ignore[method-assign]
+    app.openapi = openapi_with_bodies  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.local_address import is_own_name
 
+from .bodies import BodyShare
 from .docs import DOCS, KINDS
 from .local import listens_locally
 from .refusals import Refusal, respond
@@ -163,13 +164,23 @@ class BodyLimits:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
         self.most = service.settings.max_body
+        self.budget = service.bodies
         self.timeout = service.settings.body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body: bytes | None = await self.read(Headers(scope=scope), receive)
+        share = BodyShare(self.budget)
+        scope["state"]["body"] = share
+        try:
+            await self.pass_on(scope, receive, send, share)
+        finally:
+            share.release()
+
+    async def pass_on(self, scope: Scope, receive: Receive, send: Send, share: BodyShare) -> None:
+        """Read the body and let the route have it."""
+        body: bytes | None = await self.read(Headers(scope=scope), receive, share)
 
         async def replay() -> Message:
             nonlocal body
@@ -181,31 +192,32 @@ class BodyLimits:
 
         await self.app(scope, replay, send)
 
-    async def read(self, headers: Headers, receive: Receive) -> bytes:
+    async def read(self, headers: Headers, receive: Receive, share: BodyShare) -> bytes:
         """Return the body.
 
         Raises:
-            Refusal: 413, it is too large; 408, it has not arrived in time.
+            Refusal: 413, it is too large; 408, it has not arrived in time; 503, all bodies together are too large.
             ClientGone: the client left.
         """
         announced = headers.get("content-length", "")
-        excess = announced.isdecimal() and int(announced[:20]) > self.most
-        if excess and asks_first(headers):
-            raise self.too_large()
+        refusal = self.too_large() if announced.isdecimal() and int(announced[:20]) > self.most else None
+        if refusal and asks_first(headers):
+            raise refusal
         try:
             async with asyncio.timeout(self.timeout):
-                body = await self.collect(receive, excess)
+                body = await self.collect(receive, share, refusal)
         except TimeoutError:
             reason = f"The request has not arrived within {self.timeout:g} s."
             raise Refusal(408, reason, code="slow_request", headers=CLOSE) from None
-        if body is None:
-            raise self.too_large()
         return body
 
-    async def collect(self, receive: Receive, excess: bool) -> bytes | None:
-        """Return the body, None if it is too large.
+    async def collect(self, receive: Receive, share: BodyShare, refusal: Refusal | None) -> bytes:
+        """Return the body.
 
-        That is read to its end all the same, and dropped: a client that is still sending would not see the answer.
+        A body that is refused is read to its end and dropped: a client that is still sending would not see the answer.
+
+        Args:
+            refusal: raised at the end of the body, if its announced length is refused.
         """
         body = bytearray()
         while True:
@@ -213,13 +225,26 @@ class BodyLimits:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part = message.get("body", b"")
-            excess = excess or len(body) + len(part) > self.most
-            if excess:
-                body.clear()
-            else:
+            refusal = refusal or self.check_length(len(body) + len(part), share)
+            if refusal is None:
                 body += part
+            elif body:
+                body = bytearray()
+                share.release()
             if not message.get("more_body", False):
-                return None if excess else bytes(body)
+                break
+        if refusal is not None:
+            raise refusal
+        return bytes(body)
+
+    def check_length(self, length: int, share: BodyShare) -> Refusal | None:
+        """Return why a body of `length` bytes is refused, None if it is not."""
+        if length > self.most:
+            return self.too_large()
+        if not share.resize(length):
+            message = "The server reads too many large requests at the moment. Try again in a few seconds."
+            return Refusal(503, message, code="busy", headers={"Retry-After": "5", **CLOSE})
+        return None
 
     def too_large(self) -> Refusal:
         """Return the refusal of a body for its size."""

@@ -6,10 +6,11 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model import Turn
+from model.prompt import to_turns
 
 from .answering import Answering
-from .parsing import JsonRoute, check_characters
+from .parsing import describe_body
+from .pictures import PictureSource
 from .refusals import now
 from .replies import Pieces, answer_in_events, answer_whole, document_events
 from .schemas import NativeAnswer, NativeError, NativeRequest
@@ -34,11 +35,14 @@ EVENTS = document_events('The answer; with "stream" as events {"delta": what is 
 
 def make_router(service: Service) -> APIRouter:
     """Return the route over `service`."""
-    router = APIRouter(route_class=JsonRoute)
+    router = APIRouter()
 
-    @router.post("/", response_model=NativeAnswer, responses={**ERRORS, **EVENTS})
-    async def ask(request: Request, asked: NativeRequest) -> Response:
+    @router.post(
+        "/", response_model=NativeAnswer, responses={**ERRORS, **EVENTS}, openapi_extra=describe_body(NativeRequest)
+    )
+    async def ask(request: Request) -> Response:
         """Answer a question about a picture, or one without."""
+        asked = await service.parser.read(request, NativeRequest)
         question = to_question(asked, service)
         if asked.stream:
             return await answer_in_events(request, service, question, partial(write_events, asked))
@@ -60,18 +64,19 @@ async def write_events(
 
 
 def to_question(asked: NativeRequest, service: Service) -> Question:
-    """Return what a request asks.
+    """Return what a request asks; the picture moves from `asked` into it.
 
     Raises:
-        Refusal, SettingError: it cannot be answered so.
+        Refusal, QuestionError, SettingError: it cannot be answered so.
     """
-    turns = [Turn(question, answer) for question, answer in asked.history or []]
-    check_characters([asked.text, *(text for turn in turns for text in (turn.question, turn.answer))])
+    turns = to_turns(asked.history)
     config = service.choose_config(**{name: getattr(asked, name) for name in SETTINGS})
-    return Question(asked.text, turns, asked.image or None, [config], streamed=bool(asked.stream))
+    picture = PictureSource(asked.image) if asked.image else None
+    asked.image = None
+    return Question(asked.text, turns, picture, [config], streamed=bool(asked.stream))
 
 
 def describe_answer(asked: NativeRequest, text: str) -> dict[str, object]:
     """Return the original's kind of answer."""
-    history = [*(asked.history or []), [asked.text, text]]
+    history = [*([turn.question, turn.answer] for turn in to_turns(asked.history)), [asked.text, text]]
     return {"response": text, "result": text, "history": history, "status": 200, "time": now()}

@@ -14,7 +14,8 @@ from model import GenerationConfig, Piece, Usage
 
 from .answering import Answering
 from .messages import read_messages, refuse_unsupported
-from .parsing import JsonRoute, check_characters
+from .parsing import check_characters, describe_body
+from .pictures import PictureSource
 from .refusals import Refusal
 from .replies import Pieces, answer_in_events, answer_whole, document_events
 from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Models, ProtocolError
@@ -78,7 +79,7 @@ def count(usages: Sequence[Usage | None]) -> dict[str, int]:
 
 def make_router(service: Service) -> APIRouter:
     """Return the routes over `service`."""
-    router = APIRouter(prefix="/v1", route_class=JsonRoute)
+    router = APIRouter(prefix="/v1")
     name = service.settings.model_name
     started = int(time.time())
 
@@ -88,9 +89,15 @@ def make_router(service: Service) -> APIRouter:
         data = [{"id": name, "object": "model", "created": started, "owned_by": "visualglm"}]
         return {"object": "list", "data": data}
 
-    @router.post("/chat/completions", response_model=Completion, responses={**ERRORS, **EVENTS})
-    async def complete(request: Request, asked: CompletionRequest) -> Response:
+    @router.post(
+        "/chat/completions",
+        response_model=Completion,
+        responses={**ERRORS, **EVENTS},
+        openapi_extra=describe_body(CompletionRequest),
+    )
+    async def complete(request: Request) -> Response:
         """Answer the last message of a dialogue, which may be about a picture."""
+        asked = await service.parser.read(request, CompletionRequest)
         question = to_question(asked, service)
         head = Head(name)
         if asked.stream:
@@ -122,7 +129,7 @@ async def write_events(
 
 
 def to_question(asked: CompletionRequest, service: Service) -> Question:
-    """Return what a request asks.
+    """Return what a request asks; the messages, one of which holds the picture, go from `asked`.
 
     Raises:
         Refusal, SettingError: it cannot be answered so.
@@ -131,9 +138,12 @@ def to_question(asked: CompletionRequest, service: Service) -> Question:
         message = f"There is no model {asked.model[:100]!r} here. The one that answers is {name!r}."
         raise Refusal(404, message, code="model_not_found", param="model")
     refuse_unsupported(asked)
-    text, turns, picture = read_messages(asked.messages)
+    text, turns, url = read_messages(asked.messages)
+    asked.messages = []
+    picture = None if url is None else PictureSource(url)
+    del url
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-    check_characters([text, *stops, *(said for turn in turns for said in (turn.question, turn.answer))])
+    check_characters(stops)
     return Question(text, turns, picture, choose_configs(asked, service), stops, bool(asked.stream))
 
 

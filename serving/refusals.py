@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
-from model import BusyError, ImageError, PromptTooLongError, SettingError, VisualGLMError
+from model import BusyError, ImageError, PromptTooLongError, QuestionError, SettingError, VisualGLMError
 
 TYPES = {
     401: "authentication_error",
@@ -15,7 +15,12 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-CODES = {ImageError: "invalid_image", PromptTooLongError: "context_length_exceeded", SettingError: "invalid_value"}
+CODES = {
+    ImageError: "invalid_image",
+    PromptTooLongError: "context_length_exceeded",
+    QuestionError: "invalid_question",
+    SettingError: "invalid_value",
+}
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
@@ -63,6 +68,13 @@ def to_refusal(error: Exception, retry_after: int = 1) -> Refusal | None:
     return None
 
 
+def timed_out() -> Refusal:
+    """Return the refusal of a request whose time is over."""
+    message = "The answer has taken too long. Ask for a shorter one, or later."
+    # Clients that retry on their own would only wait as long again.
+    return Refusal(408, message, code="timeout", headers={"X-Should-Retry": "false"})
+
+
 def internal_error(request_id: str) -> Refusal:
     """Return what a client is told of a bug: where its traceback is to be found."""
     message = f"The server has met an error of its own. Its log tells more under the id {request_id}."
@@ -85,7 +97,7 @@ def respond(refusal: Refusal, path: str, request_id: str) -> JSONResponse:
 
 
 def explain_invalid(errors: Sequence[Any]) -> Refusal:
-    """Return the refusal of a body that is not as its schema says, after pydantic's first complaint."""
+    """Return the refusal of a body that is not as its schema says, from pydantic's first error."""
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    where = ".".join(str(part)[:100] for part in first["loc"]) or "the body"
     return Refusal(400, f"{where}: {first['msg']}.", code=first["type"], param=where)

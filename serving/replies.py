@@ -32,6 +32,7 @@ async def answer_whole(request: Request, service: Service, question: Question) -
     """
     trace: Trace = request.state.trace
     answering = await unless_gone(request.receive, service.start(question, trace))
+    request.state.body.release()
     whole: list[Piece] = []
     try:
         whole = await unless_gone(request.receive, collect(answering))
@@ -48,6 +49,7 @@ async def answer_in_events(request: Request, service: Service, question: Questio
     """
     trace: Trace = request.state.trace
     answering = await unless_gone(request.receive, service.start(question, trace))
+    request.state.body.release()
     growing = Growing(service, question, trace, answering)
     try:
         await unless_gone(request.receive, growing.begin())

@@ -3,13 +3,15 @@
 Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, WithJsonSchema
 
 MOST_STOPS = 4
 LONGEST_STOP = 256
+MOST_ROUNDS = 1000  # of a history, and as many messages of each side; the settings may allow fewer
+MOST_PARTS = 100  # of a message
 HIGHEST_INTEGER = 2**31 - 1
 HIGHEST_SEED = 2**63 - 1
 
@@ -23,7 +25,22 @@ Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")
 Tokens = Annotated[Whole | None, Field(ge=1, le=HIGHEST_INTEGER)]
 LeastTokens = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="prompt and answer together")]
 Seed = Annotated[Whole | None, Field(ge=0, le=HIGHEST_SEED)]
-Round = Annotated[list[str], Len(2, 2)]
+Round = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
+_TEXT = {"type": "string"}
+_ROUND = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+_MESSAGE = {
+    "type": "object",
+    "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
+    "required": ["role", "content"],
+}
+# `model.prompt.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
+History = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_ROUND, _MESSAGE]}}, {"type": "null"}]}),
+    Field(
+        description="earlier rounds, oldest first, as [question, answer], or as messages of user and assistant in turn"
+    ),
+]
 
 
 class Strictly(BaseModel):
@@ -39,7 +56,7 @@ class NativeRequest(Strictly):
     image: str | None = Field(
         None, description="base64 text, with line breaks or not, or a data URL; none to talk without"
     )
-    history: list[Round] | None = Field(None, description="earlier rounds as [question, answer], oldest first")
+    history: History = None
     max_length: Tokens = None
     max_new_tokens: Tokens = None
     min_length: LeastTokens = None
@@ -92,7 +109,7 @@ class Message(Strictly):
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
 
 
 class StreamOptions(Strictly):
@@ -109,7 +126,7 @@ class CompletionRequest(Strictly):
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str = Field(description="as GET /v1/models names it")
-    messages: list[Message] = Field(
+    messages: Annotated[list[Message], Field(max_length=2 * MOST_ROUNDS, fail_fast=True)] = Field(
         description="System messages are put before the first question. There may be one picture, which stands at the "
         "prompt's start whatever turn it is in."
     )

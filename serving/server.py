@@ -9,47 +9,46 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from model import ChatModel, SettingError
 
+from .connections import ConnectionLimits, LimitedProtocol
 from .local import listens_locally
 from .service import Service
 from .settings import Settings
 from .trace import log
 
-HEADER_TIMEOUT = 20.0  # seconds in which a new connection must have sent a request's headers
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
+RESERVED_FILES = 128  # descriptors for everything but connections: model files, child processes, downloads
+MOST_FILES = 65_536
 M_ARENA_MAX, HEAPS = -8, 2  # glibc's name of the setting, and as many heaps as threads that allocate much at a time
-
-
-class PatientProtocol(H11Protocol):
-    """uvicorn's own, which also leaves connections that do not send a request."""
-
-    def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first request's headers."""
-        super().connection_made(transport)
-        self.loop.call_later(HEADER_TIMEOUT, self.leave_if_mute)
-
-    def leave_if_mute(self) -> None:
-        """Close the connection if it has not sent a request yet."""
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
 
 
 class Server(uvicorn.Server):
     """Serves until it is told to stop, then lets running answers end; told again, it stops at once."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self.limits = ConnectionLimits(
+            min(settings.max_connections, max(RESERVED_FILES, raise_file_limit() - RESERVED_FILES)),
+            settings.max_client_connections,
+            settings.trusted_proxies,
+        )
         config = uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
-            http=PatientProtocol,
+            http=partial(LimitedProtocol, limits=self.limits),  # type: ignore[arg-type]
+            forwarded_allow_ips=["127.0.0.1", *settings.trusted_proxies],
             ws="none",
             log_config=None,
             access_log=False,
@@ -86,6 +85,7 @@ class Server(uvicorn.Server):
             try:
                 model = load()
                 model.warm_up()
+                self.service.pictures.decoder.warm_up()
                 self.service.model = model
                 log("ready", seconds=round(time.perf_counter() - started, 3))
             except BaseException as error:  # handed over to whoever waits for the server's end
@@ -93,6 +93,18 @@ class Server(uvicorn.Server):
                 self.should_exit = True
 
         threading.Thread(target=work, name="loading", daemon=True).start()
+
+
+def raise_file_limit() -> int:
+    """Raise this process's limit of open files as far as the system allows; return the limit."""
+    if resource is None:
+        return MOST_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft < wanted:
+        with suppress(ValueError, OSError):  # macOS allows less than it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def warn_of_open_doors(settings: Settings) -> None:
@@ -138,7 +150,13 @@ def serve(app: FastAPI, settings: Settings, load: Callable[[], ChatModel]) -> No
     sock = listen(settings)
     server.load_model(load)
     host, port = sock.getsockname()[:2]
-    log("listening", host=host, port=port)
+    log(
+        "listening",
+        host=host,
+        port=port,
+        max_connections=server.limits.most,
+        max_client_connections=server.limits.most_per_client,
+    )
     asyncio.run(server.serve(sockets=[sock]))
     if server.failure is not None:
         raise server.failure

@@ -7,23 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from model import (
-    CHINESE,
-    DEMO,
-    ENGLISH,
-    ChatModel,
-    Conversation,
-    GenerationConfig,
-    SettingError,
-    Turn,
-    is_chinese,
-)
+from model import DEMO, ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn
+from model.prompt import question_language
 
 from .answering import EVENT_S, Answering, Write
+from .bodies import BodyBudget
 from .gate import Gate, Slot
 from .metrics import Metrics
-from .pictures import PictureReader
-from .refusals import Refusal, internal_error, to_refusal
+from .parsing import BodyParser, check_characters
+from .pictures import PictureReader, PictureSource
+from .refusals import Refusal, internal_error, timed_out, to_refusal
 from .settings import Settings
 from .trace import Trace, log
 
@@ -34,14 +27,14 @@ class Question:
 
     Attributes:
         turns: earlier rounds, oldest first.
-        picture: as the request gave it, or None.
+        picture: as the request gave it, or None; it can be read once.
         configs: of each of its answers.
         stops: strings before which an answer ends.
     """
 
     text: str
     turns: Sequence[Turn]
-    picture: str | None
+    picture: PictureSource | None
     configs: Sequence[GenerationConfig]
     stops: Sequence[str] = ()
     streamed: bool = False
@@ -59,6 +52,8 @@ class Service:
         self.settings = settings
         self.model = model
         self.gate = Gate(settings.max_batch, settings.most_answers, settings.max_per_key)
+        self.bodies = BodyBudget(settings.max_bodies)
+        self.parser = BodyParser(settings.max_json_tokens, settings.max_text)
         self.pictures = PictureReader(settings)
         # A place may be free a moment before its thread is, so there are as many threads as places and some more.
         self.pool = ThreadPoolExecutor(settings.most_answers + settings.max_batch, "answer")
@@ -80,13 +75,11 @@ class Service:
         return DEMO.replace(**{"max_length": min(DEMO.max_length, most), **given})
 
     def check_text(self, text: str, turns: Sequence[Turn]) -> None:
-        """Check the lengths of a question and its history.
+        """Check a question and its history, the lengths first: the rest reads every character.
 
         Raises:
-            Refusal: 400, it is empty or too long.
+            Refusal: 400, the question is empty, or they are too long or have control characters.
         """
-        if not text.strip():
-            raise Refusal(400, "The question is empty. Ask something, also about a picture.", code="empty_question")
         if len(turns) > (most := self.settings.max_history):
             message = f"The history has {len(turns)} rounds; at most {most} are read. Leave out the oldest."
             raise Refusal(400, message, code="history_too_long")
@@ -94,33 +87,46 @@ class Service:
         if length > (longest := self.settings.max_text):
             message = f"Question and history have {length:,} characters; at most {longest:,} are read. Shorten them."
             raise Refusal(400, message, code="text_too_long")
+        if not text.strip():
+            raise Refusal(400, "The question is empty. Ask something, also about a picture.", code="empty_question")
+        check_characters([text, *(part for turn in turns for part in (turn.question, turn.answer))])
 
     async def start(self, question: Question, trace: Trace) -> Answering:
         """Take places for the answers, read the picture, and begin.
 
         Raises:
-            Refusal: no place is free, or the question is too long.
+            Refusal: no place is free, the question is too long, or the request's time is over.
             VisualGLMError: the picture cannot be used.
         """
         self.check_text(question.text, question.turns)
         trace.answers, trace.streamed = len(question.configs), question.streamed
         trace.picture = question.picture is not None
+        deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
         slots = self.gate.enter(None if trace.key is None else str(trace.key), len(question.configs))
         try:
-            picture = None if question.picture is None else await self.pictures.read(question.picture)
-            return self._begin(question, picture, slots)
+            picture = await self._read_picture(question.picture, deadline)
+            return self._begin(question, picture, slots, deadline)
         finally:
             for slot in slots:
                 slot.release()
 
-    def _begin(self, question: Question, picture: object, slots: Sequence[Slot]) -> Answering:
-        assert self.model is not None  # the door is closed until it is loaded
-        language = CHINESE if is_chinese(question.text) else ENGLISH
+    async def _read_picture(self, picture: PictureSource | None, deadline: float) -> object:
+        if picture is None:
+            return None
+        assert self.model is not None  # requests are refused until it is loaded
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self.pictures.read(picture, self.model.image_size)
+        except TimeoutError:
+            raise timed_out() from None
+
+    def _begin(self, question: Question, picture: object, slots: Sequence[Slot], deadline: float) -> Answering:
+        assert self.model is not None
+        language = question_language(question.text, ENGLISH, question.turns)  # the original's default here
         conversation = Conversation(picture, list(question.turns), language)
         pause_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
         write = partial(self.model.stream_answer, conversation, question.text, pause_s=pause_s)
         writes: list[Write] = [partial(write, config) for config in question.configs]
-        deadline = asyncio.get_running_loop().time() + self.settings.request_timeout
         answering = Answering(self.pool, writes, slots, question.stops, streamed=question.streamed, deadline=deadline)
         self.active.add(answering)
         return answering

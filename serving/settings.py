@@ -1,6 +1,7 @@
 """What an operator may choose, each by a flag or an environment variable; the only place where a default of it is."""
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -8,6 +9,7 @@ from typing import Any
 
 from model import DEMO, SettingError
 from model.image import ImageLimits
+from model.image_file import SERVED_FORMATS
 
 ENVIRONMENT_PREFIX = "VISUALGLM_"
 MIB = 1024 * 1024
@@ -33,13 +35,25 @@ class Settings:
     max_queue: int = setting(64, "answers that may wait for their turn; more get 429", least=0)
     api_keys: tuple[str, ...] = setting((), "a key that a request must bring; may be given several times", "--api-key")
     max_per_key: int = setting(32, "answers at a time for one key", least=1)
+    max_connections: int = setting(1024, "open connections", least=1)
+    max_client_connections: int = setting(
+        256, "open connections of one client address; loopback and --trusted-proxy have no such limit", least=1
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "address or network of a proxy whose X-Forwarded-For names the client; several times", "--trusted-proxy"
+    )
     cors_origins: tuple[str, ...] = setting(
         (), "an origin whose web pages may call, or *; several times", "--cors-origin"
     )
     max_body: int = setting(24 * MIB, "bytes of a request", least=1)
+    max_bodies: int = setting(
+        128 * MIB, "bytes of all requests in flight, until their pictures are decoded; more get 503", least=1
+    )
+    max_json_tokens: int = setting(50_000, "commas, colons and opening brackets of a request", least=1)
     body_timeout: float = setting(30.0, "seconds in which a request must have arrived", least=0.01)
     max_picture: int = setting(16 * MIB, "bytes of a picture", least=1)
     max_pixels: int = setting(36_000_000, "pixels of a picture", least=1)
+    decode_timeout: float = setting(10.0, "seconds of processor time for decoding a picture", least=0.01)
     max_text: int = setting(32_000, "characters of a question with its history", least=1)
     max_history: int = setting(64, "rounds of history", least=0)
     max_length: int = setting(DEMO.max_length, "tokens of prompt and answer together that may be asked for", least=1)
@@ -58,6 +72,11 @@ class Settings:
                 raise SettingError(f"{flag_of(item)} is {value}; it should be at least {least}.")
         if any(not key.isascii() or not key.isprintable() or " " in key or not key for key in self.api_keys):
             raise SettingError("An API key should be ASCII characters without blanks.")
+        for address in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(address, strict=False)
+            except ValueError as error:
+                raise SettingError(f"--trusted-proxy {address} is not an IP address or network.") from error
         if self.allowed_image_domains and not self.allow_image_urls:
             raise SettingError("--allowed-image-domains needs --allow-image-urls.")
 
@@ -75,6 +94,7 @@ class Settings:
             timeout=self.image_url_timeout,
             public_only=True,
             domains=self.allowed_image_domains,
+            formats=SERVED_FORMATS,
         )
 
     @classmethod

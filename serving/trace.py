@@ -10,6 +10,8 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+# These write a line for each connection that breaks, or each time that none can be accepted.
+FLOODING = ("uvicorn", "uvicorn.error", "asyncio")
 LOGGER = logging.getLogger("visualglm.serving")
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -78,14 +80,41 @@ class JsonLines(logging.Formatter):
         return f"{frames}{type(error).__name__}" + (f": {error}" if self.with_text else "")
 
 
+class FloodFilter(logging.Filter):
+    """Lets few records of a logger through in a period, and tells with the next how many were left out.
+
+    Args:
+        most: records in a period.
+        seconds: length of a period.
+    """
+
+    def __init__(self, most: int = 10, seconds: float = 10.0) -> None:
+        super().__init__()
+        self.most = most
+        self.seconds = seconds
+        self.started = -seconds
+        self.count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is written."""
+        if time.monotonic() - self.started >= self.seconds:
+            if self.count > self.most:
+                record.details = {"left_out": self.count - self.most}
+            self.started, self.count = time.monotonic(), 0
+        self.count += 1
+        return self.count <= self.most
+
+
 def set_up_logging(with_text: bool) -> None:
-    """Send our records and uvicorn's to the standard error, as JSON lines."""
+    """Send our records and those of uvicorn and asyncio to the standard error, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(with_text))
-    for name in (LOGGER.name, "uvicorn", "uvicorn.error"):
+    for name in (LOGGER.name, *FLOODING):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if name == LOGGER.name else logging.WARNING)
+    for name in FLOODING:
+        logging.getLogger(name).filters = [FloodFilter()]
 
 
 def log(event: str, level: int = logging.INFO, raised: BaseException | None = None, **details: Any) -> None:

@@ -4,9 +4,11 @@ import argparse
 import contextlib
 from collections.abc import Callable, Iterator
 
-from model import ChatModel
+from model import CHINESE, ENGLISH, ChatModel
 from model.checkpoint.resolve import DEFAULT_MODEL
 from model.loading import DTYPES
+
+from .languages import OneLanguageModel
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
 
@@ -41,11 +43,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quant_embeddings", action="store_true", help="with --quant, quantise the tokens' embeddings as well")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
+    add_language_arguments(parser)
+
+
+def add_language_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that force the language of prompts; `language` is None where neither is given."""
+    add = parser.add_mutually_exclusive_group().add_argument
+    for flag, language in (("--english", ENGLISH), ("--chinese", CHINESE)):
+        help_ = f"talk {flag.removeprefix('--').capitalize()} (default: as each question)"
+        add(flag, dest="language", action="store_const", const=language, help=help_)
 
 
 def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
-    """Load the model that the flags of `add_model_arguments` name, showing how far it is."""
+    """Load the model that the flags of `add_model_arguments` name, showing the progress."""
     names = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
     settings = {name: getattr(options, name) for name in names}
     with loading_bar() as progress:
-        return load(options.from_pretrained, progress=progress, **settings)
+        model = load(options.from_pretrained, progress=progress, **settings)
+    return model if options.language is None else OneLanguageModel(model, options.language)

@@ -6,7 +6,8 @@ from typing import Any
 
 from model import ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
 from model.chat import dropped_notice
-from model.image import load_image
+from model.image import load_image, resize_image
+from model.prompt import question_language
 
 from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
 from .streams import write
@@ -25,7 +26,7 @@ class Terminal:
     Args:
         model: answers.
         config: how answers are sampled.
-        language: of the prompt and of what the program says.
+        language: of what the program says, and of questions without letters before any with letters.
         describe: the first question about every picture; empty for none.
         read: shows a prompt and returns a line, as `input` does.
     """
@@ -67,7 +68,8 @@ class Terminal:
                 source = self.ask(self.words.ask_picture)
             try:
                 with on_interrupt(interrupt_once):
-                    return load_image(source) if source else None
+                    # Every question would resize the full picture again.
+                    return resize_image(load_image(source), self.model.image_size) if source else None
             except KeyboardInterrupt:
                 print(self.words.stopped)
             except VisualGLMError as error:
@@ -115,6 +117,7 @@ class Terminal:
 
     def show(self, question: str) -> Iterator[str]:
         """Write each piece of an answer, and what is to be said about it at the end; yield it."""
+        self.conversation.language = question_language(question, self.conversation.language)
         for piece in self.model.stream_answer(self.conversation, question, self.config):
             write(piece.text)
             yield piece.text

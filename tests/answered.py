@@ -27,6 +27,8 @@ class ScriptedModel:
         self.answers = iter(answers)
         self.asked: list[tuple[Any, str, Any]] = []
 
+    image_size = 224
+
     def stream_answer(self, conversation: Any, question: str, config: Any) -> Iterator[Piece]:
         self.asked.append((conversation, question, config))
         answer = next(self.answers)

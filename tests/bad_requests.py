@@ -51,7 +51,7 @@ def pictures() -> Iterator[tuple[str, str]]:
     """Yield what is no picture that is accepted, as the text of a request."""
     yield from {
         "not base64": "this is no picture!",
-        "wrong padding": SCENE_BASE64.rstrip("=") + "A",
+        "a length that no base64 has": SCENE_BASE64[:401],
         "base64 of nothing": "====",
         "another alphabet": SCENE_BASE64.replace("+", "-").replace("/", "_") + "_-",
         "chinese": "图片",
@@ -145,6 +145,9 @@ def bodies() -> Iterator[tuple[str, bytes, int]]:
         ("nested lists", b"[" * 100_000, 400),
         ("nested objects", b'{"a":' * 100_000, 400),
         ("a huge number", b'{"text": "a", "seed": ' + b"9" * 10_000 + b"}", 400),
+        ("many numbers", b'{"text": "a", "history": [' + b"0," * 60_000 + b"0]}", 400),
+        ("many lists", b'{"text": "a", "history": [' + b"[]," * 60_000 + b"[]]}", 400),
+        ("many keys", b'{"text": "a"' + b',"":0' * 60_000 + b"}", 400),
         ("too large", b'{"text": "' + b"a" * 2_000_000 + b'"}', 413),
     )
 
@@ -192,6 +195,11 @@ def native() -> Iterator[tuple[str, Any]]:
         [["a", 1]],
         [[None, "b"]],
         [{"q": "a"}],
+        [{"role": "user", "content": "a"}],
+        [{"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}],
+        [{"role": "user", "content": "a"}, ["b", "c"]],
         [[]],
     ):
         yield f"history {value}", {"text": "a", "history": value}

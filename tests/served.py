@@ -50,6 +50,8 @@ class SteppedModel:
         """Let it go `count` steps."""
         self.may_step.release(count)
 
+    image_size = 224
+
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
     ) -> Iterator[Piece]:

@@ -72,6 +72,8 @@ class QueueingModel:
     def __init__(self) -> None:
         self.answers: list[Queued] = []
 
+    image_size = 224
+
     def stream_answer(self, *_, **__):
         self.answers.append(Queued())
         return self.answers[-1]

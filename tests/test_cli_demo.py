@@ -1,5 +1,6 @@
 """The terminal program: its dialogue with a scripted model, its command line, and its use through pipes."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -8,7 +9,18 @@ from pathlib import Path
 import pytest
 
 import cli_demo
-from model import CHINESE, DEMO, ENGLISH, Conversation, GenerationConfig, Piece, PromptTooLongError, Turn, Usage
+from model import (
+    CHINESE,
+    DEMO,
+    ENGLISH,
+    Conversation,
+    GenerationConfig,
+    Language,
+    Piece,
+    PromptTooLongError,
+    Turn,
+    Usage,
+)
 from terminal import dialogue
 from terminal.dialogue import Terminal
 from tests.cli_program import (
@@ -30,8 +42,12 @@ class ScriptedModel:
     def __init__(self, *answers: list[Piece | BaseException]) -> None:
         self.answers = list(answers)
         self.seen: list[tuple[list[Turn], str]] = []
+        self.languages: list[Language] = []
+
+    image_size = 224
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+        self.languages.append(conversation.language)
         self.seen.append((list(conversation.turns), question))
         for item in self.answers.pop(0):
             if isinstance(item, BaseException):
@@ -130,6 +146,12 @@ class TestTerminal:
         Terminal(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
         assert model.seen == []
 
+    def test_each_question_is_asked_in_its_language_or_in_that_of_the_round_before(self) -> None:
+        model = ScriptedModel(*(done("a") for _ in range(5)), [PromptTooLongError(5000, 2048)], done("a"))
+        talk(model, "3+4?", "有吗？", "🦊", "clear", "", "!?", "Who?", "什么", "5-2")
+        spoken = [ENGLISH, CHINESE, CHINESE, CHINESE, ENGLISH, CHINESE, CHINESE]
+        assert model.languages == spoken
+
     def test_interrupts_go_back_to_whom_they_went_before(self) -> None:
         before = signal.getsignal(signal.SIGINT)
         talk(ScriptedModel([KeyboardInterrupt()]), "1")
@@ -171,14 +193,40 @@ def test_bad_settings_exit_with_2(
     assert arguments[0].lstrip("-") in shown.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "locale", "question"),
+    [
+        ([], "zh_CN.UTF-8", CHINESE.describe),
+        ([], "de_DE.UTF-8", ENGLISH.describe),
+        (["--english"], "zh_CN.UTF-8", ENGLISH.describe),
+        (["--chinese"], "en_US.UTF-8", CHINESE.describe),
+        (["--prompt_zh", "背景？"], "zh_CN.UTF-8", "背景？"),
+        (["--prompt_zh", "背景？"], "en_US.UTF-8", "背景？"),  # the only one that was given
+        (["--prompt_zh", "背景？", "--prompt_en", "And?"], "en_US.UTF-8", "And?"),
+        (["--prompt_zh", "背景？", "--english"], "zh_CN.UTF-8", ENGLISH.describe),
+        (["--prompt_en", ""], "en_US.UTF-8", None),
+    ],
+)
+def test_the_first_question(
+    arguments: list[str], locale: str, question: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ScriptedModel(done("a scene"))
+    monkeypatch.setattr(sys, "argv", ["cli_demo.py", "--image", SCENE, *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("stop\n"))
+    monkeypatch.setenv("LC_ALL", locale)
+    cli_demo.main(load=lambda *_, **__: model)
+    assert [asked for _, asked in model.seen] == ([] if question is None else [question])
+
+
 class TestPipes:
     @pytest.mark.parametrize(
         ("arguments", "answer"),
         [
             (["--query", "描述这张图片。"], DESCRIBED_ZH),
             (["--query", "How many objects are there?", "--english"], "There are three objects in the picture."),
+            (["--query", "How many objects are there?"], "There are three objects in the picture."),
         ],
-        ids=["zh", "en"],
+        ids=["zh", "en", "follows"],
     )
     def test_query_writes_the_answer_alone(self, arguments: list[str], answer: str) -> None:
         ended = run_program([*TINY, "--image", SCENE, *arguments])

@@ -139,7 +139,7 @@ class TestInterrupts:
             "--seed",
             "3",
         ]  # answers to the limit, for seconds
-        with at_terminal([*TINY, *chaos, "--image", SCENE]) as person:
+        with at_terminal([*TINY, *chaos, "--chinese", "--image", SCENE]) as person:
             person.sees("VisualGLM：")
             time.sleep(0.5)
             person.presses(CTRL_C)
@@ -150,7 +150,7 @@ class TestInterrupts:
 
 class TestTerminals:
     def test_narrow(self) -> None:
-        with at_terminal([*TINY, "--image", SCENE], columns=20) as person:
+        with at_terminal([*TINY, "--image", SCENE], columns=20, LANG="zh_CN.UTF-8") as person:
             person.sees(DESCRIBED_ZH, "用户：")
             person.types("图片里有几个物体？")
             person.sees("VisualGLM：", "图片中一共有三个物体。", "用户：")
@@ -159,13 +159,39 @@ class TestTerminals:
 
     def test_dumb_in_the_c_locale(self) -> None:
         with at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
-            person.sees("请输入图片路径或网址")
+            person.sees("Path or URL")
             person.presses(CTRL_C)
-            person.sees("输入 stop 或按 Ctrl-D 退出。", "请输入图片路径或网址")
+            person.sees("Type stop or press Ctrl-D to end.", "Path or URL")
             person.types(SCENE)
-            person.sees(f"VisualGLM：{DESCRIBED_ZH}", "用户：")
+            person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
+            person.types("星星在哪里？")
+            person.sees("VisualGLM: 星星在左下角。", "You:")
             person.types("clear")
-            person.sees("请输入图片路径或网址")
+            person.sees("Path or URL")
             person.presses(CTRL_D)
-            person.sees("再见。")
+            person.sees("Goodbye.")
+            person.sees_the_end()
+
+
+class TestLanguages:
+    """Each question is answered in its own language, whatever the interface's."""
+
+    @pytest.mark.parametrize(
+        ("locale", "welcome", "you", "described"),
+        [
+            ({"LANG": "en_US.UTF-8"}, "Welcome to VisualGLM.", "You:", DESCRIBED_EN),
+            ({"LANG": "zh_CN.UTF-8"}, "欢迎使用 VisualGLM。", "用户：", DESCRIBED_ZH),
+        ],
+        ids=["en", "zh"],
+    )
+    def test_questions_of_both_languages(self, locale: dict[str, str], welcome: str, you: str, described: str) -> None:
+        with at_terminal([*TINY, "--image", SCENE], **locale) as person:
+            person.sees(welcome, described, you)
+            person.types("What colour is the star?")
+            person.sees("The star is red.", you)
+            person.types("星星在哪里？")
+            person.sees("星星在左下角。", you)
+            person.types("How many objects are there?")
+            person.sees("There are three objects in the picture.", you)
+            person.presses(CTRL_D)
             person.sees_the_end()

@@ -111,7 +111,11 @@ def test_quantised_weights_still_describe_the_picture(bits: int) -> None:
 
 def test_the_program_talks() -> None:
     program = [str(ROOT / "cli_demo_hf.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu"]
-    done = run_program([*program, "--temperature", "0", "--image", SCENE], typed=b"stop\n")
+    typed = b"What colour is the star?\n3+4?\nstop\n"
+    done = run_program([*program, "--temperature", "0", "--image", SCENE], typed=typed, LANG="zh_CN.UTF-8")
     assert done.returncode == 0, done.stderr.decode()
-    assert DESCRIBED_ZH in done.stdout.decode()
+    described, star, sum_, _ = done.stdout.decode().split("用户：")
+    assert DESCRIBED_ZH in described
+    assert "The star is red." in star
+    assert sum_.partition("：")[2].isascii()
     assert "Loading weights" not in done.stderr.decode()

@@ -18,7 +18,7 @@ from tests.hf_models import TINY, tiny_model, tiny_tokenizer
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"
 QUESTION = "图片里有几个物体？"
-LIBRARIES = {"torch", "transformers", "sentencepiece", "numpy", "PIL", *sys.stdlib_module_names}
+LIBRARIES = {"torch", "transformers", "sentencepiece", "numpy", "PIL", "pi_heif", *sys.stdlib_module_names}
 PROGRAM = """
 import json, sys
 sys.modules["model"] = sys.modules["sat"] = None  # importing either fails

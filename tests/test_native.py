@@ -51,6 +51,15 @@ def test_the_history_of_one_answer_is_that_of_the_next_question(client):
     assert second["history"] == [*first["history"], ["小汽车是什么颜色？", "小汽车是紫色的。"]]
 
 
+def test_messages_in_the_history_are_turns(client):
+    pair = ["有小汽车吗？", "有，图片中有一辆小汽车。"]
+    messages = [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    question = {"image": SCENE_BASE64, "text": "它是什么颜色的？"}
+    answer = ask(client, **question, history=messages)
+    assert answer["history"] == ask(client, **question, history=[pair])["history"]
+    assert answer["history"][:-1] == [pair]
+
+
 @pytest.mark.parametrize("image", [{}, {"image": None}, {"image": ""}])
 def test_without_a_picture(client, image):
     assert ask(client, text="你好", **image)["response"].startswith("你好")

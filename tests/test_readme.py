@@ -126,7 +126,7 @@ def test_the_dialogues_are_the_ones_that_make_chat_prints(
     model: SatChatModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    for question, flags in (("图片里有几个物体？", []), ("How many objects are there?", ["--english"])):
+    for question, flags in (("图片里有几个物体？", ["--chinese"]), ("How many objects are there?", ["--english"])):
         arguments = ["--from_pretrained", "visualglm-tiny", "--image", "examples/scene.png", "--temperature", "0"]
         monkeypatch.setattr(sys, "argv", ["cli_demo.py", *arguments, *flags])
         monkeypatch.setattr(sys, "stdin", io.StringIO(f"{question}\nstop\n"))

@@ -137,6 +137,7 @@ def test_pictures_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> N
     files = {
         "see-through.png": image_bytes(see_through, "PNG"),
         "moving.gif": image_bytes(moving[0], "GIF", save_all=True, append_images=moving[1:]),
+        "phone.heic": (ROOT / "tests" / "pictures" / "drawn.heic").read_bytes(),
         "turned.jpg": image_bytes(Image.new("RGB", (30, 20)), "JPEG", exif=turned),
     }
     for name, data in files.items():
@@ -148,7 +149,12 @@ def test_pictures_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> N
 
 def test_what_is_wrong_with_a_picture_is_said(visitor: RawVisitor) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    for data, keyword in ((heic, "HEIC"), (b"<svg/>", "SVG"), (b"\x89PNG", "picture"), (bytes(21 * 2**20), "bytes")):
+    for data, keyword in (
+        (heic, "picture data"),
+        (b"<svg/>", "SVG"),
+        (b"\x89PNG", "picture"),
+        (bytes(21 * 2**20), "bytes"),
+    ):
         path = visitor.upload(data, "picture.png")
         messages = visitor.call("offer_picture", [None, {"path": path, "orig_name": "picture.heic"}])
         assert messages[-1]["success"]

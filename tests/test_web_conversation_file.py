@@ -24,7 +24,7 @@ from web.conversation_file import (
     to_json,
     to_markdown,
 )
-from web.picture import Picture
+from web.picture import Picture, PictureReader
 from web.session import MAX_TURNS, Dialogue, Exchange, Status
 from web.texts import TEXTS, choose_language
 from web.uploads import UploadFolder
@@ -44,28 +44,34 @@ def folder() -> Iterator[UploadFolder]:
     folder.remove()
 
 
-def scene(folder: UploadFolder) -> Picture:
-    data = Path(SCENE).read_bytes()
-    return Picture.read(data, folder.save(data, "scene.png"), SIZE)
+@pytest.fixture
+def reader(folder: UploadFolder) -> Iterator[PictureReader]:
+    reader = PictureReader(folder, SIZE)
+    yield reader
+    reader.close()
+
+
+def scene(reader: PictureReader) -> Picture:
+    return reader.from_file(reader.folder.save(Path(SCENE).read_bytes(), "scene.png"))
 
 
 @pytest.mark.parametrize("with_picture", [True, False])
-def test_what_is_saved_comes_back(with_picture: bool, folder: UploadFolder) -> None:
-    saved = Dialogue(scene(folder) if with_picture else None, EXCHANGES)
+def test_what_is_saved_comes_back(with_picture: bool, folder: UploadFolder, reader: PictureReader) -> None:
+    saved = Dialogue(scene(reader) if with_picture else None, EXCHANGES)
     text, is_original = to_json(saved, folder)
-    loaded = from_json(text.encode(), folder, SIZE)
+    loaded = from_json(text.encode(), reader)
     assert is_original
     assert loaded.turns == saved.turns
     assert (loaded.picture is not None) is with_picture
     assert to_json(loaded, folder) == (text, True)
 
 
-def test_a_picture_whose_file_is_gone_is_saved_smaller(folder: UploadFolder) -> None:
-    saved = Dialogue(scene(folder), EXCHANGES)
+def test_a_picture_whose_file_is_gone_is_saved_smaller(folder: UploadFolder, reader: PictureReader) -> None:
+    saved = Dialogue(scene(reader), EXCHANGES)
     folder.remove()
     text, is_original = to_json(saved, folder)
     assert not is_original
-    loaded = from_json(text.encode(), folder, SIZE)
+    loaded = from_json(text.encode(), reader)
     assert loaded.picture is not None
     assert loaded.picture.image.size == (SIZE, SIZE)
 
@@ -121,54 +127,59 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("data", BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_bad_file_is_refused_and_opens_nothing(
-    data: bytes, folder: UploadFolder, monkeypatch: pytest.MonkeyPatch
+    data: bytes, reader: PictureReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*arguments: Any, **_: Any) -> None:
         raise AssertionError(f"must not happen: {arguments}")
 
+    reader.decoder.warm_up()  # its child process is started before
     for target in ("builtins.open", "pathlib.Path.open", "os.open"):
         monkeypatch.setattr(target, forbidden)
     monkeypatch.setattr(socket, "socket", forbidden)
     with pytest.raises(VisualGLMError) as error:
-        from_json(data, folder, SIZE)
+        from_json(data, reader)
     monkeypatch.undo()
     assert SCENE not in str(error.value)
 
 
 def test_too_many_parts_are_refused_before_they_are_parsed(
-    folder: UploadFolder, monkeypatch: pytest.MonkeyPatch
+    reader: PictureReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json, "loads", lambda _: pytest.fail("must not be parsed"))
     with pytest.raises(ConversationFileError, match="parts"):
-        from_json(BAD_FILES["too many brackets"], folder, SIZE)
+        from_json(BAD_FILES["too many brackets"], reader)
 
 
-def test_half_a_character_does_no_harm(folder: UploadFolder) -> None:
-    (turn,) = from_json(document(turns=[{"question": "\ud800?", "answer": "\x00"}]), folder, SIZE).turns
+def test_half_a_character_does_no_harm(folder: UploadFolder, reader: PictureReader) -> None:
+    (turn,) = from_json(document(turns=[{"question": "\ud800?", "answer": "\x00"}]), reader).turns
     assert (turn.question.encode(), turn.answer) == (b"??", "\x00")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_every_kind_of_picture_survives_a_data_url(kind: str, folder: UploadFolder, tmp_path: Path) -> None:
+def test_every_kind_of_picture_survives_a_data_url(
+    kind: str, folder: UploadFolder, reader: PictureReader, tmp_path: Path
+) -> None:
     path = tmp_path / "picture"
     load_image(SCENE).save(path, format=kind)
-    picture = Picture.from_upload(folder.save(path.read_bytes(), "picture"), folder, SIZE)
-    url, is_original = picture.to_data_url(folder)
-    again = Picture.from_data_url(url, folder, SIZE)
+    picture = reader.from_file(reader.folder.save(path.read_bytes(), "picture"))
+    url, is_original = picture.to_data_url(reader.folder)
+    again = reader.from_data_url(url)
     assert is_original
     assert again.image == picture.image
-    assert again.to_data_url(folder) == (url, True)
+    assert again.to_data_url(reader.folder) == (url, True)
 
 
-def test_the_model_sees_the_same_of_a_picture_that_was_resized_before(folder: UploadFolder) -> None:
+def test_the_model_sees_the_same_of_a_picture_that_was_resized_before(
+    folder: UploadFolder, reader: PictureReader
+) -> None:
     image = load_image(SCENE)
-    assert torch.equal(preprocess(scene(folder).image, SIZE), preprocess(image, SIZE))
+    assert torch.equal(preprocess(scene(reader).image, SIZE), preprocess(image, SIZE))
 
 
-def test_the_original_is_not_kept_in_memory(folder: UploadFolder) -> None:
+def test_the_original_is_not_kept_in_memory(folder: UploadFolder, reader: PictureReader) -> None:
     noise = Image.effect_noise((2000, 3000), 100).convert("RGB")
     noise.save(path := folder.path / "noise.png")
-    picture = Picture.from_upload(str(path), folder, SIZE)
+    picture = reader.from_file(str(path))
     assert picture.memory < 2_000_000 < path.stat().st_size
     with Image.open(io.BytesIO(picture.preview)) as preview:
         assert preview.size == (683, 1024)

@@ -41,7 +41,7 @@ class Visitor:
 
     def saved(self, name: str) -> bytes:
         """Return the file that a button lets the browser save."""
-        with urllib.request.urlopen(f"{self.client.src}gradio_api/file={self.call(name)['path']}") as file:
+        with urllib.request.urlopen(f"{self.client.src}gradio_api/file={self.call(name)['file']}") as file:
             return file.read()
 
     def give(self, path: str | Path, name: str = "offer_picture") -> Any:

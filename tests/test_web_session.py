@@ -4,11 +4,11 @@ import copy
 import gc
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
+from model.image import load_image
 from tests.cli_program import SCENE
 from web.picture import Picture
 from web.session import Dialogue, Exchange, Session, Status, every, question_language
@@ -22,6 +22,8 @@ class Script:
         self.pieces = pieces
         self.seen: list[Conversation] = []
         self.closed = False
+
+    image_size = 224
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         self.seen.append(conversation)
@@ -89,7 +91,7 @@ def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
 
 def test_a_picture_reaches_the_model_as_large_as_it_sees_it() -> None:
     session, model = Session(), Script(DONE)
-    session.offer(Dialogue(Picture.read(Path(SCENE).read_bytes(), SCENE, 56)))
+    session.offer(Dialogue(Picture(load_image(SCENE).resize((56, 56)), b"", SCENE)))
     finish(session, model)
     assert (model.seen[0].image.size, model.seen[0].image.mode) == ((56, 56), "RGB")
 

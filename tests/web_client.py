@@ -59,7 +59,7 @@ class RawVisitor:
 
     def saved(self) -> dict[str, Any]:
         """Return the conversation as the page saves it."""
-        path = self.call("save_json", [None])[-1]["output"]["data"][0]["path"]
+        path = self.call("save_json", [None])[-1]["output"]["data"][0]["file"]
         return self.http.get(f"/gradio_api/file={path}").json()
 
 

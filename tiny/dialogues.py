@@ -22,6 +22,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
+from model.command_line import ArgumentParser
 from model.image import load_image
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
@@ -95,7 +96,7 @@ def write_dialogue(file: Path, dialogue: Dialogue) -> None:
 
 def main() -> None:
     """Write the answers of the model that the command line names into the files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--from_pretrained", default="visualglm-tiny", help="name or directory of the model")
     options = parser.parse_args()

@@ -28,6 +28,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
+from model.command_line import ArgumentParser
 from model.loading import DTYPES
 from tiny.scenes import MOST_THINGS
 from tiny.scoring.drawn import draw_questions
@@ -78,7 +79,7 @@ def evaluate(model: ChatModel, questions: list[Question], swap: bool = True) -> 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="the model (default %(default)s)")
     add("--seed", type=int, default=1000, help="of the pictures and questions (default %(default)s)")

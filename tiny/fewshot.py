@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from model.command_line import ArgumentParser
 from tiny.scenes import BACKGROUNDS, Scene, draw_scene, sample_scene
 
 COUNT, SEED = 20, 7
@@ -90,7 +91,7 @@ def write_archive(path: Path, seed: int = SEED, count: int = COUNT) -> None:
 
 def main() -> None:
     """Draw what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder, or a .zip archive")
     parser.add_argument("--count", type=int, default=COUNT, help="pictures (default %(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="draws others (default %(default)s)")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from model import CHINESE, DEMO, Conversation, SatChatModel, load_sat
+from model.command_line import ArgumentParser
 from model.image import preprocess
 from tiny.fewshot import ANSWERS, COUNT, QUESTION, draw_labelled
 from tiny.training.data import Sequences
@@ -93,7 +94,7 @@ def told_by_nearest(vectors: torch.Tensor, kinds: torch.Tensor) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="(default %(default)s)"
     )

@@ -24,6 +24,7 @@ from model import HF_CHAT, load_tokenizer
 from model.checkpoint import load_tensors, open_checkpoint, save_hf
 from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.vocabulary import VOCABULARY_NAME
+from model.command_line import ArgumentParser
 from model.visualglm import VisualGLMModel
 from tiny.questions import corpus
 from tiny.training.data import PICTURE_SIZE, Batches, load_batches
@@ -133,7 +134,7 @@ def save_state(path: Path | None, trainee: nn.Module, optimizer: torch.optim.Opt
 
 def parse_arguments() -> Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the model")
     parser.add_argument("--start", metavar="NAME_OR_DIR", help="model to go on from; none for a new one")
     parser.add_argument("--state", type=Path, help="file to continue from and to keep the state in")

@@ -11,7 +11,7 @@ from typing import Any
 
 from model import Language, VisualGLMError
 
-from .picture import Picture
+from .picture import Picture, PictureReader
 from .session import MAX_TURNS, Dialogue, Exchange, Status
 from .uploads import UploadFolder
 
@@ -44,12 +44,8 @@ def to_markdown(dialogue: Dialogue, language: Language) -> str:
     return "\n".join([title, *parts])
 
 
-def from_json(data: bytes, folder: UploadFolder, size: int) -> Dialogue:
+def from_json(data: bytes, reader: PictureReader) -> Dialogue:
     """Read what `to_json` wrote.
-
-    Args:
-        folder: where the picture is saved.
-        size: side of the square that the model sees, pixels.
 
     Raises:
         ConversationFileError: the file is something else, or damaged.
@@ -67,16 +63,16 @@ def from_json(data: bytes, folder: UploadFolder, size: int) -> Dialogue:
     if document.get("version") != VERSION:
         raise ConversationFileError(f"The conversation is not of version {VERSION}. Load it with a newer page.")
     turns = read_turns(document.get("turns"))
-    return Dialogue(read_image(document.get("image"), folder, size), turns)
+    return Dialogue(read_image(document.get("image"), reader), turns)
 
 
-def read_image(value: Any, folder: UploadFolder, size: int) -> Picture | None:
+def read_image(value: Any, reader: PictureReader) -> Picture | None:
     """Return the picture in a file's `image`, which is a data URL or null."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise ConversationFileError("The file's image is not a data URL. Save the conversation anew.")
-    return Picture.from_data_url(value, folder, size)
+    return reader.from_data_url(value)
 
 
 def read_turns(value: Any) -> list[Exchange]:

@@ -39,9 +39,9 @@ def serving(
     from .layout import CSS, PASTE_JS
     from .page import Page
 
-    blocks = Page(model, config).blocks
+    page = Page(model, config)
     try:
-        _, local_url, share_url = blocks.launch(
+        _, local_url, share_url = page.blocks.launch(
             server_name=address,
             server_port=port,
             share=share,
@@ -55,13 +55,13 @@ def serving(
             head=PASTE_JS,
         )
     except OSError as error:
-        blocks.folder.remove()
+        page.close()
         raise SettingError(f"The page cannot be at {address}, port {port}: {error}. Choose another port.") from error
     try:
         yield [url for url in (local_url, share_url) if url]
     finally:
-        blocks.close(verbose=False)
-        blocks.folder.remove()
+        page.blocks.close(verbose=False)
+        page.close()
 
 
 def wait_for_the_end() -> None:

@@ -12,7 +12,7 @@ from model import CHINESE, ENGLISH, ChatModel, GenerationConfig, SettingError, V
 from .blocks import MAX_ANSWERS, MAX_UPLOAD_BYTES, MAX_WAITING, PageBlocks
 from .conversation_file import from_json, to_json, to_markdown
 from .layout import EXAMPLES, EXAMPLES_FOLDER, MAX_QUESTION, SETTINGS, lay_out, words
-from .picture import Picture, read_example
+from .picture import Picture, PictureReader
 from .session import MAX_TURNS, Dialogue, Exchange, Session, Status
 from .texts import TEXTS, choose_language
 from .uploads import UploadError, UploadFolder
@@ -23,10 +23,10 @@ WORD_JOINER = "\u2060"  # takes no room
 Updates = dict[Any, Any]
 
 # Makes the browser save a file that the server has written.
-SAVE_JS = """(file) => {
+SAVE_JS = """(saved) => {
     const link = document.createElement("a");
-    link.href = "./gradio_api/file=" + file.path;
-    link.download = file.name;
+    link.href = "./gradio_api/file=" + saved.file;
+    link.download = saved.name;
     link.click();
 }"""
 
@@ -45,6 +45,7 @@ class Page:
         examples = [EXAMPLES_FOLDER / name for name, _ in EXAMPLES]
         gr.set_static_paths(examples)  # else Gradio copies them into a folder that all pages of a process share
         self.folder = UploadFolder(examples)
+        self.reader = PictureReader(self.folder, model.image_size)
         self.visitors = Visitors()
         with PageBlocks(self.folder, title="VisualGLM", analytics_enabled=False) as self.blocks:
             self.session = gr.State(Session())  # each visitor gets a copy
@@ -54,6 +55,11 @@ class Page:
             self._connect_files()
         # api_open=False: what is called past the queue would be past its bounds.
         self.blocks.queue(default_concurrency_limit=None, max_size=MAX_WAITING, api_open=False)
+
+    def close(self) -> None:
+        """Remove the uploads and end the processes that decode pictures."""
+        self.reader.close()
+        self.folder.remove()
 
     def _connect_page(self) -> None:
         parts = self.parts
@@ -123,7 +129,7 @@ class Page:
 
     def offer_picture(self, session: Session, path: str | None) -> Updates:
         """Start a conversation about the picture at `path` (None to go on without one), if nothing is lost by it."""
-        updates = self._offer(session, lambda: Dialogue(self._read_picture(path) if path else None))
+        updates = self._offer(session, lambda: Dialogue(self.reader.from_file(path) if path else None))
         if path is None:
             # The place is empty already; and if a picture was dropped on another, the new one may be there by now.
             del updates[self.parts["picture"]]
@@ -133,11 +139,8 @@ class Page:
         """Continue the conversation in the file at `path`, if nothing is lost by it."""
         return self._offer(session, lambda: self._read_conversation(path))
 
-    def _read_picture(self, path: str) -> Picture:
-        return Picture.from_upload(path, self.folder, self.model.image_size)
-
     def _read_conversation(self, path: str | None) -> Dialogue:
-        return from_json(self.folder.read(path or "", MAX_UPLOAD_BYTES), self.folder, self.model.image_size)
+        return from_json(self.folder.read(path or "", MAX_UPLOAD_BYTES), self.reader)
 
     def _offer(self, session: Session, make: Callable[[], Dialogue]) -> Updates:
         try:
@@ -200,7 +203,7 @@ class Page:
         if not 0 <= event.index < len(EXAMPLES):
             return
         name, asked = EXAMPLES[event.index]
-        session.open(Dialogue(read_example(EXAMPLES_FOLDER / name, self.model.image_size)))
+        session.open(Dialogue(self.reader.from_file(str(EXAMPLES_FOLDER / name))))
         yield {self.parts["picture"]: self._show_picture(session.dialogue.picture)}
         yield from self._answer(session, asked[session.language], settings)
 
@@ -289,7 +292,7 @@ class Page:
     def _write(self, name: str, text: str) -> dict[str, str]:
         """Write a file into the upload folder; return what tells the browser to save it."""
         try:
-            return {"name": name, "path": self.folder.save(text.encode(), name)}
+            return {"name": name, "file": self.folder.save(text.encode(), name)}
         except UploadError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

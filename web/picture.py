@@ -2,19 +2,21 @@
 
 import base64
 import binascii
+import dataclasses
 import io
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from model import ImageError
-from model.image import ImageLimits, load_image
+from model.image import ImageLimits
+from model.image_decoder import ImageDecoder
+from model.image_file import SERVED_FORMATS
 
 from .uploads import UploadError, UploadFolder
 
-LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024)
+LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024, formats=SERVED_FORMATS)
 PREVIEW_SIDE = 1024  # pixels; enough for the page, and quick to encode
 PREVIEW_QUALITY = 90
 DATA_URL_START = re.compile(r"data:image/[\w.+-]{1,99};base64,")
@@ -25,7 +27,7 @@ MEDIA_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIF
 class Picture:
     """A picture that was decoded once. The original file stays in the upload folder and not in memory.
 
-    Make one with `read`, `from_upload` or `from_data_url`, which check it.
+    Make one with a `PictureReader`, which checks it.
 
     Attributes:
         image: RGB, as large as the model sees it; preprocessing leaves it as it is.
@@ -36,51 +38,6 @@ class Picture:
     image: Image.Image
     preview: bytes
     path: str
-
-    @classmethod
-    def read(cls, data: bytes, path: str, size: int) -> "Picture":
-        """Decode the bytes of a picture file.
-
-        Args:
-            path: of the same file in the upload folder.
-            size: side of the square that the model sees, pixels.
-
-        Raises:
-            ImageError: they are no picture, or one that is too large.
-        """
-        image, preview = decode(data, size)
-        return cls(image, to_jpeg(preview), path)
-
-    @classmethod
-    def from_upload(cls, path: str, folder: UploadFolder, size: int) -> "Picture":
-        """Decode an uploaded file.
-
-        Raises:
-            ImageError: it is no picture, or one that is too large.
-            UploadError: `path` is not an upload's.
-        """
-        return cls.read(folder.read(path, LIMITS.max_bytes), path, size)
-
-    @classmethod
-    def from_data_url(cls, url: str, folder: UploadFolder, size: int) -> "Picture":
-        """Decode the picture in a data URL, whose bytes are saved in the folder. Nothing else is opened.
-
-        Raises:
-            ImageError: `url` is no base64 data URL of a picture.
-            UploadError: there is no room in the folder.
-        """
-        start = DATA_URL_START.match(url)
-        if start is None:
-            raise ImageError(
-                "The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64."
-            )
-        try:
-            data = base64.b64decode("".join(url[start.end() :].split()), validate=True)
-        except ValueError as error:  # a character that is not ASCII, too
-            reason = error if isinstance(error, binascii.Error) else "it has other characters"
-            raise ImageError(f"The picture is not base64: {reason}. Encode its bytes anew.") from error
-        image, preview = decode(data, size)
-        return cls(image, to_jpeg(preview), folder.save(data, "picture"))
 
     @property
     def memory(self) -> int:
@@ -99,18 +56,56 @@ class Picture:
         return f"data:{media_type(data)};base64,{base64.b64encode(data).decode('ascii')}", is_original
 
 
-def decode(data: bytes, size: int) -> tuple[Image.Image, Image.Image]:
-    """Return the picture in the bytes of a file, upright and in RGB, twice.
+class PictureReader:
+    """Makes pictures of untrusted files, which are decoded in child processes.
 
-    First size x size, resized as `preprocess` does; then the preview, at most PREVIEW_SIDE pixels high and wide.
-
-    Raises:
-        ImageError: they are no picture, or one that is too large.
+    Args:
+        folder: where the files are.
+        size: side of the square that the model sees, pixels.
     """
-    image = load_image(data, limits=LIMITS)
-    resized = image.resize((size, size), Image.Resampling.BICUBIC)
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    return resized, image
+
+    def __init__(self, folder: UploadFolder, size: int) -> None:
+        self.folder = folder
+        self.size = size
+        self.decoder = ImageDecoder(LIMITS)
+
+    def from_file(self, path: str) -> Picture:
+        """Decode an uploaded file or an example.
+
+        Raises:
+            ImageError: it is no picture, or one that is too large.
+            UploadError: `path` is neither.
+        """
+        return self._decode(self.folder.read(path, LIMITS.max_bytes), path)
+
+    def from_data_url(self, url: str) -> Picture:
+        """Decode the picture in a data URL, whose bytes are saved in the folder. Nothing else is opened.
+
+        Raises:
+            ImageError: `url` is no base64 data URL of a picture.
+            UploadError: there is no room in the folder.
+        """
+        start = DATA_URL_START.match(url)
+        if start is None:
+            raise ImageError(
+                "The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64."
+            )
+        try:
+            data = base64.b64decode("".join(url[start.end() :].split()), validate=True)
+        except ValueError as error:  # a character that is not ASCII, too
+            reason = error if isinstance(error, binascii.Error) else "it has other characters"
+            raise ImageError(f"The picture is not base64: {reason}. Encode its bytes anew.") from error
+        picture = self._decode(data, "")
+        return dataclasses.replace(picture, path=self.folder.save(data, "picture"))
+
+    def _decode(self, data: bytes, path: str) -> Picture:
+        decoded = self.decoder.decode(data, self.size, preview=PREVIEW_SIDE, name="The picture data")
+        assert decoded.preview is not None  # it was asked for
+        return Picture(decoded.image, to_jpeg(decoded.preview), path)
+
+    def close(self) -> None:
+        """End the child processes."""
+        self.decoder.close()
 
 
 def to_jpeg(image: Image.Image) -> bytes:
@@ -124,8 +119,3 @@ def media_type(data: bytes) -> str:
     """Return the media type of a picture file's bytes."""
     # Readers go by the bytes; the name matters to browsers alone, which show no other format anyway.
     return f"image/{next((name for start, name in MEDIA_TYPES.items() if data.startswith(start)), 'x-picture')}"
-
-
-def read_example(path: Path, size: int) -> Picture:
-    """Decode one of the page's own examples."""
-    return Picture.read(path.read_bytes(), str(path), size)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import re
 import sys
 import time
 import uuid
@@ -13,7 +12,6 @@ from enum import Enum, auto
 
 from model import (
     CHINESE,
-    ENGLISH,
     ChatModel,
     Conversation,
     GenerationConfig,
@@ -21,8 +19,8 @@ from model import (
     Piece,
     Turn,
     VisualGLMError,
-    is_chinese,
 )
+from model.prompt import question_language
 
 from .picture import Picture
 
@@ -158,7 +156,7 @@ class Session:
         yield
         try:
             image = self.dialogue.picture and self.dialogue.picture.image
-            conversation = Conversation(image, turns, question_language(question, self.language))
+            conversation = Conversation(image, turns, question_language(question, self.language, turns))
             for _ in every(REFRESH_S, write(exchange, model.stream_answer(conversation, question, config))):
                 yield
         except VisualGLMError as error:
@@ -189,10 +187,3 @@ def every(seconds: float, ticks: Iterator[None]) -> Iterator[None]:
             if time.monotonic() - shown >= seconds:
                 yield
                 shown = time.monotonic()
-
-
-def question_language(question: str, page: Language) -> Language:
-    """Return the language to ask in: the question's own, or the page's where it has no words ("1+1=?")."""
-    if is_chinese(question):
-        return CHINESE
-    return ENGLISH if re.search("[A-Za-z]", question) else page

@@ -3,7 +3,6 @@
 This module is both sides: `Launched` starts it, and in the processes `main` measures.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.finetune_subject import Ours, make_training
 from benchmarks.parts.machine import ROOT
 from finetune.processes import end_process, leave_processes
+from model.command_line import ArgumentParser
 
 SECONDS = 900  # that a launch may take
 
@@ -99,7 +99,7 @@ def train(source: Source, launch: Launch) -> dict[str, Any]:
 
 def main() -> None:
     """Do what the parent asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     add_model_arguments(parser)
     parser.add_argument("--launch", required=True, help="a Launch, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="file for the result")

@@ -92,7 +92,7 @@ class Exchange(asyncio.Protocol):
             body.count(EVENT),
             count_tokens(body) if is_complete else 0,
             is_complete,
-            json.loads(body)["error"]["code"] if response.status >= 400 else None,
+            error_code(body) if response.status >= 400 else None,
         )
 
 
@@ -112,6 +112,14 @@ def count_tokens(body: bytes) -> int:
     lines = body.replace(EVENT, b"").split(b"\n\n")
     counted = [line for line in lines if b'"completion_tokens"' in line]
     return int(json.loads(counted[-1])["usage"]["completion_tokens"]) if counted else 0
+
+
+def error_code(body: bytes) -> str | None:
+    """Return what the body of an error calls it, None if it has no such word."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):  # no body, or the native route's
+        return None
 
 
 def to_request(body: bytes, path: str = PATH) -> bytes:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.parts.machine import ROOT
@@ -58,10 +58,33 @@ class Server:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     @property
+    def pss_mib(self) -> float:
+        """The memory of its process and of all child processes, shared pages counted once."""
+        processes = [self.process.pid, *children_of(self.process.pid)]
+        return sum(map(pss_kib, processes)) / 1024
+
+    @property
     def cpu_s(self) -> float:
         """The processor time that it has taken."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_of(process: int) -> list[int]:
+    """Return the child processes of a process."""
+    found = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def pss_kib(process: int) -> int:
+    """Return the memory of a process, pages that it shares divided among those who share them."""
+    with suppress(OSError):  # it has just ended
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 0
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ class Terminal:
     def __init__(self, arguments: list[str]) -> None:
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "cli_demo.py", *arguments],
+            [sys.executable, "cli_demo.py", "--chinese", *arguments],
             cwd=ROOT,
             env=os.environ | {"PYTHONIOENCODING": "utf-8"},
             stdin=subprocess.PIPE,

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ..command_line import ArgumentParser
 from ..errors import CheckpointError, VisualGLMError
 from .adapters import PTUNING, methods_in, refuse_unmergeable
 from .directory import new_directory
@@ -194,7 +195,7 @@ def read_sampling(directory: Path) -> dict[str, Any]:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m model.checkpoint.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,6 @@
 """Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ SAME_KEYS = (
     "gmask_token_id",
     "pad_token_id",
 )
+# Entries of both formats' configurations that a model may lack.
+OPTIONAL_KEYS = ("prompt_language",)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], int]:
@@ -48,6 +50,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
         )
     entries = {
         **{key: config[key] for key in SAME_KEYS},
+        **optional_entries(config),
         "model_class": "VisualGLMModel",
         "tokenizer_type": str(path),
         "layernorm_order": "post",
@@ -57,6 +60,11 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
     }
     check_sizes(entries, path / CONFIG_NAME)
     return entries, read_bits(config, path / CONFIG_NAME)
+
+
+def optional_entries(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a configuration's entries that a model may lack and this one has."""
+    return {key: config[key] for key in OPTIONAL_KEYS if config.get(key) is not None}
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES
+from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES, optional_entries
 from .layout import SPLIT
 from .lazy import LazyTensors, Tensors
 from .names import is_language_qkv, is_loaded, to_hf_name
@@ -43,6 +43,7 @@ def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtyp
         "architectures": [HF_CLASS],
         "model_type": "chatglm",
         **{key: config[key] if config.get(key) is not None else defaults[key] for key in SAME_KEYS},
+        **optional_entries(config),
         "eos_token_id": eos_token_id,
         "position_encoding_2d": True,
         "use_cache": True,

@@ -44,6 +44,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         eva_config: dict[str, Any] | None = None,
         qformer_config: dict[str, Any] | None = None,
         pre_seq_len: int | None = None,
+        prompt_language: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Keep the sizes of the language model and of the image part.
@@ -59,6 +60,8 @@ class ChatGLMConfig(PretrainedConfig):  # public name
             image_length: vectors that stand for a picture.
             eva_config, qformer_config: sizes of the two networks that read the picture.
             pre_seq_len: keys and values of P-tuning v2 in each layer; None or 0 for none.
+            prompt_language: of the prompts that `chat` writes: "zh", "en", or "auto" to follow the question; None for
+                Chinese, as the published model has it.
             kwargs: what every configuration of transformers may hold.
 
         Raises:
@@ -86,6 +89,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         self.eva_config = eva_config
         self.qformer_config = qformer_config
         self.pre_seq_len = pre_seq_len
+        self.prompt_language = prompt_language
         kwargs["tie_word_embeddings"] = False  # the output has a matrix of its own, whatever a file says
         kwargs.setdefault("tokenizer_class", "ChatGLMTokenizer")
         super().__init__(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)

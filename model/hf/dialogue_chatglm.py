@@ -4,7 +4,7 @@ import json
 import queue
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,23 @@ from transformers.utils import cached_file
 
 from ..errors import GenerationError, PromptTooLongError, SettingError
 from ..image import load_image, preprocess
-from ..prompt import CHINESE, AnswerStream, Conversation, Prompt, Turn, clean_answer, encode_prompt, encode_turns
+from ..prompt import (
+    AS_CONFIGURED,
+    AnswerStream,
+    Conversation,
+    English,
+    Prompt,
+    Turn,
+    choose_language,
+    clean_answer,
+    encode_prompt,
+    encode_turns,
+    to_turns,
+)
 from .generation_chatglm import PrefixGenerationMixin
 
 History = list[tuple[str, str]]
+AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None
 # The published model's own settings. A directory's generation_config.json, and then the caller, win over them.
 PRESET: dict[str, Any] = {
     "max_length": 1024,
@@ -90,7 +103,7 @@ class DialogueMixin(PrefixGenerationMixin):
         tokenizer: Any,
         image_path: str | None,
         query: str,
-        history: Sequence[Sequence[str]] | None = None,
+        history: AnyHistory = None,
         max_length: int | None = None,
         min_length: int | None = None,
         do_sample: bool | None = None,
@@ -99,6 +112,7 @@ class DialogueMixin(PrefixGenerationMixin):
         temperature: float | None = None,
         repetition_penalty: float | None = None,
         logits_processor: LogitsProcessorList | None = None,
+        english: English = AS_CONFIGURED,
         **kwargs: Any,
     ) -> tuple[str, History]:
         """Answer `query` about a picture.
@@ -107,31 +121,35 @@ class DialogueMixin(PrefixGenerationMixin):
             tokenizer: a ChatGLMTokenizer.
             image_path: a path or an http(s) URL; None or "" for a talk without a picture.
             query: the question. Nothing in it is taken for a control token or a picture.
-            history: earlier rounds as (question, answer).
+            history: earlier rounds as (question, answer), or as messages {"role": ..., "content": ...}; None for none.
             max_length, min_length: tokens of prompt and answer together, the picture's included.
             do_sample: False takes the most likely token, as does a temperature of 0.
             top_p, top_k, temperature, repetition_penalty, logits_processor, kwargs: as in `generate`. What is left
                 out comes from the model's generation_config.json, else from the published model's settings.
+            english: True to ask with "Q:" and "A:", False with the Chinese marks, None to follow the question. If not
+                given, the configuration's `prompt_language` decides.
 
         Returns:
             The answer, and the history with this round.
 
         Raises:
-            VisualGLMError: the picture or a setting cannot be used, or the model's numbers are not usable.
+            VisualGLMError: the picture, a setting, the question or the history cannot be used, or the model's numbers
+                are not usable.
         """
         given = {key: value for key, value in locals().items() if key in PRESET}
-        arguments = self._arguments(tokenizer, image_path, query, history or (), {**given, **kwargs}, logits_processor)
+        turns = to_turns(history)
+        arguments = self._arguments(tokenizer, image_path, query, turns, {**given, **kwargs}, logits_processor, english)
         with torch.no_grad():
             ids = self.generate(**arguments)[0, arguments["input_ids"].shape[1] :]
         raw = tokenizer.clean_up_spaces(tokenizer.decode_text(ids.tolist()))
-        return self._result(query, history, clean_answer(raw))
+        return self._result(query, turns, clean_answer(raw))
 
     def stream_chat(
         self,
         tokenizer: Any,
         image_path: str | None,
         query: str,
-        history: Sequence[Sequence[str]] | None = None,
+        history: AnyHistory = None,
         max_length: int | None = None,
         min_length: int | None = None,
         do_sample: bool | None = None,
@@ -140,6 +158,7 @@ class DialogueMixin(PrefixGenerationMixin):
         temperature: float | None = None,
         repetition_penalty: float | None = None,
         logits_processor: LogitsProcessorList | None = None,
+        english: English = AS_CONFIGURED,
         **kwargs: Any,
     ) -> Iterator[tuple[str, History]]:
         """Answer `query` as `chat` does, and yield the result as it grows; closing the iterator stops the model.
@@ -148,17 +167,18 @@ class DialogueMixin(PrefixGenerationMixin):
             The answer so far, of which no word is taken back, and the history with this round.
         """
         given = {key: value for key, value in locals().items() if key in PRESET}
-        arguments = self._arguments(tokenizer, image_path, query, history or (), {**given, **kwargs}, logits_processor)
+        turns = to_turns(history)
+        arguments = self._arguments(tokenizer, image_path, query, turns, {**given, **kwargs}, logits_processor, english)
         decoder = tokenizer.stream()
         answer = AnswerStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
         for ids in self.stream_generate(**arguments):
             if answer.push(decoder.push(int(ids[0, -1]))):
-                yield self._result(query, history, answer.shown)
+                yield self._result(query, turns, answer.shown)
         before = answer.shown
         answer.push(decoder.flush())
         answer.flush()
         if answer.shown != before or not before:
-            yield self._result(query, history, answer.shown)
+            yield self._result(query, turns, answer.shown)
 
     def stream_generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Iterator[torch.Tensor]:
         """Continue one prompt [1, T] as `generate` does; yield the ids so far, [1, T + 1], [1, T + 2], ...
@@ -192,16 +212,18 @@ class DialogueMixin(PrefixGenerationMixin):
         tokenizer: Any,
         image_path: str | None,
         query: str,
-        history: Sequence[Sequence[str]],
+        history: AnyHistory,
         max_length: int | None = None,
+        english: English = AS_CONFIGURED,
     ) -> dict[str, Any]:
         """Return what `generate` reads for a question: input_ids [1, T], with a picture also its embeddings.
 
-        The oldest turns are left out where they would leave no room for an answer.
+        The oldest turns are left out where they would leave no room for an answer. The arguments are those of `chat`.
         """
+        turns = to_turns(history)
+        language = choose_language(english, getattr(self.config, "prompt_language", None), query, turns)
         pixels = preprocess(load_image(image_path), self.image_size)[None] if image_path else None
-        turns = [Turn(question, answer) for question, answer in history]
-        prompt = self.build_prompt(tokenizer, Conversation(pixels, turns, CHINESE), query, max_length)
+        prompt = self.build_prompt(tokenizer, Conversation(pixels, turns, language), query, max_length)
         # Where weights wait on a disk, the device is no place; what calls them brings the ids along.
         device = "cpu" if self.device.type == "meta" else self.device
         inputs: dict[str, Any] = {"input_ids": torch.tensor([prompt.token_ids], device=device)}
@@ -232,13 +254,14 @@ class DialogueMixin(PrefixGenerationMixin):
         tokenizer: Any,
         image_path: str | None,
         query: str,
-        history: Sequence[Sequence[str]],
+        turns: Sequence[Turn],
         given: dict[str, Any],
         processors: LogitsProcessorList | None,
+        english: English,
     ) -> dict[str, Any]:
         """Return the arguments of `generate` for one round."""
         settings = self.chat_settings(given, processors)
-        inputs = self.build_inputs(tokenizer, image_path, query, history, settings["max_length"])
+        inputs = self.build_inputs(tokenizer, image_path, query, turns, settings["max_length"], english)
         limit = settings["max_length"]
         if limit is None:
             limit = inputs["input_ids"].shape[1] + settings["max_new_tokens"]
@@ -267,9 +290,8 @@ class DialogueMixin(PrefixGenerationMixin):
         written = {**read_settings(self.name_or_path), **self.generation_config.to_diff_dict()}
         return {key: written[key] for key in (*PRESET, "max_new_tokens") if written.get(key) is not None}
 
-    def _result(self, query: str, history: Sequence[Sequence[str]] | None, response: str) -> tuple[str, History]:
-        earlier = [(question, answer) for question, answer in history or ()]
-        return response, [*earlier, (query, response)]
+    def _result(self, query: str, turns: Sequence[Turn], response: str) -> tuple[str, History]:
+        return response, [*((turn.question, turn.answer) for turn in turns), (query, response)]
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:

@@ -30,7 +30,19 @@ OWN_MODULES = (
 )
 TOKENIZER_MODULES = ("text_chatglm", "tokenization_chatglm")  # which the model does without
 # Copied unchanged.
-SHARED_MODULES = ("address", "errors", "fetch", "image", "image_file", "kernels", "prompt", "recording")
+SHARED_MODULES = (
+    "address",
+    "data_url",
+    "errors",
+    "fetch",
+    "image",
+    "image_bounds",
+    "image_file",
+    "image_metadata",
+    "kernels",
+    "prompt",
+    "recording",
+)
 FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {

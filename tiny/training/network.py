@@ -80,6 +80,7 @@ def make_config(tokenizer: Any) -> dict[str, Any]:
         "mask_token_id": tokenizer.mask_token_id,
         "gmask_token_id": tokenizer.gmask_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "prompt_language": "auto",  # it was taught each language with that language's marks
     }
 
 

@@ -1,0 +1,129 @@
+"""Limits on connections: how many there are, and how long the headers of each request may take."""
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .trace import log
+
+HEADER_TIMEOUT = 20.0  # seconds in which the headers of a request must have arrived
+REPORT_S = 10.0  # seconds between two lines of the log about refused connections
+IPV6_PREFIX = 64  # bits of an IPv6 address that stand for one client
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class ConnectionLimits:
+    """Counts open connections, in total and for each client address. Used on the event loop alone.
+
+    Args:
+        most: connections in total.
+        most_per_client: connections of one client address, loopback and `trusted` excepted.
+        trusted: addresses or networks of proxies, each of which speaks for many clients.
+    """
+
+    def __init__(self, most: int, most_per_client: int, trusted: Sequence[str] = ()) -> None:
+        self.most = most
+        self.most_per_client = most_per_client
+        self.trusted = [ipaddress.ip_network(address, strict=False) for address in trusted]
+        self.total = 0
+        self.by_client: Counter[str] = Counter()
+        self.refused = 0
+        self.reported = 0.0
+
+    def admit(self, address: str | None) -> bool:
+        """Count a new connection from `address`; return False, and do not count it, if there are too many."""
+        client = self.client_of(address)
+        if self.total >= self.most or (client is not None and self.by_client[client] >= self.most_per_client):
+            self._report()
+            return False
+        self.total += 1
+        if client is not None:
+            self.by_client[client] += 1
+        return True
+
+    def leave(self, address: str | None) -> None:
+        """Stop counting a connection that was admitted."""
+        self.total -= 1
+        if (client := self.client_of(address)) is not None:
+            self.by_client[client] -= 1
+            if not self.by_client[client]:
+                del self.by_client[client]
+
+    def client_of(self, address: str | None) -> str | None:
+        """Return the key under which an address is counted, None if it has no limit of its own."""
+        if address is None:  # a Unix socket
+            return None
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if ip.version == 6 and ip.ipv4_mapped:
+            ip = ip.ipv4_mapped
+        if ip.is_loopback or any(ip in network for network in self.trusted):
+            return None
+        return str(ip if ip.version == 4 else ipaddress.ip_network((ip, IPV6_PREFIX), strict=False))
+
+    def _report(self) -> None:
+        self.refused += 1
+        if time.monotonic() - self.reported >= REPORT_S:
+            self.reported = time.monotonic()
+            log("too many connections", logging.WARNING, open=self.total, refused=self.refused)
+
+
+class LimitedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol within `ConnectionLimits`, with a timeout for the headers of each request.
+
+    uvicorn itself times a connection only while nothing has arrived of its next request.
+    """
+
+    def __init__(self, *args: Any, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.limits = limits
+        self.admitted = False
+        self.address: str | None = None
+        self.header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Admit the connection, or close it."""
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else None
+        self.admitted = self.limits.admit(self.address)
+        if self.admitted:
+            self._time_headers()
+        else:
+            transport.write(TOO_MANY)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        super().connection_lost(exc)
+        self._stop_timer()
+        if self.admitted:
+            self.limits.leave(self.address)
+
+    def data_received(self, data: bytes) -> None:
+        """Read more of a request; begin to time its headers with the first byte."""
+        if self.admitted:
+            super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Handle what was read."""
+        super().handle_events()
+        if not self.transport.is_closing():
+            self._time_headers()
+
+    def _time_headers(self) -> None:
+        """Run the timer exactly while headers are awaited."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_timer()
+        elif self.header_timer is None:
+            self.header_timer = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self.header_timer is not None:
+            self.header_timer.cancel()
+            self.header_timer = None
