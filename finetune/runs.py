@@ -14,6 +14,7 @@ from model.checkpoint.resolve import EMBEDDED
 from model.checkpoint.sat import WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME
 from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
+from model.description import KEY as DESCRIPTION_KEY
 from model.environment import expand_home
 from model.finetuned import FineTuneVisualGLMModel
 
@@ -28,6 +29,7 @@ def run_config(
 ) -> dict[str, Any]:
     """Return the run's model_config.json."""
     config = {**checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
+    config.pop(DESCRIPTION_KEY, None)  # what the base knows is not what the run knows
     if config.get("tokenizer_type") == str(checkpoint.path):
         del config["tokenizer_type"]
     if not is_whole:

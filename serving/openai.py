@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model import GenerationConfig, Piece, Usage
+from model import ENGLISH, GenerationConfig, Piece, Usage
 
 from .answering import Answering
 from .messages import read_messages, refuse_unsupported
@@ -86,7 +86,9 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/models", response_model=Models, responses={401: {"model": ProtocolError}})
     async def models() -> Any:
         """List the model."""
-        data = [{"id": name, "object": "model", "created": started, "owned_by": "visualglm"}]
+        knowledge = service.model.description.knowledge if service.model is not None else {}
+        described = {"description": knowledge.get(ENGLISH.code)}
+        data = [{"id": name, "object": "model", "created": started, "owned_by": "visualglm", **described}]
         return {"object": "list", "data": data}
 
     @router.post(

@@ -18,6 +18,7 @@ import pexpect
 
 import cli_demo
 from model import Conversation, GenerationConfig, Piece
+from model.description import Description
 from terminal.interrupts import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
@@ -39,6 +40,7 @@ class SlowModel:
     """Counts to 400 for twenty seconds; asked to "count", says at once how many turns it was shown."""
 
     image_size = 224
+    description = Description("scripted")
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         if question == "count":

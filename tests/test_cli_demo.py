@@ -21,6 +21,7 @@ from model import (
     Turn,
     Usage,
 )
+from model.description import Description
 from terminal import dialogue
 from terminal.dialogue import Terminal
 from tests.cli_program import (
@@ -45,6 +46,7 @@ class ScriptedModel:
         self.languages: list[Language] = []
 
     image_size = 224
+    description = Description("scripted", {"en": "words only"})
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         self.languages.append(conversation.language)

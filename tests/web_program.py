@@ -26,9 +26,8 @@ class ModelWithModes:
     def __init__(self) -> None:
         self.tiny = load_sat("visualglm-tiny", device="cpu")
         self.image_size = self.tiny.image_size
+        self.description = self.tiny.description
         self.closed = 0
-
-    image_size = 224
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         match question:
