@@ -2,6 +2,7 @@
 
 import ast
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -168,3 +169,12 @@ def test_a_traceback_is_not_prefixed_with_a_rank() -> None:
     assert done.returncode == 1
     assert "[rank" not in done.stderr
     assert "\nZeroDivisionError" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_shows_what_it_installs_and_says_how_to_use_it() -> None:
+    done = subprocess.run(["make", "-n", "-B", "web"], cwd=ROOT, capture_output=True, text=True, check=True)
+    installs = [line for line in done.stdout.splitlines() if "pip" in line.split() and "install" in line.split()]
+    assert len(installs) == 4
+    assert not [line for line in installs if "--quiet" in line or "-q" in line.split()]
+    assert "source .venv/bin/activate" in done.stdout
