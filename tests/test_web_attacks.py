@@ -147,6 +147,14 @@ def test_pictures_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> N
         assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == data
 
 
+def test_a_question_waits_for_the_picture_before_it(visitor: RawVisitor) -> None:
+    picture = image_bytes(Image.effect_noise((3000, 3000), 100), "PNG")
+    path = visitor.upload(picture, "large.png")
+    visitor.join("offer_picture", [None, {"path": path}])
+    visitor.join("ask", [None, "seen", *DEFAULTS])
+    assert "picture None" not in str(visitor.fetch())
+
+
 def test_what_is_wrong_with_a_picture_is_said(visitor: RawVisitor) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
     for data, keyword in (

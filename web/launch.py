@@ -40,6 +40,7 @@ def serving(
     from .page import Page
 
     page = Page(model, config)
+    page.reader.decoder.warm_up()
     try:
         _, local_url, share_url = page.blocks.launch(
             server_name=address,
