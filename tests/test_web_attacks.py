@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -302,6 +303,18 @@ def test_browsers_are_told_what_not_to_do(url: str, guarded: str, visitor: RawVi
     assert "sandbox" in headers["content-security-policy"]
     policy = connect(guarded).http.get("/").headers["content-security-policy"]
     assert policy == "frame-ancestors 'self' https://frames.example"
+
+
+@pytest.mark.slow  # it waits for the timeout of a request's headers
+def test_slow_headers_do_not_hold_a_connection(url: str) -> None:
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += sock.recv(65536)
+        sock.sendall(b"GET /config HTTP/1.1\r\nHost:")
+        assert sock.recv(65536) == b""
 
 
 @pytest.mark.slow

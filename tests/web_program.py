@@ -28,8 +28,6 @@ class ModelWithModes:
         self.image_size = self.tiny.image_size
         self.closed = 0
 
-    image_size = 224
-
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         match question:
             case "slow":
