@@ -8,6 +8,7 @@ from functools import partial
 
 from .interrupts import interrupt_once, on_interrupt
 
+BOM = "\ufeff"
 UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
 
 
@@ -38,7 +39,7 @@ def make_reader() -> Callable[[str], str]:
 def read_plainly(prompt: str) -> str:
     """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
     with on_interrupt(interrupt_once):
-        line = input(prompt)
+        line = input(prompt).removeprefix(BOM)  # which editors on Windows put at the start of a file
     if not sys.stdin.isatty():
         print(line)
     return line
