@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL_PARAMETERS = 50_000_000
-DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
+DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
 
 
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":

@@ -248,7 +248,7 @@ def test_half_precision_chats(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpu", "GPU", "gpu:0", "mps", "cuda:x", "cuda:-1", "cuda:99", "xpu", "meta", "cpu:0", ""]
+    "name", ["gpu", "GPU", "gpu:0", "mps", "cuda:x", "cuda:-1", "cuda:99", "xpu", "meta", "cpu:1", ""]
 )
 @pytest.mark.parametrize("load", [load_sat, load_hf])
 def test_a_device_that_cannot_be_used_is_refused_in_our_words(load: Any, name: str) -> None:
