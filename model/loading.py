@@ -22,6 +22,7 @@ from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
 from .sat_compat import choose_cpu_dtype, count_parameters
+from .shortage import shortage_explained
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SMALL_PARAMETERS = 50_000_000
 DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
 
 
+@shortage_explained()
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
     """Load the tokenizer of a model, wherever `find_vocabulary` finds it.
 
@@ -127,6 +129,7 @@ def build_network(
     return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]
 
 
+@shortage_explained()
 def load_sat(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -181,6 +184,7 @@ def load_sat(
     return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
 
 
+@shortage_explained()
 def load_hf(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
