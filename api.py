@@ -13,6 +13,7 @@ from pathlib import Path
 
 from model import ChatModel, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
+from model.printing import print_text
 from model.shortage import shortage_explained
 from serving import Settings, create_app
 from serving.server import serve
@@ -43,7 +44,7 @@ def main(load: Callable[..., ChatModel] = load_sat) -> None:
         with shortage_explained():
             serve(create_app(None, settings), settings, partial(load_model, options, load_places))
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
 
 

@@ -23,6 +23,7 @@ from model import (
 )
 from model.command_line import ArgumentParser
 from model.image import load_image
+from model.printing import print_text
 from model.prompt import question_language
 from model.shortage import shortage_explained
 from terminal.arguments import FAILED, INTERRUPTED, MISUSED, add_model_arguments, load_model
@@ -35,7 +36,7 @@ def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conver
     """Write one answer to the standard output as it comes."""
     for piece in model.stream_answer(conversation, question, config):
         write(piece.text)
-    print()
+    print_text()
 
 
 def parse_arguments() -> tuple[argparse.Namespace, GenerationConfig]:
@@ -87,7 +88,7 @@ def main(load: Callable[..., ChatModel] = load_sat) -> None:
     try:
         run(options, config, load)
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
     except BrokenPipeError:  # whoever reads the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed

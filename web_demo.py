@@ -5,14 +5,16 @@ python web_demo.py --server_name 0.0.0.0 --server_port 8080 --auth me:secret
 """
 
 import argparse
-import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
+from model.local_address import listens_on_loopback
+from model.printing import print_text
 from model.shortage import shortage_explained
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
@@ -38,6 +40,22 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
         type=parse_login,
         help=f"who may enter; may be given several times, or in {AUTH_VARIABLE} with commas in between",
     )
+    add(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        type=parse_host,
+        help="a name by which the page may be called, such as a reverse proxy's; may be given several times",
+    )
+    add(
+        "--allow-frame",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        type=parse_origin,
+        help="an origin whose pages may show this one in a frame, like https://example.org; may be given several times",
+    )
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     try:
@@ -54,6 +72,20 @@ def parse_login(text: str) -> tuple[str, str]:
     if not name or not password:
         raise argparse.ArgumentTypeError("A login is a name, a colon and a password, like me:secret.")
     return name, password
+
+
+def parse_host(text: str) -> str:
+    """Read the name of a host."""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise argparse.ArgumentTypeError("A host is a name without scheme, port and path, like chat.example.org.")
+    return text
+
+
+def parse_origin(text: str) -> str:
+    """Read the origin of a web page, which becomes a part of a header."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", text):
+        raise argparse.ArgumentTypeError("An origin is a scheme and a host, like https://example.org or http://a.b:80.")
+    return text
 
 
 def parse_port(text: str) -> int:
@@ -80,14 +112,6 @@ def check_address(address: str, port: int) -> None:
         raise SettingError(f"There can be no page at {address}, port {port}: {reason}. Choose another.") from error
 
 
-def is_private(address: str) -> bool:
-    """Whether only this machine can reach a server at `address`."""
-    try:
-        return address == "localhost" or ipaddress.ip_address(address).is_loopback
-    except ValueError:  # a name
-        return False
-
-
 def without_proxies_for(address: str) -> None:
     """Let Gradio, which looks for its own page when it starts, ask no proxy for it."""
     for name in ("no_proxy", "NO_PROXY"):
@@ -97,14 +121,15 @@ def without_proxies_for(address: str) -> None:
 @shortage_explained()
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
-    if not options.auth and (options.share or not is_private(options.server_name)):
-        print(
+    if not options.auth and (options.share or not listens_on_loopback(options.server_name)):
+        print_text(
             "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
         )
     without_proxies_for(options.server_name)
+    allowed = {"allow_hosts": options.allow_host, "allow_frames": options.allow_frame}
     where = (options.server_name, options.server_port)
-    with serving(model, config, *where, auth=options.auth, share=options.share) as urls:
-        print(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)", flush=True)
+    with serving(model, config, *where, auth=options.auth, share=options.share, **allowed) as urls:
+        print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)")
         wait_for_the_end()
 
 
@@ -117,7 +142,7 @@ def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
         model.warm_up()
         serve(model, config, options)
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
 
 

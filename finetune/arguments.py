@@ -163,6 +163,7 @@ def add_saving(group: Group) -> None:
     add("--keep", type=int, default=3, metavar="N", help="newest checkpoints that are kept (default %(default)s)")
     add("--save-full", action="store_true", help="save all weights, not only what was trained")
     add("--resume", nargs="?", const="", metavar="RUN", help="go on with this run; without a name, with the newest")
+    add("--allow-changed-data", action="store_true", help="with --resume: go on although the training data has changed")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -205,6 +206,14 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SettingError(f"--{name.replace('_', '-')} is {value}; it should be at least 1.")
+    name = options.experiment_name
+    if not name or not name.isprintable() or Path(name).name != name or "\\" in name or name == "..":
+        raise SettingError(
+            f"--experiment-name is {name!r}; it should be a plain name, the first part of the name of a directory in "
+            "--save. Choose another directory with --save."
+        )
+    if options.num_workers < 0:
+        raise SettingError(f"--num-workers is {options.num_workers}; it should be at least 0.")
     if not 0 < options.crop <= 1:
         raise SettingError(f"--crop is {options.crop}; it should be above 0 and at most 1, which is the whole picture.")
     if options.lr <= 0:

@@ -10,6 +10,7 @@ import torch
 
 from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
 from model.command_line import ArgumentParser
+from model.printing import print_text
 
 SMALL_MODEL = "visualglm-tiny"
 
@@ -30,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, _ = parser.parse_known_args(arguments)
     name, notice = (given.from_pretrained, "") if given.from_pretrained else choose_base()
     if notice:
-        print(notice, file=sys.stderr)
-    print(name)
+        print_text(notice, file=sys.stderr)
+    print_text(name)
     return 0
 
 

@@ -1,8 +1,10 @@
 """Examples side by side, made in worker processes."""
 
+import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +13,8 @@ from model.generation.cache import answer_positions
 
 from .encoding import NO_LOSS, Example
 from .errors import DataError
+from .stopping import hold_signals
+from .workers import start_worker
 
 FILLER = 0  # the id after an example's end: any does, as it is neither seen nor learned
 
@@ -54,6 +58,12 @@ class Batch:
         names = ("input_ids", "labels", "position_ids", "attention_mask", "pixels")
         tensors = {name: getattr(self, name) for name in names}
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
+
+
+def most_bytes(count: int, length: int, image_size: int) -> int:
+    """Return how many bytes a batch of `count` examples of `length` tokens has at most."""
+    tokens = 4 * torch.int64.itemsize * length  # input_ids, labels, and position_ids, which are two
+    return count * (tokens + torch.bool.itemsize * length**2 + 3 * torch.float32.itemsize * image_size**2)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -164,8 +174,20 @@ def load_batches(
         num_workers=workers,
         collate_fn=_collate_carried,
         pin_memory=pin_memory,
+        worker_init_fn=start_worker,
     )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    others = set(multiprocessing.active_children())
+    with hold_signals():
+        loaded: Any = iter(loader)
+    started = set(multiprocessing.active_children()) - others
+    try:
+        for batch in loaded:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    finally:
+        # An error's traceback may keep the loader, which ends its workers when it is deleted.
+        if workers:
+            loaded._shutdown_workers()
+        for worker in started:
+            worker.kill()

@@ -20,6 +20,7 @@ from model.checkpoint import open_checkpoint
 from model.command_line import ArgumentParser
 from model.errors import ImageError
 from model.image import load_image
+from model.printing import print_text
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError
@@ -166,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of a file; return 0 if every row can be used."""
     options = parse_arguments(arguments)
     try:
-        encoder = make_encoder(options.from_pretrained, options.max_length)
-        findings = look_through(read_rows(options.file), encoder)
+        rows = read_rows(options.file)  # before a model is looked for: the path may be misspelt
+        findings = look_through(rows, make_encoder(options.from_pretrained, options.max_length))
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         return FAILED
-    print(summarize(findings, options.file, options.from_pretrained, options.max_length))
+    print_text(summarize(findings, options.file, options.from_pretrained, options.max_length))
     return BAD if findings.bad else 0

@@ -6,56 +6,38 @@ checkpoints/finetune-visualglm-20240131-120000/
     300/weights.safetensors     what was trained
     300/state.json              where the training is
     300/optimizer.pt            its optimiser, or deepspeed/ with a part for each process
+    300/manifest.json           the SHA-256 of each of these files
+    lock                        locked by the training that is writing
     log.jsonl                   what was recorded on the way
 """
 
 import json
 import os
+import re
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME
-from model.checkpoint.save import write_json
+from model.checkpoint.files import load_pickled, open_tensors
+from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
 from model.errors import CheckpointError
 
 from .errors import TrainingError
+from .manifest import MANIFEST_NAME, find_changed_file, make_manifest
+from .optimise import STATE_NAME as OPTIMISER_NAME
 from .optimise import Optimiser
 from .processes import Processes
+from .run_lock import RunLock
+from .training_state import State, parse_state
 
 STATE_NAME = "state.json"
 PART = ".part-"
-
-
-@dataclass
-class State:
-    """Where a training is.
-
-    Attributes:
-        step: optimiser steps that were made.
-        examples: in the data, and in a step, which decide what comes next.
-        step_size: see `examples`.
-        seed: of the order.
-        processes: that trained together.
-        skipped: steps without room in float16.
-        best_loss: lowest held-out loss; None before the first evaluation.
-        worse: evaluations since then.
-    """
-
-    step: int
-    examples: int
-    step_size: int
-    seed: int
-    processes: int
-    skipped: int = 0
-    best_loss: float | None = None
-    worse: int = 0
+STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # the name of a checkpoint's directory, as `Run.folder` writes it
+DAMAGED = "damaged-"
 
 
 class Run:
@@ -64,24 +46,96 @@ class Run:
     Args:
         path: the directory.
         keep: how many checkpoints stay.
+
+    Attributes:
+        lock: keeps other trainings out; on the first process, once the run is open.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
         self.path = path
         self.keep = keep
+        self.lock: RunLock | None = None
+
+    def folders(self) -> list[int]:
+        """Return the steps that a directory is named after, complete or not, in order."""
+        return sorted(int(path.name) for path in self.path.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
 
     def steps(self) -> list[int]:
         """Return the steps that there are complete checkpoints of, in order."""
-        found = (folder for folder in self.path.iterdir() if folder.name.isdigit())
-        return sorted(int(folder.name) for folder in found if (folder / STATE_NAME).is_file())
+        return [step for step in self.folders() if (self.folder(step) / STATE_NAME).is_file()]
 
     def folder(self, step: int) -> Path:
         """Return the directory of a step's checkpoint."""
         return self.path / str(step)
 
     def read_state(self, step: int) -> State:
-        """Read where the training was."""
-        return State(**json.loads((self.folder(step) / STATE_NAME).read_text(encoding="utf-8")))
+        """Read where the training was.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no state of this step.
+        """
+        state = parse_state((self.folder(step) / STATE_NAME).read_text(encoding="utf-8"))
+        if state.step != step:
+            raise ValueError(f"it is that of step {state.step}")
+        return state
+
+    def find_damage(self, step: int) -> str | None:
+        """Return what is wrong with the checkpoint of a step; None if it is whole."""
+        folder = self.folder(step)
+        try:
+            if (folder / MANIFEST_NAME).exists():
+                changed = find_changed_file(folder)
+                if changed is not None:
+                    return changed
+            else:  # written by an earlier version
+                open_tensors(folder / WEIGHTS_NAME)
+                if (folder / OPTIMISER_NAME).exists():
+                    load_pickled(folder / OPTIMISER_NAME)
+            self.read_state(step)
+        except (OSError, CheckpointError) as error:
+            return str(error)
+        except ValueError as error:
+            return f"{STATE_NAME} cannot be used: {error}"
+        return None
+
+    def find_whole(self) -> tuple[int, dict[int, str]]:
+        """Return the newest step whose checkpoint is whole, and what is wrong with each newer one.
+
+        Raises:
+            TrainingError: no checkpoint is whole.
+        """
+        damages: dict[int, str] = {}
+        for step in reversed(self.folders()):
+            damage = self.find_damage(step)
+            if damage is None:
+                return step, damages
+            damages[step] = damage
+        found = "".join(f"\n  step {step}: {damage}" for step, damage in damages.items())
+        raise TrainingError(
+            f"The run {self.path} has no checkpoint that is whole:{found}\nName another run with --resume RUN, or "
+            "begin a new one without --resume."
+        )
+
+    def set_aside(self, step: int) -> Path:
+        """Rename the directory of a damaged checkpoint, so that nothing takes it for a whole one; return the new path.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        path, number = self.path / f"{DAMAGED}{step}", 1
+        while path.exists():
+            number += 1
+            path = self.path / f"{DAMAGED}{step}-{number}"
+        return self.folder(step).rename(path)
+
+    def name_latest(self, step: int) -> None:
+        """Have the file `latest`, which readers of the run begin with, name a step.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_text(self.path / LATEST_NAME, str(step))
 
     def save(
         self, state: State, tensors: Mapping[str, torch.Tensor], optimiser: Optimiser, processes: Processes
@@ -99,6 +153,7 @@ class Run:
             with processes.together():
                 write_part(part, state, tensors, optimiser, processes.is_first)
             if processes.is_first:
+                write_text(Path(part) / MANIFEST_NAME, make_manifest(Path(part)))
                 self._finish(Path(part), state.step)
         except (OSError, RuntimeError) as error:
             raise TrainingError(
@@ -120,10 +175,23 @@ class Run:
         part.chmod(0o755)  # mkdtemp's is for its owner alone
         if self.folder(step).exists():
             shutil.rmtree(self.folder(step))
+        latest = prepare_text(self.path / LATEST_NAME, str(step))  # before the checkpoint has its name: it may fail
         part.rename(self.folder(step))
-        write_text(self.path / LATEST_NAME, str(step))
+        latest.replace(self.path / LATEST_NAME)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder(old), ignore_errors=True)
+
+    def describe(self, saved: int, last: int, is_complete: bool) -> str:
+        """Say what can be done with a run of which the steps up to `saved` are saved."""
+        advice = f"Talk to it: --from_pretrained {self.path}"
+        if is_complete:
+            return f"The run is {self.path}. {advice}"
+        return f"The run {self.path} is saved up to step {saved} of {last}; --resume goes on from there. {advice}"
+
+    def close(self) -> None:
+        """Let other trainings go on with the run."""
+        if self.lock is not None:
+            self.lock.close()
 
     def clear_parts(self) -> None:
         """Remove what a training that was killed had begun to write."""
@@ -164,56 +232,18 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
+    prepare_text(path, text).replace(path)
+
+
+def prepare_text(path: Path, text: str) -> Path:
+    """Write a text beside a file; return the path, which may then replace that file."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     flush(part)
-    part.replace(path)
+    return part
 
 
 def flush(file: Path) -> None:
     """Have the disk keep a file."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-
-
-def make_run(save: Path, experiment: str, config: Mapping[str, Any], keep: int) -> Run:
-    """Make the directory of a new run with its configuration.
-
-    Raises:
-        TrainingError: it cannot be written.
-    """
-    stem = f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    try:
-        save.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = save / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-        write_json(path / CONFIG_NAME, config)
-    except OSError as error:
-        raise TrainingError(f"No run can be written to {save} ({error}). Give another place with --save.") from error
-    return Run(path, keep)
-
-
-def find_run(save: Path, experiment: str, name: str, keep: int) -> Run:
-    """Find the run to go on with: the one called `name`, or the newest of the experiment that has a checkpoint.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if name:
-        places = [Path(name), save / name]
-    else:
-        places = sorted(save.glob(f"{experiment}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for place in places:
-        if (place / CONFIG_NAME).is_file() and Run(place, keep).steps():
-            return Run(place, keep)
-    looked = ", ".join(str(place) for place in places) or f"{save} for {experiment}-*"
-    raise CheckpointError(
-        f"There is no run to resume: looked at {looked}. A run is a directory with {CONFIG_NAME} and at least one "
-        "checkpoint. Start anew without --resume."
-    )

@@ -14,6 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from model import SatChatModel, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
 from model.loading import DTYPES
+from model.printing import print_text
 
 from .asking import Answer, Asked, Compared, answer_all, is_expected, questions_of
 from .check import find_broken
@@ -106,13 +107,13 @@ def run(options: argparse.Namespace, load: Callable[..., SatChatModel]) -> None:
     )
     compared = [Compared(*one) for one in zip(asked, before, after, strict=True)]
     for one in compared[: options.show]:
-        print(format_compared(one, names), end="\n\n")
+        print_text(format_compared(one, names), end="\n\n")
     if len(compared) > options.show:
-        print(f"... and {len(compared) - options.show} more; --show prints more, --html writes all.\n")
+        print_text(f"... and {len(compared) - options.show} more; --show prints more, --html writes all.\n")
     scores = [describe_score(name, answers) for name, answers in zip(names, (before, after), strict=True)]
     if options.html is not None:
         write_page(options.html, compared, names, scores)
-    print("Exactly the expected answer", *scores, sep="\n  ")
+    print_text("Exactly the expected answer", *scores, sep="\n  ")
 
 
 def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatMode
     try:
         run(parse_arguments(arguments), load)
     except VisualGLMError as error:
-        print(error, file=sys.stderr)
+        print_text(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

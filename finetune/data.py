@@ -8,6 +8,7 @@
 The shapes of a row are in finetune/shapes.py, the formats of a file in finetune/rows.py.
 """
 
+import mmap
 import sys
 from array import array
 from dataclasses import replace
@@ -44,7 +45,7 @@ class ChatDataset(Dataset[Example]):
     Only the places of the rows are kept: 300,000 of them take some megabytes. The file must not change meanwhile.
 
     Args:
-        path: JSON lines, or a JSON list.
+        path: JSON lines, or a JSON list; or its rows, where they have been found already.
         tokenizer: a ChatGLMTokenizer.
         image_length: vectors that stand for a picture.
         image_size: side of the square that the model reads, in pixels.
@@ -65,7 +66,7 @@ class ChatDataset(Dataset[Example]):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Rows,
         tokenizer: Any,
         *,
         image_length: int,
@@ -74,7 +75,7 @@ class ChatDataset(Dataset[Example]):
         on_bad_row: OnBadRow = "error",
         decode_pictures: bool = True,
     ) -> None:
-        self.rows = read_rows(path)
+        self.rows = path if isinstance(path, Rows) else read_rows(path)
         self.encoder = TurnEncoder(tokenizer, image_length, max_length)
         self.image_size = image_size
         self.on_bad_row = on_bad_row
@@ -84,7 +85,8 @@ class ChatDataset(Dataset[Example]):
         self._places = array("i")  # of each example the index of its row
         self._turns = array("i")  # and of its turn
         self._scan()
-        self.known = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+        # Memory that forked processes share; torch's own would need room in /dev/shm.
+        self.known = torch.frombuffer(mmap.mmap(-1, len(self)), dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self._places)

@@ -29,6 +29,7 @@ class DeepspeedOptimiser:
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings) -> None:
         import deepspeed
 
+        self.saved_as = DEEPSPEED_TAG
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
         self.scales = settings.dtype == torch.float16
         trained = list(parameters)

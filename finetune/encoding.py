@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from model.errors import SettingError
-from model.prompt import Language, Prompt, Turn, encode_turns
+from model.prompt import Language, Prompt, Turn, encode_newest_turns, encode_turns
 
 from .shapes import Row
 
 DEFAULT_MAX_LENGTH = 512  # tokens of prompt and answer, the picture's included
 NO_LOSS = -100  # the label that torch's cross_entropy ignores
+LONGEST_TOKEN = 80  # characters that a token stands for, at most: blanks in a row
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Example:
         image: the picture's file, a key for what is computed from it.
         context_length: tokens before <sop>, which are read in both directions.
         row: the number of the row, as a person counts.
-        left_out: tokens of the row that did not fit.
+        left_out: tokens of the row that did not fit; of a text that was cut before it was encoded, at least so many.
         pixels: [3, S, S], where the picture is decoded.
         skipped: numbers of rows before this one whose pictures are broken and which it stands for.
     """
@@ -53,7 +54,8 @@ class TurnEncoder:
     """Encodes turns so that prompt and answer fit into a length.
 
     What does not fit is left out: the oldest turns first, then the beginning of the question; the marks and the
-    picture's places stay. An answer that takes more than half of the room for text may lose its end, with <eop>.
+    picture's places stay. An answer that takes more than half of the room for text may lose its end, with <eop>. Text
+    that is so long that it cannot fit is left out before it is encoded, so that no text costs more than `max_length`.
 
     Args:
         tokenizer: a ChatGLMTokenizer.
@@ -75,16 +77,35 @@ class TurnEncoder:
         Raises:
             SettingError: max_length leaves no room for text.
         """
-        answer = [*self.tokenizer.encode_text(row.turns[turn].answer), self.tokenizer.eos_token_id]
+        answer = self._encode_answer(row.turns[turn].answer)
         length = self.image_length if row.image else None
-        whole = self._prompt(row.turns[:turn], row.turns[turn].question, row.language_of(turn), length)
+        turns = self._newest(row.turns[: turn + 1])
+        whole = self._prompt(turns[:-1], turns[-1].question, row.language_of(turn), length)
         prompt, kept = whole, answer
         if len(whole.token_ids) + len(answer) > self.max_length:
-            prompt, kept = self._fit(row.turns[: turn + 1], answer, row.language_of(turn), length)
+            prompt, kept = self._fit(turns, answer, row.language_of(turn), length)
         left_out = len(whole.token_ids) - len(prompt.token_ids) + len(answer) - len(kept)
         ids = [*prompt.token_ids, *kept]
         labels = [NO_LOSS] * len(prompt.token_ids) + kept
         return Example(ids, labels, prompt.image_start, row.image, len(prompt.token_ids) - 1, row.number, left_out)
+
+    def _encode_answer(self, text: str) -> list[int]:
+        """Return the ids of an answer with <eop>, or of as much of its beginning as may fit."""
+        most = self.max_length * LONGEST_TOKEN
+        ids: list[int] = self.tokenizer.encode_text(text[:most])
+        return ids if len(text) > most else [*ids, self.tokenizer.eos_token_id]
+
+    def _newest(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Return the newest turns that may fit, at least the last one, of whose question the end."""
+        most = self.max_length * LONGEST_TOKEN
+        last = turns[-1]
+        newest, characters = [Turn(last.question[-most:], "")], len(last.question)
+        for earlier in reversed(turns[:-1]):
+            characters += len(earlier.question) + len(earlier.answer)
+            if characters > most or len(newest) >= self.max_length:
+                break
+            newest.append(earlier)
+        return newest[::-1]
 
     def _prompt(self, turns: Sequence[Turn], question: str, language: Language, length: int | None) -> Prompt:
         return encode_turns(self.tokenizer, turns, question, language, length)
@@ -94,11 +115,10 @@ class TurnEncoder:
     ) -> tuple[Prompt, list[int]]:
         """Leave out what does not fit."""
         *earlier, last = turns
-        for dropped in range(1, len(earlier) + 1):
-            prompt = self._prompt(earlier[dropped:], last.question, language, length)
-            if len(prompt.token_ids) + len(answer) <= self.max_length:
-                return prompt, answer
-        alone = self._prompt([], last.question, language, length)
+        room = self.max_length - len(answer)
+        alone = encode_newest_turns(self.tokenizer, earlier, last.question, language, length, room)
+        if len(alone.token_ids) <= room:
+            return alone, answer
         marks = len(self._prompt([], "", language, length).token_ids)
         room = self.max_length - marks
         if room < 2:

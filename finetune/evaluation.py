@@ -11,11 +11,12 @@ from model.image import load_image
 from model.prompt import clean_answer
 
 from .data import Batch, ChatDataset, load_batches
-from .encoding import NO_LOSS
+from .encoding import LONGEST_TOKEN, NO_LOSS
 from .errors import BadRowError
 from .processes import Processes
 
 SHOWN = 3  # sample answers
+LONGEST_SHOWN = 500  # characters of each text of these
 ROWS = 8  # answered side by side
 SPARE = 16  # tokens that an answer may have beyond the longest wanted one
 
@@ -69,14 +70,20 @@ def ask(network: Any, tokenizer: Any, dataset: ChatDataset, count: int) -> tuple
         language = row.language_of(len(row.turns) - 1)
         asked.append((Conversation(image, list(row.turns[:-1]), language), row.turns[-1].question))
     wanted = [clean_answer(row.turns[-1].answer) for row in rows]
-    # An answer that goes on is wrong, however it ends.
-    longest = max(len(tokenizer.encode_text(answer)) for answer in wanted) + SPARE
+    # An answer that goes on is wrong, however it ends. One that is cut here is longer than the model can give.
+    most = network.max_sequence_length
+    longest = min(max(len(tokenizer.encode_text(answer[: most * LONGEST_TOKEN])) for answer in wanted) + SPARE, most)
     config = DEMO.replace(temperature=0.0, repetition_penalty=1.0, max_new_tokens=longest)
     given = SatChatModel(network, tokenizer).answer_batch(asked, config, ROWS)
     answers = [str(answer) if isinstance(answer, VisualGLMError) else answer for answer in given]
     right = sum(answer.strip() == want for answer, want in zip(answers, wanted, strict=True))
-    samples = list(zip((question for _, question in asked), wanted, answers, strict=True))
-    return right / len(rows), samples[:SHOWN]
+    samples = list(zip((question for _, question in asked[:SHOWN]), wanted, answers, strict=False))
+    return right / len(rows), [(shorten(question), shorten(want), shorten(given)) for question, want, given in samples]
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text, in a length that can be shown."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def usable_rows(dataset: ChatDataset, count: int) -> Sequence[Any]:

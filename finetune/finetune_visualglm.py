@@ -7,6 +7,7 @@
 Every flag is explained by --help. The original's flags have their meanings.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,14 @@ if not __package__:  # started by its path, as launchers do
 from finetune.arguments import parse_arguments
 from finetune.preparation import prepare
 from finetune.processes import end_process, leave_processes
+from finetune.stopping import FAILED_BY_SIGNAL
 from model.errors import SettingError, VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
+from model.printing import print_text
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
+FAILED, MISUSED = 1, 2  # exit codes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,18 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         training = prepare(parse_arguments(arguments))
         try:
-            training.go()
+            was_stopped = training.go()
         finally:
             training.close()
+        return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else 0
     except VisualGLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", file=sys.stderr)
         return MISUSED if isinstance(error, SettingError) else FAILED
     except KeyboardInterrupt:
-        print("Interrupted. Go on with the same command and --resume.", file=sys.stderr)
-        return INTERRUPTED
+        print_text("Interrupted before the first step: nothing new is saved.", file=sys.stderr)
+        return FAILED_BY_SIGNAL + signal.SIGINT
     finally:
         leave_processes()
-    return 0
 
 
 if __name__ == "__main__":

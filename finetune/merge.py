@@ -25,6 +25,7 @@ from model.checkpoint.save import write_json
 from model.command_line import ArgumentParser
 from model.errors import VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
+from model.printing import print_text
 
 from .checkpoints import write_weights
 from .peft_adapter import read_peft, write_peft
@@ -89,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         merge(options.source, options.out, options.to, options.base)
     except VisualGLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"Written to {options.out}.")
+    print_text(f"Written to {options.out}.")
     return 0
 
 

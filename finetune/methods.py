@@ -75,6 +75,7 @@ def build_network(
     checkpoint: Checkpoint, settings: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> FineTuneVisualGLMModel:
     """Build the network of a checkpoint with what `method_settings` says; no dropout but LoRA's own."""
+    checkpoint.check_room()
     defaults = vars(FineTuneVisualGLMModel.get_args())
     args = Namespace(**{**defaults, **checkpoint.config, **settings, "skip_init": True})
     network = build_empty(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype).eval()

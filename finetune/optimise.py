@@ -78,8 +78,32 @@ class Numbers:
         return self.held.tolist()  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A step that was made and not yet looked at.
+
+    Attributes:
+        number: of the step, from 1.
+        outcome: the loss summed over this process's tokens; the tokens of all processes, those that count less as
+            less; 1 where float16 had no room; the length of the gradient; how many processes were asked to stop.
+        rows: that it saw.
+        rate: of learning.
+    """
+
+    number: int
+    outcome: Numbers
+    rows: list[int]
+    rate: float
+
+
 class Optimiser(Protocol):
-    """What the loop needs."""
+    """What the loop needs.
+
+    Attributes:
+        saved_as: the file or directory in a checkpoint that `save` writes.
+    """
+
+    saved_as: str
 
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch as the module computes it from all that is given."""
@@ -121,6 +145,7 @@ class PlainOptimiser:
     """
 
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings, mixed: bool) -> None:
+        self.saved_as = STATE_NAME
         self.module = module
         self.parameters = list(parameters)
         self.settings = settings

@@ -4,7 +4,6 @@ import argparse
 import atexit
 import importlib.util
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
 
 from .base import choose_base
-from .checkpoints import Run, State
+from .batches import most_bytes
+from .checkpoints import Run
 from .data import ChatDataset
 from .deepspeed_optimiser import DeepspeedOptimiser
 from .errors import TrainingError
@@ -38,10 +38,15 @@ from .methods import (
 from .optimise import Optimiser, PlainOptimiser, Settings
 from .order import Order
 from .pictures import PictureCache
-from .processes import Processes, count_processes, join_processes
+from .processes import Processes, count_processes, is_launched, join_processes, say
 from .progress import Recorder
-from .runs import collect, copy_beside, load_trained, open_run, run_config
+from .resuming import open_run
+from .rows import Rows, read_rows
+from .runs import collect, copy_beside, load_trained, run_config
+from .stopping import StopRequest
 from .training import Training
+from .training_state import State
+from .workers import choose_workers
 
 
 def wants_deepspeed(options: argparse.Namespace) -> bool:
@@ -58,17 +63,16 @@ def wants_deepspeed(options: argparse.Namespace) -> bool:
     return False
 
 
-def say(processes: Processes, text: str) -> None:
-    """Tell the person something, from the first process."""
-    if processes.is_first and text:
-        print(text, file=sys.stderr, flush=True)
+def longest_example(options: argparse.Namespace, network: Any) -> int:
+    """Return the most tokens of an example for a network."""
+    return min(int(options.max_length), int(network.max_sequence_length))
 
 
-def open_data(options: argparse.Namespace, paths: Sequence[Path], network: Any, tokenizer: Any) -> list[ChatDataset]:
+def open_data(options: argparse.Namespace, files: Sequence[Rows], network: Any, tokenizer: Any) -> list[ChatDataset]:
     """Open files of training data for a network."""
     sizes = {"image_length": network.image_length, "image_size": network.image_size}
-    length = min(options.max_length, network.max_sequence_length)
-    return [ChatDataset(path, tokenizer, max_length=length, on_bad_row=options.on_bad_row, **sizes) for path in paths]
+    length = longest_example(options, network)
+    return [ChatDataset(rows, tokenizer, max_length=length, on_bad_row=options.on_bad_row, **sizes) for rows in files]
 
 
 def describe_data(datasets: Sequence[ChatDataset]) -> str:
@@ -111,7 +115,7 @@ def recall(
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the data is read as long as the program runs
     file = folder / "memory.jsonl"
     write_memory(file, network, tokenizer, train, options.remember, options.seed)
-    held = open_data(options, [file], network, tokenizer) if file.is_file() else []
+    held = open_data(options, [read_rows(file)], network, tokenizer) if file.is_file() else []
     say(processes, f"Remembered: {sum(map(len, held))} answers of the base.")
     return held
 
@@ -189,24 +193,34 @@ def prepare(options: argparse.Namespace, open_model: Open = open_base) -> Traini
     Raises:
         VisualGLMError: something of it cannot be had.
     """
+    # Before anything that takes time: a path may be misspelt.
+    train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (options.train_data, options.valid_data))
     deep = wants_deepspeed(options)
     processes = join_processes(options.device, wants_nccl=deep)
     torch.manual_seed(options.seed)
     begun = begin(options, processes, open_model)
     network, tokenizer = begun.network, begun.tokenizer
-    train, valid = (open_data(options, paths, network, tokenizer) for paths in (options.train_data, options.valid_data))
+    train, valid = (open_data(options, files, network, tokenizer) for files in (train_rows, valid_rows))
     say(processes, describe_data(train))
     remembered = recall(options, processes, network, tokenizer, train)
     train = train * repeats(train, remembered)
     order = make_order(options, train + remembered, processes)
     options.save_interval = options.save_interval or order.steps(1)
     options.eval_interval = options.eval_interval or order.steps(1)
+    size = most_bytes(options.batch_size, longest_example(options, network), network.image_size)
+    options.num_workers, notice = choose_workers(options.num_workers, size, order.batches)
+    say(processes, notice)
     run, state = start_run(options, processes, begun, order)
-    optimiser = make_optimiser(options, network, begun.trained, begun.dtype, deep)
-    if state.step:
-        optimiser.load(run.folder(state.step))
-        say(processes, f"Goes on with {run.path} after step {state.step}.")
-    last = options.train_iters or order.steps(options.epochs)
+    try:
+        optimiser = make_optimiser(options, network, begun.trained, begun.dtype, deep)
+        if state.step:
+            load_optimiser(optimiser, run, state)
+            say(processes, f"Goes on with {run.path} after step {state.step}.")
+        last = options.train_iters or order.steps(options.epochs)
+        recorder = make_recorder(options, run.path, state.step, last) if processes.is_first else None
+    except BaseException:
+        run.close()
+        raise
     return Training(
         options=options,
         processes=processes,
@@ -222,8 +236,24 @@ def prepare(options: argparse.Namespace, open_model: Open = open_base) -> Traini
         state=state,
         last=last,
         tensors=partial(collect_saved, options, processes, begun),
-        recorder=make_recorder(options, run.path, state.step, last) if processes.is_first else None,
+        recorder=recorder,
+        stop=StopRequest(processes.is_first, is_launched()),
     )
+
+
+def load_optimiser(optimiser: Optimiser, run: Run, state: State) -> None:
+    """Go on from the optimizer of a checkpoint.
+
+    Raises:
+        TrainingError: the checkpoint has another optimizer.
+    """
+    folder = run.folder(state.step)
+    if not (folder / optimiser.saved_as).exists():
+        raise TrainingError(
+            f"{folder} has no {optimiser.saved_as}: it was written with deepspeed and is read without, or "
+            "conversely. Resume with the same command that began the run."
+        )
+    optimiser.load(folder)
 
 
 def start_run(options: argparse.Namespace, processes: Processes, begun: Begun, order: Order) -> tuple[Run, State]:
@@ -231,10 +261,14 @@ def start_run(options: argparse.Namespace, processes: Processes, begun: Begun, o
     is_whole = options.save_full or len(begun.trained) == sum(1 for _ in begun.network.parameters())
     config = run_config(options, begun.checkpoint, begun.settings, is_whole)
     run, state = open_run(options, processes, order, config)
-    if processes.is_first:
-        copy_beside(begun.checkpoint, run, is_whole)
-    if state.step:
-        load_trained(run, state, begun.trained)
+    try:
+        if processes.is_first:
+            copy_beside(begun.checkpoint, run, is_whole)
+        if state.step:
+            load_trained(run, state, begun.trained)
+    except BaseException:
+        run.close()
+        raise
     return run, state
 
 

@@ -3,7 +3,7 @@
 import atexit
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from model.errors import SettingError
 from model.loading import choose_device
+from model.printing import print_text
 
 from .errors import TrainingError
 
@@ -44,13 +45,13 @@ class Processes:
         dist.all_reduce(total)
         return float(total)
 
-    def total(self, value: float) -> float | torch.Tensor:
-        """Return the same sum as the device will have it, which is not waited for."""
+    def totals(self, *values: float) -> Sequence[float | torch.Tensor]:
+        """Return the sum of each number over all processes, as the device will have it, which is not waited for."""
         if self.count == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64).to(self.device, non_blocking=self.device.type == "cuda")
-        dist.all_reduce(total)
-        return total
+            return values
+        totals = torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=self.device.type == "cuda")
+        dist.all_reduce(totals)
+        return totals.unbind()
 
     def share(self, value: Any) -> Any:
         """Return the first process's object."""
@@ -73,6 +74,17 @@ class Processes:
             raise failed
         if failures:
             raise TrainingError("Another process has failed. Its message says why.")
+
+
+def say(processes: Processes, text: str) -> None:
+    """Tell the person something, from the first process."""
+    if processes.is_first and text:
+        print_text(text, file=sys.stderr)
+
+
+def is_launched() -> bool:
+    """Whether a launcher, torchrun or deepspeed's, has started this process."""
+    return "WORLD_SIZE" in os.environ
 
 
 def count_processes() -> int:

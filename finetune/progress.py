@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import SettingError
+from model.printing import make_printable
 
 LOG_NAME = "log.jsonl"
 
@@ -65,7 +66,7 @@ class Recorder:
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""
-        self.bar.write(text, file=sys.stderr)
+        self.bar.write(make_printable(text), file=sys.stderr)
 
     def close(self) -> None:
         """Write what is left."""

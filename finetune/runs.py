@@ -1,4 +1,4 @@
-"""A run as it begins or goes on: what its configuration says, what of the network is saved, and what is read back."""
+"""A run's contents: what its configuration says, what of the network is saved, and what is read back."""
 
 import argparse
 import shutil
@@ -15,64 +15,12 @@ from model.checkpoint.resolve import EMBEDDED
 from model.checkpoint.sat import WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME
 from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
-from model.errors import VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
 
-from .checkpoints import Run, State, find_run, make_run
+from .checkpoints import Run
 from .errors import TrainingError
-from .order import Order
 from .processes import Processes
-
-
-def open_run(
-    options: argparse.Namespace, processes: Processes, order: Order, config: dict[str, Any]
-) -> tuple[Run, State]:
-    """Make a new run, or find the one to go on with; every process gets the same.
-
-    Raises:
-        VisualGLMError: there is none, it cannot be written, or it was made with other data or batches.
-    """
-    start = State(0, order.count, order.step_size, order.seed, processes.count)
-    found: Run | VisualGLMError | None = None
-    if processes.is_first:
-        try:
-            found = first_open(options, config)
-        except VisualGLMError as error:  # every process has to hear of it
-            found = error
-    found = processes.share(found)
-    if isinstance(found, VisualGLMError):
-        raise found
-    assert found is not None
-    if options.resume is None:
-        return found, start
-    state = found.read_state(found.steps()[-1])
-    check_same(state, start, found)
-    return found, state
-
-
-def first_open(options: argparse.Namespace, config: dict[str, Any]) -> Run:
-    """Make or find a run, as the first process does."""
-    if options.resume is None:
-        return make_run(options.save, options.experiment_name, config, options.keep)
-    run = find_run(options.save, options.experiment_name, options.resume, options.keep)
-    run.clear_parts()
-    return run
-
-
-def check_same(state: State, start: State, run: Run) -> None:
-    """Raise TrainingError where a run cannot go on as it was begun."""
-    for name, what in (
-        ("examples", "answers in the data"),
-        ("step_size", "examples in a step, over all processes"),
-        ("seed", "as seed"),
-        ("processes", "processes"),
-    ):
-        before, now = getattr(state, name), getattr(start, name)
-        if before != now:
-            raise TrainingError(
-                f"{run.path} was trained with {before} {what}; now it would be {now}. Resume with the same command, "
-                "or begin a new run from this one: --from_pretrained with its directory, without --resume."
-            )
+from .training_state import State
 
 
 def run_config(

@@ -2,10 +2,9 @@
 
 import argparse
 import math
-import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -13,39 +12,24 @@ import torch
 
 from model.lora import set_dropout
 
-from .checkpoints import Run, State
+from .checkpoints import Run
 from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimise import Numbers, Optimiser
+from .optimise import Made, Numbers, Optimiser
 from .order import Order
 from .pictures import PictureCache
-from .processes import Processes
+from .processes import Processes, say
 from .progress import Recorder
 from .rate import rate_at
+from .stopping import StopRequest, catch_signals
+from .training_state import State
 from .variation import vary_some
+from .workers import lost_workers_explained
 
 # Steps in a row without room in float16, after which something else is wrong.
 MOST_SKIPPED = 20
-
-
-@dataclass(frozen=True)
-class Made:
-    """A step that was made and not yet looked at.
-
-    Attributes:
-        number: of the step, from 1.
-        outcome: the loss summed over this process's tokens; the tokens of all processes, those that count less as
-            less; 1 where float16 had no room; the length of the gradient.
-        rows: that it saw.
-        rate: of learning.
-    """
-
-    number: int
-    outcome: Numbers
-    rows: list[int]
-    rate: float
 
 
 @dataclass
@@ -67,6 +51,10 @@ class Training:
         last: the step at which it ends.
         tensors: what is saved, on the first process; all take part in collecting it.
         recorder: on the first process.
+        stop: made by signals.
+        saved: the step of the newest checkpoint; 0 before the first.
+        is_stopping: whether all processes know that one of them was asked to stop.
+        is_complete: whether the training came to its end and is saved.
     """
 
     options: argparse.Namespace
@@ -84,15 +72,31 @@ class Training:
     last: int
     tensors: Callable[[], dict[str, torch.Tensor]]
     recorder: Recorder | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
     in_a_row: int = 0
     unsaved: TrainingError | None = None
+    saved: int = field(init=False)
+    is_stopping: bool = False
+    is_complete: bool = False
 
-    def go(self) -> None:
-        """Train from where the state is to the end.
+    def __post_init__(self) -> None:
+        self.saved = self.state.step
+
+    def go(self) -> bool:
+        """Train from where the state is to the end, or until SIGTERM or SIGINT; return whether a signal stopped it.
 
         Raises:
-            TrainingError: the loss is no number, float16 has no room, or the last checkpoint cannot be written.
+            TrainingError: the loss is no number, float16 has no room, the last checkpoint cannot be written, or a
+                process that reads data has ended.
         """
+        with catch_signals(self.stop), lost_workers_explained():
+            self._go()
+        if self.unsaved is not None:
+            raise self.unsaved
+        self.is_complete = not self.is_stopping or self.state.step >= self.last
+        return not self.is_complete
+
+    def _go(self) -> None:
         waiting: Made | None = None
         set_dropout(self.network, True)
         for batches in self._steps():
@@ -101,28 +105,33 @@ class Training:
             if waiting is not None:
                 self._judge(waiting)
             waiting = step
-            if self._is_due(self.state.step):
+            if self._is_due(self.state.step) or self._must_stop():
                 self._judge(waiting)
                 waiting = None
                 if self._pause():
                     break
         if waiting is not None:
             self._judge(waiting)
-        if self.unsaved is not None:
-            raise self.unsaved
 
     def close(self) -> None:
-        """Write what is left of the records, and say where the run is."""
+        """Write what is left of the records, let others use the run, and say what is saved of it."""
         if self.recorder is not None:
             self.recorder.close()
-            if self.run.steps():
-                print(f"The run is {self.run.path}. Talk to it: --from_pretrained {self.run.path}", file=sys.stderr)
+        self.run.close()
+        if self.saved:
+            say(self.processes, self.run.describe(self.saved, self.last, self.is_complete))
+
+    def _must_stop(self) -> bool:
+        """Whether to stop after this step; the same for all processes."""
+        if self.processes.count == 1:
+            self.is_stopping = self.is_stopping or self.stop.is_made
+        return self.is_stopping
 
     def _steps(self) -> Iterator[list[tuple[Batch, list[int]]]]:
         """Yield the batches of each step that is still to be made, with the places of their examples."""
         count, device = self.order.batches, self.processes.device
         first = self.state.step
-        indices = list(islice(self.order.batches_from(first), (self.last - first) * count))
+        indices = list(islice(self.order.batches_from(first), max(0, self.last - first) * count))
         workers, pinned = self.options.num_workers, device.type == "cuda"
         loaded = load_batches(self.train, indices, workers, pin_memory=pinned)
         for start in range(0, len(indices), count):
@@ -136,7 +145,7 @@ class Training:
         mine = sum(
             float((batch.labels != NO_LOSS).sum(1).float() @ w) for batch, w in zip(batches, weights, strict=True)
         )
-        tokens = self.processes.total(mine)
+        tokens, stops = self.processes.totals(mine, self.stop.is_made)
         share = self.processes.count * len(batches) / tokens
         total = torch.zeros((), device=self.processes.device)
         for batch, counts, (_, places) in zip(batches, weights, loaded, strict=True):
@@ -151,7 +160,7 @@ class Training:
         stepped = self.optimiser.step(rate)
         self.state.step += 1
         norm = 0.0 if stepped.norm is None else stepped.norm
-        outcome = Numbers((total, tokens, stepped.is_skipped, norm), self.processes.device)
+        outcome = Numbers((total, tokens, stepped.is_skipped, norm, stops), self.processes.device)
         return Made(self.state.step, outcome, [row for batch in batches for row in batch.rows], rate)
 
     @property
@@ -198,7 +207,8 @@ class Training:
 
     def _judge(self, made: Made) -> None:
         """Count a step that was skipped; stop at numbers that are none."""
-        loss, tokens, is_skipped, norm = made.outcome.read()
+        loss, tokens, is_skipped, norm, stops = made.outcome.read()
+        self.is_stopping = self.is_stopping or stops > 0
         if self.recorder is not None:
             self.recorder.step(tokens)
         if is_skipped:
@@ -233,12 +243,13 @@ class Training:
 
     def _pause(self) -> bool:
         """Evaluate and save as is due; return whether to stop early."""
-        step, stops = self.state.step, False
-        if self._evaluates(step):
-            stops = self._weigh(self.evaluate())
-        if step == self.last or stops or step % self.options.save_interval == 0:
+        step, is_enough = self.state.step, False
+        if self._evaluates(step) and not self._must_stop():
+            is_enough = self._weigh(self.evaluate())
+        ends = self._must_stop() or is_enough
+        if step == self.last or ends or step % self.options.save_interval == 0:
             self._save()
-        return stops
+        return ends
 
     def evaluate(self) -> Score:
         """Evaluate on all held-out data."""
@@ -282,7 +293,7 @@ class Training:
         tensors = self.tensors()
         try:
             self.run.save(self.state, tensors, self.optimiser, self.processes)
-            self.unsaved = None
+            self.unsaved, self.saved = None, self.state.step
         except TrainingError as error:
             self.unsaved = error
             if self.recorder is not None and self.state.step < self.last:

@@ -25,6 +25,12 @@ _NEVER_PUBLIC = tuple(
     for block in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 )
 
+# Addresses of public blocks that a cloud answers inside its own network: Azure's host agent, IBM Cloud's service
+# endpoints, Equinix Metal's metadata service.
+_CLOUD_INTERNAL = tuple(
+    ipaddress.ip_network(block) for block in ("168.63.129.16/32", "161.26.0.0/16", "166.8.0.0/14", "192.80.8.124/32")
+)
+
 # (family, type, protocol, canonical name, socket address), as socket.getaddrinfo gives them
 _Address = tuple[int, int, int, str, tuple[Any, ...]]
 
@@ -104,6 +110,16 @@ def check_domain(target: Target, domains: Sequence[str]) -> None:
     host = target.host.lower()
     if domains and not any(host == domain or host.endswith(f".{domain}") for domain in map(_ascii_domain, domains)):
         raise fetch_error(target.shown, f"pictures from {target.host} are not read here. {INSTEAD}")
+
+
+def check_port(target: Target, ports: Sequence[int]) -> None:
+    """Check that the port of `target` is 80, 443 or one of `ports`.
+
+    Raises:
+        ImageError: it is not.
+    """
+    if target.port not in (*_DEFAULT_PORTS.values(), *ports):
+        raise fetch_error(target.shown, f"pictures from port {target.port} are not read here. {INSTEAD}")
 
 
 def _ascii_domain(domain: str) -> str:
@@ -208,12 +224,12 @@ def _resolve(target: Target, deadline: Deadline) -> list[_Address]:
 
 
 def is_public_address(address: str) -> bool:
-    """Tell whether the numeric IP `address` is globally routable and hides no other address inside itself."""
+    """Tell whether the numeric IP `address` is globally routable, embeds no other address and is not a cloud's own."""
     ip = ipaddress.ip_address(address)
     # Of the IPv6 forms that embed an IPv4 address only 6to4 and Teredo lie inside 2000::/3.
     if ip.version == 6 and ip not in _GLOBAL_IPV6:
         return False
-    if any(ip in block for block in _NEVER_PUBLIC):
+    if any(ip in block for block in (*_NEVER_PUBLIC, *_CLOUD_INTERNAL)):
         return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 

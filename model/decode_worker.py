@@ -68,10 +68,8 @@ def decode(request: dict[str, Any], data: bytes) -> "tuple[dict[str, Any], list[
 
     A request without a "size" is answered with the number of pixels, for which the header suffices.
     """
-    from PIL import Image
-
     from model.data_url import read_data_url
-    from model.image_file import ImageLimits, decode_image, open_image
+    from model.image_file import ImageLimits, decode_image, open_image, resize_image
 
     limits = ImageLimits(**request["limits"])
     file = read_data_url(data, limits.max_bytes) if request["is_text"] else data
@@ -79,7 +77,7 @@ def decode(request: dict[str, Any], data: bytes) -> "tuple[dict[str, Any], list[
         header = open_image(file, request["name"], limits)
         return {"pixels": header.width * header.height}, []
     image = decode_image(file, request["name"], limits)
-    images = [image.resize((request["size"],) * 2, Image.Resampling.BICUBIC)]
+    images = [resize_image(image, request["size"])]
     if request["preview"] is not None:
         image.thumbnail((request["preview"],) * 2)
         images.append(image)

@@ -27,13 +27,14 @@ class PromptTooLongError(VisualGLMError):
     """The question alone, without any history, does not fit into the length limit.
 
     Attributes:
-        length: tokens of the prompt.
+        length: tokens of the prompt; of a question that is far too long, of its beginning.
         limit: tokens allowed, prompt and answer together.
     """
 
-    def __init__(self, length: int, limit: int) -> None:
+    def __init__(self, length: int, limit: int, *, at_least: bool = False) -> None:
+        needed = f"at least {length}" if at_least else f"{length}"
         super().__init__(
-            f"The question needs {length} tokens, which leaves no room for an answer within "
+            f"The question needs {needed} tokens, which leaves no room for an answer within "
             f"max_length={limit}. Shorten the question or raise max_length."
         )
         self.length = length

@@ -16,6 +16,7 @@ from .address import (
     Deadline,
     Target,
     check_domain,
+    check_port,
     display_url,
     fetch_error,
     join_url,
@@ -39,6 +40,7 @@ def fetch_bytes(
     public_only: bool = False,
     max_redirects: int = 5,
     domains: Sequence[str] = (),
+    ports: Sequence[int] = (),
 ) -> bytes:
     """Return what stands at `url`.
 
@@ -50,6 +52,7 @@ def fetch_bytes(
             must not reach the inner network. Otherwise the proxy settings of the environment are followed.
         max_redirects: most redirects; each new address is checked as the first one was.
         domains: the host must be one of these or below one of them; none given, any host will do.
+        ports: with public_only, ports other than 80 and 443 that may be asked.
 
     Raises:
         ImageError: the address is not acceptable, or its answer is missing, too large or too slow.
@@ -58,6 +61,8 @@ def fetch_bytes(
     for _ in range(max_redirects + 1):
         target = parse_url(url)
         check_domain(target, domains)
+        if public_only:
+            check_port(target, ports)
         try:
             answer = _get(target, deadline, max_bytes, public_only)
         except (OSError, http.client.HTTPException) as error:
@@ -85,6 +90,10 @@ class _TimedStream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self._sock.settimeout(self._deadline.left())
         return self._sock.recv_into(buffer)
+
+    def readall(self) -> bytes:
+        # http.client asks for this only where a server claims a chunk of -1 bytes.
+        raise http.client.HTTPException("a chunk without a valid size")
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(self._deadline.left())
@@ -141,7 +150,7 @@ def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: in
     if response.length is not None and response.length > max_bytes:
         raise _too_large(target, max_bytes)
     body = bytearray()
-    while chunk := response.read(65536):
+    while chunk := _read_some(response):
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(target, max_bytes)
@@ -154,6 +163,17 @@ def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: in
     if len(data) > max_bytes:
         raise _too_large(target, max_bytes)
     return data
+
+
+def _read_some(response: http.client.HTTPResponse) -> bytes:
+    """Return the next bytes of the body, b"" at its end."""
+    try:
+        return response.read(65536)
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # http.client takes a negative chunk size for a number of bytes to read
+        raise http.client.HTTPException("a chunk without a valid size") from error
 
 
 def _too_large(target: Target, max_bytes: int) -> ImageError:

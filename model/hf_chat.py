@@ -145,6 +145,11 @@ class HfChatModel:
             HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True
         )
 
+    @property
+    def image_size(self) -> int:
+        """Side of the square image that the network sees, in pixels."""
+        return self.engine.image_size
+
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
     ) -> Answer:

@@ -3,15 +3,18 @@
 transformers' own loading takes a missing tensor for a new one, and brings the model into memory on the CPU first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .checkpoint import Checkpoint, load_tensors
 from .checkpoint.adapters import PTUNING, methods_in
+from .checkpoint.files import read_json
 from .checkpoint.hf import CONFIG_NAME, open_files
 from .checkpoint.layout import INTERLEAVED, SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
@@ -20,7 +23,7 @@ from .checkpoint.prefix import encode_prefix
 from .checkpoint.quantized import SCALE
 from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .checkpoint.whole import whole_tensors
-from .errors import SettingError
+from .errors import CheckpointError, SettingError
 from .quantization.loading import part_maker
 
 if TYPE_CHECKING:
@@ -55,11 +58,24 @@ def read_network(
     from .hf.configuration_chatglm import ChatGLMConfig
 
     checkpoint.split()  # asks the weights whether their rows lie as they should
-    config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
+    with settings_explained(checkpoint.path / CONFIG_NAME):
+        config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
     network = load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
     if (checkpoint.path / GENERATION_NAME).is_file():
-        network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+        read_json(checkpoint.path / GENERATION_NAME)
+        with settings_explained(checkpoint.path / GENERATION_NAME):
+            network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
     return network
+
+
+@contextmanager
+def settings_explained(file: Path) -> Iterator[None]:
+    """Turn what transformers raises for a file of settings into an error for a person."""
+    try:
+        yield
+    except Exception as error:  # its checks raise kinds of their own
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise CheckpointError(f"{file} cannot be used: {reason}. Correct it, or get it again.") from error
 
 
 def fill_network(
@@ -91,6 +107,7 @@ def load_network(
     """Build the network that `config` describes, and copy the tensors, which have its names, into it one at a time."""
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
+    checkpoint.check_room()
     if bits and config.quantization_bit not in (0, bits):
         raise SettingError(
             f"The weights in {checkpoint.path} have {config.quantization_bit} bits. Leave quant out, or take others."

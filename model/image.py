@@ -16,7 +16,7 @@ from .address import display_url
 from .data_url import read_data_url
 from .errors import ImageError
 from .fetch import fetch_bytes
-from .image_file import DEFAULT_LIMITS, ImageLimits, decode_image, finish_image, to_rgb
+from .image_file import DEFAULT_LIMITS, ImageLimits, decode_image, finish_image, resize_image, to_rgb
 
 __all__ = [
     "CLIP_MEAN",
@@ -29,6 +29,7 @@ __all__ = [
     "image_digest",
     "load_image",
     "preprocess",
+    "resize_image",
     "to_rgb",
 ]
 
@@ -79,6 +80,7 @@ def fetch_image(url: str, limits: ImageLimits) -> bytes:
         timeout=limits.timeout,
         public_only=limits.public_only,
         domains=limits.domains,
+        ports=limits.ports,
     )
 
 
@@ -104,7 +106,7 @@ def preprocess(
     [0, 1] and normalised by each channel's `mean` and `std`.
     """
     rgb = image if image.mode == "RGB" else to_rgb(image)
-    resized = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    resized = resize_image(rgb, size)
     # By numpy: torch would divide this little work among all cores, and wait for the one that has other work.
     values = np.array(np.asarray(resized).transpose(2, 0, 1), dtype=np.float32, order="C")  # [3, S, S]
     means, deviations = (np.array(numbers, dtype=np.float32).reshape(3, 1, 1) for numbers in (mean, std))

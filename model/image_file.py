@@ -41,6 +41,7 @@ class ImageLimits:
         public_only: download from public addresses alone; a server sets this.
         domains: download from these domains and what is below them alone; none given, from any.
         formats: file formats that are read, of Pillow's names and HEIC; none given, all but EPS.
+        ports: with public_only, ports other than 80 and 443 that may be asked.
     """
 
     max_pixels: int = 64_000_000
@@ -49,6 +50,7 @@ class ImageLimits:
     public_only: bool = False
     domains: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -175,6 +177,14 @@ def finish_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Im
         upright = image.copy()
         _turn_upright(upright)
         return to_rgb(upright)
+
+
+def resize_image(image: Image.Image, size: int) -> Image.Image:
+    """Return an RGB image squeezed into a square of `size` x `size` pixels, as the model sees it.
+
+    The resizing is bicubic and antialiased, and does not keep the aspect ratio.
+    """
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _check_size(image: Image.Image, name: str, limits: ImageLimits) -> None:

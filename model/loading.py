@@ -117,6 +117,7 @@ def build_network(
     Args:
         wider: what else has few bits, see `quantize`.
     """
+    checkpoint.check_room()
     network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
     if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged
         network_class = FineTuneVisualGLMModel

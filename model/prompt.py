@@ -8,7 +8,7 @@ a file, move the picture, end the prompt, or become a control token.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
 from .errors import PromptTooLongError, QuestionError, SettingError
@@ -16,6 +16,10 @@ from .errors import PromptTooLongError, QuestionError, SettingError
 IMAGE_OPEN, IMAGE_CLOSE = "<img>", "</img>"
 # Part of the length limit kept free for the answer before old turns are dropped.
 ANSWER_SHARE = 8
+# Most tokens by which turns within a prompt differ from the same turns counted alone: the first one follows no newline.
+BORDER_TOKENS = 8
+# Characters of a text that are encoded for each token allowed, to see that it is far too long.
+PROBED_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,11 @@ def read_pair(pair: Any) -> Turn:
     return Turn(*pair)
 
 
+def turn_text(turn: Turn, language: Language) -> str:
+    """Return the text of one turn within a prompt."""
+    return f"{language.ask}{turn.question}\n{language.answer}{turn.answer}\n"
+
+
 def build_prompt(turns: Sequence[Turn], question: str, language: Language) -> str:
     """Return the text of a dialogue that waits for the answer to `question`, without the picture.
 
@@ -180,8 +189,7 @@ def build_prompt(turns: Sequence[Turn], question: str, language: Language) -> st
         QuestionError: the question is not text.
     """
     require_text(question, "question")
-    spoken = (f"{language.ask}{turn.question}\n{language.answer}{turn.answer}\n" for turn in turns)
-    return "".join(spoken) + f"{language.ask}{question}\n{language.answer}"
+    return "".join(turn_text(turn, language) for turn in turns) + f"{language.ask}{question}\n{language.answer}"
 
 
 def encode_turns(
@@ -195,6 +203,52 @@ def encode_turns(
     placeholders = [tokenizer.pad_token_id] * image_length
     ids = opening + placeholders + tokenizer.encode_text(IMAGE_CLOSE + text)
     return Prompt(tokenizer.build_inputs_with_special_tokens(ids), len(opening))
+
+
+def encode_newest_turns(
+    tokenizer: Tokenizer,
+    turns: Sequence[Turn],
+    question: str,
+    language: Language,
+    image_length: int | None,
+    max_tokens: int,
+) -> Prompt:
+    """Encode a dialogue without the oldest turns that do not fit into `max_tokens`; the question is never cut.
+
+    The cost depends on `max_tokens` and on the question, not on the number or the length of the dropped turns.
+    """
+    alone = encode_turns(tokenizer, (), question, language, image_length)
+    if not turns:
+        return alone
+    room = max_tokens - len(alone.token_ids) + BORDER_TOKENS
+    for dropped in range(_oldest_turn_within(tokenizer, turns, language, room), len(turns)):
+        prompt = encode_turns(tokenizer, turns[dropped:], question, language, image_length)
+        if len(prompt.token_ids) <= max_tokens:
+            return replace(prompt, dropped_turns=dropped)
+    return replace(alone, dropped_turns=len(turns))
+
+
+def _oldest_turn_within(tokenizer: Tokenizer, turns: Sequence[Turn], language: Language, room: int) -> int:
+    """Return the index of the first turn of those that take `room` tokens together, counted newest first."""
+    # The turns of a prompt are separated by a newline, which is a token of its own: counts can be added.
+    separator = len(tokenizer.encode_text("\n"))
+    for index in range(len(turns) - 1, -1, -1):
+        room += separator - count_tokens(tokenizer, "\n" + turn_text(turns[index], language), room)
+        if room < 0:
+            return index + 1
+    return 0
+
+
+def count_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> int:
+    """Count the tokens of `text`.
+
+    A text of clearly more than `max_tokens` is not read to its end: the count is that of its beginning.
+    """
+    beginning = text[: max(max_tokens, 1) * PROBED_CHARACTERS]
+    count = len(tokenizer.encode_text(beginning))
+    if len(beginning) == len(text) or count > 2 * max_tokens:
+        return count
+    return len(tokenizer.encode_text(text))
 
 
 def encode_prompt(
@@ -212,17 +266,19 @@ def encode_prompt(
 
     Raises:
         PromptTooLongError: the question alone leaves no room for a single token.
+        QuestionError: the question is not text.
     """
+    require_text(question, "question")
+    if len(question) > max_length * PROBED_CHARACTERS:
+        count = count_tokens(tokenizer, question, max_length)
+        if count > 2 * max_length:
+            raise PromptTooLongError(count, max_length, at_least=True)
     length = None if conversation.image is None else image_length
     comfortable = max_length - max_length // ANSWER_SHARE
-    for dropped in range(len(conversation.turns) + 1):
-        turns = conversation.turns[dropped:]
-        prompt = encode_turns(tokenizer, turns, question, conversation.language, length)
-        if len(prompt.token_ids) <= comfortable or not turns:
-            break
+    prompt = encode_newest_turns(tokenizer, conversation.turns, question, conversation.language, length, comfortable)
     if len(prompt.token_ids) >= max_length:
         raise PromptTooLongError(len(prompt.token_ids), max_length)
-    return Prompt(prompt.token_ids, prompt.image_start, dropped)
+    return prompt
 
 
 def is_chinese(text: str) -> bool:  # public name

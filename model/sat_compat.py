@@ -26,6 +26,7 @@ import torch
 from .checkpoint.files import read_json
 from .checkpoint.resolve import resolve
 from .checkpoint.sat import CONFIG_NAME, find_directory, is_place
+from .printing import make_printable
 from .quantization.quantize import quantize
 
 T = TypeVar("T")
@@ -208,7 +209,8 @@ def named_class(path: Path) -> str:
     """Return the name of the class that the model at `path` asks for; the Hugging Face format names none of SAT's."""
     if not is_place(path):
         return OWN_CLASS
-    return str(read_json(find_directory(path) / CONFIG_NAME).get("model_class", OWN_CLASS))
+    name = str(read_json(find_directory(path) / CONFIG_NAME).get("model_class", OWN_CLASS))
+    return make_printable(name)  # a warning shows it
 
 
 def class_to_load(path: Path) -> type:
@@ -221,8 +223,8 @@ def class_to_load(path: Path) -> type:
     name = named_class(path)
     if name not in model_registry.member and OWN_CLASS in model_registry.member:
         warnings.warn(
-            f"{path} was saved by the class {name}, which is not imported here: it is loaded as {OWN_CLASS}, with "
-            f"LoRA merged. To train it on, import {name} first.",
+            f"{path} was saved by the class {name}, which is not imported here: it is loaded as {OWN_CLASS}, "
+            f"with LoRA merged. To train it on, import {name} first.",
             stacklevel=3,
         )
         name = OWN_CLASS

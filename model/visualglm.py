@@ -203,6 +203,7 @@ class VisualGLMModel(ChatGLMModel):
             iteration=kwargs.pop("specific_iteration", None),
             base=kwargs.pop("base", None),
         )
+        checkpoint.check_room()
         given = {**vars(cls.get_args()), "skip_init": not build_only, **vars(args or Namespace())}
         merged = Namespace(**{**given, **checkpoint.config, **(overwrite_args or {})})
         device, dtype = settle_placement(merged)

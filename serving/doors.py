@@ -11,9 +11,11 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model.local_address import is_own_name
+
 from .bodies import BodyShare
 from .docs import DOCS, KINDS
-from .local import is_own_name, listens_locally
+from .local import listens_locally
 from .refusals import Refusal, respond
 from .service import Service
 from .streams import ClientGone

@@ -61,6 +61,7 @@ class Settings:
     request_timeout: float = setting(300.0, "seconds for a request, its waiting included", least=0.01)
     allow_image_urls: bool = setting(False, "read pictures from http(s) addresses, public ones alone")
     allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, from these domains alone")
+    allowed_image_ports: tuple[str, ...] = setting((), "with --allow-image-urls, ports to ask besides 80 and 443")
     image_url_timeout: float = setting(10.0, "seconds for reading a picture from an address", least=0.01)
     shutdown_timeout: float = setting(60.0, "seconds for running answers to end when the server is stopped", least=0)
     log_text: bool = setting(False, "write questions and answers into the log")
@@ -77,8 +78,14 @@ class Settings:
                 ipaddress.ip_network(address, strict=False)
             except ValueError as error:
                 raise SettingError(f"--trusted-proxy {address} is not an IP address or network.") from error
-        if self.allowed_image_domains and not self.allow_image_urls:
-            raise SettingError("--allowed-image-domains needs --allow-image-urls.")
+        for flag, values in {
+            "--allowed-image-domains": self.allowed_image_domains,
+            "--allowed-image-ports": self.allowed_image_ports,
+        }.items():
+            if values and not self.allow_image_urls:
+                raise SettingError(f"{flag} needs --allow-image-urls.")
+        if any(not port.isdecimal() or not 1 <= int(port[:6]) <= 65535 for port in self.allowed_image_ports):
+            raise SettingError("--allowed-image-ports should be numbers from 1 to 65535.")
 
     @property
     def most_answers(self) -> int:
@@ -95,6 +102,7 @@ class Settings:
             public_only=True,
             domains=self.allowed_image_domains,
             formats=SERVED_FORMATS,
+            ports=tuple(int(port) for port in self.allowed_image_ports),
         )
 
     @classmethod

@@ -10,6 +10,8 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from model.printing import escape_unprintable
+
 # These write a line for each connection that breaks, or each time that none can be accepted.
 FLOODING = ("uvicorn", "uvicorn.error", "asyncio")
 LOGGER = logging.getLogger("visualglm.serving")
@@ -73,7 +75,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             line["traceback"] = self._describe(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+        return escape_unprintable(json.dumps(line, ensure_ascii=False))
 
     def _describe(self, error: BaseException) -> str:
         frames = "".join(traceback.format_tb(error.__traceback__))

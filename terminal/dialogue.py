@@ -6,7 +6,8 @@ from typing import Any
 
 from model import ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
 from model.chat import dropped_notice
-from model.image import load_image
+from model.image import load_image, resize_image
+from model.printing import print_text
 from model.prompt import question_language
 
 from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
@@ -44,14 +45,14 @@ class Terminal:
 
     def run(self, image: str | None) -> None:
         """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
-        print(self.words.welcome)
+        print_text(self.words.welcome)
         # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
         with on_interrupt(ignore_interrupt), contextlib.suppress(Ended):
             while True:
                 self.start(image)
                 self.talk()
                 image = None
-        print(self.words.goodbye)
+        print_text(self.words.goodbye)
 
     def start(self, source: str | None) -> None:
         """Start over with a picture, the one given or one asked for, and describe it."""
@@ -68,11 +69,12 @@ class Terminal:
                 source = self.ask(self.words.ask_picture)
             try:
                 with on_interrupt(interrupt_once):
-                    return load_image(source) if source else None
+                    # Every question would resize the full picture again.
+                    return resize_image(load_image(source), self.model.image_size) if source else None
             except KeyboardInterrupt:
-                print(self.words.stopped)
+                print_text(self.words.stopped)
             except VisualGLMError as error:
-                print(error)
+                print_text(error)
             source = None
 
     def talk(self) -> None:
@@ -91,10 +93,10 @@ class Terminal:
             try:
                 line = self.read(prompt).strip()
             except KeyboardInterrupt:
-                print(f"\n{self.words.how_to_end}")
+                print_text(f"\n{self.words.how_to_end}")
                 continue
             except EOFError:
-                print()
+                print_text()
                 raise Ended from None
             if line == STOP:
                 raise Ended
@@ -102,16 +104,16 @@ class Terminal:
 
     def answer(self, question: str) -> None:
         """Write the answer as it comes; keep it in the conversation if it becomes complete."""
-        print(self.words.answer, end="", flush=True)
+        print_text(self.words.answer, end="")
         try:
             with on_interrupt(interrupt_once):
                 text = "".join(self.show(question))
         except KeyboardInterrupt:
-            print(self.words.stopped)
+            print_text(self.words.stopped)
         except VisualGLMError as error:
-            print(f"\n{error}")
+            print_text(f"\n{error}")
         else:
-            print()
+            print_text()
             self.conversation.turns.append(Turn(question, text))
 
     def show(self, question: str) -> Iterator[str]:
@@ -121,7 +123,7 @@ class Terminal:
             write(piece.text)
             yield piece.text
             if piece.finish_reason == "length":
-                print(f"\n{self.words.cut_short}", end="")
+                print_text(f"\n{self.words.cut_short}", end="")
             if piece.usage is not None and piece.usage.dropped_turns and not self.told_of_dropped_turns:
                 self.told_of_dropped_turns = True
-                print(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")
+                print_text(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from model.printing import print_text
+
 from .interrupts import interrupt_once, on_interrupt
 
 BOM = "\ufeff"
-UNPRINTABLE = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\ufffd")
 
 
 def accept_any_text() -> None:
@@ -21,8 +22,8 @@ def accept_any_text() -> None:
 
 
 def write(text: str) -> None:
-    """Write a piece of an answer at once, without the control characters that would command the terminal."""
-    print(text.translate(UNPRINTABLE), end="", flush=True)
+    """Write a piece of an answer at once."""
+    print_text(text, end="")
 
 
 def make_reader() -> Callable[[str], str]:
@@ -41,5 +42,5 @@ def read_plainly(prompt: str) -> str:
     with on_interrupt(interrupt_once):
         line = input(prompt).removeprefix(BOM)  # which editors on Windows put at the start of a file
     if not sys.stdin.isatty():
-        print(line)
+        print_text(line)
     return line

@@ -35,6 +35,8 @@ PATIENCE = 60  # seconds; the machine may be busy
 class SlowModel:
     """Counts to 400 for twenty seconds; asked to "count", says at once how many turns it was shown."""
 
+    image_size = 224
+
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         if question == "count":
             yield Piece(f"I know {len(conversation.turns)} turns.", "stop")

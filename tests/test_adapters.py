@@ -134,7 +134,7 @@ def test_qlora_is_named(small: Small, trained: WithLora, tmp_path: Path) -> None
 def test_lora_without_the_weights_it_changes_asks_for_its_base(small: Small, trained: WithLora, tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
     run = write_sat(tmp_path / "run", tensors, {**small[1], **LORA_CONFIG})
-    with pytest.raises(CheckpointError, match=r"only what was trained was saved.*--base NAME"):
+    with pytest.raises(CheckpointError, match=r"only what was trained was saved.*--base "):
         read_model(run)
 
 

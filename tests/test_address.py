@@ -161,7 +161,7 @@ def test_a_name_is_looked_up_once_and_the_checked_address_connected_to(server, m
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(fetch.ssl, "create_default_context", lambda: context)
     server.routes["/cat.png"] = Handler.reply
-    assert fetch_bytes(f"{scheme}://cats.example:8765/cat.png", public_only=True) == BODY
+    assert fetch_bytes(f"{scheme}://cats.example:8765/cat.png", public_only=True, ports=(8765,)) == BODY
     assert connected == [(PUBLIC, 8765)] and list(answers) == ["127.0.0.1"]
     assert server.asked[0][1]["Host"] == "cats.example:8765"
     assert context.names == (["cats.example"] if scheme == "https" else [])
@@ -187,6 +187,9 @@ INNER = """
     224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 192.88.99.1 :: ::1
     ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::ffff:7f00:1 64:ff9b::7f00:1 64:ff9b::8.8.8.8 64:ff9b:1::1
     100::1 2001::1 2001:0:7f00:1:: 2001:db8::1 2002:7f00:1:: 2002:808:808::1 3fff::1
+    168.63.129.16 161.26.0.10 166.9.1.1 192.80.8.124 100.100.100.200 192.0.0.192 169.254.170.2
+    ::ffff:168.63.129.16 64:ff9b::168.63.129.16 64:ff9b::a9fe:a9fe 64:ff9b:1::a9fe:a9fe ::168.63.129.16
+    fd20:ce::254 2002:a83f:8110::
     fc00::1 fd00:ec2::254 fe80::1 fe80::1%1 fec0::1 ff02::1 ff0e::1
     4000::1 5f00::1
 """
@@ -197,13 +200,16 @@ def test_inner_and_wrapped_addresses_are_not_public(address):
     assert not is_public_address(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", PUBLIC, "172.32.0.1", "100.128.0.1", "2606:4700::1111", "2a00:1450::1"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", PUBLIC, "172.32.0.1", "100.128.0.1", "168.63.129.17", "2606:4700::1111", "2a00:1450::1"]
+)
 def test_public_addresses(address):
     assert is_public_address(address)
 
 
 INNER_HOSTS = """
     127.0.0.1 localhost 10.0.0.1 192.168.1.1 169.254.169.254 0.0.0.0 [::1] [::]
+    168.63.129.16 168.63.33040 [fd00:ec2::254] [64:ff9b::a83f:8110] [::ffff:168.63.129.16]
     [::ffff:127.0.0.1] [::ffff:7f00:1] [64:ff9b::7f00:1] [2002:7f00:1::] [fe80::1] 2130706433 017700000001 0x7f000001
     0X7F.1 127.1 0177.0.0.1 127.0.0.1. 0x7f.0.0.0x1 00.0.0.0 1.2.3.4.5 134744072
     １２７.0.0.1 127。0。0。1
@@ -215,3 +221,17 @@ def test_inner_hosts_are_refused_in_every_spelling(monkeypatch, host):
     monkeypatch.setattr(address, "_connect_first", forbidden)
     message = refusal(f"http://{host}/secret", public_only=True)
     assert "is not a public address, and only those may be fetched here" in message
+
+
+@pytest.mark.parametrize("port", [1, 22, 79, 6379, 8080, 65535])
+def test_a_server_asks_no_port_that_is_not_listed(monkeypatch, port):
+    monkeypatch.setattr(address, "_connect_first", forbidden)
+    for scheme in ("http", "https"):
+        assert f"port {port}" in refusal(f"{scheme}://{PUBLIC}:{port}/", public_only=True, ports=(8000,))
+
+
+def test_the_usual_and_the_listed_ports_are_asked(server, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda sock, _: connect_here(sock, server))
+    server.routes["/"] = Handler.reply
+    for url in (f"http://{PUBLIC}/", f"http://{PUBLIC}:80/", f"http://{PUBLIC}:443/", f"http://{PUBLIC}:8000/"):
+        assert fetch_bytes(url, public_only=True, ports=(8000,)) == BODY

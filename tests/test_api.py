@@ -39,6 +39,8 @@ def test_settings_come_from_flags_then_from_the_environment_then_from_their_defa
     assert parse("--api-key", "c", "--api-key", "d", **environment).api_keys == ("c", "d")
     domains = ["--allow-image-urls", "--allowed-image-domains", "a.example", "b.example"]
     assert parse(*domains).allowed_image_domains == ("a.example", "b.example")
+    listed = parse(VISUALGLM_ALLOW_IMAGE_URLS="yes", VISUALGLM_ALLOWED_IMAGE_PORTS="8080,8443")
+    assert listed.image_limits.ports == (8080, 8443)
     assert parse(VISUALGLM_ALLOW_IMAGE_URLS="yes").allow_image_urls
     assert not parse(VISUALGLM_ALLOW_IMAGE_URLS="no").allow_image_urls
     assert parse() == Settings()

@@ -44,6 +44,8 @@ class ScriptedModel:
         self.seen: list[tuple[list[Turn], str]] = []
         self.languages: list[Language] = []
 
+    image_size = 224
+
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         self.languages.append(conversation.language)
         self.seen.append((list(conversation.turns), question))

@@ -353,5 +353,9 @@ def test_keys_and_limits_are_checked():
     for odd in ({"max_batch": 0}, {"max_queue": -1}, {"api_keys": ("",)}, {"api_keys": ("a b",)}, {"port": -1}):
         with pytest.raises(SettingError):
             Settings(**odd)
-    with pytest.raises(SettingError, match="needs --allow-image-urls"):
-        Settings(allowed_image_domains=("a.example",))
+    for needing in ({"allowed_image_domains": ("a.example",)}, {"allowed_image_ports": ("8080",)}):
+        with pytest.raises(SettingError, match="needs --allow-image-urls"):
+            Settings(**needing)
+    for port in ("0", "-1", "65536", "http", "²", "9" * 5000):
+        with pytest.raises(SettingError, match="--allowed-image-ports"):
+            Settings(allow_image_urls=True, allowed_image_ports=(port,))

@@ -1,6 +1,8 @@
 """An address becomes bytes or an explanation, in bounded time and space, directly or through a proxy."""
 
 import gzip
+import random
+import re
 import socket
 import time
 import zlib
@@ -10,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from model import fetch
+from model.errors import ImageError
 from model.fetch import fetch_bytes
 from tests.web_server import (
     BODY,
@@ -114,11 +117,22 @@ def test_a_redirect_to_an_inner_address_is_refused(server, monkeypatch):
     assert len(server.asked) == 1
 
 
+def test_a_redirect_to_a_port_that_is_not_listed_is_refused(server, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda self, _: connect_here(self, server))
+    server.routes |= {"/a": redirect(f"http://{PUBLIC}:6379/b"), "/b": Handler.reply}
+    assert "port 6379" in refusal(f"http://{PUBLIC}/a", public_only=True)
+    assert len(server.asked) == 1
+    assert fetch_bytes(f"http://{PUBLIC}/a", public_only=True, ports=(6379,)) == BODY
+
+
 def test_too_many_bytes_are_refused(server):
     sent = []
 
     def endless(handler):
-        handler.reply(Content_Length="")
+        if handler.path == "/negative":
+            handler.reply(body=b"-1\r\n", Content_Length="", Transfer_Encoding="chunked")
+        else:
+            handler.reply(Content_Length="")
         while not handler.server.over.is_set():
             handler.wfile.write(b"x" * 65536)
             sent.append(65536)
@@ -126,11 +140,13 @@ def test_too_many_bytes_are_refused(server):
     server.routes |= {
         "/declared": lambda handler: handler.reply(body=b"", Content_Length="99999999999"),
         "/endless": endless,
+        "/negative": endless,
         "/exact": Handler.reply,
     }
     for path in ("/declared", "/endless"):
         message = refusal(server.url + path, max_bytes=1000)
         assert "more than 1,000 bytes" in message and "Choose a smaller version" in message
+    assert "no valid answer" in refusal(f"{server.url}/negative", max_bytes=1000, timeout=3)
     assert sum(sent) < 50_000_000
     assert fetch_bytes(f"{server.url}/exact", max_bytes=len(BODY)) == BODY
     assert "bytes" in refusal(f"{server.url}/exact", max_bytes=len(BODY) - 1)
@@ -186,6 +202,58 @@ def test_an_answer_that_is_no_http_is_refused(server, answer):
     server.routes["/odd"] = lambda handler: handler.wfile.write(answer)
     message = refusal(f"{server.url}/odd")
     assert "broke off or sent no valid answer" in message and "Try again" in message
+
+
+@pytest.mark.parametrize("size", ["-1", "-2", "-ff", "-10000000000000000000000", "x", "", "1_0_", "0x"])
+def test_a_chunk_without_a_valid_size_is_refused(server, size):
+    server.routes["/odd"] = lambda handler: handler.reply(
+        body=f"{size}\r\n".encode() + b"x" * 1000, Content_Length="", Transfer_Encoding="chunked"
+    )
+    assert "sent no valid answer" in refusal(f"{server.url}/odd")
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n3\r\nfgh\r\n0\r\nX: y\r\n\r\n"
+SENT = (
+    CHUNKED,
+    b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nContent-Encoding: identity\r\n\r\nabcdefgh",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 302 Found\r\nLocation: http://a.example:80/x%20y?z\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"abcdefgh"),
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_answer_of_a_server_raises_anything_but_an_image_error(monkeypatch, seed):
+    """Answers are changed at random: bytes replaced, removed, repeated, and odd numbers put in."""
+    draw = random.Random(seed)
+    odd = [b"-1", b"-", b"\r\n", b"\0", b"\xff", b"99999999999999999999", b"9" * 5000, b":", b" ", b"\x1b[31m", b"["]
+
+    def open_socket(*_):
+        data = bytearray(draw.choice(SENT))
+        for _ in range(draw.randrange(1, 4)):
+            ends = [match.end() for match in re.finditer(b"\r\n|: ", data)]
+            place = draw.choice([draw.randrange(len(data) + 1), draw.choice(ends or [0])])
+            data[place : place + draw.randrange(4)] = draw.choice(
+                [*odd, bytes([draw.randrange(256)]), bytes(data[:20])]
+            )
+        here, there = socket.socketpair()
+        there.sendall(data)
+        there.shutdown(socket.SHUT_WR)
+        sockets.append(there)
+        return here
+
+    monkeypatch.setattr(fetch, "open_socket", open_socket)
+    refused = 0
+    for _ in range(300):
+        sockets: list[socket.socket] = []
+        try:
+            assert len(fetch_bytes("http://a.example/", public_only=True, max_redirects=1)) < 20_000
+        except ImageError as error:
+            refused += 1
+            assert str(error).isprintable()
+        finally:
+            for sock in sockets:
+                sock.close()
+    assert 0 < refused < 300
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training reads what the chat reads: the loss of an example is what the chat's own decoding gives its answer."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from finetune.data import Batch, ChatDataset, Example, collate, load_batches
+from finetune.encoding import TurnEncoder
 from finetune.errors import BadRowError, DataError
+from finetune.shapes import Row
 from model import CHAT, Conversation, SatChatModel, Turn, load_sat
 from model.errors import SettingError
 from model.generation.decoder import make_decoder
 from model.image import load_image
 from tests.test_decoder import drain
+from tests.test_prompt import CountingTokenizer
 from tiny.scenes import draw_scene, sample_scene
 
 TURNS = [("图里有什么？", "一只红色的球。"), ("Where is it?", "It is on the left."), ("还有吗？", "没有了。")]
@@ -198,6 +202,15 @@ def test_a_long_conversation_loses_its_oldest_turns(model: SatChatModel, folder:
     assert GOOD["prompt"][:-1] in text
 
 
+def test_dropping_turns_encodes_a_row_a_few_times_only(model: SatChatModel) -> None:
+    turns = [Turn(f"第{number}个问题？", "很长的回答" * 20) for number in range(300)]
+    counting = CountingTokenizer(model.tokenizer)
+    row = Row(turns=turns, image=None, number=1)
+    example = TurnEncoder(counting, model.network.image_length, 300).encode(row, len(turns) - 1)
+    assert 0 < 300 - len(example.input_ids) < 120  # no more turns are dropped than must be
+    assert counting.characters < 2 * sum(len(turn.question) + len(turn.answer) for turn in turns)
+
+
 def test_a_long_answer_loses_its_end_and_the_token_that_ends_it(model: SatChatModel, folder: Path) -> None:
     dataset = make_dataset(model, folder, [{**GOOD, "label": "很长的回答" * 200}], max_length=200)
     example = dataset[0]
@@ -268,3 +281,51 @@ def test_many_bad_rows_do_not_fill_the_screen(model: SatChatModel, folder: Path)
     with pytest.raises(DataError, match="and 90 more") as caught:
         make_dataset(model, folder, [GOOD, *[5] * 100])
     assert len(str(caught.value).splitlines()) == 13
+
+
+class Counting:
+    """A tokenizer that notes how many characters it encodes."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.characters = 0
+
+    def encode_text(self, text: str) -> list[int]:
+        self.characters += len(text)
+        return self.tokenizer.encode_text(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.parametrize("key", ["prompt", "label"])
+@pytest.mark.parametrize("text", ["the cat sat on a mat. ", "一只猫。", "x" + " " * 79], ids=["en", "zh", "blanks"])
+def test_a_text_of_megabytes_costs_no_more_than_fits(key: str, text: str, model: SatChatModel, folder: Path) -> None:
+    """And it is learned as if all of it had been encoded."""
+    long = "Count! " + text * (2_000_000 // len(text)) + " end"
+    dataset = make_dataset(model, folder, [{**GOOD, key: long}])
+    counting = Counting(model.tokenizer)
+    dataset.encoder.tokenizer = counting
+    example = dataset.encode(0)
+    assert counting.characters < 1_500_000  # the question is encoded in several lengths
+    assert len(example.input_ids) <= 512
+    ids = model.tokenizer.encode_text(long)
+    if key == "label":
+        learned = [label for label in example.labels if label >= 0]
+        assert learned == ids[: len(learned)]
+    else:
+        asked, end = example.input_ids[: example.context_length], ids[-300:]
+        assert end in [asked[start : start + len(end)] for start in range(len(asked))]
+    assert example.left_out > 0
+
+
+def test_a_talk_of_many_turns_is_not_encoded_anew_for_each_that_is_dropped(model: SatChatModel, folder: Path) -> None:
+    history = [[f"What is {number}?", f"It is {number}."] for number in range(3000)]
+    dataset = make_dataset(model, folder, [{**GOOD, "history": history}])
+    counting = Counting(model.tokenizer)
+    dataset.encoder.tokenizer = counting
+    example = dataset.encode(0)
+    assert counting.characters < 5 * sum(map(len, itertools.chain(*history)))
+    newest = make_dataset(model, folder, [{**GOOD, "history": history[-100:]}]).encode(0)
+    assert newest.left_out > 0
+    assert example.input_ids == newest.input_ids

@@ -6,11 +6,13 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from finetune import checkpoints
 from finetune.checkpoints import Run
 from finetune.finetune_visualglm import main
 from finetune.rate import rate_at
@@ -132,6 +134,12 @@ def test_a_run_goes_on_only_as_it_began(
         assert words in capsys.readouterr().err
 
 
+def test_resuming_what_is_complete_changes_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = train(data, tmp_path, "--use_lora", "--train-iters", "3", "--save-interval", "1")
+    assert train(data, tmp_path, "--use_lora", "--train-iters", "2", "--resume") == run
+    assert Run(run, 9).steps() == [1, 2, 3]
+
+
 def test_a_fine_tune_is_a_base_for_the_next(data: Path, tmp_path: Path) -> None:  # noqa: F811
     first = train(data, tmp_path / "first", "--use_lora", "--lr", "1e-2")
     second = train(data, tmp_path / "second", "--use_lora", "--from_pretrained", str(first))
@@ -171,6 +179,29 @@ def test_a_full_disk_is_said_and_leaves_nothing(data: Path, tmp_path: Path) -> N
     assert "could not be written" in done.stderr.splitlines()[-1]
     (run,) = tmp_path.glob("finetune-*")
     assert not [path for path in run.iterdir() if path.is_dir()]
+
+
+def test_a_last_checkpoint_that_failed_is_not_told_of_as_saved(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = checkpoints.write_weights
+    written: list[Path] = []
+
+    def write_once(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        if written:
+            raise OSError("No space left on device")
+        written.append(path)
+        write(path, tensors)
+
+    monkeypatch.setattr(checkpoints, "write_weights", write_once)
+    command = program(data, tmp_path, "--train-iters", "2", "--save-interval", "1")
+    assert main(command[2:]) == 1
+    said = capsys.readouterr().err
+    assert "The run is" not in said
+    assert "up to step 1 of 2" in said
 
 
 @pytest.mark.slow

@@ -130,11 +130,12 @@ def test_urls_are_fetched_within_the_limits(monkeypatch):
         return encode(Image.new("RGB", (2, 2), "red"), "PNG")
 
     monkeypatch.setattr(model.image, "fetch_bytes", fetch)
-    limits = ImageLimits(max_bytes=1000, timeout=3.0, public_only=True, domains=("a.example",))
+    limits = ImageLimits(max_bytes=1000, timeout=3.0, public_only=True, domains=("a.example",), ports=(8080,))
     for url in ("http://a.example/cat.png", " 'HTTPS://a.example/cat.png' "):
         assert pixel(load_image(url, limits=limits)) == (255, 0, 0)
     assert [url for url, _ in asked] == ["http://a.example/cat.png", "HTTPS://a.example/cat.png"]
-    assert asked[0][1] == {"max_bytes": 1000, "timeout": 3.0, "public_only": True, "domains": ("a.example",)}
+    given = {"max_bytes": 1000, "timeout": 3.0, "public_only": True, "domains": ("a.example",), "ports": (8080,)}
+    assert asked[0][1] == given
 
 
 def test_a_web_page_instead_of_a_picture_is_named_without_the_password(monkeypatch):

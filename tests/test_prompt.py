@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from model.prompt import (
     ENGLISH,
     AnswerStream,
     Conversation,
+    Prompt,
     Turn,
     build_prompt,
     clean_answer,
     encode_prompt,
+    encode_turns,
     is_chinese,
 )
 from tests.conftest import GOLDENS
@@ -136,6 +139,134 @@ def test_a_question_that_just_fits_is_answered(tokenizer: ChatGLMTokenizer) -> N
     assert encode_prompt(tokenizer, Conversation(), "hello", image_length=32, max_length=length + 1) == prompt
     with pytest.raises(PromptTooLongError):
         encode_prompt(tokenizer, Conversation(), "hello", image_length=32, max_length=length)
+
+
+def encode_dropping_one_by_one(
+    tokenizer: ChatGLMTokenizer, conversation: Conversation, question: str, max_length: int
+) -> Prompt:
+    """Encode the whole dialogue again for each dropped turn: the definition of `encode_prompt`'s result."""
+    length = None if conversation.image is None else 32
+    for dropped in range(len(conversation.turns) + 1):
+        turns = conversation.turns[dropped:]
+        prompt = encode_turns(tokenizer, turns, question, conversation.language, length)
+        if len(prompt.token_ids) <= max_length - max_length // 8:
+            break
+    return replace(prompt, dropped_turns=dropped)
+
+
+FRAGMENTS = (
+    *(
+        "word",
+        "猫",
+        "图片中有",
+        "a",
+        "A:",
+        "答：",
+        "问：",
+        "😀",
+        "👨‍👩‍👧",
+        "é",
+        "e\u0301",
+        "\u0301",
+        "ﬁ",
+        "Ⅷ",
+        "\u200b",
+        "\ufeff",
+    ),
+    *(
+        " ",
+        "  ",
+        " " * 90,
+        "\n",
+        "\n\n",
+        "\t",
+        "\r\n",
+        "\u3000",
+        "\xa0",
+        "\x01",
+        "<",
+        ">",
+        "n>",
+        "<n",
+        "<n>",
+        "<|tab|>",
+    ),
+    *("<|blank_2|>", "<|blank_", "[MASK]", "[gMASK]", "<sop>", "<eop>", "<img>", "</img>", "<pad>", "\ud800", "", "\0"),
+)
+
+
+def draw_text(draw: random.Random) -> str:
+    return "".join(draw.choice(FRAGMENTS) for _ in range(draw.randrange(12)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("vocabulary", ["tokenizer", pytest.param("published", marks=needs_published)])
+def test_a_prompt_is_that_of_dropping_turns_one_by_one(
+    vocabulary: str, seed: int, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(vocabulary)
+    draw = random.Random(seed)
+    turns = [Turn(draw_text(draw), draw_text(draw)) for _ in range(draw.randrange(12))]
+    conversation = Conversation(draw.choice([None, "picture"]), turns, draw.choice([CHINESE, ENGLISH]))
+    question = draw_text(draw)
+    for max_length in (120, 160, *range(200, 260), 400):
+        expected = encode_dropping_one_by_one(tokenizer, conversation, question, max_length)
+        if len(expected.token_ids) >= max_length:
+            with pytest.raises(PromptTooLongError):
+                encode_prompt(tokenizer, conversation, question, image_length=32, max_length=max_length)
+        else:
+            prompt = encode_prompt(tokenizer, conversation, question, image_length=32, max_length=max_length)
+            assert prompt == expected
+
+
+class CountingTokenizer:
+    """Counts the characters that another tokenizer is given."""
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.characters = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def encode_text(self, text: str) -> list[int]:
+        self.characters += len(text)
+        return self.tokenizer.encode_text(text)
+
+
+def count_characters(tokenizer: ChatGLMTokenizer, turns: list[Turn]) -> int:
+    """Return how many characters are encoded for a short question after `turns`."""
+    counting = CountingTokenizer(tokenizer)
+    encode_prompt(counting, Conversation("picture", turns), "最后", image_length=32, max_length=512)
+    return counting.characters
+
+
+def test_dropped_turns_are_not_encoded(tokenizer: ChatGLMTokenizer) -> None:
+    turns = [Turn(f"question {number}", "answer " * 5) for number in range(500, 2000)]
+    few, many = count_characters(tokenizer, turns[-100:]), count_characters(tokenizer, turns)
+    assert few == many < 10_000
+
+
+def test_a_giant_turn_is_not_read_to_its_end(tokenizer: ChatGLMTokenizer) -> None:
+    giant, short = Turn("巨" * 100_000, "word " * 100_000), Turn("a", "b")
+    for turns in ([giant], [short, giant], [giant, short], [short, giant, short]):
+        assert count_characters(tokenizer, turns) < 50_000
+
+
+@pytest.mark.parametrize("character", ["巨", "a", "😀"])
+def test_a_giant_question_is_refused_by_its_beginning(tokenizer: ChatGLMTokenizer, character: str) -> None:
+    counting = CountingTokenizer(tokenizer)
+    with pytest.raises(PromptTooLongError, match="at least"):
+        encode_prompt(counting, Conversation(), character * 10_000_000, image_length=32, max_length=512)
+    assert counting.characters < 50_000
+
+
+def test_a_long_question_of_few_tokens_is_answered(tokenizer: ChatGLMTokenizer) -> None:
+    question = f"a{' ' * 7000}b"  # one token for each 80 blanks
+    prompt = encode_prompt(tokenizer, Conversation(), question, image_length=32, max_length=100)
+    assert prompt == encode_turns(tokenizer, (), question, CHINESE, None)
+    with_turn = Conversation(None, [Turn(question, "b"), Turn("c", "d")])
+    assert encode_prompt(tokenizer, with_turn, "e", image_length=32, max_length=200).dropped_turns == 0
 
 
 @pytest.mark.parametrize("row", json.loads((GOLDENS / "clean_answer.json").read_text(encoding="utf-8")))

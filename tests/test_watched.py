@@ -210,6 +210,16 @@ def test_domains_that_are_allowed_are_the_only_ones(public):
         assert public.names == ["a.example"]
 
 
+def test_only_usual_and_listed_ports_are_asked(public):
+    public.answers["pictures.example"] = [PUBLIC]
+    public.routes["/x.png"] = lambda handler: handler.reply(body=SCENE.read_bytes())
+    with serving(SteppedModel(free=True, length=1), allow_image_urls=True, allowed_image_ports=("8080",)) as client:
+        assert ask(client, "http://pictures.example:8080/x.png").status_code == 200
+        refused = ask(client, "http://pictures.example:8081/x.png")
+        assert refused.status_code == 400
+        assert "port 8081" in refused.text
+
+
 def test_large_and_slow_pictures_are_given_up(public):
     public.answers["pictures.example"] = [PUBLIC]
     public.routes["/large"] = lambda handler: handler.reply(body=b"x" * 2000)

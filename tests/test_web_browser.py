@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli_program import DESCRIBED_EN, DESCRIBED_ZH, ROOT, SCENE
-from tests.web_program import PROGRAM, running_page
+from model.image import load_image
+from tests.cli_program import DESCRIBED_EN, DESCRIBED_ZH, SCENE
+from tests.web_program import DRAWN, PROGRAM, color_of, running_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -21,6 +22,7 @@ pytestmark = [
 ]
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder to keep them in, to look at
 PATIENCE_MS = 20_000
+SCENE_COLOR, DRAWN_COLOR = (color_of(load_image(path)) for path in (SCENE, DRAWN))
 
 
 class Person:
@@ -187,16 +189,16 @@ def test_an_example_runs(enter: Any) -> None:
 
 def test_another_picture_starts_anew_when_the_visitor_agrees(person: Person) -> None:
     person.gives(SCENE)
-    person.asks_and_sees("seen", "picture (448, 448)")
-    person.gives(ROOT / "examples" / "hand_drawn.png")
+    person.asks_and_sees("seen", f"picture {SCENE_COLOR}")
+    person.gives(DRAWN)
     person.sees("Another picture starts a new conversation")
     person.keeps("confirm")
     person.clicks("Keep this one")
-    person.asks_and_sees("seen", "turns [seen] picture (448, 448)")
-    person.gives(ROOT / "examples" / "hand_drawn.png")
+    person.asks_and_sees("seen", f"turns [seen] picture {SCENE_COLOR}")
+    person.gives(DRAWN)
     person.clicks("Start a new one")
     person.sees_no("seen", "#chat")
-    person.asks_and_sees("seen", "turns [] picture (400, 400)")
+    person.asks_and_sees("seen", f"turns [] picture {DRAWN_COLOR}")
 
 
 def test_what_is_no_picture_is_named(person: Person, tmp_path: Path) -> None:
@@ -217,10 +219,10 @@ def test_a_picture_is_pasted(person: Person) -> None:
         document.querySelector("#question textarea").dispatchEvent(
             new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true}));
     }"""
-    for name, size in ("scene.png", (448, 448)), ("hand_drawn.png", (400, 400)):
-        person.page.evaluate(paste, list((ROOT / "examples" / name).read_bytes()))
+    for path, color in (SCENE, SCENE_COLOR), (DRAWN, DRAWN_COLOR):
+        person.page.evaluate(paste, list(Path(path).read_bytes()))
         person.page.wait_for_timeout(1500)
-        person.asks_and_sees("seen", f"picture {size}")
+        person.asks_and_sees("seen", f"picture {color}")
         person.clicks("Undo")
         person.sees_no("seen", "#chat")
 
@@ -241,7 +243,7 @@ def test_saved_and_loaded_again(person: Person, enter: Any, tmp_path: Path) -> N
     other.clicks("Save and load")
     other.page.set_input_files("input[data-testid='Load conversation-upload-button']", str(tmp_path / "saved.json"))
     other.sees(DESCRIBED_EN, "#chat")
-    other.asks_and_sees("seen", "turns [Describe the image.] picture (448, 448)")
+    other.asks_and_sees("seen", f"turns [Describe the image.] picture {SCENE_COLOR}")
 
 
 def test_two_browsers_stream_at_once(enter: Any) -> None:

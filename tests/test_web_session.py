@@ -1,16 +1,18 @@
 """A visitor's conversation: what belongs to it, what is only shown, and who may end an answer."""
 
 import copy
+import gc
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
+from model.image import load_image
 from tests.cli_program import SCENE
 from web.picture import Picture
 from web.session import Dialogue, Exchange, Session, Status, every, question_language
+from web.visitors import Visitors
 
 
 class Script:
@@ -87,11 +89,43 @@ def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
     assert (exchange.status, exchange.answer, model.closed) == (Status.STOPPED, "one ", True)
 
 
-def test_a_picture_reaches_the_model_upright_and_whole() -> None:
+def test_a_picture_reaches_the_model_as_large_as_it_sees_it() -> None:
     session, model = Session(), Script(DONE)
-    session.offer(Dialogue(Picture.read(Path(SCENE).read_bytes())))
+    session.offer(Dialogue(Picture(load_image(SCENE).resize((56, 56)), b"", SCENE)))
     finish(session, model)
-    assert (model.seen[0].image.size, model.seen[0].image.mode) == ((448, 448), "RGB")
+    assert (model.seen[0].image.size, model.seen[0].image.mode) == ((56, 56), "RGB")
+
+
+def test_what_visitors_take_is_bounded() -> None:
+    visitors = Visitors(max_memory=250_000)
+    sessions = [Session(dialogue=Dialogue(None, [Exchange("?", "a" * 100_000, Status.DONE)])) for _ in range(3)]
+    for session in sessions[:2]:
+        visitors.note(session)
+    visitors.note(sessions[0])
+    visitors.note(sessions[2])
+    assert [session.was_dropped for session in sessions] == [False, True, False]
+    assert sessions[1].dialogue.exchanges == []
+    assert visitors.memory < 250_000
+
+
+def test_a_visitor_who_left_takes_nothing() -> None:
+    visitors = Visitors()
+    session = Session(dialogue=Dialogue(None, [Exchange("?", "a" * 1000, Status.DONE)]))
+    visitors.note(session)
+    assert visitors.memory > 1000
+    del session
+    gc.collect()
+    assert visitors.memory == 0
+
+
+def test_a_conversation_that_was_dropped_stops() -> None:
+    session, model = Session(), Script(Piece("one "), Piece("two "), DONE)
+    asking = session.ask(model, "What?", DEMO)
+    next(asking), next(asking)
+    session.drop()
+    for _ in asking:
+        pass
+    assert (model.closed, session.was_dropped, session.dialogue.exchanges) == (True, True, [])
 
 
 def test_nothing_is_lost_without_consent() -> None:

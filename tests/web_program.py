@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageStat
+
 from model import BusyError, Conversation, GenerationConfig, Piece, load_sat
 from tests.cli_program import PATIENCE, ROOT, environment
 
 STARTED = "VisualGLM is at "
+DRAWN = str(ROOT / "examples" / "hand_drawn.png")
 
 
 class ModelWithModes:
@@ -22,6 +25,7 @@ class ModelWithModes:
 
     def __init__(self) -> None:
         self.tiny = load_sat("visualglm-tiny", device="cpu")
+        self.image_size = self.tiny.image_size
         self.closed = 0
 
     image_size = 224
@@ -62,9 +66,14 @@ class ModelWithModes:
 
 def describe(conversation: Conversation, config: GenerationConfig) -> str:
     """Return what the model was given."""
-    size = conversation.image.size if conversation.image is not None else None
+    picture = None if conversation.image is None else color_of(conversation.image)
     said = " ".join(turn.question for turn in conversation.turns)
-    return f"turns [{said}] picture {size} {conversation.language.code} temperature {config.temperature}"
+    return f"turns [{said}] picture {picture} {conversation.language.code} temperature {config.temperature}"
+
+
+def color_of(image: Image.Image) -> str:
+    """Return the mean color of a picture, by which the examples can be told from one another."""
+    return "-".join(str(round(value)) for value in ImageStat.Stat(image).mean)
 
 
 def load(*_: Any, **__: Any) -> ModelWithModes:
@@ -86,8 +95,8 @@ PROGRAM = python("-c", "import web_demo, tests.web_program as t; web_demo.main(l
 
 
 @contextmanager
-def running_page(command: list[str], cwd: Path = ROOT, **changes: str) -> Iterator[str]:
-    """Start the page on a free port; give its address."""
+def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = None, **changes: str) -> Iterator[str]:
+    """Start the page on a free port; give its address. What it prints is added to `log` when it has ended."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
     with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
@@ -104,4 +113,6 @@ def running_page(command: list[str], cwd: Path = ROOT, **changes: str) -> Iterat
             os.killpg(process.pid, signal.SIGTERM)  # make does not hand it on
             said.append(process.communicate(timeout=PATIENCE)[0])
             print("".join(said))  # pytest shows it when a test fails
+            if log is not None:
+                log += said
     assert process.returncode == 0 or command[0] == "make"  # which calls a signal an error

@@ -3,14 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from model import ChatModel, GenerationConfig, SettingError
-
-MAX_UPLOAD = "32mb"  # a saved conversation with its picture
-SPARE_THREADS = 32  # beside those that answer, so that nobody's click on Stop waits for one
-MAX_SESSIONS = 1000  # visitors whose conversations are kept
 
 
 @contextmanager
@@ -22,6 +18,8 @@ def serving(
     *,
     auth: list[tuple[str, str]] | None = None,
     share: bool = False,
+    allow_hosts: Sequence[str] = (),
+    allow_frames: Sequence[str] = (),
 ) -> Iterator[list[str]]:
     """Serve the page during the block, which gets the URLs where it is.
 
@@ -29,6 +27,8 @@ def serving(
         address: to listen at; 0.0.0.0 for all of this machine's.
         auth: names and passwords of those who may enter; none for everybody.
         share: also ask Gradio's servers for a public address.
+        allow_hosts: names by which the page may be called, besides addresses and localhost.
+        allow_frames: origins whose pages may show this one in a frame.
 
     Raises:
         SettingError: nothing can listen there.
@@ -36,34 +36,32 @@ def serving(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would report to its makers
     import gradio as gr  # takes seconds
 
-    from .layout import CSS, EXAMPLES_FOLDER, PASTE_JS
-    from .page import MAX_ASKING, Page
+    from .layout import CSS, PASTE_JS
+    from .page import Page
 
-    blocks = Page(model, config).blocks
+    page = Page(model, config)
     try:
-        _, local_url, share_url = blocks.launch(
+        _, local_url, share_url = page.blocks.launch(
             server_name=address,
             server_port=port,
             share=share,
             auth=auth or None,
             quiet=True,
             prevent_thread_lock=True,
-            max_threads=MAX_ASKING + SPARE_THREADS,
-            max_file_size=MAX_UPLOAD,
-            state_session_capacity=MAX_SESSIONS,
-            allowed_paths=[str(EXAMPLES_FOLDER)],
-            footer_links=["settings"],
-            ssr_mode=False,
+            allow_hosts=allow_hosts,
+            allow_frames=allow_frames,
             theme=gr.themes.Default(primary_hue="blue", secondary_hue="blue"),
             css=CSS,
             head=PASTE_JS,
         )
     except OSError as error:
+        page.close()
         raise SettingError(f"The page cannot be at {address}, port {port}: {error}. Choose another port.") from error
     try:
         yield [url for url in (local_url, share_url) if url]
     finally:
-        blocks.close(verbose=False)
+        page.blocks.close(verbose=False)
+        page.close()
 
 
 def wait_for_the_end() -> None:

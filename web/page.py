@@ -3,32 +3,31 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from model import CHINESE, ENGLISH, ChatModel, GenerationConfig, SettingError, VisualGLMError
 
+from .blocks import MAX_ANSWERS, MAX_UPLOAD_BYTES, MAX_WAITING, PageBlocks
 from .conversation_file import from_json, to_json, to_markdown
-from .layout import EXAMPLES, EXAMPLES_FOLDER, SETTINGS, lay_out, words
-from .picture import Picture
-from .session import Dialogue, Exchange, Session, Status
+from .layout import EXAMPLES, EXAMPLES_FOLDER, MAX_QUESTION, SETTINGS, lay_out, words
+from .picture import Picture, PictureReader
+from .session import MAX_TURNS, Dialogue, Exchange, Session, Status
 from .texts import TEXTS, choose_language
-from .uploads import accept_uploads_only
+from .uploads import UploadError, UploadFolder
+from .visitors import Visitors
 
-MAX_ASKING = 128  # answers at a time; more wait in line
-KEEP_UPLOADS_S = 3600
+PREVIEW_NAME = "picture.jpg"
 WORD_JOINER = "\u2060"  # takes no room
 Updates = dict[Any, Any]
 
-# Hands a file that the server has written to the browser, which saves it.
-SAVE_JS = """(file) => {
+# Makes the browser save a file that the server has written.
+SAVE_JS = """(saved) => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([file.text], {type: file.type}));
-    link.download = file.name;
+    link.href = "./gradio_api/file=" + saved.file;
+    link.download = saved.name;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }"""
 
 
@@ -43,17 +42,24 @@ class Page:
     def __init__(self, model: ChatModel, config: GenerationConfig) -> None:
         self.model = model
         self.config = dataclasses.replace(config, seed=None)  # an empty field means none
-        with gr.Blocks(
-            title="VisualGLM", analytics_enabled=False, delete_cache=(KEEP_UPLOADS_S, KEEP_UPLOADS_S)
-        ) as self.blocks:
+        examples = [EXAMPLES_FOLDER / name for name, _ in EXAMPLES]
+        gr.set_static_paths(examples)  # else Gradio copies them into a folder that all pages of a process share
+        self.folder = UploadFolder(examples)
+        self.reader = PictureReader(self.folder, model.image_size)
+        self.visitors = Visitors()
+        with PageBlocks(self.folder, title="VisualGLM", analytics_enabled=False) as self.blocks:
             self.session = gr.State(Session())  # each visitor gets a copy
             self.parts = lay_out(config, CHINESE)
-            for name in ("picture", "load"):
-                accept_uploads_only(self.parts[name])
             self._connect_page()
             self._connect_chat()
             self._connect_files()
-        self.blocks.queue(default_concurrency_limit=None)
+        # api_open=False: what is called past the queue would be past its bounds.
+        self.blocks.queue(default_concurrency_limit=None, max_size=MAX_WAITING, api_open=False)
+
+    def close(self) -> None:
+        """Remove the uploads and end the processes that decode pictures."""
+        self.reader.close()
+        self.folder.remove()
 
     def _connect_page(self) -> None:
         parts = self.parts
@@ -80,7 +86,8 @@ class Page:
             (chat.edit, self.ask_edited, []),
         ):
             # A stopped answer may take a moment to end; the next question does not wait for that.
-            self._on(event, method, [*inputs, *settings], shown, "multiple", concurrency_limit=MAX_ASKING)
+            limits = {"concurrency_limit": MAX_ANSWERS, "concurrency_id": "answers"}
+            self._on(event, method, [*inputs, *settings], shown, "multiple", **limits)
         self._on(question.stop, self.stop, [], shown)
         self._on(chat.undo, self.undo, [], shown)
 
@@ -122,33 +129,45 @@ class Page:
 
     def offer_picture(self, session: Session, path: str | None) -> Updates:
         """Start a conversation about the picture at `path` (None to go on without one), if nothing is lost by it."""
-        updates = self._offer(session, lambda: Dialogue(Picture.read(Path(path).read_bytes()) if path else None))
+        updates = self._offer(session, lambda: Dialogue(self.reader.from_file(path) if path else None))
         if path is None:
             # The place is empty already; and if a picture was dropped on another, the new one may be there by now.
             del updates[self.parts["picture"]]
         return updates
 
-    def offer_file(self, session: Session, path: str) -> Updates:
+    def offer_file(self, session: Session, path: str | None) -> Updates:
         """Continue the conversation in the file at `path`, if nothing is lost by it."""
-        return self._offer(session, lambda: from_json(Path(path).read_bytes()))
+        return self._offer(session, lambda: self._read_conversation(path))
+
+    def _read_conversation(self, path: str | None) -> Dialogue:
+        return from_json(self.folder.read(path or "", MAX_UPLOAD_BYTES), self.reader)
 
     def _offer(self, session: Session, make: Callable[[], Dialogue]) -> Updates:
         try:
             dialogue = make()
         except VisualGLMError as error:
-            self._warn(session, error)
+            self._warn(session, str(error))
             dialogue = session.offered or session.dialogue
-            return {self.parts["picture"]: show_picture(dialogue.picture)}
-        if session.offer(dialogue):
+            return {self.parts["picture"]: self._show_picture(dialogue.picture)}
+        was_opened = session.offer(dialogue)
+        self.visitors.note(session)
+        if was_opened:
             return self._show_all(session)
         return {
-            self.parts["picture"]: show_picture(dialogue.picture),
+            self.parts["picture"]: self._show_picture(dialogue.picture),
             self.parts["confirm"]: gr.update(visible=True),
             self.parts["question"]: gr.update(interactive=False),
         }
 
-    def _warn(self, session: Session, error: VisualGLMError) -> None:
-        gr.Warning(str(error), title=TEXTS[session.language].unusable)
+    def _show_picture(self, picture: Picture | None) -> Any:
+        """Return what shows a picture in its place."""
+        try:
+            return gr.update(value=picture and self.folder.save(picture.preview, PREVIEW_NAME))
+        except UploadError:  # logged; the conversation goes on without its preview
+            return gr.update(value=None)
+
+    def _warn(self, session: Session, message: str) -> None:
+        gr.Warning(message, title=TEXTS[session.language].unusable)
 
     def accept(self, session: Session) -> Updates:
         """Begin the conversation that waits for the visitor's consent."""
@@ -167,7 +186,7 @@ class Page:
 
     def _show_all(self, session: Session) -> Updates:
         return {
-            self.parts["picture"]: show_picture(session.dialogue.picture),
+            self.parts["picture"]: self._show_picture(session.dialogue.picture),
             self.parts["confirm"]: gr.update(visible=False),
             **self._show(session, interactive=True),
         }
@@ -181,9 +200,11 @@ class Page:
 
     def ask_example(self, session: Session, event: gr.SelectData, *settings: float | None) -> Iterator[Updates]:
         """Take an example's picture and answer its question."""
+        if not 0 <= event.index < len(EXAMPLES):
+            return
         name, asked = EXAMPLES[event.index]
-        session.open(Dialogue(Picture.read((EXAMPLES_FOLDER / name).read_bytes())))
-        yield {self.parts["picture"]: show_picture(session.dialogue.picture)}
+        session.open(Dialogue(self.reader.from_file(str(EXAMPLES_FOLDER / name))))
+        yield {self.parts["picture"]: self._show_picture(session.dialogue.picture)}
         yield from self._answer(session, asked[session.language], settings)
 
     def retry(self, session: Session, event: gr.RetryData, *settings: float | None) -> Iterator[Updates]:
@@ -193,9 +214,13 @@ class Page:
 
     def ask_edited(self, session: Session, event: gr.EditData, *settings: float | None) -> Iterator[Updates]:
         """Answer a question as the visitor has changed it, in the place of the old one and all that came after."""
-        session.cut(exchange_index(event))
-        if question := str(event.value).replace(WORD_JOINER, "").strip():
-            yield from self._answer(session, question, settings)
+        question = event.value.replace(WORD_JOINER, "").strip()
+        if len(question) > MAX_QUESTION:
+            self._warn(session, TEXTS[session.language].too_long.format(count=MAX_QUESTION))
+        else:
+            session.cut(exchange_index(event))
+            if question:
+                yield from self._answer(session, question, settings)
         yield self._show(session)
 
     def undo(self, session: Session, event: gr.UndoData) -> Updates:
@@ -215,13 +240,23 @@ class Page:
         try:
             config = self.config.replace(**dict(zip(SETTINGS, settings, strict=True)))
         except SettingError as error:
-            self._warn(session, error)
+            self._warn(session, str(error))
+            return
+        texts = TEXTS[session.language]
+        if session.was_dropped:
+            session.was_dropped = False
+            self._warn(session, texts.removed)
+            yield {**self._show(session), self.parts["picture"]: gr.update(value=None)}
             return
         dialogue = session.dialogue
+        if len(dialogue.exchanges) >= MAX_TURNS:
+            self._warn(session, texts.too_many_turns.format(count=MAX_TURNS))
+            return
         for _ in session.ask(self.model, question, config):
             if session.dialogue is dialogue:
                 yield self._show(session, **field)
             field = {}
+        self.visitors.note(session)
 
     def _show(self, session: Session, **field: Any) -> Updates:
         """Return what shows the conversation, and the field for questions with Send or Stop beside it."""
@@ -244,13 +279,22 @@ class Page:
     # What is saved.
 
     def save_json(self, session: Session) -> dict[str, str]:
-        """Return the conversation as a file that can be loaded again."""
-        return {"name": "visualglm.json", "type": "application/json", "text": to_json(session.dialogue)}
+        """Write the conversation to a file that can be loaded again."""
+        text, is_original = to_json(session.dialogue, self.folder)
+        if not is_original:
+            self._warn(session, TEXTS[session.language].preview_saved)
+        return self._write("visualglm.json", text)
 
     def save_markdown(self, session: Session) -> dict[str, str]:
-        """Return the conversation's words as a file to read."""
-        text = to_markdown(session.dialogue, session.language)
-        return {"name": "visualglm.md", "type": "text/markdown", "text": text}
+        """Write the conversation's words to a file to read."""
+        return self._write("visualglm.md", to_markdown(session.dialogue, session.language))
+
+    def _write(self, name: str, text: str) -> dict[str, str]:
+        """Write a file into the upload folder; return what tells the browser to save it."""
+        try:
+            return {"name": name, "file": self.folder.save(text.encode(), name)}
+        except UploadError as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
 
 def as_words(text: str) -> str:
@@ -268,11 +312,6 @@ def describe(exchange: Exchange, session: Session) -> str:
     return "\n\n".join(filter(None, [exchange.answer, note]))
 
 
-def show_picture(picture: Picture | None) -> Any:
-    """Return what shows `picture` in its place."""
-    return gr.update(value=picture and picture.preview())
-
-
 def exchange_index(event: gr.RetryData | gr.UndoData | gr.EditData) -> int:
     """Return which exchange the message is in that `event` is about; -1 for none."""
-    return event.index // 2 if isinstance(event.index, int) else -1
+    return int(event.index) // 2

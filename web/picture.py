@@ -1,73 +1,121 @@
-"""A picture as it was uploaded, kept small while nobody asks about it."""
+"""A visitor's picture: what the model gets of it, a preview to show, and where the uploaded file is."""
 
 import base64
 import binascii
+import dataclasses
+import io
 import re
 from dataclasses import dataclass
 
 from PIL import Image
 
 from model import ImageError
-from model.image import ImageLimits, load_image
+from model.image import ImageLimits
+from model.image_decoder import ImageDecoder
+from model.image_file import SERVED_FORMATS
 
-LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024)  # each visitor's is kept in memory
+from .uploads import UploadError, UploadFolder
+
+LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024, formats=SERVED_FORMATS)
 PREVIEW_SIDE = 1024  # pixels; enough for the page, and quick to encode
-DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,(?P<data>[A-Za-z0-9+/\s]*={0,2}\s*)")
+PREVIEW_QUALITY = 90
+DATA_URL_START = re.compile(r"data:image/[\w.+-]{1,99};base64,")
+MEDIA_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """The bytes of a picture file that can be decoded.
+    """A picture that was decoded once. The original file stays in the upload folder and not in memory.
 
-    A photograph has some MB as a file and ten times that as pixels, so a visitor's is decoded for each question anew.
-    Make one with `read` or `from_data_url`, which check it.
+    Make one with a `PictureReader`, which checks it.
+
+    Attributes:
+        image: RGB, as large as the model sees it; preprocessing leaves it as it is.
+        preview: JPEG file, at most PREVIEW_SIDE pixels high and wide.
+        path: the original file, which the upload folder may remove.
     """
 
-    data: bytes
+    image: Image.Image
+    preview: bytes
+    path: str
 
-    @classmethod
-    def read(cls, data: bytes) -> "Picture":
-        """Take the bytes of a picture file.
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes."""
+        return self.image.width * self.image.height * 3 + len(self.preview)
+
+    def to_data_url(self, folder: UploadFolder) -> tuple[str, bool]:
+        """Return the picture as a data URL, and whether it is the uploaded file, byte by byte the same.
+
+        If that was removed, it is the preview.
+        """
+        try:
+            data, is_original = folder.read(self.path, LIMITS.max_bytes), True
+        except UploadError:
+            data, is_original = self.preview, False
+        return f"data:{media_type(data)};base64,{base64.b64encode(data).decode('ascii')}", is_original
+
+
+class PictureReader:
+    """Makes pictures of untrusted files, which are decoded in child processes.
+
+    Args:
+        folder: where the files are.
+        size: side of the square that the model sees, pixels.
+    """
+
+    def __init__(self, folder: UploadFolder, size: int) -> None:
+        self.folder = folder
+        self.size = size
+        self.decoder = ImageDecoder(LIMITS)
+
+    def from_file(self, path: str) -> Picture:
+        """Decode an uploaded file or an example.
 
         Raises:
-            ImageError: they are no picture, or one that is too large.
+            ImageError: it is no picture, or one that is too large.
+            UploadError: `path` is neither.
         """
-        load_image(data, limits=LIMITS)
-        return cls(data)
+        return self._decode(self.folder.read(path, LIMITS.max_bytes), path)
 
-    @classmethod
-    def from_data_url(cls, url: str) -> "Picture":
-        """Take the picture in a data URL. Nothing else is opened, whatever `url` is.
+    def from_data_url(self, url: str) -> Picture:
+        """Decode the picture in a data URL, whose bytes are saved in the folder. Nothing else is opened.
 
         Raises:
             ImageError: `url` is no base64 data URL of a picture.
+            UploadError: there is no room in the folder.
         """
-        match = DATA_URL.fullmatch(url)
-        if match is None:
+        start = DATA_URL_START.match(url)
+        if start is None:
             raise ImageError(
                 "The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64."
             )
         try:
-            return cls.read(base64.b64decode("".join(match["data"].split()), validate=True))
-        except binascii.Error as error:
-            raise ImageError(f"The picture is not base64: {error}. Encode its bytes anew.") from error
+            data = base64.b64decode("".join(url[start.end() :].split()), validate=True)
+        except ValueError as error:  # a character that is not ASCII, too
+            reason = error if isinstance(error, binascii.Error) else "it has other characters"
+            raise ImageError(f"The picture is not base64: {reason}. Encode its bytes anew.") from error
+        picture = self._decode(data, "")
+        return dataclasses.replace(picture, path=self.folder.save(data, "picture"))
 
-    @property
-    def data_url(self) -> str:
-        """The file as a data URL, byte by byte the same."""
-        return f"data:{self._media_type()};base64,{base64.b64encode(self.data).decode('ascii')}"
+    def _decode(self, data: bytes, path: str) -> Picture:
+        decoded = self.decoder.decode(data, self.size, preview=PREVIEW_SIDE, name="The picture data")
+        assert decoded.preview is not None  # it was asked for
+        return Picture(decoded.image, to_jpeg(decoded.preview), path)
 
-    def open(self) -> Image.Image:
-        """Return the picture in RGB, upright, as the model gets it."""
-        return load_image(self.data, limits=LIMITS)
+    def close(self) -> None:
+        """End the child processes."""
+        self.decoder.close()
 
-    def preview(self) -> Image.Image:
-        """Return the picture in RGB, upright, at most PREVIEW_SIDE pixels high and wide."""
-        image = self.open()
-        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-        return image
 
-    def _media_type(self) -> str:
-        starts = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
-        # Readers go by the bytes; the name matters to browsers alone, which show no other format anyway.
-        return f"image/{next((name for start, name in starts.items() if self.data.startswith(start)), 'x-picture')}"
+def to_jpeg(image: Image.Image) -> bytes:
+    """Encode a preview, so that it takes little memory."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=PREVIEW_QUALITY)
+    return file.getvalue()
+
+
+def media_type(data: bytes) -> str:
+    """Return the media type of a picture file's bytes."""
+    # Readers go by the bytes; the name matters to browsers alone, which show no other format anyway.
+    return f"image/{next((name for start, name in MEDIA_TYPES.items() if data.startswith(start)), 'x-picture')}"

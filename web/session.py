@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from model.prompt import question_language
 
 from .picture import Picture
 
+MAX_TURNS = 1000  # of one conversation
 REFRESH_S = 0.05  # pieces that come faster are shown together: a browser redraws the whole answer for each
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,12 @@ class Dialogue:
         """What the model is shown of it."""
         return [Turn(exchange.question, exchange.answer) for exchange in self.exchanges if exchange.complete]
 
+    @property
+    def memory(self) -> int:
+        """Bytes that its texts and its picture take."""
+        texts = sum(sys.getsizeof(exchange.question) + sys.getsizeof(exchange.answer) for exchange in self.exchanges)
+        return texts + (self.picture.memory if self.picture else 0)
+
 
 @dataclass
 class Session:
@@ -96,11 +104,23 @@ class Session:
         language: of the page; questions choose their own.
         dialogue: the conversation that is shown.
         offered: one that waits for the visitor to agree that it takes the place of the other.
+        was_dropped: whether the conversation was removed to free memory, and the visitor does not know yet.
     """
 
     language: Language = CHINESE
     dialogue: Dialogue = field(default_factory=Dialogue)
     offered: Dialogue | None = None
+    was_dropped: bool = False
+
+    @property
+    def memory(self) -> int:
+        """Bytes that its conversations take."""
+        return self.dialogue.memory + (self.offered.memory if self.offered else 0)
+
+    def drop(self) -> None:
+        """Remove the conversations, to free their memory."""
+        self.was_dropped = self.was_dropped or bool(self.dialogue.exchanges or self.dialogue.picture)
+        self.open(Dialogue())
 
     def stop(self) -> None:
         """End the answer that is being written; the engine stops within a step."""
@@ -135,7 +155,7 @@ class Session:
         exchanges.append(exchange)
         yield
         try:
-            image = self.dialogue.picture and self.dialogue.picture.open()
+            image = self.dialogue.picture and self.dialogue.picture.image
             conversation = Conversation(image, turns, question_language(question, self.language, turns))
             for _ in every(REFRESH_S, write(exchange, model.stream_answer(conversation, question, config))):
                 yield

@@ -35,6 +35,10 @@ class Texts:
     failed: str
     broken: str
     dropped: str
+    removed: str
+    preview_saved: str
+    too_long: str
+    too_many_turns: str
 
     def note(self, exchange: Exchange) -> str:
         """Return what is to be said about an answer, "" for nothing."""
@@ -83,6 +87,10 @@ TEXTS = {
         failed="⚠ {error}\n这一轮不计入对话。",
         broken="⚠ 程序内部出错，编号 {error}，详情见服务器日志。这一轮不计入对话。",
         dropped="ℹ 对话长度已超过 max_length，最早的 {count} 轮不再发给模型。",
+        removed="服务器内存不足，之前的对话已被清除。请重新上传图片，或载入保存的对话。",
+        preview_saved="图片的原文件已不在服务器上，保存的是缩小后的副本。",
+        too_long="问题最多 {count} 个字符，请缩短。",
+        too_many_turns="对话已有 {count} 轮，请开始新的对话。",
     ),
     ENGLISH: Texts(
         subtitle="Give the model a picture and talk about it, in English or Chinese; or talk without one.",
@@ -117,6 +125,10 @@ TEXTS = {
         broken="⚠ The program has met a bug; the server's log has it under {error}. "
         "This round is not part of the conversation.",
         dropped="ℹ The conversation has grown past max_length: its oldest turns ({count}) are no longer seen.",
+        removed="The server needed memory and removed the conversation. Upload the picture again, or load a saved one.",
+        preview_saved="The uploaded picture is no longer on the server; a smaller copy was saved instead.",
+        too_long="A question has at most {count} characters. Shorten it.",
+        too_many_turns="The conversation has {count} turns already. Start a new one.",
     ),
 }
 

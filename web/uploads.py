@@ -1,29 +1,189 @@
-"""What Gradio's components may take from a visitor: files that were uploaded, and nothing else."""
+"""The folder of one page's uploads: bounded, private, and the only place from which a visitor's path is opened."""
 
-from typing import Any
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
-from gradio_client.utils import is_http_url_like
+from model import VisualGLMError
 
-from model import ImageError
+MAX_FOLDER_BYTES = 1024**3
+KEEP_UPLOADS_S = 3600
+MIN_FILE_BYTES = 8192  # what a small file with its directory takes on a disk, so that their number is bounded, too
+TEMP_DIR_VARIABLE = "GRADIO_TEMP_DIR"
+# O_NONBLOCK: opening a named pipe would wait for its writer. Windows has neither flag.
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+logger = logging.getLogger(__name__)
 
 
-def accept_uploads_only(component: Any) -> None:
-    """Let events get the path of the uploaded file as it is, and refuse addresses.
+class UploadError(VisualGLMError):
+    """An upload that is not there, or for which there is no room."""
 
-    By itself, Gradio would open a picture before we can say what is wrong with it, and would download what a
-    visitor's program gives as a URL. Whether the path is that of an upload, it does check.
+
+@functools.cache
+def temporary_root() -> Path:
+    """Create the directory of this process's uploads (mode 700) and make it Gradio's; it is removed at exit.
+
+    Gradio's own, /tmp/gradio, is shared: by other pages, and with any user who created it first.
     """
-    keep = component.async_move_resource_to_block_cache
-
-    async def keep_file(path: Any) -> Any:
-        if is_http_url_like(str(path)):
-            raise ImageError("Only files can be uploaded here, not addresses.")
-        return await keep(path)
-
-    component.async_move_resource_to_block_cache = keep_file
-    component.preprocess = path_of
+    root = Path(tempfile.mkdtemp(prefix="visualglm-", dir=os.environ.get(TEMP_DIR_VARIABLE) or None)).resolve()
+    os.environ[TEMP_DIR_VARIABLE] = str(root)  # which Gradio reads whenever it handles a file
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root
 
 
-def path_of(payload: Any) -> str | None:
-    """Return the path that an uploaded file has here."""
-    return getattr(payload, "path", None)
+class UploadFolder:
+    """Keeps uploaded files, for any thread. When there are too many bytes, the oldest files are removed.
+
+    Args:
+        extra_files: files outside of the folder that may be opened as well.
+        max_bytes: bound on the files together.
+    """
+
+    def __init__(self, extra_files: Collection[Path] = (), max_bytes: int = MAX_FOLDER_BYTES) -> None:
+        self.extra_files = frozenset(path.resolve() for path in extra_files)
+        self.max_bytes = max_bytes
+        self.root = temporary_root()
+        self.path = self.root / f"page-{secrets.token_hex(8)}"
+        self._reserved = 0
+        self._lock = threading.Lock()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Create the folder if it is not there, as when somebody has cleaned /tmp.
+
+        Raises:
+            OSError: it cannot be created.
+            UploadError: somebody else has created it.
+        """
+        for folder in (self.root, self.path):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+            foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
+            if not stat.S_ISDIR(found.st_mode) or foreign:
+                raise UploadError(f"The upload folder {folder} belongs to somebody else. Restart the page.")
+
+    def contains(self, path: str | Path) -> bool:
+        """Return whether a path, links resolved, is in the folder or one of the extra files."""
+        try:
+            real = Path(os.path.realpath(path))
+        except (OSError, ValueError):
+            return False
+        return real in self.extra_files or self.path in real.parents
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an uploaded file.
+
+        What the path names is checked before it is opened, because opening a device can have effects, and again at
+        the open descriptor, because the path may name another file by then.
+
+        Raises:
+            UploadError: it is no regular file of this folder; the message is the same whether it exists.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            if self.contains(path):
+                with contextlib.ExitStack() as stack:
+                    descriptor = os.open(path, OPEN_FLAGS)
+                    stack.callback(os.close, descriptor)
+                    if self._is_own(path, descriptor):
+                        stack.pop_all()  # which leaves the descriptor open
+                        return os.fdopen(descriptor, "rb")
+        raise UploadError("This is not a file that was uploaded here, or it was removed. Upload it again.")
+
+    def _is_own(self, path: str, descriptor: int) -> bool:
+        """Return whether an open file is a regular one, and still what the path, links resolved, names."""
+        opened = os.fstat(descriptor)
+        if not stat.S_ISREG(opened.st_mode):
+            return False
+        real = os.path.realpath(path, strict=True)
+        return self.contains(real) and os.path.samestat(os.lstat(real), opened)
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """Return the content of an uploaded file.
+
+        Raises:
+            UploadError: as for `open`, or it has more than `max_bytes`.
+        """
+        with self.open(path) as file:
+            if os.fstat(file.fileno()).st_size > max_bytes:
+                raise UploadError(f"The file has more than {max_bytes:,} bytes. Use a smaller one.")
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:  # it has grown
+            raise UploadError(f"The file has more than {max_bytes:,} bytes. Use a smaller one.")
+        return data
+
+    def save(self, data: bytes, name: str) -> str:
+        """Write a file into a new directory with an unguessable name; return its path.
+
+        Raises:
+            UploadError: there is no room for it.
+        """
+        with self.reserve(len(data)):
+            path = self.path / secrets.token_hex(16) / name
+            try:
+                path.parent.mkdir(mode=0o700)
+                path.write_bytes(data)
+            except OSError as error:
+                logger.warning("%s cannot be written: %s", path, error)
+                raise UploadError("The server could not store a file. Try again later.") from error
+        return str(path)
+
+    @contextlib.contextmanager
+    def reserve(self, size: int) -> Iterator[None]:
+        """Keep room for `size` bytes during the block; old files are removed for it.
+
+        Raises:
+            UploadError: uploads that are under way take all the room.
+        """
+        size = max(size, MIN_FILE_BYTES)
+        with self._lock:
+            if self._reserved + size > self.max_bytes:
+                raise UploadError("Too much is being uploaded at the moment. Try again soon.")
+            self.prepare()
+            self._reserved += size
+            self._remove_old(self.max_bytes - self._reserved)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved -= size
+
+    def _remove_old(self, max_bytes: int) -> None:
+        """Remove files that are older than KEEP_UPLOADS_S, and the oldest ones beyond `max_bytes`."""
+        found = sorted(self._files(), key=lambda entry: entry[1].st_mtime)
+        total = sum(size_on_disk(status) for _, status in found)
+        for path, status in found:
+            if total <= max_bytes and status.st_mtime > time.time() - KEEP_UPLOADS_S:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size_on_disk(status)
+            if path.parent != self.path:
+                with contextlib.suppress(OSError):  # another file is in it
+                    path.parent.rmdir()
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    yield path, path.lstat()
+
+    def remove(self) -> None:
+        """Remove the folder with all its files."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def size_on_disk(status: os.stat_result) -> int:
+    """Return the bytes that a file counts."""
+    return max(status.st_size, MIN_FILE_BYTES)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .lazy import LazyTensors, Tensors, makers_of
+from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
 
 LORA, PTUNING, QLORA = "LoRA", "P-tuning", "QLoRA"
 PATTERNS = {
@@ -103,9 +103,11 @@ def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
     downs: list[torch.Tensor] = []
     ups: list[torch.Tensor] = []
     while f"{layer}.matrix_A.{len(downs)}" in tensors:
-        ups.append(tensors[f"{layer}.matrix_B.{len(downs)}"])  # [out / n, r]
+        with misfit_explained(layer):
+            ups.append(tensors[f"{layer}.matrix_B.{len(downs)}"])  # [out / n, r]
         downs.append(tensors[f"{layer}.matrix_A.{len(downs)}"])  # [r, in]
-    return merged_weight(tensors[layer + ORIGINAL], downs, ups, alpha / len(downs[0]))
+    with misfit_explained(layer):
+        return merged_weight(tensors[layer + ORIGINAL], downs, ups, alpha / max(1, len(downs[0])))
 
 
 def merged_weight(

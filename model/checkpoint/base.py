@@ -1,7 +1,10 @@
 """The tensors of a fine-tune that saved only what it trained, put over those of the model that it began from."""
 
-from collections.abc import Mapping
+import os
+import reprlib
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,12 +12,13 @@ import torch
 from ..errors import CheckpointError
 from .adapters import FIRST_A
 from .layout import INTERLEAVED
-from .lazy import LazyTensors, Tensors, makers_of
+from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
 from .names import is_language_qkv
 from .qkv import interleave_qkv
 
 # Entry of a fine-tune's model_config.json that names the model that it began from.
 BASE_KEY = "base_model"
+MAX_BASES = 8  # fine-tunes that began from one another
 SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 
@@ -41,7 +45,26 @@ def name_beside(name: str, trained: Tensors) -> str:
 
 def interleave_one(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
     """Return one of `tensors`, in the split order, with its rows interleaved."""
-    return interleave_qkv(tensors[name], heads)
+    with misfit_explained(name):
+        return interleave_qkv(tensors[name], heads)
+
+
+def check_base_name(name: Any, runs: Sequence[Path]) -> None:
+    """Raise CheckpointError where `name` can be no base of the last of `runs`, each of which is the next one's base.
+
+    Args:
+        runs: directories of a fine-tune, and of the fine-tunes that began from one another to lead to it.
+    """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise CheckpointError(
+            f"{runs[-1]}: {BASE_KEY} is {reprlib.repr(name)}; it should be the name or the directory of a model."
+        )
+    places = [os.path.realpath(run) for run in runs]
+    if len(set(places)) < len(places) or len(places) > MAX_BASES:
+        raise CheckpointError(
+            f"{runs[0]} began from a model that began from another, and so on, back to itself or more than {MAX_BASES} "
+            f"times. Correct {BASE_KEY} in its configuration, or name the base by --base or base=."
+        )
 
 
 def check_base(config: Mapping[str, Any], base_config: Mapping[str, Any], place: object, base_place: object) -> None:

@@ -23,6 +23,7 @@ import torch
 
 from ..command_line import ArgumentParser
 from ..errors import CheckpointError, VisualGLMError
+from ..printing import print_text
 from .adapters import PTUNING, methods_in, refuse_unmergeable
 from .directory import new_directory
 from .files import read_json
@@ -228,7 +229,7 @@ def refresh(directory: Path) -> None:
             f"The code in {directory} could not be exchanged ({error}). Give yourself the right to write there, or "
             "make room, and run this again."
         ) from error
-    print(f"The code in {directory} is ours now. The old files are in {backup}")
+    print_text(f"The code in {directory} is ours now. The old files are in {backup}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -266,10 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(parse_arguments(arguments))
     except VisualGLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_text(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: interrupted, and nothing is left of the new directory. Run it again.", file=sys.stderr)
+        print_text("error: interrupted, and nothing is left of the new directory. Run it again.", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -23,6 +23,8 @@ from .lazy import LazyTensors, Tensors
 # Packages whose objects may lie in a checkpoint beside the weights.
 INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "pathlib", "sat", "transformers")
 AGAIN = "Copy or download it again"
+MAX_JSON_BYTES = 64 * 1024 * 1024  # the index of a model with a million tensors is smaller
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 LFS_START = b"version https://git-lfs"
 
 
@@ -130,12 +132,14 @@ def describe_truncation(path: Path, size: int) -> str | None:
         if size > 9 and file.read(1) != b"{":
             return f"holds something else than safetensors. {AGAIN}."
         file.seek(8)
+        if length > MAX_HEADER_BYTES and length + 8 <= size:
+            return f"holds something else than safetensors. {AGAIN}."
         if length + 8 > size:
             return f"cannot be read as weights: it is truncated to {size} bytes. {AGAIN}."
         try:
             header = json.loads(file.read(length))
             end = 8 + length + max(entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry)
-        except (ValueError, KeyError, TypeError):
+        except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
             return None
     if end <= size:
         return None
@@ -145,7 +149,11 @@ def describe_truncation(path: Path, size: int) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, or say what is wrong with the file."""
     try:
+        if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
         value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write the mark
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply. {AGAIN}.") from error
     except (OSError, ValueError) as error:
         reason = describe_damage(path) or f"cannot be read as JSON: {error}. {AGAIN}."
         raise CheckpointError(f"{path} {reason}") from error
@@ -183,10 +191,22 @@ def inert_globals(path: Path) -> list[Any]:
     return [(Inert, name) for name in wanted]
 
 
+def check_stored(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    """Return a tensor of a pickled file; raise CheckpointError for one that holds more numbers than the file does.
+
+    A tensor may be described as sparse, without data, or as one number repeated without end.
+    """
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{path}: {name} is no plain tensor whose numbers lie in the file. Get the file again.")
+    return tensor
+
+
 def open_tensors(path: Path) -> Tensors:
     """Open a safetensors file or a pickled state dict; each tensor is read when it is asked for."""
     if path.suffix != ".safetensors":
-        return {name: value for name, value in load_pickled(path).items() if isinstance(value, torch.Tensor)}
+        content = load_pickled(path).items()
+        return {name: check_stored(name, value, path) for name, value in content if isinstance(value, torch.Tensor)}
     from safetensors import safe_open
 
     with damage_explained(path):

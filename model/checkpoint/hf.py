@@ -1,5 +1,6 @@
 """Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
     if absent:
         raise CheckpointError(
             f"{path / CONFIG_NAME} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
-            f"It describes {config.get('model_type', 'an unnamed model')!r}. Give the directory of a VisualGLM model."
+            f"It describes {reprlib.repr(config.get('model_type', 'an unnamed model'))}. "
+            "Give the directory of a VisualGLM model."
         )
     entries = {
         **{key: config[key] for key in SAME_KEYS},
@@ -58,7 +60,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
         "eva_args": config["eva_config"],
         "qformer_args": config["qformer_config"],
     }
-    check_sizes(entries, path / CONFIG_NAME)
+    check_sizes({**entries, "pre_seq_len": config.get("pre_seq_len")}, path / CONFIG_NAME)
     return entries, read_bits(config, path / CONFIG_NAME)
 
 
@@ -102,7 +104,9 @@ def read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index} has no weight_map that says which file holds which tensor. Get it again.")
     for file in weight_map.values():
         if not isinstance(file, str) or not file or Path(file).name != file:
-            raise CheckpointError(f"{index} should name weight files beside it; it names {file!r}. Get it again.")
+            raise CheckpointError(
+                f"{index} should name weight files beside it; it names {reprlib.repr(file)}. Get it again."
+            )
     return weight_map
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from ..errors import CheckpointError
-from .lazy import LazyTensors, Tensors, makers_of
+from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
 from .names import is_language_qkv
 from .qkv import split_qkv
 
@@ -37,7 +37,8 @@ def split_rows(tensors: Tensors, layout: str, heads: int) -> Tensors:
 
 def split_one(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
     """Return one of `tensors` with its rows in the split order."""
-    return split_qkv(tensors[name], heads)
+    with misfit_explained(name):
+        return split_qkv(tensors[name], heads)
 
 
 def explained_shares(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[str, float], int]:
@@ -53,7 +54,8 @@ def explained_shares(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[
     shares: dict[str, list[float]] = {SPLIT: [], INTERLEAVED: []}
     for tensor in tensors:
         rows = tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
-        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double()
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=wide).double()
         blocks = norms.view(3 * heads, -1).mean(1)
         blocks = blocks - blocks.mean()
         total = float(blocks.square().mean())
@@ -91,7 +93,9 @@ def contradiction(tensors: Iterable[torch.Tensor], layout: str, heads: int) -> s
 
 def check_layout(tensors: Tensors, layout: str, heads: int, place: object) -> None:
     """Raise CheckpointError where the weights of the model in `place` clearly have the other row order."""
-    other = contradiction((tensors[name] for name in tensors if is_language_qkv(name)), layout, heads)
+    names = [name for name in tensors if is_language_qkv(name)]
+    with misfit_explained("query_key_value"):
+        other = contradiction((tensors[name] for name in names), layout, heads)
     if other is not None:
         raise CheckpointError(
             f"{place}: by its configuration the rows of query_key_value are {layout}, but the weights look "

@@ -1,9 +1,12 @@
 """Tensors by name, each read or computed when it is asked for, so that a model never lies in memory twice."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
+
+from ..errors import CheckpointError
 
 Tensors = Mapping[str, torch.Tensor]
 Maker = Callable[[], torch.Tensor]
@@ -32,3 +35,18 @@ class LazyTensors(Tensors):
 def makers_of(tensors: Tensors) -> dict[str, Maker]:
     """Return what makes each of `tensors`, for a mapping that changes or renames some of them."""
     return {name: partial(tensors.__getitem__, name) for name in tensors}
+
+
+@contextmanager
+def misfit_explained(name: str) -> Iterator[None]:
+    """Turn the error of computing the tensor called `name` from others of odd shapes into an error for a person."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{name} does not fit the tensors and sizes that belong to it ({reason}). The weights and the "
+            "configuration belong to different models. Get both from one source."
+        ) from error

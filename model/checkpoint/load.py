@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import CheckpointError
 from . import hf, sat
 from .adapters import LORA, merge_lora, methods_in, plain_config
-from .base import BASE_KEY, check_base, put_over
+from .base import BASE_KEY, check_base, check_base_name, put_over
 from .files import refusal_explained
 from .heads import check_heads
 from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
@@ -23,6 +23,7 @@ from .parallel import join_ranks
 from .prefix import decode_prefix
 from .quantized import dequantize_tensors, quantized_parts, read_bits
 from .resolve import DEFAULT_MODEL, resolve
+from .sizes import check_room
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ class Checkpoint:
     def has_lora(self) -> bool:
         """Whether a fine-tune left LoRA's matrices beside the weights."""
         return LORA in methods_in(self.stored)
+
+    def check_room(self) -> None:
+        """Raise CheckpointError where the configuration describes a far larger model than the files can hold."""
+        check_room(
+            self.config,
+            self.size,
+            self.path,
+            f"If only what was trained was saved, name the model that it began from, such as --base {DEFAULT_MODEL} or "
+            f"base={DEFAULT_MODEL!r}.",
+        )
 
     def split(self) -> Tensors:
         """Return the tensors with query-key-value rows in the split order, each read when it is asked for.
@@ -117,23 +128,38 @@ def open_checkpoint(
     """
     if qkv_layout is not None and qkv_layout not in LAYOUTS:
         raise CheckpointError(f"qkv_layout is {qkv_layout!r}; it should be {' or '.join(LAYOUTS)}.")
-    path = resolve(name, home=home)
+    opened = open_alone(resolve(name, home=home), qkv_layout, iteration)
+    named = opened.config.get(BASE_KEY) if base is None else base
+    return opened if named is None else complete(opened, open_base(named, [opened.path], home))
+
+
+def open_alone(path: Path, qkv_layout: str | None = None, iteration: int | None = None) -> Checkpoint:
+    """Open the model at `path` without the base that it may need."""
     with refusal_explained():
         opened = open_sat(path, qkv_layout, iteration) if sat.is_place(path) else open_hf(path, qkv_layout)
-    opened = replace(opened, is_settled=qkv_layout is not None)
-    named = opened.config.get(BASE_KEY) if base is None else base
-    return opened if named is None else complete(opened, open_base(named, opened.path, home))
+    return replace(opened, is_settled=qkv_layout is not None)
 
 
-def open_base(name: str | os.PathLike[str], run: Path, home: str | os.PathLike[str] | None) -> Checkpoint:
-    """Open the model that the fine-tune in `run` began from."""
+def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) -> Checkpoint:
+    """Open the model that a fine-tune began from.
+
+    Args:
+        name: of the model, as the fine-tune gives it.
+        runs: directories of the fine-tune and of those that began from it, the fine-tune's last.
+    """
+    run = runs[-1]
+    check_base_name(name, runs)
     try:
-        return open_checkpoint(name, home=home).merge_lora()
+        base = open_alone(resolve(name, home=home))
     except CheckpointError as error:
         raise CheckpointError(
             f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, say where "
             f"it is, by --base or base=, or in {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
         ) from error
+    named = base.config.get(BASE_KEY)
+    if named is not None:
+        base = complete(base, open_base(named, [*runs, base.path], home))
+    return base.merge_lora()
 
 
 def complete(trained: Checkpoint, base: Checkpoint) -> Checkpoint:

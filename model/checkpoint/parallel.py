@@ -13,7 +13,7 @@ import torch
 from ..errors import CheckpointError
 from .adapters import method_of
 from .layout import SPLIT
-from .lazy import LazyTensors, Tensors
+from .lazy import LazyTensors, Tensors, misfit_explained
 from .names import is_language_qkv
 
 # What a column-parallel layer's name ends with -> how many matrices are stacked in it.
@@ -64,7 +64,7 @@ def join_ranks(ranks: Sequence[Tensors], config: Mapping[str, Any], layout: str)
             f"{added[0]} was fine-tuned over {len(ranks)} model-parallel ranks, which cannot be joined here. "
             "Merge it with the program that trained it."
         )
-    return LazyTensors({name: partial(join_one, ranks, name, config, layout) for name in ranks[0]})
+    return LazyTensors({name: partial(join_checked, ranks, name, config, layout) for name in ranks[0]})
 
 
 def refuse_copies(ranks: Sequence[Tensors]) -> None:
@@ -79,6 +79,12 @@ def refuse_copies(ranks: Sequence[Tensors]) -> None:
                 f"The files of ranks {number - 1} and {number} hold the same share of {name}: one is a copy of the "
                 "other. Copy the right file there again."
             )
+
+
+def join_checked(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:
+    """Return the whole tensor called `name`; raise CheckpointError where its shares do not fit together."""
+    with misfit_explained(name):
+        return join_one(ranks, name, config, layout)
 
 
 def join_one(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .lazy import LazyTensors, Tensors, makers_of
+from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
 
 if TYPE_CHECKING:
     from .load import Checkpoint
@@ -29,15 +29,17 @@ def encode_prefix(checkpoint: "Checkpoint") -> "Checkpoint":
         return checkpoint
     makers = {name: make for name, make in makers_of(checkpoint.stored).items() if name not in found}
     makers[TABLE] = partial(make_table, checkpoint.stored, names)
-    length = checkpoint.stored[names[0]].shape[2]
+    with misfit_explained(names[0]):
+        length = checkpoint.stored[names[0]].shape[2]
     config = {**checkpoint.config, "use_ptuning": True, "pre_seq_len": length}
     return replace(checkpoint, stored=LazyTensors(makers), config=config)
 
 
 def make_table(tensors: Tensors, names: list[str]) -> torch.Tensor:
     """Return the table of the prefixes of these names, in the order of their layers."""
-    prefixes = torch.stack([tensors[name] for name in names])  # [layers, 2, H, P, head_dim]
-    return prefixes.permute(3, 0, 1, 2, 4).flatten(1)
+    with misfit_explained(TABLE):
+        prefixes = torch.stack([tensors[name] for name in names])  # [layers, 2, H, P, head_dim]
+        return prefixes.permute(3, 0, 1, 2, 4).flatten(1)
 
 
 def decode_prefix(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
@@ -54,4 +56,5 @@ def decode_prefix(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors,
 def read_layer(tensors: Tensors, number: int, layers: int, heads: int) -> torch.Tensor:
     """Return the prefix [2, H, P, head_dim] of a layer from the table."""
     table = tensors[TABLE]
-    return table.view(len(table), layers, 2, heads, -1)[:, number].permute(1, 2, 0, 3).contiguous()
+    with misfit_explained(TABLE):
+        return table.view(len(table), layers, 2, heads, -1)[:, number].permute(1, 2, 0, 3).contiguous()

@@ -5,6 +5,7 @@ the one of the even column in the high half. Ours may also have groups of column
 and a zero: weight = (q * step + zero) * scale. The tokens' embeddings may have int8 where the other matrices have int4.
 """
 
+import reprlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .lazy import LazyTensors, Tensors, makers_of
+from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
 
 SCALE, GROUPS = "_scale", "_groups"
 EMBEDDINGS = "transformer.word_embeddings.weight"
@@ -24,7 +25,7 @@ def read_bits(config: Mapping[str, Any], file: Path) -> int:
     """Return the bits of quantised weights that the configuration in `file` tells of, 0 for none."""
     bits = config.get("quantization_bit") or 0
     if bits not in (0, *BITS):
-        raise CheckpointError(f"{file}: quantization_bit is {bits!r}; it should be 4 or 8, or 0 for none.")
+        raise CheckpointError(f"{file}: quantization_bit is {reprlib.repr(bits)}; it should be 4 or 8, or 0 for none.")
     return int(bits)
 
 
@@ -65,8 +66,9 @@ def dequantize_one(tensors: Tensors, name: str, columns: int | None, bits: int) 
     """Return the matrix called `name`; where `columns` are given, they tell its bits."""
     if name not in tensors or tensors[name].dtype != torch.int8:
         raise CheckpointError(f"{name}{SCALE} is there, so {name} should hold int8; it does not.")
-    bits = 8 if columns == tensors[name].shape[1] else bits
-    return dequantize(tensors[name], tensors[name + SCALE], bits, tensors.get(name + GROUPS))
+    with misfit_explained(name):
+        bits = 8 if columns == tensors[name].shape[1] else bits
+        return dequantize(tensors[name], tensors[name + SCALE], bits, tensors.get(name + GROUPS))
 
 
 def dequantize(

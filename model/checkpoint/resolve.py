@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..printing import print_text
 from . import hf, sat
 from .files import describe_damage, refusal_explained
 
@@ -31,7 +32,7 @@ WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 def print_notice(text: str) -> None:
     """Say something to the person at the terminal without disturbing the program's output."""
-    print(text, file=sys.stderr, flush=True)
+    print_text(text, file=sys.stderr)
 
 
 def is_model(path: Path) -> bool:

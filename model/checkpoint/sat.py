@@ -5,22 +5,38 @@ A model is given by its run directory, by one iteration's directory, or by a .pt
 """
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from .files import load_pickled, open_tensors, read_json
+from .files import check_stored, load_pickled, open_tensors, read_json
 from .layout import INTERLEAVED, LAYOUTS, SPLIT
 from .lazy import Tensors
-from .sizes import check_sizes
+from .sizes import MAX_RANKS, check_sizes
 
 CONFIG_NAME = "model_config.json"
 LATEST_NAME = "latest"
 WEIGHTS_NAME = "weights.safetensors"
 RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
-REQUIRED = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "eva_args", "qformer_args")
+SHOWN = 20  # iterations that a message names
+MAX_NAME = 256  # characters of a file's name
+REQUIRED = (
+    "num_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "max_sequence_length",
+    "layernorm_order",
+    "image_length",
+    "bos_token_id",
+    "mask_token_id",
+    "gmask_token_id",
+    "eva_args",
+    "qformer_args",
+)
 
 
 def rank_files(folder: Path) -> dict[int, Path]:
@@ -65,14 +81,15 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     if absent:
         raise CheckpointError(
             f"{file} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
-            f"It describes {config.get('model_class', 'an unnamed model')!r}. Give the directory of a VisualGLM model."
+            f"It describes {reprlib.repr(config.get('model_class', 'an unnamed model'))}. "
+            "Give the directory of a VisualGLM model."
         )
     check_sizes(config, file)
     # Files from before SAT 0.4.1 have no pad_token_id, and their query-key-value rows lie by head.
     layout = config.pop("qkv_layout", SPLIT if "pad_token_id" in config else INTERLEAVED)
     if layout not in LAYOUTS:
-        raise CheckpointError(f"{file}: qkv_layout is {layout!r}; it should be {' or '.join(LAYOUTS)}.")
-    return {"pad_token_id": 3, **config}, layout
+        raise CheckpointError(f"{file}: qkv_layout is {reprlib.repr(layout)}; it should be {' or '.join(LAYOUTS)}.")
+    return {**config, "pad_token_id": 3 if config.get("pad_token_id") is None else config["pad_token_id"]}, layout
 
 
 def weight_files(path: Path, config: dict[str, Any], iteration: int | None = None) -> list[Path]:
@@ -92,6 +109,11 @@ def weight_files(path: Path, config: dict[str, Any], iteration: int | None = Non
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
     files = rank_files(folder)
+    if files and max(files) >= MAX_RANKS:
+        raise CheckpointError(
+            f"{files[max(files)]} is named as one of more than {max(files)} weight files; models in at most "
+            f"{MAX_RANKS} are read. Remove it, or get the files again."
+        )
     size = max([1, int(config.get("model_parallel_size") or 1), *(rank + 1 for rank in files)])
     missing = [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(size) if rank not in files]
     if missing:
@@ -106,7 +128,7 @@ def iteration_folder(path: Path, iteration: int | None) -> Path:
     """Return the directory of one iteration of the run in `path`."""
     present = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and holds_weights(folder))
     advice = (
-        f"There are the iterations {', '.join(present)}. Name one by its directory, {path / present[-1]}."
+        f"There are the iterations {', '.join(present[-SHOWN:])}. Name one by its directory, {path / present[-1]}."
         if present
         else "No iteration with weights is there either. Copy the run's files again."
     )
@@ -122,7 +144,8 @@ def iteration_folder(path: Path, iteration: int | None) -> Path:
 
 def read_latest(file: Path) -> str:
     """Return the iteration that the file `latest` names."""
-    name = file.read_text(encoding="utf-8-sig", errors="replace").strip()
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
+        name = opened.read(MAX_NAME).strip()
     if not name.isprintable() or not name or name in (".", "..") or Path(name).name != name:
         raise CheckpointError(f"{file} should hold the name of an iteration's directory, e.g. 1; it holds {name!r}.")
     return name
@@ -139,4 +162,7 @@ def open_module(path: Path) -> Tensors:
             "Give a file that SAT or deepspeed wrote, or save your tensors as {'module': tensors}."
         )
     # QLoRA leaves lists among the tensors: kept as names, so that what they come from can be said.
-    return {name: value if isinstance(value, torch.Tensor) else torch.empty(0) for name, value in module.items()}
+    return {
+        name: check_stored(name, value, path) if isinstance(value, torch.Tensor) else torch.empty(0)
+        for name, value in module.items()
+    }

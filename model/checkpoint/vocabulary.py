@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import CheckpointError, TokenizerError
-from .base import BASE_KEY
+from .base import BASE_KEY, MAX_BASES
 from .files import describe_damage, read_json, refusal_explained
 from .resolve import DEFAULT_MODEL, EMBEDDED, HUB_IDS, local_places
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
@@ -53,7 +53,7 @@ def undamaged(place: Path) -> Path:
     return place
 
 
-def vocabulary_places(name: str) -> list[Path]:
+def vocabulary_places(name: str, bases: int = MAX_BASES) -> list[Path]:
     """List the directories to look in, in order."""
     path = Path(name).expanduser()
     if path.name == VOCABULARY_NAME:
@@ -61,16 +61,20 @@ def vocabulary_places(name: str) -> list[Path]:
     homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
     sat_home = [Path(os.environ["SAT_HOME"]).expanduser()] if os.environ.get("SAT_HOME") else []
     published = local_places(DEFAULT_MODEL, None)
-    base = base_places(path)
+    base = base_places(path, bases)
     candidates = [EMBEDDED / name, path, path.absolute().parent, *base, *homes, *sat_home, *published]
     return list(dict.fromkeys(place for place in candidates if place.is_dir()))
 
 
-def base_places(run: Path) -> list[Path]:
-    """List the directories of the model that the fine-tune in `run` began from, if it names one."""
+def base_places(run: Path, bases: int) -> list[Path]:
+    """List the directories of the model that the fine-tune in `run` began from, if it names one.
+
+    Args:
+        bases: most models to follow that began from one another.
+    """
     file = run / SAT_CONFIG_NAME
-    base = read_json(file).get(BASE_KEY) if file.is_file() else None
-    return vocabulary_places(str(base)) if base and str(base) != str(run) else []
+    base = read_json(file).get(BASE_KEY) if bases and file.is_file() else None
+    return vocabulary_places(str(base), bases - 1) if base else []
 
 
 def find_cached(name: str) -> Path | None:

@@ -20,6 +20,7 @@ def whole_tensors(checkpoint: Checkpoint) -> Tensors:
     Raises:
         CheckpointError: one is missing or unknown, or as `Checkpoint.split` does.
     """
+    checkpoint.check_room()
     shapes = expected_shapes(checkpoint.config)
     stored = {name for name in checkpoint.stored if is_loaded(name)}
     if stored != shapes.keys():

@@ -5,6 +5,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 BITS = (0, 4, 8)
+# What transformers may be told of attention. It takes any other name for a package of kernels, on the hub if it is not
+# installed, and these networks compute attention themselves.
+ATTENTION = (None, True, False, "eager", "sdpa")
+
+IMPLEMENTATION_KEYS = ("attn_implementation", "attn_implementation_internal", "attn_implementation_autoset")
 
 
 class ChatGLMConfig(PretrainedConfig):  # public name
@@ -71,6 +76,12 @@ class ChatGLMConfig(PretrainedConfig):  # public name
             raise ValueError("position_encoding_2d is false: this network has two-dimensional positions only.")
         if kwargs.get("prefix_projection"):
             raise ValueError("prefix_projection is true: P-tuning has keys and values of its own here, and no network.")
+        for key, value in kwargs.items():
+            if key.endswith(IMPLEMENTATION_KEYS) and value not in ATTENTION:
+                raise ValueError(
+                    f"{key} is {value!r}: this network computes attention itself, and loads no kernels from a hub. "
+                    "Remove the entry."
+                )
         if quantization_bit not in BITS:
             raise ValueError(f"quantization_bit is {quantization_bit!r}; it should be 4, 8, or 0 for none.")
         self.vocab_size = vocab_size

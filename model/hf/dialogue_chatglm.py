@@ -317,4 +317,9 @@ def read_settings(name_or_path: str) -> dict[str, Any]:
         found = cached_file(name_or_path, SETTINGS_FILE, local_files_only=True) if name_or_path else None
     except OSError:
         return {}
-    return dict(json.loads(Path(found).read_text(encoding="utf-8"))) if found else {}
+    if not found:
+        return {}
+    try:
+        return dict(json.loads(Path(found).read_text(encoding="utf-8")))
+    except (RecursionError, TypeError, ValueError) as error:
+        raise SettingError(f"{found} should hold a JSON object of settings. Get the file again.") from error

@@ -145,6 +145,8 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply.") from error
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

@@ -1,0 +1,114 @@
+"""SIGTERM and SIGINT: the first asks a training to stop after its step, the second ends the process at once.
+
+Python runs a signal handler only between two operations of the main thread, and a backward pass or the writing of a
+checkpoint is one operation. So a thread of its own learns of signals, through the descriptor to which the interpreter
+writes their numbers as they arrive.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from model.printing import print_text
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FAILED_BY_SIGNAL = 128  # plus the number of the signal: the exit code that shells give
+# Launchers repeat a signal, and send SIGTERM after the terminal's SIGINT: within this time it is the same request.
+REPEATED_S = 3.0
+
+
+class StopRequest:
+    """A request to stop a training after its step.
+
+    Args:
+        speaks: whether this process tells the person that it was asked.
+        is_launched: whether a launcher may repeat signals.
+
+    Attributes:
+        signal: the number of the signal that asked; None before.
+    """
+
+    def __init__(self, speaks: bool = True, is_launched: bool = False) -> None:
+        self.speaks = speaks
+        self.is_launched = is_launched
+        self.signal: int | None = None
+        self.arrived = 0.0
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the training should stop."""
+        return self.signal is not None
+
+    def note(self, number: int) -> None:
+        """Note a signal; end the process if it is a second one."""
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self.arrived = number, now
+            if self.speaks:
+                name = signal.Signals(number).name
+                text = f"{name}: the training stops after this step and saves. A second signal ends it at once."
+                print_text(text, file=sys.stderr)
+        elif not (self.is_launched and now - self.arrived < REPEATED_S):
+            os._exit(FAILED_BY_SIGNAL + number)
+
+
+def do_nothing(number: int, frame: Any) -> None:
+    """Handle a signal of which the thread learns."""
+
+
+@contextmanager
+def catch_signals(request: StopRequest) -> Iterator[None]:
+    """Let SIGTERM and SIGINT make a request instead of ending the process; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    thread = threading.Thread(target=listen, args=(receiver, request), daemon=True)
+    thread.start()
+    handlers = {number: signal.signal(number, do_nothing) for number in SIGNALS}
+    descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        sender.close()
+        thread.join()
+        receiver.close()
+
+
+def listen(receiver: socket.socket, request: StopRequest) -> None:
+    """Note the signals whose numbers arrive, until the other end is closed."""
+    while numbers := receiver.recv(1):
+        if numbers[0] in SIGNALS:
+            request.note(numbers[0])
+
+
+def ignore_signals() -> None:
+    """Leave signals to the process that has started this one, which sends them to all that it has started."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Hold signals back from processes that are started in the block, until they call `ignore_signals`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

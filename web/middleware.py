@@ -1,0 +1,261 @@
+"""What every request to the page passes before Gradio's routes, as plain ASGI."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model import VisualGLMError
+
+from .access import Access, is_known, is_open
+from .login import LoginAttempts, is_logged_in
+
+MAX_BODY_BYTES = 1024**2  # of any request but an upload
+MAX_OPEN_BODY_BYTES = 16 * 1024  # of one that needs no login
+BODY_TIMEOUT_S = 30.0
+UPLOAD_TIMEOUT_S = 600.0
+MAX_PENDING_EVENTS = 16  # of one visitor, whose answers were not fetched
+MAX_PENDING_VISITORS = 4000
+MAX_SESSION_HASH = 64  # characters
+FILE_POLICY = "default-src 'none'; sandbox; "  # an upload that a browser opens may run nothing
+UPLOAD, JOIN, FILE = "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/file="
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """A request that is answered with a status and a message instead of reaching its route."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.response = JSONResponse({"detail": message, "error": message}, status, headers)
+
+
+class PageMiddleware:
+    """Checks a request's host, origin, path, login and body.
+
+    Args:
+        app: the rest of the page's app.
+        blocks: the page.
+        access: decides who may call.
+        max_upload: bytes of an uploaded file.
+    """
+
+    def __init__(self, app: ASGIApp, blocks: Any, access: Access, max_upload: int) -> None:
+        self.app = app
+        self.blocks = blocks
+        self.access = access
+        self.max_upload = max_upload + MAX_BODY_BYTES  # with the form around it
+        self.attempts = LoginAttempts()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # the page uses no WebSocket
+            await send({"type": "websocket.close"})
+            return
+        path = scope["path"].rstrip("/") or "/"
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.add_headers(path, message)
+            await send(message)
+
+        try:
+            await self.pass_on(path, scope, receive, send_guarded)
+        except RefusedError as refused:
+            await refused.response(scope, receive, send_guarded)
+
+    async def pass_on(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request and give it to its route.
+
+        Raises:
+            RefusedError: it may not reach that.
+        """
+        headers = Headers(scope=scope)
+        self.check_headers(path, scope, headers)
+        if path == UPLOAD:
+            await self.take_upload(headers, scope, receive, send)
+            return
+        if scope["method"] == "POST":
+            receive = await self.read_body(path, receive)
+        if path == "/login" and scope["method"] == "POST":
+            await self.log_in(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def check_headers(self, path: str, scope: Scope, headers: Headers) -> None:
+        """Check what can be checked before the body is read.
+
+        Raises:
+            RefusedError: the request may not reach its route.
+        """
+        host = headers.get("host", "")
+        if not self.access.knows_host(host):
+            raise RefusedError(403, f"This page is not known as {host!r}: start it with --allow-host and that name.")
+        if not self.access.knows_origin(headers):
+            raise RefusedError(403, "A page of another site may not call this one. --allow-host NAME allows a proxy's.")
+        if not is_known(path) or (path == UPLOAD and scope["method"] != "POST"):
+            raise RefusedError(404, "There is nothing here.")
+        app = scope["app"]
+        is_starting = path == "/gradio_api/startup-events" and not app.startup_events_triggered  # asked by launch()
+        if not is_open(path) and not is_starting and not is_logged_in(app, headers.get("cookie", "")):
+            raise RefusedError(401, "Not authenticated")
+        if path.startswith(FILE) and not self.blocks.folder.contains(scope["path"].removeprefix(FILE)):
+            raise RefusedError(403, "File not allowed")
+        if path == "/gradio_api/queue/data":
+            self.check_stream(scope)
+
+    def check_stream(self, scope: Scope) -> None:
+        """Check that there are events to wait for; Gradio would begin to answer and then write a traceback."""
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        if given not in self.blocks._queue.pending_messages_per_session:
+            raise RefusedError(404, "This session has no events.")
+
+    def add_headers(self, path: str, response: Message) -> None:
+        """Add what a browser must not do with a response."""
+        prefix = FILE_POLICY if path.startswith(FILE) else ""
+        headers = MutableHeaders(scope=response)
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Content-Security-Policy"] = prefix + self.access.frame_policy
+
+    async def read_body(self, path: str, receive: Receive) -> Receive:
+        """Read a body within limits of size and time, check it, and return what gives it to the route.
+
+        Raises:
+            RefusedError: it is too large or too slow, or its route would fail on it.
+        """
+        limit = MAX_OPEN_BODY_BYTES if is_open(path) else MAX_BODY_BYTES
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                more = True
+                while more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)  # a disconnect has none, either
+                    if len(body) > limit:
+                        raise RefusedError(413, f"The request has more than {limit:,} bytes.", Connection="close")
+        except TimeoutError:
+            raise RefusedError(408, "The request did not arrive in time.", Connection="close") from None
+        if path == JOIN:
+            self.check_event(bytes(body))
+        return replay(bytes(body), receive)
+
+    def check_event(self, body: bytes) -> None:
+        """Check that a body names an event of the page, and that its visitor has few others under way.
+
+        Raises:
+            RefusedError: Gradio would fail on it, or it is one too many.
+        """
+        try:
+            event = json.loads(body)
+        except (ValueError, RecursionError):
+            raise RefusedError(400, "The request is not JSON.") from None
+        event = event if isinstance(event, dict) else {}
+        number, session = event.get("fn_index"), event.get("session_hash")
+        known = self.blocks.fns.get(number) if isinstance(number, int) else None
+        if known is None or known.fn is None:
+            raise RefusedError(404, "The page has no such event.")
+        if not isinstance(session, str) or not 0 < len(session) <= MAX_SESSION_HASH:
+            raise RefusedError(422, f"An event needs a session_hash of at most {MAX_SESSION_HASH} characters.")
+        if not isinstance(event.get("data"), list):
+            raise RefusedError(422, "An event needs a list of data.")
+        pending = self.blocks._queue.pending_event_ids_session
+        if len(pending.get(session, ())) >= MAX_PENDING_EVENTS:
+            raise RefusedError(429, "Too many events wait for their answers to be fetched.", **{"Retry-After": "5"})
+        if len(pending) > MAX_PENDING_VISITORS:
+            self.forget_lost_events()
+
+    def forget_lost_events(self) -> None:
+        """Drop the ids of events whose answers nobody can fetch any more."""
+        queue = self.blocks._queue
+        for session in [
+            key for key in queue.pending_event_ids_session if key not in queue.pending_messages_per_session
+        ]:
+            del queue.pending_event_ids_session[session]
+
+    async def log_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let an address try a password, unless it has to wait after wrong ones.
+
+        Raises:
+            RefusedError: it has to wait.
+        """
+        address = scope["client"][0] if scope.get("client") else ""
+        if wait := self.attempts.wait(address):
+            logger.warning("Login from %s refused: it has to wait %.0f s", address, wait)
+            raise RefusedError(429, "Too many wrong passwords. Try again later.", **{"Retry-After": f"{wait:.0f}"})
+
+        async def send_noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] == 400:
+                    logger.warning("Login from %s failed (%d times)", address, self.attempts.fail(address))
+                elif message["status"] == 200:
+                    self.attempts.succeed(address)
+            await send(message)
+
+        await self.app(scope, receive, send_noted)
+
+    async def take_upload(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a file be uploaded, within the room of the folder and a limit of time. Failures are logged.
+
+        Raises:
+            RefusedError: it is too large or too slow, or cannot be stored.
+        """
+        announced = headers.get("content-length", "")
+        size = int(announced) if announced.isdecimal() and len(announced) < 20 else self.max_upload
+        folder = self.blocks.folder
+        scope["app"].uploaded_file_dir = str(folder.path)  # Gradio's own is shared by all pages of the process
+
+        async def send_noted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                logger.warning("An upload failed with status %d", message["status"])
+            await send(message)
+
+        try:
+            if size > self.max_upload:
+                raise RefusedError(413, f"An upload has at most {self.max_upload:,} bytes.", Connection="close")
+            with folder.reserve(size):
+                async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+                    await self.app(scope, counted(receive, size), send_noted)
+        except RefusedError as refused:
+            logger.warning("An upload failed: %s", refused)
+            raise
+        except TimeoutError:
+            logger.warning("An upload took more than %.0f s", UPLOAD_TIMEOUT_S)
+            raise RefusedError(408, "The upload took too long.", Connection="close") from None
+        except (OSError, VisualGLMError) as error:
+            logger.warning("An upload failed: %s", error)
+            raise RefusedError(507, "The upload could not be stored. The server's log says why.") from error
+        finally:
+            self.blocks.upload_file_set.clear()  # Gradio's list for its own removal of files, which is not used
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives a body that was read, then what comes after it."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return left.pop() if left else await receive()
+
+    return receive_again
+
+
+def counted(receive: Receive, limit: int) -> Receive:
+    """Return a `receive` that gives up after `limit` bytes."""
+    total = 0
+
+    async def receive_counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > limit:
+            raise RefusedError(413, f"The upload has more than {limit:,} bytes.", Connection="close")
+        return message
+
+    return receive_counted
