@@ -14,6 +14,7 @@ from pathlib import Path
 from model import ChatModel, SettingError, VisualGLMError, load_sat
 from model.command_line import ArgumentParser
 from model.printing import print_text
+from model.shortage import shortage_explained
 from serving import Settings, create_app
 from serving.server import serve
 from serving.trace import set_up_logging
@@ -40,7 +41,8 @@ def main(load: Callable[..., ChatModel] = load_sat) -> None:
     # All that the server lets in may wait, for a moment, before the first of them are begun.
     load_places = partial(load, rows=settings.max_batch, most_waiting=settings.most_answers)
     try:
-        serve(create_app(None, settings), settings, partial(load_model, options, load_places))
+        with shortage_explained():
+            serve(create_app(None, settings), settings, partial(load_model, options, load_places))
     except VisualGLMError as error:
         print_text(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)

@@ -25,6 +25,7 @@ from model.command_line import ArgumentParser
 from model.image import load_image
 from model.printing import print_text
 from model.prompt import question_language
+from model.shortage import shortage_explained
 from terminal.arguments import FAILED, INTERRUPTED, MISUSED, add_model_arguments, load_model
 from terminal.dialogue import Terminal
 from terminal.languages import locale_language
@@ -67,6 +68,7 @@ def first_question(options: argparse.Namespace, language: Language) -> str:
     return next(choice for choice in choices if choice is not None)
 
 
+@shortage_explained()
 def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..., ChatModel]) -> None:
     """Load the model, then answer one question or talk."""
     language = options.language or locale_language(os.environ)

@@ -15,6 +15,7 @@ from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMErro
 from model.command_line import ArgumentParser
 from model.local_address import listens_on_loopback
 from model.printing import print_text
+from model.shortage import shortage_explained
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
@@ -94,6 +95,7 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
+@shortage_explained()
 def check_address(address: str, port: int) -> None:
     """See whether a server can be there, before a model is loaded for it.
 
@@ -116,6 +118,7 @@ def without_proxies_for(address: str) -> None:
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
 
 
+@shortage_explained()
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not listens_on_loopback(options.server_name)):

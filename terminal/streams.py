@@ -10,6 +10,8 @@ from model.printing import print_text
 
 from .interrupts import interrupt_once, on_interrupt
 
+BOM = "\ufeff"
+
 
 def accept_any_text() -> None:
     """Let no byte that cannot be read and no character that cannot be shown end the program."""
@@ -38,7 +40,7 @@ def make_reader() -> Callable[[str], str]:
 def read_plainly(prompt: str) -> str:
     """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
     with on_interrupt(interrupt_once):
-        line = input(prompt)
+        line = input(prompt).removeprefix(BOM)  # which editors on Windows put at the start of a file
     if not sys.stdin.isatty():
         print_text(line)
     return line

@@ -30,7 +30,7 @@ ALONE = {
     "recording": set(),
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "generation": {"kernels", "modules", "recording"},
+    "generation": {"kernels", "modules", "recording", "shortage"},
     "kernels": {"quantization"},
     "checkpoint": {"command_line", "generation", "hf", "printing", "quantization"},
     "command_line": set(),
@@ -41,7 +41,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "printing": set(),
     "shared_calls": set(),
     "pieces": {"prompt", "generation"},
-    "chat_model": {"generation", "pictures", "pieces", "prompt"},
+    "chat_model": {"generation", "pictures", "pieces", "prompt", "shortage"},
     "chat": {"chat_model", "generation", "image", "prompt"},
     "hf_chat": {"chat_model", "generation", "kernels", "modules", "pieces", "prompt", "quantization", "rotary"},
     "sat_compat": {"checkpoint", "printing", "quantization"},
