@@ -78,7 +78,7 @@ _MESSAGE = {
     "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
     "required": ["role", "content"],
 }
-# `model.prompt.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
+# `model.history.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
 History = Annotated[
     Any,
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_ROUND, _MESSAGE]}}, {"type": "null"}]}),

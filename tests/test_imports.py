@@ -27,6 +27,7 @@ ALONE = {
     "image_file": {"errors", "fetch", "image_bounds", "image_metadata"},
     "image": {"errors", "address", "data_url", "fetch", "image_file"},
     "prompt": {"errors"},
+    "history": {"errors", "prompt"},
     "recording": set(),
 }
 INSIDE = {  # part of the package -> parts that it may import, besides errors
@@ -34,7 +35,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "kernels": {"quantization"},
     "checkpoint": {"command_line", "generation", "hf", "printing", "quantization"},
     "command_line": set(),
-    "hf": {"prompt", "image", "quantization", "recording"},
+    "hf": {"history", "prompt", "image", "quantization", "recording"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
     "pictures": {"cores", "encoder", "generation", "image", "shared_calls"},
@@ -42,7 +43,7 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "shared_calls": set(),
     "pieces": {"prompt", "generation"},
     "chat_model": {"generation", "pictures", "pieces", "prompt", "shortage"},
-    "chat": {"chat_model", "generation", "image", "prompt"},
+    "chat": {"chat_model", "generation", "history", "image", "prompt"},
     "hf_chat": {"chat_model", "generation", "kernels", "modules", "pieces", "prompt", "quantization", "rotary"},
     "sat_compat": {"checkpoint", "printing", "quantization"},
     "blip2": {"image", "sat_compat"},
