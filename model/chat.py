@@ -13,8 +13,9 @@ from PIL import Image
 from .chat_model import SatChatModel
 from .errors import ImageError, QuestionError, SettingError, VisualGLMError
 from .generation import CHAT, GenerationConfig
+from .history import to_turns
 from .image import load_image
-from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text, to_turns
+from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text
 
 History = list[tuple[str, str]]
 AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None

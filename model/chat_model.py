@@ -14,6 +14,7 @@ from .generation import DEMO, GenerationConfig, Request, Scheduler, Steps, sched
 from .pictures import PictureEmbeddings
 from .pieces import Answer, AnswerWriter, Piece
 from .prompt import Conversation, Prompt, encode_prompt
+from .shortage import shortage_explained
 
 # What a GPU is asked before anybody else asks, and how many tokens of the answer are waited for.
 FIRST_QUESTION, FIRST_TOKENS = "描述这张图片。", 4
@@ -112,9 +113,11 @@ class SatChatModel:
             ImageError: the picture cannot be used.
             BusyError: too many questions wait already.
             GenerationError: the model's numbers are not usable, or the memory does not suffice.
+            ResourceError: the memory, file descriptors or threads do not suffice to begin.
         """
         started = time.perf_counter()
 
+        @shortage_explained()
         def begin() -> tuple[AnswerWriter, Steps]:
             prompt, request = self.make_request(conversation, question, config)
             return AnswerWriter(self.tokenizer, prompt, started), self.scheduler.submit(request)
@@ -184,7 +187,8 @@ class SatChatModel:
                     ready.append((number, prompt, None if image is None else self.pictures.to_pixels(image)))
                 except VisualGLMError as error:
                     answers[number] = error
-            embeddings = iter(self.pictures.encode([pixels for _, _, pixels in ready if pixels is not None]))
+            with shortage_explained():
+                embeddings = iter(self.pictures.encode([pixels for _, _, pixels in ready if pixels is not None]))
             for number, prompt, pixels in ready:
                 images = None if pixels is None else next(embeddings)
                 request = self._request(prompt, asked[number][0], config, images)

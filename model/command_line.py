@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .errors import SettingError, VisualGLMError
 from .printing import print_text
+from .shortage import shortage_explained
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
 
@@ -34,7 +35,8 @@ def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int
 
 def _exit_code_of(main: Callable[[], int | None], interrupted: str) -> int:
     try:
-        status = main()
+        with shortage_explained():
+            status = main()
         return DONE if status is None else status
     except VisualGLMError as error:
         print_error(str(error))

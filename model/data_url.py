@@ -6,15 +6,15 @@ import urllib.parse
 
 from .errors import ImageError
 
-MAX_ESCAPES = 1_000_000  # %XX of a data URL that is not base64; each takes far more memory than its three bytes
+MAX_ESCAPES = 1_000_000  # %XX of a data URL; each takes far more memory than its three bytes
 _HEADER = re.compile(
-    rb"\s{0,9}data:[^,;\"]{0,200}(?P<parameters>(?:;[^,;=\"]{1,99}=(?:\"[^\"]{0,200}\"|[^,;\"]{0,200})){0,9})"
+    rb"\s{0,9}data:[^,;\"]{0,200}(?P<parameters>(?:;[^,;=\"]{1,99}=(?:\"(?:[^\"\\]|\\.){0,200}\"|[^,;\"]{0,200})){0,9})"
     rb"(?P<base64>;\s?base64)?\s?,",
     re.IGNORECASE,
 )
 _BLANKS = b" \t\r\n\v\f"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-# Characters of base64, and blanks, as URLs escape them.
+# Characters of base64, and blanks, as URLs escape them: replaced first, because a large picture has too many of them.
 _ESCAPES = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0A": b"", b"%0D": b"", b"%20": b""}
 
 
@@ -42,7 +42,7 @@ def _unescape(text: bytes) -> bytes:
     if b"%" in text:
         for escape, character in _ESCAPES.items():
             text = text.replace(escape, character).replace(escape.lower(), character)
-    return text
+    return _unquote(text)
 
 
 def _decode_base64(text: bytes, max_bytes: int) -> bytes:
@@ -58,12 +58,16 @@ def _decode_base64(text: bytes, max_bytes: int) -> bytes:
 
 
 def _decode_percent(text: bytes, max_bytes: int) -> bytes:
-    if text.count(b"%") > MAX_ESCAPES:
-        raise ImageError("The picture's data URL has too many escapes. Send it as base64.")
-    data = urllib.parse.unquote_to_bytes(text)
+    data = _unquote(text)
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     return data
+
+
+def _unquote(text: bytes) -> bytes:
+    if text.count(b"%") > MAX_ESCAPES:
+        raise ImageError("The picture's data URL has too many escapes. Send it as base64.")
+    return urllib.parse.unquote_to_bytes(text)
 
 
 def _too_large(max_bytes: int) -> ImageError:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .prompt import Language
+from .prompt import CHINESE, Language
 
 KEY = "description"  # of a configuration: {"en": "drawn scenes only", "zh": "..."}
 MAX_LENGTH = 200  # characters that are shown
@@ -24,7 +24,8 @@ class Description:
 
     def in_language(self, language: Language) -> str:
         """Return the name and, if there is a text in `language`, what the model knows."""
-        return ": ".join(filter(None, [self.name, self.knowledge.get(language.code, "")]))
+        colon = "：" if language is CHINESE else ": "
+        return colon.join(filter(None, [self.name, self.knowledge.get(language.code, "")]))
 
 
 UNNAMED = Description()

@@ -7,6 +7,7 @@
     ├── SettingError          a generation setting that makes no sense
     ├── CheckpointError       a model that cannot be found, downloaded or read
     ├── TokenizerError        a tokenizer that cannot be found or read
+    ├── ResourceError         too little memory, or too few file descriptors or threads
     ├── GenerationError       a model that gave no usable numbers, or found too little memory
     └── BusyError             too many questions at once
 
@@ -54,6 +55,10 @@ class CheckpointError(VisualGLMError):
 
 class TokenizerError(VisualGLMError):
     """A tokenizer that cannot be found or read."""
+
+
+class ResourceError(VisualGLMError):
+    """Too little memory, or too few file descriptors or threads."""
 
 
 class GenerationError(VisualGLMError):

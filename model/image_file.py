@@ -212,6 +212,8 @@ def _pillow_errors(name: str, limits: ImageLimits) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(f"{name} has too many pixels", limits) from error
+    except MemoryError as error:
+        raise ImageError(f"{name} needs more memory than there is. Scale it down, or end other programs.") from error
     except Exception as error:
         if isinstance(error, EOFError) or "truncated" in str(error).lower():
             raise ImageError(f"{name} is cut off: its end is missing. Copy or download it anew.") from error

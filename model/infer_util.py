@@ -15,9 +15,10 @@ from .chat import AnyHistory, to_pairs
 from .checkpoint.resolve import DEFAULT_MODEL
 from .errors import ImageError
 from .generation import DEMO
+from .history import to_turns
 from .image import decode_base64
 from .loading import load_sat
-from .prompt import is_chinese, require_text, to_turns
+from .prompt import is_chinese, require_text
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """The only two ways to a model that chats: `load_sat` and its Hugging Face twin, `load_hf`."""
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
 from .sat_compat import choose_cpu_dtype, count_parameters
+from .shortage import shortage_explained
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL_PARAMETERS = 50_000_000
+DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
 
 
+@shortage_explained()
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
     """Load the tokenizer of a model, wherever `find_vocabulary` finds it.
 
@@ -50,17 +54,31 @@ def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
 def choose_device(name: str | None) -> torch.device:
     """Return the device called `name`, or the best that this machine has.
 
+    Args:
+        name: cpu, cuda or cuda:N; None for a GPU where there is one.
+
     Raises:
         SettingError: there is no such device.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(f"There is no device {name!r} here ({reason}). Try cpu, or cuda on a GPU.") from error
+    name = str(name)  # a torch.device has the same names
+    if DEVICE.fullmatch(name) is None:
+        reason = (
+            "a GPU is called cuda, the second one cuda:1" if "gpu" in name.lower() else "only CPUs and CUDA are used"
+        )
+        raise SettingError(f"The device {name!r} is not known: {reason}. Try cpu, or cuda on a GPU.")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= (device.index or 0):
+            found = f"only {count} (cuda:0 is the first)" if count else "no GPU that PyTorch can use"
+            raise SettingError(f"There is no device {name!r} here: this machine has {found}. Try cpu, or another GPU.")
+        try:
+            torch.empty(0, device=device)
+        except RuntimeError as error:  # in the exclusive use of another program, or broken
+            reason = str(error).splitlines()[0]
+            raise SettingError(f"The device {name!r} cannot be used: {reason}. Try cpu, or another GPU.") from error
     return device
 
 
@@ -121,6 +139,7 @@ def build_network(
     return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]
 
 
+@shortage_explained()
 def load_sat(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -176,6 +195,7 @@ def load_sat(
     return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, description=description)
 
 
+@shortage_explained()
 def load_hf(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,

@@ -17,6 +17,7 @@ from . import native, openai
 from .docs import make_docs_router
 from .doors import BodyLimits, Door, Watch
 from .refusals import Refusal, respond
+from .routes import explain_unmatched
 from .schemas import CompletionRequest, Health, NativeRequest
 from .service import Service
 from .settings import Settings
@@ -99,7 +100,7 @@ def add_error_handlers(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(AnyHTTPException)
     async def handle_http(request: Request, error: HTTPException) -> Response:
-        refusal = error if isinstance(error, Refusal) else Refusal(error.status_code, f"{error.detail}.")
+        refusal = error if isinstance(error, Refusal) else explain_unmatched(app, request, error)
         refusal.headers = refusal.headers or error.headers
         trace = request.state.trace
         return respond(service.explain(refusal, trace), trace.path, trace.id)

@@ -6,9 +6,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .trace import log
@@ -72,6 +74,11 @@ class ConnectionLimits:
         if time.monotonic() - self.reported >= REPORT_S:
             self.reported = time.monotonic()
             log("too many connections", logging.WARNING, open=self.total, refused=self.refused)
+
+
+def limit_connections(config: uvicorn.Config, limits: ConnectionLimits) -> None:
+    """Let a uvicorn server accept new connections within `limits`; it may be running."""
+    config.http_protocol_class = partial(LimitedProtocol, limits=limits)  # type: ignore[assignment]
 
 
 class LimitedProtocol(H11Protocol):

@@ -76,7 +76,7 @@ class Door:
         self.is_local = not self.keys and listens_locally(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not is_open(scope):
             headers = Headers(scope=scope)
             try:
                 self.check(scope, headers)
@@ -143,6 +143,11 @@ class Door:
         if self.service.model is None:
             message = "The model is still being loaded. Try again in a minute."
             raise Refusal(503, message, code="loading", headers={"Retry-After": "30", **CLOSE})
+
+
+def is_open(scope: Scope) -> bool:
+    """Return whether a request needs no key; GET / only says where the documentation is."""
+    return scope["path"] in OPEN_PATHS or (scope["method"], scope["path"]) == ("GET", "/")
 
 
 def asks_first(headers: Headers) -> bool:

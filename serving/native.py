@@ -6,7 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model.prompt import to_turns
+from model.history import to_turns
 
 from .answering import Answering
 from .parsing import describe_body

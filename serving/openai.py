@@ -13,12 +13,13 @@ from fastapi.responses import JSONResponse
 from model import ENGLISH, GenerationConfig, Piece, Usage
 
 from .answering import Answering
-from .messages import read_messages, refuse_unsupported
+from .messages import read_messages
+from .parameters import refuse_unsupported
 from .parsing import check_characters, describe_body
 from .pictures import PictureSource
 from .refusals import Refusal
 from .replies import Pieces, answer_in_events, answer_whole, document_events
-from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Models, ProtocolError
+from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Model, Models, ProtocolError
 from .service import Question, Service
 from .streams import DONE, encode_json, event
 
@@ -83,13 +84,27 @@ def make_router(service: Service) -> APIRouter:
     name = service.settings.model_name
     started = int(time.time())
 
+    def describe() -> dict[str, Any]:
+        knowledge = service.model.description.knowledge if service.model is not None else {}
+        described = {"description": knowledge.get(ENGLISH.code)}
+        return {"id": name, "object": "model", "created": started, "owned_by": "visualglm", **described}
+
+    @router.get("/models/", include_in_schema=False)
     @router.get("/models", response_model=Models, responses={401: {"model": ProtocolError}})
     async def models() -> Any:
         """List the model."""
-        knowledge = service.model.description.knowledge if service.model is not None else {}
-        described = {"description": knowledge.get(ENGLISH.code)}
-        data = [{"id": name, "object": "model", "created": started, "owned_by": "visualglm", **described}]
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [describe()]}
+
+    # The name of a model may have slashes.
+    @router.get(
+        "/models/{model:path}",
+        response_model=Model,
+        responses={status: {"model": ProtocolError} for status in (401, 404)},
+    )
+    async def retrieve(model: str) -> Any:
+        """Describe the model."""
+        check_model(model, name)
+        return describe()
 
     @router.post(
         "/chat/completions",
@@ -114,13 +129,18 @@ async def write_events(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of all answers as they grow, then the token counts if they are asked for."""
     with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-    more = {"usage": None} if with_usage else {}
+    counts_each = bool(with_usage and asked.stream_options and asked.stream_options.continuous_usage_stats)
+    more: dict[str, Any] = {"usage": None} if with_usage else {}
     for number in range(asked.n or 1):
         yield head.chunk(number, {"role": "assistant", "content": ""}, **more)
     around = [head.around_text(number, **more) for number in range(asked.n or 1)]  # the same in all chunks
     async for together in pieces:
         for number, piece in together:
-            if piece.text:
+            if counts_each:
+                more = {"usage": count(answering.usages)}
+            if piece.text and counts_each:
+                yield head.chunk(number, {"content": piece.text}, **more)
+            elif piece.text:
                 before, after = around[number]
                 yield before + encode_json(piece.text).encode() + after
             if piece.finish_reason is not None:
@@ -136,17 +156,26 @@ def to_question(asked: CompletionRequest, service: Service) -> Question:
     Raises:
         Refusal, SettingError: it cannot be answered so.
     """
-    if asked.model != (name := service.settings.model_name):
-        message = f"There is no model {asked.model[:100]!r} here. The one that answers is {name!r}."
-        raise Refusal(404, message, code="model_not_found", param="model")
+    check_model(asked.model, service.settings.model_name)
     refuse_unsupported(asked)
     text, turns, url = read_messages(asked.messages)
     asked.messages = []
     picture = None if url is None else PictureSource(url)
     del url
-    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    stops = asked.stop or []
     check_characters(stops)
     return Question(text, turns, picture, choose_configs(asked, service), stops, bool(asked.stream))
+
+
+def check_model(asked: str, name: str) -> None:
+    """Check that a request is for the model that answers.
+
+    Raises:
+        Refusal: 404, it is for another.
+    """
+    if asked != name:
+        message = f"There is no model {asked[:100]!r} here. The one that answers is {name!r}."
+        raise Refusal(404, message, code="model_not_found", param="model")
 
 
 def choose_configs(asked: CompletionRequest, service: Service) -> list[GenerationConfig]:

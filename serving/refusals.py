@@ -7,7 +7,16 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
-from model import BusyError, ImageError, PromptTooLongError, QuestionError, SettingError, VisualGLMError
+from model import (
+    BusyError,
+    GenerationError,
+    ImageError,
+    PromptTooLongError,
+    QuestionError,
+    SettingError,
+    VisualGLMError,
+)
+from model.shortage import find_shortage
 
 TYPES = {
     401: "authentication_error",
@@ -21,6 +30,7 @@ CODES = {
     QuestionError: "invalid_question",
     SettingError: "invalid_value",
 }
+OVERLOADED = "overloaded"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
@@ -63,6 +73,9 @@ def to_refusal(error: Exception, retry_after: int = 1) -> Refusal | None:
     for kind, code in CODES.items():
         if isinstance(error, kind):
             return Refusal(400, str(error), code=code)
+    if find_shortage(error) and not isinstance(error, GenerationError):
+        message = "The server has too little memory, or too many open files, at the moment. Try again a little later."
+        return Refusal(503, message, code=OVERLOADED, headers={"Retry-After": str(retry_after)})
     if isinstance(error, VisualGLMError):
         return Refusal(500, str(error), code="model_error")
     return None

@@ -6,25 +6,70 @@ Ranges that the engine checks stand here for the reader of the documentation; a 
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, Strict, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
+
+from .content import CONTENT_SCHEMA
+from .keys import refuse_misspelled
 
 MOST_STOPS = 4
 LONGEST_STOP = 256
 MOST_ROUNDS = 1000  # of a history, and as many messages of each side; the settings may allow fewer
-MOST_PARTS = 100  # of a message
 HIGHEST_INTEGER = 2**31 - 1
 HIGHEST_SEED = 2**63 - 1
+UNLIMITED = -1
+
+
+def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
+    """Return a validator that reads -1, by which other servers' clients ask for no limit or seed, as `instead`.
+
+    Args:
+        schema: the type of all other values, for the documentation.
+    """
+
+    def replace(value: Any) -> Any:
+        return instead if value == UNLIMITED else value
+
+    return BeforeValidator(replace, json_schema_input_type=schema | Literal[UNLIMITED] | None)
+
+
+def to_stops(value: Any) -> Any:
+    """Return a single stop string as a list."""
+    return [value] if isinstance(value, str) else value
+
+
+def drop_empty(stops: list[str] | None) -> list[str] | None:
+    """Return the stop strings that are not empty; an empty one asks for nothing."""
+    return stops and [stop for stop in stops if stop]
 
 
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Number | None, Field(ge=0, le=100, description="0 always takes the most likely token")]
 TopP = Annotated[Number | None, Field(ge=0, le=1, description="1 for all tokens")]
-TopK = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="0 for all tokens")]
+_TopK = Annotated[Whole, Field(ge=0, le=HIGHEST_INTEGER)]
+TopK = Annotated[_TopK | None, replace_unlimited(0, _TopK), Field(description="0 or -1 for all tokens")]
 Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")]
-Tokens = Annotated[Whole | None, Field(ge=1, le=HIGHEST_INTEGER)]
+_Tokens = Annotated[Whole, Field(ge=1, le=HIGHEST_INTEGER)]
+Tokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 is read as left out")]
 LeastTokens = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="prompt and answer together")]
-Seed = Annotated[Whole | None, Field(ge=0, le=HIGHEST_SEED)]
+_Seed = Annotated[Whole, Field(ge=0, le=HIGHEST_SEED)]
+Seed = Annotated[_Seed | None, replace_unlimited(None, _Seed), Field(description="-1 is read as left out")]
+_Stop = Annotated[str, Len(0, LONGEST_STOP)]
+_Stops = Annotated[list[_Stop], Len(0, MOST_STOPS)]
+Stops = Annotated[
+    _Stops | None,
+    BeforeValidator(to_stops, json_schema_input_type=_Stop | _Stops | None),
+    AfterValidator(drop_empty),
+]
 Round = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
 _TEXT = {"type": "string"}
 _ROUND = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
@@ -33,13 +78,19 @@ _MESSAGE = {
     "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
     "required": ["role", "content"],
 }
-# `model.prompt.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
+# `model.history.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
 History = Annotated[
     Any,
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_ROUND, _MESSAGE]}}, {"type": "null"}]}),
     Field(
         description="earlier rounds, oldest first, as [question, answer], or as messages of user and assistant in turn"
     ),
+]
+# `serving.content` reads it and names what is wrong.
+Content = Annotated[
+    Any,
+    WithJsonSchema(CONTENT_SCHEMA),
+    Field(description="a text or a list of parts; an image's URL is a data URL, or http(s) where the server allows it"),
 ]
 
 
@@ -50,7 +101,11 @@ class Strictly(BaseModel):
 
 
 class NativeRequest(Strictly):
-    """A question in the original's way. Settings left out are the terminal program's; other keys are ignored."""
+    """A question in the original's way. Settings left out are the terminal program's; other keys are ignored.
+
+    Keys that are nearly one of these (`imgae`, `max_lenght`) or another name of the image (`images`, `img`,
+    `image_url`) are refused.
+    """
 
     text: str = Field(description="the question; its language decides that of the prompt")
     image: str | None = Field(
@@ -67,6 +122,14 @@ class NativeRequest(Strictly):
     seed: Seed = None
     num_beams: Literal[1] | None = Field(None, description="answers are sampled; there is no beam search")
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is written")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_keys(cls, data: Any) -> Any:
+        """Refuse misspelled keys here, where all keys are seen, so that none is kept."""
+        if isinstance(data, dict):
+            refuse_misspelled(data, cls.model_fields)
+        return data
 
 
 class NativeAnswer(BaseModel):
@@ -88,28 +151,13 @@ class NativeError(BaseModel):
     request_id: str
 
 
-class ImageUrl(Strictly):
-    """The picture that a message is about."""
-
-    url: str = Field(description="a data URL; an http(s) address where the server allows it")
-    detail: Literal["auto", "low", "high", "original"] | None = Field(None, description="makes no difference")
-
-
-class Part(Strictly):
-    """A part of a message: a text or a picture."""
-
-    type: Literal["text", "image_url"]
-    text: str | None = None
-    image_url: ImageUrl | None = None
-
-
 class Message(Strictly):
     """What one side said."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
+    content: Content = None
 
 
 class StreamOptions(Strictly):
@@ -118,6 +166,9 @@ class StreamOptions(Strictly):
     model_config = ConfigDict(strict=True, extra="allow")
 
     include_usage: bool | None = Field(None, description="send the token counts after the answer")
+    continuous_usage_stats: bool | None = Field(
+        None, description="not of the protocol; with include_usage, send the counts so far with each part"
+    )
 
 
 class CompletionRequest(Strictly):
@@ -135,16 +186,14 @@ class CompletionRequest(Strictly):
     temperature: Temperature = None
     top_p: TopP = None
     n: Annotated[Whole | None, Field(ge=1, le=128)] = None
-    stop: (
-        Annotated[str, Len(1, LONGEST_STOP)]
-        | Annotated[list[Annotated[str, Len(1, LONGEST_STOP)]], Len(0, MOST_STOPS)]
-        | None
-    ) = None
-    seed: Seed = Field(None, description="the answers to one question have this seed and the ones after it")
+    stop: Stops = Field(None, description="strings before which an answer ends; an empty one is left out")
+    seed: Seed = Field(
+        None, description="the answers to one question have this seed and the ones after it; -1 is read as left out"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="makes no difference")
-    top_k: TopK = Field(None, description="not of the protocol; 0 for all tokens")
+    top_k: TopK = Field(None, description="not of the protocol; 0 or -1 for all tokens")
     repetition_penalty: Penalty = Field(None, description="not of the protocol; 1 for none")
     min_length: LeastTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
     max_length: Tokens = Field(None, description="not of the protocol; tokens of prompt and answer together")

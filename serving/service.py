@@ -16,7 +16,7 @@ from .gate import Gate, Slot
 from .metrics import Metrics
 from .parsing import BodyParser, check_characters
 from .pictures import PictureReader, PictureSource
-from .refusals import Refusal, internal_error, timed_out, to_refusal
+from .refusals import OVERLOADED, Refusal, internal_error, timed_out, to_refusal
 from .settings import Settings
 from .trace import Trace, log
 
@@ -153,7 +153,7 @@ class Service:
         """Return what the client is told of an error; a bug goes into the log."""
         refusal = to_refusal(error, self.gate.retry_after)
         trace.error = type(error).__name__ if refusal is None else refusal.code
-        if refusal is None or refusal.status_code == 500:
+        if refusal is None or refusal.status_code == 500 or refusal.code == OVERLOADED:
             log("error", logging.ERROR, error, id=trace.id)
         return refusal or internal_error(trace.id)
 

@@ -9,6 +9,8 @@ from model.printing import print_text
 
 from .interrupts import interrupt_once, on_interrupt
 
+BOM = "\ufeff"
+
 
 def write(text: str) -> None:
     """Write a piece of an answer at once."""
@@ -29,7 +31,7 @@ def make_reader() -> Callable[[str], str]:
 def read_plainly(prompt: str) -> str:
     """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
     with on_interrupt(interrupt_once):
-        line = input(prompt)
+        line = input(prompt).removeprefix(BOM)  # which editors on Windows put at the start of a file
     if not sys.stdin.isatty():
         print_text(line)
     return line

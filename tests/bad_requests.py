@@ -158,7 +158,8 @@ def settings() -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for value in (-1, -0.001, 1e9, "0.5", "", [], {}, True, [0.5]))
     yield "top_p", 1.1
     for name in ("top_k", "seed", "min_length", "max_length"):
-        yield from ((name, value) for value in (-1, 0.5, "1", [], True, 2**70, -(2**63)))
+        yield from ((name, value) for value in (-2, 0.5, "1", [], True, 2**70, -(2**63)))
+    yield "min_length", -1
     yield from (("max_length", value) for value in (0, 1, 40, 4096))
     yield from (("repetition_penalty", value) for value in (0, 0.5, -1, 101, "1.2", []))
     yield from (("stream", value) for value in ("true", 1, 0, [], {}))
@@ -213,6 +214,7 @@ def native() -> Iterator[tuple[str, Any]]:
     for value in (0, 4, "1", 1.5):
         yield f"num_beams {value}", {"text": "a", "num_beams": value}
     yield "max_new_tokens 0", {"text": "a", "max_new_tokens": 0}
+    yield from ((f"key {key}", {"text": "a", key: SCENE_BASE64}) for key in ("imgae", "images", "IMAGE", "img-url"))
 
 
 def chats() -> Iterator[tuple[str, Any]]:
@@ -230,7 +232,8 @@ def chats() -> Iterator[tuple[str, Any]]:
         "",
         " ",
         [1],
-        ["a"],
+        [["a"]],
+        [None],
         [{}],
         [{"type": "text"}],
         [{"text": "a"}],
@@ -244,7 +247,11 @@ def chats() -> Iterator[tuple[str, Any]]:
         {"type": "file", "file": {"file_id": "x"}},
         {"type": "video_url", "video_url": {"url": "x"}},
         {"type": "image_url"},
-        {"type": "image_url", "image_url": SCENE_URL},
+        {"type": "image", "image": SCENE_URL},
+        {"type": ["text"], "text": "a"},
+        {"type": "image_url", "image_url": ""},
+        {"type": "image_url", "image_url": [SCENE_URL]},
+        {"type": "input_image", "file_id": "file-1"},
         {"type": "image_url", "image_url": {}},
         {"type": "image_url", "image_url": {"url": None}},
         {"type": "image_url", "image_url": {"url": ""}},
@@ -271,12 +278,12 @@ def chats() -> Iterator[tuple[str, Any]]:
     yield "an odd key", completion("a") | {"messages": [{**user, "odd": 1}]}
     yield "a tool's call", completion("a") | {"messages": [user, {**answer, "tool_calls": [{"id": "1"}]}, user]}
     yield "many messages", completion("a") | {"messages": [user, answer] * 6 + [user]}
-    for value in ("", [""], "a" * 257, ["a"] * 5, 1, [1], {}, "\0", [["a"]]):
+    for value in ([None], "a" * 257, ["a"] * 5, 1, [1], {}, "\0", [["a"]]):
         yield f"stop {str(value)[:9]}", completion("a", stop=value)
     for value in (0, -1, 5, 129, 1.5, "1", True):
         yield f"n {value}", completion("a", n=value)
     for name in ("max_tokens", "max_completion_tokens"):
-        for value in (0, -1, 1.5, "1", 2**40):
+        for value in (0, -2, 1.5, "1", 2**40):
             yield f"{name} {value}", completion("a", **{name: value})
     yield "two limits", completion("a", max_tokens=1, max_completion_tokens=2)
     for value in (None, 1, [], {}):

@@ -25,11 +25,13 @@ from model import (
     Turn,
     chat,
     chat_batch,
+    load_hf,
     load_sat,
     stream_chat,
 )
 from model.generation import Request, Scheduler, Step, Steps
 from model.generation.tickets import Ticket
+from model.loading import choose_device
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function
 SCENE = Path(__file__).parents[1] / "examples" / "scene.png"
@@ -243,6 +245,22 @@ def test_half_precision_chats(dtype: str) -> None:
     answer, _, _ = ask(model, "描述这张图片。")
     assert "圆环" in answer
     assert "星星" in answer
+
+
+@pytest.mark.parametrize(
+    "name", ["gpu", "GPU", "gpu:0", "mps", "cuda:x", "cuda:-1", "cuda:99", "xpu", "meta", "cpu:1", ""]
+)
+@pytest.mark.parametrize("load", [load_sat, load_hf])
+def test_a_device_that_cannot_be_used_is_refused_in_our_words(load: Any, name: str) -> None:
+    with pytest.raises(SettingError, match="Try cpu") as caught:
+        load("visualglm-tiny", device=name)
+    message = str(caught.value)
+    assert repr(name) in message and "vulkan" not in message and "torch" not in message.lower().replace("pytorch", "")
+    assert ("called cuda" in message) is ("gpu" in name.lower())
+
+
+def test_a_device_may_be_an_object_of_torch() -> None:
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")  # type: ignore[arg-type]
 
 
 def test_unknown_device_and_dtype_are_refused_with_advice() -> None:

@@ -198,6 +198,18 @@ def test_bad_settings_exit_with_2(
     assert arguments[0].lstrip("-") in shown.err
 
 
+@pytest.mark.parametrize("start", ["\ufeff", ""])
+def test_a_byte_order_mark_in_a_piped_dialogue_is_dropped(
+    start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ScriptedModel(done("a scene"), done("one"))
+    monkeypatch.setattr(sys, "argv", ["cli_demo.py", "--english"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{start}{SCENE}\n{start}How many?\nstop\n"))
+    cli_demo.main(load=lambda *_, **__: model)
+    assert [question for _, question in model.seen] == [ENGLISH.describe, "How many?"]
+    assert "\ufeff" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "locale", "question"),
     [

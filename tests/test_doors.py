@@ -235,6 +235,28 @@ def test_unknown_paths_and_methods(client, method, path, status):
     assert status != 405 or response.headers["allow"]
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/completions", "/v1/responses", "/v1/v1/chat/completions"])
+def test_an_unknown_path_under_the_protocol_names_what_there_is(client, path):
+    error = client.post(path, json={}).json()["error"]
+    assert error["code"] == "unknown_route" and repr(path) in error["message"]
+    for known in ("POST /v1/chat/completions", "GET /v1/models", "/docs"):
+        assert known in error["message"]
+    assert "/metrics" not in error["message"]
+
+
+def test_any_other_unknown_path_names_all_that_there_is(client):
+    message = client.post("/chat/completions", json={}).json()["error"]["message"]
+    assert all(known in message for known in ("POST /,", "POST /v1/chat/completions", "GET /health", "/docs"))
+
+
+def test_the_root_says_where_the_documentation_is_to_everybody():
+    with serving(SteppedModel(free=True), api_keys=("key",)) as client:
+        response = client.get("/")
+        assert response.status_code == 405 and response.headers["allow"] == "POST"
+        assert "POST" in response.json()["error"] and "/docs" in response.json()["error"]
+        assert client.post("/", json=NATIVE).status_code == 401
+
+
 def test_a_request_keeps_its_id_if_it_has_a_decent_one(client):
     assert client.get("/health", headers={"X-Request-Id": "my-1.a"}).headers["X-Request-Id"] == "my-1.a"
     for odd in ("a b", "x" * 65, '"\\', ""):

@@ -1,8 +1,10 @@
 """The loop stops where it should, and its settings are checked."""
 
 import argparse
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,12 +142,42 @@ def test_presets_are_the_originals() -> None:
         {"repetition_penalty": 0.9},
         {"seed": -1},
         {"seed": 2**63},
+        {"temperature": 10**400},
+        {"temperature": Fraction(10**400)},
+        {"temperature": np.float32("nan")},
+        {"temperature": np.array([0.5, 0.6])},
+        {"temperature": torch.tensor([0.5])},
+        {"temperature": np.bool_(True)},
+        {"temperature": 1j},
+        {"top_k": np.float32(3)},
+        {"top_k": torch.tensor(True)},
+        {"max_length": np.int64(0)},
     ],
+    ids=str,
 )
 def test_nonsense_is_refused_by_name(setting: dict[str, Any]) -> None:
     name = next(iter(setting))
     with pytest.raises(SettingError, match=f"{name} is .*it should be"):
         GenerationConfig(**setting)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize(
+    "number", [np.float16, np.float32, np.float64, np.int64, np.array, torch.tensor, Fraction, np.uint8], ids=repr
+)
+def test_a_real_number_may_be_of_any_library(name: str, number: Any) -> None:
+    config = GenerationConfig(**{name: number(1)})
+    assert type(getattr(config, name)) in (int, float)
+    assert config == GenerationConfig(**{name: 1})
+    assert DEMO.replace(**{name: number(1)}) == DEMO.replace(**{name: 1})
+
+
+@pytest.mark.parametrize("name", ["max_length", "max_new_tokens", "min_length", "top_k", "seed"])
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.array, torch.tensor], ids=repr)
+def test_an_integer_may_be_of_any_library(name: str, number: Any) -> None:
+    config = GenerationConfig(**{name: number(7)})
+    assert type(getattr(config, name)) is int
+    assert config == GenerationConfig(**{name: 7})
 
 
 def test_flags_carry_the_presets_defaults() -> None:

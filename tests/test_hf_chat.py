@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -38,6 +39,24 @@ def test_the_answer_and_the_history_come_back() -> None:
     assert response
     assert longer == [("你好", "你好！"), (QUESTION, response)]
     assert history == [["你好", "你好！"]]
+
+
+def test_settings_may_be_numbers_of_numpy_and_torch() -> None:
+    plain = {"temperature": 0.5, "top_p": 0.9, "top_k": 1, "max_length": 60, "min_length": 0, "repetition_penalty": 1}
+    given = {name: number(plain[name]) for name, number in zip(plain, itertools.cycle((np.float32, torch.tensor)))}
+    given |= {"top_k": np.int64(1), "max_length": np.int64(60), "min_length": np.array(0)}
+    expected, _ = tiny_model().chat(tiny_tokenizer(), str(PICTURE), QUESTION, **plain)
+    assert tiny_model().chat(tiny_tokenizer(), str(PICTURE), QUESTION, **given)[0] == expected
+    *_, (streamed, _) = tiny_model().stream_chat(tiny_tokenizer(), str(PICTURE), QUESTION, **given)
+    assert streamed == expected
+    greedy = {**GREEDY, "do_sample": None, "temperature": np.float32(0), "max_new_tokens": torch.tensor(4)}
+    assert tiny_model().chat(tiny_tokenizer(), None, QUESTION, **greedy)[0]
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+def test_a_setting_that_is_no_number_is_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        tiny_model().chat(tiny_tokenizer(), None, QUESTION, **{name: "hot"})
 
 
 @pytest.mark.parametrize("image", [str(PICTURE), None])

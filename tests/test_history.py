@@ -20,7 +20,8 @@ from model import (
     generate_input,
     stream_chat,
 )
-from model.prompt import CHINESE, build_prompt, to_turns
+from model.history import to_turns
+from model.prompt import CHINESE, build_prompt
 from tests.hf_models import tiny_model as hf_model
 from tests.hf_models import tiny_tokenizer
 

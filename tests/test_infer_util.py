@@ -3,10 +3,12 @@
 import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from model import DEMO, ImageError, chat, generate_input, get_infer_setting
+from model import DEMO, ImageError, chat, chat_batch, generate_input, get_infer_setting
 
 SCENE = Path(__file__).parents[1] / "examples" / "scene.png"
 
@@ -35,6 +37,18 @@ def test_settings_that_are_not_given_are_those_of_the_demonstrations() -> None:
     assert data["input_image"] is picture
     assert data["gen_kwargs"]["top_k"] == DEMO.top_k
     assert generate_input("q", picture, input_para={"top_k": 3}, image_is_encoded=False)["gen_kwargs"]["top_k"] == 3
+
+
+def test_settings_of_numpy_and_torch_are_python_s_on_every_way_to_chat() -> None:
+    network, tokenizer = get_infer_setting(name="visualglm-tiny")
+    plain = {"temperature": 0, "top_k": 5, "max_length": 60}
+    given = {"temperature": np.float32(0), "top_k": torch.tensor(5), "max_length": np.int64(60)}
+    data = generate_input("图片里有几个物体？", SCENE.read_bytes(), [], given, image_is_encoded=False)
+    question = data["input_query"]
+    expected, *_ = chat(str(SCENE), network, tokenizer, question, **plain)
+    assert chat(str(SCENE), network, tokenizer, question, **data["gen_kwargs"])[0] == expected
+    ((answer, _),) = chat_batch([str(SCENE)], network, tokenizer, question, **given, seed=np.int64(3), rows=np.int64(2))
+    assert answer == expected
 
 
 @pytest.mark.parametrize("text", ["§§", "aGVsbG8=", None, 3])

@@ -24,6 +24,21 @@ def test_the_model_is_listed(client):
     assert [model.id for model in client.models.list()] == ["visualglm-tiny"]
 
 
+def test_the_model_is_retrieved_by_its_name(client):
+    assert client.models.retrieve("visualglm-tiny") == next(iter(client.models.list()))
+    with pytest.raises(openai.NotFoundError, match="visualglm-tiny") as caught:
+        client.models.retrieve("gpt-4o")
+    assert caught.value.code == "model_not_found"
+
+
+def test_the_name_of_a_model_may_have_slashes():
+    with serving(SteppedModel(free=True), model_name="a/b c") as http:
+        with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+            assert client.models.retrieve("a/b c").id == "a/b c"
+        assert [http.get(f"/v1/models/{name}").json()["id"] for name in ("a/b%20c", "a%2Fb%20c")] == ["a/b c"] * 2
+        assert http.get("/v1/models/").json() == http.get("/v1/models").json()
+
+
 def test_an_answer(client):
     answer = create(client, DESCRIBE, picture=SCENE_URL)
     (choice,) = answer.choices

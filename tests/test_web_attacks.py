@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +146,14 @@ def test_pictures_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> N
         path = visitor.upload(data, name)
         assert said(visitor.call("offer_picture", [None, {"path": path, "orig_name": name}])) == ""
         assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == data
+
+
+def test_a_question_waits_for_the_picture_before_it(visitor: RawVisitor) -> None:
+    picture = image_bytes(Image.effect_noise((3000, 3000), 100), "PNG")
+    path = visitor.upload(picture, "large.png")
+    visitor.join("offer_picture", [None, {"path": path}])
+    visitor.join("ask", [None, "seen", *DEFAULTS])
+    assert "picture None" not in str(visitor.fetch())
 
 
 def test_what_is_wrong_with_a_picture_is_said(visitor: RawVisitor) -> None:
@@ -296,6 +305,18 @@ def test_browsers_are_told_what_not_to_do(url: str, guarded: str, visitor: RawVi
     assert "sandbox" in headers["content-security-policy"]
     policy = connect(guarded).http.get("/").headers["content-security-policy"]
     assert policy == "frame-ancestors 'self' https://frames.example"
+
+
+@pytest.mark.slow  # it waits for the timeout of a request's headers
+def test_slow_headers_do_not_hold_a_connection(url: str) -> None:
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += sock.recv(65536)
+        sock.sendall(b"GET /config HTTP/1.1\r\nHost:")
+        assert sock.recv(65536) == b""
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from model import ChatModel, GenerationConfig, SettingError
 
+MAX_CONNECTIONS = 1024
+MAX_CLIENT_CONNECTIONS = 256  # of one client address; a proxy on this machine has no such limit
+
 
 @contextmanager
 def serving(
@@ -36,10 +39,13 @@ def serving(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would report to its makers
     import gradio as gr  # takes seconds
 
+    from serving.connections import ConnectionLimits, limit_connections
+
     from .layout import CSS, PASTE_JS
     from .page import Page
 
     page = Page(model, config)
+    page.reader.decoder.warm_up()
     try:
         _, local_url, share_url = page.blocks.launch(
             server_name=address,
@@ -57,6 +63,7 @@ def serving(
     except OSError as error:
         page.close()
         raise SettingError(f"The page cannot be at {address}, port {port}: {error}. Choose another port.") from error
+    limit_connections(page.blocks.server.config, ConnectionLimits(MAX_CONNECTIONS, MAX_CLIENT_CONNECTIONS))
     try:
         yield [url for url in (local_url, share_url) if url]
     finally:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,13 +144,16 @@ class Page:
         return from_json(self.folder.read(path or "", MAX_UPLOAD_BYTES), self.reader)
 
     def _offer(self, session: Session, make: Callable[[], Dialogue]) -> Updates:
+        session.reading = reading = threading.Event()
         try:
             dialogue = make()
+            was_opened = session.offer(dialogue)
         except VisualGLMError as error:
             self._warn(session, str(error))
             dialogue = session.offered or session.dialogue
             return {self.parts["picture"]: self._show_picture(dialogue.picture)}
-        was_opened = session.offer(dialogue)
+        finally:
+            reading.set()
         self.visitors.note(session)
         if was_opened:
             return self._show_all(session)
@@ -242,6 +246,8 @@ class Page:
         except SettingError as error:
             self._warn(session, str(error))
             return
+        if session.reading is not None:
+            session.reading.wait()  # a question that was sent while the picture was decoded is about that picture
         texts = TEXTS[session.language]
         if session.was_dropped:
             session.was_dropped = False

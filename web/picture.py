@@ -1,7 +1,6 @@
 """A visitor's picture: what the model gets of it, a preview to show, and where the uploaded file is."""
 
 import base64
-import binascii
 import dataclasses
 import io
 import re
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from model import ImageError
+from model.data_url import read_data_url
 from model.image import ImageLimits
 from model.image_decoder import ImageDecoder
 from model.image_file import SERVED_FORMATS
@@ -85,16 +85,11 @@ class PictureReader:
             ImageError: `url` is no base64 data URL of a picture.
             UploadError: there is no room in the folder.
         """
-        start = DATA_URL_START.match(url)
-        if start is None:
+        if DATA_URL_START.match(url) is None:
             raise ImageError(
                 "The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64."
             )
-        try:
-            data = base64.b64decode("".join(url[start.end() :].split()), validate=True)
-        except ValueError as error:  # a character that is not ASCII, too
-            reason = error if isinstance(error, binascii.Error) else "it has other characters"
-            raise ImageError(f"The picture is not base64: {reason}. Encode its bytes anew.") from error
+        data = read_data_url(url.encode("ascii", "replace"), LIMITS.max_bytes)
         picture = self._decode(data, "")
         return dataclasses.replace(picture, path=self.folder.save(data, "picture"))
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -104,12 +105,14 @@ class Session:
         language: of the page; questions choose their own.
         dialogue: the conversation that is shown.
         offered: one that waits for the visitor to agree that it takes the place of the other.
+        reading: set when the file that was uploaded last has been read; questions wait for that.
         was_dropped: whether the conversation was removed to free memory, and the visitor does not know yet.
     """
 
     language: Language = CHINESE
     dialogue: Dialogue = field(default_factory=Dialogue)
     offered: Dialogue | None = None
+    reading: threading.Event | None = None  # made for each file, because Gradio copies the first session
     was_dropped: bool = False
 
     @property

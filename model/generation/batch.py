@@ -8,6 +8,7 @@ import torch
 
 from ..errors import GenerationError
 from ..recording import Undo
+from ..shortage import is_memory_shortage
 from .decoder import make_decoder
 from .graphs import Graphs
 from .network import Network
@@ -25,7 +26,9 @@ def memory_explained() -> Iterator[None]:
     """Turn a device's want of memory into an error for a person."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
         raise GenerationError(
             "The device has too little memory left for this prompt. Lower max_length, shorten the conversation, "
             "or end other programs that use the device."
@@ -117,12 +120,17 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Write the next token of every answer, and return it; ended answers leave their rows."""
-        flight = self.flight or self._launch()
-        # None is started that nobody could want: a prompt that comes now would wait for it.
-        goes_on = self.decoder.is_static and any(row.drawn < row.budget for row in self.rows)
-        self.flight = self._launch() if goes_on else None
-        return self._land(flight)
+        """Write the next token of every answer, and return it; ended answers leave their rows.
+
+        Raises:
+            GenerationError: the device's memory does not suffice.
+        """
+        with memory_explained():
+            flight = self.flight or self._launch()
+            # None is started that nobody could want: a prompt that comes now would wait for it.
+            goes_on = self.decoder.is_static and any(row.drawn < row.budget for row in self.rows)
+            self.flight = self._launch() if goes_on else None
+            return self._land(flight)
 
     @torch.inference_mode()
     def cancel(self, request: Request) -> None:

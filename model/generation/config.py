@@ -1,8 +1,9 @@
 """How an answer is sampled, and the only place where a default of it is written."""
 
 import argparse
-import math
+import numbers
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +15,8 @@ IdRange = tuple[int, int]  # half-open
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """Settings of one answer. The defaults are those of the original's `chat()`.
+
+    Numbers may be of any library: scalars of numpy and tensors of no dimension are stored as Python's own.
 
     Attributes:
         max_length: tokens of prompt and answer together, the picture's included.
@@ -41,6 +44,8 @@ class GenerationConfig:
     forbidden_ids: tuple[IdRange, ...] | None = None
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(self, item.name, to_plain_number(getattr(self, item.name)))
         checks = [
             ("max_length", self.max_length, is_whole(self.max_length, 1), "a whole number of at least 1"),
             (
@@ -97,16 +102,25 @@ FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
+def to_plain_number(value: Any) -> Any:
+    """Return a number of numpy, torch or another library as Python's int or float; anything else unchanged."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(value, numbers.Integral):
+        return value if isinstance(value, bool) else int(value)
+    if isinstance(value, numbers.Real):
+        with suppress(OverflowError):  # a fraction beyond all floats, which no setting can be
+            return float(value)
+    return value
+
+
 def is_whole(value: Any, least: int) -> bool:
     """Whether `value` is an integer, not a boolean, of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_number(value: Any, least: float, most: float) -> bool:
-    """Whether `value` is a finite number between the bounds, both included."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and least <= value <= most
+    """Whether `value` is a number between the bounds, both included."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 CHAT = GenerationConfig()  # the original's chat()

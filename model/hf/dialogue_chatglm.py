@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import cached_file
 
 from ..errors import GenerationError, PromptTooLongError, SettingError
+from ..history import to_turns
 from ..image import load_image, preprocess
 from ..prompt import (
     AS_CONFIGURED,
@@ -26,7 +27,6 @@ from ..prompt import (
     clean_answer,
     encode_prompt,
     encode_turns,
-    to_turns,
 )
 from .generation_chatglm import PrefixGenerationMixin
 
@@ -270,8 +270,13 @@ class DialogueMixin(PrefixGenerationMixin):
 
     def chat_settings(self, given: dict[str, Any], processors: LogitsProcessorList | None = None) -> dict[str, Any]:
         """Return the arguments of `generate`, from what the caller gave and the defaults."""
-        chosen = {key: value for key, value in given.items() if value is not None}
-        chosen.update({key: float(chosen[key]) for key in FRACTIONS if key in chosen})
+        # transformers takes Python's own numbers alone, not numpy's or tensors.
+        chosen = {
+            key: value.item() if getattr(value, "ndim", None) == 0 else value
+            for key, value in given.items()
+            if value is not None
+        }
+        chosen.update({key: to_fraction(key, chosen[key]) for key in FRACTIONS if key in chosen})
         settings = {**PRESET, **self._directory_settings(), **chosen}
         if settings["temperature"] == 0:
             settings["do_sample"] = False
@@ -292,6 +297,18 @@ class DialogueMixin(PrefixGenerationMixin):
 
     def _result(self, query: str, turns: Sequence[Turn], response: str) -> tuple[str, History]:
         return response, [*((turn.question, turn.answer) for turn in turns), (query, response)]
+
+
+def to_fraction(name: str, value: Any) -> float:
+    """Return a setting as a float.
+
+    Raises:
+        SettingError: it is no number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{name} is {value!r}; it should be a number.") from error
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ SHARED_MODULES = (
     "data_url",
     "errors",
     "fetch",
+    "history",
     "image",
     "image_bounds",
     "image_file",

@@ -1,0 +1,139 @@
+"""Parameters of chat completions that this server lacks: values that request nothing are accepted, all others refused.
+
+Clients and load generators written for other servers send many of them at their defaults.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from .refusals import Refusal
+from .schemas import CompletionRequest
+
+Values = Mapping[str, Sequence[object]]  # by parameter; null requests nothing in any case
+
+NO_OP_VALUES: Values = {
+    # OpenAI's
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+    # other servers': what is sampled
+    "bad_words": ([],),
+    "best_of": (1,),
+    "do_sample": (True,),
+    "dry_multiplier": (0,),
+    "early_stopping": (False,),
+    "ignore_eos": (False,),
+    "length_penalty": (1,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "mirostat": (0,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "stop_token_ids": ([],),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "xtc_probability": (0,),
+    # other servers': how prompts are built and answers returned
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "allowed_token_ids": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({}, {"enable_thinking": False}),
+    "continue_final_message": (False,),
+    "continuous_usage_stats": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "enable_thinking": (False,),
+    "include_reasoning": (False, True),
+    "include_stop_str_in_output": (False,),
+    "mm_processor_kwargs": ({},),
+    "priority": (0,),
+    "prompt_logprobs": (0,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "separate_reasoning": (False, True),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),
+    "thinking": ({"type": "disabled"},),
+    "truncate_prompt_tokens": (),
+}
+# They change no answer, whatever their values.
+IGNORED_FIELDS = (
+    "cache_prompt",
+    "cache_salt",
+    "metadata",
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "request_id",
+    "safety_identifier",
+)
+MESSAGE_NO_OP_VALUES: Values = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "prefix": (False,),
+    "refusal": (),
+    "tool_calls": ([],),
+    "type": ("message",),
+}
+# What other servers add to an answer, which clients send back with the next question.
+MESSAGE_IGNORED_FIELDS = (
+    "id",
+    "name",
+    "provider_specific_fields",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "status",
+)
+STREAM_NO_OP_VALUES: Values = {"include_obfuscation": (False, True)}
+
+
+def refuse_unsupported(asked: CompletionRequest) -> None:
+    """Check that a request has no parameter that would have to change its answer and cannot.
+
+    Raises:
+        Refusal: 400, it has one; the message names it.
+    """
+    _check_extra(asked.model_extra, NO_OP_VALUES, IGNORED_FIELDS, "")
+    for number, message in enumerate(asked.messages):
+        _check_extra(message.model_extra, MESSAGE_NO_OP_VALUES, MESSAGE_IGNORED_FIELDS, f"messages.{number}.")
+    if asked.stream_options is not None:
+        _check_extra(asked.stream_options.model_extra, STREAM_NO_OP_VALUES, (), "stream_options.")
+        if not asked.stream and asked.stream_options.include_usage:
+            reason = "stream_options is only for answers that are streamed. Leave it out, or set stream."
+            raise Refusal(400, reason, code="invalid_value", param="stream_options")
+    if asked.max_tokens and asked.max_completion_tokens and asked.max_tokens != asked.max_completion_tokens:
+        reason = "max_tokens and max_completion_tokens differ. Give one of them."
+        raise Refusal(400, reason, code="invalid_value", param="max_tokens")
+
+
+def _check_extra(extra: Mapping[str, object] | None, no_op: Values, ignored: Sequence[str], where: str) -> None:
+    for name, value in (extra or {}).items():
+        if value is None or name in ignored or any(_equal(value, allowed) for allowed in no_op.get(name, ())):
+            continue
+        shown = where + name[:100]
+        reason = "is not supported by this model" if name in no_op else "is not known here"
+        raise Refusal(400, f"{shown} {reason}. Leave it out.", code="unsupported_parameter", param=shown)
+
+
+def _equal(value: object, allowed: object) -> bool:
+    """Whether two JSON values are the same; false is not 0."""
+    numbers = isinstance(value, int | float) and isinstance(allowed, int | float)
+    return value == allowed and (isinstance(value, bool) is isinstance(allowed, bool) or not numbers)
