@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_WEB := $(VENV)/.installed-web
@@ -52,10 +52,11 @@ check: $(INSTALLED_DEV)
 
 $(INSTALLED): requirements_wo_ds.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; choose one: make PYTHON=python3.12 ...")'
-	@echo "Installing into $(VENV) ..."
+	@echo "Installing into $(VENV). PyTorch alone is hundreds of megabytes, with CUDA gigabytes: this takes minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -r requirements_wo_ds.txt -c constraints.txt
 	$(PIP) install --no-deps SwissArmyTransformer -c constraints.txt
+	@echo "Installed. To call python with it: source $(VENV)/bin/activate"
 	@touch $@
 
 $(INSTALLED_WEB): $(INSTALLED) requirements_web.txt

@@ -3,8 +3,10 @@
 python api_hf.py --from_pretrained visualglm-tiny
 """
 
+import sys
+
 from api import main
 from model import load_hf
 
 if __name__ == "__main__":
-    main(load=load_hf)
+    sys.exit(main(load=load_hf))

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from model import (
     CHINESE,
@@ -18,18 +19,16 @@ from model import (
     GenerationConfig,
     Language,
     SettingError,
-    VisualGLMError,
     load_sat,
 )
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.image import load_image
 from model.printing import print_text
 from model.prompt import question_language
-from model.shortage import shortage_explained
-from terminal.arguments import FAILED, INTERRUPTED, MISUSED, add_model_arguments, load_model
+from terminal.arguments import add_model_arguments, load_model
 from terminal.dialogue import Terminal
 from terminal.languages import locale_language
-from terminal.streams import accept_any_text, make_reader, write
+from terminal.streams import make_reader, write
 
 
 def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conversation, question: str) -> None:
@@ -68,9 +67,9 @@ def first_question(options: argparse.Namespace, language: Language) -> str:
     return next(choice for choice in choices if choice is not None)
 
 
-@shortage_explained()
-def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..., ChatModel]) -> None:
-    """Load the model, then answer one question or talk."""
+def run(load: Callable[..., ChatModel]) -> None:
+    """Load the model that the command line names, then answer one question or talk."""
+    options, config = parse_arguments()
     language = options.language or locale_language(os.environ)
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
     model = load_model(options, load)
@@ -81,21 +80,10 @@ def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..
     Terminal(model, config, language, first_question(options, language), make_reader()).run(options.image)
 
 
-def main(load: Callable[..., ChatModel] = load_sat) -> None:
-    """Run the program on a model that `load` loads."""
-    accept_any_text()
-    options, config = parse_arguments()
-    try:
-        run(options, config, load)
-    except VisualGLMError as error:
-        print_text(error, file=sys.stderr)
-        sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
-    except BrokenPipeError:  # whoever reads the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+def main(load: Callable[..., ChatModel] = load_sat) -> int:
+    """Run the program on a model that `load` loads; return the exit code."""
+    return run_program(partial(run, load))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

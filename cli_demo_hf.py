@@ -3,8 +3,10 @@
 python cli_demo_hf.py --from_pretrained visualglm-tiny --image examples/scene.png
 """
 
+import sys
+
 from cli_demo import main
 from model import load_hf
 
 if __name__ == "__main__":
-    main(load=load_hf)
+    sys.exit(main(load=load_hf))

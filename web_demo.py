@@ -10,16 +10,18 @@ import re
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
-from model.command_line import ArgumentParser
+from model import DEMO, ChatModel, GenerationConfig, SettingError, load_sat
+from model.command_line import ArgumentParser, run_program
+from model.environment import is_service_link, read_variable, service_link_note
 from model.local_address import listens_on_loopback
 from model.printing import print_text
-from model.shortage import shortage_explained
-from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
+from terminal.arguments import add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
 
 PORT = 7860
+PORT_VARIABLE = "GRADIO_SERVER_PORT"
 AUTH_VARIABLE = "VISUALGLM_AUTH"
 
 
@@ -28,10 +30,9 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
-    variables = os.environ
-    address, number = variables.get("GRADIO_SERVER_NAME", "127.0.0.1"), variables.get("GRADIO_SERVER_PORT", str(port))
+    address = read_variable("GRADIO_SERVER_NAME") or "127.0.0.1"
     add("--server_name", default=address, metavar="ADDRESS", help="0.0.0.0 for all (default %(default)s)")
-    add("--server_port", type=parse_port, default=number, metavar="PORT", help="where it listens (default %(default)s)")
+    add("--server_port", type=parse_port, metavar="PORT", help=f"where it listens (default {port})")
     add("--share", action="store_true", help="also give the page a public address, through Gradio's servers")
     add(
         "--auth",
@@ -59,10 +60,10 @@ def parse_arguments(port: int) -> tuple[argparse.Namespace, GenerationConfig]:
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     try:
-        from_variable = [parse_login(text) for text in filter(None, variables.get(AUTH_VARIABLE, "").split(","))]
-        options.auth = [*(options.auth or []), *from_variable]
+        options.auth = [*(options.auth or []), *read_logins()]
+        options.server_port = options.server_port or read_port(port)
         return options, DEMO.from_arguments(options)
-    except (SettingError, argparse.ArgumentTypeError) as error:
+    except SettingError as error:
         parser.error(str(error))
 
 
@@ -88,6 +89,34 @@ def parse_origin(text: str) -> str:
     return text
 
 
+def read_logins() -> list[tuple[str, str]]:
+    """Read the logins in the environment; raise SettingError for one that has another form, without showing it."""
+    try:
+        return [parse_login(text) for text in filter(None, (read_variable(AUTH_VARIABLE) or "").split(","))]
+    except argparse.ArgumentTypeError as error:
+        raise SettingError(f"The environment variable {AUTH_VARIABLE} is wrong. {error}") from error
+
+
+def read_port(default: int) -> int:
+    """Return the port in the environment, or `default`.
+
+    Gradio converts the variable when it is imported, so a value that is not a port is removed from the environment.
+
+    Raises:
+        SettingError: the value is no port.
+    """
+    text = read_variable(PORT_VARIABLE)
+    if text is None or is_service_link(text):
+        os.environ.pop(PORT_VARIABLE, None)
+        if text is not None:
+            print_text(f"note: {service_link_note(PORT_VARIABLE, text)}", file=sys.stderr)
+        return default
+    try:
+        return parse_port(text)
+    except argparse.ArgumentTypeError as error:
+        raise SettingError(f"The environment variable {PORT_VARIABLE} is {text!r}. {error}") from error
+
+
 def parse_port(text: str) -> int:
     """Read the number of a port."""
     if not text.isdecimal() or not 0 < int(text) < 2**16:
@@ -95,7 +124,6 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
-@shortage_explained()
 def check_address(address: str, port: int) -> None:
     """See whether a server can be there, before a model is loaded for it.
 
@@ -112,20 +140,34 @@ def check_address(address: str, port: int) -> None:
         raise SettingError(f"There can be no page at {address}, port {port}: {reason}. Choose another.") from error
 
 
-def without_proxies_for(address: str) -> None:
-    """Let Gradio, which looks for its own page when it starts, ask no proxy for it."""
+def without_proxies_for(address: str, share: bool) -> None:
+    """Let Gradio, which looks for its own page when it starts, ask no proxy for it.
+
+    Only --share needs others' addresses. Proxies that Gradio's client cannot read, such as SOCKS ones, would end it.
+    """
     for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
+        own = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
+        os.environ[name] = own if share and can_read_proxies() else "*"
 
 
-@shortage_explained()
+def can_read_proxies() -> bool:
+    """Return whether Gradio's HTTP client can use the proxies that the environment names."""
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL):  # no SOCKS support, an unknown scheme, no URL
+        return False
+    return True
+
+
 def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not listens_on_loopback(options.server_name)):
         print_text(
             "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
         )
-    without_proxies_for(options.server_name)
+    without_proxies_for(options.server_name, options.share)
     allowed = {"allow_hosts": options.allow_host, "allow_frames": options.allow_frame}
     where = (options.server_name, options.server_port)
     with serving(model, config, *where, auth=options.auth, share=options.share, **allowed) as urls:
@@ -133,18 +175,19 @@ def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespac
         wait_for_the_end()
 
 
-def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
-    """Run the program on a model that `load` loads."""
+def run(load: Callable[..., ChatModel], port: int) -> None:
+    """Load the model that the command line names, and show the page."""
     options, config = parse_arguments(port)
-    try:
-        check_address(options.server_name, options.server_port)
-        model = load_model(options, load)
-        model.warm_up()
-        serve(model, config, options)
-    except VisualGLMError as error:
-        print_text(error, file=sys.stderr)
-        sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)
+    check_address(options.server_name, options.server_port)
+    model = load_model(options, load)
+    model.warm_up()
+    serve(model, config, options)
+
+
+def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> int:
+    """Run the program on a model that `load` loads; return the exit code."""
+    return run_program(partial(run, load, port))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

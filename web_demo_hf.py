@@ -3,8 +3,10 @@
 python web_demo_hf.py --from_pretrained visualglm-tiny
 """
 
+import sys
+
 from model import load_hf
 from web_demo import main
 
 if __name__ == "__main__":
-    main(load=load_hf, port=8080)
+    sys.exit(main(load=load_hf, port=8080))

@@ -30,7 +30,7 @@ from benchmarks.parts.machine import ROOT, describe_machine
 from benchmarks.parts.machine import at_least as no_less
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 GOOD_CLIENTS = 4
 PAUSE_S = 0.1  # of a good client between an answer and the next question
@@ -154,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -13,6 +13,7 @@ Its picture is encoded for every question, as there. First it is checked that al
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 
 import torch
@@ -23,7 +24,7 @@ from benchmarks.parts.machine import PICTURE, at_least, describe_machine
 from benchmarks.parts.sat_baseline import Sat, ScriptedSat
 from benchmarks.parts.terminal import measure_start, print_start
 from model import DEMO, GenerationConfig, SatChatModel, load_sat
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.generation import generate
 from model.image import load_image
 
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -28,7 +28,7 @@ from benchmarks.parts.machine import at_least as no_less
 from benchmarks.parts.machine import describe_machine
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 BAD, LEAVING = 0.1, 0.2  # shares of all requests
 FEW_PICTURES = 8  # that are asked about again and again
@@ -230,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

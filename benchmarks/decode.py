@@ -21,6 +21,7 @@ table's hold wherever they are printed.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
@@ -46,7 +47,7 @@ from benchmarks.parts.table import (
     list_rows,
     show,
 )
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 SLOW_TOKENS = 32  # of the answers of those who need tens of milliseconds for each
 # On one H200 at full size in float16, by "stage/row".
@@ -290,4 +291,4 @@ def compare(table: Table, plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -32,7 +32,7 @@ from benchmarks.parts.killed import (
 from benchmarks.parts.machine import at_least, describe_machine
 from benchmarks.parts.table import show
 from finetune.checkpoints import Run
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 SAVING, STARTING = 0.3, 0.2  # shares of the kills that wait for a checkpoint to be begun, and that wait for nothing
 LATE_S = 0.02  # how much later than a checkpoint's beginning those come, at most
@@ -164,4 +164,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -24,6 +24,7 @@ A ratio of 1 or more keeps the promise. The promises are for one H200, or severa
 
 import argparse
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -57,7 +58,7 @@ from finetune.evaluation import held_out_loss
 from finetune.forward import AnswerLoss
 from finetune.processes import Processes
 from model import load_sat
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 RANK, BATCH = 10, 4
 NEW_PICTURES = ["--cache-pictures", "0"]
@@ -284,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

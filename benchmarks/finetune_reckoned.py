@@ -11,6 +11,7 @@ needs some 0.3 GB beyond the last two columns, for its libraries and for what em
 """
 
 import shlex
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from finetune.forward import AnswerLoss
 from finetune.methods import build_network, choose_trained, method_settings
 from model.checkpoint import Checkpoint
 from model.checkpoint.lazy import LazyTensors
+from model.command_line import run_program
 from model.quantization.nf4 import Nf4Linear
 
 META, DTYPE = torch.device("meta"), torch.bfloat16
@@ -210,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

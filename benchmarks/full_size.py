@@ -10,6 +10,7 @@ are numbers. `--layers` keeps that many layers of each part, to try it on a smal
 """
 
 import argparse
+import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from model.checkpoint.lazy import LazyTensors, makers_of
 from model.checkpoint.memory import build_empty
 from model.checkpoint.names import RENAMED
 from model.checkpoint.save import save_hf, to_hf_config
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
 from model.sat_compat import count_parameters
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

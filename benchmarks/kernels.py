@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.parts.machine import at_least, describe_machine
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.kernels.choice import has_triton
 from model.kernels.ending import Ending
 from model.kernels.norm import layer_norm
@@ -249,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -19,6 +19,7 @@ memory is held to that without it. A ratio of 1 or more keeps the promise.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from functools import partial
@@ -30,7 +31,7 @@ from benchmarks.parts.machine import describe_machine, name_gpu
 from benchmarks.parts.table import Comparison, Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model.checkpoint.convert import convert
 from model.checkpoint.whole import expected_shapes
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 BESIDE_GB = 2.0  # that loading may take beside the model and its largest tensor
 FORMATS = ("hf", "sat")
@@ -172,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -37,7 +37,7 @@ from benchmarks.parts.machine import at_least as no_less
 from benchmarks.parts.streams import Stream
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.generation import Request
 from model.loading import DTYPES
 
@@ -205,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -9,6 +9,7 @@ that they come from memory, as they do where other programs use the cache. Times
 
 import argparse
 import statistics
+import sys
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from benchmarks.parts.machine import at_least, describe_machine
 from benchmarks.parts.subjects import timed
 from benchmarks.parts.table import show
 from model import load_sat
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.kernels.dense import FEW_ROWS, Turned, is_slow_for_few
 
 ROWS = (1, 2, 3, FEW_ROWS, 6, 8, 16)
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -16,6 +16,7 @@ import argparse
 import itertools
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from benchmarks.parts.prompts import SHORT, random_pixels
 from benchmarks.parts.streams import Stream, percentile
 from benchmarks.parts.subjects import Engine
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.generation import Request, Scheduler
 
 ROUNDS = 3  # that are counted: in an earlier one graphs are recorded, and in a later one when a group has a new size
@@ -206,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

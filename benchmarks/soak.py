@@ -30,7 +30,7 @@ from benchmarks.parts.streams import Stream, percentile
 from benchmarks.parts.subjects import Engine
 from benchmarks.parts.table import show
 from model import BusyError
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.generation import Request, Scheduler
 from model.pictures import CACHED_PICTURES
 
@@ -236,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, field
 
 from benchmarks.parts.machine import ROOT, at_least, describe_machine
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 
 IMPORTS = ("import torch", "import sat", "from model import chat, VisualGLMModel")
 HEAVY = ("deepspeed", "transformers", "triton", "cpm_kernels")
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.printing import print_text
 
 SMALL_MODEL = "visualglm-tiny"
@@ -24,7 +24,7 @@ def choose_base() -> tuple[str, str]:
     return SMALL_MODEL, notice
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> None:
     """Print the name that --from_pretrained gives among the arguments, or the one chosen."""
     parser = ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--from_pretrained")
@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if notice:
         print_text(notice, file=sys.stderr)
     print_text(name)
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return run_program(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m finetune.data check dataset.jsonl --from_pretrained visualglm-6b --max
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from model import VisualGLMError, load_tokenizer
+from model import load_tokenizer
 from model.checkpoint import open_checkpoint
-from model.command_line import ArgumentParser
+from model.command_line import DONE, FAILED, ArgumentParser, run_program
 from model.errors import ImageError
 from model.image import load_image
 from model.printing import print_text
@@ -27,7 +26,6 @@ from .errors import BadRowError
 from .rows import Rows, read_rows, sift_rows
 from .shapes import Row
 
-BAD, FAILED = 1, 2  # exit codes: bad rows found, nothing could be checked
 LISTED = 20  # bad rows that are printed
 AT_HAND = "visualglm-tiny"  # needs no download; its tokens are shorter than those of visualglm-6b
 
@@ -163,14 +161,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the summary of a file; return 0 if every row can be used."""
-    options = parse_arguments(arguments)
-    try:
-        rows = read_rows(options.file)  # before a model is looked for: the path may be misspelt
-        findings = look_through(rows, make_encoder(options.from_pretrained, options.max_length))
-    except VisualGLMError as error:
-        print_text(error, file=sys.stderr)
-        return FAILED
+def run(options: argparse.Namespace) -> int:
+    """Print the summary of a file; return `FAILED` if there are rows that cannot be used."""
+    rows = read_rows(options.file)  # before a model is looked for: the path may be misspelt
+    findings = look_through(rows, make_encoder(options.from_pretrained, options.max_length))
     print_text(summarize(findings, options.file, options.from_pretrained, options.max_length))
-    return BAD if findings.bad else 0
+    return FAILED if findings.bad else DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return run_program(lambda: run(parse_arguments(arguments)))

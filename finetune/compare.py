@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from model import SatChatModel, SettingError, VisualGLMError, load_sat
-from model.command_line import ArgumentParser
+from model import SatChatModel, SettingError, load_sat
+from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
 from model.printing import print_text
 
@@ -22,7 +22,6 @@ from .errors import BadRowError, DataError
 from .page import write_page
 from .rows import OnBadRow, read_rows, refuse_bad_rows, sift_rows
 
-FAILED, INTERRUPTED = 2, 130  # exit codes
 SHOWN = 20  # questions printed
 RIGHT, WRONG, EXPECTED = "✓", "✗", "expected"
 
@@ -118,14 +117,7 @@ def run(options: argparse.Namespace, load: Callable[..., SatChatModel]) -> None:
 
 def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:
     """Compare the models that the command line names; `load` loads them."""
-    try:
-        run(parse_arguments(arguments), load)
-    except VisualGLMError as error:
-        print_text(error, file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+    return run_program(lambda: run(parse_arguments(arguments), load))
 
 
 if __name__ == "__main__":

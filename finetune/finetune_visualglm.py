@@ -19,30 +19,28 @@ from finetune.arguments import parse_arguments
 from finetune.preparation import prepare
 from finetune.processes import end_process, leave_processes
 from finetune.stopping import FAILED_BY_SIGNAL
-from model.errors import SettingError, VisualGLMError
+from model.command_line import DONE, run_program
 from model.finetuned import FineTuneVisualGLMModel
-from model.printing import print_text
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
 
-FAILED, MISUSED = 1, 2  # exit codes
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Train as the command line asks; return the exit code."""
+    training = prepare(parse_arguments(arguments))
+    try:
+        was_stopped = training.go()
+    finally:
+        training.close()
+    return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else DONE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line; return its exit code."""
     try:
-        training = prepare(parse_arguments(arguments))
-        try:
-            was_stopped = training.go()
-        finally:
-            training.close()
-        return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else 0
-    except VisualGLMError as error:
-        print_text(f"error: {error}", file=sys.stderr)
-        return MISUSED if isinstance(error, SettingError) else FAILED
-    except KeyboardInterrupt:
-        print_text("Interrupted before the first step: nothing new is saved.", file=sys.stderr)
-        return FAILED_BY_SIGNAL + signal.SIGINT
+        return run_program(
+            lambda: run(arguments), interrupted="Interrupted before the first step: nothing new is saved."
+        )
     finally:
         leave_processes()
 

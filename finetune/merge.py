@@ -22,8 +22,7 @@ from model.checkpoint.layout import SPLIT
 from model.checkpoint.resolve import resolve
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
 from model.checkpoint.save import write_json
-from model.command_line import ArgumentParser
-from model.errors import VisualGLMError
+from model.command_line import ArgumentParser, run_program
 from model.finetuned import FineTuneVisualGLMModel
 from model.printing import print_text
 
@@ -77,8 +76,8 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
         write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+def run(arguments: Sequence[str] | None) -> None:
+    """Do what the command line asks for."""
     parser = ArgumentParser(
         prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,13 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
     parser.add_argument("--base", metavar="NAME", help="the model that RUN began from, where RUN does not say")
     options = parser.parse_args(arguments)
-    try:
-        merge(options.source, options.out, options.to, options.base)
-    except VisualGLMError as error:
-        print_text(f"error: {error}", file=sys.stderr)
-        return 1
+    merge(options.source, options.out, options.to, options.base)
     print_text(f"Written to {options.out}.")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return run_program(lambda: run(arguments))
 
 
 if __name__ == "__main__":

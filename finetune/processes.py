@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from model.environment import read_integer, read_variable
 from model.errors import SettingError
 from model.loading import choose_device
 from model.printing import print_text
+from model.sat_compat import plain_tracebacks
 
 from .errors import TrainingError
 
@@ -84,12 +86,12 @@ def say(processes: Processes, text: str) -> None:
 
 def is_launched() -> bool:
     """Whether a launcher, torchrun or deepspeed's, has started this process."""
-    return "WORLD_SIZE" in os.environ
+    return read_variable("WORLD_SIZE") is not None
 
 
 def count_processes() -> int:
     """How many processes the launcher has started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return read_integer("WORLD_SIZE", 1)
 
 
 def join_processes(device: str | None, wants_nccl: bool) -> Processes:
@@ -104,7 +106,8 @@ def join_processes(device: str | None, wants_nccl: bool) -> Processes:
         chosen = choose_device(device)
         if wants_nccl and chosen.type == "cuda":
             store = dist.HashStore()  # type: ignore[attr-defined]  # public, not exported
-            dist.init_process_group("nccl", store=store, rank=0, world_size=1)
+            with plain_tracebacks():
+                dist.init_process_group("nccl", store=store, rank=0, world_size=1)
             divide_model()
         return Processes(0, 1, chosen)
     return join_launched(device, count)
@@ -112,7 +115,7 @@ def join_processes(device: str | None, wants_nccl: bool) -> Processes:
 
 def join_launched(device: str | None, count: int) -> Processes:
     """Meet the others at the address that the launcher has put into the environment."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = read_integer("LOCAL_RANK", 0)
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu and local >= torch.cuda.device_count():
         raise SettingError(

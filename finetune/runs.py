@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from model.checkpoint.resolve import EMBEDDED
 from model.checkpoint.sat import WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME
 from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
+from model.description import KEY as DESCRIPTION_KEY
+from model.environment import expand_home
 from model.finetuned import FineTuneVisualGLMModel
 
 from .checkpoints import Run
@@ -28,12 +29,13 @@ def run_config(
 ) -> dict[str, Any]:
     """Return the run's model_config.json."""
     config = {**checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
+    config.pop(DESCRIPTION_KEY, None)  # what the base knows is not what the run knows
     if config.get("tokenizer_type") == str(checkpoint.path):
         del config["tokenizer_type"]
     if not is_whole:
         name = options.from_pretrained
-        is_path = not (EMBEDDED / name).is_dir() and Path(name).expanduser().exists()
-        config[BASE_KEY] = str(Path(name).expanduser().resolve()) if is_path else name
+        is_path = not (EMBEDDED / name).is_dir() and expand_home(name).exists()
+        config[BASE_KEY] = str(expand_home(name).resolve()) if is_path else name
     return config
 
 

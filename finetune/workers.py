@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model.environment import read_integer
 from model.printing import print_text
 
 from .errors import TrainingError
@@ -41,7 +42,7 @@ def why_no_workers() -> str | None:
 
 def count_local_processes() -> int:
     """Return how many processes train on this machine and share its memory."""
-    return max(1, int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return max(1, read_integer("LOCAL_SIZE", read_integer("LOCAL_WORLD_SIZE", 1)))
 
 
 def choose_workers(wanted: int, batch_bytes: int, batches: int) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .description import UNNAMED, Description
 from .errors import VisualGLMError
 from .generation import DEMO, GenerationConfig, Request, Scheduler, Steps, scheduler_of
 from .pictures import PictureEmbeddings
@@ -25,6 +26,11 @@ class ChatModel(Protocol):
     @property
     def image_size(self) -> int:
         """Pixels a side of the images that the model sees; larger ones are resized to it."""
+        ...
+
+    @property
+    def description(self) -> Description:
+        """Name of the model, and what it knows."""
         ...
 
     def stream_answer(
@@ -54,6 +60,7 @@ class SatChatModel:
         rows: the most answers at a time; None leaves what the network's scheduler has.
         most_waiting: the most questions that wait for their turn; None likewise.
         penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
+        description: name of the model, and what it knows.
     """
 
     def __init__(
@@ -64,12 +71,14 @@ class SatChatModel:
         rows: int | None = None,
         most_waiting: int | None = None,
         penalize_prompt: bool = False,
+        description: Description = UNNAMED,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.rows = rows
         self.most_waiting = most_waiting
         self.penalize_prompt = penalize_prompt
+        self.description = description
         self.pictures = PictureEmbeddings(network)
 
     @property

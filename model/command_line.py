@@ -1,9 +1,63 @@
-"""The parser of every program's command line."""
+"""What all programs share: the parser of the command line, exit codes, and how errors and Ctrl-C end a program."""
 
 import argparse
+import io
+import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .errors import SettingError, VisualGLMError
+from .printing import print_text
+from .shortage import shortage_explained
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
+
+
+def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int:
+    """Run a program's main function; return the exit code: `DONE` for None.
+
+    A VisualGLMError is printed as "error: message". Other exceptions are bugs and are raised.
+
+    Args:
+        interrupted: is printed as an error after Ctrl-C.
+    """
+    accept_any_text()
+    try:
+        status = _exit_code_of(main, interrupted)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of the output has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
+        return FAILED
+
+
+def _exit_code_of(main: Callable[[], int | None], interrupted: str) -> int:
+    try:
+        with shortage_explained():
+            status = main()
+        return DONE if status is None else status
+    except VisualGLMError as error:
+        print_error(str(error))
+        return MISUSED if isinstance(error, SettingError) else FAILED
+    except KeyboardInterrupt:
+        if interrupted:
+            print_error(interrupted)
+        return INTERRUPTED
+
+
+def print_error(message: str) -> None:
+    """Print an error to the standard error, in the form that all programs share."""
+    print_text(f"error: {message}", file=sys.stderr)
+
+
+def accept_any_text() -> None:
+    """Let no byte that cannot be decoded and no character that cannot be encoded end the program."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Escaped, the name of a picture keeps its bytes that are not UTF-8; the tokenizer reads them as "?".
+            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -11,6 +65,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
     Abbreviations too may have either spelling. Values, and whatever follows a `--`, stay as they are.
     """
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and an error, and exit."""
+        self.print_usage(sys.stderr)
+        print_error(message)
+        self.exit(MISUSED)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None

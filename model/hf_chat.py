@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .chat_model import SatChatModel
+from .description import UNNAMED, Description
 from .errors import VisualGLMError
 from .generation import GenerationConfig
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded
@@ -133,14 +134,21 @@ class HfChatModel:
     Args:
         network: a ChatGLMForConditionalGenerationWithImage.
         tokenizer: a ChatGLMTokenizer.
-        rows, most_waiting: as of `SatChatModel`.
+        rows, most_waiting, description: as of `SatChatModel`.
     """
 
     def __init__(
-        self, network: Any, tokenizer: Any, *, rows: int | None = None, most_waiting: int | None = None
+        self,
+        network: Any,
+        tokenizer: Any,
+        *,
+        rows: int | None = None,
+        most_waiting: int | None = None,
+        description: Description = UNNAMED,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
+        self.description = description
         self.engine = SatChatModel(
             HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True
         )

@@ -14,6 +14,8 @@ from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.vocabulary import find_vocabulary
+from .description import Description, read_knowledge
+from .environment import expand_home, read_variable
 from .errors import SettingError, TokenizerError
 from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
@@ -101,8 +103,15 @@ def limit_threads(parameters: int) -> None:
     Its matrices are too small to gain much from more, and threads that wait for one another lose milliseconds at
     each of hundreds of operations as soon as another program takes a core.
     """
-    if parameters < SMALL_PARAMETERS and "OMP_NUM_THREADS" not in os.environ:
+    if parameters < SMALL_PARAMETERS and read_variable("OMP_NUM_THREADS") is None:
         torch.set_num_threads(1)
+
+
+def describe_model(name: str | os.PathLike[str], checkpoint: Checkpoint) -> Description:
+    """Return the description of a checkpoint that was opened by `name`."""
+    path = expand_home(name)
+    is_path = path.exists() and checkpoint.path.parent.name != "snapshots"  # a name in the hub's cache says nothing
+    return Description(checkpoint.path.resolve().name if is_path else path.name, read_knowledge(checkpoint.config))
 
 
 def build_network(
@@ -182,7 +191,8 @@ def load_sat(
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
     lay_out_all(network)
-    return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
+    description = describe_model(name, checkpoint)
+    return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, description=description)
 
 
 @shortage_explained()
@@ -223,4 +233,5 @@ def load_hf(
         network = read_network(checkpoint, chosen, wanted, quant, progress)
     else:
         network = fill_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
-    return HfChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
+    description = describe_model(name, checkpoint)
+    return HfChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, description=description)

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import types
@@ -26,6 +27,7 @@ import torch
 from .checkpoint.files import read_json
 from .checkpoint.resolve import resolve
 from .checkpoint.sat import CONFIG_NAME, find_directory, is_place
+from .environment import read_integer, read_variable
 from .printing import make_printable
 from .quantization.quantize import quantize
 
@@ -33,6 +35,7 @@ T = TypeVar("T")
 
 # Optional packages that SAT tries to import and can do without; each costs up to seconds.
 HIDDEN = ("deepspeed", "wandb", "bitsandbytes", "xformers", "apex")
+LEVEL_VARIABLES = ("LOGLEVEL", "SAT_LOGLEVEL")  # the first wins
 OWN_CLASS = "VisualGLMModel"
 # Beyond this many weights of the language model, float32 takes more memory than most machines have.
 LARGE_PARAMETERS = 4_000_000_000
@@ -104,19 +107,39 @@ def _attribute_replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """SAT logs its progress at INFO from its first import on; a caller's SAT_LOGLEVEL is respected."""
-    chosen = "SAT_LOGLEVEL" in os.environ or "LOGLEVEL" in os.environ
-    os.environ.setdefault("SAT_LOGLEVEL", "WARNING")
+    """SAT logs its progress at INFO from its first import on; a caller's SAT_LOGLEVEL and LOGLEVEL are respected."""
+    before = {name: os.environ.pop(name) for name in LEVEL_VARIABLES if name in os.environ}
+    levels = [level for name in LEVEL_VARIABLES if (level := _read_level(name, before))]
+    os.environ["SAT_LOGLEVEL"] = (levels or ["WARNING"])[0]
     try:
         yield
     finally:
-        if not chosen:
-            del os.environ["SAT_LOGLEVEL"]
+        del os.environ["SAT_LOGLEVEL"]
+        os.environ.update(before)
+
+
+def _read_level(name: str, environment: Mapping[str, str]) -> str | None:
+    """Return the logging level that a variable names, as SAT needs it; None, with a warning, for an unknown one."""
+    given = read_variable(name, environment)
+    if given is None or given.strip().upper() in logging.getLevelNamesMapping():
+        return given and given.strip().upper()
+    warnings.warn(f"The environment variable {name} is {given!r}, no level of logging; it is ignored.", stacklevel=2)
+    return None
 
 
 def _unscripted(function: T) -> T:
     """Stand in for torch.jit.script, which torch deprecates and whose first calls are slow."""
     return function
+
+
+@contextlib.contextmanager
+def plain_tracebacks() -> Iterator[None]:
+    """Keep torch from prefixing the tracebacks of a single process with its rank: it replaces sys.excepthook."""
+    hook = sys.excepthook
+    try:
+        yield
+    finally:
+        sys.excepthook = hook
 
 
 def initialize_model_parallel(original: Callable[..., bool], model_parallel_size: int, seed: int) -> bool:
@@ -127,13 +150,14 @@ def initialize_model_parallel(original: Callable[..., bool], model_parallel_size
     """
     from sat import mpu
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or model_parallel_size > 1:
+    if read_integer("WORLD_SIZE", 1) > 1 or model_parallel_size > 1:
         return original(model_parallel_size=model_parallel_size, seed=seed)
     if mpu.model_parallel_is_initialized():
         return False
     if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, not exported
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        with plain_tracebacks():
+            torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     mpu.initialize_model_parallel(1)
     return True
 

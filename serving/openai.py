@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model import GenerationConfig, Piece, Usage
+from model import ENGLISH, GenerationConfig, Piece, Usage
 
 from .answering import Answering
 from .messages import read_messages
@@ -84,13 +84,16 @@ def make_router(service: Service) -> APIRouter:
     name = service.settings.model_name
     started = int(time.time())
 
-    described = {"id": name, "object": "model", "created": started, "owned_by": "visualglm"}
+    def describe() -> dict[str, Any]:
+        knowledge = service.model.description.knowledge if service.model is not None else {}
+        described = {"description": knowledge.get(ENGLISH.code)}
+        return {"id": name, "object": "model", "created": started, "owned_by": "visualglm", **described}
 
     @router.get("/models/", include_in_schema=False)
     @router.get("/models", response_model=Models, responses={401: {"model": ProtocolError}})
     async def models() -> Any:
         """List the model."""
-        return {"object": "list", "data": [described]}
+        return {"object": "list", "data": [describe()]}
 
     # The name of a model may have slashes.
     @router.get(
@@ -101,7 +104,7 @@ def make_router(service: Service) -> APIRouter:
     async def retrieve(model: str) -> Any:
         """Describe the model."""
         check_model(model, name)
-        return described
+        return describe()
 
     @router.post(
         "/chat/completions",

@@ -242,6 +242,7 @@ class Model(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    description: str | None = Field(description="what the model knows; null while it loads or if it does not say")
 
 
 class Models(BaseModel):

@@ -3,11 +3,12 @@
 import argparse
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from model import DEMO, SettingError
+from model.environment import is_service_link, read_variable, service_link_note, to_boolean, to_integer, to_number
 from model.image import ImageLimits
 from model.image_file import SERVED_FORMATS
 
@@ -68,24 +69,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, least = getattr(self, item.name), item.metadata["least"]
-            if least is not None and not value >= least:
-                raise SettingError(f"{flag_of(item)} is {value}; it should be at least {least}.")
-        if any(not key.isascii() or not key.isprintable() or " " in key or not key for key in self.api_keys):
-            raise SettingError("An API key should be ASCII characters without blanks.")
-        for address in self.trusted_proxies:
-            try:
-                ipaddress.ip_network(address, strict=False)
-            except ValueError as error:
-                raise SettingError(f"--trusted-proxy {address} is not an IP address or network.") from error
+            check_value(item, getattr(self, item.name), flag_of(item))
         for flag, values in {
             "--allowed-image-domains": self.allowed_image_domains,
             "--allowed-image-ports": self.allowed_image_ports,
         }.items():
             if values and not self.allow_image_urls:
                 raise SettingError(f"{flag} needs --allow-image-urls.")
-        if any(not port.isdecimal() or not 1 <= int(port[:6]) <= 65535 for port in self.allowed_image_ports):
-            raise SettingError("--allowed-image-ports should be numbers from 1 to 65535.")
 
     @property
     def most_answers(self) -> int:
@@ -106,19 +96,34 @@ class Settings:
         )
 
     @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser, environment: Mapping[str, str] = os.environ) -> None:
-        """Add a flag for each setting; what it is left at comes from the environment, else from here."""
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add a flag for each setting; None where it is not given."""
         group = parser.add_argument_group("the server", f"Each also as {ENVIRONMENT_PREFIX}MAX_QUEUE and the like.")
         for item in fields(cls):
-            flag = flag_of(item)
-            given = environment.get(ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper())
-            group.add_argument(flag, dest=item.name, **_argument(item, given))
+            group.add_argument(flag_of(item), dest=item.name, default=None, **_argument(item))
 
     @classmethod
-    def from_arguments(cls, options: argparse.Namespace) -> "Settings":
-        """Return the settings that the flags of `add_arguments` were given."""
-        given: dict[str, Any] = {item.name: getattr(options, item.name) for item in fields(cls)}
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    def from_arguments(
+        cls,
+        options: argparse.Namespace,
+        environment: Mapping[str, str] = os.environ,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> "Settings":
+        """Return the settings that the flags of `add_arguments` were given, or else the environment's.
+
+        Args:
+            note: is told of each variable that is ignored.
+
+        Raises:
+            SettingError: a value that makes no sense; the message names the flag or the variable.
+        """
+        given: dict[str, Any] = {}
+        for item in fields(cls):
+            value = getattr(options, item.name)
+            if value is None:
+                value = read_setting(item, environment, note)
+            if value is not None:
+                given[item.name] = tuple(value) if isinstance(value, list) else value
         return cls(**given)
 
 
@@ -127,24 +132,83 @@ def flag_of(item: Any) -> str:
     return item.metadata["flag"] or f"--{item.name.replace('_', '-')}"
 
 
-def _argument(item: Any, given: str | None) -> dict[str, Any]:
-    """Return what argparse needs to know of a field, of which the environment says `given`."""
+def variable_of(item: Any) -> str:
+    """Return the environment variable of a field."""
+    return ENVIRONMENT_PREFIX + flag_of(item).removeprefix("--").replace("-", "_").upper()
+
+
+def read_setting(item: Any, environment: Mapping[str, str], note: Callable[[str], None]) -> Any:
+    """Return the value that the environment has for a field; None for none, and for the address of a service.
+
+    Raises:
+        SettingError: a value that makes no sense.
+    """
+    name = variable_of(item)
+    given = read_variable(name, environment)
+    if given is None:
+        return None
+    if is_service_link(given):
+        note(service_link_note(name, given))
+        return None
+    value = _convert(item.default, given, name)
+    check_value(item, value, name)
+    return value
+
+
+def _convert(default: Any, given: str, name: str) -> Any:
+    """Convert the value of the variable `name` to the type of a field's default."""
+    match default:
+        case bool():
+            return to_boolean(given, name)
+        case int():
+            return to_integer(given, name)
+        case float():
+            return to_number(given, name)
+        case tuple():
+            return tuple(given.replace(",", " ").split())
+        case _:
+            return given
+
+
+def check_value(item: Any, value: Any, name: str) -> None:
+    """Check the value of a field, which a flag or variable called `name` was given.
+
+    Raises:
+        SettingError: a value that makes no sense.
+    """
+    least = item.metadata["least"]
+    if least is not None and not value >= least:
+        raise SettingError(f"{name} is {value}; it should be at least {least}.")
+    if item.name == "api_keys" and not all(
+        key and key.isascii() and key.isprintable() and " " not in key for key in value
+    ):
+        raise SettingError(f"{name}: an API key should be ASCII characters without blanks.")
+    if item.name == "trusted_proxies":
+        for address in value:
+            _check_network(address, name)
+
+    if item.name == "allowed_image_ports" and not all(map(_is_port, value)):
+        raise SettingError(f"{name} should be numbers from 1 to 65535.")
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text[:6]) <= 65535
+
+
+def _check_network(address: str, name: str) -> None:
+    try:
+        ipaddress.ip_network(address, strict=False)
+    except ValueError as error:
+        raise SettingError(f"{name} {address} is not an IP address or network.") from error
+
+
+def _argument(item: Any) -> dict[str, Any]:
+    """Return what argparse needs to know of a field."""
     assert item.default is not MISSING
     text = item.metadata["help"]
     if isinstance(item.default, bool):
-        yes = (given or "").lower() in ("1", "true", "yes", "on")
-        return {"action": "store_true", "default": yes if given else item.default, "help": text}
+        return {"action": "store_true", "help": text}
     if isinstance(item.default, tuple):
-        words = [word for word in (given or "").replace(",", " ").split() if word]
-        return {"action": _Collect, "nargs": "+", "default": words, "metavar": "WORD", "help": text}
+        return {"action": "extend", "nargs": "+", "metavar": "WORD", "help": text}
     shown = "" if item.default == "" else f" (default {item.default})"
-    default = item.default if given is None else given  # argparse converts it as if it were typed
-    return {"type": type(item.default), "default": default, "help": text + shown}
-
-
-class _Collect(argparse.Action):
-    """Collects the words of a flag that may be given several times; the first replaces the environment's."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*([] if before is self.default else before), *values])
+    return {"type": type(item.default), "help": text + shown}

@@ -10,8 +10,6 @@ from model.loading import DTYPES
 
 from .languages import OneLanguageModel
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
-
 
 @contextlib.contextmanager
 def loading_bar() -> Iterator[Callable[[int, int], None]]:

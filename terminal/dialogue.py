@@ -37,6 +37,7 @@ class Terminal:
     ) -> None:
         self.model = model
         self.config = config
+        self.language = language
         self.words = WORDS[language]
         self.describe = describe
         self.read = read
@@ -46,6 +47,8 @@ class Terminal:
     def run(self, image: str | None) -> None:
         """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
         print_text(self.words.welcome)
+        if described := self.model.description.in_language(self.language):
+            print_text(self.words.model.format(described))
         # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
         with on_interrupt(ignore_interrupt), contextlib.suppress(Ended):
             while True:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Piece
+from model.description import Description
 
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set wins, as POSIX has it
 
@@ -31,6 +32,11 @@ class OneLanguageModel:
     def image_size(self) -> int:
         """Pixels a side of the images that the model sees."""
         return self.model.image_size
+
+    @property
+    def description(self) -> Description:
+        """Name of the model, and what it knows."""
+        return self.model.description
 
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, **options: Any

@@ -1,6 +1,5 @@
 """What is read from a person and written to one: at a terminal, or through pipes."""
 
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,14 +10,6 @@ from model.printing import print_text
 from .interrupts import interrupt_once, on_interrupt
 
 BOM = "\ufeff"
-
-
-def accept_any_text() -> None:
-    """Let no byte that cannot be read and no character that cannot be shown end the program."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Escaped, the name of a picture keeps its bytes that are not UTF-8; the tokenizer reads them as "?".
-            stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
 
 
 def write(text: str) -> None:

@@ -10,6 +10,7 @@ class Words:
     """What the program says in one language."""
 
     welcome: str
+    model: str
     ask_picture: str
     ask_question: str
     answer: str
@@ -22,6 +23,7 @@ class Words:
 WORDS = {
     CHINESE: Words(
         "欢迎使用 VisualGLM。输入问题开始对话；clear 重新开始，stop 或 Ctrl-D 退出，Ctrl-C 中断回答。",
+        "模型：{}",
         "请输入图片路径或网址（直接回车则进入纯文本对话）：",
         "用户：",
         "VisualGLM：",
@@ -32,6 +34,7 @@ WORDS = {
     ),
     ENGLISH: Words(
         "Welcome to VisualGLM. Type a question; clear starts over, stop or Ctrl-D ends, Ctrl-C stops an answer.",
+        "Model: {}",
         "Path or URL of a picture (Enter for a talk without one): ",
         "You: ",
         "VisualGLM: ",

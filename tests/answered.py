@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from model import Piece
+from model.description import Description
 from tiny.grading import ThingScore
 from tiny.scoring.results import Picture, Question, Result
 from tiny.words.vocabulary import Language
@@ -28,6 +29,7 @@ class ScriptedModel:
         self.asked: list[tuple[Any, str, Any]] = []
 
     image_size = 224
+    description = Description("scripted")
 
     def stream_answer(self, conversation: Any, question: str, config: Any) -> Iterator[Piece]:
         self.asked.append((conversation, question, config))

@@ -18,6 +18,7 @@ import pexpect
 
 import cli_demo
 from model import Conversation, GenerationConfig, Piece
+from model.description import Description
 from terminal.interrupts import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
@@ -28,7 +29,10 @@ DESCRIBED_ZH = (
 )
 DESCRIBED_EN = "The picture shows a black ring, a purple car and a red star."
 TINY = [str(ROOT / "cli_demo.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu", "--temperature", "0"]
-SLOW = ["-c", "import cli_demo, tests.cli_program as t; cli_demo.main(load=lambda name, **settings: t.SlowModel())"]
+SLOW = [
+    "-c",
+    "import sys, cli_demo, tests.cli_program as t; sys.exit(cli_demo.main(load=lambda *_, **settings: t.SlowModel()))",
+]
 PATIENCE = 60  # seconds; the machine may be busy
 
 
@@ -36,6 +40,7 @@ class SlowModel:
     """Counts to 400 for twenty seconds; asked to "count", says at once how many turns it was shown."""
 
     image_size = 224
+    description = Description("scripted")
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         if question == "count":

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from model import BusyError, Conversation, GenerationConfig, Piece, Usage
+from model.description import Description
 from serving import Settings, create_app
 from serving.server import Server, listen
 
@@ -51,6 +52,7 @@ class SteppedModel:
         self.may_step.release(count)
 
     image_size = 224
+    description = Description("scripted")
 
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from model import GenerationError
+from model.description import Description
 from serving.streams import ClientGone, EventStream
 from tests.served import SteppedModel, completion, events, serving, wait_until
 
@@ -73,6 +74,7 @@ class QueueingModel:
         self.answers: list[Queued] = []
 
     image_size = 224
+    description = Description("scripted")
 
     def stream_answer(self, *_, **__):
         self.answers.append(Queued())

@@ -27,8 +27,8 @@ TINY = ["--from_pretrained", "visualglm-tiny", "--device", "cpu"]
 
 def parse(*words: str, **environment: str) -> Settings:
     parser = argparse.ArgumentParser()
-    Settings.add_arguments(parser, environment)
-    return Settings.from_arguments(parser.parse_args(words))
+    Settings.add_arguments(parser)
+    return Settings.from_arguments(parser.parse_args(words), environment)
 
 
 def test_settings_come_from_flags_then_from_the_environment_then_from_their_defaults():

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from finetune.asking import GREEDY, answer_all, as_shown, questions_of
-from finetune.compare import FAILED, main
+from finetune.compare import main
 from finetune.rows import read_rows
 from model import Conversation, SatChatModel, load_sat
 from model.checkpoint import open_checkpoint, save_sat
+from model.command_line import FAILED, MISUSED
 from model.image import load_image
 from tests.test_failure_page import Reader
 from tiny.fewshot import write_folder
@@ -113,5 +114,5 @@ def test_bad_data_is_named_or_left_out(data: Path, capsys: pytest.CaptureFixture
     assert "half.jpg" in errors
     assert main([*flags, "--on-bad-row", "skip"]) == 0
     assert "1 of 3" in capsys.readouterr().out
-    assert main([*flags, "--html", str(data.parent / "none" / "page.html")]) == FAILED
+    assert main([*flags, "--html", str(data.parent / "none" / "page.html")]) == MISUSED
     assert "Make it, or choose another --html" in capsys.readouterr().err

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.check import BAD, FAILED, main
+from finetune.check import main
+from model.command_line import FAILED, MISUSED
 from tests.picture_files import encode
 
 GOOD = {"prompt": "图里有什么？", "label": "一只球。"}
@@ -42,7 +43,7 @@ def test_a_good_file_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[st
 
 def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = {"img": "half.png", **GOOD}
-    assert check(folder, [half, 5, {"img": "a.png", **GOOD}, half, {**GOOD, "label": ""}]) == BAD
+    assert check(folder, [half, 5, {"img": "a.png", **GOOD}, half, {**GOOD, "label": ""}]) == FAILED
     shown = capsys.readouterr().out
     assert "5 rows, 1 can be used" in shown
     named = [line.split(":")[0] for line in shown.splitlines() if line.startswith("  Row")]
@@ -51,7 +52,7 @@ def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: p
 
 
 def test_a_file_of_bad_rows_alone_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(folder, [5] * 30) == BAD
+    assert check(folder, [5] * 30) == FAILED
     shown = capsys.readouterr().out
     assert "30 rows, 0 can be used" in shown
     assert "... and 10 more" in shown
@@ -66,7 +67,7 @@ def test_rows_that_are_too_long_are_counted(folder: Path, capsys: pytest.Capture
 
 def test_what_cannot_be_checked_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(folder / "none.json")]) == FAILED
-    assert check(folder, [GOOD], "--max-length", "5") == FAILED
+    assert check(folder, [GOOD], "--max-length", "5") == MISUSED
     errors = capsys.readouterr().err
     assert "none.json cannot be read" in errors
     assert "max_length=5 leaves no room" in errors

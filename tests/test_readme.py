@@ -94,6 +94,17 @@ def test_the_python_sessions_print_what_their_comments_say(session: Block, tiny_
     assert result.stdout.splitlines() == re.findall(r"^# (.+)$", session.text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("session", blocks("README.md", "python"))
+def test_the_python_sessions_can_be_pasted_into_the_prompt(session: Block, tiny_server: httpx.Client) -> None:
+    # With -i, Python reads line by line as at a terminal, where only a blank line ends an indented block.
+    command = [sys.executable, "-X", "utf8", "-i", "-q"]
+    typed = with_port(session.text, tiny_server)
+    settings = {"cwd": ROOT, "capture_output": True, "encoding": "utf-8", "timeout": 120, "check": False}
+    result = subprocess.run(command, input=typed, **settings)
+    assert "Error" not in result.stderr
+    assert result.stdout.splitlines() == re.findall(r"^# (.+)$", session.text, re.MULTILINE)
+
+
 def test_the_javascript_prints_what_its_comment_says(tiny_server: httpx.Client, tmp_path: Path) -> None:
     (script,) = blocks("README.md", "js")
     (tmp_path / "ask.mjs").write_text(with_port(script.text, tiny_server), encoding="utf-8")

@@ -1,13 +1,18 @@
 """A model's name finds its files, on this machine or on the hub; what is wrong is said."""
 
+import io
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from finetune.base import choose_base
 from model import CheckpointError, TokenizerError, load_sat
 from model.checkpoint import find_vocabulary, open_checkpoint, resolve
+from model.checkpoint.convert import convert
 from model.checkpoint.resolve import EMBEDDED
 from tests.checkpoints import TINY
 
@@ -161,3 +166,112 @@ def test_a_tokenizer_that_was_not_downloaded_is_said(name: str, content: bytes, 
     (tmp_path / "copy" / name).write_bytes(content)
     with pytest.raises(TokenizerError, match=f"{name}.* cannot be read: it is a {message}"):
         find_vocabulary(tmp_path / "copy")
+
+
+@pytest.fixture
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], io.StringIO]:
+    """Let a person at a terminal type a line; the returned stream has what is shown."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def type_line(line: str) -> io.StringIO:
+        monkeypatch.setattr("sys.stdin", Terminal(line))
+        monkeypatch.setattr("sys.stderr", Terminal())
+        return sys.stderr
+
+    return type_line
+
+
+@pytest.mark.parametrize("line", ["", "\n", "n\n", "what?\n"])
+def test_at_a_terminal_nothing_is_downloaded_without_a_yes(
+    line: str, at_terminal: Callable[[str], io.StringIO], tmp_path: Path
+) -> None:
+    shown = at_terminal(line)
+    told: list[str] = []
+    for name in ("visualglm-6b", "other/model"):
+        with pytest.raises(CheckpointError, match="was not downloaded") as caught:
+            resolve(name, notice=told.append)
+        assert "hf download" in str(caught.value)
+    assert told == []
+    assert "15.6 GB" in shown.getvalue()
+    assert "unknown size" in shown.getvalue()
+
+
+def test_with_a_yes_it_is_downloaded(at_terminal: Callable[[str], io.StringIO]) -> None:
+    at_terminal("Yes\n")
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="no connection"):
+        resolve("visualglm-6b", notice=told.append)
+    assert len(told) == 1
+
+
+def test_several_processes_do_not_ask(
+    at_terminal: Callable[[str], io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = at_terminal("yes\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CheckpointError, match="was not downloaded"):
+        resolve("visualglm-6b")
+    assert shown.getvalue() == ""
+
+
+def test_a_path_that_is_misspelt_is_not_sought_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "my-run").mkdir(parents=True)
+    (tmp_path / "runs" / "my-run" / "model_config.json").write_text("{}")
+    (tmp_path / "home" / "kept").mkdir(parents=True)
+    told: list[str] = []
+    for name in ("runs/my-rum", "checkpoints/RUN", "kept/model", "weights/model.pt", "a/model.safetensors"):
+        with pytest.raises(CheckpointError, match="There is no model called") as caught:
+            resolve(name, notice=told.append)
+        assert f"hf download {name}" not in str(caught.value)
+        assert "hub's cache" not in str(caught.value)
+        assert ("Did you mean runs/my-run?" in str(caught.value)) == (name == "runs/my-rum")
+    assert told == []
+
+
+def test_a_published_model_is_sought_on_the_hub_beside_others_of_its_maker(tmp_path: Path) -> None:
+    (tmp_path / "THUDM" / "chatglm-6b").mkdir(parents=True)
+    told: list[str] = []
+    with pytest.raises(CheckpointError, match="no connection"):
+        resolve("THUDM/visualglm-6b", notice=told.append)
+    assert len(told) == 1
+
+
+@pytest.fixture
+def homeless(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No home directory is known."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("SAT_HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "~/.cache/huggingface/hub")
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_models_are_found_and_missing_ones_are_said() -> None:
+    assert resolve("visualglm-tiny") == TINY
+    assert find_vocabulary("visualglm-tiny") == TINY
+    for name, message in (("nowhere", "There is no model"), ("~/nowhere", "There is no model")):
+        with pytest.raises(CheckpointError, match=message):
+            resolve(name)
+    with pytest.raises(CheckpointError, match="Set HF_HOME"):
+        resolve("visualglm-6b")
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_directory_a_base_is_chosen_and_a_model_written(tmp_path: Path) -> None:
+    assert choose_base()[0] in ("visualglm-tiny", "visualglm-6b")
+    convert("visualglm-tiny", tmp_path / "copy", "hf")
+    assert (tmp_path / "copy" / "model.safetensors").is_file()
+
+
+def test_an_empty_sat_home_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAT_HOME", " ")
+    with pytest.raises(CheckpointError) as caught:
+        resolve("nowhere")
+    assert str(tmp_path / " ") not in str(caught.value)

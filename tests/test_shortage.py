@@ -44,7 +44,7 @@ else:
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
 sys.argv = [{module!r} + ".py", "--from_pretrained", "visualglm-tiny", "--device", "cpu", *{flags!r}]
-program.main()
+sys.exit(program.main())
 """
 
 
@@ -64,7 +64,7 @@ def test_a_program_that_lacks_something_ends_with_one_line_of_words(module: str,
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.stderr.splitlines()[-1] == (MEMORY if kind == "memory" else FILES)
+    assert done.stderr.splitlines()[-1] == f"error: {MEMORY if kind == 'memory' else FILES}"
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
 

@@ -236,9 +236,11 @@ def test_what_is_too_large_is_not_uploaded(visitor: RawVisitor) -> None:
 ROUTES = """
 import json
 from model import DEMO
+from model.description import UNNAMED
 from web.page import Page
 class Model:
     image_size = 224
+    description = UNNAMED
 app = Page(Model(), DEMO).blocks.app
 routers = [getattr(route, "original_router", route) for route in app.routes]
 routes = [route for router in routers for route in getattr(router, "routes", [router])]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
+from model.description import Description
 from model.image import load_image
 from tests.cli_program import SCENE
 from web.picture import Picture
@@ -24,6 +25,7 @@ class Script:
         self.closed = False
 
     image_size = 224
+    description = Description("scripted")
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
         self.seen.append(conversation)

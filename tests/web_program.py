@@ -26,6 +26,7 @@ class ModelWithModes:
     def __init__(self) -> None:
         self.tiny = load_sat("visualglm-tiny", device="cpu")
         self.image_size = self.tiny.image_size
+        self.description = self.tiny.description
         self.closed = 0
 
     def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
@@ -89,7 +90,7 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-PROGRAM = python("-c", "import web_demo, tests.web_program as t; web_demo.main(load=t.load)")
+PROGRAM = python("-c", "import sys, web_demo, tests.web_program as t; sys.exit(web_demo.main(load=t.load))")
 
 
 @contextmanager

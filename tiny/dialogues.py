@@ -7,6 +7,7 @@ is a line that begins with 问： or Q:, and each answer one that begins with �
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.image import load_image
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

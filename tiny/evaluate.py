@@ -9,7 +9,6 @@ does not look. The last line is the share over all.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -28,7 +27,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
 from tiny.scenes import MOST_THINGS
 from tiny.scoring.drawn import draw_questions
@@ -40,7 +39,6 @@ from tiny.training.rows import LANGUAGES
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=200)
 AT_ONCE = 64  # questions handed over together
-FAILED, INTERRUPTED = 2, 130  # exit codes
 
 
 def to_conversation(question: Question, swapped: bool = False) -> Conversation:
@@ -130,20 +128,10 @@ def run(options: argparse.Namespace, load: Callable[..., Any]) -> None:
     print(format_overall(results))
 
 
-def main(load: Callable[..., Any] = load_sat) -> None:
+def main(load: Callable[..., Any] = load_sat) -> int:
     """Evaluate the model that the command line names; `load` loads it."""
-    try:
-        run(parse_arguments(), load)
-        sys.stdout.flush()
-    except VisualGLMError as error:
-        print(error, file=sys.stderr)
-        sys.exit(FAILED)
-    except BrokenPipeError:  # whoever reads the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    return run_program(lambda: run(parse_arguments(), load))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

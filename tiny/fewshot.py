@@ -10,6 +10,7 @@ the same ones; every background comes as often as another, give or take one.
 import argparse
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from tiny.scenes import BACKGROUNDS, Scene, draw_scene, sample_scene
 
 COUNT, SEED = 20, 7
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -9,6 +9,7 @@ three pictures: what twenty labelled ones can teach at the least.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from model import CHINESE, DEMO, Conversation, SatChatModel, load_sat
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.image import preprocess
 from tiny.fewshot import ANSWERS, COUNT, QUESTION, draw_labelled
 from tiny.training.data import Sequences
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -11,6 +11,7 @@ Continues from `--state` where that file exists. Ends by writing the model in th
 import argparse
 import json
 import math
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -24,7 +25,7 @@ from model import HF_CHAT, load_tokenizer
 from model.checkpoint import load_tensors, open_checkpoint, save_hf
 from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.vocabulary import VOCABULARY_NAME
-from model.command_line import ArgumentParser
+from model.command_line import ArgumentParser, run_program
 from model.visualglm import VisualGLMModel
 from tiny.questions import corpus
 from tiny.training.data import PICTURE_SIZE, Batches, load_batches
@@ -169,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -1,11 +1,14 @@
 """The parts of the page and where they stand; what they do is in `page`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from model import CHINESE, ENGLISH, GenerationConfig, Language
+from model.description import Description
+from model.printing import make_printable
 
 from .texts import TEXTS
 
@@ -25,6 +28,7 @@ RANGES = {  # setting -> least, most and step of its slider
 }
 SETTINGS = (*RANGES, "seed")
 MAX_QUESTION = 10_000  # characters
+MARKDOWN = re.compile(r"[\\`*_\[\]()<>&#$|~!]")  # what would be markup in a model's description
 CSS = """
 #top { align-items: center; }
 #language { flex: 0 0 auto; min-width: 6rem; }
@@ -53,11 +57,12 @@ document.addEventListener("paste", (event) => {
 </script>"""
 
 
-def words(language: Language) -> dict[str, dict[str, Any]]:
+def words(language: Language, description: Description) -> dict[str, dict[str, Any]]:
     """Return, for each component by name, the properties that depend on the page's language."""
     texts = TEXTS[language]
+    model = MARKDOWN.sub(r"\\\g<0>", make_printable(description.in_language(language)))
     return {
-        "title": {"value": f"# VisualGLM\n{texts.subtitle}"},
+        "title": {"value": "\n\n".join(filter(None, [f"# VisualGLM\n{texts.subtitle}", model]))},
         "language": {"value": texts.other_language},
         "picture": {"label": texts.picture, "placeholder": texts.drop_picture},
         "confirm_text": {"value": texts.confirm},
@@ -80,14 +85,15 @@ def list_examples(language: Language) -> list[dict[str, Any]]:
     return [{"text": asked[language], "icon": str(EXAMPLES_FOLDER / name)} for name, asked in EXAMPLES]
 
 
-def lay_out(config: GenerationConfig, language: Language) -> dict[str, Any]:
+def lay_out(config: GenerationConfig, language: Language, description: Description) -> dict[str, Any]:
     """Build the components in the current Blocks; return them by name.
 
     Args:
         config: the settings to begin with.
         language: of the page until a visitor's browser tells another.
+        description: of the model, shown below the title.
     """
-    said = words(language)
+    said = words(language, description)
     parts: dict[str, Any] = {}
     with gr.Row(elem_id="top"):
         parts["title"] = gr.Markdown(**said["title"])

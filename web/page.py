@@ -50,7 +50,7 @@ class Page:
         self.visitors = Visitors()
         with PageBlocks(self.folder, title="VisualGLM", analytics_enabled=False) as self.blocks:
             self.session = gr.State(Session())  # each visitor gets a copy
-            self.parts = lay_out(config, CHINESE)
+            self.parts = lay_out(config, CHINESE, model.description)
             self._connect_page()
             self._connect_chat()
             self._connect_files()
@@ -124,7 +124,7 @@ class Page:
         return self._speak(session)
 
     def _speak(self, session: Session) -> Updates:
-        said = {name: dict(properties) for name, properties in words(session.language).items()}
+        said = {name: dict(properties) for name, properties in words(session.language, self.model.description).items()}
         said["chat"]["value"] = self._messages(session)
         return {self.parts[name]: gr.update(**properties) for name, properties in said.items()}
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from ..command_line import ArgumentParser
-from ..errors import CheckpointError, VisualGLMError
+from ..command_line import ArgumentParser, run_program
+from ..errors import CheckpointError
 from ..printing import print_text
 from .adapters import PTUNING, methods_in, refuse_unmergeable
 from .directory import new_directory
@@ -39,7 +39,6 @@ from .whole import whole_tensors
 __all__ = ["convert", "main", "save_hf"]
 
 FORMATS = ("sat", "hf")
-INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
 DTYPES = ("float32", "bfloat16", "float16")
 END_OF_ANSWER = "<eop>"
 # As published; the vocabulary itself says which ids these are.
@@ -263,16 +262,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
-    try:
-        run(parse_arguments(arguments))
-    except VisualGLMError as error:
-        print_text(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print_text("error: interrupted, and nothing is left of the new directory. Run it again.", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    """Run the command line; return its exit code."""
+    said = "Interrupted. Nothing is left of the new directory: run it again."
+    return run_program(lambda: run(parse_arguments(arguments)), interrupted=said)
 
 
 if __name__ == "__main__":

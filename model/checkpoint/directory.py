@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..environment import expand_home
 from ..errors import CheckpointError
 from .resolve import check_disk_space
 
@@ -16,7 +17,7 @@ LONGEST = 60  # characters of a name, which with a suffix stay below 255 bytes i
 @contextmanager
 def new_directory(destination: Path, size: int) -> Iterator[Path]:
     """Give a directory to write into, which becomes `destination` when all is written, and vanishes otherwise."""
-    target = Path(os.path.realpath(destination.expanduser()))
+    target = Path(os.path.realpath(expand_home(destination)))
     part = None
     try:
         refuse_taken(target)

@@ -31,7 +31,7 @@ SAME_KEYS = (
     "pad_token_id",
 )
 # Entries of both formats' configurations that a model may lack.
-OPTIONAL_KEYS = ("prompt_language",)
+OPTIONAL_KEYS = ("prompt_language", "description")
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], int]:

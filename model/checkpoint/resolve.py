@@ -4,16 +4,21 @@ visualglm-tiny          the small model that comes with this repository
 a directory             itself: a model in either format, a SAT run, or one iteration of it
 a .pt file              itself: the weights of a SAT run
 visualglm-6b            $SAT_HOME/visualglm-6b, ./visualglm-6b, ~/.sat_models/visualglm-6b, else the hub's
-organisation/model      the hub's cache, else the hub
+organisation/model      the hub's cache, else the hub; not where ./organisation is a directory: then it is a path
+
+At a terminal, nothing is downloaded before the person says yes.
 """
 
+import difflib
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from ..environment import expand_home, read_integer, read_variable
 from ..errors import CheckpointError
 from ..printing import print_text
 from . import hf, sat
@@ -27,6 +32,8 @@ HUB_IDS = {DEFAULT_MODEL: "THUDM/visualglm-6b"}
 # Bytes of the published weights: 1,039 tensors in half precision, and the tokenizer.
 HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
 ADAPTER_NAME = "adapter_config.json"
+RUNS_FOLDER = "checkpoints"  # where the documents have fine-tuning save
+FILE_ENDINGS = (".pt", ".bin", ".safetensors", ".json")
 WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 
@@ -68,9 +75,9 @@ def find(name: str, home: str | os.PathLike[str] | None, notice: Callable[[str],
     for place in places:
         if is_model(place):
             return place
-    refuse_other(Path(name).expanduser())
+    refuse_other(expand_home(name))
     hub_id = HUB_IDS.get(name, name)
-    if not is_hub_id(hub_id):
+    if not is_hub_id(hub_id) or is_local_path(hub_id, places):
         raise CheckpointError(not_found(name, places))
     return find_in_cache(hub_id) or download(name, hub_id, places, notice)
 
@@ -101,12 +108,13 @@ def embedded_names() -> list[str]:
 
 def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
     """List the directories where a model called `name` may lie, in order."""
-    here = Path(name).expanduser()
+    here = expand_home(name)
     if here.is_absolute() or name.startswith("."):
         return [here]
-    sat_home = home or os.environ.get("SAT_HOME")
-    first = [Path(sat_home).expanduser() / name] if sat_home else []
-    return [*first, here, Path("~/.sat_models").expanduser() / name]
+    sat_home = home or read_variable("SAT_HOME")
+    first = [expand_home(sat_home) / name] if sat_home else []
+    last = expand_home("~/.sat_models")
+    return [*first, here, *([last / name] if last.is_absolute() else [])]
 
 
 def is_hub_id(name: str) -> bool:
@@ -114,8 +122,18 @@ def is_hub_id(name: str) -> bool:
     return HUB_ID.fullmatch(name) is not None
 
 
+def is_local_path(name: str, places: list[Path]) -> bool:
+    """Return whether `name`, which looks like organisation/model, is rather a path to a model that is not there."""
+    if name in HUB_SIZES:
+        return False
+    folder = name.split("/")[0]
+    return folder == RUNS_FOLDER or name.endswith(FILE_ENDINGS) or any(place.parent.is_dir() for place in places)
+
+
 def find_in_cache(hub_id: str) -> Path | None:
     """Return the hub cache's complete copy of `hub_id`, if there is one."""
+    if hub_cache() is None:
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -141,11 +159,18 @@ def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str],
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"HF_HUB_OFFLINE is set, so nothing is downloaded.\n{not_found(name, places)}")
     cache = hub_cache()
+    if cache is None:
+        raise CheckpointError(
+            f"There is no home directory to download {hub_id} to. Set HF_HOME to a directory.\n"
+            f"{not_found(name, places)}"
+        )
     size = HUB_SIZES.get(hub_id)
     described = f"about {size / 1e9:.1f} GB" if size else "of unknown size"
-    notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
     otherwise = f"Free some space, or set HF_HOME to a directory on a larger disk.\n{not_found(name, places)}"
     check_disk_space(cache, size, otherwise)
+    if is_interactive() and not confirm_download(f"{name} is not on this machine. Download {hub_id}, {described}?"):
+        raise CheckpointError(f"{hub_id} was not downloaded.\n{not_found(name, places)}")
+    notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
     try:
         return Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES))
     except Exception as error:  # the hub's client raises many kinds, its transport more
@@ -153,11 +178,28 @@ def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str],
         raise CheckpointError(f"Downloading {hub_id} failed: {reason}\n{not_found(name, places)}") from error
 
 
-def hub_cache() -> Path:
-    """Return where the hub's client keeps what it downloads."""
+def is_interactive() -> bool:
+    """Return whether a person at a terminal can be asked."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def confirm_download(question: str) -> bool:
+    """Ask the person at the terminal; return whether the answer is yes.
+
+    Several processes would ask at once: their answer is no, and the weights have to be downloaded beforehand.
+    """
+    if read_integer("WORLD_SIZE", 1) > 1:
+        return False
+    print_text(f"{question} [y/N] ", end="", file=sys.stderr)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def hub_cache() -> Path | None:
+    """Return where the hub's client keeps what it downloads; None where that needs a home directory and has none."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE)
+    path = expand_home(constants.HF_HUB_CACHE)
+    return None if path.parts[:1] == ("~",) else path
 
 
 def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> None:
@@ -178,14 +220,27 @@ def describe_size(size: float) -> str:
 def not_found(name: str, places: list[Path]) -> str:
     """Say where a model was looked for and how to get it."""
     looked = "\n".join(f"  {place.absolute()}" for place in places)
-    if is_hub_id(HUB_IDS.get(name, name)):
-        looked += f"\nand for a complete copy in the hub's cache,\n  {hub_cache()}"
-    hub_id = name if is_hub_id(name) else HUB_IDS[DEFAULT_MODEL]
+    hub_id = HUB_IDS.get(name, name)
+    is_on_hub = is_hub_id(hub_id) and not is_local_path(hub_id, places)
+    if is_on_hub and (cache := hub_cache()):
+        looked += f"\nand for a complete copy in the hub's cache,\n  {cache}"
+    hub_id = hub_id if is_on_hub else HUB_IDS[DEFAULT_MODEL]
     folder = hub_id.split("/")[-1]
     return (
         f"There is no model called {name!r}. Looked for model_config.json or config.json in\n{looked}\n"
+        f"{similar_names(places)}"
         "To get the published model by hand: on a machine that reaches the hub, run\n"
         f"  hf download {hub_id} --local-dir {folder}\n"
         f"and copy the folder {folder} into the working directory or into $SAT_HOME: --from_pretrained {folder}\n"
         "To try the toolkit without any download: --from_pretrained visualglm-tiny"
     )
+
+
+def similar_names(places: list[Path]) -> str:
+    """Return a line with the models whose path is like one of `places`, "" if there are none."""
+    found: dict[str, None] = {}
+    for place in places:
+        with suppress(OSError):  # a folder that is not there, or may not be read
+            similar = difflib.get_close_matches(place.name, [path.name for path in place.parent.iterdir()])
+            found |= dict.fromkeys(str(place.parent / name) for name in similar if is_model(place.parent / name))
+    return f"Did you mean {' or '.join(found)}?\n" if found else ""

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from ..environment import expand_home, read_variable
 from ..errors import CheckpointError, TokenizerError
 from .base import BASE_KEY, MAX_BASES
 from .files import describe_damage, read_json, refusal_explained
@@ -55,14 +56,22 @@ def undamaged(place: Path) -> Path:
 
 def vocabulary_places(name: str, bases: int = MAX_BASES) -> list[Path]:
     """List the directories to look in, in order."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.name == VOCABULARY_NAME:
         path = path.parent
     homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
-    sat_home = [Path(os.environ["SAT_HOME"]).expanduser()] if os.environ.get("SAT_HOME") else []
+    sat_home = read_variable("SAT_HOME")
     published = local_places(DEFAULT_MODEL, None)
     base = base_places(path, bases)
-    candidates = [EMBEDDED / name, path, path.absolute().parent, *base, *homes, *sat_home, *published]
+    candidates = [
+        EMBEDDED / name,
+        path,
+        path.absolute().parent,
+        *base,
+        *homes,
+        *([expand_home(sat_home)] if sat_home else []),
+        *published,
+    ]
     return list(dict.fromkeys(place for place in candidates if place.is_dir()))
 
 

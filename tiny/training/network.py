@@ -80,6 +80,10 @@ def make_config(tokenizer: Any) -> dict[str, Any]:
         "mask_token_id": tokenizer.mask_token_id,
         "gmask_token_id": tokenizer.gmask_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "description": {
+            "en": "drawn scenes only; of photographs it knows nothing",
+            "zh": "只认识绘制的场景，对照片一无所知",
+        },
         "prompt_language": "auto",  # it was taught each language with that language's marks
     }
 

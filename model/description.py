@@ -1,0 +1,42 @@
+"""What a person is told of a model: its name, and what it knows, as its configuration says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .prompt import CHINESE, Language
+
+KEY = "description"  # of a configuration: {"en": "drawn scenes only", "zh": "..."}
+MAX_LENGTH = 200  # characters that are shown
+
+
+@dataclass(frozen=True)
+class Description:
+    """The name of a model, and what it knows.
+
+    Attributes:
+        name: "" if there is none.
+        knowledge: what it knows, by the code of a language; empty if the configuration does not say.
+    """
+
+    name: str = ""
+    knowledge: Mapping[str, str] = field(default_factory=dict)
+
+    def in_language(self, language: Language) -> str:
+        """Return the name and, if there is a text in `language`, what the model knows."""
+        colon = "：" if language is CHINESE else ": "
+        return colon.join(filter(None, [self.name, self.knowledge.get(language.code, "")]))
+
+
+UNNAMED = Description()
+
+
+def read_knowledge(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a configuration says that its model knows, each text as one line; nothing for another form."""
+    given = config.get(KEY)
+    texts = given if isinstance(given, dict) else {}
+    return {
+        code: " ".join(text.split())[:MAX_LENGTH]
+        for code, text in texts.items()
+        if isinstance(code, str) and isinstance(text, str)
+    }
