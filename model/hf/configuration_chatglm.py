@@ -21,7 +21,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         "intermediate_size": "inner_hidden_size",
         "max_position_embeddings": "max_sequence_length",
     }
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  Trainer appends to it, which a tuple refuses
 
     def __init__(
         self,
