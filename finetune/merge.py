@@ -22,11 +22,11 @@ from model.checkpoint.layout import SPLIT
 from model.checkpoint.resolve import resolve
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
 from model.checkpoint.save import write_json
+from model.checkpoint.tensor_file import write_tensors
 from model.command_line import ArgumentParser
 from model.errors import VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
 
-from .checkpoints import write_weights
 from .peft_adapter import read_peft, write_peft
 
 FORMATS = ("sat", "hf", "peft", "run")
@@ -71,7 +71,7 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
     config.pop("tokenizer_type", None)
     with new_directory(destination, 0) as part:
         (part / FIRST).mkdir()
-        write_weights(part / FIRST / WEIGHTS_NAME, tensors)
+        write_tensors(part / FIRST / WEIGHTS_NAME, tensors)
         (part / LATEST_NAME).write_text(FIRST, encoding="utf-8")
         write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
 

@@ -19,6 +19,7 @@ from model.checkpoint.files import open_tensors, read_json
 from model.checkpoint.lazy import Tensors
 from model.checkpoint.names import is_language_qkv, to_hf_name, to_sat_name
 from model.checkpoint.qkv import interleave_qkv, split_qkv
+from model.checkpoint.tensor_file import write_tensors
 from model.errors import CheckpointError
 from model.lora import HEAD, LLM, MLP, PARTS, QFORMER, VIT
 
@@ -91,9 +92,7 @@ def peft_config(
 
 def save_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
     """Write a PEFT adapter's two files."""
-    from safetensors.torch import save_file
-
-    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS_NAME, tensors)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -6,8 +6,6 @@
 Parameters have the names of the published checkpoints. Needs torch, transformers and the modules beside it.
 """
 
-import importlib
-import importlib.util
 from typing import Any
 
 import torch
@@ -35,9 +33,8 @@ from .prefix_chatglm import (
     visible_tokens,
 )
 from .quantization import quantize_layers
+from .saving_chatglm import apply_umask_to_weights
 from .vision_chatglm import ImageEncoder
-
-EXPORT_MODULE = ".export"
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
@@ -275,15 +272,10 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the model as transformers does, and the code that loads it without this package.
-
-        Save the tokenizer first, so that its configuration names its class in that code.
-        """
+        """Write the model as transformers does; its configuration adds the code that loads it without this package."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        # Beside a checkpoint, this module has no exporter; there transformers copies the files itself.
-        writes = kwargs.get("is_main_process", True) and __package__
-        if writes and importlib.util.find_spec(EXPORT_MODULE, __package__):
-            importlib.import_module(EXPORT_MODULE, __package__).export_code(save_directory)
+        if kwargs.get("is_main_process", True):
+            apply_umask_to_weights(save_directory)
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
