@@ -112,8 +112,9 @@ def test_a_picture_prepared_by_hand_is_the_picture(base: str, tokenizer: Any) ->
 
 def test_the_helpers_are_where_the_original_had_them() -> None:
     code = """
-from model import is_chinese, get_infer_setting, generate_input, chat
-from model.infer_util import is_chinese as there, get_infer_setting, generate_input
+from model import is_chinese, get_infer_setting, generate_input, process_image, chat, BlipImageEvalProcessor
+from model.infer_util import is_chinese as there, get_infer_setting, generate_input, process_image
+from model.blip2 import BlipImageEvalProcessor
 from model.chat import chat
 from model.visualglm import VisualGLMModel
 print(is_chinese("图片"), there("picture"), isinstance(chat, type(is_chinese)))
