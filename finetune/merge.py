@@ -66,7 +66,7 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
 
     name = base or str(read_json(adapter / ADAPTER_CONFIG_NAME).get("base_model_name_or_path") or "")
     began = open_checkpoint(name)
-    tensors, settings = read_peft(adapter, began.config["num_attention_heads"])
+    tensors, settings = read_peft(adapter, began)
     config = {**began.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
     config.pop("tokenizer_type", None)
     with new_directory(destination, 0) as part:

@@ -49,9 +49,10 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "visualglm": {"blip2", "checkpoint", "kernels", "modules", "ptuning", "quantization", "rotary", "sat_compat"},
     "frozen": {"checkpoint", "quantization", "sat_compat"},
     "low_rank": {"frozen"},
-    "lora": {"checkpoint", "frozen", "low_rank", "quantization", "sat_compat"},
+    "lora": {"checkpoint", "frozen", "lora_targets", "low_rank", "quantization", "sat_compat"},
+    "lora_targets": set(),
     "ptuning": {"sat_compat"},
-    "finetuned": {"checkpoint", "lora", "ptuning", "quantization", "visualglm"},
+    "finetuned": {"checkpoint", "lora", "lora_targets", "ptuning", "quantization", "visualglm"},
 }
 
 
