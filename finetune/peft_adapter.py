@@ -164,7 +164,7 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
 def is_base_weight(name: str, stored: Tensors, base: Tensors) -> bool:
     """Whether a tensor repeats a weight of the base: PEFT also saves the weight of a head or embedding it adapts."""
     plain = to_sat_name(name.removeprefix(PREFIX).replace(".base_layer.", "."))
-    if name not in stored or plain not in base:
+    if plain is None or name not in stored or plain not in base:
         return False
     return torch.equal(stored[name], base[plain].to(stored[name].dtype))
 
