@@ -45,7 +45,7 @@ SHARED_MODULES = (
     "prompt",
     "recording",
 )
-TOKENIZER_FILES = {f"{module}.py" for module in (*TOKENIZER_MODULES, "file_mode", "saving_chatglm")}
+TOKENIZER_FILES = {f"{module}.py" for module in (*TOKENIZER_MODULES, "saving_chatglm")}
 FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {

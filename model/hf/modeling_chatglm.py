@@ -6,6 +6,7 @@
 Parameters have the names of the published checkpoints. Needs torch, transformers and the modules beside it.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import CheckpointError, SettingError
+from ..file_mode import apply_umask
 from .cache_chatglm import new_cache
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
@@ -33,7 +35,6 @@ from .prefix_chatglm import (
     visible_tokens,
 )
 from .quantization import quantize_layers
-from .saving_chatglm import apply_umask_to_weights
 from .vision_chatglm import ImageEncoder
 
 
@@ -311,7 +312,8 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         """Write the model as transformers does; its configuration adds the code that loads it without this package."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
-            apply_umask_to_weights(save_directory)
+            for path in Path(save_directory).glob("model*.safetensors"):
+                apply_umask(path)
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
