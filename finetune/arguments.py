@@ -7,7 +7,7 @@ from typing import Any
 
 from model.command_line import ArgumentParser
 from model.errors import SettingError
-from model.lora import LLM, TARGETS
+from model.lora_targets import LLM, TARGETS
 
 from .encoding import DEFAULT_MAX_LENGTH
 
@@ -82,7 +82,8 @@ def add_model(group: Group) -> None:
     add("--lora_alpha", type=float, default=1.0, help="scale of LoRA, divided by the rank (default %(default)s)")
     add("--lora_dropout", type=float, default=0.0, help="share of the inputs hidden from LoRA (default %(default)s)")
     add("--layer_range", nargs="+", type=int, metavar="N", help="numbers of the layers to adapt, no range; default all")
-    add("--lora_targets", nargs="+", choices=TARGETS, default=[LLM], help="parts to adapt (default llm)")
+    names = f"{', '.join(TARGETS)}, or patterns of layers' names (default llm)"
+    add("--lora_targets", nargs="+", default=[LLM], metavar="TARGET", help=f"layers to adapt: {names}")
     add("--pre_seq_len", type=int, default=128, help="P-tuning: keys and values in a layer (default %(default)s)")
 
 

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,9 @@ import torch
 
 from model.checkpoint.files import load_pickled, open_tensors
 from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
+from model.checkpoint.tensor_file import write_tensors
 from model.errors import CheckpointError
+from model.file_mode import unused_name
 
 from .errors import TrainingError
 from .manifest import MANIFEST_NAME, find_changed_file, make_manifest
@@ -166,13 +167,14 @@ class Run:
 
     def _new_part(self) -> str | None:
         try:
-            return tempfile.mkdtemp(prefix=PART, dir=self.path)
+            part = unused_name(self.path, PART)
+            part.mkdir()
+            return str(part)
         except OSError:
             return None
 
     def _finish(self, part: Path, step: int) -> None:
         """Give a complete checkpoint its name, and remove the oldest beyond those to keep."""
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
         if self.folder(step).exists():
             shutil.rmtree(self.folder(step))
         latest = prepare_text(self.path / LATEST_NAME, str(step))  # before the checkpoint has its name: it may fail
@@ -212,22 +214,11 @@ def write_part(
     folder = Path(part)
     optimiser.save(folder)
     if is_first:
-        write_weights(folder / WEIGHTS_NAME, tensors)
+        write_tensors(folder / WEIGHTS_NAME, tensors)
         write_text(folder / STATE_NAME, json.dumps(asdict(state), indent=2))
     for file in folder.rglob("*"):
         if file.is_file():
             flush(file)
-
-
-def write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:

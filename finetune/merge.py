@@ -22,11 +22,11 @@ from model.checkpoint.layout import SPLIT
 from model.checkpoint.resolve import resolve
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
 from model.checkpoint.save import write_json
+from model.checkpoint.tensor_file import write_tensors
 from model.command_line import ArgumentParser, run_program
 from model.finetuned import FineTuneVisualGLMModel
 from model.printing import print_text
 
-from .checkpoints import write_weights
 from .peft_adapter import read_peft, write_peft
 
 FORMATS = ("sat", "hf", "peft", "run")
@@ -66,12 +66,12 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
 
     name = base or str(read_json(adapter / ADAPTER_CONFIG_NAME).get("base_model_name_or_path") or "")
     began = open_checkpoint(name)
-    tensors, settings = read_peft(adapter, began.config["num_attention_heads"])
+    tensors, settings = read_peft(adapter, began)
     config = {**began.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
     config.pop("tokenizer_type", None)
     with new_directory(destination, 0) as part:
         (part / FIRST).mkdir()
-        write_weights(part / FIRST / WEIGHTS_NAME, tensors)
+        write_tensors(part / FIRST / WEIGHTS_NAME, tensors)
         (part / LATEST_NAME).write_text(FIRST, encoding="utf-8")
         write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
 

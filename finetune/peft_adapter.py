@@ -8,22 +8,31 @@ the diagonal; the other way, every part gets the whole A and its rows of B.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model.checkpoint import Checkpoint
 from model.checkpoint.adapters import FIRST_A
 from model.checkpoint.files import open_tensors, read_json
 from model.checkpoint.lazy import Tensors
 from model.checkpoint.names import is_language_qkv, to_hf_name, to_sat_name
 from model.checkpoint.qkv import interleave_qkv, split_qkv
+from model.checkpoint.tensor_file import write_tensors
 from model.errors import CheckpointError
-from model.lora import HEAD, LLM, MLP, PARTS, QFORMER, VIT
+from model.lora_targets import PARTS
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 PREFIX = "base_model.model."
+MERGE_WITH_PEFT = (
+    "Merge the adapter with PEFT (merge_and_unload, save_pretrained), and convert the whole model: "
+    "python -m model.checkpoint.convert"
+)
+# Ways to initialize LoRA that also change the base model's weights, which the adapter's files do not hold.
+CHANGING_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 Layer = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of its parts
 
 
@@ -91,18 +100,16 @@ def peft_config(
 
 def save_adapter(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
     """Write a PEFT adapter's two files."""
-    from safetensors.torch import save_file
-
-    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS_NAME, tensors)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_peft(folder: Path, heads: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a PEFT adapter.
 
     Args:
         folder: its directory.
-        heads: attention heads of the language model.
+        base: the model that the adapter belongs to.
 
     Returns:
         LoRA's matrices by SAT's names, and the entries of model_config.json that describe them. All layers get one
@@ -114,12 +121,14 @@ def read_peft(folder: Path, heads: int) -> tuple[dict[str, torch.Tensor], dict[s
     config = read_json(folder / CONFIG_NAME)
     check_adapter(config, folder)
     stored = open_tensors(folder / WEIGHTS_NAME)
-    names = [name.removesuffix(".lora_A.weight") for name in stored if name.endswith(".lora_A.weight")]
+    names = [name.removesuffix(LORA_A) for name in stored if name.endswith(LORA_A)]
+    check_tensors(stored, names, base.split(), folder)
+    heads = base.config["num_attention_heads"]
     layers = {name: sat_layer(name, folder) for name in names}
-    rank = max(len(stored[f"{name}.lora_A.weight"]) for name in names)
+    rank = max(len(stored[name + LORA_A]) for name in names)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
-        down, up = stored[f"{name}.lora_A.weight"].float(), stored[f"{name}.lora_B.weight"].float()
+        down, up = stored[name + LORA_A].float(), stored[name + LORA_B].float()
         up = up * scale_of(name.removeprefix(PREFIX), len(down), config)
         rows = split_qkv(up, heads) if is_language_qkv(f"{layer}.weight") else up
         lacking = rank - len(down)
@@ -133,12 +142,31 @@ def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
     """Raise CheckpointError for an adapter that is more than LoRA on linear layers."""
     more = [name for name in ("use_dora", "modules_to_save", "bias_pattern") if config.get(name)]
     more += ["bias"] if config.get("bias", "none") != "none" else []
+    start = str(config.get("init_lora_weights", True))
+    more += [f"init_lora_weights={start}"] if start.lower().startswith(CHANGING_BASE) else []
     if config.get("peft_type") != "LORA" or more:
         what = f"LoRA with {', '.join(more)}" if more else f"of type {config.get('peft_type')!r}"
+        raise CheckpointError(f"The adapter in {folder} is {what}; only plain LoRA can be converted. {MERGE_WITH_PEFT}")
+
+
+def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: Path) -> None:
+    """Raise CheckpointError where an adapter's tensors are not A and B of the layers `names` and nothing else."""
+    expected = {name + end for name in names for end in (LORA_A, LORA_B)}
+    other = [name for name in sorted({*stored} ^ expected) if not is_base_weight(name, stored, base)]
+    if other or not names:
+        what = f"{'holds' if other[0] in stored else 'lacks'} {other[0]}" if other else "holds no tensors"
         raise CheckpointError(
-            f"The adapter in {folder} is {what}; plain LoRA can be converted. Merge it with PEFT "
-            "(merge_and_unload, save_pretrained), and convert the whole model: python -m model.checkpoint.convert"
+            f"{folder / WEIGHTS_NAME} {what}. Only LoRA on linear layers can be converted, with {LORA_A[1:]} and "
+            f"{LORA_B[1:]} for each. {MERGE_WITH_PEFT}"
         )
+
+
+def is_base_weight(name: str, stored: Tensors, base: Tensors) -> bool:
+    """Whether a tensor repeats a weight of the base: PEFT also saves the weight of a head or embedding it adapts."""
+    plain = to_sat_name(name.removeprefix(PREFIX).replace(".base_layer.", "."))
+    if plain is None or name not in stored or plain not in base:
+        return False
+    return torch.equal(stored[name], base[plain].to(stored[name].dtype))
 
 
 def scale_of(name: str, rank: int, config: Mapping[str, Any]) -> float:
@@ -156,26 +184,17 @@ def sat_layer(name: str, folder: Path) -> str:
     if layer.rpartition(".")[2] not in PARTS:
         raise CheckpointError(
             f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}, which SAT's LoRA cannot. It adapts "
-            f"{', '.join(PARTS)}. Merge it with PEFT and convert the whole model: python -m model.checkpoint.convert"
+            f"{', '.join(PARTS)}. {MERGE_WITH_PEFT}"
         )
     return layer
 
 
-def sat_settings(layers: Any, rank: int) -> dict[str, Any]:
-    """Return the entries of model_config.json for LoRA on these layers."""
-    targets, numbers = set(), set()
-    for layer in layers:
-        if layer.startswith("transformer.layers."):
-            numbers.add(int(layer.split(".")[2]))
-            targets.add(MLP if ".mlp." in layer else LLM)
-        elif layer.endswith(".lm_head"):
-            targets.add(HEAD)
-        else:
-            targets.add(VIT if ".vit." in layer else QFORMER)
+def sat_settings(layers: Iterable[str], rank: int) -> dict[str, Any]:
+    """Return the entries of model_config.json for LoRA on exactly these layers."""
     return {
         "use_lora": True,
         "lora_rank": rank,
         "lora_alpha": float(rank),
-        "layer_range": sorted(numbers),
-        "lora_targets": sorted(targets),
+        "layer_range": None,
+        "lora_targets": sorted(layers),
     }

@@ -6,6 +6,7 @@
 >>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
 """
 
+from .blip2 import BlipImageEvalProcessor
 from .chat import chat, chat_batch, stream_chat
 from .chat_model import ChatModel, SatChatModel
 from .errors import (
@@ -23,7 +24,7 @@ from .errors import (
 from .finetuned import FineTuneVisualGLMModel
 from .generation import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .hf_chat import HfChatModel
-from .infer_util import generate_input, get_infer_setting
+from .infer_util import generate_input, get_infer_setting, process_image
 from .loading import load_hf, load_sat, load_tokenizer
 from .pieces import Piece, Usage
 from .prompt import CHINESE, ENGLISH, Conversation, Language, Turn, is_chinese
@@ -35,6 +36,7 @@ __all__ = [
     "DEMO",
     "ENGLISH",
     "HF_CHAT",
+    "BlipImageEvalProcessor",
     "BusyError",
     "ChatModel",
     "CheckpointError",
@@ -64,5 +66,6 @@ __all__ = [
     "load_hf",
     "load_sat",
     "load_tokenizer",
+    "process_image",
     "stream_chat",
 ]

@@ -11,7 +11,8 @@ from .checkpoint import Checkpoint
 from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, makers_of
 from .checkpoint.nf4 import is_rounded
-from .lora import LLM, TARGETS, LoraMixin
+from .lora import LoraMixin
+from .lora_targets import LLM, TARGETS
 from .ptuning import PTUNING, PrefixMixin
 from .quantization.embedding import QuantizedEmbedding
 from .quantization.loading import rounded_tensors
@@ -51,7 +52,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         add("--lora_alpha", type=float, default=1.0, help="scale of LoRA, divided by the rank")
         add("--lora_dropout", type=float, default=0.0, help="share of the inputs hidden from LoRA in training")
         add("--layer_range", nargs="+", type=int, help="LoRA: numbers of the language model's layers, no range")
-        add("--lora_targets", nargs="+", choices=TARGETS, default=[LLM], help="LoRA: parts of the model")
+        add("--lora_targets", nargs="+", default=[LLM], help=f"LoRA: {', '.join(TARGETS)}, or names of layers")
         return super().add_model_specific_args(parser)  # type: ignore[no-any-return]
 
     def add_methods(self) -> None:

@@ -1,11 +1,18 @@
-"""The two helpers that programs written for the original import beside `chat`: a model ready to use, and a request.
+"""The helpers that programs written for the original import with `chat`: a loaded model, a request, an image file.
 
 model, tokenizer = get_infer_setting(gpu_device=0, quant=None)
 data = generate_input("描述这张图片。", base64_text, [], {"temperature": 0})
 chat(None, model, tokenizer, data["input_query"], image=data["input_image"], **data["gen_kwargs"])
+hf_model.chat(hf_tokenizer, process_image(base64_text), "描述这张图片。")
 """
 
+import atexit
+import functools
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +21,7 @@ from PIL import Image
 from .chat import AnyHistory, to_pairs
 from .checkpoint.resolve import DEFAULT_MODEL
 from .errors import ImageError
+from .file_mode import unused_name
 from .generation import DEMO
 from .history import to_turns
 from .image import decode_base64
@@ -24,7 +32,7 @@ from .visualglm import VisualGLMModel
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
 
-__all__ = ["generate_input", "get_infer_setting", "is_chinese"]
+__all__ = ["generate_input", "get_infer_setting", "is_chinese", "process_image"]
 
 GENERATION_KEYS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 
@@ -79,6 +87,43 @@ def generate_input(  # public name
         "history": to_pairs(to_turns(history)),
         "gen_kwargs": settings,
     }
+
+
+def process_image(image_encoded: str | bytes) -> str:  # public name
+    """Write a picture given as base64 text into a file of its own, for functions that take an image path.
+
+    The caller may remove the file; whatever is left is removed when the program ends.
+
+    Args:
+        image_encoded: base64 text, as str or bytes.
+
+    Returns:
+        The absolute path of a PNG file that only this user can read.
+
+    Raises:
+        ImageError: the text is not base64, or no picture.
+        OSError: the temporary directory cannot be written.
+    """
+    image = _decode(image_encoded)
+    if not image_folder(os.getpid()).is_dir():  # long-running programs: systems clean their temporary directories
+        image_folder.cache_clear()
+    path = unused_name(image_folder(os.getpid()), "image-").with_suffix(".png")
+    image.save(path)
+    return str(path)
+
+
+@functools.cache
+def image_folder(process: int) -> Path:
+    """Create a private temporary directory, which is removed when the process of this id ends."""
+    folder = Path(tempfile.mkdtemp(prefix="visualglm-"))
+    atexit.register(remove_folder, folder, process)
+    return folder
+
+
+def remove_folder(folder: Path, process: int) -> None:
+    """Remove a directory, except in a forked copy of the process that created it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _decode(encoded: Any) -> Image.Image:

@@ -6,7 +6,7 @@ The parts i are q, k and v of a joint layer, each with matrices of its own. B st
 before training. Paper: https://arxiv.org/abs/2106.09685.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,24 +15,12 @@ from torch import nn
 from . import sat_compat  # noqa: F401  (before sat)
 from .checkpoint.adapters import merged_weight
 from .frozen import is_frozen, is_mixing, is_watched
+from .lora_targets import LLM, PARTS, select_layers
 from .low_rank import FactorCopies, LowRankProduct
 from .quantization.nf4 import Nf4Linear
 
 # isort: split
 from sat.model.base_model import BaseMixin
-
-LLM, MLP, HEAD, QFORMER, VIT = "llm", "mlp", "head", "qformer", "vit"
-TARGETS = (LLM, MLP, HEAD, QFORMER, VIT)
-# The linear layers that can be adapted, and of how many parts each is made.
-PARTS = {
-    "query_key_value": 3,
-    "key_value": 2,
-    "query": 1,
-    "dense": 1,
-    "dense_h_to_4h": 1,
-    "dense_4h_to_h": 1,
-    "lm_head": 1,
-}
 
 
 class LoraLinear(nn.Module):
@@ -122,14 +110,15 @@ def copy_factors(modules: Iterable[nn.Module], dtype: torch.dtype) -> Factors:
 
 
 class LoraMixin(BaseMixin):
-    """Puts LoRA beside linear layers of some parts of the model, and can merge it again.
+    """Puts LoRA beside the linear layers that match some patterns, and can merge it again.
 
     Args:
         layer_num: layers of the language model.
         r, lora_alpha, lora_dropout: see `LoraLinear`.
         layer_range: numbers of the language model's layers to adapt, no range; None for all.
-        targets: the language model's attention (llm), its MLP (mlp) and its head, which is what lets words be said that
-            the model never says; the attention of qformer and of vit, in all their layers.
+        targets: patterns of module names, see `match_names`, or aliases: the language model's attention (llm), its MLP
+            (mlp) and its head, which is what lets words be said that the model never says; the attention of qformer and
+            of vit, in all their layers.
     """
 
     def __init__(
@@ -139,42 +128,32 @@ class LoraMixin(BaseMixin):
         lora_alpha: float = 1.0,
         lora_dropout: float = 0.0,
         layer_range: Sequence[int] | None = None,
-        targets: Sequence[str] = (LLM,),
+        targets: str | Sequence[str] = (LLM,),
     ) -> None:
         super().__init__()
         self.layer_range = list(range(layer_num)) if layer_range is None else list(layer_range)
-        self.targets = tuple(targets)
+        self.targets = (targets,) if isinstance(targets, str) else tuple(targets)
         self.options: dict[str, Any] = {"rank": r, "alpha": lora_alpha, "dropout": lora_dropout}
         self.adapted: list[tuple[nn.Module, str]] = []
 
     def reinit(self, parent_model: Any = None) -> None:  # SAT calls it
-        """Wrap the layers of `parent_model`."""
-        for owner in owners(parent_model, self.targets, self.layer_range):
-            for name, parts in PARTS.items():
-                original = getattr(owner, name, None)
-                if original is not None and not isinstance(original, LoraLinear):
-                    setattr(owner, name, LoraLinear(original, parts, **self.options))
-                    self.adapted.append((owner, name))
+        """Wrap the layers of `parent_model`.
+
+        Raises:
+            SettingError: see `select_layers`.
+        """
+        for path in select_layers(parent_model, self.targets, self.layer_range):
+            parent, _, name = path.rpartition(".")
+            owner, original = parent_model.get_submodule(parent), parent_model.get_submodule(path)
+            if not isinstance(original, LoraLinear):
+                setattr(owner, name, LoraLinear(original, PARTS[name], **self.options))
+                self.adapted.append((owner, name))
 
     def merge_lora(self) -> None:  # public name
         """Sum LoRA into the weights and take it away."""
         for owner, name in self.adapted:
             setattr(owner, name, getattr(owner, name).merged())
         self.adapted.clear()
-
-
-def owners(network: Any, targets: Sequence[str], layer_range: Sequence[int]) -> Iterator[nn.Module]:
-    """Yield the modules whose linear layers are adapted, of the chosen parts of a VisualGLM network."""
-    image: Any = network.get_mixin("eva").model
-    own = [network.transformer.layers[number] for number in layer_range]
-    layers = {LLM: own, MLP: own, QFORMER: image.qformer.transformer.layers, VIT: image.vit.transformer.layers}
-    for target in targets:
-        if target == HEAD:
-            yield network.get_mixin("chatglm-final")
-        for layer in layers.get(target, []):
-            yield layer.mlp if target == MLP else layer.attention
-            if target == QFORMER and hasattr(layer, "cross_attention"):
-                yield layer.cross_attention
 
 
 def set_dropout(network: nn.Module, is_active: bool) -> None:

@@ -1,9 +1,10 @@
-"""SwissArmyTransformer (SAT) 0.4.12 on today's stack. Import this before `sat`, anywhere.
+"""SwissArmyTransformer (SAT) 0.4.12 on today's stack. Import this before `sat` where you can.
 
 SAT imports at start what only its training, its GPT-2, its Triton kernels or its downloader need, some of it
 undeclared. Here those imports are put off until they are used, so that inference needs none of deepspeed,
 wandb, requests, triton, bitsandbytes or transformers, and `import sat` costs little more than `import torch`.
-What the program itself has already imported is left as it is, so training with deepspeed sees deepspeed.
+What the program itself has already imported is left as it is, so training with deepspeed sees deepspeed. Where it has
+imported SAT itself, with the packages that this needs, the functions that are replaced here call ours from then on.
 
 Source of the behaviour replaced: https://github.com/THUDM/SwissArmyTransformer, release 0.4.12.
 """
@@ -272,8 +273,25 @@ def _replace_auto_model() -> None:
     AutoModel.from_pretrained = staticmethod(from_pretrained)
 
 
+def _redirect(module: str, name: str, replacement: Callable[..., Any]) -> None:
+    """Make a function of SAT call `replacement`, if its module is imported: the program may hold it by its name."""
+    original = getattr(sys.modules.get(module), name, None)
+    if isinstance(original, types.FunctionType) and original is not replacement:
+        original.__code__ = _call_target.__code__
+        original.__defaults__, original.__kwdefaults__ = None, {"_target": replacement}
+
+
+def _call_target(*args: Any, _target: Callable[..., Any], **kwargs: Any) -> Any:
+    return _target(*args, **kwargs)
+
+
+def _replace_downloader() -> None:
+    _redirect("sat.resources.download", "auto_create", auto_create)
+
+
 def _replace_quantization() -> None:
     name = "sat.quantization.kernels"  # SAT's own needs cpm_kernels, and a GPU that it knows
+    _redirect(name, "quantize", quantize)
     module = sys.modules.setdefault(name, _module(name))
     vars(module)["quantize"] = quantize
     vars(importlib.import_module("sat.quantization")).update(kernels=module, quantize=quantize)
@@ -288,6 +306,8 @@ def _import_sat() -> None:
             "(The package called sat is another one.)",
             name="sat",
         )
+    for name in [name for name in sys.modules if name.startswith("sat.")]:
+        del sys.modules[name]  # left by an import that failed, and no longer reachable from a new `sat`
     with _imports_replaced(), _quiet(), _attribute_replaced(torch.jit, "script", _unscripted):
         import sat
         import sat.model.mixins
@@ -297,4 +317,5 @@ def _import_sat() -> None:
 _import_sat()
 _replace_initialization()
 _replace_auto_model()
+_replace_downloader()
 _replace_quantization()

@@ -76,7 +76,9 @@ def test_tokens_guessed_from_the_prompt_change_no_answer(golden_pixels: torch.Te
 
 def test_a_single_token_after_a_context_without_padding_has_no_mask(golden_pixels: torch.Tensor) -> None:
     model, masks = build_golden(), []
-    model.transformer.register_forward_hook(lambda module, given, out: masks.append(given[2]))
+    model.transformer.register_forward_pre_hook(
+        lambda module, given, named: masks.append(named["mask"]), with_kwargs=True
+    )
     model.generate(prompt_ids("zh_image"), **picture_of("zh_image", golden_pixels), max_new_tokens=3, do_sample=False)
     assert [mask is None for mask in masks] == [False, True, True]
     masks.clear()

@@ -1,5 +1,8 @@
 """A merged fine-tune has the logits that it had before; LoRA keeps its effect on the way to PEFT and back."""
 
+import re
+import warnings
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +10,17 @@ import pytest
 import torch
 
 from finetune.merge import main
-from model import load_hf, load_sat
+from model import FineTuneVisualGLMModel, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from tests.finetuning import batch_of, data, train  # noqa: F401
 
 # PEFT asks transformers by a name that is going to change.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 EVERYWHERE = ["--use_lora", "--lora_targets", "llm", "mlp", "head", "qformer", "vit", "--layer_range", "0", "2"]
+PATTERNS = ["--use_lora", "--lora_targets", "query_key_value", r".*cross_attention\.(dense|query)"]
 
 
-@pytest.fixture(scope="module", params=[EVERYWHERE, ["--use_qlora"]], ids=["lora", "qlora"])
+@pytest.fixture(scope="module", params=[EVERYWHERE, PATTERNS, ["--use_qlora"]], ids=["lora", "patterns", "qlora"])
 def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """A run with LoRA that has moved far. Do not change it."""
     return train(data, tmp_path_factory.mktemp("runs"), *request.param, "--lora_rank", "4", "--lr", "2e-2")
@@ -59,29 +63,72 @@ def test_lora_goes_to_peft_and_back(run: Path, data: Path, tmp_path: Path) -> No
     assert torch.allclose(logits(load_sat(tmp_path / "back", device="cpu").network, data), expected, atol=0.02)
 
 
-def test_an_adapter_that_peft_has_trained_becomes_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F811
+LAYER = re.compile(r"\.matrix_A\.\d+$")
+ADAPTERS = {
+    "usual": {"target_modules": ["query_key_value"]},
+    "language": {"target_modules": ["query_key_value"], "exclude_modules": r".*image_encoder.*"},
+    "two-layers": {"target_modules": ["dense"], "layers_to_transform": [0, 2], "exclude_modules": r".*image_encoder.*"},
+    "image-mlp": {"target_modules": r".*\.vit\..*\.dense_h_to_4h|.*\.cross_attention\.query"},
+    "head": {"target_modules": ["lm_head", "dense_4h_to_h"]},
+    "several-ranks": {
+        "target_modules": ["query_key_value", "dense", "dense_4h_to_h"],
+        "rank_pattern": {"attention.dense": 2},
+        "exclude_modules": r".*image_encoder.*",
+    },
+}
+
+
+def save_peft_adapter(directory: Path, **settings: Any) -> Any:
+    """Save an adapter that PEFT has attached to visualglm-tiny, with random factors; return the adapted network."""
     peft = pytest.importorskip("peft", reason="peft is not installed")
     base = load_hf("visualglm-tiny", device="cpu").network
-    config = peft.LoraConfig(
-        r=3,
-        lora_alpha=7,
-        target_modules=["query_key_value", "dense", "dense_4h_to_h"],
-        rank_pattern={"attention.dense": 2},
-        exclude_modules=r".*image_encoder.*",
-    )
-    adapted = peft.get_peft_model(base, config)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=3, lora_alpha=7, **settings))
     generator = torch.Generator().manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
-    adapted.save_pretrained(tmp_path / "peft")
-    assert (
-        main([str(tmp_path / "peft"), "--out", str(tmp_path / "run"), "--to", "run", "--base", "visualglm-tiny"]) == 0
-    )
-    network = load_sat(tmp_path / "run", device="cpu").network
+    with warnings.catch_warnings(action="ignore"):  # PEFT says that it also saves the head's own weight
+        adapted.save_pretrained(directory)
+    return adapted
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_that_peft_has_trained_becomes_a_run(
+    adapter: str,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    adapted = save_peft_adapter(tmp_path / "peft", **ADAPTERS[adapter])
+    arguments = ["--out", str(tmp_path / "run"), "--to", "run", "--base", "visualglm-tiny"]
+    assert main([str(tmp_path / "peft"), *arguments]) == 0
+    merged = load_sat(tmp_path / "run", device="cpu").network
     expected = logits(adapted, data, hf=True)
-    assert not torch.allclose(logits(load_sat("visualglm-tiny", device="cpu").network, data), expected, atol=1)
-    assert torch.allclose(logits(network, data), expected, atol=0.05)
+    assert not torch.allclose(logits(load_sat("visualglm-tiny", device="cpu").network, data), expected, atol=0.2)
+    assert torch.allclose(logits(merged, data), expected, atol=0.05)
+    trainable, _ = FineTuneVisualGLMModel.from_pretrained(str(tmp_path / "run"), Namespace(device="cpu"))
+    assert torch.allclose(logits(trainable, data), expected, atol=0.05)
+    layers = sum(name.endswith(".lora_A.default.weight") for name, _ in adapted.named_parameters())
+    assert len({LAYER.sub("", name) for name, _ in trainable.named_parameters() if LAYER.search(name)}) == layers
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"target_modules": ["query_key_value", "word_embeddings"]}, "lora_embedding"),
+        ({"target_modules": ["query_key_value"], "init_lora_weights": "pissa"}, "pissa"),
+        ({"target_modules": ["query_key_value"], "use_dora": True}, "use_dora"),
+        ({"target_modules": ["query_key_value"], "modules_to_save": ["lm_head"]}, "modules_to_save"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_adapter_that_is_more_than_lora_on_linear_layers_is_refused(
+    settings: dict[str, Any], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_peft_adapter(tmp_path / "peft", **settings)
+    arguments = ["--out", str(tmp_path / "run"), "--to", "run", "--base", "visualglm-tiny"]
+    assert main([str(tmp_path / "peft"), *arguments]) == 1
+    assert word in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_merged_is_said(

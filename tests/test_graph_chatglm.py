@@ -190,15 +190,17 @@ def test_the_largest_room_is_kept() -> None:
 
 
 def test_positions_go_on_as_the_whole_sequence_has_them(golden_pixels: torch.Tensor) -> None:
-    model, masks = build_golden(), []
-    model.transformer.register_forward_hook(lambda module, given, out: masks.append(given[1]))
+    model, positions = build_golden(), []
+    model.transformer.register_forward_pre_hook(
+        lambda module, given, named: positions.append(named["position_ids"]), with_kwargs=True
+    )
     batch = left_padded(golden_pixels)
     ids = model.generate(**batch, **GREEDY)
-    later = torch.cat(masks[1:], dim=-1)
-    masks.clear()
+    later = torch.cat(positions[1:], dim=-1)
+    positions.clear()
     batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], (0, 7), value=1)
     with torch.no_grad():
         model(**{**batch, "input_ids": ids[:, :-1]})
-    assert torch.equal(later, masks[0][..., -7:])
+    assert torch.equal(later, positions[0][..., -7:])
     text = prompt_ids("zh_text")
     assert model.generate(text, **picture_of("zh_text", golden_pixels), **GREEDY).shape[1] == text.shape[1] + 8

@@ -1,8 +1,10 @@
 """A directory with exported code is complete in itself: plain transformers loads it where this package is unknown."""
 
 import ast
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 
 from model import CheckpointError
 from model.hf.export import FOLDERS, OWN_MODULES, SHARED_MODULES, export_code, refresh_code
-from tests.hf_models import TINY, tiny_model, tiny_tokenizer
+from tests.hf_models import TINY, load_tiny, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "examples" / "scene.png"
@@ -47,19 +49,23 @@ def exported(tmp_path: Path) -> Path:
     return directory
 
 
-def load_elsewhere(directory: Path, copy: str = "") -> list[str]:
-    """Chat with a directory's model in a fresh process that knows neither this package nor SAT."""
-    modules = directory.parent / "modules"
+def run_elsewhere(program: str, directory: Path, *arguments: str) -> Any:
+    """Run a program on a directory in a fresh process with a module cache of its own; return the JSON it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(directory), str(PICTURE), QUESTION, copy],
+        [sys.executable, "-c", program, str(directory), *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=directory.parent,
-        env={**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_MODULES_CACHE": str(directory.parent / "modules"), "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
-    answer: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def load_elsewhere(directory: Path, copy: str = "") -> list[str]:
+    """Chat with a directory's model in a fresh process that knows neither this package nor SAT."""
+    answer: list[str] = run_elsewhere(PROGRAM, directory, str(PICTURE), QUESTION, copy)
     return answer
 
 
@@ -75,6 +81,38 @@ def test_a_fresh_process_chats_and_what_it_saves_loads_again(exported: Path) -> 
     assert answer == expected_answer()
     assert all(module.startswith("transformers_modules.") for module in modules)
     assert load_elsewhere(exported.parent / "copy")[0] == answer
+
+
+SAVED = {"config.json": "AutoModel", "tokenizer_config.json": "AutoTokenizer"}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["model", "tokenizer", "config"])), ids=" ".join)
+def test_every_order_of_saving_names_the_code(order: tuple[str, ...], tmp_path: Path) -> None:
+    model = load_tiny()
+    parts = {"model": model, "tokenizer": tiny_tokenizer(), "config": model.config}
+    for name in order:
+        parts[name].save_pretrained(tmp_path)
+    for file, auto_class in SAVED.items():
+        named = json.loads((tmp_path / file).read_text())["auto_map"][auto_class]
+        module = (named if isinstance(named, str) else named[0]).split(".")[0]
+        assert (tmp_path / f"{module}.py").is_file()
+
+
+def test_a_model_saved_before_its_tokenizer_loads_elsewhere(tmp_path: Path) -> None:
+    load_tiny().save_pretrained(tmp_path / "saved")
+    tiny_tokenizer().save_pretrained(tmp_path / "saved")
+    assert load_elsewhere(tmp_path / "saved")[0] == expected_answer()
+
+
+def test_a_tokenizer_saved_alone_loads_elsewhere(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path / "saved")
+    program = """
+import json, sys
+sys.modules["model"] = None
+from transformers import AutoTokenizer
+print(json.dumps(AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True).encode("你好")))
+"""
+    assert run_elsewhere(program, tmp_path / "saved") == tiny_tokenizer().encode("你好")
 
 
 @pytest.mark.parametrize("module", [*OWN_MODULES, *SHARED_MODULES])
@@ -139,6 +177,22 @@ def test_refreshed_directories_load_and_the_backup_keeps_what_was_there(publishe
     assert not (published / "visual.py").exists()
     assert snapshot(published.parent / "store") == before  # links are replaced, not followed
     assert load_elsewhere(published)[0] == expected_answer()
+
+
+def test_refreshing_lets_trainer_evaluate_an_old_export(exported: Path) -> None:
+    file = exported / "configuration_chatglm.py"
+    old = re.sub(
+        r"keys_to_ignore_at_inference = .*", 'keys_to_ignore_at_inference = ("past_key_values",)', file.read_text()
+    )
+    file.write_text(old)
+    program = """
+import json, sys
+from transformers import AutoConfig
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(json.dumps(config.keys_to_ignore_at_inference + ["loss"]))  # as Trainer does
+"""
+    refresh_code(exported)
+    assert run_elsewhere(program, exported) == ["past_key_values", "loss"]
 
 
 def test_refreshing_twice_keeps_both_backups(published: Path) -> None:

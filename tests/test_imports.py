@@ -21,6 +21,7 @@ ALONE = {
     "errors": set(),
     "address": {"errors"},
     "fetch": {"errors", "address"},
+    "file_mode": set(),
     "data_url": {"errors"},
     "image_metadata": set(),
     "image_bounds": {"image_metadata"},
@@ -33,11 +34,11 @@ ALONE = {
 INSIDE = {  # part of the package -> parts that it may import, besides errors
     "generation": {"kernels", "modules", "recording", "shortage"},
     "kernels": {"quantization"},
-    "checkpoint": {"command_line", "environment", "generation", "hf", "printing", "quantization"},
+    "checkpoint": {"command_line", "environment", "file_mode", "generation", "hf", "printing", "quantization"},
     "command_line": {"printing", "shortage"},
     "description": {"prompt"},
     "environment": set(),
-    "hf": {"history", "prompt", "image", "quantization", "recording"},
+    "hf": {"file_mode", "history", "prompt", "image", "quantization", "recording"},
     "quantization": {"checkpoint", "kernels"},
     "encoder": {"generation"},
     "pictures": {"cores", "encoder", "generation", "image", "shared_calls"},
@@ -62,9 +63,10 @@ INSIDE = {  # part of the package -> parts that it may import, besides errors
     "visualglm": {"blip2", "checkpoint", "kernels", "modules", "ptuning", "quantization", "rotary", "sat_compat"},
     "frozen": {"checkpoint", "quantization", "sat_compat"},
     "low_rank": {"frozen"},
-    "lora": {"checkpoint", "frozen", "low_rank", "quantization", "sat_compat"},
+    "lora": {"checkpoint", "frozen", "lora_targets", "low_rank", "quantization", "sat_compat"},
+    "lora_targets": set(),
     "ptuning": {"sat_compat"},
-    "finetuned": {"checkpoint", "lora", "ptuning", "quantization", "visualglm"},
+    "finetuned": {"checkpoint", "lora", "lora_targets", "ptuning", "quantization", "visualglm"},
 }
 
 

@@ -1,6 +1,7 @@
 """Programs as people wrote them for the original's SAT side, run unchanged on visualglm-tiny."""
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -112,8 +113,9 @@ def test_a_picture_prepared_by_hand_is_the_picture(base: str, tokenizer: Any) ->
 
 def test_the_helpers_are_where_the_original_had_them() -> None:
     code = """
-from model import is_chinese, get_infer_setting, generate_input, chat
-from model.infer_util import is_chinese as there, get_infer_setting, generate_input
+from model import is_chinese, get_infer_setting, generate_input, process_image, chat, BlipImageEvalProcessor
+from model.infer_util import is_chinese as there, get_infer_setting, generate_input, process_image
+from model.blip2 import BlipImageEvalProcessor
 from model.chat import chat
 from model.visualglm import VisualGLMModel
 print(is_chinese("图片"), there("picture"), isinstance(chat, type(is_chinese)))
@@ -173,18 +175,72 @@ def test_other_models_of_sat_load_as_they_did(tmp_path: Path) -> None:
     assert all(torch.equal(tensor.cpu(), expected[name]) for name, tensor in loaded.state_dict().items())
 
 
-def test_sat_may_be_imported_before_the_model() -> None:
-    printed, _ = run("""
+# SAT needs what few machines have, partly undeclared: triton for its rotary kernel, requests, and wandb with deepspeed.
+SAT_FIRST = """
 import sys, types
 rotary, requests = "sat.model.position_embedding.triton_rotary_embeddings", "requests"
-for name in (rotary, requests):  # SAT needs both and declares neither; the first needs triton, which few CPUs have
+for name in (rotary, requests):
     sys.modules[name] = types.ModuleType(name)
 sys.modules[rotary].FastRotaryEmbedding = object
-sys.modules["deepspeed"] = None  # beside it, SAT wants a good deal more
+sys.modules["deepspeed"] = None  # with it, SAT imports a good deal more
+"""
+
+
+def test_sat_may_be_imported_before_the_model() -> None:
+    printed, _ = run(
+        SAT_FIRST
+        + """
 from sat.model import AutoModel
 assert "model" not in sys.modules
 from model import VisualGLMModel
 model, args = AutoModel.from_pretrained("visualglm-tiny")
 print(type(model) is VisualGLMModel, args.image_length)
-""")
+"""
+    )
     assert printed[-1] == "True 32"
+
+
+def test_functions_of_sat_that_were_imported_before_the_model_are_ours() -> None:
+    printed, _ = run(
+        SAT_FIRST
+        + """
+from sat.quantization.kernels import quantize
+from sat.resources import auto_create
+assert "model" not in sys.modules
+from model import CheckpointError, VisualGLMModel, chat, load_tokenizer
+model, args = VisualGLMModel.from_pretrained("visualglm-tiny")
+print(quantize(model.transformer, 8) is model.transformer)
+print(type(quantize(model.transformer, weight_bit_width=8).layers[0].attention.dense).__name__)
+try:
+    auto_create("no-such-model", url="https://127.0.0.1/no-such-model.zip")
+except CheckpointError:
+    print("not downloaded")
+print(chat("examples/scene.png", model, load_tokenizer("visualglm-tiny"), "图片里有几个物体？", temperature=0)[0])
+"""
+    )
+    assert printed[-4:] == ["True", "QuantizedLinear", "not downloaded", ANSWER]
+
+
+@pytest.mark.parametrize("absent", ["triton", "wandb"])
+def test_the_model_is_imported_after_an_import_of_sat_that_failed(absent: str) -> None:
+    if absent == "wandb" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("without deepspeed, SAT does not import wandb")
+    preparation = {
+        "triton": 'import sys; sys.modules["triton"] = None',
+        "wandb": f'{SAT_FIRST}\ndel sys.modules["deepspeed"]; sys.modules["wandb"] = None',
+    }
+    printed, _ = run(
+        preparation[absent]
+        + """
+try:
+    from sat.model import AutoModel
+except ModuleNotFoundError as error:
+    print(error.name)
+from model import VisualGLMModel
+from sat.model import AutoModel
+from sat.quantization.kernels import quantize
+model, args = AutoModel.from_pretrained("visualglm-tiny")
+print(type(model) is VisualGLMModel, quantize(model.transformer, 8) is model.transformer)
+"""
+    )
+    assert printed[-2:] == [absent, "True True"]

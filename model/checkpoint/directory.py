@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..environment import expand_home
 from ..errors import CheckpointError
+from ..file_mode import unused_name
 from .resolve import check_disk_space
 
 LONGEST = 60  # characters of a name, which with a suffix stay below 255 bytes in any script
@@ -23,9 +23,9 @@ def new_directory(destination: Path, size: int) -> Iterator[Path]:
         refuse_taken(target)
         check_disk_space(target.parent, size, "Free some space. Give a destination on another disk.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{target.name[:LONGEST]}.part-", dir=target.parent))
+        part = unused_name(target.parent, f"{target.name[:LONGEST]}.part-")
+        part.mkdir()
         yield part
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
         if target.exists():
             target.rmdir()
         part.rename(target)

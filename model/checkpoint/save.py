@@ -19,6 +19,7 @@ from .parallel import check_size, cut
 from .qkv import interleave_qkv
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 from .sat import LATEST_NAME
+from .tensor_file import write_tensors
 
 HF_CLASS = "ChatGLMForConditionalGenerationWithImage"
 GENERATION_NAME = "generation_config.json"
@@ -131,13 +132,7 @@ def shard_part(directory: Path, number: int) -> Path:
 
 def write_shard(directory: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
     """Write one shard; return the names in it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, shard_part(directory, number), metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{error}") from error
+    write_tensors(shard_part(directory, number), tensors)
     return list(tensors)
 
 

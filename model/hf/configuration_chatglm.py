@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from .saving_chatglm import add_code
+
 BITS = (0, 4, 8)
 # What transformers may be told of attention. It takes any other name for a package of kernels, on the hub if it is not
 # installed, and these networks compute attention themselves.
@@ -26,7 +28,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         "intermediate_size": "inner_hidden_size",
         "max_position_embeddings": "max_sequence_length",
     }
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  Trainer appends to it, which a tuple refuses
 
     def __init__(
         self,
@@ -104,3 +106,11 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         kwargs["tie_word_embeddings"] = False  # the output has a matrix of its own, whatever a file says
         kwargs.setdefault("tokenizer_class", "ChatGLMTokenizer")
         super().__init__(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write config.json as transformers does, and the code that loads the directory without this package.
+
+        Saving a model saves its configuration this way, too.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        add_code(save_directory, "export_code")

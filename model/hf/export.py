@@ -24,6 +24,7 @@ OWN_MODULES = (
     "prefix_chatglm",
     "quantization",
     "room_chatglm",
+    "saving_chatglm",
     "text_chatglm",
     "tokenization_chatglm",
     "vision_chatglm",
@@ -35,6 +36,7 @@ SHARED_MODULES = (
     "data_url",
     "errors",
     "fetch",
+    "file_mode",
     "history",
     "image",
     "image_bounds",
@@ -44,6 +46,7 @@ SHARED_MODULES = (
     "prompt",
     "recording",
 )
+TOKENIZER_FILES = {f"{module}.py" for module in (*TOKENIZER_MODULES, "saving_chatglm")}
 FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {
@@ -71,6 +74,19 @@ def export_code(directory: str | os.PathLike[str]) -> None:
     for name, text in code_files():
         write_text(directory / name, text)
     add_entries(directory / CONFIG_NAME, {"auto_map": CONFIG_MAP})
+    name_tokenizer(directory)
+
+
+def export_tokenizer(directory: str | os.PathLike[str]) -> None:
+    """Write the tokenizer's code alone into `directory`; see `export_code`."""
+    for name, text in code_files():
+        if name in TOKENIZER_FILES:
+            write_text(Path(directory) / name, text)
+    name_tokenizer(Path(directory))
+
+
+def name_tokenizer(directory: Path) -> None:
+    """Write into the tokenizer's configuration, if it is there, which class to find in `directory`."""
     add_entries(directory / TOKENIZER_CONFIG_NAME, {"auto_map": TOKENIZER_MAP, "tokenizer_class": "ChatGLMTokenizer"})
 
 

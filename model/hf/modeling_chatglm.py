@@ -6,8 +6,7 @@
 Parameters have the names of the published checkpoints. Needs torch, transformers and the modules beside it.
 """
 
-import importlib
-import importlib.util
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import CheckpointError, SettingError
+from ..file_mode import apply_umask
 from .cache_chatglm import new_cache
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
@@ -36,8 +36,6 @@ from .prefix_chatglm import (
 )
 from .quantization import quantize_layers
 from .vision_chatglm import ImageEncoder
-
-EXPORT_MODULE = ".export"
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
@@ -76,21 +74,40 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
 
     def forward(
         self,
-        inputs_embeds: torch.Tensor,
-        position_ids: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPast:
-        """Return the hidden states [B, T, D] of embedded tokens.
+        """Return the hidden states [B, T, D] of tokens without a picture, or of embedded tokens.
 
         Args:
-            inputs_embeds: [B, T, D].
-            position_ids: [B, 2, T], see `prefix_chatglm`.
-            mask: [B, 1, T, S], True where a token sees one of the S cached and new tokens; None for all.
+            input_ids: [B, T], as libraries call the model below the head; the whole model embeds tokens itself.
+            position_ids: [B, 2, T], see `prefix_chatglm`; computed from `input_ids` where they are absent.
+            attention_mask: [B, S], with `input_ids`; 0 on padding, cached tokens included.
             past_key_values: a cache of transformers, which the new tokens' keys and values are put into.
+            inputs_embeds: [B, T, D], instead of `input_ids`, with `position_ids`.
+            use_cache: start a cache and return it.
             output_hidden_states: return what goes into each layer, and the result, as well.
+            mask: [B, 1, T, S], with `inputs_embeds`; True where a token sees one of the S cached and new tokens; None
+                for all.
+
+        Raises:
+            ValueError: inputs that do not fit together.
         """
+        if input_ids is not None:
+            if inputs_embeds is not None or mask is not None:
+                raise ValueError("Give input_ids with attention_mask, or inputs_embeds with mask, not both.")
+            inputs_embeds = self.word_embeddings(input_ids)
+            position_ids, mask = self.arrange(input_ids, position_ids, attention_mask, past_key_values)
+        if inputs_embeds is None or position_ids is None:
+            raise ValueError("Give input_ids, or inputs_embeds with position_ids [B, 2, T].")
+        if use_cache and past_key_values is None:
+            past_key_values = new_cache()
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotary_tables(position_ids.to(inputs_embeds.device), head_dim, inputs_embeds.dtype)
         prefixes: tuple[torch.Tensor | None, ...] = self.prefix() or (None,) * len(self.layers)
@@ -108,6 +125,46 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             past_key_values=past_key_values,
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
         )
+
+    def arrange(
+        self,
+        ids: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Any,
+        starts: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the positions [B, 2, T] of tokens and the mask [B, 1, T, S] of `forward`.
+
+        Args:
+            ids: [B, T], whole sequences, or those that follow a cached context.
+            starts: [B], as `image_starts` returns them; None without pictures.
+
+        Raises:
+            ValueError: inputs that do not fit together.
+        """
+        if stored_length(past_key_values):
+            return self._arrange_later(ids, position_ids, attention_mask)
+        marks = Marks.of(self.config)
+        if starts is None:
+            starts = image_starts(None, len(ids), ids.device)
+        visible = visible_tokens(ids, attention_mask, starts, self.config.image_length, marks.pad)
+        mask = prefix_mask(context_lengths(ids, marks.bos), visible)
+        if position_ids is None:
+            position_ids = token_positions(ids, visible, marks)
+        return checked_positions(position_ids), mask
+
+    def _arrange_later(
+        self, ids: torch.Tensor, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if position_ids is None:
+            raise ValueError("After a cache, position_ids [B, 2, T] are needed: the context is not seen again.")
+        checked_positions(position_ids)
+        if attention_mask is None and ids.shape[1] == 1:
+            return position_ids, None
+        if attention_mask is None:
+            raise ValueError("Several tokens after a cache need an attention_mask [B, S] of all tokens.")
+        return position_ids, answer_mask(attention_mask.bool(), ids.shape[1])
 
 
 class ChatGLMForConditionalGenerationWithImage(  # public name
@@ -192,13 +249,18 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             past_key_values = new_cache()
         if inputs_embeds is None:
             inputs_embeds = self.transformer.word_embeddings(input_ids)
-        if stored_length(past_key_values):
-            mask = self._later_mask(input_ids, position_ids, attention_mask)
-        else:
+        starts = None
+        if not stored_length(past_key_values):
             starts = image_starts(pre_image_length, len(input_ids), input_ids.device)
             inputs_embeds = self._with_images(inputs_embeds, images, image_embeds, starts)
-            position_ids, mask = self._read_prefix(input_ids, position_ids, attention_mask, starts)
-        outputs = self.transformer(inputs_embeds, position_ids, mask, past_key_values, output_hidden_states)
+        position_ids, mask = self.transformer.arrange(input_ids, position_ids, attention_mask, past_key_values, starts)
+        outputs = self.transformer(
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            mask=mask,
+            past_key_values=past_key_values,
+            output_hidden_states=output_hidden_states,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         result = CausalLMOutputWithPast(
@@ -227,34 +289,6 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             raise ValueError("Pictures are given, but pre_image_length does not say where they stand.")
         return insert_images(embeddings, image_embeds, starts)
 
-    def _read_prefix(
-        self,
-        ids: torch.Tensor,
-        position_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        starts: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return positions [B, 2, T] and the mask [B, 1, T, T] of whole sequences."""
-        marks = Marks.of(self.config)
-        visible = visible_tokens(ids, attention_mask, starts, self.image_length, marks.pad)
-        mask = prefix_mask(context_lengths(ids, marks.bos), visible)
-        if position_ids is None:
-            position_ids = token_positions(ids, visible, marks)
-        return checked_positions(position_ids), mask
-
-    def _later_mask(
-        self, ids: torch.Tensor, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """Return the mask of tokens that follow a cached context."""
-        if position_ids is None:
-            raise ValueError("After a cache, position_ids [B, 2, T] are needed: the context is not seen again.")
-        checked_positions(position_ids)
-        if attention_mask is None and ids.shape[1] == 1:
-            return None
-        if attention_mask is None:
-            raise ValueError("Several tokens after a cache need an attention_mask [B, S] of all tokens.")
-        return answer_mask(attention_mask.bool(), ids.shape[1])
-
     def quantize(self, bits: int, *args: Any, **kwargs: Any) -> "ChatGLMForConditionalGenerationWithImage":
         """Quantise the weights of the language model's layers to 8 or 4 bits, in place; return the model.
 
@@ -275,15 +309,11 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the model as transformers does, and the code that loads it without this package.
-
-        Save the tokenizer first, so that its configuration names its class in that code.
-        """
+        """Write the model as transformers does; its configuration adds the code that loads it without this package."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        # Beside a checkpoint, this module has no exporter; there transformers copies the files itself.
-        writes = kwargs.get("is_main_process", True) and __package__
-        if writes and importlib.util.find_spec(EXPORT_MODULE, __package__):
-            importlib.import_module(EXPORT_MODULE, __package__).export_code(save_directory)
+        if kwargs.get("is_main_process", True):
+            for path in Path(save_directory).glob("model*.safetensors"):
+                apply_umask(path)
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

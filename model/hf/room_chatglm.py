@@ -125,7 +125,9 @@ class Room:
         mask = (self.index[:length] <= self.place) & self.visible[..., :length]  # [B, 1, 1, length]
         cache = Filled(self.states[..., :length, :], self.place)
         embedded = model.transformer.word_embeddings(self.ids)
-        states = model.transformer(embedded, self.positions, mask, cache).last_hidden_state
+        states = model.transformer(
+            inputs_embeds=embedded, position_ids=self.positions, mask=mask, past_key_values=cache
+        ).last_hidden_state
         return model.lm_head(states)  # type: ignore[no-any-return]
 
     def _record(self, model: Any, length: int) -> bool:

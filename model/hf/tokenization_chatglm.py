@@ -1,6 +1,6 @@
 """The tokenizer of ChatGLM-6B and VisualGLM-6B: sentencepiece's `ice_text.model` as a transformers tokenizer.
 
-Needs transformers and sentencepiece only, so that it can lie beside an exported checkpoint as it is.
+Needs transformers, sentencepiece and modules of this package, so that it can be copied into an exported model.
 Token ids are those of the published tokenizer (https://huggingface.co/THUDM/visualglm-6b).
 """
 
@@ -12,6 +12,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AddedToken, PreTrainedTokenizer
 from transformers.utils import PaddingStrategy
 
+from .saving_chatglm import add_code
 from .text_chatglm import TextStream, clean_up_spaces, layout_pieces, mark_layout
 
 SPECIAL_TOKENS = {  # the strings that `encode` takes for control tokens
@@ -174,6 +175,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Text of `tokens`, without clean-up."""
         return self._decode(self.convert_tokens_to_ids(tokens), clean_up_tokenization_spaces=False)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Write the tokenizer as transformers does, and the code that loads the directory without this package.
+
+        It may be saved before the model or after it, or alone.
+        """
+        names: tuple[str, ...] = super().save_pretrained(save_directory, *args, **kwargs)
+        add_code(save_directory, "export_tokenizer")
+        return names
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Writes ice_text.model, byte for byte as it was read; returns its path."""
