@@ -123,10 +123,10 @@ def draw_tensor(name: str, shape: torch.Size, device: torch.device, dtype: torch
 
 def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Checkpoint:
     """Return a model of these sizes as if it lay on a disk; its tensors are drawn when they are read."""
-    plain = replace(open_checkpoint(EMBEDDED_MODEL), config=config)
+    plain = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     shapes = build_network(plain, torch.device("meta"), dtype).state_dict()
     tensors = {name: partial(draw_tensor, name, held.shape, device, dtype) for name, held in shapes.items()}
-    return replace(plain, files=[], stored=LazyTensors(tensors), qkv_layout=SPLIT, is_settled=True)
+    return replace(plain, stored=LazyTensors(tensors), qkv_layout=SPLIT, is_settled=True)
 
 
 def write_full_size(directory: Path, config: dict[str, Any], device: torch.device) -> None:
