@@ -5,6 +5,7 @@ import atexit
 import importlib.util
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,7 @@ from .pictures import PictureCache
 from .processes import Processes, count_processes, is_launched, join_processes, say
 from .progress import Recorder
 from .resuming import open_run
-from .rows import Rows, read_rows
+from .rows import Rows, describe_unread, read_rows
 from .runs import collect, copy_beside, load_trained, run_config
 from .stopping import StopRequest
 from .training import Training
@@ -79,7 +80,10 @@ def describe_data(datasets: Sequence[ChatDataset]) -> str:
     """Say what the data holds, and what of it is left out."""
     answers, rows = sum(map(len, datasets)), sum(len(dataset.rows) for dataset in datasets)
     bad = sum(len(dataset.bad_rows) for dataset in datasets)
-    return f"Data: {answers} answers to learn in {rows} rows" + (f"; {bad} bad rows are skipped." if bad else ".")
+    unread = sum((dataset.unread for dataset in datasets), Counter())
+    skipped = f"; {bad} bad rows are skipped" if bad else ""
+    keys = f" Keys that are not read: {describe_unread(unread)}." if unread else ""
+    return f"Data: {answers} answers to learn in {rows} rows{skipped}.{keys}"
 
 
 def make_optimiser(
