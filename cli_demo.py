@@ -21,6 +21,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
+from model.chat_model import demo_config
 from model.command_line import ArgumentParser
 from model.image import load_image
 from model.prompt import question_language
@@ -66,11 +67,12 @@ def first_question(options: argparse.Namespace, language: Language) -> str:
     return next(choice for choice in choices if choice is not None)
 
 
-def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..., ChatModel]) -> None:
+def run(options: argparse.Namespace, load: Callable[..., ChatModel]) -> None:
     """Load the model, then answer one question or talk."""
     language = options.language or locale_language(os.environ)
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
     model = load_model(options, load)
+    config = demo_config(model).from_arguments(options)
     if options.query:
         conversation = Conversation(image, language=question_language(options.query, language))
         answer_once(model, config, conversation, options.query)
@@ -81,9 +83,9 @@ def run(options: argparse.Namespace, config: GenerationConfig, load: Callable[..
 def main(load: Callable[..., ChatModel] = load_sat) -> None:
     """Run the program on a model that `load` loads."""
     accept_any_text()
-    options, config = parse_arguments()
+    options, _ = parse_arguments()  # the model's own settings are known only when it is loaded
     try:
-        run(options, config, load)
+        run(options, load)
     except VisualGLMError as error:
         print(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError, VisualGLMError, load_sat
+from model.chat_model import demo_config
 from model.command_line import ArgumentParser
 from terminal.arguments import FAILED, MISUSED, add_model_arguments, load_model
 from web.launch import serving, wait_for_the_end
@@ -107,12 +108,12 @@ def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespac
 
 def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> None:
     """Run the program on a model that `load` loads."""
-    options, config = parse_arguments(port)
+    options, _ = parse_arguments(port)  # the model's own settings are known only when it is loaded
     try:
         check_address(options.server_name, options.server_port)
         model = load_model(options, load)
         model.warm_up()
-        serve(model, config, options)
+        serve(model, demo_config(model).from_arguments(options), options)
     except VisualGLMError as error:
         print(error, file=sys.stderr)
         sys.exit(MISUSED if isinstance(error, SettingError) else FAILED)

@@ -1,7 +1,7 @@
 """A model with its tokenizer that answers questions about pictures, for any thread."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, Protocol
@@ -42,6 +42,15 @@ class ChatModel(Protocol):
         ...
 
 
+def demo_config(model: ChatModel | None) -> GenerationConfig:
+    """Return the demonstrations' settings, in which those of the model's generation_config.json replace the sampling.
+
+    Args:
+        model: a ChatModel; one that does not come from a directory need not have `sampling`. None while it is loaded.
+    """
+    return DEMO.replace(**getattr(model, "sampling", {}))
+
+
 class SatChatModel:
     """The SAT network as a ChatModel, for any thread; questions that come together are answered side by side.
 
@@ -53,6 +62,7 @@ class SatChatModel:
         rows: the most answers at a time; None leaves what the network's scheduler has.
         most_waiting: the most questions that wait for their turn; None likewise.
         penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
+        sampling: settings of `GenerationConfig` that the model's directory names, for programs that are given none.
     """
 
     def __init__(
@@ -63,12 +73,14 @@ class SatChatModel:
         rows: int | None = None,
         most_waiting: int | None = None,
         penalize_prompt: bool = False,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.rows = rows
         self.most_waiting = most_waiting
         self.penalize_prompt = penalize_prompt
+        self.sampling = dict(sampling or {})
         self.pictures = PictureEmbeddings(network)
 
     @property

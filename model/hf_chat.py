@@ -1,6 +1,6 @@
 """The Hugging Face network as a ChatModel, on the same engine as the SAT network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -133,14 +133,21 @@ class HfChatModel:
     Args:
         network: a ChatGLMForConditionalGenerationWithImage.
         tokenizer: a ChatGLMTokenizer.
-        rows, most_waiting: as of `SatChatModel`.
+        rows, most_waiting, sampling: as of `SatChatModel`.
     """
 
     def __init__(
-        self, network: Any, tokenizer: Any, *, rows: int | None = None, most_waiting: int | None = None
+        self,
+        network: Any,
+        tokenizer: Any,
+        *,
+        rows: int | None = None,
+        most_waiting: int | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
+        self.sampling = dict(sampling or {})
         self.engine = SatChatModel(
             HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True
         )

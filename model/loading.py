@@ -12,6 +12,7 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
+from .checkpoint.sampling import read_sampling
 from .checkpoint.vocabulary import find_vocabulary
 from .errors import SettingError, TokenizerError
 from .finetuned import FineTuneVisualGLMModel
@@ -150,7 +151,7 @@ def load_sat(
         raise SettingError(f"{name} needs quant, the bits that weights are to have: 8 or 4.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     chosen_dtype = choose_dtype(dtype, chosen, parameters)
     if chosen.type == "cpu":
@@ -162,7 +163,7 @@ def load_sat(
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
     lay_out_all(network)
-    return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
+    return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, sampling=sampling)
 
 
 def load_hf(
@@ -193,7 +194,7 @@ def load_hf(
             raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     if chosen.type == "cpu":
         limit_threads(parameters)
@@ -202,4 +203,4 @@ def load_hf(
         network = read_network(checkpoint, chosen, wanted, quant, progress)
     else:
         network = fill_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
-    return HfChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting)
+    return HfChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, sampling=sampling)

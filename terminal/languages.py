@@ -32,6 +32,11 @@ class OneLanguageModel:
         """Pixels a side of the images that the model sees."""
         return self.model.image_size
 
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """Sampling settings that the model's directory names."""
+        return getattr(self.model, "sampling", {})
+
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, **options: Any
     ) -> Iterator[Piece]:
