@@ -44,6 +44,7 @@ from .progress import Recorder
 from .resuming import open_run
 from .rows import Rows, describe_unread, read_rows
 from .runs import collect, copy_beside, load_trained, run_config
+from .splitting import split_rows
 from .stopping import StopRequest
 from .training import Training
 from .training_state import State
@@ -199,13 +200,18 @@ def prepare(options: argparse.Namespace, open_model: Open = open_base) -> Traini
     """
     # Before anything that takes time: a path may be misspelt.
     train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (options.train_data, options.valid_data))
+    held_rows: list[Rows] = []
+    if options.valid_share:
+        train_rows, held_rows = split_rows(train_rows, options.valid_share, options.seed)
     deep = wants_deepspeed(options)
     processes = join_processes(options.device, wants_nccl=deep)
     torch.manual_seed(options.seed)
     begun = begin(options, processes, open_model)
     network, tokenizer = begun.network, begun.tokenizer
-    train, valid = (open_data(options, files, network, tokenizer) for files in (train_rows, valid_rows))
+    train, valid = (open_data(options, files, network, tokenizer) for files in (train_rows, [*held_rows, *valid_rows]))
     say(processes, describe_data(train))
+    if held_rows:
+        say(processes, f"Held back for the evaluation: {sum(map(len, valid[: len(held_rows)]))} answers.")
     remembered = recall(options, processes, network, tokenizer, train)
     train = train * repeats(train, remembered)
     order = make_order(options, train + remembered, processes)

@@ -153,7 +153,7 @@ BAD = [
     ({"conversations": [{"from": "system", "value": "甲"}]}, "questions and answers in turn"),
     ({"conversations": [TALK[0], {"from": "gpt", "value": ""}]}, 'its "answer" is empty'),
     ({"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}, TALK[1]]}, 'its "question" is empty'),
-    ({"conversations": [{"from": "human", "value": "<image>甲"}, TALK[1]]}, "1 picture marks like <image>, and no picture"),
+    ({"conversations": [{"from": "human", "value": "<image>甲"}, TALK[1]]}, "1 picture marks .*, and no picture"),
     ({"image": "a.png", "conversations": [{"from": "human", "value": "<image><image>甲"}, TALK[1]]}, "and one picture"),
 ]  # fmt: skip
 

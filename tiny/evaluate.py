@@ -57,9 +57,7 @@ def greedy_config(model: ChatModel, repetition_penalty: float | None = None) -> 
     return config.replace(repetition_penalty=repetition_penalty)
 
 
-def answer_all(
-    model: ChatModel, asked: Iterable[tuple[Conversation, str]], config: GenerationConfig
-) -> Iterator[str]:
+def answer_all(model: ChatModel, asked: Iterable[tuple[Conversation, str]], config: GenerationConfig) -> Iterator[str]:
     """Yield the model's answer to each question, in their order; in batches where the model can."""
     if not isinstance(model, SatChatModel):
         for conversation, question in asked:
