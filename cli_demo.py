@@ -21,6 +21,7 @@ from model import (
     SettingError,
     load_sat,
 )
+from model.chat_model import demo_config
 from model.command_line import ArgumentParser, run_program
 from model.image import load_image
 from model.printing import print_text
@@ -69,10 +70,11 @@ def first_question(options: argparse.Namespace, language: Language) -> str:
 
 def run(load: Callable[..., ChatModel]) -> None:
     """Load the model that the command line names, then answer one question or talk."""
-    options, config = parse_arguments()
+    options, _ = parse_arguments()  # the model's own settings are known only when it is loaded
     language = options.language or locale_language(os.environ)
     image = load_image(options.image) if options.query and options.image else None  # before a long loading
     model = load_model(options, load)
+    config = demo_config(model).from_arguments(options)
     if options.query:
         conversation = Conversation(image, language=question_language(options.query, language))
         answer_once(model, config, conversation, options.query)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError, load_sat
+from model.chat_model import demo_config
 from model.command_line import ArgumentParser, run_program
 from model.environment import is_service_link, read_variable, service_link_note
 from model.local_address import listens_on_loopback
@@ -177,11 +178,11 @@ def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespac
 
 def run(load: Callable[..., ChatModel], port: int) -> None:
     """Load the model that the command line names, and show the page."""
-    options, config = parse_arguments(port)
+    options, _ = parse_arguments(port)  # the model's own settings are known only when it is loaded
     check_address(options.server_name, options.server_port)
     model = load_model(options, load)
     model.warm_up()
-    serve(model, config, options)
+    serve(model, demo_config(model).from_arguments(options), options)
 
 
 def main(load: Callable[..., ChatModel] = load_sat, port: int = PORT) -> int:

@@ -92,6 +92,8 @@ def add_data(group: Group) -> None:
     add = group.add
     add("--train-data", nargs="+", required=True, type=Path, metavar="FILE", help="JSON or JSON lines")
     add("--valid-data", nargs="*", default=[], type=Path, metavar="FILE", help="held-out data, for the evaluation")
+    help_ = "hold back this share of the training data's pictures for the evaluation (default %(default)s)"
+    add("--valid-share", type=float, default=0.0, metavar="SHARE", help=help_)
     add("--max_source_length", type=int, help="with the next one: the most tokens of prompt and answer together")
     add("--max_target_length", type=int, help="as in the original")
     add("--max-length", type=int, help=f"the most tokens of prompt and answer (default {DEFAULT_MAX_LENGTH})")
@@ -103,7 +105,7 @@ def add_data(group: Group) -> None:
         metavar="SHARE",
         help="see random parts of pictures, at least so much of a side",
     )
-    add("--flip", action="store_true", help="see half of the pictures mirrored")
+    add("--flip", action=argparse.BooleanOptionalAction, default=False, help="see half of the pictures mirrored")
     help_ = "hold the training to what the base would say to N other questions, token by token, so that it forgets less"
     help_ += "; with --full, whose base is gone, its answers are learned as they were said"
     add("--remember", type=int, default=0, metavar="N", help=help_)
@@ -217,5 +219,7 @@ def check(options: argparse.Namespace) -> None:
         raise SettingError(f"--num-workers is {options.num_workers}; it should be at least 0.")
     if not 0 < options.crop <= 1:
         raise SettingError(f"--crop is {options.crop}; it should be above 0 and at most 1, which is the whole picture.")
+    if not 0 <= options.valid_share < 1:
+        raise SettingError(f"--valid-share is {options.valid_share}; it should be at least 0 and below 1, as 0.1.")
     if options.lr <= 0:
         raise SettingError(f"--lr is {options.lr}; it should be above 0.")

@@ -1,20 +1,22 @@
 """Questions of a file of data, asked through the chat as a person would, and how many answers are the expected ones."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from model import DEMO, Conversation, ImageError, Language, SatChatModel, Turn, VisualGLMError
+from model import Conversation, GenerationConfig, ImageError, Language, SatChatModel, Turn, VisualGLMError
+from model.chat_model import demo_config
 from model.image import load_image
 from model.prompt import clean_answer
 
+from .encoding import LONGEST_TOKEN
 from .errors import BadRowError
 from .shapes import Row
 
-GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0, max_new_tokens=256)
 AT_ONCE = 64  # questions handed over together
+SPARE = 16  # tokens that an answer may have beyond the longest expected one
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,33 @@ def questions_of(rows: Iterable[Row]) -> Iterator[Asked]:
             yield Asked(row.number, row.image, row.turns[:number], turn.question, turn.answer, language)
 
 
-def answer_all(model: SatChatModel, asked: Iterable[Asked]) -> Iterator[str]:
-    """Yield the model's answer to each question in turn, by the most likely tokens.
+def ask_all(model: SatChatModel, asked: Sequence[Asked], *, least: int = 0, rows: int = 16) -> Iterator[Answer]:
+    """Yield the model's answer to each question in turn, by the most likely tokens, and whether it is right.
+
+    The other settings are those that the chat programs take from the model's directory. A question that cannot be
+    answered has its error as a wrong answer.
+
+    Args:
+        least: tokens that an answer may have in any case; it is cut only where it is longer than every expected one.
+        rows: questions answered at a time.
 
     Raises:
-        BadRowError: a picture is broken, or a question cannot be answered.
+        BadRowError: a picture is broken.
     """
-    left = iter(asked)
+    left, config = iter(asked), greedy_config(model, asked, least)
     while some := list(islice(left, AT_ONCE)):
-        told = [(one.conversation(), one.question) for one in some]
-        for one, answer in zip(some, model.answer_batch(told, GREEDY), strict=True):
-            if isinstance(answer, VisualGLMError):
-                raise BadRowError(one.row, str(answer)) from answer
-            yield answer
+        answers = model.answer_batch([(one.conversation(), one.question) for one in some], config, rows)
+        for one, answer in zip(some, answers, strict=True):
+            is_right = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, one, answer)
+            yield Answer(str(answer), is_right)
+
+
+def greedy_config(model: SatChatModel, asked: Sequence[Asked], least: int) -> GenerationConfig:
+    """Return the model's settings without sampling, with a length that shows if an answer is the expected one."""
+    most = model.network.max_sequence_length
+    lengths = (len(model.tokenizer.encode_text(one.expected[: most * LONGEST_TOKEN])) for one in asked)
+    longest = min(max(least, max(lengths, default=0) + SPARE), most)
+    return demo_config(model).replace(temperature=0, max_new_tokens=longest)
 
 
 def as_shown(tokenizer: Any, text: str) -> str:

@@ -6,6 +6,7 @@ python -m finetune.data check dataset.jsonl --from_pretrained visualglm-6b --max
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from model.printing import print_text
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError
-from .rows import Rows, read_rows, sift_rows
+from .rows import Rows, describe_unread, read_rows, sift_rows
 from .shapes import Row
 
 LISTED = 20  # bad rows that are printed
@@ -42,6 +43,7 @@ class Findings:
         languages: answers of each language.
         prompts, answers: tokens of each prompt and of each answer, as far as they fit.
         left_out: of each example that is too long, the number of its row and how many tokens do not fit.
+        unread: of each key that is not read, how many usable rows have it.
     """
 
     rows: int
@@ -53,6 +55,7 @@ class Findings:
     prompts: list[int] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     left_out: list[tuple[int, int]] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def add_row(self, row: Row) -> None:
         """Count a row."""
@@ -60,6 +63,7 @@ class Findings:
             self.pictures.setdefault(row.image, []).append(row.number)
         self.with_picture += row.image is not None
         self.several_turns += len(row.turns) > 1
+        self.unread.update(row.unread)
 
     def add_example(self, example: Example, language: str) -> None:
         """Count an answer."""
@@ -126,6 +130,8 @@ def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str
             f"answers    {describe_lengths(findings.answers)}; {sum(findings.answers)} in all",
             f"together   {describe_lengths(sizes)}",
         ]
+    if findings.unread:
+        lines.append(f"not read   {describe_unread(findings.unread)}")
     if findings.left_out:
         number, most = max(findings.left_out, key=lambda found: found[1])
         lines.append(

@@ -14,7 +14,9 @@ checkpoints/finetune-visualglm-20240131-120000/
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -185,7 +187,7 @@ class Run:
 
     def describe(self, saved: int, last: int, is_complete: bool) -> str:
         """Say what can be done with a run of which the steps up to `saved` are saved."""
-        advice = f"Talk to it: --from_pretrained {self.path}"
+        advice = f"Talk to it: {chat_command(self.path)}"
         if is_complete:
             return f"The run is {self.path}. {advice}"
         return f"The run {self.path} is saved up to step {saved} of {last}; --resume goes on from there. {advice}"
@@ -199,6 +201,12 @@ class Run:
         """Remove what a training that was killed had begun to write."""
         for part in self.path.glob(f"{PART}*"):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def chat_command(run: Path) -> str:
+    """Return the command that talks to a run; it works in any directory."""
+    program = Path(__file__).absolute().parents[1] / "cli_demo.py"
+    return shlex.join([sys.executable, str(program), "--from_pretrained", str(run.absolute())])
 
 
 def write_part(

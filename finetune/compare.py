@@ -16,13 +16,14 @@ from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
 from model.printing import print_text
 
-from .asking import Answer, Asked, Compared, answer_all, is_expected, questions_of
+from .asking import Answer, Asked, Compared, ask_all, questions_of
 from .check import find_broken
 from .errors import BadRowError, DataError
 from .page import write_page
 from .rows import OnBadRow, read_rows, refuse_bad_rows, sift_rows
 
 SHOWN = 20  # questions printed
+LEAST_TOKENS = 256  # of an answer that is shown, before it is cut
 RIGHT, WRONG, EXPECTED = "✓", "✗", "expected"
 
 
@@ -50,9 +51,7 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
 
 def ask_model(model: SatChatModel, asked: Sequence[Asked], name: str) -> Iterator[Answer]:
     """Yield a model's answer to each question."""
-    answers = tqdm(answer_all(model, asked), desc=name, total=len(asked), leave=False, disable=None)
-    for one, text in zip(asked, answers, strict=True):
-        yield Answer(text, is_expected(model.tokenizer, one, text))
+    yield from tqdm(ask_all(model, asked, least=LEAST_TOKENS), desc=name, total=len(asked), leave=False, disable=None)
 
 
 def describe_score(name: str, answers: Sequence[Answer]) -> str:

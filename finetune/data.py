@@ -11,6 +11,7 @@ The shapes of a row are in finetune/shapes.py, the formats of a file in finetune
 import mmap
 import sys
 from array import array
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class ChatDataset(Dataset[Example]):
             shared memory: what is set here is seen by processes that read the data.
         bad_rows: the rows left out for what their JSON says or for a picture that is not there. A picture that is
             there but broken is found when it is decoded: then the next example stands for it, and says so.
+        unread: of each key that is not read, how many rows have it.
         sizes: of each example about how many tokens it has, at most: its characters and its picture's vectors.
 
     Raises:
@@ -81,6 +83,7 @@ class ChatDataset(Dataset[Example]):
         self.on_bad_row = on_bad_row
         self.decode_pictures = decode_pictures
         self.bad_rows: list[BadRowError] = []
+        self.unread: Counter[str] = Counter()
         self.sizes = array("i")
         self._places = array("i")  # of each example the index of its row
         self._turns = array("i")  # and of its turn
@@ -126,6 +129,7 @@ class ChatDataset(Dataset[Example]):
         """Read every row once, to find its answers and what is wrong."""
         for place, row in sift_rows(self.rows, self.bad_rows):
             self._add(place, row)
+            self.unread.update(row.unread)
         refuse_bad_rows(self.rows, self.bad_rows, self.on_bad_row)
 
     def _add(self, place: int, row: Row) -> None:

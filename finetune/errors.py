@@ -8,7 +8,11 @@
 Like those of `model.errors` they say what to do.
 """
 
+from typing import Any
+
 from model.errors import VisualGLMError
+
+LONGEST_QUOTE = 80
 
 
 class DataError(VisualGLMError):
@@ -32,5 +36,15 @@ class BadRowError(DataError):
         return type(self), (self.number, self.reason)
 
 
+class ShapeError(Exception):
+    """What is wrong with a row; `parse_row` adds its number."""
+
+
 class TrainingError(VisualGLMError):
     """A training that cannot begin or go on."""
+
+
+def quote(value: Any) -> str:
+    """Return a value as Python writes it, in a length that a line holds."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"

@@ -1,24 +1,23 @@
 """How well a model does on held-out data while it is trained: the loss, and answers of the chat itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
 
 import torch
 
-from model import DEMO, Conversation, SatChatModel, VisualGLMError
-from model.image import load_image
-from model.prompt import clean_answer
+from model import SatChatModel
 
+from .asking import Asked, as_shown, ask_all, questions_of
 from .data import Batch, ChatDataset, load_batches
-from .encoding import LONGEST_TOKEN, NO_LOSS
+from .encoding import NO_LOSS
 from .errors import BadRowError
 from .processes import Processes
+from .rows import sift_rows
 
 SHOWN = 3  # sample answers
 LONGEST_SHOWN = 500  # characters of each text of these
-ROWS = 8  # answered side by side
-SPARE = 16  # tokens that an answer may have beyond the longest wanted one
+ROWS = 8  # answered at a time; the training needs memory, too
 
 
 @dataclass(frozen=True)
@@ -57,28 +56,20 @@ def held_out_loss(
     return processes.sum(total) / processes.sum(tokens)
 
 
-def ask(network: Any, tokenizer: Any, dataset: ChatDataset, count: int) -> tuple[float, list[tuple[str, str, str]]]:
-    """Ask the last questions of the first `count` rows, and take the most likely answers.
+def ask(model: SatChatModel, dataset: ChatDataset, count: int) -> tuple[float, list[tuple[str, str, str]]]:
+    """Ask the first `count` questions of held-out data whose pictures can be read, as `finetune.compare` does.
 
     Returns:
-        The share that is exactly as it should be, and (question, wanted, given) of the first few.
+        The share of exactly right answers, and (question, expected, answer) of the first few.
     """
-    rows = usable_rows(dataset, count)
-    asked = []
-    for row in rows:
-        image = None if row.image is None else load_image(row.image)
-        language = row.language_of(len(row.turns) - 1)
-        asked.append((Conversation(image, list(row.turns[:-1]), language), row.turns[-1].question))
-    wanted = [clean_answer(row.turns[-1].answer) for row in rows]
-    # An answer that goes on is wrong, however it ends. One that is cut here is longer than the model can give.
-    most = network.max_sequence_length
-    longest = min(max(len(tokenizer.encode_text(answer[: most * LONGEST_TOKEN])) for answer in wanted) + SPARE, most)
-    config = DEMO.replace(temperature=0.0, repetition_penalty=1.0, max_new_tokens=longest)
-    given = SatChatModel(network, tokenizer).answer_batch(asked, config, ROWS)
-    answers = [str(answer) if isinstance(answer, VisualGLMError) else answer for answer in given]
-    right = sum(answer.strip() == want for answer, want in zip(answers, wanted, strict=True))
-    samples = list(zip((question for _, question in asked[:SHOWN]), wanted, answers, strict=False))
-    return right / len(rows), [(shorten(question), shorten(want), shorten(given)) for question, want, given in samples]
+    asked = list(islice(readable_questions(dataset), count))
+    answers = list(ask_all(model, asked, rows=ROWS))
+    share = sum(answer.right for answer in answers) / len(answers)
+    samples = [
+        (shorten(one.question), shorten(as_shown(model.tokenizer, one.expected)), shorten(answer.text))
+        for one, answer in list(zip(asked, answers, strict=True))[:SHOWN]
+    ]
+    return share, samples
 
 
 def shorten(text: str) -> str:
@@ -86,14 +77,11 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
-def usable_rows(dataset: ChatDataset, count: int) -> Sequence[Any]:
-    """Return the first `count` rows that can be used."""
-    rows: list[Any] = []
-    for index in range(len(dataset.rows)):
-        if len(rows) == count:
-            break
+def readable_questions(dataset: ChatDataset) -> Iterator[Asked]:
+    """Yield the questions of rows that can be used."""
+    for one in questions_of(row for _, row in sift_rows(dataset.rows, [])):
         try:
-            rows.append(dataset.rows[index])
+            one.conversation()
         except BadRowError:
             continue
-    return rows
+        yield one

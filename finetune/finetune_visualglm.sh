@@ -1,17 +1,33 @@
 #!/usr/bin/env bash
-# Teach the model to say what is in the background of a picture, from 20 labelled ones.
+# Fine-tune the model: on your pictures, or without --train-data on 20 labelled ones, to say what is in the background.
 #   bash finetune/finetune_visualglm.sh
-#   NUM_GPUS=4 bash finetune/finetune_visualglm.sh --train-data my/dataset.json --zero-stage 1
-# Flags are passed on to finetune_visualglm.py and win over those below; its --help explains them.
+#   bash finetune/finetune_visualglm.sh --train-data my-pictures/dataset.json --valid-share 0.1
+#   NUM_GPUS=4 bash finetune/finetune_visualglm.sh --train-data my-pictures/dataset.json --zero-stage 1
+# Flags are passed on to finetune_visualglm.py and override those below; its --help explains them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
-[ -d fewshot-data ] || "$python" -m zipfile -e fewshot-data.zip .
+
+data=()
+is_bundled=yes
+for argument in "$@"; do
+    case "$argument" in --train[-_]d*) is_bundled= ;; esac
+done
+if [ "$is_bundled" ]; then
+    [ -d fewshot-data ] || "$python" -m zipfile -e fewshot-data.zip .
+    data=(--train-data fewshot-data/dataset.json)
+fi
 
 base=$("$python" -m finetune.base "$@")
 if [ "$base" = visualglm-tiny ]; then
-    settings=(--batch-size 8 --crop 0.5 --flip --remember 360)
+    settings=(--batch-size 8 --remember 360)
+    # Every part of these pictures has the same background. Of other pictures this need not be true: cut or mirrored,
+    # they may have another answer, as to "left or right?".
+    if [ "$is_bundled" ]; then
+        settings+=(--crop 0.5 --flip)
+        advice="; --crop 1 --no-flip shows whole pictures"
+    fi
     if [ "${METHOD:-}" = --use_ptuning ]; then
         settings+=(--pre_seq_len 32 --lr 0.1 --train-iters 400 --remember-weight 0.5)
     else
@@ -20,9 +36,10 @@ if [ "$base" = visualglm-tiny ]; then
 else
     settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)
 fi
+echo "Settings of this script, which yours override: ${settings[*]}${advice:-}" >&2
 launcher=("$python")
 if [ "${NUM_GPUS:-1}" -gt 1 ]; then
     launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS")
 fi
 exec "${launcher[@]}" finetune/finetune_visualglm.py --from_pretrained "$base" "${METHOD:---use_lora}" \
-    --train-data fewshot-data/dataset.json --lora_rank 10 --save checkpoints "${settings[@]}" "$@"
+    ${data[@]+"${data[@]}"} --lora_rank 10 --save checkpoints "${settings[@]}" "$@"

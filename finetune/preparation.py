@@ -5,6 +5,7 @@ import atexit
 import importlib.util
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,8 +42,9 @@ from .pictures import PictureCache
 from .processes import Processes, count_processes, is_launched, join_processes, say
 from .progress import Recorder
 from .resuming import open_run
-from .rows import Rows, read_rows
+from .rows import Rows, describe_unread, read_rows
 from .runs import collect, copy_beside, load_trained, run_config
+from .splitting import split_rows
 from .stopping import StopRequest
 from .training import Training
 from .training_state import State
@@ -79,7 +81,10 @@ def describe_data(datasets: Sequence[ChatDataset]) -> str:
     """Say what the data holds, and what of it is left out."""
     answers, rows = sum(map(len, datasets)), sum(len(dataset.rows) for dataset in datasets)
     bad = sum(len(dataset.bad_rows) for dataset in datasets)
-    return f"Data: {answers} answers to learn in {rows} rows" + (f"; {bad} bad rows are skipped." if bad else ".")
+    unread = sum((dataset.unread for dataset in datasets), Counter())
+    skipped = f"; {bad} bad rows are skipped" if bad else ""
+    keys = f" Keys that are not read: {describe_unread(unread)}." if unread else ""
+    return f"Data: {answers} answers to learn in {rows} rows{skipped}.{keys}"
 
 
 def make_optimiser(
@@ -195,13 +200,18 @@ def prepare(options: argparse.Namespace, open_model: Open = open_base) -> Traini
     """
     # Before anything that takes time: a path may be misspelt.
     train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (options.train_data, options.valid_data))
+    held_rows: list[Rows] = []
+    if options.valid_share:
+        train_rows, held_rows = split_rows(train_rows, options.valid_share, options.seed)
     deep = wants_deepspeed(options)
     processes = join_processes(options.device, wants_nccl=deep)
     torch.manual_seed(options.seed)
     begun = begin(options, processes, open_model)
     network, tokenizer = begun.network, begun.tokenizer
-    train, valid = (open_data(options, files, network, tokenizer) for files in (train_rows, valid_rows))
+    train, valid = (open_data(options, files, network, tokenizer) for files in (train_rows, [*held_rows, *valid_rows]))
     say(processes, describe_data(train))
+    if held_rows:
+        say(processes, f"Held back for the evaluation: {sum(map(len, valid[: len(held_rows)]))} answers.")
     remembered = recall(options, processes, network, tokenizer, train)
     train = train * repeats(train, remembered)
     order = make_order(options, train + remembered, processes)

@@ -7,18 +7,17 @@ read whole once to find its rows.
 import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import BadRowError, DataError
-from .shapes import Row, parse_row, quote
+from .errors import LONGEST_QUOTE, BadRowError, DataError, quote
+from .file_faults import ADVICE, BOM, HEAD_BYTES, describe_head, describe_object, describe_text
+from .shapes import Row, parse_row
 
-BOM = b"\xef\xbb\xbf"
 LISTED = 10  # bad rows named in a message
 BLANK = re.compile(r"[ \t\r\n]*")
-ADVICE = "Give JSON lines (one object a line), or one list of objects in brackets, in UTF-8."
 
 OnBadRow = Literal["error", "skip"]
 
@@ -69,20 +68,27 @@ class Rows(Sequence[Row]):
             return json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             shown = quote(text.strip().decode("utf-8", "replace"))
-            raise BadRowError(number, f"it is not JSON ({error}): {shown}. {ADVICE}") from None
+            reason = describe_text(text) or error
+            raise BadRowError(number, f"it is not JSON ({reason}): {shown}. {ADVICE}") from None
 
 
 def read_rows(path: str | Path) -> Rows:
     """Find the rows of a file of training data.
 
     Raises:
-        DataError: there is no such file, it has no rows, or it begins a JSON list that cannot be read to its end.
+        DataError: there is no such file, it has no rows, it is not text in UTF-8, it is one object over several lines,
+            or it begins a JSON list that cannot be read to its end.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            start = file.read(4096).removeprefix(BOM).lstrip()
-        places = place_list(path) if start.startswith(b"[") else place_lines(path)
+            head = file.read(HEAD_BYTES)
+        if kind := describe_head(head):
+            raise DataError(f"The training data {path} is {kind}")
+        if fault := describe_object(path):
+            raise DataError(f"The training data {path} {fault}")
+        is_list = head.removeprefix(BOM).lstrip().startswith(b"[")
+        places = place_list(path) if is_list else place_lines(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"The training data {path} cannot be read: {reason}. Check the path.") from error
@@ -111,8 +117,8 @@ def place_list(path: Path) -> Places:
         DataError: it is no list of JSON values in UTF-8 to its end.
     """
     places = Places()
+    raw = path.read_bytes()
     try:
-        raw = path.read_bytes()
         text = raw.removeprefix(BOM).decode("utf-8")
         offset = len(raw) - len(raw.removeprefix(BOM))
         done = 0
@@ -122,8 +128,9 @@ def place_list(path: Path) -> Places:
             done = end
             places.add(first, offset, number)
     except (ValueError, RecursionError) as error:
+        reason = describe_text(raw) or error
         raise DataError(
-            f"The training data {path} cannot be read after its row {len(places.numbers)}: {error}. {ADVICE}"
+            f"The training data {path} cannot be read after its row {len(places.numbers)}: {reason}. {ADVICE}"
         ) from None
     return places
 
@@ -161,6 +168,14 @@ def sift_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
             yield index, rows[index]
         except BadRowError as error:
             bad.append(error)
+
+
+def describe_unread(unread: Mapping[str, int]) -> str:
+    """Return the keys that are not read, each with the number of rows that have it, the most frequent first."""
+    ordered = sorted(unread.items(), key=lambda item: -item[1])
+    shown = [f'"{key[:LONGEST_QUOTE]}" ({count} rows)' for key, count in ordered[:LISTED]]
+    more = [f"and {len(ordered) - LISTED} more keys"] if len(ordered) > LISTED else []
+    return ", ".join([*shown, *more])
 
 
 def refuse_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBadRow) -> None:

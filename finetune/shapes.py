@@ -5,25 +5,27 @@
     {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": "..."}]}
     {"images": ["a.png"], "messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
-Every answer of a conversation is trained on; those of a `history` are only read. "language" may be "zh" or "en".
+Every answer of a conversation is trained on; those of a `history` are only read. A `system` text goes before the first
+question. "language" may be "zh" or "en". Marks of the picture in questions, such as <image> or <img>a.png</img>, are
+removed (see finetune/picture_marks.py); other names for the picture's key are in finetune/row_pictures.py.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.errors import QuestionError
+from model.history import to_turns
 from model.prompt import CHINESE, ENGLISH, Language, Turn, question_language
 
-from .errors import BadRowError
+from .errors import BadRowError, ShapeError, quote
+from .messages import read_messages
+from .picture_marks import refuse_marks, take_marks
+from .row_pictures import find_picture, picture_keys, picture_names, refuse_unread_picture, the_only_picture
 
-PICTURE_KEYS = ("img", "image", "images")
-TALK_KEYS = ("conversations", "messages")
-PICTURE_MARK = "<image>"  # where LLaVA's shape has the picture; the prompt has a place of its own for it
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+MESSAGE_KEYS = ("conversations", "messages")
 LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
-LONGEST_QUOTE = 80
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Row:
         turns: questions and answers, oldest first.
         learned_from: index of the first turn whose answer is trained on; those before were said earlier.
         language: of the marks before questions and answers; None leaves it to each question.
+        unread: keys of the row that are not read; those of messages as in "messages[].weight".
     """
 
     number: int
@@ -43,14 +46,34 @@ class Row:
     turns: list[Turn]
     learned_from: int = 0
     language: Language | None = None
+    unread: tuple[str, ...] = ()
 
     def language_of(self, turn: int) -> Language:
         """Return the language in which a turn is asked: the one given, else that of the question."""
         return self.language or question_language(self.turns[turn].question, ENGLISH, self.turns[:turn])
 
 
-class ShapeError(Exception):
-    """What is wrong with a row."""
+@dataclass(frozen=True)
+class Spoken:
+    """The texts of a row as they stand there, marks included.
+
+    Attributes:
+        turns: questions and answers.
+        learned_from: as in `Row`.
+        system: texts to be put before the first question.
+        pictures: paths in content parts.
+        placeholders: content parts that stand for a picture named elsewhere.
+        keys: of the row that were read.
+        unread: keys of messages that were not read.
+    """
+
+    turns: list[tuple[str, str]]
+    learned_from: int
+    system: list[str]
+    pictures: list[str]
+    placeholders: int
+    keys: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
 def parse_row(record: Any, number: int, folder: Path) -> Row:
@@ -59,7 +82,7 @@ def parse_row(record: Any, number: int, folder: Path) -> Row:
     Args:
         record: the JSON.
         number: of the row.
-        folder: where a relative path to a picture starts; if it leads nowhere, the working directory.
+        folder: of the data file, where a relative path to a picture starts, see `find_picture`.
 
     Raises:
         BadRowError: it has none of the shapes, an empty text, or a picture that is not there.
@@ -67,95 +90,107 @@ def parse_row(record: Any, number: int, folder: Path) -> Row:
     try:
         if not isinstance(record, Mapping):
             raise ShapeError(f"it is {quote(record)}, not an object in braces")
-        name = picture_name(record)
-        turns, learned_from = read_turns(record, has_picture=name is not None)
-        language = read_language(record)
-        return Row(number, None if name is None else find_picture(name, folder), turns, learned_from, language)
+        return read_row(record, number, folder)
     except ShapeError as error:
         raise BadRowError(number, str(error)) from None
 
 
-def picture_name(record: Mapping[str, Any]) -> str | None:
-    """Return what the row says of its picture; None, where it has none."""
-    names = [name for key in PICTURE_KEYS for name in as_list(record.get(key)) if name not in (None, "")]
-    if len(names) > 1:
-        raise ShapeError(f"it has {len(names)} pictures; the model reads one. Make a row of each")
-    if names and not isinstance(names[0], str):
-        raise ShapeError(f"its picture is {quote(names[0])}, not a path")
-    return names[0] if names else None
+def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
+    """Read a row from an object."""
+    spoken = read_spoken(record)
+    named = picture_names(record)
+    turns, tagged, placeholders = take_all_marks(spoken)
+    name = the_only_picture(named, [*spoken.pictures, *tagged])
+    if placeholders > int(name is not None):
+        raise ShapeError(
+            f"it has {placeholders} picture marks like <image>, and {'one picture' if name else 'no picture'}. Give "
+            'the picture as "img"'
+        )
+    read = (*spoken.keys, *picture_keys(record), "language")
+    unread = [key for key in record if key not in read]
+    if name is None:
+        refuse_unread_picture(record, unread)
+    image = None if name is None else find_picture(name, folder)
+    return Row(number, image, turns, spoken.learned_from, read_language(record), (*unread, *spoken.unread))
 
 
-def as_list(value: Any) -> list[Any]:
-    """Return a list as it is, anything else as a list of one."""
-    return value if isinstance(value, list) else [value]
-
-
-def find_picture(name: str, folder: Path) -> Path:
-    """Return the path of a picture, from `folder` or else from the working directory."""
-    if "://" in name:
-        raise ShapeError(f"the picture {quote(name)} is an address. Download it and give the path of the file")
-    for path in (folder / name, Path(name)):
-        if os.path.isfile(path):  # noqa: PTH113  (says False where a path cannot even be one)
-            return path
-    raise ShapeError(f"the picture {quote(name)} was found neither beside the data file nor in the working directory")
-
-
-def read_turns(record: Mapping[str, Any], has_picture: bool) -> tuple[list[Turn], int]:
-    """Return the turns of a row, and the first one whose answer is trained on."""
-    for key in TALK_KEYS:
+def read_spoken(record: Mapping[str, Any]) -> Spoken:
+    """Return the texts of a row."""
+    system = read_system(record.get("system"))
+    for key in MESSAGE_KEYS:
         if key in record:
-            return read_talk(record[key], key, has_picture), 0
+            return read_conversation(record, key, system)
     if "prompt" not in record or "label" not in record:
-        raise ShapeError('it has neither "prompt" and "label" nor "conversations" nor "messages"')
+        keys = f". Its keys are {quote(list(record))}" if record else ""
+        raise ShapeError(f'it has neither "prompt" and "label" nor "conversations" nor "messages"{keys}')
     earlier = read_history(record.get("history"))
-    last = Turn(read_text(record["prompt"], "prompt"), read_text(record["label"], "label"))
-    return [*earlier, last], len(earlier)
+    last = (require_text(record["prompt"], "prompt"), require_text(record["label"], "label"))
+    return Spoken([*earlier, last], len(earlier), system, [], 0, ("prompt", "label", "history", "system"))
 
 
-def read_history(history: Any) -> list[Turn]:
-    """Return the turns that a list of [question, answer] pairs tells of."""
-    pairs = [] if history is None else history
-    if not isinstance(pairs, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in pairs):
-        raise ShapeError('its "history" is not a list of [question, answer] pairs')
-    return [Turn(read_text(question, "history"), read_text(answer, "history")) for question, answer in pairs]
-
-
-def read_talk(messages: Any, key: str, has_picture: bool) -> list[Turn]:
-    """Return the turns of messages that two sides write in turn; what the system says goes before the question."""
-    if not isinstance(messages, list) or not messages:
-        raise ShapeError(f'its "{key}" is not a list of messages')
-    spoken = [read_message(message, key) for message in messages]
-    marks = sum(text.count(PICTURE_MARK) for role, text in spoken if role == "user")
-    if marks > int(has_picture):
-        raise ShapeError(f"it has {PICTURE_MARK} {marks} times, and {'one picture' if has_picture else 'no picture'}")
-    opening = [text for role, text in spoken if role == "system"]
-    said = [(role, text) for role, text in spoken if role != "system"]
-    if not said or [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2):
-        raise ShapeError(f'its "{key}" are not questions and answers in turn, the last one an answer')
-    questions = [text.replace(PICTURE_MARK, "").strip() for _, text in said[::2]]
-    questions[0] = "\n".join([*opening, questions[0]]) if questions[0] else ""
-    return [
-        Turn(read_text(question, "question"), read_text(answer, "answer"))
-        for question, (_, answer) in zip(questions, said[1::2], strict=True)
+def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]) -> Spoken:
+    """Return the texts of a row that has messages under `key`."""
+    if record.get("history"):
+        raise ShapeError(f'it has a "history" beside "{key}". Put what was said before at the beginning of "{key}"')
+    messages = read_messages(record[key], key)
+    opening = [message.text for message in messages if message.role == "system"]
+    if system and opening:
+        raise ShapeError(f'it has a "system" beside a system message in "{key}". Keep one of them')
+    said = [message for message in messages if message.role != "system"]
+    turns = [
+        (require_text(asked.text, "question"), require_text(answer.text, "answer"))
+        for asked, answer in zip(said[::2], said[1::2], strict=True)
     ]
+    pictures = [path for message in said for path in message.pictures]
+    unread = dict.fromkeys(f"{key}[].{name}" for message in messages for name in message.unread)
+    placeholders = sum(message.placeholders for message in said)
+    keys = (key, "system", "history")
+    return Spoken(turns, 0, [*system, *opening], pictures, placeholders, keys, tuple(unread))
 
 
-def read_message(message: Any, key: str) -> tuple[str, str]:
-    """Return who says what, in LLaVA's words or in ShareGPT's."""
-    if isinstance(message, Mapping):
-        role, text = (message.get(new, message.get(old)) for new, old in (("role", "from"), ("content", "value")))
-        if isinstance(role, str) and role in ROLES and isinstance(text, str):
-            return ROLES[role], text
-    raise ShapeError(f'its "{key}" has {quote(message)}, which is no message of user, assistant or system')
+def read_system(value: Any) -> list[str]:
+    """Return the `system` of a row as a list of at most one text."""
+    if value in (None, ""):
+        return []
+    return [require_text(value, "system")]
 
 
-def read_text(value: Any, name: str) -> str:
-    """Return a text without the space around it."""
+def read_history(history: Any) -> list[tuple[str, str]]:
+    """Return the questions and answers of a `history`."""
+    try:
+        return [(turn.question, turn.answer) for turn in to_turns(history)]
+    except QuestionError as error:
+        raise ShapeError(f'it has a "history" in another form: {error}') from None
+
+
+def take_all_marks(spoken: Spoken) -> tuple[list[Turn], list[str], int]:
+    """Return the turns without picture marks, the paths in these, and the number of placeholders."""
+    turns, paths, placeholders = [], [], spoken.placeholders
+    for place, (asked, answer) in enumerate(spoken.turns):
+        question, found, count = take_marks(asked)
+        paths += found
+        placeholders += count
+        is_learned = place >= spoken.learned_from
+        refuse_marks(answer, "answer" if is_learned else "history")
+        turns.append(Turn(require_words(question, "question"), require_words(answer, "answer")))
+    opening = [refuse_marks(text, "system").strip() for text in spoken.system]
+    turns[0] = Turn("\n".join([*opening, turns[0].question]), turns[0].answer)
+    return turns, paths, placeholders
+
+
+def require_text(value: Any, name: str) -> str:
+    """Return a text that is not empty."""
     if not isinstance(value, str):
         raise ShapeError(f'its "{name}" is {quote(value)}, not a text')
-    if not value.strip():
+    require_words(value, name)
+    return value
+
+
+def require_words(text: str, name: str) -> str:
+    """Return a text without the space around it, of which something must be left."""
+    if not text.strip():
         raise ShapeError(f'its "{name}" is empty')
-    return value.strip()
+    return text.strip()
 
 
 def read_language(record: Mapping[str, Any]) -> Language | None:
@@ -166,9 +201,3 @@ def read_language(record: Mapping[str, Any]) -> Language | None:
     if not isinstance(code, str) or code not in LANGUAGES:
         raise ShapeError(f'its "language" is {quote(code)}; it should be one of {", ".join(LANGUAGES)}')
     return LANGUAGES[code]
-
-
-def quote(value: Any) -> str:
-    """Return a value as Python writes it, in a length that a line holds."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from model import SatChatModel
+from model.checkpoint.sampling import read_sampling
 from model.lora import set_dropout
 
 from .checkpoints import Run
@@ -267,7 +269,8 @@ class Training:
         if not count or not self.processes.is_first or self.options.zero_stage == 3:
             return Score(loss)
         with self.optimiser.mixing():
-            exact, samples = ask(self.network, self.tokenizer, self.valid[0], count)
+            model = SatChatModel(self.network, self.tokenizer, sampling=read_sampling(self.run.path))
+            exact, samples = ask(model, self.valid[0], count)
         return Score(loss, exact, samples)
 
     def _weigh(self, score: Score) -> bool:

@@ -1,7 +1,7 @@
 """A model with its tokenizer that answers questions about pictures, for any thread."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, Protocol
@@ -49,6 +49,15 @@ class ChatModel(Protocol):
         ...
 
 
+def demo_config(model: ChatModel | None) -> GenerationConfig:
+    """Return the demonstrations' settings, in which those of the model's generation_config.json replace the sampling.
+
+    Args:
+        model: a ChatModel; one that does not come from a directory need not have `sampling`. None while it is loaded.
+    """
+    return DEMO.replace(**getattr(model, "sampling", {}))
+
+
 class SatChatModel:
     """The SAT network as a ChatModel, for any thread; questions that come together are answered side by side.
 
@@ -61,6 +70,7 @@ class SatChatModel:
         most_waiting: the most questions that wait for their turn; None likewise.
         penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
         description: name of the model, and what it knows.
+        sampling: settings of `GenerationConfig` that the model's directory names, for programs that are given none.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class SatChatModel:
         most_waiting: int | None = None,
         penalize_prompt: bool = False,
         description: Description = UNNAMED,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
@@ -79,6 +90,7 @@ class SatChatModel:
         self.most_waiting = most_waiting
         self.penalize_prompt = penalize_prompt
         self.description = description
+        self.sampling = dict(sampling or {})
         self.pictures = PictureEmbeddings(network)
 
     @property

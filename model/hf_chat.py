@@ -1,6 +1,6 @@
 """The Hugging Face network as a ChatModel, on the same engine as the SAT network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -134,7 +134,7 @@ class HfChatModel:
     Args:
         network: a ChatGLMForConditionalGenerationWithImage.
         tokenizer: a ChatGLMTokenizer.
-        rows, most_waiting, description: as of `SatChatModel`.
+        rows, most_waiting, description, sampling: as of `SatChatModel`.
     """
 
     def __init__(
@@ -145,9 +145,11 @@ class HfChatModel:
         rows: int | None = None,
         most_waiting: int | None = None,
         description: Description = UNNAMED,
+        sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
+        self.sampling = dict(sampling or {})
         self.description = description
         self.engine = SatChatModel(
             HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True

@@ -13,6 +13,7 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
+from .checkpoint.sampling import read_sampling
 from .checkpoint.vocabulary import find_vocabulary
 from .description import Description, read_knowledge
 from .environment import expand_home, read_variable
@@ -179,7 +180,7 @@ def load_sat(
         raise SettingError(f"{name} needs quant, the bits that weights are to have: 8 or 4.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     chosen_dtype = choose_dtype(dtype, chosen, parameters)
     if chosen.type == "cpu":
@@ -192,7 +193,9 @@ def load_sat(
     load_tensors(network, checkpoint, progress)
     lay_out_all(network)
     description = describe_model(name, checkpoint)
-    return SatChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, description=description)
+    return SatChatModel(
+        network, tokenizer, rows=rows, most_waiting=most_waiting, description=description, sampling=sampling
+    )
 
 
 @shortage_explained()
@@ -224,7 +227,7 @@ def load_hf(
             raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
     if chosen.type == "cpu":
         limit_threads(parameters)
@@ -234,4 +237,6 @@ def load_hf(
     else:
         network = fill_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
     description = describe_model(name, checkpoint)
-    return HfChatModel(network, tokenizer, rows=rows, most_waiting=most_waiting, description=description)
+    return HfChatModel(
+        network, tokenizer, rows=rows, most_waiting=most_waiting, description=description, sampling=sampling
+    )

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from model import DEMO, ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn
+from model import ENGLISH, ChatModel, Conversation, GenerationConfig, SettingError, Turn
+from model.chat_model import demo_config
 from model.prompt import question_language
 
 from .answering import EVENT_S, Answering, Write
@@ -64,7 +65,7 @@ class Service:
         return sum((usage is not None) is begun for answering in list(self.active) for usage in answering.usages)
 
     def choose_config(self, **given: float | int | None) -> GenerationConfig:
-        """Return the demonstrations' settings with those that a request gave.
+        """Return the model's settings for demonstrations with those that a request gave.
 
         Raises:
             SettingError: one makes no sense, or is more than is allowed here.
@@ -72,7 +73,8 @@ class Service:
         length, most = given.get("max_length"), self.settings.max_length
         if length is not None and length > most:
             raise SettingError(f"max_length is {length}; this server allows at most {most}.")
-        return DEMO.replace(**{"max_length": min(DEMO.max_length, most), **given})
+        config = demo_config(self.model)
+        return config.replace(**{"max_length": min(config.max_length, most), **given})
 
     def check_text(self, text: str, turns: Sequence[Turn]) -> None:
         """Check a question and its history, the lengths first: the rest reads every character.

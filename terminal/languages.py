@@ -38,6 +38,11 @@ class OneLanguageModel:
         """Name of the model, and what it knows."""
         return self.model.description
 
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """Sampling settings that the model's directory names."""
+        return getattr(self.model, "sampling", {})
+
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, **options: Any
     ) -> Iterator[Piece]:

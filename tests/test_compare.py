@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.asking import GREEDY, answer_all, as_shown, questions_of
+from finetune.asking import as_shown, ask_all, greedy_config, questions_of
 from finetune.compare import main
 from finetune.rows import read_rows
 from model import Conversation, SatChatModel, load_sat
@@ -49,7 +49,7 @@ def data(model: SatChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(folder, seed=5, count=3)
     talk = Conversation(load_image(folder / "1.jpg"))
     question = "描述这张图片。"
-    answer = "".join(piece.text for piece in model.stream_answer(talk, question, GREEDY))
+    answer = "".join(piece.text for piece in model.stream_answer(talk, question, greedy_config(model, [], 256)))
     rows: list[dict[str, Any]] = [
         {"img": "1.jpg", "prompt": question, "label": answer},
         {"img": "2.jpg", "prompt": NASTY, "label": NASTY, "history": [[NASTY, NASTY]]},
@@ -80,10 +80,11 @@ def test_both_answers_and_both_scores_are_shown(
 
 def test_answers_are_the_chats(model: SatChatModel, data: Path) -> None:
     asked = list(questions_of(read_rows(data)))
+    config = greedy_config(model, asked, 256)
     alone = [
-        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.question, GREEDY)) for one in asked
+        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.question, config)) for one in asked
     ]
-    assert list(answer_all(model, asked)) == alone
+    assert [answer.text for answer in ask_all(model, asked, least=256)] == alone
     assert asked[1].conversation().turns == asked[1].earlier != []
 
 

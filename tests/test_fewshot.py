@@ -56,7 +56,7 @@ def test_the_archives_pictures_are_the_scenes_of_its_seed(unpacked: Path) -> Non
     told = json.loads((unpacked / "dataset.json").read_text(encoding="utf-8"))
     for row, labelled in zip(told, draw_labelled(SEED, COUNT), strict=True):
         assert row["label"] == ANSWERS[labelled.scene.background] == labelled.label
-        with Image.open(unpacked / row["img"]) as picture:
+        with Image.open(unpacked.parent / row["img"]) as picture:
             assert picture.size == (PICTURE_SIZE, PICTURE_SIZE)
             assert difference(picture.convert("RGB"), labelled.draw()) < 6  # what JPEG changes
 

@@ -29,7 +29,7 @@ def score(name: str | Path, data: Path) -> float:
     """Return the share of exactly right answers."""
     model = load_sat(name, device="cpu")
     sizes = {"image_length": model.network.image_length, "image_size": model.network.image_size}
-    return ask(model.network, model.tokenizer, ChatDataset(data, model.tokenizer, max_length=512, **sizes), HELD_OUT)[0]
+    return ask(model, ChatDataset(data, model.tokenizer, max_length=512, **sizes), HELD_OUT)[0]
 
 
 def run_script(name: str, *flags: str, **variables: str) -> str:

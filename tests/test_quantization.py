@@ -26,7 +26,7 @@ from model.quantization.saving import save_quantized
 from tests.conftest import build_model, relative_error
 from tests.hf_models import load_tiny, tiny_tokenizer
 from tests.test_decoder import drain
-from tiny.evaluate import GREEDY, to_conversation
+from tiny.evaluate import to_conversation
 from tiny.scoring.drawn import draw_questions
 
 TINY = "visualglm-tiny"
@@ -35,6 +35,7 @@ WEIGHT_ERROR = {8: 0.01, 4: 0.11}
 LOGIT_ERROR = {8: 0.02, 4: 0.2}
 AGREEMENT = {8: 0.995, 4: 0.97}
 QUESTIONS = 208
+GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=200)
 LANGUAGE_LAYERS = 4 * 4 + 1  # four in each layer of visualglm-tiny, and the head
 
 

@@ -27,6 +27,7 @@ from model import (
     VisualGLMError,
     load_sat,
 )
+from model.chat_model import demo_config
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
 from tiny.scenes import MOST_THINGS
@@ -37,7 +38,7 @@ from tiny.scoring.report import describe_machine, format_overall, format_table, 
 from tiny.scoring.results import Question, Result
 from tiny.training.rows import LANGUAGES
 
-GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=200)
+LONGEST_ANSWER = 200  # tokens
 AT_ONCE = 64  # questions handed over together
 
 
@@ -48,28 +49,36 @@ def to_conversation(question: Question, swapped: bool = False) -> Conversation:
     return Conversation(None if picture is None else picture.load(), turns, LANGUAGES[question.language])
 
 
-def answer_all(model: ChatModel, asked: Iterable[tuple[Conversation, str]]) -> Iterator[str]:
-    """Yield the model's answer to each question, in their order; side by side where the model can."""
+def greedy_config(model: ChatModel, repetition_penalty: float | None = None) -> GenerationConfig:
+    """Return the settings that the chat programs take from the model's directory, without sampling."""
+    config = demo_config(model).replace(temperature=0, max_new_tokens=LONGEST_ANSWER)
+    return config.replace(repetition_penalty=repetition_penalty)
+
+
+def answer_all(model: ChatModel, asked: Iterable[tuple[Conversation, str]], config: GenerationConfig) -> Iterator[str]:
+    """Yield the model's answer to each question, in their order; in batches where the model can."""
     if not isinstance(model, SatChatModel):
         for conversation, question in asked:
-            yield "".join(piece.text for piece in model.stream_answer(conversation, question, GREEDY))
+            yield "".join(piece.text for piece in model.stream_answer(conversation, question, config))
         return
     left = iter(asked)
     while some := list(islice(left, AT_ONCE)):
-        for answer in model.answer_batch(some, GREEDY):
+        for answer in model.answer_batch(some, config):
             if isinstance(answer, VisualGLMError):
                 raise answer
             yield answer
 
 
-def evaluate(model: ChatModel, questions: list[Question], swap: bool = True) -> Iterator[Result]:
+def evaluate(
+    model: ChatModel, questions: list[Question], swap: bool = True, repetition_penalty: float | None = None
+) -> Iterator[Result]:
     """Ask every question, with `swap` each also about its swapped picture, and yield how they were answered."""
     asked = (
         (to_conversation(question, swapped), question.text)
         for question in questions
         for swapped in ([False, True] if swap and question.swapped else [False])
     )
-    answers = answer_all(model, asked)
+    answers = answer_all(model, asked, greedy_config(model, repetition_penalty))
     for question in questions:
         answer = next(answers)
         yield Result(question, answer, next(answers) if swap and question.swapped else None)
@@ -84,6 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--count", type=int, default=480, help="questions (default %(default)s)")
     add("--most_things", type=int, default=MOST_THINGS, help="things in a picture, at most (default %(default)s)")
     add("--scenes", type=Path, metavar="DIR", help="ask all questions of this folder's .jsonl files instead")
+    add("--repetition_penalty", type=float, help="1 for none (default: as generation_config.json says, else 1.2)")
     add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
@@ -116,7 +126,7 @@ def run(options: argparse.Namespace, load: Callable[..., Any]) -> None:
     drawn = draw_questions(options.seed, options.count, options.most_things)
     questions = read_questions(options.scenes) if options.scenes else list(drawn)
     model = load(options.from_pretrained, device=options.device, dtype=options.dtype, quant=options.quant)
-    answered = evaluate(model, questions, options.swap)
+    answered = evaluate(model, questions, options.swap, options.repetition_penalty)
     results = list(tqdm(answered, total=len(questions), unit="question", disable=None))
     print(*format_table(results), sep="\n")
     if options.json is not None:

@@ -3,8 +3,9 @@
     python -m tiny.fewshot --out fewshot-data.zip                            # the 20 that come with the repository
     python -m tiny.fewshot --out held-out --count 200 --seed 1000            # others, in a folder, to evaluate on
 
-Either holds dataset.json, in the original's shape (img, prompt, label), and pictures beside it. The same seed draws
-the same ones; every background comes as often as another, give or take one.
+Either holds dataset.json, in the original's shape (img, prompt, label), and the pictures next to it, whose paths begin
+with the folder's name, as in the original: a program finds them from the directory that holds the folder. The same seed
+draws the same ones; every background comes as often as another, give or take one.
 """
 
 import argparse
@@ -64,14 +65,14 @@ def draw_labelled(seed: int = SEED, count: int = COUNT) -> Iterator[Labelled]:
         yield Labelled(replace(sample_scene(rng), background=background), ANSWERS[background])
 
 
-def make_files(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every file: the pictures, and dataset.json."""
+def make_files(folder: str, seed: int, count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every file of a folder: the pictures, and dataset.json."""
     rows = []
     for number, labelled in enumerate(draw_labelled(seed, count), start=1):
         name = f"{number:0{len(str(count))}d}.jpg"
         buffer = io.BytesIO()
         labelled.draw().save(buffer, "JPEG", quality=90)
-        rows.append({"img": name, "prompt": QUESTION, "label": labelled.label})
+        rows.append({"img": f"{folder}/{name}", "prompt": QUESTION, "label": labelled.label})
         yield name, buffer.getvalue()
     yield "dataset.json", (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()
 
@@ -79,14 +80,14 @@ def make_files(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 def write_folder(path: Path, seed: int = SEED, count: int = COUNT) -> None:
     """Write the pictures and dataset.json into a folder."""
     path.mkdir(parents=True, exist_ok=True)
-    for name, content in make_files(seed, count):
+    for name, content in make_files(path.resolve().name, seed, count):
         (path / name).write_bytes(content)
 
 
 def write_archive(path: Path, seed: int = SEED, count: int = COUNT) -> None:
     """Write them as a zip archive, in a folder of its own."""
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in make_files(seed, count):
+        for name, content in make_files(FOLDER, seed, count):
             archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", DATE), content)
 
 

@@ -37,7 +37,8 @@ from tiny.training.tokenizer import train_tokenizer
 
 VOCABULARY = 1500
 VOCABULARY_TEXTS = 60_000
-SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature", "repetition_penalty")
+SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature")
+REPETITION_PENALTY = 1.0  # short answers repeat words, and more lowers none of their mistakes; see benchmarks/notes.md
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
@@ -164,7 +165,8 @@ def main() -> None:
     trainee = Trainee(network, is_bound=options.start is not None).to(device)
     train(trainee, options, device)
     # The published minimum length is beyond most of our answers.
-    sampling = {"min_length": 0, **{key: getattr(HF_CHAT, key) for key in SAMPLING_KEYS}}
+    kept = {key: getattr(HF_CHAT, key) for key in SAMPLING_KEYS}
+    sampling = {"min_length": 0, **kept, "repetition_penalty": REPETITION_PENALTY}
     end = load_tokenizer(options.out).eos_token_id
     save_hf(options.out, network.state_dict(), config, eos_token_id=end, sampling=sampling)
 

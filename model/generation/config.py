@@ -80,11 +80,12 @@ class GenerationConfig:
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add a flag for each setting that a person may choose, with this configuration's defaults."""
-        group = parser.add_argument_group("how answers are sampled")
+        """Add a flag for each setting that a person may choose; without it the setting is None."""
+        group = parser.add_argument_group(
+            "how answers are sampled", "Defaults are those of the model's generation_config.json, else the ones below."
+        )
         for name, (kind, text) in FLAGS.items():
-            default = getattr(self, name)
-            group.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default {default})")
+            group.add_argument(f"--{name}", type=kind, help=f"{text} (default {getattr(self, name)})")
 
     def from_arguments(self, args: argparse.Namespace) -> "GenerationConfig":
         """Return this configuration with the values that the flags of `add_arguments` were given."""

@@ -1,0 +1,138 @@
+"""The picture of a row of training data: the keys and values that name it, and the file."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ShapeError, quote
+from .picture_marks import PLACEHOLDER
+
+# Without case, hyphens and underscores: "Image", "image_path" and "imgs" are among them.
+PICTURE_KEYS = frozenset(
+    f"{name}{ending}"
+    for name in ("img", "image", "picture", "pic", "photo")
+    for ending in ("", "s", "path", "paths", "file")
+)
+OTHER_MEDIA_KEYS = ("video", "videos", "audio", "audios")
+SOURCE_KEYS = ("path", "image", "image_url", "url", "file", "filename", "file_name")  # of a picture that is an object
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def plain_key(key: str) -> str:
+    """Return a key without case, hyphens and underscores."""
+    return key.lower().replace("_", "").replace("-", "")
+
+
+def picture_keys(record: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a row that name its picture."""
+    return [key for key in record if plain_key(key) in PICTURE_KEYS]
+
+
+def picture_names(record: Mapping[str, Any]) -> list[str]:
+    """Return the paths of all pictures that the keys of a row name.
+
+    Raises:
+        ShapeError: one is not a path, or there is a video or a sound.
+    """
+    for key in OTHER_MEDIA_KEYS:
+        if record.get(key):
+            raise ShapeError(f'it has a "{key}"; the model reads pictures only. Remove the row or the key')
+    return [name for key in picture_keys(record) for name in paths_of(record[key])]
+
+
+def paths_of(value: Any) -> list[str]:
+    """Return the paths in the value of a picture's key: a path, an object that has one, or a list of them.
+
+    Raises:
+        ShapeError: there is something else.
+    """
+    if value in (None, "", [], {}):
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [path for item in value for path in paths_of(item)]
+    if isinstance(value, Mapping):
+        for key in SOURCE_KEYS:
+            if value.get(key):
+                return paths_of(value[key])
+        if all(PLACEHOLDER.fullmatch(key) for key in value):  # {"<image_00>": "a.png"}, as MiniCPM-V has it
+            return paths_of(list(value.values()))
+    raise ShapeError(f"its picture is {quote(value)}, not a path")
+
+
+def the_only_picture(named: Iterable[str], tagged: Iterable[str]) -> str | None:
+    """Return the path of a row's picture; None where it has none.
+
+    Args:
+        named: paths in the row's keys.
+        tagged: paths in its texts, which may repeat those.
+
+    Raises:
+        ShapeError: there are several pictures.
+    """
+    names = list(named)
+    names += dict.fromkeys(path for path in tagged if path not in names)
+    if len(names) > 1:
+        raise ShapeError(f"it has {len(names)} pictures; the model reads one. Make a row of each")
+    return names[0] if names else None
+
+
+def refuse_unread_picture(record: Mapping[str, Any], unread: Iterable[str]) -> None:
+    """Raise ShapeError if a key that is not read holds the path of a picture, in a row that has no other."""
+    for key in unread:
+        if any(looks_like_picture(key, value) for value in values_in(record[key])):
+            raise ShapeError(
+                f'its "{key}" is {quote(record[key])}, which looks like a picture, but this key is not read. Call it '
+                '"img", or remove it'
+            )
+
+
+def values_in(value: Any) -> Iterable[Any]:
+    """Yield a value, or those in a list or an object."""
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+    else:
+        yield value
+
+
+def looks_like_picture(key: str, value: Any) -> bool:
+    """Whether a value is the path or address of a picture."""
+    if not isinstance(value, str):
+        return False
+    is_picture_key = any(name in plain_key(key) for name in ("image", "img", "picture", "photo"))
+    is_address = is_picture_key and "://" in value
+    return value.lower().endswith(SUFFIXES) or value.startswith("data:image/") or is_address
+
+
+def find_picture(name: str, folder: Path) -> Path:
+    """Return the path of a picture.
+
+    It starts from `folder`, where the data file is, else from the working directory, else, where it begins with the
+    name of `folder`, from the directory above. Backslashes may separate its parts.
+
+    Raises:
+        ShapeError: there is no such file.
+    """
+    if name.startswith("data:"):
+        raise ShapeError("its picture is a data URL. Write it to a file and give its path")
+    name = name.removeprefix("file://")
+    if "://" in name:
+        raise ShapeError(f"the picture {quote(name)} is an address. Download it and give the path of the file")
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        places = [folder / spelling, Path(spelling)]
+        if Path(spelling).parts[:1] == (folder.absolute().name,):
+            places.append(folder.absolute().parent / spelling)
+        for path in places:
+            if os.path.isfile(path):  # noqa: PTH113  (says False where a path cannot even be one)
+                return path
+    windows = "\\" in name or DRIVE.match(name)
+    hint = ". It is a path of Windows; give it from the data file on, like pictures/a.png" if windows else ""
+    raise ShapeError(
+        f"the picture {quote(name)} was found neither beside the data file nor in the working directory{hint}"
+    )
