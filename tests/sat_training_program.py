@@ -46,7 +46,7 @@ class FewShotDataset(torch.utils.data.Dataset):
             ids = ids[:length] + [tokenizer.pad_token_id] * (length - len(ids))
             labels = [IGNORED] * start + ids[start:]
             labels = [IGNORED if id_ == tokenizer.pad_token_id else id_ for id_ in labels]
-            image = process(load_image(str(Path(path).parent / row["img"])))
+            image = process(load_image(str(Path(path).parents[1] / row["img"])))
             tensors = {"image": image, "input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
             self.rows.append({**tensors, "pre_image": len(opening)})
 
