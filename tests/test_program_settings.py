@@ -1,0 +1,61 @@
+"""The programs ask with the sampling settings of the model's directory, unless flags or requests give others."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import cli_demo
+import web_demo
+from model import DEMO, ENGLISH, Conversation, GenerationConfig, Piece
+from serving import Settings
+from serving.service import Service
+from terminal.languages import OneLanguageModel
+
+OWN = {"repetition_penalty": 1.0, "top_k": 7}
+
+
+class OwnModel:
+    """A model whose directory names sampling settings; it keeps the settings that it is asked with."""
+
+    image_size = 8
+
+    def __init__(self, **sampling: float) -> None:
+        self.sampling = sampling
+        self.configs: list[GenerationConfig] = []
+
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
+    ) -> Iterator[Piece]:
+        self.configs.append(config)
+        yield Piece("Yes.", "stop")
+
+    def warm_up(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("language", [[], ["--english"]])
+def test_the_terminal_asks_with_the_models_settings_and_the_flags(
+    language: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OwnModel(**OWN)
+    monkeypatch.setattr(sys, "argv", ["cli_demo.py", "--query", "Is it?", "--top_k", "3", *language])
+    cli_demo.main(lambda *_, **__: model)
+    assert model.configs == [DEMO.replace(repetition_penalty=1.0, top_k=3)]
+
+
+def test_the_page_begins_with_the_models_settings_and_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[GenerationConfig] = []
+    monkeypatch.setattr(web_demo, "check_address", lambda *_: None)
+    monkeypatch.setattr(web_demo, "serve", lambda model, config, options: shown.append(config))
+    monkeypatch.setattr(sys, "argv", ["web_demo.py", "--temperature", "0.1"])
+    web_demo.main(lambda *_, **__: OwnModel(**OWN))
+    assert shown == [DEMO.replace(**OWN, temperature=0.1)]
+
+
+def test_the_server_answers_with_the_models_settings_and_the_requests() -> None:
+    model: Any = OneLanguageModel(OwnModel(**OWN), ENGLISH)
+    config = Service(Settings(), model).choose_config(top_k=2, temperature=None)
+    assert config == DEMO.replace(repetition_penalty=1.0, top_k=2)
+    assert Service(Settings()).choose_config() == DEMO
