@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.check import BAD, main
+from finetune.check import main
 from finetune.data import ChatDataset
 from finetune.errors import BadRowError, DataError
 from finetune.preparation import describe_data
 from finetune.rows import read_rows
 from finetune.shapes import Row
 from model import Turn, load_tokenizer
+from model.command_line import FAILED
 from tests.picture_files import encode
 
 QUESTION, ANSWER, SYSTEM = "图片里有什么？", "一辆紫色的小汽车。", "你是放射科医生。"
@@ -259,7 +260,7 @@ def test_keys_that_are_not_read_are_counted_by_check_and_training(
     ]
     path = folder / "data.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    assert main(["check", str(path)]) == BAD
+    assert main(["check", str(path)]) == FAILED
     dataset = ChatDataset(
         path, load_tokenizer("visualglm-tiny"), image_length=4, image_size=8, max_length=512, on_bad_row="skip"
     )
