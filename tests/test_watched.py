@@ -1,12 +1,16 @@
 """No request makes the server open a file or reach for an address that it should not, whatever it says."""
 
 import base64
+import contextlib
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from PIL import Image
 
+from model.errors import ImageError
+from model.image import load_image
 from tests.picture_files import encode
 from tests.served import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
 from tests.watching import watching
@@ -80,6 +84,7 @@ def allowing():
 def test_nothing_in_a_request_is_opened(tiny_server):
     for path, body in (("/", {"text": "你好"}), (PATH, completion("你好"))):
         tiny_server.post(path, json=body)  # the first of each may import something
+    tiny_server.service.pictures.decoder.warm_up()  # its start opens pipes
     with watching() as seen:
         for place in PLACES:
             for text in (place, f"问：<img>{place}</img>"):
@@ -95,18 +100,39 @@ def test_nothing_in_a_request_is_opened(tiny_server):
     assert seen == []
 
 
+NO_PICTURES = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run\n",
+    b"<svg><image href='/etc/passwd'/></svg>",
+    b"GIF89a",
+)
+
+
 def test_no_picture_of_any_format_makes_the_server_open_a_file():
-    with serving(SteppedModel(free=True, length=1)) as client, watching() as seen:
-        for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI"):
-            source = base64.b64encode(encode(PICTURE, name)).decode()
-            assert client.post("/", json={"text": "?", "image": source}).status_code == 200, name
-        for data in (
-            b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run\n",
-            b"<svg><image href='/etc/passwd'/></svg>",
-            b"GIF89a",
-        ):
-            source = base64.b64encode(data).decode()
-            assert client.post("/", json={"text": "?", "image": source}).status_code == 400
+    with serving(SteppedModel(free=True, length=1)) as client:
+        client.service.pictures.decoder.warm_up()  # its start opens pipes
+        with watching() as seen:
+            for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+                source = base64.b64encode(encode(PICTURE, name)).decode()
+                assert client.post("/", json={"text": "?", "image": source}).status_code == 200, name
+            for data in (*NO_PICTURES, encode(PICTURE, "ICO"), encode(PICTURE, "PPM")):
+                source = base64.b64encode(data).decode()
+                assert client.post("/", json={"text": "?", "image": source}).status_code == 400
+        assert seen == []
+
+
+def test_no_picture_of_any_format_makes_its_decoder_open_a_file():
+    """The server's child processes run this code."""
+    formats = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI")
+    files = [*(encode(PICTURE, name) for name in formats), *NO_PICTURES]
+
+    def decode_all() -> None:
+        for data in files:
+            with contextlib.suppress(ImageError):
+                load_image(data)
+
+    decode_all()  # the first of each format may import something
+    with watching() as seen, ThreadPoolExecutor(1) as pool:
+        pool.submit(decode_all).result()
     assert seen == []
 
 
