@@ -41,7 +41,7 @@ PICTURE = ROOT / "examples" / "scene.png"
 
 @dataclass
 class Measured:
-    """What was seen in one phase."""
+    """The measurements of one phase."""
 
     answers: list[float] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
@@ -82,7 +82,7 @@ async def watch_health(server: Server, end: float, measured: Measured) -> None:
 
 
 async def measure(server: Server, seconds: float) -> Measured:
-    """Measure the good clients, /health and the memory for so many seconds."""
+    """Measure the good clients, /health and the memory for `seconds`."""
     measured, end = Measured(), time.monotonic() + seconds
     good = (ask_questions(server, end, measured) for _ in range(GOOD_CLIENTS))
     await asyncio.gather(watch_health(server, end, measured), *good)
@@ -110,7 +110,7 @@ def attack(server: Server, clients: int, seconds: float) -> tuple[Measured, dict
 
 
 def judge(calm: Measured, busy: Measured, report: dict[str, object], stopping_s: float, left: bool) -> list[str]:
-    """Print what was measured, and return what fails."""
+    """Print the measurements, and return the names of failed checks."""
     before, under = percentile(calm.answers, 0.95), percentile(busy.answers, 0.95)
     failed = sorted({status for status in busy.statuses if status >= 500 and status != 503})
     refused = sum(status != 200 for status in busy.statuses)

@@ -84,7 +84,7 @@ class Run:
         return state
 
     def find_damage(self, step: int) -> str | None:
-        """Return what is wrong with the checkpoint of a step; None if it is whole."""
+        """Return a description of the damage to a step's checkpoint, None if there is none."""
         folder = self.folder(step)
         try:
             if (folder / MANIFEST_NAME).exists():

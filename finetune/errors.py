@@ -37,7 +37,7 @@ class BadRowError(DataError):
 
 
 class ShapeError(Exception):
-    """What is wrong with a row; `parse_row` adds its number."""
+    """A fault of a row; `parse_row` adds its number."""
 
 
 class TrainingError(VisualGLMError):

@@ -24,7 +24,7 @@ BRACKETS = (b"{", b"[")
 
 
 def describe_head(head: bytes) -> str | None:
-    """Return what a file is that begins with `head`, and what to do; None if it may be text in UTF-8."""
+    """Name the format of a file by its first bytes `head`, with advice; None if it may be UTF-8 text."""
     for mark, kind in NOT_TEXT:
         if head.startswith(mark):
             return kind

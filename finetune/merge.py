@@ -77,7 +77,7 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    """Do what the command line asks for."""
+    """Run the command of the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -65,7 +65,7 @@ def paths_of(value: Any) -> list[str]:
 
 
 def the_only_picture(named: Iterable[str], tagged: Iterable[str]) -> str | None:
-    """Return the path of a row's picture; None where it has none.
+    """Return the path of a row's picture, or None.
 
     Args:
         named: paths in the row's keys.

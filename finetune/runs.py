@@ -1,4 +1,4 @@
-"""A run's contents: what its configuration says, what of the network is saved, and what is read back."""
+"""The contents of a run: its configuration, and the saving and loading of trained weights."""
 
 import argparse
 import shutil

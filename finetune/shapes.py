@@ -187,7 +187,7 @@ def require_text(value: Any, name: str) -> str:
 
 
 def require_words(text: str, name: str) -> str:
-    """Return a text without the space around it, of which something must be left."""
+    """Return stripped text, which must not be empty."""
     if not text.strip():
         raise ShapeError(f'its "{name}" is empty')
     return text.strip()

@@ -59,7 +59,7 @@ class StopRequest:
 
 
 def do_nothing(number: int, frame: Any) -> None:
-    """Handle a signal of which the thread learns."""
+    """Handle a signal in the watching thread."""
 
 
 @contextmanager

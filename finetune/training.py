@@ -116,7 +116,7 @@ class Training:
             self._judge(waiting)
 
     def close(self) -> None:
-        """Write what is left of the records, let others use the run, and say what is saved of it."""
+        """Flush the records, release the run, and report its last checkpoint."""
         if self.recorder is not None:
             self.recorder.close()
         self.run.close()

@@ -1,4 +1,4 @@
-"""Where a training is: what a checkpoint remembers of it beside weights and optimizer."""
+"""The state of a training: everything in a checkpoint except weights and optimizer."""
 
 import json
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""The processes that read data ahead: how many the shared memory has room for, and what they do about signals.
+"""Data workers: their number, bounded by the shared memory, and their signal handling.
 
 Batches travel through /dev/shm, of which a container may have 64 MB, or none that can be written.
 """
@@ -23,7 +23,7 @@ USED_SHARE = 0.9  # of what is free: the rest is for others
 
 
 def free_shared_memory() -> int | None:
-    """Return the bytes that are free in the shared memory; None where it has no limit or the system does not say."""
+    """Return the free bytes of the shared memory; None if unlimited or unknown."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except (AttributeError, OSError):
@@ -46,7 +46,7 @@ def count_local_processes() -> int:
 
 
 def choose_workers(wanted: int, batch_bytes: int, batches: int) -> tuple[int, str]:
-    """Return how many processes can read data, at most those wanted, and what is to be said about it, if anything.
+    """Return the number of data workers that fit, at most the number wanted, and a notice or an empty string.
 
     Args:
         wanted: processes.

@@ -229,7 +229,7 @@ def _ask(
 def _result(
     conversation: Conversation, query: str, answer: str | VisualGLMError
 ) -> tuple[str, History] | VisualGLMError:
-    """Return what `chat` returns for an answer, without the picture; an error as it is."""
+    """Return the answer with its history, or the error itself."""
     if isinstance(answer, VisualGLMError):
         return answer
     return answer, [*to_pairs(conversation.turns), (query, answer)]

@@ -30,7 +30,7 @@ class ChatModel(Protocol):
 
     @property
     def description(self) -> Description:
-        """Name of the model, and what it knows."""
+        """The model's name and a sentence about its knowledge."""
         ...
 
     def stream_answer(
@@ -50,7 +50,7 @@ class ChatModel(Protocol):
 
 
 def demo_config(model: ChatModel | None) -> GenerationConfig:
-    """Return the demonstrations' settings, in which those of the model's generation_config.json replace the sampling.
+    """Return the demo settings with the sampling of the model's generation_config.json.
 
     Args:
         model: a ChatModel; one that does not come from a directory need not have `sampling`. None while it is loaded.

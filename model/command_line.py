@@ -75,7 +75,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse arguments, those of the command line if none are given; return the options and what is unknown."""
+        """Parse arguments (default: the command line); return the options and the unknown arguments."""
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         return super().parse_known_args([*map(self.respell_option, given[:end]), *given[end:]], namespace)

@@ -1,4 +1,4 @@
-"""Read the bytes of an image file out of base64 text or a data URL, in a few passes whatever the text."""
+"""Decode base64 text or a data URL to the bytes of an image file, in linear time."""
 
 import binascii
 import re

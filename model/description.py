@@ -1,4 +1,4 @@
-"""What a person is told of a model: its name, and what it knows, as its configuration says."""
+"""The description of a model for its users: its name, and the knowledge that its configuration states."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ UNNAMED = Description()
 
 
 def read_knowledge(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a configuration says that its model knows, each text as one line; nothing for another form."""
+    """Return the descriptions in a configuration by language, each as one line; empty for any other form."""
     given = config.get(KEY)
     texts = given if isinstance(given, dict) else {}
     return {

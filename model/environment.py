@@ -64,7 +64,7 @@ def service_link_note(name: str, value: str) -> str:
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Expand a leading ~; return the path as it is where the home directory is unknown."""
+    """Expand a leading ~; return the path unchanged if the home directory is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # neither HOME nor an entry in the password file

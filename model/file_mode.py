@@ -11,7 +11,7 @@ __all__ = ["apply_umask", "unused_name"]
 
 
 def apply_umask(path: Path) -> None:
-    """Set the mode of a file that a library has created for its owner alone to that of a newly opened file.
+    """Give a file the permissions that the umask grants, after a library created it with mode 0600.
 
     The mode is that of a probe file in the same directory: the umask itself can only be read by setting it, for all
     threads of the process.

@@ -22,7 +22,7 @@ _TIFF_BYTE_TYPES = (1, 2, 6, 7)  # of entries that hold profiles and texts, whic
 
 
 def find_excess(data: bytes, max_pixels: int) -> str | None:
-    """Return what makes an image file cost too much to decode, such as "120 scans"; None if nothing does.
+    """Return the reason why an image file costs too much to decode, such as "120 scans"; None if there is none.
 
     Args:
         data: the image file, without the metadata that `strip_metadata` leaves out.

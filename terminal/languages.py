@@ -35,7 +35,7 @@ class OneLanguageModel:
 
     @property
     def description(self) -> Description:
-        """Name of the model, and what it knows."""
+        """The model's name and a sentence about its knowledge."""
         return self.model.description
 
     @property

@@ -1,4 +1,4 @@
-"""Clients that send a server whatever costs it most, as a process of its own.
+"""Clients that send costly requests to a server; runs as its own process.
 
 python -m benchmarks.parts.attackers PORT MODEL CLIENTS SECONDS
 

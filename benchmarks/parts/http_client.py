@@ -115,7 +115,7 @@ def count_tokens(body: bytes) -> int:
 
 
 def error_code(body: bytes) -> str | None:
-    """Return what the body of an error calls it, None if it has no such word."""
+    """Return the error code in a response body, None if there is none."""
     try:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):  # no body, or the native route's

@@ -50,7 +50,7 @@ def interleave_one(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
 
 
 def check_base_name(name: Any, runs: Sequence[Path]) -> None:
-    """Raise CheckpointError where `name` can be no base of the last of `runs`, each of which is the next one's base.
+    """Raise CheckpointError if `name` would close a cycle of bases, or make the chain of `runs` too long.
 
     Args:
         runs: directories of a fine-tune, and of the fine-tunes that began from one another to lead to it.

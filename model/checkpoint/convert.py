@@ -232,7 +232,7 @@ def refresh(directory: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what the command line asks for."""
+    """Run the command of the command line."""
     if options.refresh_code is not None:
         refresh(options.refresh_code)
         return

@@ -65,7 +65,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def optional_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a configuration's entries that a model may lack and this one has."""
+    """Return the optional entries that a configuration has."""
     return {key: config[key] for key in OPTIONAL_KEYS if config.get(key) is not None}
 
 

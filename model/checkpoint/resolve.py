@@ -195,7 +195,7 @@ def confirm_download(question: str) -> bool:
 
 
 def hub_cache() -> Path | None:
-    """Return where the hub's client keeps what it downloads; None where that needs a home directory and has none."""
+    """Return the hub client's cache directory; None if it needs a home directory and there is none."""
     from huggingface_hub import constants
 
     path = expand_home(constants.HF_HUB_CACHE)

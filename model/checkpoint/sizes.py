@@ -96,7 +96,7 @@ def check_part(part: Mapping[str, Any], place: str, nullable: Set[str]) -> None:
 
 
 def check_image(part: Mapping[str, Any], place: str) -> None:
-    """Raise CheckpointError where the sizes of a picture do not give the number of positions beside them."""
+    """Raise CheckpointError if image size and patch size do not match the number of positions."""
     sides, patch, positions = part["image_size"], part["patch_size"], part.get("max_sequence_length")
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_side(side) for side in sides):
         raise CheckpointError(
