@@ -29,7 +29,7 @@ class RunLock:
 
     def __init__(self, run: Path) -> None:
         try:
-            self.descriptor: int | None = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+            self.descriptor: int | None = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise TrainingError(
                 f"The run {run} cannot be locked ({error.strerror}). Look at the permissions of its directory."

@@ -77,7 +77,7 @@ def test_ctrl_c_is_no_failure_of_the_program(
 
     monkeypatch.setattr("tqdm.tqdm.update", interrupt)
     assert main(["visualglm-tiny", str(tmp_path / "new"), "--to", "sat"]) == 130
-    assert "interrupted" in capfd.readouterr().err
+    assert "Interrupted" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,12 +1,12 @@
 """The sampling settings in a model directory's generation_config.json."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, SettingError
 from ..generation import DEMO
+from .files import read_json
 from .save import GENERATION_NAME
 
 # Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
@@ -22,12 +22,12 @@ def read_sampling(directory: Path) -> Mapping[str, Any]:
     path = directory / GENERATION_NAME
     if not path.is_file():
         return {}
+    written = read_json(path)
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
         settings = {name: written[name] for name in SAMPLING_SETTINGS if written.get(name) is not None}
         if written.get("do_sample") is False:
             settings["temperature"] = 0
         DEMO.replace(**settings)
-    except (OSError, ValueError, AttributeError, SettingError) as error:
+    except SettingError as error:
         raise CheckpointError(f"{path} cannot be used: {error} Correct it, or remove it.") from error
     return settings
