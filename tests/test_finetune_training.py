@@ -187,7 +187,7 @@ def test_a_last_checkpoint_that_failed_is_not_told_of_as_saved(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write = checkpoints.write_weights
+    write = checkpoints.write_tensors
     written: list[Path] = []
 
     def write_once(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -196,7 +196,7 @@ def test_a_last_checkpoint_that_failed_is_not_told_of_as_saved(
         written.append(path)
         write(path, tensors)
 
-    monkeypatch.setattr(checkpoints, "write_weights", write_once)
+    monkeypatch.setattr(checkpoints, "write_tensors", write_once)
     command = program(data, tmp_path, "--train-iters", "2", "--save-interval", "1")
     assert main(command[2:]) == 1
     said = capsys.readouterr().err
