@@ -3,15 +3,19 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.attack import Measured, judge
+from benchmarks.parts.attackers import costly_bodies
 from benchmarks.parts.http_bodies import completion, data_url, random_png
 from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
 from model.image import decode_base64
+from serving import Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -167,3 +171,19 @@ def test_kernels_are_not_measured_without_a_gpu() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks.kernels"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "NVIDIA GPU" in done.stderr
+
+
+def test_an_attack_is_judged_by_each_promise() -> None:
+    calm = Measured(answers=[0.1] * 20, health=[0.01], memory=[100.0], statuses=[200])
+    busy = Measured(answers=[0.25] * 20, health=[0.02], memory=[900.0], statuses=[200, 429, 503])
+    report: dict[str, object] = {"statuses": {"400": 3}, "failures": []}
+    assert judge(calm, busy, report, 1.0, False) == []
+    for change in ({"answers": [0.4] * 20}, {"health": [0.5]}, {"memory": [1600.0]}, {"statuses": [500]}):
+        assert len(judge(calm, replace(busy, **change), report, 1.0, False)) == 1
+    assert len(judge(calm, busy, {**report, "failures": ["scans: 500"]}, 1.0, False)) == 1
+    assert len(judge(calm, busy, report, 100.0, False)) == 1
+    assert len(judge(calm, busy, report, 1.0, True)) == 1
+
+
+def test_costly_bodies_are_within_the_servers_size() -> None:
+    assert all(len(body) <= Settings().max_body for body in costly_bodies().values())
