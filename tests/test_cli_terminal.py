@@ -136,6 +136,8 @@ class TestInterrupts:
             "0",
             "--top_p",
             "1",
+            "--repetition_penalty",
+            "1.2",
             "--seed",
             "3",
         ]  # answers to the limit, for seconds
