@@ -48,7 +48,7 @@ class Settings:
     )
     max_body: int = setting(24 * MIB, "bytes of a request", least=1)
     max_bodies: int = setting(
-        128 * MIB, "bytes of all requests in flight, until their pictures are decoded; more get 503", least=1
+        64 * MIB, "bytes of all requests in flight, until their pictures are decoded; more get 503", least=1
     )
     max_json_tokens: int = setting(50_000, "commas, colons and opening brackets of a request", least=1)
     body_timeout: float = setting(30.0, "seconds in which a request must have arrived", least=0.01)

@@ -111,9 +111,9 @@ def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog)
 
 COUNT_HEAPS = """
 import ctypes, threading
-from serving.server import share_heaps
+from serving.server import limit_heaps
 
-share_heaps()
+limit_heaps()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 together = threading.Barrier(12)
