@@ -103,7 +103,7 @@ class Run:
         return None
 
     def find_whole(self) -> tuple[int, dict[int, str]]:
-        """Return the newest step whose checkpoint is whole, and what is wrong with each newer one.
+        """Return the newest step with a whole checkpoint, and the damage of each newer one.
 
         Raises:
             TrainingError: no checkpoint is whole.
@@ -186,7 +186,7 @@ class Run:
             shutil.rmtree(self.folder(old), ignore_errors=True)
 
     def describe(self, saved: int, last: int, is_complete: bool) -> str:
-        """Say what can be done with a run of which the steps up to `saved` are saved."""
+        """Describe a run that is saved up to step `saved`, with the next command."""
         advice = f"Talk to it: {chat_command(self.path)}"
         if is_complete:
             return f"The run is {self.path}. {advice}"
@@ -235,7 +235,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def prepare_text(path: Path, text: str) -> Path:
-    """Write a text beside a file; return the path, which may then replace that file."""
+    """Write a text to a temporary file in the same directory; return its path for an atomic replace."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     flush(part)

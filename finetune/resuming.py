@@ -129,7 +129,7 @@ def check_same(state: State, start: State, run: Run) -> None:
 
 
 def check_data(state: State, start: State, options: argparse.Namespace, processes: Processes) -> None:
-    """Compare the data with that of the checkpoint, by the hashes of its files.
+    """Compare the data files with the checkpoint's by their SHA-256.
 
     Raises:
         TrainingError: the training data has changed, and --allow-changed-data is not given.

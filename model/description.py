@@ -12,7 +12,7 @@ MAX_LENGTH = 200  # characters that are shown
 
 @dataclass(frozen=True)
 class Description:
-    """The name of a model, and what it knows.
+    """The name of a model and a sentence about its knowledge.
 
     Attributes:
         name: "" if there is none.
@@ -23,7 +23,7 @@ class Description:
     knowledge: Mapping[str, str] = field(default_factory=dict)
 
     def in_language(self, language: Language) -> str:
-        """Return the name and, if there is a text in `language`, what the model knows."""
+        """Return the name, followed by the sentence about its knowledge in `language` if there is one."""
         colon = "：" if language is CHINESE else ": "
         return colon.join(filter(None, [self.name, self.knowledge.get(language.code, "")]))
 

@@ -116,7 +116,7 @@ class PixelBudget:
 
     @contextmanager
     def share(self, pixels: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Wait until an image of so many pixels is admitted; it counts during the block. Cancelled, do not wait."""
+        """Wait for admission of an image of `pixels`, and count it during the block; stop waiting if cancelled."""
         ticket = object()
         with self.changed:
             self.waiting.append(ticket)

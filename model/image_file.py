@@ -76,7 +76,7 @@ def decode_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
 
 
 def open_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
-    """Return the picture in `data` with its header read and its pixels not; the arguments are those of `decode_image`.
+    """Read the header of the picture in `data`, without its pixels; same arguments as `decode_image`.
 
     Raises:
         ImageError: there is no picture in `data`, or it is too large or too costly to decode.

@@ -19,7 +19,7 @@ def encode(image: Image.Image, format_name: str, **options: Any) -> bytes:
 
 
 def many_scans(count: int, side: int = 64) -> bytes:
-    """A progressive JPEG of `count` scans, most of which repeat the last."""
+    """Return a progressive JPEG of `count` scans; its last scan is repeated."""
     data = encode(Image.new("L", (side, side)), "JPEG", progressive=True)
     starts = [match.start() for match in re.finditer(rb"\xff\xda", data)]
     return data[:-2] + data[starts[-1] : -2] * (count - len(starts)) + data[-2:]
@@ -95,7 +95,7 @@ def tiff_of_entries(count: int) -> bytes:
 
 
 def all_kinds() -> dict[str, bytes]:
-    """Costly files of many formats: some are refused, and the others cost what a large photograph costs."""
+    """Return costly files of many formats by name; the server refuses some of them."""
     side = 5900
     smooth = Image.linear_gradient("L").resize((side, side))
     photo = Image.merge("RGB", (smooth, smooth.rotate(90), smooth.rotate(180)))
