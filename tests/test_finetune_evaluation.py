@@ -92,5 +92,5 @@ def test_a_directorys_settings_replace_those_of_the_demonstrations_but_no_length
 @pytest.mark.parametrize("content", ["{", "[]", '{"top_k": "many"}', '{"repetition_penalty": 0.5}'])
 def test_settings_that_make_no_sense_name_their_file(content: str, base: Path) -> None:
     (base / "generation_config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"generation_config.json cannot be used: .* Correct it, or remove it"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load_sat(base, device="cpu")
