@@ -15,10 +15,10 @@ from pathlib import Path
 from model import ChatModel, SettingError, load_sat
 from model.checkpoint.resolve import is_interactive, resolve
 from model.command_line import ArgumentParser, run_program
-from serving import Settings, create_app
-from serving.server import serve
-from serving.trace import log, set_up_logging
-from terminal.arguments import add_model_arguments, load_model
+from visualglm.arguments import add_model_arguments, load_model
+from visualglm.server import Settings, create_app
+from visualglm.server.server import serve
+from visualglm.server.trace import log, set_up_logging
 
 
 def parse_arguments() -> tuple[argparse.Namespace, Settings]:

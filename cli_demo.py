@@ -23,13 +23,13 @@ from model import (
 )
 from model.chat_model import demo_config
 from model.command_line import ArgumentParser, run_program
-from model.image import load_image
+from model.images.image import load_image
 from model.printing import print_text
 from model.prompt import question_language
-from terminal.arguments import add_model_arguments, load_model
-from terminal.dialogue import Terminal
-from terminal.languages import locale_language
-from terminal.streams import make_reader, write
+from visualglm.arguments import add_model_arguments, load_model
+from visualglm.languages import locale_language
+from visualglm.terminal.dialogue import Terminal
+from visualglm.terminal.streams import make_reader, write
 
 
 def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conversation, question: str) -> None:

@@ -25,8 +25,8 @@ from benchmarks.parts.sat_baseline import Sat, ScriptedSat
 from benchmarks.parts.terminal import measure_start, print_start
 from model import DEMO, GenerationConfig, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
-from model.generation import generate
-from model.image import load_image
+from model.engine import generate
+from model.images.image import load_image
 
 GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0)
 

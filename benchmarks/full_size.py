@@ -34,7 +34,7 @@ from model.checkpoint.save import save_hf, to_hf_config
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
-from model.sat_compat import count_parameters
+from model.sat.sat_compat import count_parameters
 
 FULL_SIZE = "full-size"  # what scripts call this model on the command line
 EMBEDDED_MODEL = "visualglm-tiny"  # whose tokenizer and control tokens the random one borrows

@@ -82,7 +82,7 @@ def whole_weight(kind: str, parts: Parts) -> torch.Tensor:
 
 def try_tile(case: Case, tile: Tile) -> str:
     """Compile and run a product; return why it fails, or nothing. Runs in a process of its own."""
-    from model.kernels.device import launch
+    from model.kernels.triton import launch
 
     try:
         x = draw_rows(case)
@@ -121,7 +121,7 @@ def time_us(run: Callable[[], object], calls: int) -> float:
 
 def run_kernels(case: Case, tile: Tile, x: torch.Tensor, weights: list[Parts], out: torch.Tensor) -> None:
     """Multiply x by each weight."""
-    from model.kernels.device import launch
+    from model.kernels.triton import launch
 
     for parts in weights:
         launch.multiply(case.kind, x, parts, Ending(), out, tile)

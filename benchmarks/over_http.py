@@ -38,7 +38,7 @@ from benchmarks.parts.streams import Stream
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
-from model.generation import Request
+from model.engine import Request
 from model.loading import DTYPES
 
 PICTURE_SIZE = 64

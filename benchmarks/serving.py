@@ -33,7 +33,7 @@ from benchmarks.parts.streams import Stream, percentile
 from benchmarks.parts.subjects import Engine
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
 from model.command_line import ArgumentParser, run_program
-from model.generation import Request, Scheduler
+from model.engine import Request, Scheduler
 
 ROUNDS = 3  # that are counted: in an earlier one graphs are recorded, and in a later one when a group has a new size
 LONGEST_PROMPT = 2000

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from model.lora import LoraLinear
-from model.ptuning import PrefixMixin
+from model.sat.lora import LoraLinear
+from model.sat.ptuning import PrefixMixin
 
 
 class Adapter:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from model.generation.cache import answer_positions
+from model.engine.cache import answer_positions
 
 from .encoding import NO_LOSS, Example
 from .errors import DataError

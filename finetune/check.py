@@ -19,7 +19,7 @@ from model import load_tokenizer
 from model.checkpoint import open_checkpoint
 from model.command_line import DONE, FAILED, ArgumentParser, run_program
 from model.errors import ImageError
-from model.image import load_image
+from model.images.image import load_image
 from model.printing import print_text
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder

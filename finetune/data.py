@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from model.errors import ImageError
-from model.image import load_image, preprocess
+from model.images.image import load_image, preprocess
 
 from .batches import Batch, collate, load_batches
 from .encoding import Example, TurnEncoder

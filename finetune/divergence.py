@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.lora import LoraLinear
+from model.sat.lora import LoraLinear
 
 from .head import HEAD_ROWS, is_plain, parts_of, sum_parts
 

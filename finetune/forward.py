@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.generation.network import to_device
+from model.engine.network import to_device
 
 from .adapter import Adapter
 from .batches import Batch, select, show

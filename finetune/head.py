@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.lora import has_dropout
+from model.sat.lora import has_dropout
 from model.visualglm import PARALLEL_LAYERS
 
 # Places whose logits lie in memory at a time.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from model import CHINESE, DEMO, ENGLISH, Conversation, SatChatModel, Turn, VisualGLMError
-from model.image import load_image
+from model.images.image import load_image
 from model.prompt import Language
 
 from .adapter import Adapter

@@ -24,8 +24,8 @@ from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_di
 from model.checkpoint.save import write_json
 from model.checkpoint.tensor_file import write_tensors
 from model.command_line import ArgumentParser, run_program
-from model.finetuned import FineTuneVisualGLMModel
 from model.printing import print_text
+from model.sat.finetuned import FineTuneVisualGLMModel
 
 from .peft_adapter import read_peft, write_peft
 

@@ -10,10 +10,10 @@ import torch
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.memory import build_empty
 from model.errors import SettingError
-from model.finetuned import FineTuneVisualGLMModel
 from model.loading import choose_dtype
-from model.lora_targets import LLM
-from model.sat_compat import count_parameters
+from model.sat.finetuned import FineTuneVisualGLMModel
+from model.sat.lora_targets import LLM
+from model.sat.sat_compat import count_parameters
 
 # The parts that --freeze knows, by the names of their parameters; the language model is everything else.
 PART_NAMES = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import SettingError
-from model.image import load_image
+from model.images.image import load_image
 
 from .asking import Answer, Compared
 

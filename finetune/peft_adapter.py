@@ -22,7 +22,7 @@ from model.checkpoint.names import is_language_qkv, to_hf_name, to_sat_name
 from model.checkpoint.qkv import interleave_qkv, split_qkv
 from model.checkpoint.tensor_file import write_tensors
 from model.errors import CheckpointError
-from model.lora_targets import PARTS
+from model.sat.lora_targets import PARTS
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from model.encoder import COUNTS, ImageEncoder
-from model.generation.network import to_device
+from model.engine.network import to_device
+from model.images.encoder import COUNTS, ImageEncoder
 
 from .batches import Batch
 

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from model.checkpoint import Checkpoint
-from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
+from model.sat.finetuned import FineTuneVisualGLMModel
 
 from .base import choose_base
 from .batches import most_bytes

@@ -16,7 +16,7 @@ from model.checkpoint.save import GENERATION_NAME
 from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
 from model.description import KEY as DESCRIPTION_KEY
 from model.environment import expand_home
-from model.finetuned import FineTuneVisualGLMModel
+from model.sat.finetuned import FineTuneVisualGLMModel
 
 from .checkpoints import Run
 from .errors import TrainingError

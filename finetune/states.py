@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from model.frozen import is_mixing
-from model.generation.cache import angle_table
-from model.generation.network import to_device
-from model.lora import copy_factors, has_dropout
+from model.engine.cache import angle_table
+from model.engine.network import to_device
+from model.sat.frozen import is_mixing
+from model.sat.lora import copy_factors, has_dropout
 from model.visualglm import OWN_HOOKS
 
 from .batches import Batch

@@ -12,7 +12,7 @@ import torch
 
 from model import SatChatModel
 from model.checkpoint.sampling import read_sampling
-from model.lora import set_dropout
+from model.sat.lora import set_dropout
 
 from .checkpoints import Run
 from .data import Batch, ChatDataset, load_batches

@@ -9,6 +9,7 @@
 from .blip2 import BlipImageEvalProcessor
 from .chat import chat, chat_batch, stream_chat
 from .chat_model import ChatModel, SatChatModel
+from .engine import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .errors import (
     BusyError,
     CheckpointError,
@@ -21,13 +22,12 @@ from .errors import (
     TokenizerError,
     VisualGLMError,
 )
-from .finetuned import FineTuneVisualGLMModel
-from .generation import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .hf_chat import HfChatModel
 from .infer_util import generate_input, get_infer_setting, process_image
 from .loading import load_hf, load_sat, load_tokenizer
 from .pieces import Piece, Usage
 from .prompt import CHINESE, ENGLISH, Conversation, Language, Turn, is_chinese
+from .sat.finetuned import FineTuneVisualGLMModel
 from .visualglm import VisualGLMModel
 
 __all__ = [

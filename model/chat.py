@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from .chat_model import SatChatModel
+from .engine import CHAT, GenerationConfig
 from .errors import ImageError, QuestionError, SettingError, VisualGLMError
-from .generation import CHAT, GenerationConfig
 from .history import to_turns
-from .image import load_image
+from .images.image import load_image
 from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text
 
 History = list[tuple[str, str]]

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from .description import UNNAMED, Description
+from .engine import DEMO, GenerationConfig, Request, Scheduler, Steps, scheduler_of
 from .errors import VisualGLMError
-from .generation import DEMO, GenerationConfig, Request, Scheduler, Steps, scheduler_of
-from .pictures import PictureEmbeddings
+from .images.pictures import PictureEmbeddings
 from .pieces import Answer, AnswerWriter, Piece
 from .prompt import Conversation, Prompt, encode_prompt
 from .shortage import shortage_explained

@@ -9,8 +9,8 @@ from torch import nn
 
 from .chat_model import SatChatModel
 from .description import UNNAMED, Description
+from .engine import GenerationConfig
 from .errors import VisualGLMError
-from .generation import GenerationConfig
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded
 from .pieces import Answer
 from .prompt import Conversation

@@ -20,11 +20,11 @@ from .checkpoint.layout import INTERLEAVED, SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .checkpoint.prefix import encode_prefix
-from .checkpoint.quantized import SCALE
 from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .checkpoint.whole import whole_tensors
 from .errors import CheckpointError, SettingError
 from .quantization.loading import part_maker
+from .quantization.quantized import SCALE
 
 if TYPE_CHECKING:
     from .hf.configuration_chatglm import ChatGLMConfig

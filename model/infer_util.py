@@ -20,11 +20,11 @@ from PIL import Image
 
 from .chat import AnyHistory, to_pairs
 from .checkpoint.resolve import DEFAULT_MODEL
+from .engine import DEMO
 from .errors import ImageError
 from .file_mode import unused_name
-from .generation import DEMO
 from .history import to_turns
-from .image import decode_base64
+from .images.image import decode_base64
 from .loading import load_sat
 from .prompt import is_chinese, require_text
 from .visualglm import VisualGLMModel

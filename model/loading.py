@@ -18,13 +18,13 @@ from .checkpoint.vocabulary import find_vocabulary
 from .description import Description, read_knowledge
 from .environment import expand_home, read_variable
 from .errors import SettingError, TokenizerError
-from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
 from .hf_loading import fill_network, is_published, read_network
 from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
-from .sat_compat import choose_cpu_dtype, count_parameters
+from .sat.finetuned import FineTuneVisualGLMModel
+from .sat.sat_compat import choose_cpu_dtype, count_parameters
 from .shortage import shortage_explained
 from .visualglm import VisualGLMModel
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .generation import Step, Steps
+from .engine import Step, Steps
 from .prompt import AnswerStream, Prompt, clean_answer
 
 

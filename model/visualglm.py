@@ -21,10 +21,10 @@ from .checkpoint.layout import SPLIT
 from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
-from .ptuning import PTUNING, find_prefix, prefix_of
 from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
-from .sat_compat import settle_placement  # before sat
+from .sat.ptuning import PTUNING, find_prefix, prefix_of
+from .sat.sat_compat import settle_placement  # before sat
 
 # isort: split
 from sat.model.base_model import BaseMixin, get_model

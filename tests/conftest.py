@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model import SatChatModel, load_sat
-from model.image import preprocess
+from model.images.image import preprocess
 from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
 

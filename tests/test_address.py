@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from model import address, fetch
-from model.address import display_url, is_public_address
-from model.fetch import fetch_bytes
+from model.images import address, fetch
+from model.images.address import display_url, is_public_address
+from model.images.fetch import fetch_bytes
 from tests.web_server import (
     BODY,
     PUBLIC,

@@ -11,8 +11,8 @@ import pytest
 
 from model import GenerationError
 from model.description import Description
-from serving.streams import ClientGone, EventStream
 from tests.served import SteppedModel, completion, events, serving, wait_until
+from visualglm.server.streams import ClientGone, EventStream
 
 PATH = "/v1/chat/completions"
 NATIVE = {"text": "hello"}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from model.engine import Batch, GenerationConfig, Request, Step, generate, generate_all
 from model.errors import GenerationError
-from model.generation import Batch, GenerationConfig, Request, Step, generate, generate_all
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.test_decoder import CASES, END, SharpAttention, embeddings

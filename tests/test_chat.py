@@ -29,8 +29,8 @@ from model import (
     load_sat,
     stream_chat,
 )
-from model.generation import Request, Scheduler, Step, Steps
-from model.generation.tickets import Ticket
+from model.engine import Request, Scheduler, Step, Steps
+from model.engine.tickets import Ticket
 from model.loading import choose_device
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function

@@ -22,8 +22,6 @@ from model import (
     Usage,
 )
 from model.description import Description
-from terminal import dialogue
-from terminal.dialogue import Terminal
 from tests.cli_program import (
     DESCRIBED_EN,
     DESCRIBED_ZH,
@@ -35,6 +33,8 @@ from tests.cli_program import (
     run_program,
     start_with_pipes,
 )
+from visualglm.terminal import dialogue
+from visualglm.terminal.dialogue import Terminal
 
 
 class ScriptedModel:

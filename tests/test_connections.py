@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pytest
 
 from model import SettingError
-from serving import Settings
-from serving.connections import ConnectionLimits
-from serving.trace import FloodFilter, JsonLines
 from tests.served import SteppedModel, serving, wait_until
+from visualglm.server import Settings
+from visualglm.server.connections import ConnectionLimits
+from visualglm.server.trace import FloodFilter, JsonLines
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -31,7 +31,7 @@ def read_answer(sock: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("rest", [b"", b"POST / HT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
-    monkeypatch.setattr("serving.connections.HEADER_TIMEOUT", 0.2)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.2)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
         assert b"200 OK" in read_answer(sock)
@@ -41,7 +41,7 @@ def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
 
 
 def test_a_header_that_drips_does_not_move_the_deadline(monkeypatch):
-    monkeypatch.setattr("serving.connections.HEADER_TIMEOUT", 0.3)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.3)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
         read_answer(sock)
@@ -59,7 +59,7 @@ def test_a_header_that_drips_does_not_move_the_deadline(monkeypatch):
 
 
 def test_the_deadline_does_not_end_a_request_that_is_answered(monkeypatch):
-    monkeypatch.setattr("serving.connections.HEADER_TIMEOUT", 0.1)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.1)
     model = SteppedModel(length=1)
     with serving(model) as client, connect(client) as sock:
         body = json.dumps({"text": "hello"}).encode()

@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.content import IMAGE_TYPES, TEXT_TYPES, read_content
-from serving.refusals import Refusal
 from tests.served import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, serving
+from visualglm.server.content import IMAGE_TYPES, TEXT_TYPES, read_content
+from visualglm.server.refusals import Refusal
 
 WHERE = "messages.0.content"
 IMAGE = {"type": "image_url", "image_url": {"url": SCENE_URL}}

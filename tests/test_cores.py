@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import model.cores
-from model.cores import Cores, count_cores
+import model.images.cores
+from model.images.cores import Cores, count_cores
 
 PLACES = 3
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from model import ImageError, generate_input
-from model.data_url import read_data_url
-from model.image import decode_base64, load_image
+from model.images.data_url import read_data_url
+from model.images.image import decode_base64, load_image
 from tests.served import DESCRIBE, DESCRIPTION, SCENE, completion
 
 DATA = SCENE.read_bytes()

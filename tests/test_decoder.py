@@ -9,11 +9,11 @@ from sat.model.base_model import BaseMixin, non_conflict
 from sat.model.finetune.prompt_tuning import PTuningV2Mixin
 from sat.transformer_defaults import standard_attention
 
-from model.generation import GenerationConfig, Request, generate
-from model.generation.cache import KVCache, answer_positions
-from model.generation.decoder import LayerDecoder, Prefill, make_decoder, tell
-from model.generation.layers import Layers
-from model.generation.model_decoder import ModelDecoder
+from model.engine import GenerationConfig, Request, generate
+from model.engine.cache import KVCache, answer_positions
+from model.engine.decoder import LayerDecoder, Prefill, make_decoder, tell
+from model.engine.layers import Layers
+from model.engine.model_decoder import ModelDecoder
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 

@@ -12,10 +12,10 @@ from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert
 from model.description import MAX_LENGTH, Description, read_knowledge
 from model.loading import describe_model
-from terminal.languages import OneLanguageModel
 from tests.checkpoints import TINY
 from tests.test_cli_demo import ScriptedModel, talk
-from web.layout import words
+from visualglm.languages import OneLanguageModel
+from visualglm.web.layout import words
 
 KNOWLEDGE = json.loads((TINY / "config.json").read_text(encoding="utf-8"))["description"]
 

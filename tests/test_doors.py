@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from serving import Settings
-from serving.trace import JsonLines
 from tests.served import SCENE_BASE64, SteppedModel, completion, serving, wait_until
+from visualglm.server import Settings
+from visualglm.server.trace import JsonLines
 
 PATH = "/v1/chat/completions"
 NATIVE = {"text": "hello", "max_new_tokens": 1}
@@ -130,7 +130,7 @@ def test_connections_that_are_closed_halfway_leave_nothing(client, sent):
 
 
 def test_a_connection_that_is_mute_is_closed(monkeypatch):
-    monkeypatch.setattr("serving.connections.HEADER_TIMEOUT", 0.1)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.1)
     with serving(SteppedModel(free=True)) as client:
         for sent in (b"", b"POST / HTTP/1.1\r\nHost"):
             with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sock:

@@ -66,7 +66,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     follow("create_masked_load", lambda pointers, mask, *_: watch.touch(pointers, mask))
     follow("create_masked_store", lambda pointers, _, mask, *__: watch.touch(pointers, mask))
     for name in (*KINDS, "ending", "norm"):
-        monkeypatch.setattr(importlib.import_module(f"model.kernels.device.{name}"), "wait_for_inputs", watch.wait)
+        monkeypatch.setattr(importlib.import_module(f"model.kernels.triton.{name}"), "wait_for_inputs", watch.wait)
     yield watch
 
 
@@ -83,7 +83,7 @@ def check(watch: Watched, constants: tuple[torch.Tensor | None, ...]) -> None:
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_wait_for_all_but_constants(watched: Watched, kind: str, rows: int, tile: Tile) -> None:
-    from model.kernels.device import launch
+    from model.kernels.triton import launch
 
     x, parts, ending, _ = make_case(kind, (37, 224), rows, torch.float16)
     launch.multiply(kind, x, parts, ending, None, tile)
@@ -102,7 +102,7 @@ def test_layer_norm_waits_for_its_input(watched: Watched) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 def test_copies_of_weights_are_not_read_early() -> None:
     """What had to be made contiguous is the work of the kernel just before."""
-    from model.kernels.device import launch
+    from model.kernels.triton import launch
 
     weight = torch.ones(64, 32, device=DEVICE)
     assert launch.start_of(DEVICE, weight, None)["EARLY"] == choice.starts_early(DEVICE)

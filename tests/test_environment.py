@@ -14,9 +14,9 @@ from finetune.processes import count_processes, is_launched
 from finetune.workers import count_local_processes
 from model import SettingError
 from model.command_line import ArgumentParser
-from serving import Settings
-from serving.settings import variable_of
 from tests.cli_program import ROOT, environment
+from visualglm.server import Settings
+from visualglm.server.settings import variable_of
 
 SERVICE = "tcp://10.43.0.7:8080"
 EVERY_VARIABLE = [variable_of(item) for item in fields(Settings)]

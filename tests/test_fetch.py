@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
-from model import fetch
 from model.errors import ImageError
-from model.fetch import fetch_bytes
+from model.images import fetch
+from model.images.fetch import fetch_bytes
 from tests.web_server import (
     BODY,
     PUBLIC,

@@ -15,7 +15,7 @@ from finetune.pictures import PictureCache
 from finetune.states import final_states
 from finetune.variation import vary_some
 from model import load_sat
-from model.finetuned import FineTuneVisualGLMModel
+from model.sat.finetuned import FineTuneVisualGLMModel
 from tests.finetuning import batch_of, data, losses_of, train  # noqa: F401
 from tests.test_finetune_forward import METHODS, TurnedMixin, build, gradients, same
 

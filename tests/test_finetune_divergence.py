@@ -10,7 +10,7 @@ from torch import nn
 from finetune import divergence
 from finetune.divergence import sum_divergences
 from model import load_sat
-from model.lora import LoraLinear
+from model.sat.lora import LoraLinear
 
 COUNT = 11
 

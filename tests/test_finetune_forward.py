@@ -17,7 +17,7 @@ from finetune.data import Batch, collate
 from finetune.forward import AnswerLoss
 from finetune.pictures import PictureCache
 from finetune.states import additive, logits_by_sat
-from model.finetuned import FineTuneVisualGLMModel
+from model.sat.finetuned import FineTuneVisualGLMModel
 from tests.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from model.engine import CHAT, DEMO, HF_CHAT, GenerationConfig, Request, Step, generate
 from model.errors import GenerationError, SettingError
-from model.generation import CHAT, DEMO, HF_CHAT, GenerationConfig, Request, Step, generate
 from model.visualglm import VisualGLMModel
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
@@ -99,7 +99,7 @@ def test_too_little_memory_is_an_error_for_a_person(
     def allocate(*args: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate too much")
 
-    monkeypatch.setattr("model.generation.decoder.LayerDecoder.grow", allocate)
+    monkeypatch.setattr("model.engine.decoder.LayerDecoder.grow", allocate)
     with pytest.raises(GenerationError, match="Lower max_length"):
         run(golden_model, prompt)
 

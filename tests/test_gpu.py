@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import chat, load_sat
-from model.generation import GenerationConfig, Request, generate
+from model.engine import GenerationConfig, Request, generate
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from model.generation import attention
-from model.generation.cache import KVCache, angle_table
+from model.engine import attention
+from model.engine.cache import KVCache, angle_table
 from model.rotary import RotaryEmbedding
 from tests.conftest import relative_error
 
@@ -54,8 +54,8 @@ def spread(qkv: torch.Tensor, contexts: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("contexts", [[5], [3, 300, 70]])
 @pytest.mark.parametrize("start", [0, 9])
 def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, start: int) -> None:
-    from model.kernels.device.prompt_attention import attend_contexts
-    from model.kernels.device.token_attention import attend_tokens
+    from model.kernels.triton.prompt_attention import attend_contexts
+    from model.kernels.triton.token_attention import attend_tokens
 
     expected, actual = make_cache(contexts, head_dim, start), make_cache(contexts, head_dim, start)
     rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE) + start
@@ -89,7 +89,7 @@ def without_first_row(cache: KVCache) -> KVCache:
 
 
 def test_rows_not_in_use_are_left_alone() -> None:
-    from model.kernels.device.token_attention import attend_tokens
+    from model.kernels.triton.token_attention import attend_tokens
 
     cache = make_cache([4, 4], 16)
     cache.lengths[:] = torch.tensor([4, 9, -1])

@@ -13,7 +13,7 @@ from model import CHINESE, DEMO, Conversation, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from model.checkpoint.files import open_tensors, read_json
 from model.checkpoint.prefix import TABLE, encode_prefix
-from model.generation.decoder import LayerDecoder, make_decoder
+from model.engine.decoder import LayerDecoder, make_decoder
 from model.hf.configuration_chatglm import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 from tests.finetuning import QUESTION, batch_of, data, loss_of, train  # noqa: F401

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-import model.image
+import model.images.image
 from model.errors import ImageError
-from model.image import (
+from model.images.image import (
     CLIP_MEAN,
     CLIP_STD,
     BlipImageEvalProcessor,
@@ -237,7 +237,7 @@ def test_the_modules_work_beside_exported_files_and_import_little(tmp_path):
     package.mkdir()
     (package / "__init__.py").touch()
     for name in (*ALONE, "errors"):
-        shutil.copy(Path(model.image.__file__).with_name(f"{name}.py"), package)
+        shutil.copy(Path(model.images.image.__file__).with_name(f"{name}.py"), package)
     code = """
         import sys
         import torch

@@ -1,7 +1,6 @@
 """Who may import whom."""
 
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,64 +8,31 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "model").rglob("*.py"))
-LAYERS = ("serving", "finetune", "tiny", "benchmarks", "tests", "terminal", "web", "cli_demo", "web_demo", "api")
+LAYERS = ("visualglm", "finetune", "tiny", "benchmarks", "tests", "cli_demo", "web_demo", "api")
 NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
-    "sat": {"sat_compat", "blip2", "visualglm", "lora", "ptuning", "finetuned", "frozen", "loading"},
+    "sat": {"sat", "blip2", "visualglm", "loading"},
     "transformers": {"hf", "checkpoint", "hf_loading"},
     "triton": {"kernels"},
 }
-# Exported beside checkpoints, so they stand alone: the only siblings that each may import.
-ALONE = {
-    "errors": set(),
-    "address": {"errors"},
-    "fetch": {"errors", "address"},
-    "file_mode": set(),
-    "data_url": {"errors"},
-    "image_metadata": set(),
-    "image_bounds": {"image_metadata"},
-    "image_file": {"errors", "fetch", "image_bounds", "image_metadata"},
-    "image": {"errors", "address", "data_url", "fetch", "image_file"},
-    "prompt": {"errors"},
-    "history": {"errors", "prompt"},
-    "recording": set(),
-}
 INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "generation": {"kernels", "modules", "recording", "shortage"},
+    "engine": {"kernels", "shortage"},
     "kernels": {"quantization"},
-    "checkpoint": {"command_line", "environment", "file_mode", "generation", "hf", "printing", "quantization"},
+    "checkpoint": {"command_line", "environment", "file_mode", "engine", "hf", "printing", "quantization"},
     "command_line": {"printing", "shortage"},
     "description": {"prompt"},
     "environment": set(),
-    "hf": {"file_mode", "history", "prompt", "image", "quantization", "recording"},
+    "hf": {"engine", "file_mode", "history", "prompt", "images", "quantization"},
+    "images": {"engine"},
     "quantization": {"checkpoint", "kernels"},
-    "encoder": {"generation"},
-    "pictures": {"cores", "encoder", "generation", "image", "shared_calls"},
     "printing": set(),
-    "shared_calls": set(),
-    "pieces": {"prompt", "generation"},
-    "chat_model": {"description", "generation", "pictures", "pieces", "prompt", "shortage"},
-    "chat": {"chat_model", "generation", "history", "image", "prompt"},
-    "hf_chat": {
-        "chat_model",
-        "description",
-        "generation",
-        "kernels",
-        "modules",
-        "pieces",
-        "prompt",
-        "quantization",
-        "rotary",
-    },
-    "sat_compat": {"checkpoint", "environment", "printing", "quantization"},
-    "blip2": {"image", "sat_compat"},
-    "visualglm": {"blip2", "checkpoint", "kernels", "modules", "ptuning", "quantization", "rotary", "sat_compat"},
-    "frozen": {"checkpoint", "quantization", "sat_compat"},
-    "low_rank": {"frozen"},
-    "lora": {"checkpoint", "frozen", "lora_targets", "low_rank", "quantization", "sat_compat"},
-    "lora_targets": set(),
-    "ptuning": {"sat_compat"},
-    "finetuned": {"checkpoint", "lora", "lora_targets", "ptuning", "quantization", "visualglm"},
+    "pieces": {"prompt", "engine"},
+    "chat_model": {"description", "engine", "images", "pieces", "prompt", "shortage"},
+    "chat": {"chat_model", "engine", "history", "images", "prompt"},
+    "hf_chat": {"chat_model", "description", "engine", "kernels", "pieces", "prompt", "quantization", "rotary"},
+    "sat": {"checkpoint", "environment", "printing", "quantization", "visualglm"},
+    "blip2": {"images", "sat"},
+    "visualglm": {"blip2", "checkpoint", "engine", "kernels", "quantization", "rotary", "sat"},
 }
 
 
@@ -105,15 +71,17 @@ def test_import_rules(path: Path) -> None:
         assert library not in roots or part in allowed
     inside = parts_imported(path) - {"errors"}
     assert inside <= INSIDE.get(part, inside)
-    if part in ALONE:
-        assert parts_imported(path) <= ALONE[part]
-        assert roots <= {*sys.stdlib_module_names, "model", "numpy", "torch", "PIL", "pi_heif"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "serving").rglob("*.py")), ids=lambda path: path.name)
-def test_serving_uses_the_model_and_no_network(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted((ROOT / "visualglm/server").rglob("*.py")), ids=lambda path: path.name)
+def test_the_server_uses_the_model_and_no_network(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported(path)}
-    assert not roots & {"sat", "transformers", "torch", *LAYERS} - {"serving"}
+    assert not roots & {"sat", "transformers", "torch", *LAYERS} - {"visualglm"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "visualglm").rglob("*.py")), ids=lambda path: path.name)
+def test_programs_import_the_library_alone(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & {"tiny", "benchmarks", "tests", "finetune"}
 
 
 def test_public_names_exist_and_are_listed_once() -> None:

@@ -114,7 +114,7 @@ def test_several_rows_with_any_tile_and_split(kind: str, shape: tuple[int, int],
 
 def check_tile(kind: str, shape: tuple[int, int], rows: int, tile: Tile) -> None:
     """A product with a tile that does not fit the shape is right."""
-    from model.kernels.device import launch
+    from model.kernels.triton import launch
 
     x, parts, ending, expected = make_case(kind, shape, rows, torch.float16)
     y = launch.multiply(kind, x, parts, ending, None, tile)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.low_rank import FactorCopies, LowRankProduct
+from model.sat.low_rank import FactorCopies, LowRankProduct
 
 SHAPE, RANK, OUT = (2, 5, 8), 3, 4
 

@@ -9,8 +9,8 @@ import schemathesis
 from schemathesis.specs.openapi import checks
 
 from model import GenerationConfig, SettingError
-from serving.schemas import CompletionRequest, NativeRequest
 from tests.served import SteppedModel, serving
+from visualglm.server.schemas import CompletionRequest, NativeRequest
 
 CHECKS = [
     schemathesis.checks.not_a_server_error,

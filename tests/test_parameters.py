@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from serving.parameters import IGNORED_FIELDS, NO_OP_VALUES
 from tests.served import SteppedModel, completion, events, serving
+from visualglm.server.parameters import IGNORED_FIELDS, NO_OP_VALUES
 
 PATH = "/v1/chat/completions"
 NEUTRAL: list[tuple[str, Any]] = [

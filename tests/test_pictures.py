@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-import model.cores
+import model.images.cores
 from model import ImageError, SatChatModel
-from model.image import image_digest, preprocess
-from model.pictures import PictureEmbeddings
+from model.images.image import image_digest, preprocess
+from model.images.pictures import PictureEmbeddings
 from model.visualglm import VisualGLMModel
 
 TASKS = Path("/proc/self/task")  # a folder for each thread of the program

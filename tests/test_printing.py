@@ -11,12 +11,12 @@ import pytest
 from model import CheckpointError
 from model.checkpoint import convert
 from model.printing import escape_unprintable, make_printable, print_text
-from serving.trace import JsonLines
 from tests.cli_program import ROOT, TINY, run_program
 from tests.test_cli_demo import ScriptedModel, done, talk
+from visualglm.server.trace import JsonLines
 
 ATTACK = "\x1b]0;title\x07\x9b2J\r\u202egnp\u2066x\u200f\u061c\x7f\udc80"
-PROGRAMS = ("model", "terminal", "serving", "web", "finetune")
+PROGRAMS = ("model", "visualglm", "finetune")
 
 
 def test_only_newlines_and_tabs_of_the_control_characters_are_printed() -> None:

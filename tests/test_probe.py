@@ -3,7 +3,7 @@
 import torch
 
 from model import SatChatModel
-from model.generation.network import has_foreign_hooks
+from model.engine.network import has_foreign_hooks
 from tiny.fewshot import ANSWERS
 from tiny.probe import look, share_between, told_by_nearest
 

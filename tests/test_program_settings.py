@@ -9,9 +9,9 @@ import pytest
 import cli_demo
 import web_demo
 from model import DEMO, ENGLISH, Conversation, GenerationConfig, Piece
-from serving import Settings
-from serving.service import Service
-from terminal.languages import OneLanguageModel
+from visualglm.languages import OneLanguageModel
+from visualglm.server import Settings
+from visualglm.server.service import Service
 
 OWN = {"repetition_penalty": 1.0, "top_k": 7}
 

@@ -16,7 +16,7 @@ from model.command_line import DONE, FAILED, INTERRUPTED, MISUSED, ArgumentParse
 from tests.cli_program import ROOT, environment
 
 # Other programs start these.
-CHILDREN = ("benchmarks/parts/", "model/decode_worker.py")
+CHILDREN = ("benchmarks/parts/", "model/images/decode_worker.py")
 
 
 def raising(error: BaseException) -> Callable[[], NoReturn]:

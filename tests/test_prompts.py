@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.generation import GenerationConfig, Request
-from model.generation.layers import Layers
-from model.generation.network import has_foreign_hooks
-from model.generation.prompts import Prompts
-from model.generation.sizes import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
+from model.engine import GenerationConfig, Request
+from model.engine.layers import Layers
+from model.engine.network import has_foreign_hooks
+from model.engine.prompts import Prompts
+from model.engine.sizes import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.test_batch import prompts  # noqa: F401  (a fixture)

@@ -15,10 +15,10 @@ from torch import nn
 
 from model import SettingError, VisualGLMModel, load_hf, load_sat
 from model.chat_model import SatChatModel
-from model.generation import GenerationConfig, Request
-from model.generation.cache import answer_positions
-from model.generation.decoder import make_decoder
-from model.generation.network import has_foreign_hooks
+from model.engine import GenerationConfig, Request
+from model.engine.cache import answer_positions
+from model.engine.decoder import make_decoder
+from model.engine.network import has_foreign_hooks
 from model.prompt import Prompt
 from model.quantization.embedding import QuantizedEmbedding
 from model.quantization.quantize import quantize, quantized_layers

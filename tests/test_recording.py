@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from model.recording import turn, undisturbed
+from model.engine.recording import turn, undisturbed
 
 
 class Graph:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.generation import GenerationConfig, Request
-from model.generation.sampler import BROKEN, Sampler
+from model.engine import GenerationConfig, Request
+from model.engine.sampler import BROKEN, Sampler
 from model.kernels.choice import has_triton
 
 VOCABULARY, END = 40, 39

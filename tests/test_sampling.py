@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.generation import GenerationConfig
-from model.generation.sampling import candidates, distribution, draw, penalize, shape_of
+from model.engine import GenerationConfig
+from model.engine.sampling import candidates, distribution, draw, penalize, shape_of
 from tests.conftest import GOLDENS
 
 CONFIGS = [(0.8, 100, 0.4), (0.95, 30, 0.7), (1.0, 1, 0.5), (0.5, 10, 0.9), (1.0, 500, 0.99)]

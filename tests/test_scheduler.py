@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from model.engine import Request, Scheduler, Step, Steps, generate, scheduler_of
+from model.engine.tickets import Ticket
 from model.errors import BusyError, GenerationError
-from model.generation import Request, Scheduler, Step, Steps, generate, scheduler_of
-from model.generation.tickets import Ticket
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.test_batch import END, GREEDY, draw_requests, prompts  # noqa: F401  (a fixture)

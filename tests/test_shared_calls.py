@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from model.shared_calls import SharedCalls
+from model.images.shared_calls import SharedCalls
 
 PATIENCE = 60  # seconds
 

@@ -22,8 +22,8 @@ from model import (
     VisualGLMError,
     VisualGLMModel,
 )
-from model.generation.batch import memory_explained
-from model.image_file import DEFAULT_LIMITS, _pillow_errors
+from model.engine.batch import memory_explained
+from model.images.image_file import DEFAULT_LIMITS, _pillow_errors
 from model.shortage import FILES, MEMORY, THREADS, find_shortage, shortage_explained
 from tests.served import SteppedModel, completion, serving
 

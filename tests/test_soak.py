@@ -9,7 +9,7 @@ import pytest
 from benchmarks.parts.streams import Stream
 from benchmarks.soak import Asked, Sample, Soak, growth
 from model import BusyError, GenerationError
-from model.generation import Step
+from model.engine import Step
 
 
 class Tiny:

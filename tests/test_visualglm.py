@@ -8,7 +8,7 @@ import torch
 from sat.model.cached_autoregressive_model import CachedAutoregressiveMixin
 from sat.model.finetune.lora2 import LoraMixin
 
-from model.generation.network import has_foreign_hooks
+from model.engine.network import has_foreign_hooks
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 

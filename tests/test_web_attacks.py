@@ -18,12 +18,12 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the web page needs Gradio")
 
-from model.image import load_image
+from model.images.image import load_image
 from tests.cli_program import PATIENCE, ROOT, SCENE
 from tests.web_client import DEFAULTS, RawVisitor, said
 from tests.web_program import PROGRAM, color_of, python, running_page
-from web.layout import EXAMPLES, MAX_QUESTION
-from web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
+from visualglm.web.layout import EXAMPLES, MAX_QUESTION
+from visualglm.web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
 
 FILE_EVENTS = ("offer_picture", "offer_file")
 OPEN = {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
@@ -237,7 +237,7 @@ ROUTES = """
 import json
 from model import DEMO
 from model.description import UNNAMED
-from web.page import Page
+from visualglm.web.page import Page
 class Model:
     image_size = 224
     description = UNNAMED

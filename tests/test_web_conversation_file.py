@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from model import CHINESE, ENGLISH, VisualGLMError
-from model.image import load_image, preprocess
+from model.images.image import load_image, preprocess
 from tests.cli_program import SCENE, huge_png
-from web.conversation_file import (
+from visualglm.web.conversation_file import (
     MAX_CHARACTERS,
     MAX_MARKS,
     MAX_TEXT,
@@ -24,10 +24,10 @@ from web.conversation_file import (
     to_json,
     to_markdown,
 )
-from web.picture import Picture, PictureReader
-from web.session import MAX_TURNS, Dialogue, Exchange, Status
-from web.texts import TEXTS, choose_language
-from web.uploads import UploadFolder
+from visualglm.web.picture import Picture, PictureReader
+from visualglm.web.session import MAX_TURNS, Dialogue, Exchange, Status
+from visualglm.web.texts import TEXTS, choose_language
+from visualglm.web.uploads import UploadFolder
 
 SIZE = 56
 EXCHANGES = [

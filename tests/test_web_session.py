@@ -9,11 +9,11 @@ import pytest
 
 from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
 from model.description import Description
-from model.image import load_image
+from model.images.image import load_image
 from tests.cli_program import SCENE
-from web.picture import Picture
-from web.session import Dialogue, Exchange, Session, Status, every, question_language
-from web.visitors import Visitors
+from visualglm.web.picture import Picture
+from visualglm.web.session import Dialogue, Exchange, Session, Status, every, question_language
+from visualglm.web.visitors import Visitors
 
 
 class Script:
@@ -65,7 +65,7 @@ def test_only_complete_answers_are_remembered() -> None:
 
 def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.LogCaptureFixture) -> None:
     assert finish(Session(), Script(BusyError("Come back later."))).error == "Come back later."
-    with caplog.at_level(logging.ERROR, logger="web.session"):
+    with caplog.at_level(logging.ERROR, logger="visualglm.web.session"):
         broken = finish(Session(), Script(Piece("It "), ZeroDivisionError("inside")))
     assert (broken.status, broken.answer, "inside" in broken.error) == (Status.BROKEN, "It ", False)
     assert broken.error in caplog.text

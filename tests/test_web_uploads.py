@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from web.uploads import MIN_FILE_BYTES, UploadError, UploadFolder
+from visualglm.web.uploads import MIN_FILE_BYTES, UploadError, UploadFolder
 
 
 @pytest.fixture

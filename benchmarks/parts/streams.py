@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from model.generation import Request
+from model.engine import Request
 
 
 class Stream:

@@ -16,7 +16,7 @@ from benchmarks.parts.machine import synchronize
 from benchmarks.parts.prompts import SHORT, of_length, question, random_pixels
 from benchmarks.parts.sat_baseline import Sat
 from model import Conversation, HfChatModel, SatChatModel
-from model.generation import Request
+from model.engine import Request
 
 T = TypeVar("T")
 FIRST_TOKENS = 2  # of an answer of which only the first token counts; SAT's needs a second one to take its time

@@ -187,7 +187,7 @@ def find_eos(vocabulary: Path) -> int:
 
 def read_sampling(directory: Path) -> dict[str, Any]:
     """Return how a model's answers are sampled: as its directory says, else as the original's Hugging Face chat."""
-    from ..generation import HF_CHAT
+    from ..engine import HF_CHAT
 
     given = read_json(directory / GENERATION_NAME) if (directory / GENERATION_NAME).is_file() else {}
     return {key: given.get(key, getattr(HF_CHAT, key)) for key in SAMPLING_KEYS}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..quantization.quantized import dequantize_tensors, quantized_parts, read_bits
 from . import hf, sat
 from .adapters import LORA, merge_lora, methods_in, plain_config
 from .base import BASE_KEY, check_base, check_base_name, put_over
@@ -21,7 +22,6 @@ from .names import RECOMPUTED, is_loaded
 from .nf4 import round_tensors
 from .parallel import join_ranks
 from .prefix import decode_prefix
-from .quantized import dequantize_tensors, quantized_parts, read_bits
 from .resolve import DEFAULT_MODEL, resolve
 from .sizes import check_room
 

@@ -11,9 +11,9 @@ import torch
 
 from ..quantization.kernels import dequantize
 from ..quantization.quantize import EMBEDDING_BITS
+from ..quantization.quantized import EMBEDDINGS
 from ..quantization.rounding import round_weight as round_to_bits
 from .lazy import LazyTensors, Tensors, makers_of
-from .quantized import EMBEDDINGS
 
 LEVELS = (
     -1.0,

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..engine import DEMO
 from ..errors import CheckpointError, SettingError
-from ..generation import DEMO
 from .files import read_json
 from .save import GENERATION_NAME
 

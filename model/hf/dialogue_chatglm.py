@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 
 from ..errors import GenerationError, PromptTooLongError, SettingError
 from ..history import to_turns
-from ..image import load_image, preprocess
+from ..images.image import load_image, preprocess
 from ..prompt import (
     AS_CONFIGURED,
     AnswerStream,

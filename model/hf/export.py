@@ -30,24 +30,23 @@ OWN_MODULES = (
     "vision_chatglm",
 )
 TOKENIZER_MODULES = ("text_chatglm", "tokenization_chatglm")  # which the model does without
-# Copied unchanged.
-SHARED_MODULES = (
-    "address",
-    "data_url",
-    "errors",
-    "fetch",
-    "file_mode",
-    "history",
-    "image",
-    "image_bounds",
-    "image_file",
-    "image_metadata",
-    "kernels",
-    "prompt",
-    "recording",
+SHARED_FILES = (  # of the other packages, by their paths in `model`
+    "engine/recording.py",
+    "errors.py",
+    "file_mode.py",
+    "history.py",
+    "images/address.py",
+    "images/data_url.py",
+    "images/fetch.py",
+    "images/image.py",
+    "images/image_bounds.py",
+    "images/image_file.py",
+    "images/image_metadata.py",
+    "prompt.py",
+    "quantization/kernels.py",
 )
+SHARED_MODULES = tuple(Path(file).stem for file in SHARED_FILES)
 TOKENIZER_FILES = {f"{module}.py" for module in (*TOKENIZER_MODULES, "saving_chatglm")}
-FOLDERS = {"kernels": "quantization"}  # of shared modules that do not lie in the package itself
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {
     "AutoConfig": "configuration_chatglm.ChatGLMConfig",
@@ -122,12 +121,15 @@ def code_files() -> Iterator[tuple[str, str]]:
     """Yield (name, text) of every file to write."""
     package = Path(__file__).parent
     for module in OWN_MODULES:
-        text = (package / f"{module}.py").read_text(encoding="utf-8")
-        text = re.sub(r"^from \.\.(?:\w+\.)?(\w+) import", r"from .\1 import", text, flags=re.MULTILINE)
+        text = flatten_imports((package / f"{module}.py").read_text(encoding="utf-8"))
         yield f"{module}.py", text + name_modules(text) if MODEL_CLASS.startswith(f"{module}.") else text
-    for module in SHARED_MODULES:
-        folder = package.parent / FOLDERS.get(module, "")
-        yield f"{module}.py", (folder / f"{module}.py").read_text(encoding="utf-8")
+    for file in SHARED_FILES:
+        yield Path(file).name, flatten_imports((package.parent / file).read_text(encoding="utf-8"))
+
+
+def flatten_imports(text: str) -> str:
+    """Return a module's text with its relative imports as they are where all modules lie in one directory."""
+    return re.sub(r"^(\s*)from \.+(?:\w+\.)*(\w+) import", r"\1from .\2 import", text, flags=re.MULTILINE)
 
 
 def name_modules(text: str) -> str:

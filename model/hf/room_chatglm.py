@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..recording import record
+from ..engine.recording import record
 
 STRIDE = 256  # places
 LEAST_FREE = STRIDE // 2  # places that are free at first, so that the next room or graph is not wanted soon

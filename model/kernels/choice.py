@@ -52,7 +52,7 @@ def is_interpreted() -> bool:
 
 def compiles(device: torch.device) -> bool:
     """Whether Triton can compile and run a kernel; it needs a C compiler, say."""
-    from .device.launch import normalize
+    from .triton.launch import normalize
 
     try:
         row = torch.ones(1, 16, device=device)

@@ -37,7 +37,7 @@ def multiply(
     ending = Ending(bias, gelu, residual, alpha)
     if weight.dtype != x.dtype or not suits(x, weight, bias, residual):
         return multiply_by_torch(x, weight, ending, out)
-    from .device.launch import multiply as launch
+    from .triton.launch import multiply as launch
 
     return launch("dense", x, (weight,), ending, out)
 

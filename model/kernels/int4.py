@@ -37,7 +37,7 @@ def multiply(
     ending = Ending(bias, gelu, residual, alpha)
     if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not suits(x, pairs, scale, groups, bias, residual):
         return multiply_by_torch(x, pairs, scale, groups, ending, out)
-    from .device.launch import multiply as launch
+    from .triton.launch import multiply as launch
 
     return launch("int4", x, (pairs, scale, groups), ending, out)
 

@@ -35,7 +35,7 @@ def multiply(
     ending = Ending(bias, gelu, residual, alpha)
     if numbers.shape[1] % WORD or not suits(x, numbers, scale, bias, residual):
         return multiply_by_torch(x, numbers, scale, ending, out)
-    from .device.launch import multiply as launch
+    from .triton.launch import multiply as launch
 
     return launch("int8", x, (numbers, scale), ending, out)
 

@@ -12,8 +12,8 @@ from ..checkpoint.layout import INTERLEAVED, SPLIT
 from ..checkpoint.lazy import LazyTensors, Maker, Tensors, makers_of
 from ..checkpoint.names import is_language_qkv
 from ..checkpoint.qkv import split_qkv
-from ..checkpoint.quantized import GROUPS, SCALE
 from .linear import QuantizedLinear
+from .quantized import GROUPS, SCALE
 from .rounding import Rounded, round_weight
 
 Layers = dict[str, QuantizedLinear]

@@ -1,0 +1,258 @@
+"""Answers that are written side by side: they begin and end between steps, each with settings of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import repeat
+
+import torch
+
+from ..errors import GenerationError
+from ..shortage import is_memory_shortage
+from .decoder import make_decoder
+from .graphs import Graphs
+from .network import Network
+from .recording import Undo
+from .request import Event, Request, Step
+from .rows import Flight, Opening, Row
+from .sampler import BROKEN, Plan, Sampler
+from .sizes import COUNTS, REACH_STEP, ROOM_STEP, padded, round_up
+
+# A step may have been started when its row turns out to have ended.
+AHEAD = 1
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turn a device's want of memory into an error for a person."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
+        raise GenerationError(
+            "The device has too little memory left for this prompt. Lower max_length, shorten the conversation, "
+            "or end other programs that use the device."
+        ) from error
+
+
+class Batch:
+    """Rows for answers, of which the first ones are in use. Not for several threads at once.
+
+    On a GPU a step is a CUDA graph, and the next one is started before the tokens of the last are looked at. Memory
+    grows with the rows and the room that are asked for, and stays.
+
+    Args:
+        network: answers.
+        rows: the most answers at a time.
+        capacity: the most tokens of a prompt and its answer.
+        end_id: the token that ends an answer.
+    """
+
+    def __init__(self, network: Network, rows: int, capacity: int, end_id: int) -> None:
+        self.network = network
+        self.most = rows
+        self.capacity = min(capacity, network.max_sequence_length)
+        self.rows: list[Row] = []
+        self.opening: Opening | None = None
+        self.flight: Flight | None = None
+        self.end_id = end_id
+        self.decoder = make_decoder(network)
+        self.graphs = Graphs()
+        self.room = 0
+        self.sampler = Sampler(0, network.vocabulary, 0, end_id, network.device)
+        self.tokens = torch.zeros(0, dtype=torch.long, device=network.device)
+
+    @property
+    def requests(self) -> list[Request]:
+        """What is being answered."""
+        return [row.request for row in self.rows]
+
+    @property
+    def free(self) -> int:
+        """How many answers can begin now; none while prompts are being read."""
+        return 0 if self.opening else self.most - len(self.rows)
+
+    def begin(self, *requests: Request) -> list[Event]:
+        """Read prompts and return the first token of each answer; there must be as many free rows.
+
+        Raises:
+            GenerationError: the device's memory does not suffice; the other answers can go on.
+        """
+        events = self.open(*requests)
+        return events + (self.read() if self.opening else [])
+
+    @torch.inference_mode()
+    def open(self, *requests: Request) -> list[Event]:
+        """Make ready to read prompts; return the ends of those that have no room for an answer.
+
+        Raises:
+            GenerationError: the device's memory does not suffice; the other answers can go on.
+        """
+        rows = [Row(request, request.budget(self.capacity)) for request in requests]
+        fitting = [row for row in rows if row.budget]
+        if fitting:
+            with memory_explained():
+                self._grow(len(self.rows) + len(fitting), max(len(r.request.token_ids) + r.budget for r in fitting))
+            prompts = [row.request for row in fitting]
+            work = self.decoder.prefill(len(self.rows), prompts)
+            self.opening = Opening(fitting, len(self.rows), work, sum(len(prompt.token_ids) for prompt in prompts))
+        return [(row.request, Step(None, "length")) for row in rows if not row.budget]
+
+    @torch.inference_mode()
+    def read(self, layers: int | None = None) -> list[Event]:
+        """Go on reading the opened prompts, so many layers or to the end; return their first tokens when done.
+
+        Raises:
+            GenerationError: the device's memory does not suffice; the prompts are given up.
+        """
+        opening = self.opening
+        assert opening is not None, "nothing is opened"
+        try:
+            with memory_explained():
+                for _ in repeat(None) if layers is None else repeat(None, layers):
+                    next(opening.work)
+            return []
+        except StopIteration as done:
+            return self._join(opening, done.value)
+        except BaseException:
+            self.opening = None
+            raise
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Write the next token of every answer, and return it; ended answers leave their rows.
+
+        Raises:
+            GenerationError: the device's memory does not suffice.
+        """
+        with memory_explained():
+            flight = self.flight or self._launch()
+            # None is started that nobody could want: a prompt that comes now would wait for it.
+            goes_on = self.decoder.is_static and any(row.drawn < row.budget for row in self.rows)
+            self.flight = self._launch() if goes_on else None
+            return self._land(flight)
+
+    @torch.inference_mode()
+    def cancel(self, request: Request) -> None:
+        """Free the row of an answer that nobody waits for; one that has ended already has none."""
+        for row in self.rows:
+            if row.request is request:
+                self._remove(row)
+                return
+        for row in self.opening.rows if self.opening else []:
+            row.ended = row.ended or row.request is request
+
+    def _grow(self, rows: int, room: int) -> None:
+        """Make room for so many rows, each of so many tokens."""
+        have = len(self.tokens)
+        if rows <= have and room <= self.room:
+            return
+        wanted = have if rows <= have else min(self.most, padded(rows, COUNTS))
+        room = max(self.room, min(round_up(room, ROOM_STEP), self.capacity))
+        self.graphs.forget()
+        self.decoder.grow(wanted, room + AHEAD)
+        self.sampler = self.sampler.grown(wanted, room)
+        tokens = torch.zeros(wanted, dtype=torch.long, device=self.network.device)
+        tokens[:have] = self.tokens
+        self.tokens, self.room = tokens, room  # only now is it there
+
+    def _join(self, opening: Opening, logits: torch.Tensor) -> list[Event]:
+        """Let the rows whose prompts have been read join the others; return their first tokens."""
+        self.opening = None
+        first = len(self.rows)
+        for number, row in enumerate(opening.rows if opening.first != first else ()):  # others have ended meanwhile
+            self.decoder.move(opening.first + number, first + number, len(row.request.token_ids))
+        self.sampler.begin(first, [row.request for row in opening.rows], [row.budget for row in opening.rows])
+        self.rows += opening.rows
+        self._draw(logits, self.sampler.plan((row.request, 0) for row in opening.rows), first)
+        for row in opening.rows:
+            row.drawn += 1
+        events = self._land(self._depart(first))
+        for row in [row for row in opening.rows if row.ended and row in self.rows]:
+            self._remove(row)  # was cancelled while its prompt was read
+        return events
+
+    def _launch(self) -> Flight:
+        """Start the next step of every row."""
+        count = len(self.rows)
+        longest = max(row.length for row in self.rows)
+        plan = self.sampler.plan((row.request, row.drawn) for row in self.rows)
+        if self.decoder.is_static:
+            count = min(padded(count, COUNTS), len(self.tokens))
+            longest = min(round_up(longest, REACH_STEP), self.room + AHEAD)
+            self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._remember)
+        else:
+            self._advance(count, longest, plan)
+        for row in self.rows:
+            row.drawn += 1
+        return self._depart(0)
+
+    def _advance(self, count: int, longest: int, plan: Plan) -> None:
+        self._draw(self.decoder.decode(self.tokens[:count].clamp(min=0), longest), plan, 0)
+
+    def _draw(self, logits: torch.Tensor, plan: Plan, first: int) -> None:
+        self.tokens[first : first + len(logits)] = self.sampler.sample(logits, plan, first)
+
+    def _remember(self) -> Undo:
+        """Return what undoes a step, but for the keys and values: the next one stores the same."""
+        changed = [self.tokens, self.sampler.drawn, self.sampler.seen, *self.decoder.counters()]
+        before = [tensor.clone() for tensor in changed]
+
+        def undo() -> None:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+
+        return undo
+
+    def _depart(self, first: int) -> Flight:
+        """Send the new tokens of the rows from `first` on to the CPU."""
+        rows = self.rows[first:]
+        tokens = self.tokens[first : first + len(rows)]
+        if tokens.device.type != "cuda":
+            return Flight(rows, tokens)
+        pinned = torch.empty(len(rows), dtype=torch.long, pin_memory=True)
+        pinned.copy_(tokens, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return Flight(rows, pinned, event.synchronize)
+
+    def _land(self, flight: Flight) -> list[Event]:
+        """Read the tokens of a step; answers that have ended since it was started count no more."""
+        flight.landed()
+        events: list[Event] = []
+        for row, token in zip(flight.rows, flight.tokens.tolist(), strict=True):
+            if row.ended:
+                continue
+            row.read += 1
+            step = self._judge(row, token)
+            events.append((row.request, step))
+            if isinstance(step, GenerationError):
+                self.decoder.clear(self.rows.index(row))
+            if isinstance(step, GenerationError) or step.finish_reason is not None:
+                self._remove(row)
+        return events
+
+    def _judge(self, row: Row, token: int) -> Step | GenerationError:
+        if token == BROKEN:
+            return GenerationError(
+                "The model's logits are not numbers (NaN). In float16 that is usually an overflow: "
+                "try bfloat16 or float32, and check that the weights loaded are complete."
+            )
+        if token == self.end_id:
+            return Step(None, "stop")
+        return Step(token, "length" if row.read == row.budget else None)
+
+    def _remove(self, row: Row) -> None:
+        """Put the last row in the place of this one."""
+        row.ended = True
+        place, last = self.rows.index(row), len(self.rows) - 1
+        if place != last:
+            self.decoder.move(last, place, self.rows[last].length)
+            self.sampler.move(last, place)
+            self.tokens[place] = self.tokens[last]
+            self.rows[place] = self.rows[last]
+        else:
+            self.decoder.free(last)
+        self.rows.pop()
+        if not self.rows:
+            self.flight = None

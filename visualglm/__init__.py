@@ -1,0 +1,1 @@
+"""The programs: the terminal, the web page and the HTTP server."""

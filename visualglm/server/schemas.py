@@ -1,0 +1,273 @@
+"""What requests and responses look like; FastAPI checks against it and documents it under /docs.
+
+Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
+"""
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
+
+from .content import CONTENT_SCHEMA
+from .keys import refuse_misspelled
+
+MOST_STOPS = 4
+LONGEST_STOP = 256
+MOST_ROUNDS = 1000  # of a history, and as many messages of each side; the settings may allow fewer
+HIGHEST_INTEGER = 2**31 - 1
+HIGHEST_SEED = 2**63 - 1
+UNLIMITED = -1
+
+
+def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
+    """Return a validator that reads -1, by which other servers' clients ask for no limit or seed, as `instead`.
+
+    Args:
+        schema: the type of all other values, for the documentation.
+    """
+
+    def replace(value: Any) -> Any:
+        return instead if value == UNLIMITED else value
+
+    return BeforeValidator(replace, json_schema_input_type=schema | Literal[UNLIMITED] | None)
+
+
+def to_stops(value: Any) -> Any:
+    """Return a single stop string as a list."""
+    return [value] if isinstance(value, str) else value
+
+
+def drop_empty(stops: list[str] | None) -> list[str] | None:
+    """Return the stop strings that are not empty; an empty one asks for nothing."""
+    return stops and [stop for stop in stops if stop]
+
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[Number | None, Field(ge=0, le=100, description="0 always takes the most likely token")]
+TopP = Annotated[Number | None, Field(ge=0, le=1, description="1 for all tokens")]
+_TopK = Annotated[Whole, Field(ge=0, le=HIGHEST_INTEGER)]
+TopK = Annotated[_TopK | None, replace_unlimited(0, _TopK), Field(description="0 or -1 for all tokens")]
+Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")]
+_Tokens = Annotated[Whole, Field(ge=1, le=HIGHEST_INTEGER)]
+Tokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 is read as left out")]
+LeastTokens = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="prompt and answer together")]
+_Seed = Annotated[Whole, Field(ge=0, le=HIGHEST_SEED)]
+Seed = Annotated[_Seed | None, replace_unlimited(None, _Seed), Field(description="-1 is read as left out")]
+_Stop = Annotated[str, Len(0, LONGEST_STOP)]
+_Stops = Annotated[list[_Stop], Len(0, MOST_STOPS)]
+Stops = Annotated[
+    _Stops | None,
+    BeforeValidator(to_stops, json_schema_input_type=_Stop | _Stops | None),
+    AfterValidator(drop_empty),
+]
+Round = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
+_TEXT = {"type": "string"}
+_ROUND = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+_MESSAGE = {
+    "type": "object",
+    "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
+    "required": ["role", "content"],
+}
+# `model.history.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
+History = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_ROUND, _MESSAGE]}}, {"type": "null"}]}),
+    Field(
+        description="earlier rounds, oldest first, as [question, answer], or as messages of user and assistant in turn"
+    ),
+]
+# `visualglm.server.content` reads it and names what is wrong.
+Content = Annotated[
+    Any,
+    WithJsonSchema(CONTENT_SCHEMA),
+    Field(description="a text or a list of parts; an image's URL is a data URL, or http(s) where the server allows it"),
+]
+
+
+class Strictly(BaseModel):
+    """A part of a request, of which "1" is no number and 1 no text."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class NativeRequest(Strictly):
+    """A question in the original's way. Settings left out are the terminal program's; other keys are ignored.
+
+    Keys that are nearly one of these (`imgae`, `max_lenght`) or another name of the image (`images`, `img`,
+    `image_url`) are refused.
+    """
+
+    text: str = Field(description="the question; its language decides that of the prompt")
+    image: str | None = Field(
+        None, description="base64 text, with line breaks or not, or a data URL; none to talk without"
+    )
+    history: History = None
+    max_length: Tokens = None
+    max_new_tokens: Tokens = None
+    min_length: LeastTokens = None
+    top_p: TopP = None
+    top_k: TopK = None
+    temperature: Temperature = None
+    repetition_penalty: Penalty = None
+    seed: Seed = None
+    num_beams: Literal[1] | None = Field(None, description="answers are sampled; there is no beam search")
+    stream: bool | None = Field(None, description="send the answer as server-sent events while it is written")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_keys(cls, data: Any) -> Any:
+        """Refuse misspelled keys here, where all keys are seen, so that none is kept."""
+        if isinstance(data, dict):
+            refuse_misspelled(data, cls.model_fields)
+        return data
+
+
+class NativeAnswer(BaseModel):
+    """An answer in the original's way; `response` and `result` are the same."""
+
+    response: str
+    result: str
+    history: list[Round]
+    status: int
+    time: str
+
+
+class NativeError(BaseModel):
+    """Why a question was not answered."""
+
+    error: str
+    status: int
+    time: str
+    request_id: str
+
+
+class Message(Strictly):
+    """What one side said."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content = None
+
+
+class StreamOptions(Strictly):
+    """How a streamed answer is sent."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    include_usage: bool | None = Field(None, description="send the token counts after the answer")
+    continuous_usage_stats: bool | None = Field(
+        None, description="not of the protocol; with include_usage, send the counts so far with each part"
+    )
+
+
+class CompletionRequest(Strictly):
+    """Chat completions. What is not listed is refused by its name, not ignored."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str = Field(description="as GET /v1/models names it")
+    messages: Annotated[list[Message], Field(max_length=2 * MOST_ROUNDS, fail_fast=True)] = Field(
+        description="System messages are put before the first question. There may be one picture, which stands at the "
+        "prompt's start whatever turn it is in."
+    )
+    max_tokens: Tokens = None
+    max_completion_tokens: Tokens = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    n: Annotated[Whole | None, Field(ge=1, le=128)] = None
+    stop: Stops = Field(None, description="strings before which an answer ends; an empty one is left out")
+    seed: Seed = Field(
+        None, description="the answers to one question have this seed and the ones after it; -1 is read as left out"
+    )
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="makes no difference")
+    top_k: TopK = Field(None, description="not of the protocol; 0 or -1 for all tokens")
+    repetition_penalty: Penalty = Field(None, description="not of the protocol; 1 for none")
+    min_length: LeastTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+    max_length: Tokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+
+
+class Counts(BaseModel):
+    """Tokens of a prompt, the picture's included, and of its answers."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Answer(BaseModel):
+    """What the assistant said."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: Answer
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(BaseModel):
+    """The answers to a question."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Counts
+
+
+class Model(BaseModel):
+    """A model that answers."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    description: str | None = Field(description="what the model knows; null while it loads or if it does not say")
+
+
+class Models(BaseModel):
+    """The models that answer."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, for a person in `message` and for programs in the others."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ProtocolError(BaseModel):
+    """Why a question was not answered."""
+
+    error: ErrorDetail
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str

@@ -1,0 +1,132 @@
+"""A dialogue with one person at a terminal."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from model import ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
+from model.chat import dropped_notice
+from model.images.image import load_image, resize_image
+from model.printing import print_text
+from model.prompt import question_language
+
+from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
+from .streams import write
+from .texts import WORDS
+
+CLEAR, STOP = "clear", "stop"
+
+
+class Ended(Exception):  # noqa: N818  (not an error)
+    """The person ended the program."""
+
+
+class Terminal:
+    """A dialogue with one person.
+
+    Args:
+        model: answers.
+        config: how answers are sampled.
+        language: of what the program says, and of questions without letters before any with letters.
+        describe: the first question about every picture; empty for none.
+        read: shows a prompt and returns a line, as `input` does.
+    """
+
+    def __init__(
+        self, model: ChatModel, config: GenerationConfig, language: Language, describe: str, read: Callable[[str], str]
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.language = language
+        self.words = WORDS[language]
+        self.describe = describe
+        self.read = read
+        self.conversation = Conversation(language=language)
+        self.told_of_dropped_turns = False
+
+    def run(self, image: str | None) -> None:
+        """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
+        print_text(self.words.welcome)
+        if described := self.model.description.in_language(self.language):
+            print_text(self.words.model.format(described))
+        # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
+        with on_interrupt(ignore_interrupt), contextlib.suppress(Ended):
+            while True:
+                self.start(image)
+                self.talk()
+                image = None
+        print_text(self.words.goodbye)
+
+    def start(self, source: str | None) -> None:
+        """Start over with a picture, the one given or one asked for, and describe it."""
+        image = self.choose_picture(source)
+        self.conversation = Conversation(image, language=self.conversation.language)
+        self.told_of_dropped_turns = False
+        if image and self.describe:
+            self.answer(self.describe)
+
+    def choose_picture(self, source: str | None) -> Any:
+        """Load the picture at `source`, or ask for one until it can be used; None for a talk without."""
+        while True:
+            while source is None or source == CLEAR:
+                source = self.ask(self.words.ask_picture)
+            try:
+                with on_interrupt(interrupt_once):
+                    # Every question would resize the full picture again.
+                    return resize_image(load_image(source), self.model.image_size) if source else None
+            except KeyboardInterrupt:
+                print_text(self.words.stopped)
+            except VisualGLMError as error:
+                print_text(error)
+            source = None
+
+    def talk(self) -> None:
+        """Answer questions until the person wants to start over."""
+        while (question := self.ask(self.words.ask_question)) != CLEAR:
+            if question:
+                self.answer(question)
+
+    def ask(self, prompt: str) -> str:
+        """Ask for a line. Ctrl-C drops what was typed.
+
+        Raises:
+            Ended: at `stop`, Ctrl-D, or the end of the input.
+        """
+        while True:
+            try:
+                line = self.read(prompt).strip()
+            except KeyboardInterrupt:
+                print_text(f"\n{self.words.how_to_end}")
+                continue
+            except EOFError:
+                print_text()
+                raise Ended from None
+            if line == STOP:
+                raise Ended
+            return line
+
+    def answer(self, question: str) -> None:
+        """Write the answer as it comes; keep it in the conversation if it becomes complete."""
+        print_text(self.words.answer, end="")
+        try:
+            with on_interrupt(interrupt_once):
+                text = "".join(self.show(question))
+        except KeyboardInterrupt:
+            print_text(self.words.stopped)
+        except VisualGLMError as error:
+            print_text(f"\n{error}")
+        else:
+            print_text()
+            self.conversation.turns.append(Turn(question, text))
+
+    def show(self, question: str) -> Iterator[str]:
+        """Write each piece of an answer, and what is to be said about it at the end; yield it."""
+        self.conversation.language = question_language(question, self.conversation.language)
+        for piece in self.model.stream_answer(self.conversation, question, self.config):
+            write(piece.text)
+            yield piece.text
+            if piece.finish_reason == "length":
+                print_text(f"\n{self.words.cut_short}", end="")
+            if piece.usage is not None and piece.usage.dropped_turns and not self.told_of_dropped_turns:
+                self.told_of_dropped_turns = True
+                print_text(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")
