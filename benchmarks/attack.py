@@ -26,8 +26,7 @@ from pathlib import Path
 
 from benchmarks.parts.http_client import ask, to_request
 from benchmarks.parts.http_server import Server, children_of, serving
-from benchmarks.parts.machine import ROOT, describe_machine
-from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import ROOT, at_least as no_less, describe_machine
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
 from model.command_line import ArgumentParser, run_program

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from benchmarks.parts.http_bodies import completion, random_png
 from benchmarks.parts.http_client import Outcome, ask, to_request
 from benchmarks.parts.http_server import Server, serving
-from benchmarks.parts.machine import at_least as no_less
-from benchmarks.parts.machine import describe_machine
+from benchmarks.parts.machine import at_least as no_less, describe_machine
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
 from model.command_line import ArgumentParser, run_program

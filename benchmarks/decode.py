@@ -31,8 +31,7 @@ import torch
 
 from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.exported import Exported
-from benchmarks.parts.machine import at_least as no_less
-from benchmarks.parts.machine import copy_rate, describe_machine, name_gpu
+from benchmarks.parts.machine import at_least as no_less, copy_rate, describe_machine, name_gpu
 from benchmarks.parts.prompts import LONG, SHORT
 from benchmarks.parts.subjects import Chat, Engine, Measured, Original, weight_bytes
 from benchmarks.parts.table import (

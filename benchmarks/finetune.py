@@ -39,8 +39,7 @@ from benchmarks.full_size import FULL_SIZE, Source, add_model_arguments
 from benchmarks.parts.finetune_launched import Launch, Launched
 from benchmarks.parts.finetune_original import SatTraining
 from benchmarks.parts.finetune_subject import Ours, write_data
-from benchmarks.parts.machine import at_least as no_less
-from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.machine import at_least as no_less, describe_machine, name_gpu
 from benchmarks.parts.table import (
     Comparison,
     Promise,

@@ -32,8 +32,7 @@ from PIL import Image
 from benchmarks.full_size import FULL_SIZE, full_size_config, write_full_size
 from benchmarks.parts.http_bodies import ENDLESS, QUESTION, completion, random_png
 from benchmarks.parts.http_server import Server, serving
-from benchmarks.parts.machine import ROOT, describe_machine, name_gpu
-from benchmarks.parts.machine import at_least as no_less
+from benchmarks.parts.machine import ROOT, at_least as no_less, describe_machine, name_gpu
 from benchmarks.parts.streams import Stream
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat

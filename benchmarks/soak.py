@@ -23,8 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.parts.machine import at_least as no_less
-from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.machine import at_least as no_less, describe_machine, name_gpu
 from benchmarks.parts.prompts import SHORT, random_pixels
 from benchmarks.parts.streams import Stream, percentile
 from benchmarks.parts.subjects import Engine

@@ -31,8 +31,7 @@ from model.file_mode import unused_name
 
 from .errors import TrainingError
 from .manifest import MANIFEST_NAME, find_changed_file, make_manifest
-from .optimise import STATE_NAME as OPTIMISER_NAME
-from .optimise import Optimiser
+from .optimise import STATE_NAME as OPTIMISER_NAME, Optimiser
 from .processes import Processes
 from .run_lock import RunLock
 from .training_state import State, parse_state

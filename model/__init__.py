@@ -6,66 +6,92 @@
 >>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
 """
 
-from .blip2 import BlipImageEvalProcessor
-from .chat import chat, chat_batch, stream_chat
-from .chat_model import ChatModel, SatChatModel
-from .engine import CHAT, DEMO, HF_CHAT, GenerationConfig
-from .errors import (
-    BusyError,
-    CheckpointError,
-    GenerationError,
-    ImageError,
-    PromptTooLongError,
-    QuestionError,
-    ResourceError,
-    SettingError,
-    TokenizerError,
-    VisualGLMError,
-)
-from .hf_chat import HfChatModel
-from .infer_util import generate_input, get_infer_setting, process_image
-from .loading import load_hf, load_sat, load_tokenizer
-from .pieces import Piece, Usage
-from .prompt import CHINESE, ENGLISH, Conversation, Language, Turn, is_chinese
-from .sat.finetuned import FineTuneVisualGLMModel
-from .visualglm import VisualGLMModel
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CHAT",
-    "CHINESE",
-    "DEMO",
-    "ENGLISH",
-    "HF_CHAT",
-    "BlipImageEvalProcessor",
-    "BusyError",
-    "ChatModel",
-    "CheckpointError",
-    "Conversation",
-    "FineTuneVisualGLMModel",
-    "GenerationConfig",
-    "GenerationError",
-    "HfChatModel",
-    "ImageError",
-    "Language",
-    "Piece",
-    "PromptTooLongError",
-    "QuestionError",
-    "ResourceError",
-    "SatChatModel",
-    "SettingError",
-    "TokenizerError",
-    "Turn",
-    "Usage",
-    "VisualGLMError",
-    "VisualGLMModel",
-    "chat",
-    "chat_batch",
-    "generate_input",
-    "get_infer_setting",
-    "is_chinese",
-    "load_hf",
-    "load_sat",
-    "load_tokenizer",
-    "process_image",
-    "stream_chat",
-]
+from .aliases import install_aliases
+
+if TYPE_CHECKING:
+    from .blip2 import BlipImageEvalProcessor as BlipImageEvalProcessor
+    from .chat import chat as chat, chat_batch as chat_batch, stream_chat as stream_chat
+    from .chat_model import ChatModel as ChatModel, SatChatModel as SatChatModel
+    from .engine import CHAT as CHAT, DEMO as DEMO, HF_CHAT as HF_CHAT, GenerationConfig as GenerationConfig
+    from .errors import (
+        BusyError as BusyError,
+        CheckpointError as CheckpointError,
+        GenerationError as GenerationError,
+        ImageError as ImageError,
+        PromptTooLongError as PromptTooLongError,
+        QuestionError as QuestionError,
+        ResourceError as ResourceError,
+        SettingError as SettingError,
+        TokenizerError as TokenizerError,
+        VisualGLMError as VisualGLMError,
+    )
+    from .hf_chat import HfChatModel as HfChatModel
+    from .infer_util import (
+        generate_input as generate_input,
+        get_infer_setting as get_infer_setting,
+        process_image as process_image,
+    )
+    from .loading import load_hf as load_hf, load_sat as load_sat, load_tokenizer as load_tokenizer
+    from .pieces import Piece as Piece, Usage as Usage
+    from .prompt import (
+        CHINESE as CHINESE,
+        ENGLISH as ENGLISH,
+        Conversation as Conversation,
+        Language as Language,
+        Turn as Turn,
+        is_chinese as is_chinese,
+    )
+    from .sat.finetuned import FineTuneVisualGLMModel as FineTuneVisualGLMModel
+    from .visualglm import VisualGLMModel as VisualGLMModel
+
+# Imported when they are first asked for, so that what needs no torch does not wait for it.
+PUBLIC = {
+    "blip2": "BlipImageEvalProcessor",
+    "chat": "chat chat_batch stream_chat",
+    "chat_model": "ChatModel SatChatModel",
+    "engine": "CHAT DEMO HF_CHAT GenerationConfig",
+    "errors": "BusyError CheckpointError GenerationError ImageError PromptTooLongError QuestionError ResourceError "
+    "SettingError TokenizerError VisualGLMError",
+    "hf_chat": "HfChatModel",
+    "infer_util": "generate_input get_infer_setting process_image",
+    "loading": "load_hf load_sat load_tokenizer",
+    "pieces": "Piece Usage",
+    "prompt": "CHINESE ENGLISH Conversation Language Turn is_chinese",
+    "sat.finetuned": "FineTuneVisualGLMModel",
+    "visualglm": "VisualGLMModel",
+}
+MODULES = {name: module for module, names in PUBLIC.items() for name in names.split()}
+__all__ = sorted(MODULES)
+
+
+class Package(ModuleType):
+    """This package, whose `chat` is the function `chat` whether or not the module `model.chat` is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, but leave out a module that has a public name."""
+        if not (name in MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name."""
+        if name not in MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{MODULES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES})
+
+
+sys.modules[__name__].__class__ = Package
+install_aliases()

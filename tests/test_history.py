@@ -22,8 +22,7 @@ from model import (
 )
 from model.history import to_turns
 from model.prompt import CHINESE, build_prompt
-from tests.hf_models import tiny_model as hf_model
-from tests.hf_models import tiny_tokenizer
+from tests.hf_models import tiny_model as hf_model, tiny_tokenizer
 
 SCENE = str(Path(__file__).parents[1] / "examples" / "scene.png")
 QUESTION = "它是什么颜色的？"

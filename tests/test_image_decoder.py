@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from benchmarks.parts.costly_images import many_scans, plain_png, slow_to_decode
 from model.errors import ImageError
 from model.images.image import load_image, preprocess
-from model.images.image_decoder import SMALL_PIXELS, WORKER, Decoding, ImageDecoder, PixelBudget
+from model.images.image_decoder import SMALL_PIXELS, Decoding, ImageDecoder, PixelBudget
 from model.images.image_file import SERVED_FORMATS, ImageLimits
 from tests.goldens.golden_weights import picture
 from tests.picture_files import encode
@@ -83,18 +84,19 @@ def test_what_is_wrong_is_said_in_words(decoder, data, word):
 
 def test_a_child_imports_neither_torch_nor_sat():
     code = f"""
-import io, json, runpy, sys
-worker = runpy.run_path({str(WORKER)!r})
-worker["import_without_torch"]()
+import io, json, sys
+from model.images import decode_worker
 data = open({str(SCENE)!r}, "rb").read()
 request = {{"bytes": len(data), "name": "x", "is_text": False, "size": 32, "preview": 64, "seconds": 60,
             "memory": 2**32, "limits": {{"max_pixels": 10**7, "max_bytes": 10**7, "formats": []}}}}
 replies = io.BytesIO()
-worker["serve"](io.BytesIO(json.dumps(request).encode() + b"\\n" + data), replies)
+decode_worker.serve(io.BytesIO(json.dumps(request).encode() + b"\\n" + data), replies)
 assert json.loads(replies.getvalue().splitlines()[0]) == {{"sizes": [[32, 32], [64, 64]]}}
 print(sorted({{"torch", "sat", "transformers", "numpy"}} & set(sys.modules)))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
     assert run.stdout.strip() == "[]"
 
 

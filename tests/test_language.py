@@ -29,8 +29,7 @@ from model import (
 from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert
 from model.prompt import choose_language, question_language
-from tests.hf_models import TINY, load_tiny, tiny_tokenizer
-from tests.hf_models import tiny_model as hf_model
+from tests.hf_models import TINY, load_tiny, tiny_model as hf_model, tiny_tokenizer
 from tests.served import SteppedModel, serving
 from visualglm.arguments import add_model_arguments, load_model
 from visualglm.languages import locale_language

@@ -17,8 +17,7 @@ from .lazy import LazyTensors, Tensors
 from .names import is_language_qkv, is_loaded, to_hf_name
 from .parallel import check_size, cut
 from .qkv import interleave_qkv
-from .sat import CONFIG_NAME as SAT_CONFIG_NAME
-from .sat import LATEST_NAME
+from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME
 from .tensor_file import write_tensors
 
 HF_CLASS = "ChatGLMForConditionalGenerationWithImage"

@@ -1,7 +1,7 @@
 """Decode image files in a process of its own: the program that `ImageDecoder` starts and may kill at any time.
 
-It imports neither torch nor sat, and runs as a script, because `import model` would import both. It reads requests from
-the standard input and replies on the standard output: a line of JSON, then the bytes that the line announces.
+It imports neither torch nor sat. It reads requests from the standard input and replies on the standard output: a line
+of JSON, then the bytes that the line announces.
 """
 
 import json
@@ -9,21 +9,15 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image
+
+from ..errors import ImageError
+from .data_url import read_data_url
+from .image_file import ImageLimits, decode_image, open_image, resize_image
 
 NICENESS = 5  # decoding yields the processor to answers that are being generated
-
-
-def import_without_torch() -> None:
-    """Make the modules of the package importable as `model.x` without running the package's `__init__`."""
-    package = ModuleType("model")
-    package.__path__ = [str(Path(__file__).parents[1])]
-    sys.modules["model"] = package
 
 
 def limit_resources(seconds: float, memory: int) -> None:
@@ -43,8 +37,6 @@ def limit_resources(seconds: float, memory: int) -> None:
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Reply to requests until there are no more."""
-    from model.errors import ImageError
-
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["bytes"])
@@ -63,14 +55,11 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         replies.flush()
 
 
-def decode(request: dict[str, Any], data: bytes) -> "tuple[dict[str, Any], list[Image.Image]]":
+def decode(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[Image.Image]]:
     """Return the reply to a request and the RGB images whose pixels follow it.
 
     A request without a "size" is answered with the number of pixels, for which the header suffices.
     """
-    from model.images.data_url import read_data_url
-    from model.images.image_file import ImageLimits, decode_image, open_image, resize_image
-
     limits = ImageLimits(**request["limits"])
     file = read_data_url(data, limits.max_bytes) if request["is_text"] else data
     if request["size"] is None:
@@ -87,6 +76,5 @@ def decode(request: dict[str, Any], data: bytes) -> "tuple[dict[str, Any], list[
 if __name__ == "__main__":
     with suppress(AttributeError):  # not on Windows
         os.nice(NICENESS)
-    import_without_torch()
     with suppress(KeyboardInterrupt, BrokenPipeError):
         serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -22,7 +22,8 @@ from PIL import Image
 from ..errors import ImageError
 from .image_file import ImageLimits
 
-WORKER = Path(__file__).with_name("decode_worker.py")
+WORKER = "model.images.decode_worker"
+PACKAGES = str(Path(__file__).parents[2])  # the folder from which a child imports `model`
 DECODE_SECONDS = 10.0  # of processor time for one image
 SMALL_PIXELS = 2_000_000  # images up to this size never wait for larger ones
 BYTES_PER_PIXEL = 12  # of memory, at most: the image, a copy, and what a decoder holds
@@ -51,13 +52,14 @@ class Worker:
     """A child process that decodes one image after another."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", str(WORKER)]  # -P: modules here must not shadow those of the standard library
+        command = [sys.executable, "-P", "-m", WORKER]  # -P: nothing in the working directory may shadow a module
+        path = os.pathsep.join(filter(None, (PACKAGES, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libtiff and others write there about every damaged file
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path},
         )
 
     @property
