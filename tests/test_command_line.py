@@ -10,7 +10,7 @@ import pytest
 import api
 import cli_demo
 import web_demo
-from finetune import base, check, compare
+from finetune import check, compare, methods as base
 from finetune.arguments import parse_arguments
 from model.checkpoint import convert
 from model.command_line import ArgumentParser

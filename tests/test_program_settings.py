@@ -9,7 +9,7 @@ import pytest
 import cli_demo
 import web_demo
 from model import DEMO, ENGLISH, Conversation, GenerationConfig, Piece
-from visualglm.languages import OneLanguageModel
+from visualglm.arguments import OneLanguageModel
 from visualglm.server import Settings
 from visualglm.server.service import Service
 
