@@ -108,6 +108,14 @@ def import_former(name: str, moved: dict[str, str]) -> ModuleType:
     raise AssertionError("unreachable")
 
 
+def find_current(name: str, moved: dict[str, str]) -> str | None:
+    """Return the path by which a listed module is known today; None if it is nowhere, or cannot be imported."""
+    try:
+        return import_former(name, moved).__name__
+    except (ModuleNotFoundError, NotInstalledError):
+        return None
+
+
 def list_modules() -> Iterator[str]:
     """Yield the path of every module of the packages."""
     for package in PACKAGES:
@@ -234,10 +242,9 @@ def update(listed: dict[str, Any]) -> None:
     """Add what is new to what is listed."""
     moved = listed.setdefault("moved", {})
     listed.setdefault("gone", {})
-    # What a module that has moved holds is listed under its former path.
-    former = {current_path(name, moved) for name in listed.setdefault("modules", {})}
+    former = {find_current(name, moved): name for name in listed.setdefault("modules", {})}
     for name in list_modules():
-        if name not in former:
+        if former.get(name, name) == name:  # a module that has moved stays listed under its former path alone
             listed["modules"][name] = sorted({*listed["modules"].get(name, []), *list_names(name)})
     for door, names in DOORS.items():
         known = listed.setdefault("signatures", {}).setdefault(door, {})
