@@ -11,7 +11,7 @@ from model import Piece
 from model.description import Description
 from tiny.grading import ThingScore
 from tiny.scoring.results import Picture, Question, Result
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 
 class ScriptedModel:

@@ -6,7 +6,9 @@ from typing import get_args
 import pytest
 
 from tiny.grading.accepted import is_accepted
-from tiny.words.vocabulary import COLOUR_NAMES, NOUNS, REGION_NAMES, Language, name_one, name_region
+from tiny.scenes import COLOURS, KINDS, REGIONS
+from tiny.words.sentences import Language
+from tiny.words.vocabulary import name_one, name_region
 
 SAME = [  # language, question, accepted, answers that are right
     ("en", "Where is the ball?", "left", ["left", "Left.", "On the left", "The ball is on the left side."]),
@@ -108,8 +110,8 @@ def test_what_says_something_else_is_wrong(
 
 @pytest.mark.parametrize("language", get_args(Language))
 def test_every_place_and_every_thing_is_met_by_itself_alone(language: Language) -> None:
-    places = [name_region(language, place) for place in REGION_NAMES]
-    things = [name_one(language, kind, colour) for kind in NOUNS for colour in COLOUR_NAMES]
+    places = [name_region(language, place) for place in REGIONS]
+    things = [name_one(language, kind, colour) for kind in KINDS for colour in COLOURS]
     for names in (places, things):
         for accepted in names:
             assert [name for name in names if is_accepted(language, "?", [accepted], f"{name}!")] == [accepted]

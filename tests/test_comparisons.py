@@ -4,7 +4,7 @@ import pytest
 
 from tiny.asking.facts import Example, Facts
 from tiny.grading import is_right
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")
 

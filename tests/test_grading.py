@@ -2,7 +2,9 @@ import pytest
 
 from tiny.asking.facts import Example, Facts
 from tiny.grading import is_right
-from tiny.words.vocabulary import NOUNS, REGION_NAMES, Language
+from tiny.scenes import REGIONS
+from tiny.words.sentences import Language
+from tiny.words.vocabulary import NOUNS, name_region
 
 LANGUAGES = ("zh", "en")
 BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")
@@ -63,9 +65,8 @@ def test_grading_places(language: Language, answer: str, right: bool) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_region_is_told_from_every_other(language: Language) -> None:
-    column = LANGUAGES.index(language)
-    phrases = {name: phrases[column] for name, phrases in REGION_NAMES.items()}
-    for name in REGION_NAMES:
+    phrases = {name: name_region(language, name) for name in REGIONS}
+    for name in REGIONS:
         asked = example(language, Facts("where", name, "ball", things=(("red", "ball", name),)))
         assert [place for place, phrase in phrases.items() if is_right(asked, phrase)] == [name]
 

@@ -24,10 +24,8 @@ from tiny.asking.facts import look_up
 from tiny.grading.mentions import find_mentions
 from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus, fits, is_right, score_things
 from tiny.scenes import COLOURS, HELD_OUT, KINDS, Scene, sample_scene
-from tiny.words.common_sense import WORLD
-from tiny.words.smalltalk import topics_of
+from tiny.words.sentences import expand, read_sentences, templates_of, topics_of
 from tiny.words.vocabulary import NOUNS, name_count, name_one
-from tiny.words.wordings import TEMPLATES, expand, wordings_of
 
 
 def test_same_rng_same_example() -> None:
@@ -249,19 +247,18 @@ def test_small_talk_replies_do_not_pass_for_one_another(language: str) -> None:
 
 
 def test_each_question_has_many_wordings() -> None:
-    assert set(TEMPLATES["zh"]) == set(TEMPLATES["en"])
+    assert set(templates_of("zh")) == set(templates_of("en"))
     rng = np.random.default_rng(0)
     for language in LANGUAGES:
-        for topic in TEMPLATES[language]:
-            wordings = wordings_of(language, topic)
+        for topic, wordings in templates_of(language).items():
             assert len(set(wordings)) == len(wordings)
             fields = dict.fromkeys(FIELDS, "X")
             drawn = {expand(rng, language, wordings[n % len(wordings)], fields) for n in range(600)}
             assert len(drawn) >= (8 if len(wordings) > 5 else 5), (topic, len(drawn))
         for topic in topics_of(language).values():
             assert len({expand(rng, language, wording) for wording in topic.questions * 40}) >= 8
-    assert "描述这张图片。" in wordings_of("zh", "describe")
-    assert "What is in the picture?" in wordings_of("en", "objects")
+    assert "描述这张图片。" in templates_of("zh")["describe"]
+    assert "What is in the picture?" in templates_of("en")["objects"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -269,7 +266,7 @@ def test_every_template_reads_well(language: str) -> None:
     """All its alternatives expand, and leave no field open, no space doubled and no mark repeated."""
     rng = np.random.default_rng(0)
     fields = dict.fromkeys(FIELDS, "X")
-    for topic, wordings in TEMPLATES[language].items():
+    for topic, wordings in templates_of(language).items():
         for template in wordings:
             for _ in range(30):
                 text = expand(rng, language, template, fields)
@@ -292,7 +289,7 @@ def test_things_are_named_in_reading_order() -> None:
 
 
 def test_common_sense_hides_no_kind() -> None:
-    for zh, en, colour in WORLD:
+    for zh, en, colour in read_sentences("world")["things"]:
         assert colour in COLOURS
         assert not any(NOUNS[kind].zh in zh or NOUNS[kind].en in en.split() for kind in KINDS)
 

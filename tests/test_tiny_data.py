@@ -23,7 +23,7 @@ from tiny.training.repeats import draw_repeat, names_held_out
 from tiny.training.rows import Row, hide_words, plan_lengths
 from tiny.training.sizes import Sizes
 from tiny.training.tokenizer import HEAD_PIECES
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 SIZES = Sizes(pictures=4, questions=4, cuts=(0.5,))
 LENGTHS = [160, 320, 112]

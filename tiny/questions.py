@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from tiny.asking import choices
+from tiny.asking.answers import say_usual_colour
 from tiny.asking.facts import Example, Facts, fits
 from tiny.asking.follow_ups import ask_follow_up
 from tiny.asking.picture_questions import (
@@ -27,12 +28,8 @@ from tiny.asking.picture_questions import (
 from tiny.asking.relation_questions import ask_larger, ask_relation
 from tiny.grading import ThingScore, is_right, score_things
 from tiny.scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Scene, Thing, sample_scene
-from tiny.words.common_sense import pick_world_question
-from tiny.words.everyday import everyday_texts
 from tiny.words.phrasing import vary
-from tiny.words.smalltalk import topics_of
-from tiny.words.vocabulary import Language
-from tiny.words.wordings import expand, pick
+from tiny.words.sentences import Language, everyday_texts, expand, pick, read_sentences, topics_of
 
 __all__ = [
     "QUESTION_KINDS",
@@ -166,8 +163,7 @@ def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
     """Small talk; without a picture also common sense, and questions that would need a picture."""
     chance = rng.random()
     if scene is None and chance < 0.25:
-        question, answer, colour = pick_world_question(rng, language)
-        return Example("text", language, (), vary(question, rng, language), answer, Facts("colour", colour))
+        return _ask_usual_colour(rng, language)
     topics = topics_of(language)
     if scene is None and chance < 0.6:
         question, topic = _ask_blind(rng, language), "no picture"
@@ -175,6 +171,16 @@ def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
         topic = pick(rng, [name for name in topics if scene is None or name != "no picture"])
         question = vary(expand(rng, language, pick(rng, topics[topic].questions)), rng, language, polite=False)
     return Example("text", language, (), question, topics[topic].answer, Facts("topic", topic))
+
+
+def _ask_usual_colour(rng: Rng, language: Language) -> Example:
+    """What colour something of the world usually has."""
+    world = read_sentences("world")
+    zh, en, colour = pick(rng, world["things"])
+    it = zh if language == "zh" else en
+    question = expand(rng, language, pick(rng, world["questions"][language]), {"it": it})
+    facts = Facts("colour", colour)
+    return Example("text", language, (), vary(question, rng, language), say_usual_colour(language, it, colour), facts)
 
 
 def _ask_blind(rng: Rng, language: Language) -> str:

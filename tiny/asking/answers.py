@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 from tiny.asking.facts import Facts, ThingFact
 from tiny.asking.relations import OPPOSITES
+from tiny.words.sentences import Language
 from tiny.words.vocabulary import (
-    Language,
     join_list,
     name_colour,
     name_count,
@@ -98,7 +98,7 @@ def say_absent(language: Language, kind: str | None, colour: str | None) -> str:
     """图片中没有红色的球。 | There is no red ball in the picture.   Without a kind: nothing red."""
     if kind is None and language == "en":
         return f"There is nothing {colour} in the picture."
-    name = name_thing(language, kind, colour) if kind else f"{name_colour(language, str(colour))}的物体"
+    name = name_thing(language, kind, colour)
     return f"图片中没有{name}。" if language == "zh" else f"There is no {name} in the picture."
 
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from tiny.asking.relations import SIDES, is_beside, is_larger, list_region
 from tiny.scenes import COLOURS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
-from tiny.words.wordings import Rng, pick
+from tiny.words.sentences import Rng, pick
 
 NAMED_RATE = 0.2  # how often a question gives a colour that it could leave out
 

@@ -8,7 +8,8 @@ from itertools import groupby, pairwise
 
 from tiny.asking.answers import list_ones, say_clause
 from tiny.asking.facts import Facts, ThingFact
-from tiny.words.vocabulary import Language, join_list, name_count, name_one, name_region, name_thing
+from tiny.words.sentences import Language
+from tiny.words.vocabulary import join_list, name_count, name_one, name_region, name_thing
 
 
 def describe_plainly(language: Language, facts: Facts) -> str:

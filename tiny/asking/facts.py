@@ -20,7 +20,7 @@ from tiny.asking.relations import (
     order_things,
 )
 from tiny.scenes import Scene, Thing, region
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 Aspect = Literal[
     "things", "colour", "where", "count", "exists", "larger", "is_larger", "extreme", "relation", "is_beside", "topic"

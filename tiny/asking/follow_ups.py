@@ -10,8 +10,7 @@ from tiny.asking.picture_questions import answer, ask_colour_of, ask_count_of, a
 from tiny.asking.relation_questions import EXTREMES, ask_beside
 from tiny.scenes import Scene, Thing
 from tiny.words.phrasing import name_fields, other_fields, side_field, way_fields, word_question
-from tiny.words.vocabulary import Language
-from tiny.words.wordings import Rng, pick
+from tiny.words.sentences import Language, Rng, pick
 
 ABSENT_RATE = 0.12  # how often "and the car?" is asked of something that is not there
 Teller = Callable[[Scene, Rng, Language], Example | None]

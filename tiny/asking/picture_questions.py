@@ -8,8 +8,7 @@ from tiny.asking.relations import are_confusable
 from tiny.scenes import REGIONS, Scene, Thing, region
 from tiny.words import phrasing
 from tiny.words.phrasing import name_fields, place_field, word_question
-from tiny.words.vocabulary import Language
-from tiny.words.wordings import Rng, pick
+from tiny.words.sentences import Language, Rng, pick
 
 STYLES = {"describe": describe_plainly, "describe_detail": describe_in_detail, "describe_short": describe_briefly}
 STYLE_ENDS = (0.45, 0.8, 1.0)  # where the share of each ends

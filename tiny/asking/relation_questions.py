@@ -6,8 +6,7 @@ from tiny.asking.picture_questions import answer
 from tiny.asking.relations import OPPOSITES, find_extreme
 from tiny.scenes import Scene, Thing
 from tiny.words.phrasing import name_fields, other_fields, side_field, way_fields, word_question
-from tiny.words.vocabulary import Language
-from tiny.words.wordings import Rng, pick
+from tiny.words.sentences import Language, Rng, pick
 
 EXTREMES = {"larger": "largest", "smaller": "smallest"}
 FILLED_RATE = 0.8  # how often a question for what is beside a thing has something to name

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tiny.grading.mentions import Mention, find_mentions, is_negative
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 HAN = r"\u3400-\u9fff"
 TOKEN = re.compile(rf"[{HAN}]|[^\W_{HAN}]+(?:'[^\W_{HAN}]+)*")

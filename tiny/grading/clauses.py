@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tiny.grading.mentions import Mention, find_mentions, is_negative
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 Pair = tuple[str | None, str]  # colour and kind
 YES = {

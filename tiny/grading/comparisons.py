@@ -7,7 +7,7 @@ from tiny.asking.facts import Facts, ThingFact
 from tiny.asking.relations import OPPOSITES
 from tiny.grading.clauses import read_verdict, split_clauses
 from tiny.grading.mentions import Mention, find_mentions, is_negative
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 WAYS = {
     "zh": {"large": "(?<!样)大", "small": "(?<!样)小"},

@@ -5,15 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from tiny.words.vocabulary import (
-    COLOUR_NAMES,
-    EN_NUMBERS,
-    NOUNS,
-    REGION_NAMES,
-    ZH_NUMBERS,
-    Language,
-    make_plural,
-)
+from tiny.words.sentences import Language
+from tiny.words.vocabulary import NAMES, NOUNS, make_plural
 
 ZH_SIDES = {"left": "左", "right": "右", "above": "上", "below": "下"}
 EN_SIDES = {
@@ -112,16 +105,20 @@ def _patterns(language: Language) -> dict[str, list[tuple[str, str]]]:
     """For each group of the scanner its (meaning, expression) pairs, longer words before shorter ones."""
     if language == "zh":
         kinds = [(kind, name) for kind, noun in NOUNS.items() for name in (noun.zh, *noun.zh_others)]
-        colours = [(colour, f"(?:{name[0]}色?)") for colour, name in COLOUR_NAMES.items()]
+        colours = [(colour, f"(?:{names['zh'][0][0]}色?)") for colour, names in NAMES["colours"].items()]
         colours = [*((colour, f"(?:(?:{names})色?)") for colour, names in ZH_OTHER_COLOURS.items()), *colours]
         colours.append(("orange", "橘色?"))
-        numbers = [*((str(number), word) for number, word in enumerate(ZH_NUMBERS)), ("2", "二"), ("2", "俩")]
+        numbers = [
+            *((str(number), word) for number, word in enumerate(NAMES["numbers"]["zh"])),
+            ("2", "二"),
+            ("2", "俩"),
+        ]
         sizes = [("small", "小"), ("large", "大")]
         sides = [(side, f"(?:正?{word}[边侧面方])") for side, word in ZH_SIDES.items()]
     else:
         kinds = [(kind, name) for kind in NOUNS for name in _list_english(kind)]
-        colours = [*((colour, colour) for colour in COLOUR_NAMES), *EN_OTHER_COLOURS.items()]
-        numbers = [(str(number), word) for number, word in enumerate(EN_NUMBERS)]
+        colours = [*((colour, colour) for colour in NAMES["colours"]), *EN_OTHER_COLOURS.items()]
+        numbers = [(str(number), word) for number, word in enumerate(NAMES["numbers"]["en"])]
         sizes = [("small", "small|little|tiny"), ("large", "large|big|huge")]
         sides = [(side, f"(?:{words})") for side, words in EN_SIDES.items()]
     numbers += [(str(number), rf"(?<!\d){number}(?!\d)") for number in range(11)]
@@ -150,7 +147,7 @@ def _region_patterns(language: Language) -> list[tuple[str, str]]:
         words = {"left": "left", "right": "right", "top": "(?:top|upper)", "bottom": "(?:bottom|lower)(?! than)"}
         words["centre"], ends = "(?:middle|centre|center|central)", {}
     patterns = []
-    for place in sorted(REGION_NAMES, key=lambda place: -len(place.split())):
+    for place in sorted(NAMES["regions"], key=lambda place: -len(place.split())):
         row, _, column = place.partition(" ")
         if column:
             gap = "" if language == "zh" else "[ -]"

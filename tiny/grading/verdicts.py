@@ -9,8 +9,7 @@ from tiny.asking.facts import Example, Facts
 from tiny.grading.clauses import Verdict, pair_places, read_verdict, split_clauses
 from tiny.grading.comparisons import agrees_beside, agrees_larger, agrees_whether_larger, names_beside, names_extreme
 from tiny.grading.mentions import Mention, find_mentions, is_negative
-from tiny.words.smalltalk import topics_of
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language, topics_of
 
 Judge = Callable[[Facts, Language, str, list[Mention]], bool]
 THING_WORDS = {"zh": r"\s*[个样种件]\s*(?:物体|东西|物品|图形)", "en": r" (?:objects?|things?|items?|shapes?)\b"}

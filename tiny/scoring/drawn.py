@@ -14,7 +14,7 @@ import numpy as np
 from tiny.questions import QUESTION_KINDS, Example, ask, askable, fits, is_right, score_things
 from tiny.scenes import HELD_OUT, Scene, draw_scene, sample_scene
 from tiny.scoring.results import Picture, Question
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 # Training counts its steps from 0 with the same generator: keep clear of them.
 SEED_OFFSET = 2**40

@@ -21,7 +21,7 @@ from model import VisualGLMError, is_chinese
 from model.images.preprocess import load_image
 from tiny.grading.accepted import is_accepted
 from tiny.scoring.results import Picture, Question
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 ACCEPTED = ("accepted", "answers", "accepted_answers", "answer")
 UNNAMED = "unnamed"  # kind of the questions that name none

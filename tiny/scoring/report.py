@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tiny.scoring.results import Result, Score, count_things, score, score_table
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 CELL = 36  # characters of a column
 LANGUAGES: tuple[Language, ...] = ("zh", "en")

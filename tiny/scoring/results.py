@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from tiny.grading import ThingScore
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 LEAST_FALL = 30  # points that a score must lose with other pictures to show that the model looks at them
 

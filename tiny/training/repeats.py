@@ -11,14 +11,9 @@ import numpy as np
 from tiny.grading.mentions import find_mentions
 from tiny.scenes import HELD_OUT
 from tiny.training.tokenizer import HEAD_PIECES
-from tiny.words.vocabulary import Language
-from tiny.words.wordings import pick
+from tiny.words.sentences import Language, pick, read_sentences
 
 FEWEST, MOST = 3, 10  # tokens
-REQUESTS: dict[Language, tuple[str, ...]] = {
-    "zh": ("请重复：{}", "跟我说：{}", "请跟我说：{}", "重复一遍：{}", "请说：{}"),
-    "en": ("Repeat: {}", "Say: {}", "Repeat after me: {}", "Please repeat: {}", "Please say: {}"),
-}
 
 
 def draw_repeat(tokenizer: Any, language: Language, rng: np.random.Generator) -> tuple[str, str]:
@@ -28,7 +23,7 @@ def draw_repeat(tokenizer: Any, language: Language, rng: np.random.Generator) ->
     words = ""
     while not words or names_held_out(language, words):
         words = tokenizer.decode_text(rng.integers(low, high, rng.integers(FEWEST, MOST + 1)).tolist()).strip()
-    return pick(rng, REQUESTS[language]).format(words), words
+    return pick(rng, read_sentences(f"{language}/everyday")["repeat"]).format(words), words
 
 
 def names_held_out(language: Language, text: str) -> bool:

@@ -10,7 +10,7 @@ from tiny.questions import Example, ask
 from tiny.scenes import Scene, sample_scene
 from tiny.training.repeats import draw_repeat
 from tiny.training.sizes import Sizes
-from tiny.words.vocabulary import Language
+from tiny.words.sentences import Language
 
 LONGEST = 320  # tokens of prompt and answer; longer examples are left out
 TEXT_SHARE, REPEAT_SHARE = 0.04, 0.02  # small talk, and words to repeat, in sequences per sequence about a picture
