@@ -18,8 +18,7 @@ from tests.asked import (
     find,
     texts_of,
 )
-from tiny.asking.answers import say
-from tiny.asking.descriptions import describe_in_detail, describe_plainly
+from tiny.asking.answers import describe_in_detail, describe_plainly, say
 from tiny.asking.facts import look_up
 from tiny.grading.mentions import find_mentions
 from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus, fits, is_right, score_things

@@ -1,8 +1,7 @@
 """One function for each kind of question about the things of a picture; `tiny.questions.ask` chooses among them."""
 
 from tiny.asking import choices
-from tiny.asking.answers import say, say_absent
-from tiny.asking.descriptions import describe_briefly, describe_in_detail, describe_plainly
+from tiny.asking.answers import describe_briefly, describe_in_detail, describe_plainly, say, say_absent
 from tiny.asking.facts import Example, Facts, look_up
 from tiny.asking.relations import are_confusable
 from tiny.scenes import REGIONS, Scene, Thing, region
