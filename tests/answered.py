@@ -9,8 +9,8 @@ from PIL import Image
 
 from model import Piece
 from model.description import Description
+from tiny.evaluation.results import Picture, Question, Result
 from tiny.grading import ThingScore
-from tiny.scoring.results import Picture, Question, Result
 from tiny.words.sentences import Language
 
 

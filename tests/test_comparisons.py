@@ -2,8 +2,8 @@
 
 import pytest
 
-from tiny.asking.facts import Example, Facts
 from tiny.grading import is_right
+from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import Language
 
 BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")

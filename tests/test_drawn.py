@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tiny.evaluation.drawn import DESCRIPTIONS, NEW_PAIRS, SEED_OFFSET, draw_questions, find_other
+from tiny.evaluation.results import Question
 from tiny.questions import QUESTION_KINDS, ask, askable, fits
 from tiny.scenes import HELD_OUT, sample_scene
-from tiny.scoring.drawn import DESCRIPTIONS, NEW_PAIRS, SEED_OFFSET, draw_questions, find_other
-from tiny.scoring.results import Question
 
 KINDS = (*QUESTION_KINDS, NEW_PAIRS)
 ROUND = 2 * len(KINDS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tiny.scoring.elsewhere import QuestionFileError, read_questions
+from tiny.evaluation.elsewhere import QuestionFileError, read_questions
 
 QUESTION = {"question": "Where is the ball?", "accepted": ["left"]}
 

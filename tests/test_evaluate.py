@@ -12,9 +12,9 @@ from PIL import Image
 from model import CHINESE, CheckpointError, SettingError, load_sat
 from tests.answered import ScriptedModel, make_question
 from tiny.evaluate import evaluate, main
+from tiny.evaluation.drawn import draw_questions
+from tiny.evaluation.results import interval, score, score_table
 from tiny.questions import QUESTION_KINDS
-from tiny.scoring.drawn import draw_questions
-from tiny.scoring.results import interval, score, score_table
 
 # What README promises of the embedded model, in percent of the right answers in each language.
 PROMISED = {"zh": 97.8, "en": 98.8}

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from tests.answered import make_question, make_results
-from tiny.scoring.failure_page import write_failures
-from tiny.scoring.results import Result
+from tiny.evaluation.report import write_failures
+from tiny.evaluation.results import Result
 
 NASTY = "<script>alert('x')</script> & {title} %s \"quoted\""
 

@@ -1,7 +1,7 @@
 import pytest
 
-from tiny.asking.facts import Example, Facts
 from tiny.grading import is_right
+from tiny.questions.facts import Example, Facts
 from tiny.scenes import REGIONS
 from tiny.words.sentences import Language
 from tiny.words.vocabulary import NOUNS, name_region

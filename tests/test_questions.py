@@ -18,10 +18,11 @@ from tests.asked import (
     find,
     texts_of,
 )
-from tiny.asking.answers import describe_in_detail, describe_plainly, say
-from tiny.asking.facts import look_up
+from tiny.grading import is_right, score_things
 from tiny.grading.mentions import find_mentions
-from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus, fits, is_right, score_things
+from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus, fits
+from tiny.questions.answers import describe_in_detail, describe_plainly, say
+from tiny.questions.facts import look_up
 from tiny.scenes import COLOURS, HELD_OUT, KINDS, Scene, sample_scene
 from tiny.words.sentences import expand, read_sentences, templates_of, topics_of
 from tiny.words.vocabulary import NOUNS, name_count, name_one

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from tiny.asking.relations import (
+from tiny.scenes import KINDS, REGIONS, SIZES, Thing, region, sample_scene
+from tiny.scenes.relations import (
     OPPOSITES,
     SIDES,
     are_confusable,
@@ -16,7 +17,6 @@ from tiny.asking.relations import (
     measure_kind,
     order_things,
 )
-from tiny.scenes import KINDS, REGIONS, SIZES, Thing, region, sample_scene
 
 
 def thing(kind: str = "ball", size: str = "medium", x: float = 0.5, y: float = 0.5, colour: str = "red") -> Thing:

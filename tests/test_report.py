@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.answered import count_words, make_results
-from tiny.scoring.report import describe_machine, format_overall, format_table, write_json
-from tiny.scoring.results import Result
+from tiny.evaluation.report import describe_machine, format_overall, format_table, write_json
+from tiny.evaluation.results import Result
 
 RESULTS = [
     *make_results(9, 1, 1, kind="colour", language="zh"),

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.answered import count_words, make_question, make_results
+from tiny.evaluation.results import Result, count_things, interval, score, score_table
 from tiny.grading import ThingScore
-from tiny.scoring.results import Result, count_things, interval, score, score_table
 
 
 def test_intervals_are_wilsons() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tiny.paint import PAINTS
 from tiny.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -24,7 +23,7 @@ from tiny.scenes import (
     region,
     sample_scene,
 )
-from tiny.shapes import place_polygon, shape_of
+from tiny.scenes.shapes import PAINTS, place_polygon, shape_of
 
 
 def scenes(count: int, max_things: int = 5, seed: int = 0) -> list[Scene]:

@@ -19,9 +19,7 @@ from tiny.training.data import (
     stack_rows,
 )
 from tiny.training.network import Trainee, look_of, normalize, positions, visible
-from tiny.training.repeats import draw_repeat, names_held_out
-from tiny.training.rows import Row, hide_words, plan_lengths
-from tiny.training.sizes import Sizes
+from tiny.training.rows import Row, Sizes, draw_repeat, hide_words, names_held_out, plan_lengths
 from tiny.training.tokenizer import HEAD_PIECES
 from tiny.words.sentences import Language
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from model import load_tokenizer
+from tiny.evaluation.drawn import draw_questions
 from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus
 from tiny.scenes import sample_scene
-from tiny.scoring.drawn import draw_questions
 from tiny.training.data import make_batch
-from tiny.training.sizes import Sizes
-from tiny.words.vocabulary import Language
+from tiny.training.rows import Sizes
+from tiny.words.sentences import Language
 
 HASHES = Path(__file__).with_name("tiny_rows.json")
 SEEDS = (1, 2, 3)

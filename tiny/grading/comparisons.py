@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from tiny.asking.facts import Facts, ThingFact
-from tiny.asking.relations import OPPOSITES
 from tiny.grading.answer import Answer
 from tiny.grading.mentions import Mention, expression, find_mentions, occurs
+from tiny.questions.facts import Facts, ThingFact
+from tiny.scenes.relations import OPPOSITES
 
 SIDE_OF_REGION = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 

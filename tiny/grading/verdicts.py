@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tiny.asking.facts import Example, Facts
 from tiny.grading.answer import Answer, Pair, list_pairs, split_clauses
 from tiny.grading.comparisons import agrees_beside, agrees_larger, agrees_whether_larger, names_beside, names_extreme
 from tiny.grading.mentions import Mention, expression, find_mentions, occurs, values
+from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import topics_of
 
 # At the start of an answer in either language.

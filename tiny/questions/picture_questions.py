@@ -1,18 +1,27 @@
-"""One function for each kind of question about the things of a picture; `tiny.questions.ask` chooses among them."""
+"""One function for each kind of question about the things of a picture; `ask` chooses among them."""
 
-from tiny.asking import choices
-from tiny.asking.answers import describe_briefly, describe_in_detail, describe_plainly, say, say_absent
-from tiny.asking.facts import Example, Facts, look_up
-from tiny.asking.relations import are_confusable
+from tiny.questions import choices
+from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, say, say_absent
+from tiny.questions.facts import Example, Facts, look_up
 from tiny.scenes import REGIONS, Scene, Thing, region
-from tiny.words import phrasing
-from tiny.words.phrasing import name_fields, place_field, word_question
+from tiny.scenes.relations import OPPOSITES, are_confusable, find_extreme
+from tiny.words.phrasing import (
+    colour_field,
+    name_fields,
+    other_fields,
+    place_field,
+    side_field,
+    way_fields,
+    word_question,
+)
 from tiny.words.sentences import Language, Rng, pick
 
 STYLES = {"describe": describe_plainly, "describe_detail": describe_in_detail, "describe_short": describe_briefly}
 STYLE_ENDS = (0.45, 0.8, 1.0)  # where the share of each ends
 REGION_RATE = 0.25  # how many of the questions for objects are about one region
 EMPTY_RATE = 0.33  # and how many of those about an empty one
+EXTREMES = {"larger": "largest", "smaller": "smallest"}
+FILLED_RATE = 0.8  # how often a question for what is beside a thing has something to name
 
 
 def answer(name: str, language: Language, question: str, query: Facts, scene: Scene) -> Example:
@@ -77,7 +86,7 @@ def ask_colour_of(scene: Scene, rng: Rng, language: Language, kind: str) -> Exam
 def _claim_colour(scene: Scene, rng: Rng, language: Language, thing: Thing) -> Example:
     """Whether it has that colour."""
     claim = thing.colour if rng.random() < 0.5 else choices.pick_other_colour(rng, scene, thing)
-    fields = {**name_fields(rng, language, thing.kind), **phrasing.colour_field(rng, language, claim)}
+    fields = {**name_fields(rng, language, thing.kind), **colour_field(rng, language, claim)}
     question = word_question(rng, language, "claim_colour", **fields)
     return answer("colour", language, question, Facts("colour", kind=thing.kind, claim=claim), scene)
 
@@ -156,12 +165,12 @@ def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
     chance = rng.random()
     fields = name_fields(rng, language, kind, colour)
     if chance < 0.2:
-        topic, fields = "relation", phrasing.other_fields(rng, language, kind, colour)
-        fields |= phrasing.side_field(rng, language, pick(rng, ("left", "right", "above", "below")))
+        topic, fields = "relation", other_fields(rng, language, kind, colour)
+        fields |= side_field(rng, language, pick(rng, ("left", "right", "above", "below")))
     elif chance < 0.35:
         topic = pick(rng, ("which", "whether"))
-        fields |= phrasing.way_fields(rng, language, pick(rng, ("larger", "smaller")))
-        there = phrasing.other_fields(rng, language, *choices.name_for(rng, scene, pick(rng, scene.things)))
+        fields |= way_fields(rng, language, pick(rng, ("larger", "smaller")))
+        there = other_fields(rng, language, *choices.name_for(rng, scene, pick(rng, scene.things)))
         fields |= there
         if rng.random() < 0.5:
             fields["name"], fields["other"] = fields["other"], fields["name"]
@@ -170,3 +179,62 @@ def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
     question = word_question(rng, language, topic, **fields)
     facts = Facts("exists", False, kind, colour)
     return Example("absent", language, (), question, say_absent(language, kind, colour), facts)
+
+
+def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
+    """Which of two is larger or smaller, whether one is, or which is the largest or smallest of all."""
+    chance, way = rng.random(), pick(rng, tuple(EXTREMES))
+    if chance < 0.27 and find_extreme(scene.things, EXTREMES[way]):
+        question = word_question(rng, language, "extreme", **way_fields(rng, language, way))
+        return answer("larger", language, question, Facts("extreme", way=EXTREMES[way]), scene)
+    pair = pick(rng, choices.list_sized_pairs(scene))
+    one, other = pair if rng.random() < 0.5 else pair[::-1]
+    return ask_larger_of(scene, rng, language, one, other, way, chance < 0.55)
+
+
+def ask_larger_of(
+    scene: Scene, rng: Rng, language: Language, one: Thing, other: Thing, way: str, whether: bool
+) -> Example:
+    """Which of the two is larger or smaller; or whether the first one is."""
+    name, second = choices.name_for(rng, scene, one), choices.name_for(rng, scene, other)
+    fields = {**name_fields(rng, language, *name), **other_fields(rng, language, *second)}
+    fields |= way_fields(rng, language, way)
+    question = word_question(rng, language, "whether" if whether else "which", **fields)
+    kind, colour = name
+    query = Facts("is_larger" if whether else "larger", kind=kind, colour=colour, other=second, way=way)
+    return answer("larger", language, question, query, scene)
+
+
+def ask_relation(scene: Scene, rng: Rng, language: Language) -> Example:
+    """What is on one side of a thing, or whether a thing is there."""
+    pairs = choices.list_sided_pairs(scene) if rng.random() < 0.25 else []
+    if pairs:
+        return _ask_whether_beside(scene, rng, language, *pick(rng, pairs))
+    references = choices.list_references(scene)
+    filled = [reference for reference in references if reference[2]]
+    thing, side, _ = pick(rng, filled if filled and rng.random() < FILLED_RATE else references)
+    return ask_beside(scene, rng, language, thing, side)
+
+
+def ask_beside(scene: Scene, rng: Rng, language: Language, thing: Thing, side: str) -> Example:
+    """What is on that side of the thing."""
+    name = choices.name_for(rng, scene, thing)
+    fields = {**other_fields(rng, language, *name), **side_field(rng, language, side)}
+    question = word_question(rng, language, "relation", **fields)
+    return answer("relation", language, question, Facts("relation", other=name, way=side), scene)
+
+
+def _ask_whether_beside(
+    scene: Scene, rng: Rng, language: Language, thing: Thing, other: Thing, true_side: str
+) -> Example:
+    """Whether the thing is on the true side, or on the opposite one."""
+    side = true_side if rng.random() < 0.5 else OPPOSITES[true_side]
+    (kind, colour), second = choices.name_for(rng, scene, thing), choices.name_for(rng, scene, other)
+    fields = {
+        **name_fields(rng, language, kind, colour),
+        **other_fields(rng, language, *second),
+        **side_field(rng, language, side),
+    }
+    question = word_question(rng, language, "is_beside", **fields)
+    query = Facts("is_beside", kind=kind, colour=colour, other=second, way=side)
+    return answer("relation", language, question, query, scene)

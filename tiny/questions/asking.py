@@ -1,50 +1,28 @@
-"""Questions about a scene with their answers, in Chinese and English.
-
-    example = ask(scene, rng, "zh")          # .history, .question, .answer, .facts
-    is_right(example, "红色的球在左上角。")
-
-The background is never asked for nor named. An answer has one wording, so that a model can learn it exactly.
-"""
+"""One question of a scene, or small talk without one, drawn by its kind."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from tiny.asking import choices
-from tiny.asking.answers import say_usual_colour
-from tiny.asking.facts import Example, Facts, fits
-from tiny.asking.follow_ups import ask_follow_up
-from tiny.asking.picture_questions import (
+from tiny.questions import choices
+from tiny.questions.answers import say_usual_colour
+from tiny.questions.facts import Example, Facts
+from tiny.questions.follow_ups import ask_follow_up
+from tiny.questions.picture_questions import (
     ask_absent,
     ask_colour,
     ask_count,
     ask_describe,
     ask_exists,
+    ask_larger,
     ask_objects,
+    ask_relation,
     ask_where,
     describe_as,
 )
-from tiny.asking.relation_questions import ask_larger, ask_relation
-from tiny.grading import ThingScore, is_right, score_things
 from tiny.scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Scene, Thing, sample_scene
 from tiny.words.phrasing import vary
-from tiny.words.sentences import Language, everyday_texts, expand, pick, read_sentences, topics_of
+from tiny.words.sentences import Language, Rng, everyday_texts, expand, pick, read_sentences, topics_of
 
-__all__ = [
-    "QUESTION_KINDS",
-    "Example",
-    "Facts",
-    "ThingScore",
-    "ask",
-    "askable",
-    "corpus",
-    "fits",
-    "is_right",
-    "score_things",
-]
-
-Rng = np.random.Generator
 Asker = Callable[[Scene, Rng, Language], Example]
 
 QUESTION_KINDS = {  # kind -> how often it is asked about a picture

@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from tiny.asking import choices
-from tiny.asking.answers import say_absent
-from tiny.asking.facts import Example, Facts
-from tiny.asking.picture_questions import answer, ask_colour_of, ask_count_of, ask_where_of, ask_whether
-from tiny.asking.relation_questions import EXTREMES, ask_beside
+from tiny.questions import choices
+from tiny.questions.answers import say_absent
+from tiny.questions.facts import Example, Facts
+from tiny.questions.picture_questions import (
+    EXTREMES,
+    answer,
+    ask_beside,
+    ask_colour_of,
+    ask_count_of,
+    ask_where_of,
+    ask_whether,
+)
 from tiny.scenes import Scene, Thing
 from tiny.words.phrasing import name_fields, other_fields, side_field, way_fields, word_question
 from tiny.words.sentences import Language, Rng, pick

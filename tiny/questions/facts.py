@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tiny.asking.relations import (
+from tiny.scenes import Scene, Thing, region
+from tiny.scenes.relations import (
     are_confusable,
     find_extreme,
     is_beside,
@@ -19,7 +20,6 @@ from tiny.asking.relations import (
     list_region,
     order_things,
 )
-from tiny.scenes import Scene, Thing, region
 from tiny.words.sentences import Language
 
 Aspect = Literal[
@@ -41,7 +41,7 @@ class Facts:
             first the one that is what `way` says, of "is_beside" first the one asked about.
         region: the part of the picture that was asked about.
         other: kind and colour of the second thing in the question, to which the first is compared.
-        way: "larger", "smaller", "largest", "smallest", or a side of `tiny.asking.relations.SIDES`.
+        way: "larger", "smaller", "largest", "smallest", or a side of `tiny.scenes.relations.SIDES`.
         claim: the colour or region that a question suggests, to be affirmed or corrected.
         sizes: of each of the things, where an answer may tell it.
         largest: (colour, kind) of all that may pass for the largest.

@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tiny.scenes import Thing, region
-from tiny.shapes import place_polygon, shape_of
+from tiny.scenes.scene import Thing, region
+from tiny.scenes.shapes import place_polygon, shape_of
 
 LARGER_AREA = 1.35  # least ratio of the areas of a larger and a smaller thing
 LONGER_SIDE = 1.1  # and of the longer sides of the boxes around them

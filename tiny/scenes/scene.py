@@ -1,8 +1,4 @@
-"""Scenes: a picture as data first, drawn second.
-
-    scene = sample_scene(np.random.default_rng(0))
-    picture = draw_scene(scene)                   # always the same bytes for the same scene
-    kinds, colours = object_map(scene, grid=14)   # what is where, for training
+"""The things of a scene: sampled, drawn, and mapped for training.
 
 Lengths and places are fractions of the picture's side, x to the right and y down.
 """
@@ -14,26 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from tiny.backgrounds import BACKGROUNDS, paint_background
-from tiny.paint import COLOURS, mix_paint, outline_paint, stands_out
-from tiny.shapes import KINDS, draw_shape, place_polygon, shape_of
-
-__all__ = [
-    "BACKGROUNDS",
-    "COLOURS",
-    "HELD_OUT",
-    "KINDS",
-    "REGIONS",
-    "SIZES",
-    "Scene",
-    "Thing",
-    "draw_scene",
-    "draw_sketch",
-    "object_map",
-    "place_map",
-    "region",
-    "sample_scene",
-]
+from tiny.scenes.backgrounds import BACKGROUNDS, paint_background
+from tiny.scenes.shapes import COLOURS, KINDS, draw_shape, mix_paint, outline_paint, place_polygon, shape_of, stands_out
 
 SIZES = {"small": 0.08, "medium": 0.115, "large": 0.155}  # name -> radius
 REGIONS = (

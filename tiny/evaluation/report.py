@@ -1,5 +1,8 @@
-"""The results of an evaluation as a table for people and as JSON for programs."""
+"""The results of an evaluation: a table, JSON for programs, and a page that shows the wrong answers with pictures."""
 
+import base64
+import html
+import io
 import json
 import platform
 from collections.abc import Iterator
@@ -9,11 +12,34 @@ from typing import Any
 
 import torch
 
-from tiny.scoring.results import Result, Score, count_things, score, score_table
-from tiny.words.sentences import Language
+from tiny.evaluation.results import Picture, Result, Score, count_things, score, score_table
+from tiny.words.sentences import LANGUAGES, Language
 
 CELL = 36  # characters of a column
-LANGUAGES: tuple[Language, ...] = ("zh", "en")
+SHOWN_SIDE = 224  # pixels
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }}
+article {{ display: flex; flex-wrap: wrap; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.5em 0; }}
+img, .none {{ width: {side}px; flex: none; }}
+img {{ object-fit: contain; align-self: start; }}
+.none {{ color: #666; }}
+dl {{ display: grid; grid-template-columns: auto 1fr; gap: .2em 1em; flex: 1 1 20em; margin: 0; align-content: start; }}
+dt {{ color: #666; }}
+dd {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
 
 
 def format_percent(percent: float | None) -> str:
@@ -116,3 +142,38 @@ def _to_json(result: Result) -> dict[str, Any]:
         "picture": question.picture.source if question.picture else None,
         "swapped_picture": question.swapped.source if question.swapped else None,
     }
+
+
+def write_failures(path: Path, results: list[Result]) -> None:
+    """Write the page.
+
+    Args:
+        path: the file, which is replaced.
+        results: all of them; only the wrong ones are shown.
+    """
+    wrong = [result for result in results if not result.right]
+    title = f"Wrong answers: {len(wrong)} of {len(results)}"
+    body = "\n".join(map(_format_failure, wrong)) or "<p>Every answer was right.</p>"
+    path.write_text(PAGE.format(title=title, side=SHOWN_SIDE, body=body), encoding="utf-8", errors="replace")
+
+
+def _format_failure(result: Result) -> str:
+    question = result.question
+    rows = [("kind", f"{question.kind} ({question.language})")]
+    for earlier, answer in question.history:
+        rows += [("before", earlier), ("answered", answer)]
+    rows += [("question", question.text), ("expected", "\n".join(question.expected)), ("answered", result.answer)]
+    entries = "\n".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in rows)
+    return f"<article>\n{_embed(question.picture)}\n<dl>\n{entries}\n</dl>\n</article>"
+
+
+def _embed(picture: Picture | None) -> str:
+    """The picture as part of the page, at most SHOWN_SIDE pixels wide and high."""
+    if picture is None:
+        return '<p class="none">no picture</p>'
+    shown = picture.load()
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="the picture that was asked about" src="data:image/png;base64,{data}">'

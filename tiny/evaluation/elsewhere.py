@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from model import VisualGLMError, is_chinese
 from model.images.preprocess import load_image
+from tiny.evaluation.results import Picture, Question
 from tiny.grading.accepted import is_accepted
-from tiny.scoring.results import Picture, Question
-from tiny.words.sentences import Language
+from tiny.words.sentences import LANGUAGES, Language
 
 ACCEPTED = ("accepted", "answers", "accepted_answers", "answer")
 UNNAMED = "unnamed"  # kind of the questions that name none
@@ -100,9 +100,9 @@ def _read_accepted(fields: dict[str, Any]) -> tuple[str, ...]:
 
 def _read_language(fields: dict[str, Any], text: str) -> Language:
     language = fields.get("language") or ("zh" if is_chinese(text) else "en")
-    for known in get_args(Language):
+    for known in LANGUAGES:
         if language == known:
-            return known  # type: ignore[no-any-return]
+            return known
     raise ValueError(f'"language" is {language!r}; it should be "zh" or "en".')
 
 

@@ -11,10 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from tiny.questions import QUESTION_KINDS, Example, ask, askable, fits, is_right, score_things
+from tiny.evaluation.results import Picture, Question
+from tiny.grading import is_right, score_things
+from tiny.questions import QUESTION_KINDS, Example, ask, askable, fits
 from tiny.scenes import HELD_OUT, Scene, draw_scene, sample_scene
-from tiny.scoring.results import Picture, Question
-from tiny.words.sentences import Language
+from tiny.words.sentences import LANGUAGES, Language, Rng
 
 # Training counts its steps from 0 with the same generator: keep clear of them.
 SEED_OFFSET = 2**40
@@ -22,10 +23,7 @@ PICTURE_SIZE = 448
 NEW_PAIRS = "new pairs"
 NEW_PAIR_KINDS = ("describe", "objects", "colour", "where", "exists", "follow_up")
 DESCRIPTIONS = ("describe", "objects")
-LANGUAGES: tuple[Language, ...] = ("zh", "en")
 SAMPLED_TRIES, BUILT_TRIES = 100, 400
-
-Rng = np.random.Generator
 
 
 def draw_questions(seed: int, count: int, most_things: int = 5) -> Iterator[Question]:

@@ -2,8 +2,8 @@
 
 from functools import lru_cache
 
-from tiny.asking.relations import SIDES, is_beside, is_larger, list_region
 from tiny.scenes import COLOURS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
+from tiny.scenes.relations import SIDES, is_beside, is_larger, list_region
 from tiny.words.sentences import Rng, pick
 
 NAMED_RATE = 0.2  # how often a question gives a colour that it could leave out

@@ -6,8 +6,8 @@ The facts alone decide every word, so that a model can learn them exactly.
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from tiny.asking.facts import Facts, ThingFact
-from tiny.asking.relations import OPPOSITES
+from tiny.questions.facts import Facts, ThingFact
+from tiny.scenes.relations import OPPOSITES
 from tiny.words.sentences import Language, capitalize, read_sentences
 from tiny.words.vocabulary import (
     join_list,
