@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.asked import (
+from tests.tiny.asked import (
     ALONE,
     PAIR,
     THREE_BALLS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.answered import count_words, make_results
+from tests.tiny.answered import count_words, make_results
 from tiny.evaluation.report import describe_machine, format_overall, format_table, write_json
 from tiny.evaluation.results import Result
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.answered import count_words, make_question, make_results
+from tests.tiny.answered import count_words, make_question, make_results
 from tiny.evaluation.results import Result, count_things, interval, score, score_table
 from tiny.grading import ThingScore
 

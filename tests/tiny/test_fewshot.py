@@ -27,7 +27,7 @@ from tiny.fewshot import (
 from tiny.questions import ask
 from tiny.scenes import BACKGROUNDS, sample_scene
 
-ARCHIVE = Path(__file__).parents[1] / "fewshot-data.zip"
+ARCHIVE = Path(__file__).parents[2] / "fewshot-data.zip"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.answered import make_question, make_results
+from tests.tiny.answered import make_question, make_results
 from tiny.evaluation.report import write_failures
 from tiny.evaluation.results import Result
 

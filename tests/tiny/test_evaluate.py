@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from model import CHINESE, CheckpointError, SettingError, load_sat
-from tests.answered import ScriptedModel, make_question
+from tests.tiny.answered import ScriptedModel, make_question
 from tiny.evaluate import evaluate, main
 from tiny.evaluation.drawn import draw_questions
 from tiny.evaluation.results import interval, score, score_table

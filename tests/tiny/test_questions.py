@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.asked import (
+from tests.tiny.asked import (
     ALONE,
     BACKGROUND_WORDS,
     FIELDS,

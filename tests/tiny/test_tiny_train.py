@@ -14,7 +14,7 @@ from model.checkpoint import open_checkpoint
 from model.checkpoint.resolve import EMBEDDED
 from tiny.train import learning_rate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def train(directory: Path, steps: int, *options: str) -> list[dict[str, float]]:

@@ -1,8 +1,8 @@
 """The generated rows of visualglm-tiny's training and evaluation stay the same, byte for byte, at fixed seeds.
 
-tests/tiny_rows.json holds their SHA-256 hashes. A change that should alter the rows writes them anew:
+tests/tiny/tiny_rows.json holds their SHA-256 hashes. A change that should alter the rows writes them anew:
 
-    python -m tests.test_tiny_rows
+    python -m tests.tiny.test_tiny_rows
 """
 
 import hashlib

@@ -8,7 +8,7 @@ import pytest
 from model import CHINESE, ENGLISH, Turn, VisualGLMError, load_sat
 from tiny.dialogues import Dialogue, read_dialogue, replay, write_dialogue
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted((EXAMPLES / "dialogues").glob("*.txt"))
 
 
