@@ -9,11 +9,11 @@ import torch
 
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.memory import build_empty
+from model.checkpoint.sizes import count_parameters
 from model.errors import SettingError
 from model.loading import choose_dtype
 from model.sat.finetuned import FineTuneVisualGLMModel
 from model.sat.lora_targets import LLM
-from model.sat.sat_compat import count_parameters
 
 # The parts that --freeze knows, by the names of their parameters; the language model is everything else.
 PART_NAMES = {

@@ -4,6 +4,7 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL
 from .checkpoint.sampling import read_sampling
+from .checkpoint.sizes import choose_cpu_dtype, count_parameters
 from .checkpoint.vocabulary import find_vocabulary
 from .description import Description, read_knowledge
 from .environment import expand_home, read_variable
@@ -23,13 +25,14 @@ from .hf_loading import fill_network, is_published, read_network
 from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
-from .sat.finetuned import FineTuneVisualGLMModel
-from .sat.sat_compat import choose_cpu_dtype, count_parameters
 from .shortage import shortage_explained
-from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
+    from .visualglm import VisualGLMModel
+
+if find_spec("sat") is not None:  # the Hugging Face side needs none
+    from .sat import sat_compat as sat_compat  # so that a program that imports SAT after this does so at little cost
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL_PARAMETERS = 50_000_000
@@ -121,12 +124,15 @@ def build_network(
     dtype: torch.dtype,
     quant: int | None = None,
     **wider: bool,
-) -> VisualGLMModel:
+) -> "VisualGLMModel":
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given.
 
     Args:
         wider: what else has few bits, see `quantize`.
     """
+    from .sat.finetuned import FineTuneVisualGLMModel
+    from .visualglm import VisualGLMModel
+
     checkpoint.check_room()
     network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
     if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged
