@@ -4,9 +4,11 @@ python api_hf.py --from_pretrained visualglm-tiny
 """
 
 import sys
+from functools import partial
 
-from api import main
-from model import load_hf
+from visualglm.cli import start
+
+main = partial(start, "serve", hf=True, description=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(main(load=load_hf))
+    sys.exit(main())

@@ -4,9 +4,11 @@ python cli_demo_hf.py --from_pretrained visualglm-tiny --image examples/scene.pn
 """
 
 import sys
+from functools import partial
 
-from cli_demo import main
-from model import load_hf
+from visualglm.cli import start
+
+main = partial(start, "chat", hf=True, description=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(main(load=load_hf))
+    sys.exit(main())

@@ -4,9 +4,11 @@ python web_demo_hf.py --from_pretrained visualglm-tiny
 """
 
 import sys
+from functools import partial
 
-from model import load_hf
-from web_demo import main
+from visualglm.cli import start
+
+main = partial(start, "web", hf=True, port=8080, description=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(main(load=load_hf, port=8080))
+    sys.exit(main())
