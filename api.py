@@ -5,11 +5,15 @@ python api.py --host 0.0.0.0 --api-key "$KEY" --max-batch 32
 """
 
 import sys
-from functools import partial
+from typing import Any
 
 from visualglm.cli import start
 
-main = partial(start, "serve", description=__doc__)
+
+def main(load: Any = None) -> int:
+    """Run the server on a model that `load` loads, `load_sat` by default; return the exit code."""
+    return start("serve", load=load, description=__doc__)
+
 
 if __name__ == "__main__":
     sys.exit(main())

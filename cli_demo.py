@@ -5,11 +5,15 @@ python cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png -
 """
 
 import sys
-from functools import partial
+from typing import Any
 
 from visualglm.cli import start
 
-main = partial(start, "chat", description=__doc__)
+
+def main(load: Any = None) -> int:
+    """Run the program on a model that `load` loads, `load_sat` by default; return the exit code."""
+    return start("chat", load=load, description=__doc__)
+
 
 if __name__ == "__main__":
     sys.exit(main())

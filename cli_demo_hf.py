@@ -4,11 +4,8 @@ python cli_demo_hf.py --from_pretrained visualglm-tiny --image examples/scene.pn
 """
 
 import sys
-from functools import partial
 
 from visualglm.cli import start
 
-main = partial(start, "chat", hf=True, description=__doc__)
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("chat", hf=True, description=__doc__))

@@ -5,11 +5,15 @@ python web_demo.py --server_name 0.0.0.0 --server_port 8080 --auth me:secret
 """
 
 import sys
-from functools import partial
+from typing import Any
 
 from visualglm.cli import start
 
-main = partial(start, "web", description=__doc__)
+
+def main(load: Any = None, port: int = 7860) -> int:
+    """Run the program on a model that `load` loads, `load_sat` by default; return the exit code."""
+    return start("web", load=load, port=port, description=__doc__)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,11 +4,8 @@ python web_demo_hf.py --from_pretrained visualglm-tiny
 """
 
 import sys
-from functools import partial
 
 from visualglm.cli import start
 
-main = partial(start, "web", hf=True, port=8080, description=__doc__)
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("web", hf=True, port=8080, description=__doc__))

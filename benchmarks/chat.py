@@ -26,7 +26,7 @@ from benchmarks.parts.terminal import measure_start, print_start
 from model import DEMO, GenerationConfig, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
 from model.engine import generate
-from model.images.image import load_image
+from model.images.preprocess import load_image
 
 GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0)
 

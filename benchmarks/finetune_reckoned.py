@@ -36,9 +36,9 @@ from finetune.encoding import NO_LOSS, Example
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network, choose_trained, method_settings
 from model.checkpoint import Checkpoint
-from model.checkpoint.lazy import LazyTensors
 from model.command_line import run_program
 from model.quantization.nf4 import Nf4Linear
+from model.tensors import LazyTensors
 
 META, DTYPE = torch.device("meta"), torch.bfloat16
 LENGTH, ANSWER = 320, 270

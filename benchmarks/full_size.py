@@ -26,15 +26,14 @@ from benchmarks.parts.prompts import SHORT, LengthTokenizer, of_length, question
 from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.convert import copy_tokenizer
-from model.checkpoint.layout import SPLIT
-from model.checkpoint.lazy import LazyTensors, makers_of
+from model.checkpoint.layout import RENAMED, SPLIT
 from model.checkpoint.memory import build_empty
-from model.checkpoint.names import RENAMED
 from model.checkpoint.save import save_hf, to_hf_config
 from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
+from model.tensors import LazyTensors, makers_of
 
 FULL_SIZE = "full-size"  # what scripts call this model on the command line
 EMBEDDED_MODEL = "visualglm-tiny"  # whose tokenizer and control tokens the random one borrows

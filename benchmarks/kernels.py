@@ -3,7 +3,7 @@
 python -m benchmarks.kernels                                  everything, in about 90 seconds
 python -m benchmarks.kernels --only int4 --rows 1             one kind, one row of activations
 python -m benchmarks.kernels --in-use                         the tiles in use alone, in seconds
-python -m benchmarks.kernels --write model/kernels/tuned.py   put the best in use
+python -m benchmarks.kernels --write model/kernels/autotune.py   put the best in use
 
 The matrices are those of the full-size language model. Several copies of each take turns, so that none is in the
 cache. Each tile's product is compared with float32's before it is timed; what fails is named and left out.
@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.parts.machine import at_least, describe_machine
 from model.command_line import ArgumentParser, run_program
-from model.kernels.choice import has_triton
+from model.kernels.autotune import MOST_ROWS, Tile
+from model.kernels.dispatch import has_triton
 from model.kernels.ending import Ending
+from model.kernels.low_bit import dequantize
 from model.kernels.norm import layer_norm
-from model.kernels.tile import MOST_ROWS, Tile
-from model.quantization.kernels import dequantize
 
 Parts = tuple[torch.Tensor, ...]
 BITS = {"dense": 16, "int8": 8, "int4": 4}

@@ -1,4 +1,4 @@
-"""How long a CPU takes for the products of a token, the usual way and by parts; see `model.kernels.dense.Turned`.
+"""How long a CPU takes for the products of a token, the usual way and by parts; see `model.kernels.linear.Turned`.
 
 OMP_NUM_THREADS=1 python -m benchmarks.products
 python -m benchmarks.products --rows 1 2 4 --sets 1       weights that stay in the cache
@@ -19,7 +19,7 @@ from benchmarks.parts.subjects import timed
 from benchmarks.parts.table import show
 from model import load_sat
 from model.command_line import ArgumentParser, run_program
-from model.kernels.dense import FEW_ROWS, Turned, is_slow_for_few
+from model.kernels.linear import FEW_ROWS, Turned, is_slow_for_few
 
 ROWS = (1, 2, 3, FEW_ROWS, 6, 8, 16)
 

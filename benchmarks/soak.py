@@ -31,7 +31,7 @@ from benchmarks.parts.table import show
 from model import BusyError
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
-from model.images.pictures import CACHED_PICTURES
+from model.images.embedding_cache import CACHED_PICTURES
 
 PICTURES = CACHED_PICTURES + 44  # more than are kept
 CANCELLED, PROBES = 0.3, 0.05  # shares of all requests

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.command_line import ArgumentParser
 from model.errors import SettingError
-from model.sat.lora_targets import LLM, TARGETS
+from model.sat.lora import LLM, TARGETS
 
 from .encoding import DEFAULT_MAX_LENGTH
 

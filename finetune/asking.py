@@ -8,7 +8,7 @@ from typing import Any
 
 from model import Conversation, GenerationConfig, ImageError, Language, SatChatModel, Turn, VisualGLMError
 from model.chat_model import demo_config
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from model.prompt import clean_answer
 
 from .encoding import LONGEST_TOKEN

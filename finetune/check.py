@@ -17,10 +17,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from model import load_tokenizer
 from model.checkpoint import open_checkpoint
-from model.command_line import DONE, FAILED, ArgumentParser, console_command, run_program
+from model.command_line import DONE, FAILED, ArgumentParser, console_command, print_text, run_program
 from model.errors import ImageError
-from model.images.image import load_image
-from model.printing import print_text
+from model.images.preprocess import load_image
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError

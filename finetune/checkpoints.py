@@ -23,18 +23,16 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint.files import load_pickled, open_tensors
+from model.checkpoint.files import load_pickled, open_tensors, write_tensors
 from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
-from model.checkpoint.tensor_file import write_tensors
 from model.errors import CheckpointError
 from model.file_mode import unused_name
 
 from .errors import TrainingError
-from .manifest import MANIFEST_NAME, find_changed_file, make_manifest
-from .optimise import STATE_NAME as OPTIMISER_NAME, Optimiser
+from .optimizer import STATE_NAME as OPTIMISER_NAME, Optimiser
 from .processes import Processes
 from .run_lock import RunLock
-from .training_state import State, parse_state
+from .training_state import MANIFEST_NAME, State, find_changed_file, make_manifest, parse_state
 
 STATE_NAME = "state.json"
 PART = ".part-"

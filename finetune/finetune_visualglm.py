@@ -20,7 +20,7 @@ from finetune.preparation import prepare
 from finetune.processes import end_process, leave_processes
 from finetune.stopping import FAILED_BY_SIGNAL
 from model.command_line import DONE, run_program
-from model.sat.finetuned import FineTuneVisualGLMModel
+from model.finetuned import FineTuneVisualGLMModel
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
 

@@ -19,7 +19,7 @@ if [ "$is_bundled" ]; then
     data=(--train-data fewshot-data/dataset.json)
 fi
 
-base=$("$python" -m finetune.base "$@")
+base=$("$python" -m finetune.methods "$@")
 if [ "$base" = visualglm-tiny ]; then
     settings=(--batch-size 8 --remember 360)
     # Every part of these pictures has the same background. Of other pictures this need not be true: cut or mirrored,

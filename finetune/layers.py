@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.engine.cache import rotate
+from model.engine.kv_cache import rotate
 from model.quantization.nf4 import Nf4Linear
-from model.sat.frozen import is_frozen, is_mixing, is_watched, multiply, multiply_back
 from model.sat.lora import Factors
+from model.sat.low_rank import is_frozen, is_mixing, is_watched, multiply, multiply_back
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

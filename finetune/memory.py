@@ -1,8 +1,6 @@
-"""What the base model knows already, as questions that it is asked and its answers.
+"""Questions about any picture, in both languages: of what there is, how many, where, of what colour, how large.
 
-Few examples of one question soon make it the only one that a model answers. Before the training the base is asked
-other questions about the same pictures; in the training its answers are the texts along which the model is held to what
-the base would say. Known as rehearsal, or self-distillation: https://arxiv.org/abs/2402.13669.
+They are drawn from templates. What they ask about is, more often than not, something that was said of the picture.
 """
 
 import json
@@ -16,12 +14,186 @@ from typing import Any
 import torch
 
 from model import CHINESE, DEMO, ENGLISH, Conversation, SatChatModel, Turn, VisualGLMError
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from model.prompt import Language
 
-from .adapter import Adapter
 from .data import ChatDataset
-from .questions import draw_further, draw_question, draw_talk
+from .forward import Adapter
+
+NAMED_SHARE = 0.7  # of the questions are about things that were named before
+
+
+@dataclass(frozen=True)
+class Words:
+    """What questions are made of in a language.
+
+    Attributes:
+        language: its marks.
+        coloured: a thing with its colour.
+        things: names of things; {thing} and {other} are any of them, now and then coloured, {one} is the first with its
+            article, {many} its plural.
+        plurals: of the things.
+        colours, places, sides: {colour}, {place} and {side}.
+        templates: one list for each kind of question.
+        further: questions that need one before them.
+        talk: questions that need no picture.
+    """
+
+    language: Language
+    coloured: str
+    things: tuple[str, ...]
+    plurals: tuple[str, ...]
+    colours: tuple[str, ...]
+    places: tuple[str, ...]
+    sides: tuple[str, ...]
+    templates: tuple[tuple[str, ...], ...]
+    further: tuple[str, ...]
+    talk: tuple[str, ...]
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Return the words of a text."""
+    return tuple(text.split())
+
+
+ZH_THINGS = split("球 方块 三角形 星星 爱心 圆环 十字 月牙 房子 小汽车 树 鱼 狗 猫 花 鸟 桌子")
+ZH = Words(
+    language=CHINESE,
+    coloured="{colour}的{thing}",
+    things=ZH_THINGS,
+    plurals=ZH_THINGS,
+    colours=split("红色 橙色 黄色 绿色 蓝色 紫色 白色 黑色"),
+    places=split("左上角 上方 右上角 左边 中间 右边 左下角 下方 右下角"),
+    sides=split("左边 右边 上面 下面"),
+    templates=(
+        (
+            "描述这张图片。",
+            "详细描述一下这张图片。",
+            "用一句话描述这张图片。",
+            "这张图片画了什么？",
+            "说说你看到的画面。",
+        ),
+        ("图片里有什么？", "图中有哪些物体？", "列出图中所有的物体。", "你看到了什么？"),
+        ("{place}有什么？", "图片的{place}是什么？", "{place}的物体是什么颜色的？"),
+        ("{thing}是什么颜色的？", "图中的{thing}是什么颜色？", "{thing}是{colour}的吗？"),
+        ("{thing}在哪里？", "图片里的{thing}在什么位置？", "{thing}在{place}吗？"),
+        ("图片里有几个物体？", "一共有多少个东西？", "图中有几个{thing}？", "有多少{thing}？"),
+        ("图片里有{thing}吗？", "图中有没有{thing}？", "你能看到{thing}吗？"),
+        ("{thing}和{other}哪个更大？", "{thing}比{other}大吗？", "哪个物体最大？", "最小的东西是什么？"),
+        ("{thing}的{side}是什么？", "{thing}{side}有什么？", "{thing}在{other}的{side}吗？"),
+    ),
+    further=("它是什么颜色的？", "它在哪里？", "它的{side}有什么？", "它比{other}大吗？", "另一个呢？", "还有别的吗？"),
+    talk=("你好！", "你是谁？", "你能做什么？", "你会说英语吗？", "谢谢！", "天空是什么颜色的？", "{thing}在哪里？"),
+)
+EN = Words(
+    language=ENGLISH,
+    coloured="{colour} {thing}",
+    things=split("ball box triangle star heart ring cross moon house car tree fish dog cat flower bird table"),
+    plurals=split(
+        "balls boxes triangles stars hearts rings crosses moons houses cars trees fish dogs cats flowers birds tables"
+    ),
+    colours=split("red orange yellow green blue purple white black"),
+    places=(
+        "in the top left corner",
+        "at the top",
+        "in the top right corner",
+        "on the left",
+        "in the middle",
+        "on the right",
+        "in the bottom left corner",
+        "at the bottom",
+        "in the bottom right corner",
+    ),
+    sides=("to the left of", "to the right of", "above", "below"),
+    templates=(
+        ("Describe the image.", "Describe the picture in detail.", "Describe the picture in one sentence."),
+        ("What is in the picture?", "What can you see?", "List all the objects in the image.", "What does it show?"),
+        ("What is {place}?", "What can you see {place}?", "What colour is the object {place}?"),
+        ("What colour is the {thing}?", "What is the colour of the {thing}?", "Is the {thing} {colour}?"),
+        ("Where is the {thing}?", "In which part of the picture is the {thing}?", "Is the {thing} {place}?"),
+        ("How many objects are there?", "How many things can you see?", "How many {many} are there?"),
+        ("Is there {one}?", "Can you see {one} in the picture?", "Does the picture show {one}?"),
+        (
+            "Which is larger, the {thing} or the {other}?",
+            "Is the {thing} larger than the {other}?",
+            "What is the largest?",
+        ),
+        ("What is {side} the {thing}?", "Is the {thing} {side} the {other}?", "What can you see {side} the {thing}?"),
+    ),
+    further=(
+        "What colour is it?",
+        "Where is it?",
+        "What is {side} it?",
+        "Is it larger than the {other}?",
+        "And the other?",
+    ),
+    talk=(
+        "Hello!",
+        "Who are you?",
+        "What can you do?",
+        "Thank you!",
+        "What colour is the sky?",
+        "Where is the {thing}?",
+    ),
+)
+WORDS = {words.language: words for words in (ZH, EN)}
+
+
+def draw_question(random: Random, language: Language, said: str) -> str:
+    """Return a question about a picture, any kind as often as another.
+
+    Args:
+        random: draws.
+        said: what was said of the picture before, in the same language.
+    """
+    words = WORDS[language]
+    return fill(random, words, random.choice(random.choice(words.templates)), said)
+
+
+def draw_further(random: Random, language: Language, said: str) -> str:
+    """Return a question that is asked after another one."""
+    words = WORDS[language]
+    return fill(random, words, random.choice(words.further), said)
+
+
+def draw_talk(random: Random, language: Language) -> str:
+    """Return a question without a picture."""
+    words = WORDS[language]
+    return fill(random, words, random.choice(words.talk), "")
+
+
+def fill(random: Random, words: Words, template: str, said: str) -> str:
+    """Return a template's question."""
+    thing, other = draw_things(random, words, said)
+    colour, place, side = (random.choice(some) for some in (words.colours, words.places, words.sides))
+    drawn = {"thing": thing, "other": other, "one": with_article(thing), "many": plural_of(words, thing)}
+    return template.format(**drawn, colour=colour, place=place, side=side)
+
+
+def draw_things(random: Random, words: Words, said: str) -> Sequence[str]:
+    """Return the names of two things, most often of those that were named, half of them with a colour."""
+    coloured = [words.coloured.format(colour=colour, thing=thing) for colour in words.colours for thing in words.things]
+    every = [[*words.things], coloured]
+    named = [[name for name in names if name in said] for names in every]
+    drawn = []
+    for _ in range(2):
+        names = named if random.random() < NAMED_SHARE else every
+        drawn.append(random.choice(random.choice(names) or random.choice(every)))
+    return drawn
+
+
+def with_article(thing: str) -> str:
+    """Return an English name with its article, a Chinese one as it is."""
+    if not thing.isascii():
+        return thing
+    return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
+
+
+def plural_of(words: Words, thing: str) -> str:
+    """Return the plural of a thing, its colour before it if it has one."""
+    name, plural = next(pair for pair in zip(words.things, words.plurals, strict=True) if thing.endswith(pair[0]))
+    return thing.removesuffix(name) + plural
+
 
 ROWS = 16  # answered side by side
 LONGEST = 128  # tokens of an answer

@@ -14,18 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.checkpoint import open_checkpoint
-from model.checkpoint.base import BASE_KEY
+from model.checkpoint.adapters import BASE_KEY
 from model.checkpoint.convert import convert
-from model.checkpoint.directory import new_directory
-from model.checkpoint.files import read_json
+from model.checkpoint.files import read_json, write_tensors
 from model.checkpoint.layout import SPLIT
 from model.checkpoint.resolve import resolve
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME, find_directory
-from model.checkpoint.save import write_json
-from model.checkpoint.tensor_file import write_tensors
-from model.command_line import ArgumentParser, run_program
-from model.printing import print_text
-from model.sat.finetuned import FineTuneVisualGLMModel
+from model.checkpoint.save import new_directory, write_json
+from model.command_line import ArgumentParser, print_text, run_program
+from model.finetuned import FineTuneVisualGLMModel
 
 from .peft_adapter import read_peft, write_peft
 

@@ -2,18 +2,22 @@
 
 import argparse
 import re
+import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.memory import build_empty
+from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
 from model.checkpoint.sizes import count_parameters
+from model.command_line import ArgumentParser, print_text, run_program
 from model.errors import SettingError
+from model.finetuned import FineTuneVisualGLMModel
 from model.loading import choose_dtype
-from model.sat.finetuned import FineTuneVisualGLMModel
-from model.sat.lora_targets import LLM
+from model.sat.lora import LLM
 
 # The parts that --freeze knows, by the names of their parameters; the language model is everything else.
 PART_NAMES = {
@@ -112,3 +116,35 @@ def describe_trained(trained: dict[str, torch.nn.Parameter], network: torch.nn.M
     count, whole = sum(tensor.numel() for tensor in trained.values()), sum(map(torch.numel, network.parameters()))
     named = ", ".join(list(kinds)[:4]) + (f" and {len(kinds) - 4} more kinds" if len(kinds) > 4 else "")
     return f"Trained: {count:,} numbers in {len(trained)} tensors, beside {whole - count:,} that stay: {named}."
+
+
+SMALL_MODEL = "visualglm-tiny"
+
+
+def choose_base() -> tuple[str, str]:
+    """Return the name of the model to begin from, and what is to be said about it, if anything."""
+    has_weights = any(map(is_model, local_places(DEFAULT_MODEL, None))) or find_in_cache(HUB_IDS[DEFAULT_MODEL])
+    if torch.cuda.is_available() or has_weights:
+        return DEFAULT_MODEL, ""
+    notice = f"There is no GPU here and no {DEFAULT_MODEL}: {SMALL_MODEL}, the small model, is trained instead."
+    return SMALL_MODEL, notice
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Print the name that --from_pretrained gives among the arguments, or the one chosen."""
+    parser = ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--from_pretrained")
+    given, _ = parser.parse_known_args(arguments)
+    name, notice = (given.from_pretrained, "") if given.from_pretrained else choose_base()
+    if notice:
+        print_text(notice, file=sys.stderr)
+    print_text(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return run_program(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,13 +16,11 @@ import torch
 
 from model.checkpoint import Checkpoint
 from model.checkpoint.adapters import FIRST_A
-from model.checkpoint.files import open_tensors, read_json
-from model.checkpoint.lazy import Tensors
-from model.checkpoint.names import is_language_qkv, to_hf_name, to_sat_name
-from model.checkpoint.qkv import interleave_qkv, split_qkv
-from model.checkpoint.tensor_file import write_tensors
+from model.checkpoint.files import open_tensors, read_json, write_tensors
+from model.checkpoint.layout import interleave_qkv, is_language_qkv, split_qkv, to_hf_name, to_sat_name
 from model.errors import CheckpointError
-from model.sat.lora_targets import PARTS
+from model.sat.lora import PARTS
+from model.tensors import Tensors
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"

@@ -16,19 +16,19 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from model.checkpoint import Checkpoint
+from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
-from model.sat.finetuned import FineTuneVisualGLMModel
 
-from .base import choose_base
-from .batches import most_bytes
+from .batches import choose_workers, most_bytes
 from .checkpoints import Run
-from .data import ChatDataset
-from .deepspeed_optimiser import DeepspeedOptimiser
+from .data import ChatDataset, split_rows
+from .deepspeed_optimizer import DeepspeedOptimiser
 from .errors import TrainingError
 from .forward import AnswerLoss
 from .memory import write_memory
 from .methods import (
     build_network,
+    choose_base,
     choose_precision,
     choose_trained,
     describe_trained,
@@ -36,7 +36,7 @@ from .methods import (
     open_base,
     trains_image_part,
 )
-from .optimise import Optimiser, PlainOptimiser, Settings
+from .optimizer import Optimiser, PlainOptimiser, Settings
 from .order import Order
 from .pictures import PictureCache
 from .processes import Processes, count_processes, is_launched, join_processes, say
@@ -44,11 +44,9 @@ from .progress import Recorder
 from .resuming import open_run
 from .rows import Rows, describe_unread, read_rows
 from .runs import collect, copy_beside, load_trained, run_config
-from .splitting import split_rows
 from .stopping import StopRequest
 from .training import Training
 from .training_state import State
-from .workers import choose_workers
 
 
 def wants_deepspeed(options: argparse.Namespace) -> bool:

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from model.command_line import print_text
 from model.environment import read_integer, read_variable
 from model.errors import SettingError
 from model.loading import choose_device
-from model.printing import print_text
-from model.sat.sat_compat import plain_tracebacks
+from model.sat.compat import plain_tracebacks
 
 from .errors import TrainingError
 
@@ -132,7 +132,7 @@ def join_launched(device: str | None, count: int) -> Processes:
 
 def divide_model() -> None:
     """Tell SAT's layers that every process has the whole model."""
-    import model.sat.sat_compat  # noqa: F401  (before sat)
+    import model.sat.compat  # noqa: F401  (before sat)
 
     # isort: split
     from sat import mpu

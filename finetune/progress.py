@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from model.command_line import make_printable
 from model.errors import SettingError
-from model.printing import make_printable
 
 LOG_NAME = "log.jsonl"
 

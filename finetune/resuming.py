@@ -13,11 +13,10 @@ from model.errors import CheckpointError, VisualGLMError
 
 from .checkpoints import Run
 from .errors import DataError, TrainingError
-from .manifest import hash_file
 from .order import Order
 from .processes import Processes, say
 from .run_lock import RunLock
-from .training_state import State
+from .training_state import State, hash_file
 
 
 def open_run(

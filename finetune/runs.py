@@ -7,16 +7,15 @@ from typing import Any
 import torch
 
 from model.checkpoint import Checkpoint, find_vocabulary
-from model.checkpoint.base import BASE_KEY
+from model.checkpoint.adapters import BASE_KEY
 from model.checkpoint.files import open_tensors
 from model.checkpoint.layout import SPLIT
-from model.checkpoint.resolve import EMBEDDED
+from model.checkpoint.resolve import EMBEDDED, TOKENIZER_NAME, VOCABULARY_NAME
 from model.checkpoint.sat import WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME
-from model.checkpoint.vocabulary import TOKENIZER_NAME, VOCABULARY_NAME
 from model.description import KEY as DESCRIPTION_KEY
 from model.environment import expand_home
-from model.sat.finetuned import FineTuneVisualGLMModel
+from model.finetuned import FineTuneVisualGLMModel
 
 from .checkpoints import Run
 from .errors import TrainingError

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from model.printing import print_text
+from model.command_line import print_text
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAILED_BY_SIGNAL = 128  # plus the number of the signal: the exit code that shells give

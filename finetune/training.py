@@ -11,24 +11,22 @@ from typing import Any
 import torch
 
 from model import SatChatModel
-from model.checkpoint.sampling import read_sampling
+from model.loading import read_sampling
 from model.sat.lora import set_dropout
 
+from .batches import lost_workers_explained
 from .checkpoints import Run
 from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimise import Made, Numbers, Optimiser
+from .optimizer import Made, Numbers, Optimiser, rate_at
 from .order import Order
-from .pictures import PictureCache
+from .pictures import PictureCache, vary_some
 from .processes import Processes, say
 from .progress import Recorder
-from .rate import rate_at
 from .stopping import StopRequest, catch_signals
 from .training_state import State
-from .variation import vary_some
-from .workers import lost_workers_explained
 
 # Steps in a row without room in float16, after which something else is wrong.
 MOST_SKIPPED = 20

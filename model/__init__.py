@@ -16,7 +16,7 @@ from .aliases import install_aliases
 if TYPE_CHECKING:
     from .blip2 import BlipImageEvalProcessor as BlipImageEvalProcessor
     from .chat import chat as chat, chat_batch as chat_batch, stream_chat as stream_chat
-    from .chat_model import ChatModel as ChatModel, SatChatModel as SatChatModel
+    from .chat_model import ChatModel as ChatModel, Piece as Piece, SatChatModel as SatChatModel, Usage as Usage
     from .engine import CHAT as CHAT, DEMO as DEMO, HF_CHAT as HF_CHAT, GenerationConfig as GenerationConfig
     from .errors import (
         BusyError as BusyError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TokenizerError as TokenizerError,
         VisualGLMError as VisualGLMError,
     )
+    from .finetuned import FineTuneVisualGLMModel as FineTuneVisualGLMModel
     from .hf_chat import HfChatModel as HfChatModel
     from .infer_util import (
         generate_input as generate_input,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
         process_image as process_image,
     )
     from .loading import load_hf as load_hf, load_sat as load_sat, load_tokenizer as load_tokenizer
-    from .pieces import Piece as Piece, Usage as Usage
     from .prompt import (
         CHINESE as CHINESE,
         ENGLISH as ENGLISH,
@@ -46,23 +46,21 @@ if TYPE_CHECKING:
         Turn as Turn,
         is_chinese as is_chinese,
     )
-    from .sat.finetuned import FineTuneVisualGLMModel as FineTuneVisualGLMModel
     from .visualglm import VisualGLMModel as VisualGLMModel
 
 # Imported when they are first asked for, so that what needs no torch does not wait for it.
 PUBLIC = {
     "blip2": "BlipImageEvalProcessor",
     "chat": "chat chat_batch stream_chat",
-    "chat_model": "ChatModel SatChatModel",
+    "chat_model": "ChatModel Piece SatChatModel Usage",
     "engine": "CHAT DEMO HF_CHAT GenerationConfig",
     "errors": "BusyError CheckpointError GenerationError ImageError PromptTooLongError QuestionError ResourceError "
     "SettingError TokenizerError VisualGLMError",
     "hf_chat": "HfChatModel",
     "infer_util": "generate_input get_infer_setting process_image",
     "loading": "load_hf load_sat load_tokenizer",
-    "pieces": "Piece Usage",
     "prompt": "CHINESE ENGLISH Conversation Language Turn is_chinese",
-    "sat.finetuned": "FineTuneVisualGLMModel",
+    "finetuned": "FineTuneVisualGLMModel",
     "visualglm": "VisualGLMModel",
 }
 MODULES = {name: module for module, names in PUBLIC.items() for name in names.split()}

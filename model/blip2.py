@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .images.image import BlipImageEvalProcessor
-from .sat import sat_compat  # noqa: F401  (before sat)
+from .images.preprocess import BlipImageEvalProcessor
+from .sat import compat as sat_compat  # noqa: F401  (before sat)
 
 # isort: split
 from sat.model.base_model import BaseMixin, BaseModel, replacable

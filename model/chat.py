@@ -13,9 +13,8 @@ from PIL import Image
 from .chat_model import SatChatModel
 from .engine import CHAT, GenerationConfig
 from .errors import ImageError, QuestionError, SettingError, VisualGLMError
-from .history import to_turns
-from .images.image import load_image
-from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text
+from .images.preprocess import load_image
+from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text, to_turns
 
 History = list[tuple[str, str]]
 AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None

@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .chat_model import SatChatModel
+from .chat_model import Answer, SatChatModel
 from .description import UNNAMED, Description
 from .engine import GenerationConfig
 from .errors import VisualGLMError
 from .kernels.linear import Called, Linear, bind_dense, bind_rounded
-from .pieces import Answer
 from .prompt import Conversation
 from .quantization.rounding import group_count
 from .rotary import RotaryEmbedding

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .checkpoint import Checkpoint, load_tensors
-from .checkpoint.adapters import PTUNING, methods_in
+from .checkpoint.adapters import PTUNING, encode_prefix, methods_in
 from .checkpoint.files import read_json
 from .checkpoint.hf import CONFIG_NAME, open_files
 from .checkpoint.layout import INTERLEAVED, SPLIT
-from .checkpoint.lazy import LazyTensors, Tensors, makers_of
-from .checkpoint.memory import build_empty
-from .checkpoint.prefix import encode_prefix
+from .checkpoint.low_bit import part_maker
+from .checkpoint.memory import build_empty, whole_tensors
 from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
-from .checkpoint.whole import whole_tensors
 from .errors import CheckpointError, SettingError
-from .quantization.loading import part_maker
-from .quantization.quantized import SCALE
+from .quantization.published import SCALE
+from .tensors import LazyTensors, Tensors, makers_of
 
 if TYPE_CHECKING:
     from .hf.configuration_chatglm import ChatGLMConfig
@@ -89,7 +87,11 @@ def fill_network(
     """Return the network of a model in the SAT format, such as a fine-tune, LoRA merged; see `read_network`."""
     from .hf.configuration_chatglm import ChatGLMConfig
 
-    checkpoint = encode_prefix(checkpoint) if PTUNING in methods_in(checkpoint.stored) else checkpoint.merge_lora()
+    if PTUNING in methods_in(checkpoint.stored):
+        stored, config = encode_prefix(checkpoint.stored, checkpoint.config)
+        checkpoint = replace(checkpoint, stored=stored, config=config)
+    else:
+        checkpoint = checkpoint.merge_lora()
     config = ChatGLMConfig(**to_hf_config(checkpoint.config, eos_token_id, dtype))
     tensors = hf_tensors(whole_tensors(checkpoint), checkpoint.config["num_attention_heads"], dtype)
     return load_network(checkpoint, tensors, config, device, dtype, bits, progress)
@@ -125,7 +127,7 @@ def rounded_tensors(tensors: Tensors, network: Any, dtype: torch.dtype) -> Tenso
 
     One whole weight at a time lies in memory, in `dtype` on the device of its layer.
     """
-    from .hf.quantization import QuantizedLinear, round_weight
+    from .kernels.low_bit import QuantizedLinear, round_weight
 
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, QuantizedLinear)}
 

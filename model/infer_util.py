@@ -23,10 +23,9 @@ from .checkpoint.resolve import DEFAULT_MODEL
 from .engine import DEMO
 from .errors import ImageError
 from .file_mode import unused_name
-from .history import to_turns
-from .images.image import decode_base64
+from .images.preprocess import decode_base64
 from .loading import load_sat
-from .prompt import is_chinese, require_text
+from .prompt import is_chinese, require_text, to_turns
 from .visualglm import VisualGLMModel
 
 if TYPE_CHECKING:

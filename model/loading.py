@@ -3,36 +3,62 @@
 import os
 import re
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .chat_model import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
+from .checkpoint.files import read_json
+from .checkpoint.low_bit import quantized_checkpoint
 from .checkpoint.memory import build_empty
-from .checkpoint.resolve import DEFAULT_MODEL
-from .checkpoint.sampling import read_sampling
+from .checkpoint.resolve import DEFAULT_MODEL, find_vocabulary
+from .checkpoint.save import GENERATION_NAME
 from .checkpoint.sizes import choose_cpu_dtype, count_parameters
-from .checkpoint.vocabulary import find_vocabulary
 from .description import Description, read_knowledge
+from .engine import DEMO
 from .environment import expand_home, read_variable
-from .errors import SettingError, TokenizerError
+from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
 from .hf_loading import fill_network, is_published, read_network
-from .quantization.loading import quantized_checkpoint
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
 from .quantization.rounding import check_bits
 from .shortage import shortage_explained
+
+# Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
+SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")
+
+
+def read_sampling(directory: Path) -> Mapping[str, Any]:
+    """Return the sampling settings that a model's directory names, by their names in `GenerationConfig`.
+
+    Raises:
+        CheckpointError: generation_config.json cannot be read, or a setting makes no sense.
+    """
+    path = directory / GENERATION_NAME
+    if not path.is_file():
+        return {}
+    written = read_json(path)
+    try:
+        settings = {name: written[name] for name in SAMPLING_SETTINGS if written.get(name) is not None}
+        if written.get("do_sample") is False:
+            settings["temperature"] = 0
+        DEMO.replace(**settings)
+    except SettingError as error:
+        raise CheckpointError(f"{path} cannot be used: {error} Correct it, or remove it.") from error
+    return settings
+
 
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
     from .visualglm import VisualGLMModel
 
 if find_spec("sat") is not None:  # the Hugging Face side needs none
-    from .sat import sat_compat as sat_compat  # so that a program that imports SAT after this does so at little cost
+    from .sat import compat as compat  # so that a program that imports SAT after this does so at little cost
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL_PARAMETERS = 50_000_000
@@ -130,7 +156,7 @@ def build_network(
     Args:
         wider: what else has few bits, see `quantize`.
     """
-    from .sat.finetuned import FineTuneVisualGLMModel
+    from .finetuned import FineTuneVisualGLMModel
     from .visualglm import VisualGLMModel
 
     checkpoint.check_room()

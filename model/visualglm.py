@@ -18,13 +18,13 @@ from .blip2 import BLIP2, without_parallel_output
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
-from .checkpoint.lazy import LazyTensors, Tensors, makers_of
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
 from .quantization.linear import QuantizedLinear
 from .rotary import RotaryEmbedding
+from .sat.compat import settle_placement  # before sat
 from .sat.ptuning import PTUNING, find_prefix, prefix_of
-from .sat.sat_compat import settle_placement  # before sat
+from .tensors import LazyTensors, Tensors, makers_of
 
 # isort: split
 from sat.model.base_model import BaseMixin, get_model

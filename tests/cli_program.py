@@ -19,7 +19,7 @@ import pexpect
 import cli_demo
 from model import Conversation, GenerationConfig, Piece
 from model.description import Description
-from visualglm.terminal.interrupts import ignore_interrupt, interrupt_once, on_interrupt
+from visualglm.terminal.streams import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
 SCENE = str(ROOT / "examples" / "scene.png")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model import SatChatModel, load_sat
-from model.images.image import preprocess
+from model.images.preprocess import preprocess
 from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
 
@@ -85,8 +85,8 @@ def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
 @pytest.fixture
 def places_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let Hugging Face models decode in rooms on the CPU, too; return how many places each step sees."""
-    from model.hf import graph_chatglm
-    from model.hf.room_chatglm import Room
+    from model.hf import generation_chatglm as graph_chatglm
+    from model.hf.generation_chatglm import Room
 
     seen: list[int] = []
     compute = Room.compute

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from finetune import deepspeed_optimiser
+from finetune import deepspeed_optimizer as deepspeed_optimiser
 from finetune.finetune_visualglm import main
-from finetune.optimise import Settings
+from finetune.optimizer import Settings
 
 LIMITS = {  # in numbers
     "stage3_prefetch_bucket_size": 300_000,

@@ -13,7 +13,7 @@ import torch
 
 from model import FineTuneVisualGLMModel, load_tokenizer
 from model.blip2 import BlipImageEvalProcessor
-from model.images.image import load_image
+from model.images.preprocess import load_image
 
 # isort: split
 from sat import get_args

@@ -11,8 +11,7 @@ from sat.model.finetune.prompt_tuning import PTuningV2Mixin
 
 from model import CheckpointError, VisualGLMModel
 from model.checkpoint import open_checkpoint, save_sat
-from model.checkpoint.names import is_language_qkv
-from model.checkpoint.qkv import interleave_qkv, split_qkv
+from model.checkpoint.layout import interleave_qkv, is_language_qkv, split_qkv
 from tests.checkpoints import QKV, Small, read_model, write_hf, write_sat
 from tests.conftest import relative_error
 

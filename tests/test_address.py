@@ -6,9 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
-from model.images import address, fetch
-from model.images.address import display_url, is_public_address
-from model.images.fetch import fetch_bytes
+from model.images import url_fetch as address, url_fetch as fetch
+from model.images.url_fetch import display_url, fetch_bytes, is_public_address
 from tests.web_server import (
     BODY,
     PUBLIC,

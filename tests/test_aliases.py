@@ -36,7 +36,7 @@ def test_a_module_that_never_was_is_still_missing() -> None:
         importlib.import_module("model.generation.no_such_module")
 
 
-@pytest.mark.parametrize("code", ["import model", "from model import ImageError", "import model.images.image_file"])
+@pytest.mark.parametrize("code", ["import model", "from model import ImageError", "import model.images.decode"])
 def test_a_light_import_stays_light(code: str) -> None:
     check = f"{code}; import sys; print(sorted({{'torch', 'sat', 'transformers', 'numpy'}} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -60,3 +60,8 @@ def test_type_checkers_see_the_names_that_are_imported_on_demand() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = model.no_such_name
+
+
+def test_no_current_module_has_a_former_path() -> None:
+    paths = {former.replace(".", "/") for former in MOVED}
+    assert not [path for path in paths if (ROOT / f"{path}.py").exists() or (ROOT / path / "__init__.py").exists()]

@@ -12,7 +12,7 @@ import pytest
 from model import GenerationError
 from model.description import Description
 from tests.served import SteppedModel, completion, events, serving, wait_until
-from visualglm.server.streams import ClientGone, EventStream
+from visualglm.server.replies import ClientGone, EventStream
 
 PATH = "/v1/chat/completions"
 NATIVE = {"text": "hello"}

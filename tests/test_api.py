@@ -19,7 +19,7 @@ import pytest
 from model import SettingError
 from tests.served import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
 from visualglm.server import Settings, create_app
-from visualglm.server.server import HEAPS, Server
+from visualglm.server.process import HEAPS, Server
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--from_pretrained", "visualglm-tiny", "--device", "cpu"]
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_said():
     ("host", "keys", "warned"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False), ("localhost", (), False)]
 )
 def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog):
-    from visualglm.server.server import warn_of_open_doors
+    from visualglm.server.process import warn_of_open_doors
 
     warn_of_open_doors(Settings(host=host, api_keys=keys))
     assert bool(caplog.records) is warned
@@ -111,7 +111,7 @@ def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog)
 
 COUNT_HEAPS = """
 import ctypes, threading
-from visualglm.server.server import limit_heaps
+from visualglm.server.process import limit_heaps
 
 limit_heaps()
 libc = ctypes.CDLL(None)

@@ -9,7 +9,7 @@ import torch
 
 from model import CheckpointError, load_hf, load_sat
 from model.checkpoint import open_checkpoint
-from model.checkpoint.vocabulary import VOCABULARY_NAME
+from model.checkpoint.resolve import VOCABULARY_NAME
 from tests.checkpoints import QKV, TINY, write_sat
 from tests.cli_program import ROOT, run_program
 

@@ -14,7 +14,7 @@ from benchmarks.parts.attackers import costly_bodies
 from benchmarks.parts.http_bodies import completion, data_url, random_png
 from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
-from model.images.image import decode_base64
+from model.images.preprocess import decode_base64
 from visualglm.server import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from model.hf.cache_chatglm import ROOM, GrowingLayer, new_cache
+from model.hf.generation_chatglm import ROOM, GrowingLayer, new_cache
 from tests.hf_models import build_golden, golden_model, left_padded, picture_of, prompt_ids
 
 SHAPE = (2, 3, 1, 4)  # [B, H, N, head_dim]

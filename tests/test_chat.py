@@ -30,7 +30,7 @@ from model import (
     stream_chat,
 )
 from model.engine import Request, Scheduler, Step, Steps
-from model.engine.tickets import Ticket
+from model.engine.sequence import Ticket
 from model.loading import choose_device
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function

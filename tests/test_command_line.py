@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import base, check, compare
+from finetune import check, compare, methods as base
 from finetune.arguments import parse_arguments
 from model.checkpoint import convert
 from model.command_line import ArgumentParser

@@ -15,7 +15,7 @@ from finetune.rows import read_rows
 from model import Conversation, SatChatModel, load_sat
 from model.checkpoint import open_checkpoint, save_sat
 from model.command_line import FAILED, MISUSED
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.test_failure_page import Reader
 from tiny.fewshot import write_folder
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from model import CheckpointError, load_sat, load_tokenizer
 from model.checkpoint import open_checkpoint, save_hf, save_sat
 from model.checkpoint.convert import convert, main
-from model.checkpoint.qkv import interleave_qkv
+from model.checkpoint.layout import interleave_qkv
 from model.engine import HF_CHAT
 from tests.checkpoints import QKV, RANK_0, TINY, Small, differing, read_model, write_sat
 

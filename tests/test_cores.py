@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import model.images.cores
-from model.images.cores import Cores, count_cores
+import model.images.embedding_cache
+from model.images.embedding_cache import Cores, count_cores
 
 PLACES = 3
 

@@ -7,8 +7,7 @@ import httpx
 import pytest
 
 from model import ImageError, generate_input
-from model.images.data_url import read_data_url
-from model.images.image import decode_base64, load_image
+from model.images.preprocess import decode_base64, load_image, read_data_url
 from tests.served import DESCRIBE, DESCRIPTION, SCENE, completion
 
 DATA = SCENE.read_bytes()

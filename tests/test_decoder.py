@@ -10,10 +10,10 @@ from sat.model.finetune.prompt_tuning import PTuningV2Mixin
 from sat.transformer_defaults import standard_attention
 
 from model.engine import GenerationConfig, Request, generate
-from model.engine.cache import KVCache, answer_positions
-from model.engine.decoder import LayerDecoder, Prefill, make_decoder, tell
+from model.engine.batch import make_decoder, tell
+from model.engine.decoder import LayerDecoder, ModelDecoder, Prefill
+from model.engine.kv_cache import KVCache, answer_positions
 from model.engine.layers import Layers
-from model.engine.model_decoder import ModelDecoder
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 

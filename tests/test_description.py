@@ -14,7 +14,7 @@ from model.description import MAX_LENGTH, Description, read_knowledge
 from model.loading import describe_model
 from tests.checkpoints import TINY
 from tests.test_cli_demo import ScriptedModel, talk
-from visualglm.languages import OneLanguageModel
+from visualglm.arguments import OneLanguageModel
 from visualglm.web.layout import words
 
 KNOWLEDGE = json.loads((TINY / "config.json").read_text(encoding="utf-8"))["description"]

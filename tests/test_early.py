@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.kernels import choice, norm
+from model.kernels import capability, dispatch, norm
+from model.kernels.autotune import Tile
 from model.kernels.ending import Ending
-from model.kernels.tile import Tile
 from tests.test_kernels import DEVICE, INTERPRETED, KINDS, make_case, multiply, needs_triton
 
 LAYERS = 12
@@ -47,7 +47,7 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    if not INTERPRETED or not choice.has_triton(DEVICE):
+    if not INTERPRETED or not dispatch.has_triton(DEVICE):
         pytest.skip("needs Triton's interpreter")
     from triton.runtime.interpreter import interpreter_builder as builder
 
@@ -65,7 +65,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     follow("set_grid_idx", lambda *_: watch.start())
     follow("create_masked_load", lambda pointers, mask, *_: watch.touch(pointers, mask))
     follow("create_masked_store", lambda pointers, _, mask, *__: watch.touch(pointers, mask))
-    for name in (*KINDS, "ending", "norm"):
+    for name in (*KINDS, "tiles", "norm"):
         monkeypatch.setattr(importlib.import_module(f"model.kernels.triton.{name}"), "wait_for_inputs", watch.wait)
     yield watch
 
@@ -105,7 +105,7 @@ def test_copies_of_weights_are_not_read_early() -> None:
     from model.kernels.triton import launch
 
     weight = torch.ones(64, 32, device=DEVICE)
-    assert launch.start_of(DEVICE, weight, None)["EARLY"] == choice.starts_early(DEVICE)
+    assert launch.start_of(DEVICE, weight, None)["EARLY"] == capability.starts_early(DEVICE)
     assert launch.start_of(DEVICE, weight.t(), None) == {"EARLY": False}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import CHINESE, DEMO, Conversation, SatChatModel, Turn, load_hf, load_sat
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.conftest import build_model
 from tests.test_batch import draw_requests, prompts, together  # noqa: F401  (a fixture)
 from tests.test_decoder import SharpAttention, build_prefixed

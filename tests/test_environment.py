@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from finetune.batches import count_local_processes
 from finetune.processes import count_processes, is_launched
-from finetune.workers import count_local_processes
 from model import SettingError
 from model.command_line import ArgumentParser
 from tests.cli_program import ROOT, environment

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from model.errors import ImageError
-from model.images import fetch
-from model.images.fetch import fetch_bytes
+from model.images import url_fetch as fetch
+from model.images.url_fetch import fetch_bytes
 from tests.web_server import (
     BODY,
     PUBLIC,

@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.adapter import Adapter
 from finetune.batches import Batch, select, show
-from finetune.forward import AnswerLoss, answer_places
-from finetune.pictures import PictureCache
-from finetune.states import final_states
-from finetune.variation import vary_some
+from finetune.forward import Adapter, AnswerLoss, answer_places, final_states
+from finetune.pictures import PictureCache, vary_some
 from model import load_sat
-from model.sat.finetuned import FineTuneVisualGLMModel
+from model.finetuned import FineTuneVisualGLMModel
 from tests.finetuning import batch_of, data, losses_of, train  # noqa: F401
 from tests.test_finetune_forward import METHODS, TurnedMixin, build, gradients, same
 

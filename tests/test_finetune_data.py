@@ -15,9 +15,9 @@ from finetune.encoding import TurnEncoder
 from finetune.errors import BadRowError, DataError
 from finetune.shapes import Row
 from model import CHAT, Conversation, SatChatModel, Turn, load_sat
-from model.engine.decoder import make_decoder
+from model.engine.batch import make_decoder
 from model.errors import SettingError
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.test_decoder import drain
 from tests.test_prompt import CountingTokenizer
 from tiny.scenes import draw_scene, sample_scene

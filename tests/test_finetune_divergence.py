@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from finetune import divergence
-from finetune.divergence import sum_divergences
+from finetune import loss as divergence
+from finetune.loss import sum_divergences
 from model import load_sat
 from model.sat.lora import LoraLinear
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.base import SMALL_MODEL, choose_base
 from finetune.data import ChatDataset
 from finetune.evaluation import ask
+from finetune.methods import SMALL_MODEL, choose_base
 from model import load_sat
 from tiny.fewshot import write_folder
 

@@ -12,12 +12,11 @@ from sat.model.base_model import BaseMixin, non_conflict
 from torch import nn
 
 import finetune.data
-from finetune import head
+from finetune import loss as head
 from finetune.data import Batch, collate
-from finetune.forward import AnswerLoss
+from finetune.forward import AnswerLoss, additive, logits_by_sat
 from finetune.pictures import PictureCache
-from finetune.states import additive, logits_by_sat
-from model.sat.finetuned import FineTuneVisualGLMModel
+from model.finetuned import FineTuneVisualGLMModel
 from tests.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
 
 

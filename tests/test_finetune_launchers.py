@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune import preparation
-from finetune.head import HEAD_ROWS
+from finetune.loss import HEAD_ROWS
 from finetune.methods import method_settings
 from model.checkpoint.files import open_tensors
 from tests.finetuning import data, loss_of, losses_of, train  # noqa: F401

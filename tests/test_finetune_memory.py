@@ -9,9 +9,9 @@ import torch
 
 from finetune.memory import write_memory
 from finetune.order import Order
-from finetune.variation import vary, vary_some
+from finetune.pictures import vary, vary_some
 from model import CHINESE, DEMO, ENGLISH, Conversation, Turn, load_sat, load_tokenizer
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.finetuning import batch_of, data, dataset_of, loss_of, losses_of, train  # noqa: F401
 from tests.test_finetune_forward import METHODS, build
 

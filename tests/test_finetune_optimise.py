@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from finetune.arguments import parse_arguments
-from finetune.deepspeed_optimiser import deepspeed_config
-from finetune.optimise import Numbers, PlainOptimiser, Settings, Stepped
+from finetune.deepspeed_optimizer import deepspeed_config
+from finetune.optimizer import Numbers, PlainOptimiser, Settings, Stepped
 from finetune.training import MOST_SKIPPED
 from tests.finetuning import data, losses_of, train  # noqa: F401
 

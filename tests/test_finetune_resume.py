@@ -12,8 +12,8 @@ import pytest
 from finetune.checkpoints import Run
 from finetune.errors import TrainingError
 from finetune.finetune_visualglm import main
-from finetune.manifest import MANIFEST_NAME
 from finetune.run_lock import RunLock
+from finetune.training_state import MANIFEST_NAME
 from model import load_sat
 from tests.finetuning import SHORT, data, train  # noqa: F401
 
@@ -248,7 +248,7 @@ def test_another_optimizer_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     optimiser = "finetune.preparation.PlainOptimiser"
-    from finetune.optimise import PlainOptimiser
+    from finetune.optimizer import PlainOptimiser
 
     class Other(PlainOptimiser):
         """An optimizer that saves itself elsewhere, as deepspeed's does."""

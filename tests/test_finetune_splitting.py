@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 
 from finetune.arguments import parse_arguments
+from finetune.data import split_rows
 from finetune.errors import DataError
 from finetune.progress import LOG_NAME
 from finetune.rows import Rows, read_rows
-from finetune.splitting import split_rows
 from model.errors import SettingError
 from tests.finetuning import data, train  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 STUB = """#!/bin/sh
 case "$*" in
-    "-m finetune.base"*) echo {base} ;;
+    "-m finetune.methods"*) echo {base} ;;
     "-m zipfile"*) ;;
     *) for argument in "$@"; do echo "$argument"; done ;;
 esac

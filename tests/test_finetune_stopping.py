@@ -15,7 +15,7 @@ import pytest
 from finetune import stopping
 from finetune.checkpoints import Run
 from finetune.finetune_visualglm import main
-from finetune.optimise import PlainOptimiser
+from finetune.optimizer import PlainOptimiser
 from finetune.stopping import StopRequest, catch_signals
 from finetune.training import Training
 from tests.finetuning import SHORT, data, train  # noqa: F401

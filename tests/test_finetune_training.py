@@ -15,7 +15,7 @@ import torch
 from finetune import checkpoints
 from finetune.checkpoints import Run
 from finetune.finetune_visualglm import main
-from finetune.rate import rate_at
+from finetune.optimizer import rate_at
 from model import load_hf, load_sat
 from model.checkpoint.files import open_tensors
 from tests.finetuning import batch_of, data, loss_of, losses_of, train  # noqa: F401

@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from finetune import workers
-from finetune.batches import Batch, collate, load_batches, most_bytes
+from finetune import batches as workers
+from finetune.batches import Batch, choose_workers, collate, load_batches, lost_workers_explained, most_bytes
 from finetune.data import ChatDataset
 from finetune.encoding import Example
 from finetune.errors import TrainingError
 from finetune.finetune_visualglm import main
 from finetune.training import Training
-from finetune.workers import choose_workers, lost_workers_explained
 from model.errors import SettingError
 from tests.finetuning import SHORT, data, dataset_of, train  # noqa: F401
 

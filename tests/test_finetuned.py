@@ -10,9 +10,9 @@ from sat.mpu import ColumnParallelLinear
 from torch import nn
 
 from model import DEMO, Conversation, FineTuneVisualGLMModel, SatChatModel, VisualGLMModel, load_sat, load_tokenizer
-from model.checkpoint import nf4
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from model.prompt import clean_answer
+from model.quantization import nf4
 from model.quantization.nf4 import Nf4Linear, UnpackedProduct
 from model.sat.lora import LoraLinear
 from tests.sat_programs import SCENE, close, logits_of, sat_directory, tiny_tokenizer  # noqa: F401
@@ -191,7 +191,7 @@ def test_p_tuning_answers_through_the_engine(prefixed: FineTuneVisualGLMModel, p
 
 def test_the_originals_fine_tune_loads_as_our_class(tmp_path: Path) -> None:
     from model.checkpoint import open_checkpoint
-    from model.sat.sat_compat import class_to_load
+    from model.sat.compat import class_to_load
     from tests.checkpoints import write_sat
 
     network = load(use_lora=True, lora_rank=4, layer_range=[0, 3])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model.quantization.nf4 import Nf4Linear
-from model.sat.frozen import is_frozen, multiply, multiply_back
+from model.sat.low_rank import is_frozen, multiply, multiply_back
 from tests.sat_programs import close
 from tests.test_finetuned import load
 

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from model.engine import attention
-from model.engine.cache import KVCache, angle_table
+from model.engine import layers as attention
+from model.engine.kv_cache import KVCache, angle_table
 from model.rotary import RotaryEmbedding
 from tests.conftest import relative_error
 

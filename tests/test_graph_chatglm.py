@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.hf.graph_chatglm import Rooms, weights_of
-from model.hf.room_chatglm import STRIDE
+from model.hf.generation_chatglm import STRIDE, Rooms, weights_of
 from tests.hf_models import build_golden, golden_model, left_padded, picture_of, prompt_ids, tiny_model, tiny_tokenizer
 from tests.in_rooms import GREEDY, assert_same_logits, both_ways, prompt_of
 

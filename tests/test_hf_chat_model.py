@@ -21,8 +21,8 @@ from model import (
     load_sat,
 )
 from model.checkpoint import find_vocabulary, open_checkpoint, save_sat
-from model.checkpoint.vocabulary import VOCABULARY_NAME
-from model.images.image import load_image
+from model.checkpoint.resolve import VOCABULARY_NAME
+from model.images.preprocess import load_image
 from tests.cli_program import DESCRIBED_ZH, ROOT, SCENE, run_program
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from model import CheckpointError
 from model.checkpoint import open_checkpoint
+from model.checkpoint.layout import to_hf_name, to_sat_name
 from model.checkpoint.load import load_tensors
-from model.checkpoint.names import to_hf_name, to_sat_name
-from model.quantization.quantized import unpack_int4
+from model.quantization.published import unpack_int4
 from tests.checkpoints import Small, differing, read_model, write_hf
 from tests.conftest import GOLDENS, build_model, relative_error
 from tests.goldens import golden_weights

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.hf.graph_chatglm import has_graphs
+from model.hf.generation_chatglm import STRIDE, has_graphs
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.hf.room_chatglm import STRIDE
 from tests.conftest import relative_error
 from tests.hf_models import TINY, build_golden, left_padded, tiny_model, tiny_tokenizer
 from tests.test_hf_gpu import GREEDY, QUESTIONS, SCENE

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from model import CheckpointError, SettingError, load_hf
 from model.checkpoint.convert import convert
-from model.checkpoint.names import is_language_qkv
-from model.checkpoint.qkv import split_qkv
+from model.checkpoint.layout import is_language_qkv, split_qkv
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
 from tests.checkpoints import TINY
 

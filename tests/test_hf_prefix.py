@@ -7,13 +7,14 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
+from finetune.forward import final_states
 from finetune.merge import merge
-from finetune.states import final_states
 from model import CHINESE, DEMO, Conversation, load_hf, load_sat
 from model.checkpoint import open_checkpoint
+from model.checkpoint.adapters import TABLE, encode_prefix
 from model.checkpoint.files import open_tensors, read_json
-from model.checkpoint.prefix import TABLE, encode_prefix
-from model.engine.decoder import LayerDecoder, make_decoder
+from model.engine.batch import make_decoder
+from model.engine.decoder import LayerDecoder
 from model.hf.configuration_chatglm import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 from tests.finetuning import QUESTION, batch_of, data, loss_of, train  # noqa: F401
@@ -102,13 +103,14 @@ def test_a_run_becomes_a_directory_that_needs_nothing_else(run: Path, data: Path
 
 def test_the_table_holds_the_prefixes_of_all_layers(run: Path) -> None:
     checkpoint = open_checkpoint(run)
-    encoded = encode_prefix(checkpoint)
+    stored, _ = encode_prefix(checkpoint.stored, checkpoint.config)
     config = ChatGLMConfig(num_layers=4, num_attention_heads=8, hidden_size=256, pre_seq_len=5)
-    table = encoded.stored[TABLE].view(5, config.num_layers, 2, 8, 32)
+    table = stored[TABLE].view(5, config.num_layers, 2, 8, 32)
     for number in range(config.num_layers):
         expected = checkpoint.stored[f"mixins.ptuning.prefix.{number}"]  # [2, H, P, head_dim]
         assert torch.equal(table[:, number].permute(1, 2, 0, 3), expected)
-    assert encode_prefix(open_checkpoint("visualglm-tiny")).config == open_checkpoint("visualglm-tiny").config
+    plain = open_checkpoint("visualglm-tiny")
+    assert encode_prefix(plain.stored, plain.config)[1] == plain.config
 
 
 def test_a_prefix_made_by_a_network_is_refused() -> None:

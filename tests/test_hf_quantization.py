@@ -11,8 +11,7 @@ from torch import nn
 from model import SettingError
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.hf.quantization import LAYERS, QuantizedLinear, quantize_rows
-from model.quantization.kernels import pack_pairs, unpack_pairs
+from model.kernels.low_bit import LAYERS, QuantizedLinear, pack_pairs, quantize_rows, unpack_pairs
 from tests.conftest import relative_error
 from tests.hf_models import SPEC, build_golden, golden_model, picture_of, prompt_ids, tiny_model, tiny_tokenizer
 

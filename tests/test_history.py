@@ -20,8 +20,7 @@ from model import (
     generate_input,
     stream_chat,
 )
-from model.history import to_turns
-from model.prompt import CHINESE, build_prompt
+from model.prompt import CHINESE, build_prompt, to_turns
 from tests.hf_models import tiny_model as hf_model, tiny_tokenizer
 
 SCENE = str(Path(__file__).parents[1] / "examples" / "scene.png")

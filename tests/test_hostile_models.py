@@ -16,7 +16,7 @@ import model.loading
 from model import CheckpointError, VisualGLMError, load_hf, load_sat
 from model.checkpoint import open_checkpoint, save_sat
 from model.checkpoint.convert import convert
-from model.checkpoint.vocabulary import VOCABULARY_NAME, find_vocabulary
+from model.checkpoint.resolve import VOCABULARY_NAME, find_vocabulary
 from model.hf import ChatGLMConfig
 from tests.checkpoints import QKV, RANK_0, TINY
 from tests.web_server import forbidden

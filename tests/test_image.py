@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -16,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-import model.images.image
+import model.images.preprocess
 from model.errors import ImageError
-from model.images.image import (
+from model.hf.export import code_files
+from model.images.preprocess import (
     CLIP_MEAN,
     CLIP_STD,
     BlipImageEvalProcessor,
@@ -30,7 +30,6 @@ from model.images.image import (
 )
 from tests.goldens.golden_weights import picture
 from tests.picture_files import difference, encode, pixel, png_header
-from tests.test_imports import ALONE
 
 GOLDENS = Path(__file__).parent / "goldens" / "tiny"
 PNG = encode(picture(1, 64, 64), "PNG")
@@ -236,13 +235,13 @@ def test_the_modules_work_beside_exported_files_and_import_little(tmp_path):
     package = tmp_path / "exported"
     package.mkdir()
     (package / "__init__.py").touch()
-    for name in (*ALONE, "errors"):
-        shutil.copy(Path(model.images.image.__file__).with_name(f"{name}.py"), package)
+    for name, text in code_files():
+        (package / name).write_text(text, encoding="utf-8")
     code = """
         import sys
         import torch
         before = set(sys.modules)
-        from exported.image import load_image
+        from exported.preprocess import load_image
         new = {name.partition(".")[0] for name in set(sys.modules) - before}
         allowed = sys.stdlib_module_names | {"exported", "PIL", "numpy", "torch", "pi_heif", "_pi_heif"}
         print(sorted(name for name in new - allowed if name != "defusedxml"))

@@ -22,10 +22,18 @@ from benchmarks.parts.costly_images import (
     with_segments,
 )
 from model.errors import ImageError
-from model.images.image import load_image
-from model.images.image_bounds import MAX_SCANS, MAX_TIFF_VALUES, find_excess, iter_tiff_counts
-from model.images.image_file import DEFAULT_LIMITS, SERVED_FORMATS, ImageLimits
-from model.images.image_metadata import MAX_PIECES, strip_metadata
+from model.images.decode import (
+    DEFAULT_LIMITS,
+    MAX_PIECES,
+    MAX_SCANS,
+    MAX_TIFF_VALUES,
+    SERVED_FORMATS,
+    ImageLimits,
+    find_excess,
+    iter_tiff_counts,
+    strip_metadata,
+)
+from model.images.preprocess import load_image
 from tests.picture_files import encode, pixel
 
 PICTURES = Path(__file__).with_name("pictures")
@@ -167,7 +175,7 @@ def test_heic_is_read_or_says_which_package_reads_it(monkeypatch):
     assert load_image(data, limits=ImageLimits(formats=SERVED_FORMATS)).size == (96, 64)
     with pytest.raises(ImageError, match="96 x 64 pixels"):
         load_image(data, limits=ImageLimits(max_pixels=1000))
-    monkeypatch.setattr("model.images.image_file.HeifImageFile", None)
+    monkeypatch.setattr("model.images.decode.HeifImageFile", None)
     for brand in (b"heic", b"hevx", b"msf1"):
         with pytest.raises(ImageError, match="pi-heif"):
             load_image(data[:8] + brand + data[12:])

@@ -13,9 +13,9 @@ from PIL import Image
 
 from benchmarks.parts.costly_images import many_scans, plain_png, slow_to_decode
 from model.errors import ImageError
-from model.images.image import load_image, preprocess
-from model.images.image_decoder import SMALL_PIXELS, Decoding, ImageDecoder, PixelBudget
-from model.images.image_file import SERVED_FORMATS, ImageLimits
+from model.images.decode import SERVED_FORMATS, ImageLimits
+from model.images.decode_process import SMALL_PIXELS, Decoding, ImageDecoder, PixelBudget
+from model.images.preprocess import load_image, preprocess
 from tests.goldens.golden_weights import picture
 from tests.picture_files import encode
 from tests.served import SCENE, SCENE_URL, wait_until

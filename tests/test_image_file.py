@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageCms, features
 
 from model.errors import ImageError
-from model.images.image import CLIP_MEAN, CLIP_STD, ImageLimits, load_image, preprocess, to_rgb
+from model.images.preprocess import CLIP_MEAN, CLIP_STD, ImageLimits, load_image, preprocess, to_rgb
 from tests.goldens.golden_weights import picture
 from tests.picture_files import difference, encode, pixel, png_header
 

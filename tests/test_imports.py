@@ -11,29 +11,16 @@ MODULES = sorted((ROOT / "model").rglob("*.py"))
 LAYERS = ("visualglm", "finetune", "tiny", "benchmarks", "tests", "cli_demo", "web_demo", "api")
 NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
-    "sat": {"sat", "blip2", "visualglm", "loading"},
+    "sat": {"sat", "blip2", "visualglm", "finetuned", "loading"},
     "transformers": {"hf", "checkpoint", "hf_loading"},
     "triton": {"kernels"},
 }
-INSIDE = {  # part of the package -> parts that it may import, besides errors
-    "engine": {"kernels", "shortage"},
-    "kernels": {"quantization"},
-    "checkpoint": {"command_line", "environment", "file_mode", "engine", "hf", "printing", "quantization"},
-    "command_line": {"printing", "shortage"},
-    "description": {"prompt"},
-    "environment": set(),
-    "hf": {"engine", "file_mode", "history", "prompt", "images", "quantization"},
-    "images": {"engine"},
-    "quantization": {"checkpoint", "kernels"},
-    "printing": set(),
-    "pieces": {"prompt", "engine"},
-    "chat_model": {"description", "engine", "images", "pieces", "prompt", "shortage"},
-    "chat": {"chat_model", "engine", "history", "images", "prompt"},
-    "hf_chat": {"chat_model", "description", "engine", "kernels", "pieces", "prompt", "quantization", "rotary"},
-    "sat": {"checkpoint", "environment", "printing", "quantization", "visualglm"},
-    "blip2": {"images", "sat"},
-    "visualglm": {"blip2", "checkpoint", "engine", "kernels", "quantization", "rotary", "sat"},
-}
+# The parts of the package from top to bottom: each may import those below it, wherever in a file the import stands.
+ORDER = (
+    *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "chat_model", "finetuned", "visualglm", "blip2"),
+    *("sat", "checkpoint", "hf", "images", "engine", "quantization", "kernels"),
+    *("command_line", "rotary", "tensors", "description", "prompt", "environment", "file_mode", "shortage", "errors"),
+)
 
 
 def part_of(path: Path) -> str:
@@ -55,6 +42,11 @@ def imported(path: Path) -> Iterator[str]:
                 yield from (f"{prefix}.{alias.name}" for alias in node.names)
 
 
+def module_name(path: Path) -> str:
+    """Return the name by which a file is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def parts_imported(path: Path) -> set[str]:
     """Return the parts of the package that a file imports, its own left out."""
     names = [name.split(".") for name in imported(path)]
@@ -69,8 +61,8 @@ def test_import_rules(path: Path) -> None:
     assert not roots & {*LAYERS, *NEVER}
     for library, allowed in MAY_IMPORT.items():
         assert library not in roots or part in allowed
-    inside = parts_imported(path) - {"errors"}
-    assert inside <= INSIDE.get(part, inside)
+    if part in ORDER:
+        assert parts_imported(path) <= {*ORDER[ORDER.index(part) + 1 :]}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "visualglm/server").rglob("*.py")), ids=lambda path: path.name)
@@ -82,6 +74,22 @@ def test_the_server_uses_the_model_and_no_network(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "visualglm").rglob("*.py")), ids=lambda path: path.name)
 def test_programs_import_the_library_alone(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"tiny", "benchmarks", "tests", "finetune"}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    files = [path for folder in ("model", "finetune", "visualglm") for path in sorted((ROOT / folder).rglob("*.py"))]
+    modules = {module_name(path): path for path in files}
+    left = {name: nearest(imported(path), {*modules}) - {name} for name, path in modules.items()}
+    while free := [name for name, others in left.items() if not others & {*left}]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+def nearest(names: Iterator[str], modules: set[str]) -> set[str]:
+    """Return the modules among imported names, without the packages that only lead to one of them."""
+    found = {name for name in names if name in modules}
+    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 
 def test_public_names_exist_and_are_listed_once() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from model import DEMO, ImageError, chat, chat_batch, generate_input, get_infer_setting, process_image
 from model.checkpoint.convert import convert
-from model.images.image import load_image
+from model.images.preprocess import load_image
 
 ROOT = Path(__file__).parents[1]
 SCENE = ROOT / "examples" / "scene.png"

@@ -13,16 +13,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.kernels import choice, dense, int4, int8, norm
+from model.kernels import linear, norm
+from model.kernels.autotune import CHUNK, MATMUL, MATVEC, MOST_ROWS, PROGRAMS, Tile, default_tile, tile_for
+from model.kernels.dispatch import has_triton
 from model.kernels.ending import Ending
-from model.kernels.tile import CHUNK, MOST_ROWS, PROGRAMS, Tile, default_tile
-from model.kernels.tuned import MATMUL, MATVEC
-from model.quantization.kernels import dequantize
+from model.kernels.low_bit import dequantize
 from model.quantization.rounding import round_weight
 from tests.conftest import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-KINDS = {"dense": dense, "int8": int8, "int4": int4}
+KINDS = {"dense": linear.multiply_dense, "int8": linear.multiply_int8, "int4": linear.multiply_int4}
+BY_TORCH = {
+    "dense": linear.multiply_dense_by_torch,
+    "int8": linear.multiply_int8_by_torch,
+    "int4": linear.multiply_int4_by_torch,
+}
 BITS = {"int8": 8, "int4": 4}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Of one rounding of the result, and a little for what weights of four bits are rounded to before a product of rows.
@@ -35,7 +40,7 @@ SHAPES = [(37, 64), (8, 32), (96, 512), (5, 160)]
 FULL_SIZE = [(12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384), (130528, 4096)]
 INTERPRETED = DEVICE.type == "cpu"
 needs_triton = pytest.mark.skipif(
-    not choice.has_triton(DEVICE), reason="needs triton and a GPU, or triton and TRITON_INTERPRET=1"
+    not has_triton(DEVICE), reason="needs triton and a GPU, or triton and TRITON_INTERPRET=1"
 )
 
 
@@ -67,9 +72,7 @@ def make_case(kind: str, shape: tuple[int, int], rows: int, dtype: torch.dtype, 
 
 
 def multiply(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], ending: Ending, **kwargs: Any) -> Any:
-    return KINDS[kind].multiply(
-        x, *parts, ending.bias, gelu=ending.gelu, residual=ending.residual, alpha=ending.alpha, **kwargs
-    )
+    return KINDS[kind](x, *parts, ending.bias, gelu=ending.gelu, residual=ending.residual, alpha=ending.alpha, **kwargs)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
@@ -77,7 +80,7 @@ def multiply(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], ending
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_gives_the_product(kind: str, dtype: torch.dtype, rows: int) -> None:
     x, parts, ending, expected = make_case(kind, (37, 64), rows, dtype)
-    y = KINDS[kind].multiply_by_torch(x, *parts, ending)
+    y = BY_TORCH[kind](x, *parts, ending)
     assert y.dtype == dtype
     least = INT8_ON_CPU_ERROR if kind == "int8" and DEVICE.type == "cpu" else 0
     assert relative_error(y, expected) < max(least, TORCH_ERROR[dtype])
@@ -163,22 +166,22 @@ def test_inputs_may_have_any_strides(kind: str) -> None:
 def test_without_an_ending_it_is_the_product(kind: str) -> None:
     x, parts, _, _ = make_case(kind, (37, 64), 3, torch.float16)
     whole = make_weight(kind, 37, 64, torch.float16)[1]
-    y = KINDS[kind].multiply(x, *parts)
+    y = KINDS[kind](x, *parts)
     assert relative_error(y, (x.double().cpu() @ whole.T).float()) < TORCH_ERROR[torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("outputs", [1, 6, 24, 1500])
-@pytest.mark.parametrize("rows", [1, 2, dense.FEW_ROWS, dense.FEW_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, linear.FEW_ROWS, linear.FEW_ROWS + 1])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("is_slow", [True, False])
 def test_a_weight_turned_once_gives_the_product(
     is_slow: bool, has_bias: bool, rows: int, outputs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "is_slow_for_few", lambda: is_slow)
+    monkeypatch.setattr(linear, "is_slow_for_few", lambda: is_slow)
     x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x has no ordinary strides
     bias = torch.randn(outputs).to(dtype) if has_bias else None
-    product = dense.Turned(weight, bias)(x)
+    product = linear.Turned(weight, bias)(x)
     assert product.is_contiguous()
     assert relative_error(product, F.linear(x, weight, bias)) < (1e-5 if dtype == torch.float32 else 1e-2)
 
@@ -186,7 +189,7 @@ def test_a_weight_turned_once_gives_the_product(
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_are_torchs(kind: str) -> None:
     x, parts, ending, _ = make_case(kind, (37, 64), MOST_ROWS + 1, torch.float16)
-    assert torch.equal(multiply(kind, x, parts, ending), KINDS[kind].multiply_by_torch(x, *parts, ending))
+    assert torch.equal(multiply(kind, x, parts, ending), BY_TORCH[kind](x, *parts, ending))
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
@@ -194,7 +197,7 @@ def test_gradients_flow(wanted: str) -> None:
     x, (weight,), ending, _ = make_case("dense", (37, 64), 2, torch.float32)
     tensors = {"x": x, "weight": weight, "bias": ending.bias, "residual": ending.residual}
     leaf = tensors[wanted] = tensors[wanted].clone().requires_grad_()
-    dense.multiply(**tensors, gelu=True).sum().backward()
+    linear.multiply_dense(**tensors, gelu=True).sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.abs().sum() > 0
 
@@ -230,7 +233,7 @@ def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("outputs", "inputs"), [*FULL_SIZE, *SHAPES])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_are_powers_of_two_and_enough(kind: str, outputs: int, inputs: int, rows: int) -> None:
-    for tile in (default_tile(kind, outputs, inputs, rows), choice.tile_for(kind, outputs, inputs, rows)):
+    for tile in (default_tile(kind, outputs, inputs, rows), tile_for(kind, outputs, inputs, rows)):
         assert all(size & (size - 1) == 0 for size in (tile.block_o, tile.block_i, tile.warps))
         assert tile.block_i >= CHUNK[kind]
         assert inputs < 4096 or outputs / tile.block_o * tile.splits > PROGRAMS / 2
@@ -243,7 +246,7 @@ def test_the_table_is_of_known_kinds(table: dict[tuple[str, int, int], Tile]) ->
 
 
 def test_triton_is_imported_only_when_it_is_needed() -> None:
-    names = ", ".join(f"model.kernels.{name}" for name in ("dense", "int8", "int4", "norm", "choice", "tuned"))
+    names = ", ".join(f"model.kernels.{name}" for name in ("linear", "low_bit", "norm", "dispatch", "autotune"))
     program = f"import sys, torch, {names}; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
 
@@ -262,11 +265,11 @@ def test_full_size(kind: str, shape: tuple[int, int], rows: int) -> None:
         weight.float() if kind == "dense" else dequantize(*parts, *[None] * (3 - len(parts)), BITS[kind], torch.float32)
     )
     expected = x.float() @ whole.t()
-    y = KINDS[kind].multiply(x, *parts)
+    y = KINDS[kind](x, *parts)
     assert relative_error(y, expected.cpu()) < ERROR[torch.float16]
     graph, out = torch.cuda.CUDAGraph(), torch.empty_like(y)
     with torch.cuda.graph(graph):
-        KINDS[kind].multiply(x, *parts, out=out)
+        KINDS[kind](x, *parts, out=out)
     x.copy_(x.flip(1))
     graph.replay()
-    assert torch.equal(out, KINDS[kind].multiply(x, *parts))
+    assert torch.equal(out, KINDS[kind](x, *parts))

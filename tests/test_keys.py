@@ -3,7 +3,7 @@
 import pytest
 
 from tests.served import SteppedModel, serving
-from visualglm.server.keys import MAX_KEYS, distance
+from visualglm.server.schemas import MAX_KEYS, distance
 
 REFUSED = [
     ("imgae", "image"),
@@ -107,7 +107,7 @@ def test_swapped_letters_count_once(first, second, expected):
 
 def test_only_so_many_keys_are_compared(client, monkeypatch):
     compared = []
-    monkeypatch.setattr("visualglm.server.keys.distance", lambda *words: compared.append(words))
+    monkeypatch.setattr("visualglm.server.schemas.distance", lambda *words: compared.append(words))
     keys = {f"imb{number}": 1 for number in range(9_000)}
     assert client.post("/", json={"text": "a", **keys}).status_code == 200
     assert 0 < len(compared) <= MAX_KEYS * 20

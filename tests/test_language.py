@@ -31,8 +31,7 @@ from model.checkpoint.convert import convert
 from model.prompt import choose_language, question_language
 from tests.hf_models import TINY, load_tiny, tiny_model as hf_model, tiny_tokenizer
 from tests.served import SteppedModel, serving
-from visualglm.arguments import add_model_arguments, load_model
-from visualglm.languages import locale_language
+from visualglm.arguments import add_model_arguments, load_model, locale_language
 
 SCENE = str(Path(__file__).parents[1] / "examples" / "scene.png")
 STAR = "What colour is the star?"

@@ -9,9 +9,15 @@ import torch
 
 from model import CheckpointError
 from model.checkpoint import open_checkpoint
-from model.checkpoint.layout import chance_of, check_layout, contradiction, explained_shares
-from model.checkpoint.names import is_language_qkv
-from model.checkpoint.qkv import interleave_qkv, split_qkv
+from model.checkpoint.layout import (
+    chance_of,
+    check_layout,
+    contradiction,
+    explained_shares,
+    interleave_qkv,
+    is_language_qkv,
+    split_qkv,
+)
 from tests.checkpoints import QKV, write_sat
 
 pytestmark = pytest.mark.usefixtures("offline")

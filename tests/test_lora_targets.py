@@ -7,8 +7,7 @@ import pytest
 
 from finetune.finetune_visualglm import main
 from model import FineTuneVisualGLMModel, SettingError, VisualGLMModel, load_sat
-from model.sat.lora import LoraLinear, LoraMixin
-from model.sat.lora_targets import TARGETS, select_layers
+from model.sat.lora import TARGETS, LoraLinear, LoraMixin, select_layers
 
 LAYERS = range(4)  # of each part of visualglm-tiny
 IMAGE = "mixins.eva.model"

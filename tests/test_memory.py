@@ -13,12 +13,12 @@ import torch
 
 from model import VisualGLMModel
 from model.checkpoint import save_hf, save_sat
-from model.checkpoint.lazy import LazyTensors
 from model.checkpoint.memory import WithoutData, build_empty
-from model.checkpoint.vocabulary import VOCABULARY_NAME, find_vocabulary
+from model.checkpoint.resolve import VOCABULARY_NAME, find_vocabulary
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.hf.quantization import QuantizedLinear
+from model.kernels.low_bit import QuantizedLinear
+from model.tensors import LazyTensors
 from tests.checkpoints import TINY
 from tests.conftest import build_model
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-import model.images.cores
+import model.images.embedding_cache
 from model import ImageError, SatChatModel
-from model.images.image import image_digest, preprocess
-from model.images.pictures import PictureEmbeddings
+from model.images.embedding_cache import PictureEmbeddings
+from model.images.preprocess import image_digest, preprocess
 from model.visualglm import VisualGLMModel
 
 TASKS = Path("/proc/self/task")  # a folder for each thread of the program

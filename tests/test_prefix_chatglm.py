@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.hf.prefix_chatglm import (
+from model.hf.layers_chatglm import (
     Marks,
     answer_mask,
     context_lengths,

@@ -10,7 +10,7 @@ import pytest
 
 from model import CheckpointError
 from model.checkpoint import convert
-from model.printing import escape_unprintable, make_printable, print_text
+from model.command_line import escape_unprintable, make_printable, print_text
 from tests.cli_program import ROOT, TINY, run_program
 from tests.test_cli_demo import ScriptedModel, done, talk
 from visualglm.server.trace import JsonLines

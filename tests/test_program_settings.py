@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model import DEMO, ENGLISH, Conversation, GenerationConfig, Piece
-from visualglm.languages import OneLanguageModel
+from visualglm.arguments import OneLanguageModel
 from visualglm.server import Settings
 from visualglm.server.service import Service
 from visualglm.terminal import program as terminal

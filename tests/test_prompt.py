@@ -10,8 +10,7 @@ import pytest
 
 from model.checkpoint.resolve import EMBEDDED
 from model.errors import PromptTooLongError
-from model.hf.text_chatglm import clean_up_spaces
-from model.hf.tokenization_chatglm import ChatGLMTokenizer
+from model.hf.tokenization_chatglm import ChatGLMTokenizer, clean_up_spaces
 from model.prompt import (
     CHINESE,
     ENGLISH,

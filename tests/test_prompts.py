@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from model.engine import GenerationConfig, Request
+from model.engine.cuda_graph import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
 from model.engine.layers import Layers
 from model.engine.network import has_foreign_hooks
 from model.engine.prompts import Prompts
-from model.engine.sizes import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.test_batch import prompts  # noqa: F401  (a fixture)

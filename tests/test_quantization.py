@@ -15,14 +15,14 @@ from torch import nn
 
 from model import SettingError, VisualGLMModel, load_hf, load_sat
 from model.chat_model import SatChatModel
+from model.checkpoint.low_bit import save_quantized
 from model.engine import GenerationConfig, Request
-from model.engine.cache import answer_positions
-from model.engine.decoder import make_decoder
+from model.engine.batch import make_decoder
+from model.engine.kv_cache import answer_positions
 from model.engine.network import has_foreign_hooks
 from model.prompt import Prompt
-from model.quantization.embedding import QuantizedEmbedding
+from model.quantization.linear import QuantizedEmbedding
 from model.quantization.quantize import quantize, quantized_layers
-from model.quantization.saving import save_quantized
 from tests.conftest import build_model, relative_error
 from tests.hf_models import load_tiny, tiny_tokenizer
 from tests.test_decoder import drain

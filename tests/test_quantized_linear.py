@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model import SettingError
-from model.quantization import kernels
+from model.kernels import low_bit as kernels
 from model.quantization.linear import QuantizedLinear
 from model.quantization.rounding import round_weight
 from tests.conftest import relative_error

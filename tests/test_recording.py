@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from model.engine.recording import turn, undisturbed
+from model.engine.cuda_graph import turn, undisturbed
 
 
 class Graph:

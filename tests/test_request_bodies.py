@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from benchmarks.parts.costly_images import slow_to_decode
 from tests.bad_requests import to_base64
 from tests.served import SCENE_BASE64, SCENE_URL, SteppedModel, completion, serving, wait_until
-from visualglm.server.bodies import FREE, BodyBudget, BodyShare
 from visualglm.server.content import MAX_PARTS, read_content
+from visualglm.server.limits import FREE, BodyBudget, BodyShare
 from visualglm.server.parsing import BodyParser
 from visualglm.server.refusals import Refusal
 from visualglm.server.schemas import CompletionRequest, NativeRequest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.base import choose_base
+from finetune.methods import choose_base
 from model import CheckpointError, TokenizerError, load_sat
 from model.checkpoint import find_vocabulary, open_checkpoint, resolve
 from model.checkpoint.convert import convert

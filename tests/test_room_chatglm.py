@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model.hf import ChatGLMConfig
+from model.hf.generation_chatglm import STRIDE, Room, Traffic, with_free
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.hf.room_chatglm import STRIDE, Room, Traffic, with_free
 from tests.hf_models import SPEC, build_golden, left_padded
 from tests.in_rooms import GREEDY, assert_same_logits, prompt_of
 

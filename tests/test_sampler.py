@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model.engine import GenerationConfig, Request
-from model.engine.sampler import BROKEN, Sampler
-from model.kernels.choice import has_triton
+from model.engine.sampling import BROKEN, Sampler
+from model.kernels.dispatch import has_triton
 
 VOCABULARY, END = 40, 39
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

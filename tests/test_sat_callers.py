@@ -22,7 +22,7 @@ from sat.training.model_io import save_checkpoint
 
 from model import VisualGLMModel, chat
 from model.blip2 import BlipImageEvalProcessor
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.sat_programs import ANSWER, ON_CPU, QUESTION, ROOT, SCENE, ask, sat_directory, tiny_tokenizer  # noqa: F401
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

@@ -18,8 +18,8 @@ from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedd
 
 from model import CheckpointError
 from model.checkpoint import open_checkpoint, save_sat
-from model.checkpoint.parallel import cut
-from model.checkpoint.qkv import interleave_qkv
+from model.checkpoint.layout import interleave_qkv
+from model.checkpoint.sat import cut
 from tests.checkpoints import QKV, RANK_0, Small, differing, read_model, write_sat
 
 pytestmark = pytest.mark.usefixtures("offline")

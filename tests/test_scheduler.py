@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from model.engine import Request, Scheduler, Step, Steps, generate, scheduler_of
-from model.engine.tickets import Ticket
+from model.engine.sequence import Ticket
 from model.errors import BusyError, GenerationError
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from model.images.shared_calls import SharedCalls
+from model.images.embedding_cache import SharedCalls
 
 PATIENCE = 60  # seconds
 

@@ -23,7 +23,7 @@ from model import (
     VisualGLMModel,
 )
 from model.engine.batch import memory_explained
-from model.images.image_file import DEFAULT_LIMITS, _pillow_errors
+from model.images.decode import DEFAULT_LIMITS, _pillow_errors
 from model.shortage import FILES, MEMORY, THREADS, find_shortage, shortage_explained
 from tests.served import SteppedModel, completion, serving
 

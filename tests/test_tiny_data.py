@@ -92,7 +92,7 @@ def test_masks_and_positions_are_the_models_own(golden_model: VisualGLMModel) ->
 def test_pictures_become_the_pixels_that_the_chat_sees(batch: Batch) -> None:
     from PIL import Image
 
-    from model.images.image import preprocess
+    from model.images.preprocess import preprocess
 
     expected = preprocess(Image.fromarray(batch.pictures[0].numpy()), 224)
     torch.testing.assert_close(normalize(batch.pictures)[0], expected)

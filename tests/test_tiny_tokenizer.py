@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.hf.text_chatglm import layout_pieces
-from model.hf.tokenization_chatglm import ChatGLMTokenizer
+from model.hf.tokenization_chatglm import ChatGLMTokenizer, layout_pieces
 from tiny.training.tokenizer import CHINESE, CONTROL_PIECES, HEAD_PIECES, count_seeds, train_tokenizer
 
 COLORS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}

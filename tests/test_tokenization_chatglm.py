@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.hf.text_chatglm import MAX_BLANKS, clean_up_spaces, layout_pieces, mark_layout
-from model.hf.tokenization_chatglm import ChatGLMTokenizer
+from model.hf.tokenization_chatglm import MAX_BLANKS, ChatGLMTokenizer, clean_up_spaces, layout_pieces, mark_layout
 
 VOCAB_FILE = Path(__file__).parents[2] / "shared" / "data" / "ice_text.model"
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "tokenizer.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from model.errors import ImageError
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.picture_files import encode
 from tests.served import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
 from tests.watching import watching

@@ -18,7 +18,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the web page needs Gradio")
 
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.cli_program import PATIENCE, ROOT, SCENE
 from tests.web_client import DEFAULTS, RawVisitor, said
 from tests.web_program import PROGRAM, color_of, python, running_page

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.cli_program import DESCRIBED_EN, DESCRIBED_ZH, SCENE
 from tests.web_program import DRAWN, PROGRAM, color_of, running_page
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from model import CHINESE, ENGLISH, VisualGLMError
-from model.images.image import load_image, preprocess
+from model.images.preprocess import load_image, preprocess
 from tests.cli_program import SCENE, huge_png
 from visualglm.web.conversation_file import (
     MAX_CHARACTERS,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE, environment
 from tests.web_program import PROGRAM, color_of, free_port, python, running_page
 from tests.web_server import Server

@@ -9,11 +9,10 @@ import pytest
 
 from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
 from model.description import Description
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tests.cli_program import SCENE
 from visualglm.web.picture import Picture
-from visualglm.web.session import Dialogue, Exchange, Session, Status, every, question_language
-from visualglm.web.visitors import Visitors
+from visualglm.web.session import Dialogue, Exchange, Session, Status, Visitors, every, question_language
 
 
 class Script:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from model.errors import ImageError
-from model.images.fetch import fetch_bytes
+from model.images.url_fetch import fetch_bytes
 
 BODY = b"\x89PNG and so on" * 100
 PUBLIC = "93.184.216.34"

@@ -24,7 +24,7 @@ from model import (
     load_sat,
 )
 from model.command_line import ArgumentParser, run_program
-from model.images.image import load_image
+from model.images.preprocess import load_image
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
 LANGUAGES = (CHINESE, ENGLISH)

@@ -18,7 +18,7 @@ import torch
 
 from model import CHINESE, DEMO, Conversation, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
-from model.images.image import preprocess
+from model.images.preprocess import preprocess
 from tiny.fewshot import ANSWERS, COUNT, QUESTION, draw_labelled
 from tiny.training.data import Sequences
 from tiny.training.network import positions, visible

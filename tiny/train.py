@@ -24,7 +24,7 @@ from torch import nn
 from model import HF_CHAT, load_tokenizer
 from model.checkpoint import load_tensors, open_checkpoint, save_hf
 from model.checkpoint.convert import copy_tokenizer
-from model.checkpoint.vocabulary import VOCABULARY_NAME
+from model.checkpoint.resolve import VOCABULARY_NAME
 from model.command_line import ArgumentParser, run_program
 from model.visualglm import VisualGLMModel
 from tiny.questions import corpus

@@ -59,18 +59,18 @@ def main() -> int:
     return start(name)
 
 
-def start(name: str, *arguments: Any, **settings: Any) -> int:
+def start(name: str, **settings: Any) -> int:
     """Run the program of a command on the arguments in `sys.argv`; return the exit code.
 
     Args:
-        arguments, settings: of the program's `main`.
+        settings: keyword arguments of the program's `main`.
     """
     command = COMMANDS[name]
     problem = find_shadow() or find_missing(command)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return FAILED
-    return int(import_module(command.module).main(*arguments, **settings))
+    return int(import_module(command.module).main(**settings))
 
 
 def describe_commands() -> str:

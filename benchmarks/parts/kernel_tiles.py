@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-from model.kernels.choice import tile_for
-from model.kernels.tile import CHUNK, Tile, fit, splits_for
-from model.kernels.tuned import MATMUL, MATVEC
+from model.kernels.autotune import CHUNK, MATMUL, MATVEC, Tile, fit, splits_for, tile_for
 
 Table = dict[tuple[str, int, int], Tile]
 HEAD = '''"""The fastest tiles on an H200, by (kind, rows, columns of the weight); benchmarks/kernels.py writes this."""
@@ -49,7 +47,7 @@ def rows_tiles(case: Case) -> list[Tile]:
 
 
 def table_source(best: dict[Case, Tile]) -> str:
-    """Return the source of model/kernels/tuned.py with `best` in place of what it has for these cases."""
+    """Return the source of model/kernels/autotune.py with `best` in place of what it has for these cases."""
     one, several = dict(MATVEC), dict(MATMUL)
     for case, tile in best.items():
         (one if case.rows == 1 else several)[case[:3]] = tile

@@ -15,7 +15,7 @@ import torch
 from benchmarks.full_size import EMBEDDED_MODEL
 from benchmarks.parts.machine import ROOT
 from finetune.checkpoints import PART, Run
-from finetune.optimise import STATE_NAME
+from finetune.optimizer import STATE_NAME
 from finetune.progress import LOG_NAME
 from model.checkpoint.files import open_tensors
 from model.checkpoint.sat import WEIGHTS_NAME

@@ -5,15 +5,24 @@ its n parts (q, k, v), with weight = original + alpha / r * cat(B_i A_i). Paper:
 P-tuning adds keys and values to every layer's attention. Paper: https://arxiv.org/abs/2110.07602.
 """
 
+import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
+from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
+from .layout import INTERLEAVED, interleave_qkv, is_language_qkv
+
+# Entry of a fine-tune's model_config.json that names the model that it began from.
+BASE_KEY = "base_model"
+MAX_BASES = 8  # fine-tunes that began from one another
+SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 LORA, PTUNING, QLORA = "LoRA", "P-tuning", "QLoRA"
 PATTERNS = {
@@ -21,6 +30,8 @@ PATTERNS = {
     LORA: re.compile(r"\.(matrix_[AB]\.\d+|original\.(weight|bias))$"),
     PTUNING: re.compile(r"\.prefix\.\d+$|^transformer\.prefix_encoder\."),
 }
+SAT_PREFIX = re.compile(r"^mixins\.[^.]+\.prefix\.(\d+)$")
+TABLE = "transformer.prefix_encoder.embedding.weight"
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
 # Entries of model_config.json that describe what was added, by method.
 SETTINGS = {
@@ -122,3 +133,96 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model_config.json's entries as they are once nothing is added to the model."""
     kept = {key: value for key, value in config.items() if key not in SETTINGS}
     return {**kept, "model_class": "VisualGLMModel"}
+
+
+def encode_prefix(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Return a SAT model with P-tuning as one whose prefixes are the table of the Hugging Face format."""
+    found = {name: match for name in tensors if (match := SAT_PREFIX.match(name))}
+    names = sorted(found, key=lambda name: int(found[name][1]))
+    if not names:
+        return tensors, dict(config)
+    makers = {name: make for name, make in makers_of(tensors).items() if name not in found}
+    makers[TABLE] = partial(make_table, tensors, names)
+    with misfit_explained(names[0]):
+        length = tensors[names[0]].shape[2]
+    return LazyTensors(makers), {**config, "use_ptuning": True, "pre_seq_len": length}
+
+
+def make_table(tensors: Tensors, names: list[str]) -> torch.Tensor:
+    """Return the table of the prefixes of these names, in the order of their layers."""
+    with misfit_explained(TABLE):
+        prefixes = torch.stack([tensors[name] for name in names])  # [layers, 2, H, P, head_dim]
+        return prefixes.permute(3, 0, 1, 2, 4).flatten(1)
+
+
+def decode_prefix(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Return the tensors and the SAT configuration of a Hugging Face model with its table as SAT's prefixes."""
+    if TABLE not in tensors:
+        return tensors, dict(config)
+    makers = {name: make for name, make in makers_of(tensors).items() if name != TABLE}
+    layers, heads = config["num_layers"], config["num_attention_heads"]
+    for number in range(layers):
+        makers[f"mixins.ptuning.prefix.{number}"] = partial(read_layer, tensors, number, layers, heads)
+    return LazyTensors(makers), {**config, "use_ptuning": True, "pre_seq_len": tensors[TABLE].shape[0]}
+
+
+def read_layer(tensors: Tensors, number: int, layers: int, heads: int) -> torch.Tensor:
+    """Return the prefix [2, H, P, head_dim] of a layer from the table."""
+    table = tensors[TABLE]
+    with misfit_explained(TABLE):
+        return table.view(len(table), layers, 2, heads, -1)[:, number].permute(1, 2, 0, 3).contiguous()
+
+
+def put_over(base: Tensors, trained: Tensors, layout: str, heads: int) -> Tensors:
+    """Return the tensors of `base`, with those of `trained` in the place of the ones of the same name.
+
+    Args:
+        base: in the split order.
+        trained: what was saved, in the row order `layout`, which the result has too.
+    """
+    makers = {}
+    for name, make in makers_of(base).items():
+        if layout == INTERLEAVED and is_language_qkv(name):
+            make = partial(interleave_one, base, name, heads)
+        makers[name_beside(name, trained)] = make
+    return LazyTensors({**makers, **makers_of(trained)})
+
+
+def name_beside(name: str, trained: Tensors) -> str:
+    """Return the name of a plain model's tensor where LoRA in `trained` wraps its layer."""
+    layer, _, kind = name.rpartition(".")
+    return f"{layer}.original.{kind}" if layer + FIRST_A in trained else name
+
+
+def interleave_one(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
+    """Return one of `tensors`, in the split order, with its rows interleaved."""
+    with misfit_explained(name):
+        return interleave_qkv(tensors[name], heads)
+
+
+def check_base_name(name: Any, runs: Sequence[Path]) -> None:
+    """Raise CheckpointError if `name` would close a cycle of bases, or make the chain of `runs` too long.
+
+    Args:
+        runs: directories of a fine-tune, and of the fine-tunes that began from one another to lead to it.
+    """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise CheckpointError(
+            f"{runs[-1]}: {BASE_KEY} is {reprlib.repr(name)}; it should be the name or the directory of a model."
+        )
+    places = [os.path.realpath(run) for run in runs]
+    if len(set(places)) < len(places) or len(places) > MAX_BASES:
+        raise CheckpointError(
+            f"{runs[0]} began from a model that began from another, and so on, back to itself or more than {MAX_BASES} "
+            f"times. Correct {BASE_KEY} in its configuration, or name the base by --base or base=."
+        )
+
+
+def check_base(config: Mapping[str, Any], base_config: Mapping[str, Any], place: object, base_place: object) -> None:
+    """Raise CheckpointError where a fine-tune's configuration tells of another size of model than its base's."""
+    for key in SIZES:
+        if config[key] != base_config[key]:
+            raise CheckpointError(
+                f"{base_place} is not the base of {place}: its {key} is {base_config[key]}, the fine-tune's "
+                f"{config[key]}. Name the model that the fine-tune began from."
+            )

@@ -16,25 +16,23 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..command_line import ArgumentParser, run_program
+from ..command_line import ArgumentParser, print_text, run_program
 from ..errors import CheckpointError
-from ..printing import print_text
-from .adapters import PTUNING, methods_in, refuse_unmergeable
-from .directory import new_directory
+from ..tensors import Tensors
+from .adapters import PTUNING, encode_prefix, methods_in, refuse_unmergeable
 from .files import read_json
 from .layout import LAYOUTS
-from .lazy import Tensors
 from .load import Checkpoint, open_checkpoint
-from .parallel import check_size
-from .prefix import encode_prefix
-from .save import GENERATION_NAME, Progress, save_hf, save_sat, write_json
-from .vocabulary import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
-from .whole import whole_tensors
+from .memory import whole_tensors
+from .resolve import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
+from .sat import check_size
+from .save import GENERATION_NAME, Progress, new_directory, save_hf, save_sat, write_json
 
 __all__ = ["convert", "main", "save_hf"]
 
@@ -87,7 +85,8 @@ def convert(
     """
     checkpoint = open_checkpoint(source, qkv_layout=qkv_layout, base=base)
     if to == "hf" and set(methods_in(checkpoint.stored)) == {PTUNING}:
-        checkpoint = encode_prefix(checkpoint)
+        stored, config = encode_prefix(checkpoint.stored, checkpoint.config)
+        checkpoint = replace(checkpoint, stored=stored, config=config)
     else:
         checkpoint = checkpoint.merge_lora() if merge_lora else refuse_additions(checkpoint)
     if to == "sat":

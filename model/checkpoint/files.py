@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .lazy import LazyTensors, Tensors
+from ..file_mode import apply_umask
+from ..tensors import LazyTensors, Tensors
 
 # Packages whose objects may lie in a checkpoint beside the weights.
 INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "pathlib", "sat", "transformers")
@@ -212,3 +213,19 @@ def open_tensors(path: Path) -> Tensors:
     with damage_explained(path):
         file = safe_open(path, framework="pt")
         return LazyTensors({name: partial(file.get_tensor, name) for name in file.keys()})  # noqa: SIM118  (no dict)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write `tensors` into the safetensors file `path`, readable to whom the umask allows it.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{error}") from error
+    apply_umask(path)

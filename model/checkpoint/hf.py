@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..quantization.quantized import read_bits
+from ..quantization.published import read_bits
+from ..tensors import LazyTensors, Maker, Tensors, makers_of
 from .files import describe_damage, open_tensors, read_json
-from .lazy import LazyTensors, Maker, Tensors, makers_of
-from .names import to_sat_name
+from .layout import to_sat_name
 from .sizes import check_sizes
 
 CONFIG_NAME = "config.json"

@@ -7,13 +7,66 @@ a second witness: q, k and v grow to different sizes in training, so the row nor
 import math
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from .lazy import LazyTensors, Tensors, makers_of, misfit_explained
-from .names import is_language_qkv
-from .qkv import split_qkv
+from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
+
+IMAGE_PREFIX, SAT_IMAGE_PREFIX = "image_encoder.", "mixins.eva.model."
+# HF name -> SAT name where they differ by more than a prefix.
+RENAMED = {"lm_head.weight": "mixins.chatglm-final.lm_head.weight"}
+SAT_RENAMED = {sat_name: hf_name for hf_name, sat_name in RENAMED.items()}
+# Computed from the configuration, never loaded.
+RECOMPUTED = "rotary_emb.inv_freq"
+# Older SAT models own a table that no forward pass reads.
+IGNORED = frozenset({"transformer.position_embeddings.weight"})
+
+
+def is_loaded(name: str) -> bool:
+    """Whether the tensor called `name` in either format is part of the model."""
+    return name not in IGNORED and not name.endswith(RECOMPUTED)
+
+
+def to_sat_name(name: str) -> str | None:
+    """Return the SAT name of an HF tensor, None for one that is computed instead of loaded."""
+    if name.endswith(RECOMPUTED):
+        return None
+    if name.startswith(IMAGE_PREFIX):
+        return SAT_IMAGE_PREFIX + name.removeprefix(IMAGE_PREFIX)
+    return RENAMED.get(name, name)
+
+
+def to_hf_name(name: str) -> str:
+    """Return the HF name of a SAT tensor."""
+    if name.startswith(SAT_IMAGE_PREFIX):
+        return IMAGE_PREFIX + name.removeprefix(SAT_IMAGE_PREFIX)
+    return SAT_RENAMED.get(name, name)
+
+
+def is_language_qkv(name: str) -> bool:
+    """Whether `name` is a query-key-value tensor of the language model, whose rows lie in one of two orders."""
+    stem, _, kind = name.rpartition(".")
+    module = stem.removesuffix(".original")  # where LoRA wraps the layer
+    return (
+        name.startswith("transformer.layers.")
+        and module.endswith(".attention.query_key_value")
+        and kind in ("weight", "bias")
+    )
+
+
+def split_qkv(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Turn interleaved rows [heads * 3 * head_dim, ...] into split rows of the same shape."""
+    rows = tensor.view(heads, 3, -1, *tensor.shape[1:])
+    return rows.transpose(0, 1).reshape(tensor.shape)
+
+
+def interleave_qkv(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Turn split rows [3 * heads * head_dim, ...] into interleaved rows of the same shape."""
+    rows = tensor.view(3, heads, -1, *tensor.shape[1:])
+    return rows.transpose(0, 1).reshape(tensor.shape)
+
 
 SPLIT, INTERLEAVED = "split", "interleaved"
 LAYOUTS = (SPLIT, INTERLEAVED)
@@ -102,4 +155,25 @@ def check_layout(tensors: Tensors, layout: str, heads: int, place: object) -> No
             f"{other}. Read wrongly, the model answers nonsense. Say which is right: "
             f"qkv_layout={other!r} (most likely) or {layout!r} where the model is loaded, or write the model anew with "
             f"`python -m model.checkpoint.convert SRC DST --to sat --qkv-layout {other}`."
+        )
+
+
+def check_heads(tensors: Tensors, config: dict[str, Any], place: object) -> None:
+    """Raise CheckpointError where rotary frequencies among `tensors` belong to another number of heads.
+
+    Args:
+        tensors: by their names in either format.
+        config: the entries of a SAT model_config.json.
+        place: of the model.
+    """
+    name = next((name for name in tensors if name.endswith(RECOMPUTED)), None)
+    if name is None:
+        return
+    width, heads, count = config["hidden_size"], config["num_attention_heads"], tensors[name].numel()
+    if width != 4 * count * heads:
+        fitting = f"{width // (4 * count)} heads" if count and width % (4 * count) == 0 else "no number of heads"
+        raise CheckpointError(
+            f"{place}: by its configuration num_attention_heads is {heads}, but {name} holds {count} frequencies, "
+            f"which with a hidden_size of {width} fit {fitting}. Read wrongly, the model answers nonsense. "
+            "The weights and the configuration belong to different models. Get both from one source."
         )

@@ -10,19 +10,33 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
-from ..quantization.quantized import dequantize_tensors, quantized_parts, read_bits
+from ..quantization.nf4 import round_tensors
+from ..quantization.published import dequantize_tensors, quantized_parts, read_bits
+from ..tensors import Tensors
 from . import hf, sat
-from .adapters import LORA, merge_lora, methods_in, plain_config
-from .base import BASE_KEY, check_base, check_base_name, put_over
+from .adapters import (
+    BASE_KEY,
+    LORA,
+    check_base,
+    check_base_name,
+    decode_prefix,
+    merge_lora,
+    methods_in,
+    plain_config,
+    put_over,
+)
 from .files import refusal_explained
-from .heads import check_heads
-from .layout import INTERLEAVED, LAYOUTS, check_layout, split_rows
-from .lazy import Tensors
-from .names import RECOMPUTED, is_loaded
-from .nf4 import round_tensors
-from .parallel import join_ranks
-from .prefix import decode_prefix
+from .layout import (
+    INTERLEAVED,
+    LAYOUTS,
+    RECOMPUTED,
+    check_heads,
+    check_layout,
+    is_loaded,
+    split_rows,
+)
 from .resolve import DEFAULT_MODEL, resolve
+from .sat import join_ranks
 from .sizes import check_room
 
 

@@ -4,12 +4,19 @@ A network built the ordinary way is drawn at random on the CPU, part of it in fl
 and dtype: that takes the time, and for a while the memory, of more than the weights that are loaded over it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from ..errors import CheckpointError
+from ..tensors import LazyTensors, Tensors
+from .layout import is_loaded, to_sat_name
+from .load import Checkpoint, check_shape, describe_mismatch
+from .save import to_hf_config
 
 M = TypeVar("M", bound=nn.Module)
 # What draws weights. Where there is no data it would do nothing, after seconds of importing torch's compiler.
@@ -54,3 +61,43 @@ def with_memory(parameter: nn.Parameter, device: torch.device, dtype: torch.dtyp
     filled = nn.Parameter(torch.empty_like(parameter, device=device, dtype=kept), parameter.requires_grad)
     vars(filled).update(vars(parameter))
     return filled
+
+
+def whole_tensors(checkpoint: Checkpoint) -> Tensors:
+    """Return the tensors of a model, rows in the split order; the shape of each is checked when it is read.
+
+    Raises:
+        CheckpointError: one is missing or unknown, or as `Checkpoint.split` does.
+    """
+    checkpoint.check_room()
+    shapes = expected_shapes(checkpoint.config)
+    stored = {name for name in checkpoint.stored if is_loaded(name)}
+    if stored != shapes.keys():
+        missing, unknown = sorted(shapes.keys() - stored), sorted(stored - shapes.keys())
+        raise CheckpointError(describe_mismatch(checkpoint, missing, unknown))
+    tensors = checkpoint.split()
+    return LazyTensors(
+        {
+            name: partial(read_checked, tensors, name, shapes[name], checkpoint.path)
+            for name in tensors
+            if name in stored
+        }
+    )
+
+
+def read_checked(tensors: Tensors, name: str, shape: torch.Size, place: object) -> torch.Tensor:
+    """Return one of `tensors` if it has the shape `shape`."""
+    tensor = tensors[name]
+    check_shape(name, tensor.shape, shape, place)
+    return tensor
+
+
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor, by SAT name, of the model that a SAT model_config.json describes."""
+    from ..hf.configuration_chatglm import ChatGLMConfig
+    from ..hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
+
+    with WithoutData():
+        network = ChatGLMForConditionalGenerationWithImage(ChatGLMConfig(**to_hf_config(config, 0, torch.float16)))
+    names = {name: to_sat_name(name) for name, _ in network.named_parameters()}
+    return {names[name] or name: parameter.shape for name, parameter in network.named_parameters()}

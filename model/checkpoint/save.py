@@ -4,21 +4,24 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..environment import expand_home
+from ..errors import CheckpointError
+from ..file_mode import unused_name
+from ..tensors import LazyTensors, Tensors
+from .files import write_tensors
 from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES, optional_entries
-from .layout import SPLIT
-from .lazy import LazyTensors, Tensors
-from .names import is_language_qkv, is_loaded, to_hf_name
-from .parallel import check_size, cut
-from .qkv import interleave_qkv
-from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME
-from .tensor_file import write_tensors
+from .layout import SPLIT, interleave_qkv, is_language_qkv, is_loaded, to_hf_name
+from .resolve import check_disk_space
+from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME, check_size, cut
 
 HF_CLASS = "ChatGLMForConditionalGenerationWithImage"
 GENERATION_NAME = "generation_config.json"
@@ -223,3 +226,43 @@ def claim_blocks(path: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not on every file system
                 raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+LONGEST = 60  # characters of a name, which with a suffix stay below 255 bytes in any script
+
+
+@contextmanager
+def new_directory(destination: Path, size: int) -> Iterator[Path]:
+    """Give a directory to write into, which becomes `destination` when all is written, and vanishes otherwise."""
+    target = Path(os.path.realpath(expand_home(destination)))
+    part = None
+    try:
+        refuse_taken(target)
+        check_disk_space(target.parent, size, "Free some space. Give a destination on another disk.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = unused_name(target.parent, f"{target.name[:LONGEST]}.part-")
+        part.mkdir()
+        yield part
+        if target.exists():
+            target.rmdir()
+        part.rename(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{destination} could not be written ({error}). Nothing is left of it. "
+            "Make room, look at the permissions, or give another destination."
+        ) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_taken(target: Path) -> None:
+    """Raise CheckpointError unless `target` is not there or an empty directory that can be replaced."""
+    if not target.exists():
+        return
+    if not target.is_dir() or any(target.iterdir()):
+        raise CheckpointError(f"{target} is there already. Give a directory that is not, or an empty one.")
+    if target == Path.cwd() or target.is_mount():
+        raise CheckpointError(
+            f"{target} is in use and cannot be replaced. Give a new directory in it, {target / 'new'}."
+        )

@@ -2,11 +2,9 @@
 
 from .batch import Batch
 from .config import CHAT, DEMO, HF_CHAT, GenerationConfig
-from .engine import generate, generate_all
-from .request import Request, Step
-from .scheduler import Scheduler
-from .sharing import scheduler_of
-from .tickets import Steps
+from .generate import generate, generate_all
+from .scheduler import Scheduler, scheduler_of
+from .sequence import Request, Step, Steps
 
 __all__ = [
     "CHAT",

@@ -1,21 +1,70 @@
 """Answers that are written side by side: they begin and end between steps, each with settings of its own."""
 
-from collections.abc import Iterator
+import functools
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import repeat
 
 import torch
 
 from ..errors import GenerationError
+from ..kernels.dispatch import has_triton
 from ..shortage import is_memory_shortage
-from .decoder import make_decoder
-from .graphs import Graphs
-from .network import Network
-from .recording import Undo
-from .request import Event, Request, Step
-from .rows import Flight, Opening, Row
-from .sampler import BROKEN, Plan, Sampler
-from .sizes import COUNTS, REACH_STEP, ROOM_STEP, padded, round_up
+from .cuda_graph import COUNTS, REACH_STEP, ROOM_STEP, Graphs, Undo, padded, round_up
+from .decoder import Decoder, LayerDecoder, ModelDecoder, Prefill
+from .layers import Layers
+from .network import Network, has_foreign_hooks
+from .sampling import BROKEN, Plan, Sampler
+from .sequence import Event, Request, Step
+
+
+@dataclass(eq=False)
+class Row:
+    """An answer that is being written.
+
+    Attributes:
+        budget: tokens that it may have.
+        drawn: tokens drawn so far, of which the last may not have been read from the device yet.
+        read: tokens read so far.
+        ended: whether it has left the batch.
+    """
+
+    request: Request
+    budget: int
+    drawn: int = 0
+    read: int = 0
+    ended: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache after the next step."""
+        return len(self.request.token_ids) + self.drawn
+
+
+@dataclass
+class Opening:
+    """Prompts that are being read, layer by layer, into the rows from `first` on.
+
+    Attributes:
+        tokens: their tokens together.
+    """
+
+    rows: list[Row]
+    first: int
+    work: Prefill
+    tokens: int
+
+
+@dataclass
+class Flight:
+    """A step whose tokens are on their way from the device."""
+
+    rows: list[Row]
+    tokens: torch.Tensor
+    landed: Callable[[], object] = field(default=lambda: None)
+
 
 # A step may have been started when its row turns out to have ended.
 AHEAD = 1
@@ -256,3 +305,30 @@ class Batch:
         self.rows.pop()
         if not self.rows:
             self.flight = None
+
+
+def make_decoder(network: Network) -> Decoder:
+    """Choose how to run `network`."""
+    if has_foreign_hooks(network):
+        tell(
+            "A mixin or a hook changes this model's forward pass, so answers come from the whole model, "
+            "row by row: more slowly than from its layers."
+        )
+        return ModelDecoder(network)
+    layers = Layers(network)
+    if network.device.type == "cuda" and has_triton(network.device) and suits(layers.head_dim):
+        from .graph_decoder import GraphDecoder  # imports triton
+
+        return GraphDecoder(layers)
+    return LayerDecoder(layers)
+
+
+@functools.cache
+def tell(message: str) -> None:
+    """Log a message, once in a program."""
+    logging.getLogger(__name__).warning(message)
+
+
+def suits(head_dim: int) -> bool:
+    """Whether the GPU's kernels take heads of this width, a power of two."""
+    return head_dim >= 16 and head_dim & (head_dim - 1) == 0

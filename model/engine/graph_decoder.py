@@ -6,13 +6,11 @@ import torch
 
 from ..kernels.triton.prompt_attention import attend_contexts
 from ..kernels.triton.token_attention import attend_tokens
-from .attention import Attend
+from .cuda_graph import LENGTHS, PROMPTS, Graphs, fits_together, padded
 from .decoder import Prefill, begin_rows, contexts_of, make_cache, put_prefix
-from .graphs import Graphs
-from .layers import Layers
+from .layers import Attend, Layers
 from .prompts import Prompts
-from .request import Request
-from .sizes import LENGTHS, PROMPTS, fits_together, padded
+from .sequence import Request
 
 
 class GraphDecoder:

@@ -1,21 +1,174 @@
-"""The language model's layers, one after the other, however its tokens attend.
+"""How the tokens of a batch look at one another and at what is cached, with torch's own operations.
 
-    h = LN1(x);  a = h * alpha + Attention(h);  m = LN2(a);  x = m * alpha + MLP(m)        for each layer
-
-The residual branch is the normalised value, scaled by alpha.
+A function that attends takes (layer, qkv [N, 3, H, head_dim]), which is then its own, and returns the context
+[N, H x head_dim]; it stores the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py
+of `kernels.triton` do that.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from .attention import Attend
-from .cache import angle_table
-from .network import Network, to_device
-from .request import Request
-from .weights import LayerWeights, find_weights
+from ..kernels.linear import Linear
+from ..kernels.norm import layer_norm
+from .kv_cache import KVCache, angle_table, rotate_
+from .network import Network, decoded_modules, have_hooks, prefix_length, to_device
+from .sequence import Request
+
+Attend = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
+    """Read prompts into the rows from `first` on.
+
+    The tokens are the contexts, one after the other, and then the <sop> of each. Context tokens see one another in
+    both directions, <sop> sees all of them.
+
+    Args:
+        cache: its rows have been begun.
+        first: row of the first prompt.
+        contexts: length of each context.
+    """
+    rows = range(first, first + len(contexts))
+    angles = [
+        torch.cat(
+            [table[row, cache.start : cache.start + length] for row, length in zip(rows, contexts, strict=True)]
+            + [table[row, cache.start + length, None] for row, length in zip(rows, contexts, strict=True)]
+        )[:, None, None]
+        for table in (cache.cos, cache.sin)
+    ]
+    spans = torch.tensor([0, *contexts]).cumsum(0).tolist()
+
+    def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        qk = rotate_(qkv[:, :2], *angles)
+        found = torch.empty_like(qkv[:, 0])
+        keys, values = cache.pairs[layer]
+        for number, (row, length) in enumerate(zip(rows, contexts, strict=True)):
+            for tokens, start, end in (
+                (slice(spans[number], spans[number + 1]), cache.start, cache.start + length),
+                (slice(spans[-1] + number, spans[-1] + number + 1), cache.start + length, cache.start + length + 1),
+            ):
+                keys[row, :, start:end] = qk[tokens, 1].transpose(0, 1)
+                values[row, :, start:end] = qkv[tokens, 2].transpose(0, 1)
+                query = qk[tokens, 0].transpose(0, 1)[None]
+                past = keys[row : row + 1, :, :end], values[row : row + 1, :, :end]
+                found[tokens] = F.scaled_dot_product_attention(query, *past)[0].transpose(0, 1)
+        return found.flatten(1)
+
+    return attend
+
+
+def attend_tokens(cache: KVCache, count: int, longest: int) -> Attend:
+    """Add a token to each of the first `count` rows, of which the longest fills `longest` places then."""
+    return _attend_alone(cache, longest - 1) if count == 1 else _attend_side_by_side(cache, count, longest)
+
+
+def _attend_alone(cache: KVCache, place: int) -> Attend:
+    """Let a single row attend, without a mask: in few operations, of which each costs more than its arithmetic."""
+    cos, sin = cache.cos[0, place], cache.sin[0, place]
+    new = cache.layers[:, :, 0, :, place].unbind()  # of each layer, [2, H, head_dim]
+    past = cache.layers[:, :, :1, :, : place + 1].flatten(0, 1).unbind()  # keys and values in turn
+
+    def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        rotate_(qkv[0, :2], cos, sin)
+        new[layer].copy_(qkv[0, 1:])
+        query, keys, values = qkv[:, 0, :, None], past[2 * layer], past[2 * layer + 1]
+        return F.scaled_dot_product_attention(query, keys, values).view(1, -1)
+
+    return attend
+
+
+def _attend_side_by_side(cache: KVCache, count: int, longest: int) -> Attend:
+    """Let each row attend to its own past."""
+    rows = torch.arange(count, device=cache.lengths.device)
+    places = cache.lengths[:count].clone()
+    cos, sin = (table[rows, places][:, None, None] for table in (cache.cos, cache.sin))
+    visible = torch.arange(longest, device=rows.device) <= places[:, None, None, None]
+
+    def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        query, key = rotate_(qkv[:, :2], cos, sin).unbind(1)
+        keys, values = cache.pairs[layer]
+        keys[rows, :, places] = key
+        values[rows, :, places] = qkv[:, 2]
+        past = keys[:count, :, :longest], values[:count, :, :longest]
+        return F.scaled_dot_product_attention(query[:, :, None], *past, attn_mask=visible).flatten(1)
+
+    return attend
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer normalisation."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: Any) -> "Norm":
+        """Return that of a torch module."""
+        return cls(module.weight, module.bias, module.eps)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cpu:
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+        return layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer, in the order of its computation."""
+
+    input_norm: Norm
+    query_key_value: Linear
+    dense: Linear
+    post_norm: Norm
+    to_4h: Linear
+    to_h: Linear
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All layers, and what follows them."""
+
+    layers: list[LayerWeights]
+    final_norm: Norm
+    lm_head: Linear
+
+    @property
+    def width(self) -> int:
+        """D, of a token between the layers."""
+        return len(self.final_norm.weight)
+
+
+def find_weights(network: Any) -> Weights:
+    """Walk the layers of a network by the names that every ChatGLM has."""
+    layers = [
+        LayerWeights(
+            Norm.of(layer.input_layernorm),
+            network.bind_linear(layer.attention.query_key_value),
+            network.bind_linear(layer.attention.dense),
+            Norm.of(layer.post_attention_layernorm),
+            network.bind_linear(layer.mlp.dense_h_to_4h),
+            network.bind_linear(layer.mlp.dense_4h_to_h),
+        )
+        for layer in network.transformer.layers
+    ]
+    return Weights(layers, Norm.of(network.transformer.final_layernorm), network.bind_linear(network.lm_head))
+
+
+def weights_mark(network: Any) -> tuple[object, ...]:
+    """Return what changes when weights move or are exchanged, or a hook or prefix comes; not when values change."""
+    modules = decoded_modules(network)
+    weights = [module._parameters.get("weight") for module in modules if module._parameters]
+    pointers = [weight.data_ptr() for weight in weights if weight is not None]
+    is_hooked = network.has_foreign_mixins or have_hooks(modules)
+    return (is_hooked, prefix_length(network), *map(id, modules), *pointers)
 
 
 class Layers:

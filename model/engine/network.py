@@ -1,13 +1,26 @@
 """What the engine needs of a ChatGLM network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from ..kernels.linear import Linear
-from .modules import every_module, have_hooks
+
+
+def every_module(*roots: nn.Module) -> list[nn.Module]:
+    """Return the roots and all modules within, parents first; one that is used twice comes twice."""
+    modules = [*roots]
+    for module in modules:  # of which there are more meanwhile
+        if module._modules:
+            modules += [child for child in module._modules.values() if child is not None]
+    return modules
+
+
+def have_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Whether a torch hook on one of these wants to see or change the forward pass."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 class Rotary(Protocol):

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from .cuda_graph import MOST_TOGETHER, PROMPTS
 from .network import Network
-from .request import Request
-from .sizes import MOST_TOGETHER, PROMPTS
+from .sequence import Request
 
 
 class Placed(NamedTuple):
@@ -36,7 +36,7 @@ FIELDS = len(Placed._fields) - 1  # beside the ids
 
 
 class Prompts:
-    """Places for prompts that are read together, see `sizes.fits_together`.
+    """Places for prompts that are read together, see `cuda_graph.fits_together`.
 
     Args:
         network: that reads them.

@@ -18,10 +18,10 @@ from itertools import islice
 
 from ..errors import BusyError, GenerationError
 from .batch import Batch
-from .engine import take_group
+from .generate import take_group
+from .layers import weights_mark
 from .network import Network
-from .request import Event, Request, Step
-from .tickets import Replies, Reply, Steps, Ticket
+from .sequence import Event, Replies, Reply, Request, Step, Steps, Ticket
 
 # Layers x tokens of prompts that are read between two steps, so that no running answer waits long.
 READ_AT_ONCE = 8192
@@ -231,3 +231,22 @@ class Scheduler:
     def _end(self, ticket: Ticket, reply: Reply) -> None:
         ticket.reply(reply)
         del self.running[ticket.request]
+
+
+_lock = threading.Lock()
+_schedulers: "weakref.WeakKeyDictionary[Network, tuple[object, Scheduler]]" = weakref.WeakKeyDictionary()
+
+
+def scheduler_of(network: Network, end_id: int) -> Scheduler:
+    """Return the scheduler that answers for `network`, which does not keep the network alive.
+
+    There is a new one when weights have been exchanged or moved, or a hook has come: the other ends its answers.
+    """
+    mark = (end_id, weights_mark(network))
+    with _lock:
+        known = _schedulers.get(network)
+        if known is None or known[0] != mark:
+            known = mark, Scheduler(weakref.proxy(network), end_id=end_id)
+            _schedulers[network] = known
+            weakref.finalize(network, known[1].close)
+        return known[1]

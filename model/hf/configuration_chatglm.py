@@ -1,10 +1,20 @@
 """The sizes and token ids of a VisualGLM model, as config.json holds them."""
 
+import importlib
+import importlib.util
+import os
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from .saving_chatglm import add_code
+EXPORT_MODULE = ".export"
+
+
+def add_code(directory: str | os.PathLike[str], exporter: str) -> None:
+    """Call the function `exporter` of the export module, if there is one, for a directory that was just saved."""
+    if __package__ and importlib.util.find_spec(EXPORT_MODULE, __package__):
+        getattr(importlib.import_module(EXPORT_MODULE, __package__), exporter)(directory)
+
 
 BITS = (0, 4, 8)
 # What transformers may be told of attention. It takes any other name for a package of kernels, on the hub if it is not

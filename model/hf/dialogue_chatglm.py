@@ -14,8 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import cached_file
 
 from ..errors import GenerationError, PromptTooLongError, SettingError
-from ..history import to_turns
-from ..images.image import load_image, preprocess
+from ..images.preprocess import load_image, preprocess
 from ..prompt import (
     AS_CONFIGURED,
     AnswerStream,
@@ -27,6 +26,7 @@ from ..prompt import (
     clean_answer,
     encode_prompt,
     encode_turns,
+    to_turns,
 )
 from .generation_chatglm import PrefixGenerationMixin
 

@@ -14,39 +14,31 @@ from typing import Any
 from ..errors import CheckpointError
 
 OWN_MODULES = (
-    "cache_chatglm",
     "configuration_chatglm",
     "dialogue_chatglm",
     "generation_chatglm",
-    "graph_chatglm",
     "layers_chatglm",
     "modeling_chatglm",
-    "prefix_chatglm",
-    "quantization",
-    "room_chatglm",
-    "saving_chatglm",
-    "text_chatglm",
     "tokenization_chatglm",
-    "vision_chatglm",
 )
-TOKENIZER_MODULES = ("text_chatglm", "tokenization_chatglm")  # which the model does without
 SHARED_FILES = (  # of the other packages, by their paths in `model`
-    "engine/recording.py",
+    "engine/cuda_graph.py",
     "errors.py",
-    "file_mode.py",
-    "history.py",
-    "images/address.py",
-    "images/data_url.py",
-    "images/fetch.py",
-    "images/image.py",
-    "images/image_bounds.py",
-    "images/image_file.py",
-    "images/image_metadata.py",
+    "images/decode.py",
+    "images/preprocess.py",
+    "images/url_fetch.py",
+    "kernels/low_bit.py",
     "prompt.py",
-    "quantization/kernels.py",
 )
 SHARED_MODULES = tuple(Path(file).stem for file in SHARED_FILES)
-TOKENIZER_FILES = {f"{module}.py" for module in (*TOKENIZER_MODULES, "saving_chatglm")}
+TOKENIZER_MODULE = "tokenization_chatglm"  # which the model does without
+TOKENIZER_FILES = {f"{TOKENIZER_MODULE}.py", "configuration_chatglm.py"}
+# Modules that exports held before, which nothing imports any more.
+FORMER_MODULES = (
+    *("cache_chatglm", "graph_chatglm", "prefix_chatglm", "room_chatglm", "saving_chatglm", "text_chatglm"),
+    *("vision_chatglm", "quantization", "kernels", "recording", "file_mode", "history", "image", "image_file"),
+    *("image_bounds", "image_metadata", "data_url", "fetch", "address"),
+)
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {
     "AutoConfig": "configuration_chatglm.ChatGLMConfig",
@@ -56,7 +48,8 @@ CONFIG_MAP = {
 }
 TOKENIZER_MAP = {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}
 CONFIG_NAME, TOKENIZER_CONFIG_NAME = "config.json", "tokenizer_config.json"
-LEFT_OVER = ("visual.py",)  # of the published code, and not needed by ours
+# Of the published code, and of our own of before: not needed by today's.
+LEFT_OVER = ("visual.py", *(f"{module}.py" for module in FORMER_MODULES))
 BACKUP_NAME = "code-backup"
 
 
@@ -135,7 +128,7 @@ def flatten_imports(text: str) -> str:
 def name_modules(text: str) -> str:
     """Return lines that import every module which the model's file `text` needs, but does not name itself."""
     named = set(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE))
-    needed = {*OWN_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", *TOKENIZER_MODULES}
+    needed = {*OWN_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", TOKENIZER_MODULE}
     lines = (f"from .{module} import __name__ as _{module}\n" for module in sorted(needed))
     return "\n# transformers 4 copies the modules named here, and not those that they name in turn.\n" + "".join(lines)
 

@@ -1,13 +1,13 @@
-"""The layers of ChatGLM-6B.
+"""The image part: EVA-ViT-g looks at the picture, QFormer sums it up in a few vectors for the language model.
 
-    h = LN1(x);  a = h * alpha + Attention(h);  m = LN2(a);  x = m * alpha + MLP(m)        for each layer
+    pixels [B, 3, S, S] --ViT--> patches [B, 1 + N, Dv] --QFormer--> queries [B, L, Dq] --glm_proj--> [B, L, D]
 
-The residual branch is the normalised value, scaled by alpha = sqrt(2 x layers). The rows of query_key_value lie by
-head: [q k v] of head 0, [q k v] of head 1, ...
-Papers: GLM, https://arxiv.org/abs/2103.10360; rotary positions, https://arxiv.org/abs/2104.09864; P-tuning v2,
-https://arxiv.org/abs/2110.07602.
+The published sizes are S = 224, N = 256, Dv = 1408, L = 32, Dq = 768, D = 4096. Module names are those of the
+published checkpoints. Papers: BLIP-2, https://arxiv.org/abs/2301.12597; EVA, https://arxiv.org/abs/2303.15389.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +15,206 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..kernels.low_bit import QuantizedLinear
 from .configuration_chatglm import ChatGLMConfig
-from .quantization import QuantizedLinear
+
+Sizes = dict[str, Any]  # an entry eva_config or qformer_config
+
+
+def split_heads(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
+    """Split x [B, T, parts * D], part by part, into [parts, B, H, T, D / H]."""
+    return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Let every query [B, H, T, D / H] see every key; return [B, T, D]."""
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class VisionAttention(nn.Module):
+    """Everything sees everything."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width, self.heads = sizes["hidden_size"], sizes["num_attention_heads"]
+        self.query_key_value = nn.Linear(width, 3 * width)  # checkpoint key
+        self.dense = nn.Linear(width, width)  # checkpoint key
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.dense(attend(*split_heads(self.query_key_value(h), 3, self.heads)))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Queries look at the picture's features."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width, self.heads = sizes["hidden_size"], sizes["num_attention_heads"]
+        self.query = nn.Linear(width, width)  # checkpoint key
+        self.key_value = nn.Linear(sizes["cross_attn_hidden_size"], 2 * width)  # checkpoint key
+        self.dense = nn.Linear(width, width)  # checkpoint key
+
+    def forward(self, h: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        query = split_heads(self.query(h), 1, self.heads)[0]
+        key, value = split_heads(self.key_value(features), 2, self.heads)
+        return self.dense(attend(query, key, value))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width = sizes["hidden_size"]
+        inner = sizes.get("inner_hidden_size") or 4 * width
+        self.dense_h_to_4h = nn.Linear(width, inner)  # checkpoint key
+        self.dense_4h_to_h = nn.Linear(inner, width)  # checkpoint key
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(h)))  # type: ignore[no-any-return]
+
+
+def layer_norm(sizes: Sizes) -> nn.LayerNorm:
+    """Return a normalisation of the network's width."""
+    return nn.LayerNorm(sizes["hidden_size"], eps=sizes.get("layernorm_epsilon", 1e-5))
+
+
+class ViTLayer(nn.Module):
+    """Normalises before attention and before the MLP."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.input_layernorm = layer_norm(sizes)  # checkpoint key
+        self.attention = VisionAttention(sizes)  # checkpoint key
+        self.post_attention_layernorm = layer_norm(sizes)  # checkpoint key
+        self.mlp = MLP(sizes)  # checkpoint key
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+
+class QFormerLayer(nn.Module):
+    """Normalises after the layer before, and after each attention; the residual branch is the normalised value."""
+
+    def __init__(self, sizes: Sizes, crosses: bool) -> None:
+        super().__init__()
+        self.input_layernorm = layer_norm(sizes)  # checkpoint key
+        self.attention = VisionAttention(sizes)  # checkpoint key
+        self.post_attention_layernorm = layer_norm(sizes)  # checkpoint key
+        if crosses:
+            self.cross_attention = CrossAttention(sizes)  # checkpoint key
+            self.post_cross_attention_layernorm = layer_norm(sizes)  # checkpoint key
+        self.crosses = crosses
+        self.mlp = MLP(sizes)  # checkpoint key
+
+    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        h = self.input_layernorm(x)
+        h = self.post_attention_layernorm(h + self.attention(h))
+        if self.crosses:
+            h = self.post_cross_attention_layernorm(h + self.cross_attention(h, features))
+        return h + self.mlp(h)  # type: ignore[no-any-return]
+
+
+class Trunk(nn.Module):
+    """The embeddings and layers of a network; the checkpoints keep them one level down."""
+
+    def __init__(self, embeddings: int, width: int, layers: list[nn.Module], **others: nn.Module) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(embeddings, width)  # checkpoint key
+        self.layers = nn.ModuleList(layers)  # checkpoint key
+        for name, module in others.items():
+            self.add_module(name, module)
+
+    def embed_all(self, batch: int, device: torch.device) -> torch.Tensor:
+        """Return all embeddings in their order, [B, count, D]."""
+        ids = torch.arange(self.word_embeddings.num_embeddings, device=device)
+        return self.word_embeddings(ids).expand(batch, -1, -1)  # type: ignore[no-any-return]
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts a picture into squares and embeds each."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        patch = sizes["patch_size"]
+        self.proj = nn.Conv2d(sizes["in_channels"], sizes["hidden_size"], patch, stride=patch)  # checkpoint key
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.proj(pixels).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class FeatureNorm(nn.Module):
+    """Normalises the features of the whole picture."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_vision = nn.LayerNorm(width)  # checkpoint key
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.ln_vision(features)  # type: ignore[no-any-return]
+
+
+class ViT(nn.Module):
+    """Pixels [B, 3, S, S] -> features [B, 1 + N, Dv], the first of which stands for the whole picture."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        width, patch = sizes["hidden_size"], sizes["patch_size"]
+        count = sizes.get("pre_len", 1) + (sizes["image_size"][0] // patch) * (sizes["image_size"][1] // patch)
+        layers: list[nn.Module] = [ViTLayer(sizes) for _ in range(sizes["num_layers"])]
+        positions = nn.Embedding(count, width)
+        self.transformer: Any = Trunk(  # checkpoint key
+            sizes.get("vocab_size", 1), width, layers, position_embeddings=positions
+        )
+        self.mixins = nn.ModuleDict({"patch_embedding": PatchEmbedding(sizes), "cls": FeatureNorm(width)})
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        patches = self.mixins["patch_embedding"](pixels)
+        x = torch.cat((self.transformer.embed_all(len(pixels), pixels.device), patches), dim=1)
+        x = x + self.transformer.position_embeddings(torch.arange(x.shape[1], device=x.device))
+        for layer in self.transformer.layers:
+            x = layer(x)
+        return self.mixins["cls"](x)  # type: ignore[no-any-return]
+
+
+class QFormer(nn.Module):
+    """Features [B, 1 + N, Dv] -> [B, L, Dq]: learned queries that read the picture."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        count = sizes["num_layers"]
+        crosses = sizes.get("is_decoder", False)
+        if isinstance(crosses, bool):
+            crosses = [crosses] * count
+        layers: list[nn.Module] = [QFormerLayer(sizes, crosses[number]) for number in range(count)]
+        self.transformer: Any = Trunk(  # checkpoint key
+            sizes["vocab_size"], sizes["hidden_size"], layers, final_layernorm=layer_norm(sizes)
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        x = self.transformer.embed_all(len(features), features.device)
+        for layer in self.transformer.layers:
+            x = layer(x, features)
+        return self.transformer.final_layernorm(x)  # type: ignore[no-any-return]
+
+
+class ImageEncoder(nn.Module):
+    """The whole image part: pixels [B, 3, S, S] -> image embeddings [B, L, D]."""
+
+    def __init__(self, eva_config: Sizes, qformer_config: Sizes, hidden_size: int) -> None:
+        super().__init__()
+        self.vit = ViT(eva_config)  # checkpoint key
+        self.qformer = QFormer(qformer_config)  # checkpoint key
+        self.glm_proj = nn.Linear(qformer_config["hidden_size"], hidden_size)  # checkpoint key
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        weight = self.glm_proj.weight
+        # Where weights are kept elsewhere until they are used, the device is no place yet.
+        pixels = pixels if weight.device.type == "meta" else pixels.to(weight.device)
+        pixels = pixels.to(weight.dtype)  # converted where it is used
+        return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]
+
 
 ROTARY_BASE = 10000.0
 
@@ -148,3 +346,141 @@ class GLMBlock(GradientCheckpointingLayer):  # public name
         a = torch.add(self.attention(h, cos, sin, mask, past_key_values, prefix), h, alpha=self.alpha)
         m = self.post_attention_layernorm(a)
         return torch.add(self.mlp(m), m, alpha=self.alpha)
+
+
+Starts = int | Sequence[int] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The token ids that give a prompt its shape."""
+
+    bos: int
+    gmask: int
+    mask: int
+    pad: int
+
+    @classmethod
+    def of(cls, config: Any) -> "Marks":
+        """Return those of a model's configuration."""
+        return cls(config.bos_token_id, config.gmask_token_id, config.mask_token_id, config.pad_token_id)
+
+
+def image_starts(pre_image_length: Starts | None, batch: int, device: torch.device) -> torch.Tensor:
+    """Return [B], the index of each row's first placeholder; negative where a row has no picture.
+
+    Args:
+        pre_image_length: tokens before the picture, padding included: one number, or one for each row.
+    """
+    if pre_image_length is None:
+        pre_image_length = -1
+    starts = torch.as_tensor(pre_image_length, dtype=torch.long, device=device).reshape(-1)
+    if len(starts) not in (1, batch):
+        raise ValueError(f"pre_image_length has {len(starts)} numbers for {batch} rows; give one, or one each.")
+    return starts.expand(batch)
+
+
+def placeholders(starts: torch.Tensor, image_length: int, length: int) -> torch.Tensor:
+    """Return [B, length], the number of the vector that each token stands for, or -1 for none."""
+    offsets = torch.arange(length, device=starts.device) - starts[:, None]
+    inside = (starts[:, None] >= 0) & (offsets >= 0) & (offsets < image_length)
+    return offsets.where(inside, -1)
+
+
+def insert_images(embeddings: torch.Tensor, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Replace embeddings [B, T, D] by images [B or 1, L, D] from `starts[b]` on, in a new tensor.
+
+    Raises:
+        ValueError: a picture reaches past the end of the prompt.
+    """
+    batch, length, width = embeddings.shape
+    if len(images) not in (1, batch):
+        raise ValueError(f"There are {len(images)} pictures for {batch} rows; give one, or one each.")
+    if int(starts.max()) + images.shape[1] > length:
+        raise ValueError(f"The prompt of {length} tokens has no room for a picture's {images.shape[1]} vectors.")
+    places = placeholders(starts, images.shape[1], length)
+    images = images.to(embeddings.device, embeddings.dtype).expand(batch, -1, -1)
+    chosen = images.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, width))
+    return chosen.where((places >= 0)[..., None], embeddings)
+
+
+def visible_tokens(
+    ids: torch.Tensor, attention_mask: torch.Tensor | None, starts: torch.Tensor, image_length: int, pad: int
+) -> torch.Tensor:
+    """Return [B, S], False for the tokens that nobody may see.
+
+    A mask made of `ids != pad` hides a picture's placeholders too, where they are written with the pad id; they
+    are seen all the same. Without a mask, the pads that begin a row are hidden.
+    """
+    if attention_mask is None:
+        attention_mask = (ids != pad).cumsum(dim=-1)
+    if attention_mask.shape != ids.shape:
+        raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}; it should be {list(ids.shape)}.")
+    return attention_mask.bool() | (placeholders(starts, image_length, ids.shape[1]) >= 0)
+
+
+def first_index(found: torch.Tensor) -> torch.Tensor:
+    """Return [B, 1], where the first True of each row of [B, S] stands; S where there is none."""
+    index = found.int().argmax(dim=-1, keepdim=True)
+    return index.where(found.any(dim=-1, keepdim=True), found.shape[1])
+
+
+def context_lengths(ids: torch.Tensor, bos: int) -> torch.Tensor:
+    """Return [B, 1], the index of each row's first <sop>.
+
+    Raises:
+        ValueError: a row has none.
+    """
+    lengths = first_index(ids == bos)
+    if bool((lengths == ids.shape[1]).any()):
+        raise ValueError(
+            "A prompt has no <sop>. End each with [gMASK] <sop>, as tokenizer.build_inputs_with_special_tokens does."
+        )
+    return lengths
+
+
+def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, marks: Marks) -> torch.Tensor:
+    """Return the positions [B, 2, S] of whole sequences ids [B, S]; `visible` [B, S] or None for all."""
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    context = first_index(ids == marks.bos)
+    place = first_index((ids == marks.gmask) & (index < context))
+    other = first_index((ids == marks.mask) & (index < context))
+    place = place.where(place < context, other)
+    rest = place.where(place < context, index)  # without a mask token, places are simply counted on
+    pads = 0 if visible is None else first_index(visible)
+    places = index.where(index < context, rest) - pads
+    return torch.stack((places.clamp(min=0), (index - context + 1).clamp(min=0)), dim=1)
+
+
+def checked_positions(position_ids: torch.Tensor) -> torch.Tensor:
+    """Return `position_ids` if they are [B, 2, T]."""
+    if position_ids.ndim != 3 or position_ids.shape[1] != 2:
+        raise ValueError(f"position_ids have shape {list(position_ids.shape)}; they should be [B, 2, T].")
+    return position_ids
+
+
+def position_lines(ids: torch.Tensor, visible: torch.Tensor, marks: Marks) -> torch.Tensor:
+    """Return [B, 2, 2], offset and slope of the positions after prompts ids [B, T], visible [B, T].
+
+    That of the token with index i >= T is offset + i * slope.
+    """
+    longer, seen = F.pad(ids, (0, 2), value=marks.pad), F.pad(visible, (0, 2), value=True)
+    first, second = token_positions(longer, seen, marks)[..., -2:].unbind(-1)
+    slope = second - first
+    return torch.stack((first - ids.shape[1] * slope, slope), dim=-1)
+
+
+def prefix_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Return [B, 1, S, S], True where a row sees a column, for context lengths [B, 1] and visible tokens [B, S]."""
+    index = torch.arange(visible.shape[1], device=visible.device)
+    seen = (index <= index[:, None]) | (index < context[..., None])
+    # A row that sees nothing, as a pad may, would come out as NaN and spoil the values of others.
+    return (seen & visible[:, None] | (index == index[:, None]))[:, None]
+
+
+def answer_mask(visible: torch.Tensor, count: int) -> torch.Tensor:
+    """Return [B, 1, count, S] for the last `count` of tokens visible [B, S], all of them after <sop>."""
+    length = visible.shape[1]
+    index = torch.arange(length, device=visible.device)
+    seen = index <= index[length - count :, None]
+    return (seen & visible[:, None])[:, None]

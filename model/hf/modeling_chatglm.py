@@ -6,6 +6,7 @@
 Parameters have the names of the published checkpoints. Needs torch, transformers and the modules beside it.
 """
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import CheckpointError, SettingError
-from ..file_mode import apply_umask
-from .cache_chatglm import new_cache
+from ..kernels.low_bit import quantize_layers
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
-from .graph_chatglm import Rooms, later_logits
-from .layers_chatglm import GLMBlock, PrefixEncoder, rotary_tables, stored_length
-from .prefix_chatglm import (
+from .generation_chatglm import Rooms, later_logits, new_cache
+from .layers_chatglm import (
+    GLMBlock,
+    ImageEncoder,
     Marks,
+    PrefixEncoder,
     Starts,
     answer_mask,
     checked_positions,
@@ -31,11 +33,11 @@ from .prefix_chatglm import (
     image_starts,
     insert_images,
     prefix_mask,
+    rotary_tables,
+    stored_length,
     token_positions,
     visible_tokens,
 )
-from .quantization import quantize_layers
-from .vision_chatglm import ImageEncoder
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
@@ -87,7 +89,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
 
         Args:
             input_ids: [B, T], as libraries call the model below the head; the whole model embeds tokens itself.
-            position_ids: [B, 2, T], see `prefix_chatglm`; computed from `input_ids` where they are absent.
+            position_ids: [B, 2, T], see `layers_chatglm`; computed from `input_ids` where they are absent.
             attention_mask: [B, S], with `input_ids`; 0 on padding, cached tokens included.
             past_key_values: a cache of transformers, which the new tokens' keys and values are put into.
             inputs_embeds: [B, T, D], instead of `input_ids`, with `position_ids`.
@@ -312,8 +314,11 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         """Write the model as transformers does; its configuration adds the code that loads it without this package."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
+            # safetensors makes its files with mode 0600, configurations are opened as any file.
+            mode = stat.S_IMODE((Path(save_directory) / "config.json").stat().st_mode)
             for path in Path(save_directory).glob("model*.safetensors"):
-                apply_umask(path)
+                if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes refuse to set one
+                    path.chmod(mode)
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

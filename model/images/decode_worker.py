@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from ..errors import ImageError
-from .data_url import read_data_url
-from .image_file import ImageLimits, decode_image, open_image, resize_image
+from .decode import ImageLimits, decode_image, open_image, resize_image
+from .preprocess import read_data_url
 
 NICENESS = 5  # decoding yields the processor to answers that are being generated
 

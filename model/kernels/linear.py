@@ -1,14 +1,177 @@
-"""Linear layers as the decoder calls them: product, bias, activation and residual in one."""
+"""Products with a whole weight."""
 
+import functools
+import math
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from . import dense, int4, int8
-from .choice import has_triton
+from .dispatch import has_triton, suits
 from .ending import Ending, finish
+from .low_bit import quantized_linear
+
+# Up to so many rows, and in so many parts, see `Turned`.
+FEW_ROWS, PARTS = 4, 8
+
+
+def multiply_dense(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    gelu: bool = False,
+    residual: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return act(x @ weight.T + bias) + alpha * residual, [B, O] in the dtype of x.
+
+    Args:
+        x: [B, I] in float32, float16 or bfloat16.
+        weight: [O, I] in the dtype of x.
+        bias: [O].
+        gelu: act is GELU with tanh, instead of nothing.
+        residual: [B, O]; may be `out`.
+        out: [B, O] in the dtype of x, to be filled and returned.
+    """
+    ending = Ending(bias, gelu, residual, alpha)
+    if weight.dtype != x.dtype or not suits(x, weight, bias, residual):
+        return multiply_dense_by_torch(x, weight, ending, out)
+    from .triton.launch import multiply as launch
+
+    return launch("dense", x, (weight,), ending, out)
+
+
+def multiply_dense_by_torch(
+    x: torch.Tensor, weight: torch.Tensor, ending: Ending, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Do the same with torch alone."""
+    return finish(F.linear(x, weight, ending.bias), ending, out)
+
+
+@functools.cache
+def is_slow_for_few() -> bool:
+    """Whether what torch calls for few rows is slow on this CPU: Intel's library, on one of AMD."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.backends.mkl.is_available() and "AMD" in capabilities.get("cpu_name", "")
+
+
+class Turned:
+    """x [N, I] -> x @ weight.T + bias [N, O] by torch, the weight being turned once for all calls.
+
+    Where few rows in float32 would be slow, they are multiplied the other way around, weight @ x.T, by parts of the
+    weight. Where weights come from memory, that takes half the time for one row: `python -m benchmarks.products`.
+
+    Args:
+        weight: [O, I].
+        bias: [O].
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.weight, self.bias = weight.t(), bias
+        turns = weight.device.type == "cpu" and weight.dtype == torch.float32 and is_slow_for_few()
+        self.few = FEW_ROWS if turns else 0
+        count = math.gcd(len(weight), PARTS)
+        self.parts = weight.unflatten(0, (count, -1))
+        self.biases = (weight.new_zeros(len(weight)) if bias is None else bias).view(count, -1, 1)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.few:
+            return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+        product = torch.baddbmm(self.biases, self.parts, x.t().expand(len(self.parts), -1, -1))
+        return product.view(1, -1) if len(x) == 1 else product.flatten(0, 1).t().contiguous()
+
+
+# Columns in a group; a thread reads 32 numbers at once, and a tile of several rows' product is one group wide.
+GROUP_SIZES = (32, 64, 128)
+
+
+def multiply_int4(
+    x: torch.Tensor,
+    pairs: torch.Tensor,
+    scale: torch.Tensor,
+    groups: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    gelu: bool = False,
+    residual: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return act(x @ weight.T + bias) + alpha * residual, [B, O] in the dtype of x.
+
+    Args:
+        x: [B, I] in float32, float16 or bfloat16.
+        pairs: int8 [O, I / 2].
+        scale: float32 [O].
+        groups: step and zero, bfloat16 [O, G, 2].
+        bias: [O].
+        gelu: act is GELU with tanh, instead of nothing.
+        residual: [B, O]; may be `out`.
+        out: [B, O] in the dtype of x, to be filled and returned.
+    """
+    ending = Ending(bias, gelu, residual, alpha)
+    if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not suits(x, pairs, scale, groups, bias, residual):
+        return multiply_int4_by_torch(x, pairs, scale, groups, ending, out)
+    from .triton.launch import multiply as launch
+
+    return launch("int4", x, (pairs, scale, groups), ending, out)
+
+
+def multiply_int4_by_torch(
+    x: torch.Tensor,
+    pairs: torch.Tensor,
+    scale: torch.Tensor,
+    groups: torch.Tensor,
+    ending: Ending,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Do the same with torch alone."""
+    return finish(quantized_linear(x, pairs, scale, groups, ending.bias, 4), ending, out)
+
+
+# Numbers that are read as one integer: a row has a multiple of them.
+WORD = 4
+
+
+def multiply_int8(
+    x: torch.Tensor,
+    numbers: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    gelu: bool = False,
+    residual: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return act(x @ weight.T + bias) + alpha * residual, [B, O] in the dtype of x.
+
+    Args:
+        x: [B, I] in float32, float16 or bfloat16.
+        numbers: int8 [O, I].
+        scale: float32 [O].
+        bias: [O].
+        gelu: act is GELU with tanh, instead of nothing.
+        residual: [B, O]; may be `out`.
+        out: [B, O] in the dtype of x, to be filled and returned.
+    """
+    ending = Ending(bias, gelu, residual, alpha)
+    if numbers.shape[1] % WORD or not suits(x, numbers, scale, bias, residual):
+        return multiply_int8_by_torch(x, numbers, scale, ending, out)
+    from .triton.launch import multiply as launch
+
+    return launch("int8", x, (numbers, scale), ending, out)
+
+
+def multiply_int8_by_torch(
+    x: torch.Tensor, numbers: torch.Tensor, scale: torch.Tensor, ending: Ending, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Do the same with torch alone."""
+    return finish(quantized_linear(x, numbers, scale, None, ending.bias, 8), ending, out)
 
 
 class Linear(Protocol):
@@ -35,8 +198,8 @@ def bind_dense(module: nn.Module) -> Linear:
     """Return how to call a layer with a whole weight [O, I] and perhaps a bias."""
     parts: Any = {"weight": module.weight, "bias": module.bias}
     if has_triton(parts["weight"].device):
-        return partial(dense.multiply, **parts)
-    return Called(dense.Turned(**parts))
+        return partial(multiply_dense, **parts)
+    return Called(Turned(**parts))
 
 
 def bind_rounded(
@@ -44,5 +207,5 @@ def bind_rounded(
 ) -> Linear:
     """Return how to call a layer with a weight of 8 bits, or with pairs of 4 bits in groups."""
     if groups is None:
-        return partial(int8.multiply, numbers=numbers, scale=scale, bias=bias)
-    return partial(int4.multiply, pairs=numbers, scale=scale, groups=groups, bias=bias)
+        return partial(multiply_int8, numbers=numbers, scale=scale, bias=bias)
+    return partial(multiply_int4, pairs=numbers, scale=scale, groups=groups, bias=bias)

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from ..quantization.kernels import wants_gradient
-from .choice import has_triton
+from .dispatch import has_triton
+from .low_bit import wants_gradient
 
 # Of activations: with more of them torch is used, which does not mind the launch that is saved here.
 MOST_ROWS = 128

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
-from .embedding import QuantizedEmbedding
-from .linear import QuantizedLinear
+from .linear import QuantizedEmbedding, QuantizedLinear
 from .rounding import check_bits
 
 M = TypeVar("M", bound=nn.Module)

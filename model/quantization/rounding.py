@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import SettingError
-from .kernels import pack_pairs
+from ..kernels.low_bit import pack_pairs
 
 BITS = (8, 4)
 LARGEST = 127

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import sat_compat  # noqa: F401  (before sat)
+from . import compat as sat_compat  # noqa: F401  (before sat)
 
 # isort: split
 from sat.model.base_model import non_conflict

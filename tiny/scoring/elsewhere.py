@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from model import VisualGLMError, is_chinese
-from model.images.image import load_image
+from model.images.preprocess import load_image
 from tiny.grading.accepted import is_accepted
 from tiny.scoring.results import Picture, Question
 from tiny.words.vocabulary import Language

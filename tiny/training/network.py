@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model import load_tokenizer
-from model.images.image import CLIP_MEAN, CLIP_STD
+from model.images.preprocess import CLIP_MEAN, CLIP_STD
 from model.rotary import RotaryEmbedding
 from model.visualglm import VisualGLMModel
 from tiny.scenes import COLOURS, KINDS
@@ -219,7 +219,7 @@ class Trainee(nn.Module):
 
 
 def normalize(pictures: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 [P, S, S, 3] into pixels [P, 3, S, S], as `model.images.image.preprocess` does."""
+    """Turn uint8 [P, S, S, 3] into pixels [P, 3, S, S], as `model.images.preprocess.preprocess` does."""
     scale = [1 / (255 * std) for std in CLIP_STD]
     shift = [mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
     channels = [pictures[..., i].float() * scale[i] - shift[i] for i in range(3)]  # numbers, no tensor to copy

@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from model.hf.text_chatglm import NEWLINE, layout_pieces, mark_layout
-from model.hf.tokenization_chatglm import ChatGLMTokenizer
+from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, layout_pieces, mark_layout
 from tiny.words.vocabulary import COLOUR_NAMES, COLOUR_OTHERS, NOUNS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type

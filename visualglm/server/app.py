@@ -14,10 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from model import ChatModel
 
 from . import native, openai
-from .docs import make_docs_router
+from .docs import explain_unmatched, make_docs_router
 from .doors import BodyLimits, Door, Watch
 from .refusals import Refusal, respond
-from .routes import explain_unmatched
 from .schemas import CompletionRequest, Health, NativeRequest
 from .service import Service
 from .settings import Settings

@@ -1,9 +1,13 @@
 """The page under /docs, with all that it needs: its browser asks nobody else."""
 
+from collections.abc import Iterator
 from importlib.resources import files
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from .refusals import Refusal
 
 DOCS = "/docs"
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
@@ -40,3 +44,28 @@ def make_docs_router(title: str, openapi_url: str) -> APIRouter:
         return Response(assets[name], media_type=KINDS[name], headers={"Cache-Control": "max-age=86400"})
 
     return router
+
+
+PROTOCOL = "/v1"
+
+
+def explain_unmatched(app: FastAPI, request: Request, error: AnyHTTPException) -> Refusal:
+    """Return the refusal of a request whose path (404) or method (405) the router did not find."""
+    path = request.url.path
+    described = f"{DOCS} describes this server."
+    if error.status_code == 404:
+        known = ", ".join(sorted(list_routes(app, PROTOCOL if path.startswith(PROTOCOL) else "")))
+        message = f"There is no {path[:100]!r} here. There are: {known}. {described}"
+        return Refusal(404, message, code="unknown_route")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{request.method[:20]!r} is not allowed at {path[:100]!r}; send {allowed}. {described}"
+        return Refusal(405, message, code="method_not_allowed")
+    return Refusal(error.status_code, f"{error.detail}.")
+
+
+def list_routes(app: FastAPI, prefix: str) -> Iterator[str]:
+    """Yield the method and path of each documented route whose path starts with `prefix`."""
+    for path, operations in app.openapi()["paths"].items():
+        if path.startswith(prefix):
+            yield from (f"{method.upper()} {path}" for method in operations)

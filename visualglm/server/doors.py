@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visualglm.local_address import is_own_name
 
-from .bodies import BodyShare
 from .docs import DOCS, KINDS
-from .local import listens_locally
+from .limits import BodyShare
 from .refusals import Refusal, respond
+from .replies import ClientGone
 from .service import Service
-from .streams import ClientGone
+from .settings import listens_locally
 from .trace import Trace, choose_id, log_request
 
 OPEN_PATHS = ("/health", "/ready", "/openapi.json", DOCS, *(f"{DOCS}/{name}" for name in KINDS))

@@ -6,16 +6,15 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model.history import to_turns
+from model.prompt import to_turns
 
 from .answering import Answering
 from .parsing import describe_body
 from .pictures import PictureSource
 from .refusals import now
-from .replies import Pieces, answer_in_events, answer_whole, document_events
+from .replies import Pieces, answer_in_events, answer_whole, document_events, event
 from .schemas import NativeAnswer, NativeError, NativeRequest
 from .service import Question, Service
-from .streams import event
 
 SETTINGS = (
     "max_length",

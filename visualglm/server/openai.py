@@ -18,10 +18,9 @@ from .parameters import refuse_unsupported
 from .parsing import check_characters, describe_body
 from .pictures import PictureSource
 from .refusals import Refusal
-from .replies import Pieces, answer_in_events, answer_whole, document_events
+from .replies import DONE, Pieces, answer_in_events, answer_whole, document_events, encode_json, event
 from .schemas import HIGHEST_SEED, Completion, CompletionRequest, Model, Models, ProtocolError
 from .service import Question, Service
-from .streams import DONE, encode_json, event
 
 SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length")
 ERRORS: dict[int | str, dict[str, object]] = {

@@ -8,9 +8,9 @@ from functools import partial
 from PIL import Image
 
 from model import ImageError
-from model.images.address import display_url
-from model.images.image import fetch_image
-from model.images.image_decoder import Decoding, ImageDecoder
+from model.images.decode_process import Decoding, ImageDecoder
+from model.images.preprocess import fetch_image
+from model.images.url_fetch import display_url
 
 from .settings import Settings
 

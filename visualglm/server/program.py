@@ -16,7 +16,7 @@ from model.checkpoint.resolve import is_interactive, resolve
 from model.command_line import ArgumentParser, run_program
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
 from visualglm.server import Settings, create_app
-from visualglm.server.server import serve
+from visualglm.server.process import serve
 from visualglm.server.trace import log, set_up_logging
 
 

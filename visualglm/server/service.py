@@ -12,14 +12,12 @@ from model.chat_model import demo_config
 from model.prompt import question_language
 
 from .answering import EVENT_S, Answering, Write
-from .bodies import BodyBudget
-from .gate import Gate, Slot
-from .metrics import Metrics
+from .limits import BodyBudget, Gate, Slot
 from .parsing import BodyParser, check_characters
 from .pictures import PictureReader, PictureSource
 from .refusals import OVERLOADED, Refusal, internal_error, timed_out, to_refusal
 from .settings import Settings
-from .trace import Trace, log
+from .trace import Metrics, Trace, log
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from model import DEMO, SettingError
 from model.environment import is_service_link, read_variable, service_link_note, to_boolean, to_integer, to_number
-from model.images.image import ImageLimits
-from model.images.image_file import SERVED_FORMATS
+from model.images.decode import SERVED_FORMATS
+from model.images.preprocess import ImageLimits
+from visualglm.local_address import listens_on_loopback
 
 ENVIRONMENT_PREFIX = "VISUALGLM_"
 MIB = 1024 * 1024
@@ -212,3 +213,8 @@ def _argument(item: Any) -> dict[str, Any]:
         return {"action": "extend", "nargs": "+", "metavar": "WORD", "help": text}
     shown = "" if item.default == "" else f" (default {item.default})"
     return {"type": type(item.default), "help": text + shown}
+
+
+def listens_locally(settings: Settings) -> bool:
+    """Return whether nobody but this machine reaches the server."""
+    return listens_on_loopback(settings.host)

@@ -20,12 +20,10 @@ from model import (
     SettingError,
 )
 from model.chat_model import demo_config
-from model.command_line import ArgumentParser, run_program
-from model.images.image import load_image
-from model.printing import print_text
+from model.command_line import ArgumentParser, print_text, run_program
+from model.images.preprocess import load_image
 from model.prompt import question_language
-from visualglm.arguments import add_model_arguments, choose_loader, load_model
-from visualglm.languages import locale_language
+from visualglm.arguments import add_model_arguments, choose_loader, load_model, locale_language
 from visualglm.terminal.dialogue import Terminal
 from visualglm.terminal.streams import make_reader, write
 

@@ -1,13 +1,38 @@
 """What is read from a person and written to one: at a terminal, or through pipes."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, NoReturn
 
-from model.printing import print_text
+from model.command_line import print_text
 
-from .interrupts import interrupt_once, on_interrupt
+
+@contextlib.contextmanager
+def on_interrupt(handler: Any) -> Iterator[None]:
+    """Let Ctrl-C do what `handler` does, in the block."""
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def ignore_interrupt(*_: Any) -> None:
+    """Let Ctrl-C do nothing.
+
+    Unlike `signal.SIG_IGN`: Python complains on the screen of a signal that came just before it was to be ignored.
+    """
+
+
+def interrupt_once(*_: Any) -> NoReturn:
+    """Raise KeyboardInterrupt, and let no other disturb what it sets off."""
+    signal.signal(signal.SIGINT, ignore_interrupt)
+    raise KeyboardInterrupt
+
 
 BOM = "\ufeff"
 

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from model import CHINESE, ENGLISH, GenerationConfig, Language
+from model.command_line import make_printable
 from model.description import Description
-from model.printing import make_printable
 
 from .texts import TEXTS
 

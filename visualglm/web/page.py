@@ -14,10 +14,9 @@ from .blocks import MAX_ANSWERS, MAX_UPLOAD_BYTES, MAX_WAITING, PageBlocks
 from .conversation_file import from_json, to_json, to_markdown
 from .layout import EXAMPLES, EXAMPLES_FOLDER, MAX_QUESTION, SETTINGS, lay_out, words
 from .picture import Picture, PictureReader
-from .session import MAX_TURNS, Dialogue, Exchange, Session, Status
+from .session import MAX_TURNS, Dialogue, Exchange, Session, Status, Visitors
 from .texts import TEXTS, choose_language
 from .uploads import UploadError, UploadFolder
-from .visitors import Visitors
 
 PREVIEW_NAME = "picture.jpg"
 WORD_JOINER = "\u2060"  # takes no room

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from model import ImageError
-from model.images.data_url import read_data_url
-from model.images.image import ImageLimits
-from model.images.image_decoder import ImageDecoder
-from model.images.image_file import SERVED_FORMATS
+from model.images.decode import SERVED_FORMATS
+from model.images.decode_process import ImageDecoder
+from model.images.preprocess import ImageLimits, read_data_url
 
 from .uploads import UploadError, UploadFolder
 

@@ -14,9 +14,8 @@ from functools import partial
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError
 from model.chat_model import demo_config
-from model.command_line import ArgumentParser, run_program
+from model.command_line import ArgumentParser, print_text, run_program
 from model.environment import is_service_link, read_variable, service_link_note
-from model.printing import print_text
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
 from visualglm.local_address import listens_on_loopback
 from visualglm.web.launch import serving, wait_for_the_end

@@ -3,9 +3,17 @@
 import triton
 import triton.language as tl
 
-from .early import wait_for_inputs
-from .ending import load_bias, store_row, store_rows
-from .tiles import load_block, load_chunks, load_row, load_rows, weight_rows
+from .tiles import (
+    load_bias,
+    load_block,
+    load_chunks,
+    load_row,
+    load_rows,
+    store_row,
+    store_rows,
+    wait_for_inputs,
+    weight_rows,
+)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Products with a weight of 4 bits, pairs [O, I / 2] with groups and a scale; see model/quantization/kernels.py.
+"""Products with a weight of 4 bits, pairs [O, I / 2] with groups and a scale; see model/kernels/low_bit.py.
 
 Two activations, or the step and zero of a group, come as one integer of twice their width, the first in its low half:
 so a thread has what belongs to the two numbers of a byte without any exchange with others.
@@ -7,11 +7,10 @@ so a thread has what belongs to the two numbers of a byte without any exchange w
 import triton
 import triton.language as tl
 
-from .early import wait_for_inputs
-from .ending import load_bias, store_row, store_rows
 from .tiles import (
     UNIT,
     add_product,
+    load_bias,
     load_block,
     load_chunks,
     load_row,
@@ -19,6 +18,9 @@ from .tiles import (
     split_evenly,
     split_floats,
     split_pairs,
+    store_row,
+    store_rows,
+    wait_for_inputs,
     weight_rows,
 )
 

@@ -1,19 +1,21 @@
-"""Products with a weight of 8 bits, int8 [O, I] with a float32 scale [O]; see model/quantization/kernels.py."""
+"""Products with a weight of 8 bits, int8 [O, I] with a float32 scale [O]; see model/kernels/low_bit.py."""
 
 import triton
 import triton.language as tl
 
-from .early import wait_for_inputs
-from .ending import load_bias, store_row, store_rows
 from .tiles import (
     UNIT,
     add_product,
+    load_bias,
     load_block,
     load_chunks,
     load_row,
     load_rows,
     split_evenly,
     split_floats,
+    store_row,
+    store_rows,
+    wait_for_inputs,
     weight_rows,
 )
 

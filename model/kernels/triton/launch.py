@@ -6,11 +6,11 @@ import torch
 import triton
 import triton.language as tl
 
-from ..choice import starts_early, tile_for
+from ..autotune import Tile, default_tile, tile_for
+from ..capability import starts_early
 from ..ending import Ending
-from ..tile import Tile, default_tile
 from . import dense, int4, int8, norm
-from .ending import add_parts
+from .tiles import add_parts
 
 KERNELS = {"dense": dense, "int8": int8, "int4": int4}
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}

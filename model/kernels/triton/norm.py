@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .early import wait_for_inputs
+from .tiles import wait_for_inputs
 
 
 @triton.jit

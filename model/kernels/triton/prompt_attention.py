@@ -4,7 +4,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .rotary import rotated
+
+@triton.jit
+def rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
+    """Load numbers at `offsets` behind `base` and turn them; number i turns with number i xor QUARTER."""
+    x = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
+    partner = tl.load(base + (offsets ^ QUARTER), mask=mask, other=0.0).to(tl.float32)
+    return x * cos + partner * sin
+
 
 BLOCK = 64  # keys at a time
 BLOCK_QUERIES = 64  # tokens of a prompt that one program lets look

@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .early import wait_for_inputs
 from .launch import start_of
-from .rotary import rotated
+from .prompt_attention import rotated
+from .tiles import wait_for_inputs
 
 BLOCK = 64  # keys at a time
 PART = 256  # keys of a program

@@ -1,0 +1,105 @@
+"""VisualGLM with what fine-tuning adds to it: LoRA, or the keys and values of P-tuning v2."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from .checkpoint import Checkpoint
+from .checkpoint.layout import SPLIT
+from .checkpoint.low_bit import rounded_tensors
+from .quantization.linear import QuantizedEmbedding
+from .quantization.nf4 import Nf4Linear, is_rounded
+from .quantization.quantize import EMBEDDING_BITS, quantized_layers
+from .sat.lora import LLM, TARGETS, LoraMixin
+from .sat.ptuning import PTUNING, PrefixMixin
+from .tensors import LazyTensors, makers_of
+from .visualglm import VisualGLMModel  # before sat
+
+# isort: split
+from sat.mpu import ColumnParallelLinear, RowParallelLinear
+
+TRAINED_NAMES = ("matrix_A", "matrix_B", f"mixins.{PTUNING}.")
+
+
+class FineTuneVisualGLMModel(VisualGLMModel):  # public name
+    """VisualGLM with LoRA, QLoRA or P-tuning v2, as `use_lora`, `use_qlora` and `use_ptuning` of its arguments say.
+
+    Args:
+        args: a namespace with the entries of model_config.json, and those of `add_model_specific_args`.
+    """
+
+    def __init__(self, args: Namespace, transformer: nn.Module | None = None, **kwargs: Any) -> None:
+        super().__init__(args, transformer=transformer, **kwargs)
+        self.args = args
+        self.add_methods()
+
+    @classmethod
+    def add_model_specific_args(cls, parser: ArgumentParser) -> ArgumentParser:
+        """Add the flags of the methods, with the original's names and defaults."""
+        group = parser.add_argument_group("VisualGLM-finetune", "methods of fine-tuning")
+        add = group.add_argument
+        add("--use_lora", action="store_true", help="train LoRA")
+        add("--use_qlora", action="store_true", help="train LoRA beside weights of 4 bits")
+        add("--round_embeddings", action="store_true", help="QLoRA: tokens' embeddings of 8 bits")
+        add("--use_ptuning", action="store_true", help="train P-tuning v2's keys and values")
+        add("--pre_seq_len", type=int, default=8, help="P-tuning: keys and values in each layer")
+        add("--lora_rank", type=int, default=10, help="rank of LoRA's matrices")
+        add("--lora_alpha", type=float, default=1.0, help="scale of LoRA, divided by the rank")
+        add("--lora_dropout", type=float, default=0.0, help="share of the inputs hidden from LoRA in training")
+        add("--layer_range", nargs="+", type=int, help="LoRA: numbers of the language model's layers, no range")
+        add("--lora_targets", nargs="+", default=[LLM], help=f"LoRA: {', '.join(TARGETS)}, or names of layers")
+        return super().add_model_specific_args(parser)  # type: ignore[no-any-return]
+
+    def add_methods(self) -> None:
+        """Add what the arguments ask for, each drawn anew."""
+        args = self.args
+        if args.use_ptuning:
+            head_dim = args.hidden_size // args.num_attention_heads
+            prefix = PrefixMixin(args.num_layers, head_dim, args.num_attention_heads, args.pre_seq_len)
+            self.add_mixin(PTUNING, prefix)
+        if args.use_lora or args.use_qlora:
+            settings = {"lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout, "targets": args.lora_targets}
+            lora = LoraMixin(args.num_layers, args.lora_rank, layer_range=args.layer_range, **settings)
+            self.add_mixin("lora", lora, reinit=True)
+        if args.use_qlora:
+            round_linear_layers(self.transformer)
+            if args.round_embeddings:
+                self.transformer.word_embeddings = rounded_embedding(self.transformer.word_embeddings.weight)
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Load the weights; those of 4-bit layers are rounded one by one, on their device."""
+        layers = {f"{name}.weight": layer for name, layer in self.named_modules() if isinstance(layer, Nf4Linear)}
+        if layers:
+            tensors = checkpoint.split()
+            for name, layer in layers.items():
+                held = name if name in tensors else name.replace(".original.", ".")
+                layer.set_weight(tensors[held].to(self.device, self.dtype))
+            rest = {name: make for name, make in makers_of(tensors).items() if not is_rounded(name)}
+            rest = makers_of(rounded_tensors(LazyTensors(rest), quantized_layers(self)))
+            checkpoint = replace(checkpoint, stored=LazyTensors(rest), qkv_layout=SPLIT, is_settled=True)
+        super().load_checkpoint(checkpoint)
+
+    def disable_untrainable_params(self) -> None:  # SAT calls it
+        """Leave only what was added to be trained."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(any(part in name for part in TRAINED_NAMES))
+
+
+def rounded_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
+    """Return an embedding with a rounded copy of `weight` [V, D]; of one without data, to be given later."""
+    if weight.is_meta:
+        return QuantizedEmbedding(weight.shape[1], weight.shape[0], EMBEDDING_BITS, None)
+    return QuantizedEmbedding.from_weight(weight, EMBEDDING_BITS)
+
+
+def round_linear_layers(module: nn.Module) -> None:
+    """Exchange every linear layer of SAT in `module` for one of 4 bits with the same weight."""
+    for name, child in module.named_children():
+        if isinstance(child, ColumnParallelLinear | RowParallelLinear):
+            layer: Any = child
+            setattr(module, name, Nf4Linear(layer.weight, layer.bias))
+        else:
+            round_linear_layers(child)

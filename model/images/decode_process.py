@@ -1,0 +1,299 @@
+"""Decode image files from untrusted sources in child processes, which can be killed and share budgets of pixels.
+
+A decoder in C cannot be interrupted in a thread, and holds memory that only the end of its process gives back for sure.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..errors import ImageError
+from .decode import ImageLimits
+
+WORKER = "model.images.decode_worker"
+PACKAGES = str(Path(__file__).parents[2])  # the folder from which a child imports `model`
+DECODE_SECONDS = 10.0  # of processor time for one image
+SMALL_PIXELS = 2_000_000  # images up to this size never wait for larger ones
+BYTES_PER_PIXEL = 12  # of memory, at most: the image, a copy, and what a decoder holds
+BASE_MEMORY = 384 * 2**20  # bytes of address space that a process takes for its code and the image file
+LONGEST_REPLY = 65_536  # bytes of the JSON line
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image file as a chat needs it, both in RGB, upright, and on white.
+
+    Attributes:
+        image: S x S pixels, resized as `preprocess` resizes; the answers about it are those about the full image.
+        preview: a larger image in the aspect ratio of the file; None if not asked for.
+    """
+
+    image: Image.Image
+    preview: Image.Image | None = None
+
+
+class WorkerDied(Exception):  # noqa: N818  (turned into an ImageError by the caller)
+    """The child process has ended before its reply. The argument is its return code."""
+
+
+class Worker:
+    """A child process that decodes one image after another."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-P", "-m", WORKER]  # -P: nothing in the working directory may shadow a module
+        path = os.pathsep.join(filter(None, (PACKAGES, os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libtiff and others write there about every damaged file
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path},
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[Image.Image]]:
+        """Send a request with an image file; return the reply and the images that it announces.
+
+        Raises:
+            WorkerDied: the process was killed, by us or by the system.
+        """
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n")
+            stdin.write(data)
+            stdin.flush()
+            reply = json.loads(stdout.readline(LONGEST_REPLY))
+            images = []
+            for width, height in reply.get("sizes", []):
+                images.append(Image.frombytes("RGB", (width, height), stdout.read(width * height * 3)))
+        except (OSError, ValueError) as error:
+            self.end()
+            raise WorkerDied(self.process.returncode) from error
+        return reply, images
+
+    def end(self) -> None:
+        """Kill the process."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            try:
+                if stream is not None:
+                    stream.close()
+            except OSError:  # bytes that the process did not read
+                pass
+
+
+class PixelBudget:
+    """Admits images in the order of their arrival as long as their pixels fit.
+
+    Args:
+        pixels: the sum that may be decoded at a time; a larger image is admitted alone.
+        most: the most images at a time.
+    """
+
+    def __init__(self, pixels: int, most: int) -> None:
+        self.pixels = pixels
+        self.most = most
+        self.used: list[int] = []
+        self.waiting: deque[object] = deque()
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def share(self, pixels: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Wait for admission of an image of `pixels`, and count it during the block; stop waiting if cancelled."""
+        ticket = object()
+        with self.changed:
+            self.waiting.append(ticket)
+            self.changed.wait_for(lambda: is_cancelled() or (self.waiting[0] is ticket and self._fits(pixels)))
+            self.waiting.remove(ticket)
+            self.used.append(pixels)
+            self.changed.notify_all()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used.remove(pixels)
+                self.changed.notify_all()
+
+    def wake(self) -> None:
+        """Let those who wait see that they were cancelled."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def _fits(self, pixels: int) -> bool:
+        return not self.used or (len(self.used) < self.most and sum(self.used) + pixels <= self.pixels)
+
+
+class ImageDecoder:
+    """Decodes image files for any thread, each in a child process that is killed if the file takes too long.
+
+    Args:
+        limits: what is refused for its size, its cost or its format.
+        processes: the most child processes; None for one more than there are cores. They start when they are needed.
+        seconds: processor time for one image.
+    """
+
+    def __init__(self, limits: ImageLimits, processes: int | None = None, seconds: float = DECODE_SECONDS) -> None:
+        self.limits = limits
+        self.seconds = seconds
+        count = processes or (os.cpu_count() or 1) + 1
+        self.places = threading.Semaphore(count)
+        self.idle: deque[Worker] = deque()
+        # Large images leave a process to the small ones.
+        self.large = PixelBudget(limits.max_pixels, max(1, count - 1))
+        self.small = PixelBudget(count * SMALL_PIXELS, count)
+        self._close = weakref.finalize(self, _end_all, self.idle)
+
+    def decode(
+        self, data: bytes, size: int, *, preview: int | None = None, name: str = "The picture", timeout: float = 60.0
+    ) -> DecodedImage:
+        """Decode an image file; see `Decoding`.
+
+        Raises:
+            ImageError: it is not an image, is refused by the limits, or was not decoded within `timeout` seconds.
+        """
+        decoding = Decoding(self, data, size, preview=preview, name=name)
+        timer = threading.Timer(timeout, decoding.cancel)
+        timer.start()
+        try:
+            return decoding.run()
+        finally:
+            timer.cancel()
+
+    def warm_up(self) -> None:
+        """Start a child process, for which the first image need not wait then."""
+        with self.worker() as worker:
+            assert worker.is_alive
+
+    @contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """Wait for a child process that is idle, or start one; it is this thread's during the block."""
+        with self.places:
+            worker = self._take()
+            try:
+                yield worker
+            finally:
+                if worker.is_alive:
+                    self.idle.append(worker)
+
+    def _take(self) -> Worker:
+        while self.idle:
+            worker = self.idle.pop()
+            if worker.is_alive:
+                return worker
+            worker.end()
+        return Worker()
+
+    def close(self) -> None:
+        """End the idle child processes."""
+        self._close()
+
+
+def _end_all(workers: "deque[Worker]") -> None:
+    while workers:
+        workers.pop().end()
+
+
+class Decoding:
+    """One image that is being decoded.
+
+    Args:
+        decoder: decodes it.
+        data: an image file, or its base64 text or data URL in ASCII if `is_text`.
+        size: pixels a side of the image for the model.
+        preview: pixels a side of a larger one that keeps its aspect ratio; None for none.
+        name: what messages call the image.
+    """
+
+    def __init__(
+        self,
+        decoder: ImageDecoder,
+        data: bytes,
+        size: int,
+        *,
+        preview: int | None = None,
+        is_text: bool = False,
+        name: str = "The picture",
+    ) -> None:
+        self.decoder = decoder
+        self.data = data
+        self.name = name
+        limits = {item: getattr(decoder.limits, item) for item in ("max_pixels", "max_bytes", "formats")}
+        self.header = {
+            "name": name,
+            "is_text": is_text,
+            "limits": limits,
+            "size": None,
+            "preview": None,
+            "seconds": decoder.seconds,
+            "memory": BASE_MEMORY + BYTES_PER_PIXEL * decoder.limits.max_pixels,
+        }
+        self.request = {**self.header, "size": size, "preview": preview}
+        self.is_cancelled = False
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+
+    def run(self) -> DecodedImage:
+        """Decode the image.
+
+        Raises:
+            ImageError: it is not an image, is refused by the limits, or took too long.
+        """
+        pixels = self._ask(self.header)[0]["pixels"]
+        budget = self.decoder.small if pixels <= SMALL_PIXELS else self.decoder.large
+        with budget.share(pixels, lambda: self.is_cancelled):
+            return DecodedImage(*self._ask(self.request)[1])
+
+    def cancel(self) -> None:
+        """Kill the process that decodes the image, or keep it from being decoded; any thread may call it."""
+        with self._lock:
+            self.is_cancelled = True
+            if self._worker is not None:
+                self._worker.process.kill()
+        for budget in (self.decoder.small, self.decoder.large):
+            budget.wake()
+
+    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Image.Image]]:
+        with self.decoder.worker() as worker:
+            with self._lock:
+                if self.is_cancelled:
+                    raise self._too_slow()
+                self._worker = worker
+            try:
+                reply, images = worker.ask(request, self.data)
+            except WorkerDied as error:
+                raise self._explain(error.args[0]) from error
+            finally:
+                with self._lock:
+                    self._worker = None
+        if "error" in reply:
+            raise ImageError(reply["error"])
+        if "bug" in reply:
+            raise RuntimeError(reply["bug"])
+        return reply, images
+
+    def _explain(self, return_code: int) -> ImageError:
+        if self.is_cancelled or return_code == -getattr(signal, "SIGXCPU", 0):
+            return self._too_slow()
+        return ImageError(f"{self.name} cannot be decoded; it is damaged, or needs too much memory. Scale it down.")
+
+    def _too_slow(self) -> ImageError:
+        return ImageError(f"{self.name} takes too long to decode. Scale it down or save it as JPEG.")

@@ -1,0 +1,271 @@
+"""Pictures as the language model reads them, each computed once."""
+
+import os
+import threading
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from PIL import Image
+
+from ..engine.cuda_graph import Graphs
+from ..engine.network import to_device
+from ..errors import ImageError
+from .preprocess import image_digest, load_image, preprocess
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SharedCalls(Generic[T, R]):
+    """Calls a function for the items of all threads that wait for it, in one thread at a time.
+
+    Nobody waits for company: whoever finds the function free takes what has come meanwhile, first come first served.
+
+    Args:
+        function: makes of a list of items that of their results, one for each.
+        most: items in a call.
+    """
+
+    def __init__(self, function: Callable[[list[T]], list[R]], most: int) -> None:
+        self.function = function
+        self.most = most
+        self._waiting: deque[tuple[T, Future[R]]] = deque()
+        self._calling = threading.Lock()
+
+    def results(self, items: Sequence[T]) -> list[R]:
+        """Return the result of each item.
+
+        Raises:
+            Exception: the function's, called for one of these items alone.
+        """
+        mine = [(item, Future[R]()) for item in items]
+        self._waiting.extend(mine)
+        with self._calling:
+            while not all(future.done() for _, future in mine):
+                self._call(min(self.most, len(self._waiting)))
+        return [future.result() for _, future in mine]
+
+    def _call(self, count: int) -> None:
+        """Call the function for the first items that wait; where it fails, for each alone, as one may be to blame."""
+        # They wait until they have their results, so that an interrupt of this thread takes them from nobody.
+        items = [self._waiting[number][0] for number in range(count)]
+        try:
+            results = self.function(items)
+        except Exception as error:
+            if count > 1:
+                for _ in items:
+                    self._call(1)
+            else:
+                self._waiting.popleft()[1].set_exception(error)
+        else:
+            for result in results:
+                self._waiting.popleft()[1].set_result(result)
+
+
+def count_cores() -> int:
+    """Return how many cores this program may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Cores:
+    """Lets no more threads compute at a time than there are cores for, whoever has started them.
+
+    They do not wait for one another at each operation, as torch's own threads do, so that a core which another program
+    takes delays a single piece of work.
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.busy = 0
+
+    @property
+    def places(self) -> int:
+        """How many threads may compute at a time, where each has as many cores as torch takes for an operation."""
+        return max(1, count_cores() // torch.get_num_threads())
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Wait until this thread may compute; it may during the block."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.busy < self.places)
+            self.busy += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.busy -= 1
+                self.changed.notify()
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return what `work` makes of each item, in threads that end with the last of them.
+
+        Raises:
+            Exception: the first item's, in their order, that `work` has raised one for.
+        """
+
+        def do(item: T) -> R:
+            with self.place():
+                return work(item)
+
+        threads = min(self.places, len(items))
+        if threads <= 1:
+            return [do(item) for item in items]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(do, items))
+
+
+# A graph is recorded for each of these numbers of pictures; fewer are padded.
+COUNTS = (1, 4, 16)
+
+
+class ImageEncoder:
+    """Encodes pictures on a GPU by CUDA graphs, elsewhere by the network as it is. Not for several threads at once.
+
+    Args:
+        network: has `image_part`, `image_size` and `encode_image`.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.graphs = Graphs()
+        self.mark: int | None = None
+        self.run = self._run_graph
+        self.pixels = self.embeddings = torch.empty(0)
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S], B at most 16; they hold until the next call."""
+        if self.network.device.type != "cuda":
+            return self.network.encode_image(pixels)  # type: ignore[no-any-return]
+        self._settle()
+        count = next(count for count in COUNTS if count >= len(pixels))
+        self.pixels[: len(pixels)] = pixels
+        self.run(count)
+        return self.embeddings[: len(pixels)]
+
+    def _run_graph(self, count: int) -> None:
+        try:
+            self.graphs.run(count, lambda: self._run(count))
+        except RuntimeError as error:
+            warnings.warn(f"The image part cannot be recorded as a CUDA graph, so it is slower: {error}", stacklevel=2)
+            self.run = self._run
+            self.run(count)
+
+    def _run(self, count: int) -> None:
+        rows = self.network.encode_image(self.pixels[:count])
+        if not len(self.embeddings):
+            self.embeddings = rows.new_zeros(COUNTS[-1], *rows.shape[1:])
+        self.embeddings[:count] = rows
+
+    def _settle(self) -> None:
+        """Prepare places for what goes in and out, anew when the weights have moved; the first tells of all."""
+        mark = next(self.network.image_part.parameters()).data_ptr()
+        if mark == self.mark:
+            return
+        self.graphs.forget()
+        size, device, dtype = self.network.image_size, self.network.device, self.network.dtype
+        self.pixels = torch.zeros(COUNTS[-1], 3, size, size, device=device, dtype=dtype)
+        self.embeddings = torch.empty(0)
+        self.mark = mark
+
+
+# Pictures whose embeddings are kept: 256 KB each at full size in half precision.
+CACHED_PICTURES = 256
+# Pictures that are encoded together.
+TOGETHER = COUNTS[-1]
+# The most that a thread of the CPU takes at once: one by one, threads would wait more for Python's lock.
+A_THREAD = 4
+# What every model in the program computes pictures on.
+cores = Cores()
+
+
+class PictureEmbeddings:
+    """Keeps the image embeddings of recent pictures, for any thread. Make a new one when the weights have changed.
+
+    On a CPU several pictures are computed at a time, in threads; the image part's hooks, if any, run in these. On a GPU
+    those that several threads ask for at the same time are computed together.
+
+    Args:
+        network: as of `ImageEncoder`.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.encoder = ImageEncoder(network)
+        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._being_computed: set[str] = set()
+        self._changed = threading.Condition()
+        # On a GPU one call after another, by an encoder that has one place for what goes in.
+        self._calls = SharedCalls(self._compute_together, TOGETHER)
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures are best given to `encode` at a time, where some can be asked about before the others."""
+        return A_THREAD * cores.places if self.network.device.type == "cpu" else TOGETHER
+
+    def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
+        """Return the pixels [1, 3, S, S] of a picture, or those given.
+
+        Raises:
+            ImageError: the picture cannot be used, or the pixels have another shape.
+        """
+        size = self.network.image_size
+        if not isinstance(image, torch.Tensor):
+            return preprocess(load_image(image), size)[None]
+        pixels = image if image.ndim == 4 else image[None]
+        if pixels.shape != (1, 3, size, size):
+            raise ImageError(
+                f"The picture's pixels have the shape {list(image.shape)}. Give [1, 3, {size}, {size}], or a PIL image."
+            )
+        return pixels
+
+    def encode(self, pictures: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the image embeddings [1, L, D] of the pixels [1, 3, S, S] of each picture."""
+        keys = [image_digest(pixels) for pixels in pictures]
+        with self._changed:
+            self._changed.wait_for(lambda: self._being_computed.isdisjoint(keys))
+            found = {key: self._embeddings[key] for key in keys if key in self._embeddings}
+            missing = {key: pixels for key, pixels in zip(keys, pictures, strict=True) if key not in found}
+            self._being_computed |= missing.keys()
+        try:
+            if missing:  # else there is nothing to wait for while others are computed
+                found.update(zip(missing, self._compute(list(missing.values())), strict=True))
+        finally:
+            with self._changed:
+                self._being_computed -= missing.keys()
+                self._keep(found)
+                self._changed.notify_all()
+        return [found[key] for key in keys]
+
+    def embed(self, image: Image.Image | torch.Tensor | None) -> torch.Tensor | None:
+        """Return the image embeddings [1, L, D] of a picture or of its pixels; None for none."""
+        return None if image is None else self.encode([self.to_pixels(image)])[0]
+
+    def _compute(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self.network.device.type == "cpu":
+            size = min(A_THREAD, -(-len(pictures) // cores.places))
+            groups = [pictures[start : start + size] for start in range(0, len(pictures), size or 1)]
+            return [row for rows in cores.map(self._compute_together, groups) for row in rows]
+        return self._calls.results(pictures)
+
+    @torch.inference_mode()
+    def _compute_together(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+        # To a GPU first: here they would be joined and converted by all cores, and wait for the one with other work.
+        moved = [to_device(pixels, self.network.device) for pixels in pictures]
+        rows = self.encoder.encode(torch.cat(moved) if len(moved) > 1 else moved[0])
+        return [row[None].clone() for row in rows]
+
+    def _keep(self, embeddings: dict[str, torch.Tensor]) -> None:
+        """Remember these as the most recent ones."""
+        for key, value in embeddings.items():
+            self._embeddings[key] = value
+            self._embeddings.move_to_end(key)
+        while len(self._embeddings) > CACHED_PICTURES:
+            self._embeddings.popitem(last=False)

@@ -1,0 +1,94 @@
+"""Weights that were quantised before they were written, back to floating point.
+
+The original's `quantize` gives each row of a matrix one scale: weight = q * scale. int8 holds one q a byte; int4 two,
+the one of the even column in the high half. Ours may also have groups of columns within each row, each with a step
+and a zero: weight = (q * step + zero) * scale. The tokens' embeddings may have int8 where the other matrices have int4.
+"""
+
+import reprlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
+
+SCALE, GROUPS = "_scale", "_groups"
+EMBEDDINGS = "transformer.word_embeddings.weight"
+BITS = (4, 8)
+
+
+def read_bits(config: Mapping[str, Any], file: Path) -> int:
+    """Return the bits of quantised weights that the configuration in `file` tells of, 0 for none."""
+    bits = config.get("quantization_bit") or 0
+    if bits not in (0, *BITS):
+        raise CheckpointError(f"{file}: quantization_bit is {reprlib.repr(bits)}; it should be 4 or 8, or 0 for none.")
+    return int(bits)
+
+
+def quantized_parts(tensors: Tensors) -> Tensors:
+    """Return the quantised weights among `tensors`, with their scales and groups, as they are stored."""
+    weights = [name.removesuffix(SCALE) for name in tensors if name.endswith(f".weight{SCALE}")]
+    parts = (name + ending for name in weights for ending in ("", SCALE, GROUPS))
+    return LazyTensors({name: partial(tensors.__getitem__, name) for name in parts if name in tensors})
+
+
+def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:
+    """Return `tensors` with each quantised matrix in its scale's dtype, and without the scales.
+
+    Args:
+        bits: of a weight, but for the embeddings, whose rows of `width` numbers tell.
+
+    Raises:
+        CheckpointError: scales without a number of bits that we know, or a matrix of another dtype.
+    """
+    scales = [name for name in tensors if name.endswith(f".weight{SCALE}")]
+    if not scales and not bits:
+        return tensors
+    if bits not in BITS:
+        raise CheckpointError(
+            f"The weights are quantised ({scales[0] if scales else 'says the configuration'}), but quantization_bit in "
+            f"the configuration is {bits}; it should be 4 or 8."
+        )
+    makers = makers_of(tensors)
+    for scale in scales:
+        del makers[scale]
+        name = scale.removesuffix(SCALE)
+        makers.pop(name + GROUPS, None)
+        makers[name] = partial(dequantize_one, tensors, name, width if name.endswith(EMBEDDINGS) else None, bits)
+    return LazyTensors(makers)
+
+
+def dequantize_one(tensors: Tensors, name: str, columns: int | None, bits: int) -> torch.Tensor:
+    """Return the matrix called `name`; where `columns` are given, they tell its bits."""
+    if name not in tensors or tensors[name].dtype != torch.int8:
+        raise CheckpointError(f"{name}{SCALE} is there, so {name} should hold int8; it does not.")
+    with misfit_explained(name):
+        bits = 8 if columns == tensors[name].shape[1] else bits
+        return dequantize(tensors[name], tensors[name + SCALE], bits, tensors.get(name + GROUPS))
+
+
+def dequantize(
+    packed: torch.Tensor, scale: torch.Tensor, bits: int, groups: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the matrix [out, in] in the dtype of `scale` [out].
+
+    Args:
+        packed: int8 [out, in * bits / 8].
+        groups: step and zero [out, G, 2] of groups of in / G columns.
+    """
+    whole = (unpack_int4(packed) if bits == 4 else packed).float()
+    if groups is not None:
+        step, zero = groups.float().unsqueeze(-1).unbind(2)
+        whole = torch.addcmul(zero, whole.view(*step.shape[:2], -1), step).flatten(1)
+    # The product of two numbers of half precision is exact in float32: rounded once.
+    return (whole * scale.float()[:, None]).to(scale.dtype)
+
+
+def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
+    """Turn int8 [out, in / 2] with two signed halves a byte into int8 [out, in]."""
+    high, low = packed >> 4, (packed << 4) >> 4
+    return torch.stack((high, low), dim=-1).flatten(-2)

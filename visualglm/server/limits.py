@@ -1,0 +1,124 @@
+"""Who may come in: a count of the answers under way, in all and for each key. Used on the event loop alone."""
+
+import math
+import time
+from collections import Counter
+
+from .refusals import Refusal
+
+SMOOTHING = 0.1  # weight of the latest answer in the mean time of one
+LONGEST_RETRY = 60
+
+
+class Slot:
+    """A place for an answer, held by everything that works on it; given back when the last of them lets go."""
+
+    def __init__(self, gate: "Gate", key: str | None) -> None:
+        self.gate = gate
+        self.key = key
+        self.holders = 1
+        self.started = time.monotonic()
+
+    def hold(self) -> None:
+        """Hold it once more."""
+        self.holders += 1
+
+    def release(self) -> None:
+        """Let go once."""
+        self.holders -= 1
+        if self.holders == 0:
+            self.gate.leave(self)
+
+
+class Gate:
+    """Counts the answers under way.
+
+    Args:
+        rows: answers that are written at a time.
+        most: answers that may be under way, those that wait included.
+        most_per_key: answers of one key that may be under way.
+    """
+
+    def __init__(self, rows: int, most: int, most_per_key: int) -> None:
+        self.rows = rows
+        self.most = most
+        self.most_per_key = most_per_key
+        self.running = 0
+        self.by_key: Counter[str] = Counter()
+        self.closing = False
+        self.mean_s = 1.0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next request would be sent away."""
+        return self.running >= self.most
+
+    def enter(self, key: str | None, count: int) -> list[Slot]:
+        """Take the places of `count` answers.
+
+        Raises:
+            Refusal: 429, there are not so many, or not for this key.
+        """
+        if self.running + count > self.most:
+            raise self._refuse(f"{self.running} answers are under way or waiting already.")
+        if key is not None and self.by_key[key] + count > self.most_per_key:
+            raise self._refuse(f"This key has {self.by_key[key]} answers under way already.")
+        self.running += count
+        if key is not None:
+            self.by_key[key] += count
+        return [Slot(self, key) for _ in range(count)]
+
+    def leave(self, slot: Slot) -> None:
+        """Give a place back."""
+        self.running -= 1
+        if slot.key is not None:
+            self.by_key[slot.key] -= 1
+        self.mean_s += SMOOTHING * (time.monotonic() - slot.started - self.mean_s)
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which a place should be free: what the answers under way take at the mean pace."""
+        rounds = max(1.0, (self.running - self.rows) / self.rows)
+        return min(LONGEST_RETRY, max(1, math.ceil(self.mean_s * rounds)))
+
+    def _refuse(self, reason: str) -> Refusal:
+        seconds = self.retry_after
+        message = f"{reason} Try again in {seconds} s."
+        return Refusal(429, message, code="busy", headers={"Retry-After": str(seconds)})
+
+
+FREE = 256 * 1024  # bytes of each body that are not counted: small requests are never refused for large ones
+
+
+class BodyBudget:
+    """Bounds the bytes of the bodies in flight. Used on the event loop alone.
+
+    Args:
+        most: bytes of all bodies together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.used = 0
+
+
+class BodyShare:
+    """The part of a budget that one body takes."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self.budget = budget
+        self.taken = 0
+
+    def resize(self, length: int) -> bool:
+        """Take what a body of `length` bytes needs; return False if the budget does not have it."""
+        more = max(0, length - FREE) - self.taken
+        if self.budget.used + more > self.budget.most:
+            return False
+        self.budget.used += more
+        self.taken += more
+        return True
+
+    def release(self) -> None:
+        """Give everything back."""
+        self.budget.used -= self.taken
+        self.taken = 0
