@@ -4,7 +4,6 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +55,6 @@ def read_sampling(directory: Path) -> Mapping[str, Any]:
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
     from .visualglm import VisualGLMModel
-
-if find_spec("sat") is not None:  # the Hugging Face side needs none
-    from .sat import compat as compat  # so that a program that imports SAT after this does so at little cost
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL_PARAMETERS = 50_000_000

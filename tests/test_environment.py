@@ -152,7 +152,7 @@ LEVELS: list[Any] = [("", "", 30), ("debug", "", 10), ("", "error", 40), ("loud"
 
 @pytest.mark.parametrize(("level", "sat_level", "expected"), LEVELS)
 def test_any_level_of_logging_lets_the_package_be_imported(level: str, sat_level: str, expected: int) -> None:
-    code = "import logging, model; print(logging.getLogger('sat').level)"
+    code = "import logging; from model import VisualGLMModel; print(logging.getLogger('sat').level)"
     variables = environment(LOGLEVEL=level, SAT_LOGLEVEL=sat_level, WORLD_SIZE="")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
