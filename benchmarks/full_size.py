@@ -29,10 +29,10 @@ from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.layout import RENAMED, SPLIT
 from model.checkpoint.memory import build_empty
 from model.checkpoint.save import save_hf, to_hf_config
+from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
-from model.sat.compat import count_parameters
 from model.tensors import LazyTensors, makers_of
 
 FULL_SIZE = "full-size"  # what scripts call this model on the command line
