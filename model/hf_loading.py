@@ -127,12 +127,12 @@ def rounded_tensors(tensors: Tensors, network: Any, dtype: torch.dtype) -> Tenso
 
     One whole weight at a time lies in memory, in `dtype` on the device of its layer.
     """
-    from .kernels.low_bit import QuantizedLinear, round_weight
+    from .kernels.torch_ops import QuantizedLinear, Rounded, round_weight
 
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, QuantizedLinear)}
 
     @lru_cache(maxsize=1)  # its parts are asked for one after the other
-    def rounded(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def rounded(name: str) -> Rounded:
         layer = layers[name]
         return round_weight(tensors[f"{name}.weight"].to(layer.weight.device, dtype), layer.bits)
 

@@ -24,8 +24,8 @@ from .errors import CheckpointError, SettingError, TokenizerError
 from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
 from .hf_loading import fill_network, is_published, read_network
+from .kernels.torch_ops import check_bits
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
-from .quantization.rounding import check_bits
 from .sat.compat import choose_cpu_dtype, count_parameters
 from .shortage import shortage_explained
 from .visualglm import VisualGLMModel
