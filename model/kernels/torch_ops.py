@@ -292,7 +292,7 @@ def frozen(tensor: torch.Tensor) -> nn.Parameter:
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer [..., I] -> [..., O] with low-bit weights; those of a new one are zeros, to be filled.
+    """A linear layer [..., I] -> [..., O] with low-bit weights, to be filled: the scales of a new one are zeros.
 
     `weight`, `weight_scale` and `weight_groups` are as of `Rounded`, and keep their dtypes whatever the model is cast
     to. `lay_out` exchanges the numbers for what this machine's kernel wants; a state dict never shows them so.
@@ -323,7 +323,7 @@ class QuantizedLinear(nn.Module):
         check_bits(bits, inputs)
         self.in_features, self.out_features, self.bits = inputs, outputs, bits
         self.is_laid_out = self.is_filled = False
-        numbers = torch.zeros(outputs, inputs * bits // 8, dtype=torch.int8, device=device)
+        numbers = torch.empty(outputs, inputs * bits // 8, dtype=torch.int8, device=device)
         self.weight = frozen(numbers)  # checkpoint key
         self.weight_scale = frozen(torch.zeros(outputs, dtype=scale_dtype, device=device))  # checkpoint key
         steps = torch.zeros(outputs, groups, 2, dtype=torch.bfloat16, device=device) if groups else None
