@@ -2,7 +2,7 @@
 
 Context tokens, those before <sop>, see one another in both directions; <sop> and the answer see what came before them.
 There are three ways: `LayerDecoder` walks the layers with torch's operations, `graph_decoder.GraphDecoder` with kernels
-for a GPU, and `model_decoder.ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
+for a GPU, and `ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
 """
 
 from collections.abc import Generator, Sequence
