@@ -24,8 +24,8 @@ from .environment import expand_home, read_variable
 from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
 from .hf_loading import fill_network, is_published, read_network
+from .kernels.torch_ops import check_bits
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
-from .quantization.rounding import check_bits
 from .shortage import shortage_explained
 
 # Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
