@@ -22,7 +22,7 @@ TASKS = Path("/proc/self/task")  # a folder for each thread of the program
 @pytest.fixture(autouse=True)
 def three_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that there are cores for three threads, each of which has as many as torch takes."""
-    monkeypatch.setattr(model.cores, "count_cores", lambda: 3 * torch.get_num_threads())
+    monkeypatch.setattr(model.images.embedding_cache, "count_cores", lambda: 3 * torch.get_num_threads())
 
 
 def drawn(count: int, size: int = 224) -> list[torch.Tensor]:
