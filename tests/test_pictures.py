@@ -110,7 +110,8 @@ def test_a_known_picture_does_not_wait_for_others(
     kept, [pixels] = PictureEmbeddings(golden_model), drawn(1)
     known = kept.embed(pixels)
     # Whatever computes, on a GPU one call after another, is not even asked.
-    monkeypatch.setattr(kept, "_compute", None)
+    monkeypatch.setattr(kept, "_calls", None)
+    monkeypatch.setattr(model.images.embedding_cache, "cores", None)
     assert kept.embed(pixels) is known
 
 
