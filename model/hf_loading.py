@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from .checkpoint import Checkpoint, load_tensors
 from .checkpoint.adapters import PTUNING, encode_prefix, methods_in
@@ -26,6 +27,7 @@ from .tensors import LazyTensors, Tensors, makers_of
 
 if TYPE_CHECKING:
     from .hf.configuration_chatglm import ChatGLMConfig
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +43,7 @@ def read_network(
     dtype: torch.dtype,
     bits: int | None = None,
     progress: Progress | None = None,
-) -> Any:
+) -> "ChatGLMForConditionalGenerationWithImage":
     """Return the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
 
     Args:
@@ -83,7 +85,7 @@ def fill_network(
     dtype: torch.dtype,
     bits: int | None = None,
     progress: Progress | None = None,
-) -> Any:
+) -> "ChatGLMForConditionalGenerationWithImage":
     """Return the network of a model in the SAT format, such as a fine-tune, LoRA merged; see `read_network`."""
     from .hf.configuration_chatglm import ChatGLMConfig
 
@@ -105,7 +107,7 @@ def load_network(
     dtype: torch.dtype,
     bits: int | None,
     progress: Progress | None,
-) -> Any:
+) -> "ChatGLMForConditionalGenerationWithImage":
     """Build the network that `config` describes, and copy the tensors, which have its names, into it one at a time."""
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
@@ -116,13 +118,14 @@ def load_network(
         )
     config.name_or_path = str(checkpoint.path)
     config.quantization_bit = bits or config.quantization_bit
-    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype)
+    network.eval()
     rounded = rounded_tensors(tensors, network, dtype)
     load_tensors(network, replace(checkpoint, stored=rounded, qkv_layout=SPLIT, is_settled=True), progress)
     return network
 
 
-def rounded_tensors(tensors: Tensors, network: Any, dtype: torch.dtype) -> Tensors:
+def rounded_tensors(tensors: Tensors, network: nn.Module, dtype: torch.dtype) -> Tensors:
     """Return `tensors` with whole weights rounded for those layers of the network that have few bits.
 
     One whole weight at a time lies in memory, in `dtype` on the device of its layer.
