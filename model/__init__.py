@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .aliases import install_aliases
+from .sat.import_hook import install_sat_hook
 
 if TYPE_CHECKING:
     from .blip2 import BlipImageEvalProcessor as BlipImageEvalProcessor
@@ -110,3 +111,4 @@ def __dir__() -> list[str]:
 
 sys.modules[__name__].__class__ = Package
 install_aliases()
+install_sat_hook()
