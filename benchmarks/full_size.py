@@ -154,7 +154,7 @@ def random_sat(
     quant_vision: bool = False,
 ) -> Any:
     """Return a SAT network of these sizes with random weights, rounded to `quant` bits if given."""
-    checkpoint = replace(open_checkpoint(EMBEDDED_MODEL), config=config)
+    checkpoint = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     network = build_network(checkpoint, device, dtype)
     draw_weights(network)
     return quantize(network, quant, quant_vision=quant_vision) if quant else network
