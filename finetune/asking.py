@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from model import Conversation, GenerationConfig, ImageError, Language, SatChatModel, Turn, VisualGLMError
 from model.chat_model import demo_config
 from model.images.preprocess import load_image
-from model.prompt import clean_answer
+from model.prompt import Tokenizer, clean_answer
 
 from .encoding import LONGEST_TOKEN
 from .errors import BadRowError
@@ -105,12 +104,12 @@ def greedy_config(model: SatChatModel, asked: Sequence[Asked], least: int) -> Ge
     return demo_config(model).replace(temperature=0, max_new_tokens=longest)
 
 
-def as_shown(tokenizer: Any, text: str) -> str:
+def as_shown(tokenizer: Tokenizer, text: str) -> str:
     """Return an answer of the data as the chat would show it, had the model learned it perfectly."""
     decoded = tokenizer.decode_text(tokenizer.encode_text(text))
     return clean_answer(tokenizer.clean_up_spaces(decoded))
 
 
-def is_expected(tokenizer: Any, asked: Asked, answer: str) -> bool:
+def is_expected(tokenizer: Tokenizer, asked: Asked, answer: str) -> bool:
     """Whether an answer is exactly the expected one."""
     return answer == as_shown(tokenizer, asked.expected)

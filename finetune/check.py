@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -148,8 +147,7 @@ def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str
 def make_encoder(name: str, max_length: int) -> TurnEncoder:
     """Return the encoder for the model called `name`, without its weights."""
     checkpoint = open_checkpoint(name)
-    tokenizer: Any = load_tokenizer(checkpoint.path)
-    return TurnEncoder(tokenizer, checkpoint.config["image_length"], max_length)
+    return TurnEncoder(load_tokenizer(checkpoint.path), checkpoint.config["image_length"], max_length)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

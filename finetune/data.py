@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from model.errors import ImageError
 from model.images.preprocess import load_image, preprocess
+from model.prompt import Tokenizer
 
 from .batches import Batch, collate, load_batches
 from .encoding import Example, TurnEncoder
@@ -71,7 +71,7 @@ class ChatDataset(Dataset[Example]):
     def __init__(
         self,
         path: str | Path | Rows,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         image_length: int,
         image_size: int,

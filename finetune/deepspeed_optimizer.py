@@ -40,7 +40,8 @@ class DeepspeedOptimiser:
 
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
-        return self.engine(batch, images, *more)  # type: ignore[no-any-return]
+        loss: torch.Tensor = self.engine(batch, images, *more)
+        return loss
 
     def mixing(self) -> AbstractContextManager[Any]:
         """Do nothing: the engine has given all weights one dtype."""

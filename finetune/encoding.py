@@ -8,12 +8,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from model.errors import SettingError
-from model.prompt import Language, Prompt, Turn, encode_newest_turns, encode_turns
+from model.prompt import Language, Prompt, Tokenizer, Turn, encode_newest_turns, encode_turns
 
 from .shapes import Row
 
@@ -58,7 +57,7 @@ class TurnEncoder:
     that is so long that it cannot fit is left out before it is encoded, so that no text costs more than `max_length`.
 
     Args:
-        tokenizer: a ChatGLMTokenizer.
+        tokenizer: of the model.
         image_length: vectors that stand for a picture.
         max_length: the most tokens of prompt and answer.
 
@@ -66,7 +65,7 @@ class TurnEncoder:
         SettingError: max_length leaves no room for text.
     """
 
-    def __init__(self, tokenizer: Any, image_length: int, max_length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, image_length: int, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.image_length = image_length
         self.max_length = max_length

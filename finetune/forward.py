@@ -21,7 +21,7 @@ from model.kernels.torch_ops import rotary_tables
 from model.sat.lora import LoraLinear, copy_factors, has_dropout
 from model.sat.low_rank import is_mixing
 from model.sat.ptuning import PrefixMixin
-from model.visualglm import OWN_HOOKS
+from model.visualglm import OWN_HOOKS, ImageMixin, VisualGLMModel
 
 from .batches import Batch, select, show
 from .encoding import NO_LOSS
@@ -32,11 +32,13 @@ MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
 
 
-def final_states(network: Any, batch: Batch, images: torch.Tensor | None, twice: bool = False) -> torch.Tensor:
+def final_states(
+    network: VisualGLMModel, batch: Batch, images: torch.Tensor | None, twice: bool = False
+) -> torch.Tensor:
     """Return the final states [B, T, D] of the language model.
 
     Args:
-        network: a VisualGLMModel.
+        network: the model.
         images: embeddings [P, L, D] of the batch's pictures.
         twice: compute the layers again on the way back instead of keeping what they computed.
     """
@@ -56,20 +58,23 @@ def final_states(network: Any, batch: Batch, images: torch.Tensor | None, twice:
     for number, layer in enumerate(transformer.layers):
         run = partial(run_layer, layer, partial(attend, hook, number), network.residual_scale, factors, again)
         x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)
-    return transformer.final_layernorm(x)  # type: ignore[no-any-return]
+    states: torch.Tensor = transformer.final_layernorm(x)
+    return states
 
 
-def logits_by_sat(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+def logits_by_sat(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
     """Return the logits [B, T, V] of SAT's own forward pass, which calls every hook."""
     given: dict[str, Any] = {"pre_image": batch.image_starts}
     if images is not None:
         given["image_embeddings"] = of_rows(batch, images)
     mask = batch.attention_mask.to(network.device).float()  # SAT takes a bool for what is hidden
     positions = batch.position_ids.to(network.device)
-    return network(batch.input_ids.to(network.device), position_ids=positions, attention_mask=mask, **given)[0]  # type: ignore[no-any-return]
+    logits: torch.Tensor
+    logits, *_ = network(batch.input_ids.to(network.device), position_ids=positions, attention_mask=mask, **given)
+    return logits
 
 
-def has_changed_layers(network: Any) -> bool:
+def has_changed_layers(network: VisualGLMModel) -> bool:
     """Whether a mixin that is not ours answers a hook, other than the attention's innermost."""
     return any(OWN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK)
 
@@ -79,15 +84,15 @@ def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
     return images[to_device(torch.tensor(batch.pictures).clamp(min=0), images.device)]
 
 
-def embed(network: Any, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+def embed(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
     """Return the embedded batch [B, T, D], its pictures' embeddings [P, L, D] in their places."""
     ids = to_device(batch.input_ids, network.device)
-    mixin = network.get_mixin("eva")
+    mixin: ImageMixin = network.get_mixin("eva")
     if images is None:
-        return mixin.word_embedding_forward(ids)  # type: ignore[no-any-return]
+        return mixin.word_embedding_forward(ids)
     x = mixin.word_embedding_forward(ids, image_embeddings=of_rows(batch, images), pre_image=batch.image_starts)
     # A picture that no row shows was looked at because others look at theirs; so its way back is gone, too.
-    return x if max(batch.pictures) >= 0 else x + 0 * images[0, 0, 0]  # type: ignore[no-any-return]
+    return x if max(batch.pictures) >= 0 else x + 0 * images[0, 0, 0]
 
 
 def dtype_of_products(x: torch.Tensor) -> torch.dtype:
@@ -126,13 +131,13 @@ class Adapter:
     """All that was added to a network.
 
     Args:
-        network: a VisualGLMModel; what is added to it later is not known here.
+        network: what is added to it later is not known here.
 
     Attributes:
         looks: whether something was added to what looks at pictures.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: VisualGLMModel) -> None:
         self.parts = [part for part in network.modules() if isinstance(part, LoraLinear | PrefixMixin)]
         self.looks = any(isinstance(part, LoraLinear) for part in network.image_part.modules())
 
@@ -154,13 +159,15 @@ class AnswerLoss(nn.Module):
     """The loss of a batch's answers under a network, as a module that deepspeed can wrap.
 
     Args:
-        network: a VisualGLMModel.
+        network: the model.
         checkpoint_activations: compute the layers again on the way back instead of keeping what they computed.
         always_looks: compute the embedding of a blank picture for a batch without any, and the base's states where
             nothing is remembered, since ZeRO 3 wants every process to use the same weights in each pass, and back.
     """
 
-    def __init__(self, network: Any, checkpoint_activations: bool = False, always_looks: bool = False) -> None:
+    def __init__(
+        self, network: VisualGLMModel, checkpoint_activations: bool = False, always_looks: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.adapter = Adapter(network)

@@ -48,7 +48,8 @@ def run_layer(
     if not again and can_be_one_step(layer, a):
         # Weights of 4 bits are for those who have little memory.
         keeps = not isinstance(mlp.dense_h_to_4h, Nf4Linear)
-        return FrozenMlp.apply(a, layer, alpha, keeps)  # type: ignore[no-any-return]
+        states: torch.Tensor = FrozenMlp.apply(a, layer, alpha, keeps)
+        return states
     m = layer.post_attention_layernorm(a)
     inner = F.gelu(call(mlp.dense_h_to_4h, m, factors), approximate="tanh")
     return torch.add(call(mlp.dense_4h_to_h, inner, factors), m, alpha=alpha)
@@ -64,7 +65,8 @@ def linear_layers(transformer: Any) -> Iterator[nn.Module]:
 def call(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
     """Return what a linear layer makes of x; as a module, which deepspeed may watch, where nothing shorter will do."""
     if layer in factors:
-        return layer.product(x, *factors[layer])  # type: ignore[no-any-return]
+        product: torch.Tensor = layer.product(x, *factors[layer])
+        return product
     return multiply(layer, x) if is_frozen(layer) else layer(x)
 
 

@@ -15,7 +15,8 @@ import torch
 
 from model import CHINESE, DEMO, ENGLISH, Conversation, SatChatModel, Turn, VisualGLMError
 from model.images.preprocess import load_image
-from model.prompt import Language
+from model.prompt import Language, Tokenizer
+from model.visualglm import VisualGLMModel
 
 from .data import ChatDataset
 from .forward import Adapter
@@ -214,7 +215,7 @@ class Question:
 
 @torch.no_grad()
 def write_memory(
-    file: Path, network: Any, tokenizer: Any, datasets: Sequence[ChatDataset], count: int, seed: int
+    file: Path, network: VisualGLMModel, tokenizer: Tokenizer, datasets: Sequence[ChatDataset], count: int, seed: int
 ) -> None:
     """Ask a model as it is without what was added to it, and write what it answers as training data.
 

@@ -82,9 +82,10 @@ def build_network(
     checkpoint.check_room()
     defaults = vars(FineTuneVisualGLMModel.get_args())
     args = Namespace(**{**defaults, **checkpoint.config, **settings, "skip_init": True})
-    network = build_empty(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype).eval()
+    network = build_empty(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype)
+    network.eval()
     network.load_checkpoint(checkpoint)
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def choose_trained(network: FineTuneVisualGLMModel, options: argparse.Namespace) -> dict[str, torch.nn.Parameter]:

@@ -75,7 +75,8 @@ class Numbers:
         """Return the numbers as soon as they are there."""
         if self.event is not None:
             self.event.synchronize()
-        return self.held.tolist()  # type: ignore[no-any-return]
+        numbers: list[float] = self.held.tolist()
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class PlainOptimiser:
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
         with self.mixing():
-            return self.module(batch, images, *more)  # type: ignore[no-any-return]
+            loss: torch.Tensor = self.module(batch, images, *more)
+            return loss
 
     def mixing(self) -> AbstractContextManager[Any]:
         """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""

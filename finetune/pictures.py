@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from model.engine.network import to_device
+from model.engine.network import Network, to_device
 from model.images.embedding_cache import COUNTS, ImageEncoder
 
 from .batches import Batch, show
@@ -54,7 +53,8 @@ def vary(pixels: torch.Tensor, crop: float, flip: bool) -> torch.Tensor:
 
 def coins(count: int) -> list[bool]:
     """Toss so many coins."""
-    return (torch.rand(count) < 0.5).tolist()  # type: ignore[no-any-return]
+    tossed: list[bool] = (torch.rand(count) < 0.5).tolist()
+    return tossed
 
 
 def cut(picture: torch.Tensor, least: float) -> torch.Tensor:
@@ -77,7 +77,7 @@ class PictureCache:
         size: bytes to keep at most; what is beyond is computed each time.
     """
 
-    def __init__(self, network: Any, size: float) -> None:
+    def __init__(self, network: Network, size: float) -> None:
         self.network = network
         self.encoder = ImageEncoder(network)
         self.left = size

@@ -16,8 +16,11 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from model.checkpoint import Checkpoint
+from model.engine.network import Network
 from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
+from model.prompt import Tokenizer
+from model.visualglm import VisualGLMModel
 
 from .batches import choose_workers, most_bytes
 from .checkpoints import Run
@@ -63,14 +66,16 @@ def wants_deepspeed(options: argparse.Namespace) -> bool:
     return False
 
 
-def longest_example(options: argparse.Namespace, network: Any) -> int:
+def longest_example(options: argparse.Namespace, network: Network) -> int:
     """Return the most tokens of an example for a network."""
     return min(int(options.max_length), int(network.max_sequence_length))
 
 
-def open_data(options: argparse.Namespace, files: Sequence[Rows], network: Any, tokenizer: Any) -> list[ChatDataset]:
+def open_data(
+    options: argparse.Namespace, files: Sequence[Rows], network: Network, tokenizer: Tokenizer
+) -> list[ChatDataset]:
     """Open files of training data for a network."""
-    sizes = {"image_length": network.image_length, "image_size": network.image_size}
+    sizes: dict[str, Any] = {"image_length": network.image_length, "image_size": network.image_size}
     length = longest_example(options, network)
     return [ChatDataset(rows, tokenizer, max_length=length, on_bad_row=options.on_bad_row, **sizes) for rows in files]
 
@@ -86,7 +91,11 @@ def describe_data(datasets: Sequence[ChatDataset]) -> str:
 
 
 def make_optimiser(
-    options: argparse.Namespace, network: Any, trained: dict[str, torch.nn.Parameter], dtype: torch.dtype, deep: bool
+    options: argparse.Namespace,
+    network: VisualGLMModel,
+    trained: dict[str, torch.nn.Parameter],
+    dtype: torch.dtype,
+    deep: bool,
 ) -> Optimiser:
     """Return what computes losses and changes the network."""
     settings = Settings(
@@ -107,8 +116,8 @@ def make_optimiser(
 def recall(
     options: argparse.Namespace,
     processes: Processes,
-    network: Any,
-    tokenizer: Any,
+    network: VisualGLMModel,
+    tokenizer: Tokenizer,
     train: Sequence[ChatDataset],
 ) -> list[ChatDataset]:
     """Return what the base says of the pictures, as data to be mixed in; it is asked anew where a run goes on."""
@@ -163,7 +172,7 @@ class Begun:
     checkpoint: Checkpoint
     settings: dict[str, Any]
     network: FineTuneVisualGLMModel
-    tokenizer: Any
+    tokenizer: Tokenizer
     trained: dict[str, torch.nn.Parameter]
     dtype: torch.dtype
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from model import SatChatModel
+from model.finetuned import FineTuneVisualGLMModel
 from model.loading import read_sampling
+from model.prompt import Tokenizer
 from model.sat.lora import set_dropout
 
 from .batches import lost_workers_explained
@@ -59,8 +61,8 @@ class Training:
 
     options: argparse.Namespace
     processes: Processes
-    network: Any
-    tokenizer: Any
+    network: FineTuneVisualGLMModel
+    tokenizer: Tokenizer
     optimiser: Optimiser
     pictures: PictureCache | None
     train: Any

@@ -4,6 +4,23 @@
 >>> network, args = VisualGLMModel.from_pretrained("visualglm-tiny")
 >>> tokenizer = load_tokenizer("visualglm-tiny")
 >>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
+
+The way of a question, file by file. First the picture:
+
+    chat.py                     the original's arguments -> a conversation and a `GenerationConfig`; reads the stream
+    chat_model.py               conversation + question -> a request to the engine; tokens -> pieces of the answer
+    images/embedding_cache.py   pixels -> image embeddings, each picture once, whichever thread asks
+    visualglm.py                the SAT network; hf_chat.py is its twin on the Hugging Face side
+    blip2.py                    EVA-ViT-g and QFormer, the vision encoder
+
+Then the answer, from chat_model.py again:
+
+    prompt.py                   conversation + question -> token ids; the model's words -> what a person reads
+    engine/scheduler.py         a queue of requests from any thread; its own thread works on the batch
+    engine/batch.py             rows that begin and end between steps
+    engine/decoder.py           prefill and decode, with a KV cache; engine/graph_decoder.py on a GPU
+    engine/layers.py            walks the layers of the language model
+    engine/sampling.py          logits -> the next token of each row
 """
 
 import sys

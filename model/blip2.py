@@ -49,7 +49,8 @@ class VisionLayerNormMixin(BaseMixin):
         self.ln_vision = nn.LayerNorm(hidden_size)  # checkpoint key
 
     def final_forward(self, logits: torch.Tensor, **_: Any) -> torch.Tensor:
-        return self.ln_vision(logits)  # type: ignore[no-any-return]
+        features: torch.Tensor = self.ln_vision(logits)
+        return features
 
 
 class FullAttentionMixin(BaseMixin):
@@ -84,10 +85,11 @@ class EVAViT(ViTModel):
         cls_ids = torch.zeros(image.shape[0], 1, dtype=torch.long, device=image.device)
         every_patch_visible = torch.ones(1, 1, device=image.device)
         install_hooks(self)
-        outputs = self.transformer(
+        features: torch.Tensor
+        features, *_ = self.transformer(
             input_ids=cls_ids, position_ids=None, attention_mask=every_patch_visible, image=image
         )
-        return outputs[0]  # type: ignore[no-any-return]
+        return features
 
 
 class QFormer(BaseModel):
@@ -114,14 +116,15 @@ class QFormer(BaseModel):
         query_ids = torch.arange(count, device=encoder_outputs.device).expand(encoder_outputs.shape[0], -1)
         all_visible = torch.ones(1, 1, device=encoder_outputs.device, dtype=encoder_outputs.dtype)
         install_hooks(self)
-        outputs = self.transformer(
+        queries: torch.Tensor
+        queries, *_ = self.transformer(
             input_ids=query_ids,
             position_ids=None,
             attention_mask=all_visible,
             encoder_outputs=encoder_outputs,
             cross_attention_mask=all_visible,
         )
-        return outputs[0]  # type: ignore[no-any-return]
+        return queries
 
 
 class BLIP2(nn.Module):
@@ -156,4 +159,5 @@ class BLIP2(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         weight = self.glm_proj.weight
         pixels = image.to(weight.device).to(weight.dtype)  # converted where it is used
-        return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]
+        embeddings: torch.Tensor = self.glm_proj(self.qformer(self.vit(pixels)))
+        return embeddings

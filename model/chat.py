@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from .chat_model import SatChatModel
-from .engine import CHAT, GenerationConfig
+from .engine import CHAT
+from .engine.network import Network
 from .errors import ImageError, QuestionError, SettingError, VisualGLMError
 from .images.preprocess import load_image
-from .prompt import AS_CONFIGURED, Conversation, English, Turn, choose_language, require_text, to_turns
+from .prompt import AS_CONFIGURED, Conversation, English, Tokenizer, Turn, choose_language, require_text, to_turns
 
 History = list[tuple[str, str]]
 AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None
@@ -23,39 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Round:
-    """One round in the way of the original's `chat()`: its arguments understood, its results as they grow."""
-
-    def __init__(
-        self,
-        image_path: str | None,
-        model: Any,
-        tokenizer: Any,
-        query: str,
-        history: AnyHistory,
-        image: Image.Image | torch.Tensor | None,
-        english: English,
-    ) -> None:
-        if image_path and image is not None:
-            raise ImageError("Give either image_path or image, not both.")
-        self.query = query
-        self.conversation = make_conversation(model, None, query, history, english)
-        self.chat_model = SatChatModel(model, tokenizer)
-        picture = load_image(image_path) if image_path else image
-        self.conversation.image = None if picture is None else self.chat_model.pictures.to_pixels(picture)
-
-    def stream(self, config: GenerationConfig) -> Iterator[Result]:
-        response = ""
-        earlier = to_pairs(self.conversation.turns)
-        for piece in self.chat_model.stream_answer(self.conversation, self.query, config):
-            response += piece.text
-            if piece.usage is not None and piece.usage.dropped_turns:
-                warnings.warn(dropped_notice(piece.usage.dropped_turns), stacklevel=4)
-            if piece.text or piece.finish_reason is not None:
-                yield response, [*earlier, (self.query, response)], self.conversation.image
-
-
-def make_conversation(model: Any, image: Any, query: str, history: AnyHistory, english: English) -> Conversation:
+def make_conversation(model: Network, image: Any, query: str, history: AnyHistory, english: English) -> Conversation:
     """Return the conversation in which `model` is asked `query`; see `stream_chat` for the arguments.
 
     Raises:
@@ -89,8 +58,8 @@ def to_ranges(invalid_slices: Sequence[slice | int]) -> tuple[tuple[int, int], .
 
 def stream_chat(
     image_path: str | None,
-    model: Any,
-    tokenizer: Any,
+    model: Network,
+    tokenizer: Tokenizer,
     query: str,
     history: AnyHistory = None,
     image: Image.Image | torch.Tensor | None = None,
@@ -135,7 +104,19 @@ def stream_chat(
         min_length=min_length,
         forbidden_ids=to_ranges(invalid_slices),
     )
-    yield from _Round(image_path, model, tokenizer, query, history, image, english).stream(config)
+    if image_path and image is not None:
+        raise ImageError("Give either image_path or image, not both.")
+    conversation = make_conversation(model, None, query, history, english)
+    chat_model = SatChatModel(model, tokenizer)
+    picture = load_image(image_path) if image_path else image
+    conversation.image = None if picture is None else chat_model.pictures.to_pixels(picture)
+    earlier, response = to_pairs(conversation.turns), ""
+    for piece in chat_model.stream_answer(conversation, query, config):
+        response += piece.text
+        if piece.usage is not None and piece.usage.dropped_turns:
+            warnings.warn(dropped_notice(piece.usage.dropped_turns), stacklevel=3)
+        if piece.text or piece.finish_reason is not None:
+            yield response, [*earlier, (query, response)], conversation.image
 
 
 def last_of(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callable[P, T]:
@@ -164,8 +145,8 @@ chat = last_of(  # public name
 
 def chat_batch(
     images: Sequence[str | Image.Image | torch.Tensor | None],
-    model: Any,
-    tokenizer: Any,
+    model: Network,
+    tokenizer: Tokenizer,
     queries: Sequence[str] | str,
     histories: Sequence[AnyHistory] | None = None,
     *,
@@ -215,7 +196,7 @@ def check_list(name: str, value: Any) -> None:
 
 
 def _ask(
-    model: Any, image: Any, query: str, history: AnyHistory, english: English
+    model: Network, image: Any, query: str, history: AnyHistory, english: English
 ) -> tuple[Conversation, str] | QuestionError:
     """Return a question in its conversation, or why it cannot be asked."""
     picture = image or None if isinstance(image, str) else image

@@ -1,7 +1,7 @@
 """A model with its tokenizer that answers questions about pictures, for any thread."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +11,10 @@ import torch
 
 from .description import UNNAMED, Description
 from .engine import DEMO, GenerationConfig, Request, Scheduler, Step, Steps, scheduler_of
+from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import PictureEmbeddings
-from .prompt import AnswerStream, Conversation, Prompt, clean_answer, encode_prompt
+from .prompt import AnswerStream, Conversation, Prompt, Tokenizer, clean_answer, encode_prompt
 from .shortage import shortage_explained
 
 
@@ -56,12 +57,12 @@ class AnswerWriter:
     """Turns the tokens of one answer into text that is never taken back.
 
     Args:
-        tokenizer: a ChatGLMTokenizer.
+        tokenizer: decodes them.
         prompt: what is answered.
         started: when the question was asked, by `time.perf_counter`.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Prompt, started: float) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, started: float) -> None:
         self.prompt = prompt
         self.started = started
         self.decoder = tokenizer.stream()
@@ -85,16 +86,23 @@ class AnswerWriter:
 
 
 class Answer(Iterator[Piece]):
-    """An answer of a SatChatModel, written as it is read; a piece may have no text, if none is certain yet.
+    """An answer of a NetworkChatModel, written as it is read; a piece may have no text, if none is certain yet.
 
-    Args:
-        begin: asks the engine; is called when the first piece is wanted.
-        pause_s: after a piece none comes for so many seconds, but for the last.
+    The engine is asked when the first piece is wanted. The arguments are those of `NetworkChatModel.stream_answer`.
     """
 
-    def __init__(self, begin: Callable[[], tuple[AnswerWriter, Steps]], pause_s: float) -> None:
-        self.begin = begin
+    def __init__(
+        self,
+        model: "NetworkChatModel",
+        conversation: Conversation,
+        question: str,
+        config: GenerationConfig,
+        pause_s: float,
+    ) -> None:
+        self.model = model
+        self.asked = conversation, question, config
         self.pause_s = pause_s
+        self.started = time.perf_counter()
         self.writer: AnswerWriter | None = None
         self.steps: Steps | None = None
         self.groups: Iterator[Sequence[Step]] = iter(())
@@ -103,7 +111,10 @@ class Answer(Iterator[Piece]):
     def __next__(self) -> Piece:
         """Wait for the next piece."""
         if self.steps is None and not self.closed:
-            self.writer, self.steps = self.begin()
+            with shortage_explained():
+                prompt, request = self.model.make_request(*self.asked)
+                self.writer = AnswerWriter(self.model.tokenizer, prompt, self.started)
+                self.steps = self.model.scheduler.submit(request)
             self.groups = self.steps.together(self.pause_s)
             if self.closed:  # meanwhile
                 self.steps.close()
@@ -160,14 +171,14 @@ def demo_config(model: ChatModel | None) -> GenerationConfig:
     return DEMO.replace(**getattr(model, "sampling", {}))
 
 
-class SatChatModel:
-    """The SAT network as a ChatModel, for any thread; questions that come together are answered side by side.
+class NetworkChatModel:
+    """A network with its tokenizer as a ChatModel, for any thread; questions that come together share the engine.
 
     Make a new one after training: it keeps the embeddings of recent pictures.
 
     Args:
-        network: a VisualGLMModel, or another network with its properties.
-        tokenizer: a ChatGLMTokenizer.
+        network: the network, as the engine runs it.
+        tokenizer: its tokenizer.
         rows: the most answers at a time; None leaves what the network's scheduler has.
         most_waiting: the most questions that wait for their turn; None likewise.
         penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
@@ -175,10 +186,12 @@ class SatChatModel:
         sampling: settings of `GenerationConfig` that the model's directory names, for programs that are given none.
     """
 
+    network: Any  # as the caller has it
+
     def __init__(
         self,
-        network: Any,
-        tokenizer: Any,
+        network: Network,
+        tokenizer: Tokenizer,
         *,
         rows: int | None = None,
         most_waiting: int | None = None,
@@ -186,7 +199,7 @@ class SatChatModel:
         description: Description = UNNAMED,
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
-        self.network = network
+        self.network = self.engine_network = network
         self.tokenizer = tokenizer
         self.rows = rows
         self.most_waiting = most_waiting
@@ -198,12 +211,12 @@ class SatChatModel:
     @property
     def image_size(self) -> int:
         """Pixels a side of the images that the network sees."""
-        return self.network.image_size  # type: ignore[no-any-return]
+        return self.engine_network.image_size
 
     @property
     def scheduler(self) -> Scheduler:
         """What answers for the network."""
-        scheduler = scheduler_of(self.network, self.tokenizer.eos_token_id)
+        scheduler = scheduler_of(self.engine_network, self.tokenizer.eos_token_id)
         scheduler.limit(self.rows, self.most_waiting)
         return scheduler
 
@@ -213,8 +226,8 @@ class SatChatModel:
             self.tokenizer,
             conversation,
             question,
-            image_length=self.network.image_length,
-            max_length=min(config.max_length, self.network.max_sequence_length),
+            image_length=self.engine_network.image_length,
+            max_length=min(config.max_length, self.engine_network.max_sequence_length),
         )
 
     def stream_answer(
@@ -229,20 +242,13 @@ class SatChatModel:
             GenerationError: the model's numbers are not usable, or the memory does not suffice.
             ResourceError: the memory, file descriptors or threads do not suffice to begin.
         """
-        started = time.perf_counter()
-
-        @shortage_explained()
-        def begin() -> tuple[AnswerWriter, Steps]:
-            prompt, request = self.make_request(conversation, question, config)
-            return AnswerWriter(self.tokenizer, prompt, started), self.scheduler.submit(request)
-
-        return Answer(begin, pause_s)
+        return Answer(self, conversation, question, config, pause_s)
 
     def warm_up(self) -> None:
         """On a GPU, compile kernels and record graphs by beginning an answer, so that nobody else waits for that."""
-        if self.network.device.type != "cuda":
+        if self.engine_network.device.type != "cuda":
             return
-        blank = torch.zeros(1, 3, self.network.image_size, self.network.image_size)
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
         with suppress(VisualGLMError), closing(self.stream_answer(Conversation(blank), FIRST_QUESTION, DEMO)) as answer:
             list(islice(answer, FIRST_TOKENS))  # what goes wrong will be said to whoever asks
 
@@ -259,8 +265,8 @@ class SatChatModel:
             images: the image embeddings [1, L, D] of the conversation's picture, where they are known already.
         """
         prompt = self.encode_prompt(conversation, question, config)
-        if images is None:
-            images = self.pictures.embed(conversation.image)
+        if images is None and conversation.image is not None:
+            [images] = self.pictures.encode([self.pictures.to_pixels(conversation.image)])
         return prompt, self._request(prompt, conversation, config, images)
 
     def answer_batch(
@@ -317,3 +323,7 @@ class SatChatModel:
             forbidden = conversation.language.forbidden_ids(self.tokenizer)
         start = prompt.image_start or 0
         return Request(prompt.token_ids, config, forbidden, images, start, self.penalize_prompt)
+
+
+class SatChatModel(NetworkChatModel):  # public name
+    """The SAT network as a ChatModel: a VisualGLMModel, or another network with the properties of `Network`."""

@@ -1,28 +1,29 @@
 """The Hugging Face network as a ChatModel, on the same engine as the SAT network."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .chat_model import Answer, SatChatModel
+from .chat_model import NetworkChatModel
 from .description import UNNAMED, Description
-from .engine import GenerationConfig
-from .errors import VisualGLMError
 from .kernels.linear import Called, Linear, bind_dense
-from .prompt import Conversation
+from .prompt import Tokenizer
 from .quantization.linear import bind_quantized
+
+if TYPE_CHECKING:
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
 
 class HfNetwork:
-    """A ChatGLMForConditionalGenerationWithImage with the properties that the engine asks for, see `Network`."""
+    """The network of transformers with the properties that the engine asks for: a `Network`."""
 
     qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
     has_foreign_mixins = False  # it has none at all
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: "ChatGLMForConditionalGenerationWithImage") -> None:
         self.model = model
         self.heads: int = model.config.num_attention_heads
 
@@ -32,48 +33,51 @@ class HfNetwork:
 
     @property
     def lm_head(self) -> nn.Module:
-        return self.model.lm_head  # type: ignore[no-any-return]
+        return self.model.lm_head
 
     @property
     def image_part(self) -> nn.Module:
-        return self.model.image_encoder  # type: ignore[no-any-return]
+        part: nn.Module = self.model.image_encoder
+        return part
 
     @property
     def residual_scale(self) -> float:
-        return self.transformer.layers[0].alpha  # type: ignore[no-any-return]
+        return float(self.transformer.layers[0].alpha)
 
     @property
     def prefix(self) -> Sequence[torch.Tensor]:
         """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
-        return self.transformer.prefix()  # type: ignore[no-any-return]
+        return self.model.transformer.prefix()
 
     @property
     def device(self) -> torch.device:
-        return self.model.device  # type: ignore[no-any-return]
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype  # type: ignore[no-any-return]
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def image_length(self) -> int:
-        return self.model.image_length  # type: ignore[no-any-return]
+        return self.model.image_length
 
     @property
     def image_size(self) -> int:
-        return self.model.image_size  # type: ignore[no-any-return]
+        return self.model.image_size
 
     @property
     def max_sequence_length(self) -> int:
-        return self.model.max_sequence_length  # type: ignore[no-any-return]
+        return self.model.max_sequence_length
 
     @property
     def vocabulary(self) -> int:
-        return self.model.config.vocab_size  # type: ignore[no-any-return]
+        return int(self.model.config.vocab_size)
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
-        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
+        return self.model.encode_image(pixels)
 
     def bind_linear(self, module: nn.Module) -> Linear:
         """Return how to call a linear layer."""
@@ -113,50 +117,31 @@ class HfNetwork:
         return output.logits, {"past_key_values": output.past_key_values}
 
 
-class HfChatModel:
+class HfChatModel(NetworkChatModel):  # public name
     """The Hugging Face network as a ChatModel. Unlike on the SAT side, the penalty counts the prompt's tokens too.
 
     Args:
-        network: a ChatGLMForConditionalGenerationWithImage.
-        tokenizer: a ChatGLMTokenizer.
-        rows, most_waiting, description, sampling: as of `SatChatModel`.
+        network: of transformers.
+        tokenizer, rows, most_waiting, description, sampling: as of `NetworkChatModel`.
     """
 
     def __init__(
         self,
-        network: Any,
-        tokenizer: Any,
+        network: "ChatGLMForConditionalGenerationWithImage",
+        tokenizer: Tokenizer,
         *,
         rows: int | None = None,
         most_waiting: int | None = None,
         description: Description = UNNAMED,
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
-        self.network = network
-        self.tokenizer = tokenizer
-        self.sampling = dict(sampling or {})
-        self.description = description
-        self.engine = SatChatModel(
-            HfNetwork(network), tokenizer, rows=rows, most_waiting=most_waiting, penalize_prompt=True
+        super().__init__(
+            HfNetwork(network),
+            tokenizer,
+            rows=rows,
+            most_waiting=most_waiting,
+            penalize_prompt=True,
+            description=description,
+            sampling=sampling,
         )
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square image that the network sees, in pixels."""
-        return self.engine.image_size
-
-    def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
-    ) -> Answer:
-        """Answer `question` about the conversation's picture, piece by piece; see `SatChatModel.stream_answer`."""
-        return self.engine.stream_answer(conversation, question, config, pause_s=pause_s)
-
-    def warm_up(self) -> None:
-        """On a GPU, do what the first answer would have to wait for; see `SatChatModel.warm_up`."""
-        self.engine.warm_up()
-
-    def answer_batch(
-        self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
-    ) -> list[str | VisualGLMError]:
-        """Answer many questions side by side; see `SatChatModel.answer_batch`."""
-        return self.engine.answer_batch(asked, config, rows)
+        self.network = network

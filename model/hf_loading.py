@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,6 +27,7 @@ from .tensors import Tensors
 
 if TYPE_CHECKING:
     from .hf.configuration_chatglm import ChatGLMConfig
+    from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
 Progress = Callable[[int, int], None]
 
@@ -42,7 +43,7 @@ def read_network(
     dtype: torch.dtype,
     bits: int | None = None,
     progress: Progress | None = None,
-) -> Any:
+) -> "ChatGLMForConditionalGenerationWithImage":
     """Return the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
 
     Args:
@@ -84,7 +85,7 @@ def fill_network(
     dtype: torch.dtype,
     bits: int | None = None,
     progress: Progress | None = None,
-) -> Any:
+) -> "ChatGLMForConditionalGenerationWithImage":
     """Return the network of a model in the SAT format, such as a fine-tune, LoRA merged; see `read_network`."""
     from .hf.configuration_chatglm import ChatGLMConfig
 
@@ -106,7 +107,7 @@ def load_network(
     dtype: torch.dtype,
     bits: int | None,
     progress: Progress | None,
-) -> Any:
+) -> "ChatGLMForConditionalGenerationWithImage":
     """Build the network that `config` describes, and copy the tensors, which have its names, into it one at a time."""
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
@@ -117,7 +118,8 @@ def load_network(
         )
     config.name_or_path = str(checkpoint.path)
     config.quantization_bit = bits or config.quantization_bit
-    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
+    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype)
+    network.eval()
     rounded = rounded_tensors(
         tensors,
         {name: layer for name, layer in quantized_layers(network).items() if f"{name}.weight{SCALE}" not in tensors},

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,11 +25,8 @@ from .errors import ImageError
 from .file_mode import unused_name
 from .images.preprocess import decode_base64
 from .loading import load_sat
-from .prompt import is_chinese, require_text, to_turns
+from .prompt import Tokenizer, is_chinese, require_text, to_turns
 from .visualglm import VisualGLMModel
-
-if TYPE_CHECKING:
-    from .hf.tokenization_chatglm import ChatGLMTokenizer
 
 __all__ = ["generate_input", "get_infer_setting", "is_chinese", "process_image"]
 
@@ -38,7 +35,7 @@ GENERATION_KEYS = ("max_length", "min_length", "top_p", "top_k", "temperature", 
 
 def get_infer_setting(  # public name
     gpu_device: int = 0, quant: int | None = None, name: str = DEFAULT_MODEL
-) -> tuple[VisualGLMModel, "ChatGLMTokenizer"]:
+) -> tuple[VisualGLMModel, Tokenizer]:
     """Load a model and its tokenizer for `chat`.
 
     Args:

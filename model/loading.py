@@ -72,9 +72,10 @@ def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
 
     directory = find_vocabulary(name_or_dir)
     try:
-        return ChatGLMTokenizer.from_pretrained(directory)  # type: ignore[no-any-return]
+        tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(directory)
     except (OSError, RuntimeError, ValueError) as error:
         raise TokenizerError(f"The tokenizer in {directory} cannot be read: {error}. Get it again.") from error
+    return tokenizer
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -165,7 +166,9 @@ def build_network(
         network = network_class(args, params_dtype=dtype)
         return empty_quantized(network, quant, device, **wider) if quant else network
 
-    return build_empty(make, device, dtype).eval()  # type: ignore[no-any-return]
+    network = build_empty(make, device, dtype)
+    network.eval()
+    return network
 
 
 @shortage_explained()

@@ -7,7 +7,7 @@ a file, move the picture, end the prompt, or become a control token.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
@@ -97,15 +97,55 @@ class Prompt:
     dropped_turns: int = 0
 
 
+class TextDecoder(Protocol):
+    """Turns the tokens of one answer into text as they come."""
+
+    def push(self, token_id: int) -> str:
+        """Return the text that a token completes."""
+        ...
+
+    def flush(self) -> str:
+        """Return what is left after the last token."""
+        ...
+
+
 class Tokenizer(Protocol):
-    """What prompts need of a tokenizer; ChatGLMTokenizer has it."""
+    """What chatting and training need of a tokenizer; ChatGLMTokenizer has it."""
 
-    pad_token_id: int
-    english_forbidden_ids: Sequence[Sequence[int]]
+    @property
+    def pad_token_id(self) -> int:
+        """The token that stands for each of the picture's vectors."""
+        ...
 
-    def encode_text(self, text: str) -> list[int]: ...
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends an answer."""
+        ...
 
-    def build_inputs_with_special_tokens(self, token_ids_0: list[int]) -> list[int]: ...
+    @property
+    def english_forbidden_ids(self) -> Sequence[Sequence[int]]:
+        """Half-open ranges of the tokens that an English answer must not contain."""
+        ...
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the tokens of plain text, without control tokens."""
+        ...
+
+    def build_inputs_with_special_tokens(self, token_ids_0: list[int]) -> list[int]:
+        """Return a prompt's tokens with [gMASK] <sop> after them."""
+        ...
+
+    def decode_text(self, ids: Iterable[int]) -> str:
+        """Return the text of tokens, before `clean_up_spaces`."""
+        ...
+
+    def stream(self) -> TextDecoder:
+        """Return what decodes an answer that comes token by token."""
+        ...
+
+    def clean_up_spaces(self, text: str) -> str:
+        """Join punctuation and English endings to the word before them."""
+        ...
 
 
 def require_text(value: object, name: str) -> str:

@@ -109,15 +109,15 @@ class ImageMixin(BaseMixin):
         Returns:
             [B, T, D].
         """
-        embeddings = self.transformer.word_embeddings(input_ids)
+        embeddings: torch.Tensor = self.transformer.word_embeddings(input_ids)
         starts = [pre_image] * len(input_ids) if isinstance(pre_image, int) else list(pre_image)
         # A cached decoding step is shorter than what stands before the picture: nothing to insert.
         if max(starts) + self.image_length > input_ids.shape[1]:
-            return embeddings  # type: ignore[no-any-return]
+            return embeddings
         if image_embeddings is None and image is not None:
             image_embeddings = self.model(image)
         if image_embeddings is None:
-            return embeddings  # type: ignore[no-any-return]
+            return embeddings
         return insert_rows(embeddings, image_embeddings, starts)
 
 
@@ -258,16 +258,16 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def device(self) -> torch.device:
-        return self.get_mixin("eva").model.glm_proj.weight.device  # type: ignore[no-any-return]
+        return self.image_part.glm_proj.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.get_mixin("eva").model.glm_proj.weight.dtype  # type: ignore[no-any-return]
+        return self.image_part.glm_proj.weight.dtype
 
     @property
     def image_size(self) -> int:
         """Side of the square picture in pixels."""
-        return self.get_mixin("eva").model.image_size  # type: ignore[no-any-return]
+        return self.image_part.image_size
 
     @property
     def vocabulary(self) -> int:
@@ -276,11 +276,13 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def lm_head(self) -> nn.Module:
-        return self.get_mixin("chatglm-final").lm_head  # type: ignore[no-any-return]
+        head: nn.Module = self.get_mixin("chatglm-final").lm_head
+        return head
 
     @property
     def rotary(self) -> RotaryEmbedding:
-        return self.get_mixin("chatglm-attn").rotary_emb  # type: ignore[no-any-return]
+        rotary: RotaryEmbedding = self.get_mixin("chatglm-attn").rotary_emb
+        return rotary
 
     @property
     def heads(self) -> int:
@@ -314,12 +316,14 @@ class VisualGLMModel(ChatGLMModel):
         return prefix_of(self.mixins)
 
     @property
-    def image_part(self) -> nn.Module:
-        return self.get_mixin("eva").model  # type: ignore[no-any-return]
+    def image_part(self) -> BLIP2:
+        part: BLIP2 = self.get_mixin("eva").model
+        return part
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
-        return self.get_mixin("eva").model(pixels)  # type: ignore[no-any-return]
+        embeddings: torch.Tensor = self.image_part(pixels)
+        return embeddings
 
     def bind_linear(self, module: nn.Module) -> Linear:
         """Return how to call a linear layer; in a single process, SAT's without their communication."""
@@ -329,14 +333,13 @@ class VisualGLMModel(ChatGLMModel):
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""
-        embeddings = self.transformer.word_embeddings
-        if self.is_whole and type(embeddings) is VocabParallelEmbedding:
-            return F.embedding(token_ids, embeddings.weight)
-        return embeddings(token_ids)  # type: ignore[no-any-return]
+        table = self.transformer.word_embeddings
+        if self.is_whole and type(table) is VocabParallelEmbedding:
+            return F.embedding(token_ids, table.weight)
+        embeddings: torch.Tensor = table(token_ids)
+        return embeddings
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
         """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""
-        mixin = self.get_mixin("eva")
-        return mixin.word_embedding_forward(  # type: ignore[no-any-return]
-            token_ids, image_embeddings=images, pre_image=image_start
-        )
+        mixin: ImageMixin = self.get_mixin("eva")
+        return mixin.word_embedding_forward(token_ids, image_embeddings=images, pre_image=image_start)

@@ -15,7 +15,7 @@ PLACES = 3
 @pytest.fixture(autouse=True)
 def three_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that there are cores for three threads, each of which has as many as torch takes."""
-    monkeypatch.setattr(model.cores, "count_cores", lambda: PLACES * torch.get_num_threads())
+    monkeypatch.setattr(model.images.embedding_cache, "count_cores", lambda: PLACES * torch.get_num_threads())
 
 
 def test_there_is_a_core() -> None:
@@ -24,7 +24,7 @@ def test_there_is_a_core() -> None:
 
 def test_a_place_is_as_many_cores_as_torch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, threads, places in ((8, 2, 4), (8, 3, 2), (2, 2, 1), (2, 5, 1)):
-        monkeypatch.setattr(model.cores, "count_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(model.images.embedding_cache, "count_cores", lambda cores=cores: cores)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert Cores().places == places
 

@@ -102,8 +102,7 @@ def test_pictures_encoded_by_graphs(on_gpu: SatChatModel) -> None:
 def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., Any]) -> None:
     model, [pixels] = load("visualglm-tiny", device="cuda", dtype="float16"), drawn(1)
     model.warm_up()
-    engine = model if isinstance(model, SatChatModel) else model.engine
-    batch, pictures = engine.scheduler.batch, engine.pictures
+    batch, pictures = model.scheduler.batch, model.pictures
 
     def recorded() -> list[set[Any]]:
         return [set(one.graphs.values()) for one in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]

@@ -50,7 +50,7 @@ def test_both_sides_give_the_same_answers(run: Path) -> None:
     models = [load_sat(run, device="cpu"), load_hf(run, device="cpu")]
     ours, theirs = (model.answer_batch(asked, greedy) for model in models)
     assert ours == theirs
-    assert isinstance(make_decoder(models[1].engine.network), LayerDecoder)
+    assert isinstance(make_decoder(models[1].engine_network), LayerDecoder)
     assert ours != load_hf("visualglm-tiny", device="cpu").answer_batch(asked, greedy)
 
 

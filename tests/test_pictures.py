@@ -22,7 +22,7 @@ TASKS = Path("/proc/self/task")  # a folder for each thread of the program
 @pytest.fixture(autouse=True)
 def three_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that there are cores for three threads, each of which has as many as torch takes."""
-    monkeypatch.setattr(model.cores, "count_cores", lambda: 3 * torch.get_num_threads())
+    monkeypatch.setattr(model.images.embedding_cache, "count_cores", lambda: 3 * torch.get_num_threads())
 
 
 def drawn(count: int, size: int = 224) -> list[torch.Tensor]:
@@ -110,7 +110,8 @@ def test_a_known_picture_does_not_wait_for_others(
     kept, [pixels] = PictureEmbeddings(golden_model), drawn(1)
     known = kept.embed(pixels)
     # Whatever computes, on a GPU one call after another, is not even asked.
-    monkeypatch.setattr(kept, "_compute", None)
+    monkeypatch.setattr(kept, "_calls", None)
+    monkeypatch.setattr(model.images.embedding_cache, "cores", None)
     assert kept.embed(pixels) is known
 
 

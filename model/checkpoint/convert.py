@@ -241,7 +241,8 @@ def run(options: argparse.Namespace) -> None:
 
     def start(total: int) -> Progress:
         bars.append(tqdm(total=total, unit="tensor", desc=f"writing {options.destination}"))
-        return bars[0].update  # type: ignore[no-any-return]
+        update: Progress = bars[0].update
+        return update
 
     try:
         convert(

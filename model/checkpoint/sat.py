@@ -188,8 +188,10 @@ VISION, QFORMER = "mixins.eva.model.vit.", "mixins.eva.model.qformer."
 def part_config(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the configuration of the transformer that the tensor called `name` belongs to."""
     if name.startswith(VISION):
-        return config["eva_args"]  # type: ignore[no-any-return]
-    return config["qformer_args"] if name.startswith(QFORMER) else config
+        config = config["eva_args"]
+    elif name.startswith(QFORMER):
+        config = config["qformer_args"]
+    return config
 
 
 def stacked_in(name: str, config: Mapping[str, Any]) -> int:

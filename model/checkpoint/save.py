@@ -209,8 +209,8 @@ def reserve(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tens
         raise OSError(f"{path.name} has no room, or cannot be opened") from error
     claim_blocks(path)
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
-        content = torch.load(path, mmap=True, weights_only=True)
-    return content["module"]  # type: ignore[no-any-return]
+        content: dict[str, dict[str, torch.Tensor]] = torch.load(path, mmap=True, weights_only=True)
+    return content["module"]
 
 
 def claim_blocks(path: Path) -> None:

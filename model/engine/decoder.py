@@ -209,7 +209,8 @@ class ModelDecoder:
     def _forward(
         self, past: Past, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
+        logits: torch.Tensor
         logits, *layers = self.network(input_ids=token_ids, position_ids=positions[None], attention_mask=mask, **kwargs)
         past.layers = [layer["past_key_values"] for layer in layers]
         past.length += token_ids.shape[1]
-        return logits[:, -1].float()  # type: ignore[no-any-return]
+        return logits[:, -1].float()

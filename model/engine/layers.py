@@ -147,7 +147,7 @@ class Weights:
         return len(self.final_norm.weight)
 
 
-def find_weights(network: Any) -> Weights:
+def find_weights(network: Network) -> Weights:
     """Walk the layers of a network by the names that every ChatGLM has."""
     layers = [
         LayerWeights(
@@ -163,7 +163,7 @@ def find_weights(network: Any) -> Weights:
     return Weights(layers, Norm.of(network.transformer.final_layernorm), network.bind_linear(network.lm_head))
 
 
-def weights_mark(network: Any) -> tuple[object, ...]:
+def weights_mark(network: Network) -> tuple[object, ...]:
     """Return what changes when weights move or are exchanged, or a hook or prefix comes; not when values change."""
     modules = decoded_modules(network)
     weights = [module._parameters.get("weight") for module in modules if module._parameters]

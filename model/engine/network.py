@@ -24,35 +24,97 @@ def have_hooks(modules: Iterable[nn.Module]) -> bool:
 
 
 class Network(Protocol):
-    """A ChatGLM network; VisualGLMModel has all this.
+    """A VisualGLM network. There are two: SAT's, `VisualGLMModel`, and transformers' behind `HfNetwork`."""
 
-    Attributes:
-        image_length: vectors that stand for a picture.
-        qkv_by_head: whether the rows of query_key_value lie head by head, [q k v] of each, not part by part.
-        prefix: keys and values [2, H, P, head_dim] for each layer that the tokens of every row see, or nothing.
-        has_foreign_mixins: whether a mixin that is not ours wants to see or change the forward pass.
-    """
+    @property
+    def transformer(self) -> Any:
+        """The layers, by the names that both networks use: word_embeddings, layers, final_layernorm."""
+        ...
 
-    transformer: Any  # word_embeddings, layers, final_layernorm
-    heads: int
-    lm_head: nn.Module
-    qkv_by_head: bool
-    residual_scale: float
-    prefix: Sequence[torch.Tensor]
-    has_foreign_mixins: bool
-    device: torch.device
-    dtype: torch.dtype
-    max_sequence_length: int
-    image_length: int
-    vocabulary: int
+    @property
+    def lm_head(self) -> nn.Module:
+        """What makes logits of states."""
+        ...
 
-    def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor: ...
+    @property
+    def image_part(self) -> nn.Module:
+        """What makes embeddings of pixels."""
+        ...
 
-    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor: ...
+    @property
+    def heads(self) -> int:
+        """Attention heads of the language model."""
+        ...
 
-    def bind_linear(self, module: nn.Module) -> Linear: ...
+    @property
+    def qkv_by_head(self) -> bool:
+        """Whether the rows of query_key_value lie head by head, [q k v] of each, not part by part."""
+        ...
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    @property
+    def residual_scale(self) -> float:
+        """Factor of the residual branch."""
+        ...
+
+    @property
+    def prefix(self) -> Sequence[torch.Tensor]:
+        """Keys and values [2, H, P, head_dim] for each layer that the tokens of every row see, or nothing."""
+        ...
+
+    @property
+    def has_foreign_mixins(self) -> bool:
+        """Whether a mixin that is not ours wants to see or change the forward pass."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights that are whole."""
+        ...
+
+    @property
+    def max_sequence_length(self) -> int:
+        """The most tokens of a prompt with its answer."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the logits are of."""
+        ...
+
+    @property
+    def image_length(self) -> int:
+        """L, the vectors that stand for a picture."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the square picture in pixels."""
+        ...
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
+        ...
+
+    def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
+        """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""
+        ...
+
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Embed tokens [N]; return [N, D]."""
+        ...
+
+    def bind_linear(self, module: nn.Module) -> Linear:
+        """Return how to call a linear layer."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the whole model, hooks and all; return logits [B, T, V] and what each layer adds."""
+        ...
 
 
 def prefix_length(network: Network) -> int:

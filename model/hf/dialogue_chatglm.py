@@ -21,6 +21,7 @@ from ..prompt import (
     Conversation,
     English,
     Prompt,
+    Tokenizer,
     Turn,
     choose_language,
     clean_answer,
@@ -100,7 +101,7 @@ class DialogueMixin(PrefixGenerationMixin):
 
     def chat(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         image_path: str | None,
         query: str,
         history: AnyHistory = None,
@@ -146,7 +147,7 @@ class DialogueMixin(PrefixGenerationMixin):
 
     def stream_chat(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         image_path: str | None,
         query: str,
         history: AnyHistory = None,
@@ -209,7 +210,7 @@ class DialogueMixin(PrefixGenerationMixin):
 
     def build_inputs(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         image_path: str | None,
         query: str,
         history: AnyHistory,
@@ -232,7 +233,9 @@ class DialogueMixin(PrefixGenerationMixin):
                 inputs.update(image_embeds=self.encode_image(pixels), pre_image_length=prompt.image_start)
         return inputs
 
-    def build_prompt(self, tokenizer: Any, conversation: Conversation, question: str, max_length: int | None) -> Prompt:
+    def build_prompt(
+        self, tokenizer: Tokenizer, conversation: Conversation, question: str, max_length: int | None
+    ) -> Prompt:
         """Encode `question`, whatever its length: `generate` warns where no room is left."""
         length = self.image_length
         limit = self.max_sequence_length if max_length is None else min(max_length, self.max_sequence_length)
@@ -251,7 +254,7 @@ class DialogueMixin(PrefixGenerationMixin):
 
     def _arguments(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         image_path: str | None,
         query: str,
         turns: Sequence[Turn],

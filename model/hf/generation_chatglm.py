@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..kernels.torch_ops import QuantizedLinear, record
@@ -118,7 +118,7 @@ class Room:
         if attention_mask is not None:
             self.visible[:, 0, 0, : attention_mask.shape[1]] = attention_mask
 
-    def step(self, model: Any, ids: torch.Tensor, position_ids: torch.Tensor, stored: int) -> torch.Tensor:
+    def step(self, model: PreTrainedModel, ids: torch.Tensor, position_ids: torch.Tensor, stored: int) -> torch.Tensor:
         """Return the logits [B, 1, V] of tokens [B, 1] at positions [B, 2, 1], which follow `stored` others."""
         self.ids.copy_(ids)
         self.positions.copy_(position_ids)
@@ -135,7 +135,7 @@ class Room:
         fitting = [length for length in self.graphs if filled <= length <= 2 * padded(filled)]
         return min(fitting, default=min(with_free(filled), self.places))
 
-    def compute(self, model: Any, length: int) -> torch.Tensor:
+    def compute(self, model: PreTrainedModel, length: int) -> torch.Tensor:
         """Compute a step that sees `length` places at most; doing it again changes nothing."""
         mask = (self.index[:length] <= self.place) & self.visible[..., :length]  # [B, 1, 1, length]
         cache = Filled(self.states[..., :length, :], self.place)
@@ -143,9 +143,10 @@ class Room:
         states = model.transformer(
             inputs_embeds=embedded, position_ids=self.positions, mask=mask, past_key_values=cache
         ).last_hidden_state
-        return model.lm_head(states)  # type: ignore[no-any-return]
+        logits: torch.Tensor = model.lm_head(states)
+        return logits
 
-    def _record(self, model: Any, length: int) -> bool:
+    def _record(self, model: PreTrainedModel, length: int) -> bool:
         """Record a step, if this is a GPU and nobody else generates on it now; return whether it was done."""
         if not self.states.is_cuda:
             return False
@@ -173,7 +174,7 @@ def has_graphs(device: torch.device) -> bool:
     return bool(torch.cuda.current_stream(device) == torch.cuda.default_stream(device))
 
 
-def weights_of(model: Any) -> tuple[Any, ...] | None:
+def weights_of(model: PreTrainedModel) -> tuple[Any, ...] | None:
     """Return what tells whether a graph still holds: the model's weights and where they lie.
 
     None where a step cannot be recorded: unknown modules, such as adapters, do what a graph would not repeat, and
@@ -226,7 +227,7 @@ class Rooms:
 class Steps:
     """The steps of one generation: keeps the cache's keys and values in a room, wherever transformers puts them."""
 
-    def __init__(self, model: Any, weights: Any) -> None:
+    def __init__(self, model: PreTrainedModel, weights: Any) -> None:
         self.model, self.weights = model, weights
         self.room: Room | None = None
         self.shown: tuple[torch.Tensor, ...] = ()  # the room's filled part, as the cache's layers have it
@@ -274,7 +275,7 @@ class Steps:
 
 
 @contextmanager
-def decoding(model: Any, cache: Any, is_kept: bool) -> Iterator[None]:
+def decoding(model: PreTrainedModel, cache: Any, is_kept: bool) -> Iterator[None]:
     """Let a generation go on from graphs where it can.
 
     Args:
@@ -385,7 +386,8 @@ class PrefixGenerationMixin:
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
-        return self.image_encoder(images)  # type: ignore[no-any-return]
+        embeddings: torch.Tensor = self.image_encoder(images)
+        return embeddings
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Change the weights' device or dtype, as `to` and `half` do; what was recorded of the old ones goes."""

@@ -41,7 +41,8 @@ class VisionAttention(nn.Module):
         self.dense = nn.Linear(width, width)  # checkpoint key
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.dense(attend(*split_heads(self.query_key_value(h), 3, self.heads)))  # type: ignore[no-any-return]
+        context: torch.Tensor = self.dense(attend(*split_heads(self.query_key_value(h), 3, self.heads)))
+        return context
 
 
 class CrossAttention(nn.Module):
@@ -57,7 +58,8 @@ class CrossAttention(nn.Module):
     def forward(self, h: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         query = split_heads(self.query(h), 1, self.heads)[0]
         key, value = split_heads(self.key_value(features), 2, self.heads)
-        return self.dense(attend(query, key, value))  # type: ignore[no-any-return]
+        context: torch.Tensor = self.dense(attend(query, key, value))
+        return context
 
 
 class MLP(nn.Module):
@@ -71,7 +73,8 @@ class MLP(nn.Module):
         self.dense_4h_to_h = nn.Linear(inner, width)  # checkpoint key
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(h)))  # type: ignore[no-any-return]
+        out: torch.Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(h)))
+        return out
 
 
 def layer_norm(sizes: Sizes) -> nn.LayerNorm:
@@ -91,7 +94,8 @@ class ViTLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.input_layernorm(x))
-        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+        out: torch.Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class QFormerLayer(nn.Module):
@@ -113,7 +117,8 @@ class QFormerLayer(nn.Module):
         h = self.post_attention_layernorm(h + self.attention(h))
         if self.crosses:
             h = self.post_cross_attention_layernorm(h + self.cross_attention(h, features))
-        return h + self.mlp(h)  # type: ignore[no-any-return]
+        out: torch.Tensor = h + self.mlp(h)
+        return out
 
 
 class Trunk(nn.Module):
@@ -129,7 +134,8 @@ class Trunk(nn.Module):
     def embed_all(self, batch: int, device: torch.device) -> torch.Tensor:
         """Return all embeddings in their order, [B, count, D]."""
         ids = torch.arange(self.word_embeddings.num_embeddings, device=device)
-        return self.word_embeddings(ids).expand(batch, -1, -1)  # type: ignore[no-any-return]
+        queries: torch.Tensor = self.word_embeddings(ids).expand(batch, -1, -1)
+        return queries
 
 
 class PatchEmbedding(nn.Module):
@@ -141,7 +147,8 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(sizes["in_channels"], sizes["hidden_size"], patch, stride=patch)  # checkpoint key
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.proj(pixels).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        patches: torch.Tensor = self.proj(pixels).flatten(2).transpose(1, 2)
+        return patches
 
 
 class FeatureNorm(nn.Module):
@@ -152,7 +159,8 @@ class FeatureNorm(nn.Module):
         self.ln_vision = nn.LayerNorm(width)  # checkpoint key
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.ln_vision(features)  # type: ignore[no-any-return]
+        normalized: torch.Tensor = self.ln_vision(features)
+        return normalized
 
 
 class ViT(nn.Module):
@@ -175,7 +183,8 @@ class ViT(nn.Module):
         x = x + self.transformer.position_embeddings(torch.arange(x.shape[1], device=x.device))
         for layer in self.transformer.layers:
             x = layer(x)
-        return self.mixins["cls"](x)  # type: ignore[no-any-return]
+        normalized: torch.Tensor = self.mixins["cls"](x)
+        return normalized
 
 
 class QFormer(nn.Module):
@@ -196,7 +205,8 @@ class QFormer(nn.Module):
         x = self.transformer.embed_all(len(features), features.device)
         for layer in self.transformer.layers:
             x = layer(x, features)
-        return self.transformer.final_layernorm(x)  # type: ignore[no-any-return]
+        queries: torch.Tensor = self.transformer.final_layernorm(x)
+        return queries
 
 
 class ImageEncoder(nn.Module):
@@ -213,7 +223,8 @@ class ImageEncoder(nn.Module):
         # Where weights are kept elsewhere until they are used, the device is no place yet.
         pixels = pixels if weight.device.type == "meta" else pixels.to(weight.device)
         pixels = pixels.to(weight.dtype)  # converted where it is used
-        return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]
+        embeddings: torch.Tensor = self.glm_proj(self.qformer(self.vit(pixels)))
+        return embeddings
 
 
 def make_linear(config: ChatGLMConfig, inputs: int, outputs: int) -> nn.Module:
@@ -280,7 +291,8 @@ class SelfAttention(nn.Module):
             seen = prefix.to(key.dtype)[:, None].expand(-1, len(key), -1, -1, -1)
             key, value = torch.cat((seen[0], key), dim=2), torch.cat((seen[1], value), dim=2)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.dense(context.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        out: torch.Tensor = self.dense(context.transpose(1, 2).flatten(2))
+        return out
 
 
 class GLU(nn.Module):
@@ -292,7 +304,8 @@ class GLU(nn.Module):
         self.dense_4h_to_h = make_linear(config, config.inner_hidden_size, config.hidden_size)  # checkpoint key
 
     def forward(self, m: torch.Tensor) -> torch.Tensor:
-        return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(m), approximate="tanh"))  # type: ignore[no-any-return]
+        out: torch.Tensor = self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(m), approximate="tanh"))
+        return out
 
 
 class GLMBlock(GradientCheckpointingLayer):  # public name

@@ -65,7 +65,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
 
     def prefix(self) -> tuple[torch.Tensor, ...]:
         """Return the keys and values [2, H, P, head_dim] of P-tuning for each layer, or nothing."""
-        return () if self.prefix_encoder is None else self.prefix_encoder()  # type: ignore[no-any-return]
+        prefix: tuple[torch.Tensor, ...] = () if self.prefix_encoder is None else self.prefix_encoder()
+        return prefix
 
     def get_input_embeddings(self) -> nn.Module:
         return self.word_embeddings
@@ -195,7 +196,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.transformer.word_embeddings  # type: ignore[no-any-return]
+        return self.transformer.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.transformer.word_embeddings = value

@@ -7,13 +7,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from itertools import chain
+from typing import Generic, TypeVar
 
 import torch
 from PIL import Image
 
 from ..engine.cuda_graph import Graphs
-from ..engine.network import to_device
+from ..engine.network import Network, to_device
 from ..errors import ImageError
 from .preprocess import image_digest, load_image, preprocess
 
@@ -109,16 +110,12 @@ class Cores:
         Raises:
             Exception: the first item's, in their order, that `work` has raised one for.
         """
-
-        def do(item: T) -> R:
-            with self.place():
-                return work(item)
-
+        work_in_place = self.place()(work)
         threads = min(self.places, len(items))
         if threads <= 1:
-            return [do(item) for item in items]
+            return list(map(work_in_place, items))
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(do, items))
+            return list(pool.map(work_in_place, items))
 
 
 # A graph is recorded for each of these numbers of pictures; fewer are padded.
@@ -126,13 +123,9 @@ COUNTS = (1, 4, 16)
 
 
 class ImageEncoder:
-    """Encodes pictures on a GPU by CUDA graphs, elsewhere by the network as it is. Not for several threads at once.
+    """Encodes pictures on a GPU by CUDA graphs, elsewhere by the network as it is. Not for several threads at once."""
 
-    Args:
-        network: has `image_part`, `image_size` and `encode_image`.
-    """
-
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.graphs = Graphs()
         self.mark: int | None = None
@@ -143,7 +136,7 @@ class ImageEncoder:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S], B at most 16; they hold until the next call."""
         if self.network.device.type != "cuda":
-            return self.network.encode_image(pixels)  # type: ignore[no-any-return]
+            return self.network.encode_image(pixels)
         self._settle()
         count = next(count for count in COUNTS if count >= len(pixels))
         self.pixels[: len(pixels)] = pixels
@@ -186,17 +179,20 @@ A_THREAD = 4
 cores = Cores()
 
 
+def in_groups(pictures: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Share pictures out among the threads of the CPU."""
+    size = min(A_THREAD, -(-len(pictures) // cores.places))
+    return [pictures[start : start + size] for start in range(0, len(pictures), size)]
+
+
 class PictureEmbeddings:
     """Keeps the image embeddings of recent pictures, for any thread. Make a new one when the weights have changed.
 
     On a CPU several pictures are computed at a time, in threads; the image part's hooks, if any, run in these. On a GPU
     those that several threads ask for at the same time are computed together.
-
-    Args:
-        network: as of `ImageEncoder`.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.encoder = ImageEncoder(network)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
@@ -229,38 +225,44 @@ class PictureEmbeddings:
     def encode(self, pictures: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the image embeddings [1, L, D] of the pixels [1, 3, S, S] of each picture."""
         keys = [image_digest(pixels) for pixels in pictures]
-        with self._changed:
-            self._changed.wait_for(lambda: self._being_computed.isdisjoint(keys))
-            found = {key: self._embeddings[key] for key in keys if key in self._embeddings}
+        with self._reserved(keys) as found:
             missing = {key: pixels for key, pixels in zip(keys, pictures, strict=True) if key not in found}
-            self._being_computed |= missing.keys()
-        try:
             if missing:  # else there is nothing to wait for while others are computed
-                found.update(zip(missing, self._compute(list(missing.values())), strict=True))
-        finally:
-            with self._changed:
-                self._being_computed -= missing.keys()
-                self._keep(found)
-                self._changed.notify_all()
+                new, on_cpu = list(missing.values()), self.network.device.type == "cpu"
+                groups = cores.map(self._compute_together, in_groups(new)) if on_cpu else [self._calls.results(new)]
+                found.update(zip(missing, chain.from_iterable(groups), strict=True))
         return [found[key] for key in keys]
 
     def embed(self, image: Image.Image | torch.Tensor | None) -> torch.Tensor | None:
         """Return the image embeddings [1, L, D] of a picture or of its pixels; None for none."""
         return None if image is None else self.encode([self.to_pixels(image)])[0]
 
-    def _compute(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
-        if self.network.device.type == "cpu":
-            size = min(A_THREAD, -(-len(pictures) // cores.places))
-            groups = [pictures[start : start + size] for start in range(0, len(pictures), size or 1)]
-            return [row for rows in cores.map(self._compute_together, groups) for row in rows]
-        return self._calls.results(pictures)
+    @contextmanager
+    def _reserved(self, keys: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+        """Wait until no other thread computes any of these pictures; give the embeddings of those that are known.
+
+        The others are this thread's to compute: what the block adds to the dictionary is kept for all.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._being_computed.isdisjoint(keys))
+            found = {key: self._embeddings[key] for key in keys if key in self._embeddings}
+            missing = {*keys} - found.keys()
+            self._being_computed |= missing
+        try:
+            yield found
+        finally:
+            with self._changed:
+                self._being_computed -= missing
+                self._keep(found)
+                self._changed.notify_all()
 
     @torch.inference_mode()
     def _compute_together(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+        device = self.network.device
         # To a GPU first: here they would be joined and converted by all cores, and wait for the one with other work.
-        moved = [to_device(pixels, self.network.device) for pixels in pictures]
-        rows = self.encoder.encode(torch.cat(moved) if len(moved) > 1 else moved[0])
-        return [row[None].clone() for row in rows]
+        moved = [to_device(pixels, device) for pixels in pictures]
+        encode = self.encoder.encode if device.type == "cuda" else self.network.encode_image
+        return [row[None].clone() for row in encode(torch.cat(moved) if len(moved) > 1 else moved[0])]
 
     def _keep(self, embeddings: dict[str, torch.Tensor]) -> None:
         """Remember these as the most recent ones."""

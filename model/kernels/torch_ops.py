@@ -208,7 +208,8 @@ def lay_out(pairs: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, to
 def lay_out_rows(pairs: torch.Tensor) -> torch.Tensor:
     """Return pairs [O, I / 2] of whole blocks of rows as the CPU kernel wants them, which takes int32 [O, I]."""
     numbers = unpack_pairs(pairs).to(torch.int32).add_(8)
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)  # type: ignore[no-any-return]
+    laid: torch.Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+    return laid
 
 
 def take_back(laid: torch.Tensor, groups: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,7 +228,8 @@ def take_back(laid: torch.Tensor, groups: torch.Tensor, rows: int) -> tuple[torc
 def multiply_laid_out(x: torch.Tensor, laid: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """Return the product [N, O] of bfloat16 x [N, I] with weights that `lay_out` returned, rows' scales left out."""
     size = x.shape[1] // len(groups)
-    return torch.ops.aten._weight_int4pack_mm_for_cpu(x, laid, size, groups)  # type: ignore[no-any-return]
+    product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, laid, size, groups)
+    return product
 
 
 def laid_out_linear(

@@ -126,7 +126,8 @@ class Nf4Linear(nn.Module):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if has_bitsandbytes():
             return multiply(x, self.packed, self.scales, self.shape, bias)
-        return UnpackedProduct.apply(x, self.packed, self.scales, self.shape, bias)  # type: ignore[no-any-return]
+        product: torch.Tensor = UnpackedProduct.apply(x, self.packed, self.scales, self.shape, bias)
+        return product
 
     def dequantized(self) -> nn.Linear:
         """Return an ordinary layer with the rounded weight, in the bias's dtype if there is one."""
@@ -144,7 +145,8 @@ class Nf4Linear(nn.Module):
         if not self.scales.is_meta:
             device = function(self.scales).device
             self.packed, self.scales = self.packed.to(device), self.scales.to(device)
-        return super()._apply(function, recurse)  # type: ignore[no-any-return]
+        super()._apply(function, recurse)
+        return self
 
 
 @functools.cache
@@ -162,7 +164,8 @@ def multiply(
 
     code = levels_on(x.device)
     state = QuantState(absmax=scales, shape=shape, code=code, blocksize=BLOCK, quant_type="nf4", dtype=x.dtype)
-    return matmul_4bit(x, packed.t(), quant_state=state, bias=bias)  # type: ignore[no-any-return]
+    product: torch.Tensor = matmul_4bit(x, packed.t(), quant_state=state, bias=bias)
+    return product
 
 
 @functools.lru_cache

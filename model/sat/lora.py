@@ -154,29 +154,33 @@ class LoraLinear(nn.Module):
         return downs, ups  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor
         if not self.is_on:
-            return self.original(x)  # type: ignore[no-any-return]
-        if self.is_short and not is_mixing(x.device.type):
+            product = self.original(x)
+        elif self.is_short and not is_mixing(x.device.type):
             downs, ups = self.factors
-            return self.product(x, torch.cat(downs).to(x.dtype), torch.stack(ups).to(x.dtype))
-        # Asked for one by one, which is when ZeRO 3 collects them.
-        pairs, seen = zip(self.matrix_A, self.matrix_B, strict=True), self.dropout(x)
-        added = torch.cat([seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs], dim=-1)
-        return torch.add(self.original(x), added, alpha=self.scaling)  # type: ignore[no-any-return]
+            product = self.product(x, torch.cat(downs).to(x.dtype), torch.stack(ups).to(x.dtype))
+        else:
+            # Asked for one by one, which is when ZeRO 3 collects them.
+            pairs, seen = zip(self.matrix_A, self.matrix_B, strict=True), self.dropout(x)
+            added = torch.cat([seen @ down.to(x.dtype).t() @ up.to(x.dtype).t() for down, up in pairs], dim=-1)
+            product = torch.add(self.original(x), added, alpha=self.scaling)
+        return product
 
     def product(self, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Return what the layer makes of x, with these factors in x's dtype: see `LowRankProduct`."""
         dropout = self.dropout
         seen = dropout(x) if dropout.training and dropout.p > 0 else None
-        return LowRankProduct.apply(x, seen, down, up, self.original, self.scaling)  # type: ignore[no-any-return]
+        product: torch.Tensor = LowRankProduct.apply(x, seen, down, up, self.original, self.scaling)
+        return product
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """Return the original layer with LoRA summed into its weight; a 4-bit one becomes an ordinary one."""
-        plain: Any = self.original.dequantized() if isinstance(self.original, Nf4Linear) else self.original
-        weight = merged_weight(plain.weight, *self.factors, self.scaling)
-        plain.weight.copy_(weight)
-        return plain  # type: ignore[no-any-return]
+        plain = self.original.dequantized() if isinstance(self.original, Nf4Linear) else self.original
+        weight = plain.get_parameter("weight")
+        weight.copy_(merged_weight(weight, *self.factors, self.scaling))
+        return plain
 
 
 Factors = dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]

@@ -33,7 +33,8 @@ def is_frozen(layer: Any) -> bool:
     ):
         return False
     if type(layer) is ColumnParallelLinear:
-        return layer.output_size_per_partition == layer.output_size  # type: ignore[no-any-return]
+        is_whole: bool = layer.output_size_per_partition == layer.output_size
+        return is_whole
     return type(layer) is not RowParallelLinear or layer.input_size_per_partition == layer.input_size
 
 
@@ -49,11 +50,14 @@ def is_mixing(kind: str) -> bool:
 
 def multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Return what a frozen layer makes of x [.., I], in a new tensor [.., O]."""
+    product: torch.Tensor
     if isinstance(layer, Nf4Linear):
-        return layer(x)  # type: ignore[no-any-return]
-    if type(layer) is RowParallelLinear and layer.bias is not None and layer.final_bias:  # rounded as SAT does
-        return nn.functional.linear(x, layer.weight) + layer.bias  # type: ignore[no-any-return]
-    return nn.functional.linear(x, layer.weight, layer.bias)
+        product = layer(x)
+    elif type(layer) is RowParallelLinear and layer.bias is not None and layer.final_bias:  # rounded as SAT does
+        product = nn.functional.linear(x, layer.weight) + layer.bias
+    else:
+        product = nn.functional.linear(x, layer.weight, layer.bias)
+    return product
 
 
 def multiply_back(layer: Any, gradient: torch.Tensor) -> torch.Tensor:
@@ -66,7 +70,8 @@ def whole_weight(layer: Nf4Linear, dtype: torch.dtype) -> torch.Tensor:
     if not has_bitsandbytes():
         return unpack(layer.packed, layer.scales, layer.shape).to(dtype)
     unpacked = torch.ops.bitsandbytes.dequantize_4bit
-    return unpacked(layer.packed, layer.scales, BLOCK, "nf4", layer.shape, dtype)  # type: ignore[no-any-return]
+    weight: torch.Tensor = unpacked(layer.packed, layer.scales, BLOCK, "nf4", layer.shape, dtype)
+    return weight
 
 
 class LowRankProduct(torch.autograd.Function):

@@ -46,7 +46,8 @@ class PrefixMixin(PTuningV2Mixin):
                 mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
             k, v = torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2)
         if old_impl is not attention_fn_default:
-            return old_impl(q, k, v, mask, dropout_fn, **kwargs)  # type: ignore[no-any-return]
+            context: torch.Tensor = old_impl(q, k, v, mask, dropout_fn, **kwargs)
+            return context
         # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
         visible = None if mask.numel() == 1 else mask > 0
         rate = dropout_fn.p if dropout_fn is not None and dropout_fn.training else 0.0
