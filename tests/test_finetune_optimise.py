@@ -1,6 +1,5 @@
 """What float16's small range does to a step, and numbers that are read late; all of it without a GPU."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from finetune.arguments import parse_arguments
+from finetune.config import TrainingConfig
 from finetune.deepspeed_optimizer import deepspeed_config
 from finetune.optimizer import Numbers, PlainOptimiser, Settings, Stepped
 from finetune.training import MOST_SKIPPED
@@ -121,7 +121,7 @@ def test_many_in_a_row_end_the_training_with_advice(
     assert "--bf16" in error
 
 
-def options(*flags: str) -> argparse.Namespace:
+def options(*flags: str) -> TrainingConfig:
     return parse_arguments(["--use_lora", "--train-data", "data.json", *flags])
 
 
