@@ -130,12 +130,16 @@ def choose_base() -> tuple[str, str]:
     return SMALL_MODEL, notice
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Print the name that --from_pretrained gives among the arguments, or the one chosen."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
+    """Read `--from_pretrained` among the arguments of a training."""
     parser = ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--from_pretrained")
-    given, _ = parser.parse_known_args(arguments)
-    name, notice = (given.from_pretrained, "") if given.from_pretrained else choose_base()
+    return parser.parse_known_args(arguments)[0]  # type: ignore[no-any-return]
+
+
+def run(from_pretrained: str | None) -> None:
+    """Print the name of the model to begin from: the one given, or the one chosen."""
+    name, notice = (from_pretrained, "") if from_pretrained else choose_base()
     if notice:
         print_text(notice, file=sys.stderr)
     print_text(name)
@@ -143,7 +147,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(arguments))
+    return run_program(lambda: run(**vars(parse_arguments(arguments))))
 
 
 if __name__ == "__main__":

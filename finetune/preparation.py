@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import ConcatDataset
 
+from model.aliases import renamed
 from model.checkpoint import Checkpoint
 from model.finetuned import FineTuneVisualGLMModel
 from model.loading import load_tokenizer
@@ -22,7 +23,7 @@ from .batches import choose_workers, most_bytes
 from .checkpoints import Run
 from .config import TrainingConfig
 from .data import ChatDataset, split_rows
-from .deepspeed_optimizer import DeepspeedOptimiser
+from .deepspeed_optimizer import DeepspeedOptimizer
 from .errors import TrainingError
 from .forward import AnswerLoss
 from .memory import write_memory
@@ -36,7 +37,7 @@ from .methods import (
     open_base,
     trains_image_part,
 )
-from .optimizer import Optimiser, PlainOptimiser, Settings
+from .optimizer import Optimizer, PlainOptimizer, Settings
 from .order import Order
 from .pictures import PictureCache
 from .processes import Processes, count_processes, is_launched, join_processes, say
@@ -85,9 +86,9 @@ def describe_data(datasets: Sequence[ChatDataset]) -> str:
     return f"Data: {answers} answers to learn in {rows} rows{skipped}.{keys}"
 
 
-def make_optimiser(
+def make_optimizer(
     config: TrainingConfig, network: Any, trained: dict[str, torch.nn.Parameter], dtype: torch.dtype, deep: bool
-) -> Optimiser:
+) -> Optimizer:
     """Return what computes losses and changes the network."""
     settings = Settings(
         config.weight_decay,
@@ -100,8 +101,8 @@ def make_optimiser(
     )
     module = AnswerLoss(network, config.checkpoint_activations, always_looks=config.zero_stage == 3)
     if deep:
-        return DeepspeedOptimiser(module, trained.values(), settings)
-    return PlainOptimiser(module, trained.values(), settings, mixed=config.full)
+        return DeepspeedOptimizer(module, trained.values(), settings)
+    return PlainOptimizer(module, trained.values(), settings, mixed=config.full)
 
 
 def recall(
@@ -189,7 +190,7 @@ def begin(config: TrainingConfig, processes: Processes, open_model: Open = open_
 
 
 def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
-    """Make everything ready: processes, model, data, optimiser, and the run, new or resumed.
+    """Make everything ready: processes, model, data, optimizer, and the run, new or resumed.
 
     Args:
         config: the settings.
@@ -198,7 +199,7 @@ def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
     Raises:
         VisualGLMError: something of it cannot be had.
     """
-    # Before anything that takes time: a path may be misspelt.
+    # Before anything that takes time: a path may be misspelled.
     train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (config.train_data, config.valid_data))
     held_rows: list[Rows] = []
     if config.valid_share:
@@ -220,9 +221,9 @@ def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
     say(processes, notice)
     run, state = start_run(config, processes, begun, order)
     try:
-        optimiser = make_optimiser(config, network, begun.trained, begun.dtype, deep)
+        optimizer = make_optimizer(config, network, begun.trained, begun.dtype, deep)
         if state.step:
-            load_optimiser(optimiser, run, state)
+            load_optimizer(optimizer, run, state)
             say(processes, f"Goes on with {run.path} after step {state.step}.")
         last = config.train_iters or order.steps(config.epochs)
         recorder = make_recorder(config, begun.base, run.path, state.step, last) if processes.is_first else None
@@ -234,7 +235,7 @@ def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
         processes=processes,
         network=network,
         tokenizer=tokenizer,
-        optimiser=optimiser,
+        optimizer=optimizer,
         pictures=make_cache(config, begun),
         train=ConcatDataset(train + remembered),
         new=sum(map(len, train)),
@@ -250,19 +251,19 @@ def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
     )
 
 
-def load_optimiser(optimiser: Optimiser, run: Run, state: State) -> None:
+def load_optimizer(optimizer: Optimizer, run: Run, state: State) -> None:
     """Go on from the optimizer of a checkpoint.
 
     Raises:
         TrainingError: the checkpoint has another optimizer.
     """
     folder = run.folder(state.step)
-    if not (folder / optimiser.saved_as).exists():
+    if not (folder / optimizer.saved_as).exists():
         raise TrainingError(
-            f"{folder} has no {optimiser.saved_as}: it was written with deepspeed and is read without, or "
+            f"{folder} has no {optimizer.saved_as}: it was written with deepspeed and is read without, or "
             "conversely. Resume with the same command that began the run."
         )
-    optimiser.load(folder)
+    optimizer.load(folder)
 
 
 def start_run(config: TrainingConfig, processes: Processes, begun: Begun, order: Order) -> tuple[Run, State]:
@@ -296,3 +297,7 @@ def collect_saved(config: TrainingConfig, processes: Processes, begun: Begun) ->
     if config.save_full:
         tensors = dict(begun.network.state_dict(keep_vars=True))
     return collect(tensors, begun.dtype if config.full or config.save_full else None, processes)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"make_optimiser": "make_optimizer", "load_optimiser": "load_optimizer"})

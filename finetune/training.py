@@ -20,7 +20,7 @@ from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimizer import Made, Numbers, Optimiser, rate_at
+from .optimizer import Made, Numbers, Optimizer, rate_at
 from .order import Order
 from .pictures import PictureCache, vary_some
 from .processes import Processes, say
@@ -40,7 +40,7 @@ class Training:
         config: the settings.
         processes: that train together.
         network, tokenizer: the model.
-        optimiser: computes losses and changes the network.
+        optimizer: computes losses and changes the network.
         pictures: keeps embeddings; None where the image part is trained.
         train: what is learned; several files are one after another, and what is remembered comes last.
         new: how many of its examples are not what is remembered.
@@ -62,7 +62,7 @@ class Training:
     processes: Processes
     network: Any
     tokenizer: Any
-    optimiser: Optimiser
+    optimizer: Optimizer
     pictures: PictureCache | None
     train: Any
     new: int
@@ -152,13 +152,13 @@ class Training:
         for batch, counts, (_, places) in zip(batches, weights, loaded, strict=True):
             held = torch.tensor([place >= self.new for place in places]) if self._holds else None
             loss = self.loss_of(batch, counts, held)
-            # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
-            self.optimiser.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
+            # The optimizer takes the mean over processes and batches; what is wanted is that over tokens.
+            self.optimizer.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
             total += loss.detach()
         for batch, (_, places) in zip(batches, loaded, strict=True):
             self._spare(batch, places)
         rate = self._rate()
-        stepped = self.optimiser.step(rate)
+        stepped = self.optimizer.step(rate)
         self.state.step += 1
         norm = 0.0 if stepped.norm is None else stepped.norm
         outcome = Numbers((total, tokens, stepped.is_skipped, norm, stops), self.processes.device)
@@ -192,7 +192,7 @@ class Training:
     def loss_of(self, batch: Batch, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the summed loss of a batch; `more` is what `AnswerLoss` may be told of its examples."""
         images = None if self.pictures is None else self.pictures.embed(batch)
-        return self.optimiser.loss(batch, images, *more)
+        return self.optimizer.loss(batch, images, *more)
 
     def _rate(self) -> float:
         given = self.config
@@ -274,7 +274,7 @@ class Training:
         # ZeRO 3 has no whole model anywhere, and a decoder takes the weights as they lie.
         if not count or not self.processes.is_first or self.config.zero_stage == 3:
             return Score(loss)
-        with self.optimiser.mixing():
+        with self.optimizer.mixing():
             model = SatChatModel(self.network, self.tokenizer, sampling=read_sampling(self.run.path))
             exact, samples = ask(model, self.valid[0], count)
         return Score(loss, exact, samples)
@@ -298,10 +298,10 @@ class Training:
 
     def _save(self) -> None:
         """Save; where that fails, say so and go on, since a later one may not."""
-        self.optimiser.rest()
+        self.optimizer.rest()
         tensors = self.tensors()
         try:
-            self.run.save(self.state, tensors, self.optimiser, self.processes)
+            self.run.save(self.state, tensors, self.optimizer, self.processes)
             self.unsaved, self.saved = None, self.state.step
         except TrainingError as error:
             self.unsaved = error
