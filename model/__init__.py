@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .aliases import install_aliases
+from .sat.import_hook import install_sat_hook
 
 if TYPE_CHECKING:
     from .blip2 import BlipImageEvalProcessor as BlipImageEvalProcessor
@@ -93,3 +94,4 @@ def __dir__() -> list[str]:
 
 sys.modules[__name__].__class__ = Package
 install_aliases()
+install_sat_hook()

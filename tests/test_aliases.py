@@ -36,11 +36,20 @@ def test_a_module_that_never_was_is_still_missing() -> None:
         importlib.import_module("model.generation.no_such_module")
 
 
-@pytest.mark.parametrize("code", ["import model", "from model import ImageError", "import model.images.decode"])
+@pytest.mark.parametrize("code", ["import model", "from model import ImageError", "import model.images.decode_worker"])
 def test_a_light_import_stays_light(code: str) -> None:
     check = f"{code}; import sys; print(sorted({{'torch', 'sat', 'transformers', 'numpy'}} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "code", ["import sat", "from sat.model.mixins import CachedAutoregressiveMixin", "import sat.mpu"]
+)
+def test_sat_is_prepared_when_it_is_imported_after_the_package(code: str) -> None:
+    check = f"import model; {code}; import sys, sat; from sat import mpu, AutoModel; print(sat.__spec__.origin)"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip().endswith("__init__.py")
 
 
 def test_chat_is_a_function_whichever_is_imported_first() -> None:

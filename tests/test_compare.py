@@ -17,7 +17,7 @@ from model import Conversation, SatChatModel, VisualGLMError, load_sat
 from model.checkpoint import open_checkpoint, save_sat
 from model.command_line import FAILED, MISUSED
 from model.images.preprocess import load_image
-from tests.test_failure_page import Reader
+from tests.tiny.test_failure_page import Reader
 from tiny.fewshot import write_folder
 
 NASTY = "<script>alert('x')</script> {title} \x1b[2J"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from finetune.page import SIDE, Article, Line, write_page
 from model import SettingError
-from tests.test_failure_page import Reader
+from tests.tiny.test_failure_page import Reader
 
 NASTY = "<script>alert('x')</script> & {title} %s"
 

@@ -76,8 +76,15 @@ def test_programs_import_the_library_alone(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"tiny", "benchmarks", "tests", "finetune"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "finetune").rglob("*.py")), ids=lambda path: path.name)
+def test_fine_tuning_imports_no_program_and_no_drawn_world(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & {*LAYERS} - {"finetune"}
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    files = [path for folder in ("model", "finetune", "visualglm") for path in sorted((ROOT / folder).rglob("*.py"))]
+    files = [
+        path for folder in ("model", "finetune", "visualglm", "tiny") for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
     modules = {module_name(path): path for path in files}
     left = {name: nearest(imported(path), {*modules}) - {name} for name, path in modules.items()}
     while free := [name for name, others in left.items() if not others & {*left}]:

@@ -47,7 +47,7 @@ def test_text_stays_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_programs_print_by_one_function(path: Path) -> None:
     calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
     lines = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-    assert len(lines) == (1 if path == ROOT / "model" / "printing.py" else 0), lines
+    assert len(lines) == (1 if path == ROOT / "model" / "command_line.py" else 0), lines
 
 
 def test_a_dialogue_prints_neither_answers_nor_errors_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

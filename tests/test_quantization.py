@@ -27,7 +27,7 @@ from tests.conftest import build_model, relative_error
 from tests.hf_models import load_tiny, tiny_tokenizer
 from tests.test_decoder import drain
 from tiny.evaluate import to_conversation
-from tiny.scoring.drawn import draw_questions
+from tiny.evaluation.drawn import draw_questions
 
 TINY = "visualglm-tiny"
 BITS = [8, 4]

@@ -220,8 +220,8 @@ def test_no_document_names_a_registry_or_a_place_on_somebody_s_machine(name: str
 
 
 def test_every_evaluated_kind_is_in_the_tables() -> None:
+    from tiny.evaluation.drawn import NEW_PAIRS
     from tiny.questions import QUESTION_KINDS
-    from tiny.scoring.drawn import NEW_PAIRS
 
     score = r" (?:[\d.]+ %|-) \|"
     rows = re.findall(rf"^\| ([\w ]+) \|{4 * score}$", read("tiny/README.md"), re.MULTILINE)

@@ -1,7 +1,7 @@
 """Ask a model questions about pictures that it has never seen, through the public chat, greedy.
 
     python -m tiny.evaluate --from_pretrained visualglm-tiny --seed 1000 --count 480
-    python -m tiny.evaluate --scenes DIR          # pictures and questions made elsewhere: see tiny/scoring/elsewhere.py
+    python -m tiny.evaluate --scenes DIR     # pictures and questions made elsewhere: see tiny/evaluation/elsewhere.py
 
 Prints the share of right answers by kind of question and language, with 95 % intervals, and beside each the share
 when the picture is swapped for another scene's, in which the right answer differs: where it hardly falls, the model
@@ -30,13 +30,12 @@ from model import (
 from model.chat_model import demo_config
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
+from tiny.evaluation.drawn import draw_questions
+from tiny.evaluation.elsewhere import read_questions
+from tiny.evaluation.report import describe_machine, format_overall, format_table, write_failures, write_json
+from tiny.evaluation.results import Question, Result
 from tiny.scenes import MOST_THINGS
-from tiny.scoring.drawn import draw_questions
-from tiny.scoring.elsewhere import read_questions
-from tiny.scoring.failure_page import write_failures
-from tiny.scoring.report import describe_machine, format_overall, format_table, write_json
-from tiny.scoring.results import Question, Result
-from tiny.training.rows import LANGUAGES
+from tiny.training.rows import PROMPT_LANGUAGES
 
 LONGEST_ANSWER = 200  # tokens
 AT_ONCE = 64  # questions handed over together
@@ -46,7 +45,7 @@ def to_conversation(question: Question, swapped: bool = False) -> Conversation:
     """Return what was said before the question, with its picture or the swapped one."""
     picture = question.swapped if swapped else question.picture
     turns = [Turn(earlier, answer) for earlier, answer in question.history]
-    return Conversation(None if picture is None else picture.load(), turns, LANGUAGES[question.language])
+    return Conversation(None if picture is None else picture.load(), turns, PROMPT_LANGUAGES[question.language])
 
 
 def greedy_config(model: ChatModel, repetition_penalty: float | None = None) -> GenerationConfig:

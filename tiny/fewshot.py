@@ -22,6 +22,7 @@ from PIL import Image
 
 from model.command_line import ArgumentParser, run_program
 from tiny.scenes import BACKGROUNDS, Scene, draw_scene, sample_scene
+from tiny.words.sentences import read_sentences
 
 COUNT, SEED = 20, 7
 PICTURE_SIZE = 224
@@ -29,18 +30,8 @@ FOLDER = "fewshot-data"  # in the archive
 DATE = (2023, 1, 1, 0, 0, 0)  # of everything in the archive, so that it is the same whenever it is made
 SEED_OFFSET = 2**41  # keeps clear of the scenes of the training and of its evaluation
 
-QUESTION = "这张图片的背景里有什么内容？"
-# One wording for each, so that an answer is right or wrong beyond doubt.
-ANSWERS = {
-    "sky": "图片中是天空。",
-    "grass": "图片中是草地。",
-    "sea": "图片中是大海。",
-    "desert": "图片中是沙漠。",
-    "snow": "图片中是雪地。",
-    "night": "图片中是夜空。",
-    "brick wall": "图片中是砖墙。",
-    "room": "图片中是房子里。",
-}
+QUESTION: str = read_sentences("backgrounds")["question"]
+ANSWERS: dict[str, str] = read_sentences("backgrounds")["answers"]  # background -> answer
 
 
 @dataclass(frozen=True)

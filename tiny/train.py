@@ -30,8 +30,7 @@ from model.visualglm import VisualGLMModel
 from tiny.questions import corpus
 from tiny.training.data import PICTURE_SIZE, Batches, load_batches
 from tiny.training.network import IMAGE_LENGTH, PATCH, Trainee, build
-from tiny.training.rows import plan_lengths
-from tiny.training.sizes import Sizes
+from tiny.training.rows import Sizes, plan_lengths
 from tiny.training.step import FURTHER_WEIGHTS, WEIGHTS, TrainingStep, make_optimizer
 from tiny.training.tokenizer import train_tokenizer
 

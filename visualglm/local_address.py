@@ -1,20 +1,35 @@
-"""Decides which addresses and host names mean this machine; the HTTP server and the web page share it."""
+"""Read the addresses of clients and hosts: which mean this machine, and which one client can choose between."""
 
 import ipaddress
 import socket
 from collections.abc import Collection
 
 OWN_NAME = "localhost"
+IPV6_PREFIX = 64  # of the network that one client of IPv6 has for itself
+
+
+def parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Parse a numeric address, as IPv4 where it is one in the form of IPv6; None if it is no address."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed
 
 
 def is_loopback(address: str) -> bool:
     """Return whether a numeric address is one of this machine's loopback addresses (127.0.0.0/8 and ::1)."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
+    parsed = parse_address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def client_network(address: str) -> str:
+    """Return what one client can choose its addresses from: the /64 network of an IPv6 address, else the address."""
+    parsed = parse_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))
+    return address if parsed is None else str(parsed)
 
 
 def listens_on_loopback(host: str) -> bool:

@@ -1,4 +1,7 @@
-"""bytes | path | URL | PIL -> RGB -> pixels [3, S, S]."""
+"""bytes | path | URL | PIL -> RGB -> pixels [3, S, S].
+
+Nothing here imports torch or numpy before pixels are made: the processes that decode pictures do without them.
+"""
 
 import binascii
 import hashlib
@@ -9,14 +12,16 @@ import stat
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from PIL import Image
 
 from ..errors import ImageError
 from .decode import DEFAULT_LIMITS, ImageLimits, decode_image, finish_image, resize_image, to_rgb
 from .url_fetch import display_url, fetch_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_ESCAPES = 1_000_000  # %XX of a data URL; each takes far more memory than its three bytes
 _HEADER = re.compile(
@@ -167,12 +172,15 @@ def preprocess(
     *,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Return the pixels of `image`, [3, size, size] float32, as the vision transformer expects them.
 
     The whole picture is squeezed into the square (bicubic, antialiased, aspect ratio not kept), scaled to
     [0, 1] and normalised by each channel's `mean` and `std`.
     """
+    import numpy as np
+    import torch
+
     rgb = image if image.mode == "RGB" else to_rgb(image)
     resized = resize_image(rgb, size)
     # By numpy: torch would divide this little work among all cores, and wait for the one that has other work.
@@ -194,12 +202,14 @@ class BlipImageEvalProcessor:  # public name
         self.mean = CLIP_MEAN if mean is None else tuple(mean)
         self.std = CLIP_STD if std is None else tuple(std)
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def __call__(self, image: Image.Image) -> "torch.Tensor":
         return preprocess(image, self.image_size, mean=self.mean, std=self.std)
 
 
-def image_digest(pixels: torch.Tensor) -> str:
+def image_digest(pixels: "torch.Tensor") -> str:
     """Return a hexadecimal key that is the same exactly for tensors of the same shape, dtype and values."""
+    import torch
+
     flat = pixels.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = hashlib.sha256(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
     digest.update(flat.numpy().data)

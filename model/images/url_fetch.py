@@ -14,7 +14,7 @@ import unicodedata
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -326,23 +326,23 @@ class _TimedStream(io.RawIOBase):
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:  # all that HTTPResponse asks of a socket
-        return io.BufferedReader(self)
+        return io.BufferedReader(_TimedStream(self._sock, self._deadline))
 
 
 def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) -> bytes | str:
     """Ask once: return the body, or the address to which the server redirects."""
     proxy = None if public_only else _find_proxy(target)
     with closing(_connect(target, proxy, deadline, public_only)) as sock:
-        headers = [
-            "User-Agent: visualglm (reads one picture)",
-            "Accept: image/*, */*;q=0.5",
-            "Accept-Encoding: identity",
-            "Connection: close",
-            *_authorization("Authorization", target),
-        ]
+        headers = {
+            "User-Agent": "visualglm (reads one picture)",
+            "Accept": "image/*, */*;q=0.5",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            **_authorization("Authorization", target),
+        }
         plain_proxy = proxy is not None and target.scheme == "http"
         if proxy is not None and plain_proxy:
-            headers += _authorization("Proxy-Authorization", proxy)
+            headers |= _authorization("Proxy-Authorization", proxy)
         where = f"http://{target.authority}{target.path}" if plain_proxy else target.path
         with _ask(_TimedStream(sock, deadline), "GET", where, target.authority, headers) as response:
             if response.status in _REDIRECTS and (location := response.getheader("Location")):
@@ -352,23 +352,23 @@ def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) 
             return _read_body(response, target, max_bytes)
 
 
-def _ask(stream: _TimedStream, method: str, where: str, authority: str, headers: list[str]) -> http.client.HTTPResponse:
+def _ask(
+    stream: _TimedStream, method: str, where: str, authority: str, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
     """Send one request and return its response, headers read and body unread."""
-    lines = [f"{method} {where} HTTP/1.1", f"Host: {authority}", *headers, "", ""]
-    stream.sendall("\r\n".join(lines).encode("ascii"))
-    response = http.client.HTTPResponse(cast(socket.socket, stream), method=method)
-    try:
-        response.begin()
-    except BaseException:
-        response.close()
-        raise
-    return response
+    connection = http.client.HTTPConnection(authority)
+    connection.sock = cast(socket.socket, stream)  # so that it neither looks a name up nor connects by itself
+    connection.putrequest(method, where, skip_host=True, skip_accept_encoding=True)
+    for name, value in {"Host": authority, **headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    return connection.getresponse()
 
 
-def _authorization(header: str, target: Target) -> list[str]:
+def _authorization(header: str, target: Target) -> dict[str, str]:
     if not target.userinfo:
-        return []
-    return [f"{header}: Basic {base64.b64encode(target.userinfo.encode()).decode('ascii')}"]
+        return {}
+    return {header: f"Basic {base64.b64encode(target.userinfo.encode()).decode('ascii')}"}
 
 
 def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: int) -> bytes:

@@ -1,68 +1,63 @@
 """Whether an answer compares things rightly: what is larger, and what is beside what."""
 
-import re
 from collections.abc import Iterator, Sequence
 
-from tiny.asking.facts import Facts, ThingFact
-from tiny.asking.relations import OPPOSITES
-from tiny.grading.clauses import read_verdict, split_clauses
-from tiny.grading.mentions import Mention, find_mentions, is_negative
-from tiny.words.vocabulary import Language
+from tiny.grading.answer import Answer
+from tiny.grading.mentions import Mention, expression, find_mentions, occurs
+from tiny.questions.facts import Facts, ThingFact
+from tiny.scenes.relations import OPPOSITES
 
-WAYS = {
-    "zh": {"large": "(?<!样)大", "small": "(?<!样)小"},
-    "en": {"large": r"\b(?:larger|bigger|largest|biggest|greater|greatest)\b", "small": r"\b(?:smaller|smallest)\b"},
-}
-DENIED = {"zh": r"(?:没有?|无)$", "en": r"\b(?:no|any|an?) $"}  # before what is said not to be there
 SIDE_OF_REGION = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 
 
-def agrees_larger(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """Which of two: the right one is named, or the other one as the opposite."""
-    verdict = read_verdict(language, text)
-    return verdict.agrees is not False and _compares_rightly(facts, language, verdict.stated)
+def agrees_larger(facts: Facts, answer: Answer) -> bool:
+    """Whether the right one of two is named, or the other one as the opposite."""
+    return answer.agrees is not False and _compares_rightly(facts, answer)
 
 
-def agrees_whether_larger(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """Yes or no as it is, and no untrue comparison after it."""
-    verdict = read_verdict(language, text)
-    if verdict.agrees is not None and verdict.agrees is not facts.value:
-        return False
-    claims = [claim for clause in verdict.stated for claim in find_comparisons(language, clause)]
-    return all(_is_true(facts, *claim) for claim in claims) and (bool(claims) or verdict.agrees is not None)
+def agrees_whether_larger(facts: Facts, answer: Answer) -> bool:
+    """Whether it says yes or no as it is, and no untrue comparison after it."""
+    return answer.confirms(bool(facts.value), _judge_comparisons(facts, answer))
 
 
-def names_extreme(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """The largest or smallest of all is named, and nothing else as such."""
-    return not is_negative(language, text) and _compares_rightly(facts, language, split_clauses(text))
+def names_extreme(facts: Facts, answer: Answer) -> bool:
+    """Whether the largest or smallest of all is named, and nothing else as such."""
+    return not answer.denies and _compares_rightly(facts, answer)
 
 
-def _compares_rightly(facts: Facts, language: Language, clauses: Sequence[str]) -> bool:
-    """All comparisons are true; without any, the one thing named is the one asked for."""
-    claims = [claim for clause in clauses for claim in find_comparisons(language, clause)]
-    if claims:
-        return all(_is_true(facts, *claim) for claim in claims)
-    named = [m for clause in clauses for m in find_mentions(language, clause) if m.kind or m.colour]
+def _compares_rightly(facts: Facts, answer: Answer) -> bool:
+    """Whether all comparisons are true; without any, whether the one thing named is the one asked for."""
+    if claims := _judge_comparisons(facts, answer):
+        return all(claims)
+    named = [mention for mention in answer.find_in(answer.stated) if mention.kind or mention.colour]
     return bool(named) and all(match_things(mention, facts.things) == [0] for mention in named)
 
 
-def find_comparisons(language: Language, clause: str) -> Iterator[tuple[Mention, str]]:
-    """What a lower-case clause calls "large" or "small" among others."""
-    said = [mention for mention in find_mentions(language, clause) if mention.kind or mention.colour]
-    for way, pattern in WAYS[language].items():
-        for match in re.finditer(pattern, clause):
+def _judge_comparisons(facts: Facts, answer: Answer) -> list[bool]:
+    """Judge each comparison: the thing that is `facts.way` is called so, or the other one of a pair the opposite."""
+    asked, verdicts = str(facts.way)[:5], []
+    for mention, way in (found for clause in answer.stated for found in _find_comparisons(answer, clause)):
+        meant = match_things(mention, facts.things)
+        alike = way == asked
+        verdicts.append(len(meant) == 1 and (meant == [0]) == alike and (alike or facts.aspect != "extreme"))
+    return verdicts
+
+
+def _find_comparisons(answer: Answer, clause: str) -> Iterator[tuple[Mention, str]]:
+    """Yield what a clause calls "large" or "small" among others."""
+    said = [mention for mention in find_mentions(answer.language, clause) if mention.kind or mention.colour]
+    for way in ("large", "small"):
+        for match in expression(answer.language, way).finditer(clause):
             if any(mention.start <= match.start() < mention.end for mention in said):
                 continue  # the first sign of 小汽车
-            pivot = clause.find("比", 0, match.start()) if language == "zh" else -1
-            pivot = match.start() if pivot < 0 else pivot
+            pivot = (expression(answer.language, "than").search(clause, 0, match.start()) or match).start()
             before = [mention for mention in said if mention.end <= pivot]
             after = [mention for mention in said if mention.start > pivot]
-            if before or after:
-                yield (before[-1] if before else after[0]), way
+            yield from ((mention, way) for mention in (before[-1:] or after[:1]))
 
 
 def match_things(mention: Mention, things: Sequence[ThingFact]) -> list[int]:
-    """Which of the things a mention may mean."""
+    """Return which of the things a mention may mean."""
     return [
         number
         for number, (colour, kind, _) in enumerate(things)
@@ -70,59 +65,39 @@ def match_things(mention: Mention, things: Sequence[ThingFact]) -> list[int]:
     ]
 
 
-def _is_true(facts: Facts, mention: Mention, way: str) -> bool:
-    """Whether the thing that is `facts.way` is called so, or the other one of a pair the opposite."""
-    asked = "large" if str(facts.way).startswith("larg") else "small"
-    meant = match_things(mention, facts.things)
-    if len(meant) != 1:
+def names_beside(facts: Facts, answer: Answer) -> bool:
+    """Whether it names exactly the things on that side; a colour may be left out where that leaves no doubt."""
+    if {_side_of(mention) for mention in answer.said} - {None, facts.way}:
         return False
-    return (meant == [0]) == (way == asked) and (way == asked or facts.aspect != "extreme")
-
-
-def names_beside(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """Exactly the things on that side are named; their colours may be left out where that leaves no doubt."""
-    if {_side_of(mention) for mention in said} - {None, facts.way}:
-        return False
-    things = [mention for mention in said if mention.kind and not _is_reference(mention, facts)]
+    things = [mention for mention in answer.said if mention.kind and not _is_reference(mention, facts)]
     if not facts.things:
-        absent = any(m.kind and not m.side and re.search(DENIED[language], text[: m.start]) for m in said)
-        return is_negative(language, text) and not things and not absent
-    if is_negative(language, text) or len(things) != len(set(things)):
-        return False
-    meant = [match_things(mention, facts.things) for mention in things]
-    return all(len(one) == 1 for one in meant) and {one[0] for one in meant} == set(range(len(facts.things)))
+        alone = (answer.text[: mention.start] for mention in answer.said if mention.kind and not mention.side)
+        return answer.denies and not things and not any(occurs(answer.language, "denied", text) for text in alone)
+    meant = {tuple(match_things(mention, facts.things)) for mention in things}
+    is_complete = meant == {(number,) for number in range(len(facts.things))}
+    return is_complete and len(things) == len(set(things)) and not answer.denies
 
 
 def _is_reference(mention: Mention, facts: Facts) -> bool:
     """Whether this is the thing beside which the others are."""
     assert facts.other is not None
     kind, colour = facts.other
-    if mention.side is not None:
+    if mention.kind != kind or mention.side is not None:
         return mention.kind == kind
-    others = [thing for thing in facts.things if thing[1] == kind]
-    if mention.kind != kind or mention.listed:
-        return False
-    return mention.colour == colour or (not others and mention.colour is None) or (colour is None and not others)
+    alone = all(thing[1] != kind for thing in facts.things)
+    return not mention.listed and (mention.colour == colour or (alone and None in (mention.colour, colour)))
 
 
-def agrees_beside(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """Yes or no as it is, and no untrue side after it."""
-    verdict = read_verdict(language, text)
-    if verdict.agrees is not None and verdict.agrees is not facts.value:
-        return False
+def agrees_beside(facts: Facts, answer: Answer) -> bool:
+    """Whether it says yes or no as it is, and no untrue side after it."""
     true = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
-    sides = [side for clause in verdict.stated for side in _find_sides(facts, language, clause)]
-    return all(side == true for side in sides) and (bool(sides) or verdict.agrees is not None)
-
-
-def _find_sides(facts: Facts, language: Language, clause: str) -> Iterator[str]:
-    """The sides on which a clause puts the thing asked about; turned round where it speaks of the other thing."""
-    for mention in find_mentions(language, clause):
-        side = _side_of(mention)
-        if side is not None:
+    claims = []
+    for mention in answer.find_in(answer.stated):
+        if side := _side_of(mention):  # turned round where it speaks of the other thing
             turned = mention.kind is not None and match_things(mention, facts.things) == [0]
-            yield OPPOSITES[side] if turned else side
+            claims.append((OPPOSITES.get(side) if turned else side) == true)
+    return answer.confirms(bool(facts.value), claims)
 
 
 def _side_of(mention: Mention) -> str | None:
-    return mention.side or SIDE_OF_REGION.get(str(mention.region), None if mention.region is None else "elsewhere")
+    return mention.side or (mention.region and SIDE_OF_REGION.get(mention.region, "elsewhere"))

@@ -1,20 +1,19 @@
 """The verdict on an answer, and the count of the things that a description names."""
 
-import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from tiny.asking.facts import Example, Facts
-from tiny.grading.clauses import Verdict, pair_places, read_verdict, split_clauses
+from tiny.grading.answer import Answer, Pair, list_pairs, split_clauses
 from tiny.grading.comparisons import agrees_beside, agrees_larger, agrees_whether_larger, names_beside, names_extreme
-from tiny.grading.mentions import Mention, find_mentions, is_negative
-from tiny.words.smalltalk import topics_of
-from tiny.words.vocabulary import Language
+from tiny.grading.mentions import Mention, expression, find_mentions, occurs, values
+from tiny.questions.facts import Example, Facts
+from tiny.words.sentences import topics_of
 
-Judge = Callable[[Facts, Language, str, list[Mention]], bool]
-THING_WORDS = {"zh": r"\s*[个样种件]\s*(?:物体|东西|物品|图形)", "en": r" (?:objects?|things?|items?|shapes?)\b"}
-LARGEST = {"zh": "最大", "en": r"\b(?:largest|biggest)\b"}
+# At the start of an answer in either language.
+THERE_IS = re.compile(r"\W*(yes|yeah|there (is|are)\b|i (can )?see\b|有|是|对|能|看到)")
+YES = re.compile(r"\W*(yes|yeah|有|是的|对)")
 
 
 @dataclass(frozen=True)
@@ -32,161 +31,127 @@ class ThingScore:
 
 def is_right(example: Example, answer: str) -> bool:
     """Whether `answer` says what the facts of `example` demand and nothing that contradicts them."""
-    facts, language, text = example.facts, example.language, answer.lower().strip()
+    facts, parts = example.facts, Answer(example.language, answer)
     if facts.aspect == "topic":
-        return re.search(topics_of(language)[str(facts.value)].pattern, text) is not None
-    said = list(find_mentions(language, text))
-    known = {facts.kind, *(kind for _, kind, _ in facts.things), *(facts.other or ())[:1]} - {None}
-    if {mention.kind for mention in said} - known - {None}:
-        return False  # speaks of something that is not there and that nobody asked for
-    judges: dict[str, Judge] = {
-        "things": _names_all,
-        "colour": _colour_right,
-        "where": _place_right,
-        "count": _count_right,
-        "exists": _existence_right,
-        "larger": agrees_larger,
-        "is_larger": agrees_whether_larger,
-        "extreme": names_extreme,
-        "relation": names_beside,
-        "is_beside": agrees_beside,
+        return re.search(topics_of(example.language)[str(facts.value)].pattern, parts.text) is not None
+    judge, field = JUDGES[facts.aspect]
+    known = {
+        "kind": {facts.kind, *(facts.other or ())[:1], *(kind for _, kind, _ in facts.things)},
+        "colour": {facts.colour, *(colour for colour, _, _ in facts.things)},
+        "region": {region for _, _, region in facts.things},
     }
-    return judges[facts.aspect](facts, language, text, said)
+    if any(values(parts.said, name) - known[name] for name in ("kind", field)):
+        return False  # speaks of something that is not there and that nobody asked for
+    return judge(facts, parts)
 
 
 def score_things(example: Example, answer: str) -> ThingScore:
     """Count the things that `answer` names rightly, wrongly and not at all; for "describe" and "objects"."""
-    expected = {(colour, kind) for colour, kind, _ in example.facts.things}
-    named = _name_pairs(find_mentions(example.language, answer.lower()))
-    wrong = {
-        (colour, kind)
-        for colour, kind in named - expected
-        if colour is not None or kind not in {kind for _, kind in expected}
-    }
+    expected = {thing[:2] for thing in example.facts.things}
+    named = _name_pairs(list(find_mentions(example.language, answer.lower())))
+    kinds = {kind for _, kind in expected}
+    wrong = [(colour, kind) for colour, kind in named - expected if colour is not None or kind not in kinds]
     right = len(named & expected)
     return ThingScore(right, len(wrong), len(expected) - right)
 
 
-def _name_pairs(said: Iterator[Mention]) -> set[tuple[str | None, str]]:
-    """Each (colour, kind) that is named; a kind without its colour only if it never has one."""
-    pairs = {(mention.colour, mention.kind) for mention in said if mention.kind}
+def _name_pairs(said: Sequence[Mention]) -> set[Pair]:
+    """Return each (colour, kind) that is named; a kind without its colour only if it never has one."""
+    pairs = list_pairs(said)
     coloured = {kind for colour, kind in pairs if colour}
     return {(colour, kind) for colour, kind in pairs if colour or kind not in coloured}
 
 
-def _names_all(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """Every thing with its colour, none listed twice, no other thing and nothing untrue about them."""
+def _names_all(facts: Facts, answer: Answer) -> bool:
+    """Whether it names every thing with its colour, none twice, no other thing, and nothing untrue about them."""
     if not facts.things:
-        return is_negative(language, text) and not any(mention.kind for mention in said)
-    if is_negative(language, text) or _name_pairs(iter(said)) != {thing[:2] for thing in facts.things}:
+        return answer.denies and not values(answer.said, "kind")
+    if answer.denies or _name_pairs(answer.said) != {thing[:2] for thing in facts.things}:
         return False
-    if facts.region is not None and {mention.region for mention in said} - {None, facts.region}:
+    if facts.region is not None and values(answer.said, "region") - {facts.region}:
         return False
     checks = (_lists_once, _places_match, _sizes_match, _number_matches, _largest_matches)
-    return all(check(facts, language, text) for check in checks)
+    return all(check(facts, answer) for check in checks)
 
 
-def _lists_once(facts: Facts, language: Language, text: str) -> bool:
-    """No thing twice in one breath, nor twice with an article, nor more than one of what is one."""
-    for part in re.split("[。，；,;]" if language == "zh" else "[.;]", text):
-        pairs = [(mention.colour, mention.kind) for mention in find_mentions(language, part) if mention.kind]
-        if len(pairs) != len(set(pairs)):
-            return False
-    said = list(find_mentions(language, text))
-    listed = [mention for mention in said if mention.kind and mention.listed]
-    many = any(
+def _lists_once(facts: Facts, answer: Answer) -> bool:
+    """Whether no thing comes twice in one breath, nor twice with an article, nor as more than one."""
+    breaths = [answer.find_in([part]) for part in expression(answer.language, "breath").split(answer.text)]
+    listed = [mention for mention in answer.said if mention.listed]
+    return all(len(said) == len(set(said)) for said in map(list_pairs, (*breaths, listed))) and not any(
         (first.number or 0) > 1 and second.kind and second.colour and second.start - first.end <= 1
-        for first, second in itertools.pairwise(said)
+        for first, second in pairwise(answer.said)
     )
-    return len(listed) == len(set(listed)) and not many
 
 
-def _places_match(facts: Facts, language: Language, text: str) -> bool:
+def _places_match(facts: Facts, answer: Answer) -> bool:
     """Whether each place goes with its thing."""
-    places = {(colour, kind): place for colour, kind, place in facts.things}
-    for (colour, kind), place in pair_places(language, text):
-        if place not in {at for pair, at in places.items() if pair[1] == kind and colour in (None, pair[0])}:
-            return False
-    return True
+    return all(
+        any(pair in ((colour, kind), (None, kind)) and place == at for colour, kind, at in facts.things)
+        for pair, place in answer.pair_places()
+    )
 
 
-def _sizes_match(facts: Facts, language: Language, text: str) -> bool:
-    """No large thing is called small, nor a small one large."""
+def _sizes_match(facts: Facts, answer: Answer) -> bool:
+    """Whether no large thing is called small, nor a small one large."""
     sizes = {thing[:2]: size for thing, size in zip(facts.things, facts.sizes, strict=False)}
-    said = ((m.size, sizes.get((m.colour, m.kind))) for m in find_mentions(language, text) if m.colour and m.kind)
+    said = ((mention.size, sizes.get((str(mention.colour), str(mention.kind)))) for mention in answer.said)
     return all(set(pair) != {"small", "large"} for pair in said)
 
 
-def _number_matches(facts: Facts, language: Language, text: str) -> bool:
-    """Where it says how many objects there are, it counts them all."""
-    numbers = [m.number for m in find_mentions(language, text) if re.match(THING_WORDS[language], text[m.end :])]
-    return set(numbers) <= {None, len(facts.things)}
+def _number_matches(facts: Facts, answer: Answer) -> bool:
+    """Whether it counts all objects where it says how many there are."""
+    objects = expression(answer.language, "objects")
+    return values((m for m in answer.said if objects.match(answer.text, m.end)), "number") <= {len(facts.things)}
 
 
-def _largest_matches(facts: Facts, language: Language, text: str) -> bool:
-    """Nothing is called the largest that is not."""
-    clauses = [clause for clause in split_clauses(text) if re.search(LARGEST[language], clause)]
-    named = [m for clause in clauses for m in find_mentions(language, clause) if m.kind]
-    largest = set(facts.largest) | {(None, kind) for _, kind in facts.largest}
-    return not largest or all((mention.colour, mention.kind) in largest for mention in named)
+def _largest_matches(facts: Facts, answer: Answer) -> bool:
+    """Whether nothing is called the largest that is not."""
+    clauses = [clause for clause in split_clauses(answer.text) if occurs(answer.language, "largest", clause)]
+    largest = {*facts.largest, *((None, kind) for _, kind in facts.largest)}
+    return not largest or largest >= set(list_pairs(answer.find_in(clauses)))
 
 
-def _colour_right(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    if {mention.region for mention in said} - {None, *(place for _, _, place in facts.things)}:
-        return False
-    if facts.claim is not None:
-        return _claim_right(facts, language, read_verdict(language, text), "colour")
-    colours = {mention.colour for mention in said} - {None}
-    return colours == {facts.value} and not is_negative(language, text)
+def _value_right(facts: Facts, answer: Answer) -> bool:
+    """Whether it gives the colour or place, and nothing else; of a claim, whether it confirms or corrects it."""
+    field = "colour" if facts.aspect == "colour" else "region"
+    if facts.claim is None:
+        return values(answer.said, field) == {facts.value} and not answer.denies
+    stated, denied = (values(answer.find_in(clauses), field) for clauses in (answer.stated, answer.denied))
+    truths = [value == facts.value for value in stated]
+    return facts.value not in denied and answer.confirms(facts.claim == facts.value, truths)
 
 
-def _place_right(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    if {mention.colour for mention in said} - {None, *(colour for colour, _, _ in facts.things)}:
-        return False
-    if facts.claim is not None:
-        return _claim_right(facts, language, read_verdict(language, text), "region")
-    regions = {mention.region for mention in said} - {None}
-    return regions == {facts.value} and not is_negative(language, text)
-
-
-def _claim_right(facts: Facts, language: Language, verdict: Verdict, field: str) -> bool:
-    """Yes or no as it is; what is stated is true, and the truth is not denied."""
-    stated, denied = (
-        {getattr(mention, field) for clause in clauses for mention in find_mentions(language, clause)} - {None}
-        for clauses in (verdict.stated, verdict.denied)
-    )
-    if verdict.agrees not in (None, facts.claim == facts.value) or facts.value in denied:
-        return False
-    return stated <= {facts.value} and (bool(stated) or verdict.agrees is not None)
-
-
-def _count_right(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    if {mention.colour for mention in said} - {None, facts.colour, *(colour for colour, _, _ in facts.things)}:
-        return False
-    return _count_said(language, text, said) == facts.value
-
-
-def _count_said(language: Language, text: str, said: list[Mention]) -> int | None:
-    """The one number in the answer; None if it gives none, or several."""
-    numbers = {mention.number for mention in said} - {None}
-    if is_negative(language, text):
-        return 0 if numbers <= {0} else None
-    if not numbers and language == "en" and re.search(r"\ban?\b", text):
-        return 1
+def _count_right(facts: Facts, answer: Answer) -> bool:
+    """Whether the one number in the answer is the right one."""
+    numbers = values(answer.said, "number")
+    if answer.denies:
+        return numbers <= {0} and facts.value == 0
+    if not numbers and occurs(answer.language, "one", answer.text):
+        return facts.value == 1
     if len(numbers) > 1:  # "two red things: one ball and one car"
-        followed = zip(said, [*said[1:], Mention()], strict=True)
-        numbers = {mention.number for mention, after in followed if not after.listed} - {None}
-    return numbers.pop() if len(numbers) == 1 else None
+        followed = zip(answer.said, [*answer.said[1:], Mention()], strict=True)
+        numbers = values((mention for mention, after in followed if not after.listed), "number")
+    return numbers == {facts.value}
 
 
-def _existence_right(facts: Facts, language: Language, text: str, said: list[Mention]) -> bool:
-    """Yes or no as it is, without a contradiction and without a colour that is wrong."""
-    colours = {mention.colour for mention in said} - {None}
-    if colours - {facts.colour, *(colour for colour, _, _ in facts.things)}:
-        return False
-    yes = re.match(r"\W*(yes|yeah|there (is|are)\b|i (can )?see\b|有|是|对|能|看到)", text) is not None
-    no = is_negative(language, text)
+def _existence_right(facts: Facts, answer: Answer) -> bool:
+    """Whether it says yes or no as it is, without a contradiction."""
     if facts.value:
-        return not no and (yes or "有" in text)
-    contradicts = re.match(r"\W*(yes|yeah|有|是的|对)", text) or any(mention.region for mention in said)
-    return no and not contradicts
+        return not answer.denies and bool(THERE_IS.match(answer.text) or "有" in answer.text)
+    return answer.denies and not YES.match(answer.text) and not values(answer.said, "region")
+
+
+# Aspect -> its judge, and what an answer may name only as it is, beside kinds.
+JUDGES: dict[str, tuple[Callable[[Facts, Answer], bool], str]] = {
+    "things": (_names_all, "kind"),
+    "colour": (_value_right, "region"),
+    "where": (_value_right, "colour"),
+    "count": (_count_right, "colour"),
+    "exists": (_existence_right, "colour"),
+    "larger": (agrees_larger, "kind"),
+    "is_larger": (agrees_whether_larger, "kind"),
+    "extreme": (names_extreme, "kind"),
+    "relation": (names_beside, "kind"),
+    "is_beside": (agrees_beside, "kind"),
+}

@@ -1,1 +1,1 @@
-"""From scenes to batches, and from batches to weights."""
+"""Scenes -> rows of tokens -> batches -> training steps."""

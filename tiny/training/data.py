@@ -14,8 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from tiny.scenes import Scene, draw_scene, draw_sketch, object_map, place_map, sample_scene
-from tiny.training.rows import Row, draw_rows
-from tiny.training.sizes import Sizes
+from tiny.training.rows import Row, Sizes, draw_rows
 
 PICTURE_SIZE = 224
 # Pictures come in other sizes too, so they are drawn in some and scaled, as the chat would.

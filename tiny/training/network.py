@@ -15,8 +15,7 @@ from model.rotary import RotaryEmbedding
 from model.visualglm import VisualGLMModel
 from tiny.scenes import COLOURS, KINDS
 from tiny.training.data import IGNORED_LABEL, PICTURE_SIZE, Batch, Sequences
-from tiny.training.rows import LONGEST
-from tiny.training.sizes import Sizes
+from tiny.training.rows import LONGEST, Sizes
 
 # isort: split
 from sat.model.base_model import BaseMixin

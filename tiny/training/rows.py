@@ -1,24 +1,65 @@
-"""Questions and answers -> token ids, each as the chat would encode it: the prompt is `model.prompt`'s."""
+"""Questions and answers -> token ids, each as the chat would encode it: the prompt is `model.prompt`'s.
+
+Beside them come words to repeat, drawn from the whole vocabulary. The output weights of tokens that are never said are
+all pushed in one direction, so that an adapter beside frozen weights could not tell one from another. Here every token
+is said.
+"""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from model.prompt import CHINESE, ENGLISH, Turn, encode_turns
+from tiny.grading.mentions import find_mentions
 from tiny.questions import Example, ask
-from tiny.scenes import Scene, sample_scene
-from tiny.training.repeats import draw_repeat
-from tiny.training.sizes import Sizes
-from tiny.words.vocabulary import Language
+from tiny.scenes import HELD_OUT, Scene, sample_scene
+from tiny.training.tokenizer import HEAD_PIECES
+from tiny.words.sentences import LANGUAGES, Language, pick, read_sentences
 
 LONGEST = 320  # tokens of prompt and answer; longer examples are left out
 TEXT_SHARE, REPEAT_SHARE = 0.04, 0.02  # small talk, and words to repeat, in sequences per sequence about a picture
 # A model that sees which words came before soon learns which never follow one another, and then does not say a pair of
 # colour and kind that training never showed. Where words are hidden it has to look.
 HIDING_RATE, HIDDEN_SHARE = 0.5, 0.3  # answers of which words are hidden, and how many of their words
-CODES: tuple[Language, Language] = ("zh", "en")
-LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
+FEWEST, MOST = 3, 10  # tokens to repeat
+PROMPT_LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is in a batch.
+
+    Attributes:
+        pictures: pictures in a batch.
+        questions: questions about each, half in each language.
+        cuts: where the questions about pictures, sorted by length, are parted, in shares of all. Few parts make few
+            kernels, and a small last one for the long ones little padding.
+        grid: cells of a row of the object map.
+        places: cells of a row of the map of places, which is read from the image embeddings.
+        image_length: vectors that stand for a picture.
+        seed: of everything that is drawn.
+    """
+
+    pictures: int = 128
+    questions: int = 8
+    cuts: tuple[float, ...] = (0.5625, 0.8125, 0.96875)
+    grid: int = 16
+    places: int = 6
+    image_length: int = 32
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if any(stop <= start for start, stop in self.parts()):
+            raise ValueError(
+                f"{self.pictures} pictures with {self.questions} questions each leave a part empty; take more."
+            )
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Return where each part of the sorted rows begins and ends."""
+        count = self.pictures * self.questions
+        return list(pairwise([0, *(int(cut * count) for cut in self.cuts), count]))
 
 
 @dataclass(frozen=True)
@@ -58,7 +99,7 @@ def _encode(
     picture: int = 0,
     image_length: int | None = None,
 ) -> Row:
-    prompt = encode_turns(tokenizer, turns, question, LANGUAGES[language], image_length)
+    prompt = encode_turns(tokenizer, turns, question, PROMPT_LANGUAGES[language], image_length)
     ids = [*tokenizer.encode_text(answer), tokenizer.eos_token_id]
     return Row(prompt.token_ids, ids, ids, picture, prompt.image_start)
 
@@ -77,7 +118,7 @@ def draw_rows(tokenizer: Any, sizes: Sizes, scenes: list[Scene], rng: np.random.
     rows = [
         hide_words(encode_example(tokenizer, ask(scene, rng, code), number, sizes.image_length), mask_id, rng)
         for number, scene in enumerate(scenes)
-        for code in CODES * (sizes.questions // 2)
+        for code in LANGUAGES * (sizes.questions // 2)
     ]
     rows.sort(key=len)
     return [*(rows[start:stop] for start, stop in sizes.parts()), draw_blind(tokenizer, len(rows), rng)]
@@ -86,9 +127,24 @@ def draw_rows(tokenizer: Any, sizes: Sizes, scenes: list[Scene], rng: np.random.
 def draw_blind(tokenizer: Any, count: int, rng: np.random.Generator) -> list[Row]:
     """Return what comes without a picture beside `count` questions about pictures."""
     talks, repeats = (max(1, int(count * share / 2)) for share in (TEXT_SHARE, REPEAT_SHARE))
-    talk = [encode_example(tokenizer, ask(None, rng, code), 0, None) for code in CODES * talks]
-    said = [(code, *draw_repeat(tokenizer, code, rng)) for code in CODES * repeats]
+    talk = [encode_example(tokenizer, ask(None, rng, code), 0, None) for code in LANGUAGES * talks]
+    said = [(code, *draw_repeat(tokenizer, code, rng)) for code in LANGUAGES * repeats]
     return [*talk, *(_encode(tokenizer, [], question, answer, code) for code, question, answer in said)]
+
+
+def draw_repeat(tokenizer: Any, language: Language, rng: np.random.Generator) -> tuple[str, str]:
+    """Return a request and its answer, words of that language in any order."""
+    (start, stop), first = tokenizer.english_forbidden_ids[0], len(HEAD_PIECES)
+    low, high = (start, stop) if language == "zh" else (first, start)
+    words = ""
+    while not words or names_held_out(language, words):
+        words = tokenizer.decode_text(rng.integers(low, high, rng.integers(FEWEST, MOST + 1)).tolist()).strip()
+    return pick(rng, read_sentences(f"{language}/everyday")["repeat"]).format(words), words
+
+
+def names_held_out(language: Language, text: str) -> bool:
+    """Whether the text names a pair that training must not have."""
+    return any((mention.colour, mention.kind) in HELD_OUT for mention in find_mentions(language, text.lower()))
 
 
 def plan_lengths(tokenizer: Any, sizes: Sizes, trials: int = 16) -> list[int]:

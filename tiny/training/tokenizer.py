@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, layout_pieces, mark_layout
-from tiny.words.vocabulary import COLOUR_NAMES, COLOUR_OTHERS, NOUNS
+from tiny.words.vocabulary import NAMES, NOUNS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
 CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
@@ -29,7 +29,7 @@ LAYOUT = re.compile("|".join(map(re.escape, layout_pieces())))
 LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely more than four
 # Chinese has no blanks, so colours and nouns are set apart here: were 红色的球 one piece, a colour that training never
 # shows with a noun would be written quite unlike all others.
-COLOURS = "".join(name[0] for name in (*COLOUR_NAMES.values(), *(zh for zh, _ in COLOUR_OTHERS.values())))
+COLOURS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])
 APART = re.compile("|".join((f"([{COLOURS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
 PIECES_FIELD, TRAINER_FIELD = 1, 2  # of ModelProto
 SEEDS_FIELD = 54  # TrainerSpec.seed_sentencepieces_file

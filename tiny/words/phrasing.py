@@ -1,23 +1,14 @@
 """A question in the words of one of many people: a template, the names of its things, and their habits of writing."""
 
-from tiny.words.vocabulary import (
-    COLOUR_OTHERS,
-    EN_REGION_OTHERS,
-    NOUNS,
-    SIDE_OTHERS,
-    ZH_REGION_OTHERS,
-    Language,
-    add_article,
-    make_plural,
-    name_colour,
-)
-from tiny.words.wordings import Rng, expand, pick, wordings_of
+from tiny.words.sentences import Language, Rng, expand, pick, templates_of
+from tiny.words.vocabulary import NOUNS, add_article, make_plural, names_of
 
 ALIAS_RATE = 0.25  # how often a question uses a further name of a kind
 CURT_RATE = 0.25  # how often a Chinese question says 红球 or 红的球 for 红色的球
 LATE_COLOUR_RATE = 0.04  # how often an English one says "the ball that is red"
 LOOSE_MEASURE_RATE = 0.12  # how often 个 stands for any measure word
 CARELESS_RATE, POLITE_RATE = 0.25, 0.4  # up to where punctuation is left out, and politeness added
+OTHER_COLOUR_RATE = 0.1  # how often a colour has its other name, if it has one
 OTHER_PLACE_RATE = 0.6  # how often a place or a side has another of its names
 PERIODS = {"zh": "？?。.！!", "en": "?.!"}
 POLITE = ("请", "你", "能", "告诉", "麻烦", "帮", "可以", "我", "说", "看")
@@ -27,40 +18,42 @@ EN_THINGS = ("thing", "object", "item")
 
 
 def word_question(rng: Rng, language: Language, topic: str, **fields: str) -> str:
-    """A question of that topic with the fields of its templates filled in."""
-    return vary(expand(rng, language, pick(rng, wordings_of(language, topic)), fields), rng, language)
+    """Return a question of that topic with the fields of its templates filled in."""
+    return vary(expand(rng, language, pick(rng, templates_of(language)[topic]), fields), rng, language)
 
 
 def name_fields(rng: Rng, language: Language, kind: str | None, colour: str | None = None) -> dict[str, str]:
-    """The fields of a thing; without a kind of anything of that colour."""
+    """Return the fields of a thing; without a kind of anything of that colour."""
     return (_name_chinese if language == "zh" else _name_english)(rng, kind, colour)
 
 
 def other_fields(rng: Rng, language: Language, kind: str, colour: str | None = None) -> dict[str, str]:
-    """The fields of the second thing of a question."""
+    """Return the fields of the second thing of a question."""
     fields = name_fields(rng, language, kind, colour)
     return {"other": fields["name"], "other_measure": fields.get("measure", "")}
 
 
 def place_field(rng: Rng, language: Language, place: str) -> dict[str, str]:
-    """{place}: 左上角 | in the top left corner, or another name of that region."""
-    names = (ZH_REGION_OTHERS if language == "zh" else EN_REGION_OTHERS)[place]
-    return {"place": pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]}
+    """Return {place}: 左上角 | in the top left corner, or another name of that region."""
+    return {"place": _pick_place(rng, names_of(language, "regions", place))}
 
 
 def side_field(rng: Rng, language: Language, side: str) -> dict[str, str]:
-    """{side}: 左边 | to the left of, or another name of that side."""
-    names = SIDE_OTHERS[side][0 if language == "zh" else 1]
-    return {"side": pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]}
+    """Return {side}: 左边 | to the left of, or another name of that side."""
+    return {"side": _pick_place(rng, names_of(language, "sides", side))}
+
+
+def _pick_place(rng: Rng, names: list[str]) -> str:
+    return pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]
 
 
 def colour_field(rng: Rng, language: Language, colour: str) -> dict[str, str]:
-    """{colour}: 红色 | red"""
+    """Return {colour}: 红色 | red."""
     return {"colour": _pick_colour(rng, language, colour)}
 
 
 def way_fields(rng: Rng, language: Language, way: str) -> dict[str, str]:
-    """{more} and {most} for "larger" or "smaller": 大 | bigger, biggest"""
+    """Return {more} and {most} for "larger" or "smaller": 大 | bigger, biggest"""
     if language == "zh":
         word = "大" if way == "larger" else "小"
         return {"more": word, "most": word}
@@ -69,9 +62,8 @@ def way_fields(rng: Rng, language: Language, way: str) -> dict[str, str]:
 
 
 def _pick_colour(rng: Rng, language: Language, colour: str) -> str:
-    if colour in COLOUR_OTHERS and rng.random() < 0.1:
-        return COLOUR_OTHERS[colour][0 if language == "zh" else 1]
-    return name_colour(language, colour)
+    name, *others = names_of(language, "colours", colour)
+    return others[0] if others and rng.random() < OTHER_COLOUR_RATE else name
 
 
 def _name_chinese(rng: Rng, kind: str | None, colour: str | None) -> dict[str, str]:
@@ -111,7 +103,7 @@ def _name_english(rng: Rng, kind: str | None, colour: str | None) -> dict[str, s
 
 
 def vary(question: str, rng: Rng, language: Language, polite: bool = True) -> str:
-    """The question as careless or, where it may be, polite people write it."""
+    """Return the question as careless or, where it may be, polite people write it."""
     chance = rng.random()
     if not polite and CARELESS_RATE < chance < POLITE_RATE:
         return question

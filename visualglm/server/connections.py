@@ -13,11 +13,11 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..local_address import client_network, parse_address
 from .trace import log
 
 HEADER_TIMEOUT = 20.0  # seconds in which the headers of a request must have arrived
 REPORT_S = 10.0  # seconds between two lines of the log about refused connections
-IPV6_PREFIX = 64  # bits of an IPv6 address that stand for one client
 TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -62,12 +62,10 @@ class ConnectionLimits:
         """Return the key under which an address is counted, None if it has no limit of its own."""
         if address is None:  # a Unix socket
             return None
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        if ip.version == 6 and ip.ipv4_mapped:
-            ip = ip.ipv4_mapped
-        if ip.is_loopback or any(ip in network for network in self.trusted):
+        parsed = parse_address(address)
+        if parsed is None or parsed.is_loopback or any(parsed in network for network in self.trusted):
             return None
-        return str(ip if ip.version == 4 else ipaddress.ip_network((ip, IPV6_PREFIX), strict=False))
+        return client_network(address)
 
     def _report(self) -> None:
         self.refused += 1

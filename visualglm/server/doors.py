@@ -11,8 +11,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from visualglm.local_address import is_own_name
-
+from ..local_address import is_own_name
 from .docs import DOCS, KINDS
 from .limits import BodyShare
 from .refusals import Refusal, respond

@@ -11,7 +11,8 @@ from model import DEMO, SettingError
 from model.environment import is_service_link, read_variable, service_link_note, to_boolean, to_integer, to_number
 from model.images.decode import SERVED_FORMATS
 from model.images.preprocess import ImageLimits
-from visualglm.local_address import listens_on_loopback
+
+from ..local_address import listens_on_loopback
 
 ENVIRONMENT_PREFIX = "VISUALGLM_"
 MIB = 1024 * 1024

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-from visualglm.local_address import host_name, is_own_name
+from ..local_address import host_name, is_own_name
 
 SHARE_DOMAIN = ".gradio.live"
 # What the login page needs; GETs only, but for /login.

@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from visualglm.local_address import listens_on_loopback
-
+from ..local_address import listens_on_loopback
 from .access import Access
 from .middleware import PageMiddleware
 from .uploads import UploadFolder

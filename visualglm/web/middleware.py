@@ -1,7 +1,6 @@
 """What every request to the page passes before Gradio's routes, as plain ASGI."""
 
 import asyncio
-import ipaddress
 import json
 import logging
 import time
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model import VisualGLMError
 
+from ..local_address import client_network
 from .access import Access, is_known, is_open
 
 FREE_ATTEMPTS = 5
@@ -47,7 +47,7 @@ class LoginAttempts:
     def fail(self, address: str) -> int:
         """Note a failed login; return how many there have been."""
         count = self._find(address)[0] + 1
-        key = network_of(address)
+        key = client_network(address)
         self._failures[key] = (count, self.clock())
         self._failures.move_to_end(key)
         while len(self._failures) > MAX_ADDRESSES:
@@ -56,22 +56,11 @@ class LoginAttempts:
 
     def succeed(self, address: str) -> None:
         """Forget the failures of an address."""
-        self._failures.pop(network_of(address), None)
+        self._failures.pop(client_network(address), None)
 
     def _find(self, address: str) -> tuple[int, float]:
-        count, last = self._failures.get(network_of(address), (0, 0.0))
+        count, last = self._failures.get(client_network(address), (0, 0.0))
         return (0, 0.0) if self.clock() - last > FORGET_S else (count, last)
-
-
-def network_of(address: str) -> str:
-    """Return what one client can choose its addresses from: the /64 network of an IPv6 address, else the address."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address) and not parsed.ipv4_mapped:
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
 
 
 def is_logged_in(app: Any, cookie_header: str) -> bool:

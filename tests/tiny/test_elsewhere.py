@@ -1,0 +1,114 @@
+"""Pictures and questions made elsewhere are read, judged and swapped; mistakes in them are named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tiny.evaluation.elsewhere import QuestionFileError, read_questions
+
+QUESTION = {"question": "Where is the ball?", "accepted": ["left"]}
+
+
+def write_lines(folder: Path, *lines: Any, name: str = "questions.jsonl") -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / name).write_text("\n".join(texts), encoding="utf-8")
+    return folder
+
+
+def save_picture(folder: Path, name: str, colour: str) -> str:
+    Image.new("RGB", (20, 10), colour).save(folder / name)
+    return name
+
+
+def test_every_file_is_read_in_order_with_what_each_line_gives(tmp_path: Path) -> None:
+    image = save_picture(tmp_path, "red.png", "red")
+    full = {
+        **{"image": image, "question": "它在哪里？", "history": [["有球吗？", "有。"]], "accepted": ["左边", "左"]},
+        **{"kind": "follow_up", "language": "zh", "note": "ignored"},
+    }
+    write_lines(tmp_path, full, "", QUESTION, name="b.jsonl")
+    write_lines(tmp_path, {"question": "球是什么颜色的？", "answer": "红色"}, name="a.jsonl")
+    first, second, third = read_questions(tmp_path)
+    assert (first.text, first.language, first.kind, first.picture) == ("球是什么颜色的？", "zh", "unnamed", None)
+    assert (second.history, second.kind, second.expected) == ((("有球吗？", "有。"),), "follow_up", ("左边", "左"))
+    assert second.picture is not None
+    assert second.picture.load().getpixel((0, 0)) == (255, 0, 0)
+    assert (third.text, third.language) == ("Where is the ball?", "en")
+
+
+@pytest.mark.parametrize("name", ["accepted", "answers", "accepted_answers", "answer"])
+@pytest.mark.parametrize("given", ["two", ["three", "two"], 2, [3, 2]])
+def test_accepted_answers_come_under_several_names(tmp_path: Path, name: str, given: Any) -> None:
+    (question,) = read_questions(write_lines(tmp_path, {"question": "How many balls are there?", name: given}))
+    assert question.is_right("There are two balls.")
+    assert not question.is_right("There are four balls.")
+
+
+def test_a_language_that_is_given_counts(tmp_path: Path) -> None:
+    (question,) = read_questions(write_lines(tmp_path, {**QUESTION, "question": "Is 球 there?", "language": "en"}))
+    assert question.language == "en"
+
+
+def test_the_swapped_picture_is_the_next_other_one(tmp_path: Path) -> None:
+    red, blue = save_picture(tmp_path, "red.png", "red"), save_picture(tmp_path, "blue.png", "blue")
+    lines = [{**QUESTION, "image": image} for image in (red, red, blue)]
+    questions = read_questions(write_lines(tmp_path, *lines, QUESTION))
+    shown = [question.swapped and question.swapped.load().getpixel((0, 0)) for question in questions]
+    assert shown == [(0, 0, 255), (0, 0, 255), (255, 0, 0), None]
+
+
+def test_one_picture_is_swapped_for_none(tmp_path: Path) -> None:
+    image = save_picture(tmp_path, "red.png", "red")
+    questions = read_questions(write_lines(tmp_path, {**QUESTION, "image": image}, {**QUESTION, "image": image}))
+    assert [question.swapped for question in questions] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"question": "\\ud83d", "accepted": ["a"]}', "not JSON"),
+        ({"accepted": ["left"]}, '"question"'),
+        ({"question": " ", "accepted": ["left"]}, '"question"'),
+        ({"question": "Where?"}, "no accepted answers"),
+        ({"question": "Where?", "accepted": []}, "no accepted answers"),
+        ({"question": "Where?", "accepted": ["left", ""]}, "no accepted answers"),
+        ({"question": "Where?", "accepted": [True]}, "not a text"),
+        ({"question": "Where?", "accepted": {"zh": "左"}}, "not a text"),
+        ({**QUESTION, "language": "fr"}, '"language"'),
+        ({**QUESTION, "kind": 3}, '"kind"'),
+        ({**QUESTION, "kind": "a\nb"}, '"kind"'),
+        ({**QUESTION, "history": ["Is there a ball?"]}, '"history"'),
+        ({**QUESTION, "history": [["Is there a ball?", 1]]}, '"history"'),
+        ({**QUESTION, "image": 3}, '"image"'),
+        ({**QUESTION, "image": "missing.png"}, "missing.png"),
+        ({**QUESTION, "image": "questions.jsonl"}, "questions.jsonl"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: Any, complaint: str) -> None:
+    write_lines(tmp_path, QUESTION, "", line)
+    with pytest.raises(QuestionFileError) as caught:
+        read_questions(tmp_path)
+    assert "questions.jsonl, line 3: " in str(caught.value)
+    assert complaint in str(caught.value).partition("line 3: ")[2]
+
+
+def test_a_folder_without_questions_is_named(tmp_path: Path) -> None:
+    with pytest.raises(QuestionFileError, match="is not a folder"):
+        read_questions(tmp_path / "missing")
+    (tmp_path / "notes.txt").write_text("no question")
+    with pytest.raises(QuestionFileError, match="holds no questions"):
+        read_questions(tmp_path)
+    write_lines(tmp_path, "", "")
+    with pytest.raises(QuestionFileError, match="holds no questions"):
+        read_questions(tmp_path)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(QuestionFileError, match=r"bytes\.jsonl cannot be read"):
+        read_questions(tmp_path)

@@ -1,0 +1,90 @@
+"""The labelled pictures that come with the repository are those that the script draws, and are good training data."""
+
+import io
+import json
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.rows import read_rows
+from model import load_tokenizer
+from tests.picture_files import difference
+from tiny.fewshot import (
+    ANSWERS,
+    COUNT,
+    FOLDER,
+    PICTURE_SIZE,
+    QUESTION,
+    SEED,
+    draw_labelled,
+    write_archive,
+    write_folder,
+)
+from tiny.questions import ask
+from tiny.scenes import BACKGROUNDS, sample_scene
+
+ARCHIVE = Path(__file__).parents[2] / "fewshot-data.zip"
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive's folder."""
+    place = tmp_path_factory.mktemp("fewshot")
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(place)
+    return place / FOLDER
+
+
+def test_the_archive_is_training_data(unpacked: Path) -> None:
+    rows = list(read_rows(unpacked / "dataset.json"))
+    assert len(rows) == COUNT == len({row.image for row in rows})
+    assert {row.turns[0].question for row in rows} == {QUESTION}
+    counts = Counter(row.turns[0].answer for row in rows)
+    assert set(counts) == set(ANSWERS.values())
+    assert set(counts.values()) == {2, 3}
+    assert {path.name for path in unpacked.iterdir()} == {
+        "dataset.json",
+        *(row.image.name for row in rows if row.image),
+    }
+
+
+def test_the_archives_pictures_are_the_scenes_of_its_seed(unpacked: Path) -> None:
+    told = json.loads((unpacked / "dataset.json").read_text(encoding="utf-8"))
+    for row, labelled in zip(told, draw_labelled(SEED, COUNT), strict=True):
+        assert row["label"] == ANSWERS[labelled.scene.background] == labelled.label
+        with Image.open(unpacked.parent / row["img"]) as picture:
+            assert picture.size == (PICTURE_SIZE, PICTURE_SIZE)
+            assert difference(picture.convert("RGB"), labelled.draw()) < 6  # what JPEG changes
+
+
+def test_the_same_seed_writes_the_same_archive(tmp_path: Path) -> None:
+    for name in ("a.zip", "b.zip"):
+        write_archive(tmp_path / name, seed=3, count=4)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_held_out_pictures_are_others(unpacked: Path, tmp_path: Path) -> None:
+    write_folder(tmp_path / "held", seed=1000, count=10)
+    rows = list(read_rows(tmp_path / "held" / "dataset.json"))
+    assert len(rows) == 10
+    trained = {labelled.scene for labelled in draw_labelled()}
+    held = [labelled.scene for labelled in draw_labelled(1000, 200)]
+    assert not trained & set(held)
+    assert set(Counter(scene.background for scene in held).values()) == {200 // len(BACKGROUNDS)}
+    assert rows[0].image is not None
+    assert Image.open(io.BytesIO(rows[0].image.read_bytes())).format == "JPEG"
+
+
+def test_no_answer_needs_a_token_that_visualglm_tiny_has_never_said() -> None:
+    tokenizer = load_tokenizer("visualglm-tiny")
+    said: set[int] = set()
+    for number in range(8000):
+        rng = np.random.default_rng(number)
+        example = ask(sample_scene(rng) if number % 2 else None, rng, "zh")
+        said.update(tokenizer.encode_text(example.answer))
+    for answer in ANSWERS.values():
+        assert said.issuperset(tokenizer.encode_text(answer))

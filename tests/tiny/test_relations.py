@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+
+from tiny.scenes import KINDS, REGIONS, SIZES, Thing, region, sample_scene
+from tiny.scenes.relations import (
+    OPPOSITES,
+    SIDES,
+    are_confusable,
+    find_extreme,
+    is_beside,
+    is_larger,
+    list_beside,
+    list_largest,
+    list_region,
+    measure_kind,
+    order_things,
+)
+
+
+def thing(kind: str = "ball", size: str = "medium", x: float = 0.5, y: float = 0.5, colour: str = "red") -> Thing:
+    return Thing(kind, colour, size, x, y)
+
+
+@pytest.mark.parametrize(("kind", "area", "side"), [("ball", math.pi, 2), ("box", 2, math.sqrt(2))])
+def test_measures_of_simple_shapes(kind: str, area: float, side: float) -> None:
+    measured = measure_kind(kind)
+    assert measured[0] == pytest.approx(area, rel=0.02)
+    assert measured[1] == pytest.approx(side, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_covers_more_than_its_circle(kind: str) -> None:
+    area, side = measure_kind(kind)
+    assert 0.5 < area <= math.pi * 1.02
+    assert 1 < side <= 2.001
+
+
+def test_larger_is_beyond_doubt() -> None:
+    assert is_larger(thing(size="large"), thing(size="small"))
+    assert not is_larger(thing(size="small"), thing(size="large"))
+    assert not is_larger(thing(), thing(colour="blue"))
+    # a ball covers more than a car, but is not longer
+    assert not is_larger(thing("ball"), thing("car"))
+    assert not is_larger(thing("car"), thing("ball"))
+
+
+def test_larger_is_an_order() -> None:
+    things = [thing(kind, size) for kind in KINDS for size in SIZES]
+    larger = {(a, b) for a in range(len(things)) for b in range(len(things)) if is_larger(things[a], things[b])}
+    assert not any((b, a) in larger for a, b in larger)
+    assert all((a, d) in larger for a, b in larger for c, d in larger if b == c)
+
+
+def test_the_extremes_are_larger_or_smaller_than_all_others() -> None:
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(300):
+        things = sample_scene(rng, 5).things
+        largest, smallest = find_extreme(things, "largest"), find_extreme(things, "smallest")
+        if largest is not None:
+            found += 1
+            assert all(is_larger(largest, other) for other in things if other != largest)
+            assert list_largest(things) == [largest]
+        if smallest is not None:
+            assert all(is_larger(other, smallest) for other in things if other != smallest)
+        if len(things) > 1 and len(list_largest(things)) == 1:
+            assert largest == list_largest(things)[0]
+    assert found > 30
+    assert find_extreme([thing()], "largest") is None
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_sides_have_opposites(side: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        for one in (things := sample_scene(rng, 5).things):
+            for other in things:
+                if one != other and is_beside(one, other, side):
+                    assert is_beside(other, one, side) is False
+                    assert is_beside(other, one, OPPOSITES[side])
+
+
+def test_beside_is_in_doubt_in_between() -> None:
+    car = thing("car", x=0.5, y=0.5)
+    for offset, expected in ((0.2, True), (0.1, None), (0.02, False), (-0.3, False)):
+        assert is_beside(thing(x=0.5 - offset), car, "left") is expected
+        assert is_beside(thing(x=0.5 + offset), car, "right") is expected
+        assert is_beside(thing(y=0.5 - offset), car, "above") is expected
+        assert is_beside(thing(y=0.5 + offset), car, "below") is expected
+
+
+def test_all_that_is_beside_or_nothing_certain() -> None:
+    car, near, far = thing("car"), thing("star", x=0.4), thing("tree", x=0.2)
+    assert list_beside([car, far], car, "left") == [far]
+    assert list_beside([car, far], car, "right") == []
+    assert list_beside([car, near, far], car, "left") is None
+
+
+def test_a_corner_lies_on_the_side_too() -> None:
+    confusable = {frozenset((a, b)) for a in REGIONS for b in REGIONS if are_confusable(a, b)}
+    assert len(confusable) == 8
+    assert not are_confusable("left", "right")
+    corner, top = thing(x=0.1, y=0.1), thing(x=0.5, y=0.1, colour="blue")
+    assert list_region([corner, top], "top left") == [corner]
+    assert list_region([corner, top], "top") is None
+    assert list_region([top], "top") == [top]
+    assert list_region([top], "bottom") == []
+
+
+def test_reading_order_is_by_region() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        ordered = order_things(sample_scene(rng, 5).things)
+        places = [REGIONS.index(region(one)) for one in ordered]
+        assert places == sorted(places)

@@ -1,0 +1,75 @@
+"""Scores, their intervals, and whether they show that the pictures were looked at."""
+
+import pytest
+
+from tests.tiny.answered import count_words, make_question, make_results
+from tiny.evaluation.results import Result, count_things, interval, score, score_table
+from tiny.grading import ThingScore
+
+
+def test_intervals_are_wilsons() -> None:
+    assert interval(8, 10) == (pytest.approx(49.0, abs=0.1), pytest.approx(94.3, abs=0.1))
+    assert interval(0, 20) == (0, pytest.approx(16.1, abs=0.1))
+    assert interval(40, 40) == (pytest.approx(91.2, abs=0.1), 100)
+
+
+def test_a_result_is_judged_by_its_question() -> None:
+    result = Result(make_question(), "right", "wrong")
+    assert (result.right, result.right_when_swapped) == (True, False)
+    assert Result(make_question(), "wrong").right_when_swapped is None
+
+
+@pytest.mark.parametrize(
+    ("right", "swapped_right", "looking"), [(10, 0, True), (10, 7, True), (10, 8, False), (2, 0, False), (0, 10, False)]
+)
+def test_a_score_that_hardly_falls_with_swapped_pictures_shows_no_looking(
+    right: int, swapped_right: int, looking: bool
+) -> None:
+    result = score(make_results(right, 10 - right, swapped_right))
+    assert (result.count, result.right, result.percent, result.swapped) == (10, right, 10 * right, 10 * swapped_right)
+    assert result.looking is looking
+
+
+def test_only_questions_asked_about_both_pictures_tell_of_looking() -> None:
+    without = make_results(10, 0, None)
+    assert (score(without).swapped, score(without).looking) == (None, None)
+    both = score(without + make_results(2, 8, 0))
+    assert (both.percent, both.swapped, both.looking) == (60, 0, False)
+
+
+def test_nothing_has_no_score() -> None:
+    nothing = score([])
+    assert (nothing.count, nothing.percent, nothing.low, nothing.swapped, nothing.looking) == (
+        0,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+def test_the_table_has_kinds_in_the_order_asked_and_each_language() -> None:
+    results = [
+        *make_results(1, 1, kind="where", language="en"),
+        *make_results(3, 0, kind="colour", language="en"),
+        *make_results(0, 1, kind="where", language="zh"),
+    ]
+    table = score_table(results)
+    assert list(table) == ["where", "colour"]
+    counts = {(kind, code): (cell.right, cell.count) for kind, row in table.items() for code, cell in row.items()}
+    assert counts == {
+        ("where", "zh"): (0, 1),
+        ("where", "en"): (1, 2),
+        ("colour", "zh"): (0, 0),
+        ("colour", "en"): (3, 3),
+    }
+
+
+def test_things_are_counted_by_language_and_only_in_descriptions() -> None:
+    results = [
+        *make_results(2, 1, language="zh", score_things=count_words),
+        *make_results(0, 2, language="en", score_things=count_words),
+        *make_results(5, 5, language="en"),
+    ]
+    assert count_things(results) == {"zh": ThingScore(2, 1, 3), "en": ThingScore(0, 2, 2)}
+    assert count_things(make_results(1, 0)) == {}

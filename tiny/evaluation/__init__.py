@@ -1,0 +1,1 @@
+"""An evaluation: questions -> results -> reports."""

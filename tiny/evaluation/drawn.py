@@ -1,0 +1,98 @@
+"""Questions about pictures that are drawn for the evaluation and were never trained on.
+
+For each there is a second scene in which the right answer is another: a model that gives the same answer to both does
+not look. Pairs of a colour and a kind that no picture of the training holds are asked about under a name of their own.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from tiny.evaluation.results import Picture, Question
+from tiny.grading import is_right, score_things
+from tiny.questions import QUESTION_KINDS, Example, ask, askable, fits
+from tiny.scenes import HELD_OUT, Scene, draw_scene, sample_scene
+from tiny.words.sentences import LANGUAGES, Language, Rng
+
+# Training counts its steps from 0 with the same generator: keep clear of them.
+SEED_OFFSET = 2**40
+PICTURE_SIZE = 448
+NEW_PAIRS = "new pairs"
+NEW_PAIR_KINDS = ("describe", "objects", "colour", "where", "exists", "follow_up")
+DESCRIPTIONS = ("describe", "objects")
+SAMPLED_TRIES, BUILT_TRIES = 100, 400
+
+
+def draw_questions(seed: int, count: int, most_things: int = 5) -> Iterator[Question]:
+    """Yield `count` questions, of every kind and both languages in turn, each about a scene of its own.
+
+    Args:
+        seed: of the pictures and questions; the same seed yields the same ones, whatever the count.
+        count: how many.
+        most_things: things in a picture, at most; 1 to 5.
+    """
+    rows = [(kind, language) for kind in (*QUESTION_KINDS, NEW_PAIRS) for language in LANGUAGES]
+    for number in range(count):
+        rng = np.random.default_rng([SEED_OFFSET, seed, number])
+        kind, language = rows[number % len(rows)]
+        scene, example = _draw_example(rng, kind, language, most_things)
+        other = None if scene is None else find_other(example, rng, most_things)
+        yield _make_question(kind, scene, example, other)
+
+
+def _draw_example(rng: Rng, kind: str, language: Language, most_things: int) -> tuple[Scene | None, Example]:
+    if kind == NEW_PAIRS:
+        return _draw_new_pair(rng, language, most_things)
+    if kind == "text":
+        return None, ask(None, rng, language, kind)
+    while True:
+        scene = sample_scene(rng, most_things)
+        if kind in askable(scene):
+            return scene, ask(scene, rng, language, kind)
+
+
+def _draw_new_pair(rng: Rng, language: Language, most_things: int) -> tuple[Scene, Example]:
+    """A question that names the held-out thing of its scene, or is answered by it."""
+    kind = NEW_PAIR_KINDS[rng.integers(len(NEW_PAIR_KINDS))]
+    while True:
+        scene = sample_scene(rng, most_things, held_out=True)
+        if kind not in askable(scene):
+            continue
+        example = ask(scene, rng, language, kind)
+        if any((colour, name) in HELD_OUT for colour, name, _ in example.facts.things):
+            return scene, example
+
+
+def find_other(example: Example, rng: Rng, most_things: int = 5) -> Scene | None:
+    """Return a scene in which the right answer to `example` is another; None if none was found."""
+    for attempt in range(SAMPLED_TRIES + BUILT_TRIES):
+        other = sample_scene(rng, most_things)
+        if attempt >= SAMPLED_TRIES:  # what chance does not bring: the thing that was asked for, put in
+            first = other.things[0]
+            facts = example.facts
+            asked = replace(first, kind=facts.kind or first.kind, colour=facts.colour or first.colour)
+            other = replace(other, things=(asked, *other.things[1:]))
+        if not fits(example, other):
+            return other
+    return None
+
+
+def _make_question(kind: str, scene: Scene | None, example: Example, other: Scene | None) -> Question:
+    return Question(
+        kind,
+        example.language,
+        example.history,
+        example.question,
+        (example.answer,),
+        partial(is_right, example),
+        None if scene is None else _to_picture(scene),
+        None if other is None else _to_picture(other),
+        partial(score_things, example) if kind in DESCRIPTIONS else None,
+    )
+
+
+def _to_picture(scene: Scene) -> Picture:
+    return Picture(json.loads(scene.to_json()), partial(draw_scene, scene, PICTURE_SIZE))

@@ -1,0 +1,179 @@
+"""The results of an evaluation: a table, JSON for programs, and a page that shows the wrong answers with pictures."""
+
+import base64
+import html
+import io
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny.evaluation.results import Picture, Result, Score, count_things, score, score_table
+from tiny.words.sentences import LANGUAGES, Language
+
+CELL = 36  # characters of a column
+SHOWN_SIDE = 224  # pixels
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }}
+article {{ display: flex; flex-wrap: wrap; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.5em 0; }}
+img, .none {{ width: {side}px; flex: none; }}
+img {{ object-fit: contain; align-self: start; }}
+.none {{ color: #666; }}
+dl {{ display: grid; grid-template-columns: auto 1fr; gap: .2em 1em; flex: 1 1 20em; margin: 0; align-content: start; }}
+dt {{ color: #666; }}
+dd {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def format_percent(percent: float | None) -> str:
+    """97.5 %, or - for none"""
+    return "-" if percent is None else f"{percent:.1f} %"
+
+
+def format_score(value: Score) -> str:
+    """Return the share of right answers, its interval, and the share with swapped pictures."""
+    if value.low is None or value.high is None:
+        return f"{'-':>{CELL}}"
+    between = f"[{value.low:5.1f}, {value.high:5.1f}]"
+    return f"{format_percent(value.percent):>10} {between} {format_percent(value.swapped):>9}".rjust(CELL)
+
+
+def format_table(results: list[Result]) -> Iterator[str]:
+    """Yield the lines of the table: the score of each kind and language, and how the descriptions named the things.
+
+    A kind whose score hardly falls with swapped pictures, in one of the languages, ends with the words "not looking".
+    """
+    table = score_table(results)
+    width = max(len(kind) for kind in ("all", *table)) + 1
+    yield f"{'kind':<{width}}" + "".join(f"{f'{language} [95 % interval]   swapped':>{CELL}}" for language in LANGUAGES)
+    for kind, row in table.items():
+        yield f"{kind:<{width}}" + "".join(format_score(row[language]) for language in LANGUAGES) + _mark(row)
+    columns = [score([result for result in results if result.question.language == code]) for code in LANGUAGES]
+    yield f"{'all':<{width}}" + "".join(map(format_score, columns))
+    yield from _format_things(results)
+
+
+def _mark(row: dict[Language, Score]) -> str:
+    blind = [language for language in LANGUAGES if row[language].looking is False]
+    return f"   not looking ({', '.join(blind)})" if blind else ""
+
+
+def _format_things(results: list[Result]) -> Iterator[str]:
+    totals = count_things(results)
+    if totals:
+        yield "things in descriptions: " + "; ".join(
+            f"{language} {total.right} named rightly, {total.wrong} wrongly, {total.missing} left out"
+            for language, total in totals.items()
+        )
+
+
+def format_overall(results: list[Result]) -> str:
+    """Return the line that ends the output: overall 96.4 %"""
+    return f"overall {score(results).percent or 0:.1f} %"
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what the numbers may depend on: device, dtype, versions, threads."""
+    return {
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_json(path: Path, settings: dict[str, Any], machine: dict[str, Any], results: list[Result]) -> None:
+    """Write everything that is known of an evaluation.
+
+    Args:
+        path: the file, which is replaced.
+        settings: of the command.
+        machine: from `describe_machine`.
+        results: in the order in which the questions were asked.
+    """
+    content = {
+        "settings": settings,
+        "machine": machine,
+        "overall": asdict(score(results)),
+        "languages": {code: asdict(score([r for r in results if r.question.language == code])) for code in LANGUAGES},
+        "kinds": {
+            kind: {language: asdict(value) for language, value in row.items()}
+            for kind, row in score_table(results).items()
+        },
+        "things": {language: asdict(total) for language, total in count_things(results).items()},
+        "questions": [_to_json(result) for result in results],
+    }
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8", errors="replace")
+
+
+def _to_json(result: Result) -> dict[str, Any]:
+    question = result.question
+    return {
+        "kind": question.kind,
+        "language": question.language,
+        "history": question.history,
+        "question": question.text,
+        "expected": question.expected,
+        "answer": result.answer,
+        "right": result.right,
+        "swapped_answer": result.swapped_answer,
+        "right_when_swapped": result.right_when_swapped,
+        "picture": question.picture.source if question.picture else None,
+        "swapped_picture": question.swapped.source if question.swapped else None,
+    }
+
+
+def write_failures(path: Path, results: list[Result]) -> None:
+    """Write the page.
+
+    Args:
+        path: the file, which is replaced.
+        results: all of them; only the wrong ones are shown.
+    """
+    wrong = [result for result in results if not result.right]
+    title = f"Wrong answers: {len(wrong)} of {len(results)}"
+    body = "\n".join(map(_format_failure, wrong)) or "<p>Every answer was right.</p>"
+    path.write_text(PAGE.format(title=title, side=SHOWN_SIDE, body=body), encoding="utf-8", errors="replace")
+
+
+def _format_failure(result: Result) -> str:
+    question = result.question
+    rows = [("kind", f"{question.kind} ({question.language})")]
+    for earlier, answer in question.history:
+        rows += [("before", earlier), ("answered", answer)]
+    rows += [("question", question.text), ("expected", "\n".join(question.expected)), ("answered", result.answer)]
+    entries = "\n".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in rows)
+    return f"<article>\n{_embed(question.picture)}\n<dl>\n{entries}\n</dl>\n</article>"
+
+
+def _embed(picture: Picture | None) -> str:
+    """The picture as part of the page, at most SHOWN_SIDE pixels wide and high."""
+    if picture is None:
+        return '<p class="none">no picture</p>'
+    shown = picture.load()
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="the picture that was asked about" src="data:image/png;base64,{data}">'

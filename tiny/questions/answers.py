@@ -1,0 +1,246 @@
+"""The one wording of every answer and description, by the templates of tiny/sentences/*/answers.toml.
+
+The facts alone decide every word, so that a model can learn them exactly.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+from tiny.questions.facts import Facts, ThingFact
+from tiny.scenes.relations import OPPOSITES
+from tiny.words.sentences import Language, capitalize, read_sentences
+from tiny.words.vocabulary import (
+    join_list,
+    name_colour,
+    name_count,
+    name_one,
+    name_region,
+    name_side,
+    name_thing,
+    name_way,
+)
+
+REVERSED = {"larger": "smaller", "smaller": "larger"}
+
+
+def say(language: Language, facts: Facts) -> str:
+    """Return the answer that states these facts."""
+    sayers: dict[str, Callable[[Language, Facts], str]] = {
+        "things": say_things,
+        "colour": say_colour,
+        "where": say_place,
+        "count": say_count,
+        "exists": say_whether,
+        "larger": say_larger,
+        "is_larger": say_whether_larger,
+        "extreme": say_extreme,
+        "relation": say_beside,
+        "is_beside": say_whether_beside,
+    }
+    return sayers[facts.aspect](language, facts)
+
+
+def say_things(language: Language, facts: Facts) -> str:
+    """Say what there is in the picture, or what is or is not in a part of it."""
+    region = facts.region
+    place = _fill(language, "in_picture") if region is None else name_region(language, region)
+    return _list_at(language, "things", place, facts.things)
+
+
+def say_colour(language: Language, facts: Facts) -> str:
+    """Say the colour of a thing, with its place where the question asked about one."""
+    colour, kind, place = facts.things[0]
+    name = name_thing(language, kind)
+    if facts.region is not None:
+        name = _fill(language, "name_at", name=name, place=name_region(language, place))
+    clause = _fill(language, "colour", name=name, colour=name_colour(language, colour))
+    return _finish(language, clause, _confirm(facts))
+
+
+def say_place(language: Language, facts: Facts) -> str:
+    """Say the place of a thing, with its colour where the question gave it."""
+    colour, kind, place = facts.things[0]
+    name = name_thing(language, kind, facts.colour and colour)
+    return _finish(language, _place(language, name, place), _confirm(facts))
+
+
+def say_count(language: Language, facts: Facts) -> str:
+    """Say how many there are, or that there are none."""
+    count, kind, colour = len(facts.things), facts.kind, facts.colour
+    if not count:
+        return _finish(language, _fill(language, "none", name=name_thing(language, kind, colour, 0)))
+    counted, key = name_count(language, count, kind, colour), "count_all" if kind is colour is None else "count"
+    return _finish(language, _fill(language, key, count=counted, be=_be(count)))
+
+
+def say_whether(language: Language, facts: Facts) -> str:
+    """Say whether there is something of a kind and colour."""
+    count, kind = len(facts.things), facts.kind
+    if count == 0:
+        return _finish(language, _absent(language, kind, facts.colour), "there_is_not")
+    if kind is None:
+        there = list_ones(language, facts.things)
+    elif count == 1:
+        there = name_one(language, kind, facts.colour)
+    else:
+        there = name_count(language, count, kind, facts.colour)
+    be = "is" if kind is None else _be(count)
+    return _finish(language, _fill(language, "exist", things=there, be=be), "there_is")
+
+
+def say_absent(language: Language, kind: str | None, colour: str | None) -> str:
+    """Say that there is nothing of a kind and colour."""
+    return _finish(language, _absent(language, kind, colour))
+
+
+def say_larger(language: Language, facts: Facts) -> str:
+    """Say which of two is larger or smaller."""
+    name = _name_pair(language, facts)[0 if facts.value else 1]
+    return _finish(language, _fill(language, "larger", name=name, way=name_way(language, str(facts.way))))
+
+
+def say_whether_larger(language: Language, facts: Facts) -> str:
+    """Say whether one is larger or smaller than another."""
+    name, other = _name_pair(language, facts)
+    way = name_way(language, str(facts.way) if facts.value else REVERSED[str(facts.way)])
+    clause = _fill(language, "is_larger", name=name, other=other, way=way)
+    return _finish(language, clause, "yes" if facts.value else "no")
+
+
+def say_extreme(language: Language, facts: Facts) -> str:
+    """Say which is the largest or smallest of all."""
+    name = name_thing(language, facts.kind, facts.colour)
+    return _finish(language, _fill(language, "extreme", name=name, way=name_way(language, str(facts.way))))
+
+
+def say_beside(language: Language, facts: Facts) -> str:
+    """Say what is on one side of a thing."""
+    return _list_at(language, "things_beside", _beside(language, facts, str(facts.way)), facts.things)
+
+
+def say_whether_beside(language: Language, facts: Facts) -> str:
+    """Say whether one is on that side of another."""
+    side = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
+    name = name_thing(language, facts.kind, facts.colour)
+    clause = _fill(language, "place", name=name, place=_beside(language, facts, side))
+    return _finish(language, clause, "yes" if facts.value else "no")
+
+
+def say_usual_colour(language: Language, it: str, colour: str) -> str:
+    """Say what colour something of the world usually has."""
+    return _finish(language, _fill(language, "usual_colour", it=it, colour=name_colour(language, colour)))
+
+
+def describe_plainly(language: Language, facts: Facts) -> str:
+    """Say what there is, and where each thing is."""
+    listed, things = list_ones(language, facts.things), facts.things
+    if len(things) == 1:
+        return _fill(language, "shows_one", things=listed, place=name_region(language, things[0][2]))
+    clauses = [_place(language, name_thing(language, kind, colour), place) for colour, kind, place in things]
+    return _join(language, describe_briefly(language, facts), _join_clauses(language, clauses))
+
+
+def describe_briefly(language: Language, facts: Facts) -> str:
+    """Say what there is, in one sentence."""
+    return _fill(language, "shows", things=list_ones(language, facts.things))
+
+
+def describe_in_detail(language: Language, facts: Facts) -> str:
+    """Say how many things there are, each with its size, colour and place, and the largest if that is beyond doubt.
+
+    An odd number of things is told place by place, an even one thing by thing. Of more than three clauses the first
+    two are a sentence of their own.
+    """
+    count = len(facts.things)
+    pairs = zip(facts.things, facts.sizes, strict=True)
+    ones = [name_one(language, kind, colour, size) for (colour, kind, _), size in pairs]
+    places = [name_region(language, place) for _, _, place in facts.things]
+    if count == 1:
+        return _fill(language, "detail_one", things=ones[0], place=places[0])
+    clauses = (_list_places if count % 2 else _list_things)(language, ones, places)
+    parts = [clauses] if len(clauses) <= 3 else [clauses[:2], clauses[2:]]
+    sentences = [_join_clauses(language, part) for part in parts]
+    if len(facts.largest) == 1:
+        ((colour, kind),) = facts.largest
+        sentences.append(_fill(language, "largest", name=name_thing(language, kind, colour)))
+    return _join(language, _fill(language, "detail", count=name_count(language, count, None)), *sentences)
+
+
+def _list_places(language: Language, ones: list[str], places: list[str]) -> list[str]:
+    """Return a clause for each part of the picture that is not empty: 左上角有一个红色的球."""
+    groups = groupby(zip(places, ones, strict=True), key=lambda pair: pair[0])
+    filled = [(place, join_list(language, [one for _, one in members])) for place, members in groups]
+    keys = ["first_place", *["next_place"] * (len(filled) - 2), "last_place"]
+    return [_fill(language, key, place=at, things=all_) for (at, all_), key in zip(filled, keys, strict=False)]
+
+
+def _list_things(language: Language, ones: list[str], places: list[str]) -> list[str]:
+    """Return a clause for each thing: 一个红色的球在左上角."""
+    return [
+        _fill(language, "thing_also" if place == last else "thing", things=one, place=place)
+        for one, place, last in zip(ones, places, ["", *places[:-1]], strict=True)
+    ]
+
+
+def _join_clauses(language: Language, clauses: list[str]) -> str:
+    """Return one sentence."""
+    if language == "zh":
+        return _finish(language, "，".join(clauses))
+    *first, last = clauses
+    return _finish(language, f"{', '.join(first)}, and {last}" if first else last)
+
+
+def _join(language: Language, *sentences: str) -> str:
+    return ("" if language == "zh" else " ").join(sentences)
+
+
+def list_ones(language: Language, things: Iterable[ThingFact]) -> str:
+    """Return 一个红色的球和一棵绿色的树 | a red ball and a green tree."""
+    return join_list(language, [name_one(language, kind, colour) for colour, kind, _ in things])
+
+
+def _fill(language: Language, key: str, **fields: str) -> str:
+    """Fill in a template of answers.toml."""
+    template: str = read_sentences(f"{language}/answers")[key]
+    return template.format(**fields)
+
+
+def _finish(language: Language, clause: str, key: str = "statement") -> str:
+    """Return the clause as a sentence."""
+    return capitalize(_fill(language, key, clause=clause))
+
+
+def _confirm(facts: Facts) -> str:
+    """Return the kind of sentence that a claim wants."""
+    return "statement" if facts.claim is None else "yes" if facts.claim == facts.value else "no"
+
+
+def _list_at(language: Language, key: str, place: str, things: tuple[ThingFact, ...]) -> str:
+    """Say what is at a place, or that nothing is."""
+    listed = list_ones(language, things) if things else ""
+    return _finish(language, _fill(language, key if things else "nothing", place=place, things=listed))
+
+
+def _place(language: Language, name: str, region: str) -> str:
+    return _fill(language, "place", name=name, place=name_region(language, region))
+
+
+def _absent(language: Language, kind: str | None, colour: str | None) -> str:
+    if kind is None:
+        return _fill(language, "absent_colour", colour=name_colour(language, str(colour)))
+    return _fill(language, "absent", name=name_thing(language, kind, colour))
+
+
+def _name_pair(language: Language, facts: Facts) -> tuple[str, str]:
+    assert facts.other is not None
+    return name_thing(language, facts.kind, facts.colour), name_thing(language, *facts.other)
+
+
+def _beside(language: Language, facts: Facts, side: str) -> str:
+    """Return 小汽车的左边 | to the left of the car."""
+    assert facts.other is not None
+    return _fill(language, "beside", name=name_thing(language, *facts.other), side=name_side(language, side))
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"

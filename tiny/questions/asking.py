@@ -1,0 +1,175 @@
+"""One question of a scene, or small talk without one, drawn by its kind."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from tiny.questions import choices
+from tiny.questions.answers import say_usual_colour
+from tiny.questions.facts import Example, Facts
+from tiny.questions.follow_ups import ask_follow_up
+from tiny.questions.picture_questions import (
+    ask_absent,
+    ask_colour,
+    ask_count,
+    ask_describe,
+    ask_exists,
+    ask_larger,
+    ask_objects,
+    ask_relation,
+    ask_where,
+    describe_as,
+)
+from tiny.scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Scene, Thing, sample_scene
+from tiny.words.phrasing import vary
+from tiny.words.sentences import Language, Rng, everyday_texts, expand, pick, read_sentences, topics_of
+
+Asker = Callable[[Scene, Rng, Language], Example]
+
+QUESTION_KINDS = {  # kind -> how often it is asked about a picture
+    "describe": 0.16,
+    "objects": 0.10,
+    "colour": 0.11,
+    "count": 0.11,
+    "where": 0.13,
+    "larger": 0.07,
+    "relation": 0.10,
+    "exists": 0.07,
+    "absent": 0.06,
+    "follow_up": 0.08,
+    "text": 0.01,
+}
+ASKERS: dict[str, Asker] = {
+    "describe": ask_describe,
+    "objects": ask_objects,
+    "colour": ask_colour,
+    "count": ask_count,
+    "where": ask_where,
+    "larger": ask_larger,
+    "relation": ask_relation,
+    "exists": ask_exists,
+    "absent": ask_absent,
+    "follow_up": ask_follow_up,
+}
+HISTORY_RATE = 0.25  # how often a question comes after others
+ROUNDS = (1, 1, 1, 2, 2, 3, 4)  # after how many
+PAIRS = [(colour, kind) for colour in COLOURS for kind in KINDS if (colour, kind) not in HELD_OUT]
+
+
+def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = None) -> Example:
+    """One question and its answer.
+
+    Args:
+        scene: the picture; None for talk without one.
+        rng: draws the question and its wording.
+        language: "zh" or "en".
+        kind: one of QUESTION_KINDS; None for any that fits.
+
+    Raises:
+        ValueError: for a kind that cannot be asked about this scene (see `askable`).
+    """
+    possible = askable(scene)
+    if kind is None:
+        kind = _draw_kind(possible, rng)
+    if kind not in possible:
+        raise ValueError(f"{kind!r} cannot be asked here; choose one of {', '.join(possible)}.")
+    if scene is None:
+        return _with_talk_before(_ask_text(None, rng, language), rng)
+    example = _ask_text(scene, rng, language) if kind == "text" else ASKERS[kind](scene, rng, language)
+    if rng.random() < HISTORY_RATE:
+        rounds = pick(rng, ROUNDS[:-1] if example.history else ROUNDS)  # a follow-up has one already
+        example = replace(example, history=_earlier(scene, rng, language, rounds) + example.history)
+    return example
+
+
+def askable(scene: Scene | None) -> tuple[str, ...]:
+    """The kinds of questions that have one right answer here."""
+    if scene is None:
+        return ("text",)
+    needs: dict[str, Callable[[Scene], Sequence[object]]] = {
+        "colour": choices.list_single,
+        "larger": choices.list_sized_pairs,
+        "relation": choices.list_references,
+    }
+    return tuple(kind for kind in QUESTION_KINDS if kind not in needs or needs[kind](scene))
+
+
+def corpus(rng: Rng, count: int) -> Iterator[str]:
+    """`count` texts for a tokenizer: everyday sentences, then questions and answers of both languages."""
+    everyday = list(everyday_texts())
+    yield from everyday[:count]
+    texts: list[str] = []
+    for _ in range(count - len(everyday)):
+        if not texts:
+            scene = None if rng.random() < 0.1 else sample_scene(rng, 5)
+            example = ask(scene, rng, "en" if rng.random() < 0.5 else "zh")
+            texts = [example.question, example.answer]
+        yield texts.pop(0)
+
+
+def _draw_kind(possible: tuple[str, ...], rng: Rng) -> str:
+    rest = rng.random() * sum(QUESTION_KINDS[kind] for kind in possible)
+    for kind in possible:
+        rest -= QUESTION_KINDS[kind]
+        if rest < 0:
+            return kind
+    return possible[-1]
+
+
+def _earlier(scene: Scene, rng: Rng, language: Language, rounds: int) -> tuple[tuple[str, str], ...]:
+    """That many exchanges about the same picture; descriptions in them are short."""
+    kinds = [kind for kind in askable(scene) if kind not in ("text", "follow_up")]
+    exchanges = []
+    for _ in range(rounds):
+        kind = pick(rng, kinds)
+        if kind == "describe":
+            example = describe_as("describe_short", scene, rng, language)
+        else:
+            example = ASKERS[kind](scene, rng, language)
+        exchanges.append((example.question, example.answer))
+    return tuple(exchanges)
+
+
+def _with_talk_before(example: Example, rng: Rng) -> Example:
+    """The example, now and then after other talk without a picture."""
+    if rng.random() >= HISTORY_RATE:
+        return example
+    before = _ask_text(None, rng, example.language)
+    return replace(example, history=((before.question, before.answer),))
+
+
+def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
+    """Small talk; without a picture also common sense, and questions that would need a picture."""
+    chance = rng.random()
+    if scene is None and chance < 0.25:
+        return _ask_usual_colour(rng, language)
+    topics = topics_of(language)
+    if scene is None and chance < 0.6:
+        question, topic = _ask_blind(rng, language), "no picture"
+    else:
+        topic = pick(rng, [name for name in topics if scene is None or name != "no picture"])
+        question = vary(expand(rng, language, pick(rng, topics[topic].questions)), rng, language, polite=False)
+    return Example("text", language, (), question, topics[topic].answer, Facts("topic", topic))
+
+
+def _ask_usual_colour(rng: Rng, language: Language) -> Example:
+    """What colour something of the world usually has."""
+    world = read_sentences("world")
+    zh, en, colour = pick(rng, world["things"])
+    it = zh if language == "zh" else en
+    question = expand(rng, language, pick(rng, world["questions"][language]), {"it": it})
+    facts = Facts("colour", colour)
+    return Example("text", language, (), vary(question, rng, language), say_usual_colour(language, it, colour), facts)
+
+
+def _ask_blind(rng: Rng, language: Language) -> str:
+    """A question about a picture that was never given."""
+    (colour, kind), (other_colour, other_kind) = (pick(rng, PAIRS) for _ in range(2))
+    if kind == other_kind:
+        return _ask_blind(rng, language)
+    things = (
+        Thing(kind, colour, "small", 0.2, 0.2),
+        Thing(other_kind, other_colour, "large", 0.8, 0.7),
+    )
+    scene = Scene(BACKGROUNDS[0], things, 0)
+    kind = pick(rng, [kind for kind in ("describe", "objects", *askable(scene)) if kind != "text"])
+    return ASKERS[kind](scene, rng, language).question

@@ -1,0 +1,108 @@
+"""What a question may be about: the things of a scene, and names that are not there."""
+
+from functools import lru_cache
+
+from tiny.scenes import COLOURS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
+from tiny.scenes.relations import SIDES, is_beside, is_larger, list_region
+from tiny.words.sentences import Rng, pick
+
+NAMED_RATE = 0.2  # how often a question gives a colour that it could leave out
+
+
+def list_single(scene: Scene) -> list[Thing]:
+    """The things that are the only one of their kind."""
+    kinds = [thing.kind for thing in scene.things]
+    return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
+
+
+def list_single_colours(scene: Scene) -> list[Thing]:
+    """The things that are the only one of their colour."""
+    colours = [thing.colour for thing in scene.things]
+    return [thing for thing in scene.things if colours.count(thing.colour) == 1]
+
+
+def name_for(rng: Rng, scene: Scene, thing: Thing, rate: float = NAMED_RATE) -> tuple[str, str | None]:
+    """Kind and colour by which a question names the thing; the colour is None where it is left out."""
+    single = all(other == thing or other.kind != thing.kind for other in scene.things)
+    return thing.kind, None if single and rng.random() >= rate else thing.colour
+
+
+@lru_cache(maxsize=64)  # a scene is asked about several times in a row
+def list_sized_pairs(scene: Scene) -> tuple[tuple[Thing, Thing], ...]:
+    """(larger, smaller) wherever that is beyond doubt."""
+    return tuple((one, other) for one in scene.things for other in scene.things if is_larger(one, other))
+
+
+def list_sided_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
+    """(thing, other, side) wherever it is beyond doubt that the thing is on that side of the other."""
+    return [
+        (one, other, side)
+        for one in scene.things
+        for other in scene.things
+        for side in SIDES
+        if one != other and is_beside(one, other, side)
+    ]
+
+
+@lru_cache(maxsize=64)
+def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
+    """(thing, side, whether anything is there) wherever all that is on that side is beyond doubt."""
+    found = []
+    for thing in scene.things:
+        for side in SIDES:
+            verdicts = [is_beside(other, thing, side) for other in scene.things if other != thing]
+            if None not in verdicts:
+                found.append((thing, side, any(verdicts)))
+    return tuple(found)
+
+
+def list_places(scene: Scene) -> tuple[list[str], list[str]]:
+    """The regions that hold something and those that hold nothing, beyond doubt."""
+    taken = [place for place in REGIONS if any(region(thing) == place for thing in scene.things)]
+    full = [place for place in taken if list_region(scene.things, place) is not None]
+    empty = [place for place in REGIONS if place not in taken and list_region(scene.things, place) is not None]
+    return full, empty
+
+
+def is_allowed(scene: Scene, colour: str, kind: str) -> bool:
+    """Whether the pair may be named: no pair that is held out, unless the picture shows it."""
+    return (colour, kind) not in HELD_OUT or any((t.colour, t.kind) == (colour, kind) for t in scene.things)
+
+
+def pick_missing_kind(rng: Rng, scene: Scene) -> str:
+    """A kind that is not there."""
+    return pick(rng, [kind for kind in KINDS if all(thing.kind != kind for thing in scene.things)])
+
+
+def pick_missing_colour(rng: Rng, scene: Scene) -> str:
+    """A colour that nothing there has."""
+    return pick(rng, [colour for colour in COLOURS if all(thing.colour != colour for thing in scene.things)])
+
+
+def pick_other_colour(rng: Rng, scene: Scene, thing: Thing) -> str:
+    """A colour that no thing of its kind has, half of the time one that other things have."""
+    taken = {other.colour for other in scene.things if other.kind == thing.kind}
+    free = [colour for colour in COLOURS if colour not in taken and is_allowed(scene, colour, thing.kind)]
+    near = [other.colour for other in scene.things if other.colour in free]
+    return pick(rng, near if near and rng.random() < 0.5 else free)
+
+
+def pick_other_kind(rng: Rng, scene: Scene, thing: Thing) -> str:
+    """A kind that no thing of its colour has, half of the time one that other things have."""
+    taken = {other.kind for other in scene.things if other.colour == thing.colour}
+    free = [kind for kind in KINDS if kind not in taken and is_allowed(scene, thing.colour, kind)]
+    near = [other.kind for other in scene.things if other.kind in free]
+    return pick(rng, near if near and rng.random() < 0.5 else free)
+
+
+def pick_missing_name(rng: Rng, scene: Scene) -> tuple[str, str | None]:
+    """A (kind, colour) that is not there; half of the time only the colour or only the kind is wrong."""
+    thing, chance = pick(rng, scene.things), rng.random()
+    if chance < 0.3:
+        return thing.kind, pick_other_colour(rng, scene, thing)
+    if chance < 0.5:
+        return pick_other_kind(rng, scene, thing), thing.colour
+    kind = pick_missing_kind(rng, scene)
+    if chance < 0.8:
+        return kind, None
+    return kind, pick(rng, [colour for colour in COLOURS if is_allowed(scene, colour, kind)])

@@ -1,0 +1,211 @@
+"""What a question asks of a scene, and what is true there.
+
+A question is written as Facts whose answer is still open; `look_up` fills it in from a scene:
+
+    look_up(Facts("where", kind="car"), scene).value          # "top left"
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tiny.scenes import Scene, Thing, region
+from tiny.scenes.relations import (
+    are_confusable,
+    find_extreme,
+    is_beside,
+    is_larger,
+    list_beside,
+    list_largest,
+    list_region,
+    order_things,
+)
+from tiny.words.sentences import Language
+
+Aspect = Literal[
+    "things", "colour", "where", "count", "exists", "larger", "is_larger", "extreme", "relation", "is_beside", "topic"
+]
+ThingFact = tuple[str, str, str]  # colour, kind, region
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was asked, and what a right answer must say.
+
+    Attributes:
+        aspect: what was asked. The yes-or-no forms are "exists", "is_larger" and "is_beside".
+        value: the colour, region, count, yes or no, or the name of the topic; of "larger" whether it is the one named
+            first; None where the things are the answer.
+        kind, colour: what it was asked about; None where the question left it open.
+        things: (colour, kind, region) of every thing that the answer may name, in reading order; of a comparison
+            first the one that is what `way` says, of "is_beside" first the one asked about.
+        region: the part of the picture that was asked about.
+        other: kind and colour of the second thing in the question, to which the first is compared.
+        way: "larger", "smaller", "largest", "smallest", or a side of `tiny.scenes.relations.SIDES`.
+        claim: the colour or region that a question suggests, to be affirmed or corrected.
+        sizes: of each of the things, where an answer may tell it.
+        largest: (colour, kind) of all that may pass for the largest.
+    """
+
+    aspect: Aspect
+    value: str | int | bool | None = None
+    kind: str | None = None
+    colour: str | None = None
+    things: tuple[ThingFact, ...] = ()
+    region: str | None = None
+    other: tuple[str, str | None] | None = None
+    way: str | None = None
+    claim: str | None = None
+    sizes: tuple[str, ...] = ()
+    largest: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its right answer.
+
+    Attributes:
+        kind: the kind of question.   language: "zh" or "en".
+        history: earlier (question, answer) pairs about the same picture, oldest first.
+        question, answer: the question and the one answer to learn.
+        facts: what any right answer must say.
+    """
+
+    kind: str
+    language: Language
+    history: tuple[tuple[str, str], ...]
+    question: str
+    answer: str
+    facts: Facts
+
+
+def list_matches(scene: Scene, kind: str | None = None, colour: str | None = None) -> list[Thing]:
+    """The things of that kind and colour, in any order; None stands for every one."""
+    return [thing for thing in scene.things if kind in (None, thing.kind) and colour in (None, thing.colour)]
+
+
+def look_up(query: Facts, scene: Scene) -> Facts | None:
+    """The query with its answer in this scene; None where it is in doubt or what it asks about is not there."""
+    look: dict[str, Callable[[Facts, Scene], Facts | None]] = {
+        "things": _look_up_things,
+        "colour": _look_up_one,
+        "where": _look_up_one,
+        "count": _look_up_matches,
+        "exists": _look_up_matches,
+        "larger": _look_up_larger,
+        "is_larger": _look_up_larger,
+        "extreme": _look_up_extreme,
+        "relation": _look_up_relation,
+        "is_beside": _look_up_beside,
+    }
+    return look[query.aspect](query, scene)
+
+
+def fits(example: Example, scene: Scene) -> bool:
+    """Whether the question of `example` has the same right answer in `scene`; always, where it needs no picture."""
+    if example.kind == "text":
+        return True
+    here, there = example.facts, look_up(example.facts, scene)
+    if there is None:
+        return False
+    match here.aspect:
+        case "things":
+            places = example.kind == "describe" or here.region is not None
+            return _key(here, places) == _key(there, places)
+        case "relation":
+            return _key(here, False) == _key(there, False)
+        case "extreme":
+            return _name_same(here, there)
+        case "colour" | "where" if here.kind is None:
+            return (here.value, here.things[0][:2]) == (there.value, there.things[0][:2])
+    return here.value == there.value
+
+
+def _key(facts: Facts, places: bool) -> set[tuple[str, ...]]:
+    return {thing if places else thing[:2] for thing in facts.things}
+
+
+def _name_same(here: Facts, there: Facts) -> bool:
+    """Whether both answers name the same; a colour that neither gives does not matter."""
+    (colour, kind, _), (other_colour, other_kind, _) = here.things[0], there.things[0]
+    return kind == other_kind and (colour == other_colour or here.colour is there.colour is None)
+
+
+def _describe(things: list[Thing]) -> tuple[ThingFact, ...]:
+    return tuple((thing.colour, thing.kind, region(thing)) for thing in things)
+
+
+def _look_up_things(query: Facts, scene: Scene) -> Facts | None:
+    things = order_things(scene.things) if query.region is None else list_region(scene.things, query.region)
+    if things is None:
+        return None
+    largest = tuple((thing.colour, thing.kind) for thing in list_largest(scene.things))
+    return replace(query, things=_describe(things), sizes=tuple(thing.size for thing in things), largest=largest)
+
+
+def _look_up_one(query: Facts, scene: Scene) -> Facts | None:
+    """Colour or place of the one thing that fits the question."""
+    things = list_matches(scene, query.kind, query.colour)
+    if query.region is not None:
+        things = list_region(things, query.region) or []
+    if len(things) != 1:
+        return None
+    (thing,) = things
+    if query.aspect == "where" and query.claim and are_confusable(query.claim, region(thing)):
+        return None
+    value = thing.colour if query.aspect == "colour" else region(thing)
+    return replace(query, value=value, things=_describe(things))
+
+
+def _look_up_matches(query: Facts, scene: Scene) -> Facts:
+    things = order_things(list_matches(scene, query.kind, query.colour))
+    value = len(things) if query.aspect == "count" else bool(things)
+    return replace(query, value=value, things=_describe(things))
+
+
+def _find_pair(query: Facts, scene: Scene) -> tuple[Thing, Thing] | None:
+    """The two things in the question, if each is beyond doubt."""
+    assert query.other is not None
+    firsts, seconds = list_matches(scene, query.kind, query.colour), list_matches(scene, *query.other)
+    if len(firsts) != 1 or len(seconds) != 1 or firsts == seconds:
+        return None
+    return firsts[0], seconds[0]
+
+
+def _look_up_larger(query: Facts, scene: Scene) -> Facts | None:
+    pair = _find_pair(query, scene)
+    if pair is None or not (is_larger(*pair) or is_larger(*pair[::-1])):
+        return None
+    agrees = is_larger(*pair) == (query.way == "larger")
+    things = _describe(list(pair if agrees else pair[::-1]))
+    return replace(query, value=agrees, things=things)
+
+
+def _look_up_extreme(query: Facts, scene: Scene) -> Facts | None:
+    """Kind and colour become the name of the extreme thing, with its colour where others are of its kind."""
+    thing = find_extreme(scene.things, str(query.way))
+    if thing is None:
+        return None
+    rest = [other for other in scene.things if other != thing]
+    colour = thing.colour if any(other.kind == thing.kind for other in rest) else None
+    return replace(query, kind=thing.kind, colour=colour, things=_describe([thing, *rest]))
+
+
+def _look_up_relation(query: Facts, scene: Scene) -> Facts | None:
+    assert query.other is not None
+    references = list_matches(scene, *query.other)
+    if len(references) != 1:
+        return None
+    things = list_beside(scene.things, references[0], str(query.way))
+    return None if things is None else replace(query, things=_describe(things))
+
+
+def _look_up_beside(query: Facts, scene: Scene) -> Facts | None:
+    """Yes where it lies on that side, no where it lies on the opposite one; in doubt in between."""
+    pair = _find_pair(query, scene)
+    if pair is None:
+        return None
+    agrees, opposite = is_beside(*pair, str(query.way)), is_beside(pair[1], pair[0], str(query.way))
+    if not (agrees or opposite):
+        return None
+    return replace(query, value=bool(agrees), things=_describe(list(pair)))

@@ -1,0 +1,240 @@
+"""One function for each kind of question about the things of a picture; `ask` chooses among them."""
+
+from tiny.questions import choices
+from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, say, say_absent
+from tiny.questions.facts import Example, Facts, look_up
+from tiny.scenes import REGIONS, Scene, Thing, region
+from tiny.scenes.relations import OPPOSITES, are_confusable, find_extreme
+from tiny.words.phrasing import (
+    colour_field,
+    name_fields,
+    other_fields,
+    place_field,
+    side_field,
+    way_fields,
+    word_question,
+)
+from tiny.words.sentences import Language, Rng, pick
+
+STYLES = {"describe": describe_plainly, "describe_detail": describe_in_detail, "describe_short": describe_briefly}
+STYLE_ENDS = (0.45, 0.8, 1.0)  # where the share of each ends
+REGION_RATE = 0.25  # how many of the questions for objects are about one region
+EMPTY_RATE = 0.33  # and how many of those about an empty one
+EXTREMES = {"larger": "largest", "smaller": "smallest"}
+FILLED_RATE = 0.8  # how often a question for what is beside a thing has something to name
+
+
+def answer(name: str, language: Language, question: str, query: Facts, scene: Scene) -> Example:
+    """The question with its answer.
+
+    Raises:
+        ValueError: if the scene leaves the answer in doubt.
+    """
+    facts = look_up(query, scene)
+    if facts is None:
+        raise ValueError(f"{question!r} has no one answer in {scene.to_json()}.")
+    return Example(name, language, (), question, say(language, facts), facts)
+
+
+def ask_describe(scene: Scene, rng: Rng, language: Language) -> Example:
+    """What the picture shows; the wording asks for one of three styles."""
+    chance = rng.random()
+    topic = next(name for name, end in zip(STYLES, STYLE_ENDS, strict=True) if chance < end)
+    return describe_as(topic, scene, rng, language)
+
+
+def describe_as(topic: str, scene: Scene, rng: Rng, language: Language) -> Example:
+    """A description in the style of that topic, a key of STYLES."""
+    facts = look_up(Facts("things"), scene)
+    assert facts is not None
+    question = word_question(rng, language, topic)
+    return Example("describe", language, (), question, STYLES[topic](language, facts), facts)
+
+
+def ask_objects(scene: Scene, rng: Rng, language: Language) -> Example:
+    """What is there, in all or in a part of the picture."""
+    if rng.random() >= REGION_RATE:
+        return answer("objects", language, word_question(rng, language, "objects"), Facts("things"), scene)
+    full, empty = choices.list_places(scene)
+    place = pick(rng, full if full and (not empty or rng.random() >= EMPTY_RATE) else empty)
+    question = word_question(rng, language, "region", **place_field(rng, language, place))
+    return answer("objects", language, question, Facts("things", region=place), scene)
+
+
+def ask_colour(scene: Scene, rng: Rng, language: Language) -> Example:
+    """The colour of the only thing of its kind, or of the only one in a region."""
+    chance = rng.random()
+    if chance < 0.13:
+        places = [region(thing) for thing in scene.things]
+        full = [place for place in choices.list_places(scene)[0] if places.count(place) == 1]
+        if full:
+            place = pick(rng, full)
+            question = word_question(rng, language, "region_colour", **place_field(rng, language, place))
+            return answer("colour", language, question, Facts("colour", region=place), scene)
+    thing = pick(rng, choices.list_single(scene))
+    if chance < 0.25:
+        return _claim_colour(scene, rng, language, thing)
+    return ask_colour_of(scene, rng, language, thing.kind)
+
+
+def ask_colour_of(scene: Scene, rng: Rng, language: Language, kind: str) -> Example:
+    """The colour of the only thing of that kind."""
+    question = word_question(rng, language, "colour", **name_fields(rng, language, kind))
+    return answer("colour", language, question, Facts("colour", kind=kind), scene)
+
+
+def _claim_colour(scene: Scene, rng: Rng, language: Language, thing: Thing) -> Example:
+    """Whether it has that colour."""
+    claim = thing.colour if rng.random() < 0.5 else choices.pick_other_colour(rng, scene, thing)
+    fields = {**name_fields(rng, language, thing.kind), **colour_field(rng, language, claim)}
+    question = word_question(rng, language, "claim_colour", **fields)
+    return answer("colour", language, question, Facts("colour", kind=thing.kind, claim=claim), scene)
+
+
+def ask_where(scene: Scene, rng: Rng, language: Language) -> Example:
+    """The region of a thing, named by kind, by both, or by its colour alone."""
+    chance, alone = rng.random(), choices.list_single_colours(scene)
+    if chance < 0.07 and alone:
+        colour = pick(rng, alone).colour
+        question = word_question(rng, language, "where", **name_fields(rng, language, None, colour))
+        return answer("where", language, question, Facts("where", colour=colour), scene)
+    kind, named = choices.name_for(rng, scene, thing := pick(rng, scene.things), 0.4)
+    if chance < 0.17:
+        return _claim_where(scene, rng, language, thing, named)
+    return ask_where_of(scene, rng, language, kind, named)
+
+
+def ask_where_of(scene: Scene, rng: Rng, language: Language, kind: str, colour: str | None) -> Example:
+    """The region of the only thing of that kind and colour."""
+    question = word_question(rng, language, "where", **name_fields(rng, language, kind, colour))
+    return answer("where", language, question, Facts("where", kind=kind, colour=colour), scene)
+
+
+def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, colour: str | None) -> Example:
+    """Whether it is in that region."""
+    true = region(thing)
+    wrong = [place for place in REGIONS if place != true and not are_confusable(place, true)]
+    claim = true if rng.random() < 0.5 else pick(rng, wrong)
+    fields = {**name_fields(rng, language, thing.kind, colour), **place_field(rng, language, claim)}
+    question = word_question(rng, language, "claim_where", **fields)
+    return answer("where", language, question, Facts("where", kind=thing.kind, colour=colour, claim=claim), scene)
+
+
+def ask_count(scene: Scene, rng: Rng, language: Language) -> Example:
+    """How many there are: in all, of a kind, of a colour, or of both."""
+    chance = rng.random()
+    if chance < 0.4:
+        return answer("count", language, word_question(rng, language, "count_all"), Facts("count"), scene)
+    thing, there = pick(rng, scene.things), rng.random() < 0.75
+    if chance < 0.75:
+        return ask_count_of(scene, rng, language, thing.kind if there else choices.pick_missing_kind(rng, scene), None)
+    if chance < 0.92:
+        colour = thing.colour if there else choices.pick_missing_colour(rng, scene)
+        return ask_count_of(scene, rng, language, None, colour)
+    colour = thing.colour if there else choices.pick_other_colour(rng, scene, thing)
+    return ask_count_of(scene, rng, language, thing.kind, colour)
+
+
+def ask_count_of(scene: Scene, rng: Rng, language: Language, kind: str | None, colour: str | None) -> Example:
+    """How many there are of that kind and colour."""
+    question = word_question(rng, language, "count_kind", **name_fields(rng, language, kind, colour))
+    return answer("count", language, question, Facts("count", kind=kind, colour=colour), scene)
+
+
+def ask_exists(scene: Scene, rng: Rng, language: Language) -> Example:
+    """Whether there is something of a kind, of a colour, or of both; half of the time there is."""
+    there, chance = rng.random() < 0.5, rng.random()
+    if chance < 0.2:
+        colour = pick(rng, scene.things).colour if there else choices.pick_missing_colour(rng, scene)
+        return ask_whether(scene, rng, language, None, colour)
+    if not there:
+        return ask_whether(scene, rng, language, *choices.pick_missing_name(rng, scene))
+    thing = pick(rng, scene.things)
+    return ask_whether(scene, rng, language, thing.kind, thing.colour if chance < 0.6 else None)
+
+
+def ask_whether(scene: Scene, rng: Rng, language: Language, kind: str | None, colour: str | None) -> Example:
+    """Whether there is something of that kind and colour."""
+    question = word_question(rng, language, "exists", **name_fields(rng, language, kind, colour))
+    return answer("exists", language, question, Facts("exists", kind=kind, colour=colour), scene)
+
+
+def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
+    """A question that takes for granted something that is not there; the answer says so."""
+    kind, colour = choices.pick_missing_name(rng, scene)
+    chance = rng.random()
+    fields = name_fields(rng, language, kind, colour)
+    if chance < 0.2:
+        topic, fields = "relation", other_fields(rng, language, kind, colour)
+        fields |= side_field(rng, language, pick(rng, ("left", "right", "above", "below")))
+    elif chance < 0.35:
+        topic = pick(rng, ("which", "whether"))
+        fields |= way_fields(rng, language, pick(rng, ("larger", "smaller")))
+        there = other_fields(rng, language, *choices.name_for(rng, scene, pick(rng, scene.things)))
+        fields |= there
+        if rng.random() < 0.5:
+            fields["name"], fields["other"] = fields["other"], fields["name"]
+    else:
+        topic = "where" if colour or chance < 0.65 else "colour"
+    question = word_question(rng, language, topic, **fields)
+    facts = Facts("exists", False, kind, colour)
+    return Example("absent", language, (), question, say_absent(language, kind, colour), facts)
+
+
+def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
+    """Which of two is larger or smaller, whether one is, or which is the largest or smallest of all."""
+    chance, way = rng.random(), pick(rng, tuple(EXTREMES))
+    if chance < 0.27 and find_extreme(scene.things, EXTREMES[way]):
+        question = word_question(rng, language, "extreme", **way_fields(rng, language, way))
+        return answer("larger", language, question, Facts("extreme", way=EXTREMES[way]), scene)
+    pair = pick(rng, choices.list_sized_pairs(scene))
+    one, other = pair if rng.random() < 0.5 else pair[::-1]
+    return ask_larger_of(scene, rng, language, one, other, way, chance < 0.55)
+
+
+def ask_larger_of(
+    scene: Scene, rng: Rng, language: Language, one: Thing, other: Thing, way: str, whether: bool
+) -> Example:
+    """Which of the two is larger or smaller; or whether the first one is."""
+    name, second = choices.name_for(rng, scene, one), choices.name_for(rng, scene, other)
+    fields = {**name_fields(rng, language, *name), **other_fields(rng, language, *second)}
+    fields |= way_fields(rng, language, way)
+    question = word_question(rng, language, "whether" if whether else "which", **fields)
+    kind, colour = name
+    query = Facts("is_larger" if whether else "larger", kind=kind, colour=colour, other=second, way=way)
+    return answer("larger", language, question, query, scene)
+
+
+def ask_relation(scene: Scene, rng: Rng, language: Language) -> Example:
+    """What is on one side of a thing, or whether a thing is there."""
+    pairs = choices.list_sided_pairs(scene) if rng.random() < 0.25 else []
+    if pairs:
+        return _ask_whether_beside(scene, rng, language, *pick(rng, pairs))
+    references = choices.list_references(scene)
+    filled = [reference for reference in references if reference[2]]
+    thing, side, _ = pick(rng, filled if filled and rng.random() < FILLED_RATE else references)
+    return ask_beside(scene, rng, language, thing, side)
+
+
+def ask_beside(scene: Scene, rng: Rng, language: Language, thing: Thing, side: str) -> Example:
+    """What is on that side of the thing."""
+    name = choices.name_for(rng, scene, thing)
+    fields = {**other_fields(rng, language, *name), **side_field(rng, language, side)}
+    question = word_question(rng, language, "relation", **fields)
+    return answer("relation", language, question, Facts("relation", other=name, way=side), scene)
+
+
+def _ask_whether_beside(
+    scene: Scene, rng: Rng, language: Language, thing: Thing, other: Thing, true_side: str
+) -> Example:
+    """Whether the thing is on the true side, or on the opposite one."""
+    side = true_side if rng.random() < 0.5 else OPPOSITES[true_side]
+    (kind, colour), second = choices.name_for(rng, scene, thing), choices.name_for(rng, scene, other)
+    fields = {
+        **name_fields(rng, language, kind, colour),
+        **other_fields(rng, language, *second),
+        **side_field(rng, language, side),
+    }
+    question = word_question(rng, language, "is_beside", **fields)
+    query = Facts("is_beside", kind=kind, colour=colour, other=second, way=side)
+    return answer("relation", language, question, query, scene)

@@ -1,0 +1,287 @@
+"""The things of a scene: sampled, drawn, and mapped for training.
+
+Lengths and places are fractions of the picture's side, x to the right and y down.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from tiny.scenes.backgrounds import BACKGROUNDS, paint_background
+from tiny.scenes.shapes import COLOURS, KINDS, draw_shape, mix_paint, outline_paint, place_polygon, shape_of, stands_out
+
+SIZES = {"small": 0.08, "medium": 0.115, "large": 0.155}  # name -> radius
+REGIONS = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "centre",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
+MOST_THINGS = 5
+SCALES = (0.95, 1.05)  # how far things of one size differ: far less than the sizes do
+# (colour, kind) pairs that no picture and no text of the training has: what the model says of them it has put
+# together itself. Every colour once.
+HELD_OUT = frozenset(
+    {
+        ("red", "fish"),
+        ("orange", "house"),
+        ("yellow", "cross"),
+        ("green", "box"),
+        ("blue", "heart"),
+        ("purple", "tree"),
+        ("white", "triangle"),
+        ("black", "moon"),
+    }
+)
+LINE_MARGIN = 0.04  # no centre is nearer to the border of a region
+EDGE_MARGIN = 0.02  # nothing is nearer to the border of the picture
+CLOSEST = 0.87  # least distance of two centres, in sums of their radii: covers well under 30 %
+SAME_REGION_GAP = 0.08  # least difference in x within a region: left and right are never a close call
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing in a picture.
+
+    Attributes:
+        kind: one of KINDS.   colour: one of COLOURS.   size: a key of SIZES.
+        x, y: its centre.
+        angle: its turn in degrees, clockwise.
+        flipped: whether left and right are swapped.
+        scale: how much larger it is than others of its size.
+    """
+
+    kind: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    angle: float = 0.0
+    flipped: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.kind, KINDS), (self.colour, COLOURS), (self.size, tuple(SIZES))):
+            if value not in known:
+                raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}.")
+
+    @property
+    def radius(self) -> float:
+        """Of the circle around it."""
+        return SIZES[self.size] * self.scale
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A whole picture.
+
+    Attributes:
+        background: one of BACKGROUNDS.
+        things: from the rearmost to the foremost.
+        seed: drives what the other fields leave open: texture, shades, light, noise, blur.
+    """
+
+    background: str
+    things: tuple[Thing, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.background not in BACKGROUNDS:
+            raise ValueError(f"{self.background!r} is unknown; choose one of {', '.join(BACKGROUNDS)}.")
+
+    def to_json(self) -> str:
+        """All of it as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Scene":
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: if the text is not JSON, lacks a field or names something unknown.
+        """
+        fields = json.loads(text)
+        try:
+            things = tuple(Thing(**thing) for thing in fields["things"])
+            return Scene(fields["background"], things, fields["seed"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This JSON is no scene ({error}); write it with Scene.to_json.") from error
+
+
+def region(thing: Thing) -> str:
+    """The ninth of the picture that holds the thing's centre: one of REGIONS."""
+    column, row = (min(int(3 * place), 2) for place in (thing.x, thing.y))
+    return REGIONS[3 * row + column]
+
+
+def sample_scene(rng: np.random.Generator, max_things: int = MOST_THINGS, held_out: bool = False) -> Scene:
+    """A random scene of 1 to `max_things` things, no two alike in both kind and colour.
+
+    Every thing lies inside the picture, at least 70 % of it can be seen, and its region is beyond doubt.
+
+    Args:
+        rng: decides everything.
+        max_things: the most things, 1 to 5.
+        held_out: whether exactly one thing is of a pair in HELD_OUT; else none is.
+
+    Raises:
+        ValueError: if `max_things` is not within 1 to 5.
+    """
+    if not 1 <= max_things <= MOST_THINGS:
+        raise ValueError(f"max_things={max_things} must be from 1 to {MOST_THINGS}.")
+    names = _sample_names(rng, int(rng.integers(1, max_things + 1)))
+    if held_out:
+        pairs = sorted(HELD_OUT)
+        names[int(rng.integers(len(names)))] = pairs[int(rng.integers(len(pairs)))]
+    things = None
+    while things is None:  # a crowded start may leave no room for the last ones
+        things = _place_things(rng, names)
+    return Scene(BACKGROUNDS[rng.integers(len(BACKGROUNDS))], things, int(rng.integers(2**31)))
+
+
+def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """Different (colour, kind) pairs; kinds and colours repeat now and then, so that there is something to count."""
+    names: list[tuple[str, str]] = []
+    while len(names) < count:
+        colour, kind = COLOURS[rng.integers(len(COLOURS))], KINDS[rng.integers(len(KINDS))]
+        if names and (chance := rng.random()) < 0.35:
+            last = names[int(rng.integers(len(names)))]
+            colour, kind = (colour, last[1]) if chance < 0.25 else (last[0], kind)
+        if (colour, kind) not in names and (colour, kind) not in HELD_OUT:
+            names.append((colour, kind))
+    return names
+
+
+def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
+    """A thing for each name, or None if one found no room."""
+    things: list[Thing] = []
+    for colour, kind in names:
+        for _ in range(20):
+            thing = _place_thing(rng, colour, kind)
+            if all(_keep_apart(thing, other) for other in things):
+                things.append(thing)
+                break
+        else:
+            return None
+    return tuple(things)
+
+
+def _place_thing(rng: np.random.Generator, colour: str, kind: str) -> Thing:
+    size = tuple(SIZES)[rng.integers(len(SIZES))]
+    scale = round(rng.uniform(*SCALES), 3)
+    x, y = (_place_in_third(rng, SIZES[size] * scale) for _ in range(2))
+    return Thing(kind, colour, size, x, y, round(rng.uniform(-12, 12), 1), bool(rng.random() < 0.5), scale)
+
+
+def _place_in_third(rng: np.random.Generator, radius: float) -> float:
+    """A coordinate of a centre: each third of the picture is as likely."""
+    third = int(rng.integers(3))
+    low = max(third / 3 + LINE_MARGIN, radius + EDGE_MARGIN)
+    high = min((third + 1) / 3 - LINE_MARGIN, 1 - radius - EDGE_MARGIN)
+    return round(rng.uniform(low, high), 4)
+
+
+def _keep_apart(thing: Thing, other: Thing) -> bool:
+    if region(thing) == region(other) and abs(thing.x - other.x) < SAME_REGION_GAP:
+        return False
+    return math.hypot(thing.x - other.x, thing.y - other.y) > CLOSEST * (thing.radius + other.radius)
+
+
+def draw_scene(scene: Scene, size: int = 224) -> Image.Image:
+    """The scene as an RGB picture of `size` by `size` pixels; the scene alone decides every pixel."""
+    texture, paint, photo = np.random.default_rng(scene.seed).spawn(3)  # so that none disturbs another
+    picture = paint_background(scene.background, size, texture)
+    for thing in scene.things:
+        _draw_thing(picture, thing, paint)
+    return _take_photo(picture, photo)
+
+
+def draw_sketch(scene: Scene, size: int, rng: np.random.Generator) -> Image.Image:
+    """The things of a scene as drawn elsewhere: plain shapes on a plain ground, RGB [size, size]; for training."""
+    ground = tuple(rng.integers(0, 256, 3).tolist()) if rng.random() < 0.5 else (255, 255, 255)
+    picture = Image.new("RGB", (size, size), ground)
+    plain = bool(rng.random() < 0.7)
+    for thing in scene.things:
+        _draw_thing(picture, thing, rng, plain)
+    return picture
+
+
+def _draw_thing(picture: Image.Image, thing: Thing, rng: np.random.Generator, plain: bool = False) -> None:
+    size = picture.width
+    x, y, radius = thing.x * size, thing.y * size, thing.radius * size
+    box = (x - radius, y - radius, x + radius, y + radius)
+    around = tuple(np.asarray(picture.resize((1, 1), box=box))[0, 0].tolist())
+    paint = mix_paint(thing.colour, rng)
+    bare = stands_out(paint, around) and rng.random() < (0.7 if plain else 0.25)
+    line = None if bare else outline_paint(thing.colour, paint, around)
+    patch = draw_shape(thing.kind, paint, line, radius, thing.angle, thing.flipped, plain)
+    corner = (round(x - patch.width / 2), round(y - patch.height / 2))
+    picture.paste(patch, corner, patch)
+
+
+def _take_photo(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Light, blur and noise, all too weak to change the name of a colour."""
+    if rng.random() < 0.4:
+        picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.6) * picture.width / 224))
+    gains = rng.uniform(0.88, 1.06) + rng.uniform(-0.02, 0.02, 3)
+    light = np.outer(gains, np.arange(256)).clip(0, 255)
+    strength = int(rng.integers(1, 9))
+    noise = Image.fromarray(rng.integers(0, 2 * strength + 1, (picture.height, picture.width), dtype=np.uint8))
+    lit = picture.point(light.astype(int).ravel().tolist())
+    return ImageChops.add(lit, Image.merge("RGB", [noise] * 3), offset=-strength)
+
+
+def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
+    """What covers the centre of each cell, the foremost thing where several do; nothing about the background.
+
+    A thing too thin to cover a centre gets the cell in which it stands, so that none is missing.
+
+    Args:
+        scene: the scene.
+        grid: cells in a row and in a column.
+
+    Returns:
+        Indices into KINDS and into COLOURS, int64 [grid, grid] each, [row, column]; -1 where nothing is.
+    """
+    fine = 5  # odd, so that each cell has a middle pixel
+    canvas = Image.new("L", (grid * fine, grid * fine))
+    draw = ImageDraw.Draw(canvas)
+    for number, thing in enumerate(scene.things, start=1):
+        place = (
+            thing.x * grid * fine,
+            thing.y * grid * fine,
+            thing.radius * grid * fine,
+            thing.angle,
+            thing.flipped,
+        )
+        for part in shape_of(thing.kind).silhouette:
+            draw.polygon(place_polygon(part, *place), fill=number)
+    numbers = np.asarray(canvas)[fine // 2 :: fine, fine // 2 :: fine].copy()
+    for number, thing in enumerate(scene.things, start=1):
+        if number not in numbers:
+            numbers[int(thing.y * grid), int(thing.x * grid)] = number
+    kinds = np.array([-1, *(KINDS.index(thing.kind) for thing in scene.things)])
+    colours = np.array([-1, *(COLOURS.index(thing.colour) for thing in scene.things)])
+    return kinds[numbers], colours[numbers]
+
+
+def place_map(scene: Scene, grid: int) -> np.ndarray:
+    """Which kinds and which colours stand in each cell, by the things' centres; nothing about the background.
+
+    Returns:
+        bool [grid, grid, kinds + colours], [row, column], in the order of KINDS and COLOURS. That two things share a
+        cell is not told, nor which colour belongs to which kind there.
+    """
+    places = np.zeros((grid, grid, len(KINDS) + len(COLOURS)), dtype=bool)
+    for thing in scene.things:
+        cell = places[int(thing.y * grid), int(thing.x * grid)]
+        cell[[KINDS.index(thing.kind), len(KINDS) + COLOURS.index(thing.colour)]] = True
+    return places

@@ -1,1 +1,0 @@
-"""An evaluation: its questions, their results, and the reports of them."""
