@@ -152,7 +152,7 @@ def make_encoder(name: str, max_length: int) -> TurnEncoder:
     return TurnEncoder(tokenizer, checkpoint.config["image_length"], max_length)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,8 +163,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--max-length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens of prompt and answer (default %(default)s)"
     )
-    options = parser.parse_args(arguments)
-    vars(options).pop("command")  # there is only one
+    options = vars(parser.parse_args(arguments))
+    options.pop("command")  # there is only one
     return options
 
 
@@ -178,4 +178,4 @@ def run(file: Path, from_pretrained: str, max_length: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(**vars(parse_arguments(arguments))))
+    return run_program(lambda: run(**parse_arguments(arguments)))

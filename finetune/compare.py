@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -95,7 +95,7 @@ def format_compared(one: Compared, names: Sequence[str]) -> str:
     return "\n".join(map(show_line, lines))
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,7 +110,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--on-bad-row", choices=("error", "skip"), default="error", help="what to do about rows that cannot be used")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
-    return parser.parse_args(arguments)
+    return vars(parser.parse_args(arguments))
 
 
 def run(
@@ -146,7 +146,7 @@ def run(
 
 def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:
     """Compare the models that the command line names; `load` loads them."""
-    return run_program(lambda: run(**vars(parse_arguments(arguments)), load=load))
+    return run_program(lambda: run(**parse_arguments(arguments), load=load))
 
 
 if __name__ == "__main__":

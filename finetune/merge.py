@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint import open_checkpoint
 from model.checkpoint.adapters import BASE_KEY
@@ -73,7 +74,7 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
         write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,7 +83,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new directory")
     parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
     parser.add_argument("--base", metavar="NAME", help="the model that RUN began from, where RUN does not say")
-    return parser.parse_args(arguments)
+    return vars(parser.parse_args(arguments))
 
 
 def run(source: str, out: Path, to: str, base: str | None) -> None:
@@ -93,7 +94,7 @@ def run(source: str, out: Path, to: str, base: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(**vars(parse_arguments(arguments))))
+    return run_program(lambda: run(**parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

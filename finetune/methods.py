@@ -130,11 +130,12 @@ def choose_base() -> tuple[str, str]:
     return SMALL_MODEL, notice
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read `--from_pretrained` among the arguments of a training."""
     parser = ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--from_pretrained")
-    return parser.parse_known_args(arguments)[0]  # type: ignore[no-any-return]
+    given, _ = parser.parse_known_args(arguments)
+    return {"from_pretrained": given.from_pretrained}
 
 
 def run(from_pretrained: str | None) -> None:
@@ -147,7 +148,7 @@ def run(from_pretrained: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(**vars(parse_arguments(arguments))))
+    return run_program(lambda: run(**parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def read_sampling(directory: Path) -> dict[str, Any]:
     return {key: given.get(key, getattr(HF_CHAT, key)) for key in ORIGINAL_SETTINGS}
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     parser = ArgumentParser(
         prog="python -m model.checkpoint.convert",
@@ -211,7 +211,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("give SRC, DST and --to, or --refresh-code DIR")
     if options.model_parallel_size != 1 and options.to == "hf":
         parser.error("--model-parallel-size is for --to sat")
-    return options
+    return vars(options)
 
 
 def refresh(directory: Path) -> None:
@@ -272,7 +272,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     said = "Interrupted. Nothing is left of the new directory: run it again."
-    return run_program(lambda: run(**vars(parse_arguments(arguments))), interrupted=said)
+    return run_program(lambda: run(**parse_arguments(arguments)), interrupted=said)
 
 
 if __name__ == "__main__":
