@@ -164,7 +164,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "--max-length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens of prompt and answer (default %(default)s)"
     )
     options = vars(parser.parse_args(arguments))
-    options.pop("command")  # there is only one
+    options.pop("command", None)  # there is only one
     return options
 
 
