@@ -2,6 +2,7 @@
 #   docker build -t visualglm .
 #   docker run -p 127.0.0.1:8080:8080 visualglm
 #   docker run -p 127.0.0.1:8080:8080 visualglm api.py --from_pretrained visualglm-tiny
+#   docker run -it --entrypoint visualglm visualglm chat --from_pretrained visualglm-tiny
 # With a GPU and the published model, which is kept in a volume, for whoever reaches this machine and has the key:
 #   docker run --gpus all -p 8080:8080 -v visualglm:/data -e VISUALGLM_API_KEY visualglm api.py --from_pretrained visualglm-6b
 # The PyTorch that pip finds brings CUDA along. For a smaller image without, name the index of PyTorch's CPU builds:
@@ -16,6 +17,8 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch 
     && pip install --no-cache-dir -r requirements_wo_ds.txt -r requirements_web.txt -c constraints.txt \
     && pip install --no-cache-dir --no-deps SwissArmyTransformer gradio -c constraints.txt
 COPY . .
+# Editable, so that the scripts here and the program visualglm share one copy of the packages.
+RUN pip install --no-cache-dir --no-deps --editable .
 RUN useradd --create-home visualglm && mkdir /data && chown visualglm /data
 
 USER visualglm

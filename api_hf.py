@@ -5,8 +5,7 @@ python api_hf.py --from_pretrained visualglm-tiny
 
 import sys
 
-from api import main
-from model import load_hf
+from visualglm.cli import start
 
 if __name__ == "__main__":
-    sys.exit(main(load=load_hf))
+    sys.exit(start("serve", hf=True, description=__doc__))

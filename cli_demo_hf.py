@@ -5,8 +5,7 @@ python cli_demo_hf.py --from_pretrained visualglm-tiny --image examples/scene.pn
 
 import sys
 
-from cli_demo import main
-from model import load_hf
+from visualglm.cli import start
 
 if __name__ == "__main__":
-    sys.exit(main(load=load_hf))
+    sys.exit(start("chat", hf=True, description=__doc__))

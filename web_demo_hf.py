@@ -5,8 +5,7 @@ python web_demo_hf.py --from_pretrained visualglm-tiny
 
 import sys
 
-from model import load_hf
-from web_demo import main
+from visualglm.cli import start
 
 if __name__ == "__main__":
-    sys.exit(main(load=load_hf, port=8080))
+    sys.exit(start("web", hf=True, port=8080, description=__doc__))

@@ -29,10 +29,10 @@ from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.layout import RENAMED, SPLIT
 from model.checkpoint.memory import build_empty
 from model.checkpoint.save import save_hf, to_hf_config
+from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
-from model.sat.compat import count_parameters
 from model.tensors import LazyTensors, makers_of
 
 FULL_SIZE = "full-size"  # what scripts call this model on the command line
@@ -154,7 +154,7 @@ def random_sat(
     quant_vision: bool = False,
 ) -> Any:
     """Return a SAT network of these sizes with random weights, rounded to `quant` bits if given."""
-    checkpoint = replace(open_checkpoint(EMBEDDED_MODEL), config=config)
+    checkpoint = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     network = build_network(checkpoint, device, dtype)
     draw_weights(network)
     return quantize(network, quant, quant_vision=quant_vision) if quant else network

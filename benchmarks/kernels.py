@@ -29,8 +29,8 @@ from model.command_line import ArgumentParser, run_program
 from model.kernels.autotune import MOST_ROWS, Tile
 from model.kernels.dispatch import has_triton
 from model.kernels.ending import Ending
-from model.kernels.low_bit import dequantize
 from model.kernels.norm import layer_norm
+from model.kernels.torch_ops import dequantize
 
 Parts = tuple[torch.Tensor, ...]
 BITS = {"dense": 16, "int8": 8, "int4": 4}

@@ -2,7 +2,7 @@
 
 The modules in the order in which data passes through them:
 
-    command line            finetune_visualglm, arguments -> config: TrainingConfig
+    command line            finetune_visualglm, __main__, arguments -> config: TrainingConfig
     data                    rows (formats of files), shapes and row_pictures (formats of a row) -> data: ChatDataset
     encoding                encoding: a turn -> token ids and labels
     batches                 order (which examples a step sees) -> batches (collation, worker processes)

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from model.command_line import print_text
-from model.engine.kv_cache import answer_positions
 from model.environment import read_integer
+from model.kernels.torch_ops import positions_2d, prefix_mask
 
 from .encoding import NO_LOSS, Example
 from .errors import DataError, TrainingError
@@ -214,13 +214,12 @@ def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
 
 def positions(example: Example, length: int) -> torch.Tensor:
     """Return the position ids [2, length] of an example; those of padding go on."""
-    return answer_positions(example.context_length + 1, length, torch.device("cpu"))
+    return positions_2d(torch.arange(length), example.context_length)
 
 
 def visible(example: Example, length: int) -> torch.Tensor:
     """Return [length, length], True where a row sees a column: the context, itself, and what is before it."""
-    place = torch.arange(length)
-    return (place < example.context_length) | (place <= place[:, None])
+    return prefix_mask(torch.arange(length), example.context_length)
 
 
 class _Carried(Dataset[list[Example] | DataError]):

@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from model import load_tokenizer
 from model.checkpoint import open_checkpoint
-from model.command_line import DONE, FAILED, ArgumentParser, print_text, run_program
+from model.command_line import DONE, FAILED, ArgumentParser, console_command, print_text, run_program
 from model.errors import ImageError
 from model.images.preprocess import load_image
 
@@ -154,10 +154,14 @@ def make_encoder(name: str, max_length: int) -> TurnEncoder:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
+    called = console_command()
     parser = ArgumentParser(
-        prog="python -m finetune.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m finetune.data check" if called else "python -m finetune.data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=("check",))
+    if not called:  # `visualglm check-data` has it in its name
+        parser.add_argument("command", choices=("check",))
     parser.add_argument("file", type=Path, help="JSON lines, or a JSON list")
     parser.add_argument("--from_pretrained", default=AT_HAND, help="whose tokens are counted (default %(default)s)")
     parser.add_argument(

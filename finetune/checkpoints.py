@@ -202,8 +202,9 @@ class Run:
 
 def chat_command(run: Path) -> str:
     """Return the command that talks to a run; it works in any directory."""
-    program = Path(__file__).absolute().parents[1] / "cli_demo.py"
-    return shlex.join([sys.executable, str(program), "--from_pretrained", str(run.absolute())])
+    script = Path(__file__).absolute().parents[1] / "cli_demo.py"
+    program = [str(script)] if script.is_file() else ["-m", "visualglm", "chat"]  # there is no script in a wheel
+    return shlex.join([sys.executable, *program, "--from_pretrained", str(run.absolute())])
 
 
 def write_part(

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from model.engine.kv_cache import angle_table
 from model.engine.network import to_device
+from model.kernels.torch_ops import rotary_tables
 from model.sat.lora import LoraLinear, copy_factors, has_dropout
 from model.sat.low_rank import is_mixing
 from model.sat.ptuning import PrefixMixin
@@ -42,12 +42,12 @@ def final_states(network: Any, batch: Batch, images: torch.Tensor | None, twice:
     """
     x = embed(network, batch, images)
     positions, mask = (to_device(tensor, x.device) for tensor in (batch.position_ids, batch.attention_mask))
-    angles = network.rotary.angles(positions.transpose(1, 2))  # [B, T, 2, head_dim / 2]
-    table = angle_table(angles.flatten(0, 2)).to(dtype_of_products(x))
-    turns = turns_of(table.view(2, *x.shape[:2], -1))
+    dtype = dtype_of_products(x)
+    tables = rotary_tables(positions.transpose(1, 2), network.rotary.dim, dtype)  # [B, T, 2, head_dim / 2] each
+    turns = turns_of(*(table.flatten(2) for table in tables))
     hook = network.hooks.get(ATTENTION_HOOK)
     # SAT's own attention knows masks as numbers that are factors.
-    visible = additive(mask, table.dtype) if hook is None else mask.to(table.dtype)
+    visible = additive(mask, dtype) if hook is None else mask.to(dtype)
     transformer = network.transformer
     again = twice and torch.is_grad_enabled()
     # Where nothing is drawn, no random state has to be put back.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.aliases import renamed
-from model.engine.kv_cache import rotate
+from model.kernels.torch_ops import rotate
 from model.quantization.nf4 import Nf4Linear
 from model.sat.lora import Factors
 from model.sat.low_rank import is_frozen, is_mixing, is_watched, multiply, multiply_back
@@ -77,16 +77,13 @@ def can_be_one_step(layer: Any, x: torch.Tensor) -> bool:
     return frozen and is_frozen(mlp.dense_h_to_4h) and is_frozen(mlp.dense_4h_to_h) and not is_mixing(x.device.type)
 
 
-def turns_of(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the cosines, sines and negated sines by which q, k and v turn, v not at all.
+def turns_of(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the cosines, sines and negated sines [B, T, 3, 1, head_dim] by which q, k and v turn, v not at all.
 
     Args:
-        table: cosines and sines [2, B, T, head_dim].
-
-    Returns:
-        [B, T, 3, 1, head_dim] each.
+        cos, sin: [B, T, head_dim].
     """
-    cos, sin = table[:, :, :, None, None].expand(-1, -1, -1, 2, -1, -1)
+    cos, sin = (part[:, :, None, None].expand(-1, -1, 2, -1, -1) for part in (cos, sin))
     cos, sin = (F.pad(part, (0, 0, 0, 0, 0, 1), value=rest) for part, rest in ((cos, 1.0), (sin, 0.0)))
     return cos, sin, -sin
 

@@ -86,11 +86,24 @@ def accept_any_text() -> None:
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
 
 
+def console_command() -> str | None:
+    """Return `visualglm COMMAND` if the console program was called, which puts it into `sys.argv`; else None."""
+    name = sys.argv[0] if sys.argv else ""
+    return name if name.startswith("visualglm ") else None
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Parser that reads `--server-name` and `--server_name` as the same option, whichever of them is documented.
 
-    Abbreviations too may have either spelling. Values, and whatever follows a `--`, stay as they are.
+    Abbreviations too may have either spelling. Values, and whatever follows a `--`, stay as they are. Called by the
+    console program, it shows that program's command in place of `prog`.
     """
+
+    def __init__(self, prog: str | None = None, description: str | None = None, **settings: Any) -> None:
+        called = console_command()
+        if called and prog and description:
+            description = description.replace(prog, called)
+        super().__init__(prog=called or prog, description=description, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and an error, and exit."""

@@ -11,10 +11,9 @@ from .chat_model import Answer, SatChatModel
 from .description import UNNAMED, Description
 from .engine import GenerationConfig
 from .errors import VisualGLMError
-from .kernels.linear import Called, Linear, bind_dense, bind_rounded
+from .kernels.linear import Called, Linear, bind_dense
 from .prompt import Conversation
-from .quantization.rounding import group_count
-from .rotary import RotaryEmbedding
+from .quantization.linear import bind_quantized
 
 
 class HfNetwork:
@@ -26,7 +25,6 @@ class HfNetwork:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.heads: int = model.config.num_attention_heads
-        self.rotary = RotaryEmbedding(model.config.hidden_size // (2 * self.heads)).to(model.device)
 
     @property
     def transformer(self) -> Any:
@@ -81,9 +79,7 @@ class HfNetwork:
         """Return how to call a linear layer."""
         if type(module) is nn.Linear:
             return bind_dense(module)
-        if getattr(module, "weight_scale", None) is not None and self.device.type != "cpu":
-            return bind_published(module)
-        return Called(module)
+        return Called(module) if getattr(module, "weight_scale", None) is None else bind_quantized(module)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""
@@ -115,16 +111,6 @@ class HfNetwork:
             use_cache=True,
         )
         return output.logits, {"past_key_values": output.past_key_values}
-
-
-def bind_published(module: Any) -> Linear:
-    """Return how to call a layer with published weights of few bits, of which a row is one group."""
-    groups = None
-    if module.bits == 4:
-        count = group_count(module.in_features)
-        same = torch.tensor((1.0, 0.0), dtype=torch.bfloat16, device=module.weight.device)  # step and zero
-        groups = same.expand(module.out_features, count, 2).contiguous()
-    return bind_rounded(module.weight, module.weight_scale.float(), groups, module.bias)
 
 
 class HfChatModel:

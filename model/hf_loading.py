@@ -6,7 +6,6 @@ transformers' own loading takes a missing tensor for a new one, and brings the m
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,14 @@ from .checkpoint.adapters import PTUNING, encode_prefix, methods_in
 from .checkpoint.files import read_json
 from .checkpoint.hf import CONFIG_NAME, open_files
 from .checkpoint.layout import INTERLEAVED, SPLIT
-from .checkpoint.low_bit import part_maker
+from .checkpoint.low_bit import rounded_tensors
 from .checkpoint.memory import build_empty, whole_tensors
 from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .errors import CheckpointError, SettingError
+from .kernels.torch_ops import round_weight
 from .quantization.published import SCALE
-from .tensors import LazyTensors, Tensors, makers_of
+from .quantization.quantize import quantized_layers
+from .tensors import Tensors
 
 if TYPE_CHECKING:
     from .hf.configuration_chatglm import ChatGLMConfig
@@ -117,29 +118,10 @@ def load_network(
     config.name_or_path = str(checkpoint.path)
     config.quantization_bit = bits or config.quantization_bit
     network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype).eval()
-    rounded = rounded_tensors(tensors, network, dtype)
+    rounded = rounded_tensors(
+        tensors,
+        {name: layer for name, layer in quantized_layers(network).items() if f"{name}.weight{SCALE}" not in tensors},
+        rounder=lambda weight, layer: round_weight(weight.to(layer.weight.device, dtype), layer.bits),
+    )
     load_tensors(network, replace(checkpoint, stored=rounded, qkv_layout=SPLIT, is_settled=True), progress)
     return network
-
-
-def rounded_tensors(tensors: Tensors, network: Any, dtype: torch.dtype) -> Tensors:
-    """Return `tensors` with whole weights rounded for those layers of the network that have few bits.
-
-    One whole weight at a time lies in memory, in `dtype` on the device of its layer.
-    """
-    from .kernels.low_bit import QuantizedLinear, round_weight
-
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, QuantizedLinear)}
-
-    @lru_cache(maxsize=1)  # its parts are asked for one after the other
-    def rounded(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        layer = layers[name]
-        return round_weight(tensors[f"{name}.weight"].to(layer.weight.device, dtype), layer.bits)
-
-    makers = makers_of(tensors)
-    for name in layers:
-        weight = f"{name}.weight"
-        if weight in tensors and weight + SCALE not in tensors:
-            makers[weight] = part_maker(partial(rounded, name), 0)
-            makers[weight + SCALE] = part_maker(partial(rounded, name), 1)
-    return LazyTensors(makers)

@@ -17,18 +17,16 @@ from .checkpoint.low_bit import quantized_checkpoint
 from .checkpoint.memory import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL, find_vocabulary
 from .checkpoint.save import GENERATION_NAME
+from .checkpoint.sizes import choose_cpu_dtype, count_parameters
 from .description import Description, read_knowledge
 from .engine import DEMO
 from .environment import expand_home, read_variable
 from .errors import CheckpointError, SettingError, TokenizerError
-from .finetuned import FineTuneVisualGLMModel
 from .hf_chat import HfChatModel
 from .hf_loading import fill_network, is_published, read_network
+from .kernels.torch_ops import check_bits
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
-from .quantization.rounding import check_bits
-from .sat.compat import choose_cpu_dtype, count_parameters
 from .shortage import shortage_explained
-from .visualglm import VisualGLMModel
 
 # Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -56,6 +54,7 @@ def read_sampling(directory: Path) -> Mapping[str, Any]:
 
 if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
+    from .visualglm import VisualGLMModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL_PARAMETERS = 50_000_000
@@ -147,12 +146,15 @@ def build_network(
     dtype: torch.dtype,
     quant: int | None = None,
     **wider: bool,
-) -> VisualGLMModel:
+) -> "VisualGLMModel":
     """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given.
 
     Args:
         wider: what else has few bits, see `quantize`.
     """
+    from .finetuned import FineTuneVisualGLMModel
+    from .visualglm import VisualGLMModel
+
     checkpoint.check_room()
     network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
     if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged

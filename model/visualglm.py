@@ -20,8 +20,8 @@ from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
 from .checkpoint.memory import build_empty
 from .kernels.linear import Called, Linear, bind_dense
-from .quantization.linear import QuantizedLinear
-from .rotary import RotaryEmbedding
+from .kernels.torch_ops import QuantizedLinear, rotary_frequencies
+from .quantization.linear import bind_quantized
 from .sat.compat import settle_placement  # before sat
 from .sat.ptuning import PTUNING, find_prefix, prefix_of
 from .tensors import LazyTensors, Tensors, makers_of
@@ -46,6 +46,37 @@ HARMLESS_ATTENTION = {"auto-regressive -> default"}
 PREFIX_ATTENTION = {f"{PTUNING} -> default", f"auto-regressive -> {PTUNING} -> default"}
 # What every checkpoint has; other parts a subclass has added.
 OWN_PARTS = ("transformer", "mixins.chatglm-final", "mixins.chatglm-attn", "mixins.eva")
+
+
+class RotaryEmbedding(nn.Module):
+    """Tables of cosines and sines that do not change with the model's dtype.
+
+    Stands where SAT has its own table, with the same call. Its buffer is saved for older readers and never loaded.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.inv_freq: torch.Tensor
+        self.register_buffer("inv_freq", rotary_frequencies(dim))  # checkpoint key
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "RotaryEmbedding":
+        super()._apply(fn, recurse)
+        self.inv_freq = rotary_frequencies(self.dim, self.inv_freq.device)  # follow the device, not the dtype
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    def angles(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return float32 angles [..., dim] for integer `positions` [...]."""
+        half = positions.float().unsqueeze(-1) * self.inv_freq
+        return torch.cat((half, half), dim=-1)
+
+    def forward(self, x: torch.Tensor, seq_len: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin [seq_len, 1, dim] in the dtype of `x`."""
+        angles = self.angles(torch.arange(int(seq_len), device=x.device)).unsqueeze(1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 class ImageMixin(BaseMixin):
@@ -294,7 +325,7 @@ class VisualGLMModel(ChatGLMModel):
         """Return how to call a linear layer; in a single process, SAT's without their communication."""
         if self.is_whole and type(module) in PARALLEL_LAYERS:
             return bind_dense(module)
-        return module.bind() if isinstance(module, QuantizedLinear) else Called(module)
+        return bind_quantized(module) if isinstance(module, QuantizedLinear) else Called(module)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import api
-import cli_demo
-import web_demo
 from finetune import check, compare, methods as base
 from finetune.arguments import parse_arguments
 from model.checkpoint import convert
 from model.command_line import ArgumentParser
+from visualglm.server import program as server
+from visualglm.terminal import program as terminal
+from visualglm.web import program as web
 
 ROOT = Path(__file__).parents[1]
 # Other programs start them, with options of one word; they must not import `model` before they know which.
@@ -102,13 +102,13 @@ def test_each_program_understands_them(monkeypatch: pytest.MonkeyPatch, capsys: 
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
 
     started("--from-pretrained", "a", "--prompt-zh=b_c", "--top-k", "3", "--quant-vision")
-    options, config = cli_demo.parse_arguments()
+    options, config = terminal.parse_arguments()
     assert (options.from_pretrained, options.prompt_zh, config.top_k, options.quant_vision) == ("a", "b_c", 3, True)
     started("--server-name", "::1", "--server-port=81", "--max-length", "77")
-    options, config = web_demo.parse_arguments(80)
+    options, config = web.parse_arguments(80)
     assert (options.server_name, options.server_port, config.max_length) == ("::1", 81, 77)
     started("--from-pretrained", "a", "--max_batch", "3", "--api_key=k_e-y", "--model_name", "m_n")
-    _, settings = api.parse_arguments()
+    _, settings = server.parse_arguments()
     assert (settings.max_batch, settings.api_keys, settings.model_name) == (3, ("k_e-y",), "m_n")
     assert parse_arguments(["--train_data", "a_b", "--use-lora"]).train_data == [Path("a_b")]
     assert compare.parse_arguments(["a", "b", "--data", "c", "--on_bad_row", "skip"])["on_bad_row"] == "skip"

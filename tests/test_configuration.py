@@ -9,6 +9,7 @@ import pytest
 
 from model.hf.configuration_chatglm import ChatGLMConfig
 from model.kernels.autotune import MATMUL, MATVEC
+from visualglm.web.layout import EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -18,6 +19,8 @@ TOOLS = PROJECT["tool"]
 def patterns() -> Iterator[str]:
     """Yield the paths and patterns that pyproject.toml names."""
     yield PROJECT["project"]["readme"]
+    yield from TOOLS["hatch"]["build"]["targets"]["wheel"]["packages"]
+    yield from TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]
     yield from TOOLS["pytest"]["ini_options"]["testpaths"]
     yield from TOOLS["mypy"]["packages"]
     yield from TOOLS["ruff"]["extend-exclude"]
@@ -41,6 +44,18 @@ def test_each_test_file_in_the_makefile_exists() -> None:
     prefix = re.search(r"addprefix ([\w/]+),", names[1])
     assert files
     assert all((ROOT / f"{prefix[1] if prefix else ''}{file}").is_file() for file in files)
+
+
+def test_a_wheel_holds_every_picture_that_the_page_shows() -> None:
+    included = TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {f"examples/{name}": f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
+
+
+def test_each_file_in_the_dockerfile_exists() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    files = re.findall(r"[\w]+\.(?:txt|py)", text)
+    assert {"web_demo.py", "api.py", "constraints.txt"} <= {*files}
+    assert all((ROOT / file).is_file() for file in files)
 
 
 def test_each_tuned_product_is_one_of_the_published_model() -> None:

@@ -12,8 +12,9 @@ from sat.transformer_defaults import standard_attention
 from model.engine import GenerationConfig, Request, generate
 from model.engine.batch import make_decoder, tell
 from model.engine.decoder import LayerDecoder, ModelDecoder, Prefill
-from model.engine.kv_cache import KVCache, answer_positions
+from model.engine.kv_cache import KVCache
 from model.engine.layers import Layers
+from model.kernels.torch_ops import positions_2d
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model, relative_error
 
@@ -211,7 +212,7 @@ def test_rows_have_the_angles_of_their_positions(context: int, golden_model: Vis
     room = 20
     cache = KVCache(1, (2, 1, room, 4 * len(golden_model.rotary.inv_freq)), torch.device("cpu"), torch.float32)
     cache.begin_rows(torch.tensor([1]), torch.tensor([context]), Layers(golden_model).angles)
-    positions = answer_positions(context + 1, room, torch.device("cpu"))
+    positions = positions_2d(torch.arange(room), context)
     angles = golden_model.rotary.angles(positions.transpose(0, 1)).flatten(1)
     signs = torch.tensor([-1.0, 1.0]).repeat_interleave(angles.shape[1] // 4).repeat(2)
     assert torch.allclose(cache.cos[1], angles.cos()) and torch.allclose(cache.sin[1], angles.sin() * signs)

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-import api
-import web_demo
 from finetune.batches import count_local_processes
 from finetune.processes import count_processes, is_launched
 from model import SettingError
 from model.command_line import ArgumentParser
 from tests.cli_program import ROOT, environment
-from visualglm.server import Settings
+from visualglm.server import Settings, program as server
 from visualglm.server.settings import variable_of
+from visualglm.web import program as web
 
 SERVICE = "tcp://10.43.0.7:8080"
 EVERY_VARIABLE = [variable_of(item) for item in fields(Settings)]
@@ -76,12 +75,12 @@ def test_booleans(value: str, expected: bool) -> None:
 def test_the_server_takes_its_variables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["api.py"])
     monkeypatch.setenv("VISUALGLM_PORT", SERVICE)
-    options, settings = api.parse_arguments()
+    options, settings = server.parse_arguments()
     assert settings.port == 8080
     assert len(options.notes) == 1
     monkeypatch.setenv("VISUALGLM_PORT", "web")
     with pytest.raises(SystemExit) as ended:
-        api.parse_arguments()
+        server.parse_arguments()
     assert ended.value.code == 2
     assert "VISUALGLM_PORT" in capsys.readouterr().err
 
@@ -94,7 +93,7 @@ def test_the_page_ignores_empty_variables_and_addresses(
     monkeypatch.setenv("GRADIO_SERVER_PORT", value)
     for name in ("GRADIO_SERVER_NAME", "VISUALGLM_AUTH"):
         monkeypatch.setenv(name, "")
-    options, _ = web_demo.parse_arguments(80)
+    options, _ = web.parse_arguments(80)
     assert (options.server_port, options.server_name, options.auth) == (80, "127.0.0.1", [])
     assert "GRADIO_SERVER_PORT" not in os.environ  # Gradio converts it when it is imported
     assert ("GRADIO_SERVER_PORT" in capsys.readouterr().err) is (value == SERVICE)
@@ -107,7 +106,7 @@ def test_the_page_names_a_wrong_variable(
     monkeypatch.setattr(sys, "argv", ["web_demo.py"])
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
-        web_demo.parse_arguments(80)
+        web.parse_arguments(80)
     assert ended.value.code == 2
     shown = capsys.readouterr().err
     assert name in shown
@@ -117,9 +116,9 @@ def test_the_page_names_a_wrong_variable(
 def test_the_page_takes_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["web_demo.py"])
     monkeypatch.setenv("GRADIO_SERVER_PORT", "99")
-    assert web_demo.parse_arguments(80)[0].server_port == 99
+    assert web.parse_arguments(80)[0].server_port == 99
     monkeypatch.setattr(sys, "argv", ["web_demo.py", "--server_port", "98"])
-    assert web_demo.parse_arguments(80)[0].server_port == 98
+    assert web.parse_arguments(80)[0].server_port == 98
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1", "nonsense://x", "http://127.0.0.1:1"])
@@ -133,7 +132,7 @@ def test_no_proxy_stands_between_gradio_and_its_own_page(
         monkeypatch.setenv(name, proxy)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
-    web_demo.without_proxies_for("127.0.0.5", share)
+    web.without_proxies_for("127.0.0.5", share)
     with httpx.Client() as client:
         for url in ("http://localhost:7860", "http://127.0.0.1:7860", "http://127.0.0.5:7860"):
             assert client._transport_for_url(httpx.URL(url)) is client._transport
@@ -153,7 +152,7 @@ LEVELS: list[Any] = [("", "", 30), ("debug", "", 10), ("", "error", 40), ("loud"
 
 @pytest.mark.parametrize(("level", "sat_level", "expected"), LEVELS)
 def test_any_level_of_logging_lets_the_package_be_imported(level: str, sat_level: str, expected: int) -> None:
-    code = "import logging, model; print(logging.getLogger('sat').level)"
+    code = "import logging; from model import VisualGLMModel; print(logging.getLogger('sat').level)"
     variables = environment(LOGLEVEL=level, SAT_LOGLEVEL=sat_level, WORLD_SIZE="")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, check=False

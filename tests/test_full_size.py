@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.full_size import draw_weights, full_size_config
+from benchmarks.full_size import EMBEDDED_MODEL, draw_weights, full_size_config, random_sat
+from model.checkpoint import open_checkpoint
 from model.checkpoint.memory import WithoutData
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
@@ -49,3 +50,9 @@ def test_the_same_seed_draws_the_same_weights(golden_spec: dict[str, Any]) -> No
         draw_weights(network, seed)
     assert torch.equal(one.lm_head.weight, other.lm_head.weight)
     assert not torch.equal(one.lm_head.weight, third.lm_head.weight)
+
+
+def test_random_weights_need_not_fit_into_the_borrowed_models_files() -> None:
+    config = {**open_checkpoint(EMBEDDED_MODEL).config, "inner_hidden_size": 16_384}
+    network = random_sat(config, torch.device("cpu"), torch.float32)
+    assert sum(parameter.nbytes for parameter in network.parameters()) > 100_000_000

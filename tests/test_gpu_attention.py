@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from model.engine import layers as attention
-from model.engine.kv_cache import KVCache, angle_table
-from model.rotary import RotaryEmbedding
+from model.engine.kv_cache import KVCache
+from model.kernels.torch_ops import rotary_tables
 from tests.conftest import relative_error
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -28,7 +28,7 @@ def make_cache(contexts: list[int], head_dim: int, start: int = 0) -> KVCache:
         generator = torch.Generator().manual_seed(start)
         prefix = torch.randn(2, 2, HEADS, start, head_dim, generator=generator).to(DEVICE)
         cache.put_prefix(slice(1, len(contexts) + 1), list(prefix))
-    table = angle_table(RotaryEmbedding(head_dim // 2).angles(torch.arange(ROOM + 1))).to(DEVICE)
+    table = torch.stack(rotary_tables(torch.arange(ROOM + 1), head_dim // 2, torch.float32)).to(DEVICE)
     rows = torch.arange(1, len(contexts) + 1, device=DEVICE)
     cache.begin_rows(rows, torch.tensor(contexts, device=DEVICE), table)
     return cache

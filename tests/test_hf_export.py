@@ -115,6 +115,12 @@ print(json.dumps(AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=Tr
     assert run_elsewhere(program, tmp_path / "saved") == tiny_tokenizer().encode("你好")
 
 
+def test_an_export_is_few_files_that_can_be_read(exported: Path) -> None:
+    files = list(exported.glob("*.py"))
+    assert 0 < len(files) <= 12
+    assert max(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 500
+
+
 @pytest.mark.parametrize("module", [*OWN_MODULES, *SHARED_MODULES])
 def test_files_import_libraries_and_one_another_only(exported: Path, module: str) -> None:
     names = {*OWN_MODULES, *SHARED_MODULES}

@@ -11,7 +11,7 @@ from torch import nn
 from model import SettingError
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.kernels.low_bit import LAYERS, QuantizedLinear, pack_pairs, quantize_rows, unpack_pairs
+from model.kernels.torch_ops import LAYERS, QuantizedLinear, pack_pairs, quantize_rows, round_weight, unpack_pairs
 from tests.conftest import relative_error
 from tests.hf_models import SPEC, build_golden, golden_model, picture_of, prompt_ids, tiny_model, tiny_tokenizer
 
@@ -41,7 +41,7 @@ def test_rows_keep_their_largest_number_and_lose_half_a_step_at_most(bits: int, 
 def test_rows_without_a_usable_scale_are_zeros_and_no_nan(value: float) -> None:
     linear = nn.Linear(4, 2)
     nn.init.constant_(linear.weight, value)
-    quantized = QuantizedLinear.from_linear(linear, 8)
+    quantized = QuantizedLinear.of(round_weight(linear.weight, 8), 8, linear.bias)
     assert torch.equal(quantized(torch.ones(1, 4)), linear.bias[None])
 
 
@@ -50,7 +50,7 @@ def test_rows_without_a_usable_scale_are_zeros_and_no_nan(value: float) -> None:
 def test_a_layer_stays_close_and_lets_gradients_through(bits: int, tolerance: float, dtype: torch.dtype) -> None:
     linear = nn.Linear(64, 32).to(dtype)
     x = torch.randn(5, 64, dtype=dtype, requires_grad=True)
-    out = QuantizedLinear.from_linear(linear, bits)(x)
+    out = QuantizedLinear.of(round_weight(linear.weight, bits), bits, linear.bias)(x)
     assert out.dtype == dtype
     assert relative_error(out, linear(x).detach()) < tolerance
     out.sum().backward()

@@ -17,7 +17,7 @@ from model.kernels import linear, norm
 from model.kernels.autotune import CHUNK, MATMUL, MATVEC, MOST_ROWS, PROGRAMS, Tile, default_tile, tile_for
 from model.kernels.dispatch import has_triton
 from model.kernels.ending import Ending
-from model.kernels.low_bit import dequantize
+from model.kernels.torch_ops import dequantize
 from model.quantization.rounding import round_weight
 from tests.conftest import relative_error
 
@@ -246,7 +246,7 @@ def test_the_table_is_of_known_kinds(table: dict[tuple[str, int, int], Tile]) ->
 
 
 def test_triton_is_imported_only_when_it_is_needed() -> None:
-    names = ", ".join(f"model.kernels.{name}" for name in ("linear", "low_bit", "norm", "dispatch", "autotune"))
+    names = ", ".join(f"model.kernels.{name}" for name in ("linear", "torch_ops", "norm", "dispatch", "autotune"))
     program = f"import sys, torch, {names}; assert 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=True)
 

@@ -17,7 +17,7 @@ from model.checkpoint.memory import WithoutData, build_empty
 from model.checkpoint.resolve import VOCABULARY_NAME, find_vocabulary
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.kernels.low_bit import QuantizedLinear
+from model.kernels.torch_ops import QuantizedLinear
 from model.tensors import LazyTensors
 from tests.checkpoints import TINY
 from tests.conftest import build_model

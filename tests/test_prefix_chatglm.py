@@ -11,7 +11,7 @@ from model.hf.layers_chatglm import (
     context_lengths,
     image_starts,
     insert_images,
-    prefix_mask,
+    padded_mask,
     token_positions,
     visible_tokens,
 )
@@ -33,7 +33,7 @@ def seen_by_definition(ids: list[int], hidden: set[int]) -> list[list[bool]]:
 
 def test_the_context_sees_itself_and_the_answer_what_came_before() -> None:
     visible = visible_tokens(IDS, None, torch.tensor([-1, -1]), 2, MARKS.pad)
-    mask = prefix_mask(context_lengths(IDS, MARKS.bos), visible)
+    mask = padded_mask(context_lengths(IDS, MARKS.bos), visible)
     assert mask[0, 0, 1:].tolist() == seen_by_definition(IDS[0].tolist(), {0})[1:]
     assert mask[1, 0].tolist() == seen_by_definition(IDS[1].tolist(), set())
     assert torch.equal(answer_mask(visible, 2), mask[:, :, -2:])

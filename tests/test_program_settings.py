@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-import cli_demo
-import web_demo
 from model import DEMO, ENGLISH, Conversation, GenerationConfig, Piece
 from visualglm.arguments import OneLanguageModel
 from visualglm.server import Settings
 from visualglm.server.service import Service
+from visualglm.terminal import program as terminal
+from visualglm.web import program as web
 
 OWN = {"repetition_penalty": 1.0, "top_k": 7}
 
@@ -41,16 +41,16 @@ def test_the_terminal_asks_with_the_models_settings_and_the_flags(
 ) -> None:
     model = OwnModel(**OWN)
     monkeypatch.setattr(sys, "argv", ["cli_demo.py", "--query", "Is it?", "--top_k", "3", *language])
-    cli_demo.main(lambda *_, **__: model)
+    terminal.main(lambda *_, **__: model)
     assert model.configs == [DEMO.replace(repetition_penalty=1.0, top_k=3)]
 
 
 def test_the_page_begins_with_the_models_settings_and_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[GenerationConfig] = []
-    monkeypatch.setattr(web_demo, "check_address", lambda *_: None)
-    monkeypatch.setattr(web_demo, "serve", lambda model, config, options: shown.append(config))
+    monkeypatch.setattr(web, "check_address", lambda *_: None)
+    monkeypatch.setattr(web, "serve", lambda model, config, options: shown.append(config))
     monkeypatch.setattr(sys, "argv", ["web_demo.py", "--temperature", "0.1"])
-    web_demo.main(lambda *_, **__: OwnModel(**OWN))
+    web.main(lambda *_, **__: OwnModel(**OWN))
     assert shown == [DEMO.replace(**OWN, temperature=0.1)]
 
 

@@ -14,6 +14,7 @@ import pytest
 from model import CheckpointError, SettingError
 from model.command_line import DONE, FAILED, INTERRUPTED, MISUSED, ArgumentParser, run_program
 from tests.cli_program import ROOT, environment
+from visualglm.cli import COMMANDS
 
 # Other programs start these.
 CHILDREN = ("benchmarks/parts/", "model/images/decode_worker.py")
@@ -90,13 +91,15 @@ def runs_wrapped(tree: ast.Module) -> bool:
     """Return whether a program calls the wrapper, or the main function of another program that does."""
     if any(isinstance(node, ast.Call) and ast.unparse(node.func) == "run_program" for node in ast.walk(tree)):
         return True
-    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    imported = [name for name in names if name in ("api", "cli_demo", "web_demo", "check")]
-    return bool(imported) and all("run_program(" in find_source(name).read_text("utf-8") for name in imported)
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return bool({"visualglm.cli", "check", "finetune"} & {*names})
 
 
-def find_source(name: str) -> Path:
-    return next(path for path in (ROOT / f"{name}.py", ROOT / "finetune" / f"{name}.py") if path.is_file())
+def test_every_command_uses_the_wrapper() -> None:
+    for command in COMMANDS.values():
+        if command.module != "finetune.__main__":  # calls finetune.finetune_visualglm
+            path = ROOT / f"{command.module.replace('.', '/')}.py"
+            assert runs_wrapped(ast.parse(path.read_text("utf-8")))
 
 
 def run(*command: str, **changes: str) -> "subprocess.CompletedProcess[str]":

@@ -18,8 +18,8 @@ from model.chat_model import SatChatModel
 from model.checkpoint.low_bit import save_quantized
 from model.engine import GenerationConfig, Request
 from model.engine.batch import make_decoder
-from model.engine.kv_cache import answer_positions
 from model.engine.network import has_foreign_hooks
+from model.kernels.torch_ops import positions_2d, prefix_mask
 from model.prompt import Prompt
 from model.quantization.linear import QuantizedEmbedding
 from model.quantization.quantize import quantize, quantized_layers
@@ -59,10 +59,10 @@ def forced_logits(model: SatChatModel, prompt: Prompt, answer: list[int], images
     """Return the logits [T, V] of each token of an answer, given the prompt and the tokens before it."""
     ids = torch.tensor([[*prompt.token_ids, *answer[:-1]]])
     start, length = len(prompt.token_ids), ids.shape[1]
-    mask = torch.ones(length, length).tril()
-    mask[:, : start - 1] = 1
+    index = torch.arange(length)
+    mask = prefix_mask(index, start - 1).float()
     picture = {} if images is None else {"image_embeddings": images, "pre_image": prompt.image_start}
-    positions = answer_positions(start, length, ids.device)[None]
+    positions = positions_2d(index, start - 1)[None]
     with torch.no_grad():
         return model.network(ids, position_ids=positions, attention_mask=mask[None, None], **picture)[0][0, start - 1 :]
 
@@ -93,7 +93,7 @@ def test_tokens_agree_with_float32(few_bits: SatChatModel, forced: list[tuple[An
 @pytest.mark.parametrize("bits", BITS)
 def test_the_goldens_model_stays_close(bits: int, golden_spec: dict[str, Any], golden_model: VisualGLMModel) -> None:
     ids = torch.randint(1000, 2000, (1, 24), generator=torch.Generator().manual_seed(0))
-    inputs = {"position_ids": answer_positions(23, 24, ids.device)[None], "attention_mask": torch.ones(1, 1)}
+    inputs = {"position_ids": positions_2d(torch.arange(24), 22)[None], "attention_mask": torch.ones(1, 1)}
     with torch.no_grad():
         expected = golden_model(ids, **inputs)[0]
         actual = quantize(build_model(golden_spec), bits)(ids, **inputs)[0]
@@ -167,9 +167,8 @@ def test_the_decoder_and_the_whole_model_agree(few_bits: SatChatModel) -> None:
         decoder.grow(1, 32)
         drain(decoder.prefill(0, [Request(ids[0, :9].tolist(), GenerationConfig())]))
         steps = torch.cat([decoder.decode(ids[0, [number]], number + 1) for number in (9, 10, 11)])
-        mask = torch.ones(12, 12).tril()
-        mask[:, :8] = 1
-        positions = answer_positions(9, 12, ids.device)[None]
+        index = torch.arange(12)
+        mask, positions = prefix_mask(index, 8).float(), positions_2d(index, 8)[None]
         expected = network(ids, position_ids=positions, attention_mask=mask[None, None])[0][0, 9:]
     assert relative_error(steps, expected) < 0.01
 

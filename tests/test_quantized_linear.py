@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from model import SettingError
-from model.kernels import low_bit as kernels
-from model.quantization.linear import QuantizedLinear
+from model.kernels import torch_ops as kernels
+from model.kernels.torch_ops import QuantizedLinear
+from model.quantization.linear import empty_linear
 from model.quantization.rounding import round_weight
 from tests.conftest import relative_error
 
@@ -24,7 +25,7 @@ def make_layer(bits: int, rows: int = 40, columns: int = 256) -> tuple[torch.Ten
     """Return a weight and its layer, with a bias that counts."""
     weight = draw(rows, columns)
     bias = nn.Parameter(torch.arange(float(rows)))
-    return weight, QuantizedLinear.from_weight(weight, bits, bias)
+    return weight, QuantizedLinear.of(round_weight(weight, bits), bits, bias)
 
 
 @pytest.mark.parametrize("columns", [256, 192, 48, 10])
@@ -48,7 +49,7 @@ def test_rounding_twice_changes_nothing(bits: int) -> None:
 @pytest.mark.parametrize("value", [0.0, 1e-9, 3.0, -3.0])
 @pytest.mark.parametrize("bits", BITS)
 def test_equal_weights_are_numbers_and_close(bits: int, value: float) -> None:
-    layer = QuantizedLinear.from_weight(torch.full((16, 128), value), bits, None)
+    layer = QuantizedLinear.of(round_weight(torch.full((16, 128), value), bits), bits)
     out = layer(torch.ones(2, 128))
     assert torch.allclose(out, torch.full_like(out, 128 * value), rtol=0.02, atol=1e-6)
 
@@ -90,7 +91,7 @@ def test_every_kernel_gives_the_product_with_the_whole_weight(bits: int, dtype: 
 @pytest.mark.parametrize("columns", [2, 4, 10, 24, 48, 192])
 @pytest.mark.parametrize("bits", BITS)
 def test_rows_of_any_even_length_are_multiplied(bits: int, columns: int) -> None:
-    layer = QuantizedLinear.from_weight(draw(3, columns), bits, None)
+    layer = QuantizedLinear.of(round_weight(draw(3, columns), bits), bits)
     x = torch.ones(1, columns)
     expected = layer.whole_weight(torch.float32).sum(1)
     allowed = 0.01 * layer.whole_weight(torch.float32).norm(dim=1) * columns**0.5
@@ -138,7 +139,7 @@ def test_a_state_dict_is_the_same_before_and_after_use(bits: int) -> None:
     state = layer.state_dict()
     assert torch.equal(state["weight"], rounded.numbers)
     assert torch.equal(state["weight_scale"], rounded.scale)
-    other = QuantizedLinear(256, 40, bits, nn.Parameter(torch.zeros(40)))
+    other = empty_linear(256, 40, bits, nn.Parameter(torch.zeros(40)))
     other.load_state_dict(state)
     x = torch.randn(2, 256)
     assert torch.equal(other(x), layer(x))
@@ -159,7 +160,7 @@ def test_bits_that_cannot_be_are_refused(bits: int, columns: int, words: str) ->
     with pytest.raises(SettingError, match=words):
         round_weight(torch.ones(2, columns), bits)
     with pytest.raises(SettingError, match=words):
-        QuantizedLinear(columns, 2, bits, None)
+        empty_linear(columns, 2, bits, None)
 
 
 @pytest.mark.parametrize("bits", BITS)

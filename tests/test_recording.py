@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from model.engine.cuda_graph import turn, undisturbed
+from model.kernels.torch_ops import turn, undisturbed
 
 
 class Graph:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.engine import GenerationConfig
-from model.engine.sampling import candidates, distribution, draw, penalize, shape_of
+from model.engine.sampling import candidates, draw, penalize, shape_of
 from tests.conftest import GOLDENS
 
 CONFIGS = [(0.8, 100, 0.4), (0.95, 30, 0.7), (1.0, 1, 0.5), (0.5, 10, 0.9), (1.0, 500, 0.99)]
@@ -17,6 +17,12 @@ CONFIGS = [(0.8, 100, 0.4), (0.95, 30, 0.7), (1.0, 1, 0.5), (0.5, 10, 0.9), (1.0
 def golden() -> Any:
     with np.load(GOLDENS / "sampling.npz") as arrays:
         yield dict(arrays)
+
+
+def distribution(logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
+    """Return the probabilities [B, V] with which each token would be sampled."""
+    probabilities, ids = candidates(logits, shape_of(config, logits.shape[-1]))
+    return torch.zeros_like(logits, dtype=torch.float).scatter(-1, ids, probabilities)
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), CONFIGS)

@@ -97,11 +97,22 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "sat" else find(name, *rest)
 try:
-    import model
+    from model import VisualGLMModel
 except ModuleNotFoundError as error:
     print(error)
 """
     assert "pip install --no-deps SwissArmyTransformer" in run(code)
+
+
+def test_looking_for_sat_imports_nothing() -> None:
+    code = """
+import importlib.util, sys
+import model
+print(importlib.util.find_spec("sat") is not None, "sat" in sys.modules, "torch" in sys.modules)
+import sat
+print(sys.modules["sat"] is sat, "model.sat.compat" in sys.modules)
+"""
+    assert run(code).split() == ["True", "False", "False", "True", "True"]
 
 
 def test_a_process_group_of_the_program_is_used() -> None:

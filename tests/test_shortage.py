@@ -43,7 +43,7 @@ else:
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
-sys.argv = [{module!r} + ".py", "--from_pretrained", "visualglm-tiny", "--device", "cpu", *{flags!r}]
+sys.argv = [{module!r}, "--from_pretrained", "visualglm-tiny", "--device", "cpu", *{flags!r}]
 sys.exit(program.main())
 """
 
@@ -53,9 +53,9 @@ sys.exit(program.main())
 @pytest.mark.parametrize(
     ("module", "flags"),
     [
-        ("cli_demo", ["--query", "hello"]),
-        pytest.param("api", ["--port", "0"], marks=pytest.mark.slow),
-        pytest.param("web_demo", ["--server_port", "17931"], marks=pytest.mark.slow),
+        ("visualglm.terminal.program", ["--query", "hello"]),
+        pytest.param("visualglm.server.program", ["--port", "0"], marks=pytest.mark.slow),
+        pytest.param("visualglm.web.program", ["--server_port", "17931"], marks=pytest.mark.slow),
     ],
 )
 def test_a_program_that_lacks_something_ends_with_one_line_of_words(module: str, flags: list[str], kind: str) -> None:

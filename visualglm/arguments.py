@@ -2,14 +2,19 @@
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
-from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Piece
+from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Piece, load_hf, load_sat
 from model.checkpoint.resolve import DEFAULT_MODEL
+from model.command_line import print_text
 from model.description import Description
 from model.loading import DTYPES
+
+from .cli import install_command
 
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set wins, as POSIX has it
 
@@ -88,6 +93,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quant_embeddings", action="store_true", help="with --quant, quantise the tokens' embeddings as well")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
+    add("--hf", action="store_true", help="use the Hugging Face model, not the SAT one")
     add_language_arguments(parser)
 
 
@@ -97,6 +103,32 @@ def add_language_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, language in (("--english", ENGLISH), ("--chinese", CHINESE)):
         help_ = f"talk {flag.removeprefix('--').capitalize()} (default: as each question)"
         add(flag, dest="language", action="store_const", const=language, help=help_)
+
+
+def print_note(text: str) -> None:
+    """Print a note to the standard error."""
+    print_text(f"note: {text}", file=sys.stderr)
+
+
+def choose_loader(
+    hf: bool, load: Callable[..., ChatModel] | None, note: Callable[[str], None] = print_note
+) -> Callable[..., ChatModel]:
+    """Return `load` if given, else `load_hf` where it is asked for or SAT is not installed, else `load_sat`.
+
+    Args:
+        note: is told that SAT is not installed.
+    """
+    if load is not None:
+        return load
+    if hf:
+        return load_hf
+    if find_spec("sat") is None:
+        note(
+            "SwissArmyTransformer is not installed, so the Hugging Face model is used, as with --hf. "
+            f"To install it: {install_command('sat')}"
+        )
+        return load_hf
+    return load_sat
 
 
 def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
-from ..quantization.linear import QuantizedEmbedding, QuantizedLinear
+from ..kernels.torch_ops import QuantizedLinear, Rounded
+from ..quantization.linear import QuantizedEmbedding
 from ..quantization.published import GROUPS, SCALE
 from ..quantization.quantize import quantized_layers
-from ..quantization.rounding import Rounded, round_weight
+from ..quantization.rounding import round_weight
 from ..tensors import LazyTensors, Maker, Tensors, makers_of
 from . import Checkpoint, open_checkpoint
 from .convert import copy_tokenizer, write_sat
@@ -23,6 +24,7 @@ from .save import new_directory
 
 Layers = dict[str, QuantizedLinear]
 Readers = dict[str, Callable[[], Rounded]]
+Rounder = Callable[[torch.Tensor, QuantizedLinear], Rounded]
 
 
 def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
@@ -67,19 +69,26 @@ def read_stored(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> 
     return Rounded(*parts)  # type: ignore[arg-type]  # `fits` says that the first two are there
 
 
-def rounded_tensors(tensors: Tensors, layers: Layers, kept: Readers | None = None) -> Tensors:
+def round_for(weight: torch.Tensor, layer: QuantizedLinear) -> Rounded:
+    """Return a whole weight as a layer of a SAT network has it, rounded on its device."""
+    return round_weight(weight.to(layer.weight_scale.device), layer.bits)
+
+
+def rounded_tensors(
+    tensors: Tensors, layers: Layers, kept: Readers | None = None, rounder: Rounder = round_for
+) -> Tensors:
     """Return `tensors` with a rounded weight and its scales for each of `layers` that they have a weight for.
 
     Args:
         kept: what reads those that are not rounded anew, by the layer's name.
+        rounder: rounds the others.
     """
 
     @functools.lru_cache(maxsize=1)  # its parts are asked for one after another
     def rounded(name: str) -> Rounded:
         if kept and name in kept:
             return kept[name]()
-        layer = layers[name]
-        return round_weight(tensors[f"{name}.weight"].to(layer.weight_scale.device), layer.bits)
+        return rounder(tensors[f"{name}.weight"], layers[name])
 
     makers = makers_of(tensors)
     for name, layer in layers.items():

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import CheckpointError
 
 MAX_RANKS = 256  # files of a model-parallel model
@@ -51,6 +53,8 @@ PARTS = {
     ),
 }
 WEIGHTS_PER_BYTE = 2  # in a file of 4-bit weights
+# Beyond this many weights of the language model, float32 takes more memory than most machines have.
+LARGE_PARAMETERS = 4_000_000_000
 
 
 def check_sizes(config: Mapping[str, Any], file: Path) -> None:
@@ -158,3 +162,14 @@ def check_room(config: Mapping[str, Any], held: int, place: object, advice: str)
             f"{place}: the configuration describes a model of more than {wanted:,} weights, but the files hold "
             f"{held:,} bytes. The weights and the configuration belong to different models. {advice}"
         )
+
+
+def count_parameters(config: Mapping[str, int]) -> int:
+    """Estimate the size of a language model from its configuration."""
+    hidden, layers = config["hidden_size"], config["num_layers"]
+    return 12 * layers * hidden**2 + 2 * config["vocab_size"] * hidden
+
+
+def choose_cpu_dtype(parameters: int) -> torch.dtype:
+    """Return the dtype in which a CPU answers best with a language model of that size."""
+    return torch.bfloat16 if parameters > LARGE_PARAMETERS else torch.float32

@@ -11,8 +11,9 @@ import torch
 
 from ..errors import GenerationError
 from ..kernels.dispatch import has_triton
+from ..kernels.torch_ops import Undo
 from ..shortage import is_memory_shortage
-from .cuda_graph import COUNTS, REACH_STEP, ROOM_STEP, Graphs, Undo, padded, round_up
+from .cuda_graph import COUNTS, REACH_STEP, ROOM_STEP, Graphs, padded, round_up
 from .decoder import Decoder, LayerDecoder, ModelDecoder, Prefill
 from .layers import Layers
 from .network import Network, has_foreign_hooks

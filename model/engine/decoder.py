@@ -2,7 +2,7 @@
 
 Context tokens, those before <sop>, see one another in both directions; <sop> and the answer see what came before them.
 There are three ways: `LayerDecoder` walks the layers with torch's operations, `graph_decoder.GraphDecoder` with kernels
-for a GPU, and `model_decoder.ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
+for a GPU, and `ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
 """
 
 from collections.abc import Generator, Sequence
@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
+from ..kernels.torch_ops import positions_2d, prefix_mask
 from . import layers as attention
-from .kv_cache import KVCache, answer_positions
+from .kv_cache import KVCache
 from .layers import Layers
 from .network import Network, prefix_length, to_device
 from .sequence import Request
@@ -138,13 +139,6 @@ class LayerDecoder:
         return [self.cache.lengths]
 
 
-def prompt_mask(length: int, device: torch.device) -> torch.Tensor:
-    """Return [length, length], True where a row sees a column: all but <sop>, the last, which only it sees."""
-    visible = torch.ones(length, length, dtype=torch.bool, device=device)
-    visible[:-1, -1] = False
-    return visible
-
-
 @dataclass
 class Past:
     """One row: what the model returned for its tokens, and how many there are."""
@@ -196,8 +190,9 @@ class ModelDecoder:
 
     def _read(self, row: int, request: Request) -> torch.Tensor:
         device, length = self.network.device, len(request.token_ids)
-        positions = answer_positions(length, length, device)
-        mask = prompt_mask(length, device)[None, None].to(self.network.dtype)
+        index = torch.arange(length, device=device)
+        positions = positions_2d(index, length - 1)
+        mask = prefix_mask(index, length - 1)[None, None].to(self.network.dtype)
         picture = {}
         if request.images is not None:
             picture = {"image_embeddings": request.images, "pre_image": request.image_start}
@@ -207,9 +202,7 @@ class ModelDecoder:
         )
 
     def _decode_row(self, past: Past, token: torch.Tensor) -> torch.Tensor:
-        positions = torch.tensor(
-            [[past.prompt_length - 2], [past.length - past.prompt_length + 2]], device=token.device
-        )
+        positions = positions_2d(torch.tensor([past.length], device=token.device), past.prompt_length - 1)
         mask = torch.ones(1, 1, device=token.device)
         return self._forward(past, token.view(1, 1), positions, mask, past_key_values=past.layers)
 

@@ -1,19 +1,10 @@
 """What each row of a batch has behind it, on the device: keys and values, how many, and the angles of its positions."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
 
-
-def answer_positions(prompt_length: int, length: int, device: torch.device) -> torch.Tensor:
-    """Return the positions [2, length] of a prompt that ends with [gMASK] <sop>, and of the answer after it.
-
-    Row 0 counts the context and stays at [gMASK]'s place from <sop> on; row 1 counts from <sop>.
-    """
-    context = prompt_length - 1
-    index = torch.arange(length, device=device)
-    return torch.stack((index.clamp(max=context - 1), (index - context + 1).clamp(min=0)))
+from ..kernels.torch_ops import positions_2d
 
 
 class KVCache:
@@ -28,7 +19,7 @@ class KVCache:
     Attributes:
         layers: [layers, 2, R, H, P + room, head_dim], keys and values.
         lengths: int64 [R], places filled in each row; -1 where it is not in use.
-        angles: [R, 2, P + room, head_dim], cosines and sines of each place, see `rotate`.
+        angles: [R, 2, P + room, head_dim], cosines and sines of each place, see `torch_ops.rotate`.
     """
 
     def __init__(
@@ -78,16 +69,15 @@ class KVCache:
         self.layers[:, :, rows, :, : self.start] = torch.stack(list(prefix))[:, :, None]
 
     def begin_rows(self, rows: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
-        """Prepare rows for prompts: their positions are those of `answer_positions`.
+        """Prepare rows for prompts: their positions are those of `positions_2d`.
 
         Args:
             rows: int64 [n].
             contexts: int64 [n], tokens of each prompt's context.
             table: cosines and sines [2, positions, head_dim / 2] of half a head.
         """
-        index, context = torch.arange(self.room, device=rows.device), contexts[:, None]
-        halves = index.minimum(context - 1), (index - context + 1).clamp(min=0)  # [n, room]
-        angles = torch.cat([table[:, positions] for positions in halves], dim=-1)  # [2, n, room, head_dim]
+        positions = positions_2d(torch.arange(self.room, device=rows.device), contexts[:, None])  # [n, 2, room]
+        angles = table[:, positions.transpose(1, 2)].flatten(-2)  # [2, n, room, head_dim]
         self.angles[rows, :, self.start :] = angles.transpose(0, 1)
 
     def fill_rows(self, rows: torch.Tensor, contexts: torch.Tensor) -> None:
@@ -110,31 +100,3 @@ class KVCache:
     def clear_row(self, row: int) -> None:
         """Put zeros where a row has what are no numbers."""
         self.layers[:, :, row] = 0
-
-
-def angle_table(angles: torch.Tensor) -> torch.Tensor:
-    """Return cosines and sines [2, P, D] of angles [P, D] with equal halves; the first half of the sines is negated."""
-    cos, sin = angles.cos(), angles.sin()
-    sin[:, : sin.shape[1] // 2].neg_()
-    return torch.stack((cos, sin))
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn x [..., head_dim], whose halves have each their own angles.
-
-    Numbers i and i + head_dim / 4 of a half turn together; `angle_table` has the angles.
-    """
-    partners = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
-    return torch.addcmul(x * cos, partners, sin)
-
-
-def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Do the same in place, and in fewer operations, which is what counts for a few tokens on a CPU."""
-    partners = x.index_select(-1, partner_order(x.shape[-1], x.device))
-    return x.mul_(cos).addcmul_(partners, sin)
-
-
-@functools.cache
-def partner_order(head_dim: int, device: torch.device) -> torch.Tensor:
-    """Return the places [head_dim] of the numbers that turn with each."""
-    return torch.arange(head_dim, device=device).view(2, 2, -1).flip(-2).flatten()

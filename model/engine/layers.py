@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from ..kernels.linear import Linear
 from ..kernels.norm import layer_norm
-from .kv_cache import KVCache, angle_table, rotate_
+from ..kernels.torch_ops import rotary_tables, rotate_
+from .kv_cache import KVCache
 from .network import Network, decoded_modules, have_hooks, prefix_length, to_device
 from .sequence import Request
 
@@ -181,7 +182,7 @@ class Layers:
         self.head_dim = self.weights.width // self.heads
         self.alpha = network.residual_scale
         positions = torch.arange(network.max_sequence_length + 2, device=network.device)
-        self.angles = angle_table(network.rotary.angles(positions)).to(network.dtype)
+        self.angles = torch.stack(rotary_tables(positions, self.head_dim // 2, network.dtype))
 
     def __len__(self) -> int:
         return len(self.weights.layers)

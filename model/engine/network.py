@@ -23,12 +23,6 @@ def have_hooks(modules: Iterable[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-class Rotary(Protocol):
-    """Angles of rotary positions, see model/rotary.py."""
-
-    def angles(self, positions: torch.Tensor) -> torch.Tensor: ...
-
-
 class Network(Protocol):
     """A ChatGLM network; VisualGLMModel has all this.
 
@@ -41,7 +35,6 @@ class Network(Protocol):
 
     transformer: Any  # word_embeddings, layers, final_layernorm
     heads: int
-    rotary: Rotary
     lm_head: nn.Module
     qkv_by_head: bool
     residual_scale: float

@@ -70,12 +70,6 @@ def candidates(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.
     return values.masked_fill(before > shape.top_p[:, None], NEVER).softmax(-1), ids
 
 
-def distribution(logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
-    """Return the probabilities [B, V] with which each token would be sampled."""
-    probabilities, ids = candidates(logits, shape_of(config, logits.shape[-1]))
-    return torch.zeros_like(logits, dtype=torch.float).scatter(-1, ids, probabilities)
-
-
 def draw(probabilities: torch.Tensor, ids: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Return the token [B] at which the cumulative probabilities [B, W] pass `uniform` [B], numbers from 0 to 1."""
     reached = probabilities.cumsum(-1)

@@ -22,12 +22,11 @@ OWN_MODULES = (
     "tokenization_chatglm",
 )
 SHARED_FILES = (  # of the other packages, by their paths in `model`
-    "engine/cuda_graph.py",
     "errors.py",
     "images/decode.py",
     "images/preprocess.py",
     "images/url_fetch.py",
-    "kernels/low_bit.py",
+    "kernels/torch_ops.py",
     "prompt.py",
 )
 SHARED_MODULES = tuple(Path(file).stem for file in SHARED_FILES)
@@ -37,7 +36,7 @@ TOKENIZER_FILES = {f"{TOKENIZER_MODULE}.py", "configuration_chatglm.py"}
 FORMER_MODULES = (
     *("cache_chatglm", "graph_chatglm", "prefix_chatglm", "room_chatglm", "saving_chatglm", "text_chatglm"),
     *("vision_chatglm", "quantization", "kernels", "recording", "file_mode", "history", "image", "image_file"),
-    *("image_bounds", "image_metadata", "data_url", "fetch", "address"),
+    *("image_bounds", "image_metadata", "data_url", "fetch", "address", "cuda_graph", "low_bit"),
 )
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {

@@ -16,8 +16,7 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from ..engine.cuda_graph import record
-from ..kernels.low_bit import QuantizedLinear
+from ..kernels.torch_ops import QuantizedLinear, record
 from .layers_chatglm import (
     GLU,
     GLMBlock,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..kernels.low_bit import QuantizedLinear
+from ..kernels.torch_ops import QuantizedLinear, positions_2d, prefix_mask, rotate
 from .configuration_chatglm import ChatGLMConfig
 
 Sizes = dict[str, Any]  # an entry eva_config or qformer_config
@@ -216,35 +216,11 @@ class ImageEncoder(nn.Module):
         return self.glm_proj(self.qformer(self.vit(pixels)))  # type: ignore[no-any-return]
 
 
-ROTARY_BASE = 10000.0
-
-
-def rotary_tables(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin [B, T, 1, 1, 2, head_dim / 2] for positions [B, 2, T].
-
-    Each half of a head turns by one of the two positions; its first sines are negative, as `rotate` wants them. The
-    frequencies are rounded to half precision, as every half-precision run of the original has them, while angles are
-    computed in float32: in half they would lose 0.5 rad above position 512.
-    """
-    exponents = torch.arange(0, head_dim // 2, 2, device=positions.device).float() / (head_dim // 2)
-    frequencies = (1.0 / ROTARY_BASE**exponents).half().float()  # [head_dim / 4]
-    half = positions.transpose(1, 2).float()[..., None] * frequencies  # [B, T, 2, head_dim / 4]
-    cos, sin = half.cos(), half.sin()
-    tables = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-    return tables[0][:, :, None, None].to(dtype), tables[1][:, :, None, None].to(dtype)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn x [B, T, H, N, head_dim], whose halves have each their own angles."""
-    parts = x.unflatten(-1, (2, -1))
-    swapped = parts.roll(parts.shape[-1] // 2, dims=-1)
-    return torch.addcmul(parts * cos, swapped, sin).flatten(-2)
-
-
 def make_linear(config: ChatGLMConfig, inputs: int, outputs: int) -> nn.Module:
     """Return a linear layer with a bias, quantised where the configuration says so."""
     if config.quantization_bit:
-        return QuantizedLinear(inputs, outputs, config.quantization_bit)
+        bias = nn.Parameter(torch.zeros(outputs))
+        return QuantizedLinear(inputs, outputs, config.quantization_bit, bias, scale_dtype=torch.float16)
     return nn.Linear(inputs, outputs)
 
 
@@ -447,9 +423,10 @@ def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, marks: Mark
     other = first_index((ids == marks.mask) & (index < context))
     place = place.where(place < context, other)
     rest = place.where(place < context, index)  # without a mask token, places are simply counted on
-    pads = 0 if visible is None else first_index(visible)
-    places = index.where(index < context, rest) - pads
-    return torch.stack((places.clamp(min=0), (index - context + 1).clamp(min=0)), dim=1)
+    positions = positions_2d(index, context, rest)
+    if visible is not None:
+        positions[:, 0].sub_(first_index(visible)).clamp_(min=0)
+    return positions
 
 
 def checked_positions(position_ids: torch.Tensor) -> torch.Tensor:
@@ -470,12 +447,12 @@ def position_lines(ids: torch.Tensor, visible: torch.Tensor, marks: Marks) -> to
     return torch.stack((first - ids.shape[1] * slope, slope), dim=-1)
 
 
-def prefix_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def padded_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """Return [B, 1, S, S], True where a row sees a column, for context lengths [B, 1] and visible tokens [B, S]."""
     index = torch.arange(visible.shape[1], device=visible.device)
-    seen = (index <= index[:, None]) | (index < context[..., None])
+    seen = prefix_mask(index, context[..., None]) & visible[:, None]
     # A row that sees nothing, as a pad may, would come out as NaN and spoil the values of others.
-    return (seen & visible[:, None] | (index == index[:, None]))[:, None]
+    return (seen | (index == index[:, None]))[:, None]
 
 
 def answer_mask(visible: torch.Tensor, count: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import CheckpointError, SettingError
-from ..kernels.low_bit import quantize_layers
+from ..kernels.torch_ops import quantize_layers, rotary_tables
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue_chatglm import DialogueMixin
 from .generation_chatglm import Rooms, later_logits, new_cache
@@ -32,8 +32,7 @@ from .layers_chatglm import (
     context_lengths,
     image_starts,
     insert_images,
-    prefix_mask,
-    rotary_tables,
+    padded_mask,
     stored_length,
     token_positions,
     visible_tokens,
@@ -110,8 +109,10 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             raise ValueError("Give input_ids, or inputs_embeds with position_ids [B, 2, T].")
         if use_cache and past_key_values is None:
             past_key_values = new_cache()
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        cos, sin = rotary_tables(position_ids.to(inputs_embeds.device), head_dim, inputs_embeds.dtype)
+        width = self.config.hidden_size // (2 * self.config.num_attention_heads)  # of half a head
+        places = position_ids.to(inputs_embeds.device).transpose(1, 2)  # [B, T, 2]
+        tables = rotary_tables(places, width, inputs_embeds.dtype)  # [B, T, 2, width] each
+        cos, sin = (table.flatten(2)[:, :, None, None] for table in tables)
         prefixes: tuple[torch.Tensor | None, ...] = self.prefix() or (None,) * len(self.layers)
         if mask is not None:
             mask = F.pad(mask, (self.config.pre_seq_len or 0, 0), value=True)
@@ -151,7 +152,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if starts is None:
             starts = image_starts(None, len(ids), ids.device)
         visible = visible_tokens(ids, attention_mask, starts, self.config.image_length, marks.pad)
-        mask = prefix_mask(context_lengths(ids, marks.bos), visible)
+        mask = padded_mask(context_lengths(ids, marks.bos), visible)
         if position_ids is None:
             position_ids = token_positions(ids, visible, marks)
         return checked_positions(position_ids), mask

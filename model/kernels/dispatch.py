@@ -8,7 +8,7 @@ import torch
 
 from .autotune import MOST_ROWS
 from .capability import LEAST_CAPABILITY, is_interpreted
-from .low_bit import wants_gradient
+from .torch_ops import wants_gradient
 
 
 def suits(x: torch.Tensor, *others: torch.Tensor | None) -> bool:

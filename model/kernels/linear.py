@@ -11,7 +11,7 @@ from torch import nn
 
 from .dispatch import has_triton, suits
 from .ending import Ending, finish
-from .low_bit import quantized_linear
+from .torch_ops import quantized_linear
 
 # Up to so many rows, and in so many parts, see `Turned`.
 FEW_ROWS, PARTS = 4, 8

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from .dispatch import has_triton
-from .low_bit import wants_gradient
+from .torch_ops import wants_gradient
 
 # Of activations: with more of them torch is used, which does not mind the launch that is saved here.
 MOST_ROWS = 128

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..kernels.low_bit import dequantize
+from ..kernels.torch_ops import dequantize
 from ..tensors import LazyTensors, Tensors, makers_of
 from .published import EMBEDDINGS
 from .quantize import EMBEDDING_BITS

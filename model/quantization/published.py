@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..kernels.torch_ops import BITS, dequantize
 from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
 
 SCALE, GROUPS = "_scale", "_groups"
 EMBEDDINGS = "transformer.word_embeddings.weight"
-BITS = (4, 8)
 
 
 def read_bits(config: Mapping[str, Any], file: Path) -> int:
@@ -68,27 +68,6 @@ def dequantize_one(tensors: Tensors, name: str, columns: int | None, bits: int) 
         raise CheckpointError(f"{name}{SCALE} is there, so {name} should hold int8; it does not.")
     with misfit_explained(name):
         bits = 8 if columns == tensors[name].shape[1] else bits
-        return dequantize(tensors[name], tensors[name + SCALE], bits, tensors.get(name + GROUPS))
-
-
-def dequantize(
-    packed: torch.Tensor, scale: torch.Tensor, bits: int, groups: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return the matrix [out, in] in the dtype of `scale` [out].
-
-    Args:
-        packed: int8 [out, in * bits / 8].
-        groups: step and zero [out, G, 2] of groups of in / G columns.
-    """
-    whole = (unpack_int4(packed) if bits == 4 else packed).float()
-    if groups is not None:
-        step, zero = groups.float().unsqueeze(-1).unbind(2)
-        whole = torch.addcmul(zero, whole.view(*step.shape[:2], -1), step).flatten(1)
-    # The product of two numbers of half precision is exact in float32: rounded once.
-    return (whole * scale.float()[:, None]).to(scale.dtype)
-
-
-def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
-    """Turn int8 [out, in / 2] with two signed halves a byte into int8 [out, in]."""
-    high, low = packed >> 4, (packed << 4) >> 4
-    return torch.stack((high, low), dim=-1).flatten(-2)
+        scale = tensors[name + SCALE]
+        # The product of two numbers of half precision is exact in float32: rounded once.
+        return dequantize(tensors[name], scale, tensors.get(name + GROUPS), bits, torch.float32).to(scale.dtype)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
-from .linear import QuantizedEmbedding, QuantizedLinear
-from .rounding import check_bits
+from ..kernels.torch_ops import QuantizedLinear, check_bits
+from .linear import QuantizedEmbedding, empty_linear
+from .rounding import round_weight
 
 M = TypeVar("M", bound=nn.Module)
 # SAT's own linear layers. The picture's projection, an nn.Linear, keeps its precision, as with SAT's `quantize`.
@@ -38,7 +39,8 @@ def quantize(  # public name
     """
     check_bits(weight_bit_width)
     for parent, name, layer in list(linear_layers(model, quant_vision)):
-        setattr(parent, name, QuantizedLinear.from_weight(layer.weight, weight_bit_width, layer.bias))
+        rounded = round_weight(layer.weight, weight_bit_width)
+        setattr(parent, name, QuantizedLinear.of(rounded, weight_bit_width, layer.bias))
     for parent, name, layer in list(embeddings(model)) if quant_embeddings else ():
         setattr(parent, name, QuantizedEmbedding.from_weight(layer.weight, EMBEDDING_BITS, None))
     return model
@@ -49,7 +51,7 @@ def empty_quantized(
 ) -> M:
     """Do the same with a network whose weights are still to be loaded; those of few bits are zeros on `device`."""
     for parent, name, layer in list(linear_layers(model, quant_vision)):
-        setattr(parent, name, QuantizedLinear(layer.input_size, layer.output_size, bits, layer.bias, device))
+        setattr(parent, name, empty_linear(layer.input_size, layer.output_size, bits, layer.bias, device))
     for parent, name, layer in list(embeddings(model)) if quant_embeddings else ():
         sizes = layer.embedding_dim, layer.num_embeddings
         setattr(parent, name, QuantizedEmbedding(*sizes, EMBEDDING_BITS, None, device))

@@ -1,15 +1,11 @@
-"""Whole weights -> numbers of few bits with their scales, see `kernels` for what these mean."""
+"""Whole weights -> low-bit numbers with their scales, see `kernels.torch_ops` for what these mean."""
 
 import math
-from typing import NamedTuple
 
 import torch
 
-from ..errors import SettingError
-from ..kernels.low_bit import pack_pairs
+from ..kernels.torch_ops import Rounded, check_bits, pack_pairs, quantize_rows
 
-BITS = (8, 4)
-LARGEST = 127
 GROUP_SIZE = 128
 LOWEST, HIGHEST = -8, 7
 # Of a group's range: cutting off its extremes may bring the others closer. The best is chosen for each group.
@@ -18,34 +14,8 @@ SHARES = (1.0, 0.94, 0.88, 0.8)
 AT_ONCE = 2**24
 
 
-class Rounded(NamedTuple):
-    """A weight of few bits.
-
-    Attributes:
-        numbers: int8 [O, I], or pairs [O, I / 2] of 4 bits.
-        scale: float32 [O], with values that half precision has.
-        groups: step and zero, bfloat16 [O, G, 2], of groups of I / G columns; None for 8 bits.
-    """
-
-    numbers: torch.Tensor
-    scale: torch.Tensor
-    groups: torch.Tensor | None
-
-
-def check_bits(bits: int) -> None:
-    """Raise SettingError unless weights can have so many bits."""
-    if bits not in BITS:
-        raise SettingError(f"Weights have 8 or 4 bits, not {bits!r}.")
-
-
 def group_count(columns: int) -> int:
-    """Return G, the number of groups in a row: of 128 columns where that divides the row, else of fewer.
-
-    Raises:
-        SettingError: an odd number of columns, which has no pairs.
-    """
-    if columns % 2:
-        raise SettingError(f"Weights of 4 bits are stored in pairs, but a row has {columns} of them. Take 8 bits.")
+    """Return G, the number of groups in a row: of 128 columns where that divides the row, else of fewer."""
     return columns // math.gcd(columns, GROUP_SIZE)
 
 
@@ -55,7 +25,7 @@ def round_weight(weight: torch.Tensor, bits: int) -> Rounded:
     Raises:
         SettingError: weights cannot have so many bits.
     """
-    check_bits(bits)
+    check_bits(bits, weight.shape[1])
     rounder = round_rows if bits == 8 else round_groups
     height = max(1, AT_ONCE // weight.shape[1])
     parts = [rounder(part.detach().float()) for part in weight.split(height)]
@@ -64,23 +34,20 @@ def round_weight(weight: torch.Tensor, bits: int) -> Rounded:
     return Rounded(numbers, scale, torch.cat(groups) if groups else None)
 
 
-def row_scale(weight: torch.Tensor, largest: float) -> torch.Tensor:
-    """Return max|row| / largest [O], as half precision has it, so that published files can hold it; never zero."""
-    scale = (weight.abs().amax(dim=1) / largest).half().float()
-    # Rows of zeros, or too small for half precision, become zeros with any scale.
-    return scale.where(scale > 0, 1.0)
+def usable(scale: torch.Tensor) -> torch.Tensor:
+    """Return half-precision scales [O] in float32, without zeros: rows of zeros become zeros with any scale."""
+    return scale.float().where(scale > 0, 1.0)
 
 
 def round_rows(weight: torch.Tensor) -> Rounded:
     """Round float32 [O, I] to 8 bits with a scale a row."""
-    scale = row_scale(weight, LARGEST)
-    numbers = (weight / scale[:, None]).round_().clamp_(-LARGEST, LARGEST)
-    return Rounded(numbers.to(torch.int8), scale, None)
+    numbers, scale = quantize_rows(weight, 8)
+    return Rounded(numbers, usable(scale))
 
 
 def round_groups(weight: torch.Tensor) -> Rounded:
     """Round float32 [O, I] to 4 bits with a step and a zero for each group, those of the least squared error."""
-    scale = row_scale(weight, 1)
+    scale = usable(weight.abs().amax(dim=1).half())
     wanted = (weight / scale[:, None]).view(len(weight), group_count(weight.shape[1]), -1)
     low, high = wanted.amin(-1, keepdim=True), wanted.amax(-1, keepdim=True)
     best, groups = wanted, torch.empty(0)

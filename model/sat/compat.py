@@ -28,6 +28,7 @@ import torch
 from ..checkpoint.files import read_json
 from ..checkpoint.resolve import resolve
 from ..checkpoint.sat import CONFIG_NAME, find_directory, is_place
+from ..checkpoint.sizes import LARGE_PARAMETERS as LARGE_PARAMETERS, choose_cpu_dtype, count_parameters
 from ..command_line import make_printable
 from ..environment import read_integer, read_variable
 from ..quantization.quantize import quantize
@@ -38,8 +39,6 @@ T = TypeVar("T")
 HIDDEN = ("deepspeed", "wandb", "bitsandbytes", "xformers", "apex")
 LEVEL_VARIABLES = ("LOGLEVEL", "SAT_LOGLEVEL")  # the first wins
 OWN_CLASS = "VisualGLMModel"
-# Beyond this many weights of the language model, float32 takes more memory than most machines have.
-LARGE_PARAMETERS = 4_000_000_000
 
 
 class Deferred:
@@ -187,17 +186,6 @@ def dtype_without_gpu(args: Namespace) -> torch.dtype:
     if wanted != torch.float16:
         return wanted
     return choose_cpu_dtype(count_parameters(vars(args)))
-
-
-def count_parameters(config: Mapping[str, int]) -> int:
-    """Estimate the size of a language model from its configuration."""
-    hidden, layers = config["hidden_size"], config["num_layers"]
-    return 12 * layers * hidden**2 + 2 * config["vocab_size"] * hidden
-
-
-def choose_cpu_dtype(parameters: int) -> torch.dtype:
-    """Return the dtype in which a CPU answers best with a language model of that size."""
-    return torch.bfloat16 if parameters > LARGE_PARAMETERS else torch.float32
 
 
 @functools.cache

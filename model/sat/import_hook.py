@@ -14,23 +14,20 @@ COMPAT = f"{__package__}.compat"
 class SatFinder(MetaPathFinder, Loader):
     """Answers the first `import sat` with the package that `compat` imports."""
 
-    def __init__(self) -> None:
-        self.prepared: ModuleType | None = None
-
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Import `compat`, whose own `import sat` other finders answer; return a spec for what that has imported."""
+        """Return a spec whose loading imports `compat`; None where that is imported or SAT is not installed."""
         if name != SAT or COMPAT in sys.modules:
             return None
-        importlib.import_module(COMPAT)
-        self.prepared = sys.modules.pop(SAT)  # with it there, the spec returned here would not count
-        return ModuleSpec(SAT, self)
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        found = next(filter(None, specs), None)
+        return found and ModuleSpec(SAT, self, origin=found.origin)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the prepared package in the place of an empty module."""
-        assert self.prepared is not None
-        sys.modules[SAT] = self.prepared
+        """Import `compat`, whose own `import sat` other finders answer, and leave that package in `sys.modules`."""
+        del sys.modules[SAT]  # with it there, `compat` would take the empty module for SAT
+        importlib.import_module(COMPAT)
 
 
 def install_sat_hook() -> None:

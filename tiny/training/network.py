@@ -11,8 +11,8 @@ from torch import nn
 
 from model import load_tokenizer
 from model.images.preprocess import CLIP_MEAN, CLIP_STD
-from model.rotary import RotaryEmbedding
-from model.visualglm import VisualGLMModel
+from model.kernels.torch_ops import positions_2d, prefix_mask
+from model.visualglm import RotaryEmbedding, VisualGLMModel
 from tiny.scenes import COLOURS, KINDS
 from tiny.training.data import IGNORED_LABEL, PICTURE_SIZE, Batch, Sequences
 from tiny.training.rows import LONGEST, Sizes
@@ -235,14 +235,10 @@ def look_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
 
 def positions(part: Sequences) -> torch.Tensor:
     """Return [B, 2, T]: the place in the context, then the place in the answer."""
-    index = torch.arange(part.ids.shape[1], device=part.ids.device)[None]
-    context = part.context[:, None]
-    return torch.stack((index.minimum(context - 1), (index - context + 1).clamp(min=0)), dim=1)
+    return positions_2d(torch.arange(part.ids.shape[1], device=part.ids.device), part.context[:, None])
 
 
 def visible(part: Sequences) -> torch.Tensor:
     """Return [B, 1, T, T], 1 where a row sees a column: what came before, and the whole context."""
     index = torch.arange(part.ids.shape[1], device=part.ids.device)
-    earlier = index[None, :] <= index[:, None]
-    in_context = index[None, None, :] < part.context[:, None, None]
-    return (earlier[None] | in_context)[:, None].float()
+    return prefix_mask(index, part.context[:, None, None])[:, None].float()

@@ -7,7 +7,7 @@ step is several times faster (https://pytorch.org/docs/stable/notes/cuda.html#cu
 import torch
 from torch import nn
 
-from model.engine.cuda_graph import undisturbed
+from model.kernels.torch_ops import undisturbed
 from tiny.training.data import Batch
 from tiny.training.network import Losses, Trainee
 

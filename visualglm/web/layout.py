@@ -12,7 +12,8 @@ from model.description import Description
 
 from .texts import TEXTS
 
-EXAMPLES_FOLDER = Path(__file__).parents[2] / "examples"
+INSTALLED_EXAMPLES = Path(__file__).parent / "examples"  # in a wheel
+EXAMPLES_FOLDER = INSTALLED_EXAMPLES if INSTALLED_EXAMPLES.is_dir() else Path(__file__).parents[2] / "examples"
 EXAMPLES = [
     ("scene.png", {CHINESE: CHINESE.describe, ENGLISH: ENGLISH.describe}),
     ("scene_2.png", {CHINESE: "图片里有几个物体？", ENGLISH: "How many objects are there?"}),

@@ -1,4 +1,4 @@
-"""Products with a weight of 4 bits, pairs [O, I / 2] with groups and a scale; see model/kernels/low_bit.py.
+"""Products with a weight of 4 bits, pairs [O, I / 2] with groups and a scale; see model/kernels/torch_ops.py.
 
 Two activations, or the step and zero of a group, come as one integer of twice their width, the first in its low half:
 so a thread has what belongs to the two numbers of a byte without any exchange with others.

@@ -1,4 +1,4 @@
-"""Products with a weight of 8 bits, int8 [O, I] with a float32 scale [O]; see model/kernels/low_bit.py."""
+"""Products with a weight of 8 bits, int8 [O, I] with a float32 scale [O]; see model/kernels/torch_ops.py."""
 
 import triton
 import triton.language as tl

@@ -154,7 +154,7 @@ def attend_tokens(
 
     Args:
         qkv: [B, 3, H, head_dim], in any order of strides but the last; not yet turned.
-        angles: cos and sin [R, room, head_dim], see `generation.cache.rotate`.
+        angles: cos and sin [R, room, head_dim], see `torch_ops.rotate`.
         pair: keys and values [R, H, room, head_dim], which get those of the token at the place that `lengths` says.
         lengths: int64 [B], tokens before each; where it is negative, nothing is stored, nor computed of use.
         longest: no row has more tokens, this one included.

@@ -1,0 +1,15 @@
+"""Fine-tune a model: python -m finetune ..., which is `visualglm finetune`."""
+
+from typing import NoReturn
+
+from finetune import finetune_visualglm
+from finetune.processes import end_process
+
+
+def main() -> NoReturn:
+    """Run the command line, and end the process."""
+    end_process(finetune_visualglm.main())
+
+
+if __name__ == "__main__":
+    main()
