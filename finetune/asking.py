@@ -1,58 +1,63 @@
-"""Questions of a file of data, asked through the chat as a person would, and how many answers are the expected ones."""
+"""Questions asked through the chat as a person would, and whether the answers are the expected ones.
+
+    questions = [(Conversation(image), "How many objects are there?"), ...]
+    for answer in answer_all(model, questions, greedy_config(model, max_new_tokens=200)): ...
+
+`ask_all` does so with the questions of a file of data, and judges the answers.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from model import Conversation, GenerationConfig, ImageError, Language, SatChatModel, Turn, VisualGLMError
+from model import ChatModel, Conversation, GenerationConfig, Language, SatChatModel, Turn, VisualGLMError
+from model.aliases import renamed
 from model.chat_model import demo_config
 from model.images.preprocess import load_image
 from model.prompt import Tokenizer, clean_answer
 
 from .encoding import LONGEST_TOKEN
-from .errors import BadRowError
 from .shapes import Row
 
-AT_ONCE = 64  # questions handed over together
+AT_ONCE = 64  # questions whose images are in memory at a time
 SPARE = 16  # tokens that an answer may have beyond the longest expected one
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question of a row.
+class Question:
+    """A question about an image, or without one.
 
     Attributes:
-        row: the number of the row, as a person counts.
-        image: its picture's file, None for none.
-        earlier: what was said before, with the answers that the data expects.
-        question, expected: the question and its answer.
-        language: of the marks before them.
+        image: path of the image; None for none.
+        language: of the marks before question and answer.
+        text: the question.
+        earlier: the turns before it.
+        expected: the expected answer; "" if there is none.
+        row: the number of its row of data, counted from 1; 0 if it comes from elsewhere.
     """
 
-    row: int
     image: Path | None
-    earlier: list[Turn]
-    question: str
-    expected: str
     language: Language
+    text: str
+    earlier: Sequence[Turn] = ()
+    expected: str = ""
+    row: int = 0
 
     def conversation(self) -> Conversation:
-        """Return what the question comes after.
+        """Return the conversation before the question.
 
         Raises:
-            BadRowError: the picture is broken.
+            ImageError: the image is broken.
         """
-        try:
-            picture = None if self.image is None else load_image(self.image)
-        except ImageError as error:
-            raise BadRowError(self.row, str(error)) from error
-        return Conversation(picture, self.earlier, self.language)
+        image = None if self.image is None else load_image(self.image)
+        return Conversation(image, list(self.earlier), self.language)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered, and whether exactly that was expected."""
+    """The answer of a model, and whether it is exactly the expected one."""
 
     text: str
     right: bool
@@ -60,48 +65,77 @@ class Answer:
 
 @dataclass(frozen=True)
 class Compared:
-    """A question with the answers of both models."""
+    """A question with the answers of two models."""
 
-    asked: Asked
+    question: Question
     before: Answer
     after: Answer
 
 
-def questions_of(rows: Iterable[Row]) -> Iterator[Asked]:
+def questions_of(rows: Iterable[Row]) -> Iterator[Question]:
     """Yield a question for every answer that the rows want learned."""
     for row in rows:
         for number, turn in list(enumerate(row.turns))[row.learned_from :]:
-            language = row.language_of(number)
-            yield Asked(row.number, row.image, row.turns[:number], turn.question, turn.answer, language)
+            earlier, language = row.turns[:number], row.language_of(number)
+            yield Question(row.image, language, turn.question, earlier, turn.answer, row.number)
 
 
-def ask_all(model: SatChatModel, asked: Sequence[Asked], *, least: int = 0, rows: int = 16) -> Iterator[Answer]:
-    """Yield the model's answer to each question in turn, by the most likely tokens, and whether it is right.
+def greedy_config(model: ChatModel, max_new_tokens: int) -> GenerationConfig:
+    """Return the settings that the chat programs take from the model's directory, without sampling."""
+    return demo_config(model).replace(temperature=0, max_new_tokens=max_new_tokens)
 
-    The other settings are those that the chat programs take from the model's directory. A question that cannot be
-    answered has its error as a wrong answer.
+
+def answer_all(
+    model: ChatModel, questions: Iterable[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
+) -> Iterator[str | VisualGLMError]:
+    """Yield the answer to each question in order, or the error that this question alone has met.
+
+    Args:
+        questions: are taken as they are needed, so that an iterator may load their images.
+        rows: questions answered at a time, by a model that can answer several.
+    """
+    left, answer_batch = iter(questions), getattr(model, "answer_batch", None)
+    while some := list(islice(left, AT_ONCE)):
+        if answer_batch is not None:
+            yield from answer_batch(some, config, rows)
+        else:
+            yield from (answer_alone(model, *one, config) for one in some)
+
+
+def answer_alone(
+    model: ChatModel, conversation: Conversation, question: str, config: GenerationConfig
+) -> str | VisualGLMError:
+    """Return a model's answer to one question, or its error."""
+    try:
+        return "".join(piece.text for piece in model.stream_answer(conversation, question, config))
+    except VisualGLMError as error:
+        return error
+
+
+def ask_all(model: SatChatModel, questions: Sequence[Question], *, least: int = 0, rows: int = 16) -> Iterator[Answer]:
+    """Yield the model's greedy answer to each question in order, and whether it is right.
+
+    A question that cannot be answered has its error as a wrong answer.
 
     Args:
         least: tokens that an answer may have in any case; it is cut only where it is longer than every expected one.
         rows: questions answered at a time.
 
     Raises:
-        BadRowError: a picture is broken.
+        ImageError: an image is broken.
     """
-    left, config = iter(asked), greedy_config(model, asked, least)
-    while some := list(islice(left, AT_ONCE)):
-        answers = model.answer_batch([(one.conversation(), one.question) for one in some], config, rows)
-        for one, answer in zip(some, answers, strict=True):
-            is_right = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, one, answer)
-            yield Answer(str(answer), is_right)
+    told = ((one.conversation(), one.text) for one in questions)
+    config = greedy_config(model, choose_length(model, questions, least))
+    for one, answer in zip(questions, answer_all(model, told, config, rows), strict=True):
+        is_right = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, one, answer)
+        yield Answer(str(answer), is_right)
 
 
-def greedy_config(model: SatChatModel, asked: Sequence[Asked], least: int) -> GenerationConfig:
-    """Return the model's settings without sampling, with a length that shows if an answer is the expected one."""
-    most = model.network.max_sequence_length
-    lengths = (len(model.tokenizer.encode_text(one.expected[: most * LONGEST_TOKEN])) for one in asked)
-    longest = min(max(least, max(lengths, default=0) + SPARE), most)
-    return demo_config(model).replace(temperature=0, max_new_tokens=longest)
+def choose_length(model: SatChatModel, questions: Iterable[Question], least: int) -> int:
+    """Return a maximum of new tokens with which an answer shows whether it is the expected one."""
+    most: int = model.network.max_sequence_length
+    lengths = (len(model.tokenizer.encode_text(one.expected[: most * LONGEST_TOKEN])) for one in questions)
+    return min(max(least, max(lengths, default=0) + SPARE), most)
 
 
 def as_shown(tokenizer: Tokenizer, text: str) -> str:
@@ -110,6 +144,10 @@ def as_shown(tokenizer: Tokenizer, text: str) -> str:
     return clean_answer(tokenizer.clean_up_spaces(decoded))
 
 
-def is_expected(tokenizer: Tokenizer, asked: Asked, answer: str) -> bool:
+def is_expected(tokenizer: Tokenizer, question: Question, answer: str) -> bool:
     """Whether an answer is exactly the expected one."""
-    return answer == as_shown(tokenizer, asked.expected)
+    return answer == as_shown(tokenizer, question.expected)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Asked": "Question"})

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -150,7 +151,7 @@ def make_encoder(name: str, max_length: int) -> TurnEncoder:
     return TurnEncoder(load_tokenizer(checkpoint.path), checkpoint.config["image_length"], max_length)
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     called = console_command()
     parser = ArgumentParser(
@@ -165,17 +166,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--max-length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens of prompt and answer (default %(default)s)"
     )
-    return parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
+    options.pop("command", None)  # there is only one
+    return options
 
 
-def run(options: argparse.Namespace) -> int:
+def run(file: Path, from_pretrained: str, max_length: int) -> int:
     """Print the summary of a file; return `FAILED` if there are rows that cannot be used."""
-    rows = read_rows(options.file)  # before a model is looked for: the path may be misspelt
-    findings = look_through(rows, make_encoder(options.from_pretrained, options.max_length))
-    print_text(summarize(findings, options.file, options.from_pretrained, options.max_length))
+    rows = read_rows(file)  # before a model is looked for: the path may be misspelled
+    findings = look_through(rows, make_encoder(from_pretrained, max_length))
+    print_text(summarize(findings, file, from_pretrained, max_length))
     return FAILED if findings.bad else DONE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(parse_arguments(arguments)))
+    return run_program(lambda: run(**parse_arguments(arguments)))

@@ -5,7 +5,7 @@ checkpoints/finetune-visualglm-20240131-120000/
     latest                      300
     300/weights.safetensors     what was trained
     300/state.json              where the training is
-    300/optimizer.pt            its optimiser, or deepspeed/ with a part for each process
+    300/optimizer.pt            its optimizer, or deepspeed/ with a part for each process
     300/manifest.json           the SHA-256 of each of these files
     lock                        locked by the training that is writing
     log.jsonl                   what was recorded on the way
@@ -29,7 +29,7 @@ from model.errors import CheckpointError
 from model.file_mode import unused_name
 
 from .errors import TrainingError
-from .optimizer import STATE_NAME as OPTIMISER_NAME, Optimiser
+from .optimizer import STATE_NAME as OPTIMIZER_NAME, Optimizer
 from .processes import Processes
 from .run_lock import RunLock
 from .training_state import MANIFEST_NAME, State, find_changed_file, make_manifest, parse_state
@@ -90,8 +90,8 @@ class Run:
                     return changed
             else:  # written by an earlier version
                 open_tensors(folder / WEIGHTS_NAME)
-                if (folder / OPTIMISER_NAME).exists():
-                    load_pickled(folder / OPTIMISER_NAME)
+                if (folder / OPTIMIZER_NAME).exists():
+                    load_pickled(folder / OPTIMIZER_NAME)
             self.read_state(step)
         except (OSError, CheckpointError) as error:
             return str(error)
@@ -138,9 +138,9 @@ class Run:
         write_text(self.path / LATEST_NAME, str(step))
 
     def save(
-        self, state: State, tensors: Mapping[str, torch.Tensor], optimiser: Optimiser, processes: Processes
+        self, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Optimizer, processes: Processes
     ) -> None:
-        """Write a checkpoint; every process calls it, and the first writes what is not the optimiser's.
+        """Write a checkpoint; every process calls it, and the first writes what is not the optimizer's.
 
         Args:
             tensors: what the first process is to write; empty for the others.
@@ -151,7 +151,7 @@ class Run:
         part = processes.share(self._new_part() if processes.is_first else None)
         try:
             with processes.together():
-                write_part(part, state, tensors, optimiser, processes.is_first)
+                write_part(part, state, tensors, optimizer, processes.is_first)
             if processes.is_first:
                 write_text(Path(part) / MANIFEST_NAME, make_manifest(Path(part)))
                 self._finish(Path(part), state.step)
@@ -208,7 +208,7 @@ def chat_command(run: Path) -> str:
 
 
 def write_part(
-    part: str | None, state: State, tensors: Mapping[str, torch.Tensor], optimiser: Optimiser, is_first: bool
+    part: str | None, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Optimizer, is_first: bool
 ) -> None:
     """Write the files of a checkpoint into the directory `part`.
 
@@ -218,7 +218,7 @@ def write_part(
     if part is None:
         raise OSError("no directory could be made there")
     folder = Path(part)
-    optimiser.save(folder)
+    optimizer.save(folder)
     if is_first:
         write_tensors(folder / WEIGHTS_NAME, tensors)
         write_text(folder / STATE_NAME, json.dumps(asdict(state), indent=2))

@@ -4,13 +4,11 @@ python -m finetune.compare visualglm-tiny checkpoints/RUN --data held-out/datase
 """
 
 import argparse
-import base64
-import html
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -19,103 +17,36 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.images.preprocess import load_image
 from model.loading import DTYPES
 
-from .asking import Answer, Asked, Compared, ask_all, questions_of
+from .asking import Answer, Compared, Question, ask_all, questions_of
 from .check import find_broken
 from .errors import BadRowError, DataError
+from .page import Article, Line, write_page
 from .rows import OnBadRow, read_rows, refuse_bad_rows, sift_rows
-
-SIDE = 224  # pixels of a picture on the page, at most
-PAGE = """<!DOCTYPE html>
-<html lang="zh">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.6 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }}
-article {{ display: flex; flex-wrap: wrap; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.5em 0; }}
-img, .none {{ width: {side}px; flex: none; }}
-img {{ object-fit: contain; align-self: start; }}
-.none {{ color: #666; }}
-table {{ flex: 1 1 20em; border-collapse: collapse; align-self: start; }}
-th {{ text-align: left; font-weight: normal; color: #666; padding: .2em 1em .2em 0; vertical-align: top; }}
-td {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: .2em .5em; }}
-.right {{ background: #e3f4e3; }}
-.wrong {{ background: #fbe6e4; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>Exactly the expected answer:</p>
-<ul>
-{scores}
-</ul>
-{body}
-</body>
-</html>
-"""
-
-
-def write_page(path: Path, compared: Sequence[Compared], names: Sequence[str], scores: Sequence[str]) -> None:
-    """Write the page.
-
-    Args:
-        path: the file, which is replaced.
-        compared: the questions and answers.
-        names: of the two models.
-        scores: what to say about how many of their answers are right.
-
-    Raises:
-        SettingError: the file cannot be written.
-    """
-    page = PAGE.format(
-        title=html.escape(" → ".join(names)),
-        side=SIDE,
-        scores="\n".join(f"<li>{html.escape(score)}</li>" for score in scores),
-        body="\n".join(format_article(one, names) for one in compared),
-    )
-    try:
-        path.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise SettingError(f"The page {path} cannot be written: {error.strerror}. Choose another --html.") from error
-
-
-def format_article(one: Compared, names: Sequence[str]) -> str:
-    """Return a question as HTML: its picture, what was said before, and both answers."""
-    rows = [("row", str(one.asked.row), "")]
-    for turn in one.asked.earlier:
-        rows += [("before", turn.question, ""), ("answered", turn.answer, "")]
-    rows += [("question", one.asked.question, ""), ("expected", one.asked.expected, "")]
-    rows += [(name, answer.text, verdict(answer)) for name, answer in zip(names, (one.before, one.after), strict=True)]
-    lines = "\n".join(
-        f'<tr><th>{html.escape(name)}</th><td class="{kind}">{html.escape(text)}</td></tr>' for name, text, kind in rows
-    )
-    return f"<article>\n{embed(one.asked.image)}\n<table>\n{lines}\n</table>\n</article>"
-
-
-def verdict(answer: Answer) -> str:
-    """Return the style of an answer."""
-    return "right" if answer.right else "wrong"
-
-
-def embed(path: Path | None) -> str:
-    """Return a picture as part of the page, at most SIDE pixels wide and high."""
-    if path is None:
-        return '<p class="none">no picture</p>'
-    shown = load_image(path)
-    shown.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="the picture that was asked about" src="data:image/jpeg;base64,{data}">'
-
 
 SHOWN = 20  # questions printed
 LEAST_TOKENS = 256  # of an answer that is shown, before it is cut
 RIGHT, WRONG, EXPECTED = "✓", "✗", "expected"
+TALLIED = "Exactly the expected answer"
 
 
-def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[Asked]:
+def to_article(one: Compared, names: Sequence[str]) -> Article:
+    """Return a question with its image, what was said before, and both answers."""
+    question = one.question
+    lines = [Line("row", str(question.row))]
+    for turn in question.earlier:
+        lines += [Line("before", turn.question), Line("answered", turn.answer)]
+    lines += [Line("question", question.text), Line("expected", question.expected)]
+    answers = zip(names, (one.before, one.after), strict=True)
+    lines += [Line(name, answer.text, verdict(answer)) for name, answer in answers]
+    return Article(None if question.image is None else load_image(question.image), lines)
+
+
+def verdict(answer: Answer) -> Literal["right", "wrong"]:
+    """Return the style of an answer."""
+    return "right" if answer.right else "wrong"
+
+
+def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[Question]:
     """Return the first `count` questions of a file, or all.
 
     Raises:
@@ -137,7 +68,7 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
     return usable
 
 
-def ask_model(model: SatChatModel, asked: Sequence[Asked], name: str) -> Iterator[Answer]:
+def ask_model(model: SatChatModel, asked: Sequence[Question], name: str) -> Iterator[Answer]:
     """Yield a model's answer to each question."""
     yield from tqdm(ask_all(model, asked, least=LEAST_TOKENS), desc=name, total=len(asked), leave=False, disable=None)
 
@@ -155,16 +86,16 @@ def show_line(text: str) -> str:
 
 def format_compared(one: Compared, names: Sequence[str]) -> str:
     """Return a question with its answers as some lines of text."""
-    picture = "no picture" if one.asked.image is None else str(one.asked.image)
+    question = one.question
+    picture = "no picture" if question.image is None else str(question.image)
     width = max(map(len, (*names, EXPECTED)))
-    asked = one.asked
-    lines = [f"row {asked.row}, {picture}", f"  {asked.question}", f"  {EXPECTED:{width}}    {asked.expected}"]
+    lines = [f"row {question.row}, {picture}", f"  {question.text}", f"  {EXPECTED:{width}}    {question.expected}"]
     for name, answer in zip(names, (one.before, one.after), strict=True):
         lines.append(f"  {name:{width}}  {RIGHT if answer.right else WRONG} {answer.text}")
     return "\n".join(map(show_line, lines))
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -179,32 +110,43 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--on-bad-row", choices=("error", "skip"), default="error", help="what to do about rows that cannot be used")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
-    return parser.parse_args(arguments)
+    return vars(parser.parse_args(arguments))
 
 
-def run(options: argparse.Namespace, load: Callable[..., SatChatModel]) -> None:
+def run(
+    base: str,
+    run: str,
+    *,
+    data: Path,
+    html: Path | None,
+    count: int | None,
+    show: int,
+    on_bad_row: OnBadRow,
+    device: str | None,
+    dtype: str | None,
+    load: Callable[..., SatChatModel] = load_sat,
+) -> None:
     """Ask one model after the other, so that only one is in memory, and show what they said."""
-    if options.html is not None and not options.html.parent.is_dir():
-        raise SettingError(f"There is no folder {options.html.parent} for the page. Make it, or choose another --html.")
-    asked = read_questions(options.data, options.on_bad_row, options.count)
-    names = (options.base, options.run)
-    before, after = (
-        list(ask_model(load(name, device=options.device, dtype=options.dtype), asked, name)) for name in names
-    )
-    compared = [Compared(*one) for one in zip(asked, before, after, strict=True)]
-    for one in compared[: options.show]:
+    if html is not None and not html.parent.is_dir():
+        raise SettingError(f"There is no folder {html.parent} for the page. Make it, or choose another --html.")
+    questions = read_questions(data, on_bad_row, count)
+    names = (base, run)
+    before, after = (list(ask_model(load(name, device=device, dtype=dtype), questions, name)) for name in names)
+    compared = [Compared(*one) for one in zip(questions, before, after, strict=True)]
+    for one in compared[:show]:
         print_text(format_compared(one, names), end="\n\n")
-    if len(compared) > options.show:
-        print_text(f"... and {len(compared) - options.show} more; --show prints more, --html writes all.\n")
+    if len(compared) > show:
+        print_text(f"... and {len(compared) - show} more; --show prints more, --html writes all.\n")
     scores = [describe_score(name, answers) for name, answers in zip(names, (before, after), strict=True)]
-    if options.html is not None:
-        write_page(options.html, compared, names, scores)
-    print_text("Exactly the expected answer", *scores, sep="\n  ")
+    if html is not None:
+        articles = (to_article(one, names) for one in compared)
+        write_page(html, " → ".join(names), articles, summary=f"{TALLIED}:", scores=scores)
+    print_text(TALLIED, *scores, sep="\n  ")
 
 
 def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:
     """Compare the models that the command line names; `load` loads them."""
-    return run_program(lambda: run(parse_arguments(arguments), load))
+    return run_program(lambda: run(**parse_arguments(arguments), load=load))
 
 
 if __name__ == "__main__":

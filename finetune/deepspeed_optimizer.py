@@ -1,13 +1,15 @@
-"""deepspeed's engine as the optimiser, for one process or many."""
+"""deepspeed's engine as the optimizer, for one process or many."""
 
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from model.aliases import renamed
 
 from .batches import Batch
 from .optimizer import BETAS, EPSILON, Settings, Stepped
@@ -17,7 +19,7 @@ BUCKET = 500_000_000
 DEEPSPEED_TAG = "deepspeed"
 
 
-class DeepspeedOptimiser:
+class DeepspeedOptimizer:
     """deepspeed's engine.
 
     Args:
@@ -101,3 +103,7 @@ def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it waits for a GPU twice in each step
     }
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"DeepspeedOptimiser": "DeepspeedOptimizer"})

@@ -6,12 +6,11 @@ from itertools import islice
 
 import torch
 
-from model import SatChatModel
+from model import ImageError, SatChatModel
 
-from .asking import Asked, as_shown, ask_all, questions_of
+from .asking import Question, as_shown, ask_all, questions_of
 from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
-from .errors import BadRowError
 from .processes import Processes
 from .rows import sift_rows
 
@@ -66,7 +65,7 @@ def ask(model: SatChatModel, dataset: ChatDataset, count: int) -> tuple[float, l
     answers = list(ask_all(model, asked, rows=ROWS))
     share = sum(answer.right for answer in answers) / len(answers)
     samples = [
-        (shorten(one.question), shorten(as_shown(model.tokenizer, one.expected)), shorten(answer.text))
+        (shorten(one.text), shorten(as_shown(model.tokenizer, one.expected)), shorten(answer.text))
         for one, answer in list(zip(asked, answers, strict=True))[:SHOWN]
     ]
     return share, samples
@@ -77,11 +76,11 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
-def readable_questions(dataset: ChatDataset) -> Iterator[Asked]:
+def readable_questions(dataset: ChatDataset) -> Iterator[Question]:
     """Yield the questions of rows that can be used."""
     for one in questions_of(row for _, row in sift_rows(dataset.rows, [])):
         try:
             one.conversation()
-        except BadRowError:
+        except ImageError:
             continue
         yield one

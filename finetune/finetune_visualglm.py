@@ -16,6 +16,7 @@ if not __package__:  # started by its path, as launchers do
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from finetune.arguments import parse_arguments
+from finetune.config import TrainingConfig
 from finetune.preparation import prepare
 from finetune.processes import end_process, leave_processes
 from finetune.stopping import FAILED_BY_SIGNAL
@@ -25,9 +26,9 @@ from model.finetuned import FineTuneVisualGLMModel
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
 
 
-def run(arguments: Sequence[str] | None) -> int:
-    """Train as the command line asks; return the exit code."""
-    training = prepare(parse_arguments(arguments))
+def run(config: TrainingConfig) -> int:
+    """Train; return the exit code."""
+    training = prepare(config)
     try:
         was_stopped = training.go()
     finally:
@@ -37,10 +38,9 @@ def run(arguments: Sequence[str] | None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
+    said = "Interrupted before the first step: nothing new is saved."
     try:
-        return run_program(
-            lambda: run(arguments), interrupted="Interrupted before the first step: nothing new is saved."
-        )
+        return run_program(lambda: run(parse_arguments(arguments)), interrupted=said)
     finally:
         leave_processes()
 

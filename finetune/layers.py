@@ -5,12 +5,13 @@ dozen steps is one, with its way back written by hand, wherever the weights are 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.aliases import renamed
 from model.kernels.torch_ops import rotate
 from model.quantization.nf4 import Nf4Linear
 from model.sat.lora import Factors
@@ -121,7 +122,7 @@ class FrozenMlp(torch.autograd.Function):
             alpha: factor of the residual branch.
             keeps: whether to keep the MLP's inside, 4 D a token, instead of computing it again on the way back.
         """
-        m, mean, spread = normalise(layer, a)
+        m, mean, spread = normalize(layer, a)
         inner = multiply(layer.mlp.dense_h_to_4h, m)
         made = multiply(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
         context.save_for_backward(a, mean, spread, inner if keeps else None)
@@ -134,7 +135,7 @@ class FrozenMlp(torch.autograd.Function):
         layer, gradient = context.layer, gradients[0]
         norm, mlp = layer.post_attention_layernorm, layer.mlp
         if inner is None:
-            inner = multiply(mlp.dense_h_to_4h, normalise(layer, a)[0])
+            inner = multiply(mlp.dense_h_to_4h, normalize(layer, a)[0])
         given = multiply_back(mlp.dense_4h_to_h, gradient)
         given = torch.ops.aten.gelu_backward(given, inner, approximate="tanh")
         given = multiply_back(mlp.dense_h_to_4h, given).add_(gradient, alpha=context.alpha)
@@ -144,7 +145,11 @@ class FrozenMlp(torch.autograd.Function):
         return back(given, a, shape, mean, spread, weight, bias, wants)[0], None, None, None
 
 
-def normalise(layer: Any, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def normalize(layer: Any, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return what a layer's second norm makes of a, and the means and inverse deviations of the rows."""
     norm = layer.post_attention_layernorm
     return torch.native_layer_norm(a, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"normalise": "normalize"})

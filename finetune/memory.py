@@ -1,11 +1,11 @@
-"""Questions about any picture, in both languages: of what there is, how many, where, of what colour, how large.
+"""Questions about any picture, in both languages: of what there is, how many, where, of what color, how large.
 
 They are drawn from templates. What they ask about is, more often than not, something that was said of the picture.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from model import CHINESE, DEMO, ENGLISH, Conversation, SatChatModel, Turn, VisualGLMError
-from model.images.preprocess import load_image
-from model.prompt import Language, Tokenizer
+from model import CHINESE, ENGLISH, Language, SatChatModel, Turn, VisualGLMError
+from model.prompt import Tokenizer
 from model.visualglm import VisualGLMModel
 
+from .asking import Question, answer_all, greedy_config
 from .data import ChatDataset
 from .forward import Adapter
 
@@ -30,21 +30,21 @@ class Words:
 
     Attributes:
         language: its marks.
-        coloured: a thing with its colour.
-        things: names of things; {thing} and {other} are any of them, now and then coloured, {one} is the first with its
+        colored: a thing with its color.
+        things: names of things; {thing} and {other} are any of them, now and then colored, {one} is the first with its
             article, {many} its plural.
         plurals: of the things.
-        colours, places, sides: {colour}, {place} and {side}.
+        colors, places, sides: {color}, {place} and {side}.
         templates: one list for each kind of question.
         further: questions that need one before them.
         talk: questions that need no picture.
     """
 
     language: Language
-    coloured: str
+    colored: str
     things: tuple[str, ...]
     plurals: tuple[str, ...]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     places: tuple[str, ...]
     sides: tuple[str, ...]
     templates: tuple[tuple[str, ...], ...]
@@ -60,10 +60,10 @@ def split(text: str) -> tuple[str, ...]:
 ZH_THINGS = split("球 方块 三角形 星星 爱心 圆环 十字 月牙 房子 小汽车 树 鱼 狗 猫 花 鸟 桌子")
 ZH = Words(
     language=CHINESE,
-    coloured="{colour}的{thing}",
+    colored="{color}的{thing}",
     things=ZH_THINGS,
     plurals=ZH_THINGS,
-    colours=split("红色 橙色 黄色 绿色 蓝色 紫色 白色 黑色"),
+    colors=split("红色 橙色 黄色 绿色 蓝色 紫色 白色 黑色"),
     places=split("左上角 上方 右上角 左边 中间 右边 左下角 下方 右下角"),
     sides=split("左边 右边 上面 下面"),
     templates=(
@@ -76,7 +76,7 @@ ZH = Words(
         ),
         ("图片里有什么？", "图中有哪些物体？", "列出图中所有的物体。", "你看到了什么？"),
         ("{place}有什么？", "图片的{place}是什么？", "{place}的物体是什么颜色的？"),
-        ("{thing}是什么颜色的？", "图中的{thing}是什么颜色？", "{thing}是{colour}的吗？"),
+        ("{thing}是什么颜色的？", "图中的{thing}是什么颜色？", "{thing}是{color}的吗？"),
         ("{thing}在哪里？", "图片里的{thing}在什么位置？", "{thing}在{place}吗？"),
         ("图片里有几个物体？", "一共有多少个东西？", "图中有几个{thing}？", "有多少{thing}？"),
         ("图片里有{thing}吗？", "图中有没有{thing}？", "你能看到{thing}吗？"),
@@ -88,12 +88,12 @@ ZH = Words(
 )
 EN = Words(
     language=ENGLISH,
-    coloured="{colour} {thing}",
+    colored="{color} {thing}",
     things=split("ball box triangle star heart ring cross moon house car tree fish dog cat flower bird table"),
     plurals=split(
         "balls boxes triangles stars hearts rings crosses moons houses cars trees fish dogs cats flowers birds tables"
     ),
-    colours=split("red orange yellow green blue purple white black"),
+    colors=split("red orange yellow green blue purple white black"),
     places=(
         "in the top left corner",
         "at the top",
@@ -110,7 +110,7 @@ EN = Words(
         ("Describe the image.", "Describe the picture in detail.", "Describe the picture in one sentence."),
         ("What is in the picture?", "What can you see?", "List all the objects in the image.", "What does it show?"),
         ("What is {place}?", "What can you see {place}?", "What colour is the object {place}?"),
-        ("What colour is the {thing}?", "What is the colour of the {thing}?", "Is the {thing} {colour}?"),
+        ("What colour is the {thing}?", "What is the colour of the {thing}?", "Is the {thing} {color}?"),
         ("Where is the {thing}?", "In which part of the picture is the {thing}?", "Is the {thing} {place}?"),
         ("How many objects are there?", "How many things can you see?", "How many {many} are there?"),
         ("Is there {one}?", "Can you see {one} in the picture?", "Does the picture show {one}?"),
@@ -166,15 +166,15 @@ def draw_talk(random: Random, language: Language) -> str:
 def fill(random: Random, words: Words, template: str, said: str) -> str:
     """Return a template's question."""
     thing, other = draw_things(random, words, said)
-    colour, place, side = (random.choice(some) for some in (words.colours, words.places, words.sides))
+    color, place, side = (random.choice(some) for some in (words.colors, words.places, words.sides))
     drawn = {"thing": thing, "other": other, "one": with_article(thing), "many": plural_of(words, thing)}
-    return template.format(**drawn, colour=colour, place=place, side=side)
+    return template.format(**drawn, color=color, place=place, side=side)
 
 
 def draw_things(random: Random, words: Words, said: str) -> Sequence[str]:
-    """Return the names of two things, most often of those that were named, half of them with a colour."""
-    coloured = [words.coloured.format(colour=colour, thing=thing) for colour in words.colours for thing in words.things]
-    every = [[*words.things], coloured]
+    """Return the names of two things, most often of those that were named, half of them with a color."""
+    colored = [words.colored.format(color=color, thing=thing) for color in words.colors for thing in words.things]
+    every = [[*words.things], colored]
     named = [[name for name in names if name in said] for names in every]
     drawn = []
     for _ in range(2):
@@ -191,7 +191,7 @@ def with_article(thing: str) -> str:
 
 
 def plural_of(words: Words, thing: str) -> str:
-    """Return the plural of a thing, its colour before it if it has one."""
+    """Return the plural of a thing, its color before it if it has one."""
     name, plural = next(pair for pair in zip(words.things, words.plurals, strict=True) if thing.endswith(pair[0]))
     return thing.removesuffix(name) + plural
 
@@ -201,16 +201,6 @@ LONGEST = 128  # tokens of an answer
 # Of the questions those that ask what a picture shows, at most; of the others those that come after another one, and
 # those without a picture.
 DESCRIBED_SHARE, FURTHER_SHARE, TALK_SHARE = 0.25, 0.25, 0.05
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a picture, or without one, and what was said before it."""
-
-    image: Path | None
-    language: Language
-    text: str
-    earlier: list[Turn] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -272,12 +262,9 @@ def follow(random: Random, before: Question, answer: str) -> Question:
 
 def ask(model: SatChatModel, questions: Sequence[Question]) -> list[tuple[Question, str]]:
     """Return the questions that the model answers by the most likely tokens, with its answers."""
-    config = DEMO.replace(temperature=0.0, repetition_penalty=1.0, max_new_tokens=LONGEST)
-    told = [
-        (Conversation(None if one.image is None else load_image(one.image), one.earlier, one.language), one.text)
-        for one in questions
-    ]
-    answers = zip(questions, model.answer_batch(told, config, ROWS), strict=True)
+    config = greedy_config(model, LONGEST).replace(repetition_penalty=1.0)
+    told = ((one.conversation(), one.text) for one in questions)
+    answers = zip(questions, answer_all(model, told, config, ROWS), strict=True)
     return [(one, text) for one, text in answers if not isinstance(text, VisualGLMError) and text.strip()]
 
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint import open_checkpoint
 from model.checkpoint.adapters import BASE_KEY
@@ -73,8 +74,8 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
         write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
 
 
-def run(arguments: Sequence[str] | None) -> None:
-    """Run the command of the command line."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Read the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,14 +83,18 @@ def run(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new directory")
     parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
     parser.add_argument("--base", metavar="NAME", help="the model that RUN began from, where RUN does not say")
-    options = parser.parse_args(arguments)
-    merge(options.source, options.out, options.to, options.base)
-    print_text(f"Written to {options.out}.")
+    return vars(parser.parse_args(arguments))
+
+
+def run(source: str, out: Path, to: str, base: str | None) -> None:
+    """Write what the command line asks for, and say where."""
+    merge(source, out, to, base)
+    print_text(f"Written to {out}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(arguments))
+    return run_program(lambda: run(**parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

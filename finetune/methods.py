@@ -1,15 +1,15 @@
 """What is trained: the base model with LoRA, QLoRA or P-tuning beside its weights, or the weights themselves."""
 
-import argparse
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from model.checkpoint import Checkpoint, open_checkpoint
+from model.checkpoint.adapters import LORA_DEFAULTS, METHOD_SWITCHES
 from model.checkpoint.memory import build_empty
 from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
 from model.checkpoint.sizes import count_parameters
@@ -18,6 +18,8 @@ from model.errors import SettingError
 from model.finetuned import FineTuneVisualGLMModel
 from model.loading import choose_dtype
 from model.sat.lora import LLM
+
+from .config import TrainingConfig
 
 # The parts that --freeze knows, by the names of their parameters; the language model is everything else.
 PART_NAMES = {
@@ -29,7 +31,7 @@ IMAGE_PART = "mixins.eva."
 
 
 def choose_precision(
-    options: argparse.Namespace, device: torch.device, config: dict[str, Any]
+    config: TrainingConfig, device: torch.device, model_config: Mapping[str, Any]
 ) -> tuple[torch.dtype, str]:
     """Return the dtype that the model computes in, and what is to be said about it, if anything.
 
@@ -37,41 +39,39 @@ def choose_precision(
     """
     if device.type != "cpu":
         knows_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported()
-        wants_fp16 = options.fp16 or not (options.bf16 or knows_bf16)
+        wants_fp16 = config.fp16 or not (config.bf16 or knows_bf16)
         return torch.float16 if wants_fp16 else torch.bfloat16, ""
-    if options.bf16:
+    if config.bf16:
         return torch.bfloat16, ""
-    if options.fp16:
+    if config.fp16:
         return torch.float32, "--fp16: a CPU trains in float32 instead."
-    return choose_dtype(None, device, count_parameters(config)), ""
+    return choose_dtype(None, device, count_parameters(model_config)), ""
 
 
-def open_base(options: argparse.Namespace) -> Checkpoint:
+def open_base(name: str) -> Checkpoint:
     """Open the model to begin from; LoRA that an earlier fine-tune left is merged into it."""
-    return open_checkpoint(options.from_pretrained).merge_lora()
+    return open_checkpoint(name).merge_lora()
 
 
-def method_settings(options: argparse.Namespace, layers: int) -> dict[str, Any]:
+def method_settings(config: TrainingConfig, layers: int) -> dict[str, Any]:
     """Return the entries of model_config.json that describe what is added.
 
     Raises:
         SettingError: a layer that is not there.
     """
-    wrong = [number for number in options.layer_range or [] if not 0 <= number < layers]
+    wrong = [number for number in config.layer_range or [] if not 0 <= number < layers]
     if wrong:
         raise SettingError(
             f"--layer_range names layer {wrong[0]}; the model has layers 0 to {layers - 1}. It lists layers, it is "
             "no range: leave it out for all."
         )
-    settings: dict[str, Any] = {"use_lora": options.use_lora, "use_qlora": options.use_qlora}
-    settings["use_ptuning"] = options.use_ptuning
-    if options.use_qlora:  # ZeRO 3 shares out weights of one dtype, and has memory enough
-        settings["round_embeddings"] = options.zero_stage < 3
-    if options.use_lora or options.use_qlora:
-        names = ("lora_rank", "lora_alpha", "lora_dropout", "layer_range", "lora_targets")
-        settings.update({name: getattr(options, name) for name in names})
-    if options.use_ptuning:
-        settings["pre_seq_len"] = options.pre_seq_len
+    settings: dict[str, Any] = {name: getattr(config, name) for name in METHOD_SWITCHES}
+    if config.use_qlora:  # ZeRO 3 shares out weights of one dtype, and has memory enough
+        settings["round_embeddings"] = config.zero_stage < 3
+    if config.use_lora or config.use_qlora:
+        settings.update({name: getattr(config, name) for name in LORA_DEFAULTS})
+    if config.use_ptuning:
+        settings["pre_seq_len"] = config.pre_seq_len
     return settings
 
 
@@ -88,11 +88,11 @@ def build_network(
     return network
 
 
-def choose_trained(network: FineTuneVisualGLMModel, options: argparse.Namespace) -> dict[str, torch.nn.Parameter]:
-    """Let only what the options ask for be trained; return it by name."""
-    if options.full:
+def choose_trained(network: FineTuneVisualGLMModel, config: TrainingConfig) -> dict[str, torch.nn.Parameter]:
+    """Let only what the configuration asks for be trained; return it by name."""
+    if config.full:
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(part_of(name) not in options.freeze)
+            parameter.requires_grad_(part_of(name) not in config.freeze)
     else:
         network.disable_untrainable_params()
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -131,12 +131,17 @@ def choose_base() -> tuple[str, str]:
     return SMALL_MODEL, notice
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Print the name that --from_pretrained gives among the arguments, or the one chosen."""
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Read `--from_pretrained` among the arguments of a training."""
     parser = ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--from_pretrained")
     given, _ = parser.parse_known_args(arguments)
-    name, notice = (given.from_pretrained, "") if given.from_pretrained else choose_base()
+    return {"from_pretrained": given.from_pretrained}
+
+
+def run(from_pretrained: str | None) -> None:
+    """Print the name of the model to begin from: the one given, or the one chosen."""
+    name, notice = (from_pretrained, "") if from_pretrained else choose_base()
     if notice:
         print_text(notice, file=sys.stderr)
     print_text(name)
@@ -144,7 +149,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_program(lambda: run(arguments))
+    return run_program(lambda: run(**parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

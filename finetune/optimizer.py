@@ -1,14 +1,16 @@
-"""The optimiser around a module's loss: what the loop needs of one, and a plain one for a single process."""
+"""The optimizer around a module's loss: what the loop needs of one, and a plain one for a single process."""
 
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
+
+from model.aliases import renamed
 
 from .batches import Batch
 
@@ -18,7 +20,7 @@ STATE_NAME = "optimizer.pt"
 
 @dataclass(frozen=True)
 class Settings:
-    """How to optimise.
+    """How to optimize.
 
     Attributes:
         weight_decay: of AdamW.
@@ -97,7 +99,7 @@ class Made:
     rate: float
 
 
-class Optimiser(Protocol):
+class Optimizer(Protocol):
     """What the loop needs.
 
     Attributes:
@@ -135,7 +137,7 @@ class Optimiser(Protocol):
         ...
 
 
-class PlainOptimiser:
+class PlainOptimizer:
     """AdamW on numbers in float32, whatever the model computes in.
 
     Args:
@@ -225,3 +227,7 @@ def rate_at(
         return float(peak * ratio**done)
     left = 1 - done if style == "linear" else (1 + math.cos(math.pi * done)) / 2
     return peak * (ratio + (1 - ratio) * left)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Optimiser": "Optimizer", "PlainOptimiser": "PlainOptimizer"})

@@ -1,6 +1,5 @@
 """Opening a run: a new one, or the one to resume with its newest whole checkpoint."""
 
-import argparse
 import glob
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from model.checkpoint.save import write_json
 from model.errors import CheckpointError, VisualGLMError
 
 from .checkpoints import Run
+from .config import TrainingConfig
 from .errors import DataError, TrainingError
 from .order import Order
 from .processes import Processes, say
@@ -20,7 +20,7 @@ from .training_state import State, hash_file
 
 
 def open_run(
-    options: argparse.Namespace, processes: Processes, order: Order, config: dict[str, Any]
+    config: TrainingConfig, processes: Processes, order: Order, model_config: Mapping[str, Any]
 ) -> tuple[Run, State]:
     """Make a new run, or find the one to resume; every process gets the same, and the first locks it.
 
@@ -33,7 +33,7 @@ def open_run(
     opened: tuple[Path, State] | VisualGLMError | None = None
     if processes.is_first:
         try:
-            run, state = open_first(options, processes, start, config)
+            run, state = open_first(config, processes, start, model_config)
             opened = run.path, state
         except VisualGLMError as error:  # every process has to hear of it
             opened = error
@@ -42,29 +42,29 @@ def open_run(
         raise opened
     assert opened is not None
     path, state = opened
-    return run or Run(path, options.keep), state
+    return run or Run(path, config.keep), state
 
 
 def open_first(
-    options: argparse.Namespace, processes: Processes, start: State, config: dict[str, Any]
+    config: TrainingConfig, processes: Processes, start: State, model_config: Mapping[str, Any]
 ) -> tuple[Run, State]:
     """Make or find a run and lock it, as the first process does."""
-    start.train_hashes = hash_data(options.train_data)
-    start.valid_hashes = hash_data(options.valid_data)
-    if options.resume is None:
-        run = make_run(options.save, options.experiment_name, config, options.keep)
+    start.train_hashes = hash_data(config.train_data)
+    start.valid_hashes = hash_data(config.valid_data)
+    if config.resume is None:
+        run = make_run(config.save, config.experiment_name, model_config, config.keep)
         run.lock = RunLock(run.path)
         return run, start
-    run = find_run(options.save, options.experiment_name, options.resume, options.keep)
+    run = find_run(config.save, config.experiment_name, config.resume, config.keep)
     run.lock = RunLock(run.path)
     try:
-        return run, resume(run, start, options, processes)
+        return run, resume(run, start, config, processes)
     except BaseException:
         run.close()
         raise
 
 
-def resume(run: Run, start: State, options: argparse.Namespace, processes: Processes) -> State:
+def resume(run: Run, start: State, config: TrainingConfig, processes: Processes) -> State:
     """Return the state of a run's newest whole checkpoint; rename the newer ones, which are damaged, and say so.
 
     Args:
@@ -74,7 +74,7 @@ def resume(run: Run, start: State, options: argparse.Namespace, processes: Proce
     step, damages = run.find_whole()
     state = run.read_state(step)
     check_same(state, start, run)
-    check_data(state, start, options, processes)
+    check_data(state, start, config, processes)
     run.clear_parts()
     try:
         for damaged, damage in damages.items():
@@ -127,21 +127,21 @@ def check_same(state: State, start: State, run: Run) -> None:
             )
 
 
-def check_data(state: State, start: State, options: argparse.Namespace, processes: Processes) -> None:
+def check_data(state: State, start: State, config: TrainingConfig, processes: Processes) -> None:
     """Compare the data files with the checkpoint's by their SHA-256.
 
     Raises:
         TrainingError: the training data has changed, and --allow-changed-data is not given.
     """
-    changed = changed_files(state.train_hashes, start.train_hashes, options.train_data)
-    if changed and not options.allow_changed_data:
+    changed = changed_files(state.train_hashes, start.train_hashes, config.train_data)
+    if changed and not config.allow_changed_data:
         raise TrainingError(
             f"The training data has changed since the checkpoint of step {state.step} was written: {changed}. Put back "
             "what it was, or go on with the changed data by --allow-changed-data; the losses will be different ones."
         )
     if changed:
         say(processes, f"The training data has changed since step {state.step}: {changed}.")
-    changed = changed_files(state.valid_hashes, start.valid_hashes, options.valid_data)
+    changed = changed_files(state.valid_hashes, start.valid_hashes, config.valid_data)
     if changed:
         say(
             processes,
@@ -159,7 +159,7 @@ def changed_files(before: Sequence[str], now: Sequence[str], paths: Sequence[Pat
     return ", ".join(str(path) for path, old, new in zip(paths, before, now, strict=True) if old != new)
 
 
-def make_run(save: Path, experiment: str, config: Mapping[str, Any], keep: int) -> Run:
+def make_run(save: Path, experiment: str, model_config: Mapping[str, Any], keep: int) -> Run:
     """Make the directory of a new run with its configuration.
 
     Raises:
@@ -176,7 +176,7 @@ def make_run(save: Path, experiment: str, config: Mapping[str, Any], keep: int) 
                 break
             except FileExistsError:
                 number += 1
-        write_json(path / CONFIG_NAME, config)
+        write_json(path / CONFIG_NAME, model_config)
     except OSError as error:
         raise TrainingError(f"No run can be written to {save} ({error}). Give another place with --save.") from error
     return Run(path, keep)

@@ -1,7 +1,7 @@
 """The contents of a run: its configuration, and the saving and loading of trained weights."""
 
-import argparse
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,18 +23,21 @@ from .processes import Processes
 from .training_state import State
 
 
-def run_config(
-    options: argparse.Namespace, checkpoint: Checkpoint, settings: dict[str, Any], is_whole: bool
-) -> dict[str, Any]:
-    """Return the run's model_config.json."""
+def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], is_whole: bool) -> dict[str, Any]:
+    """Return the run's model_config.json.
+
+    Args:
+        base: name or directory of the base model, which `checkpoint` is.
+        settings: what `finetune.methods.method_settings` returns.
+        is_whole: whether the run needs no base.
+    """
     config = {**checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
     config.pop(DESCRIPTION_KEY, None)  # what the base knows is not what the run knows
     if config.get("tokenizer_type") == str(checkpoint.path):
         del config["tokenizer_type"]
     if not is_whole:
-        name = options.from_pretrained
-        is_path = not (EMBEDDED / name).is_dir() and expand_home(name).exists()
-        config[BASE_KEY] = str(expand_home(name).resolve()) if is_path else name
+        is_path = not (EMBEDDED / base).is_dir() and expand_home(base).exists()
+        config[BASE_KEY] = str(expand_home(base).resolve()) if is_path else base
     return config
 
 

@@ -1,6 +1,5 @@
 """The training itself: batches in, checkpoints and numbers out."""
 
-import argparse
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -18,11 +17,12 @@ from model.sat.lora import set_dropout
 
 from .batches import lost_workers_explained
 from .checkpoints import Run
+from .config import TrainingConfig
 from .data import Batch, ChatDataset, load_batches
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
-from .optimizer import Made, Numbers, Optimiser, rate_at
+from .optimizer import Made, Numbers, Optimizer, rate_at
 from .order import Order
 from .pictures import PictureCache, vary_some
 from .processes import Processes, say
@@ -39,10 +39,10 @@ class Training:
     """One training.
 
     Attributes:
-        options: of the command line.
+        config: the settings.
         processes: that train together.
         network, tokenizer: the model.
-        optimiser: computes losses and changes the network.
+        optimizer: computes losses and changes the network.
         pictures: keeps embeddings; None where the image part is trained.
         train: what is learned; several files are one after another, and what is remembered comes last.
         new: how many of its examples are not what is remembered.
@@ -51,6 +51,7 @@ class Training:
         run: where checkpoints go.
         state: where the training is.
         last: the step at which it ends.
+        workers: processes that load data.
         tensors: what is saved, on the first process; all take part in collecting it.
         recorder: on the first process.
         stop: made by signals.
@@ -59,11 +60,11 @@ class Training:
         is_complete: whether the training came to its end and is saved.
     """
 
-    options: argparse.Namespace
+    config: TrainingConfig
     processes: Processes
     network: FineTuneVisualGLMModel
     tokenizer: Tokenizer
-    optimiser: Optimiser
+    optimizer: Optimizer
     pictures: PictureCache | None
     train: Any
     new: int
@@ -72,6 +73,7 @@ class Training:
     run: Run
     state: State
     last: int
+    workers: int
     tensors: Callable[[], dict[str, torch.Tensor]]
     recorder: Recorder | None = None
     stop: StopRequest = field(default_factory=StopRequest)
@@ -134,8 +136,7 @@ class Training:
         count, device = self.order.batches, self.processes.device
         first = self.state.step
         indices = list(islice(self.order.batches_from(first), max(0, self.last - first) * count))
-        workers, pinned = self.options.num_workers, device.type == "cuda"
-        loaded = load_batches(self.train, indices, workers, pin_memory=pinned)
+        loaded = load_batches(self.train, indices, self.workers, pin_memory=device.type == "cuda")
         for start in range(0, len(indices), count):
             yield [(batch, indices[start + number]) for number, batch in enumerate(islice(loaded, count))]
 
@@ -153,13 +154,13 @@ class Training:
         for batch, counts, (_, places) in zip(batches, weights, loaded, strict=True):
             held = torch.tensor([place >= self.new for place in places]) if self._holds else None
             loss = self.loss_of(batch, counts, held)
-            # The optimiser takes the mean over processes and batches; what is wanted is that over tokens.
-            self.optimiser.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
+            # The optimizer takes the mean over processes and batches; what is wanted is that over tokens.
+            self.optimizer.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
             total += loss.detach()
         for batch, (_, places) in zip(batches, loaded, strict=True):
             self._spare(batch, places)
         rate = self._rate()
-        stepped = self.optimiser.step(rate)
+        stepped = self.optimizer.step(rate)
         self.state.step += 1
         norm = 0.0 if stepped.norm is None else stepped.norm
         outcome = Numbers((total, tokens, stepped.is_skipped, norm, stops), self.processes.device)
@@ -168,12 +169,12 @@ class Training:
     @property
     def _holds(self) -> bool:
         """Whether what is remembered holds the model to its base; where all of it is trained, no base is left."""
-        return self.new < len(self.train) and not self.options.full
+        return self.new < len(self.train) and not self.config.full
 
     def _vary(self, batch: Batch, places: list[int]) -> Batch:
         """Show pictures a little differently, but for answers that are learned as they were said of whole ones."""
         chosen = [self._holds or place < self.new for place in places]
-        return vary_some(batch, chosen, self.options.crop, self.options.flip)
+        return vary_some(batch, chosen, self.config.crop, self.config.flip)
 
     def _spare(self, batch: Batch, places: list[int]) -> None:
         """Let pictures whose embeddings are kept be decoded no more."""
@@ -188,15 +189,15 @@ class Training:
 
     def _weights(self, places: list[int]) -> torch.Tensor:
         """Return what the tokens of each example count."""
-        return torch.tensor([1.0 if place < self.new else self.options.remember_weight for place in places])
+        return torch.tensor([1.0 if place < self.new else self.config.remember_weight for place in places])
 
     def loss_of(self, batch: Batch, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the summed loss of a batch; `more` is what `AnswerLoss` may be told of its examples."""
         images = None if self.pictures is None else self.pictures.embed(batch)
-        return self.optimiser.loss(batch, images, *more)
+        return self.optimizer.loss(batch, images, *more)
 
     def _rate(self) -> float:
-        given = self.options
+        given = self.config
         return rate_at(
             self.state.step,
             self.last,
@@ -222,7 +223,7 @@ class Training:
                 f"The loss of step {made.number} or its gradient is not a number. The step saw rows "
                 f"{', '.join(map(str, made.rows))} of the data. Look at these rows, lower --lr, or train in float32."
             )
-        if made.number % self.options.log_interval == 0:
+        if made.number % self.config.log_interval == 0:
             mean = self.processes.sum(loss) / tokens
             if self.recorder is not None:
                 self.recorder.show(made.number, mean, made.rate)
@@ -237,11 +238,18 @@ class Training:
             )
 
     def _is_due(self, step: int) -> bool:
-        """Whether something is to be done after this step, or it is the last."""
-        return step == self.last or self._evaluates(step) or step % self.options.save_interval == 0
+        """Whether something is to be done after this step."""
+        return self._saves(step) or self._evaluates(step)
 
     def _evaluates(self, step: int) -> bool:
-        return bool(self.valid) and (step % self.options.eval_interval == 0 or step == self.last)
+        return bool(self.valid) and self._is_every(self.config.eval_interval, step)
+
+    def _saves(self, step: int) -> bool:
+        return self._is_every(self.config.save_interval, step)
+
+    def _is_every(self, interval: int | None, step: int) -> bool:
+        """Whether a step is the last, or a multiple of an interval, which is an epoch if None."""
+        return step == self.last or step % (interval or self.order.steps(1)) == 0
 
     def _pause(self) -> bool:
         """Evaluate and save as is due; return whether to stop early."""
@@ -249,7 +257,7 @@ class Training:
         if self._evaluates(step) and not self._must_stop():
             is_enough = self._weigh(self.evaluate())
         ends = self._must_stop() or is_enough
-        if step == self.last or ends or step % self.options.save_interval == 0:
+        if ends or self._saves(step):
             self._save()
         return ends
 
@@ -262,13 +270,13 @@ class Training:
             set_dropout(self.network, True)
 
     def _evaluate(self) -> Score:
-        size, count = self.options.eval_batch_size, self.options.eval_answers
+        size, count = self.config.eval_batch_size or self.config.batch_size, self.config.eval_answers
         losses = [held_out_loss(self.loss_of, dataset, size, self.processes) for dataset in self.valid]
         loss = sum(losses) / len(losses)
         # ZeRO 3 has no whole model anywhere, and a decoder takes the weights as they lie.
-        if not count or not self.processes.is_first or self.options.zero_stage == 3:
+        if not count or not self.processes.is_first or self.config.zero_stage == 3:
             return Score(loss)
-        with self.optimiser.mixing():
+        with self.optimizer.mixing():
             model = SatChatModel(self.network, self.tokenizer, sampling=read_sampling(self.run.path))
             exact, samples = ask(model, self.valid[0], count)
         return Score(loss, exact, samples)
@@ -278,7 +286,7 @@ class Training:
         state = self.state
         better = state.best_loss is None or score.loss < state.best_loss
         state.best_loss, state.worse = (score.loss, 0) if better else (state.best_loss, state.worse + 1)
-        stops: bool = 0 < self.options.early_stop <= state.worse
+        stops = 0 < self.config.early_stop <= state.worse
         if self.recorder is not None:
             answered = "" if score.exact is None else f", {score.exact:.0%} of the answers exactly right"
             self.recorder.say(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
@@ -292,10 +300,10 @@ class Training:
 
     def _save(self) -> None:
         """Save; where that fails, say so and go on, since a later one may not."""
-        self.optimiser.rest()
+        self.optimizer.rest()
         tensors = self.tensors()
         try:
-            self.run.save(self.state, tensors, self.optimiser, self.processes)
+            self.run.save(self.state, tensors, self.optimizer, self.processes)
             self.unsaved, self.saved = None, self.state.step
         except TrainingError as error:
             self.unsaved = error

@@ -15,7 +15,7 @@ class State:
     """Where a training is.
 
     Attributes:
-        step: optimiser steps that were made.
+        step: optimizer steps that were made.
         examples: in the data, and in a step, which decide what comes next.
         step_size: see `examples`.
         seed: of the order.

@@ -1,12 +1,13 @@
-"""Import modules under the paths that they had before they moved, with a warning that names the new path."""
+"""Former import paths of modules and former names in them, each with a warning that names the current one."""
 
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 # Former path -> current path, of a module or of a package with all that it holds.
 MOVED = {
@@ -19,7 +20,6 @@ MOVED = {
     "finetune.manifest": "finetune.training_state",
     "finetune.messages": "finetune.shapes",
     "finetune.optimise": "finetune.optimizer",
-    "finetune.page": "finetune.compare",
     "finetune.picture_marks": "finetune.row_pictures",
     "finetune.questions": "finetune.memory",
     "finetune.rate": "finetune.optimizer",
@@ -109,6 +109,24 @@ def find_current(name: str) -> str | None:
     package, _, module = name.rpartition(".")
     current = find_current(package) if package else None
     return f"{current}.{module}" if current else None
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a `__getattr__` for a module that finds objects by their former names, with a warning.
+
+    Args:
+        module: name of the module.
+        names: former name -> current name.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        message = f"{module}.{name} has been renamed; use {names[name]} instead."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return find
 
 
 class FormerPaths(MetaPathFinder, Loader):

@@ -1,6 +1,7 @@
 """VisualGLM with what fine-tuning adds to it: LoRA, or the keys and values of P-tuning v2."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +9,13 @@ import torch
 from torch import nn
 
 from .checkpoint import Checkpoint
+from .checkpoint.adapters import LORA_DEFAULTS
 from .checkpoint.layout import SPLIT
 from .checkpoint.low_bit import rounded_tensors
 from .quantization.linear import QuantizedEmbedding
 from .quantization.nf4 import Nf4Linear, is_rounded
 from .quantization.quantize import EMBEDDING_BITS, quantized_layers
-from .sat.lora import LLM, TARGETS, LoraMixin
+from .sat.lora import TARGETS, LoraMixin
 from .sat.ptuning import PTUNING, PrefixMixin
 from .tensors import LazyTensors, makers_of
 from .visualglm import VisualGLMModel  # before sat
@@ -22,6 +24,29 @@ from .visualglm import VisualGLMModel  # before sat
 from sat.mpu import ColumnParallelLinear, RowParallelLinear
 
 TRAINED_NAMES = ("matrix_A", "matrix_B", f"mixins.{PTUNING}.")
+
+
+def add_method_flags(add: Callable[..., Any], pre_seq_len: int) -> None:
+    """Add the flags of LoRA, QLoRA and P-tuning, with the original's names.
+
+    Args:
+        add: `add_argument` of a parser or of a group.
+        pre_seq_len: the default of `--pre_seq_len`, in which the original's class and program differ.
+    """
+    rank, alpha, dropout, layers, targets = LORA_DEFAULTS.values()
+    names = f"{', '.join(TARGETS)}, or patterns of layers' names (default {', '.join(targets)})"
+    add("--use_lora", action="store_true", help="train LoRA")
+    add("--use_qlora", action="store_true", help="train LoRA beside language weights of 4 bits")
+    add("--use_ptuning", action="store_true", help="train P-tuning v2")
+    add("--lora_rank", type=int, default=rank, help="rank of LoRA's matrices (default %(default)s)")
+    add("--lora_alpha", type=float, default=alpha, help="scale of LoRA, divided by the rank (default %(default)s)")
+    help_ = "share of the inputs hidden from LoRA (default %(default)s)"
+    add("--lora_dropout", type=float, default=dropout, help=help_)
+    help_ = "numbers of the layers to adapt, no range; default all"
+    add("--layer_range", nargs="+", type=int, default=layers, metavar="N", help=help_)
+    add("--lora_targets", nargs="+", default=targets, metavar="TARGET", help=f"layers to adapt: {names}")
+    help_ = "P-tuning: keys and values in a layer (default %(default)s)"
+    add("--pre_seq_len", type=int, default=pre_seq_len, help=help_)
 
 
 class FineTuneVisualGLMModel(VisualGLMModel):  # public name
@@ -40,17 +65,8 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
     def add_model_specific_args(cls, parser: ArgumentParser) -> ArgumentParser:
         """Add the flags of the methods, with the original's names and defaults."""
         group = parser.add_argument_group("VisualGLM-finetune", "methods of fine-tuning")
-        add = group.add_argument
-        add("--use_lora", action="store_true", help="train LoRA")
-        add("--use_qlora", action="store_true", help="train LoRA beside weights of 4 bits")
-        add("--round_embeddings", action="store_true", help="QLoRA: tokens' embeddings of 8 bits")
-        add("--use_ptuning", action="store_true", help="train P-tuning v2's keys and values")
-        add("--pre_seq_len", type=int, default=8, help="P-tuning: keys and values in each layer")
-        add("--lora_rank", type=int, default=10, help="rank of LoRA's matrices")
-        add("--lora_alpha", type=float, default=1.0, help="scale of LoRA, divided by the rank")
-        add("--lora_dropout", type=float, default=0.0, help="share of the inputs hidden from LoRA in training")
-        add("--layer_range", nargs="+", type=int, help="LoRA: numbers of the language model's layers, no range")
-        add("--lora_targets", nargs="+", default=[LLM], help=f"LoRA: {', '.join(TARGETS)}, or names of layers")
+        add_method_flags(group.add_argument, pre_seq_len=8)
+        group.add_argument("--round_embeddings", action="store_true", help="QLoRA: tokens' embeddings of 8 bits")
         return super().add_model_specific_args(parser)  # type: ignore[no-any-return]
 
     def add_methods(self) -> None:

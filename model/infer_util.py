@@ -21,6 +21,7 @@ from PIL import Image
 from .chat import AnyHistory, to_pairs
 from .checkpoint.resolve import DEFAULT_MODEL
 from .engine import DEMO
+from .engine.config import ORIGINAL_SETTINGS
 from .errors import ImageError
 from .file_mode import unused_name
 from .images.preprocess import decode_base64
@@ -29,8 +30,6 @@ from .prompt import Tokenizer, is_chinese, require_text, to_turns
 from .visualglm import VisualGLMModel
 
 __all__ = ["generate_input", "get_infer_setting", "is_chinese", "process_image"]
-
-GENERATION_KEYS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 
 
 def get_infer_setting(  # public name
@@ -75,7 +74,7 @@ def generate_input(  # public name
         QuestionError: the question is not text, or the history has an unknown form.
     """
     given = dict(input_para or {})
-    settings = {key: given.get(key, getattr(DEMO, key)) for key in GENERATION_KEYS}
+    settings = {key: given.get(key, getattr(DEMO, key)) for key in ORIGINAL_SETTINGS}
     image = _decode(input_image_prompt) if image_is_encoded else input_image_prompt
     return {
         "input_query": require_text(input_text, "question"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune import deepspeed_optimizer as deepspeed_optimiser
+from finetune import deepspeed_optimizer as deepspeed_optimizer
 from finetune.finetune_visualglm import main
 from finetune.optimizer import Settings
 
@@ -11,7 +11,7 @@ LIMITS = {  # in numbers
     "stage3_max_reuse_distance": 300_000,
     "stage3_param_persistence_threshold": 0,
 }
-plain_config = deepspeed_optimiser.deepspeed_config
+plain_config = deepspeed_optimizer.deepspeed_config
 
 
 def little_ahead(settings: Settings, trained: int) -> dict[str, Any]:
@@ -21,5 +21,5 @@ def little_ahead(settings: Settings, trained: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    deepspeed_optimiser.deepspeed_config = little_ahead
+    deepspeed_optimizer.deepspeed_config = little_ahead
     main()

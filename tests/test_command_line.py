@@ -111,9 +111,10 @@ def test_each_program_understands_them(monkeypatch: pytest.MonkeyPatch, capsys: 
     _, settings = server.parse_arguments()
     assert (settings.max_batch, settings.api_keys, settings.model_name) == (3, ("k_e-y",), "m_n")
     assert parse_arguments(["--train_data", "a_b", "--use-lora"]).train_data == [Path("a_b")]
-    assert compare.parse_arguments(["a", "b", "--data", "c", "--on_bad_row", "skip"]).on_bad_row == "skip"
-    assert check.parse_arguments(["check", "f", "--from-pretrained", "a", "--max_length", "9"]).max_length == 9
-    assert convert.parse_arguments(["a", "b", "--to", "sat", "--merge_lora", "--model_parallel_size", "2"]).merge_lora
+    assert compare.parse_arguments(["a", "b", "--data", "c", "--on_bad_row", "skip"])["on_bad_row"] == "skip"
+    assert check.parse_arguments(["check", "f", "--from-pretrained", "a", "--max_length", "9"])["max_length"] == 9
+    given = ["a", "b", "--to", "sat", "--merge_lora", "--model_parallel_size", "2"]
+    assert convert.parse_arguments(given)["merge_lora"]
     assert base.main(["--from-pretrained", "named", "--other_flag"]) == 0
     assert capsys.readouterr().out == "named\n"
 

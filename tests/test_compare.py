@@ -3,16 +3,17 @@
 import json
 import re
 import shutil
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from finetune.asking import as_shown, ask_all, greedy_config, questions_of
+from finetune.asking import answer_all, as_shown, ask_all, greedy_config, questions_of
 from finetune.compare import main
 from finetune.rows import read_rows
-from model import Conversation, SatChatModel, load_sat
+from model import Conversation, SatChatModel, VisualGLMError, load_sat
 from model.checkpoint import open_checkpoint, save_sat
 from model.command_line import FAILED, MISUSED
 from model.images.preprocess import load_image
@@ -49,7 +50,7 @@ def data(model: SatChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(folder, seed=5, count=3)
     talk = Conversation(load_image(folder / "1.jpg"))
     question = "描述这张图片。"
-    answer = "".join(piece.text for piece in model.stream_answer(talk, question, greedy_config(model, [], 256)))
+    answer = "".join(piece.text for piece in model.stream_answer(talk, question, greedy_config(model, 256)))
     rows: list[dict[str, Any]] = [
         {"img": "1.jpg", "prompt": question, "label": answer},
         {"img": "2.jpg", "prompt": NASTY, "label": NASTY, "history": [[NASTY, NASTY]]},
@@ -80,12 +81,34 @@ def test_both_answers_and_both_scores_are_shown(
 
 def test_answers_are_the_chats(model: SatChatModel, data: Path) -> None:
     asked = list(questions_of(read_rows(data)))
-    config = greedy_config(model, asked, 256)
+    config = greedy_config(model, 256)
     alone = [
-        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.question, config)) for one in asked
+        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.text, config)) for one in asked
     ]
     assert [answer.text for answer in ask_all(model, asked, least=256)] == alone
     assert asked[1].conversation().turns == asked[1].earlier != []
+
+
+class Alone:
+    """A chat model that answers one question at a time."""
+
+    def __init__(self, model: SatChatModel) -> None:
+        self.stream_answer = model.stream_answer
+        self.image_size, self.description, self.warm_up = model.image_size, model.description, model.warm_up
+
+
+def test_one_question_that_cannot_be_answered_leaves_the_others(model: SatChatModel) -> None:
+    talks = [(Conversation(), "你好"), (Conversation(), "长" * 9999), (Conversation(), "Hello!")]
+    config = greedy_config(model, 16)
+    for some in (model, Alone(model)):
+        answers = list(answer_all(some, iter(talks), config))
+        assert [isinstance(answer, VisualGLMError) for answer in answers] == [False, True, False]
+        assert answers[::2] == list(answer_all(model, talks[::2], config))
+
+
+def test_questions_are_taken_as_they_are_needed(model: SatChatModel) -> None:
+    endless = ((Conversation(), "你好") for _ in count())
+    assert len(set(islice(answer_all(model, endless, greedy_config(model, 2)), 3))) == 1
 
 
 def test_an_expected_answer_is_compared_as_the_chat_would_show_it(model: SatChatModel) -> None:

@@ -1,10 +1,12 @@
 """The original's command line parses and means the same; what makes no sense is refused in words."""
 
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
 from finetune.arguments import METHODS, parse_arguments
+from finetune.config import TrainingConfig
 from model import SettingError
 
 # As the original's finetune_visualglm.sh has them.
@@ -62,3 +64,21 @@ def test_keys_and_values_are_learned_faster_where_nothing_is_said() -> None:
 def test_each_method_alone_is_enough(method: str) -> None:
     options = parse_arguments([*NEEDED, f"--{method}"])
     assert [name for name in METHODS if getattr(options, name)] == [method]
+
+
+def test_a_configuration_is_the_same_from_the_command_line_and_from_python() -> None:
+    made = TrainingConfig(train_data=[Path("data.json")], use_lora=True)
+    assert parse_arguments([*NEEDED, "--use_lora"]) == made
+
+
+def test_a_configuration_does_not_change_and_is_checked_wherever_it_is_made() -> None:
+    config = TrainingConfig(train_data=[Path("data.json")], full=True, freeze=["vit"])
+    with pytest.raises(FrozenInstanceError):
+        config.lr = 1.0  # type: ignore[misc]
+    with pytest.raises(SettingError, match="--lr"):
+        TrainingConfig(train_data=[], full=True, lr=0)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainingConfig) if field.type in (int, "int")])
+def test_whole_numbers_come_as_such(name: str) -> None:
+    assert getattr(parse_arguments([*NEEDED, "--use_lora", f"--{name}", "3"]), name) == 3

@@ -1,6 +1,5 @@
 """Started by each launcher, with deepspeed in one process and in two, the training is the same."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from finetune import preparation
+from finetune.config import TrainingConfig
 from finetune.loss import HEAD_ROWS
 from finetune.methods import method_settings
 from model.checkpoint.files import open_tensors
@@ -102,9 +102,9 @@ def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None
     assert is_near(run, alone)
 
 
-def with_whole_embeddings(options: argparse.Namespace, layers: int) -> dict[str, Any]:
+def with_whole_embeddings(config: TrainingConfig, layers: int) -> dict[str, Any]:
     """Return the settings of a method, with tokens' embeddings as ZeRO 3 has them."""
-    return {**method_settings(options, layers), "round_embeddings": False}
+    return {**method_settings(config, layers), "round_embeddings": False}
 
 
 @pytest.mark.parametrize("method", [["--use_ptuning"], ["--use_qlora"], ["--full", "--lr", "1e-4"]])

@@ -1,6 +1,5 @@
 """What float16's small range does to a step, and numbers that are read late; all of it without a GPU."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from torch import nn
 
 from finetune.arguments import parse_arguments
+from finetune.config import TrainingConfig
 from finetune.deepspeed_optimizer import deepspeed_config
-from finetune.optimizer import Numbers, PlainOptimiser, Settings, Stepped
+from finetune.optimizer import Numbers, PlainOptimizer, Settings, Stepped
 from finetune.training import MOST_SKIPPED
 from tests.finetuning import data, losses_of, train  # noqa: F401
 
@@ -21,14 +21,14 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{"weight_decay": 0.0, "clip_grad": 0.0, "dtype": torch.float16, "batch_size": 1, **changes})
 
 
-def optimiser(**changes: Any) -> tuple[nn.Parameter, PlainOptimiser]:
+def optimizer(**changes: Any) -> tuple[nn.Parameter, PlainOptimizer]:
     """Return a weight of 1, and what trains it."""
     weight = nn.Parameter(torch.ones(1))
-    return weight, PlainOptimiser(nn.Identity(), [weight], settings(**changes), mixed=False)
+    return weight, PlainOptimizer(nn.Identity(), [weight], settings(**changes), mixed=False)
 
 
 def test_a_scaled_loss_changes_a_weight_as_a_plain_one() -> None:
-    scaled, plain = optimiser(), optimiser(dtype=torch.float32)
+    scaled, plain = optimizer(), optimizer(dtype=torch.float32)
     for weight, trains in (scaled, plain):
         lengths = []
         for _ in range(3):
@@ -42,7 +42,7 @@ def test_a_scaled_loss_changes_a_weight_as_a_plain_one() -> None:
 
 
 def test_a_step_without_room_changes_nothing_and_lowers_the_scale() -> None:
-    weight, trains = optimiser()
+    weight, trains = optimizer()
     scale = trains.scaler.get_scale()
     trains.backward((weight * 3e38).sum())  # beyond float32 when it is scaled
     stepped = trains.step(0.1)
@@ -55,19 +55,19 @@ def test_a_step_without_room_changes_nothing_and_lowers_the_scale() -> None:
 
 
 def test_the_scale_goes_on_with_a_run(tmp_path: Path) -> None:
-    _, first = optimiser()
+    _, first = optimizer()
     for _ in range(2):
         first.backward((first.parameters[0] * 3e38).sum())
         first.step(0.1)
     first.save(tmp_path)
-    _, second = optimiser()
+    _, second = optimizer()
     second.load(tmp_path)
     assert second.scaler.get_scale() == first.scaler.get_scale() == 2.0**14
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_float16_is_scaled(dtype: torch.dtype) -> None:
-    weight, trains = optimiser(dtype=dtype)
+    weight, trains = optimizer(dtype=dtype)
     trains.backward((weight * torch.inf).sum())
     stepped = trains.step(0.1)
     assert not bool(stepped.is_skipped)  # what is no number there is an error, which the loop raises
@@ -75,7 +75,7 @@ def test_only_float16_is_scaled(dtype: torch.dtype) -> None:
 
 
 class Skips:
-    """Stands before an optimiser, and reports that some of its steps had no room."""
+    """Stands before an optimizer, and reports that some of its steps had no room."""
 
     def __init__(self, trains: Any, skipped: set[int]) -> None:
         self.trains, self.skipped, self.step_number = trains, skipped, 0
@@ -95,8 +95,8 @@ def skipping(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """The steps that have no room in what is trained next."""
     from finetune import preparation
 
-    make, chosen = preparation.make_optimiser, set[int]()
-    monkeypatch.setattr(preparation, "make_optimiser", lambda *given: Skips(make(*given), chosen))
+    make, chosen = preparation.make_optimizer, set[int]()
+    monkeypatch.setattr(preparation, "make_optimizer", lambda *given: Skips(make(*given), chosen))
     return chosen
 
 
@@ -121,7 +121,7 @@ def test_many_in_a_row_end_the_training_with_advice(
     assert "--bf16" in error
 
 
-def options(*flags: str) -> argparse.Namespace:
+def options(*flags: str) -> TrainingConfig:
     return parse_arguments(["--use_lora", "--train-data", "data.json", *flags])
 
 

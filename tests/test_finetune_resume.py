@@ -247,17 +247,17 @@ def test_another_optimizer_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    optimiser = "finetune.preparation.PlainOptimiser"
-    from finetune.optimizer import PlainOptimiser
+    optimizer = "finetune.preparation.PlainOptimizer"
+    from finetune.optimizer import PlainOptimizer
 
-    class Other(PlainOptimiser):
+    class Other(PlainOptimizer):
         """An optimizer that saves itself elsewhere, as deepspeed's does."""
 
         def __init__(self, *given: object, **named: object) -> None:
             super().__init__(*given, **named)  # type: ignore[arg-type]
             self.saved_as = "deepspeed"
 
-    monkeypatch.setattr(optimiser, Other)
+    monkeypatch.setattr(optimizer, Other)
     assert main(command(data, run)) == 1
     assert "has no deepspeed" in capsys.readouterr().err
 
@@ -271,7 +271,7 @@ def test_an_experiment_cannot_leave_its_directory(name: str, data: Path, tmp_pat
 
 
 @pytest.mark.parametrize("flag", ["--train-data", "--valid-data"])
-def test_a_misspelt_path_is_reported_before_a_model_is_opened(
+def test_a_misspelled_path_is_reported_before_a_model_is_opened(
     flag: str,
     data: Path,  # noqa: F811
     tmp_path: Path,

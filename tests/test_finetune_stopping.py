@@ -15,7 +15,7 @@ import pytest
 from finetune import stopping
 from finetune.checkpoints import Run
 from finetune.finetune_visualglm import main
-from finetune.optimizer import PlainOptimiser
+from finetune.optimizer import PlainOptimizer
 from finetune.stopping import StopRequest, catch_signals
 from finetune.training import Training
 from tests.finetuning import SHORT, data, train  # noqa: F401
@@ -91,7 +91,7 @@ def test_a_signal_to_a_launcher_lets_all_processes_save(
     assert f"saved up to step {saved_step(tmp_path / 'save')} of 100000" in said
 
 
-class SlowOptimiser(PlainOptimiser):
+class SlowOptimizer(PlainOptimizer):
     """An optimizer that never finishes its first step."""
 
     def step(self, rate: float) -> Any:
@@ -99,7 +99,7 @@ class SlowOptimiser(PlainOptimiser):
         time.sleep(10_000)
 
 
-class SlowToSave(PlainOptimiser):
+class SlowToSave(PlainOptimizer):
     """An optimizer whose second checkpoint is never written to its end."""
 
     def save(self, folder: Path) -> None:
@@ -109,18 +109,18 @@ class SlowToSave(PlainOptimiser):
             time.sleep(10_000)
 
 
-def run_slowly(optimiser: str) -> None:
+def run_slowly(optimizer: str) -> None:
     """Be the program that trains with an optimizer of this file; the rest of the command line is its own."""
     from finetune import preparation
 
-    preparation.PlainOptimiser = globals()[optimiser]  # type: ignore[misc]
+    preparation.PlainOptimizer = globals()[optimizer]  # type: ignore[misc]
     sys.exit(main(sys.argv[1:]))
 
 
-def start_slowly(optimiser: str, data: Path, save: Path, line: str, *flags: str) -> "subprocess.Popen[str]":  # noqa: F811
+def start_slowly(optimizer: str, data: Path, save: Path, line: str, *flags: str) -> "subprocess.Popen[str]":  # noqa: F811
     """Start a training with an optimizer of this file, and wait until it says `line`."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
-    code = f"from tests.test_finetune_stopping import run_slowly; run_slowly({optimiser!r})"
+    code = f"from tests.test_finetune_stopping import run_slowly; run_slowly({optimizer!r})"
     command = [sys.executable, "-c", code, *given, *SHORT, "--use_lora", "--layer_range", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     wait_for(process, line)
@@ -133,7 +133,7 @@ def test_a_second_signal_ends_a_step_that_does_not_end(
     data: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    process = start_slowly("SlowOptimiser", data, tmp_path, "the step has begun")
+    process = start_slowly("SlowOptimizer", data, tmp_path, "the step has begun")
     process.send_signal(number)
     wait_for(process, number.name)
     assert process.poll() is None

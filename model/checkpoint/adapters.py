@@ -33,19 +33,16 @@ PATTERNS = {
 SAT_PREFIX = re.compile(r"^mixins\.[^.]+\.prefix\.(\d+)$")
 TABLE = "transformer.prefix_encoder.embedding.weight"
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
-# Entries of model_config.json that describe what was added, by method.
-SETTINGS = {
-    "use_lora",
-    "use_qlora",
-    "round_embeddings",
-    "lora_rank",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_targets",
-    "layer_range",
-    "use_ptuning",
-    "pre_seq_len",
+# Entries of model_config.json that describe what was added; the programs of fine-tuning have a flag for each.
+METHOD_SWITCHES = ("use_lora", "use_qlora", "use_ptuning")
+LORA_DEFAULTS: dict[str, Any] = {
+    "lora_rank": 10,
+    "lora_alpha": 1.0,
+    "lora_dropout": 0.0,
+    "layer_range": None,
+    "lora_targets": ("llm",),
 }
+SETTINGS = {*METHOD_SWITCHES, *LORA_DEFAULTS, "round_embeddings", "pre_seq_len"}
 
 
 def method_of(name: str) -> str | None:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..command_line import ArgumentParser, print_text, run_program
+from ..engine.config import HF_CHAT, ORIGINAL_SETTINGS
 from ..errors import CheckpointError
 from ..tensors import Tensors
 from .adapters import PTUNING, encode_prefix, methods_in, refuse_unmergeable
@@ -53,7 +54,6 @@ TOKENIZER_CONFIG = {
     "num_image_tokens": 0,
     "tokenizer_class": "ChatGLMTokenizer",
 }
-SAMPLING_KEYS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 
 
 def convert(
@@ -186,13 +186,11 @@ def find_eos(vocabulary: Path) -> int:
 
 def read_sampling(directory: Path) -> dict[str, Any]:
     """Return how a model's answers are sampled: as its directory says, else as the original's Hugging Face chat."""
-    from ..engine import HF_CHAT
-
     given = read_json(directory / GENERATION_NAME) if (directory / GENERATION_NAME).is_file() else {}
-    return {key: given.get(key, getattr(HF_CHAT, key)) for key in SAMPLING_KEYS}
+    return {key: given.get(key, getattr(HF_CHAT, key)) for key in ORIGINAL_SETTINGS}
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Read the command line."""
     parser = ArgumentParser(
         prog="python -m model.checkpoint.convert",
@@ -213,7 +211,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give SRC, DST and --to, or --refresh-code DIR")
     if options.model_parallel_size != 1 and options.to == "hf":
         parser.error("--model-parallel-size is for --to sat")
-    return options
+    return vars(options)
 
 
 def refresh(directory: Path) -> None:
@@ -230,30 +228,41 @@ def refresh(directory: Path) -> None:
     print_text(f"The code in {directory} is ours now. The old files are in {backup}")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run the command of the command line."""
-    if options.refresh_code is not None:
-        refresh(options.refresh_code)
+def run(
+    source: str,
+    destination: Path,
+    *,
+    to: str,
+    dtype: str | None,
+    merge_lora: bool,
+    model_parallel_size: int,
+    qkv_layout: str | None,
+    base: str | None,
+    refresh_code: Path | None,
+) -> None:
+    """Convert a model, or exchange the code of an export."""
+    if refresh_code is not None:
+        refresh(refresh_code)
         return
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     bars: list[Any] = []
 
     def start(total: int) -> Progress:
-        bars.append(tqdm(total=total, unit="tensor", desc=f"writing {options.destination}"))
+        bars.append(tqdm(total=total, unit="tensor", desc=f"writing {destination}"))
         update: Progress = bars[0].update
         return update
 
     try:
         convert(
-            options.source,
-            options.destination,
-            options.to,
-            dtype=getattr(torch, options.dtype) if options.dtype else None,
-            merge_lora=options.merge_lora,
-            model_parallel_size=options.model_parallel_size,
-            qkv_layout=options.qkv_layout,
-            base=options.base,
+            source,
+            destination,
+            to,
+            dtype=getattr(torch, dtype) if dtype else None,
+            merge_lora=merge_lora,
+            model_parallel_size=model_parallel_size,
+            qkv_layout=qkv_layout,
+            base=base,
             progress=start,
         )
     finally:
@@ -264,7 +273,7 @@ def run(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     said = "Interrupted. Nothing is left of the new directory: run it again."
-    return run_program(lambda: run(parse_arguments(arguments)), interrupted=said)
+    return run_program(lambda: run(**parse_arguments(arguments)), interrupted=said)
 
 
 if __name__ == "__main__":

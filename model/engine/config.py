@@ -93,6 +93,8 @@ class GenerationConfig:
         return self.replace(**{name: value for name, value in vars(args).items() if name in known})
 
 
+# The settings that the original's programs take, by its names.
+ORIGINAL_SETTINGS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_length": (int, "tokens of prompt and answer together"),
     "top_p": (float, "sample among the fewest tokens whose probabilities reach this sum; 1 for all"),

@@ -1,0 +1,116 @@
+"""A page for a browser, in one file: images, and beside each what was asked and answered."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from model.errors import SettingError
+
+SIDE = 224  # pixels of an image on the page, at most
+PAGE = """<!DOCTYPE html>
+<html lang="{language}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.6 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }}
+article {{ display: flex; flex-wrap: wrap; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.5em 0; }}
+img, .none {{ width: {side}px; flex: none; }}
+img {{ object-fit: contain; align-self: start; }}
+.none {{ color: #666; }}
+table {{ flex: 1 1 20em; border-collapse: collapse; align-self: start; }}
+th {{ text-align: left; font-weight: normal; color: #666; padding: .2em 1em .2em 0; vertical-align: top; }}
+td {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: .2em .5em; }}
+.right {{ background: #e3f4e3; }}
+.wrong {{ background: #fbe6e4; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of an article's table.
+
+    Attributes:
+        verdict: "right" or "wrong" colors the text; "" does not.
+    """
+
+    name: str
+    text: str
+    verdict: Literal["right", "wrong", ""] = ""
+
+
+@dataclass(frozen=True)
+class Article:
+    """An image, or none, and the lines beside it."""
+
+    image: Image.Image | None
+    lines: Sequence[Line]
+
+
+def write_page(
+    path: Path,
+    title: str,
+    articles: Iterable[Article],
+    *,
+    summary: str = "",
+    scores: Sequence[str] = (),
+    language: str = "zh",
+    image_format: Literal["JPEG", "PNG"] = "JPEG",
+) -> None:
+    """Write a page.
+
+    Args:
+        path: the file, which is replaced.
+        articles: are taken one by one, so that an iterator may load their images.
+        summary: a paragraph below the title.
+        scores: a list below the summary.
+        language: of most texts, by its code.
+        image_format: of the images in the page.
+
+    Raises:
+        SettingError: the file cannot be written.
+    """
+    parts = [f"<p>{html.escape(summary)}</p>"] if summary else []
+    if scores:
+        parts += ["<ul>", *(f"<li>{html.escape(score)}</li>" for score in scores), "</ul>"]
+    parts += [format_article(article, image_format) for article in articles]
+    page = PAGE.format(language=language, title=html.escape(title), side=SIDE, body="\n".join(parts))
+    try:
+        path.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SettingError(f"The page {path} cannot be written: {error.strerror}. Choose another file.") from error
+
+
+def format_article(article: Article, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:
+    """Return an article as HTML."""
+    lines = "\n".join(
+        f'<tr><th>{html.escape(line.name)}</th><td class="{line.verdict}">{html.escape(line.text)}</td></tr>'
+        for line in article.lines
+    )
+    return f"<article>\n{embed(article.image, image_format)}\n<table>\n{lines}\n</table>\n</article>"
+
+
+def embed(image: Image.Image | None, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:
+    """Return an image as part of the page, at most SIDE pixels wide and high."""
+    if image is None:
+        return '<p class="none">no picture</p>'
+    shown = image.copy()
+    shown.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    shown.save(buffer, image_format, **({"quality": 85} if image_format == "JPEG" else {}))
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="the picture that was asked about" src="data:image/{image_format.lower()};base64,{data}">'
