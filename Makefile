@@ -16,7 +16,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # Triton runs a GPU's kernels on a CPU, by numpy. It has a folder of its own: what is tested without it must not see it.
 TRITON := $(VENV)/triton
 TRITON_VERSION := 3.9.0
-KERNEL_TESTS := $(addprefix tests/test_,kernels.py early.py gpu_attention.py sampler.py)
+KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_early.py engine/test_gpu_attention.py engine/test_sampler.py)
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
 .PHONY: chat web api test test-slow test-kernels check
@@ -48,7 +48,7 @@ check: $(INSTALLED_DEV)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest tests/test_imports.py
+	$(RUN) -m pytest tests/project/test_imports.py
 
 $(INSTALLED): requirements_wo_ds.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; choose one: make PYTHON=python3.12 ...")'

@@ -18,7 +18,7 @@ from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
 
 GOLDENS = Path(__file__).parent / "goldens"
-pytest_plugins = ["tests.checkpoints", "tests.web_server"]  # fixtures of theirs
+pytest_plugins = ["tests.helpers.checkpoints", "tests.helpers.web_server"]  # fixtures of theirs
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def tiny_model() -> SatChatModel:
 @pytest.fixture(scope="session")
 def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
     """A client of a server of visualglm-tiny with the default settings."""
-    from tests.served import serving  # needs fastapi, which other tests do without
+    from tests.helpers.served import serving  # needs fastapi, which other tests do without
 
     with serving(tiny_model) as client:
         yield client

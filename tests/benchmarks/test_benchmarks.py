@@ -1,0 +1,189 @@
+"""The benchmarks run, and print the rows that they promise. How fast anything is, is not tested."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.parts.http_bodies import completion, data_url, random_png
+from benchmarks.parts.kernel_tiles import Case, candidates, table_source
+from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
+from model.images.preprocess import decode_base64
+from tests.stress.attack import Measured, judge
+from tests.stress.attackers import costly_bodies
+from visualglm.server import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(module: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cells(output: str) -> list[list[str]]:
+    """Return the table rows of an output, headings included."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:1] == "|"]
+
+
+def test_startup_has_a_row_for_each_import() -> None:
+    rows = cells(run("benchmarks.startup", "--repetitions", "1"))[2:]
+    assert [row[1].strip("`") for row in rows] == list(IMPORTS)
+    assert [len(row) for row in rows] == [6, 6, 6]
+    assert rows[-1][-1] == "none"
+    assert all(float(number) >= 0 for number in rows[-1][2:4])
+
+
+def test_chat_has_a_row_for_each_way_and_the_same_tokens() -> None:
+    output = run("benchmarks.chat", "--repetitions", "1", "--starts", "1", "--cases", "1", "--tokens", "4")
+    assert "Greedy tokens of ours, SAT, SAT, scripted: equal, 4 tokens in 1 cases." in output
+    rows = cells(output)
+    assert [row[0] for row in rows if row[0].startswith(("start to", "first word"))] == [
+        "start to prompt",
+        "first word about a picture, first question",
+        "first word about it, second question",
+    ]
+    answers = [row for row in rows if row[0] == "56 + 4"]
+    assert [row[1] for row in answers] == ["ours", "SAT", "SAT, scripted"]
+    assert re.search(r"ours / the faster SAT: [0-9.]+ to [0-9.]+; target at least 2", output)
+
+
+def test_decode_compares_with_sat() -> None:
+    chosen = ["ours/decode-49", "original/decode-49", "int8/decode-49"]
+    few = ["--device", "cpu", "--tokens", "3", "--repetitions", "1"]
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.decode", *few, "--only", *chosen))}
+    assert all(float(rows[name][1]) > 0 for name in chosen)
+    assert rows["decoding"][3] == "at least 3"
+
+
+def test_products_are_measured_both_ways() -> None:
+    rows = cells(run("benchmarks.products", "--rows", "1", "3", "--sets", "2", "--repetitions", "2"))[2:]
+    assert [row[0] for row in rows] == ["1", "3"]
+    assert all(float(number) > 0 for row in rows for number in row[1:])
+
+
+@pytest.mark.slow
+def test_every_row_of_decoding_is_measured() -> None:
+    output = run("benchmarks.decode", "--device", "cpu", "--tokens", "3", "--repetitions", "1")
+    assert "failed" not in output
+    assert {row[0].split("/")[0] for row in cells(output)} >= {"ours", "int8", "int4", "original", "hf", "plain"}
+
+
+@pytest.mark.slow
+def test_loading_is_judged_by_what_it_takes_beside_the_model() -> None:
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.loading", "--device", "cpu"))}
+    for name in ("sat", "hf", "load_hf", "int8", "int4"):
+        assert float(rows[f"{name}/seconds"][1]) > 0
+        assert rows[f"{name}/host"][2] == "at most 2"
+        assert float(rows[f"{name}/host"][3]) > 1
+    assert float(rows["original/host"][1]) > 0
+    assert rows["original/host"][2] == ""
+    assert float(rows["time, sat and original"][2]) > 0
+
+
+@pytest.mark.slow
+def test_serving_says_how_long_people_wait() -> None:
+    few = ["--device", "cpu", "--tokens", "4", "--counts", "2", "--seconds", "0.5"]
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.serving", *few))}
+    assert float(rows["ours/at-once-2"][1]) > 0
+    assert "first token" in rows["ours/at-once-2"][4]
+    assert float(rows["ours/stall"][1]) > 0
+    assert float(rows["ours/arrivals"][1]) > 0
+
+
+@pytest.mark.slow
+def test_over_http_each_row_is_beside_the_engine_alone() -> None:
+    few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.over_http", *few))}
+    for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
+        assert float(rows[f"http/{name}"][1]) < 100
+        assert re.search(r"\d+ tokens/s alone, \d+ over HTTP", rows[f"http/{name}"][4])
+    assert "; 0 events an answer" in rows["http/whole"][4]
+
+
+@pytest.mark.slow
+def test_a_crowd_ends_with_a_verdict() -> None:
+    few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
+    output = run("tests.stress.crowd", *few)
+    assert re.search(r"Passed: .*'answered': [1-9]", output)
+    assert "8 s: " in output
+
+
+def test_a_picture_drawn_for_a_request_is_a_picture() -> None:
+    body = completion("a model", 3, 0, random_png(16, seed=1), stream=True)
+    url = body["messages"][0]["content"][1]["image_url"]["url"]
+    assert decode_base64(url).size == (16, 16)
+    assert decode_base64(url).tobytes() != decode_base64(data_url(random_png(16, seed=2))).tobytes()
+
+
+@pytest.mark.slow
+def test_a_soak_ends_with_a_verdict() -> None:
+    output = run("tests.stress.soak", "--device", "cpu", "--minutes", "0.05", "--longest", "256", "--rate", "10")
+    assert "Passed: {" in output
+    assert "FAILED" not in output
+
+
+def test_the_import_target_counts_time_and_packages() -> None:
+    def results(seconds: float, **own: object) -> dict[str, Import]:
+        return {IMPORTS[0]: Import([1.0]), IMPORTS[-1]: Import([1.0 + seconds], **own)}  # type: ignore[arg-type]
+
+    assert is_met(results(LIMIT_S / 2))
+    assert not is_met(results(LIMIT_S * 2))
+    assert not is_met(results(LIMIT_S / 2, loaded=["transformers"]))
+    assert not is_met(results(LIMIT_S / 2, error="No module named 'sat'"))
+
+
+def test_an_import_that_fails_says_why() -> None:
+    row = to_row("here", "import sat", Import([1.0], error="No module named 'triton'"), 1.0)
+    assert "does not import: No module named 'triton'" in row
+
+
+@pytest.mark.parametrize("arguments", [["--repetitions", "0"], ["--tokens", "1"]])
+def test_senseless_numbers_are_refused(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chat", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "should be at least" in done.stderr
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+@pytest.mark.parametrize("kind", ["dense", "int8", "int4"])
+def test_the_table_of_tiles_is_written_as_it_is_read(kind: str, rows: int) -> None:
+    cases = [Case(kind, 12288, 4096, rows), Case(kind, 4096, 16384, rows)]
+    best = {case: candidates(case)[-1] for case in cases}
+    written: dict[str, object] = {"__package__": "model.kernels"}
+    exec(table_source(best), written)
+    table = written["MATVEC" if rows == 1 else "MATMUL"]
+    assert {case[:3]: tile for case, tile in best.items()}.items() <= table.items()  # type: ignore[attr-defined]
+    assert all(len(set(tried)) == len(tried) > 1 for tried in map(candidates, cases))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_kernels_are_not_measured_without_a_gpu() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.kernels"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "NVIDIA GPU" in done.stderr
+
+
+def test_an_attack_is_judged_by_each_promise() -> None:
+    calm = Measured(answers=[0.1] * 20, health=[0.01], memory=[100.0], statuses=[200])
+    busy = Measured(answers=[0.25] * 20, health=[0.02], memory=[900.0], statuses=[200, 429, 503])
+    report: dict[str, object] = {"statuses": {"400": 3}, "failures": []}
+    assert judge(calm, busy, report, 1.0, False) == []
+    for change in ({"answers": [0.4] * 20}, {"health": [0.5]}, {"memory": [1600.0]}, {"statuses": [500]}):
+        assert len(judge(calm, replace(busy, **change), report, 1.0, False)) == 1
+    assert len(judge(calm, busy, {**report, "failures": ["scans: 500"]}, 1.0, False)) == 1
+    assert len(judge(calm, busy, report, 100.0, False)) == 1
+    assert len(judge(calm, busy, report, 1.0, True)) == 1
+
+
+def test_costly_bodies_are_within_the_servers_size() -> None:
+    assert all(len(body) <= Settings().max_body for body in costly_bodies().values())

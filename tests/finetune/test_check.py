@@ -1,0 +1,73 @@
+"""The check of training data counts what is there and names what is wrong, each row once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from finetune.check import main
+from model.command_line import FAILED, MISUSED
+from tests.helpers.picture_files import encode
+
+GOOD = {"prompt": "图里有什么？", "label": "一只球。"}
+TALK = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A ball."}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a picture and half a picture."""
+    content = encode(Image.effect_noise((64, 64), 50).convert("RGB"), "PNG")
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
+    return tmp_path
+
+
+def check(folder: Path, rows: list[Any], *flags: str) -> int:
+    """Run the check on rows."""
+    (folder / "data.json").write_text(json.dumps(rows), encoding="utf-8")
+    return main(["check", str(folder / "data.json"), *flags])
+
+
+def test_a_good_file_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"img": "a.png", **GOOD}, {"img": "a.png", "conversations": TALK * 2}, GOOD]
+    assert check(folder, rows) == 0
+    shown = capsys.readouterr()
+    for part in ("3 rows, 3 can be used", "4 (2 en, 2 zh); 1 rows have several turns", "1 in 2 rows"):
+        assert part in shown.out
+    assert "bad rows" not in shown.out
+    assert "too long" not in shown.out
+    assert not shown.err
+
+
+def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = {"img": "half.png", **GOOD}
+    assert check(folder, [half, 5, {"img": "a.png", **GOOD}, half, {**GOOD, "label": ""}]) == FAILED
+    shown = capsys.readouterr().out
+    assert "5 rows, 1 can be used" in shown
+    named = [line.split(":")[0] for line in shown.splitlines() if line.startswith("  Row")]
+    assert named == ["  Row 1", "  Row 2", "  Row 4", "  Row 5"]
+    assert "half.png" in shown
+
+
+def test_a_file_of_bad_rows_alone_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(folder, [5] * 30) == FAILED
+    shown = capsys.readouterr().out
+    assert "30 rows, 0 can be used" in shown
+    assert "... and 10 more" in shown
+
+
+def test_rows_that_are_too_long_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(folder, [GOOD, {**GOOD, "prompt": "很长" * 100}, GOOD], "--max-length", "60") == 0
+    shown = capsys.readouterr().out
+    assert "1 answers do not fit into 60 tokens" in shown
+    assert "the worst is in row 2" in shown
+
+
+def test_what_cannot_be_checked_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(folder / "none.json")]) == FAILED
+    assert check(folder, [GOOD], "--max-length", "5") == MISUSED
+    errors = capsys.readouterr().err
+    assert "none.json cannot be read" in errors
+    assert "max_length=5 leaves no room" in errors

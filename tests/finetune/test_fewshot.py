@@ -1,0 +1,66 @@
+"""The demonstration: twenty pictures teach what is in the background, as the script trains without a word more."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.data import ChatDataset
+from finetune.evaluation import ask
+from finetune.methods import SMALL_MODEL, choose_base
+from model import load_sat
+from tiny.fewshot import write_folder
+
+ROOT = Path(__file__).parents[2]
+HELD_OUT, SEED = 200, 1000
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled pictures that no training has seen."""
+    folder = tmp_path_factory.mktemp("held-out")
+    write_folder(folder, SEED, HELD_OUT)
+    return folder / "dataset.json"
+
+
+def score(name: str | Path, data: Path) -> float:
+    """Return the share of exactly right answers."""
+    model = load_sat(name, device="cpu")
+    sizes = {"image_length": model.network.image_length, "image_size": model.network.image_size}
+    return ask(model, ChatDataset(data, model.tokenizer, max_length=512, **sizes), HELD_OUT)[0]
+
+
+def run_script(name: str, *flags: str, **variables: str) -> str:
+    """Run one of the scripts; return what it says."""
+    command = ["bash", str(ROOT / "finetune" / name), "--device", "cpu", *flags]
+    environment = {**os.environ, "PYTHON": sys.executable, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "variables", "least"),
+    [
+        ("finetune_visualglm.sh", {}, 0.8),
+        ("finetune_visualglm_qlora.sh", {}, 0.7),
+        ("finetune_visualglm.sh", {"METHOD": "--use_ptuning"}, 0.6),
+    ],
+)
+def test_twenty_pictures_teach_the_background(
+    script: str, variables: dict[str, str], least: float, held_out: Path, tmp_path: Path
+) -> None:
+    assert score("visualglm-tiny", held_out) < 0.2
+    run_script(script, "--from_pretrained", "visualglm-tiny", "--save", str(tmp_path), **variables)
+    (run,) = tmp_path.iterdir()
+    assert score(run, held_out) >= least
+
+
+@pytest.mark.skipif(choose_base()[0] != SMALL_MODEL, reason="this machine has means for the large model")
+def test_without_means_for_more_the_script_trains_the_small_model(tmp_path: Path) -> None:
+    said = run_script("finetune_visualglm.sh", "--train-iters", "1", "--save", str(tmp_path), "--num-workers", "0")
+    assert f"{SMALL_MODEL}, the small model, is trained instead" in said
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,233 @@
+"""The loss that is trained on is that of the chat, whichever way it is computed."""
+
+import copy
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sat.model.base_model import BaseMixin, non_conflict
+from torch import nn
+
+import finetune.data
+from finetune import loss as head
+from finetune.data import Batch, collate
+from finetune.forward import AnswerLoss, additive, logits_by_sat
+from finetune.pictures import PictureCache
+from model.finetuned import FineTuneVisualGLMModel
+from tests.helpers.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
+
+
+def build(**settings: Any) -> FineTuneVisualGLMModel:
+    """Return visualglm-tiny with what is added moved away from its start."""
+    args = Namespace(device="cpu", **settings)
+    with torch.random.fork_rng(devices=[]):  # LoRA draws its start, which other tests must not decide
+        torch.manual_seed(0)
+        network, _ = FineTuneVisualGLMModel.from_pretrained("visualglm-tiny", args)
+    network.disable_untrainable_params()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"use_lora": True, "lora_targets": ["llm", "mlp", "qformer", "vit"], "layer_range": [0, 2]},
+    "head": {"use_lora": True, "lora_targets": ["llm", "head"]},
+    "qlora": {"use_qlora": True, "round_embeddings": True},
+    "qlora-mlp": {"use_qlora": True, "lora_targets": ["mlp"]},
+    "ptuning": {"use_ptuning": True, "pre_seq_len": 5},
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def network(request: pytest.FixtureRequest) -> FineTuneVisualGLMModel:
+    """A network of each method. Do not change it."""
+    return build(**METHODS[request.param])
+
+
+def loss_by_sat(network: FineTuneVisualGLMModel, batch: Batch) -> torch.Tensor:
+    """Return the summed loss of the logits of SAT's own pass, all of them at once."""
+    logits = logits_by_sat(network, batch, AnswerLoss(network).look(batch))
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum")
+
+
+def gradients(network: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the gradient of a loss, and leave none behind."""
+    loss.backward()
+    found = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+    network.zero_grad(set_to_none=True)
+    return found
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    """Whether gradients are the same but for rounding."""
+    return ours.keys() == theirs.keys() and all(
+        torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3) for name in ours
+    )
+
+
+def test_it_is_the_loss_of_sats_own_pass(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+    batch, module = batch_of(data, network), AnswerLoss(network)
+    ours, theirs = module(batch, None), loss_by_sat(network, batch)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert same(gradients(network, ours), gradients(network, theirs))
+
+
+def test_computing_twice_changes_no_gradient(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+    batch = batch_of(data, network)
+    kept = gradients(network, AnswerLoss(network)(batch, None))
+    assert kept
+    assert same(gradients(network, AnswerLoss(network, checkpoint_activations=True)(batch, None)), kept)
+
+
+def test_a_few_places_at_a_time_meet_the_vocabulary(
+    network: FineTuneVisualGLMModel,
+    data: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = batch_of(data, network)
+    whole = AnswerLoss(network)(batch, None)
+    expected = gradients(network, whole)
+    monkeypatch.setattr(head, "HEAD_ROWS", 5)
+    parts = AnswerLoss(network)(batch, None)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+    assert same(gradients(network, parts), expected)
+
+
+def test_kept_embeddings_are_those_of_the_pictures(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["ptuning"])
+    batch, module = batch_of(data, network), AnswerLoss(network)
+    enough, little = PictureCache(network, 1e6), PictureCache(network, 40_000)
+    expected = module(batch, None).item()
+    for cache in (enough, little, enough, little):
+        assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
+    assert (len(enough.kept), len(little.kept)) == (3, 1)
+    batch.pixels = None
+    assert module(batch, enough.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
+
+
+class TurnedMixin(BaseMixin):
+    """A user's mixin that changes every layer."""
+
+    @non_conflict
+    def layer_forward(self, hidden_states: torch.Tensor, mask: Any, *args: Any, old_impl: Any, **kw: Any) -> Any:
+        return old_impl(hidden_states.roll(1, dims=-1), mask, *args, **kw)
+
+
+def test_a_mixin_that_changes_the_layers_is_seen(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["lora"])
+    batch, module = batch_of(data, network), AnswerLoss(network)
+    before = module(batch, None).item()
+    network.add_mixin("turned", TurnedMixin())
+    assert module(batch, None).item() == pytest.approx(loss_by_sat(network, batch).item())
+    assert module(batch, None).item() != pytest.approx(before, rel=1e-2)
+
+
+def test_a_batch_without_pictures(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["lora"])
+    batch = batch_of(data, network)
+    batch.pixels, batch.images = None, []
+    batch.pictures, batch.image_starts = [-1] * len(batch.rows), [-1] * len(batch.rows)
+    plain, looking = AnswerLoss(network), AnswerLoss(network, always_looks=True)
+    assert PictureCache(network, 0).embed(batch) is None
+    assert torch.equal(plain(batch, None), looking(batch, None))
+    assert plain(batch, None).item() == pytest.approx(loss_by_sat(network, batch).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{}, {"checkpoint_activations": True}])
+def test_nothing_is_asked_of_the_device_in_a_step(
+    network: FineTuneVisualGLMModel,
+    flags: dict[str, bool],
+    data: Path,  # noqa: F811
+) -> None:
+    """A tensor without data answers nothing: whoever waited for a GPU would fail here."""
+    batch, there = batch_of(data, network), copy.deepcopy(network).to("meta")
+    trained = [weight for weight in there.parameters() if weight.requires_grad]
+    loss = AnswerLoss(there, **flags)(batch, None)
+    assert loss.is_meta
+    loss.backward()
+    assert all(weight.grad is not None and weight.grad.is_meta for weight in trained)
+
+
+def test_a_mask_is_what_attention_adds() -> None:
+    mask = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+    mask |= torch.eye(5, dtype=torch.bool)
+    q = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert torch.equal(attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=additive(mask, q.dtype)))
+    assert additive(mask, q.dtype).stride(-2) % 8 == 0
+
+
+def test_a_picture_that_is_kept_is_decoded_no_more(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[Path] = []
+    load = finetune.data.load_pixels
+    monkeypatch.setattr(finetune.data, "load_pixels", lambda path, size: decoded.append(path) or load(path, size))
+    flags = ["--use_lora", "--train-iters", "6", "--batch-size", "3"]
+    run = train(data, tmp_path / "few", *flags)
+    assert len(decoded) < 8
+    assert {path.name for path in decoded} == {"0.png", "1.png", "2.png"}
+    decoded.clear()
+    again = train(data, tmp_path / "again", *flags, "--cache-pictures", "0")
+    assert len(decoded) > 8
+    assert losses_of(run) == pytest.approx(losses_of(again), rel=1e-5)
+
+
+def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["ptuning"])
+    dataset = dataset_of(data, network)
+    cache, module = PictureCache(network, 1e6), AnswerLoss(network)
+    cache.embed(collate([dataset[0]]))
+    dataset.known[0] = True
+    batch = collate([dataset[index] for index in range(len(dataset))])
+    assert batch.decoded == [1, 2]
+    expected = module(batch_of(data, network), None).item()
+    assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
+
+
+class Kept:
+    """Counts what autograd keeps in a block, weights apart."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+        self.sizes: dict[int, int] = {}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.weights:
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+def test_the_inside_of_an_mlp_of_four_bits_is_not_kept(data: Path) -> None:  # noqa: F811
+    kept = {}
+    for method in ("use_lora", "use_qlora"):
+        network = build(**{method: True})
+        held = Kept(network)
+        with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda tensor: tensor):
+            loss = AnswerLoss(network)(batch_of(data, network), None)
+        kept[method] = sum(held.sizes.values())
+        assert gradients(network, loss)
+    inside = network.transformer.layers[0].mlp.dense_h_to_4h.shape[0]
+    spared = batch_of(data, network).input_ids.numel() * inside * len(network.transformer.layers) * 4  # float32
+    assert kept["use_lora"] - kept["use_qlora"] == pytest.approx(spared, rel=0.1)
+
+
+def test_whoever_watches_a_layer_sees_its_calls(data: Path) -> None:  # noqa: F811
+    network = build(**METHODS["lora"])
+    batch, module, seen = batch_of(data, network), AnswerLoss(network), []
+    expected = module(batch, None)
+    layer = network.transformer.layers[0]
+    parts = [layer.attention.query_key_value, layer.attention.dense.original, layer.mlp.dense_h_to_4h]
+    parts += [network.transformer.layers[1].attention.dense, network.transformer.layers[2].post_attention_layernorm]
+    for part in parts:
+        part.register_forward_hook(lambda part, *_: seen.append(part))
+    assert module(batch, None).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert set(seen) == set(parts)

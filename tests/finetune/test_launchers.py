@@ -1,0 +1,169 @@
+"""Started by each launcher, with deepspeed in one process and in two, the training is the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune import preparation
+from finetune.config import TrainingConfig
+from finetune.loss import HEAD_ROWS
+from finetune.methods import method_settings
+from model.checkpoint.files import open_tensors
+from tests.helpers.finetuning import data, loss_of, losses_of, train  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+METHOD = ["--use_lora", "--layer_range", "0", "2", "--train-iters", "3", "--save-interval", "2", "--log-interval", "1"]
+
+pytestmark = pytest.mark.slow
+
+
+def launch(command: list[str], data: Path, save: Path, *flags: str, cwd: Path | None = None) -> Path:  # noqa: F811
+    """Train in processes of their own; return the run's directory."""
+    done = start(command, data, save, *flags, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return max(save.iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def start(
+    command: list[str],
+    data: Path,  # noqa: F811
+    save: Path,
+    *flags: str,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Start a training and return how it ended."""
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
+    more = ["--num-workers", "0", "--lr", "1e-3", *flags]
+    return subprocess.run(
+        [*command, *given, *more], capture_output=True, text=True, timeout=280, cwd=cwd or save.parent
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """A run of one process without deepspeed."""
+    return train(data, tmp_path_factory.mktemp("alone"), *METHOD, "--batch-size", "4")
+
+
+def is_near(run: Path, other: Path) -> bool:
+    """Whether two runs had the same losses and came to the same weights."""
+    ours, theirs = losses_of(run), losses_of(other)
+    assert ours.keys() == theirs.keys()
+    stored, expected = (open_tensors(path / "3" / "weights.safetensors") for path in (run, other))
+    assert stored.keys() == expected.keys()
+    return all(abs(ours[step] - theirs[step]) < 1e-3 for step in theirs) and all(
+        torch.allclose(stored[name], expected[name], atol=2e-4) for name in expected
+    )
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_two_processes_are_as_one(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = [*METHOD, "--batch-size", "2", "--zero-stage", stage]
+    run = launch(TWO, data, tmp_path / "save", *flags)
+    assert is_near(run, alone)
+    assert loss_of(run, data) == pytest.approx(loss_of(alone, data), rel=1e-3)
+    (run / "3").rename(tmp_path / "away")
+    before = losses_of(run)
+    assert launch(TWO, data, tmp_path / "save", *flags, "--resume") == run
+    assert losses_of(run) == before
+    ours, theirs = (open_tensors(path / "weights.safetensors") for path in (run / "3", tmp_path / "away"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_deepspeed_in_one_process(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    run = launch([sys.executable, SCRIPT], data, tmp_path / "save", *METHOD, "--batch-size", "4", "--zero-stage", stage)
+    assert is_near(run, alone)
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_numbers_that_are_none_stop_it_in_bfloat16(stage: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Where deepspeed would skip such steps, as in float16."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--full", "--bf16", "--lr", "1e30", "--clip-grad", "0", "--batch-size", "2", "--zero-stage", stage]
+    error = start(TWO, data, tmp_path / "save", *flags).stderr
+    assert "The loss of step 2 or its gradient is not a number" in error
+    assert "rows " in error
+
+
+def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29571", SCRIPT]
+    run = launch(launcher, data, tmp_path / "save", *METHOD, "--batch-size", "2")
+    assert is_near(run, alone)
+
+
+def with_whole_embeddings(config: TrainingConfig, layers: int) -> dict[str, Any]:
+    """Return the settings of a method, with tokens' embeddings as ZeRO 3 has them."""
+    return {**method_settings(config, layers), "round_embeddings": False}
+
+
+@pytest.mark.parametrize("method", [["--use_ptuning"], ["--use_qlora"], ["--full", "--lr", "1e-4"]])
+def test_each_method_under_zero_3(
+    method: list[str],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--train-iters", "2", "--batch-size", "2", "--zero-stage", "3", "--log-interval", "1"]
+    run = launch(TWO, data, tmp_path / "save", *flags, *method)
+    if "--use_qlora" in method:  # which alone would round the tokens' embeddings as well
+        monkeypatch.setattr(preparation, "method_settings", with_whole_embeddings)
+    expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
+    assert json.loads((run / "2" / "state.json").read_text(encoding="utf-8"))["processes"] == 2
+
+
+def test_a_large_model_is_saved_after_an_evaluation(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Of which ZeRO 3 has a few weights at a time, and fetches the next ones ahead."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = ["--full", "--lr", "1e-4", "--train-iters", "3", "--batch-size", "4", "--valid-data", str(data)]
+    evaluated = ["--eval-interval", "2", "--save-interval", "2", "--eval-batch-size", "99", "--eval-answers", "0"]
+    program = [sys.executable, "-m", "tests.helpers.little_ahead"]
+    run = launch(program, data, tmp_path / "save", *flags, *evaluated, "--zero-stage", "3", cwd=ROOT)
+    expected = train(data, tmp_path / "alone", *flags)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
+
+
+def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
+    """One process has more to say in a step than is compared with the vocabulary at a time, the other has less."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    lengths = [HEAD_ROWS + 40, 3]
+    rows = [{"prompt": "Count.", "label": " ".join(map(str, range(length)))} for length in lengths]
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    flags = ["--full", "--lr", "1e-4", "--train-iters", "2", "--max-length", "1200"]
+    run = launch(TWO, file, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", "3")
+    expected = train(file, tmp_path / "alone", *flags, "--batch-size", "2")
+    assert loss_of(run, file) == pytest.approx(loss_of(expected, file), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        ("0", ["--use_lora"]),
+        ("2", ["--use_ptuning", "--pre_seq_len", "4"]),
+        ("3", ["--use_lora", "--lora_targets", "llm", "head", "vit"]),
+        ("3", ["--use_ptuning", "--pre_seq_len", "4"]),
+    ],
+)
+def test_two_processes_remember_as_one(stage: str, method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Now and then one of them has nothing in its batch that was remembered, or nothing else."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    flags = [*method, "--remember", "5", "--train-iters", "6", "--log-interval", "1"]
+    run = launch(TWO, data, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", stage)
+    expected = train(data, tmp_path / "alone", *flags, "--batch-size", "2")
+    ours, theirs = losses_of(run), losses_of(expected)
+    assert ours.keys() == theirs.keys()
+    assert all(abs(ours[step] - theirs[step]) < 2e-3 for step in theirs)
+    assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)

@@ -1,0 +1,128 @@
+"""What is remembered is what the base said; pictures are varied where that changes no answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.memory import write_memory
+from finetune.order import Order
+from finetune.pictures import vary, vary_some
+from model import CHINESE, DEMO, ENGLISH, Conversation, Turn, load_sat, load_tokenizer
+from model.images.preprocess import load_image
+from tests.finetune.test_forward import METHODS, build
+from tests.helpers.finetuning import batch_of, data, dataset_of, loss_of, losses_of, train  # noqa: F401
+
+
+def asked_of(data: Path, network: Any, file: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:  # noqa: F811
+    """Return what a network remembers of the data's pictures."""
+    write_memory(file, network, load_tokenizer("visualglm-tiny"), [dataset_of(data, network)], count, seed)
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_answers_are_the_base_s_own(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    model = load_sat("visualglm-tiny", device="cpu")
+    rows = asked_of(data, model.network, tmp_path / "memory.jsonl", 40)
+    config = DEMO.replace(temperature=0.0, repetition_penalty=1.0)
+    for row in rows[::7]:
+        picture = load_image(row["img"]) if "img" in row else None
+        turns = [Turn(*turn) for turn in row["history"]]
+        talk = Conversation(picture, turns, ENGLISH if row["language"] == "en" else CHINESE)
+        assert row["label"] == "".join(piece.text for piece in model.stream_answer(talk, row["prompt"], config))
+    assert len(rows) == len(dataset_of(tmp_path / "memory.jsonl", model.network)) == 40
+
+
+def test_much_is_asked_in_both_languages_and_after_other_questions(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    network = load_sat("visualglm-tiny", device="cpu").network
+    rows = asked_of(data, network, tmp_path / "memory.jsonl", 60)
+    assert rows == asked_of(data, network, tmp_path / "again.jsonl", 60)
+    assert rows != asked_of(data, network, tmp_path / "other.jsonl", 60, seed=1)
+    assert {row["language"] for row in rows} == {"zh", "en"}
+    assert {Path(row["img"]).name for row in rows if "img" in row} == {"0.png", "1.png", "2.png"}
+    assert len({row["prompt"] for row in rows}) > 35
+    assert 5 < sum(bool(row["history"]) for row in rows) < 25
+
+
+def test_what_was_added_says_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    expected = asked_of(data, load_sat("visualglm-tiny", device="cpu").network, tmp_path / "base.jsonl", 12)
+    for method in ("lora", "ptuning"):
+        assert asked_of(data, build(**METHODS[method]), tmp_path / f"{method}.jsonl", 12) == expected
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--use_lora", "--lora_targets", "llm"], ["--use_qlora"], ["--use_ptuning", "--pre_seq_len", "4"], ["--full"]],
+    ids=["lora", "qlora", "p-tuning", "full"],
+)
+def test_every_method_remembers(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """More weight on what is remembered keeps nearer to the base."""
+    given = [*flags, "--train-iters", "12", "--lr", "0.01" if "--full" not in flags else "0.001", "--remember", "12"]
+    memory = tmp_path / "memory.jsonl"
+    base = load_sat("visualglm-tiny", device="cpu").network
+    asked_of(data, base, memory, 12, seed=1234)
+    losses = [
+        loss_of(train(data, tmp_path / weight, *given, "--remember-weight", weight), memory) for weight in ("0", "3")
+    ]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "method", [["--use_lora", "--lora_targets", "head", "vit"], ["--use_ptuning"]], ids=["lora", "p-tuning"]
+)
+@pytest.mark.parametrize("varied", [[], ["--crop", "0.5", "--flip", "--gradient-accumulation-steps", "2"]])
+def test_a_training_that_remembers_resumes_as_it_was(
+    method: list[str],
+    varied: list[str],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    flags = [*method, *varied, "--remember", "6"]
+    flags += ["--train-iters", "3", "--save-interval", "2", "--batch-size", "3"]
+    straight = train(data, tmp_path / "straight", *flags)
+    halted = train(data, tmp_path / "halted", *flags)
+    (halted / "3").rename(tmp_path / "away")
+    train(data, tmp_path / "halted", *flags, "--resume")
+    assert losses_of(halted) == losses_of(straight)
+    # The four answers come twice to the six that are remembered.
+    state = json.loads((halted / "3" / "state.json").read_text(encoding="utf-8"))
+    assert state["examples"] == 4 * 2 + 6
+    assert Order(14, 3).steps(1) == 5
+
+
+@pytest.mark.parametrize("crop", [0.2, 0.7])
+def test_parts_of_pictures_are_enlarged(crop: float) -> None:
+    torch.manual_seed(0)
+    across = torch.linspace(0, 1, 64).expand(3, 64, 64)
+    seen = vary(across[None].repeat(40, 1, 1, 1), crop, flip=False)
+    assert seen.shape == (40, 3, 64, 64)
+    spans = seen[:, 0, :, -1].mean(1) - seen[:, 0, :, 0].mean(1)
+    assert (spans > 0).all()
+    assert crop * 0.7 < spans.min() < crop + 0.2
+    assert spans.max() > 0.85
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    torch.manual_seed(0)
+    pixels = torch.arange(8.0).expand(100, 3, 8, 8)
+    seen = vary(pixels, 1.0, flip=True)
+    mirrored = [torch.equal(picture, original.flip(-1)) for picture, original in zip(seen, pixels, strict=True)]
+    same = [torch.equal(picture, original) for picture, original in zip(seen, pixels, strict=True)]
+    assert sum(mirrored) + sum(same) == 100
+    assert 30 < sum(mirrored) < 70
+    assert vary(pixels, 1.0, flip=False) is pixels
+
+
+def test_who_shares_a_picture_sees_the_same_part(data: Path) -> None:  # noqa: F811
+    batch = batch_of(data, load_sat("visualglm-tiny", device="cpu").network)
+    batch.pictures = [0, 0, 1, -1]
+    batch.pixels = torch.rand(3, 3, 64, 64)
+    both = vary_some(batch, [True] * 4, 0.5, True)
+    assert both.pictures == [0, 0, 1, -1]
+    assert len(both.pixels) == 2
+    apart = vary_some(batch, [True, False, False, False], 0.5, True)
+    assert torch.equal(apart.pixels[apart.pictures[1:3]], batch.pixels[:2])
+    assert not torch.equal(apart.pixels[apart.pictures[0]], batch.pixels[0])
+    assert vary_some(batch, [False] * 4, 0.5, True) is batch

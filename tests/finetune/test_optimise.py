@@ -1,0 +1,151 @@
+"""What float16's small range does to a step, and numbers that are read late; all of it without a GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.arguments import parse_arguments
+from finetune.config import TrainingConfig
+from finetune.deepspeed_optimizer import deepspeed_config
+from finetune.optimizer import Numbers, PlainOptimizer, Settings, Stepped
+from finetune.training import MOST_SKIPPED
+from tests.helpers.finetuning import data, losses_of, train  # noqa: F401
+
+CPU = torch.device("cpu")
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{"weight_decay": 0.0, "clip_grad": 0.0, "dtype": torch.float16, "batch_size": 1, **changes})
+
+
+def optimizer(**changes: Any) -> tuple[nn.Parameter, PlainOptimizer]:
+    """Return a weight of 1, and what trains it."""
+    weight = nn.Parameter(torch.ones(1))
+    return weight, PlainOptimizer(nn.Identity(), [weight], settings(**changes), mixed=False)
+
+
+def test_a_scaled_loss_changes_a_weight_as_a_plain_one() -> None:
+    scaled, plain = optimizer(), optimizer(dtype=torch.float32)
+    for weight, trains in (scaled, plain):
+        lengths = []
+        for _ in range(3):
+            trains.backward((3 * weight**2).sum())
+            stepped = trains.step(0.1)
+            assert not bool(stepped.is_skipped)
+            lengths.append(float(torch.as_tensor(stepped.norm)))
+        assert lengths[0] == 6
+    assert scaled[1].scaler.get_scale() > 1
+    assert torch.allclose(scaled[0], plain[0])
+
+
+def test_a_step_without_room_changes_nothing_and_lowers_the_scale() -> None:
+    weight, trains = optimizer()
+    scale = trains.scaler.get_scale()
+    trains.backward((weight * 3e38).sum())  # beyond float32 when it is scaled
+    stepped = trains.step(0.1)
+    assert bool(stepped.is_skipped)
+    assert weight.item() == 1
+    assert trains.scaler.get_scale() == scale / 2
+    trains.backward(weight.sum())
+    assert not bool(trains.step(0.1).is_skipped)
+    assert weight.item() == pytest.approx(0.9)
+
+
+def test_the_scale_goes_on_with_a_run(tmp_path: Path) -> None:
+    _, first = optimizer()
+    for _ in range(2):
+        first.backward((first.parameters[0] * 3e38).sum())
+        first.step(0.1)
+    first.save(tmp_path)
+    _, second = optimizer()
+    second.load(tmp_path)
+    assert second.scaler.get_scale() == first.scaler.get_scale() == 2.0**14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_float16_is_scaled(dtype: torch.dtype) -> None:
+    weight, trains = optimizer(dtype=dtype)
+    trains.backward((weight * torch.inf).sum())
+    stepped = trains.step(0.1)
+    assert not bool(stepped.is_skipped)  # what is no number there is an error, which the loop raises
+    assert not torch.isfinite(torch.as_tensor(stepped.norm))
+
+
+class Skips:
+    """Stands before an optimizer, and reports that some of its steps had no room."""
+
+    def __init__(self, trains: Any, skipped: set[int]) -> None:
+        self.trains, self.skipped, self.step_number = trains, skipped, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trains, name)
+
+    def step(self, rate: float) -> Stepped:
+        self.step_number += 1
+        if self.step_number not in self.skipped:
+            return self.trains.step(rate)  # type: ignore[no-any-return]
+        return Stepped(torch.tensor(True), torch.tensor(torch.inf))
+
+
+@pytest.fixture
+def skipping(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The steps that have no room in what is trained next."""
+    from finetune import preparation
+
+    make, chosen = preparation.make_optimizer, set[int]()
+    monkeypatch.setattr(preparation, "make_optimizer", lambda *given: Skips(make(*given), chosen))
+    return chosen
+
+
+def test_skipped_steps_are_counted(skipping: set[int], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    skipping.update({2, 3})
+    run = train(data, tmp_path, "--use_lora", "--train-iters", "4")
+    assert list(losses_of(run)) == [1, 4]
+    assert '"skipped": 2' in (run / "4" / "state.json").read_text(encoding="utf-8")
+
+
+def test_many_in_a_row_end_the_training_with_advice(
+    skipping: set[int],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    skipping.update(range(3, 3 + MOST_SKIPPED))
+    with pytest.raises(AssertionError):  # of `train`: the program fails
+        train(data, tmp_path, "--use_lora", "--train-iters", "40")
+    error = capsys.readouterr().err
+    assert f"{MOST_SKIPPED} steps in a row" in error
+    assert "--bf16" in error
+
+
+def options(*flags: str) -> TrainingConfig:
+    return parse_arguments(["--use_lora", "--train-data", "data.json", *flags])
+
+
+def test_offload_is_deepspeeds() -> None:
+    assert not options().offload
+    assert options("--offload", "--zero-stage", "2").offload
+    config = deepspeed_config(settings(offload=True, zero_stage=2), 10)
+    assert config["zero_optimization"]["stage"] == 2
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert "torch_adam" not in config["optimizer"]["params"]
+    assert "offload_optimizer" not in deepspeed_config(settings(zero_stage=2), 10)["zero_optimization"]
+
+
+@pytest.mark.parametrize(("dtype", "names"), [("float16", ["fp16"]), ("bfloat16", ["bf16"]), ("float32", [])])
+def test_deepspeed_computes_in_the_models_dtype(dtype: str, names: list[str]) -> None:
+    config = deepspeed_config(settings(dtype=getattr(torch, dtype)), 10)
+    assert [name for name in ("fp16", "bf16") if config[name]["enabled"]] == names
+
+
+def test_deepspeed_takes_no_memory_for_gradients_that_there_are_not() -> None:
+    sizes = [deepspeed_config(settings(), n)["zero_optimization"]["reduce_bucket_size"] for n in (7, 10**10)]
+    assert sizes == [7, 500_000_000]
+
+
+def test_numbers_are_read_as_they_were() -> None:
+    given = (1.5, torch.tensor(2.25), torch.tensor(True), False, torch.tensor(torch.inf))
+    assert Numbers(given, CPU).read() == [1.5, 2.25, 1.0, 0.0, torch.inf]

@@ -1,0 +1,197 @@
+"""SIGTERM and SIGINT let a training finish its step and save; a second one ends it at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import stopping
+from finetune.checkpoints import Run
+from finetune.finetune_visualglm import main
+from finetune.optimizer import PlainOptimizer
+from finetune.stopping import StopRequest, catch_signals
+from finetune.training import Training
+from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")
+PLAIN = [sys.executable, SCRIPT]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29573", SCRIPT]
+LONG = ("--train-iters", "100000", "--save-interval", "50000", "--log-interval", "1", "--batch-size", "2")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def start(launcher: list[str], data: Path, save: Path, *flags: str) -> "subprocess.Popen[str]":  # noqa: F811
+    """Start a long training in a session of its own, and wait for its first step."""
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
+    command = [*launcher, *given, "--use_lora", "--layer_range", "0", *LONG, *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=save.parent)
+    wait_for(process, "step 1/")
+    return process
+
+
+def wait_for(process: "subprocess.Popen[str]", start: str) -> None:
+    """Read what a process says up to a line that starts so."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith(start):
+            return
+    raise AssertionError("".join(said))
+
+
+def saved_step(save: Path) -> int:
+    """Return the step of the only checkpoint of the only run, which is whole."""
+    (run,) = save.iterdir()
+    (step,) = Run(run, 9).folders()
+    assert Run(run, 9).find_damage(step) is None
+    assert json.loads((run / "latest").read_text()) == step
+    assert not list(run.glob(".part-*"))
+    return step
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_lets_the_training_save(number: signal.Signals, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Also where the workers get it, as from a terminal or from a manager of services."""
+    process = start(PLAIN, data, tmp_path / "save", "--num-workers", "2")
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 128 + number
+    step = saved_step(tmp_path / "save")
+    assert number.name in said
+    assert f"saved up to step {step} of 100000" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("launcher", [TORCHRUN, DEEPSPEED], ids=["torchrun", "deepspeed"])
+def test_a_signal_to_a_launcher_lets_all_processes_save(
+    launcher: list[str],
+    number: signal.Signals,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    process = start(launcher, data, tmp_path / "save", "--num-workers", "1")
+    if launcher is DEEPSPEED:  # as a terminal does; the outer of its two programs does not pass signals on
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    assert f"saved up to step {saved_step(tmp_path / 'save')} of 100000" in said
+
+
+class SlowOptimizer(PlainOptimizer):
+    """An optimizer that never finishes its first step."""
+
+    def step(self, rate: float) -> Any:
+        print("the step has begun", file=sys.stderr, flush=True)
+        time.sleep(10_000)
+
+
+class SlowToSave(PlainOptimizer):
+    """An optimizer whose second checkpoint is never written to its end."""
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        if (folder.parent / "1").is_dir():
+            print("saving has begun", file=sys.stderr, flush=True)
+            time.sleep(10_000)
+
+
+def run_slowly(optimizer: str) -> None:
+    """Be the program that trains with an optimizer of this file; the rest of the command line is its own."""
+    from finetune import preparation
+
+    preparation.PlainOptimizer = globals()[optimizer]  # type: ignore[misc]
+    sys.exit(main(sys.argv[1:]))
+
+
+def start_slowly(optimizer: str, data: Path, save: Path, line: str, *flags: str) -> "subprocess.Popen[str]":  # noqa: F811
+    """Start a training with an optimizer of this file, and wait until it says `line`."""
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
+    code = f"from tests.finetune.test_stopping import run_slowly; run_slowly({optimizer!r})"
+    command = [sys.executable, "-c", code, *given, *SHORT, "--use_lora", "--layer_range", "0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    wait_for(process, line)
+    return process
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_a_step_that_does_not_end(
+    number: signal.Signals,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    process = start_slowly("SlowOptimizer", data, tmp_path, "the step has begun")
+    process.send_signal(number)
+    wait_for(process, number.name)
+    assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(timeout=100) == 128 + number
+    process.communicate()
+
+
+def test_ending_while_a_checkpoint_is_written_leaves_the_last_one_whole(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    flags = ("--train-iters", "3", "--save-interval", "1")
+    process = start_slowly("SlowToSave", data, tmp_path, "saving has begun", *flags)
+    process.send_signal(signal.SIGTERM)
+    wait_for(process, "SIGTERM")
+    process.kill()  # as launchers do after their grace
+    process.communicate()
+    (run,) = tmp_path.iterdir()
+    assert Run(run, 9).folders() == [1]
+    assert Run(run, 9).find_damage(1) is None
+    assert train(data, tmp_path, "--use_lora", "--layer_range", "0", *flags, "--resume") == run
+    assert Run(run, 9).folders() == [1, 2, 3]
+    assert not list(run.glob(".part-*"))
+
+
+def test_a_signal_at_the_last_step_stops_nothing(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pause = Training._pause
+
+    def signalled(self: Training) -> bool:
+        self.stop.signal = signal.SIGTERM
+        return pause(self)
+
+    monkeypatch.setattr(Training, "_pause", signalled)
+    run = train(data, tmp_path, "--use_lora", "--layer_range", "0", "--save-interval", "9")
+    assert Run(run, 9).folders() == [2]
+
+
+def test_signals_that_a_launcher_repeats_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ended = [100.0], []
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopping.os, "_exit", ended.append)
+    launched, alone = StopRequest(speaks=False, is_launched=True), StopRequest(speaks=False)
+    for request in (launched, alone):
+        request.note(signal.SIGINT)
+    launched.note(signal.SIGTERM)
+    assert not ended
+    now[0] += stopping.REPEATED_S
+    launched.note(signal.SIGTERM)
+    alone.note(signal.SIGINT)
+    assert ended == [128 + signal.SIGTERM, 128 + signal.SIGINT]
+
+
+def test_handlers_come_back_when_a_training_has_ended() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    threads = threading.active_count()
+    with catch_signals(StopRequest()):
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert threading.active_count() == threads

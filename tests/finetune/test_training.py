@@ -1,0 +1,256 @@
+"""Every method trains, is saved in a few files, goes on as if it had never stopped, and is what the chat then loads."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune import checkpoints
+from finetune.checkpoints import Run
+from finetune.finetune_visualglm import main
+from finetune.optimizer import rate_at
+from model import load_hf, load_sat
+from model.checkpoint.files import open_tensors
+from tests.helpers.finetuning import batch_of, data, loss_of, losses_of, train  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+METHODS = {
+    "lora": ["--use_lora", "--layer_range", "0", "3"],
+    "lora everywhere": [
+        "--use_lora",
+        "--lora_targets",
+        "llm",
+        "mlp",
+        "head",
+        "qformer",
+        "vit",
+        "--lora_dropout",
+        "0.1",
+    ],
+    "qlora": ["--use_qlora"],
+    "p-tuning": ["--use_ptuning", "--pre_seq_len", "8"],
+    "full": ["--full", "--lr", "2e-4"],
+    "full but the picture": ["--full", "--freeze", "vit", "qformer", "proj", "--lr", "2e-4"],
+    "whole": ["--use_lora", "--save-full"],
+}
+
+
+@pytest.mark.parametrize("flags", METHODS.values(), ids=METHODS)
+def test_a_run_answers_as_it_was_trained(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = train(data, tmp_path, "--valid-data", str(data), "--eval-answers", "1", "--lr", "1e-2", *flags)
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    weighed = [record for record in records if "valid_loss" in record][-1]
+    network = load_sat("visualglm-tiny", device="cpu").network
+    tokens = int((batch_of(data, network).labels >= 0).sum())
+    assert loss_of(run, data) / tokens == pytest.approx(weighed["valid_loss"], rel=2e-3)
+    assert loss_of(run, data) < loss_of("visualglm-tiny", data)
+    assert len(weighed["samples"]) == 1
+
+
+def test_an_adapter_is_small_and_names_its_base(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = train(data, tmp_path, "--use_lora")
+    tensors = open_tensors(run / "2" / "weights.safetensors")
+    assert all(".matrix_" in name for name in tensors)
+    assert sum(file.stat().st_size for file in (run / "2").glob("weights*")) < 500_000
+    assert json.loads((run / "model_config.json").read_text(encoding="utf-8"))["base_model"] == "visualglm-tiny"
+    assert not (run / "ice_text.model").exists()
+
+
+def test_both_sides_load_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = train(data, tmp_path, "--use_lora", "--lr", "3e-2")
+    ours, theirs = load_sat(run, device="cpu").network, load_hf(run, device="cpu").network
+    batch = batch_of(data, ours)
+    with torch.no_grad():
+        mask, ids = batch.attention_mask[:1].float(), batch.input_ids[:1]
+        length = len(batch.labels[0])
+        logits = ours(ids, position_ids=batch.position_ids[:1], attention_mask=mask)[0][0]
+        same = theirs(ids).logits[0]
+    assert same.shape == logits.shape == (length, ours.vocabulary)
+    assert torch.allclose(same, logits, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--use_lora", "--lora_dropout", "0.2", "--crop", "0.5", "--flip"], ["--use_qlora"], ["--full"]],
+    ids=["lora", "qlora", "full"],
+)
+@pytest.mark.parametrize("more", [[], ["--gradient-accumulation-steps", "2", "--batch-size", "2"]])
+def test_resuming_changes_no_bit(
+    flags: list[str],
+    more: list[str],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    flags = [*flags, *more, "--train-iters", "4", "--save-interval", "2"]
+    straight = train(data, tmp_path / "straight", *flags)
+    train(data, tmp_path / "halted", *flags)
+    (halted,) = (tmp_path / "halted").iterdir()
+    Run(halted, 9).folder(4).rename(tmp_path / "away")
+    resumed = train(data, tmp_path / "halted", *flags, "--resume")
+    assert resumed == halted
+    assert losses_of(resumed) == losses_of(straight)
+    ours, theirs = (open_tensors(run / "4" / "weights.safetensors") for run in (resumed, straight))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = train(data, tmp_path, "--use_lora", "--train-iters", "5", "--save-interval", "1", "--keep", "2")
+    assert Run(run, 2).steps() == [4, 5]
+    assert (run / "latest").read_text() == "5"
+    assert load_sat(run / "4", device="cpu") is not None
+
+
+def test_a_run_goes_on_only_as_it_began(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train(data, tmp_path, "--use_lora")
+    given = [
+        "--from_pretrained",
+        "visualglm-tiny",
+        "--device",
+        "cpu",
+        "--train-data",
+        str(data),
+        "--save",
+        str(tmp_path),
+    ]
+    for flags, words in (
+        (["--use_lora", "--batch-size", "3", "--resume"], "examples in a step"),
+        (["--use_lora", "--lora_rank", "3", "--resume"], "with the same command"),
+        (["--use_lora", "--resume", "elsewhere"], "no run to resume"),
+        (["--use_lora", "--layer_range", "0", "14"], "lists layers"),
+    ):
+        assert main([*given, *flags]) != 0
+        assert words in capsys.readouterr().err
+
+
+def test_resuming_what_is_complete_changes_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = train(data, tmp_path, "--use_lora", "--train-iters", "3", "--save-interval", "1")
+    assert train(data, tmp_path, "--use_lora", "--train-iters", "2", "--resume") == run
+    assert Run(run, 9).steps() == [1, 2, 3]
+
+
+def test_a_fine_tune_is_a_base_for_the_next(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    first = train(data, tmp_path / "first", "--use_lora", "--lr", "1e-2")
+    second = train(data, tmp_path / "second", "--use_lora", "--from_pretrained", str(first))
+    assert loss_of(second, data) < loss_of(first, data) < loss_of("visualglm-tiny", data)
+
+
+def test_numbers_that_are_none_stop_the_training(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--num-workers", "0"]
+    assert main([*given, "--full", "--lr", "1e30", "--clip-grad", "0", "--save", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "is not a number" in error
+    assert "rows " in error
+
+
+def limit_files() -> None:
+    """Let no file grow beyond 200,000 bytes, as on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+
+def program(data: Path, save: Path, *flags: str) -> list[str]:  # noqa: F811
+    """Return the command that trains in a process of its own."""
+    script = str(ROOT / "finetune" / "finetune_visualglm.py")
+    given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
+    return [sys.executable, script, *given, "--use_lora", "--log-interval", "1", "--num-workers", "0", *flags]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    command = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "The training goes on." in done.stderr
+    assert "could not be written" in done.stderr.splitlines()[-1]
+    (run,) = tmp_path.glob("finetune-*")
+    assert not [path for path in run.iterdir() if path.is_dir()]
+
+
+def test_a_last_checkpoint_that_failed_is_not_told_of_as_saved(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write = checkpoints.write_tensors
+    written: list[Path] = []
+
+    def write_once(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        if written:
+            raise OSError("No space left on device")
+        written.append(path)
+        write(path, tensors)
+
+    monkeypatch.setattr(checkpoints, "write_tensors", write_once)
+    command = program(data, tmp_path, "--train-iters", "2", "--save-interval", "1")
+    assert main(command[2:]) == 1
+    said = capsys.readouterr().err
+    assert "The run is" not in said
+    assert "up to step 1 of 2" in said
+
+
+@pytest.mark.slow
+def test_whoever_is_killed_loses_one_interval_at_most(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    flags = ["--train-iters", "12", "--save-interval", "1", "--keep", "2"]
+    # In a process of its own, too: sums of as many threads are the same to the last bit.
+    subprocess.run(program(data, tmp_path / "straight", "--lr", "1e-3", *flags), check=True)
+    (straight,) = (tmp_path / "straight").iterdir()
+    save = tmp_path / "killed"
+    command = program(data, save, "--lr", "1e-3", *flags)
+    reached = 0
+    for round_ in range(4):
+        process = subprocess.Popen([*command, *(["--resume"] if round_ else [])], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step") and int(line.split()[1].split("/")[0]) >= min(reached + 3, 12):
+                break
+        if round_ < 3:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        (run,) = save.iterdir()
+        steps = Run(run, 2).steps()
+        assert steps[-1] >= reached
+        reached = steps[-1]
+        assert loss_of(run, data) > 0
+    assert reached == 12
+    ours, theirs = (open_tensors(path / "12" / "weights.safetensors") for path in (run, straight))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not list(run.glob(".part-*"))
+
+
+@pytest.mark.parametrize("style", ["constant", "linear", "cosine", "exponential"])
+def test_the_rate_rises_and_falls(style: str) -> None:
+    rates = [rate_at(step, 100, 2.0, style=style, warmup=0.1, ratio=0.25, decay_steps=None) for step in range(101)]
+    assert rates[:10] == sorted(rates[:10])
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(2.0 if style == "constant" else 0.5)
+
+
+def test_lora_hides_inputs_in_training_and_not_in_the_evaluation(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    flags = ["--use_lora", "--lr", "1e-2", "--valid-data", str(data), "--eval-answers", "1", "--train-iters", "3"]
+    plain = train(data, tmp_path / "plain", *flags)
+    hiding = train(data, tmp_path / "hiding", *flags, "--lora_dropout", "0.5")
+    again = train(data, tmp_path / "again", *flags, "--lora_dropout", "0.5", "--checkpoint-activations")
+    assert losses_of(plain)[1] == losses_of(hiding)[1]  # LoRA begins with nothing to hide
+    assert losses_of(plain)[3] != losses_of(hiding)[3]
+    assert losses_of(again)[3] == pytest.approx(losses_of(hiding)[3], rel=1e-5)
+    records = [json.loads(line) for line in (hiding / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    weighed = [record["valid_loss"] for record in records if "valid_loss" in record][-1]
+    tokens = int((batch_of(data, load_sat("visualglm-tiny", device="cpu").network).labels >= 0).sum())
+    assert loss_of(hiding, data) / tokens == pytest.approx(weighed, rel=1e-4)

@@ -1,0 +1,182 @@
+"""The terminal program started as a person starts it: through pipes, or at a pseudo-terminal."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pexpect
+
+import cli_demo
+from model import Conversation, GenerationConfig, Piece
+from model.description import Description
+from visualglm.terminal.streams import ignore_interrupt, interrupt_once, on_interrupt
+
+ROOT = Path(cli_demo.__file__).parent
+SCENE = str(ROOT / "examples" / "scene.png")
+DESCRIBED_ZH = (
+    "图片中有一个黑色的圆环、一辆紫色的小汽车和一颗红色的星星。"
+    "黑色的圆环在右上角，紫色的小汽车在右边，红色的星星在左下角。"
+)
+DESCRIBED_EN = "The picture shows a black ring, a purple car and a red star."
+TINY = [str(ROOT / "cli_demo.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu", "--temperature", "0"]
+SLOW = [
+    "-c",
+    "import sys, cli_demo, tests.helpers.cli_program as t; "
+    "sys.exit(cli_demo.main(load=lambda *_, **settings: t.SlowModel()))",
+]
+PATIENCE = 60  # seconds; the machine may be busy
+
+
+class SlowModel:
+    """Counts to 400 for twenty seconds; asked to "count", says at once how many turns it was shown."""
+
+    image_size = 224
+    description = Description("scripted")
+
+    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+        if question == "count":
+            yield Piece(f"I know {len(conversation.turns)} turns.", "stop")
+            return
+        for number in range(400):
+            time.sleep(0.05)
+            yield Piece(f"number{number} ")
+        yield Piece("", "stop")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment of a started program: one thread, UTF-8, an ordinary terminal."""
+    foreign = ("LC_", "PYTHONIOENCODING", "PYTHONUTF8", "PROMPT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    usual = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    return {**kept, **usual, **changes}
+
+
+def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the program with pipes instead of a terminal."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        input=typed,
+        capture_output=True,
+        cwd=ROOT,
+        env=environment(**changes),
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+
+
+@contextmanager
+def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, *arguments]
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    # What a shell starts in its background ignores Ctrl-C, and so would what the tests start then.
+    settings["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), bufsize=0, **settings) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def stand_in_a_storm() -> None:
+    """Interrupt short blocks again and again, from another program; print how many of the blocks it hit."""
+    storm = (
+        f"import os, random, time\nfor _ in range(20000): os.kill({os.getpid()}, 2); time.sleep(random.random() / 1e5)"
+    )
+    hit = 0
+    with (
+        on_interrupt(ignore_interrupt),
+        subprocess.Popen([sys.executable, "-c", storm], start_new_session=True) as program,
+    ):
+        while program.poll() is None:
+            try:
+                with on_interrupt(interrupt_once):
+                    pass
+            except KeyboardInterrupt:
+                hit += 1
+    print(hit)
+
+
+def make_bad_pictures(directory: Path) -> dict[str, str]:
+    """Write what is no picture, or none that should be read; return the paths with the start of what is said."""
+    contents = {
+        "empty.png": (b"", "is empty."),
+        "text.png": (b"not a picture\n", "is not a picture in a known format"),
+        "cut.png": (Path(SCENE).read_bytes()[:2000], "is cut off"),
+        "huge.png": (huge_png(), "has 60000 x 60000 pixels"),
+    }
+    for name, (content, _) in contents.items():
+        (directory / name).write_bytes(content)
+    messages = {str(directory / name): message for name, (_, message) in contents.items()}
+    return {str(directory / "nowhere.png"): "was not found.", str(directory): "is a directory.", **messages}
+
+
+def huge_png() -> bytes:
+    """Return a small file whose header promises 60000 x 60000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+class Person:
+    """Someone at a pseudo-terminal: sees what the program shows and types."""
+
+    def __init__(self, child: "pexpect.spawn[str]") -> None:
+        self.child = child
+        self.screen = child.logfile_read = io.StringIO()
+
+    def sees(self, *texts: str) -> str:
+        """Wait for `texts` one after the other; return what came before the last."""
+        for text in texts:
+            self.child.expect_exact(text)
+        return str(self.child.before)
+
+    def types(self, line: str) -> None:
+        self.child.send(f"{line}\r")
+
+    def presses(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def sees_the_end(self) -> None:
+        """Wait until the program has ended as it should."""
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        assert (self.child.exitstatus, self.child.signalstatus) == (0, None)
+        assert "Traceback" not in self.screen.getvalue()
+        assert "rror" not in self.screen.getvalue()
+
+
+CTRL_C, CTRL_D, ARROW_UP = "\x03", "\x04", "\x1b[A"
+
+
+@contextmanager
+def at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Iterator[Person]:
+    """Start the program at a pseudo-terminal of `columns` columns."""
+    size = {"COLUMNS": str(columns)}
+    child = pexpect.spawn(
+        sys.executable,
+        arguments,
+        cwd=str(ROOT),
+        env=environment(**size, **changes),
+        dimensions=(30, columns),
+        encoding="utf-8",
+        timeout=PATIENCE,
+    )
+    try:
+        yield Person(child)
+    finally:
+        child.close(force=True)

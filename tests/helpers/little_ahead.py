@@ -1,0 +1,25 @@
+"""finetune_visualglm.py, where ZeRO 3 treats a small model's weights as it does a large one's: it has few at a time."""
+
+from typing import Any
+
+from finetune import deepspeed_optimizer
+from finetune.finetune_visualglm import main
+from finetune.optimizer import Settings
+
+LIMITS = {  # in numbers
+    "stage3_prefetch_bucket_size": 300_000,
+    "stage3_max_reuse_distance": 300_000,
+    "stage3_param_persistence_threshold": 0,
+}
+plain_config = deepspeed_optimizer.deepspeed_config
+
+
+def little_ahead(settings: Settings, trained: int) -> dict[str, Any]:
+    """Return deepspeed's configuration with other limits."""
+    config = plain_config(settings, trained)
+    return {**config, "zero_optimization": {**config["zero_optimization"], **LIMITS}}
+
+
+if __name__ == "__main__":
+    deepspeed_optimizer.deepspeed_config = little_ahead
+    main()

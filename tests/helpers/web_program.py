@@ -1,0 +1,117 @@
+"""The web page started as a person starts it, on a model that can be slow, busy or broken when asked to."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageStat
+
+from model import BusyError, Conversation, GenerationConfig, Piece, load_sat
+from tests.helpers.cli_program import PATIENCE, ROOT, environment
+
+STARTED = "VisualGLM is at "
+DRAWN = str(ROOT / "examples" / "hand_drawn.png")
+
+
+class ModelWithModes:
+    """visualglm-tiny; but questions that are one of the words below show what a page must cope with."""
+
+    def __init__(self) -> None:
+        self.tiny = load_sat("visualglm-tiny", device="cpu")
+        self.image_size = self.tiny.image_size
+        self.description = self.tiny.description
+        self.closed = 0
+
+    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+        match question:
+            case "slow":
+                yield from self.count_slowly()
+            case "closed":
+                yield Piece(f"{self.closed} closed", "stop")
+            case "seen":
+                yield Piece(describe(conversation, config), "stop")
+            case "cut":
+                yield Piece("too long", "length")
+            case "busy":
+                raise BusyError("Too many people ask at the moment. Try again soon.")
+            case "break":
+                yield Piece("It begins ")
+                raise RuntimeError("the inside of the program")
+            case _:
+                yield from self.tiny.stream_answer(conversation, question, config)
+
+    def warm_up(self) -> None:
+        """Called by the program before it shows its page."""
+        self.tiny.warm_up()
+
+    def count_slowly(self) -> Iterator[Piece]:
+        """Count for half a minute."""
+        try:
+            for number in range(600):
+                time.sleep(0.05)
+                yield Piece(f"number{number} ")
+            yield Piece("", "stop")
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
+
+def describe(conversation: Conversation, config: GenerationConfig) -> str:
+    """Return what the model was given."""
+    picture = None if conversation.image is None else color_of(conversation.image)
+    said = " ".join(turn.question for turn in conversation.turns)
+    return f"turns [{said}] picture {picture} {conversation.language.code} temperature {config.temperature}"
+
+
+def color_of(image: Image.Image) -> str:
+    """Return the mean color of a picture, by which the examples can be told from one another."""
+    return "-".join(str(round(value)) for value in ImageStat.Stat(image).mean)
+
+
+def load(*_: Any, **__: Any) -> ModelWithModes:
+    return ModelWithModes()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def python(*arguments: str) -> list[str]:
+    """Return the command that runs Python with `arguments`."""
+    return [sys.executable, *arguments]
+
+
+PROGRAM = python("-c", "import sys, web_demo, tests.helpers.web_program as t; sys.exit(web_demo.main(load=t.load))")
+
+
+@contextmanager
+def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = None, **changes: str) -> Iterator[str]:
+    """Start the page on a free port; give its address. What it prints is added to `log` when it has ended."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
+    with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
+        assert process.stdout
+        said = []
+        try:
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith(STARTED):
+                    break
+            assert said and said[-1].startswith(STARTED), "".join(said)
+            yield said[-1].removeprefix(STARTED).split()[0]
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)  # make does not hand it on
+            said.append(process.communicate(timeout=PATIENCE)[0])
+            print("".join(said))  # pytest shows it when a test fails
+            if log is not None:
+                log += said
+    assert process.returncode == 0 or command[0] == "make"  # which calls a signal an error

@@ -1,0 +1,68 @@
+"""Prompts that are brought to the device in one copy are embedded there as one by one."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.engine import GenerationConfig, Request
+from model.engine.cuda_graph import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
+from model.engine.layers import Layers
+from model.engine.network import has_foreign_hooks
+from model.engine.prompts import Prompts
+from model.visualglm import VisualGLMModel
+from tests.conftest import build_model
+from tests.model.engine.test_batch import prompts  # noqa: F401  (a fixture)
+
+CONFIG = GenerationConfig()
+
+
+@pytest.fixture(scope="module")
+def requests(prompts: list[dict[str, Any]]) -> list[Request]:  # noqa: F811
+    """Three of different length, one of them without a picture."""
+    return [Request(config=CONFIG, **prompt) for prompt in (prompts[0], prompts[2], prompts[3])]
+
+
+def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests: list[Request]) -> None:
+    layers = Layers(golden_model)
+    expected = layers.embed(requests)
+    assert {request.images is None for request in requests} == {True, False}
+    held = Prompts(golden_model, layers.weights.width)
+    held.images.fill_(7.0)  # of others before them
+    count, length = 4, LENGTHS[0]
+    held.place(5, requests, count, length, start=9)
+    placed = held.placed(count, length)
+    contexts = [len(request.token_ids) - 1 for request in requests]
+    assert placed.rows.tolist() == [5, 6, 7, 5]
+    assert placed.contexts.tolist() == [*contexts, contexts[0]]
+    assert placed.filled.tolist() == [*(9 + context for context in contexts), -1]
+    with torch.inference_mode():
+        x = held.embed(placed)
+    assert len(x) == count * (length + 1)
+    for number, (whole, context) in enumerate(zip(expected, contexts, strict=True)):
+        assert torch.equal(x[number * length : number * length + context], whole[:-1])
+        assert torch.equal(x[count * length + number], whole[-1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_there_is_room_for_all_that_fits_together(count: int, golden_model: VisualGLMModel) -> None:
+    longest = max(length for length in LENGTHS if fits_together([length] * count))
+    held = Prompts(golden_model, Layers(golden_model).weights.width)
+    size = padded(count, PROMPTS)
+    held.place(0, [Request([1] * (longest + 1), CONFIG)] * count, size, longest, start=0)
+    assert held.placed(size, longest).ids.shape == (size, longest + 1)
+    assert size * (longest + 1) <= MOST_TOGETHER
+
+
+def test_a_picture_that_is_embedded_otherwise_is_foreign(golden_spec: Any) -> None:
+    model = build_model(golden_spec)
+    assert not has_foreign_hooks(model)
+
+    class Other(type(model.get_mixin("eva"))):  # type: ignore[misc]
+        """Puts pictures elsewhere."""
+
+        def word_embedding_forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return super().word_embedding_forward(*args, **kwargs)  # type: ignore[no-any-return]
+
+    model.get_mixin("eva").__class__ = Other
+    assert has_foreign_hooks(model)

@@ -1,0 +1,96 @@
+"""The Hugging Face side's cache gives what transformers' own gives, without copying what is stored."""
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from model.hf.generation_chatglm import ROOM, GrowingLayer, new_cache
+from tests.helpers.hf_models import build_golden, golden_model, left_padded, picture_of, prompt_ids
+
+SHAPE = (2, 3, 1, 4)  # [B, H, N, head_dim]
+
+
+def stored(tokens: int) -> GrowingLayer:
+    """Return a layer that was given random tokens, one after another."""
+    layer = GrowingLayer()
+    for _ in range(tokens):
+        layer.update(torch.randn(SHAPE), torch.randn(SHAPE))
+    return layer
+
+
+@torch.no_grad()
+def test_a_token_is_written_where_there_is_room() -> None:
+    layer, joined = GrowingLayer(), torch.empty(2, *SHAPE[:2], 0, SHAPE[-1])
+    places = set()
+    for _ in range(ROOM + 5):
+        token = torch.randn(2, *SHAPE)
+        shown = layer.update(*token)
+        joined = torch.cat((joined, token), dim=-2)
+        assert torch.equal(torch.stack(shown), joined)
+        places.add(shown[0].data_ptr())
+    assert layer.get_seq_length() == ROOM + 5
+    assert len(places) == 2  # the first room, and the one that followed when it was full
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["reorder", "crop", "repeat", "copy"])
+def test_what_transformers_puts_in_its_place_is_gone_on_from(change: str) -> None:
+    layer = stored(4)
+    before = layer.keys.clone()
+    if change == "reorder":
+        layer.reorder_cache(torch.tensor([1, 1]))
+        expected = before[[1, 1]]
+    elif change == "crop":
+        layer.crop(-2)
+        expected = before[:, :, :2]
+    elif change == "repeat":
+        layer.batch_repeat_interleave(2)
+        expected = before.repeat_interleave(2, dim=0)
+    else:
+        other = copy.deepcopy(layer)
+        other.update(torch.randn(SHAPE), torch.randn(SHAPE))
+        expected = before
+    token = torch.randn(len(expected), *SHAPE[1:])
+    keys, _ = layer.update(token, token)
+    assert torch.equal(keys, torch.cat((expected, token), dim=-2))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}]
+)
+def test_answers_are_those_of_transformers_cache(settings: dict[str, object], golden_pixels: torch.Tensor) -> None:
+    asked = {**left_padded(golden_pixels), "max_new_tokens": 6, "do_sample": False, **settings}
+    torch.manual_seed(0)
+    ours = golden_model().generate(**asked)
+    torch.manual_seed(0)
+    assert torch.equal(ours, golden_model().generate(**asked, past_key_values=DynamicCache()))
+
+
+def test_tokens_guessed_from_the_prompt_change_no_answer(golden_pixels: torch.Tensor) -> None:
+    asked = {**picture_of("zh_image", golden_pixels), "max_new_tokens": 8, "do_sample": False}
+    expected = golden_model().generate(prompt_ids("zh_image"), **asked)
+    assert torch.equal(golden_model().generate(prompt_ids("zh_image"), **asked, prompt_lookup_num_tokens=3), expected)
+
+
+def test_a_single_token_after_a_context_without_padding_has_no_mask(golden_pixels: torch.Tensor) -> None:
+    model, masks = build_golden(), []
+    model.transformer.register_forward_pre_hook(
+        lambda module, given, named: masks.append(named["mask"]), with_kwargs=True
+    )
+    model.generate(prompt_ids("zh_image"), **picture_of("zh_image", golden_pixels), max_new_tokens=3, do_sample=False)
+    assert [mask is None for mask in masks] == [False, True, True]
+    masks.clear()
+    model.generate(**left_padded(golden_pixels), max_new_tokens=3, do_sample=False)
+    assert not any(mask is None for mask in masks)
+
+
+def test_gradients_go_through_cached_keys() -> None:
+    cache = new_cache()
+    token = torch.randn(SHAPE, requires_grad=True)
+    cache.update(token, token, 0)
+    keys, _ = cache.update(token, token, 0)
+    keys.sum().backward()
+    assert token.grad is not None
+    assert torch.equal(token.grad, torch.full(SHAPE, 2.0))

@@ -1,0 +1,219 @@
+"""A directory with exported code is complete in itself: plain transformers loads it where this package is unknown."""
+
+import ast
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model import CheckpointError
+from model.hf.export import OWN_MODULES, SHARED_FILES, SHARED_MODULES, export_code, refresh_code
+from tests.helpers.hf_models import TINY, load_tiny, tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[3]
+PICTURE = ROOT / "examples" / "scene.png"
+QUESTION = "图片里有几个物体？"
+LIBRARIES = {"torch", "transformers", "sentencepiece", "numpy", "PIL", "pi_heif", *sys.stdlib_module_names}
+PROGRAM = """
+import json, sys
+sys.modules["model"] = sys.modules["sat"] = None  # importing either fails
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+path, picture, question, copy = sys.argv[1:]
+config = AutoConfig.from_pretrained(path, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+model = AutoModel.from_pretrained(path, trust_remote_code=True).float().eval()
+settings = dict(do_sample=False, min_length=0, repetition_penalty=1.0)
+answer, history = model.chat(tokenizer, picture, question, history=[], **settings)
+*_, last = model.stream_chat(tokenizer, picture, question, history=[], **settings)
+assert last == (answer, history)
+if copy:
+    model.save_pretrained(copy)
+    tokenizer.save_pretrained(copy)
+print(json.dumps([answer, type(model).__module__, type(config).__module__, type(tokenizer).__module__]))
+"""
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """visualglm-tiny with the code that it runs on."""
+    directory = tmp_path / "visualglm-tiny"
+    shutil.copytree(TINY, directory)
+    export_code(directory)
+    return directory
+
+
+def run_elsewhere(program: str, directory: Path, *arguments: str) -> Any:
+    """Run a program on a directory in a fresh process with a module cache of its own; return the JSON it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(directory), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory.parent,
+        env={**os.environ, "HF_MODULES_CACHE": str(directory.parent / "modules"), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def load_elsewhere(directory: Path, copy: str = "") -> list[str]:
+    """Chat with a directory's model in a fresh process that knows neither this package nor SAT."""
+    answer: list[str] = run_elsewhere(PROGRAM, directory, str(PICTURE), QUESTION, copy)
+    return answer
+
+
+def expected_answer() -> str:
+    """Return what the model answers in this process."""
+    return tiny_model().chat(
+        tiny_tokenizer(), PICTURE, QUESTION, do_sample=False, min_length=0, repetition_penalty=1.0
+    )[0]
+
+
+def test_a_fresh_process_chats_and_what_it_saves_loads_again(exported: Path) -> None:
+    answer, *modules = load_elsewhere(exported, str(exported.parent / "copy"))
+    assert answer == expected_answer()
+    assert all(module.startswith("transformers_modules.") for module in modules)
+    assert load_elsewhere(exported.parent / "copy")[0] == answer
+
+
+SAVED = {"config.json": "AutoModel", "tokenizer_config.json": "AutoTokenizer"}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["model", "tokenizer", "config"])), ids=" ".join)
+def test_every_order_of_saving_names_the_code(order: tuple[str, ...], tmp_path: Path) -> None:
+    model = load_tiny()
+    parts = {"model": model, "tokenizer": tiny_tokenizer(), "config": model.config}
+    for name in order:
+        parts[name].save_pretrained(tmp_path)
+    for file, auto_class in SAVED.items():
+        named = json.loads((tmp_path / file).read_text())["auto_map"][auto_class]
+        module = (named if isinstance(named, str) else named[0]).split(".")[0]
+        assert (tmp_path / f"{module}.py").is_file()
+
+
+def test_a_model_saved_before_its_tokenizer_loads_elsewhere(tmp_path: Path) -> None:
+    load_tiny().save_pretrained(tmp_path / "saved")
+    tiny_tokenizer().save_pretrained(tmp_path / "saved")
+    assert load_elsewhere(tmp_path / "saved")[0] == expected_answer()
+
+
+def test_a_tokenizer_saved_alone_loads_elsewhere(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path / "saved")
+    program = """
+import json, sys
+sys.modules["model"] = None
+from transformers import AutoTokenizer
+print(json.dumps(AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True).encode("你好")))
+"""
+    assert run_elsewhere(program, tmp_path / "saved") == tiny_tokenizer().encode("你好")
+
+
+def test_an_export_is_few_files_that_can_be_read(exported: Path) -> None:
+    files = list(exported.glob("*.py"))
+    assert 0 < len(files) <= 12
+    assert max(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 500
+
+
+@pytest.mark.parametrize("module", [*OWN_MODULES, *SHARED_MODULES])
+def test_files_import_libraries_and_one_another_only(exported: Path, module: str) -> None:
+    names = {*OWN_MODULES, *SHARED_MODULES}
+    for node in ast.walk(ast.parse((exported / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= LIBRARIES
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            assert node.level <= 1
+            assert node.module.split(".")[0] in (names if node.level else LIBRARIES)
+
+
+@pytest.mark.parametrize("file", SHARED_FILES)
+def test_shared_modules_are_copied_with_only_their_imports_changed(exported: Path, file: str) -> None:
+    original = (ROOT / "model" / file).read_text(encoding="utf-8").splitlines()
+    copied = (exported / Path(file).name).read_text(encoding="utf-8").splitlines()
+    assert all(
+        line == other or other.strip().startswith("from .") for line, other in zip(original, copied, strict=True)
+    )
+
+
+def snapshot(directory: Path) -> dict[str, bytes]:
+    """Return the content of every file."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_exporting_again_changes_nothing_and_settings_stay(exported: Path) -> None:
+    before = snapshot(exported)
+    export_code(exported)
+    assert snapshot(exported) == before
+    original: dict[str, Any] = json.loads((TINY / "config.json").read_text())
+    config = json.loads(before["config.json"])
+    assert {key: config[key] for key in original if key != "auto_map"} == {
+        key: value for key, value in original.items() if key != "auto_map"
+    }
+
+
+def test_weights_without_configurations_get_the_code_alone(tmp_path: Path) -> None:
+    export_code(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".py"}
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A directory with old code, linked to as in the hub's cache."""
+    directory, store = tmp_path / "published", tmp_path / "store"
+    shutil.copytree(TINY, store)
+    directory.mkdir()
+    for name in ("configuration_chatglm.py", "modeling_chatglm.py", "tokenization_chatglm.py", "visual.py"):
+        (store / name).write_text("raise RuntimeError('the old code ran')\n")
+    for path in store.iterdir():
+        (directory / path.name).symlink_to(path)
+    return directory
+
+
+def test_refreshed_directories_load_and_the_backup_keeps_what_was_there(published: Path) -> None:
+    before = snapshot(published)
+    backup = refresh_code(published)
+    assert backup.parent == published
+    kept = snapshot(backup)
+    assert {name: before[name] for name in kept} == kept
+    assert {*kept} == {name for name in before if name.endswith((".py", "config.json"))} - {"generation_config.json"}
+    assert not (published / "visual.py").exists()
+    assert snapshot(published.parent / "store") == before  # links are replaced, not followed
+    assert load_elsewhere(published)[0] == expected_answer()
+
+
+def test_refreshing_lets_trainer_evaluate_an_old_export(exported: Path) -> None:
+    file = exported / "configuration_chatglm.py"
+    old = re.sub(
+        r"keys_to_ignore_at_inference = .*", 'keys_to_ignore_at_inference = ("past_key_values",)', file.read_text()
+    )
+    file.write_text(old)
+    program = """
+import json, sys
+from transformers import AutoConfig
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(json.dumps(config.keys_to_ignore_at_inference + ["loss"]))  # as Trainer does
+"""
+    refresh_code(exported)
+    assert run_elsewhere(program, exported) == ["past_key_values", "loss"]
+
+
+def test_refreshing_twice_keeps_both_backups(published: Path) -> None:
+    assert [refresh_code(published).name for _ in range(2)] == ["code-backup", "code-backup-2"]
+
+
+@pytest.mark.parametrize("config", [None, '{"model_type": "chatglm"}', "[]", "no json"])
+def test_other_directories_are_left_alone(tmp_path: Path, config: str | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds no VisualGLM|JSON"):
+        refresh_code(tmp_path)
+    assert snapshot(tmp_path) == before
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []

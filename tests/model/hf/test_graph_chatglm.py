@@ -1,0 +1,213 @@
+"""`generate` goes on from graphs where it can, whatever is asked of it, and its answers stay the same."""
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from model.hf.generation_chatglm import STRIDE, Rooms, weights_of
+from tests.helpers.hf_models import (
+    build_golden,
+    golden_model,
+    left_padded,
+    picture_of,
+    prompt_ids,
+    tiny_model,
+    tiny_tokenizer,
+)
+from tests.helpers.in_rooms import GREEDY, assert_same_logits, both_ways, prompt_of
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 3},
+        {"repetition_penalty": 1.3, "suppress_tokens": [30]},
+    ],
+)
+def test_other_ways_to_generate(settings: dict[str, Any], places_seen: list[int]) -> None:
+    model = build_golden()
+    for ids in (prompt_of(30), torch.cat([prompt_of(STRIDE - 3, seed) for seed in range(2)])):
+        ours, expected = both_ways(model, ids, **settings)
+        assert torch.equal(ours, expected)
+    assert places_seen
+
+
+def test_guessed_tokens_and_single_ones_take_turns(places_seen: list[int]) -> None:
+    model = build_golden()
+    settings = {"max_new_tokens": 30, "min_new_tokens": 30}
+    ours, expected = both_ways(model, prompt_of(40), prompt_lookup_num_tokens=2, **settings)
+    assert torch.equal(ours, expected)
+    assert torch.equal(ours, both_ways(model, prompt_of(40), **settings)[1])
+
+
+def test_streamed_answers(places_seen: list[int]) -> None:
+    model = copy.deepcopy(tiny_model())
+    greedy = {"do_sample": False, "min_length": 0, "repetition_penalty": 1}
+    answer = tiny_model().chat(tiny_tokenizer(), None, "你好", **greedy)
+    places_seen.clear()
+    assert model.chat(tiny_tokenizer(), None, "你好", **greedy) == answer
+    assert [*model.stream_chat(tiny_tokenizer(), None, "你好", **greedy)][-1] == answer
+    assert places_seen
+    next(stream := model.stream_chat(tiny_tokenizer(), None, "你好", **greedy))
+    stream.close()
+    assert model.rooms.spare is not None
+
+
+def test_a_room_serves_again_and_keeps_nothing(places_seen: list[int]) -> None:
+    model = build_golden()
+    model.generate(prompt_of(2 * STRIDE), **GREEDY)
+    room = model.rooms.spare
+    assert room is not None
+    room.states.fill_(torch.nan)
+    room.visible.fill_(False)
+    assert_same_logits(model, prompt_of(10))
+    assert model.rooms.spare is room
+
+
+def test_a_cache_that_is_handed_out_is_the_callers_own(places_seen: list[int]) -> None:
+    model = build_golden()
+    asked = {**GREEDY, "return_dict_in_generate": True}
+    cache = model.generate(prompt_of(20), **asked).past_key_values
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    model.generate(prompt_of(30), **asked)
+    expected = golden_model().generate(prompt_of(20), **asked, past_key_values=None).past_key_values
+    for layer, kept, other in zip(cache.layers, before, expected.layers, strict=True):
+        assert torch.equal(layer.keys, kept[0])
+        assert torch.equal(layer.values, kept[1])
+        torch.testing.assert_close(layer.keys, other.keys)
+    with torch.no_grad():  # and it can be gone on from
+        place = torch.tensor([[[18], [9]]])
+        model(torch.tensor([[30]]), past_key_values=cache, position_ids=place)
+    assert cache.get_seq_length() == before[0][0].shape[2] + 1
+
+
+def test_a_copy_of_the_cache_in_the_middle_goes_its_own_way(places_seen: list[int]) -> None:
+    model = build_golden()
+    copies = []
+
+    def keep(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        copies.extend([copy.deepcopy(steps[0])] if steps else [])
+        return scores
+
+    steps: list[Any] = []
+    model.register_forward_pre_hook(
+        lambda module, args, given: steps.append(given["past_key_values"]), with_kwargs=True
+    )
+    model.generate(prompt_of(20), **GREEDY, logits_processor=[keep])
+    assert [cache.get_seq_length() for cache in copies] == [*range(20, 28)]
+    assert all(cache.steps is None for cache in copies)
+
+
+def test_changed_weights_are_another_model(places_seen: list[int]) -> None:
+    model = build_golden()
+    expected = weights_of(model)
+    assert weights_of(model) == expected
+    model.generate(prompt_of(20), **GREEDY)
+    model.double()
+    assert model.rooms.spare is None
+    assert_same_logits(model, prompt_of(20))
+    room = model.rooms.spare
+    model.quantize(8)
+    assert_same_logits(model, prompt_of(20))
+    assert model.rooms.spare is not room
+
+
+def test_what_a_graph_would_not_repeat_is_left_alone(places_seen: list[int]) -> None:
+    model = build_golden()
+    layer = model.transformer.layers[1]
+    hook = layer.mlp.register_forward_hook(lambda *args: None)
+    assert weights_of(model) is None
+    model.generate(prompt_of(20), **GREEDY)
+    hook.remove()
+    model.generate(prompt_of(20), **GREEDY, output_hidden_states=True, return_dict_in_generate=True)
+    model.generate(prompt_of(20), **GREEDY, use_cache=False)
+    model.generate(prompt_of(20), **GREEDY, cache_implementation="static")
+    assert places_seen == []
+    assert weights_of(model) is not None
+    assert weights_of(model.train()) is None
+    model.eval()
+    layer.mlp.dense_h_to_4h = torch.nn.Sequential(layer.mlp.dense_h_to_4h)
+    assert weights_of(model) is None
+
+
+def test_two_at_once_have_rooms_of_their_own(places_seen: list[int]) -> None:
+    model = build_golden()
+    prompts = [torch.cat([prompt_of(length, seed) for seed in range(rows)]) for length, rows in ((20, 1), (40, 2))]
+    expected = [golden_model().generate(ids, **GREEDY) for ids in prompts]
+    found: list[list[torch.Tensor]] = [[], []]
+
+    def ask(number: int) -> None:
+        found[number].extend(model.generate(prompts[number], **GREEDY) for _ in range(4))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answers, answer in zip(found, expected, strict=True):
+        assert len(answers) == 4
+        assert all(torch.equal(one, answer) for one in answers)
+
+
+def test_in_inference_mode_and_out_of_it(places_seen: list[int]) -> None:
+    model = build_golden()
+    expected = golden_model().generate(prompt_of(20), **GREEDY)
+    with torch.inference_mode():
+        inside = model.generate(prompt_of(20), **GREEDY)
+    assert torch.equal(inside, expected)
+    assert torch.equal(model.generate(prompt_of(20), **GREEDY), expected)
+
+
+def test_copies_of_a_model_have_no_room(places_seen: list[int]) -> None:
+    model = build_golden()
+    model.generate(prompt_of(20), **GREEDY)
+    assert model.rooms.spare is not None
+    assert copy.deepcopy(model).rooms.spare is None
+    assert pickle.loads(pickle.dumps(model.rooms)).spare is None
+
+
+def test_a_failed_generation_gives_its_room_back(places_seen: list[int]) -> None:
+    model = build_golden()
+
+    def fail(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if ids.shape[1] > 23:
+            raise KeyError("stopped")
+        return scores
+
+    with pytest.raises(KeyError, match="stopped"):
+        model.generate(prompt_of(20), **GREEDY, logits_processor=[fail])
+    assert model.rooms.spare is not None
+
+
+def test_the_largest_room_is_kept() -> None:
+    rooms, like = Rooms(), torch.zeros(1, 2, 1, 4)
+    small, large = rooms.take(like, 3, 20, ()), rooms.take(like, 3, 2 * STRIDE, ())
+    assert (small.places, large.places) == (STRIDE, 3 * STRIDE)
+    for room in (small, large, small):
+        rooms.give_back(room)
+    assert rooms.spare is large
+    assert rooms.take(like.expand(2, -1, -1, -1), 3, 20, ()).rows == 2
+    assert rooms.spare is None
+
+
+def test_positions_go_on_as_the_whole_sequence_has_them(golden_pixels: torch.Tensor) -> None:
+    model, positions = build_golden(), []
+    model.transformer.register_forward_pre_hook(
+        lambda module, given, named: positions.append(named["position_ids"]), with_kwargs=True
+    )
+    batch = left_padded(golden_pixels)
+    ids = model.generate(**batch, **GREEDY)
+    later = torch.cat(positions[1:], dim=-1)
+    positions.clear()
+    batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], (0, 7), value=1)
+    with torch.no_grad():
+        model(**{**batch, "input_ids": ids[:, :-1]})
+    assert torch.equal(later, positions[0][..., -7:])
+    text = prompt_ids("zh_text")
+    assert model.generate(text, **picture_of("zh_text", golden_pixels), **GREEDY).shape[1] == text.shape[1] + 8

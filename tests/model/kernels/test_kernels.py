@@ -1,0 +1,275 @@
+"""Products of a few rows and layer norm: torch's way everywhere, the kernels on a GPU or in Triton's interpreter.
+
+TRITON_INTERPRET=1 python -m pytest tests/model/kernels/test_kernels.py       where triton is installed, without a GPU
+"""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.kernels import linear, norm
+from model.kernels.autotune import CHUNK, MATMUL, MATVEC, MOST_ROWS, PROGRAMS, Tile, default_tile, tile_for
+from model.kernels.dispatch import has_triton
+from model.kernels.ending import Ending
+from model.kernels.torch_ops import dequantize
+from model.quantization.rounding import round_weight
+from tests.conftest import relative_error
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KINDS = {"dense": linear.multiply_dense, "int8": linear.multiply_int8, "int4": linear.multiply_int4}
+BY_TORCH = {
+    "dense": linear.multiply_dense_by_torch,
+    "int8": linear.multiply_int8_by_torch,
+    "int4": linear.multiply_int4_by_torch,
+}
+BITS = {"int8": 8, "int4": 4}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# Of one rounding of the result, and a little for what weights of four bits are rounded to before a product of rows.
+ERROR = {torch.float32: 5e-6, torch.float16: 4e-4, torch.bfloat16: 6e-3}
+INT4_ERROR = 2e-5
+# torch rounds the weight, and after each operation; on a CPU it rounds x to bfloat16 for weights of 8 bits.
+TORCH_ERROR = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+INT8_ON_CPU_ERROR = 5e-3
+SHAPES = [(37, 64), (8, 32), (96, 512), (5, 160)]
+FULL_SIZE = [(12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384), (130528, 4096)]
+INTERPRETED = DEVICE.type == "cpu"
+needs_triton = pytest.mark.skipif(
+    not has_triton(DEVICE), reason="needs triton and a GPU, or triton and TRITON_INTERPRET=1"
+)
+
+
+@functools.cache
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Draw numbers, some of them large, in float32."""
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return (values * (1 + 4 * (values.abs() > 2))).to(DEVICE)
+
+
+@functools.cache
+def make_weight(kind: str, outputs: int, inputs: int, dtype: torch.dtype) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """Return the parts of a weight, and the weight in float64 on the CPU."""
+    weight = draw(outputs, inputs) * torch.logspace(-2, 0, outputs, device=DEVICE)[:, None]
+    if kind == "dense":
+        return (weight.to(dtype),), weight.to(dtype).double().cpu()
+    parts = round_weight(weight, BITS[kind])
+    return tuple(part for part in parts if part is not None), dequantize(*parts, BITS[kind], torch.float64).cpu()
+
+
+def make_case(kind: str, shape: tuple[int, int], rows: int, dtype: torch.dtype, *, gelu: bool = True) -> Any:
+    """Return x, the weight's parts, an ending with everything, and the exact result."""
+    parts, weight = make_weight(kind, *shape, dtype)
+    x, residual = draw(rows, shape[1], seed=1).to(dtype), draw(rows, shape[0], seed=2).to(dtype)
+    ending = Ending(draw(shape[0], seed=3).to(dtype), gelu, residual, 1.5)
+    product = x.double().cpu() @ weight.T + ending.bias.double().cpu()  # type: ignore[union-attr]
+    act = F.gelu(product, approximate="tanh") if gelu else product
+    return x, parts, ending, (act + 1.5 * residual.double().cpu()).float()
+
+
+def multiply(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], ending: Ending, **kwargs: Any) -> Any:
+    return KINDS[kind](x, *parts, ending.bias, gelu=ending.gelu, residual=ending.residual, alpha=ending.alpha, **kwargs)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_gives_the_product(kind: str, dtype: torch.dtype, rows: int) -> None:
+    x, parts, ending, expected = make_case(kind, (37, 64), rows, dtype)
+    y = BY_TORCH[kind](x, *parts, ending)
+    assert y.dtype == dtype
+    least = INT8_ON_CPU_ERROR if kind == "int8" and DEVICE.type == "cpu" else 0
+    assert relative_error(y, expected) < max(least, TORCH_ERROR[dtype])
+
+
+@needs_triton
+@pytest.mark.parametrize("rows", [1, 2, MOST_ROWS])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_give_the_product(kind: str, dtype: torch.dtype, shape: tuple[int, int], rows: int) -> None:
+    skip_what_the_interpreter_cannot(dtype, rows)
+    x, parts, ending, expected = make_case(kind, shape, rows, dtype)
+    y = multiply(kind, x, parts, ending)
+    assert y.dtype == dtype
+    assert relative_error(y, expected) < max(ERROR[dtype], INT4_ERROR if kind == "int4" else 0)
+
+
+@needs_triton
+@pytest.mark.parametrize("tile", [Tile(1, 512, 4, 1), Tile(4, 64, 1, 2), Tile(8, 256, 8, 3)])
+@pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_row_with_any_tile(kind: str, shape: tuple[int, int], tile: Tile) -> None:
+    check_tile(kind, shape, 1, tile)
+
+
+@needs_triton
+@pytest.mark.parametrize("tile", [Tile(16, 64, 4, 1, 3), Tile(32, 32, 2, 2, 2), Tile(64, 128, 4, 4, 5)])
+@pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_rows_with_any_tile_and_split(kind: str, shape: tuple[int, int], tile: Tile) -> None:
+    check_tile(kind, shape, 5, tile)
+
+
+def check_tile(kind: str, shape: tuple[int, int], rows: int, tile: Tile) -> None:
+    """A product with a tile that does not fit the shape is right."""
+    from model.kernels.triton import launch
+
+    x, parts, ending, expected = make_case(kind, shape, rows, torch.float16)
+    y = launch.multiply(kind, x, parts, ending, None, tile)
+    assert relative_error(y, expected) < ERROR[torch.float16]
+
+
+def skip_what_the_interpreter_cannot(dtype: torch.dtype, rows: int) -> None:
+    if INTERPRETED and dtype == torch.bfloat16 and rows > 1:
+        pytest.skip("Triton's interpreter takes the bits of bfloat16 for integers in tl.dot")
+
+
+@needs_triton
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_does_not_depend_on_the_others(kind: str) -> None:
+    x, parts, ending, _ = make_case(kind, (37, 512), MOST_ROWS, torch.float16)
+    every = multiply(kind, x, parts, ending)
+    for rows in (2, 5, 15):
+        some = multiply(kind, x[:rows], parts, ending._replace(residual=ending.residual[:rows]))
+        assert torch.equal(some, every[:rows])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_is_filled_and_may_be_the_residual(kind: str, rows: int) -> None:
+    x, parts, ending, _ = make_case(kind, (37, 64), rows, torch.float16)
+    expected = multiply(kind, x, parts, ending)
+    for out in (torch.full_like(expected, torch.nan), torch.full_like(expected, torch.nan).t().contiguous().t()):
+        assert multiply(kind, x, parts, ending, out=out) is out
+        assert torch.equal(out, expected)
+    out = ending.residual.clone()
+    assert torch.equal(multiply(kind, x, parts, ending._replace(residual=out), out=out), expected)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_may_have_any_strides(kind: str) -> None:
+    x, parts, ending, _ = make_case(kind, (37, 64), 3, torch.float16)
+    expected = multiply(kind, x, parts, ending)
+    strided = torch.stack((x, x + 1), dim=-1)[..., 0]
+    assert torch.equal(
+        multiply(kind, strided, parts, ending._replace(residual=ending.residual.t().clone().t())), expected
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_an_ending_it_is_the_product(kind: str) -> None:
+    x, parts, _, _ = make_case(kind, (37, 64), 3, torch.float16)
+    whole = make_weight(kind, 37, 64, torch.float16)[1]
+    y = KINDS[kind](x, *parts)
+    assert relative_error(y, (x.double().cpu() @ whole.T).float()) < TORCH_ERROR[torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [1, 6, 24, 1500])
+@pytest.mark.parametrize("rows", [1, 2, linear.FEW_ROWS, linear.FEW_ROWS + 1])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_a_weight_turned_once_gives_the_product(
+    is_slow: bool, has_bias: bool, rows: int, outputs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "is_slow_for_few", lambda: is_slow)
+    x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x has no ordinary strides
+    bias = torch.randn(outputs).to(dtype) if has_bias else None
+    product = linear.Turned(weight, bias)(x)
+    assert product.is_contiguous()
+    assert relative_error(product, F.linear(x, weight, bias)) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_rows_are_torchs(kind: str) -> None:
+    x, parts, ending, _ = make_case(kind, (37, 64), MOST_ROWS + 1, torch.float16)
+    assert torch.equal(multiply(kind, x, parts, ending), BY_TORCH[kind](x, *parts, ending))
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
+def test_gradients_flow(wanted: str) -> None:
+    x, (weight,), ending, _ = make_case("dense", (37, 64), 2, torch.float32)
+    tensors = {"x": x, "weight": weight, "bias": ending.bias, "residual": ending.residual}
+    leaf = tensors[wanted] = tensors[wanted].clone().requires_grad_()
+    linear.multiply_dense(**tensors, gelu=True).sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.abs().sum() > 0
+
+
+@needs_triton
+@pytest.mark.parametrize(("kind", "inputs"), [("dense", 5), ("dense", 24), ("int8", 4), ("int8", 12)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_weights_narrower_than_a_tile(kind: str, inputs: int, rows: int) -> None:
+    x, parts, ending, expected = make_case(kind, (5, inputs), rows, torch.float16)
+    assert relative_error(multiply(kind, x, parts, ending), expected) < 2 * ERROR[torch.float16]
+
+
+def test_groups_narrower_than_a_chunk() -> None:
+    x, parts, ending, expected = make_case("int4", (37, 24), 1, torch.float16)
+    assert relative_error(multiply("int4", x, parts, ending), expected) < TORCH_ERROR[torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (5, 200), (norm.MOST_ROWS + 1, 32)])
+def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
+    x, weight, bias = (draw(*shape).to(dtype) for shape in ((rows, columns), (columns,), (1, columns)))
+    bias, x = bias[0], x + 3  # a mean that is not zero
+    expected = F.layer_norm(x.double(), (columns,), weight.double(), bias.double(), 1e-5)
+    y = norm.layer_norm(x, weight, bias, 1e-5)
+    assert y.dtype == dtype
+    assert relative_error(y, expected.float().cpu()) < ERROR[dtype]
+    out = torch.full_like(y, torch.nan)
+    assert norm.layer_norm(x, weight, bias, 1e-5, out) is out
+    assert torch.equal(out, y)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("outputs", "inputs"), [*FULL_SIZE, *SHAPES])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_are_powers_of_two_and_enough(kind: str, outputs: int, inputs: int, rows: int) -> None:
+    for tile in (default_tile(kind, outputs, inputs, rows), tile_for(kind, outputs, inputs, rows)):
+        assert all(size & (size - 1) == 0 for size in (tile.block_o, tile.block_i, tile.warps))
+        assert tile.block_i >= CHUNK[kind]
+        assert inputs < 4096 or outputs / tile.block_o * tile.splits > PROGRAMS / 2
+
+
+@pytest.mark.parametrize("table", [MATVEC, MATMUL])
+def test_the_table_is_of_known_kinds(table: dict[tuple[str, int, int], Tile]) -> None:
+    assert {kind for kind, _, _ in table} <= set(KINDS)
+    assert all(tile.splits == 1 for tile in MATVEC.values())
+
+
+def test_triton_is_imported_only_when_it_is_needed() -> None:
+    names = ", ".join(f"model.kernels.{name}" for name in ("linear", "torch_ops", "norm", "dispatch", "autotune"))
+    program = f"import sys, torch, {names}; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("shape", FULL_SIZE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_size(kind: str, shape: tuple[int, int], rows: int) -> None:
+    """The kernels give what float32 does with the whole weight, and the same in a captured graph."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    weight, x = (torch.randn(n, shape[1], generator=generator, device=DEVICE).half() for n in (shape[0], rows))
+    parts = (weight,) if kind == "dense" else tuple(p for p in round_weight(weight, BITS[kind]) if p is not None)
+    whole = (
+        weight.float() if kind == "dense" else dequantize(*parts, *[None] * (3 - len(parts)), BITS[kind], torch.float32)
+    )
+    expected = x.float() @ whole.t()
+    y = KINDS[kind](x, *parts)
+    assert relative_error(y, expected.cpu()) < ERROR[torch.float16]
+    graph, out = torch.cuda.CUDAGraph(), torch.empty_like(y)
+    with torch.cuda.graph(graph):
+        KINDS[kind](x, *parts, out=out)
+    x.copy_(x.flip(1))
+    graph.replay()
+    assert torch.equal(out, KINDS[kind](x, *parts))

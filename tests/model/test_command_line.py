@@ -1,0 +1,127 @@
+"""Every program takes options with hyphens and with underscores, whichever its help shows."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune import check, compare, methods as base
+from finetune.arguments import parse_arguments
+from model.checkpoint import convert
+from model.command_line import ArgumentParser
+from visualglm.server import program as server
+from visualglm.terminal import program as terminal
+from visualglm.web import program as web
+
+ROOT = Path(__file__).parents[2]
+# Other programs start them, with options of one word; they must not import `model` before they know which.
+WITHOUT_MODEL = {"benchmarks/parts/loaded.py", "benchmarks/parts/plain_transformers.py"}
+
+
+@pytest.fixture
+def parser() -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_argument("--server_name")
+    parser.add_argument("--max-batch-size", type=int)
+    parser.add_argument("--log_text-file", "-l")
+    parser.add_argument("words", nargs="*")
+    return parser
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--server_name", "a", "--max-batch-size", "3", "--log_text-file", "f"],
+        ["--server-name", "a", "--max_batch_size", "3", "--log-text_file", "f"],
+        ["--server-name=a", "--max_batch-size=3", "--log_text_file=f"],
+        ["--server-n", "a", "--max_b", "3", "--log-t=f"],
+    ],
+)
+def test_both_spellings_mean_the_same(parser: ArgumentParser, arguments: list[str]) -> None:
+    assert vars(parser.parse_args(arguments)) == {
+        "server_name": "a",
+        "max_batch_size": 3,
+        "log_text_file": "f",
+        "words": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "words"),
+    [
+        (["--server-name=--max_batch_size=3"], "--max_batch_size=3", []),
+        (["--server-name", "a-b_c"], "a-b_c", []),
+        (["--server-name", "--max_batch_size what is it?"], "--max_batch_size what is it?", []),
+        (["--server_name", "a", "--", "--server-name", "--max_batch_size"], "a", ["--server-name", "--max_batch_size"]),
+    ],
+)
+def test_values_stay_as_they_are(parser: ArgumentParser, arguments: list[str], name: str, words: list[str]) -> None:
+    options = parser.parse_args(arguments)
+    assert (options.server_name, options.words, options.max_batch_size) == (name, words, None)
+
+
+def test_what_is_unknown_is_handed_back_as_it_was_given(parser: ArgumentParser) -> None:
+    options, unknown = parser.parse_known_args(["--no_such-flag", "--server-name", "a", "--server-namesake=b_c"])
+    assert (options.server_name, unknown) == ("a", ["--no_such-flag", "--server-namesake=b_c"])
+
+
+@pytest.mark.parametrize("abbreviation", ["--max-", "--max_"])
+def test_an_abbreviation_of_two_options_is_refused(abbreviation: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--max_length")
+    parser.add_argument("--max-batch")
+    with pytest.raises(SystemExit):
+        parser.parse_args([abbreviation, "3"])
+    assert "ambiguous" in capsys.readouterr().err
+
+
+def test_help_shows_the_documented_spelling_alone(parser: ArgumentParser) -> None:
+    shown = parser.format_help()
+    assert "--server_name" in shown and "--max-batch-size" in shown
+    assert "--server-name" not in shown and "--max_batch_size" not in shown
+
+
+def test_every_program_has_this_parser() -> None:
+    made: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(("tests/", ".")) or name in {*WITHOUT_MODEL, "model/command_line.py"}:
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        functions = [ast.unparse(call.func) for call in calls if ast.unparse(call.func).endswith("ArgumentParser")]
+        if functions:
+            made[name] = functions
+    assert len(made) >= 25
+    assert {function for functions in made.values() for function in functions} == {"ArgumentParser"}
+
+
+def test_each_program_understands_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def started(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+
+    started("--from-pretrained", "a", "--prompt-zh=b_c", "--top-k", "3", "--quant-vision")
+    options, config = terminal.parse_arguments()
+    assert (options.from_pretrained, options.prompt_zh, config.top_k, options.quant_vision) == ("a", "b_c", 3, True)
+    started("--server-name", "::1", "--server-port=81", "--max-length", "77")
+    options, config = web.parse_arguments(80)
+    assert (options.server_name, options.server_port, config.max_length) == ("::1", 81, 77)
+    started("--from-pretrained", "a", "--max_batch", "3", "--api_key=k_e-y", "--model_name", "m_n")
+    _, settings = server.parse_arguments()
+    assert (settings.max_batch, settings.api_keys, settings.model_name) == (3, ("k_e-y",), "m_n")
+    assert parse_arguments(["--train_data", "a_b", "--use-lora"]).train_data == [Path("a_b")]
+    assert compare.parse_arguments(["a", "b", "--data", "c", "--on_bad_row", "skip"])["on_bad_row"] == "skip"
+    assert check.parse_arguments(["check", "f", "--from-pretrained", "a", "--max_length", "9"])["max_length"] == 9
+    given = ["a", "b", "--to", "sat", "--merge_lora", "--model_parallel_size", "2"]
+    assert convert.parse_arguments(given)["merge_lora"]
+    assert base.main(["--from-pretrained", "named", "--other_flag"]) == 0
+    assert capsys.readouterr().out == "named\n"
+
+
+@pytest.mark.parametrize("module", ["tiny.evaluate", "benchmarks.decode"])
+def test_so_do_the_modules_that_are_run(module: str) -> None:
+    command = [sys.executable, "-m", module, "--from-pretrained"]  # without its value
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--from_pretrained: expected one argument" in done.stderr

@@ -1,0 +1,78 @@
+"""A model's name and what it knows, as its directory says, reach whoever uses it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model import CHINESE, ENGLISH, Language, load_hf, load_sat
+from model.checkpoint import open_checkpoint
+from model.checkpoint.convert import convert
+from model.description import MAX_LENGTH, Description, read_knowledge
+from model.loading import describe_model
+from tests.helpers.checkpoints import TINY
+from tests.visualglm.terminal.test_cli_demo import ScriptedModel, talk
+from visualglm.arguments import OneLanguageModel
+from visualglm.web.layout import words
+
+KNOWLEDGE = json.loads((TINY / "config.json").read_text(encoding="utf-8"))["description"]
+
+
+def test_both_sides_name_the_model_and_what_it_knows() -> None:
+    for load in (load_sat, load_hf):
+        model = load("visualglm-tiny", device="cpu")
+        assert model.description == Description("visualglm-tiny", KNOWLEDGE)
+        assert OneLanguageModel(model, ENGLISH).description == model.description
+    assert "photographs" in KNOWLEDGE["en"]
+    assert "照片" in KNOWLEDGE["zh"]
+
+
+def test_conversion_keeps_it_and_a_path_is_named_by_its_directory(tmp_path: Path) -> None:
+    convert("visualglm-tiny", tmp_path / "sat", "sat")
+    convert(tmp_path / "sat", tmp_path / "hf", "hf")
+    for name in ("sat", "hf"):
+        checkpoint = open_checkpoint(tmp_path / name)
+        assert describe_model(f"{tmp_path / name}/", checkpoint) == Description(name, KNOWLEDGE)
+
+
+def test_a_model_that_does_not_say_is_named_alone(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "silent")
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
+    del config["description"]
+    (tmp_path / "silent" / "config.json").write_text(json.dumps(config))
+    description = load_sat(tmp_path / "silent", device="cpu").description
+    assert description.in_language(ENGLISH) == "silent"
+
+
+@pytest.mark.parametrize("given", [None, "text", ["en"], {"en": 5}, {"en": None}])
+def test_another_form_says_nothing(given: object) -> None:
+    assert read_knowledge({"description": given}) == {}
+
+
+def test_a_text_is_one_line_of_bounded_length() -> None:
+    assert read_knowledge({"description": {"en": "a\n b " + "c" * 10_000}}) == {"en": "a b " + "c" * (MAX_LENGTH - 4)}
+
+
+def test_the_terminal_shows_it_below_the_welcome(capsys: pytest.CaptureFixture[str]) -> None:
+    talk(ScriptedModel())
+    assert capsys.readouterr().out.splitlines()[1] == "Model: scripted: words only"
+
+
+@pytest.mark.parametrize("language", [CHINESE, ENGLISH])
+def test_the_page_shows_it_below_the_title(language: Language) -> None:
+    title = words(language, Description("visualglm-tiny", KNOWLEDGE))["title"]["value"]
+    assert title.splitlines()[-1].startswith("visualglm-tiny")
+    assert title.endswith(KNOWLEDGE[language.code])
+
+
+def test_the_page_shows_it_as_text() -> None:
+    title = words(ENGLISH, Description("![x](http://a)<b>*", {"en": "\x1b[31m"}))["title"]["value"]
+    assert title.splitlines()[-1] == "\\!\\[x\\]\\(http://a\\)\\<b\\>\\*: \ufffd\\[31m"
+
+
+def test_the_server_lists_it(tiny_server: httpx.Client) -> None:
+    (listed,) = tiny_server.get("/v1/models").json()["data"]
+    assert listed["description"] == KNOWLEDGE["en"]
+    assert tiny_server.get("/v1/models/visualglm-tiny").json() == listed

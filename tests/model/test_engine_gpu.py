@@ -1,0 +1,124 @@
+"""On a GPU: graphs, kernels and batches of any size give the tokens that the CPU gives."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from model import CHINESE, DEMO, Conversation, SatChatModel, Turn, load_hf, load_sat
+from model.images.preprocess import load_image
+from tests.conftest import build_model
+from tests.model.engine.test_batch import draw_requests, prompts, together  # noqa: F401  (a fixture)
+from tests.model.engine.test_decoder import SharpAttention, build_prefixed
+from tests.model.images.test_pictures import drawn, threads_started
+from tests.model.test_gpu import SCENE
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0)
+QUESTIONS = (
+    "描述这张图片。",
+    "图片里有几个物体？",
+    "小汽车是什么颜色？",
+    "红色的星星在哪里？",
+    "你好",
+    "图片里有猫吗？",
+)
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[tuple[Conversation, str]]:
+    """Questions with and without a history, of different length."""
+    rng, picture = random.Random(0), load_image(SCENE)
+    turns = [Turn("图片里有几个物体？", "图片中一共有三个物体。")] * 9
+    return [(Conversation(picture, turns[: rng.randrange(10)], CHINESE), rng.choice(QUESTIONS)) for _ in range(40)]
+
+
+@pytest.fixture(scope="module")
+def expected(asked: list[tuple[Conversation, str]]) -> list[Any]:
+    return load_sat("visualglm-tiny", device="cpu").answer_batch(asked, GREEDY)
+
+
+@pytest.fixture(scope="module")
+def on_gpu() -> Iterator[SatChatModel]:
+    return load_sat("visualglm-tiny", device="cuda", dtype="float32")
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 33])
+def test_batches_of_any_size(rows: int, on_gpu: SatChatModel, asked: Any, expected: list[Any]) -> None:
+    assert on_gpu.answer_batch(asked, GREEDY, rows=rows) == expected
+
+
+def test_the_twin_has_the_same_engine(asked: Any, expected: list[Any]) -> None:
+    assert load_hf("visualglm-tiny", device="cuda", dtype="float32").answer_batch(asked, GREEDY, rows=5) == expected
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_few_bits_in_company_and_alone(bits: int, asked: Any) -> None:
+    model = load_sat("visualglm-tiny", device="cuda", dtype="float32", quant=bits)
+    alone, company = (model.answer_batch(asked, GREEDY, rows=rows) for rows in (1, 16))
+    cpu = load_sat("visualglm-tiny", device="cpu", quant=bits).answer_batch(asked, GREEDY)
+    for answers in (alone, company):
+        assert sum(map(str.__eq__, answers, cpu)) >= 0.9 * len(cpu)
+
+
+def test_sampled_answers_repeat_in_any_company(on_gpu: SatChatModel, asked: Any) -> None:
+    config = DEMO.replace(seed=3, top_k=5)
+    assert on_gpu.answer_batch(asked, config, rows=1) == on_gpu.answer_batch(asked, config, rows=12)
+
+
+def test_settings_of_all_kinds_side_by_side(golden_spec: Any, golden_model: Any, prompts: Any) -> None:  # noqa: F811
+    model = build_model(golden_spec).to("cuda")
+    requests = draw_requests(prompts, 30, seed=5)
+    assert together(model, requests, 6) == together(golden_model, draw_requests(prompts, 30, seed=5), 6)
+
+
+def test_a_prefix_is_seen(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
+    gpu, cpu = build_prefixed(golden_spec).to("cuda"), build_prefixed(golden_spec)
+    assert together(gpu, draw_requests(prompts, 12, seed=4), 4) == together(cpu, draw_requests(prompts, 12, seed=4), 4)
+
+
+def test_a_users_mixin_is_asked(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
+    gpu, cpu = build_model(golden_spec).to("cuda"), build_model(golden_spec)
+    for model in (gpu, cpu):
+        model.add_mixin("sharp", SharpAttention())
+    assert together(gpu, draw_requests(prompts, 6, seed=3), 4) == together(cpu, draw_requests(prompts, 6, seed=3), 4)
+
+
+def test_pictures_encoded_by_graphs(on_gpu: SatChatModel) -> None:
+    pixels = list(torch.randn(21, 1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).unbind())
+    embeddings = torch.cat(on_gpu.pictures.encode(pixels))
+    with torch.no_grad():
+        want = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
+    assert torch.allclose(embeddings, want, atol=1e-4, rtol=1e-4)
+    assert len(on_gpu.pictures.encoder.graphs.graphs) == 2
+
+
+@pytest.mark.parametrize("load", [load_sat, load_hf])
+def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., Any]) -> None:
+    model, [pixels] = load("visualglm-tiny", device="cuda", dtype="float16"), drawn(1)
+    model.warm_up()
+    batch, pictures = model.scheduler.batch, model.pictures
+
+    def recorded() -> list[set[Any]]:
+        return [set(one.graphs.values()) for one in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
+
+    kept = recorded()
+    assert all(kept)
+    [*model.stream_answer(Conversation(pixels), "图片里有什么？", DEMO)]
+    assert recorded() == kept
+
+
+def test_a_picture_reaches_the_gpu_without_torch_s_threads() -> None:
+    kept, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").pictures, drawn(2)
+    kept.embed(first)  # starts what CUDA and the graphs need
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert threads_started(lambda: kept.embed(second)) == 0
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,121 @@
+"""The Hugging Face twin: the same dialogue as on the SAT side, through transformers' generation."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import (
+    CHINESE,
+    ENGLISH,
+    Conversation,
+    GenerationConfig,
+    HfChatModel,
+    Piece,
+    PromptTooLongError,
+    SatChatModel,
+    Turn,
+    load_hf,
+    load_sat,
+)
+from model.checkpoint import find_vocabulary, open_checkpoint, save_sat
+from model.checkpoint.resolve import VOCABULARY_NAME
+from model.images.preprocess import load_image
+from tests.helpers.cli_program import DESCRIBED_ZH, ROOT, SCENE, run_program
+
+GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
+WILD = GREEDY.replace(temperature=8.0, top_k=0, top_p=1.0, max_length=90)
+
+
+@pytest.fixture(scope="module")
+def twin() -> HfChatModel:
+    return load_hf("visualglm-tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sat() -> SatChatModel:
+    return load_sat("visualglm-tiny", device="cpu")
+
+
+def ask(
+    model: HfChatModel | SatChatModel, question: str, config: GenerationConfig, *, language: object = CHINESE
+) -> list[Piece]:
+    conversation = Conversation(load_image(SCENE), [Turn("有小汽车吗？", "有，图片中有一辆小汽车。")], language)
+    return list(model.stream_answer(conversation, question, config))
+
+
+def text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [("描述这张图片。", CHINESE), ("它是什么颜色的？", CHINESE), ("Where is the star?", ENGLISH)],
+)
+def test_the_twins_say_the_same(twin: HfChatModel, sat: SatChatModel, question: str, language: object) -> None:
+    mine, other = (ask(model, question, GREEDY, language=language) for model in (twin, sat))
+    assert text_of(mine) == text_of(other) != ""
+    assert (mine[-1].finish_reason, other[-1].finish_reason) == ("stop", "stop")
+    assert mine[-1].usage is not None and other[-1].usage is not None
+    assert mine[-1].usage.prompt_tokens == other[-1].usage.prompt_tokens
+    assert mine[-1].usage.answer_tokens == other[-1].usage.answer_tokens
+
+
+def test_a_seed_repeats_an_answer_and_leaves_torch_s_state(twin: HfChatModel) -> None:
+    before = torch.get_rng_state()
+    first = text_of(ask(twin, "描述这张图片。", WILD.replace(seed=1)))
+    assert text_of(ask(twin, "描述这张图片。", WILD.replace(seed=1))) == first
+    assert text_of(ask(twin, "描述这张图片。", WILD.replace(seed=2))) != first
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_english_dialogue_has_no_chinese_tokens(twin: HfChatModel) -> None:
+    answers = [text_of(ask(twin, "Describe it.", WILD.replace(seed=seed), language=ENGLISH)) for seed in range(3)]
+    assert all(not any("\u4e00" <= letter <= "\u9fff" for letter in answer) for answer in answers)
+
+
+def test_limits_end_an_answer(twin: HfChatModel) -> None:
+    pieces = ask(twin, "描述这张图片。", GREEDY.replace(max_new_tokens=3))
+    assert pieces[-1].finish_reason == "length"
+    assert pieces[-1].usage is not None and pieces[-1].usage.answer_tokens == 3
+    with pytest.raises(PromptTooLongError):
+        ask(twin, "描述这张图片。" * 400, GREEDY)
+
+
+def test_closing_the_answer_stops_the_model(twin: HfChatModel) -> None:
+    config = GenerationConfig(min_length=1900, max_length=2000, temperature=0)
+    answer = twin.stream_answer(Conversation(), "你好", config)
+    next(answer)
+    started = time.perf_counter()
+    answer.close()
+    assert time.perf_counter() - started < 5  # 1,900 tokens would take longer
+
+
+def test_a_sat_directory_answers_the_same(tmp_path: Path, twin: HfChatModel) -> None:
+    checkpoint = open_checkpoint("visualglm-tiny")
+    save_sat(tmp_path / "tiny", dict(checkpoint.tensors()), checkpoint.config)
+    shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path / "tiny")
+    model = load_hf(tmp_path / "tiny", device="cpu")
+    ours, theirs = model.network.state_dict(), twin.network.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_weights_still_describe_the_picture(bits: int) -> None:
+    model = load_hf("visualglm-tiny", device="cpu", quant=bits)
+    assert text_of(ask(model, "图片里有几个物体？", GREEDY)) == "图片中一共有三个物体。"
+
+
+def test_the_program_talks() -> None:
+    program = [str(ROOT / "cli_demo_hf.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu"]
+    typed = b"What colour is the star?\n3+4?\nstop\n"
+    done = run_program([*program, "--temperature", "0", "--image", SCENE], typed=typed, LANG="zh_CN.UTF-8")
+    assert done.returncode == 0, done.stderr.decode()
+    described, star, sum_, _ = done.stdout.decode().split("用户：")
+    assert DESCRIBED_ZH in described
+    assert "The star is red." in star
+    assert sum_.partition("：")[2].isascii()
+    assert "Loading weights" not in done.stderr.decode()

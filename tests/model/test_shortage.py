@@ -1,0 +1,150 @@
+"""Too little memory or too few file descriptors end a program with a line of words, and a request with 503."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model import (
+    DEMO,
+    Conversation,
+    GenerationError,
+    ImageError,
+    ResourceError,
+    SatChatModel,
+    VisualGLMError,
+    VisualGLMModel,
+)
+from model.engine.batch import memory_explained
+from model.images.decode import DEFAULT_LIMITS, _pillow_errors
+from model.shortage import FILES, MEMORY, THREADS, find_shortage, shortage_explained
+from tests.helpers.served import SteppedModel, completion, serving
+
+ROOT = Path(__file__).parents[2]
+needs_limits = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")
+# What is imported on the way is imported first: an import that fails for want of memory kills the interpreter.
+LIMITED = """
+import resource, runpy, sys, os
+from pathlib import Path
+from model import load_sat
+load_sat("visualglm-tiny", device="cpu").tokenizer
+import {module} as program
+if {kind!r} == "memory":
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 1_000_000,) * 2)
+else:
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+sys.argv = [{module!r}, "--from_pretrained", "visualglm-tiny", "--device", "cpu", *{flags!r}]
+sys.exit(program.main())
+"""
+
+
+@needs_limits
+@pytest.mark.parametrize("kind", ["memory", "files"])
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("visualglm.terminal.program", ["--query", "hello"]),
+        pytest.param("visualglm.server.program", ["--port", "0"], marks=pytest.mark.slow),
+        pytest.param("visualglm.web.program", ["--server_port", "17931"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_program_that_lacks_something_ends_with_one_line_of_words(module: str, flags: list[str], kind: str) -> None:
+    program = LIMITED.format(module=module, flags=flags, kind=kind)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr.splitlines()[-1] == f"error: {MEMORY if kind == 'memory' else FILES}"
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+def test_an_allocation_that_fails_while_an_answer_is_written_is_a_generation_error() -> None:
+    with pytest.raises(GenerationError, match="memory"), memory_explained():
+        torch.empty(2**46)
+    with pytest.raises(RuntimeError, match="shape"), memory_explained():
+        torch.zeros(2).view(3)
+
+
+def test_a_picture_that_cannot_be_encoded_for_want_of_memory_is_explained(
+    golden_model: VisualGLMModel, tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_model, "encode_image", lambda pixels: torch.empty(2**46))
+    model = SatChatModel(golden_model, tiny_model.tokenizer)
+    conversation = Conversation(Image.new("RGB", (8, 8)))
+    with pytest.raises(ResourceError):
+        list(model.stream_answer(conversation, "?", DEMO))
+    with pytest.raises(ResourceError):
+        model.answer_batch([(conversation, "?")], DEMO)
+
+
+def test_a_picture_that_needs_too_much_memory_is_not_called_damaged() -> None:
+    with pytest.raises(ImageError, match="memory") as caught, _pillow_errors("The picture", DEFAULT_LIMITS):
+        np.empty(2**46)
+    assert "damaged" not in str(caught.value)
+
+
+def failure_of_torch() -> Exception:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**46)
+    return caught.value
+
+
+def caused_by(cause: Exception, error: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), MEMORY),
+        (failure_of_torch(), MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory."), MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
+        (OSError(errno.EMFILE, "Too many open files"), FILES),
+        (OSError(errno.ENFILE, "Too many open files in system"), FILES),
+        (Exception("I/O error: Too many open files (os error 24)"), FILES),
+        (RuntimeError("can't start new thread"), THREADS),
+        (caused_by(OSError(errno.EMFILE, "x"), VisualGLMError("It cannot be read.")), FILES),
+        (caused_by(MemoryError(), ImageError("It is damaged.")), MEMORY),
+    ],
+)
+def test_a_shortage_is_recognized_in_what_libraries_raise(error: Exception, reason: str) -> None:
+    assert str(find_shortage(error)) == reason
+    with pytest.raises(ResourceError) as caught, shortage_explained():
+        raise error
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("memory"), OSError(errno.ENOENT, "no file"), RuntimeError("shape"), KeyError("a")]
+)
+def test_any_other_error_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, shortage_explained():
+        raise error
+    assert caught.value is error and find_shortage(error) is None
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "x"), ResourceError("There is too little.")])
+def test_a_request_that_meets_a_shortage_gets_503_and_the_next_one_is_served(error: Exception, caplog: Any) -> None:
+    model = SteppedModel(free=True, length=2)
+    with serving(model) as client:
+        model.error = error
+        for path, body in (("/", {"text": "a"}), ("/v1/chat/completions", completion("a"))):
+            response = client.post(path, json=body)
+            assert response.status_code == 503 and "Retry-After" in response.headers
+            assert "Try again" in response.text
+        assert any(record.exc_info for record in caplog.records)  # the operator learns more
+        model.error = None
+        assert client.post("/", json={"text": "a"}).status_code == 200

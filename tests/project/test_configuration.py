@@ -1,0 +1,67 @@
+"""What configuration files point at is there."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from model.hf.configuration_chatglm import ChatGLMConfig
+from model.kernels.autotune import MATMUL, MATVEC
+from visualglm.web.layout import EXAMPLES
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+TOOLS = PROJECT["tool"]
+
+
+def patterns() -> Iterator[str]:
+    """Yield the paths and patterns that pyproject.toml names."""
+    yield PROJECT["project"]["readme"]
+    yield from TOOLS["hatch"]["build"]["targets"]["wheel"]["packages"]
+    yield from TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    yield from TOOLS["pytest"]["ini_options"]["testpaths"]
+    yield from TOOLS["mypy"]["packages"]
+    yield from TOOLS["ruff"]["extend-exclude"]
+    yield from TOOLS["ruff"]["lint"]["per-file-ignores"]
+    for override in TOOLS["mypy"]["overrides"]:
+        modules = override["module"]
+        for module in [modules] if isinstance(modules, str) else modules:
+            if module.split(".")[0] in TOOLS["mypy"]["packages"]:
+                yield module.removesuffix(".*").replace(".", "/")
+
+
+@pytest.mark.parametrize("pattern", sorted(set(patterns())))
+def test_each_path_in_the_project_file_exists(pattern: str) -> None:
+    assert list(ROOT.glob(pattern)) or list(ROOT.glob(f"{pattern}.py"))
+
+
+def test_each_test_file_in_the_makefile_exists() -> None:
+    names = re.search(r"^KERNEL_TESTS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert names is not None
+    files = re.findall(r"[\w/]+\.py", names[1])
+    prefix = re.search(r"addprefix ([\w/]+),", names[1])
+    assert files
+    assert all((ROOT / f"{prefix[1] if prefix else ''}{file}").is_file() for file in files)
+
+
+def test_a_wheel_holds_every_picture_that_the_page_shows() -> None:
+    included = TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {f"examples/{name}": f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
+
+
+def test_each_file_in_the_dockerfile_exists() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    files = re.findall(r"[\w]+\.(?:txt|py)", text)
+    assert {"web_demo.py", "api.py", "constraints.txt"} <= {*files}
+    assert all((ROOT / file).is_file() for file in files)
+
+
+def test_each_tuned_product_is_one_of_the_published_model() -> None:
+    sizes = ChatGLMConfig()
+    hidden, inner, vocabulary = sizes.hidden_size, sizes.inner_hidden_size, sizes.vocab_size
+    shapes = {(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner), (vocabulary, hidden)}
+    asked = {(kind, *shape) for kind in ("dense", "int8", "int4") for shape in shapes}
+    assert MATVEC.keys() <= asked
+    assert MATMUL.keys() <= asked

@@ -1,0 +1,156 @@
+"""Attack the server for minutes: it goes on answering its other clients, in bounded memory, and stops when told to.
+
+python -m tests.stress.attack
+python -m tests.stress.attack --clients 16 --seconds 20 --calm 10
+
+Four clients ask small questions about a picture, first alone and then while the others send costly pictures, costly
+bodies and slow requests (tests/stress/attackers.py). The server, `api.py`, and the attackers are processes of their
+own. Exits with 1 unless, under attack:
+- the 95th percentile of the four clients' answers is at most 3 times that of the calm before, in the same run;
+- GET /health is never answered later than after 0.3 s;
+- the memory of the server and its child processes (PSS) stays under 1.5 GiB;
+- there is no 5xx but 503;
+- SIGTERM ends the server within its --shutdown-timeout, and no child process is left.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.parts.http_client import ask, to_request
+from benchmarks.parts.http_server import Server, children_of, serving
+from benchmarks.parts.machine import ROOT, at_least as no_less, describe_machine
+from benchmarks.parts.streams import percentile
+from benchmarks.parts.table import show
+from model.command_line import ArgumentParser, run_program
+
+GOOD_CLIENTS = 4
+PAUSE_S = 0.1  # of a good client between an answer and the next question
+MOST_SLOWDOWN, MOST_HEALTH_S, MOST_MIB = 3.0, 0.3, 1536.0
+SHUTDOWN_S = 60
+PICTURE = ROOT / "examples" / "scene.png"
+
+
+@dataclass
+class Measured:
+    """The measurements of one phase."""
+
+    answers: list[float] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+
+
+def small_question() -> bytes:
+    """Return a request about a picture whose answer has a few tokens."""
+    image = base64.b64encode(PICTURE.read_bytes()).decode()
+    body = {"text": "What is in the picture?", "image": image, "max_new_tokens": 16, "temperature": 0}
+    return to_request(json.dumps(body).encode(), "/")
+
+
+async def ask_questions(server: Server, end: float, measured: Measured) -> None:
+    """Ask one small question after another."""
+    request = small_question()
+    while time.monotonic() < end:
+        outcome = await ask(server.port, request)
+        measured.statuses.append(outcome.status)
+        if outcome.status == 200:
+            measured.answers.append(outcome.total_s)
+        await asyncio.sleep(PAUSE_S)
+
+
+async def watch_health(server: Server, end: float, measured: Measured) -> None:
+    """Ask twenty times a second whether the server is alive, and note its memory once a second."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    noted = 0.0
+    while time.monotonic() < end:
+        outcome = await ask(server.port, request)
+        measured.health.append(outcome.total_s)
+        measured.statuses.append(outcome.status)
+        if time.monotonic() - noted >= 1:
+            noted = time.monotonic()
+            measured.memory.append(await asyncio.to_thread(lambda: server.pss_mib))
+        await asyncio.sleep(0.05)
+
+
+async def measure(server: Server, seconds: float) -> Measured:
+    """Measure the good clients, /health and the memory for `seconds`."""
+    measured, end = Measured(), time.monotonic() + seconds
+    good = (ask_questions(server, end, measured) for _ in range(GOOD_CLIENTS))
+    await asyncio.gather(watch_health(server, end, measured), *good)
+    return measured
+
+
+def attack(server: Server, clients: int, seconds: float) -> tuple[Measured, dict[str, object], float, bool]:
+    """Measure while clients attack; then stop the server in the midst of it.
+
+    Returns:
+        What was measured, what the attackers report, the seconds that stopping took, and whether a child was left.
+    """
+    command = [sys.executable, "-m", "tests.stress.attackers", str(server.port), server.model, str(clients)]
+    with subprocess.Popen([*command, str(seconds + 10)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as attackers:
+        assert attackers.stdout is not None
+        attackers.stdout.readline()  # it has made its files
+        measured = asyncio.run(measure(server, seconds))
+        children = children_of(server.process.pid)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(SHUTDOWN_S + 10)
+        stopping_s = time.monotonic() - started
+        report = json.loads(attackers.stdout.readline())
+    return measured, report, stopping_s, any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def judge(calm: Measured, busy: Measured, report: dict[str, object], stopping_s: float, left: bool) -> list[str]:
+    """Print the measurements, and return the names of failed checks."""
+    before, under = percentile(calm.answers, 0.95), percentile(busy.answers, 0.95)
+    failed = sorted({status for status in busy.statuses if status >= 500 and status != 503})
+    refused = sum(status != 200 for status in busy.statuses)
+    show(f"Small questions, 95 %: {before:.3f} s alone ({len(calm.answers)}), {under:.3f} s ({len(busy.answers)}), ")
+    show(f"  {under / before:.2f} x; at most {MOST_SLOWDOWN:g} x. Not answered by 200: {refused}.")
+    median, latest = percentile(busy.health, 0.5), max(busy.health)
+    show(f"/health: {median:.3f} s median, {latest:.3f} at most; {MOST_HEALTH_S} allowed.")
+    show(f"Memory: {max(calm.memory):.0f} MiB alone, {max(busy.memory):.0f} at most; under {MOST_MIB:.0f}.")
+    show(f"Statuses of the attackers: {report['statuses']}.")
+    show(f"SIGTERM: {stopping_s:.1f} s; at most {SHUTDOWN_S}.")
+    checks = {
+        "small questions are slow": under > MOST_SLOWDOWN * before,
+        "/health is late": latest > MOST_HEALTH_S,
+        "too much memory": max(busy.memory) >= MOST_MIB,
+        f"statuses {failed} {report['failures']}": bool(failed or report["failures"]),
+        "stopping is slow": stopping_s > SHUTDOWN_S,
+        "a child process is left": left,
+    }
+    return [name for name, fails in checks.items() if fails]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
+    parser.add_argument("--clients", type=no_less(1), default=60, help="that attack (default %(default)s)")
+    parser.add_argument("--seconds", type=no_less(3), default=180, help="of the attack (default %(default)s)")
+    parser.add_argument("--calm", type=no_less(3), default=30, help="seconds before (default %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run, print the verdict, and exit with 1 where something failed."""
+    options = parse_arguments()
+    show(f"{describe_machine()}, {options.from_pretrained}, attackers: {options.clients}\n")
+    with serving(["--from_pretrained", options.from_pretrained, "--shutdown-timeout", str(SHUTDOWN_S)]) as server:
+        calm = asyncio.run(measure(server, options.calm))
+        failures = judge(calm, *attack(server, options.clients, options.seconds))
+    show(f"FAILED: {'; '.join(failures)}." if failures else "Passed.")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

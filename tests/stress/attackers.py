@@ -1,0 +1,147 @@
+"""Clients that send costly requests to a server; runs as its own process.
+
+python -m tests.stress.attackers PORT MODEL CLIENTS SECONDS
+
+Writes a line of JSON at the end: how often each status came, and each attack that was answered by a 5xx other than 503.
+"""
+
+import asyncio
+import base64
+import collections
+import contextlib
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+from benchmarks.parts.http_client import ask, to_request
+from tests.helpers.costly_images import all_kinds
+
+MIB = 2**20
+LEAVING = 0.1  # share of requests whose client leaves at a random time
+LONGEST_S = 400.0  # the server's own timeout is less
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
+
+
+def costly_bodies() -> dict[str, bytes]:
+    """Return bodies that cost much to parse or to keep, for either route."""
+    return {
+        "zeros, 1 MiB": b'{"text": "a", "history": [' + b"0," * (MIB // 2) + b"0]}",
+        "zeros within the limit": b'{"text": "a", "history": [' + b"0," * 49_000 + b"0]}",
+        "lists, 24 MiB": b'{"text": "a", "history": [' + b"[]," * (8 * MIB - 30) + b"[]]}",
+        "keys": b'{"text": "a"' + b',"a":0' * 20_000 + b"}",
+        "text, 24 MiB": b'{"text": "' + b"a" * (24 * MIB - 100) + b'"}',
+        "Chinese text, 24 MiB": b'{"text": "' + "图".encode() * (8 * MIB - 100) + b'"}',
+        "escapes, 24 MiB": b'{"text": "' + b"\\u0041" * (4 * MIB - 100) + b'"}',
+        "base64 with blanks, 24 MiB": b'{"text": "a", "image": "' + b"AA " * (8 * MIB - 100) + b'"}',
+        "digits, 24 MiB": b'{"text": ' + b"1" * (24 * MIB - 100) + b"}",
+        "nested": b"[" * 40_000,
+    }
+
+
+def costly_requests(model: str) -> dict[str, bytes]:
+    """Return whole requests by name: each costly body, and each costly picture, to both routes."""
+    requests = {}
+    for name, body in costly_bodies().items():
+        requests[name] = to_request(body, "/")
+        requests[f"{name}, /v1"] = to_request(body)
+    for name, data in all_kinds().items():
+        text = base64.b64encode(data).decode()
+        requests[name] = to_request(
+            json.dumps({"text": "What is it?", "image": text, "max_new_tokens": 8}).encode(), "/"
+        )
+        parts = [{"type": "image_url", "image_url": {"url": f"data:;base64,{text}"}}, {"type": "text", "text": "What?"}]
+        body = {"model": model, "messages": [{"role": "user", "content": parts}], "max_tokens": 8}
+        requests[f"{name}, /v1"] = to_request(json.dumps(body).encode())
+    return requests
+
+
+class Attackers:
+    """Clients that attack one after another until the time is over.
+
+    Args:
+        port: of the server.
+        model: the name of its model.
+    """
+
+    def __init__(self, port: int, model: str) -> None:
+        self.port = port
+        self.requests = costly_requests(model)
+        self.chance = random.Random(0)
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.failures: list[str] = []
+
+    async def attack(self, end: float) -> None:
+        """Attack until the time is over."""
+        slow: list[Callable[[float], Awaitable[None]]] = [self.be_mute, self.drip_headers, self.drip_body]
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):  # refused, or closed while sending
+                if self.chance.random() < 0.15:
+                    await self.chance.choice(slow)(end)
+                else:
+                    await self.send_costly()
+            await asyncio.sleep(0.01)
+
+    async def send_costly(self) -> None:
+        """Send one costly request; some leave before its answer."""
+        name = self.chance.choice(list(self.requests))
+        patience_s = self.chance.uniform(0, 3) if self.chance.random() < LEAVING else LONGEST_S
+        outcome = await ask(self.port, self.requests[name], patience_s)
+        self.statuses[outcome.status] += 1
+        if outcome.status >= 500 and outcome.status != 503:
+            self.failures.append(f"{name}: {outcome.status} {outcome.code}")
+
+    async def be_mute(self, end: float) -> None:
+        """Open a connection and say nothing until the server closes it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        await self._wait_for_the_end(reader, end)
+        writer.close()
+
+    async def drip_headers(self, end: float) -> None:
+        """Send a request, then the headers of a second one byte by byte."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTTP/1.1\r\nX: ")
+        await self._drip(reader, writer, end)
+
+    async def drip_body(self, end: float) -> None:
+        """Send most of a large body, then the rest byte by byte."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(HEAD + bytes(self.chance.randrange(10 * MIB)))
+        await self._drip(reader, writer, end)
+
+    async def _drip(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: float) -> None:
+        closed = asyncio.ensure_future(self._wait_for_the_end(reader, end))
+        while not closed.done() and time.monotonic() < end:
+            writer.write(b" ")
+            await asyncio.wait([closed], timeout=0.5)
+        closed.cancel()
+        writer.close()
+
+    async def _wait_for_the_end(self, reader: asyncio.StreamReader, end: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                while await reader.read(65536):
+                    pass
+
+
+async def run(port: int, model: str, clients: int, seconds: float) -> Attackers:
+    """Attack with many clients side by side."""
+    attackers = Attackers(port, model)
+    print("ready", flush=True)
+    end = time.monotonic() + seconds
+    await asyncio.gather(*(attackers.attack(end) for _ in range(clients)))
+    return attackers
+
+
+def main() -> None:
+    """Do as the command line says."""
+    port, model, clients, seconds = sys.argv[1:]
+    os.nice(10)  # what is measured is the server, not the lack of a second machine
+    attackers = asyncio.run(run(int(port), model, int(clients), float(seconds)))
+    print(json.dumps({"statuses": attackers.statuses, "failures": attackers.failures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

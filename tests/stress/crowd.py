@@ -1,0 +1,232 @@
+"""A crowd at the server for minutes: nobody gets a 5xx or gets stuck, nobody waits out of proportion, memory stays.
+
+python -m tests.stress.crowd
+python -m tests.stress.crowd --clients 16 --seconds 20 --warm_up 5
+
+Each of `--clients` clients asks one question after another: streamed or whole, about a picture that is new, or one of a
+few, or none, for an answer of a random length. Some leave after a random time, and some requests are bad, and must get
+a 4xx. The server, `api.py`, is a process of its own, and this one is the client. The server's memory is sampled all the
+while: over the last third it may be at most 5 % more in the mean than over the first one after the warm-up. The first
+tokens of 95 % of streamed answers may take at most 4 times the median, unless clients pause between their questions
+(--pause_s). Exits with 1 where anything of this fails.
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import random
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+
+from benchmarks.parts.http_bodies import completion, random_png
+from benchmarks.parts.http_client import Outcome, ask, to_request
+from benchmarks.parts.http_server import Server, serving
+from benchmarks.parts.machine import at_least as no_less, describe_machine
+from benchmarks.parts.streams import percentile
+from benchmarks.parts.table import show
+from model.command_line import ArgumentParser, run_program
+
+BAD, LEAVING = 0.1, 0.2  # shares of all requests
+FEW_PICTURES = 8  # that are asked about again and again
+LONGEST = 128  # tokens of an answer
+MOST_PATIENCE_S = 3.0  # of a client that leaves
+STUCK_S = 120.0
+MOST_GROWTH, MOST_SPREAD = 0.05, 4.0
+NOTHING = b"x"
+BAD_BODIES = (
+    NOTHING,
+    b"[]",
+    b'{"model": "another", "messages": [{"role": "user", "content": "hello"}]}',
+    b'{"model": "MODEL", "messages": []}',
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": "hello"}], "temperature": -1}',
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": "hello"}], "tools": [{}]}',
+    b'{"model": "MODEL", "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}, '
+    b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,bm8gcGljdHVyZQ=="}}]}]}',
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request, and what is expected of it."""
+
+    body: bytes
+    is_bad: bool = False
+    streamed: bool = False
+    tokens: int = 0
+    patience_s: float | None = None
+
+
+class Crowd:
+    """Clients that ask one question after another.
+
+    Args:
+        server: whom they ask.
+        pause_s: between an answer and the next question, in the mean.
+    """
+
+    def __init__(self, server: Server, pause_s: float) -> None:
+        self.server, self.pause_s = server, pause_s
+        self.model = server.model
+        self.chance = random.Random(0)
+        self.new_picture = FEW_PICTURES
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.firsts: list[float] = []
+        self.waits: list[float] = []
+        self.failures: list[str] = []
+
+    def draw(self) -> Plan:
+        """Return the next request of somebody."""
+        chance = self.chance
+        if chance.random() < BAD:
+            return Plan(chance.choice(BAD_BODIES).replace(b"MODEL", self.model.encode()), is_bad=True)
+        picture = None
+        if chance.random() < 0.75:
+            self.new_picture += 1
+            known = chance.random() < 0.25
+            picture = random_png(
+                chance.choice((16, 64, 128)), chance.randrange(FEW_PICTURES) if known else self.new_picture
+            )
+        tokens, streamed = chance.randint(1, LONGEST), chance.random() < 0.75
+        text = "Describe the image." + " And then?" * chance.choice((0, 0, 5, 50))
+        body = completion(self.model, tokens, chance.randrange(2**31), picture, stream=streamed, text=text)
+        patience_s = chance.uniform(0, MOST_PATIENCE_S) if chance.random() < LEAVING else None
+        return Plan(json.dumps(body).encode(), False, streamed, tokens, patience_s)
+
+    async def visit(self, end: float) -> None:
+        """Ask until the time is over."""
+        while time.monotonic() < end:
+            plan = self.draw()
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    self.judge(plan, await ask(self.server.port, to_request(plan.body), plan.patience_s))
+            except (TimeoutError, OSError) as error:
+                self.fail(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(self.chance.expovariate(1 / self.pause_s) if self.pause_s else 0)
+
+    def judge(self, plan: Plan, outcome: Outcome) -> None:
+        """Count what came of a request, and say what is wrong with it."""
+        if outcome.status == 429:
+            self.counts["refused"] += 1
+        elif plan.is_bad:
+            self.expect(400 <= outcome.status < 500, plan, outcome)
+            self.counts["bad"] += 1
+        elif plan.patience_s is not None and not outcome.is_complete:
+            self.expect(outcome.status in (0, 200), plan, outcome)
+            self.counts["left"] += 1
+        else:
+            self.expect(
+                (outcome.status, outcome.tokens, outcome.is_complete) == (200, plan.tokens, True), plan, outcome
+            )
+            self.counts["answered"] += 1
+            self.counts["tokens"] += outcome.tokens
+        if outcome.status == 200 and plan.streamed:
+            self.firsts.append(outcome.first_s)
+            self.waits.append(outcome.longest_wait_s)
+
+    def expect(self, holds: bool, plan: Plan, outcome: Outcome) -> None:
+        """Note a failure unless it holds."""
+        if not holds:
+            self.fail(f"{plan.tokens} tokens wanted, bad: {plan.is_bad}, patience: {plan.patience_s}, but: {outcome}")
+
+    def fail(self, text: str) -> None:
+        """Note a failure, and print it at once."""
+        self.failures.append(text)
+        show(f"FAILED: {text}")
+
+    def forget(self) -> None:
+        """Begin to count, after the warm-up."""
+        self.counts.clear()
+        self.firsts.clear()
+        self.waits.clear()
+
+
+async def watch(crowd: Crowd, warm_up: float, seconds: float, every_s: float) -> list[float]:
+    """Print now and then how it goes; return the server's memory in MiB, sampled each second after the warm-up."""
+    started, samples = time.monotonic(), list[float]()
+    for second in range(1, int(warm_up + seconds) + 1):
+        await asyncio.sleep(started + second - time.monotonic())
+        if second == int(warm_up):
+            crowd.forget()
+        memory = crowd.server.rss_mib
+        if second > warm_up:
+            samples.append(memory)
+        if second % every_s == 0:
+            counts = ", ".join(f"{number:,} {name}" for name, number in sorted(crowd.counts.items()))
+            show(f"{second:6.0f} s: {counts or 'none yet'}; server {memory:.0f} MiB")
+    return samples
+
+
+async def run(server: Server, options: argparse.Namespace) -> tuple[Crowd, list[float]]:
+    """Let the crowd come; return it, and the server's memory."""
+    crowd = Crowd(server, options.pause_s)
+    end = time.monotonic() + options.warm_up + options.seconds
+    visitors = [asyncio.create_task(crowd.visit(end)) for _ in range(options.clients)]
+    samples = await watch(crowd, options.warm_up, options.seconds, options.every_s)
+    await asyncio.gather(*visitors)
+    return crowd, samples
+
+
+def check_memory(crowd: Crowd, samples: list[float]) -> None:
+    """Print by how much memory has grown, and fail where that is too much."""
+    third = max(1, len(samples) // 3)
+    first, last = statistics.mean(samples[:third]), statistics.mean(samples[-third:])
+    growth = last / first - 1
+    allowed = f"at most {MOST_GROWTH:+.0%}"
+    show(f"Memory: {first:.0f} MiB in the first third, {last:.0f} in the last: {growth:+.1%}; {allowed}.")
+    if growth > MOST_GROWTH:
+        crowd.fail("memory has grown")
+
+
+def check_waits(crowd: Crowd) -> None:
+    """Print how long first tokens took, and fail where some took too long beside the others."""
+    for name, seconds in (("First token", crowd.firsts), ("Longest wait within an answer", crowd.waits)):
+        spread = ", ".join(f"{share:.0%} {percentile(seconds, share):.3f} s" for share in (0.5, 0.95, 1.0))
+        show(f"{name}, {len(seconds)} streams: {spread}.")
+    median, most = (percentile(crowd.firsts, share) for share in (0.5, 0.95))
+    show(f"The first token of 95 % took {most / median:.2f} x the median; at most {MOST_SPREAD:g} x.")
+    # With pauses most questions find a free row, and the ratio tells how often that was not so.
+    if most > MOST_SPREAD * median and not crowd.pause_s:
+        crowd.fail("some wait much longer than others")
+
+
+def check_idle(crowd: Crowd) -> None:
+    """Fail where the server still holds places after everybody has left."""
+    end = time.monotonic() + STUCK_S
+    while "visualglm_answers 0.0" not in crowd.server.get("/metrics")[1]:
+        if time.monotonic() > end:
+            crowd.fail("places are still held after everybody has left")
+            return
+        time.sleep(0.1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
+    parser.add_argument("--clients", type=no_less(1), default=64, help="default %(default)s")
+    parser.add_argument("--seconds", type=no_less(3), default=180, help="how long (default %(default)s)")
+    parser.add_argument("--pause_s", type=float, default=0.0, help="before the next question, in the mean")
+    parser.add_argument("--warm_up", type=no_less(0), default=60, help="seconds before (default %(default)s)")
+    parser.add_argument("--every_s", type=no_less(1), default=20, help="seconds between lines (default %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run, print the verdict, and exit with 1 where something failed."""
+    options = parse_arguments()
+    show(f"{describe_machine()}, {options.from_pretrained}, clients: {options.clients}\n")
+    with serving(["--from_pretrained", options.from_pretrained]) as server:
+        crowd, samples = asyncio.run(run(server, options))
+        check_idle(crowd)
+    check_memory(crowd, samples)
+    check_waits(crowd)
+    verdict = f"FAILED, {len(crowd.failures)} times" if crowd.failures else "Passed"
+    show(f"{verdict}: {dict(sorted(crowd.counts.items()))}.")
+    sys.exit(bool(crowd.failures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

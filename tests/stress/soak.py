@@ -1,0 +1,238 @@
+"""An engine under random load for a long time: no request gets stuck, and memory stays where it is.
+
+python -m tests.stress.soak
+python -m tests.stress.soak --device cpu --minutes 1 --rate 5
+python -m tests.stress.soak --quant 4 --minutes 10
+
+Requests come at random, with prompts and answers of random lengths, each about one of more pictures than are kept.
+Some are cancelled after a random number of tokens, which may be 0. Requests beyond what may wait are refused, and
+counted. Now and then the same probe is asked; in float32 it must get the same tokens whoever else is answered at the
+time. Memory is sampled all the while: the mean of the last third of samples may exceed that of the third before it by
+no more than the allowance. Exits with 1 where anything of this fails.
+"""
+
+import argparse
+import collections
+import random
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.full_size import Source, add_model_arguments
+from benchmarks.parts.machine import at_least as no_less, describe_machine, name_gpu
+from benchmarks.parts.prompts import SHORT, random_pixels
+from benchmarks.parts.streams import Stream, percentile
+from benchmarks.parts.subjects import Engine
+from benchmarks.parts.table import show
+from model import BusyError
+from model.command_line import ArgumentParser, run_program
+from model.engine import Request, Scheduler
+from model.images.embedding_cache import CACHED_PICTURES
+
+PICTURES = CACHED_PICTURES + 44  # more than are kept
+CANCELLED, PROBES = 0.3, 0.05  # shares of all requests
+PROBE_TOKENS = 24
+ALLOWANCE_MIB = 64.0
+
+
+@dataclass
+class Sample:
+    """Memory at one moment, in MiB: of the process, and on the GPU in use and reserved."""
+
+    seconds: float
+    process: float
+    used: float
+    reserved: float
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request under way and what is expected of it."""
+
+    stream: Stream
+    tokens: int
+    is_probe: bool = False
+    is_cancelled: bool = False
+
+
+class Soak:
+    """Random requests at a scheduler.
+
+    Args:
+        engine: whose network answers.
+        longest: the most tokens of a prompt and its answer.
+        stuck_s: seconds after which a request of which nothing is heard counts as stuck.
+    """
+
+    def __init__(self, engine: Engine, scheduler: Scheduler, longest: int, stuck_s: float) -> None:
+        self.engine, self.scheduler = engine, scheduler
+        self.longest, self.stuck_s = longest, stuck_s
+        self.chance = random.Random(0)
+        self.pictures = random_pixels(PICTURES, engine.model.network.image_size, seed=0)
+        self.under_way: set[Asked] = set()
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.firsts: list[float] = []
+        self.probe: list[int] | None = None
+        self.failures: list[str] = []
+
+    def ask(self) -> None:
+        """Send one more request."""
+        chance = self.chance
+        if chance.random() < PROBES:
+            stream = Stream(self.scheduler.submit, lambda: self.request(SHORT, PROBE_TOKENS, 0, 0))
+            self.under_way.add(Asked(stream, PROBE_TOKENS, is_probe=True))
+            return
+        length = chance.choice((SHORT, chance.randint(SHORT, self.longest // 2)))
+        tokens = chance.randint(1, min(256, self.longest - length))
+        picture, seed = chance.randrange(PICTURES), chance.randrange(2**31)
+        most = chance.randint(0, tokens) if chance.random() < CANCELLED else None
+        stream = Stream(self.scheduler.submit, lambda: self.request(length, tokens, picture, seed), most)
+        self.under_way.add(Asked(stream, tokens, is_cancelled=most is not None))
+
+    def request(self, length: int, tokens: int, picture: int, seed: int) -> Request:
+        """Return a request about one of the pictures."""
+        return self.engine.request(length, tokens, self.pictures[picture], seed)
+
+    def collect(self) -> None:
+        """Count the requests that have ended, and those that should have."""
+        now = time.perf_counter()
+        for asked in list(self.under_way):
+            stream = asked.stream
+            if stream.is_done:
+                self.under_way.discard(asked)
+                self.judge(asked)
+            elif now - stream.latest > self.stuck_s:
+                self.under_way.discard(asked)
+                self.fail(f"nothing was heard of a request for {self.stuck_s:g} s after {len(stream.times)} tokens")
+
+    def judge(self, asked: Asked) -> None:
+        """Count a request that has ended, and say what is wrong with it."""
+        stream = asked.stream
+        if isinstance(stream.error, BusyError):
+            self.counts["refused"] += 1
+        elif stream.error is not None:
+            self.fail(f"{type(stream.error).__name__}: {stream.error}")
+        elif asked.is_cancelled:
+            self.counts["cancelled"] += 1
+        elif len(stream.times) != asked.tokens or stream.finish_reason != "length":
+            self.fail(f"an answer of {asked.tokens} tokens has {len(stream.times)} and ended by {stream.finish_reason}")
+        else:
+            self.counts["answered"] += 1
+        self.counts["tokens"] += len(stream.times)
+        self.firsts += [stream.times[0] - stream.started] if stream.times else []
+        if asked.is_probe and stream.error is None:
+            self.compare_probe(stream.token_ids)
+
+    def compare_probe(self, token_ids: list[int]) -> None:
+        """Compare the probe's tokens with the first ones; beyond float32 a batch's size may change them."""
+        self.counts["probes"] += 1
+        self.probe = self.probe or token_ids
+        if token_ids != self.probe:
+            self.counts["probes that differ"] += 1
+            if self.engine.model.network.dtype == torch.float32:
+                self.fail("the probe got other tokens than before")
+
+    def fail(self, text: str) -> None:
+        """Note a failure, and print it at once."""
+        self.failures.append(text)
+        show(f"FAILED: {text}")
+
+    def run(self, seconds: float, rate: float, every_s: float) -> list[Sample]:
+        """Send requests for so long, then wait for the last ones; return what memory was taken meanwhile."""
+        started = next_sample = next_request = time.perf_counter()
+        samples: list[Sample] = []
+        while (now := time.perf_counter()) < started + seconds or self.under_way:
+            if now >= next_request and now < started + seconds:
+                self.ask()
+                next_request += self.chance.expovariate(rate)
+            self.collect()
+            if now >= next_sample:
+                next_sample += every_s
+                samples.append(take_sample(now - started, self.engine.model.network.device))
+                self.report(samples[-1])
+            time.sleep(0.002)
+        return samples
+
+    def report(self, sample: Sample) -> None:
+        """Print a line of how it goes."""
+        counts = ", ".join(f"{number:,} {name}" for name, number in sorted(self.counts.items()))
+        memory = f"process {sample.process:.0f} MiB, GPU {sample.used:.0f} of {sample.reserved:.0f} MiB"
+        show(f"{sample.seconds:6.0f} s: {len(self.under_way)} under way; {counts or 'none yet'}; {memory}")
+
+
+def take_sample(seconds: float, device: torch.device) -> Sample:
+    """Return the memory taken now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    process = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    if device.type != "cuda":
+        return Sample(seconds, process, 0, 0)
+    used, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    return Sample(seconds, process, used / 2**20, reserved / 2**20)
+
+
+def growth(samples: list[Sample], name: str) -> float:
+    """Return by how many MiB the mean of the last third of samples exceeds that of the third before it."""
+    third = len(samples) // 3
+    if not third:
+        return 0.0
+    values: list[float] = [getattr(sample, name) for sample in samples]
+    return statistics.mean(values[-third:]) - statistics.mean(values[-2 * third : -third])
+
+
+def check_memory(soak: Soak, samples: list[Sample]) -> None:
+    """Print by how much memory has grown, and fail where that is too much."""
+    for name in ("process", "used", "reserved"):
+        more = growth(samples, name)
+        show(f"Memory, {name}: {more:+.1f} MiB from the second third to the last; at most {ALLOWANCE_MIB:+.0f}.")
+        if more > ALLOWANCE_MIB:
+            soak.fail(f"memory ({name}) has grown by {more:.0f} MiB")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
+    parser.add_argument("--minutes", type=float, default=10, help="how long requests come (default %(default)s)")
+    parser.add_argument("--rate", type=float, help="requests a second; left out, 20 on a GPU and 4 elsewhere")
+    parser.add_argument("--rows", type=no_less(1), default=16, help="answers at a time (default %(default)s)")
+    parser.add_argument("--most_waiting", type=no_less(0), default=32, help="requests that may wait")
+    parser.add_argument("--longest", type=no_less(256), default=2048, help="tokens of a prompt with its answer")
+    parser.add_argument("--stuck_s", type=float, default=60, help="silence that counts as stuck (default %(default)s)")
+    parser.add_argument("--every_s", type=float, default=10, help="seconds between lines (default %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run, print the verdict, and exit with 1 where something failed."""
+    options = parse_arguments()
+    source = Source(options)
+    engine = Engine(source.sat(options.quant))
+    show(f"{describe_machine(name_gpu(source.device))}, {source.name}, {source.dtype}, rows: {options.rows}\n")
+    scheduler = Scheduler(
+        engine.model.network,
+        end_id=engine.end_id,
+        rows=options.rows,
+        capacity=options.longest,
+        most_waiting=options.most_waiting,
+    )
+    soak = Soak(engine, scheduler, options.longest, options.stuck_s)
+    samples = soak.run(
+        60 * options.minutes, options.rate or (20 if source.device.type == "cuda" else 4), options.every_s
+    )
+    scheduler.close()
+    check_memory(soak, samples)
+    if soak.firsts:
+        spread = ", ".join(f"{share:.0%} {percentile(soak.firsts, share):.3f} s" for share in (0.5, 0.95, 0.99))
+        show(f"First token: {spread}.")
+    verdict = f"FAILED, {len(soak.failures)} times" if soak.failures else "Passed"
+    show(f"{verdict}: {dict(sorted(soak.counts.items()))}.")
+    sys.exit(bool(soak.failures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,82 @@
+"""The soak sees what goes wrong."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from benchmarks.parts.streams import Stream
+from model import BusyError, GenerationError
+from model.engine import Step
+from tests.stress.soak import Asked, Sample, Soak, growth
+
+
+class Tiny:
+    """An engine that is asked for nothing but its pictures' size."""
+
+    model = type("Model", (), {"network": type("Network", (), {"image_size": 14})})
+
+
+def new_soak() -> Soak:
+    return Soak(Tiny(), None, longest=256, stuck_s=0.05)  # type: ignore[arg-type]
+
+
+def judged(steps: Any, tokens: int, **expected: bool) -> Soak:
+    """Return a soak that has judged one answer."""
+
+    def ask(request: object) -> Iterator[Step]:
+        for step in steps:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+
+    soak, stream = new_soak(), Stream(ask, lambda: None)  # type: ignore[arg-type, return-value]
+    stream.thread.join()
+    soak.judge(Asked(stream, tokens, **expected))
+    return soak
+
+
+def test_a_whole_answer_is_counted() -> None:
+    soak = judged([Step(5), Step(6, "length")], 2)
+    assert soak.counts["answered"] == 1
+    assert not soak.failures
+
+
+@pytest.mark.parametrize(
+    "steps", [[Step(5, "length")], [Step(5), Step(None, "stop")], [Step(5), GenerationError("no numbers")], []]
+)
+def test_an_answer_that_is_not_whole_is_a_failure(steps: list[Any]) -> None:
+    assert len(judged(steps, 2).failures) == 1
+
+
+def test_a_refusal_is_none() -> None:
+    soak = judged([BusyError("later")], 2)
+    assert soak.counts["refused"] == 1
+    assert not soak.failures
+
+
+def test_silence_is_a_failure() -> None:
+    released = threading.Event()
+
+    def ask(request: object) -> Iterator[Step]:
+        released.wait()
+        yield Step(5, "length")
+
+    soak, stream = new_soak(), Stream(ask, lambda: None)  # type: ignore[arg-type, return-value]
+    soak.under_way.add(Asked(stream, 1))
+    soak.collect()
+    assert not soak.failures
+    stream.started -= 1
+    soak.collect()
+    released.set()
+    assert "nothing was heard" in soak.failures[0]
+
+
+def test_growth_compares_the_last_third_with_the_one_before() -> None:
+    def samples(*values: float) -> list[Sample]:
+        return [Sample(0, value, 0, 0) for value in values]
+
+    assert growth(samples(1, 2, 9, 9, 9, 9), "process") == 0
+    assert growth(samples(1, 1, 2, 2, 5, 5), "process") == 3
+    assert growth(samples(1, 2), "process") == 0

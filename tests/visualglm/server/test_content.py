@@ -1,0 +1,104 @@
+"""Chat messages in the shapes that clients send are read, and each fault of a part is named."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.helpers.served import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, serving
+from visualglm.server.content import IMAGE_TYPES, TEXT_TYPES, read_content
+from visualglm.server.refusals import Refusal
+
+WHERE = "messages.0.content"
+IMAGE = {"type": "image_url", "image_url": {"url": SCENE_URL}}
+
+
+def said(client: httpx.Client, *messages: dict[str, Any], **more: Any) -> httpx.Response:
+    body = {**completion(DESCRIBE), **more, "messages": list(messages)}
+    return client.post("/v1/chat/completions", json=body)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [IMAGE, DESCRIBE],
+        [DESCRIBE, {"type": "image_url", "image_url": SCENE_URL}],
+        [{"type": "input_text", "text": DESCRIBE}, {"type": "input_image", "image_url": SCENE_URL}],
+        [{"type": "input_image", "image_url": {"url": SCENE_URL}, "detail": "auto"}, DESCRIBE],
+        [{"type": "text", "text": DESCRIBE, "cache_control": {"type": "ephemeral"}}, {**IMAGE, "id": "1"}],
+    ],
+)
+def test_the_ways_to_write_parts(tiny_server, parts):
+    response = said(tiny_server, {"role": "user", "content": parts})
+    assert response.status_code == 200, response.text
+    assert response.json()["choices"][0]["message"]["content"] == DESCRIPTION
+
+
+@pytest.mark.parametrize(
+    ("content", "param", "words"),
+    [
+        (1, "", "a number"),
+        ({"type": "text", "text": "a"}, "", "an object"),
+        (["a", 1], ".1", "a number"),
+        ([["a"]], ".0", "a list"),
+        ([None], ".0", "null"),
+        ([{}], ".0.type", "no type"),
+        ([{"text": "a"}], ".0.type", "no type"),
+        ([{"type": 1}], ".0.type", "type of a part is a number"),
+        ([{"type": []}], ".0.type", "type of a part is a list"),
+        ([{"type": "image", "image": "x"}], ".0.type", "'image' are not read"),
+        ([{"type": "input_audio"}], ".0.type", "'input_audio' are not read"),
+        ([{"type": "text"}], ".0.text", "missing"),
+        (["a", {"type": "text", "text": None}], ".1.text", "null"),
+        ([{"type": "input_text", "text": 3}], ".0.text", "input_text is a number"),
+        ([{"type": "image_url"}], ".0.image_url", "missing"),
+        ([{"type": "image_url", "image_url": 5}], ".0.image_url", "a number"),
+        ([{"type": "image_url", "image_url": {}}], ".0.image_url.url", "missing"),
+        ([{"type": "image_url", "image_url": {"url": []}}], ".0.image_url.url", "a list"),
+        ([{"type": "image_url", "image_url": {"url": " "}}], ".0.image_url.url", "empty"),
+        ([{"type": "input_image", "image_url": ""}], ".0.image_url", "empty"),
+        ([{"type": "input_image", "file_id": "f"}], ".0.image_url", "input_image needs image_url"),
+        ([{**IMAGE, "image_url": {"url": "x", "detail": "huge"}}], ".0.image_url.detail", "'huge'"),
+        ([{**IMAGE, "detail": 1}], ".0.detail", "detail is a number"),
+    ],
+)
+def test_each_fault_of_a_part_has_its_reason_and_its_place(content, param, words):
+    with pytest.raises(Refusal, match=words) as caught:
+        read_content(content, WHERE)
+    assert caught.value.status_code == 400 and caught.value.param == WHERE + param
+
+
+def test_a_message_names_the_types_that_are_read():
+    with pytest.raises(Refusal) as caught:
+        read_content([{"type": "image"}], WHERE)
+    assert TEXT_TYPES[0] in caught.value.detail and IMAGE_TYPES[0] in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": None, "reasoning_content": "thinking"},
+        {"content": "sky", "id": "msg_1", "type": "message", "status": "completed"},
+        {"content": "sky", "refusal": None, "annotations": [], "tool_calls": [], "audio": None, "function_call": None},
+        {"content": [{"type": "output_text", "text": "sky", "annotations": []}], "reasoning": {"text": "thinking"}},
+        {"reasoning_content": ""},
+    ],
+)
+def test_what_other_servers_add_to_an_answer_is_harmless(answer):
+    model = SteppedModel(free=True, length=2)
+    with serving(model) as client:
+        response = said(
+            client, {"role": "user", "content": "a"}, {"role": "assistant", **answer}, {"role": "user", "content": "b"}
+        )
+    assert response.status_code == 200, response.text
+    (conversation, question, _), *_ = model.asked
+    assert question == "b"
+    assert [(turn.question, turn.answer) for turn in conversation.turns] == [
+        ("a", "sky" if answer.get("content") else "")
+    ]
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_only_an_answer_may_be_null(tiny_server, role):
+    response = said(tiny_server, {"role": role, "content": None}, {"role": "user", "content": "a"})
+    assert response.status_code == 400 and response.json()["error"]["param"] == WHERE

@@ -1,0 +1,73 @@
+"""The OpenAPI document and the server agree, as schemathesis sees it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.specs.openapi import checks
+
+from model import GenerationConfig, SettingError
+from tests.helpers.served import SteppedModel, serving
+from visualglm.server.schemas import CompletionRequest, NativeRequest
+
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+]
+
+
+@pytest.fixture(scope="module")
+def document_and_url() -> Iterator[tuple[dict[str, Any], str]]:
+    with serving(SteppedModel(free=True, length=3)) as client:
+        yield client.get("/openapi.json").json(), str(client.base_url)
+
+
+def check_every_route(url: str, count: int) -> None:
+    """Send `count` requests that schemathesis thinks up to each route."""
+    settings = hypothesis.settings(
+        max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    operations = [found.ok() for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()]
+    assert len(operations) == 7
+    for operation in operations:
+        for mode in (
+            schemathesis.GenerationMode if operation.method == "post" else [schemathesis.GenerationMode.POSITIVE]
+        ):
+
+            @settings
+            @hypothesis.given(operation.as_strategy(generation_mode=mode))
+            def check(case):
+                case.call_and_validate(checks=CHECKS)
+
+            check()
+
+
+def test_every_route_is_as_documented(document_and_url):
+    check_every_route(document_and_url[1], 30)
+
+
+@pytest.mark.slow
+def test_every_route_is_as_documented_for_long(document_and_url):
+    check_every_route(document_and_url[1], 400)
+
+
+@pytest.mark.parametrize("body", [NativeRequest, CompletionRequest])
+def test_the_ranges_in_the_document_are_the_engine_s(body):
+    properties = body.model_json_schema()["properties"]
+    checked = 0
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length", "seed"):
+        (bounds,) = (kind for kind in properties[name]["anyOf"] if "minimum" in kind)
+        for bound, beyond in (("minimum", -1), ("maximum", 1)):
+            GenerationConfig(**{name: bounds[bound]})
+            if bounds[bound] != 2**31 - 1:  # which only keeps numbers to what machines count with
+                checked += 1
+                with pytest.raises(SettingError):
+                    GenerationConfig(**{name: bounds[bound] + beyond})
+    assert checked == 11

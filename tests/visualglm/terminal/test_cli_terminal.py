@@ -1,0 +1,199 @@
+"""The terminal program as a person meets it: typed at and interrupted, at a pseudo-terminal."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.cli_program import (
+    ARROW_UP,
+    CTRL_C,
+    CTRL_D,
+    DESCRIBED_EN,
+    DESCRIBED_ZH,
+    SCENE,
+    SLOW,
+    TINY,
+    Person,
+    at_terminal,
+)
+
+# pexpect forks, and torch has threads; the child runs another program at once.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Person]:
+    """One English dialogue for several tests."""
+    with at_terminal([*TINY, "--english", "--prompt_en", "Describe the image."]) as person:
+        person.sees("Loading", "Welcome to VisualGLM.", "Path or URL")
+        yield person
+
+
+@pytest.fixture
+def person(started: Person) -> Person:
+    """The same dialogue, waiting for a picture."""
+    started.presses(CTRL_C)
+    started.sees("Type stop or press Ctrl-D to end.")
+    started.types("clear")
+    started.sees("clear", "Path or URL of a picture")
+    return started
+
+
+class TestDialogue:
+    """Tests of one dialogue, and one that ends it."""
+
+    def test_describes_the_picture_and_answers(self, person: Person) -> None:
+        person.types("examples/nowhere.png")
+        person.sees("The picture 'examples/nowhere.png' was not found.", "Path or URL")
+        person.types(f"'{SCENE}'")  # as dropped into a terminal's window
+        person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
+        person.types("How many objects are there?")
+        person.sees("VisualGLM: There are three objects in the picture.", "You:")
+
+    def test_arrow_up_brings_back_the_last_question(self, person: Person) -> None:
+        person.types("")
+        person.sees("You:")
+        person.types("Who are you?")
+        first = person.sees("VisualGLM: ", "\r\n")
+        person.sees("You:")
+        person.presses(ARROW_UP)
+        person.sees("Who are you?")
+        person.types("")
+        assert person.sees("VisualGLM: ", "\r\n") == first
+        person.sees("You:")
+
+    def test_interrupt_drops_the_line(self, person: Person) -> None:
+        for keys, prompt in (("examples/sce", "Path or URL"), ("", "Path or URL")):
+            person.presses(keys + CTRL_C)
+            person.sees("Type stop or press Ctrl-D to end.", prompt)
+        person.types("")
+        person.sees("You:")
+        for keys in ("How many", ""):
+            person.presses(keys + CTRL_C)
+            person.sees("Type stop or press Ctrl-D to end.", "You:")
+        person.types("Who are you?")
+        person.sees("VisualGLM: ", "You:")
+
+    def test_long_question_is_refused_and_forgotten(self, person: Person) -> None:
+        person.types("")
+        person.sees("You:")
+        for _ in range(10):
+            person.presses("x" * 500)
+        person.types("")
+        person.sees("The question needs 5", "Shorten the question or raise max_length.", "You:")
+        person.types("Who are you?")
+        person.sees("VisualGLM: ", "You:")
+
+    def test_stop_ends(self, person: Person) -> None:
+        person.types("stop")
+        person.sees("Goodbye.")
+        person.sees_the_end()
+
+
+class TestInterrupts:
+    def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(self) -> None:
+        with at_terminal([*SLOW, "--english", "--image", ""]) as person:
+            person.sees("You:")
+            person.types("long")
+            person.sees("number0 number1")
+            person.presses(CTRL_C)
+            assert "number399" not in person.sees("(stopped)", "You:")
+            person.types("count")
+            person.sees("I know 0 turns.", "You:")
+            person.types("count")
+            person.sees("I know 1 turns.", "You:")
+            person.presses(CTRL_D)
+            person.sees("Goodbye.")
+            person.sees_the_end()
+
+    def test_ctrl_c_held_down_does_not_end_the_program(self) -> None:
+        with at_terminal([*SLOW, "--english", "--image", ""]) as person:
+            person.child.delaybeforesend = None
+            person.sees("You:")
+            for _ in range(2):
+                person.types("long")
+                person.sees("number0 number1")
+                for pause in range(40):
+                    person.presses(CTRL_C)
+                    time.sleep(pause / 2000)
+                person.sees("(stopped)")
+                person.types("count")  # the keys before it may still be read
+                person.sees("I know 0 turns.", "You:")
+                person.types("clear")
+                person.sees("Path or URL")
+                person.types("")
+                person.sees("You:")
+            person.types("stop")
+            person.sees_the_end()
+
+    @pytest.mark.slow
+    def test_ctrl_c_stops_a_real_model(self) -> None:
+        chaos = [
+            "--temperature",
+            "100",
+            "--top_k",
+            "0",
+            "--top_p",
+            "1",
+            "--repetition_penalty",
+            "1.2",
+            "--seed",
+            "3",
+        ]  # answers to the limit, for seconds
+        with at_terminal([*TINY, *chaos, "--chinese", "--image", SCENE]) as person:
+            person.sees("VisualGLM：")
+            time.sleep(0.5)
+            person.presses(CTRL_C)
+            person.sees("（已中断）", "用户：")
+            person.types("stop")
+            person.sees_the_end()
+
+
+class TestTerminals:
+    def test_narrow(self) -> None:
+        with at_terminal([*TINY, "--image", SCENE], columns=20, LANG="zh_CN.UTF-8") as person:
+            person.sees(DESCRIBED_ZH, "用户：")
+            person.types("图片里有几个物体？")
+            person.sees("VisualGLM：", "图片中一共有三个物体。", "用户：")
+            person.presses(CTRL_D)
+            person.sees_the_end()
+
+    def test_dumb_in_the_c_locale(self) -> None:
+        with at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
+            person.sees("Path or URL")
+            person.presses(CTRL_C)
+            person.sees("Type stop or press Ctrl-D to end.", "Path or URL")
+            person.types(SCENE)
+            person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
+            person.types("星星在哪里？")
+            person.sees("VisualGLM: 星星在左下角。", "You:")
+            person.types("clear")
+            person.sees("Path or URL")
+            person.presses(CTRL_D)
+            person.sees("Goodbye.")
+            person.sees_the_end()
+
+
+class TestLanguages:
+    """Each question is answered in its own language, whatever the interface's."""
+
+    @pytest.mark.parametrize(
+        ("locale", "welcome", "you", "described"),
+        [
+            ({"LANG": "en_US.UTF-8"}, "Welcome to VisualGLM.", "You:", DESCRIBED_EN),
+            ({"LANG": "zh_CN.UTF-8"}, "欢迎使用 VisualGLM。", "用户：", DESCRIBED_ZH),
+        ],
+        ids=["en", "zh"],
+    )
+    def test_questions_of_both_languages(self, locale: dict[str, str], welcome: str, you: str, described: str) -> None:
+        with at_terminal([*TINY, "--image", SCENE], **locale) as person:
+            person.sees(welcome, described, you)
+            person.types("What colour is the star?")
+            person.sees("The star is red.", you)
+            person.types("星星在哪里？")
+            person.sees("星星在左下角。", you)
+            person.types("How many objects are there?")
+            person.sees("There are three objects in the picture.", you)
+            person.presses(CTRL_D)
+            person.sees_the_end()

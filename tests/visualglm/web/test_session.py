@@ -1,0 +1,168 @@
+"""A visitor's conversation: what belongs to it, what is only shown, and who may end an answer."""
+
+import copy
+import gc
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
+from model.description import Description
+from model.images.preprocess import load_image
+from tests.helpers.cli_program import SCENE
+from visualglm.web.picture import Picture
+from visualglm.web.session import Dialogue, Exchange, Session, Status, Visitors, every, question_language
+
+
+class Script:
+    """Answers with the pieces given, or raises what stands among them; notes what it was shown and whether it ended."""
+
+    def __init__(self, *pieces: Piece | Exception) -> None:
+        self.pieces = pieces
+        self.seen: list[Conversation] = []
+        self.closed = False
+
+    image_size = 224
+    description = Description("scripted")
+
+    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+        self.seen.append(conversation)
+        try:
+            for piece in self.pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            self.closed = True
+
+
+DONE = Piece("", "stop", Usage(10, 2, 0, 0.1, 0.2))
+
+
+def finish(session: Session, model: Script, question: str = "What?") -> Exchange:
+    for _ in session.ask(model, question, DEMO):
+        pass
+    return session.dialogue.exchanges[-1]
+
+
+def test_only_complete_answers_are_remembered() -> None:
+    session = Session()
+    finish(session, Script(Piece("one"), DONE), "first")
+    finish(session, Script(Piece("half"), BusyError("Later.")), "second")
+    finish(session, Script(Piece("two"), Piece(" ", "length")), "third")
+    model = Script(DONE)
+    finish(session, model)
+    assert model.seen[0].turns == [Turn("first", "one"), Turn("third", "two ")]
+    assert [exchange.status for exchange in session.dialogue.exchanges] == [
+        Status.DONE,
+        Status.FAILED,
+        Status.CUT,
+        Status.DONE,
+    ]
+
+
+def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.LogCaptureFixture) -> None:
+    assert finish(Session(), Script(BusyError("Come back later."))).error == "Come back later."
+    with caplog.at_level(logging.ERROR, logger="visualglm.web.session"):
+        broken = finish(Session(), Script(Piece("It "), ZeroDivisionError("inside")))
+    assert (broken.status, broken.answer, "inside" in broken.error) == (Status.BROKEN, "It ", False)
+    assert broken.error in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["stop", "clear", "leave", "ask"])
+def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
+    session, model = Session(), Script(Piece("one "), Piece("two "), DONE)
+    asking = session.ask(model, "What?", DEMO)
+    next(asking), next(asking)
+    (exchange,) = session.dialogue.exchanges
+    if how == "leave":
+        asking.close()  # type: ignore[attr-defined]
+    elif how == "stop":
+        session.stop()
+    elif how == "clear":
+        session.open(Dialogue())
+    else:
+        next(session.ask(Script(DONE), "Another?", DEMO))
+    for _ in asking:
+        pass
+    assert (exchange.status, exchange.answer, model.closed) == (Status.STOPPED, "one ", True)
+
+
+def test_a_picture_reaches_the_model_as_large_as_it_sees_it() -> None:
+    session, model = Session(), Script(DONE)
+    session.offer(Dialogue(Picture(load_image(SCENE).resize((56, 56)), b"", SCENE)))
+    finish(session, model)
+    assert (model.seen[0].image.size, model.seen[0].image.mode) == ((56, 56), "RGB")
+
+
+def test_what_visitors_take_is_bounded() -> None:
+    visitors = Visitors(max_memory=250_000)
+    sessions = [Session(dialogue=Dialogue(None, [Exchange("?", "a" * 100_000, Status.DONE)])) for _ in range(3)]
+    for session in sessions[:2]:
+        visitors.note(session)
+    visitors.note(sessions[0])
+    visitors.note(sessions[2])
+    assert [session.was_dropped for session in sessions] == [False, True, False]
+    assert sessions[1].dialogue.exchanges == []
+    assert visitors.memory < 250_000
+
+
+def test_a_visitor_who_left_takes_nothing() -> None:
+    visitors = Visitors()
+    session = Session(dialogue=Dialogue(None, [Exchange("?", "a" * 1000, Status.DONE)]))
+    visitors.note(session)
+    assert visitors.memory > 1000
+    del session
+    gc.collect()
+    assert visitors.memory == 0
+
+
+def test_a_conversation_that_was_dropped_stops() -> None:
+    session, model = Session(), Script(Piece("one "), Piece("two "), DONE)
+    asking = session.ask(model, "What?", DEMO)
+    next(asking), next(asking)
+    session.drop()
+    for _ in asking:
+        pass
+    assert (model.closed, session.was_dropped, session.dialogue.exchanges) == (True, True, [])
+
+
+def test_nothing_is_lost_without_consent() -> None:
+    session = Session()
+    assert session.offer(Dialogue())
+    kept = session.dialogue
+    finish(session, Script(DONE))
+    other = Dialogue()
+    assert not session.offer(other)
+    assert session.dialogue is kept
+    session.open(session.offered or kept)
+    assert (session.dialogue is other, session.offered) == (True, None)
+
+
+@pytest.mark.parametrize(("index", "question", "left"), [(0, "q0", 0), (2, "q2", 2), (3, "", 3), (-1, "", 3)])
+def test_cut_takes_back_from_an_exchange_on(index: int, question: str, left: int) -> None:
+    session = Session(dialogue=Dialogue(None, [Exchange(f"q{n}", "a", Status.DONE) for n in range(3)]))
+    assert (session.cut(index), len(session.dialogue.exchanges)) == (question, left)
+
+
+def test_each_visitor_gets_a_copy() -> None:
+    first = Session()
+    second = copy.deepcopy(first)
+    finish(first, Script(DONE))
+    assert second.dialogue.exchanges == []
+
+
+def test_fast_pieces_are_shown_together() -> None:
+    assert len(list(every(3600, (None for _ in range(100))))) == 1
+    assert len(list(every(0, (None for _ in range(100))))) == 100
+
+
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [("图里有什么？", CHINESE), ("What is this?", ENGLISH), ("1+1=?", CHINESE), ("这是 cat 吗", CHINESE)],
+)
+def test_a_question_is_asked_in_its_own_language(question: str, language: object) -> None:
+    assert question_language(question, CHINESE) is language
+    assert question_language("1+1=?", ENGLISH) is ENGLISH
