@@ -1,0 +1,89 @@
+"""Two checkouts of this repository, measured in turn on one device: decoding and a training step.
+
+python -m benchmarks.trees ../before .
+python -m benchmarks.trees ../before . --rounds 1 --layers 1 --device cpu
+
+Each checkout has a process of its own with the published sizes and random weights; both keep it, so the device needs
+memory for two. The order of the two changes from round to round. Medians are compared, with the spread of the rounds.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from benchmarks.parts import measured_tree
+from benchmarks.parts.measured_tree import DECODE, TRAIN
+from model.command_line import ArgumentParser, print_text, run_program
+
+SIDES = ("first", "second")
+
+
+class Side:
+    """A process that measures one checkout whenever it is told to.
+
+    Args:
+        checkout: the folder of the repository.
+        options: `layers` and `device`.
+    """
+
+    def __init__(self, checkout: Path, options: argparse.Namespace) -> None:
+        command = [sys.executable, str(Path(measured_tree.__file__)), str(options.layers), options.device]
+        self.process = subprocess.Popen(
+            command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def ask(self, what: str) -> dict[str, float]:
+        """Return the numbers of one measurement by name.
+
+        Raises:
+            RuntimeError: the process has ended or failed.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args} in this checkout failed; run it there to see why.")
+        numbers: dict[str, float] = json.loads(line)
+        return numbers
+
+
+def compare(first: Path, second: Path, options: argparse.Namespace) -> None:
+    """Measure two checkouts in turn and print their medians."""
+    sides = dict(zip(SIDES, (Side(first, options), Side(second, options)), strict=True))
+    for side in sides.values():
+        side.ask(DECODE)  # captures and compiling
+    results: defaultdict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in SIDES})
+    for what in (DECODE, TRAIN):
+        for number in range(options.rounds):
+            for name in SIDES if number % 2 == 0 else reversed(SIDES):
+                for key, value in sides[name].ask(what).items():
+                    results[key][name].append(value)
+    for key, values in results.items():
+        medians = [statistics.median(values[name]) for name in SIDES]
+        shown = (
+            f"{median:.4g} ({min(values[name]):.4g} to {max(values[name]):.4g})"
+            for name, median in zip(SIDES, medians, strict=True)
+        )
+        print_text(f"{key}: {', '.join(shown)}, ratio {medians[1] / medians[0]:.3f}")
+
+
+def main() -> None:
+    """Compare the checkouts that the command line names."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=0, help="of each part; default: all")
+    parser.add_argument("--device", default="", help="default: a GPU where there is one")
+    options = parser.parse_args()
+    compare(options.first, options.second, options)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
