@@ -1,4 +1,4 @@
-"""Examples side by side, made in worker processes."""
+"""Collate examples into batches in worker processes."""
 
 import multiprocessing
 import multiprocessing.queues

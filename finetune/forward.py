@@ -1,4 +1,4 @@
-"""A batch -> the final states of the language model: the chat's own forward pass, with gradients.
+"""Compute the loss of a batch: the final states of the language model, and the loss on the answers alone.
 
     h = LN1(x);  a = h * alpha + Attention(h);  m = LN2(a);  x = m * alpha + MLP(m)        for each layer
 

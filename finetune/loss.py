@@ -1,4 +1,4 @@
-"""The head of the language model and the loss on what it says, a few places at a time.
+"""Compute the loss of answers from final states, a few tokens at a time, and the divergence from the base model.
 
 The logits of all places would be the largest tensor of a training by far: in float32 half a megabyte a place at the
 published size.

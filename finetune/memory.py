@@ -1,6 +1,6 @@
-"""Questions about any picture, in both languages: of what there is, how many, where, of what color, how large.
+"""Ask the base model questions about any picture, to rehearse its answers while it is fine-tuned.
 
-They are drawn from templates. What they ask about is, more often than not, something that was said of the picture.
+The questions are drawn from templates. Most ask about something that was said of the picture.
 """
 
 import json

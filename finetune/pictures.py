@@ -1,4 +1,4 @@
-"""Pictures seen a little differently each time, so that few of them teach more."""
+"""Vary the pictures of training data at each step, or embed them once while the image part is frozen."""
 
 from collections.abc import Sequence
 from pathlib import Path

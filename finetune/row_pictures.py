@@ -1,4 +1,4 @@
-"""The picture of a row of training data: the keys and values that name it, and the file."""
+"""Find the picture of a row of training data: in keys, values and marks in its text."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A file of training data, of which only the places of its rows are kept in memory.
+"""Open a file of training data, of which only the offsets of its rows are kept in memory.
 
 Two formats: JSON lines, one object a line, of any length; or one JSON list, as the original's dataset.json, which is
 read whole once to find its rows.

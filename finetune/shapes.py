@@ -1,4 +1,4 @@
-"""One row of training data in any of the shapes that people have them in -> its picture and its turns.
+"""Parse a row of training data, in the formats of several projects, to its picture and its turns.
 
     {"img": "a.png", "prompt": "...", "label": "..."}                            the original's
     {"prompt": "...", "label": "...", "history": [["...", "..."]]}               what was said before; no picture
@@ -7,7 +7,7 @@
 
 Every answer of a conversation is trained on; those of a `history` are only read. A `system` text goes before the first
 question. "language" may be "zh" or "en". Marks of the picture in questions, such as <image> or <img>a.png</img>, are
-removed (see finetune/row_pictures.py); other names for the picture's key are in finetune/row_pictures.py.
+removed, and other names for the picture's key are read: see finetune/row_pictures.py.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The state of a training: everything in a checkpoint except weights and optimizer."""
+"""Read and write the state of a training and the manifest of a checkpoint."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A model with its tokenizer that answers questions about pictures, for any thread."""
+"""Answer questions about pictures, for any thread: the chat models, and the pieces in which answers come."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What all programs share: the parser of the command line, exit codes, and how errors and Ctrl-C end a program."""
+"""Share the command line of all programs: the parser, exit codes, printing, and how errors and Ctrl-C end a program."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""The only two ways to a model that chats: `load_sat` and its Hugging Face twin, `load_hf`."""
+"""Load a model that chats: `load_sat`, and its Hugging Face twin `load_hf`."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A conversation -> the tokens that the model reads; the model's words -> the answer that a person reads.
+"""Build the prompt of a conversation, read histories, and clean the answers that the model writes.
 
     <img> + a placeholder for each of the picture's vectors + </img>问：q\\n答：a\\n...问：question\\n答：[gMASK]<sop>
 

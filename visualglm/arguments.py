@@ -1,4 +1,4 @@
-"""What all command lines share: the flags that choose a model, and its loading, which can be watched."""
+"""Share the flags of all programs: the model to load, and the language of prompts and interface."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""A weight file -> its tensors by name, mapped into memory; or what is wrong with it, in words.
+"""Open weight files and map their tensors into memory, or say in words what is wrong with a file.
 
 Pickled files are read with `weights_only`: nothing in them is executed. What the training frameworks of old
 fine-tunes left beside the weights (random states, loss scalers, settings) is replaced by inert objects, by name, so

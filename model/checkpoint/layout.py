@@ -1,4 +1,4 @@
-"""Which of the two row orders of `qkv.py` a checkpoint has.
+"""Name tensors as both formats do, and find the row order of a checkpoint's query-key-value tensors.
 
 The wrong one loads without a complaint and answers nonsense. The configuration says which it is; the weights are
 a second witness: q, k and v grow to different sizes in training, so the row norms group by the order they really have.

@@ -1,4 +1,4 @@
-"""A model on disk, of either format -> its configuration and tensors in SAT's names and row order."""
+"""Open a model on disk, of either format: its configuration, and tensors in SAT's names and row order."""
 
 import os
 from collections.abc import Callable, Iterator

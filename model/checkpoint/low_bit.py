@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as a quantised network wants them, each rounded when it is read."""
+"""Quantize the tensors of a checkpoint while they are read, and save a quantized network."""
 
 import functools
 import os

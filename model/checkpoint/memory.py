@@ -1,4 +1,4 @@
-"""Building a network whose weights take no memory yet, then giving it memory once, where and in the dtype it is wanted.
+"""Build a network whose weights take no memory yet, then allocate it once, on the wanted device and in its dtype.
 
 A network built the ordinary way is drawn at random on the CPU, part of it in float32, and then copied to its device
 and dtype: that takes the time, and for a while the memory, of more than the weights that are loaded over it.

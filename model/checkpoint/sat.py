@@ -1,4 +1,4 @@
-"""Finding and reading the SAT format: model_config.json, `latest`, and <iteration>/mp_rank_NN_model_states.pt.
+"""Find, read, join and cut checkpoints of the SAT format: model_config.json, `latest`, files of each rank.
 
 A model is given by its run directory, by one iteration's directory, or by a .pt file. Our own fine-tunes have
 <iteration>/weights.safetensors instead, with the same names in it.

@@ -1,4 +1,4 @@
-"""Writing a model in the Hugging Face format or in SAT's, one tensor at a time."""
+"""Write a model in the Hugging Face format or in SAT's, one tensor at a time, into a directory that appears whole."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Answers that are written side by side: they begin and end between steps, each with settings of its own."""
+"""Write answers side by side: they begin and end between steps, each with settings of its own."""
 
 import functools
 import logging

@@ -1,4 +1,4 @@
-"""CUDA graphs of the engine's steps, and the sizes that they are captured for."""
+"""Capture the engine's steps as CUDA graphs, for a few sizes that work is padded to."""
 
 from collections.abc import Callable, Hashable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The language model's forward pass with a past: prefill prompts, then one token of every row at a time.
+"""Run the language model with a cache: prefill prompts, then decode one token of every row at a time.
 
 Context tokens, those before <sop>, see one another in both directions; <sop> and the answer see what came before them.
 There are three ways: `LayerDecoder` walks the layers with torch's operations, `graph_decoder.GraphDecoder` with kernels

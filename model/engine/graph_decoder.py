@@ -1,4 +1,4 @@
-"""Decoding on a GPU: kernels that ask the device how long rows are, so that a CUDA graph holds for any length."""
+"""Decode on a GPU with kernels that read the length of rows there, so that one CUDA graph serves any length."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How the tokens of a batch look at one another and at what is cached, with torch's own operations.
+"""Run the language model's layers with torch's own operations: attention to a batch's tokens and to the cache.
 
 A function that attends takes (layer, qkv [N, 3, H, head_dim]), which is then its own, and returns the context
 [N, H x head_dim]; it stores the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py

@@ -1,4 +1,4 @@
-"""What the engine needs of a ChatGLM network."""
+"""Define what the engine needs of a network: the `Network` protocol, and walks over its modules."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""The settings and the past of every row of a batch, and the next token of each."""
+"""Sample the next token of every row of a batch, each with settings and a past of its own."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

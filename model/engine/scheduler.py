@@ -1,4 +1,4 @@
-"""One network for many threads: requests wait their turn, join a batch, and leave it when they end.
+"""Serve one network to many threads: requests wait their turn, join a batch, and leave it when they end.
 
     scheduler = Scheduler(network, end_id=130005)
     for step in scheduler.submit(request):     # from any thread; closing the iterator, from any thread, cancels

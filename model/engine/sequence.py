@@ -1,4 +1,4 @@
-"""What the scheduler and whoever has asked it hold of a request: where replies are put, and where they are read."""
+"""Define a request to the engine, its steps, and the queue through which another thread reads them."""
 
 import queue
 import threading

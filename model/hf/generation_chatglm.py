@@ -1,4 +1,4 @@
-"""When `generate` goes on from graphs, and whose room it uses.
+"""Prepare transformers' generation for prompts with pictures, with a preallocated cache and CUDA graphs.
 
 `generate` takes a `Room` for its cache and gives it back in the end; the model keeps one, with its graphs, for the next
 generation. All this is for one GPU, its default stream, and modules that `weights_of` knows; the rest runs as written.

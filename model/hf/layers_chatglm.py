@@ -1,4 +1,4 @@
-"""The image part: EVA-ViT-g looks at the picture, QFormer sums it up in a few vectors for the language model.
+"""Define the layers of both parts: EVA-ViT-g with QFormer, and ChatGLM-6B; and the masks and positions of a batch.
 
     pixels [B, 3, S, S] --ViT--> patches [B, 1 + N, Dv] --QFormer--> queries [B, L, Dq] --glm_proj--> [B, L, D]
 

@@ -1,4 +1,4 @@
-"""Pictures as the language model reads them, each computed once."""
+"""Compute the image embeddings of each picture once, for all threads that ask, and keep them."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""bytes | path | URL | PIL -> RGB -> pixels [3, S, S].
+"""Load an image from bytes, a path, a URL, a data URL or PIL, and make its pixels [3, S, S].
 
 Nothing here imports torch or numpy before pixels are made: the processes that decode pictures do without them.
 """

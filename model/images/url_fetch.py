@@ -1,4 +1,4 @@
-"""A URL -> bytes, safely: http(s), a limited size and total time, on request public addresses alone."""
+"""Fetch the bytes at an http(s) URL within limits of size and time, on request from public addresses alone."""
 
 import base64
 import http.client

@@ -1,4 +1,4 @@
-"""How a product is shared out over the programs that run on the GPU."""
+"""Choose the tile that one program of a GPU kernel computes, from the shapes that were measured."""
 
 import functools
 import math

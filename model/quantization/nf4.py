@@ -1,4 +1,8 @@
-"""A linear layer whose frozen weight is kept in NF4's 4 bits, for QLoRA; see `model.quantization.nf4`."""
+"""Keep a frozen weight in NF4's 4 bits, for QLoRA: packing, unpacking and the linear layer.
+
+NF4 rounds to 16 levels of a normal distribution, with one scale for every 64 numbers. A fine-tune by QLoRA is put over
+the same rounded weights again. Paper: https://arxiv.org/abs/2305.14314, whose appendix E gives the levels.
+"""
 
 import functools
 import importlib.util

@@ -1,4 +1,4 @@
-"""Weights that were quantised before they were written, back to floating point.
+"""Dequantize weights that were quantized before they were written.
 
 The original's `quantize` gives each row of a matrix one scale: weight = q * scale. int8 holds one q a byte; int4 two,
 the one of the even column in the high half. Ours may also have groups of columns within each row, each with a step

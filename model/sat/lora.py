@@ -1,4 +1,4 @@
-"""LoRA: a low-rank sum beside a frozen linear layer, under the names that SAT's fine-tunes have.
+"""Add LoRA to linear layers, under the names that SAT's fine-tunes have, and choose which layers it adapts.
 
     original(x) + alpha / rank * cat_i(B_i A_i dropout(x))
 

@@ -1,4 +1,4 @@
-"""LoRA's arithmetic: all parts of a layer at once, and its factors in the dtype that the model computes in.
+"""Compute LoRA beside a frozen weight: all parts of a layer at once, with gradients of the factors alone.
 
 y = original(x) + scaling * cat_i(B_i A_i seen)          down = cat_i(A_i) [n r, in];  up = stack_i(B_i) [n, out / n, r]
 """

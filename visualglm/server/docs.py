@@ -1,4 +1,4 @@
-"""The page under /docs, with all that it needs: its browser asks nobody else."""
+"""Serve the page under /docs from files of its own, and explain requests that match no route."""
 
 from collections.abc import Iterator
 from importlib.resources import files

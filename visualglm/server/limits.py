@@ -1,4 +1,4 @@
-"""Who may come in: a count of the answers under way, in all and for each key. Used on the event loop alone."""
+"""Limit the answers under way, in total and for each key, and the memory of request bodies."""
 
 import math
 import time

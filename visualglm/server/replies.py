@@ -1,4 +1,4 @@
-"""A question that a route has understood -> its answers, whole or as a stream of events, and what is noted of them."""
+"""Answer a question that a route has understood, whole or as a stream of events."""
 
 import asyncio
 import json

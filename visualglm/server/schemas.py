@@ -1,4 +1,4 @@
-"""What requests and responses look like; FastAPI checks against it and documents it under /docs.
+"""Define what requests and responses contain, as FastAPI checks it and documents it under /docs.
 
 Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
 """

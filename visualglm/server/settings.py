@@ -1,4 +1,4 @@
-"""What an operator may choose, each by a flag or an environment variable; the only place where a default of it is."""
+"""Read what an operator may choose, each by a flag or an environment variable, with its default."""
 
 import argparse
 import ipaddress

@@ -1,4 +1,4 @@
-"""What is noted about one request, and the log in JSON lines that it goes to."""
+"""Record what happens to each request: the log in JSON lines, and the metrics for Prometheus."""
 
 import json
 import logging

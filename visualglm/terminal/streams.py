@@ -1,4 +1,4 @@
-"""What is read from a person and written to one: at a terminal, or through pipes."""
+"""Read from a person and write to one, at a terminal or through pipes, and handle Ctrl-C."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Gradio's Blocks with the page's checks: whoever launches it, a program or a notebook, gets them."""
+"""Extend Gradio's Blocks with the page's checks: who may ask, and what an event accepts."""
 
 import logging
 import os

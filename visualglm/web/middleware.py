@@ -1,4 +1,4 @@
-"""What every request to the page passes before Gradio's routes, as plain ASGI."""
+"""Check every request to the page before Gradio sees it: host, login and size."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""One visitor's conversation: what is shown of it, and what of that the model gets to see."""
+"""Keep each visitor's conversation, within a bound of memory for all."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Attention of the tokens of prompts to one another on a GPU, in Triton; their keys and values go into the cache."""
+"""Compute the attention of prompts' tokens to one another in Triton, and write their keys and values to the cache."""
 
 import torch
 import triton

@@ -1,4 +1,4 @@
-"""Tiles of activations and weights, in the shapes that the products of every kind of weight read them."""
+"""Load tiles of activations and weights, and finish products: sums, bias, GELU and residual."""
 
 import triton
 import triton.language as tl
