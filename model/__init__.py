@@ -25,6 +25,7 @@ Then the answer, from chat_model.py again:
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -97,12 +98,14 @@ class Package(ModuleType):
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Import a public name."""
-        if name not in MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{MODULES[name]}", __name__), name)
-        globals()[name] = value
-        return value
+        """Import a public name or a module, also by its former name."""
+        if name in MODULES:
+            value = getattr(import_module(f".{MODULES[name]}", __name__), name)
+            globals()[name] = value
+            return value
+        if not name.startswith("_") and find_spec(f".{name}", __name__):
+            return import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

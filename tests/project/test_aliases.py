@@ -66,6 +66,12 @@ def test_type_checkers_see_the_names_that_are_imported_on_demand() -> None:
     assert {*seen} <= {*dir(model)}
 
 
+def test_modules_are_attributes_of_the_package_by_current_and_former_names() -> None:
+    check = "import model; model.prompt.CHINESE; model.image.load_image; print(model.generation.DEMO.temperature)"
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", check]
+    assert float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout) > 0
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = model.no_such_name

@@ -128,7 +128,7 @@ def test_urls_are_fetched_within_the_limits(monkeypatch):
         asked.append((url, options))
         return encode(Image.new("RGB", (2, 2), "red"), "PNG")
 
-    monkeypatch.setattr(model.image, "fetch_bytes", fetch)
+    monkeypatch.setattr(model.images.preprocess, "fetch_bytes", fetch)
     limits = ImageLimits(max_bytes=1000, timeout=3.0, public_only=True, domains=("a.example",), ports=(8080,))
     for url in ("http://a.example/cat.png", " 'HTTPS://a.example/cat.png' "):
         assert pixel(load_image(url, limits=limits)) == (255, 0, 0)
@@ -138,7 +138,7 @@ def test_urls_are_fetched_within_the_limits(monkeypatch):
 
 
 def test_a_web_page_instead_of_a_picture_is_named_without_the_password(monkeypatch):
-    monkeypatch.setattr(model.image, "fetch_bytes", lambda url, **_: b"\n<!DOCTYPE html><html>secret")
+    monkeypatch.setattr(model.images.preprocess, "fetch_bytes", lambda url, **_: b"\n<!DOCTYPE html><html>secret")
     with pytest.raises(ImageError, match=r"http://a\.example/cat is a web page.*address of the picture") as error:
         load_image("http://me:pass@a.example/cat?key=1")
     assert not any(word in str(error.value) for word in ("pass", "key", "secret"))
