@@ -12,7 +12,6 @@ checkpoints/finetune-visualglm-20240131-120000/
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -26,7 +25,7 @@ import torch
 from model.checkpoint.files import load_pickled, open_tensors, write_tensors
 from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
 from model.errors import CheckpointError
-from model.file_mode import unused_name
+from model.file_writing import flush, prepare_text, unused_name, write_text
 
 from .errors import TrainingError
 from .optimizer import STATE_NAME as OPTIMIZER_NAME, Optimizer
@@ -225,22 +224,3 @@ def write_part(
     for file in folder.rglob("*"):
         if file.is_file():
             flush(file)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    prepare_text(path, text).replace(path)
-
-
-def prepare_text(path: Path, text: str) -> Path:
-    """Write a text to a temporary file in the same directory; return its path for an atomic replace."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    flush(part)
-    return part
-
-
-def flush(file: Path) -> None:
-    """Have the disk keep a file."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

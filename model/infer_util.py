@@ -23,7 +23,7 @@ from .checkpoint.resolve import DEFAULT_MODEL
 from .engine import DEMO
 from .engine.config import ORIGINAL_SETTINGS
 from .errors import ImageError
-from .file_mode import unused_name
+from .file_writing import unused_name
 from .images.preprocess import decode_base64
 from .loading import load_sat
 from .prompt import Tokenizer, is_chinese, require_text, to_turns

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..file_mode import apply_umask
+from ..file_writing import apply_umask
 from ..tensors import LazyTensors, Tensors
 
 # Packages whose objects may lie in a checkpoint beside the weights.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..file_writing import write_text
 
 OWN_MODULES = (
     "configuration_chatglm",
@@ -163,10 +164,3 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")
     return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half written; a link is replaced, not followed."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

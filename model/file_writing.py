@@ -1,13 +1,9 @@
-"""Give files the access mode that the umask grants, as `open` does.
+"""Write files whole or not at all, and with the access mode that the umask grants."""
 
-Imports nothing of this package, so that it can be copied into an exported model.
-"""
-
+import os
 import stat
 import uuid
 from pathlib import Path
-
-__all__ = ["apply_umask", "unused_name"]
 
 
 def apply_umask(path: Path) -> None:
@@ -32,3 +28,22 @@ def apply_umask(path: Path) -> None:
 def unused_name(directory: Path, prefix: str) -> Path:
     """Return a random path in `directory` that does not exist; nothing is created."""
     return directory / f"{prefix}{uuid.uuid4().hex[:12]}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half written; a link is replaced, not followed."""
+    prepare_text(path, text).replace(path)
+
+
+def prepare_text(path: Path, text: str) -> Path:
+    """Write a text to a temporary file in the same directory; return its path for an atomic replace."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    flush(part)
+    return part
+
+
+def flush(file: Path) -> None:
+    """Have the disk keep a file."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
