@@ -56,13 +56,13 @@ class Ignored(argparse.Action):
 
 
 class Group:
-    """A group of flags, whose defaults are those of `TrainingConfig`."""
+    """Adds flags to a titled group of a parser, with the defaults of `TrainingConfig`."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
         self.group = parser.add_argument_group(title)
 
     def add(self, flag: str, **options: Any) -> None:
-        """Add a flag; options are those of `add_argument`."""
+        """Add a flag; the options are those of argparse's `add_argument`."""
         name = flag.lstrip("-").replace("-", "_")
         options.setdefault("default", getattr(TrainingConfig, name, None))
         self.group.add_argument(flag, **options)

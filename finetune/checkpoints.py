@@ -139,7 +139,7 @@ class Run:
     def save(
         self, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Optimizer, processes: Processes
     ) -> None:
-        """Write a checkpoint; every process calls it, and the first writes what is not the optimizer's.
+        """Write a checkpoint; all processes must call this, and rank 0 writes all but the optimizer's files.
 
         Args:
             tensors: what the first process is to write; empty for the others.

@@ -30,7 +30,7 @@ TALLIED = "Exactly the expected answer"
 
 
 def to_article(one: Compared, names: Sequence[str]) -> Article:
-    """Return a question with its image, what was said before, and both answers."""
+    """Format a question with its image, its history and both answers."""
     question = one.question
     lines = [Line("row", str(question.row))]
     for turn in question.earlier:

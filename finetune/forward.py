@@ -80,7 +80,7 @@ def has_changed_layers(network: VisualGLMModel) -> bool:
 
 
 def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
-    """Return the embeddings [B, L, D] that belong to each row, any where it has no picture, of those [P, L, D]."""
+    """Gather the image embeddings [B, L, D] of each row from [P, L, D]; a row without a picture gets arbitrary ones."""
     return images[to_device(torch.tensor(batch.pictures).clamp(min=0), images.device)]
 
 
@@ -102,7 +102,7 @@ def dtype_of_products(x: torch.Tensor) -> torch.dtype:
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask [B, 1, T, T] as what is added to the scores, once for all layers.
+    """Convert a mask [B, 1, T, T] to the bias that every layer adds to its attention scores.
 
     Each layer would make, and keep, such a one of its own, and another one where the rows lie less far apart.
     """

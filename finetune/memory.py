@@ -172,7 +172,7 @@ def fill(random: Random, words: Words, template: str, said: str) -> str:
 
 
 def draw_things(random: Random, words: Words, said: str) -> Sequence[str]:
-    """Return the names of two things, most often of those that were named, half of them with a color."""
+    """Draw the names of two things, mostly from those already named, half of them with a color."""
     colored = [words.colored.format(color=color, thing=thing) for color in words.colors for thing in words.things]
     every = [[*words.things], colored]
     named = [[name for name in names if name in said] for names in every]
@@ -184,7 +184,7 @@ def draw_things(random: Random, words: Words, said: str) -> Sequence[str]:
 
 
 def with_article(thing: str) -> str:
-    """Return an English name with its article, a Chinese one as it is."""
+    """Add the article to an English name; return a Chinese name unchanged."""
     if not thing.isascii():
         return thing
     return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"

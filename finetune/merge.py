@@ -87,7 +87,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def run(source: str, out: Path, to: str, base: str | None) -> None:
-    """Write what the command line asks for, and say where."""
+    """Merge the run `source` into `out`, and print where the result is; see `merge`."""
     merge(source, out, to, base)
     print_text(f"Written to {out}.")
 

@@ -89,7 +89,7 @@ def build_network(
 
 
 def choose_trained(network: FineTuneVisualGLMModel, config: TrainingConfig) -> dict[str, torch.nn.Parameter]:
-    """Let only what the configuration asks for be trained; return it by name."""
+    """Freeze all parameters but those that the configuration trains; return these by name."""
     if config.full:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(part_of(name) not in config.freeze)
@@ -123,7 +123,7 @@ SMALL_MODEL = "visualglm-tiny"
 
 
 def choose_base() -> tuple[str, str]:
-    """Return the name of the model to begin from, and what is to be said about it, if anything."""
+    """Choose the base model; return its name, and a notice for the user or ""."""
     has_weights = any(map(is_model, local_places(DEFAULT_MODEL, None))) or find_in_cache(HUB_IDS[DEFAULT_MODEL])
     if torch.cuda.is_available() or has_weights:
         return DEFAULT_MODEL, ""

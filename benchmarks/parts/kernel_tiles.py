@@ -47,7 +47,7 @@ def rows_tiles(case: Case) -> list[Tile]:
 
 
 def table_source(best: dict[Case, Tile]) -> str:
-    """Return the source of model/kernels/autotune.py with `best` in place of what it has for these cases."""
+    """Return the source of model/kernels/autotune.py with the tiles of `best` in its tables."""
     one, several = dict(MATVEC), dict(MATMUL)
     for case, tile in best.items():
         (one if case.rows == 1 else several)[case[:3]] = tile
