@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from model import ChatModel, Conversation, GenerationConfig, Language, SatChatModel, Turn, VisualGLMError
-from model.aliases import renamed
 from model.chat_model import demo_config
 from model.images.preprocess import load_image
 from model.prompt import Tokenizer, clean_answer
@@ -147,7 +145,3 @@ def as_shown(tokenizer: Tokenizer, text: str) -> str:
 def is_expected(tokenizer: Tokenizer, question: Question, answer: str) -> bool:
     """Whether an answer is exactly the expected one."""
     return answer == as_shown(tokenizer, question.expected)
-
-
-if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"Asked": "Question"})

@@ -4,12 +4,10 @@ import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-
-from model.aliases import renamed
 
 from .batches import Batch
 from .optimizer import BETAS, EPSILON, Settings, Stepped
@@ -103,7 +101,3 @@ def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it waits for a GPU twice in each step
     }
-
-
-if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"DeepspeedOptimiser": "DeepspeedOptimizer"})

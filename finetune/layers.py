@@ -5,13 +5,12 @@ dozen steps is one, with its way back written by hand, wherever the weights are 
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.aliases import renamed
 from model.kernels.torch_ops import rotate
 from model.quantization.nf4 import Nf4Linear
 from model.sat.lora import Factors
@@ -149,7 +148,3 @@ def normalize(layer: Any, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     """Return what a layer's second norm makes of a, and the means and inverse deviations of the rows."""
     norm = layer.post_attention_layernorm
     return torch.native_layer_norm(a, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"normalise": "normalize"})

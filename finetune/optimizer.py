@@ -5,12 +5,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-
-from model.aliases import renamed
 
 from .batches import Batch
 
@@ -227,7 +225,3 @@ def rate_at(
         return float(peak * ratio**done)
     left = 1 - done if style == "linear" else (1 + math.cos(math.pi * done)) / 2
     return peak * (ratio + (1 - ratio) * left)
-
-
-if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"Optimiser": "Optimizer", "PlainOptimiser": "PlainOptimizer"})

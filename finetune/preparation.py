@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
 
-from model.aliases import renamed
 from model.checkpoint import Checkpoint
 from model.engine.network import Network
 from model.finetuned import FineTuneVisualGLMModel
@@ -306,7 +305,3 @@ def collect_saved(config: TrainingConfig, processes: Processes, begun: Begun) ->
     if config.save_full:
         tensors = dict(begun.network.state_dict(keep_vars=True))
     return collect(tensors, begun.dtype if config.full or config.save_full else None, processes)
-
-
-if not TYPE_CHECKING:
-    __getattr__ = renamed(__name__, {"make_optimiser": "make_optimizer", "load_optimiser": "load_optimizer"})

@@ -23,6 +23,8 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from model.aliases import FormerAttribute
+
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("public_names.json")
 PACKAGES = ("model", "finetune", "terminal", "web", "serving", "visualglm")
@@ -148,14 +150,15 @@ def _read_all(module: str) -> list[str]:
 
 
 def describe_signature(function: Any, is_method: bool = False) -> list[str]:
-    """Return the names of a function's parameters; those after `*` are given by their names only."""
+    """Return the names of a function's parameters, those after `*` keyword-only; with a former name: `new/former`."""
     parameters = list(inspect.signature(function).parameters.values())[is_method:]
+    former = {new: old for old, new in getattr(function, "former_keywords", {}).items()}
     words: list[str] = []
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and not any(word.startswith("*") for word in words):
             words.append("*")
         stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        words.append(stars + parameter.name)
+        words.append("/".join([stars + parameter.name, *filter(None, [former.get(parameter.name)])]))
     return words
 
 
@@ -180,6 +183,8 @@ def describe(name: str, value: Any) -> Iterator[tuple[str, list[str] | None]]:
 
 
 def _describe_member(name: str, cls: type, member: str, found: Any) -> Iterator[tuple[str, list[str] | None]]:
+    if isinstance(found, FormerAttribute):
+        found = inspect.getattr_static(cls, member := found.current)
     if isinstance(found, classmethod | staticmethod):
         yield name, describe_signature(getattr(cls, member))
     else:

@@ -1,4 +1,4 @@
-"""Former import paths, and the public names, which are imported when they are first asked for."""
+"""Former paths, names, keywords and attributes, and the public names, which are imported on first use."""
 
 import ast
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import model
-from model.aliases import MOVED, find_current
+from model.aliases import MOVED, RENAMED, FormerAttribute, find_current, former_keywords
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +24,50 @@ def test_a_former_path_is_the_module_of_the_current_one_and_warns(former: str, m
     assert module.__name__ == MOVED[former]
     assert module.__spec__ is not None
     assert module.__spec__.name == MOVED[former]
+
+
+@pytest.mark.parametrize(
+    ("module", "former", "current"),
+    [(module, former, current) for module, names in RENAMED.items() for former, current in names.items()],
+)
+def test_a_former_name_is_the_current_object_and_warns(module: str, former: str, current: str) -> None:
+    found = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=current):
+        value = getattr(found, former)
+    assert value is getattr(found, current)
+    assert former not in vars(found)
+
+
+def test_a_module_with_former_names_still_lacks_other_names() -> None:
+    module = importlib.import_module(next(iter(RENAMED)))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = module.no_such_name
+
+
+def test_a_former_keyword_is_taken_and_warns() -> None:
+    @former_keywords(rows="size")
+    def make(name: str, *, size: int = 1) -> tuple[str, int]:
+        return name, size
+
+    assert make("a", size=2) == ("a", 2)
+    with pytest.warns(DeprecationWarning, match="size"):
+        assert make("a", **{"rows": 3}) == ("a", 3)
+    with pytest.raises(TypeError, match="rows"):
+        make("a", size=1, **{"rows": 2})
+
+
+def test_a_former_attribute_is_read_and_written_and_warns() -> None:
+    class Batch:
+        size = 1
+        rows = FormerAttribute("size")
+
+    batch = Batch()
+    with pytest.warns(DeprecationWarning, match="size"):
+        batch.rows = 3
+    with pytest.warns(DeprecationWarning, match="size"):
+        assert batch.rows == batch.size == 3
+    with pytest.warns(DeprecationWarning, match="size"):
+        assert Batch.rows == 1
 
 
 def test_modules_inside_a_moved_package_have_moved_with_it() -> None:

@@ -83,8 +83,11 @@ def is_served_by(listed: list[str], current: list[str]) -> bool:
     before, now = (
         words[: next((i for i, word in enumerate(words) if word[0] == "*"), len(words))] for words in (listed, current)
     )
-    in_order = len(now) >= len(before) and all(old == new or takes_any for old, new in zip(before, now, strict=False))
-    by_name = all(word in current or takes_any for word in listed[len(before) :] if not word.startswith("*"))
+    in_order = len(now) >= len(before) and all(
+        takes_any or old in (new, *new.split("/")) for old, new in zip(before, now, strict=False)
+    )
+    known = {*current, *(part for word in current for part in word.split("/"))}
+    by_name = all(word in known or takes_any for word in listed[len(before) :] if not word.startswith("*"))
     stars = {word[: word.count("*")] for word in listed if word.strip("*") != word and word != "*"}
     return in_order and by_name and stars <= {word[: word.count("*")] for word in current}
 
@@ -96,6 +99,7 @@ def is_served_by(listed: list[str], current: list[str]) -> bool:
         (["a", "b", "d", "*", "e", "c"], True),
         (["a", "b", "c"], True),
         (["a", "other", "*", "c", "**old"], True),
+        (["a", "new/b", "*", "other/c"], True),
         (["a", "other", "*", "c"], False),
         (["b", "a", "*", "c"], False),
         (["a", "b", "*"], False),
