@@ -53,9 +53,9 @@ from benchmarks.parts.table import (
     show,
 )
 from finetune.data import ChatDataset
+from finetune.distributed import Processes
 from finetune.evaluation import held_out_loss
 from finetune.forward import AnswerLoss
-from finetune.processes import Processes
 from model import load_sat
 from model.command_line import ArgumentParser, run_program
 

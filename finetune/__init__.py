@@ -1,20 +1,20 @@
-"""Fine-tuning of VisualGLM: LoRA, QLoRA, P-tuning v2, or the weights themselves.
+"""Fine-tuning of VisualGLM with LoRA, QLoRA, P-tuning v2, or full fine-tuning.
 
-The modules in the order in which data passes through them:
+The modules, in the order in which data passes through them:
 
     command line            finetune_visualglm, __main__, arguments -> config: TrainingConfig
-    data                    rows (formats of files), shapes and row_pictures (formats of a row) -> data: ChatDataset
-    encoding                encoding: a turn -> token ids and labels
-    batches                 order (which examples a step sees) -> batches (collation, worker processes)
-                            pictures (random crops, cache of image embeddings), memory (rehearsal data of the base)
-    forward and loss        forward, layers (transformer with a hand-written backward pass) -> loss
-    optimizer               optimizer (AdamW, learning rate), deepspeed_optimizer, processes (torch.distributed)
-    trainer                 methods (what is trained) -> preparation -> training: the loop
-                            evaluation, progress (logs), stopping (signals)
-    checkpoints             checkpoints, training_state, runs (contents), resuming, run_lock
+    data                    rows (files), formats and row_images (rows of several projects) -> data: ChatDataset
+    encoding                encoding: one turn of a row -> token ids and labels
+    batches                 sampler (which examples each step sees) -> batches (collation, worker processes)
+                            images (augmentation, cache of image embeddings), rehearsal (answers of the base model)
+    forward and loss        forward, layers (transformer layers with a hand-written backward pass) -> loss
+    optimizer               optimizer (AdamW, learning-rate schedule), deepspeed_optimizer, distributed
+    trainer                 methods (the trainable parameters) -> preparation -> training: the loop
+                            evaluation (held-out loss and answers), progress (logs), stopping (signals)
+    checkpoints             checkpoints (files of a run, its lock), training_state, runs (start or resume a run)
 
-Other programs: check (`python -m finetune.data check`), compare, merge, with peft_adapter. They and the evaluation ask
-questions by `asking`; `page` writes pages for a browser. `errors` holds the exceptions.
+Other programs: check (`python -m finetune.data check`), compare, and merge with peft_adapter. `page` writes HTML pages,
+`errors` holds the exceptions.
 """
 
 from model.aliases import install_aliases

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from finetune import finetune_visualglm
-from finetune.processes import end_process
+from finetune.distributed import end_process
 
 
 def main() -> NoReturn:

@@ -23,8 +23,8 @@ from model.images.preprocess import load_image
 
 from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
 from .errors import BadRowError
+from .formats import Row
 from .rows import Rows, describe_unread, read_rows, sift_rows
-from .shapes import Row
 
 LISTED = 20  # bad rows that are printed
 AT_HAND = "visualglm-tiny"  # needs no download; its tokens are shorter than those of visualglm-6b

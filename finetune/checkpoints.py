@@ -11,12 +11,16 @@ checkpoints/finetune-visualglm-20240131-120000/
     log.jsonl                   what was recorded on the way
 """
 
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,11 +31,66 @@ from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
 from model.errors import CheckpointError
 from model.file_writing import flush, prepare_text, unused_name, write_text
 
+from .distributed import Processes
 from .errors import TrainingError
 from .optimizer import STATE_NAME as OPTIMIZER_NAME, Optimizer
-from .processes import Processes
-from .run_lock import RunLock
 from .training_state import MANIFEST_NAME, State, find_changed_file, make_manifest, parse_state
+
+LOCK_NAME = "lock"
+IN_USE = (errno.EACCES, errno.EAGAIN)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class RunLock:
+    """Holds the lock of a run until it is closed or the process ends.
+
+    Args:
+        run: the run's directory.
+
+    Raises:
+        TrainingError: another process holds the lock, or the lock file cannot be opened.
+    """
+
+    def __init__(self, run: Path) -> None:
+        try:
+            self.descriptor: int | None = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise TrainingError(
+                f"The run {run} cannot be locked ({error.strerror}). Look at the permissions of its directory."
+            ) from error
+        try:
+            self._lock(run, self.descriptor)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self, run: Path, descriptor: int) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows has none
+            return
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in UNSUPPORTED:  # a file system without locks
+                return
+            if error.errno not in IN_USE:
+                raise TrainingError(f"The run {run} cannot be locked ({error.strerror}).") from error
+            owner = "".join(filter(str.isprintable, os.pread(descriptor, 200, 0).decode("utf-8", "replace")))
+            raise TrainingError(
+                f"Another training is using the run {run} ({owner or 'its process is unknown'}). Wait for its end or "
+                "stop it, or begin a new run without --resume."
+            ) from error
+        with suppress(OSError):  # on a full disk the lock holds without its owner's name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
 
 STATE_NAME = "state.json"
 PART = ".part-"

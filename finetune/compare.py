@@ -17,9 +17,9 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.images.preprocess import load_image
 from model.loading import DTYPES
 
-from .asking import Answer, Compared, Question, ask_all, questions_of
 from .check import find_broken
 from .errors import BadRowError, DataError
+from .evaluation import Answer, Compared, Question, ask_all, questions_of
 from .page import Article, Line, write_page
 from .rows import OnBadRow, read_rows, refuse_bad_rows, sift_rows
 

@@ -5,7 +5,7 @@
 
     python -m finetune.data check dataset.json      # what is in a file, and what is wrong with it
 
-The shapes of a row are in finetune/shapes.py, the formats of a file in finetune/rows.py.
+The shapes of a row are in finetune/formats.py, the formats of a file in finetune/rows.py.
 """
 
 import mmap
@@ -27,8 +27,8 @@ from model.prompt import Tokenizer
 from .batches import Batch, collate, load_batches
 from .encoding import Example, TurnEncoder
 from .errors import BadRowError, DataError
+from .formats import Row
 from .rows import OnBadRow, Places, Rows, read_rows, refuse_bad_rows, sift_rows
-from .shapes import Row
 
 __all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_batches", "load_pixels", "read_rows"]
 

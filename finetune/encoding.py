@@ -14,7 +14,7 @@ import torch
 from model.errors import SettingError
 from model.prompt import Language, Prompt, Tokenizer, Turn, encode_newest_turns, encode_turns
 
-from .shapes import Row
+from .formats import Row
 
 DEFAULT_MAX_LENGTH = 512  # tokens of prompt and answer, the picture's included
 NO_LOSS = -100  # the label that torch's cross_entropy ignores

@@ -17,8 +17,8 @@ if not __package__:  # started by its path, as launchers do
 
 from finetune.arguments import parse_arguments
 from finetune.config import TrainingConfig
+from finetune.distributed import end_process, leave_processes
 from finetune.preparation import prepare
-from finetune.processes import end_process, leave_processes
 from finetune.stopping import FAILED_BY_SIGNAL
 from model.command_line import DONE, run_program
 from model.finetuned import FineTuneVisualGLMModel

@@ -26,9 +26,10 @@ from .checkpoints import Run
 from .config import TrainingConfig
 from .data import ChatDataset, split_rows
 from .deepspeed_optimizer import DeepspeedOptimizer
+from .distributed import Processes, count_processes, is_launched, join_processes, say
 from .errors import TrainingError
 from .forward import AnswerLoss
-from .memory import write_memory
+from .images import PictureCache
 from .methods import (
     build_network,
     choose_base,
@@ -40,13 +41,11 @@ from .methods import (
     trains_image_part,
 )
 from .optimizer import Optimizer, PlainOptimizer, Settings
-from .order import Order
-from .pictures import PictureCache
-from .processes import Processes, count_processes, is_launched, join_processes, say
 from .progress import Recorder
-from .resuming import open_run
+from .rehearsal import write_memory
 from .rows import Rows, describe_unread, read_rows
-from .runs import collect, copy_beside, load_trained, run_config
+from .runs import collect, copy_beside, load_trained, open_run, run_config
+from .sampler import Order
 from .stopping import StopRequest
 from .training import Training
 from .training_state import State

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import LONGEST_QUOTE, BadRowError, DataError, quote
-from .shapes import Row, parse_row
+from .formats import Row, parse_row
 
 ADVICE = "Give JSON lines (one object a line), or one list of objects in brackets, in UTF-8."
 BOM = codecs.BOM_UTF8

@@ -19,14 +19,14 @@ from .batches import lost_workers_explained
 from .checkpoints import Run
 from .config import TrainingConfig
 from .data import Batch, ChatDataset, load_batches
+from .distributed import Processes, say
 from .encoding import NO_LOSS
 from .errors import TrainingError
 from .evaluation import Score, ask, held_out_loss
+from .images import PictureCache, vary_some
 from .optimizer import Made, Numbers, Optimizer, rate_at
-from .order import Order
-from .pictures import PictureCache, vary_some
-from .processes import Processes, say
 from .progress import Recorder
+from .sampler import Order
 from .stopping import StopRequest, catch_signals
 from .training_state import State
 

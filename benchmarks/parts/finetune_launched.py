@@ -16,7 +16,7 @@ import torch
 from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.finetune_subject import Ours, make_training
 from benchmarks.parts.machine import ROOT
-from finetune.processes import end_process, leave_processes
+from finetune.distributed import end_process, leave_processes
 from model.command_line import ArgumentParser
 
 SECONDS = 900  # that a launch may take

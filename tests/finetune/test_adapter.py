@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.batches import Batch, select, show
 from finetune.forward import Adapter, AnswerLoss, answer_places, final_states
-from finetune.pictures import PictureCache, vary_some
+from finetune.images import PictureCache, vary_some
 from model import load_sat
 from model.finetuned import FineTuneVisualGLMModel
 from tests.finetune.test_forward import METHODS, TurnedMixin, build, gradients, same

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.asking import answer_all, as_shown, ask_all, greedy_config, questions_of
 from finetune.compare import main
+from finetune.evaluation import answer_all, as_shown, ask_all, greedy_config, questions_of
 from finetune.rows import read_rows
 from model import Conversation, SatChatModel, VisualGLMError, load_sat
 from model.checkpoint import open_checkpoint, save_sat

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from finetune.data import Batch, ChatDataset, Example, collate, load_batches
 from finetune.encoding import TurnEncoder
 from finetune.errors import BadRowError, DataError
-from finetune.shapes import Row
+from finetune.formats import Row
 from model import CHAT, Conversation, SatChatModel, Turn, load_sat
 from model.engine.batch import make_decoder
 from model.errors import SettingError

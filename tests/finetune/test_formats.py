@@ -12,9 +12,9 @@ from PIL import Image
 from finetune.check import main
 from finetune.data import ChatDataset
 from finetune.errors import BadRowError, DataError
+from finetune.formats import Row
 from finetune.preparation import describe_data
 from finetune.rows import read_rows
-from finetune.shapes import Row
 from model import Turn, load_tokenizer
 from model.command_line import FAILED
 from tests.helpers.picture_files import encode

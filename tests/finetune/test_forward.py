@@ -15,7 +15,7 @@ import finetune.data
 from finetune import loss as head
 from finetune.data import Batch, collate
 from finetune.forward import AnswerLoss, additive, logits_by_sat
-from finetune.pictures import PictureCache
+from finetune.images import PictureCache
 from model.finetuned import FineTuneVisualGLMModel
 from tests.helpers.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
 

@@ -129,7 +129,7 @@ def test_a_large_model_is_saved_after_an_evaluation(data: Path, tmp_path: Path) 
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = ["--full", "--lr", "1e-4", "--train-iters", "3", "--batch-size", "4", "--valid-data", str(data)]
     evaluated = ["--eval-interval", "2", "--save-interval", "2", "--eval-batch-size", "99", "--eval-answers", "0"]
-    program = [sys.executable, "-m", "tests.helpers.little_ahead"]
+    program = [sys.executable, "-m", "tests.helpers.zero3_small"]
     run = launch(program, data, tmp_path / "save", *flags, *evaluated, "--zero-stage", "3", cwd=ROOT)
     expected = train(data, tmp_path / "alone", *flags)
     assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)

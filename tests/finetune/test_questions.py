@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from finetune.memory import WORDS, draw_further, draw_question, draw_talk, fill, plural_of, with_article
+from finetune.rehearsal import WORDS, draw_further, draw_question, draw_talk, fill, plural_of, with_article
 from model import CHINESE, ENGLISH
 from model.prompt import Language, is_chinese
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.checkpoints import Run
+from finetune.checkpoints import Run, RunLock
 from finetune.errors import TrainingError
 from finetune.finetune_visualglm import main
-from finetune.run_lock import RunLock
 from finetune.training_state import MANIFEST_NAME
 from model import load_sat
 from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
@@ -20,10 +19,10 @@ from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
 ROOT = Path(__file__).parents[2]
 FLAGS = ("--use_lora", "--layer_range", "0", "--train-iters", "3", "--save-interval", "1")
 LOCK_AND_WAIT = (
-    "import sys, pathlib, finetune.run_lock as m; m.RunLock(pathlib.Path(sys.argv[1])); print(1, flush=True);"
+    "import sys, pathlib, finetune.checkpoints as m; m.RunLock(pathlib.Path(sys.argv[1])); print(1, flush=True);"
 )
 LOCK_AND_WAIT += "sys.stdin.read()"
-LOCK_AND_FORK = "import os, sys, pathlib, time, finetune.run_lock as m; lock = m.RunLock(pathlib.Path(sys.argv[1]));"
+LOCK_AND_FORK = "import os, sys, pathlib, time, finetune.checkpoints as m; lock = m.RunLock(pathlib.Path(sys.argv[1]));"
 LOCK_AND_FORK += "child = os.fork(); child or time.sleep(99); print(child, flush=True); time.sleep(99)"
 
 

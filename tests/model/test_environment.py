@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune.batches import count_local_processes
-from finetune.processes import count_processes, is_launched
+from finetune.distributed import count_processes, is_launched
 from model import SettingError
 from model.command_line import ArgumentParser
 from tests.helpers.cli_program import ROOT, environment

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from finetune.order import Order
+from finetune.sampler import Order
 
 
 def taken(order: Order, steps: int, start: int = 0) -> list[list[int]]:

@@ -17,8 +17,8 @@ from model import CHINESE, ENGLISH, Language, SatChatModel, Turn, VisualGLMError
 from model.prompt import Tokenizer
 from model.visualglm import VisualGLMModel
 
-from .asking import Question, answer_all, greedy_config
 from .data import ChatDataset
+from .evaluation import Question, answer_all, greedy_config
 from .forward import Adapter
 
 NAMED_SHARE = 0.7  # of the questions are about things that were named before

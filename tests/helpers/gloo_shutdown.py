@@ -1,6 +1,6 @@
 """Two processes, of which the second ends while gloo waits for Python's lock there, to let go of a sum of both.
 
-Each is `python -m tests.helpers.late_sum FOLDER` with its RANK, 0 or 1, and a WORLD_SIZE of 2.
+Each is `python -m tests.helpers.gloo_shutdown FOLDER` with its RANK, 0 or 1, and a WORLD_SIZE of 2.
 """
 
 import atexit
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from finetune.processes import end_process, leave_processes
+    from finetune.distributed import end_process, leave_processes
 
     dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=60), world_size=2, rank=rank)
     number = torch.ones(1)

@@ -7,7 +7,7 @@
 
 Every answer of a conversation is trained on; those of a `history` are only read. A `system` text goes before the first
 question. "language" may be "zh" or "en". Marks of the picture in questions, such as <image> or <img>a.png</img>, are
-removed, and other names for the picture's key are read: see finetune/row_pictures.py.
+removed, and other names for the picture's key are read: see finetune/row_images.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from model.errors import QuestionError
 from model.prompt import CHINESE, ENGLISH, Language, Turn, question_language, to_turns
 
 from .errors import BadRowError, ShapeError, quote
-from .row_pictures import (
+from .row_images import (
     SOURCE_KEYS,
     find_picture,
     paths_of,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.memory import write_memory
-from finetune.order import Order
-from finetune.pictures import vary, vary_some
+from finetune.images import vary, vary_some
+from finetune.rehearsal import write_memory
+from finetune.sampler import Order
 from model import CHINESE, DEMO, ENGLISH, Conversation, Turn, load_sat, load_tokenizer
 from model.images.preprocess import load_image
 from tests.finetune.test_forward import METHODS, build
