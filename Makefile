@@ -5,11 +5,15 @@
 # make test-kernels   a GPU's kernels, by Triton's interpreter; make test-slow does that, too
 # make check      style, types, import rules
 # Each installs what it needs into .venv. Choose the interpreter with PYTHON=python3.12.
+# Tests run in two processes; WORKERS=8 runs them in eight, WORKERS=0 in one, in their order.
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN := $(VENV)/bin/python
+# More threads than cores slow each other down. A worker gets tests that stand together, so that they share their fixtures.
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 INSTALLED := $(VENV)/.installed
 INSTALLED_WEB := $(VENV)/.installed-web
 INSTALLED_DEV := $(VENV)/.installed-dev
@@ -33,15 +37,15 @@ api: $(INSTALLED)
 	$(RUN) api.py --from_pretrained visualglm-tiny
 
 test: $(INSTALLED_DEV)
-	$(RUN) -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 test-slow: $(INSTALLED_DEV) test-kernels
-	$(RUN) -m pytest -m slow
+	$(TEST) -m slow
 
 # There is no Triton for other systems.
 ifeq ($(shell uname -s),Linux)
 test-kernels: $(TRITON)/.installed
-	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(RUN) -m pytest -W ignore::RuntimeWarning $(KERNEL_TESTS)
+	PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(TEST) -W ignore::RuntimeWarning $(KERNEL_TESTS)
 endif
 
 check: $(INSTALLED_DEV)

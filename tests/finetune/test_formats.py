@@ -221,7 +221,7 @@ FILES = [
     (f"[{LINE}]".encode("utf-16-le"), DataError, "text in UTF-16. Convert it: iconv -f UTF-16LE"),
     (LINE.encode("utf-16-be"), DataError, "text in UTF-16. Convert it: iconv -f UTF-16BE"),
     (LINE.encode("utf-32"), DataError, "text in UTF-32. Convert it: iconv"),
-    (gzip.compress(LINE.encode()), DataError, "compressed by gzip. Unpack it"),
+    (gzip.compress(LINE.encode(), mtime=0), DataError, "compressed by gzip. Unpack it"),
     (bz2.compress(LINE.encode()), DataError, "compressed by bzip2. Unpack it"),
     (b"PK\x03\x04rest", DataError, "a zip archive"),
     (

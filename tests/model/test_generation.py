@@ -163,7 +163,9 @@ def test_nonsense_is_refused_by_name(setting: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
 @pytest.mark.parametrize(
-    "number", [np.float16, np.float32, np.float64, np.int64, np.array, torch.tensor, Fraction, np.uint8], ids=repr
+    "number",
+    [np.float16, np.float32, np.float64, np.int64, np.array, torch.tensor, Fraction, np.uint8],
+    ids=lambda number: number.__name__,
 )
 def test_a_real_number_may_be_of_any_library(name: str, number: Any) -> None:
     config = GenerationConfig(**{name: number(1)})
@@ -173,7 +175,7 @@ def test_a_real_number_may_be_of_any_library(name: str, number: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["max_length", "max_new_tokens", "min_length", "top_k", "seed"])
-@pytest.mark.parametrize("number", [np.int64, np.uint8, np.array, torch.tensor], ids=repr)
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.array, torch.tensor], ids=lambda number: number.__name__)
 def test_an_integer_may_be_of_any_library(name: str, number: Any) -> None:
     config = GenerationConfig(**{name: number(7)})
     assert type(getattr(config, name)) is int
