@@ -27,7 +27,7 @@ from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, lo
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.layout import RENAMED, SPLIT
-from model.checkpoint.memory import build_empty
+from model.checkpoint.meta_init import build_empty
 from model.checkpoint.save import save_hf, to_hf_config
 from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, run_program

@@ -30,7 +30,7 @@ from benchmarks.parts.loaded import ORIGINAL, ORIGINAL_CPU, OURS, OURS_HF, Loade
 from benchmarks.parts.machine import describe_machine, name_gpu
 from benchmarks.parts.table import Comparison, Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model.checkpoint.convert import convert
-from model.checkpoint.memory import expected_shapes
+from model.checkpoint.meta_init import expected_shapes
 from model.command_line import ArgumentParser, run_program
 
 BESIDE_GB = 2.0  # that loading may take beside the model and its largest tensor

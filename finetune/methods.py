@@ -10,7 +10,7 @@ import torch
 
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.adapters import LORA_DEFAULTS, METHOD_SWITCHES
-from model.checkpoint.memory import build_empty
+from model.checkpoint.meta_init import build_empty
 from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
 from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, print_text, run_program

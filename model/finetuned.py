@@ -12,9 +12,8 @@ from .checkpoint import Checkpoint
 from .checkpoint.adapters import LORA_DEFAULTS
 from .checkpoint.layout import SPLIT
 from .checkpoint.low_bit import rounded_tensors
-from .quantization.linear import QuantizedEmbedding
 from .quantization.nf4 import Nf4Linear, is_rounded
-from .quantization.quantize import EMBEDDING_BITS, quantized_layers
+from .quantization.quantize import EMBEDDING_BITS, QuantizedEmbedding, quantized_layers
 from .sat.lora import TARGETS, LoraMixin
 from .sat.ptuning import PTUNING, PrefixMixin
 from .tensors import LazyTensors, makers_of

@@ -11,7 +11,7 @@ from .chat_model import NetworkChatModel
 from .description import UNNAMED, Description
 from .kernels.linear import Called, Linear, bind_dense
 from .prompt import Tokenizer
-from .quantization.linear import bind_quantized
+from .quantization.quantize import bind_quantized
 
 if TYPE_CHECKING:
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage

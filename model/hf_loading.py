@@ -17,11 +17,11 @@ from .checkpoint.files import read_json
 from .checkpoint.hf import CONFIG_NAME, open_files
 from .checkpoint.layout import INTERLEAVED, SPLIT
 from .checkpoint.low_bit import rounded_tensors
-from .checkpoint.memory import build_empty, whole_tensors
+from .checkpoint.meta_init import build_empty, whole_tensors
 from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
 from .errors import CheckpointError, SettingError
 from .kernels.torch_ops import round_weight
-from .quantization.published import SCALE
+from .quantization.dequantize import SCALE
 from .quantization.quantize import quantized_layers
 from .tensors import Tensors
 

@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.files import read_json
 from .checkpoint.low_bit import quantized_checkpoint
-from .checkpoint.memory import build_empty
+from .checkpoint.meta_init import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL, find_vocabulary
 from .checkpoint.save import GENERATION_NAME
 from .checkpoint.sizes import choose_cpu_dtype, count_parameters

@@ -18,10 +18,10 @@ from .blip2 import BLIP2, without_parallel_output
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
-from .checkpoint.memory import build_empty
+from .checkpoint.meta_init import build_empty
 from .kernels.linear import Called, Linear, bind_dense
 from .kernels.torch_ops import QuantizedLinear, rotary_frequencies
-from .quantization.linear import bind_quantized
+from .quantization.quantize import bind_quantized
 from .sat.compat import settle_placement  # before sat
 from .sat.ptuning import PTUNING, find_prefix, prefix_of
 from .tensors import LazyTensors, Tensors, makers_of

@@ -30,7 +30,7 @@ from .adapters import PTUNING, encode_prefix, methods_in, refuse_unmergeable
 from .files import read_json
 from .layout import LAYOUTS
 from .load import Checkpoint, open_checkpoint
-from .memory import whole_tensors
+from .meta_init import whole_tensors
 from .resolve import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
 from .sat import check_size
 from .save import GENERATION_NAME, Progress, new_directory, save_hf, save_sat, write_json

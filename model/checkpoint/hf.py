@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..quantization.published import read_bits
+from ..quantization.dequantize import read_bits
 from ..tensors import LazyTensors, Maker, Tensors, makers_of
 from .files import describe_damage, open_tensors, read_json
 from .layout import to_sat_name

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..quantization.dequantize import dequantize_tensors, quantized_parts, read_bits
 from ..quantization.nf4 import round_tensors
-from ..quantization.published import dequantize_tensors, quantized_parts, read_bits
 from ..tensors import Tensors
 from . import hf, sat
 from .adapters import (

@@ -12,10 +12,8 @@ from torch import nn
 
 from ..errors import SettingError
 from ..kernels.torch_ops import QuantizedLinear, Rounded
-from ..quantization.linear import QuantizedEmbedding
-from ..quantization.published import GROUPS, SCALE
-from ..quantization.quantize import quantized_layers
-from ..quantization.rounding import round_weight
+from ..quantization.dequantize import GROUPS, SCALE
+from ..quantization.quantize import QuantizedEmbedding, quantized_layers, round_weight
 from ..tensors import LazyTensors, Maker, Tensors, makers_of
 from . import Checkpoint, open_checkpoint
 from .convert import copy_tokenizer, write_sat

@@ -5,8 +5,9 @@ Importing this package registers its classes with transformers' AutoConfig, Auto
 
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
 from .configuration_chatglm import ChatGLMConfig
-from .registration import register
 from .tokenization_chatglm import ChatGLMTokenizer
 
 if TYPE_CHECKING:
@@ -16,12 +17,45 @@ __all__ = ["ChatGLMConfig", "ChatGLMForConditionalGenerationWithImage", "ChatGLM
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model's class when it is asked for: transformers' modelling code takes seconds."""
+    """Import the model class on first access: transformers' modeling code takes seconds to import."""
     if name != "ChatGLMForConditionalGenerationWithImage":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
     return ChatGLMForConditionalGenerationWithImage
+
+
+class LazyModel:
+    """A proxy that transformers registers in place of the model class, which is imported on first use.
+
+    Loading a tokenizer alone then avoids the two seconds that transformers' modeling code takes to import.
+    """
+
+    config_class = ChatGLMConfig
+
+    def __getattr__(self, name: str) -> Any:
+        from .modeling_chatglm import ChatGLMForConditionalGenerationWithImage
+
+        return getattr(ChatGLMForConditionalGenerationWithImage, name)
+
+
+class NoModelsConfig(ChatGLMConfig):
+    """A configuration class that no model uses, under which the tokenizer is registered.
+
+    Under ChatGLMConfig itself, transformers 5 would run a directory's own tokenizer file instead of ours.
+    """
+
+
+def register() -> None:
+    """Register the classes of this package with the Auto classes, for the model type "chatglm".
+
+    transformers 5 then prefers them to the code in a model's directory, with `trust_remote_code=True` or without;
+    transformers 4 prefers them only without `trust_remote_code=True`.
+    """
+    AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig, exist_ok=True)
+    AutoTokenizer.register(NoModelsConfig, slow_tokenizer_class=ChatGLMTokenizer, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+        auto_class.register(ChatGLMConfig, LazyModel(), exist_ok=True)
 
 
 register()

@@ -15,8 +15,8 @@ from ..errors import CheckpointError
 from ..file_writing import write_text
 
 OWN_MODULES = (
+    "chat_chatglm",
     "configuration_chatglm",
-    "dialogue_chatglm",
     "generation_chatglm",
     "layers_chatglm",
     "modeling_chatglm",
@@ -37,7 +37,7 @@ TOKENIZER_FILES = {f"{TOKENIZER_MODULE}.py", "configuration_chatglm.py"}
 FORMER_MODULES = (
     *("cache_chatglm", "graph_chatglm", "prefix_chatglm", "room_chatglm", "saving_chatglm", "text_chatglm"),
     *("vision_chatglm", "quantization", "kernels", "recording", "file_mode", "history", "image", "image_file"),
-    *("image_bounds", "image_metadata", "data_url", "fetch", "address", "cuda_graph", "low_bit"),
+    *("image_bounds", "image_metadata", "data_url", "fetch", "address", "cuda_graph", "low_bit", "dialogue_chatglm"),
 )
 MODEL_CLASS = "modeling_chatglm.ChatGLMForConditionalGenerationWithImage"
 CONFIG_MAP = {

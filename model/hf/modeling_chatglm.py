@@ -18,8 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from ..errors import CheckpointError, SettingError
 from ..kernels.torch_ops import quantize_layers, rotary_tables
+from .chat_chatglm import DialogueMixin
 from .configuration_chatglm import ChatGLMConfig
-from .dialogue_chatglm import DialogueMixin
 from .generation_chatglm import Rooms, later_logits, new_cache
 from .layers_chatglm import (
     GLMBlock,

@@ -15,9 +15,8 @@ from torch import nn
 
 from ..kernels.torch_ops import dequantize
 from ..tensors import LazyTensors, Tensors, makers_of
-from .published import EMBEDDINGS
-from .quantize import EMBEDDING_BITS
-from .rounding import round_weight as round_to_bits
+from .dequantize import EMBEDDINGS
+from .quantize import EMBEDDING_BITS, round_weight as round_to_bits
 
 LEVELS = (
     -1.0,

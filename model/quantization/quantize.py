@@ -1,15 +1,139 @@
-"""Turning the layers of a SAT network into layers of 8 or 4 bits, after it is loaded or while it is."""
+"""Quantize weights to 8 or 4 bits, and replace the layers of a SAT network by layers with such weights.
 
-from collections.abc import Iterator
-from typing import Any, TypeVar
+See `kernels.torch_ops` for the format of a quantized weight. A row of a 4-bit linear layer has groups of columns.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SettingError
-from ..kernels.torch_ops import QuantizedLinear, check_bits
-from .linear import QuantizedEmbedding, empty_linear
-from .rounding import round_weight
+from ..kernels.linear import Called, Linear, bind_rounded
+from ..kernels.torch_ops import QuantizedLinear, Rounded, check_bits, pack_pairs, quantize_rows
+
+GROUP_SIZE = 128
+LOWEST, HIGHEST = -8, 7
+# Of a group's range: cutting off its extremes may bring the others closer. The best is chosen for each group.
+SHARES = (1.0, 0.94, 0.88, 0.8)
+# Elements rounded at once, so that a matrix of any size needs little beside itself.
+AT_ONCE = 2**24
+
+
+def group_count(columns: int) -> int:
+    """Return G, the number of groups in a row: of 128 columns where that divides the row, else of fewer."""
+    return columns // math.gcd(columns, GROUP_SIZE)
+
+
+def round_weight(weight: torch.Tensor, bits: int) -> Rounded:
+    """Return a weight [O, I] of any floating dtype in 8 or 4 bits, on its device.
+
+    Raises:
+        SettingError: weights cannot have so many bits.
+    """
+    check_bits(bits, weight.shape[1])
+    rounder = round_rows if bits == 8 else round_groups
+    height = max(1, AT_ONCE // weight.shape[1])
+    parts = [rounder(part.detach().float()) for part in weight.split(height)]
+    numbers, scale = torch.cat([part.numbers for part in parts]), torch.cat([part.scale for part in parts])
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Rounded(numbers, scale, torch.cat(groups) if groups else None)
+
+
+def usable(scale: torch.Tensor) -> torch.Tensor:
+    """Return half-precision scales [O] in float32, without zeros: rows of zeros become zeros with any scale."""
+    return scale.float().where(scale > 0, 1.0)
+
+
+def round_rows(weight: torch.Tensor) -> Rounded:
+    """Round float32 [O, I] to 8 bits with a scale a row."""
+    numbers, scale = quantize_rows(weight, 8)
+    return Rounded(numbers, usable(scale))
+
+
+def round_groups(weight: torch.Tensor) -> Rounded:
+    """Round float32 [O, I] to 4 bits with a step and a zero for each group, those of the least squared error."""
+    scale = usable(weight.abs().amax(dim=1).half())
+    wanted = (weight / scale[:, None]).view(len(weight), group_count(weight.shape[1]), -1)
+    low, high = wanted.amin(-1, keepdim=True), wanted.amax(-1, keepdim=True)
+    best, groups = wanted, torch.empty(0)
+    least = torch.full_like(low, math.inf)
+    for share in SHARES:
+        step = as_stored((high - low) * (share / (HIGHEST - LOWEST))).clamp(min=2.0**-30)  # not zero
+        zero = as_stored((high + low) / 2 + step / 2)  # the numbers' middle is -1/2
+        numbers = ((wanted - zero) / step).round_().clamp_(LOWEST, HIGHEST)
+        error = (torch.addcmul(zero, numbers, step) - wanted).square_().sum(-1, keepdim=True)
+        pair, better = torch.cat((step, zero), -1), error < least
+        best = torch.where(better, numbers, best)
+        groups = torch.where(better, pair, groups) if groups.numel() else pair
+        least = torch.minimum(error, least)
+    return Rounded(pack_pairs(best.flatten(1).to(torch.int8)), scale, groups.to(torch.bfloat16))
+
+
+def as_stored(values: torch.Tensor) -> torch.Tensor:
+    """Return float32 values rounded to what bfloat16 has."""
+    return values.bfloat16().float()
+
+
+def empty_linear(
+    inputs: int, outputs: int, bits: int, bias: nn.Parameter | None, device: torch.device | None = None
+) -> QuantizedLinear:
+    """Return a layer whose weights are still to be loaded.
+
+    Raises:
+        SettingError: weights cannot have so many bits.
+    """
+    check_bits(bits, inputs)
+    return QuantizedLinear(inputs, outputs, bits, bias, device, groups=group_count(inputs) if bits == 4 else 0)
+
+
+def bind_quantized(layer: Any) -> Linear:
+    """Return how the decoder calls a low-bit layer of either network, or of an exported model of before.
+
+    A row of 4 bits without groups is taken for groups of the same step.
+    """
+    if layer.weight.device.type == "cpu":
+        return Called(layer)
+    groups = getattr(layer, "weight_groups", None)
+    if groups is None and layer.bits == 4:
+        same = torch.tensor((1.0, 0.0), dtype=torch.bfloat16, device=layer.weight.device)  # step and zero
+        groups = same.expand(layer.out_features, group_count(layer.in_features), 2).contiguous()
+    return bind_rounded(layer.weight, layer.weight_scale.float(), groups, layer.bias)
+
+
+class QuantizedEmbedding(QuantizedLinear):
+    """Embeds tokens [...] as [..., D] from rows of 8 bits with a scale each, in the dtype that the model is cast to."""
+
+    def __init__(
+        self, inputs: int, outputs: int, bits: int, bias: nn.Parameter | None, device: torch.device | None = None
+    ) -> None:
+        super().__init__(inputs, outputs, bits, bias, device)
+        self.dtype = torch.get_default_dtype()
+
+    @classmethod
+    def from_weight(cls, weight: torch.Tensor, bits: int, bias: nn.Parameter | None = None) -> Self:
+        """Return an embedding with a rounded copy of `weight` [V, D], which gives its dtype."""
+        made = cls.of(round_weight(weight, bits), bits, bias)
+        made.dtype = weight.dtype
+        return made
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.out_features
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        rows, scale = F.embedding(token_ids, self.weight), self.weight_scale[token_ids]
+        return (rows * scale[..., None]).to(self.dtype)
+
+    def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move as the linear layers do, and note the dtype."""
+        self.dtype = function(torch.empty(0, dtype=self.dtype, device=self.weight.device)).dtype
+        super()._apply(function, recurse)
+        return self
+
 
 M = TypeVar("M", bound=nn.Module)
 # SAT's own linear layers. The picture's projection, an nn.Linear, keeps its precision, as with SAT's `quantize`.

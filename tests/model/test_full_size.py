@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, draw_weights, full_size_config, random_sat
 from model.checkpoint import open_checkpoint
-from model.checkpoint.memory import WithoutData
+from model.checkpoint.meta_init import WithoutData
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 

@@ -13,7 +13,7 @@ import torch
 
 from model import VisualGLMModel
 from model.checkpoint import save_hf, save_sat
-from model.checkpoint.memory import WithoutData, build_empty
+from model.checkpoint.meta_init import WithoutData, build_empty
 from model.checkpoint.resolve import VOCABULARY_NAME, find_vocabulary
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel

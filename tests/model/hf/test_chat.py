@@ -14,7 +14,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from model import HF_CHAT, GenerationError, ImageError, SettingError, VisualGLMModel, chat
-from model.hf.dialogue_chatglm import PRESET
+from model.hf.chat_chatglm import PRESET
 from tests.helpers.hf_models import TINY, load_tiny, tiny_model, tiny_tokenizer
 
 PICTURE = Path(__file__).parents[3] / "examples" / "scene.png"

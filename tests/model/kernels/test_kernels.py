@@ -18,7 +18,7 @@ from model.kernels.autotune import CHUNK, MATMUL, MATVEC, MOST_ROWS, PROGRAMS, T
 from model.kernels.dispatch import has_triton
 from model.kernels.ending import Ending
 from model.kernels.torch_ops import dequantize
-from model.quantization.rounding import round_weight
+from model.quantization.quantize import round_weight
 from tests.conftest import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

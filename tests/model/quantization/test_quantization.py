@@ -21,8 +21,7 @@ from model.engine.batch import make_decoder
 from model.engine.network import has_foreign_hooks
 from model.kernels.torch_ops import positions_2d, prefix_mask
 from model.prompt import Prompt
-from model.quantization.linear import QuantizedEmbedding
-from model.quantization.quantize import quantize, quantized_layers
+from model.quantization.quantize import QuantizedEmbedding, quantize, quantized_layers
 from tests.conftest import build_model, relative_error
 from tests.helpers.hf_models import load_tiny, tiny_tokenizer
 from tests.model.engine.test_decoder import drain

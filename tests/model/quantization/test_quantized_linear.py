@@ -7,8 +7,7 @@ from torch import nn
 from model import SettingError
 from model.kernels import torch_ops as kernels
 from model.kernels.torch_ops import QuantizedLinear
-from model.quantization.linear import empty_linear
-from model.quantization.rounding import round_weight
+from model.quantization.quantize import empty_linear, round_weight
 from tests.conftest import relative_error
 
 BITS = [8, 4]
@@ -57,7 +56,7 @@ def test_equal_weights_are_numbers_and_close(bits: int, value: float) -> None:
 def test_groups_that_cut_off_extremes_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(64, 256)
     chosen = kernels.dequantize(*round_weight(weight, 4), 4, torch.float32)
-    monkeypatch.setattr("model.quantization.rounding.SHARES", (1.0,))
+    monkeypatch.setattr("model.quantization.quantize.SHARES", (1.0,))
     whole_range = kernels.dequantize(*round_weight(weight, 4), 4, torch.float32)
     errors = [(made - weight).view(64, 2, 128).square().sum(-1) for made in (chosen, whole_range)]
     assert (errors[0] <= errors[1]).all()
@@ -67,7 +66,7 @@ def test_groups_that_cut_off_extremes_have_the_smaller_error(monkeypatch: pytest
 def test_a_matrix_is_rounded_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(20, 256)
     expected = round_weight(weight, 4)
-    monkeypatch.setattr("model.quantization.rounding.AT_ONCE", 3 * 256)
+    monkeypatch.setattr("model.quantization.quantize.AT_ONCE", 3 * 256)
     for part, whole in zip(round_weight(weight, 4), expected, strict=True):
         assert torch.equal(part, whole)
 
