@@ -229,7 +229,7 @@ def test_what_is_too_long_on_both_sides_is_cut_on_both(model: SatChatModel, fold
 
 
 def test_a_length_that_leaves_no_room_is_refused(model: SatChatModel, folder: Path) -> None:
-    with pytest.raises(SettingError, match="max_length=40 leaves no room"):
+    with pytest.raises(SettingError, match="max_length=40"):
         make_dataset(model, folder, [GOOD], max_length=40)[0]
 
 
@@ -247,7 +247,7 @@ def test_workers_load_what_this_process_loads(model: SatChatModel, folder: Path)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_picture_stops_with_its_row(model: SatChatModel, folder: Path, workers: int) -> None:
     dataset = make_dataset(model, folder, [GOOD, {**GOOD, "img": "broken.png"}])
-    with pytest.raises(BadRowError, match=r"^Row 2: The picture .*broken.png' .*") as caught:
+    with pytest.raises(BadRowError, match=r"^Row 2: .*broken\.png") as caught:
         list(load_batches(dataset, [[0], [1]], workers))
     assert caught.value.number == 2
 
@@ -273,12 +273,12 @@ def test_bad_rows_are_listed_or_left_out(model: SatChatModel, folder: Path) -> N
     dataset = make_dataset(model, folder, rows, on_bad_row="skip")
     assert [dataset[index].row for index in range(len(dataset))] == [1, 4]
     assert [error.number for error in dataset.bad_rows] == [2, 3, 5]
-    with pytest.raises(DataError, match="None of the 2 rows"):
+    with pytest.raises(DataError, match="2 rows"):
         make_dataset(model, folder, rows[1:3], on_bad_row="skip")
 
 
 def test_many_bad_rows_do_not_fill_the_screen(model: SatChatModel, folder: Path) -> None:
-    with pytest.raises(DataError, match="and 90 more") as caught:
+    with pytest.raises(DataError, match="90") as caught:
         make_dataset(model, folder, [GOOD, *[5] * 100])
     assert len(str(caught.value).splitlines()) == 13
 

@@ -63,7 +63,7 @@ def test_rows_of_json_lines_have_the_numbers_of_their_lines(folder: Path) -> Non
     line = json.dumps(GOOD)
     rows = read_rows(write(folder, f"\n{line}\n\n  \n{line}\nnonsense\n"))
     assert rows.places.numbers.tolist() == [2, 5, 6]
-    with pytest.raises(BadRowError, match=r"Row 6: it is not JSON .*'nonsense'"):
+    with pytest.raises(BadRowError, match=r"Row 6: .*nonsense"):
         rows[2]
 
 
@@ -186,7 +186,7 @@ LINE = json.dumps(GOOD).encode()
 )
 def test_a_broken_line_is_named_and_its_neighbours_are_read(line: bytes, folder: Path) -> None:
     rows = read_rows(write(folder, b"\n".join([LINE, line, LINE])))
-    with pytest.raises(BadRowError, match=r"Row 2: it is not JSON") as caught:
+    with pytest.raises(BadRowError, match=r"Row 2: .*JSON") as caught:
         rows[1]
     assert len(str(caught.value)) < 400
     assert len(rows) == 3
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_list_of_rows_is_refused(content: bytes, reason: str, 
 
 def test_a_file_that_cannot_be_read_is_refused(folder: Path) -> None:
     for path in (folder / "none.json", folder):
-        with pytest.raises(DataError, match=r"cannot be read: .* Check the path"):
+        with pytest.raises(DataError, match="cannot be read"):
             read_rows(path)
 
 

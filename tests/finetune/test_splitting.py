@@ -75,7 +75,7 @@ def test_the_same_seed_holds_back_the_same_rows(files: list[Rows]) -> None:
 
 def test_too_little_data_is_not_split(tmp_path: Path) -> None:
     rows = read_rows(write_rows(tmp_path, "a.jsonl", [{"prompt": "a", "label": "b"}]))
-    with pytest.raises(DataError, match=r"too few pictures .* leave out --valid-share"):
+    with pytest.raises(DataError, match="--valid-share"):
         split_rows([rows], 0.5, 1)
     for share in ("1", "-0.1"):
         with pytest.raises(SettingError, match="valid-share"):

@@ -100,7 +100,7 @@ def test_too_little_memory_is_an_error_for_a_person(
         raise torch.OutOfMemoryError("tried to allocate too much")
 
     monkeypatch.setattr("model.engine.decoder.LayerDecoder.grow", allocate)
-    with pytest.raises(GenerationError, match="Lower max_length"):
+    with pytest.raises(GenerationError, match="max_length"):
         run(golden_model, prompt)
 
 
@@ -157,7 +157,7 @@ def test_presets_are_the_originals() -> None:
 )
 def test_nonsense_is_refused_by_name(setting: dict[str, Any]) -> None:
     name = next(iter(setting))
-    with pytest.raises(SettingError, match=f"{name} is .*it should be"):
+    with pytest.raises(SettingError, match=f"{name} .*should be"):
         GenerationConfig(**setting)
 
 

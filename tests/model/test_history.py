@@ -85,7 +85,7 @@ def test_what_is_understood_becomes_turns(history: Any, count: int) -> None:
 
 @pytest.mark.parametrize("history", REFUSED, ids=str)
 def test_what_is_not_understood_is_refused_with_the_forms_that_are(history: Any) -> None:
-    with pytest.raises(QuestionError, match=r"role.*user|Pass it as the question"):
+    with pytest.raises(QuestionError, match=r"role|question"):
         to_turns(history)
 
 
@@ -186,5 +186,5 @@ class TestBatch:
     def test_a_single_value_is_not_taken_for_a_list(
         self, images: Any, queries: Any, histories: Any, named: str, tiny_model: SatChatModel
     ) -> None:
-        with pytest.raises(SettingError, match=f"{named} is of type"):
+        with pytest.raises(SettingError, match=f"{named}.*type"):
             chat_batch(images, tiny_model.network, tiny_model.tokenizer, queries, histories)

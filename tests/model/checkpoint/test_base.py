@@ -28,7 +28,7 @@ def moved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("load", [load_sat, load_hf])
 def test_the_base_can_be_named(load: Any, moved: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"beside \./gone, which is needed, too.*--base or base="):
+    with pytest.raises(CheckpointError, match=r"\./gone.*--base"):
         load(moved, device="cpu")
     shutil.copytree(TINY, tmp_path / "elsewhere")
     network = load(moved, device="cpu", base=tmp_path / "elsewhere").network

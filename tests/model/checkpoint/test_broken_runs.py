@@ -115,14 +115,14 @@ def test_a_rank_that_is_a_copy_of_another_is_refused(small: Small, tmp_path: Pat
     save_sat(tmp_path / "run", small[0].state_dict(), small[1], model_parallel_size=2)
     folder = tmp_path / "run" / "1"
     shutil.copy(folder / RANK_0, folder / "mp_rank_01_model_states.pt")
-    with pytest.raises(CheckpointError, match=r"ranks 0 and 1 hold the same share"):
+    with pytest.raises(CheckpointError, match="ranks 0 and 1"):
         read_model(tmp_path / "run")
 
 
 def test_weights_without_their_configuration_say_what_is_missing(run: Path) -> None:
     remove_config(run)
     for place in (run / "300", run / "300" / RANK_0):
-        with pytest.raises(CheckpointError, match=r"has a model_config\.json that describes the model"):
+        with pytest.raises(CheckpointError, match=r"model_config\.json"):
             load_sat(place)
 
 
@@ -130,5 +130,5 @@ def test_a_zip_where_weights_should_be_asks_to_be_unpacked(run: Path, tmp_path: 
     archive = shutil.make_archive(str(tmp_path / "visualglm-6b"), "zip", run)
     shutil.copy(archive, run / "300" / RANK_0)
     for place in (run, Path(archive)):
-        with pytest.raises(CheckpointError, match=r"zip archive, not weights\. Unpack it"):
+        with pytest.raises(CheckpointError, match="zip archive"):
             read_model(place)

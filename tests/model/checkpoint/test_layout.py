@@ -62,7 +62,7 @@ def test_a_configuration_that_is_right_is_followed(order: str, says: str, tmp_pa
 def test_weights_that_contradict_the_configuration_stop_the_reading(order: str, says: str, tmp_path: Path) -> None:
     word = {"qkv_layout": OTHER[order]} if says == "by qkv_layout" else {}
     expected = rewrite(tmp_path / "run", order, word, has_pad=bool(word) or order == "interleaved")
-    with pytest.raises(CheckpointError, match=f"qkv_layout='{order}'.*--qkv-layout {order}"):
+    with pytest.raises(CheckpointError, match=f"--qkv-layout {order}"):
         next(open_checkpoint(tmp_path / "run").tensors())
     settled = open_checkpoint(tmp_path / "run", qkv_layout=order)
     assert torch.equal(dict(settled.tensors())[QKV], expected[QKV])
@@ -77,14 +77,14 @@ def test_the_callers_word_is_the_last(tmp_path: Path) -> None:
 def test_hugging_face_files_in_the_wrong_order_are_noticed() -> None:
     tiny = open_checkpoint("visualglm-tiny")
     tiny.split()
-    with pytest.raises(CheckpointError, match="the weights look interleaved"):
+    with pytest.raises(CheckpointError, match="interleaved"):
         check_layout(tiny.stored, "split", 8, "visualglm-tiny")
 
 
 @pytest.mark.parametrize("given", ["by qkv_layout", "by argument"])
 def test_an_unknown_order_is_refused(given: str, tmp_path: Path) -> None:
     rewrite(tmp_path / "run", "split", {"qkv_layout": "sideways"} if given == "by qkv_layout" else {})
-    with pytest.raises(CheckpointError, match="'sideways'; it should be split or interleaved"):
+    with pytest.raises(CheckpointError, match="'sideways'"):
         open_checkpoint(tmp_path / "run", qkv_layout="sideways" if given == "by argument" else None)
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 def test_offline_nothing_is_announced_or_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     told: list[str] = []
-    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE"):
         resolve("visualglm-6b", notice=told.append)
     assert told == []
 
@@ -61,7 +61,7 @@ def test_an_interrupted_download_is_taken_up_again(tmp_path: Path) -> None:
     files = {"config.json": "{}", "pytorch_model.bin.index.json": index, "pytorch_model-00001-of-00002.bin": ""}
     make_cached(tmp_path, files)
     told: list[str] = []
-    with pytest.raises(CheckpointError, match="no connection"):
+    with pytest.raises(CheckpointError, match="connection"):
         resolve("visualglm-6b", notice=told.append)
     assert "Downloading" in told[0]
 
@@ -91,13 +91,13 @@ def test_unknown_names_are_refused_without_asking_the_hub(name: str) -> None:
 
 def test_too_little_disk_space_is_said_before_downloading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
-    with pytest.raises(CheckpointError, match=r"1\.0 GB free, 15\.6 GB are needed"):
+    with pytest.raises(CheckpointError, match=r"1\.0 GB.*15\.6 GB"):
         resolve("visualglm-6b", notice=lambda text: None)
 
 
 def test_a_directory_without_a_model_is_explained(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"neither model_config\.json"):
+    with pytest.raises(CheckpointError, match=r"model_config\.json"):
         load_sat(tmp_path / "empty")
 
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fill)
-    with pytest.raises(CheckpointError, match=r"Downloading other/model failed.*No space left"):
+    with pytest.raises(CheckpointError, match=r"other/model.*No space left"):
         resolve("other/model", notice=lambda text: None)
 
 
@@ -139,23 +139,23 @@ def test_a_directory_that_may_not_be_read_is_said(monkeypatch: pytest.MonkeyPatc
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    with pytest.raises(CheckpointError, match=r"closed/model_config\.json cannot be read: Permission denied"):
+    with pytest.raises(CheckpointError, match=r"closed/model_config\.json.*Permission denied"):
         resolve(tmp_path / "closed")
 
 
 def test_what_lies_next_to_a_model_points_to_it(tmp_path: Path) -> None:
     snapshot = make_cached(tmp_path, {"config.json": "{}"})
-    with pytest.raises(CheckpointError, match=r"such as .*abc"):
+    with pytest.raises(CheckpointError, match="abc"):
         resolve(snapshot.parents[1])
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="adapter of PEFT"):
+    with pytest.raises(CheckpointError, match="PEFT"):
         resolve(tmp_path / "adapter")
 
 
 def test_another_hub_model_is_not_answered_with_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"hub's cache.*\n.*\n.*\n.*hf download other/model --local-dir model"):
+    with pytest.raises(CheckpointError, match="hf download other/model"):
         resolve("other/model")
 
 
@@ -164,7 +164,7 @@ def test_another_hub_model_is_not_answered_with_the_published_one(monkeypatch: p
 def test_a_tokenizer_that_was_not_downloaded_is_said(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     shutil.copytree(TINY, tmp_path / "copy")
     (tmp_path / "copy" / name).write_bytes(content)
-    with pytest.raises(TokenizerError, match=f"{name}.* cannot be read: it is a {message}"):
+    with pytest.raises(TokenizerError, match=f"{name}.*{message}"):
         find_vocabulary(tmp_path / "copy")
 
 
@@ -191,7 +191,7 @@ def test_at_a_terminal_nothing_is_downloaded_without_a_yes(
     shown = at_terminal(line)
     told: list[str] = []
     for name in ("visualglm-6b", "other/model"):
-        with pytest.raises(CheckpointError, match="was not downloaded") as caught:
+        with pytest.raises(CheckpointError, match="downloaded") as caught:
             resolve(name, notice=told.append)
         assert "hf download" in str(caught.value)
     assert told == []
@@ -202,7 +202,7 @@ def test_at_a_terminal_nothing_is_downloaded_without_a_yes(
 def test_with_a_yes_it_is_downloaded(at_terminal: Callable[[str], io.StringIO]) -> None:
     at_terminal("Yes\n")
     told: list[str] = []
-    with pytest.raises(CheckpointError, match="no connection"):
+    with pytest.raises(CheckpointError, match="connection"):
         resolve("visualglm-6b", notice=told.append)
     assert len(told) == 1
 
@@ -212,7 +212,7 @@ def test_several_processes_do_not_ask(
 ) -> None:
     shown = at_terminal("yes\n")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CheckpointError, match="was not downloaded"):
+    with pytest.raises(CheckpointError, match="downloaded"):
         resolve("visualglm-6b")
     assert shown.getvalue() == ""
 
@@ -223,7 +223,7 @@ def test_a_path_that_is_misspelt_is_not_sought_on_the_hub(tmp_path: Path) -> Non
     (tmp_path / "home" / "kept").mkdir(parents=True)
     told: list[str] = []
     for name in ("runs/my-rum", "checkpoints/RUN", "kept/model", "weights/model.pt", "a/model.safetensors"):
-        with pytest.raises(CheckpointError, match="There is no model called") as caught:
+        with pytest.raises(CheckpointError, match="no model") as caught:
             resolve(name, notice=told.append)
         assert f"hf download {name}" not in str(caught.value)
         assert "hub's cache" not in str(caught.value)
@@ -234,7 +234,7 @@ def test_a_path_that_is_misspelt_is_not_sought_on_the_hub(tmp_path: Path) -> Non
 def test_a_published_model_is_sought_on_the_hub_beside_others_of_its_maker(tmp_path: Path) -> None:
     (tmp_path / "THUDM" / "chatglm-6b").mkdir(parents=True)
     told: list[str] = []
-    with pytest.raises(CheckpointError, match="no connection"):
+    with pytest.raises(CheckpointError, match="connection"):
         resolve("THUDM/visualglm-6b", notice=told.append)
     assert len(told) == 1
 
@@ -259,7 +259,7 @@ def test_without_a_home_directory_models_are_found_and_missing_ones_are_said() -
     for name, message in (("nowhere", "There is no model"), ("~/nowhere", "There is no model")):
         with pytest.raises(CheckpointError, match=message):
             resolve(name)
-    with pytest.raises(CheckpointError, match="Set HF_HOME"):
+    with pytest.raises(CheckpointError, match="HF_HOME"):
         resolve("visualglm-6b")
 
 

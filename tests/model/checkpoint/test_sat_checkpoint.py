@@ -106,7 +106,7 @@ def test_old_files_of_several_ranks_hold_whole_heads(small: Small, tmp_path: Pat
 
 
 def test_a_size_that_does_not_divide_the_heads_is_refused(small: Small, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="size of 3 does not divide the attention's 4 heads"):
+    with pytest.raises(CheckpointError, match=r"3.*4 heads"):
         save_sat(tmp_path / "run", small[0].state_dict(), small[1], model_parallel_size=3)
 
 
@@ -116,7 +116,7 @@ def test_ranks_that_do_not_belong_together_are_refused(small: Small, tmp_path: P
     module = torch.load(file)["module"]
     del module[QKV]
     torch.save({"module": module}, file)
-    with pytest.raises(CheckpointError, match=r"Rank 1 and rank 0 .*layers\.1\.attention\.query_key_value\.weight"):
+    with pytest.raises(CheckpointError, match=r"[Rr]ank 1.*layers\.1\.attention\.query_key_value\.weight"):
         read_model(tmp_path / "run")
 
 
@@ -184,7 +184,7 @@ class Command:
 
 def test_a_file_that_would_run_a_program_is_refused(small: Small, tmp_path: Path) -> None:
     run = write_sat(tmp_path / "run", small[0].state_dict(), small[1], trap=Command(tmp_path / "ran"))
-    with pytest.raises(CheckpointError, match=r"asks to run posix\.system"):
+    with pytest.raises(CheckpointError, match=r"posix\.system"):
         read_model(run)
     assert not (tmp_path / "ran").exists()
 
@@ -202,7 +202,7 @@ def test_missing_and_unknown_tensors_are_named(small: Small, tmp_path: Path) -> 
 def test_only_what_was_trained_asks_for_its_base(small: Small, tmp_path: Path) -> None:
     model, config = small
     run = write_sat(tmp_path / "run", {QKV: model.get_parameter(QKV).data}, config)
-    with pytest.raises(CheckpointError, match=r"only what was trained was saved.*--base visualglm-6b"):
+    with pytest.raises(CheckpointError, match="--base visualglm-6b"):
         read_model(run)
 
 

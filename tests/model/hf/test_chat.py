@@ -78,7 +78,7 @@ def test_without_a_picture_the_path_may_be_empty_or_none() -> None:
 
 
 def test_a_missing_picture_is_explained() -> None:
-    with pytest.raises(ImageError, match="was not found"):
+    with pytest.raises(ImageError, match="found"):
         tiny_model().chat(tiny_tokenizer(), "no/such/picture.png", QUESTION)
 
 
@@ -179,7 +179,7 @@ def test_settings_may_be_given_by_position() -> None:
 @pytest.mark.parametrize("limit", [0, 8])
 def test_a_limit_below_the_prompt_gives_one_token_and_a_warning(limit: int) -> None:
     lengths = Lengths()
-    with pytest.warns(UserWarning, match=f"max_length={limit} leaves room for a single one"):
+    with pytest.warns(UserWarning, match=f"max_length={limit}"):
         tiny_model().chat(
             tiny_tokenizer(), str(PICTURE), QUESTION, max_length=limit, logits_processor=LogitsProcessorList([lengths])
         )
@@ -188,7 +188,7 @@ def test_a_limit_below_the_prompt_gives_one_token_and_a_warning(limit: int) -> N
 
 def test_a_grown_conversation_loses_its_oldest_turns_and_says_so() -> None:
     history = [(f"{number}" * 20, "好" * 20) for number in range(9)]
-    with pytest.warns(UserWarning, match="are no longer seen"):
+    with pytest.warns(UserWarning, match="no longer"):
         response, longer = tiny_model().chat(tiny_tokenizer(), None, QUESTION, history, max_length=150, **GREEDY)
     assert longer == [*history, (QUESTION, response)]
 

@@ -154,7 +154,7 @@ def test_quantised_weights_without_their_bits_are_refused(directory: Path) -> No
     name = "transformer.layers.0.attention.dense.weight"
     tensors[name], tensors[f"{name}_scale"] = quantize(tensors[name], 8)
     save_file(tensors, directory / WEIGHTS)
-    with pytest.raises(CheckpointError, match="quantization_bit in the configuration is 0; it should be 4 or 8"):
+    with pytest.raises(CheckpointError, match=r"quantization_bit.* 0"):
         read_model(directory)
 
 
@@ -274,5 +274,5 @@ def test_missing_unknown_and_misshapen_tensors_are_named(directory: Path) -> Non
     ):
         read_model(directory)
     save_file({**tensors, "transformer.final_layernorm.weight": torch.zeros(3)}, directory / WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"final_layernorm\.weight has shape \[3\]"):
+    with pytest.raises(CheckpointError, match=r"final_layernorm\.weight.*\[3\]"):
         read_model(directory)

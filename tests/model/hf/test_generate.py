@@ -122,13 +122,13 @@ def test_a_limit_that_the_prompt_reaches_gives_one_token_and_a_warning(limit: in
     settings: dict[str, Any] = {"max_length": limit, "do_sample": False}
     if as_config:
         settings = {"generation_config": GenerationConfig(**settings)}
-    with pytest.warns(UserWarning, match=f"max_length={limit} leaves room for a single one"):
+    with pytest.warns(UserWarning, match=f"max_length={limit}"):
         tokens = golden_model().generate(ids, **settings)
     assert tokens.shape[1] == ids.shape[1] + 1
 
 
 def test_pictures_have_to_fit_the_prompts(golden_pixels: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="2 pictures for 3 rows"):
+    with pytest.raises(ValueError, match=r"2.* 3 "):
         continue_greedily(prompt_ids("zh_image").expand(3, -1), images=golden_pixels, pre_image_length=3)
 
 

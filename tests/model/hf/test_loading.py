@@ -52,7 +52,7 @@ def test_rows_in_sats_order_are_noticed(tmp_path: Path) -> None:
         tensors.update({name: split_qkv(tensors[name], 8) for name in tensors if is_language_qkv(name)})
 
     directory = rewrite(tmp_path / "changed", reorder)
-    with pytest.raises(CheckpointError, match=r"the weights look split.*qkv_layout='split'"):
+    with pytest.raises(CheckpointError, match="qkv_layout='split'"):
         load_hf(directory, device="cpu")
     settled = load_hf(directory, device="cpu", dtype="float32", qkv_layout="split").network.state_dict()
     expected = read_plainly(TINY).state_dict()
@@ -113,7 +113,7 @@ def test_weights_of_few_bits_are_not_rounded_again(tmp_path: Path) -> None:
         network = load_hf(tmp_path / "model", device="cpu", dtype="float32", quant=quant).network
         assert network.config.quantization_bit == 8
         assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in network.state_dict().items())
-    with pytest.raises(SettingError, match="have 8 bits"):
+    with pytest.raises(SettingError, match="8 bits"):
         load_hf(tmp_path / "model", device="cpu", quant=4)
 
 

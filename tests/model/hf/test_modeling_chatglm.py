@@ -127,18 +127,18 @@ def test_inputs_that_do_not_fit_together_are_refused(golden_pixels: torch.Tensor
     model, ids = golden_model(), prompt_ids("zh_image")
     with pytest.raises(ValueError, match="pre_image_length"):
         model(ids, images=golden_pixels[:1])
-    with pytest.raises(ValueError, match="no <sop>"):
+    with pytest.raises(ValueError, match="<sop>"):
         model(ids[:, :-1])
-    with pytest.raises(ValueError, match=r"should be \[B, 2, T\]"):
+    with pytest.raises(ValueError, match=r"\[B, 2, T\]"):
         model(ids, position_ids=torch.arange(ids.shape[1])[None])
-    with pytest.raises(ValueError, match="attention_mask has shape"):
+    with pytest.raises(ValueError, match="attention_mask"):
         model(ids, attention_mask=torch.ones(1, 3))
     with pytest.raises(ValueError, match="position_ids"):
         model(ids[:, -1:], past_key_values=model(ids).past_key_values)
 
 
 def test_another_chatglm_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="lacks eva_config"):
+    with pytest.raises(CheckpointError, match="eva_config"):
         HfModel(ChatGLMConfig(num_layers=1, hidden_size=8, vocab_size=8))
 
 

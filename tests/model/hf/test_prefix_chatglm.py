@@ -69,7 +69,7 @@ def test_a_mask_made_of_pads_does_not_hide_the_pictures_placeholders() -> None:
 
 
 def test_a_prompt_without_sop_is_refused() -> None:
-    with pytest.raises(ValueError, match="no <sop>"):
+    with pytest.raises(ValueError, match="<sop>"):
         context_lengths(torch.tensor([[10, 91, 94], [10, 91, 20]]), MARKS.bos)
 
 

@@ -246,7 +246,7 @@ def test_padding_without_special_tokens(tokenizer: ChatGLMTokenizer) -> None:
 
 
 def test_padding_right_is_refused(tokenizer: ChatGLMTokenizer) -> None:
-    with pytest.raises(ValueError, match="pad on the left"):
+    with pytest.raises(ValueError, match="left"):
         tokenizer("你好", padding=True, padding_side="right")
 
 
@@ -301,7 +301,7 @@ def test_duplicates_work(tokenizer: ChatGLMTokenizer, duplicate) -> None:
 
 
 def test_image_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_image_tokens is 20000"):
+    with pytest.raises(ValueError, match="num_image_tokens"):
         ChatGLMTokenizer(VOCAB_FILE, num_image_tokens=20000)
 
 
@@ -312,7 +312,7 @@ def test_senseless_forbidden_ranges_are_refused(ranges: list[list[int]]) -> None
 
 
 def test_bad_vocabulary_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"No ice_text\.model"):
+    with pytest.raises(ValueError, match=r"ice_text\.model"):
         ChatGLMTokenizer(tmp_path / "ice_text.model")
     (tmp_path / "ice_text.model").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match="Git LFS pointer"):
@@ -320,5 +320,5 @@ def test_bad_vocabulary_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_piece_is_named() -> None:
-    with pytest.raises(ValueError, match="no piece <begin>"):
+    with pytest.raises(ValueError, match="<begin>"):
         ChatGLMTokenizer(VOCAB_FILE, bos_token="<begin>")

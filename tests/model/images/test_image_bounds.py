@@ -173,7 +173,7 @@ def test_heic_is_read_or_says_which_package_reads_it(monkeypatch):
     data = (PICTURES / "drawn.heic").read_bytes()
     pytest.importorskip("pi_heif", reason="the package that reads HEIC is not installed")
     assert load_image(data, limits=ImageLimits(formats=SERVED_FORMATS)).size == (96, 64)
-    with pytest.raises(ImageError, match="96 x 64 pixels"):
+    with pytest.raises(ImageError, match="96 x 64"):
         load_image(data, limits=ImageLimits(max_pixels=1000))
     monkeypatch.setattr("model.images.decode.HeifImageFile", None)
     for brand in (b"heic", b"hevx", b"msf1"):

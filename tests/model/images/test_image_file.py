@@ -259,10 +259,10 @@ def test_too_many_pixels_are_refused_from_the_header_without_a_warning(size):
 
 def test_the_limits_can_be_moved():
     image = picture(1, 10, 10)
-    with pytest.raises(ImageError, match="10 x 10 pixels; at most 99 are read"):
+    with pytest.raises(ImageError, match=r"10 x 10.* 99 "):
         load_image(image, limits=ImageLimits(max_pixels=99))
     assert load_image(image, limits=ImageLimits(max_pixels=100)).size == (10, 10)
-    with pytest.raises(ImageError, match=r"more than 1,000 bytes\. Scale it down"):
+    with pytest.raises(ImageError, match="1,000 bytes"):
         load_image(b"x" * 1001, limits=ImageLimits(max_bytes=1000))
     assert load_image(PNG, limits=ImageLimits(max_bytes=len(PNG))).size == (64, 64)
 
@@ -273,13 +273,13 @@ def test_an_icon_that_lies_about_its_size_is_refused():
     entry = bytes([16, 16, 0, 0, 1, 0, 32, 0]) + len(inner).to_bytes(4, "little") + (22).to_bytes(4, "little")
     data = b"\0\0\1\0\1\0" + entry + inner
     assert load_image(data).size == (300, 300)
-    with pytest.raises(ImageError, match="300 x 300 pixels"):
+    with pytest.raises(ImageError, match="300 x 300"):
         load_image(data, limits=ImageLimits(max_pixels=10_000))
 
 
 def test_an_empty_picture_has_no_pixels():
     for size in ((0, 0), (0, 5), (5, 0)):
-        with pytest.raises(ImageError, match=rf"has no pixels \({size[0]} x {size[1]}\)"):
+        with pytest.raises(ImageError, match=f"{size[0]} x {size[1]}"):
             load_image(Image.new("RGB", size))
 
 

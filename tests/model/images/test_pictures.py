@@ -145,7 +145,7 @@ def test_a_picture_that_failed_is_tried_again_by_whoever_waits_for_it(
 def test_pixels_of_another_shape_are_refused(golden_model: VisualGLMModel) -> None:
     kept = PictureEmbeddings(golden_model)
     for shape in ((3, 224, 225), (1, 1, 224, 224), (2, 3, 224, 224), (224, 224), (3, 448, 448)):
-        with pytest.raises(ImageError, match=r"pixels have the shape \["):
+        with pytest.raises(ImageError, match="shape"):
             kept.embed(torch.zeros(shape))
     assert torch.equal(kept.to_pixels(torch.ones(3, 224, 224)), torch.ones(1, 3, 224, 224))
 

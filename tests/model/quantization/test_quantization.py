@@ -121,9 +121,9 @@ def test_the_image_part_is_quantised_when_asked(bits: int, tiny: SatChatModel) -
 
 @pytest.mark.parametrize("part", ["quant_vision", "quant_embeddings"])
 def test_other_parts_are_not_quantised_alone(part: str) -> None:
-    with pytest.raises(SettingError, match=f"{part} needs quant"):
+    with pytest.raises(SettingError, match=f"{part}.*quant"):
         load_sat(TINY, device="cpu", **{part: True})
-    with pytest.raises(SettingError, match=f"{part} out, or use load_sat"):
+    with pytest.raises(SettingError, match=f"{part}.*load_sat"):
         load_hf(TINY, device="cpu", quant=8, **{part: True})
 
 
@@ -236,7 +236,7 @@ def test_a_saved_model_has_the_same_numbers(few_bits: SatChatModel, tmp_path: Pa
 
 
 def test_a_whole_model_is_not_saved_as_a_quantised_one(tiny: SatChatModel, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="all 8 bits, or all 4"):
+    with pytest.raises(SettingError, match="8 bits"):
         save_quantized(tiny.network, TINY, tmp_path / "saved")
 
 

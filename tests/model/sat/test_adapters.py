@@ -106,7 +106,7 @@ def test_lora_from_before_0_4_1_belongs_to_the_rows_as_they_lay(
     expected = split_qkv(tensors[f"{name}.original.weight"] + change, heads)
     merged = dict(checkpoint.merge_lora().tensors())
     assert torch.allclose(merged[f"{name}.weight"], expected)
-    with pytest.raises(CheckpointError, match="can only be merged"):
+    with pytest.raises(CheckpointError, match="merged"):
         next(checkpoint.tensors())
 
 
@@ -115,9 +115,9 @@ def test_p_tuning_is_named_and_cannot_be_merged(small: Small, tmp_path: Path) ->
     prefixes = PTuningV2Mixin(config["num_layers"], 16, config["num_attention_heads"], 5).state_dict()
     tensors = {**model.state_dict(), **{f"mixins.ptuning.{name}": tensor for name, tensor in prefixes.items()}}
     run = write_sat(tmp_path / "run", tensors, {**config, "use_ptuning": True, "pre_seq_len": 5})
-    with pytest.raises(CheckpointError, match=r"unknown: mixins\.ptuning\.prefix\.0.*\n.*added by P-tuning"):
+    with pytest.raises(CheckpointError, match=r"mixins\.ptuning\.prefix\.0.*\n.*P-tuning"):
         read_model(run)
-    with pytest.raises(CheckpointError, match=r"P-tuning .* cannot be merged"):
+    with pytest.raises(CheckpointError, match=r"P-tuning.*merged"):
         open_checkpoint(run).merge_lora()
 
 
@@ -126,14 +126,14 @@ def test_qlora_is_named(small: Small, trained: WithLora, tmp_path: Path) -> None
     tensors: dict[str, Any] = {**trained.state_dict(), f"{name}.quant_state": [torch.zeros(1), [64, 64]]}
     tensors[f"{name}.weight"] = torch.zeros(2048, 1, dtype=torch.uint8)
     run = write_sat(tmp_path / "run", tensors, {**small[1], **LORA_CONFIG, "use_qlora": True})
-    with pytest.raises(CheckpointError, match="QLoRA's 4-bit weights"):
+    with pytest.raises(CheckpointError, match="QLoRA"):
         read_model(run)
 
 
 def test_lora_without_the_weights_it_changes_asks_for_its_base(small: Small, trained: WithLora, tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
     run = write_sat(tmp_path / "run", tensors, {**small[1], **LORA_CONFIG})
-    with pytest.raises(CheckpointError, match=r"only what was trained was saved.*--base "):
+    with pytest.raises(CheckpointError, match="--base "):
         read_model(run)
 
 
@@ -173,13 +173,13 @@ def test_what_was_trained_wins_over_the_base(small: Small, tmp_path: Path) -> No
 
 def test_a_base_of_another_size_is_refused(small: Small, tmp_path: Path) -> None:
     run = write_sat(tmp_path / "run", {QKV: small[0].state_dict()[QKV]}, small[1])
-    with pytest.raises(CheckpointError, match=r"visualglm-tiny is not the base of .*run: its num_layers|hidden_size"):
+    with pytest.raises(CheckpointError, match=r"visualglm-tiny.*(num_layers|hidden_size)"):
         open_checkpoint(run, base="visualglm-tiny")
 
 
 def test_lora_over_several_ranks_is_refused(small: Small, trained: WithLora, tmp_path: Path) -> None:
     save_sat(tmp_path / "run", trained.state_dict(), {**small[1], **LORA_CONFIG}, model_parallel_size=2)
-    with pytest.raises(CheckpointError, match="fine-tuned over 2 model-parallel ranks"):
+    with pytest.raises(CheckpointError, match="2 model-parallel ranks"):
         read_model(tmp_path / "run")
 
 

@@ -139,7 +139,7 @@ def test_it_is_private_and_comes_back(folder: UploadFolder) -> None:
 def test_what_somebody_else_has_put_in_its_place_is_not_used(folder: UploadFolder, tmp_path: Path) -> None:
     folder.remove()
     folder.path.symlink_to(tmp_path)
-    with pytest.raises(UploadError, match="somebody else"):
+    with pytest.raises(UploadError, match="else"):
         folder.save(b"data", "file")
     assert list(tmp_path.iterdir()) == []
     folder.path.unlink()
