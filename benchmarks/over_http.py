@@ -147,7 +147,7 @@ def make_sides(options: argparse.Namespace, stack: ExitStack) -> Sides:
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
     flags += ["--from_pretrained", name, "--max-batch", str(options.count)]
     server = stack.enter_context(serving(flags))
-    model = load_sat(name, **chosen, rows=options.count, most_waiting=options.count)
+    model = load_sat(name, **chosen, max_batch_size=options.count, max_queue_size=options.count)
     client = stack.enter_context(started_client(server.port))
     return Sides(model, server, client, options.count, options.tokens, options.repetitions)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from model.engine.network import Network, to_device
-from model.images.embedding_cache import COUNTS, ImageEncoder
+from model.images.embedding_cache import BATCH_BUCKETS, GraphedImageEncoder
 
 from .batches import Batch, show
 
@@ -79,7 +79,7 @@ class PictureCache:
 
     def __init__(self, network: Network, size: float) -> None:
         self.network = network
-        self.encoder = ImageEncoder(network)
+        self.encoder = GraphedImageEncoder(network)
         self.left = size
         self.kept: dict[Path, torch.Tensor] = {}
 
@@ -106,7 +106,7 @@ class PictureCache:
 
     def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
         # Copies, because the encoder writes into the same place again.
-        return torch.cat([self.encoder.encode(part).clone() for part in pixels.split(COUNTS[-1])])
+        return torch.cat([self.encoder.encode(part).clone() for part in pixels.split(BATCH_BUCKETS[-1])])
 
     def _keep(self, path: Path, embedding: torch.Tensor) -> None:
         if embedding.nbytes <= self.left:

@@ -24,18 +24,25 @@ Then the answer, from chat_model.py again:
 """
 
 import sys
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .aliases import install_aliases
+from .former_names import RENAMED
 from .sat.import_hook import install_sat_hook
 
 if TYPE_CHECKING:
     from .blip2 import BlipImageEvalProcessor as BlipImageEvalProcessor
     from .chat import chat as chat, chat_batch as chat_batch, stream_chat as stream_chat
-    from .chat_model import ChatModel as ChatModel, Piece as Piece, SatChatModel as SatChatModel, Usage as Usage
+    from .chat_model import (
+        ChatModel as ChatModel,
+        SatChatModel as SatChatModel,
+        StreamChunk as StreamChunk,
+        Usage as Usage,
+    )
     from .engine import CHAT as CHAT, DEMO as DEMO, HF_CHAT as HF_CHAT, GenerationConfig as GenerationConfig
     from .errors import (
         BusyError as BusyError,
@@ -71,7 +78,7 @@ if TYPE_CHECKING:
 PUBLIC = {
     "blip2": "BlipImageEvalProcessor",
     "chat": "chat chat_batch stream_chat",
-    "chat_model": "ChatModel Piece SatChatModel Usage",
+    "chat_model": "ChatModel SatChatModel StreamChunk Usage",
     "engine": "CHAT DEMO HF_CHAT GenerationConfig",
     "errors": "BusyError CheckpointError GenerationError ImageError PromptTooLongError QuestionError ResourceError "
     "SettingError TokenizerError VisualGLMError",
@@ -103,6 +110,10 @@ if not TYPE_CHECKING:
             value = getattr(import_module(f".{MODULES[name]}", __name__), name)
             globals()[name] = value
             return value
+        for module, names in RENAMED.items():
+            if names.get(name) in MODULES and module == f"{__name__}.{MODULES[names[name]]}":
+                warnings.warn(f"model.{name} is now model.{names[name]}.", DeprecationWarning, stacklevel=2)
+                return __getattr__(names[name])
         if not name.startswith("_") and find_spec(f".{name}", __name__):
             return import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

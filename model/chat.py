@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from PIL import Image
 
+from .aliases import former_keywords
 from .chat_model import SatChatModel
 from .engine import CHAT
 from .engine.network import Network
@@ -109,13 +110,13 @@ def stream_chat(
     conversation = make_conversation(model, None, query, history, english)
     chat_model = SatChatModel(model, tokenizer)
     picture = load_image(image_path) if image_path else image
-    conversation.image = None if picture is None else chat_model.pictures.to_pixels(picture)
+    conversation.image = None if picture is None else chat_model.image_cache.to_pixels(picture)
     earlier, response = to_pairs(conversation.turns), ""
-    for piece in chat_model.stream_answer(conversation, query, config):
-        response += piece.text
-        if piece.usage is not None and piece.usage.dropped_turns:
-            warnings.warn(dropped_notice(piece.usage.dropped_turns), stacklevel=3)
-        if piece.text or piece.finish_reason is not None:
+    for chunk in chat_model.stream_answer(conversation, query, config):
+        response += chunk.text
+        if chunk.finish_reason is not None and chunk.usage is not None and chunk.usage.dropped_turns:
+            warnings.warn(dropped_notice(chunk.usage.dropped_turns), stacklevel=3)
+        if chunk.text or chunk.finish_reason is not None:
             yield response, [*earlier, (query, response)], conversation.image
 
 
@@ -143,6 +144,7 @@ chat = last_of(  # public name
 )
 
 
+@former_keywords(rows="max_batch_size")
 def chat_batch(
     images: Sequence[str | Image.Image | torch.Tensor | None],
     model: Network,
@@ -152,7 +154,7 @@ def chat_batch(
     *,
     english: English = AS_CONFIGURED,
     invalid_slices: Sequence[slice | int] = (),
-    rows: int = 16,
+    max_batch_size: int = 16,
     **settings: Any,
 ) -> list[tuple[str, History] | VisualGLMError]:
     """Answer many questions side by side, each as `chat` would answer it alone.
@@ -184,7 +186,7 @@ def chat_batch(
     asked = [_ask(model, image, query, history, english) for image, query, history in given]
     config = CHAT.replace(**{"forbidden_ids": to_ranges(invalid_slices), **settings})
     usable = [one for one in asked if not isinstance(one, QuestionError)]
-    answers = iter(SatChatModel(model, tokenizer).answer_batch(usable, config, rows))
+    answers = iter(SatChatModel(model, tokenizer).answer_batch(usable, config, max_batch_size))
     return [one if isinstance(one, QuestionError) else _result(*one, next(answers)) for one in asked]
 
 

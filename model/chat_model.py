@@ -1,6 +1,7 @@
 """Answer questions about pictures, for any thread: the chat models, and the pieces in which answers come."""
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any, Protocol
 
 import torch
 
+from .aliases import FormerAttribute, former_keywords
 from .description import UNNAMED, Description
 from .engine import DEMO, GenerationConfig, Request, Scheduler, Step, Steps, scheduler_of
 from .engine.network import Network
 from .errors import VisualGLMError
-from .images.embedding_cache import PictureEmbeddings
-from .prompt import AnswerStream, Conversation, Prompt, Tokenizer, clean_answer, encode_prompt
+from .images.embedding_cache import ImageEmbeddingCache
+from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer, encode_prompt
 from .shortage import shortage_explained
 
 
@@ -36,24 +38,32 @@ class Usage:
     total_s: float
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer.
+@dataclass(frozen=True, init=False)
+class StreamChunk:
+    """The next part of a streamed answer.
 
     Attributes:
-        text: what is new, "" where no more is certain yet; text once given is never taken back.
-        finish_reason: None until the last piece; then "stop" (the model ended) or "length" (a limit did).
-        usage: on the last piece.
-        so_far: on every piece, what the answer has taken up to here; for callers that end it early.
+        text: newly finalized text, "" if none yet. Emitted text is never revised.
+        finish_reason: None until the last chunk; then "stop" (end token) or "length" (length limit).
+        usage: token counts and times up to this chunk; the models of this package always set it.
     """
 
     text: str
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    so_far: Usage | None = None
+    finish_reason: str | None
+    usage: Usage | None
+    so_far = FormerAttribute("usage")
+
+    def __init__(
+        self, text: str, finish_reason: str | None = None, usage: Usage | None = None, so_far: Usage | None = None
+    ) -> None:
+        if so_far is not None:
+            warnings.warn("StreamChunk(): so_far= is included in usage=.", DeprecationWarning, stacklevel=2)
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "finish_reason", finish_reason)
+        object.__setattr__(self, "usage", so_far if usage is None else usage)
 
 
-class AnswerWriter:
+class IncrementalDetokenizer:
     """Turns the tokens of one answer into text that is never taken back.
 
     Args:
@@ -66,26 +76,27 @@ class AnswerWriter:
         self.prompt = prompt
         self.started = started
         self.decoder = tokenizer.stream()
-        self.answer = AnswerStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
-        self.count = 0
-        self.first_s = 0.0
+        self.answer = StableTextStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
+        self.answer_tokens = 0
+        self.first_token_s = 0.0
 
-    def write(self, *steps: Step) -> Piece:
+    def update(self, *steps: Step) -> StreamChunk:
         """Return what steps add."""
-        self.first_s = self.first_s or time.perf_counter() - self.started
+        self.first_token_s = self.first_token_s or time.perf_counter() - self.started
         token_ids = [step.token_id for step in steps if step.token_id is not None]
-        self.count += len(token_ids)
+        self.answer_tokens += len(token_ids)
         text = self.answer.push("".join(map(self.decoder.push, token_ids)))
         total_s = time.perf_counter() - self.started
-        usage = Usage(len(self.prompt.token_ids), self.count, self.prompt.dropped_turns, self.first_s, total_s)
+        usage = Usage(
+            len(self.prompt.token_ids), self.answer_tokens, self.prompt.dropped_turns, self.first_token_s, total_s
+        )
         finish_reason = steps[-1].finish_reason
-        if finish_reason is None:
-            return Piece(text, so_far=usage)
-        text += self.answer.push(self.decoder.flush()) + self.answer.flush()
-        return Piece(text, finish_reason, usage, usage)
+        if finish_reason is not None:
+            text += self.answer.push(self.decoder.flush()) + self.answer.flush()
+        return StreamChunk(text, finish_reason, usage)
 
 
-class Answer(Iterator[Piece]):
+class StreamingAnswer(Iterator[StreamChunk]):
     """An answer of a NetworkChatModel, written as it is read; a piece may have no text, if none is certain yet.
 
     The engine is asked when the first piece is wanted. The arguments are those of `NetworkChatModel.stream_answer`.
@@ -97,40 +108,40 @@ class Answer(Iterator[Piece]):
         conversation: Conversation,
         question: str,
         config: GenerationConfig,
-        pause_s: float,
+        min_interval_s: float,
     ) -> None:
         self.model = model
-        self.asked = conversation, question, config
-        self.pause_s = pause_s
+        self.arguments = conversation, question, config
+        self.min_interval_s = min_interval_s
         self.started = time.perf_counter()
-        self.writer: AnswerWriter | None = None
-        self.steps: Steps | None = None
-        self.groups: Iterator[Sequence[Step]] = iter(())
+        self.detokenizer: IncrementalDetokenizer | None = None
+        self.token_stream: Steps | None = None
+        self.step_groups: Iterator[Sequence[Step]] = iter(())
         self.closed = False
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> StreamChunk:
         """Wait for the next piece."""
-        if self.steps is None and not self.closed:
+        if self.token_stream is None and not self.closed:
             with shortage_explained():
-                prompt, request = self.model.make_request(*self.asked)
-                self.writer = AnswerWriter(self.model.tokenizer, prompt, self.started)
-                self.steps = self.model.scheduler.submit(request)
-            self.groups = self.steps.together(self.pause_s)
+                prompt, request = self.model.make_request(*self.arguments)
+                self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
+                self.token_stream = self.model.scheduler.submit(request)
+            self.step_groups = self.token_stream.together(self.min_interval_s)
             if self.closed:  # meanwhile
-                self.steps.close()
-        steps = next(self.groups)
-        assert self.writer is not None  # there are steps
-        return self.writer.write(*steps)
+                self.token_stream.close()
+        steps = next(self.step_groups)
+        assert self.detokenizer is not None  # there are steps
+        return self.detokenizer.update(*steps)
 
     def close(self) -> None:
         """Cancel the answer, from any thread; whoever waits for a piece waits no more."""
         self.closed = True
-        if self.steps is not None:
-            self.steps.close()
+        if self.token_stream is not None:
+            self.token_stream.close()
 
 
 # What a GPU is asked before anybody else asks, and how many tokens of the answer are waited for.
-FIRST_QUESTION, FIRST_TOKENS = "描述这张图片。", 4
+WARM_UP_QUESTION, WARM_UP_TOKENS = "描述这张图片。", 4
 
 
 class ChatModel(Protocol):
@@ -146,13 +157,14 @@ class ChatModel(Protocol):
         """The model's name and a sentence about its knowledge."""
         ...
 
+    @former_keywords(pause_s="min_interval_s")
     def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
-    ) -> Iterator[Piece]:
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
+    ) -> Iterator[StreamChunk]:
         """Answer `question`; closing the iterator cancels. The conversation is not changed.
 
         The iterator may have a `close` that any thread may call, also while another waits for a piece; a generator's
-        raises ValueError then. After a piece none comes for `pause_s` seconds, but for the last: what comes
+        raises ValueError then. After a piece none comes for `min_interval_s` seconds, but for the last: what comes
         meanwhile is one piece, which costs less.
         """
         ...
@@ -187,26 +199,30 @@ class NetworkChatModel:
     """
 
     network: Any  # as the caller has it
+    rows = FormerAttribute("max_batch_size")
+    most_waiting = FormerAttribute("max_queue_size")
+    pictures = FormerAttribute("image_cache")
 
+    @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
     def __init__(
         self,
         network: Network,
         tokenizer: Tokenizer,
         *,
-        rows: int | None = None,
-        most_waiting: int | None = None,
+        max_batch_size: int | None = None,
+        max_queue_size: int | None = None,
         penalize_prompt: bool = False,
         description: Description = UNNAMED,
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = self.engine_network = network
         self.tokenizer = tokenizer
-        self.rows = rows
-        self.most_waiting = most_waiting
+        self.max_batch_size = max_batch_size
+        self.max_queue_size = max_queue_size
         self.penalize_prompt = penalize_prompt
         self.description = description
         self.sampling = dict(sampling or {})
-        self.pictures = PictureEmbeddings(network)
+        self.image_cache = ImageEmbeddingCache(network)
 
     @property
     def image_size(self) -> int:
@@ -217,7 +233,7 @@ class NetworkChatModel:
     def scheduler(self) -> Scheduler:
         """What answers for the network."""
         scheduler = scheduler_of(self.engine_network, self.tokenizer.eos_token_id)
-        scheduler.limit(self.rows, self.most_waiting)
+        scheduler.limit(self.max_batch_size, self.max_queue_size)
         return scheduler
 
     def encode_prompt(self, conversation: Conversation, question: str, config: GenerationConfig) -> Prompt:
@@ -230,9 +246,10 @@ class NetworkChatModel:
             max_length=min(config.max_length, self.engine_network.max_sequence_length),
         )
 
+    @former_keywords(pause_s="min_interval_s")
     def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
-    ) -> Answer:
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
+    ) -> StreamingAnswer:
         """Answer `question` about the conversation's picture, piece by piece; see `ChatModel`.
 
         Raises:
@@ -242,15 +259,18 @@ class NetworkChatModel:
             GenerationError: the model's numbers are not usable, or the memory does not suffice.
             ResourceError: the memory, file descriptors or threads do not suffice to begin.
         """
-        return Answer(self, conversation, question, config, pause_s)
+        return StreamingAnswer(self, conversation, question, config, min_interval_s)
 
     def warm_up(self) -> None:
         """On a GPU, compile kernels and record graphs by beginning an answer, so that nobody else waits for that."""
         if self.engine_network.device.type != "cuda":
             return
         blank = torch.zeros(1, 3, self.image_size, self.image_size)
-        with suppress(VisualGLMError), closing(self.stream_answer(Conversation(blank), FIRST_QUESTION, DEMO)) as answer:
-            list(islice(answer, FIRST_TOKENS))  # what goes wrong will be said to whoever asks
+        with (
+            suppress(VisualGLMError),
+            closing(self.stream_answer(Conversation(blank), WARM_UP_QUESTION, DEMO)) as answer,
+        ):
+            list(islice(answer, WARM_UP_TOKENS))  # what goes wrong will be said to whoever asks
 
     def make_request(
         self,
@@ -266,53 +286,54 @@ class NetworkChatModel:
         """
         prompt = self.encode_prompt(conversation, question, config)
         if images is None and conversation.image is not None:
-            [images] = self.pictures.encode([self.pictures.to_pixels(conversation.image)])
+            [images] = self.image_cache.encode([self.image_cache.to_pixels(conversation.image)])
         return prompt, self._request(prompt, conversation, config, images)
 
+    @former_keywords(asked="questions", rows="max_batch_size")
     def answer_batch(
-        self, asked: Sequence[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
+        self, questions: Sequence[tuple[Conversation, str]], config: GenerationConfig, max_batch_size: int = 16
     ) -> list[str | VisualGLMError]:
-        """Answer many questions side by side, up to `rows` at a time.
+        """Answer many questions side by side, up to `max_batch_size` at a time.
 
         An answer is the one that its question would get alone.
 
         Returns:
             An answer for each question in turn, or the error that this question alone has met.
         """
-        answers: list[str | VisualGLMError] = [""] * len(asked)
-        writers: dict[Request, tuple[int, AnswerWriter]] = {}
-        requests = self._make_requests(asked, config, answers, writers)
-        for request, step in self.scheduler.answer_all(requests, rows):
-            number, writer = writers[request]
+        answers: list[str | VisualGLMError] = [""] * len(questions)
+        detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]] = {}
+        requests = self._make_requests(questions, config, answers, detokenizers)
+        for request, step in self.scheduler.answer_all(requests, max_batch_size):
+            number, detokenizer = detokenizers[request]
             if isinstance(step, VisualGLMError):
                 answers[number] = step
-            elif piece := writer.write(step):
-                answers[number] = f"{answers[number]}{piece.text}"
+            elif chunk := detokenizer.update(step):
+                answers[number] = f"{answers[number]}{chunk.text}"
         return answers
 
     def _make_requests(
         self,
-        asked: Sequence[tuple[Conversation, str]],
+        questions: Sequence[tuple[Conversation, str]],
         config: GenerationConfig,
         answers: list[str | VisualGLMError],
-        writers: dict[Request, tuple[int, AnswerWriter]],
+        detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]],
     ) -> Iterator[Request]:
         """Yield what the engine is to answer, pictures encoded some at a time; errors become answers."""
-        at_once = self.pictures.at_once
-        for start in range(0, len(asked), at_once):
+        preferred_batch_size = self.image_cache.preferred_batch_size
+        for start in range(0, len(questions), preferred_batch_size):
             ready: list[tuple[int, Prompt, torch.Tensor | None]] = []
-            for number, (conversation, question) in enumerate(asked[start : start + at_once], start):
+            for number, (conversation, question) in enumerate(questions[start : start + preferred_batch_size], start):
                 try:
                     prompt, image = self.encode_prompt(conversation, question, config), conversation.image
-                    ready.append((number, prompt, None if image is None else self.pictures.to_pixels(image)))
+                    ready.append((number, prompt, None if image is None else self.image_cache.to_pixels(image)))
                 except VisualGLMError as error:
                     answers[number] = error
             with shortage_explained():
-                embeddings = iter(self.pictures.encode([pixels for _, _, pixels in ready if pixels is not None]))
+                embeddings = iter(self.image_cache.encode([pixels for _, _, pixels in ready if pixels is not None]))
             for number, prompt, pixels in ready:
                 images = None if pixels is None else next(embeddings)
-                request = self._request(prompt, asked[number][0], config, images)
-                writers[request] = number, AnswerWriter(self.tokenizer, prompt, time.perf_counter())
+                request = self._request(prompt, questions[number][0], config, images)
+                detokenizers[request] = number, IncrementalDetokenizer(self.tokenizer, prompt, time.perf_counter())
                 yield request
 
     def _request(

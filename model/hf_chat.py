@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .aliases import former_keywords
 from .chat_model import NetworkChatModel
 from .description import UNNAMED, Description
 from .kernels.linear import Called, Linear, bind_dense
@@ -125,21 +126,22 @@ class HfChatModel(NetworkChatModel):  # public name
         tokenizer, rows, most_waiting, description, sampling: as of `NetworkChatModel`.
     """
 
+    @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
     def __init__(
         self,
         network: "ChatGLMForConditionalGenerationWithImage",
         tokenizer: Tokenizer,
         *,
-        rows: int | None = None,
-        most_waiting: int | None = None,
+        max_batch_size: int | None = None,
+        max_queue_size: int | None = None,
         description: Description = UNNAMED,
         sampling: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             HfNetwork(network),
             tokenizer,
-            rows=rows,
-            most_waiting=most_waiting,
+            max_batch_size=max_batch_size,
+            max_queue_size=max_queue_size,
             penalize_prompt=True,
             description=description,
             sampling=sampling,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .aliases import former_keywords
 from .chat_model import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
@@ -171,6 +172,7 @@ def build_network(
     return network
 
 
+@former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
 @shortage_explained()
 def load_sat(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
@@ -183,8 +185,8 @@ def load_sat(
     qkv_layout: str | None = None,
     base: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    rows: int | None = None,
-    most_waiting: int | None = None,
+    max_batch_size: int | None = None,
+    max_queue_size: int | None = None,
 ) -> SatChatModel:
     """Load a model to chat with, on the SAT network.
 
@@ -225,10 +227,16 @@ def load_sat(
     lay_out_all(network)
     description = describe_model(name, checkpoint)
     return SatChatModel(
-        network, tokenizer, rows=rows, most_waiting=most_waiting, description=description, sampling=sampling
+        network,
+        tokenizer,
+        max_batch_size=max_batch_size,
+        max_queue_size=max_queue_size,
+        description=description,
+        sampling=sampling,
     )
 
 
+@former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
 @shortage_explained()
 def load_hf(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
@@ -241,8 +249,8 @@ def load_hf(
     qkv_layout: str | None = None,
     base: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    rows: int | None = None,
-    most_waiting: int | None = None,
+    max_batch_size: int | None = None,
+    max_queue_size: int | None = None,
 ) -> HfChatModel:
     """Load a model to chat with, on the Hugging Face network, whose image part and embeddings keep their precision.
 
@@ -269,5 +277,10 @@ def load_hf(
         network = fill_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
     description = describe_model(name, checkpoint)
     return HfChatModel(
-        network, tokenizer, rows=rows, most_waiting=most_waiting, description=description, sampling=sampling
+        network,
+        tokenizer,
+        max_batch_size=max_batch_size,
+        max_queue_size=max_queue_size,
+        description=description,
+        sampling=sampling,
     )

@@ -15,11 +15,11 @@ from .errors import PromptTooLongError, QuestionError, SettingError
 
 IMAGE_OPEN, IMAGE_CLOSE = "<img>", "</img>"
 # Part of the length limit kept free for the answer before old turns are dropped.
-ANSWER_SHARE = 8
+ANSWER_RESERVE_DIVISOR = 8
 # Most tokens by which turns within a prompt differ from the same turns counted alone: the first one follows no newline.
-BORDER_TOKENS = 8
+BOUNDARY_TOKENS = 8
 # Characters of a text that are encoded for each token allowed, to see that it is far too long.
-PROBED_CHARACTERS = 64
+MAX_CHARACTERS_PER_TOKEN = 64
 
 
 @dataclass(frozen=True)
@@ -198,21 +198,23 @@ def encode_newest_turns(
     alone = encode_turns(tokenizer, (), question, language, image_length)
     if not turns:
         return alone
-    room = max_tokens - len(alone.token_ids) + BORDER_TOKENS
-    for dropped in range(_oldest_turn_within(tokenizer, turns, language, room), len(turns)):
+    token_budget = max_tokens - len(alone.token_ids) + BOUNDARY_TOKENS
+    for dropped in range(_first_turn_within_budget(tokenizer, turns, language, token_budget), len(turns)):
         prompt = encode_turns(tokenizer, turns[dropped:], question, language, image_length)
         if len(prompt.token_ids) <= max_tokens:
             return replace(prompt, dropped_turns=dropped)
     return replace(alone, dropped_turns=len(turns))
 
 
-def _oldest_turn_within(tokenizer: Tokenizer, turns: Sequence[Turn], language: Language, room: int) -> int:
-    """Return the index of the first turn of those that take `room` tokens together, counted newest first."""
+def _first_turn_within_budget(
+    tokenizer: Tokenizer, turns: Sequence[Turn], language: Language, token_budget: int
+) -> int:
+    """Return the index of the first turn of those that take `token_budget` tokens together, counted newest first."""
     # The turns of a prompt are separated by a newline, which is a token of its own: counts can be added.
     separator = len(tokenizer.encode_text("\n"))
     for index in range(len(turns) - 1, -1, -1):
-        room += separator - count_tokens(tokenizer, "\n" + turn_text(turns[index], language), room)
-        if room < 0:
+        token_budget += separator - count_tokens(tokenizer, "\n" + turn_text(turns[index], language), token_budget)
+        if token_budget < 0:
             return index + 1
     return 0
 
@@ -222,7 +224,7 @@ def count_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> int:
 
     A text of clearly more than `max_tokens` is not read to its end: the count is that of its beginning.
     """
-    beginning = text[: max(max_tokens, 1) * PROBED_CHARACTERS]
+    beginning = text[: max(max_tokens, 1) * MAX_CHARACTERS_PER_TOKEN]
     count = len(tokenizer.encode_text(beginning))
     if len(beginning) == len(text) or count > 2 * max_tokens:
         return count
@@ -247,13 +249,15 @@ def encode_prompt(
         QuestionError: the question is not text.
     """
     require_text(question, "question")
-    if len(question) > max_length * PROBED_CHARACTERS:
+    if len(question) > max_length * MAX_CHARACTERS_PER_TOKEN:
         count = count_tokens(tokenizer, question, max_length)
         if count > 2 * max_length:
             raise PromptTooLongError(count, max_length, at_least=True)
     length = None if conversation.image is None else image_length
-    comfortable = max_length - max_length // ANSWER_SHARE
-    prompt = encode_newest_turns(tokenizer, conversation.turns, question, conversation.language, length, comfortable)
+    max_prompt_tokens = max_length - max_length // ANSWER_RESERVE_DIVISOR
+    prompt = encode_newest_turns(
+        tokenizer, conversation.turns, question, conversation.language, length, max_prompt_tokens
+    )
     if len(prompt.token_ids) >= max_length:
         raise PromptTooLongError(len(prompt.token_ids), max_length)
     return prompt
@@ -322,58 +326,58 @@ def clean_answer(text: str) -> str:
 
 
 # One pass, which begins at the punctuation: it reads the whole answer again for each of its tokens.
-NARROW_BY_CHINESE = re.compile(rf"[{''.join(FULL_WIDTH)}](?:(?<={CJK}.)|(?={CJK}))")
+NARROW_PUNCTUATION = re.compile(rf"[{''.join(FULL_WIDTH)}](?:(?<={CJK}.)|(?={CJK}))")
 
 
 def widen_punctuation(text: str) -> str:
     """Make , ! : ; ? full-width where a Chinese character stands on either side."""
-    return NARROW_BY_CHINESE.sub(lambda match: FULL_WIDTH[match[0]], text)
+    return NARROW_PUNCTUATION.sub(lambda match: FULL_WIDTH[match[0]], text)
 
 
 # Ends of a raw answer that later words may still change: space (stripped at the end, or swallowed before
 # punctuation), punctuation (its width depends on what follows), the start of the placeholder, and the start of
 # an English ending that the tokenizer's clean-up joins to the word before it.
-STARTED = "|".join(re.escape(TRAINING_TIME[:length]) for length in range(len(TRAINING_TIME), 0, -1))
-UNSETTLED = re.compile(rf"(?:[\s,.!:;?']+| n'?| '[vr]|{STARTED})\Z")
-LONGEST_UNSETTLED = 16
+PARTIAL_PLACEHOLDER = "|".join(re.escape(TRAINING_TIME[:length]) for length in range(len(TRAINING_TIME), 0, -1))
+UNSTABLE_SUFFIX = re.compile(rf"(?:[\s,.!:;?']+| n'?| '[vr]|{PARTIAL_PLACEHOLDER})\Z")
+MAX_UNSTABLE_LENGTH = 16
 
 
-def settled_length(text: str) -> int:
+def stable_prefix_length(text: str) -> int:
     """Return how much of a growing raw answer no later words can change any more."""
     end = len(text)
-    while match := UNSETTLED.search(text, max(0, end - LONGEST_UNSETTLED), end):
+    while match := UNSTABLE_SUFFIX.search(text, max(0, end - MAX_UNSTABLE_LENGTH), end):
         end = match.start()
     return end
 
 
-class AnswerStream:
+class StableTextStream:
     """Turns raw pieces of an answer into clean text that, once shown, never changes.
 
     Args:
-        clean: whole raw text -> clean text; `settled_length` must know what it may still change.
+        clean: whole raw text -> clean text; `stable_prefix_length` must know what it may still change.
     """
 
     def __init__(self, clean: Callable[[str], str] = clean_answer) -> None:
         self.clean = clean
         self.raw = ""
-        self.shown = ""
+        self.emitted = ""
 
     def push(self, raw: str) -> str:
         """Take the next raw piece; return the clean text that can be shown now."""
         self.raw += raw
-        return self._show(self.clean(self.raw[: settled_length(self.raw)]))
+        return self._show(self.clean(self.raw[: stable_prefix_length(self.raw)]))
 
     def flush(self) -> str:
         """Return what is left when the answer is complete."""
         return self._show(self.clean(self.raw))
 
     def _show(self, text: str) -> str:
-        added = text[len(self.shown) :]
-        self.shown = text
+        added = text[len(self.emitted) :]
+        self.emitted = text
         return added
 
 
-HISTORY_FORMS = (
+HISTORY_FORMATS = (
     "A history is a list of (question, answer) pairs, or of messages "
     '{"role": "user", "content": "..."} and {"role": "assistant", "content": "..."} in turn, oldest first; '
     "None or [] stands for no history."
@@ -393,20 +397,20 @@ def to_turns(history: Any) -> list[Turn]:
     if history is None:
         return []
     if not is_list(history):
-        raise QuestionError(f"The history is of type {type(history).__name__}. {HISTORY_FORMS}")
+        raise QuestionError(f"The history is of type {type(history).__name__}. {HISTORY_FORMATS}")
     turns: list[Turn] = []
     question: str | None = None  # of a user's message, until the assistant's comes
     for number, item in enumerate(history):
         try:
             if question is not None:
-                turns.append(Turn(question, read_message(item, "assistant")))
+                turns.append(Turn(question, parse_message(item, "assistant")))
                 question = None
             elif isinstance(item, Mapping):
-                question = read_message(item, "user")
+                question = parse_message(item, "user")
             else:
-                turns.append(item if isinstance(item, Turn) else read_pair(item))
+                turns.append(item if isinstance(item, Turn) else parse_pair(item))
         except QuestionError as error:
-            raise QuestionError(f"history[{number}] cannot be used: {error} {HISTORY_FORMS}") from None
+            raise QuestionError(f"history[{number}] cannot be used: {error} {HISTORY_FORMATS}") from None
     if question is not None:
         raise QuestionError("The history ends with a user's message without an answer. Pass it as the question.")
     return turns
@@ -417,7 +421,7 @@ def is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
 
 
-def read_message(message: Any, role: str) -> str:
+def parse_message(message: Any, role: str) -> str:
     """Return the content of a message, which should be of `role`."""
     if not isinstance(message, Mapping):
         raise QuestionError(f"A message of role {role!r} should stand here.")
@@ -426,7 +430,7 @@ def read_message(message: Any, role: str) -> str:
     return require_text(message.get("content"), "content")
 
 
-def read_pair(pair: Any) -> Turn:
+def parse_pair(pair: Any) -> Turn:
     """Return the turn of a (question, answer) pair."""
     if not is_list(pair):
         raise QuestionError(f"It is of type {type(pair).__name__}.")

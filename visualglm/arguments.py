@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Piece, load_hf, load_sat
+from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, StreamChunk, load_hf, load_sat
 from model.checkpoint.resolve import DEFAULT_MODEL
 from model.command_line import print_text
 from model.description import Description
@@ -54,7 +54,7 @@ class OneLanguageModel:
 
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, **options: Any
-    ) -> Iterator[Piece]:
+    ) -> Iterator[StreamChunk]:
         """Answer `question`; see `ChatModel`."""
         return self.model.stream_answer(replace(conversation, language=self.language), question, config, **options)
 

@@ -72,7 +72,7 @@ class Sat:
     @torch.no_grad()
     def fill(self, case: Case, picture: Image.Image | torch.Tensor, strategy: TimedStrategy) -> tuple[int, list[int]]:
         """Generate; return the prompt's length and the new tokens."""
-        pixels = self.model.pictures.to_pixels(picture).to(self.network.device, self.network.dtype)
+        pixels = self.model.image_cache.to_pixels(picture).to(self.network.device, self.network.dtype)
         prompt = self.model.encode_prompt(case.conversation(picture), case.question, DEMO)
         length = len(prompt.token_ids)
         sequence = torch.tensor(prompt.token_ids + [-1] * case.tokens, device=self.network.device)

@@ -86,7 +86,7 @@ class Engine:
 
     def read(self, pixels: torch.Tensor) -> None:
         """Read a picture as requests do."""
-        self.model.pictures.embed(pixels)
+        self.model.image_cache.embed(pixels)
 
     def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Together:
         """Answer as many prompts at once as there are pictures."""
@@ -103,10 +103,10 @@ class Engine:
 
     def _requests(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Iterator[Request]:
         """Yield requests as `answer_batch` does: while some are answered, pictures of the next ones are read."""
-        at_once = self.model.pictures.at_once
-        for start in range(0, len(pictures), at_once):
-            group = pictures[start : start + at_once]
-            for number, images in enumerate(self.model.pictures.encode(group), start):
+        preferred_batch_size = self.model.image_cache.preferred_batch_size
+        for start in range(0, len(pictures), preferred_batch_size):
+            group = pictures[start : start + preferred_batch_size]
+            for number, images in enumerate(self.model.image_cache.encode(group), start):
                 yield self.request(length, tokens, pictures[number], seed + number, images)
 
 

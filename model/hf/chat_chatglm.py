@@ -17,10 +17,10 @@ from ..errors import GenerationError, PromptTooLongError, SettingError
 from ..images.preprocess import load_image, preprocess
 from ..prompt import (
     AS_CONFIGURED,
-    AnswerStream,
     Conversation,
     English,
     Prompt,
+    StableTextStream,
     Tokenizer,
     Turn,
     choose_language,
@@ -171,15 +171,15 @@ class DialogueMixin(PrefixGenerationMixin):
         turns = to_turns(history)
         arguments = self._arguments(tokenizer, image_path, query, turns, {**given, **kwargs}, logits_processor, english)
         decoder = tokenizer.stream()
-        answer = AnswerStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
+        answer = StableTextStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
         for ids in self.stream_generate(**arguments):
             if answer.push(decoder.push(int(ids[0, -1]))):
-                yield self._result(query, turns, answer.shown)
-        before = answer.shown
+                yield self._result(query, turns, answer.emitted)
+        before = answer.emitted
         answer.push(decoder.flush())
         answer.flush()
-        if answer.shown != before or not before:
-            yield self._result(query, turns, answer.shown)
+        if answer.emitted != before or not before:
+            yield self._result(query, turns, answer.emitted)
 
     def stream_generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Iterator[torch.Tensor]:
         """Continue one prompt [1, T] as `generate` does; yield the ids so far, [1, T + 1], [1, T + 2], ...

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from PIL import Image
 
+from ..aliases import FormerAttribute
 from ..engine.cuda_graph import Graphs
 from ..engine.network import Network, to_device
 from ..errors import ImageError
@@ -22,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class SharedCalls(Generic[T, R]):
+class MicroBatcher(Generic[T, R]):
     """Calls a function for the items of all threads that wait for it, in one thread at a time.
 
     Nobody waits for company: whoever finds the function free takes what has come meanwhile, first come first served.
@@ -32,11 +33,11 @@ class SharedCalls(Generic[T, R]):
         most: items in a call.
     """
 
-    def __init__(self, function: Callable[[list[T]], list[R]], most: int) -> None:
+    def __init__(self, function: Callable[[list[T]], list[R]], max_batch_size: int) -> None:
         self.function = function
-        self.most = most
-        self._waiting: deque[tuple[T, Future[R]]] = deque()
-        self._calling = threading.Lock()
+        self.max_batch_size = max_batch_size
+        self._queue: deque[tuple[T, Future[R]]] = deque()
+        self._lock = threading.Lock()
 
     def results(self, items: Sequence[T]) -> list[R]:
         """Return the result of each item.
@@ -45,27 +46,27 @@ class SharedCalls(Generic[T, R]):
             Exception: the function's, called for one of these items alone.
         """
         mine = [(item, Future[R]()) for item in items]
-        self._waiting.extend(mine)
-        with self._calling:
+        self._queue.extend(mine)
+        with self._lock:
             while not all(future.done() for _, future in mine):
-                self._call(min(self.most, len(self._waiting)))
+                self._process(min(self.max_batch_size, len(self._queue)))
         return [future.result() for _, future in mine]
 
-    def _call(self, count: int) -> None:
+    def _process(self, count: int) -> None:
         """Call the function for the first items that wait; where it fails, for each alone, as one may be to blame."""
         # They wait until they have their results, so that an interrupt of this thread takes them from nobody.
-        items = [self._waiting[number][0] for number in range(count)]
+        items = [self._queue[number][0] for number in range(count)]
         try:
             results = self.function(items)
         except Exception as error:
             if count > 1:
                 for _ in items:
-                    self._call(1)
+                    self._process(1)
             else:
-                self._waiting.popleft()[1].set_exception(error)
+                self._queue.popleft()[1].set_exception(error)
         else:
             for result in results:
-                self._waiting.popleft()[1].set_result(result)
+                self._queue.popleft()[1].set_result(result)
 
 
 def count_cores() -> int:
@@ -75,7 +76,7 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-class Cores:
+class CpuPool:
     """Lets no more threads compute at a time than there are cores for, whoever has started them.
 
     They do not wait for one another at each operation, as torch's own threads do, so that a core which another program
@@ -84,24 +85,24 @@ class Cores:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.busy = 0
+        self.active = 0
 
     @property
-    def places(self) -> int:
+    def max_workers(self) -> int:
         """How many threads may compute at a time, where each has as many cores as torch takes for an operation."""
         return max(1, count_cores() // torch.get_num_threads())
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         """Wait until this thread may compute; it may during the block."""
         with self.changed:
-            self.changed.wait_for(lambda: self.busy < self.places)
-            self.busy += 1
+            self.changed.wait_for(lambda: self.active < self.max_workers)
+            self.active += 1
         try:
             yield
         finally:
             with self.changed:
-                self.busy -= 1
+                self.active -= 1
                 self.changed.notify()
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -110,26 +111,26 @@ class Cores:
         Raises:
             Exception: the first item's, in their order, that `work` has raised one for.
         """
-        work_in_place = self.place()(work)
-        threads = min(self.places, len(items))
+        run_in_slot = self.slot()(work)
+        threads = min(self.max_workers, len(items))
         if threads <= 1:
-            return list(map(work_in_place, items))
+            return list(map(run_in_slot, items))
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(work_in_place, items))
+            return list(pool.map(run_in_slot, items))
 
 
 # A graph is recorded for each of these numbers of pictures; fewer are padded.
-COUNTS = (1, 4, 16)
+BATCH_BUCKETS = (1, 4, 16)
 
 
-class ImageEncoder:
+class GraphedImageEncoder:
     """Encodes pictures on a GPU by CUDA graphs, elsewhere by the network as it is. Not for several threads at once."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.graphs = Graphs()
-        self.mark: int | None = None
-        self.run = self._run_graph
+        self.weights_pointer: int | None = None
+        self.run = self._run_with_graph
         self.pixels = self.embeddings = torch.empty(0)
 
     @torch.inference_mode()
@@ -137,55 +138,55 @@ class ImageEncoder:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S], B at most 16; they hold until the next call."""
         if self.network.device.type != "cuda":
             return self.network.encode_image(pixels)
-        self._settle()
-        count = next(count for count in COUNTS if count >= len(pixels))
+        self._allocate_buffers()
+        count = next(count for count in BATCH_BUCKETS if count >= len(pixels))
         self.pixels[: len(pixels)] = pixels
         self.run(count)
         return self.embeddings[: len(pixels)]
 
-    def _run_graph(self, count: int) -> None:
+    def _run_with_graph(self, count: int) -> None:
         try:
-            self.graphs.run(count, lambda: self._run(count))
+            self.graphs.run(count, lambda: self._fill_embeddings(count))
         except RuntimeError as error:
             warnings.warn(f"The image part cannot be recorded as a CUDA graph, so it is slower: {error}", stacklevel=2)
-            self.run = self._run
+            self.run = self._fill_embeddings
             self.run(count)
 
-    def _run(self, count: int) -> None:
+    def _fill_embeddings(self, count: int) -> None:
         rows = self.network.encode_image(self.pixels[:count])
         if not len(self.embeddings):
-            self.embeddings = rows.new_zeros(COUNTS[-1], *rows.shape[1:])
+            self.embeddings = rows.new_zeros(BATCH_BUCKETS[-1], *rows.shape[1:])
         self.embeddings[:count] = rows
 
-    def _settle(self) -> None:
+    def _allocate_buffers(self) -> None:
         """Prepare places for what goes in and out, anew when the weights have moved; the first tells of all."""
-        mark = next(self.network.image_part.parameters()).data_ptr()
-        if mark == self.mark:
+        weights_pointer = next(self.network.image_part.parameters()).data_ptr()
+        if weights_pointer == self.weights_pointer:
             return
         self.graphs.forget()
         size, device, dtype = self.network.image_size, self.network.device, self.network.dtype
-        self.pixels = torch.zeros(COUNTS[-1], 3, size, size, device=device, dtype=dtype)
+        self.pixels = torch.zeros(BATCH_BUCKETS[-1], 3, size, size, device=device, dtype=dtype)
         self.embeddings = torch.empty(0)
-        self.mark = mark
+        self.weights_pointer = weights_pointer
 
 
 # Pictures whose embeddings are kept: 256 KB each at full size in half precision.
-CACHED_PICTURES = 256
+MAX_CACHED_IMAGES = 256
 # Pictures that are encoded together.
-TOGETHER = COUNTS[-1]
+GPU_BATCH = BATCH_BUCKETS[-1]
 # The most that a thread of the CPU takes at once: one by one, threads would wait more for Python's lock.
-A_THREAD = 4
+CPU_BATCH = 4
 # What every model in the program computes pictures on.
-cores = Cores()
+cpu_pool = CpuPool()
 
 
-def in_groups(pictures: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+def split_for_cpu(images: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Share pictures out among the threads of the CPU."""
-    size = min(A_THREAD, -(-len(pictures) // cores.places))
-    return [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    size = min(CPU_BATCH, -(-len(images) // cpu_pool.max_workers))
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-class PictureEmbeddings:
+class ImageEmbeddingCache:
     """Keeps the image embeddings of recent pictures, for any thread. Make a new one when the weights have changed.
 
     On a CPU several pictures are computed at a time, in threads; the image part's hooks, if any, run in these. On a GPU
@@ -194,17 +195,19 @@ class PictureEmbeddings:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.encoder = ImageEncoder(network)
+        self.encoder = GraphedImageEncoder(network)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._being_computed: set[str] = set()
+        self._in_progress: set[str] = set()
         self._changed = threading.Condition()
         # On a GPU one call after another, by an encoder that has one place for what goes in.
-        self._calls = SharedCalls(self._compute_together, TOGETHER)
+        self._calls = MicroBatcher(self._encode_batch, GPU_BATCH)
+
+    at_once = FormerAttribute("preferred_batch_size")
 
     @property
-    def at_once(self) -> int:
+    def preferred_batch_size(self) -> int:
         """How many pictures are best given to `encode` at a time, where some can be asked about before the others."""
-        return A_THREAD * cores.places if self.network.device.type == "cpu" else TOGETHER
+        return CPU_BATCH * cpu_pool.max_workers if self.network.device.type == "cpu" else GPU_BATCH
 
     def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         """Return the pixels [1, 3, S, S] of a picture, or those given.
@@ -222,14 +225,14 @@ class PictureEmbeddings:
             )
         return pixels
 
-    def encode(self, pictures: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the image embeddings [1, L, D] of the pixels [1, 3, S, S] of each picture."""
-        keys = [image_digest(pixels) for pixels in pictures]
+        keys = [image_digest(pixels) for pixels in images]
         with self._reserved(keys) as found:
-            missing = {key: pixels for key, pixels in zip(keys, pictures, strict=True) if key not in found}
+            missing = {key: pixels for key, pixels in zip(keys, images, strict=True) if key not in found}
             if missing:  # else there is nothing to wait for while others are computed
                 new, on_cpu = list(missing.values()), self.network.device.type == "cpu"
-                groups = cores.map(self._compute_together, in_groups(new)) if on_cpu else [self._calls.results(new)]
+                groups = cpu_pool.map(self._encode_batch, split_for_cpu(new)) if on_cpu else [self._calls.results(new)]
                 found.update(zip(missing, chain.from_iterable(groups), strict=True))
         return [found[key] for key in keys]
 
@@ -244,30 +247,30 @@ class PictureEmbeddings:
         The others are this thread's to compute: what the block adds to the dictionary is kept for all.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._being_computed.isdisjoint(keys))
+            self._changed.wait_for(lambda: self._in_progress.isdisjoint(keys))
             found = {key: self._embeddings[key] for key in keys if key in self._embeddings}
             missing = {*keys} - found.keys()
-            self._being_computed |= missing
+            self._in_progress |= missing
         try:
             yield found
         finally:
             with self._changed:
-                self._being_computed -= missing
-                self._keep(found)
+                self._in_progress -= missing
+                self._store(found)
                 self._changed.notify_all()
 
     @torch.inference_mode()
-    def _compute_together(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _encode_batch(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
         device = self.network.device
         # To a GPU first: here they would be joined and converted by all cores, and wait for the one with other work.
-        moved = [to_device(pixels, device) for pixels in pictures]
+        moved = [to_device(pixels, device) for pixels in images]
         encode = self.encoder.encode if device.type == "cuda" else self.network.encode_image
         return [row[None].clone() for row in encode(torch.cat(moved) if len(moved) > 1 else moved[0])]
 
-    def _keep(self, embeddings: dict[str, torch.Tensor]) -> None:
+    def _store(self, embeddings: dict[str, torch.Tensor]) -> None:
         """Remember these as the most recent ones."""
         for key, value in embeddings.items():
             self._embeddings[key] = value
             self._embeddings.move_to_end(key)
-        while len(self._embeddings) > CACHED_PICTURES:
+        while len(self._embeddings) > MAX_CACHED_IMAGES:
             self._embeddings.popitem(last=False)

@@ -154,7 +154,7 @@ def test_a_batch_has_each_picture_once(model: SatChatModel, folder: Path) -> Non
     assert [start < 0 for start in batch.image_starts] == [False] * 4 + [True, False]
     assert batch.pixels is not None
     for path, pixels in zip(batch.images, batch.pixels, strict=True):
-        assert torch.equal(pixels[None], model.pictures.to_pixels(load_image(path)))
+        assert torch.equal(pixels[None], model.image_cache.to_pixels(load_image(path)))
 
 
 def test_pictures_need_not_be_decoded(model: SatChatModel, folder: Path) -> None:

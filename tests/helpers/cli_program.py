@@ -17,7 +17,7 @@ from typing import Any
 import pexpect
 
 import cli_demo
-from model import Conversation, GenerationConfig, Piece
+from model import Conversation, GenerationConfig, StreamChunk
 from model.description import Description
 from visualglm.terminal.streams import ignore_interrupt, interrupt_once, on_interrupt
 
@@ -43,14 +43,16 @@ class SlowModel:
     image_size = 224
     description = Description("scripted")
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig
+    ) -> Iterator[StreamChunk]:
         if question == "count":
-            yield Piece(f"I know {len(conversation.turns)} turns.", "stop")
+            yield StreamChunk(f"I know {len(conversation.turns)} turns.", "stop")
             return
         for number in range(400):
             time.sleep(0.05)
-            yield Piece(f"number{number} ")
-        yield Piece("", "stop")
+            yield StreamChunk(f"number{number} ")
+        yield StreamChunk("", "stop")
 
 
 def environment(**changes: str) -> dict[str, str]:

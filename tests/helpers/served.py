@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from model import BusyError, Conversation, GenerationConfig, Piece, Usage
+from model import BusyError, Conversation, GenerationConfig, StreamChunk, Usage
 from model.description import Description
 from visualglm.server import Settings, create_app
 from visualglm.server.process import Server, listen
@@ -55,8 +55,8 @@ class SteppedModel:
     description = Description("scripted")
 
     def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
-    ) -> Iterator[Piece]:
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
+    ) -> Iterator[StreamChunk]:
         with self.lock:
             self.asked.append((conversation, question, config))
             if self.busy_at is not None and self.open >= self.busy_at:
@@ -69,7 +69,7 @@ class SteppedModel:
             with self.lock:
                 self.open -= 1
 
-    def _pieces(self, length: int) -> Iterator[Piece]:
+    def _pieces(self, length: int) -> Iterator[StreamChunk]:
         for number in range(length):
             if not self.free:
                 self.may_step.acquire()
@@ -79,9 +79,9 @@ class SteppedModel:
                 self.steps += 1
             usage = Usage(7, number + 1, 0, 0.1, 0.2)
             if number + 1 < length:
-                yield Piece(f"a{number} ", so_far=usage)
+                yield StreamChunk(f"a{number} ", usage=usage)
             else:
-                yield Piece(f"a{number}", "length" if length < self.length else "stop", usage, usage)
+                yield StreamChunk(f"a{number}", "length" if length < self.length else "stop", usage)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
-from model import BusyError, Conversation, GenerationConfig, Piece, load_sat
+from model import BusyError, Conversation, GenerationConfig, StreamChunk, load_sat
 from tests.helpers.cli_program import PATIENCE, ROOT, environment
 
 STARTED = "VisualGLM is at "
@@ -29,20 +29,22 @@ class ModelWithModes:
         self.description = self.tiny.description
         self.closed = 0
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig
+    ) -> Iterator[StreamChunk]:
         match question:
             case "slow":
                 yield from self.count_slowly()
             case "closed":
-                yield Piece(f"{self.closed} closed", "stop")
+                yield StreamChunk(f"{self.closed} closed", "stop")
             case "seen":
-                yield Piece(describe(conversation, config), "stop")
+                yield StreamChunk(describe(conversation, config), "stop")
             case "cut":
-                yield Piece("too long", "length")
+                yield StreamChunk("too long", "length")
             case "busy":
                 raise BusyError("Too many people ask at the moment. Try again soon.")
             case "break":
-                yield Piece("It begins ")
+                yield StreamChunk("It begins ")
                 raise RuntimeError("the inside of the program")
             case _:
                 yield from self.tiny.stream_answer(conversation, question, config)
@@ -51,13 +53,13 @@ class ModelWithModes:
         """Called by the program before it shows its page."""
         self.tiny.warm_up()
 
-    def count_slowly(self) -> Iterator[Piece]:
+    def count_slowly(self) -> Iterator[StreamChunk]:
         """Count for half a minute."""
         try:
             for number in range(600):
                 time.sleep(0.05)
-                yield Piece(f"number{number} ")
-            yield Piece("", "stop")
+                yield StreamChunk(f"number{number} ")
+            yield StreamChunk("", "stop")
         except GeneratorExit:
             self.closed += 1
             raise

@@ -100,7 +100,7 @@ def test_invalid_slices_never_come(tiny: SatChatModel) -> None:
 
 def test_english_conversations_forbid_chinese(tiny: SatChatModel) -> None:
     conversation = Conversation(Image.open(SCENE), language=ENGLISH)
-    answer = "".join(piece.text for piece in tiny.stream_answer(conversation, "描述这张图片。", GREEDY))
+    answer = "".join(chunk.text for chunk in tiny.stream_answer(conversation, "描述这张图片。", GREEDY))
     assert not any("\u4e00" <= letter <= "\u9fff" for letter in answer)
 
 
@@ -123,7 +123,9 @@ def test_a_seed_repeats_an_answer(tiny: SatChatModel) -> None:
 def test_pieces_end_with_a_reason_and_the_token_counts(tiny: SatChatModel) -> None:
     conversation = Conversation(Image.open(SCENE))
     *body, last = tiny.stream_answer(conversation, "描述这张图片。", GREEDY)
-    assert all(piece.finish_reason is None and piece.usage is None for piece in body)
+    assert all(chunk.finish_reason is None and chunk.usage is not None for chunk in body)
+    counts = [chunk.usage.answer_tokens for chunk in body if chunk.usage]
+    assert counts == sorted(counts)
     assert last.finish_reason == "stop"
     assert last.usage is not None
     assert last.usage.answer_tokens >= len(body)
@@ -175,8 +177,8 @@ def test_an_answer_with_an_answer_mark_stays_whole(tiny: SatChatModel, monkeypat
 
 def test_an_answer_with_pauses_is_the_same_in_fewer_pieces(tiny: SatChatModel) -> None:
     asked = Conversation(Image.open(SCENE)), "描述这张图片。", GREEDY
-    single, together = list(tiny.stream_answer(*asked)), list(tiny.stream_answer(*asked, pause_s=5.0))
-    assert "".join(piece.text for piece in together) == "".join(piece.text for piece in single)
+    single, together = list(tiny.stream_answer(*asked)), list(tiny.stream_answer(*asked, min_interval_s=5.0))
+    assert "".join(chunk.text for chunk in together) == "".join(chunk.text for chunk in single)
     assert together[-1].finish_reason == single[-1].finish_reason == "stop"
     assert [one[-1].usage.answer_tokens for one in (single, together) if one[-1].usage] == [len(single) - 1] * 2
     assert len(together) <= 2  # the first, and all the others at the end, which no pause puts off
@@ -189,11 +191,11 @@ def test_an_answer_may_be_closed_while_another_thread_waits_for_it(tiny: SatChat
         next(answer)
     waiting = tiny.stream_answer(Conversation(), "hello", endless)
     with ThreadPoolExecutor() as pool:
-        pieces = pool.submit(list, waiting)
+        chunks = pool.submit(list, waiting)
         while not tiny.scheduler.waiting:
             time.sleep(0.001)
         waiting.close()
-        assert pieces.result(timeout=30) == []
+        assert chunks.result(timeout=30) == []
     for answer in rows:
         answer.close()
     closed = tiny.stream_answer(Conversation(), "hello", endless)
@@ -293,7 +295,7 @@ def test_a_batch_has_the_answers_that_each_question_gets_alone(tiny: SatChatMode
     queries = ["描述这张图片。", "有小汽车吗？", "草地是什么颜色的？", "你好", "它是什么颜色的？"]
     histories = [[], [], [], [], [("有小汽车吗？", "有，图片中有一辆小汽车。")]]
     settings = {"temperature": 0, "repetition_penalty": 1.0}
-    answers = chat_batch(images, tiny.network, tiny.tokenizer, queries, histories, rows=2, **settings)
+    answers = chat_batch(images, tiny.network, tiny.tokenizer, queries, histories, max_batch_size=2, **settings)
     for image, query, history, answer in zip(images, queries, histories, answers, strict=True):
         source = {"image": image} if isinstance(image, Image.Image) else {"image_path": image}
         alone = chat(

@@ -12,7 +12,7 @@ from model.images.preprocess import load_image
 from tests.conftest import build_model
 from tests.model.engine.test_batch import draw_requests, prompts, together  # noqa: F401  (a fixture)
 from tests.model.engine.test_decoder import SharpAttention, build_prefixed
-from tests.model.images.test_pictures import drawn, threads_started
+from tests.model.images.test_embedding_cache import drawn, threads_started
 from tests.model.test_gpu import SCENE
 
 pytestmark = [
@@ -50,17 +50,20 @@ def on_gpu() -> Iterator[SatChatModel]:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 33])
 def test_batches_of_any_size(rows: int, on_gpu: SatChatModel, asked: Any, expected: list[Any]) -> None:
-    assert on_gpu.answer_batch(asked, GREEDY, rows=rows) == expected
+    assert on_gpu.answer_batch(asked, GREEDY, max_batch_size=rows) == expected
 
 
 def test_the_twin_has_the_same_engine(asked: Any, expected: list[Any]) -> None:
-    assert load_hf("visualglm-tiny", device="cuda", dtype="float32").answer_batch(asked, GREEDY, rows=5) == expected
+    assert (
+        load_hf("visualglm-tiny", device="cuda", dtype="float32").answer_batch(asked, GREEDY, max_batch_size=5)
+        == expected
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_few_bits_in_company_and_alone(bits: int, asked: Any) -> None:
     model = load_sat("visualglm-tiny", device="cuda", dtype="float32", quant=bits)
-    alone, company = (model.answer_batch(asked, GREEDY, rows=rows) for rows in (1, 16))
+    alone, company = (model.answer_batch(asked, GREEDY, max_batch_size=rows) for rows in (1, 16))
     cpu = load_sat("visualglm-tiny", device="cpu", quant=bits).answer_batch(asked, GREEDY)
     for answers in (alone, company):
         assert sum(map(str.__eq__, answers, cpu)) >= 0.9 * len(cpu)
@@ -68,7 +71,7 @@ def test_few_bits_in_company_and_alone(bits: int, asked: Any) -> None:
 
 def test_sampled_answers_repeat_in_any_company(on_gpu: SatChatModel, asked: Any) -> None:
     config = DEMO.replace(seed=3, top_k=5)
-    assert on_gpu.answer_batch(asked, config, rows=1) == on_gpu.answer_batch(asked, config, rows=12)
+    assert on_gpu.answer_batch(asked, config, max_batch_size=1) == on_gpu.answer_batch(asked, config, max_batch_size=12)
 
 
 def test_settings_of_all_kinds_side_by_side(golden_spec: Any, golden_model: Any, prompts: Any) -> None:  # noqa: F811
@@ -91,18 +94,18 @@ def test_a_users_mixin_is_asked(golden_spec: Any, prompts: Any) -> None:  # noqa
 
 def test_pictures_encoded_by_graphs(on_gpu: SatChatModel) -> None:
     pixels = list(torch.randn(21, 1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).unbind())
-    embeddings = torch.cat(on_gpu.pictures.encode(pixels))
+    embeddings = torch.cat(on_gpu.image_cache.encode(pixels))
     with torch.no_grad():
         want = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
     assert torch.allclose(embeddings, want, atol=1e-4, rtol=1e-4)
-    assert len(on_gpu.pictures.encoder.graphs.graphs) == 2
+    assert len(on_gpu.image_cache.encoder.graphs.graphs) == 2
 
 
 @pytest.mark.parametrize("load", [load_sat, load_hf])
 def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., Any]) -> None:
     model, [pixels] = load("visualglm-tiny", device="cuda", dtype="float16"), drawn(1)
     model.warm_up()
-    batch, pictures = model.scheduler.batch, model.pictures
+    batch, pictures = model.scheduler.batch, model.image_cache
 
     def recorded() -> list[set[Any]]:
         return [set(one.graphs.values()) for one in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
@@ -114,7 +117,7 @@ def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., A
 
 
 def test_a_picture_reaches_the_gpu_without_torch_s_threads() -> None:
-    kept, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").pictures, drawn(2)
+    kept, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").image_cache, drawn(2)
     kept.embed(first)  # starts what CUDA and the graphs need
     before = torch.get_num_threads()
     torch.set_num_threads(4)

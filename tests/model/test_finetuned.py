@@ -154,7 +154,7 @@ def greedy_by_sat(network: VisualGLMModel, chat: SatChatModel, conversation: Con
         place = torch.arange(count)
         mask = ((place < context) | (place <= place[:, None])).float()[None, None]
         positions = torch.stack((place.clamp(max=context - 1), (place - context + 1).clamp(min=0)))[None]
-        images = chat.pictures.embed(conversation.image)
+        images = chat.image_cache.embed(conversation.image)
         with torch.no_grad():
             logits = network(
                 torch.tensor([ids]),
@@ -182,7 +182,7 @@ def test_p_tuning_answers_through_the_engine(prefixed: FineTuneVisualGLMModel, p
     for conversation, question in asked:
         ids = greedy_by_sat(prefixed, chat, conversation, question)
         expected.append(clean_answer(tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id])))
-    streamed = ["".join(piece.text for piece in chat.stream_answer(*one, config)) for one in asked]
+    streamed = ["".join(chunk.text for chunk in chat.stream_answer(*one, config)) for one in asked]
     assert streamed == expected
     assert chat.answer_batch(asked, config) == expected
     unchanged = SatChatModel(plain, tokenizer).answer_batch(asked, config)

@@ -13,9 +13,9 @@ from model import (
     Conversation,
     GenerationConfig,
     HfChatModel,
-    Piece,
     PromptTooLongError,
     SatChatModel,
+    StreamChunk,
     Turn,
     load_hf,
     load_sat,
@@ -41,13 +41,13 @@ def sat() -> SatChatModel:
 
 def ask(
     model: HfChatModel | SatChatModel, question: str, config: GenerationConfig, *, language: object = CHINESE
-) -> list[Piece]:
+) -> list[StreamChunk]:
     conversation = Conversation(load_image(SCENE), [Turn("有小汽车吗？", "有，图片中有一辆小汽车。")], language)
     return list(model.stream_answer(conversation, question, config))
 
 
-def text_of(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
+def text_of(chunks: list[StreamChunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_an_english_dialogue_has_no_chinese_tokens(twin: HfChatModel) -> None:
 
 
 def test_limits_end_an_answer(twin: HfChatModel) -> None:
-    pieces = ask(twin, "描述这张图片。", GREEDY.replace(max_new_tokens=3))
-    assert pieces[-1].finish_reason == "length"
-    assert pieces[-1].usage is not None and pieces[-1].usage.answer_tokens == 3
+    chunks = ask(twin, "描述这张图片。", GREEDY.replace(max_new_tokens=3))
+    assert chunks[-1].finish_reason == "length"
+    assert chunks[-1].usage is not None and chunks[-1].usage.answer_tokens == 3
     with pytest.raises(PromptTooLongError):
         ask(twin, "描述这张图片。" * 400, GREEDY)
 

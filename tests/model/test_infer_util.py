@@ -71,7 +71,9 @@ def test_settings_of_numpy_and_torch_are_python_s_on_every_way_to_chat() -> None
     question = data["input_query"]
     expected, *_ = chat(str(SCENE), network, tokenizer, question, **plain)
     assert chat(str(SCENE), network, tokenizer, question, **data["gen_kwargs"])[0] == expected
-    ((answer, _),) = chat_batch([str(SCENE)], network, tokenizer, question, **given, seed=np.int64(3), rows=np.int64(2))
+    ((answer, _),) = chat_batch(
+        [str(SCENE)], network, tokenizer, question, **given, seed=np.int64(3), max_batch_size=np.int64(2)
+    )
     assert answer == expected
 
 

@@ -17,9 +17,9 @@ from model import (
     Conversation,
     GenerationConfig,
     Language,
-    Piece,
     SatChatModel,
     SettingError,
+    StreamChunk,
     Turn,
     chat,
     chat_batch,
@@ -191,10 +191,10 @@ class Noting:
         self.languages: list[Language] = []
 
     def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
-    ) -> Iterator[Piece]:
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
+    ) -> Iterator[StreamChunk]:
         self.languages.append(conversation.language)
-        yield Piece("", "stop")
+        yield StreamChunk("", "stop")
 
     def warm_up(self) -> None: ...
 

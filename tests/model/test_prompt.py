@@ -14,9 +14,9 @@ from model.hf.tokenization_chatglm import ChatGLMTokenizer, clean_up_spaces
 from model.prompt import (
     CHINESE,
     ENGLISH,
-    AnswerStream,
     Conversation,
     Prompt,
+    StableTextStream,
     Turn,
     build_prompt,
     clean_answer,
@@ -284,7 +284,7 @@ def test_a_stream_shows_the_clean_answer_and_never_takes_back(seed: int) -> None
         return clean_answer(clean_up_spaces(raw))
 
     pieces = [draw.choice(ALPHABET) for _ in range(draw.randrange(40))]
-    stream = AnswerStream(clean)
+    stream = StableTextStream(clean)
     shown = ""
     for piece in pieces:
         shown += stream.push(piece)
@@ -292,7 +292,7 @@ def test_a_stream_shows_the_clean_answer_and_never_takes_back(seed: int) -> None
 
 
 def test_a_stream_does_not_hold_back_more_than_it_must() -> None:
-    stream = AnswerStream()
+    stream = StableTextStream()
     assert [stream.push(piece) for piece in ["图片", "中", "有", "猫", ",", "狗"]] == [
         "图片",
         "中",

@@ -151,8 +151,9 @@ def _read_all(module: str) -> list[str]:
 
 def describe_signature(function: Any, is_method: bool = False) -> list[str]:
     """Return the names of a function's parameters, those after `*` keyword-only; with a former name: `new/former`."""
+    source = function.__init__ if inspect.isclass(function) else function
     parameters = list(inspect.signature(function).parameters.values())[is_method:]
-    former = {new: old for old, new in getattr(function, "former_keywords", {}).items()}
+    former = {new: old for old, new in getattr(source, "former_keywords", {}).items()}
     words: list[str] = []
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and not any(word.startswith("*") for word in words):

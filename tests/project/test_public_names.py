@@ -135,10 +135,23 @@ def has_attribute(door: str, name: str) -> bool:
 
 
 def test_the_keywords_of_batches_and_queues_are_taken() -> None:
-    model = load_sat("visualglm-tiny", device="cpu", rows=2, most_waiting=3)
+    model = load_sat("visualglm-tiny", device="cpu", max_batch_size=2, max_queue_size=3)
     config = GenerationConfig(temperature=0, max_new_tokens=2)
-    assert len(model.answer_batch([(Conversation(), "你好")] * 3, config, rows=1)) == 3
-    assert list(model.stream_answer(Conversation(), "你好", config, pause_s=0.01))[-1].finish_reason == "length"
+    assert len(model.answer_batch([(Conversation(), "你好")] * 3, config, max_batch_size=1)) == 3
+    assert list(model.stream_answer(Conversation(), "你好", config, min_interval_s=0.01))[-1].finish_reason == "length"
+
+
+def test_their_former_keywords_are_taken_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="max_"):
+        model = load_sat("visualglm-tiny", device="cpu", **{"rows": 2, "most_waiting": 3})
+    assert (model.max_batch_size, model.max_queue_size) == (2, 3)
+    config = GenerationConfig(temperature=0, max_new_tokens=2)
+    with pytest.warns(DeprecationWarning, match="max_batch_size"):
+        assert len(model.answer_batch([(Conversation(), "你好")] * 3, config, **{"rows": 1})) == 3
+    with pytest.warns(DeprecationWarning, match="min_interval_s"):
+        chunks = list(model.stream_answer(Conversation(), "你好", config, **{"pause_s": 0.01}))
+    with pytest.warns(DeprecationWarning, match="usage"):
+        assert chunks[0].so_far is chunks[0].usage
 
 
 def plainly(flag: str) -> str:

@@ -31,9 +31,9 @@ from benchmarks.parts.table import show
 from model import BusyError
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
-from model.images.embedding_cache import CACHED_PICTURES
+from model.images.embedding_cache import MAX_CACHED_IMAGES
 
-PICTURES = CACHED_PICTURES + 44  # more than are kept
+PICTURES = MAX_CACHED_IMAGES + 44  # more than are kept
 CANCELLED, PROBES = 0.3, 0.05  # shares of all requests
 PROBE_TOKENS = 24
 ALLOWANCE_MIB = 64.0

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from model import Piece
+from model import StreamChunk
 from model.description import Description
 from tiny.evaluation.results import Picture, Question, Result
 from tiny.grading import ThingScore
@@ -31,11 +31,11 @@ class ScriptedModel:
     image_size = 224
     description = Description("scripted")
 
-    def stream_answer(self, conversation: Any, question: str, config: Any) -> Iterator[Piece]:
+    def stream_answer(self, conversation: Any, question: str, config: Any) -> Iterator[StreamChunk]:
         self.asked.append((conversation, question, config))
         answer = next(self.answers)
-        yield Piece(answer[:1])
-        yield Piece(answer[1:], "stop")
+        yield StreamChunk(answer[:1])
+        yield StreamChunk(answer[1:], "stop")
 
 
 def count_words(answer: str) -> ThingScore:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model import DEMO, ENGLISH, Conversation, GenerationConfig, Piece
+from model import DEMO, ENGLISH, Conversation, GenerationConfig, StreamChunk
 from visualglm.arguments import OneLanguageModel
 from visualglm.server import Settings
 from visualglm.server.service import Service
@@ -26,10 +26,10 @@ class OwnModel:
         self.configs: list[GenerationConfig] = []
 
     def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig, *, pause_s: float = 0.0
-    ) -> Iterator[Piece]:
+        self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
+    ) -> Iterator[StreamChunk]:
         self.configs.append(config)
-        yield Piece("Yes.", "stop")
+        yield StreamChunk("Yes.", "stop")
 
     def warm_up(self) -> None:
         pass

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from model import Piece, Usage
+from model import StreamChunk, Usage
 
 from .limits import Slot
 from .refusals import timed_out
@@ -54,7 +54,7 @@ class StopStrings:
         return shown
 
 
-def cut_at_stops(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
+def cut_at_stops(pieces: Iterator[StreamChunk], stops: Sequence[str]) -> Iterator[StreamChunk]:
     """Yield the pieces up to the first stop string, which ends the answer; closing it closes `pieces`."""
     watch = StopStrings(stops)
     generator: Any = pieces
@@ -62,7 +62,7 @@ def cut_at_stops(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piec
         for piece in pieces:
             text, stopped = watch.push(piece.text)
             if stopped:
-                yield Piece(text, "stop", piece.so_far, piece.so_far)
+                yield StreamChunk(text, "stop", piece.usage)
                 return
             if piece.finish_reason is not None:
                 text += watch.flush()
@@ -70,7 +70,7 @@ def cut_at_stops(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piec
 
 
 EVENT_S = 0.02
-Write = Callable[[], Iterator[Piece]]
+Write = Callable[[], Iterator[StreamChunk]]
 
 
 class Answering:
@@ -105,7 +105,7 @@ class Answering:
         self._open: dict[int, Any] = {}
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._arrived: list[tuple[int, Piece | Exception]] = []
+        self._arrived: list[tuple[int, StreamChunk | Exception]] = []
         self._left = len(writes)
         self._news = asyncio.Event()
         self._complete = False
@@ -122,7 +122,7 @@ class Answering:
             with contextlib.suppress(ValueError):  # a generator that is being waited for
                 answer.close()
 
-    async def events(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+    async def events(self) -> AsyncGenerator[list[tuple[int, StreamChunk]], None]:
         """Yield what has come as (number of the answer, piece), at most one for each answer and event.
 
         Not streamed, everything comes at once. Leaving cancels.
@@ -154,11 +154,11 @@ class Answering:
         if self._late:
             raise timed_out()
 
-    def _take(self) -> Iterator[list[tuple[int, Piece]]]:
+    def _take(self) -> Iterator[list[tuple[int, StreamChunk]]]:
         """Yield what has arrived, joined; raise an error where it stands in it."""
         with self._lock:
             arrived, self._arrived = self._arrived, []
-        joined: dict[int, Piece] = {}
+        joined: dict[int, StreamChunk] = {}
         for number, item in arrived:
             if isinstance(item, Exception):
                 if joined:
@@ -166,7 +166,7 @@ class Answering:
                 raise item
             before = joined.get(number)
             text = before.text + item.text if before else item.text
-            joined[number] = Piece(text, item.finish_reason, item.usage, item.so_far)
+            joined[number] = StreamChunk(text, item.finish_reason, item.usage)
         shown = [(number, piece) for number, piece in joined.items() if piece.text or piece.finish_reason]
         if shown:
             yield shown
@@ -190,12 +190,12 @@ class Answering:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
                 self._loop.call_soon_threadsafe(slot.release)
 
-    def _put(self, number: int, item: Piece | Exception) -> None:
+    def _put(self, number: int, item: StreamChunk | Exception) -> None:
         if isinstance(item, Exception):
             ended, failed = False, True
         else:
             ended, failed = item.finish_reason is not None, False
-            self.usages[number] = item.so_far or item.usage
+            self.usages[number] = item.usage
         first = self.first_s is None and not failed
         if first:
             self.first_s = time.perf_counter() - self.started
@@ -228,11 +228,11 @@ class Answering:
         self._loop.call_at((self._loop.time() // EVENT_S + 1) * EVENT_S, self._beat)
 
 
-async def collect(answering: Answering) -> list[Piece]:
+async def collect(answering: Answering) -> list[StreamChunk]:
     """Return each answer whole, its last piece's reason and usage with it."""
-    whole: dict[int, Piece] = {}
+    whole: dict[int, StreamChunk] = {}
     async for event in answering.events():
         for number, piece in event:
             text = whole[number].text + piece.text if number in whole else piece.text
-            whole[number] = Piece(text, piece.finish_reason, piece.usage, piece.so_far)
+            whole[number] = StreamChunk(text, piece.finish_reason, piece.usage)
     return [whole[number] for number in sorted(whole)]

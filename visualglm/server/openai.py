@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model import ENGLISH, GenerationConfig, Piece, Usage
+from model import ENGLISH, GenerationConfig, StreamChunk, Usage
 
 from .answering import Answering
 from .messages import read_messages
@@ -37,7 +37,7 @@ class Head:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def whole(self, pieces: Sequence[StreamChunk]) -> dict[str, Any]:
         """Return the response that has the whole answers."""
         choices = [
             {

@@ -44,7 +44,7 @@ def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None
     if is_interactive():  # a download may have to be confirmed, which a thread cannot ask
         resolve(options.from_pretrained)
     # All that the server lets in may wait, for a moment, before the first of them are begun.
-    load_places = partial(load, rows=settings.max_batch, most_waiting=settings.most_answers)
+    load_places = partial(load, max_batch_size=settings.max_batch, max_queue_size=settings.most_answers)
     serve(create_app(None, settings), settings, partial(load_model, options, load_places))
 
 

@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from model import Piece
+from model import StreamChunk
 
 from .answering import Answering, collect
 from .refusals import describe
@@ -91,7 +91,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-Pieces = list[tuple[int, Piece]]  # the number of an answer, what is new in it
+Pieces = list[tuple[int, StreamChunk]]  # the number of an answer, what is new in it
 Write = Callable[[AsyncIterator[Pieces], Answering], AsyncGenerator[bytes, None]]
 
 
@@ -102,7 +102,7 @@ def document_events(description: str) -> dict[int | str, dict[str, object]]:
     return {200: {"description": description, "content": {"text/event-stream": {"schema": schema}}}}
 
 
-async def answer_whole(request: Request, service: Service, question: Question) -> list[Piece]:
+async def answer_whole(request: Request, service: Service, question: Question) -> list[StreamChunk]:
     """Return the answers to a question, each whole.
 
     Raises:
@@ -111,7 +111,7 @@ async def answer_whole(request: Request, service: Service, question: Question) -
     trace: Trace = request.state.trace
     answering = await unless_gone(request.receive, service.start(question, trace))
     request.state.body.release()
-    whole: list[Piece] = []
+    whole: list[StreamChunk] = []
     try:
         whole = await unless_gone(request.receive, collect(answering))
     finally:

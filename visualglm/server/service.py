@@ -124,8 +124,8 @@ class Service:
         assert self.model is not None
         language = question_language(question.text, ENGLISH, question.turns)  # the original's default here
         conversation = Conversation(picture, list(question.turns), language)
-        pause_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
-        write = partial(self.model.stream_answer, conversation, question.text, pause_s=pause_s)
+        min_interval_s = 0.0 if question.stops else EVENT_S  # a stop string ends an answer at its very token
+        write = partial(self.model.stream_answer, conversation, question.text, min_interval_s=min_interval_s)
         writes: list[Write] = [partial(write, config) for config in question.configs]
         answering = Answering(self.pool, writes, slots, question.stops, streamed=question.streamed, deadline=deadline)
         self.active.add(answering)

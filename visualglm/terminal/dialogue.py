@@ -168,6 +168,8 @@ class Terminal:
             yield piece.text
             if piece.finish_reason == "length":
                 print_text(f"\n{self.words.cut_short}", end="")
-            if piece.usage is not None and piece.usage.dropped_turns and not self.told_of_dropped_turns:
+            if piece.finish_reason is None or piece.usage is None or self.told_of_dropped_turns:
+                continue
+            if piece.usage.dropped_turns:
                 self.told_of_dropped_turns = True
                 print_text(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")

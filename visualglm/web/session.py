@@ -19,7 +19,7 @@ from model import (
     Conversation,
     GenerationConfig,
     Language,
-    Piece,
+    StreamChunk,
     Turn,
     VisualGLMError,
 )
@@ -63,12 +63,11 @@ class Exchange:
         """Whether later questions build on it."""
         return self.status in (Status.DONE, Status.CUT)
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: StreamChunk) -> None:
         """Take the next piece of the answer."""
         self.answer += piece.text
-        if piece.usage is not None:
-            self.dropped_turns = piece.usage.dropped_turns
         if piece.finish_reason is not None:
+            self.dropped_turns = piece.usage.dropped_turns if piece.usage is not None else 0
             self.status = Status.CUT if piece.finish_reason == "length" else Status.DONE
 
     def stop(self) -> None:
@@ -174,7 +173,7 @@ class Session:
         yield
 
 
-def write(exchange: Exchange, pieces: Iterator[Piece]) -> Iterator[None]:
+def write(exchange: Exchange, pieces: Iterator[StreamChunk]) -> Iterator[None]:
     """Put `pieces` into the exchange until it has ended, then close them."""
     with contextlib.closing(pieces):  # type: ignore[type-var]
         for piece in pieces:

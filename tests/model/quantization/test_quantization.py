@@ -74,7 +74,7 @@ def forced(tiny: SatChatModel) -> list[tuple[Any, torch.Tensor]]:
         conversation = to_conversation(question)
         prompt = tiny.encode_prompt(conversation, question.text, GREEDY)
         ids = tiny.tokenizer.encode(question.expected[0], add_special_tokens=False)
-        case = (prompt, [*ids, tiny.tokenizer.eos_token_id], tiny.pictures.embed(conversation.image))
+        case = (prompt, [*ids, tiny.tokenizer.eos_token_id], tiny.image_cache.embed(conversation.image))
         cases.append((case, forced_logits(tiny, *case)))
     return cases
 

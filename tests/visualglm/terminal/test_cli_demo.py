@@ -16,8 +16,8 @@ from model import (
     Conversation,
     GenerationConfig,
     Language,
-    Piece,
     PromptTooLongError,
+    StreamChunk,
     Turn,
     Usage,
 )
@@ -40,7 +40,7 @@ from visualglm.terminal.dialogue import Terminal
 class ScriptedModel:
     """Answers with the pieces given for each question, or raises what stands among them."""
 
-    def __init__(self, *answers: list[Piece | BaseException]) -> None:
+    def __init__(self, *answers: list[StreamChunk | BaseException]) -> None:
         self.answers = list(answers)
         self.seen: list[tuple[list[Turn], str]] = []
         self.languages: list[Language] = []
@@ -48,7 +48,9 @@ class ScriptedModel:
     image_size = 224
     description = Description("scripted", {"en": "words only"})
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig
+    ) -> Iterator[StreamChunk]:
         self.languages.append(conversation.language)
         self.seen.append((list(conversation.turns), question))
         for item in self.answers.pop(0):
@@ -57,8 +59,8 @@ class ScriptedModel:
             yield item
 
 
-def done(text: str, dropped_turns: int = 0, finish_reason: str = "stop") -> list[Piece | BaseException]:
-    return [Piece(text), Piece("", finish_reason, Usage(10, 5, dropped_turns, 0.1, 0.2))]
+def done(text: str, dropped_turns: int = 0, finish_reason: str = "stop") -> list[StreamChunk | BaseException]:
+    return [StreamChunk(text), StreamChunk("", finish_reason, Usage(10, 5, dropped_turns, 0.1, 0.2))]
 
 
 def scripted_reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
@@ -85,7 +87,7 @@ def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | N
 class TestTerminal:
     def test_complete_answers_are_kept_others_are_not(self, capsys: pytest.CaptureFixture[str]) -> None:
         model = ScriptedModel(
-            done("one"), [Piece("tw"), KeyboardInterrupt()], [PromptTooLongError(5000, 2048)], done("four")
+            done("one"), [StreamChunk("tw"), KeyboardInterrupt()], [PromptTooLongError(5000, 2048)], done("four")
         )
         terminal = talk(model, "1", "2", "3", "4")
         assert terminal.conversation.turns == [Turn("1", "one"), Turn("4", "four")]

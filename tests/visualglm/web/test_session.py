@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, Piece, Turn, Usage
+from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationConfig, StreamChunk, Turn, Usage
 from model.description import Description
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import SCENE
@@ -18,7 +18,7 @@ from visualglm.web.session import Dialogue, Exchange, Session, Status, Visitors,
 class Script:
     """Answers with the pieces given, or raises what stands among them; notes what it was shown and whether it ended."""
 
-    def __init__(self, *pieces: Piece | Exception) -> None:
+    def __init__(self, *pieces: StreamChunk | Exception) -> None:
         self.pieces = pieces
         self.seen: list[Conversation] = []
         self.closed = False
@@ -26,7 +26,9 @@ class Script:
     image_size = 224
     description = Description("scripted")
 
-    def stream_answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[Piece]:
+    def stream_answer(
+        self, conversation: Conversation, question: str, config: GenerationConfig
+    ) -> Iterator[StreamChunk]:
         self.seen.append(conversation)
         try:
             for piece in self.pieces:
@@ -37,7 +39,7 @@ class Script:
             self.closed = True
 
 
-DONE = Piece("", "stop", Usage(10, 2, 0, 0.1, 0.2))
+DONE = StreamChunk("", "stop", Usage(10, 2, 0, 0.1, 0.2))
 
 
 def finish(session: Session, model: Script, question: str = "What?") -> Exchange:
@@ -48,9 +50,9 @@ def finish(session: Session, model: Script, question: str = "What?") -> Exchange
 
 def test_only_complete_answers_are_remembered() -> None:
     session = Session()
-    finish(session, Script(Piece("one"), DONE), "first")
-    finish(session, Script(Piece("half"), BusyError("Later.")), "second")
-    finish(session, Script(Piece("two"), Piece(" ", "length")), "third")
+    finish(session, Script(StreamChunk("one"), DONE), "first")
+    finish(session, Script(StreamChunk("half"), BusyError("Later.")), "second")
+    finish(session, Script(StreamChunk("two"), StreamChunk(" ", "length")), "third")
     model = Script(DONE)
     finish(session, model)
     assert model.seen[0].turns == [Turn("first", "one"), Turn("third", "two ")]
@@ -65,7 +67,7 @@ def test_only_complete_answers_are_remembered() -> None:
 def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.LogCaptureFixture) -> None:
     assert finish(Session(), Script(BusyError("Come back later."))).error == "Come back later."
     with caplog.at_level(logging.ERROR, logger="visualglm.web.session"):
-        broken = finish(Session(), Script(Piece("It "), ZeroDivisionError("inside")))
+        broken = finish(Session(), Script(StreamChunk("It "), ZeroDivisionError("inside")))
     assert (broken.status, broken.answer, "inside" in broken.error) == (Status.BROKEN, "It ", False)
     assert broken.error in caplog.text
     assert "ZeroDivisionError" in caplog.text
@@ -73,7 +75,7 @@ def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.L
 
 @pytest.mark.parametrize("how", ["stop", "clear", "leave", "ask"])
 def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
-    session, model = Session(), Script(Piece("one "), Piece("two "), DONE)
+    session, model = Session(), Script(StreamChunk("one "), StreamChunk("two "), DONE)
     asking = session.ask(model, "What?", DEMO)
     next(asking), next(asking)
     (exchange,) = session.dialogue.exchanges
@@ -120,7 +122,7 @@ def test_a_visitor_who_left_takes_nothing() -> None:
 
 
 def test_a_conversation_that_was_dropped_stops() -> None:
-    session, model = Session(), Script(Piece("one "), Piece("two "), DONE)
+    session, model = Session(), Script(StreamChunk("one "), StreamChunk("two "), DONE)
     asking = session.ask(model, "What?", DEMO)
     next(asking), next(asking)
     session.drop()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from model.images.embedding_cache import SharedCalls
+from model.images.embedding_cache import MicroBatcher
 
 PATIENCE = 60  # seconds
 
@@ -35,7 +35,7 @@ class Doubling:
 
 @contextmanager
 def asked_while_busy(
-    doubling: Doubling, shared: SharedCalls[int, int], *questions: list[int]
+    doubling: Doubling, shared: MicroBatcher[int, int], *questions: list[int]
 ) -> Iterator[list[Future[list[int]]]]:
     """Have a thread for each list of items wait, in their order, while another is in the function; then let it go."""
     with ThreadPoolExecutor(1 + len(questions)) as threads:
@@ -45,7 +45,7 @@ def asked_while_busy(
         for items in questions:
             asked.append(threads.submit(shared.results, items))
             expected += len(items)
-            while len(shared._waiting) < expected:
+            while len(shared._queue) < expected:
                 pass
         doubling.may_go.set()
         yield asked
@@ -54,7 +54,7 @@ def asked_while_busy(
 
 def test_what_waits_is_taken_together() -> None:
     doubling = Doubling()
-    shared = SharedCalls(doubling, 4)
+    shared = MicroBatcher(doubling, 4)
     with asked_while_busy(doubling, shared, [1], [2, 3], [4, 5, 6], []) as asked:
         assert [one.result(PATIENCE) for one in asked] == [[2], [4, 6], [8, 10, 12], []]
     assert doubling.calls == [[0], [1, 2, 3, 4], [5, 6]]
@@ -62,13 +62,13 @@ def test_what_waits_is_taken_together() -> None:
 
 def test_one_thread_has_more_than_a_call_takes() -> None:
     doubling = Doubling()
-    assert SharedCalls(doubling, 2).results([1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
+    assert MicroBatcher(doubling, 2).results([1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
     assert doubling.calls == [[1, 2], [3, 4], [5]]
 
 
 def test_a_failure_is_that_of_its_item_alone() -> None:
     doubling = Doubling()
-    shared = SharedCalls(doubling, 4)
+    shared = MicroBatcher(doubling, 4)
     with asked_while_busy(doubling, shared, [1], [13], [2]) as asked:
         assert asked[0].result(PATIENCE) == [2]
         with pytest.raises(ValueError, match="13"):
@@ -86,7 +86,7 @@ def test_an_interrupt_takes_nothing_from_others() -> None:
             raise interrupts.pop()
         return doubling(items)
 
-    shared = SharedCalls(double, 4)
+    shared = MicroBatcher(double, 4)
     with pytest.raises(KeyboardInterrupt):
         shared.results([7, 8])
     assert shared.results([9]) == [18]

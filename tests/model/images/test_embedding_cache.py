@@ -12,7 +12,7 @@ from PIL import Image
 
 import model.images.embedding_cache
 from model import ImageError, SatChatModel
-from model.images.embedding_cache import PictureEmbeddings
+from model.images.embedding_cache import ImageEmbeddingCache
 from model.images.preprocess import image_digest, preprocess
 from model.visualglm import VisualGLMModel
 
@@ -45,9 +45,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, in
 
 def test_a_picture_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChatModel) -> None:
     pictures = drawn(9)
-    alone = [PictureEmbeddings(tiny_model.network).encode([pixels])[0] for pixels in pictures]
+    alone = [ImageEmbeddingCache(tiny_model.network).encode([pixels])[0] for pixels in pictures]
     for count in (2, 5, 9):
-        together = PictureEmbeddings(tiny_model.network).encode(pictures[:count])
+        together = ImageEmbeddingCache(tiny_model.network).encode(pictures[:count])
         # Not to the last bit on every processor: a product of more rows may be summed in another order.
         torch.testing.assert_close(together, alone[:count], rtol=1e-5, atol=1e-5)
         assert all(rows.is_contiguous() and rows.is_inference() for rows in together)
@@ -56,14 +56,14 @@ def test_a_picture_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChat
 def test_the_embeddings_are_those_of_the_original(
     golden_model: VisualGLMModel, golden_pixels: torch.Tensor, golden_numbers: Any
 ) -> None:
-    rows = torch.cat(PictureEmbeddings(golden_model).encode(list(golden_pixels[:, None])))
+    rows = torch.cat(ImageEmbeddingCache(golden_model).encode(list(golden_pixels[:, None])))
     torch.testing.assert_close(rows, golden_model.encode_image(golden_pixels), rtol=1e-5, atol=1e-5)
 
 
 def test_several_pictures_are_computed_in_threads(tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, tiny_model.network)
     pictures = drawn(7)
-    PictureEmbeddings(tiny_model.network).encode([*pictures, *pictures])
+    ImageEmbeddingCache(tiny_model.network).encode([*pictures, *pictures])
     assert sorted(count for count, _ in calls) == [1, 3, 3]
     assert threading.get_ident() not in {thread for _, thread in calls}
 
@@ -85,7 +85,7 @@ def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
 
     monkeypatch.setattr(golden_model, "encode_image", meet)
     with ThreadPoolExecutor(6) as threads:  # each with a model of its own, as callers of chat() have
-        answers = list(threads.map(lambda pixels: PictureEmbeddings(golden_model).embed(pixels), pictures))
+        answers = list(threads.map(lambda pixels: ImageEmbeddingCache(golden_model).embed(pixels), pictures))
     assert max(most) == 3
     monkeypatch.undo()
     for pixels, answer in zip(pictures, answers, strict=True):
@@ -97,7 +97,7 @@ def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch, golden_model)
-    pictures, kept = drawn(3), PictureEmbeddings(golden_model)
+    pictures, kept = drawn(3), ImageEmbeddingCache(golden_model)
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(kept.embed, pictures * 8))
     assert len(calls) == len(pictures)
@@ -107,11 +107,11 @@ def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
 def test_a_known_picture_does_not_wait_for_others(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, [pixels] = PictureEmbeddings(golden_model), drawn(1)
+    kept, [pixels] = ImageEmbeddingCache(golden_model), drawn(1)
     known = kept.embed(pixels)
     # Whatever computes, on a GPU one call after another, is not even asked.
     monkeypatch.setattr(kept, "_calls", None)
-    monkeypatch.setattr(model.images.embedding_cache, "cores", None)
+    monkeypatch.setattr(model.images.embedding_cache, "cpu_pool", None)
     assert kept.embed(pixels) is known
 
 
@@ -119,7 +119,7 @@ def test_a_picture_that_failed_is_tried_again_by_whoever_waits_for_it(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, is_in, another_asks = golden_model.encode_image, threading.Event(), threading.Event()
-    kept, [pixels, other] = PictureEmbeddings(golden_model), drawn(2)
+    kept, [pixels, other] = ImageEmbeddingCache(golden_model), drawn(2)
 
     def fail_once(pixels: torch.Tensor) -> torch.Tensor:
         monkeypatch.setattr(golden_model, "encode_image", original)
@@ -143,7 +143,7 @@ def test_a_picture_that_failed_is_tried_again_by_whoever_waits_for_it(
 
 
 def test_pixels_of_another_shape_are_refused(golden_model: VisualGLMModel) -> None:
-    kept = PictureEmbeddings(golden_model)
+    kept = ImageEmbeddingCache(golden_model)
     for shape in ((3, 224, 225), (1, 1, 224, 224), (2, 3, 224, 224), (224, 224), (3, 448, 448)):
         with pytest.raises(ImageError, match="shape"):
             kept.embed(torch.zeros(shape))
