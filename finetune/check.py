@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from model import load_tokenizer
 from model.checkpoint import open_checkpoint
-from model.command_line import DONE, FAILED, ArgumentParser, console_command, print_text, run_program
+from model.command_line import FAILURE, SUCCESS, ArgumentParser, console_command, print_text, run_program
 from model.errors import ImageError
 from model.images.preprocess import load_image
 
@@ -172,11 +172,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def run(file: Path, from_pretrained: str, max_length: int) -> int:
-    """Print the summary of a file; return `FAILED` if there are rows that cannot be used."""
+    """Print the summary of a file; return `FAILURE` if there are rows that cannot be used."""
     rows = read_rows(file)  # before a model is looked for: the path may be misspelled
     findings = look_through(rows, make_encoder(from_pretrained, max_length))
     print_text(summarize(findings, file, from_pretrained, max_length))
-    return FAILED if findings.bad else DONE
+    return FAILURE if findings.bad else SUCCESS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

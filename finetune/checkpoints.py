@@ -29,7 +29,7 @@ import torch
 from model.checkpoint.files import load_pickled, open_tensors, write_tensors
 from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
 from model.errors import CheckpointError
-from model.file_writing import flush, prepare_text, unused_name, write_text
+from model.file_writing import fsync_file, unused_name, write_temporary_text, write_text_atomically
 
 from .distributed import Processes
 from .errors import TrainingError
@@ -193,7 +193,7 @@ class Run:
         Raises:
             OSError: it cannot be written.
         """
-        write_text(self.path / LATEST_NAME, str(step))
+        write_text_atomically(self.path / LATEST_NAME, str(step))
 
     def save(
         self, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Optimizer, processes: Processes
@@ -211,7 +211,7 @@ class Run:
             with processes.together():
                 write_part(part, state, tensors, optimizer, processes.is_first)
             if processes.is_first:
-                write_text(Path(part) / MANIFEST_NAME, make_manifest(Path(part)))
+                write_text_atomically(Path(part) / MANIFEST_NAME, make_manifest(Path(part)))
                 self._finish(Path(part), state.step)
         except (OSError, RuntimeError) as error:
             raise TrainingError(
@@ -234,7 +234,8 @@ class Run:
         """Give a complete checkpoint its name, and remove the oldest beyond those to keep."""
         if self.folder(step).exists():
             shutil.rmtree(self.folder(step))
-        latest = prepare_text(self.path / LATEST_NAME, str(step))  # before the checkpoint has its name: it may fail
+        # Written before the checkpoint gets its name, since writing may fail.
+        latest = write_temporary_text(self.path / LATEST_NAME, str(step))
         part.rename(self.folder(step))
         latest.replace(self.path / LATEST_NAME)
         for old in self.steps()[: -self.keep]:
@@ -279,7 +280,7 @@ def write_part(
     optimizer.save(folder)
     if is_first:
         write_tensors(folder / WEIGHTS_NAME, tensors)
-        write_text(folder / STATE_NAME, json.dumps(asdict(state), indent=2))
+        write_text_atomically(folder / STATE_NAME, json.dumps(asdict(state), indent=2))
     for file in folder.rglob("*"):
         if file.is_file():
-            flush(file)
+            fsync_file(file)

@@ -20,7 +20,7 @@ from finetune.config import TrainingConfig
 from finetune.distributed import end_process, leave_processes
 from finetune.preparation import prepare
 from finetune.stopping import FAILED_BY_SIGNAL
-from model.command_line import DONE, run_program
+from model.command_line import SUCCESS, run_program
 from model.finetuned import FineTuneVisualGLMModel
 
 __all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
@@ -33,7 +33,7 @@ def run(config: TrainingConfig) -> int:
         was_stopped = training.go()
     finally:
         training.close()
-    return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else DONE
+    return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else SUCCESS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

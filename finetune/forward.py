@@ -21,7 +21,7 @@ from model.kernels.torch_ops import rotary_tables
 from model.sat.lora import LoraLinear, copy_factors, has_dropout
 from model.sat.low_rank import is_mixing
 from model.sat.ptuning import PrefixMixin
-from model.visualglm import OWN_HOOKS, ImageMixin, VisualGLMModel
+from model.visualglm import BUILT_IN_HOOKS, ImageMixin, VisualGLMModel
 
 from .batches import Batch, select, show
 from .encoding import NO_LOSS
@@ -76,7 +76,9 @@ def logits_by_sat(network: VisualGLMModel, batch: Batch, images: torch.Tensor | 
 
 def has_changed_layers(network: VisualGLMModel) -> bool:
     """Whether a mixin that is not ours answers a hook, other than the attention's innermost."""
-    return any(OWN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK)
+    return any(
+        BUILT_IN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK
+    )
 
 
 def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
@@ -139,7 +141,7 @@ class Adapter:
 
     def __init__(self, network: VisualGLMModel) -> None:
         self.parts = [part for part in network.modules() if isinstance(part, LoraLinear | PrefixMixin)]
-        self.looks = any(isinstance(part, LoraLinear) for part in network.image_part.modules())
+        self.looks = any(isinstance(part, LoraLinear) for part in network.vision_encoder.modules())
 
     @contextmanager
     def away(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from model.checkpoint.layout import SPLIT
 from model.checkpoint.resolve import EMBEDDED, TOKENIZER_NAME, VOCABULARY_NAME
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME, write_json
-from model.description import KEY as DESCRIPTION_KEY
+from model.description import CONFIG_KEY as DESCRIPTION_KEY
 from model.environment import expand_home
 from model.errors import CheckpointError, VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel

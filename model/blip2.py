@@ -24,7 +24,7 @@ from sat.model.official.vit_model import ViTModel
 __all__ = ["BLIP2", "BlipImageEvalProcessor", "EVAViT", "QFormer"]
 
 
-def without_parallel_output(kwargs: dict[str, Any]) -> dict[str, Any]:
+def drop_parallel_output(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Drop `parallel_output`, which callers pass by habit and SAT 0.4.12 reads from its arguments instead."""
     return {name: value for name, value in kwargs.items() if name != "parallel_output"}
 
@@ -75,8 +75,8 @@ class EVAViT(ViTModel):
 
     def __init__(self, args: Namespace, transformer: nn.Module | None = None, **kwargs: Any) -> None:
         # SAT builds a classifier for any number of classes; torch warns about the published 0.
-        classifying = Namespace(**{**vars(args), "num_classes": 1})
-        super().__init__(classifying, transformer=transformer, **without_parallel_output(kwargs))
+        classifier_args = Namespace(**{**vars(args), "num_classes": 1})
+        super().__init__(classifier_args, transformer=transformer, **drop_parallel_output(kwargs))
         self.del_mixin("cls")
         self.add_mixin("cls", VisionLayerNormMixin(args.hidden_size))  # checkpoint key
         self.add_mixin("full-attention", FullAttentionMixin())
@@ -100,7 +100,7 @@ class QFormer(BaseModel):
             args,
             transformer=transformer,
             activation_func=nn.functional.gelu,
-            **without_parallel_output(kwargs),
+            **drop_parallel_output(kwargs),
         )
         self.transformer.position_embeddings = None
         self.add_mixin("full-attention", FullAttentionMixin())
@@ -145,11 +145,11 @@ class BLIP2(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        vit_args = EVAViT.get_args(**eva_args, skip_init=skip_init)
-        self.vit = EVAViT(vit_args, **kwargs)  # checkpoint key
-        query_args = QFormer.get_args(**qformer_args, skip_init=skip_init)
-        self.qformer = QFormer(query_args, **kwargs)  # checkpoint key
-        self.glm_proj = nn.Linear(query_args.hidden_size, hidden_size)  # checkpoint key
+        vit_namespace = EVAViT.get_args(**eva_args, skip_init=skip_init)
+        self.vit = EVAViT(vit_namespace, **kwargs)  # checkpoint key
+        qformer_namespace = QFormer.get_args(**qformer_args, skip_init=skip_init)
+        self.qformer = QFormer(qformer_namespace, **kwargs)  # checkpoint key
+        self.glm_proj = nn.Linear(qformer_namespace.hidden_size, hidden_size)  # checkpoint key
 
     @property
     def image_size(self) -> int:

@@ -41,7 +41,7 @@ def to_pairs(turns: Sequence[Turn]) -> History:
     return [(turn.question, turn.answer) for turn in turns]
 
 
-def dropped_notice(count: int) -> str:
+def dropped_turns_notice(count: int) -> str:
     """Say that the oldest turns did not fit any more."""
     turns = "turn" if count == 1 else "turns"
     return f"The conversation has grown past max_length: its oldest {count} {turns} are no longer seen."
@@ -109,18 +109,18 @@ def stream_chat(
         raise ImageError("Give either image_path or image, not both.")
     conversation = make_conversation(model, None, query, history, english)
     chat_model = SatChatModel(model, tokenizer)
-    picture = load_image(image_path) if image_path else image
-    conversation.image = None if picture is None else chat_model.image_cache.to_pixels(picture)
+    given_image = load_image(image_path) if image_path else image
+    conversation.image = None if given_image is None else chat_model.image_cache.to_pixels(given_image)
     earlier, response = to_pairs(conversation.turns), ""
     for chunk in chat_model.stream_answer(conversation, query, config):
         response += chunk.text
         if chunk.finish_reason is not None and chunk.usage is not None and chunk.usage.dropped_turns:
-            warnings.warn(dropped_notice(chunk.usage.dropped_turns), stacklevel=3)
+            warnings.warn(dropped_turns_notice(chunk.usage.dropped_turns), stacklevel=3)
         if chunk.text or chunk.finish_reason is not None:
             yield response, [*earlier, (query, response)], conversation.image
 
 
-def last_of(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callable[P, T]:
+def drain_stream(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callable[P, T]:
     """Return a function with the arguments of `stream` that returns the last of what it yields."""
 
     @functools.wraps(stream)
@@ -133,7 +133,7 @@ def last_of(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callab
 
 
 # There is one loop and one list of arguments: the blocking call drains the stream.
-chat = last_of(  # public name
+chat = drain_stream(  # public name
     stream_chat,
     "chat",
     """Answer a question about a picture. The arguments and errors are those of `stream_chat`.
@@ -175,35 +175,35 @@ def chat_batch(
     Raises:
         SettingError: the lists differ in length or are not lists, or a setting makes no sense.
     """
-    check_list("images", images)
+    require_list("images", images)
     queries = [queries] * len(images) if isinstance(queries, str) else queries
-    check_list("queries", queries)
+    require_list("queries", queries)
     histories = [None] * len(queries) if histories is None else histories
-    check_list("histories", histories)
+    require_list("histories", histories)
     if not len(images) == len(queries) == len(histories):
         raise SettingError(f"There are {len(images)} images, {len(queries)} queries and {len(histories)} histories.")
     given = zip(images, queries, histories, strict=True)
-    asked = [_ask(model, image, query, history, english) for image, query, history in given]
+    conversations = [_to_conversation(model, image, query, history, english) for image, query, history in given]
     config = CHAT.replace(**{"forbidden_ids": to_ranges(invalid_slices), **settings})
-    usable = [one for one in asked if not isinstance(one, QuestionError)]
-    answers = iter(SatChatModel(model, tokenizer).answer_batch(usable, config, max_batch_size))
-    return [one if isinstance(one, QuestionError) else _result(*one, next(answers)) for one in asked]
+    valid = [one for one in conversations if not isinstance(one, QuestionError)]
+    answers = iter(SatChatModel(model, tokenizer).answer_batch(valid, config, max_batch_size))
+    return [one if isinstance(one, QuestionError) else _result(*one, next(answers)) for one in conversations]
 
 
-def check_list(name: str, value: Any) -> None:
+def require_list(name: str, value: Any) -> None:
     """Raise SettingError for a single value in the place of a list, so that a path is not taken for its letters."""
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
         kind = type(value).__name__
         raise SettingError(f"{name} is of type {kind}; it should be a list with an entry for each question.")
 
 
-def _ask(
+def _to_conversation(
     model: Network, image: Any, query: str, history: AnyHistory, english: English
 ) -> tuple[Conversation, str] | QuestionError:
     """Return a question in its conversation, or why it cannot be asked."""
-    picture = image or None if isinstance(image, str) else image
+    given_image = image or None if isinstance(image, str) else image
     try:
-        return make_conversation(model, picture, require_text(query, "question"), history, english), query
+        return make_conversation(model, given_image, require_text(query, "question"), history, english), query
     except QuestionError as error:
         return error
 

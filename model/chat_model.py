@@ -17,7 +17,7 @@ from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
 from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer, encode_prompt
-from .shortage import shortage_explained
+from .resource_errors import translate_resource_errors
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class StreamingAnswer(Iterator[StreamChunk]):
     def __next__(self) -> StreamChunk:
         """Wait for the next piece."""
         if self.token_stream is None and not self.closed:
-            with shortage_explained():
+            with translate_resource_errors():
                 prompt, request = self.model.make_request(*self.arguments)
                 self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
                 self.token_stream = self.model.scheduler.submit(request)
@@ -328,7 +328,7 @@ class NetworkChatModel:
                     ready.append((number, prompt, None if image is None else self.image_cache.to_pixels(image)))
                 except VisualGLMError as error:
                     answers[number] = error
-            with shortage_explained():
+            with translate_resource_errors():
                 embeddings = iter(self.image_cache.encode([pixels for _, _, pixels in ready if pixels is not None]))
             for number, prompt, pixels in ready:
                 images = None if pixels is None else next(embeddings)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from .errors import SettingError, VisualGLMError
-from .shortage import shortage_explained
+from .resource_errors import translate_resource_errors
 
 CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # all but newline and tab
-DIRECTIONS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # https://www.unicode.org/reports/tr9
-HALVES = r"\ud800-\udfff"  # surrogates, which no output can encode
-UNPRINTABLE = re.compile(f"[{CONTROLS}{DIRECTIONS}{HALVES}]")
+BIDI_CONTROLS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # https://www.unicode.org/reports/tr9
+SURROGATES = r"\ud800-\udfff"  # surrogates, which no output can encode
+UNPRINTABLE = re.compile(f"[{CONTROLS}{BIDI_CONTROLS}{SURROGATES}]")
 
 
 def make_printable(text: str) -> str:
@@ -37,18 +37,18 @@ def print_text(*values: object, sep: str = " ", end: str = "\n", file: TextIO | 
     print(text, end=end, file=file or sys.stdout, flush=True)
 
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
+SUCCESS, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
 
 
 def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int:
-    """Run a program's main function; return the exit code: `DONE` for None.
+    """Run a program's main function; return the exit code: `SUCCESS` for None.
 
     A VisualGLMError is printed as "error: message". Other exceptions are bugs and are raised.
 
     Args:
         interrupted: is printed as an error after Ctrl-C.
     """
-    accept_any_text()
+    tolerate_encoding_errors()
     try:
         status = _exit_code_of(main, interrupted)
         if sys.stdout is not None:
@@ -56,17 +56,17 @@ def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int
         return status
     except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
-        return FAILED
+        return FAILURE
 
 
 def _exit_code_of(main: Callable[[], int | None], interrupted: str) -> int:
     try:
-        with shortage_explained():
+        with translate_resource_errors():
             status = main()
-        return DONE if status is None else status
+        return SUCCESS if status is None else status
     except VisualGLMError as error:
         print_error(str(error))
-        return MISUSED if isinstance(error, SettingError) else FAILED
+        return USAGE_ERROR if isinstance(error, SettingError) else FAILURE
     except KeyboardInterrupt:
         if interrupted:
             print_error(interrupted)
@@ -78,7 +78,7 @@ def print_error(message: str) -> None:
     print_text(f"error: {message}", file=sys.stderr)
 
 
-def accept_any_text() -> None:
+def tolerate_encoding_errors() -> None:
     """Let no byte that cannot be decoded and no character that cannot be encoded end the program."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -109,7 +109,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """Print the usage and an error, and exit."""
         self.print_usage(sys.stderr)
         print_error(message)
-        self.exit(MISUSED)
+        self.exit(USAGE_ERROR)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -125,15 +125,15 @@ class ArgumentParser(argparse.ArgumentParser):
         known = self._option_string_actions
         if not flag.startswith("--") or flag in known:
             return argument
-        same = [option for option in known if to_words(option) == to_words(flag)]
+        same = [option for option in known if normalize_option(option) == normalize_option(flag)]
         if not same and self.allow_abbrev:
-            longer = filter(lambda option: to_words(option).startswith(to_words(flag)), known)
+            longer = filter(lambda option: normalize_option(option).startswith(normalize_option(flag)), known)
             same = sorted({option[: len(flag)] for option in longer})
             if len(same) > 1:
                 self.error(f"ambiguous option: {flag} could match {', '.join(f'{option}...' for option in same)}")
         return same[0] + equals + value if same else argument
 
 
-def to_words(option: str) -> str:
+def normalize_option(option: str) -> str:
     """Return an option with all its words joined by underscores."""
     return option[:2] + option[2:].replace("-", "_")

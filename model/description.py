@@ -6,7 +6,7 @@ from typing import Any
 
 from .prompt import CHINESE, Language
 
-KEY = "description"  # of a configuration: {"en": "drawn scenes only", "zh": "..."}
+CONFIG_KEY = "description"  # of a configuration: {"en": "drawn scenes only", "zh": "..."}
 MAX_LENGTH = 200  # characters that are shown
 
 
@@ -31,9 +31,9 @@ class Description:
 UNNAMED = Description()
 
 
-def read_knowledge(config: Mapping[str, Any]) -> dict[str, str]:
+def read_description(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the descriptions in a configuration by language, each as one line; empty for any other form."""
-    given = config.get(KEY)
+    given = config.get(CONFIG_KEY)
     texts = given if isinstance(given, dict) else {}
     return {
         code: " ".join(text.split())[:MAX_LENGTH]

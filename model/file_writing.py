@@ -30,20 +30,20 @@ def unused_name(directory: Path, prefix: str) -> Path:
     return directory / f"{prefix}{uuid.uuid4().hex[:12]}"
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str) -> None:
     """Write a file so that it is never seen half written; a link is replaced, not followed."""
-    prepare_text(path, text).replace(path)
+    write_temporary_text(path, text).replace(path)
 
 
-def prepare_text(path: Path, text: str) -> Path:
+def write_temporary_text(path: Path, text: str) -> Path:
     """Write a text to a temporary file in the same directory; return its path for an atomic replace."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
-    flush(part)
+    fsync_file(part)
     return part
 
 
-def flush(file: Path) -> None:
+def fsync_file(file: Path) -> None:
     """Have the disk keep a file."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

@@ -22,7 +22,7 @@ from .visualglm import VisualGLMModel  # before sat
 # isort: split
 from sat.mpu import ColumnParallelLinear, RowParallelLinear
 
-TRAINED_NAMES = ("matrix_A", "matrix_B", f"mixins.{PTUNING}.")
+TRAINABLE_NAMES = ("matrix_A", "matrix_B", f"mixins.{PTUNING}.")
 
 
 def add_method_flags(add: Callable[..., Any], pre_seq_len: int) -> None:
@@ -80,7 +80,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
             lora = LoraMixin(args.num_layers, args.lora_rank, layer_range=args.layer_range, **settings)
             self.add_mixin("lora", lora, reinit=True)
         if args.use_qlora:
-            round_linear_layers(self.transformer)
+            quantize_linear_layers(self.transformer)
             if args.round_embeddings:
                 self.transformer.word_embeddings = rounded_embedding(self.transformer.word_embeddings.weight)
 
@@ -100,7 +100,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
     def disable_untrainable_params(self) -> None:  # SAT calls it
         """Leave only what was added to be trained."""
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(any(part in name for part in TRAINED_NAMES))
+            parameter.requires_grad_(any(part in name for part in TRAINABLE_NAMES))
 
 
 def rounded_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
@@ -110,11 +110,11 @@ def rounded_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
     return QuantizedEmbedding.from_weight(weight, EMBEDDING_BITS)
 
 
-def round_linear_layers(module: nn.Module) -> None:
+def quantize_linear_layers(module: nn.Module) -> None:
     """Exchange every linear layer of SAT in `module` for one of 4 bits with the same weight."""
     for name, child in module.named_children():
         if isinstance(child, ColumnParallelLinear | RowParallelLinear):
             layer: Any = child
             setattr(module, name, Nf4Linear(layer.weight, layer.bias))
         else:
-            round_linear_layers(child)
+            quantize_linear_layers(child)

@@ -106,6 +106,7 @@ MOVED = {
     "model.rotary": "model.visualglm",
     "model.sat_compat": "model.sat.compat",
     "model.shared_calls": "model.images.embedding_cache",
+    "model.shortage": "model.resource_errors",
 }
 
 # Current module -> former name -> current name, of what a module defines.

@@ -37,7 +37,7 @@ class HfNetwork:
         return self.model.lm_head
 
     @property
-    def image_part(self) -> nn.Module:
+    def vision_encoder(self) -> nn.Module:
         part: nn.Module = self.model.image_encoder
         return part
 

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-def is_published(checkpoint: Checkpoint) -> bool:
+def has_published_layout(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint's files have the names and the order of the Hugging Face network."""
     return (checkpoint.path / CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
 
 
-def read_network(
+def load_published_network(
     checkpoint: Checkpoint,
     device: torch.device,
     dtype: torch.dtype,
@@ -58,18 +58,18 @@ def read_network(
     from .hf.configuration_chatglm import ChatGLMConfig
 
     checkpoint.split()  # asks the weights whether their rows lie as they should
-    with settings_explained(checkpoint.path / CONFIG_NAME):
+    with translate_config_errors(checkpoint.path / CONFIG_NAME):
         config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
     network = load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
     if (checkpoint.path / GENERATION_NAME).is_file():
         read_json(checkpoint.path / GENERATION_NAME)
-        with settings_explained(checkpoint.path / GENERATION_NAME):
+        with translate_config_errors(checkpoint.path / GENERATION_NAME):
             network.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
     return network
 
 
 @contextmanager
-def settings_explained(file: Path) -> Iterator[None]:
+def translate_config_errors(file: Path) -> Iterator[None]:
     """Turn what transformers raises for a file of settings into an error for a person."""
     try:
         yield
@@ -78,7 +78,7 @@ def settings_explained(file: Path) -> Iterator[None]:
         raise CheckpointError(f"{file} cannot be used: {reason}. Correct it, or get it again.") from error
 
 
-def fill_network(
+def load_converted_network(
     checkpoint: Checkpoint,
     eos_token_id: int,
     device: torch.device,
@@ -86,7 +86,10 @@ def fill_network(
     bits: int | None = None,
     progress: Progress | None = None,
 ) -> "ChatGLMForConditionalGenerationWithImage":
-    """Return the network of a model in the SAT format, such as a fine-tune, LoRA merged; see `read_network`."""
+    """Convert a SAT checkpoint, such as a fine-tune, to the Hugging Face network; LoRA is merged.
+
+    The other arguments are those of `load_published_network`.
+    """
     from .hf.configuration_chatglm import ChatGLMConfig
 
     if PTUNING in methods_in(checkpoint.stored):

@@ -19,15 +19,15 @@ from .checkpoint.meta_init import build_empty
 from .checkpoint.resolve import DEFAULT_MODEL, find_vocabulary
 from .checkpoint.save import GENERATION_NAME
 from .checkpoint.sizes import choose_cpu_dtype, count_parameters
-from .description import Description, read_knowledge
+from .description import Description, read_description
 from .engine import DEMO
 from .environment import expand_home, read_variable
 from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
-from .hf_loading import fill_network, is_published, read_network
+from .hf_loading import has_published_layout, load_converted_network, load_published_network
 from .kernels.torch_ops import check_bits
 from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
-from .shortage import shortage_explained
+from .resource_errors import translate_resource_errors
 
 # Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -62,7 +62,7 @@ SMALL_PARAMETERS = 50_000_000
 DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
 
 
-@shortage_explained()
+@translate_resource_errors()
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
     """Load the tokenizer of a model, wherever `find_vocabulary` finds it.
 
@@ -139,7 +139,7 @@ def describe_model(name: str | os.PathLike[str], checkpoint: Checkpoint) -> Desc
     """Return the description of a checkpoint that was opened by `name`."""
     path = expand_home(name)
     is_path = path.exists() and checkpoint.path.parent.name != "snapshots"  # a name in the hub's cache says nothing
-    return Description(checkpoint.path.resolve().name if is_path else path.name, read_knowledge(checkpoint.config))
+    return Description(checkpoint.path.resolve().name if is_path else path.name, read_description(checkpoint.config))
 
 
 def build_network(
@@ -173,7 +173,7 @@ def build_network(
 
 
 @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
-@shortage_explained()
+@translate_resource_errors()
 def load_sat(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -237,7 +237,7 @@ def load_sat(
 
 
 @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
-@shortage_explained()
+@translate_resource_errors()
 def load_hf(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
@@ -271,10 +271,10 @@ def load_hf(
     if chosen.type == "cpu":
         limit_threads(parameters)
     wanted = choose_dtype(dtype, chosen, parameters)
-    if is_published(checkpoint) and base is None:
-        network = read_network(checkpoint, chosen, wanted, quant, progress)
+    if has_published_layout(checkpoint) and base is None:
+        network = load_published_network(checkpoint, chosen, wanted, quant, progress)
     else:
-        network = fill_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
+        network = load_converted_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
     description = describe_model(name, checkpoint)
     return HfChatModel(
         network,

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blip2 import BLIP2, without_parallel_output
+from .aliases import FormerAttribute
+from .blip2 import BLIP2, drop_parallel_output
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
@@ -33,7 +34,7 @@ from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedd
 
 # Who answers each SAT hook in the model as built here. The decoder may then walk the layers itself; where a
 # user's mixin answers a hook, it must call the whole model instead.
-OWN_HOOKS = {
+BUILT_IN_HOOKS = {
     "attention_forward": "chatglm-attn",
     "final_forward": "chatglm-final",
     "layer_forward": "chatglm-layer",
@@ -42,10 +43,10 @@ OWN_HOOKS = {
 }
 PARALLEL_LAYERS = (ColumnParallelLinear, RowParallelLinear)
 # SAT's cache stores what our decoder caches itself, and changes no result; P-tuning's prefix goes into that cache.
-HARMLESS_ATTENTION = {"auto-regressive -> default"}
-PREFIX_ATTENTION = {f"{PTUNING} -> default", f"auto-regressive -> {PTUNING} -> default"}
+CACHE_ATTENTION_HOOKS = {"auto-regressive -> default"}
+PREFIX_ATTENTION_HOOKS = {f"{PTUNING} -> default", f"auto-regressive -> {PTUNING} -> default"}
 # What every checkpoint has; other parts a subclass has added.
-OWN_PARTS = ("transformer", "mixins.chatglm-final", "mixins.chatglm-attn", "mixins.eva")
+BASE_COMPONENTS = ("transformer", "mixins.chatglm-final", "mixins.chatglm-attn", "mixins.eva")
 
 
 class RotaryEmbedding(nn.Module):
@@ -118,35 +119,35 @@ class ImageMixin(BaseMixin):
             image_embeddings = self.model(image)
         if image_embeddings is None:
             return embeddings
-        return insert_rows(embeddings, image_embeddings, starts)
+        return insert_image_embeddings(embeddings, image_embeddings, starts)
 
 
-def insert_rows(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+def insert_image_embeddings(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
     """Replace embeddings [B, T, D] by images [B or 1, L, D] from `starts[b]` on, in a new tensor."""
     images = images.to(embeddings.device, embeddings.dtype).expand(len(starts), -1, -1)
     length = images.shape[1]
     if len(set(starts)) == 1 and starts[0] >= 0:
         return torch.cat((embeddings[:, : starts[0]], images, embeddings[:, starts[0] + length :]), dim=1)
-    rows = [
-        row if start < 0 else torch.cat((row[:start], picture, row[start + length :]))
-        for row, picture, start in zip(embeddings, images, starts, strict=True)
+    inserted = [
+        row if start < 0 else torch.cat((row[:start], image, row[start + length :]))
+        for row, image, start in zip(embeddings, images, starts, strict=True)
     ]
-    return torch.stack(rows)
+    return torch.stack(inserted)
 
 
-def part_of(name: str) -> str:
+def component_of(name: str) -> str:
     """Return the part of a network that a parameter belongs to: a mixin, or an attribute of the model."""
     return ".".join(name.split(".")[: 2 if name.startswith("mixins.") else 1])
 
 
-def new_parameters(targets: Tensors, stored: Tensors) -> list[str]:
+def find_new_parameters(targets: Tensors, stored: Tensors) -> list[str]:
     """List the parameters of `targets` that a subclass adds and that the checkpoint, as a whole, knows nothing of."""
-    known = {*OWN_PARTS, *map(part_of, stored)}
+    known = {*BASE_COMPONENTS, *map(component_of, stored)}
     has_lora = LORA in methods_in(stored)
-    return [name for name in targets if part_of(name) not in known or (is_factor(name) and not has_lora)]
+    return [name for name in targets if component_of(name) not in known or (is_factor(name) and not has_lora)]
 
 
-def fit_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoint, list[str]]:
+def adapt_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoint, list[str]]:
     """Return `checkpoint` as a fine-tuning class wants it, and the parameters that are new.
 
     Weights are found under the names that LoRA's wrapping gives them, and what is new keeps the values it has.
@@ -154,7 +155,7 @@ def fit_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoint
     targets = model.state_dict()
     if checkpoint.has_lora and LORA not in methods_in(targets):
         checkpoint = checkpoint.merge_lora()
-    new = new_parameters(targets, checkpoint.stored)
+    new = find_new_parameters(targets, checkpoint.stored)
     wrapped = [name for name in targets if ".original." in name and name not in checkpoint.stored]
     if not new and not wrapped:
         return checkpoint, []
@@ -177,12 +178,12 @@ class VisualGLMModel(ChatGLMModel):
     """
 
     def __init__(self, args: Namespace, transformer: nn.Module | None = None, **kwargs: Any) -> None:
-        kwargs = without_parallel_output(kwargs)
+        kwargs = drop_parallel_output(kwargs)
         super().__init__(args, transformer=transformer, **kwargs)
         self.image_length: int = args.image_length  # public name
         self.max_sequence_length: int = args.max_sequence_length
         self.prompt_language: str | None = getattr(args, "prompt_language", None)
-        self.is_whole: bool = get_model_parallel_world_size() == 1
+        self.tp_size: int = get_model_parallel_world_size()
         rotary_dim = args.hidden_size // (args.num_attention_heads * 2)
         self.get_mixin("chatglm-attn").rotary_emb = RotaryEmbedding(rotary_dim)
         self.add_mixin("eva", ImageMixin(args, **kwargs))  # checkpoint key
@@ -251,23 +252,23 @@ class VisualGLMModel(ChatGLMModel):
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the weights; mixins that are new to them are asked to initialise themselves, as SAT does."""
-        fitted, new = fit_checkpoint(checkpoint, self)
+        fitted, new = adapt_checkpoint(checkpoint, self)
         load_tensors(self, fitted)
-        parts = {part_of(name) for name in new} - set(OWN_PARTS)
-        self.reinit(sorted(part.removeprefix("mixins.") for part in parts if part.startswith("mixins.")))
+        components = {component_of(name) for name in new} - set(BASE_COMPONENTS)
+        self.reinit(sorted(name.removeprefix("mixins.") for name in components if name.startswith("mixins.")))
 
     @property
     def device(self) -> torch.device:
-        return self.image_part.glm_proj.weight.device
+        return self.vision_encoder.glm_proj.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.image_part.glm_proj.weight.dtype
+        return self.vision_encoder.glm_proj.weight.dtype
 
     @property
     def image_size(self) -> int:
         """Side of the square picture in pixels."""
-        return self.image_part.image_size
+        return self.vision_encoder.image_size
 
     @property
     def vocabulary(self) -> int:
@@ -304,8 +305,8 @@ class VisualGLMModel(ChatGLMModel):
         """Whether a mixin that is not ours wants to see or change the forward pass."""
         origins = dict(self.hook_origins)
         attention = origins.pop("attention_fn", None)
-        known = PREFIX_ATTENTION if find_prefix(self.mixins) else HARMLESS_ATTENTION
-        mixins = attention not in {None, *known} or any(OWN_HOOKS.get(name) != by for name, by in origins.items())
+        known = PREFIX_ATTENTION_HOOKS if find_prefix(self.mixins) else CACHE_ATTENTION_HOOKS
+        mixins = attention not in {None, *known} or any(BUILT_IN_HOOKS.get(name) != by for name, by in origins.items())
         # The decoder embeds pictures itself, as this mixin does.
         embeds = getattr(type(self.mixins["eva"]), "word_embedding_forward", None)
         return mixins or embeds is not ImageMixin.word_embedding_forward
@@ -315,26 +316,28 @@ class VisualGLMModel(ChatGLMModel):
         """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
         return prefix_of(self.mixins)
 
+    image_part = FormerAttribute("vision_encoder")
+
     @property
-    def image_part(self) -> BLIP2:
-        part: BLIP2 = self.get_mixin("eva").model
-        return part
+    def vision_encoder(self) -> BLIP2:
+        encoder: BLIP2 = self.get_mixin("eva").model
+        return encoder
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
-        embeddings: torch.Tensor = self.image_part(pixels)
+        embeddings: torch.Tensor = self.vision_encoder(pixels)
         return embeddings
 
     def bind_linear(self, module: nn.Module) -> Linear:
         """Return how to call a linear layer; in a single process, SAT's without their communication."""
-        if self.is_whole and type(module) in PARALLEL_LAYERS:
+        if self.tp_size == 1 and type(module) in PARALLEL_LAYERS:
             return bind_dense(module)
         return bind_quantized(module) if isinstance(module, QuantizedLinear) else Called(module)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""
         table = self.transformer.word_embeddings
-        if self.is_whole and type(table) is VocabParallelEmbedding:
+        if self.tp_size == 1 and type(table) is VocabParallelEmbedding:
             return F.embedding(token_ids, table.weight)
         embeddings: torch.Tensor = table(token_ids)
         return embeddings

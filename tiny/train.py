@@ -61,7 +61,7 @@ def begin_from(start: str, directory: Path, seed: int) -> tuple[VisualGLMModel, 
     copy_tokenizer(checkpoint, directory)
     network, config = build(directory, seed)
     load_tensors(network, checkpoint)
-    network.image_part.vit.requires_grad_(False)
+    network.vision_encoder.vit.requires_grad_(False)
     return network, config
 
 

@@ -97,7 +97,7 @@ class SatTraining:
 
 def restore(network: Any, rank: int, layers: list[int]) -> Any:
     """Give a network of ours SAT's own attention and rotary tables in place of ours, and SAT's LoRA."""
-    for part in (network.image_part.vit, network.image_part.qformer):
+    for part in (network.vision_encoder.vit, network.vision_encoder.qformer):
         part.del_mixin("full-attention")
     rotary = RotaryEmbedding(network.rotary.dim)
     rotary.inv_freq = rotary.inv_freq.half().float()  # as the original's runs in half precision have them

@@ -15,7 +15,7 @@ import torch
 
 from ..environment import expand_home
 from ..errors import CheckpointError
-from ..file_writing import unused_name, write_text
+from ..file_writing import unused_name, write_text_atomically
 from ..tensors import LazyTensors, Tensors
 from .files import write_tensors
 from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES, optional_entries
@@ -34,7 +34,7 @@ Progress = Callable[[], object]
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtype) -> dict[str, Any]:

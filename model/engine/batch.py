@@ -12,7 +12,7 @@ import torch
 from ..errors import GenerationError
 from ..kernels.dispatch import has_triton
 from ..kernels.torch_ops import Undo
-from ..shortage import is_memory_shortage
+from ..resource_errors import is_out_of_memory
 from .cuda_graph import COUNTS, REACH_STEP, ROOM_STEP, Graphs, padded, round_up
 from .decoder import Decoder, LayerDecoder, ModelDecoder, Prefill
 from .layers import Layers
@@ -77,7 +77,7 @@ def memory_explained() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_memory_shortage(error):
+        if not is_out_of_memory(error):
             raise
         raise GenerationError(
             "The device has too little memory left for this prompt. Lower max_length, shorten the conversation, "

@@ -37,7 +37,7 @@ class Network(Protocol):
         ...
 
     @property
-    def image_part(self) -> nn.Module:
+    def vision_encoder(self) -> nn.Module:
         """What makes embeddings of pixels."""
         ...
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..file_writing import write_text
+from ..file_writing import write_text_atomically
 
 OWN_MODULES = (
     "chat_chatglm",
@@ -64,7 +64,7 @@ def export_code(directory: str | os.PathLike[str]) -> None:
     """
     directory = Path(directory)
     for name, text in code_files():
-        write_text(directory / name, text)
+        write_text_atomically(directory / name, text)
     add_entries(directory / CONFIG_NAME, {"auto_map": CONFIG_MAP})
     name_tokenizer(directory)
 
@@ -73,7 +73,7 @@ def export_tokenizer(directory: str | os.PathLike[str]) -> None:
     """Write the tokenizer's code alone into `directory`; see `export_code`."""
     for name, text in code_files():
         if name in TOKENIZER_FILES:
-            write_text(Path(directory) / name, text)
+            write_text_atomically(Path(directory) / name, text)
     name_tokenizer(Path(directory))
 
 
@@ -150,7 +150,7 @@ def add_entries(path: Path, entries: dict[str, Any]) -> None:
     """Set `entries` in the JSON object in file `path`, if there is such a file."""
     if path.is_file():
         text = json.dumps({**read_object(path), **entries}, indent=2, ensure_ascii=False)
-        write_text(path, text + "\n")
+        write_text_atomically(path, text + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:

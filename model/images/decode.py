@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from ..errors import ImageError
 from .url_fetch import MAX_BYTES, TIMEOUT
 
-MAX_PIECES = 20_000  # chunks of a PNG, or segments before the first scan of a JPEG
+MAX_SEGMENTS = 20_000  # chunks of a PNG, or segments before the first scan of a JPEG
 MAX_TEXT_CHUNK = 65_536  # bytes of a PNG text chunk that is kept, for the orientation in it
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -62,7 +62,7 @@ def _strip_jpeg(data: bytes) -> bytes | None:
     kept = [view[:2]]
     missing = set(_KEPT_SEGMENTS)
     for number, (marker, start, end) in enumerate(iter_jpeg_segments(data)):
-        if number == MAX_PIECES:
+        if number == MAX_SEGMENTS:
             return None
         if marker == START_OF_SCAN:
             kept.append(view[start:])
@@ -79,12 +79,12 @@ def _strip_png(data: bytes) -> bytes | None:
     view = memoryview(data)
     kept = [view[: len(PNG_SIGNATURE)]]
     position = len(PNG_SIGNATURE)
-    for _ in range(MAX_PIECES):
+    for _ in range(MAX_SEGMENTS):
         if position + 8 > len(data):
             return b"".join(kept)
         length, kind = struct.unpack_from(">I4s", data, position)
         chunk = view[position : position + length + 12]
-        if _is_needed(kind, chunk):
+        if _is_chunk_needed(kind, chunk):
             kept.append(chunk)
         if kind == b"IEND":
             return b"".join(kept)
@@ -92,7 +92,7 @@ def _strip_png(data: bytes) -> bytes | None:
     return None
 
 
-def _is_needed(kind: bytes, chunk: memoryview) -> bool:
+def _is_chunk_needed(kind: bytes, chunk: memoryview) -> bool:
     is_critical = not kind[0] & 0x20
     if is_critical or kind in _KEPT_CHUNKS:
         return True
@@ -105,11 +105,11 @@ def _is_needed(kind: bytes, chunk: memoryview) -> bool:
     # The byte after the keyword tells the compression of zTXt, and of iTXt whether there is any.
     content = text[len(keyword) :]
     if kind == b"zTXt":
-        return _inflates_to_little(content[1:])
+        return _inflates_within_limit(content[1:])
     return kind == b"tEXt" or content.startswith(b"\0")
 
 
-def _inflates_to_little(compressed: bytes) -> bool:
+def _inflates_within_limit(compressed: bytes) -> bool:
     inflater = zlib.decompressobj()
     try:
         inflater.decompress(compressed, MAX_TEXT_CHUNK)
@@ -128,7 +128,7 @@ MAX_RUN_LENGTH_BYTES = 1_000_000  # of a BMP
 _TIFF_BYTE_TYPES = (1, 2, 6, 7)  # of entries that hold profiles and texts, which are not taken apart
 
 
-def find_excess(data: bytes, max_pixels: int) -> str | None:
+def find_exceeded_limit(data: bytes, max_pixels: int) -> str | None:
     """Return the reason why an image file costs too much to decode, such as "120 scans"; None if there is none.
 
     Args:
@@ -136,9 +136,9 @@ def find_excess(data: bytes, max_pixels: int) -> str | None:
         max_pixels: the most pixels that an image may have.
     """
     if data.startswith(JPEG_SIGNATURE):
-        return _find_jpeg_excess(data, max_pixels)
+        return _find_exceeded_jpeg_limit(data, max_pixels)
     if data.startswith((b"II", b"MM")):
-        return _find_tiff_excess(data)
+        return _find_exceeded_tiff_limit(data)
     if data.startswith(b"GIF8"):
         too_many = any(number >= MAX_GIF_BLOCKS for number, _ in enumerate(iter_gif_blocks(data)))
         return f"more than {MAX_GIF_BLOCKS:,} blocks" if too_many else None
@@ -151,7 +151,7 @@ def find_excess(data: bytes, max_pixels: int) -> str | None:
     return None
 
 
-def _find_jpeg_excess(data: bytes, max_pixels: int) -> str | None:
+def _find_exceeded_jpeg_limit(data: bytes, max_pixels: int) -> str | None:
     scans, pixels = 0, 0
     for marker, start, _ in iter_jpeg_segments(data):
         if marker == START_OF_SCAN:
@@ -164,7 +164,7 @@ def _find_jpeg_excess(data: bytes, max_pixels: int) -> str | None:
     return None
 
 
-def _find_tiff_excess(data: bytes) -> str | None:
+def _find_exceeded_tiff_limit(data: bytes) -> str | None:
     for number, (_, count) in enumerate(iter_tiff_counts(data)):
         if number >= MAX_TIFF_ENTRIES:
             return f"more than {MAX_TIFF_ENTRIES:,} entries in a directory"
@@ -228,7 +228,7 @@ if TYPE_CHECKING:
 SERVED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
 HEIC = "HEIC"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-_CONVERT = "Convert it to PNG or JPEG with a picture program."
+_CONVERSION_ADVICE = "Convert it to PNG or JPEG with a picture program."
 _BAND_PIXELS = 1_000_000  # of a deep grayscale image, converted at a time: the intermediate floats take memory
 
 
@@ -269,11 +269,11 @@ def decode_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     Raises:
         ImageError: there is no picture in `data`, or it is damaged, too large or too costly to decode.
     """
-    with _pillow_errors(name, limits):
+    with _translate_pillow_errors(name, limits):
         image = open_image(data, name, limits)
         image.load()
         _check_size(image, name, limits)  # an icon's header may lie about the picture inside
-        _turn_upright(image)
+        _apply_exif_orientation(image)
         return to_rgb(image)
 
 
@@ -288,10 +288,10 @@ def open_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise ImageError(f"{name} has more than {limits.max_bytes:,} bytes. Scale it down or save it as JPEG.")
     stripped = strip_metadata(data)
-    excess = "too many pieces of metadata" if stripped is None else find_excess(data, limits.max_pixels)
-    if stripped is None or excess is not None:
-        raise ImageError(f"{name} has {excess}, which take too long to decode. Save it again with a picture program.")
-    with _pillow_errors(name, limits):
+    exceeded = "too many pieces of metadata" if stripped is None else find_exceeded_limit(data, limits.max_pixels)
+    if stripped is None or exceeded is not None:
+        raise ImageError(f"{name} has {exceeded}, which take too long to decode. Save it again with a picture program.")
+    with _translate_pillow_errors(name, limits):
         image = _identify(stripped, limits.formats)
         if image is None:
             raise ImageError(f"{name} {_describe_unknown(data, limits.formats)}")
@@ -344,40 +344,41 @@ def _describe_unknown(data: bytes, formats: Sequence[str]) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the picture itself. Fetch the picture with git lfs pull."
     if b"<svg" in start:
-        return f"is an SVG drawing, which has no pixels. {_CONVERT}"
+        return f"is an SVG drawing, which has no pixels. {_CONVERSION_ADVICE}"
     if start.startswith(b"%!ps"):
-        return f"is a PostScript program, which is not run. {_CONVERT}"
+        return f"is a PostScript program, which is not run. {_CONVERSION_ADVICE}"
     if _is_heic(data):
-        return f"is in the HEIC format of phones, which needs the package pi-heif. Install it, or: {_CONVERT}"
+        return f"is in the HEIC format of phones, which needs the package pi-heif. Install it, or: {_CONVERSION_ADVICE}"
     if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return f"is in the JPEG XL format, which is not read. {_CONVERT}"
+        return f"is in the JPEG XL format, which is not read. {_CONVERSION_ADVICE}"
     if data[128:132] == b"DICM":
         return "is a DICOM file, which is not read. Export it as PNG with a DICOM viewer."
     if formats and (found := _name_format(data, formats)):
-        *others, last = formats
-        return f"is in the format {found}; only {', '.join(others)} and {last} are read here. {_CONVERT}"
-    return f"is not a picture in a known format, or is damaged. {_CONVERT}"
+        *other_formats, last = formats
+        accepted = f"only {', '.join(other_formats)} and {last} are read here"
+        return f"is in the format {found}; {accepted}. {_CONVERSION_ADVICE}"
+    return f"is not a picture in a known format, or is damaged. {_CONVERSION_ADVICE}"
 
 
 def _name_format(data: bytes, formats: Sequence[str]) -> str | None:
     """Return the name of the format, other than `formats`, that the first bytes are typical of."""
     Image.init()
-    others = (name for name in Image.ID if name not in formats and Image.OPEN[name][1] is not None)
-    typical = (name for name in others if _accepts(name, data))
+    other_formats = (name for name in Image.ID if name not in formats and Image.OPEN[name][1] is not None)
+    typical = (name for name in other_formats if _accepts(name, data))
     return next((getattr(Image.OPEN[name][0], "format_description", None) or name for name in typical), None)
 
 
-def finish_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
+def normalize_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
     """Return a copy of `image`, called `name` in messages, decoded, upright and in RGB.
 
     Raises:
         ImageError: it has no pixels or more than `limits` allow, or cannot be decoded.
     """
     _check_size(image, name, limits)
-    with _pillow_errors(name, limits):
+    with _translate_pillow_errors(name, limits):
         image.load()
         upright = image.copy()
-        _turn_upright(upright)
+        _apply_exif_orientation(upright)
         return to_rgb(upright)
 
 
@@ -402,7 +403,7 @@ def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
 
 
 @contextmanager
-def _pillow_errors(name: str, limits: ImageLimits) -> Iterator[None]:
+def _translate_pillow_errors(name: str, limits: ImageLimits) -> Iterator[None]:
     """Put what Pillow raises while it reads untrusted data into plain words.
 
     Damaged data makes its many decoders raise nearly anything, so each Exception means a bad picture here.
@@ -419,10 +420,10 @@ def _pillow_errors(name: str, limits: ImageLimits) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, EOFError) or "truncated" in str(error).lower():
             raise ImageError(f"{name} is cut off: its end is missing. Copy or download it anew.") from error
-        raise ImageError(f"{name} cannot be decoded; it is damaged or of a rare kind. {_CONVERT}") from error
+        raise ImageError(f"{name} cannot be decoded; it is damaged or of a rare kind. {_CONVERSION_ADVICE}") from error
 
 
-def _turn_upright(image: Image.Image) -> None:
+def _apply_exif_orientation(image: Image.Image) -> None:
     """Rotate or mirror a loaded image in place as its EXIF orientation says."""
     with suppress(Exception):  # broken metadata, raised as almost anything, does not spoil good pixels
         ImageOps.exif_transpose(image, in_place=True)
@@ -431,7 +432,7 @@ def _turn_upright(image: Image.Image) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return `image` (any mode of Pillow) in RGB, 8 bits a channel, with white behind what is transparent."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _scale_deep(image).convert("RGB")
+        return _scale_high_bit_depth(image).convert("RGB")
     if image.mode == "LAB":
         return _convert_lab(image)
     if not image.has_transparency_data:
@@ -443,7 +444,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _scale_deep(image: Image.Image) -> Image.Image:
+def _scale_high_bit_depth(image: Image.Image) -> Image.Image:
     """Return a grayscale picture of more than 8 bits, integer or float, as L."""
     import numpy as np  # takes longer to import than most pictures take to decode
 

@@ -23,12 +23,12 @@ from ..errors import ImageError
 from .decode import ImageLimits
 
 WORKER = "model.images.decode_worker"
-PACKAGES = str(Path(__file__).parents[2])  # the folder from which a child imports `model`
+IMPORT_ROOT = str(Path(__file__).parents[2])  # the folder from which a child imports `model`
 DECODE_SECONDS = 10.0  # of processor time for one image
 SMALL_PIXELS = 2_000_000  # images up to this size never wait for larger ones
 BYTES_PER_PIXEL = 12  # of memory, at most: the image, a copy, and what a decoder holds
 BASE_MEMORY = 384 * 2**20  # bytes of address space that a process takes for its code and the image file
-LONGEST_REPLY = 65_536  # bytes of the JSON line
+MAX_REPLY_BYTES = 65_536  # bytes of the JSON line
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Worker:
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", WORKER]  # -P: nothing in the working directory may shadow a module
-        path = os.pathsep.join(filter(None, (PACKAGES, os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (IMPORT_ROOT, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -67,7 +67,7 @@ class Worker:
         """Whether the process runs."""
         return self.process.poll() is None
 
-    def ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[Image.Image]]:
+    def exchange(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[Image.Image]]:
         """Send a request with an image file; return the reply and the images that it announces.
 
         Raises:
@@ -80,16 +80,16 @@ class Worker:
             stdin.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n")
             stdin.write(data)
             stdin.flush()
-            reply = json.loads(stdout.readline(LONGEST_REPLY))
+            reply = json.loads(stdout.readline(MAX_REPLY_BYTES))
             images = []
             for width, height in reply.get("sizes", []):
                 images.append(Image.frombytes("RGB", (width, height), stdout.read(width * height * 3)))
         except (OSError, ValueError) as error:
-            self.end()
+            self.kill()
             raise WorkerDied(self.process.returncode) from error
         return reply, images
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill the process."""
         self.process.kill()
         self.process.wait()
@@ -109,15 +109,15 @@ class PixelBudget:
         most: the most images at a time.
     """
 
-    def __init__(self, pixels: int, most: int) -> None:
+    def __init__(self, pixels: int, max_images: int) -> None:
         self.pixels = pixels
-        self.most = most
+        self.max_images = max_images
         self.used: list[int] = []
         self.waiting: deque[object] = deque()
         self.changed = threading.Condition()
 
     @contextmanager
-    def share(self, pixels: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    def reserve(self, pixels: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
         """Wait for admission of an image of `pixels`, and count it during the block; stop waiting if cancelled."""
         ticket = object()
         with self.changed:
@@ -133,13 +133,13 @@ class PixelBudget:
                 self.used.remove(pixels)
                 self.changed.notify_all()
 
-    def wake(self) -> None:
+    def notify_waiters(self) -> None:
         """Let those who wait see that they were cancelled."""
         with self.changed:
             self.changed.notify_all()
 
     def _fits(self, pixels: int) -> bool:
-        return not self.used or (len(self.used) < self.most and sum(self.used) + pixels <= self.pixels)
+        return not self.used or (len(self.used) < self.max_images and sum(self.used) + pixels <= self.pixels)
 
 
 class ImageDecoder:
@@ -155,22 +155,22 @@ class ImageDecoder:
         self.limits = limits
         self.seconds = seconds
         count = processes or (os.cpu_count() or 1) + 1
-        self.places = threading.Semaphore(count)
+        self.worker_slots = threading.Semaphore(count)
         self.idle: deque[Worker] = deque()
         # Large images leave a process to the small ones.
         self.large = PixelBudget(limits.max_pixels, max(1, count - 1))
         self.small = PixelBudget(count * SMALL_PIXELS, count)
-        self._close = weakref.finalize(self, _end_all, self.idle)
+        self._close = weakref.finalize(self, _kill_workers, self.idle)
 
     def decode(
         self, data: bytes, size: int, *, preview: int | None = None, name: str = "The picture", timeout: float = 60.0
     ) -> DecodedImage:
-        """Decode an image file; see `Decoding`.
+        """Decode an image file; see `DecodeTask`.
 
         Raises:
             ImageError: it is not an image, is refused by the limits, or was not decoded within `timeout` seconds.
         """
-        decoding = Decoding(self, data, size, preview=preview, name=name)
+        decoding = DecodeTask(self, data, size, preview=preview, name=name)
         timer = threading.Timer(timeout, decoding.cancel)
         timer.start()
         try:
@@ -186,20 +186,20 @@ class ImageDecoder:
     @contextmanager
     def worker(self) -> Iterator[Worker]:
         """Wait for a child process that is idle, or start one; it is this thread's during the block."""
-        with self.places:
-            worker = self._take()
+        with self.worker_slots:
+            worker = self._get_worker()
             try:
                 yield worker
             finally:
                 if worker.is_alive:
                     self.idle.append(worker)
 
-    def _take(self) -> Worker:
+    def _get_worker(self) -> Worker:
         while self.idle:
             worker = self.idle.pop()
             if worker.is_alive:
                 return worker
-            worker.end()
+            worker.kill()
         return Worker()
 
     def close(self) -> None:
@@ -207,12 +207,12 @@ class ImageDecoder:
         self._close()
 
 
-def _end_all(workers: "deque[Worker]") -> None:
+def _kill_workers(workers: "deque[Worker]") -> None:
     while workers:
-        workers.pop().end()
+        workers.pop().kill()
 
 
-class Decoding:
+class DecodeTask:
     """One image that is being decoded.
 
     Args:
@@ -257,10 +257,10 @@ class Decoding:
         Raises:
             ImageError: it is not an image, is refused by the limits, or took too long.
         """
-        pixels = self._ask(self.header)[0]["pixels"]
+        pixels = self._run_request(self.header)[0]["pixels"]
         budget = self.decoder.small if pixels <= SMALL_PIXELS else self.decoder.large
-        with budget.share(pixels, lambda: self.is_cancelled):
-            return DecodedImage(*self._ask(self.request)[1])
+        with budget.reserve(pixels, lambda: self.is_cancelled):
+            return DecodedImage(*self._run_request(self.request)[1])
 
     def cancel(self) -> None:
         """Kill the process that decodes the image, or keep it from being decoded; any thread may call it."""
@@ -269,18 +269,18 @@ class Decoding:
             if self._worker is not None:
                 self._worker.process.kill()
         for budget in (self.decoder.small, self.decoder.large):
-            budget.wake()
+            budget.notify_waiters()
 
-    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Image.Image]]:
+    def _run_request(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[Image.Image]]:
         with self.decoder.worker() as worker:
             with self._lock:
                 if self.is_cancelled:
-                    raise self._too_slow()
+                    raise self._timeout_error()
                 self._worker = worker
             try:
-                reply, images = worker.ask(request, self.data)
+                reply, images = worker.exchange(request, self.data)
             except WorkerDied as error:
-                raise self._explain(error.args[0]) from error
+                raise self._decode_error(error.args[0]) from error
             finally:
                 with self._lock:
                     self._worker = None
@@ -290,10 +290,10 @@ class Decoding:
             raise RuntimeError(reply["bug"])
         return reply, images
 
-    def _explain(self, return_code: int) -> ImageError:
+    def _decode_error(self, return_code: int) -> ImageError:
         if self.is_cancelled or return_code == -getattr(signal, "SIGXCPU", 0):
-            return self._too_slow()
+            return self._timeout_error()
         return ImageError(f"{self.name} cannot be decoded; it is damaged, or needs too much memory. Scale it down.")
 
-    def _too_slow(self) -> ImageError:
+    def _timeout_error(self) -> ImageError:
         return ImageError(f"{self.name} takes too long to decode. Scale it down or save it as JPEG.")

@@ -29,10 +29,10 @@ def limit_resources(seconds: float, memory: int) -> None:
         import resource
 
         spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, most))
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (memory, most))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1, hard_limit))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, hard_limit))
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:

@@ -39,7 +39,7 @@ class MicroBatcher(Generic[T, R]):
         self._queue: deque[tuple[T, Future[R]]] = deque()
         self._lock = threading.Lock()
 
-    def results(self, items: Sequence[T]) -> list[R]:
+    def map(self, items: Sequence[T]) -> list[R]:
         """Return the result of each item.
 
         Raises:
@@ -160,7 +160,7 @@ class GraphedImageEncoder:
 
     def _allocate_buffers(self) -> None:
         """Prepare places for what goes in and out, anew when the weights have moved; the first tells of all."""
-        weights_pointer = next(self.network.image_part.parameters()).data_ptr()
+        weights_pointer = next(self.network.vision_encoder.parameters()).data_ptr()
         if weights_pointer == self.weights_pointer:
             return
         self.graphs.forget()
@@ -200,7 +200,7 @@ class ImageEmbeddingCache:
         self._in_progress: set[str] = set()
         self._changed = threading.Condition()
         # On a GPU one call after another, by an encoder that has one place for what goes in.
-        self._calls = MicroBatcher(self._encode_batch, GPU_BATCH)
+        self._batcher = MicroBatcher(self._encode_batch, GPU_BATCH)
 
     at_once = FormerAttribute("preferred_batch_size")
 
@@ -232,7 +232,7 @@ class ImageEmbeddingCache:
             missing = {key: pixels for key, pixels in zip(keys, images, strict=True) if key not in found}
             if missing:  # else there is nothing to wait for while others are computed
                 new, on_cpu = list(missing.values()), self.network.device.type == "cpu"
-                groups = cpu_pool.map(self._encode_batch, split_for_cpu(new)) if on_cpu else [self._calls.results(new)]
+                groups = cpu_pool.map(self._encode_batch, split_for_cpu(new)) if on_cpu else [self._batcher.map(new)]
                 found.update(zip(missing, chain.from_iterable(groups), strict=True))
         return [found[key] for key in keys]
 

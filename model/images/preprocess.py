@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..errors import ImageError
-from .decode import DEFAULT_LIMITS, ImageLimits, decode_image, finish_image, resize_image, to_rgb
+from .decode import DEFAULT_LIMITS, ImageLimits, decode_image, normalize_image, resize_image, to_rgb
 from .url_fetch import display_url, fetch_bytes
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def load_image(
         ImageError: the picture cannot be found, read or accepted; the message is for a person.
     """
     if isinstance(source, Image.Image):
-        return finish_image(source, "The given picture", limits)
+        return normalize_image(source, "The given picture", limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_image(bytes(source), "The picture data", limits)
     if not isinstance(source, (str, os.PathLike)):
@@ -256,11 +256,11 @@ def _read_file(text: str, limits: ImageLimits) -> bytes:
 
 def _find_path(text: str) -> Path:
     """Return the first reading of `text` that exists, else its plainest one."""
-    paths = [_expand_home(reading) for reading in _path_readings(text)]
+    paths = [_expand_home(candidate) for candidate in _path_candidates(text)]
     return next((path for path in paths if _exists(path)), paths[0])
 
 
-def _path_readings(text: str) -> Iterator[str]:
+def _path_candidates(text: str) -> Iterator[str]:
     """Yield `text` itself, then what a terminal may have made of it: blanks, quotes, backslashes."""
     yield text
     yield text.strip()

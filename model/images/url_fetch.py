@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from ..errors import ImageError
 
-INSTEAD = "Check the address, or download the picture yourself and give the file."  # ends most messages
+DOWNLOAD_ADVICE = "Check the address, or download the picture yourself and give the file."  # ends most messages
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
@@ -59,7 +59,7 @@ class Target:
     port: int
     path: str
     userinfo: str
-    shown: str
+    safe_url: str
 
     @property
     def authority(self) -> str:
@@ -74,7 +74,7 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Return the seconds left, more than 0; TimeoutError when there are none."""
         seconds = self._end - time.monotonic()
         if seconds <= 0:
@@ -82,9 +82,9 @@ class Deadline:
         return seconds
 
 
-def fetch_error(shown: str, reason: str) -> ImageError:
-    """Return the error that says why the picture at `shown`, see `display_url`, could not be fetched."""
-    return ImageError(f"The picture {shown} could not be fetched: {reason}")
+def fetch_error(safe_url: str, reason: str) -> ImageError:
+    """Return the error that says why the picture at `safe_url`, see `display_url`, could not be fetched."""
+    return ImageError(f"The picture {safe_url} could not be fetched: {reason}")
 
 
 def parse_url(url: str) -> Target:
@@ -103,7 +103,7 @@ def parse_url(url: str) -> Target:
         path = _quote(parts.path or "/") + (f"?{_quote(parts.query)}" if parts.query else "")
     except ValueError as error:
         reason = "this is not a complete http(s) address, like https://example.com/cat.jpg."
-        raise fetch_error(display_url(url), f"{reason} {INSTEAD}") from error
+        raise fetch_error(display_url(url), f"{reason} {DOWNLOAD_ADVICE}") from error
     return Target(parts.scheme, host, port, path, urllib.parse.unquote(userinfo), display_url(url))
 
 
@@ -115,7 +115,7 @@ def check_domain(target: Target, domains: Sequence[str]) -> None:
     """
     host = target.host.lower()
     if domains and not any(host == domain or host.endswith(f".{domain}") for domain in map(_ascii_domain, domains)):
-        raise fetch_error(target.shown, f"pictures from {target.host} are not read here. {INSTEAD}")
+        raise fetch_error(target.safe_url, f"pictures from {target.host} are not read here. {DOWNLOAD_ADVICE}")
 
 
 def check_port(target: Target, ports: Sequence[int]) -> None:
@@ -125,7 +125,7 @@ def check_port(target: Target, ports: Sequence[int]) -> None:
         ImageError: it is not.
     """
     if target.port not in (*_DEFAULT_PORTS.values(), *ports):
-        raise fetch_error(target.shown, f"pictures from port {target.port} are not read here. {INSTEAD}")
+        raise fetch_error(target.safe_url, f"pictures from port {target.port} are not read here. {DOWNLOAD_ADVICE}")
 
 
 def _ascii_domain(domain: str) -> str:
@@ -155,7 +155,7 @@ def join_url(url: str, location: str) -> str:
     try:
         return urllib.parse.urljoin(url, location)
     except ValueError as error:
-        raise fetch_error(display_url(url), f"it redirects to a broken address. {INSTEAD}") from error
+        raise fetch_error(display_url(url), f"it redirects to a broken address. {DOWNLOAD_ADVICE}") from error
 
 
 def display_url(url: str) -> str:
@@ -165,8 +165,8 @@ def display_url(url: str) -> str:
         _ = parts.port  # ValueError when a password's "/" or a typo has confused the parts
     except ValueError:
         return "at the given address"
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    printable = "".join(c if c.isprintable() else "?" for c in shown)
+    safe_url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    printable = "".join(c if c.isprintable() else "?" for c in safe_url)
     return printable if len(printable) <= 200 else printable[:199] + "…"
 
 
@@ -179,16 +179,16 @@ def open_socket(target: Target, deadline: Deadline, public_only: bool) -> socket
         ImageError: `public_only`, and no address of `target` is public.
         OSError: the name is not found, no address answers, or the time is over.
     """
-    refusal = fetch_error(
-        target.shown, f"{target.host} is not a public address, and only those may be fetched here. {INSTEAD}"
+    not_public_error = fetch_error(
+        target.safe_url, f"{target.host} is not a public address, and only those may be fetched here. {DOWNLOAD_ADVICE}"
     )
-    if public_only and _is_odd_number(target.host):
-        raise refusal
+    if public_only and _is_nonstandard_ipv4(target.host):
+        raise not_public_error
     addresses = _resolve(target, deadline)
     if public_only:
         addresses = [address for address in addresses if is_public_address(address[4][0])]
     if not addresses:
-        raise refusal
+        raise not_public_error
     return _connect_first(addresses, deadline)
 
 
@@ -198,7 +198,7 @@ def _connect_first(addresses: list[_Address], deadline: Deadline) -> socket.sock
     for tries_left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(deadline.left() / tries_left)  # one silent address must not eat the others' time
+            sock.settimeout(deadline.remaining() / tries_left)  # one silent address must not eat the others' time
             sock.connect(address)
             return sock
         except OSError as error:
@@ -211,15 +211,15 @@ def _resolve(target: Target, deadline: Deadline) -> list[_Address]:
     """Look the host up, in a thread because the resolver has no time limit of its own."""
     answers: queue.SimpleQueue[list[_Address] | Exception] = queue.SimpleQueue()
 
-    def look_up() -> None:
+    def resolve() -> None:
         try:
             answers.put(list(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)))
         except Exception as error:  # handed over, to be raised where somebody waits
             answers.put(error)
 
-    threading.Thread(target=look_up, daemon=True).start()
+    threading.Thread(target=resolve, daemon=True).start()
     try:
-        answer = answers.get(timeout=deadline.left())
+        answer = answers.get(timeout=deadline.remaining())
     except queue.Empty:
         raise TimeoutError("the name was not resolved in time") from None
     if isinstance(answer, UnicodeError):
@@ -240,7 +240,7 @@ def is_public_address(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
-def _is_odd_number(host: str) -> bool:
+def _is_nonstandard_ipv4(host: str) -> bool:
     """Tell whether `host` is an IPv4 address in disguise: decimal, octal, hexadecimal or abbreviated."""
     if not re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2].lower()):
         return False
@@ -292,14 +292,14 @@ def fetch_bytes(
         try:
             answer = _get(target, deadline, max_bytes, public_only)
         except (OSError, http.client.HTTPException) as error:
-            raise fetch_error(target.shown, _explain(error, target.host, timeout)) from error
+            raise fetch_error(target.safe_url, _describe_error(error, target.host, timeout)) from error
         if isinstance(answer, bytes):
             return answer
         url = join_url(url, answer)
-    raise fetch_error(display_url(url), f"it was redirected more than {max_redirects} times. {INSTEAD}")
+    raise fetch_error(display_url(url), f"it was redirected more than {max_redirects} times. {DOWNLOAD_ADVICE}")
 
 
-class _TimedStream(io.RawIOBase):
+class _DeadlineStream(io.RawIOBase):
     """A connected socket of which each read waits only as long as the deadline allows.
 
     A socket's own timeout starts anew with each byte, so a server that drips could hold us for ever.
@@ -314,7 +314,7 @@ class _TimedStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._deadline.left())
+        self._sock.settimeout(self._deadline.remaining())
         return self._sock.recv_into(buffer)
 
     def readall(self) -> bytes:
@@ -322,11 +322,11 @@ class _TimedStream(io.RawIOBase):
         raise http.client.HTTPException("a chunk without a valid size")
 
     def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._deadline.left())
+        self._sock.settimeout(self._deadline.remaining())
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:  # all that HTTPResponse asks of a socket
-        return io.BufferedReader(_TimedStream(self._sock, self._deadline))
+        return io.BufferedReader(_DeadlineStream(self._sock, self._deadline))
 
 
 def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) -> bytes | str:
@@ -343,22 +343,23 @@ def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) 
         plain_proxy = proxy is not None and target.scheme == "http"
         if proxy is not None and plain_proxy:
             headers |= _authorization("Proxy-Authorization", proxy)
-        where = f"http://{target.authority}{target.path}" if plain_proxy else target.path
-        with _ask(_TimedStream(sock, deadline), "GET", where, target.authority, headers) as response:
+        request_target = f"http://{target.authority}{target.path}" if plain_proxy else target.path
+        stream = _DeadlineStream(sock, deadline)
+        with _send_request(stream, "GET", request_target, target.authority, headers) as response:
             if response.status in _REDIRECTS and (location := response.getheader("Location")):
                 return location
             if response.status != 200:
-                raise fetch_error(target.shown, _explain_status(response.status, target.host))
+                raise fetch_error(target.safe_url, _describe_status(response.status, target.host))
             return _read_body(response, target, max_bytes)
 
 
-def _ask(
-    stream: _TimedStream, method: str, where: str, authority: str, headers: Mapping[str, str]
+def _send_request(
+    stream: _DeadlineStream, method: str, request_target: str, authority: str, headers: Mapping[str, str]
 ) -> http.client.HTTPResponse:
     """Send one request and return its response, headers read and body unread."""
     connection = http.client.HTTPConnection(authority)
     connection.sock = cast(socket.socket, stream)  # so that it neither looks a name up nor connects by itself
-    connection.putrequest(method, where, skip_host=True, skip_accept_encoding=True)
+    connection.putrequest(method, request_target, skip_host=True, skip_accept_encoding=True)
     for name, value in {"Host": authority, **headers}.items():
         connection.putheader(name, value)
     connection.endheaders()
@@ -376,7 +377,7 @@ def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: in
     if response.length is not None and response.length > max_bytes:
         raise _too_large(target, max_bytes)
     body = bytearray()
-    while chunk := _read_some(response):
+    while chunk := _read_chunk(response):
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(target, max_bytes)
@@ -391,7 +392,7 @@ def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: in
     return data
 
 
-def _read_some(response: http.client.HTTPResponse) -> bytes:
+def _read_chunk(response: http.client.HTTPResponse) -> bytes:
     """Return the next bytes of the body, b"" at its end."""
     try:
         return response.read(65536)
@@ -403,18 +404,18 @@ def _read_some(response: http.client.HTTPResponse) -> bytes:
 
 
 def _too_large(target: Target, max_bytes: int) -> ImageError:
-    return fetch_error(target.shown, f"it has more than {max_bytes:,} bytes. Choose a smaller version of it.")
+    return fetch_error(target.safe_url, f"it has more than {max_bytes:,} bytes. Choose a smaller version of it.")
 
 
 def _decompress(body: bytes, encoding: str, target: Target, max_bytes: int) -> bytes:
     """Undo a compression that we did not ask for, up to one byte more than `max_bytes`."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise fetch_error(target.shown, f"the server compressed it in a way that is not known. {INSTEAD}")
+        raise fetch_error(target.safe_url, f"the server compressed it in a way that is not known. {DOWNLOAD_ADVICE}")
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
     try:
         data = inflater.decompress(body, max_bytes + 1)
     except zlib.error as error:
-        raise fetch_error(target.shown, f"the server's compressed answer is damaged. {INSTEAD}") from error
+        raise fetch_error(target.safe_url, f"the server's compressed answer is damaged. {DOWNLOAD_ADVICE}") from error
     if not inflater.eof and len(data) <= max_bytes:
         raise http.client.IncompleteRead(b"")
     return data
@@ -428,28 +429,29 @@ def _find_proxy(target: Target) -> Target | None:
     try:
         proxy = parse_url(setting if "://" in setting else f"http://{setting}")
     except ImageError as error:
-        raise fetch_error(target.shown, f"the proxy setting is not usable. {_PROXY_ADVICE}") from error
+        raise fetch_error(target.safe_url, f"the proxy setting is not usable. {_PROXY_ADVICE}") from error
     if proxy.scheme != "http":
-        raise fetch_error(target.shown, f"a proxy that is reached by {proxy.scheme} is not supported. {_PROXY_ADVICE}")
+        reason = f"{proxy.scheme} proxies are not supported."
+        raise fetch_error(target.safe_url, f"{reason} {_PROXY_ADVICE}")
     return proxy
 
 
 def _connect(target: Target, proxy: Target | None, deadline: Deadline, public_only: bool) -> socket.socket:
     """Return a socket to the server, directly or through `proxy`, with TLS on it for https."""
-    sock = open_socket(target, deadline, public_only) if proxy is None else _reach_proxy(proxy, deadline)
+    sock = open_socket(target, deadline, public_only) if proxy is None else _connect_to_proxy(proxy, deadline)
     if target.scheme == "http":
         return sock
     try:
         if proxy is not None:
-            _open_tunnel(_TimedStream(sock, deadline), target, proxy)
-        sock.settimeout(deadline.left())
+            _open_tunnel(_DeadlineStream(sock, deadline), target, proxy)
+        sock.settimeout(deadline.remaining())
         return ssl.create_default_context().wrap_socket(sock, server_hostname=target.host)
     except BaseException:
         sock.close()
         raise
 
 
-def _reach_proxy(proxy: Target, deadline: Deadline) -> socket.socket:
+def _connect_to_proxy(proxy: Target, deadline: Deadline) -> socket.socket:
     try:
         return open_socket(proxy, deadline, public_only=False)
     except OSError as error:
@@ -457,41 +459,42 @@ def _reach_proxy(proxy: Target, deadline: Deadline) -> socket.socket:
         raise ImageError(f"The picture could not be fetched: {reason} {_PROXY_ADVICE}") from error
 
 
-def _open_tunnel(stream: _TimedStream, target: Target, proxy: Target) -> None:
+def _open_tunnel(stream: _DeadlineStream, target: Target, proxy: Target) -> None:
     host = f"[{target.host}]" if ":" in target.host else target.host
-    where = f"{host}:{target.port}"
-    with _ask(stream, "CONNECT", where, where, _authorization("Proxy-Authorization", proxy)) as response:
+    request_target = f"{host}:{target.port}"
+    headers = _authorization("Proxy-Authorization", proxy)
+    with _send_request(stream, "CONNECT", request_target, request_target, headers) as response:
         if response.status != 200:
             reason = f"the proxy {proxy.host} refused the connection (status {response.status})."
-            raise fetch_error(target.shown, f"{reason} {_PROXY_ADVICE}")
+            raise fetch_error(target.safe_url, f"{reason} {_PROXY_ADVICE}")
 
 
-def _explain(error: Exception, host: str, timeout: float) -> str:
+def _describe_error(error: Exception, host: str, timeout: float) -> str:
     """Say in plain words why asking `host` failed, and what to do."""
     if isinstance(error, TimeoutError):
-        return f"{host} did not send it within {timeout:g} seconds. Try again later. {INSTEAD}"
+        return f"{host} did not send it within {timeout:g} seconds. Try again later. {DOWNLOAD_ADVICE}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {host} could not be verified. Check this machine's clock and certificates, "
             "or download the picture yourself and give the file."
         )
     if isinstance(error, ssl.SSLError):
-        return f"no secure connection to {host} was possible. {INSTEAD}"
+        return f"no secure connection to {host} was possible. {DOWNLOAD_ADVICE}"
     if isinstance(error, socket.gaierror):
         return f"the host {host} was not found. Check the spelling and the network connection."
     if isinstance(error, ConnectionRefusedError):
-        return f"{host} refused the connection. {INSTEAD}"
+        return f"{host} refused the connection. {DOWNLOAD_ADVICE}"
     if isinstance(error, (http.client.HTTPException, ConnectionResetError)):
-        return f"{host} broke off or sent no valid answer. Try again. {INSTEAD}"
+        return f"{host} broke off or sent no valid answer. Try again. {DOWNLOAD_ADVICE}"
     return f"{host} could not be reached. Check the address and the network connection."
 
 
-def _explain_status(status: int, host: str) -> str:
+def _describe_status(status: int, host: str) -> str:
     """Say in plain words what an HTTP status other than 200 means for the picture, and what to do."""
     if status in (404, 410):
-        return f"{host} has no such picture (status {status}). {INSTEAD}"
+        return f"{host} has no such picture (status {status}). {DOWNLOAD_ADVICE}"
     if status in (401, 403, 407):
         return f"{host} does not let us have it (status {status}). Download it yourself and give the file."
     if status == 429 or status >= 500:
         return f"{host} is overloaded or out of order (status {status}). Try again later."
-    return f"{host} answered with status {status} and no picture. {INSTEAD}"
+    return f"{host} answered with status {status} and no picture. {DOWNLOAD_ADVICE}"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from finetune.check import main
-from model.command_line import FAILED, MISUSED
+from model.command_line import FAILURE, USAGE_ERROR
 from tests.helpers.picture_files import encode
 
 GOOD = {"prompt": "图里有什么？", "label": "一只球。"}
@@ -43,7 +43,7 @@ def test_a_good_file_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[st
 
 def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = {"img": "half.png", **GOOD}
-    assert check(folder, [half, 5, {"img": "a.png", **GOOD}, half, {**GOOD, "label": ""}]) == FAILED
+    assert check(folder, [half, 5, {"img": "a.png", **GOOD}, half, {**GOOD, "label": ""}]) == FAILURE
     shown = capsys.readouterr().out
     assert "5 rows, 1 can be used" in shown
     named = [line.split(":")[0] for line in shown.splitlines() if line.startswith("  Row")]
@@ -52,7 +52,7 @@ def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: p
 
 
 def test_a_file_of_bad_rows_alone_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(folder, [5] * 30) == FAILED
+    assert check(folder, [5] * 30) == FAILURE
     shown = capsys.readouterr().out
     assert "30 rows, 0 can be used" in shown
     assert "... and 10 more" in shown
@@ -66,8 +66,8 @@ def test_rows_that_are_too_long_are_counted(folder: Path, capsys: pytest.Capture
 
 
 def test_what_cannot_be_checked_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(folder / "none.json")]) == FAILED
-    assert check(folder, [GOOD], "--max-length", "5") == MISUSED
+    assert main(["check", str(folder / "none.json")]) == FAILURE
+    assert check(folder, [GOOD], "--max-length", "5") == USAGE_ERROR
     errors = capsys.readouterr().err
     assert "none.json cannot be read" in errors
     assert "max_length=5 leaves no room" in errors

@@ -15,7 +15,7 @@ from finetune.evaluation import answer_all, as_shown, ask_all, greedy_config, qu
 from finetune.rows import read_rows
 from model import Conversation, SatChatModel, VisualGLMError, load_sat
 from model.checkpoint import open_checkpoint, save_sat
-from model.command_line import FAILED, MISUSED
+from model.command_line import FAILURE, USAGE_ERROR
 from model.images.preprocess import load_image
 from tests.tiny.test_failure_page import Reader
 from tiny.fewshot import write_folder
@@ -132,11 +132,11 @@ def test_bad_data_is_named_or_left_out(data: Path, capsys: pytest.CaptureFixture
     path = data.with_name("bad.json")
     path.write_text(json.dumps(rows), encoding="utf-8")
     flags = ["visualglm-tiny", "visualglm-tiny", "--data", str(path), "--device", "cpu"]
-    assert main(flags) == FAILED
+    assert main(flags) == FAILURE
     errors = capsys.readouterr().err
     assert "2 of the 5 rows" in errors
     assert "half.jpg" in errors
     assert main([*flags, "--on-bad-row", "skip"]) == 0
     assert "1 of 3" in capsys.readouterr().out
-    assert main([*flags, "--html", str(data.parent / "none" / "page.html")]) == MISUSED
+    assert main([*flags, "--html", str(data.parent / "none" / "page.html")]) == USAGE_ERROR
     assert "Make it, or choose another --html" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from finetune.formats import Row
 from finetune.preparation import describe_data
 from finetune.rows import read_rows
 from model import Turn, load_tokenizer
-from model.command_line import FAILED
+from model.command_line import FAILURE
 from tests.helpers.picture_files import encode
 
 QUESTION, ANSWER, SYSTEM = "图片里有什么？", "一辆紫色的小汽车。", "你是放射科医生。"
@@ -260,7 +260,7 @@ def test_keys_that_are_not_read_are_counted_by_check_and_training(
     ]
     path = folder / "data.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
-    assert main(["check", str(path)]) == FAILED
+    assert main(["check", str(path)]) == FAILURE
     dataset = ChatDataset(
         path, load_tokenizer("visualglm-tiny"), image_length=4, image_size=8, max_length=512, on_bad_row="skip"
     )

@@ -10,7 +10,7 @@ import pytest
 from model import CHINESE, ENGLISH, Language, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert
-from model.description import MAX_LENGTH, Description, read_knowledge
+from model.description import MAX_LENGTH, Description, read_description
 from model.loading import describe_model
 from tests.helpers.checkpoints import TINY
 from tests.visualglm.terminal.test_cli_demo import ScriptedModel, talk
@@ -48,11 +48,11 @@ def test_a_model_that_does_not_say_is_named_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [None, "text", ["en"], {"en": 5}, {"en": None}])
 def test_another_form_says_nothing(given: object) -> None:
-    assert read_knowledge({"description": given}) == {}
+    assert read_description({"description": given}) == {}
 
 
 def test_a_text_is_one_line_of_bounded_length() -> None:
-    assert read_knowledge({"description": {"en": "a\n b " + "c" * 10_000}}) == {"en": "a b " + "c" * (MAX_LENGTH - 4)}
+    assert read_description({"description": {"en": "a\n b " + "c" * 10_000}}) == {"en": "a b " + "c" * (MAX_LENGTH - 4)}
 
 
 def test_the_terminal_shows_it_below_the_welcome(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ MAY_IMPORT = {
 ORDER = (
     *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "chat_model", "finetuned", "visualglm", "blip2"),
     *("sat", "checkpoint", "hf", "images", "engine", "quantization", "kernels"),
-    *("command_line", "tensors", "description", "prompt", "environment", "file_writing", "shortage", "errors"),
+    *("command_line", "tensors", "description", "prompt", "environment", "file_writing"),
+    *("resource_errors", "errors"),
     *("aliases", "former_names"),
 )
 

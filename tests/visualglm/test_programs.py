@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from model import CheckpointError, SettingError
-from model.command_line import DONE, FAILED, INTERRUPTED, MISUSED, ArgumentParser, run_program
+from model.command_line import FAILURE, INTERRUPTED, SUCCESS, USAGE_ERROR, ArgumentParser, run_program
 from tests.helpers.cli_program import ROOT, environment
 from visualglm.cli import COMMANDS
 
@@ -30,11 +30,11 @@ def raising(error: BaseException) -> Callable[[], NoReturn]:
 @pytest.mark.parametrize(
     ("main", "code", "shown"),
     [
-        (lambda: None, DONE, ""),
+        (lambda: None, SUCCESS, ""),
         (lambda: 1, 1, ""),
         (lambda: 143, 143, ""),
-        (raising(CheckpointError("It is gone.")), FAILED, "error: It is gone.\n"),
-        (raising(SettingError("It is senseless.")), MISUSED, "error: It is senseless.\n"),
+        (raising(CheckpointError("It is gone.")), FAILURE, "error: It is gone.\n"),
+        (raising(SettingError("It is senseless.")), USAGE_ERROR, "error: It is senseless.\n"),
         (raising(KeyboardInterrupt()), INTERRUPTED, ""),
     ],
 )
@@ -56,7 +56,7 @@ def test_an_interrupted_program_says_what_is_left(capsys: pytest.CaptureFixture[
 def test_the_parser_reports_errors_in_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         ArgumentParser(prog="program").parse_args(["--no-such-flag"])
-    assert ended.value.code == MISUSED
+    assert ended.value.code == USAGE_ERROR
     assert "\nerror: " in capsys.readouterr().err
 
 
@@ -70,7 +70,7 @@ def test_streams_take_any_text(monkeypatch: pytest.MonkeyPatch) -> None:
         print("猫 cat")
         raise CheckpointError("狗 dog")
 
-    assert run_program(main) == FAILED
+    assert run_program(main) == FAILURE
     assert (out.buffer.getvalue(), err.buffer.getvalue()) == (b"? cat\n", b"error: ? dog\n")
 
 
@@ -143,7 +143,7 @@ def test_names_are_written_to_any_output(program: str, tmp_path: Path) -> None:
     }
     done = run(*commands[program], PYTHONIOENCODING="ascii:strict")
     assert "Traceback" not in done.stderr
-    assert done.returncode == (DONE if program == "convert" else FAILED), done.stderr
+    assert done.returncode == (SUCCESS if program == "convert" else FAILURE), done.stderr
     assert ("\nerror: " in f"\n{done.stderr}") is (program != "convert")
 
 
@@ -162,7 +162,7 @@ def test_a_model_that_is_not_there_is_the_same_error_everywhere(command: list[st
         (tmp_path / "fewshot.json").write_text('[{"prompt": "a", "label": "b"}]')
         command = [*command[:-1], str(tmp_path / "fewshot.json")]
     done = run(*command, "--from_pretrained", str(tmp_path / "none"), HF_HUB_OFFLINE="1")
-    assert (done.returncode, "Traceback" in done.stderr) == (FAILED, False), done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == (FAILURE, False), done.stderr
     assert "error: There is no model called" in done.stderr
 
 

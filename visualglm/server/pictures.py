@@ -8,7 +8,7 @@ from functools import partial
 from PIL import Image
 
 from model import ImageError
-from model.images.decode_process import Decoding, ImageDecoder
+from model.images.decode_process import DecodeTask, ImageDecoder
 from model.images.preprocess import fetch_image
 from model.images.url_fetch import display_url
 
@@ -46,7 +46,7 @@ class PictureReader:
         self.allow_urls = settings.allow_image_urls
         self.limits = settings.image_limits
         self.decoder = ImageDecoder(self.limits, seconds=settings.decode_timeout)
-        self.active: set[Decoding] = set()
+        self.active: set[DecodeTask] = set()
         # A thread waits for its child process, or for the pictures before it, and costs little.
         self.threads = ThreadPoolExecutor(settings.most_answers, "picture")
         self.downloads = ThreadPoolExecutor(MOST_DOWNLOADS, "download")
@@ -67,16 +67,16 @@ class PictureReader:
             raise ImageError(f"{reason} Send the picture itself, as base64 text or a data URL.")
         data = text.encode("ascii", "replace")
         del text
-        return await self._decode(Decoding(self.decoder, data, size, is_text=True, name="The picture data"))
+        return await self._decode(DecodeTask(self.decoder, data, size, is_text=True, name="The picture data"))
 
-    async def _download(self, url: str, size: int) -> Decoding:
+    async def _download(self, url: str, size: int) -> DecodeTask:
         if not self.allow_urls:
             raise ImageError("Pictures are not read from addresses here. Send the picture itself as a data URL.")
         download = partial(fetch_image, url, self.limits)
         data = await asyncio.get_running_loop().run_in_executor(self.downloads, download)
-        return Decoding(self.decoder, data, size, name=f"The picture {display_url(url)}")
+        return DecodeTask(self.decoder, data, size, name=f"The picture {display_url(url)}")
 
-    async def _decode(self, decoding: Decoding) -> Image.Image:
+    async def _decode(self, decoding: DecodeTask) -> Image.Image:
         self.active.add(decoding)
         try:
             return (await asyncio.get_running_loop().run_in_executor(self.threads, decoding.run)).image

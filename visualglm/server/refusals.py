@@ -16,7 +16,7 @@ from model import (
     SettingError,
     VisualGLMError,
 )
-from model.shortage import find_shortage
+from model.resource_errors import find_resource_error
 
 TYPES = {
     401: "authentication_error",
@@ -73,7 +73,7 @@ def to_refusal(error: Exception, retry_after: int = 1) -> Refusal | None:
     for kind, code in CODES.items():
         if isinstance(error, kind):
             return Refusal(400, str(error), code=code)
-    if find_shortage(error) and not isinstance(error, GenerationError):
+    if find_resource_error(error) and not isinstance(error, GenerationError):
         message = "The server has too little memory, or too many open files, at the moment. Try again a little later."
         return Refusal(503, message, code=OVERLOADED, headers={"Retry-After": str(retry_after)})
     if isinstance(error, VisualGLMError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
-from model.chat import dropped_notice
+from model.chat import dropped_turns_notice
 from model.command_line import print_text
 from model.images.preprocess import load_image, resize_image
 from model.prompt import question_language
@@ -172,4 +172,4 @@ class Terminal:
                 continue
             if piece.usage.dropped_turns:
                 self.told_of_dropped_turns = True
-                print_text(f"\n{dropped_notice(piece.usage.dropped_turns)}", end="")
+                print_text(f"\n{dropped_turns_notice(piece.usage.dropped_turns)}", end="")

@@ -11,12 +11,12 @@ from PIL import Image, ImageFile
 from model.errors import ImageError
 from model.images.decode import (
     DEFAULT_LIMITS,
-    MAX_PIECES,
     MAX_SCANS,
+    MAX_SEGMENTS,
     MAX_TIFF_VALUES,
     SERVED_FORMATS,
     ImageLimits,
-    find_excess,
+    find_exceeded_limit,
     iter_tiff_counts,
     strip_metadata,
 )
@@ -41,7 +41,7 @@ COSTLY = {
     "scans": many_scans(MAX_SCANS + 1),
     "scans x pixels": many_scans(30, side=1024),
     "strips": many_strips(MAX_TIFF_VALUES + 1),
-    "chunks": with_chunks(plain_png(), png_chunk(b"tEXt", b"a\0b") * MAX_PIECES),
+    "chunks": with_chunks(plain_png(), png_chunk(b"tEXt", b"a\0b") * MAX_SEGMENTS),
     "GIF blocks": with_gif_comment(b"\1a" * 10_000),
     "GIF filling": with_gif_comment(b"")[:13] + bytes(20_000),
     "TIFF entries": tiff_of_entries(5000),
@@ -90,7 +90,7 @@ def test_costly_images_are_refused_before_they_are_decoded(data, monkeypatch):
     ],
 )
 def test_images_that_are_not_costly_are_read(data):
-    assert find_excess(data, LIMITS.max_pixels) is None
+    assert find_exceeded_limit(data, LIMITS.max_pixels) is None
     assert load_image(data, limits=LIMITS).mode == "RGB"
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from model.errors import ImageError
 from model.images.decode import SERVED_FORMATS, ImageLimits
-from model.images.decode_process import SMALL_PIXELS, Decoding, ImageDecoder, PixelBudget
+from model.images.decode_process import SMALL_PIXELS, DecodeTask, ImageDecoder, PixelBudget
 from model.images.preprocess import load_image, preprocess
 from tests.goldens.golden_weights import picture
 from tests.helpers.costly_images import many_scans, plain_png, slow_to_decode
@@ -60,7 +60,7 @@ def test_the_model_sees_the_same_pixels(decoder, data):
 
 
 def test_base64_text_is_read_in_the_child(decoder):
-    decoded = Decoding(decoder, SCENE_URL.encode(), 32, is_text=True).run()
+    decoded = DecodeTask(decoder, SCENE_URL.encode(), 32, is_text=True).run()
     assert decoded.image.tobytes() == decoder.decode(SCENE.read_bytes(), 32).image.tobytes()
     assert decoded.preview is None
 
@@ -112,7 +112,7 @@ def test_a_file_that_takes_too_long_ends_its_process_and_no_other_decoding():
 
 
 def test_cancelling_ends_the_process_at_once(decoder):
-    decoding = Decoding(decoder, slow_to_decode(), 32)
+    decoding = DecodeTask(decoder, slow_to_decode(), 32)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(decoding.run)
         wait_until(lambda: decoder.large.used)
@@ -126,8 +126,8 @@ def test_cancelling_ends_the_process_at_once(decoder):
 
 
 def test_a_decoding_that_waits_can_be_cancelled(decoder):
-    decoding = Decoding(decoder, slow_to_decode(), 32)
-    with decoder.large.share(LIMITS.max_pixels, lambda: False), ThreadPoolExecutor(1) as pool:
+    decoding = DecodeTask(decoder, slow_to_decode(), 32)
+    with decoder.large.reserve(LIMITS.max_pixels, lambda: False), ThreadPoolExecutor(1) as pool:
         future = pool.submit(decoding.run)
         wait_until(lambda: decoder.large.waiting)
         decoding.cancel()
@@ -137,7 +137,7 @@ def test_a_decoding_that_waits_can_be_cancelled(decoder):
 
 
 def test_small_images_do_not_wait_for_large_ones(decoder):
-    with decoder.large.share(LIMITS.max_pixels, lambda: False):
+    with decoder.large.reserve(LIMITS.max_pixels, lambda: False):
         assert decoder.decode(plain_png(), 32).image.size == (32, 32)
 
 
@@ -150,7 +150,7 @@ def test_a_process_that_was_killed_is_replaced(decoder):
 
 
 def test_a_bug_in_a_child_is_not_a_damaged_image(decoder):
-    decoding = Decoding(decoder, plain_png(), 32)
+    decoding = DecodeTask(decoder, plain_png(), 32)
     decoding.request["size"] = "large"
     with pytest.raises(RuntimeError, match="TypeError"):
         decoding.run()
@@ -183,14 +183,14 @@ def test_a_decoder_that_is_forgotten_leaves_no_process():
 
 
 def test_a_budget_admits_in_order_and_a_large_image_alone():
-    budget = PixelBudget(100, most=2)
+    budget = PixelBudget(100, max_images=2)
     order: list[int] = []
     threads = []
-    with budget.share(60, lambda: False):
+    with budget.reserve(60, lambda: False):
         for number, pixels in enumerate((1000, 30)):
 
             def enter(number: int = number, pixels: int = pixels) -> None:
-                with budget.share(pixels, lambda: False):
+                with budget.reserve(pixels, lambda: False):
                     order.append(number)
 
             threads.append(threading.Thread(target=enter))

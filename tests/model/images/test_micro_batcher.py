@@ -39,11 +39,11 @@ def asked_while_busy(
 ) -> Iterator[list[Future[list[int]]]]:
     """Have a thread for each list of items wait, in their order, while another is in the function; then let it go."""
     with ThreadPoolExecutor(1 + len(questions)) as threads:
-        first = threads.submit(shared.results, [0])
+        first = threads.submit(shared.map, [0])
         assert doubling.is_in.wait(PATIENCE)
         asked, expected = [], 1
         for items in questions:
-            asked.append(threads.submit(shared.results, items))
+            asked.append(threads.submit(shared.map, items))
             expected += len(items)
             while len(shared._queue) < expected:
                 pass
@@ -62,7 +62,7 @@ def test_what_waits_is_taken_together() -> None:
 
 def test_one_thread_has_more_than_a_call_takes() -> None:
     doubling = Doubling()
-    assert MicroBatcher(doubling, 2).results([1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
+    assert MicroBatcher(doubling, 2).map([1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
     assert doubling.calls == [[1, 2], [3, 4], [5]]
 
 
@@ -74,7 +74,7 @@ def test_a_failure_is_that_of_its_item_alone() -> None:
         with pytest.raises(ValueError, match="13"):
             asked[1].result(PATIENCE)
         assert asked[2].result(PATIENCE) == [4]
-    assert shared.results([5]) == [10]
+    assert shared.map([5]) == [10]
 
 
 def test_an_interrupt_takes_nothing_from_others() -> None:
@@ -88,6 +88,6 @@ def test_an_interrupt_takes_nothing_from_others() -> None:
 
     shared = MicroBatcher(double, 4)
     with pytest.raises(KeyboardInterrupt):
-        shared.results([7, 8])
-    assert shared.results([9]) == [18]
+        shared.map([7, 8])
+    assert shared.map([9]) == [18]
     assert doubling.calls == [[7, 8, 9]]

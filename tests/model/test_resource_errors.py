@@ -24,7 +24,13 @@ from model import (
 )
 from model.engine.batch import memory_explained
 from model.images.decode import DEFAULT_LIMITS, _pillow_errors
-from model.shortage import FILES, MEMORY, THREADS, find_shortage, shortage_explained
+from model.resource_errors import (
+    OUT_OF_FILES,
+    OUT_OF_MEMORY,
+    OUT_OF_THREADS,
+    find_resource_error,
+    translate_resource_errors,
+)
 from tests.helpers.served import SteppedModel, completion, serving
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +71,7 @@ def test_a_program_that_lacks_something_ends_with_one_line_of_words(module: str,
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     # What is asked for first differs: a thread that is refused the memory of its stack cannot be started.
-    words = (MEMORY, THREADS) if kind == "memory" else (FILES,)
+    words = (OUT_OF_MEMORY, OUT_OF_THREADS) if kind == "memory" else (OUT_OF_FILES,)
     assert done.stderr.splitlines()[-1] in [f"error: {each}" for each in words]
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
@@ -110,21 +116,21 @@ def caused_by(cause: Exception, error: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (MemoryError(), MEMORY),
-        (failure_of_torch(), MEMORY),
-        (torch.OutOfMemoryError("CUDA out of memory."), MEMORY),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
-        (OSError(errno.EMFILE, "Too many open files"), FILES),
-        (OSError(errno.ENFILE, "Too many open files in system"), FILES),
-        (Exception("I/O error: Too many open files (os error 24)"), FILES),
-        (RuntimeError("can't start new thread"), THREADS),
-        (caused_by(OSError(errno.EMFILE, "x"), VisualGLMError("It cannot be read.")), FILES),
-        (caused_by(MemoryError(), ImageError("It is damaged.")), MEMORY),
+        (MemoryError(), OUT_OF_MEMORY),
+        (failure_of_torch(), OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory."), OUT_OF_MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), OUT_OF_MEMORY),
+        (OSError(errno.EMFILE, "Too many open files"), OUT_OF_FILES),
+        (OSError(errno.ENFILE, "Too many open files in system"), OUT_OF_FILES),
+        (Exception("I/O error: Too many open files (os error 24)"), OUT_OF_FILES),
+        (RuntimeError("can't start new thread"), OUT_OF_THREADS),
+        (caused_by(OSError(errno.EMFILE, "x"), VisualGLMError("It cannot be read.")), OUT_OF_FILES),
+        (caused_by(MemoryError(), ImageError("It is damaged.")), OUT_OF_MEMORY),
     ],
 )
 def test_a_shortage_is_recognized_in_what_libraries_raise(error: Exception, reason: str) -> None:
-    assert str(find_shortage(error)) == reason
-    with pytest.raises(ResourceError) as caught, shortage_explained():
+    assert str(find_resource_error(error)) == reason
+    with pytest.raises(ResourceError) as caught, translate_resource_errors():
         raise error
     assert str(caught.value) == reason
 
@@ -133,9 +139,9 @@ def test_a_shortage_is_recognized_in_what_libraries_raise(error: Exception, reas
     "error", [ValueError("memory"), OSError(errno.ENOENT, "no file"), RuntimeError("shape"), KeyError("a")]
 )
 def test_any_other_error_stays_what_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, shortage_explained():
+    with pytest.raises(type(error)) as caught, translate_resource_errors():
         raise error
-    assert caught.value is error and find_shortage(error) is None
+    assert caught.value is error and find_resource_error(error) is None
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "x"), ResourceError("There is too little.")])
