@@ -52,7 +52,7 @@ def ask(tiny: SatChatModel, query: str, image_path: Any = str(SCENE), **argument
     return chat(image_path, tiny.network, tiny.tokenizer, query, **{"temperature": 0, **arguments})
 
 
-def test_returns_answer_history_and_picture(tiny: SatChatModel) -> None:
+def test_returns_answer_history_and_image(tiny: SatChatModel) -> None:
     answer, history, image = ask(tiny, "描述这张图片。")
     assert answer == DESCRIPTION
     assert history == [("描述这张图片。", DESCRIPTION)]
@@ -136,7 +136,7 @@ def test_pieces_end_with_a_reason_and_the_token_counts(tiny: SatChatModel) -> No
     assert short.usage.answer_tokens == 3
 
 
-def test_a_picture_is_encoded_once(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_encoded_once(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = tiny.network.encode_image
     monkeypatch.setattr(tiny.network, "encode_image", lambda pixels: calls.append(1) or original(pixels))
@@ -231,7 +231,7 @@ def test_too_long_a_question(tiny: SatChatModel) -> None:
         ask(tiny, "很长的问题" * 1000)
 
 
-def test_path_and_picture_together_are_refused(tiny: SatChatModel) -> None:
+def test_path_and_image_together_are_refused(tiny: SatChatModel) -> None:
     with pytest.raises(ImageError, match="not both"):
         ask(tiny, "?", image=Image.new("RGB", (4, 4)))
 

@@ -33,9 +33,9 @@ QUESTIONS = (
 @pytest.fixture(scope="module")
 def asked() -> list[tuple[Conversation, str]]:
     """Questions with and without a history, of different length."""
-    rng, picture = random.Random(0), load_image(SCENE)
+    rng, image = random.Random(0), load_image(SCENE)
     turns = [Turn("图片里有几个物体？", "图片中一共有三个物体。")] * 9
-    return [(Conversation(picture, turns[: rng.randrange(10)], CHINESE), rng.choice(QUESTIONS)) for _ in range(40)]
+    return [(Conversation(image, turns[: rng.randrange(10)], CHINESE), rng.choice(QUESTIONS)) for _ in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_users_mixin_is_asked(golden_spec: Any, prompts: Any) -> None:  # noqa
     assert together(gpu, draw_requests(prompts, 6, seed=3), 4) == together(cpu, draw_requests(prompts, 6, seed=3), 4)
 
 
-def test_pictures_encoded_by_graphs(on_gpu: SatChatModel) -> None:
+def test_images_encoded_by_graphs(on_gpu: SatChatModel) -> None:
     pixels = list(torch.randn(21, 1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).unbind())
     embeddings = torch.cat(on_gpu.image_cache.encode(pixels))
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., A
     assert recorded() == kept
 
 
-def test_a_picture_reaches_the_gpu_without_torch_s_threads() -> None:
+def test_an_image_reaches_the_gpu_without_torch_s_threads() -> None:
     kept, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").image_cache, drawn(2)
     kept.embed(first)  # starts what CUDA and the graphs need
     before = torch.get_num_threads()

@@ -104,7 +104,7 @@ def test_a_sat_directory_answers_the_same(tmp_path: Path, twin: HfChatModel) -> 
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_weights_still_describe_the_picture(bits: int) -> None:
+def test_quantised_weights_still_describe_the_image(bits: int) -> None:
     model = load_hf("visualglm-tiny", device="cpu", quant=bits)
     assert text_of(ask(model, "图片里有几个物体？", GREEDY)) == "图片中一共有三个物体。"
 

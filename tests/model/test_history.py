@@ -155,7 +155,7 @@ class TestDoors:
 
 
 class TestBatch:
-    def test_one_text_is_asked_about_each_picture(self, tiny_model: SatChatModel) -> None:
+    def test_one_text_is_asked_about_each_image(self, tiny_model: SatChatModel) -> None:
         pictures = [SCENE, None, SCENE.replace("scene", "scene_2")]
         question, settings = "图片里有什么？", {"temperature": 0, "repetition_penalty": 1.0}
         answers = chat_batch(pictures, tiny_model.network, tiny_model.tokenizer, question, **settings)

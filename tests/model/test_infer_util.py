@@ -78,12 +78,12 @@ def test_settings_of_numpy_and_torch_are_python_s_on_every_way_to_chat() -> None
 
 
 @pytest.mark.parametrize("text", ["§§", "aGVsbG8=", None, 3])
-def test_what_is_no_picture_is_refused(text: object) -> None:
+def test_what_is_no_image_is_refused(text: object) -> None:
     with pytest.raises(ImageError):
         generate_input("q", text)  # type: ignore[arg-type]
 
 
-def test_an_encoded_picture_becomes_a_file_of_its_own() -> None:
+def test_an_encoded_image_becomes_a_file_of_its_own() -> None:
     encoded = base64.b64encode(SCENE.read_bytes())
     paths = [process_image(encoded), process_image(encoded.decode())]
     assert len(set(paths)) == 2
@@ -106,7 +106,7 @@ def test_a_temporary_directory_that_was_cleaned_is_created_again() -> None:
 
 
 @pytest.mark.parametrize("text", ["§§", "aGVsbG8=", "../examples/scene.png", None, 3])
-def test_no_file_is_written_for_what_is_no_picture(text: object) -> None:
+def test_no_file_is_written_for_what_is_no_image(text: object) -> None:
     folder = Path(process_image(base64.b64encode(SCENE.read_bytes()))).parent
     before = set(folder.iterdir())
     with pytest.raises(ImageError):

@@ -84,7 +84,7 @@ def test_an_allocation_that_fails_while_an_answer_is_written_is_a_generation_err
         torch.zeros(2).view(3)
 
 
-def test_a_picture_that_cannot_be_encoded_for_want_of_memory_is_explained(
+def test_an_image_that_cannot_be_encoded_for_want_of_memory_is_explained(
     golden_model: VisualGLMModel, tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(golden_model, "encode_image", lambda pixels: torch.empty(2**46))
@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_be_encoded_for_want_of_memory_is_explained(
         model.answer_batch([(conversation, "?")], DEMO)
 
 
-def test_a_picture_that_needs_too_much_memory_is_not_called_damaged() -> None:
+def test_an_image_that_needs_too_much_memory_is_not_called_damaged() -> None:
     with pytest.raises(ImageError, match="memory") as caught, _pillow_errors("The picture", DEFAULT_LIMITS):
         np.empty(2**46)
     assert "damaged" not in str(caught.value)

@@ -102,7 +102,7 @@ def test_what_the_cpu_can_do_is_done_as_asked(base: str) -> None:
     assert (brief.dtype, args.bf16) == (torch.bfloat16, True)
 
 
-def test_a_picture_prepared_by_hand_is_the_picture(base: str, tokenizer: Any) -> None:
+def test_an_image_prepared_by_hand_is_the_image(base: str, tokenizer: Any) -> None:
     model, _ = VisualGLMModel.from_pretrained(base, args=Namespace(**ON_CPU))
     pixels = BlipImageEvalProcessor(224)(load_image(SCENE))
     assert pixels.shape == (3, 224, 224)

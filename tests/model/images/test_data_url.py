@@ -72,7 +72,7 @@ def test_every_form_holds_the_same_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_is_the_same_picture_in_python(name: str) -> None:
+def test_every_form_is_the_same_image_in_python(name: str) -> None:
     expected = load_image(SCENE)
     assert decode_base64(FORMS[name]) == expected
     assert generate_input("q", FORMS[name])["input_image"] == expected
@@ -109,7 +109,7 @@ def test_the_native_route_reads_every_form(client: httpx.Client, name: str) -> N
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("as_text", [True, False], ids=["image_url is a text", "image_url is an object"])
 def test_chat_completions_read_every_form(client: httpx.Client, name: str, as_text: bool) -> None:
-    body = completion(DESCRIBE, picture=FORMS[name], max_tokens=9)
+    body = completion(DESCRIBE, image=FORMS[name], max_tokens=9)
     if as_text:
         body["messages"][0]["content"][0]["image_url"] = FORMS[name]
     response = client.post("/v1/chat/completions", json=body)

@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, in
     return calls
 
 
-def test_a_picture_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChatModel) -> None:
+def test_an_image_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChatModel) -> None:
     pictures = drawn(9)
     alone = [ImageEmbeddingCache(tiny_model.network).encode([pixels])[0] for pixels in pictures]
     for count in (2, 5, 9):
@@ -60,7 +60,7 @@ def test_the_embeddings_are_those_of_the_original(
     torch.testing.assert_close(rows, golden_model.encode_image(golden_pixels), rtol=1e-5, atol=1e-5)
 
 
-def test_several_pictures_are_computed_in_threads(tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_images_are_computed_in_threads(tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, tiny_model.network)
     pictures = drawn(7)
     ImageEmbeddingCache(tiny_model.network).encode([*pictures, *pictures])
@@ -93,7 +93,7 @@ def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
         assert torch.equal(answer, golden_model.encode_image(pixels))
 
 
-def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
+def test_threads_that_ask_for_the_same_image_at_once_compute_it_once(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch, golden_model)
@@ -104,9 +104,7 @@ def test_threads_that_ask_for_the_same_picture_at_once_compute_it_once(
     assert all(row is answers[number % 3] for number, row in enumerate(answers))
 
 
-def test_a_known_picture_does_not_wait_for_others(
-    golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_known_image_does_not_wait_for_others(golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, [pixels] = ImageEmbeddingCache(golden_model), drawn(1)
     known = kept.embed(pixels)
     # Whatever computes, on a GPU one call after another, is not even asked.
@@ -115,7 +113,7 @@ def test_a_known_picture_does_not_wait_for_others(
     assert kept.embed(pixels) is known
 
 
-def test_a_picture_that_failed_is_tried_again_by_whoever_waits_for_it(
+def test_an_image_that_failed_is_tried_again_by_whoever_waits_for_it(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, is_in, another_asks = golden_model.encode_image, threading.Event(), threading.Event()
@@ -188,7 +186,7 @@ def threads_started(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="threads are listed there")
-def test_a_picture_is_made_ready_without_torch_s_threads() -> None:
+def test_an_image_is_made_ready_without_torch_s_threads() -> None:
     image, pixels, before = Image.new("RGB", (500, 300), "red"), drawn(1)[0], torch.get_num_threads()
     torch.set_num_threads(4)
     try:

@@ -21,7 +21,7 @@ def redirect(location: str, status: int = 302) -> Callable[[Handler], None]:
     return lambda handler: handler.reply(status, b"moved", Location=location)
 
 
-def test_a_picture_is_fetched(server):
+def test_an_image_is_fetched(server):
     server.routes["/cat.png"] = Handler.reply
     assert fetch_bytes(f"{server.url}/cat.png#left") == BODY
     assert fetch_bytes(f"  {server.url.upper()}/cat.png ") == BODY

@@ -36,14 +36,14 @@ PNG = encode(picture(1, 64, 64), "PNG")
 JPEG = encode(picture(1, 64, 64), "JPEG")
 
 
-def golden_pictures() -> list[dict[str, int]]:
+def golden_images() -> list[dict[str, int]]:
     return json.loads((GOLDENS / "model.json").read_text(encoding="utf-8"))["pictures"]
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_pixels_equal_the_original_s(index):
     golden = np.load(GOLDENS / "pixels.npz")
-    pixels = preprocess(picture(**golden_pictures()[index]), 224)
+    pixels = preprocess(picture(**golden_images()[index]), 224)
     assert pixels.shape == (3, 224, 224) and pixels.dtype == torch.float32 and pixels.is_contiguous()
     np.testing.assert_allclose(pixels[:, ::8, ::8].numpy(), golden["pixels"][index], rtol=0, atol=1e-6)
     np.testing.assert_allclose(pixels.mean((1, 2)).numpy(), golden["mean"][index], rtol=0, atol=1e-5)
@@ -51,7 +51,7 @@ def test_pixels_equal_the_original_s(index):
 
 
 def test_the_processor_equals_preprocess_and_loading_from_bytes_changes_nothing():
-    image = picture(**golden_pictures()[0])
+    image = picture(**golden_images()[0])
     expected = preprocess(image, 56)
     assert torch.equal(BlipImageEvalProcessor(56)(image), expected)
     assert torch.equal(preprocess(load_image(encode(image, "PNG")), 56), expected)
@@ -85,7 +85,7 @@ def test_the_digest_knows_values_shape_and_dtype():
     assert len({image_digest(tensor) for tensor in [pixels, *other]}) == 5
 
 
-def test_bytes_paths_and_pictures_are_the_same(tmp_path):
+def test_bytes_paths_and_images_are_the_same(tmp_path):
     image = picture(3, 20, 30)
     data = encode(image, "PNG")
     path = tmp_path / "猫 one.png"
@@ -137,7 +137,7 @@ def test_urls_are_fetched_within_the_limits(monkeypatch):
     assert asked[0][1] == given
 
 
-def test_a_web_page_instead_of_a_picture_is_named_without_the_password(monkeypatch):
+def test_a_web_page_instead_of_an_image_is_named_without_the_password(monkeypatch):
     monkeypatch.setattr(model.images.preprocess, "fetch_bytes", lambda url, **_: b"\n<!DOCTYPE html><html>secret")
     with pytest.raises(ImageError, match=r"http://a\.example/cat .*web page") as error:
         load_image("http://me:pass@a.example/cat?key=1")
@@ -208,7 +208,7 @@ def test_a_pipe_does_not_keep_us_waiting(tmp_path):
         load_image(tmp_path / "pipe.png")
 
 
-def test_a_picture_whose_file_was_closed(tmp_path):
+def test_an_image_whose_file_was_closed(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     image = Image.open(path)
@@ -254,7 +254,7 @@ def test_the_modules_work_beside_exported_files_and_import_little(tmp_path):
 @pytest.mark.parametrize(
     "beginning", ["", " \n", "data:;base64,", "data:image/png;base64,", " data:image/png;name=a.png;BASE64,\n"]
 )
-def test_base64_text_and_data_urls_are_pictures(beginning):
+def test_base64_text_and_data_urls_are_images(beginning):
     encoded = base64.encodebytes(encode(Image.new("RGB", (3, 2), "red"), "PNG")).decode()
     assert pixel(decode_base64(beginning + encoded)) == (255, 0, 0)
 

@@ -36,7 +36,7 @@ from tests.helpers.costly_images import (
 )
 from tests.helpers.picture_files import encode, pixel
 
-PICTURES = Path(__file__).parents[2] / "pictures"
+IMAGES = Path(__file__).parents[2] / "pictures"
 COSTLY = {
     "scans": many_scans(MAX_SCANS + 1),
     "scans x pixels": many_scans(30, side=1024),
@@ -170,7 +170,7 @@ def test_formats_that_are_served_are_read(format_name):
 
 
 def test_heic_is_read_or_says_which_package_reads_it(monkeypatch):
-    data = (PICTURES / "drawn.heic").read_bytes()
+    data = (IMAGES / "drawn.heic").read_bytes()
     pytest.importorskip("pi_heif", reason="the package that reads HEIC is not installed")
     assert load_image(data, limits=ImageLimits(formats=SERVED_FORMATS)).size == (96, 64)
     with pytest.raises(ImageError, match="96 x 64"):

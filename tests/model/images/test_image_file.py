@@ -165,7 +165,7 @@ def test_sixteen_bit_png_is_scaled():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_does_not_spoil_a_float_picture(value):
+def test_what_is_no_number_does_not_spoil_a_float_image(value):
     values = np.array([[0.0, 0.5, 1.0, value]], np.float32)
     loaded = np.asarray(load_image(Image.fromarray(values)))[0, :, 0]
     assert loaded.tolist() == [0, 128, 255, 255 if value > 0 else 0]
@@ -200,7 +200,7 @@ def test_exif_orientation(format_name, orientation):
         assert opened.size == stored.size
 
 
-def test_broken_exif_does_not_spoil_a_picture():
+def test_broken_exif_does_not_spoil_an_image():
     image = picture(9, 8, 8)
     for exif in (b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0"):
         assert difference(load_image(encode(image, "PNG", exif=exif)), image) == 0
@@ -238,7 +238,7 @@ JPEG = encode(picture(1, 64, 64), "JPEG")
         (PNG[:60] + b"\xff" * 60 + PNG[120:], r"The picture data .*(Convert|anew)"),
     ],
 )
-def test_data_that_is_no_picture(data, message):
+def test_data_that_is_no_image(data, message):
     with pytest.raises(ImageError, match=message) as error:
         load_image(data)
     assert str(error.value).startswith("The picture data ") and len(str(error.value)) < 200
@@ -277,7 +277,7 @@ def test_an_icon_that_lies_about_its_size_is_refused():
         load_image(data, limits=ImageLimits(max_pixels=10_000))
 
 
-def test_an_empty_picture_has_no_pixels():
+def test_an_empty_image_has_no_pixels():
     for size in ((0, 0), (0, 5), (5, 0)):
         with pytest.raises(ImageError, match=f"{size[0]} x {size[1]}"):
             load_image(Image.new("RGB", size))
