@@ -51,10 +51,10 @@ def make_question(
     swapped: str | None = "blue",
     **fields: Any,
 ) -> Question:
-    """A question whose right answer is "right", about a picture of one colour."""
+    """A question whose right answer is "right", about a picture of one color."""
 
-    def paint(colour: str | None) -> Picture | None:
-        return None if colour is None else Picture(colour, partial(Image.new, "RGB", (300, 150), colour))
+    def paint(color: str | None) -> Picture | None:
+        return None if color is None else Picture(color, partial(Image.new, "RGB", (300, 150), color))
 
     expected = fields.pop("expected", ("right",))
     history = fields.pop("history", ())

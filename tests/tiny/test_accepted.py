@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from tiny.grading.accepted import is_accepted
-from tiny.scenes import COLOURS, KINDS, REGIONS
+from tiny.scenes import COLORS, KINDS, REGIONS
 from tiny.words.sentences import Language
 from tiny.words.vocabulary import name_one, name_region
 
@@ -111,7 +111,7 @@ def test_what_says_something_else_is_wrong(
 @pytest.mark.parametrize("language", get_args(Language))
 def test_every_place_and_every_thing_is_met_by_itself_alone(language: Language) -> None:
     places = [name_region(language, place) for place in REGIONS]
-    things = [name_one(language, kind, colour) for kind in KINDS for colour in COLOURS]
+    things = [name_one(language, kind, color) for kind in KINDS for color in COLORS]
     for names in (places, things):
         for accepted in names:
             assert [name for name in names if is_accepted(language, "?", [accepted], f"{name}!")] == [accepted]

@@ -95,13 +95,13 @@ def test_answers_are_not_too_long(language: str, most: int) -> None:
         (
             "zh",
             "larger",
-            {"aspect": "larger", "way": "larger", "kind": "ball", "colour": None, "other": ("car", None)},
+            {"aspect": "larger", "way": "larger", "kind": "ball", "color": None, "other": ("car", None)},
             "小汽车更大。",
         ),
         (
             "en",
             "larger",
-            {"aspect": "larger", "way": "smaller", "kind": "car", "colour": None, "other": ("ball", None)},
+            {"aspect": "larger", "way": "smaller", "kind": "car", "color": None, "other": ("ball", None)},
             "The ball is smaller.",
         ),
         ("zh", "larger", {"aspect": "extreme", "way": "largest"}, "小汽车最大。"),
@@ -110,11 +110,11 @@ def test_answers_are_not_too_long(language: str, most: int) -> None:
         ("en", "objects", {"region": "top left"}, "There is a red ball in the top left corner."),
         ("zh", "colour", {"region": "top left"}, "左上角的球是红色的。"),
         ("en", "colour", {"kind": "car", "claim": "blue"}, "Yes, the car is blue."),
-        ("zh", "count", {"kind": None, "colour": "red"}, "图片中有一个红色的物体。"),
-        ("en", "count", {"kind": None, "colour": "green"}, "There are no green objects in the picture."),
-        ("zh", "exists", {"kind": None, "colour": "red"}, "有，图片中有一个红色的球。"),
-        ("en", "exists", {"kind": None, "colour": "green"}, "No, there is nothing green in the picture."),
-        ("en", "where", {"kind": None, "colour": "red"}, "The red ball is in the top left corner."),
+        ("zh", "count", {"kind": None, "color": "red"}, "图片中有一个红色的物体。"),
+        ("en", "count", {"kind": None, "color": "green"}, "There are no green objects in the picture."),
+        ("zh", "exists", {"kind": None, "color": "red"}, "有，图片中有一个红色的球。"),
+        ("en", "exists", {"kind": None, "color": "green"}, "No, there is nothing green in the picture."),
+        ("en", "where", {"kind": None, "color": "red"}, "The red ball is in the top left corner."),
         (
             "zh",
             "relation",
@@ -144,27 +144,27 @@ def test_more_wordings_of_a_pair(language: str, kind: str, facts: dict[str, obje
 )
 def test_wording_of_yes_or_no(language: str, aspect: str, facts: dict[str, object], answer: str) -> None:
     kind, other = ("larger" if aspect == "is_larger" else "relation"), ("ball", "car")
-    names = {"colour": None, "other": (next(k for k in other if k != facts["kind"]), None), "aspect": aspect}
+    names = {"color": None, "other": (next(k for k in other if k != facts["kind"]), None), "aspect": aspect}
     assert find(PAIR, language, kind, **facts, **names).answer == answer
 
 
 @pytest.mark.parametrize(
     ("language", "kind", "facts", "answer"),
     [
-        ("zh", "count", {"value": 3, "kind": None, "colour": None}, "图片中一共有三个物体。"),
-        ("en", "count", {"value": 3, "kind": None, "colour": None}, "There are three objects in the picture."),
+        ("zh", "count", {"value": 3, "kind": None, "color": None}, "图片中一共有三个物体。"),
+        ("en", "count", {"value": 3, "kind": None, "color": None}, "There are three objects in the picture."),
         ("zh", "count", {"value": 3, "kind": "ball"}, "图片中有三个球。"),
         ("en", "count", {"value": 3, "kind": "ball"}, "There are three balls in the picture."),
         ("zh", "count", {"value": 0, "kind": "tree"}, "图片中没有树。"),
         ("en", "count", {"value": 0, "kind": "fish"}, "There are no fish in the picture."),
-        ("zh", "exists", {"kind": "ball", "colour": None}, "有，图片中有三个球。"),
-        ("en", "exists", {"kind": "ball", "colour": None}, "Yes, there are three balls in the picture."),
-        ("zh", "exists", {"kind": "ball", "colour": "blue"}, "没有，图片中没有蓝色的球。"),
-        ("en", "exists", {"kind": "ball", "colour": "blue"}, "No, there is no blue ball in the picture."),
-        ("zh", "absent", {"kind": "star", "colour": None}, "图片中没有星星。"),
-        ("en", "absent", {"kind": "star", "colour": None}, "There is no star in the picture."),
-        ("zh", "where", {"kind": "ball", "colour": "green", "claim": None}, "绿色的球在中间。"),
-        ("en", "where", {"kind": "ball", "colour": "black", "claim": None}, "The black ball is on the right."),
+        ("zh", "exists", {"kind": "ball", "color": None}, "有，图片中有三个球。"),
+        ("en", "exists", {"kind": "ball", "color": None}, "Yes, there are three balls in the picture."),
+        ("zh", "exists", {"kind": "ball", "color": "blue"}, "没有，图片中没有蓝色的球。"),
+        ("en", "exists", {"kind": "ball", "color": "blue"}, "No, there is no blue ball in the picture."),
+        ("zh", "absent", {"kind": "star", "color": None}, "图片中没有星星。"),
+        ("en", "absent", {"kind": "star", "color": None}, "There is no star in the picture."),
+        ("zh", "where", {"kind": "ball", "color": "green", "claim": None}, "绿色的球在中间。"),
+        ("en", "where", {"kind": "ball", "color": "black", "claim": None}, "The black ball is on the right."),
     ],
 )
 def test_wording_of_the_three_balls(language: str, kind: str, facts: dict[str, object], answer: str) -> None:

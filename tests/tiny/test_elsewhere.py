@@ -18,8 +18,8 @@ def write_lines(folder: Path, *lines: Any, name: str = "questions.jsonl") -> Pat
     return folder
 
 
-def save_picture(folder: Path, name: str, colour: str) -> str:
-    Image.new("RGB", (20, 10), colour).save(folder / name)
+def save_picture(folder: Path, name: str, color: str) -> str:
+    Image.new("RGB", (20, 10), color).save(folder / name)
     return name
 
 

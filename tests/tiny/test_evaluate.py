@@ -45,9 +45,9 @@ def elsewhere(tmp_path: Path) -> Path:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     lines = [{"question": "hello?", "accepted": ["hi"]}]
-    for colour in ("red", "blue"):
-        Image.new("RGB", (40, 40), colour).save(folder / f"{colour}.png")
-        lines.append({"image": f"{colour}.png", "question": "它是什么颜色的？", "accepted": [colour], "kind": "colour"})
+    for color in ("red", "blue"):
+        Image.new("RGB", (40, 40), color).save(folder / f"{color}.png")
+        lines.append({"image": f"{color}.png", "question": "它是什么颜色的？", "accepted": [color], "kind": "colour"})
     text = "\n".join(map(json.dumps, lines))
     (folder / "questions.jsonl").write_text(text, encoding="utf-8")
     return folder

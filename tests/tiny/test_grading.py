@@ -34,7 +34,7 @@ def example(language: Language, facts: Facts) -> Example:
         ("en", "The ball is blue.", False),
     ],
 )
-def test_grading_colours(language: Language, answer: str, right: bool) -> None:
+def test_grading_colors(language: Language, answer: str, right: bool) -> None:
     assert is_right(example(language, Facts("colour", "blue", "car", things=(CAR,))), answer) is right
 
 

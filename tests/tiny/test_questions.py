@@ -23,7 +23,7 @@ from tiny.grading.mentions import find_mentions
 from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus, fits
 from tiny.questions.answers import describe_in_detail, describe_plainly, say
 from tiny.questions.facts import look_up
-from tiny.scenes import COLOURS, HELD_OUT, KINDS, Scene, sample_scene
+from tiny.scenes import COLORS, HELD_OUT, KINDS, Scene, sample_scene
 from tiny.words.sentences import expand, read_sentences, templates_of, topics_of
 from tiny.words.vocabulary import NOUNS, name_count, name_one
 
@@ -85,17 +85,17 @@ def test_a_question_fits_a_scene_exactly_where_its_answer_stays_right(kind: str,
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_facts_of_another_scene_do_not_fit(language: str) -> None:
-    moved = replace(PAIR, things=(PAIR.things[0], replace(PAIR.things[1], x=0.5, y=0.8, colour="green", size="small")))
+    moved = replace(PAIR, things=(PAIR.things[0], replace(PAIR.things[1], x=0.5, y=0.8, color="green", size="small")))
     assert not fits(find(PAIR, language, "where", kind="car", claim=None), moved)
     assert not fits(find(PAIR, language, "colour", kind="car", claim=None), moved)
     assert not fits(find(PAIR, language, "objects", region=None), moved)
     assert not fits(find(PAIR, language, "describe"), moved)
-    assert not fits(find(PAIR, language, "count", value=2, kind=None, colour=None), ALONE)
+    assert not fits(find(PAIR, language, "count", value=2, kind=None, color=None), ALONE)
     assert not fits(find(PAIR, language, "exists", kind="car", value=True), ALONE)
-    assert not fits(find(PAIR, language, "absent", kind="box", colour=None), ALONE)
+    assert not fits(find(PAIR, language, "absent", kind="box", color=None), ALONE)
     assert not fits(find(PAIR, language, "larger"), ALONE)
-    assert fits(find(PAIR, language, "where", kind="ball", colour=None, claim=None), moved)
-    assert fits(find(PAIR, language, "exists", kind="car", colour=None), moved)
+    assert fits(find(PAIR, language, "where", kind="ball", color=None, claim=None), moved)
+    assert fits(find(PAIR, language, "exists", kind="car", color=None), moved)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -103,11 +103,11 @@ def test_no_text_names_a_pair_that_is_held_out(language: str) -> None:
     rng = np.random.default_rng(4)
     for number in range(3000):
         scene = None if number % 10 == 0 else sample_scene(rng, 5, held_out=number % 3 == 0)
-        shown = set() if scene is None else {(thing.colour, thing.kind) for thing in scene.things}
+        shown = set() if scene is None else {(thing.color, thing.kind) for thing in scene.things}
         example = ask(scene, rng, language)
         assert (example.facts.claim, example.facts.kind) not in HELD_OUT - shown
         for text in texts_of(example):
-            named = {(mention.colour, mention.kind) for mention in find_mentions(language, text.lower())}
+            named = {(mention.color, mention.kind) for mention in find_mentions(language, text.lower())}
             assert not named & (HELD_OUT - shown), text
 
 
@@ -125,7 +125,7 @@ def test_things_are_scored(kind: str, language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_colour_is_asked_only_of_a_single_thing(language: str) -> None:
+def test_color_is_asked_only_of_a_single_thing(language: str) -> None:
     assert "colour" not in askable(THREE_BALLS)
     with pytest.raises(ValueError, match="colour"):
         ask(THREE_BALLS, np.random.default_rng(0), language, "colour")
@@ -140,7 +140,7 @@ def test_where_has_one_answer(scene: Scene, language: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(60):
         facts = ask(scene, rng, language, "where").facts
-        fitting = [t for t in scene.things if facts.kind in (None, t.kind) and facts.colour in (None, t.colour)]
+        fitting = [t for t in scene.things if facts.kind in (None, t.kind) and facts.color in (None, t.color)]
         assert len(fitting) == 1
 
 
@@ -148,7 +148,7 @@ def test_where_has_one_answer(scene: Scene, language: str) -> None:
 def test_absent_things_are_absent(language: str) -> None:
     for scene, example in examples(language, 200, kind="absent"):
         facts = example.facts
-        assert not any(t.kind == facts.kind and facts.colour in (None, t.colour) for t in scene.things)
+        assert not any(t.kind == facts.kind and facts.color in (None, t.color) for t in scene.things)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -156,9 +156,9 @@ def test_existence_is_true(language: str) -> None:
     answers = set()
     for scene, example in examples(language, 200, kind="exists"):
         facts = example.facts
-        there = any(t.kind == facts.kind and facts.colour in (None, t.colour) for t in scene.things)
+        there = any(t.kind == facts.kind and facts.color in (None, t.color) for t in scene.things)
         if facts.kind is None:
-            there = any(t.colour == facts.colour for t in scene.things)
+            there = any(t.color == facts.color for t in scene.things)
         assert facts.value is there
         answers.add(there)
     assert answers == {True, False}
@@ -188,12 +188,12 @@ def test_the_other_one_is_not_the_one_before(language: str) -> None:
     for scene, example in examples(language, 600, kind="follow_up"):
         if re.search("另" if language == "zh" else r"\bother\b", example.question.lower()):
             asked += 1
-            (colour, kind, _) = example.facts.things[0]
+            (color, kind, _) = example.facts.things[0]
             kinds = [thing.kind for thing in scene.things]
             assert len(kinds) == 2 or kinds.count(kind) == 2
             assert example.history[-1][1] != example.answer
             named = find_mentions(language, example.history[-1][1].lower())
-            assert (colour, kind) not in {(mention.colour, mention.kind) for mention in named}
+            assert (color, kind) not in {(mention.color, mention.kind) for mention in named}
     assert asked > 30
 
 
@@ -289,8 +289,8 @@ def test_things_are_named_in_reading_order() -> None:
 
 
 def test_common_sense_hides_no_kind() -> None:
-    for zh, en, colour in read_sentences("world")["things"]:
-        assert colour in COLOURS
+    for zh, en, color in read_sentences("world")["things"]:
+        assert color in COLORS
         assert not any(NOUNS[kind].zh in zh or NOUNS[kind].en in en.split() for kind in KINDS)
 
 

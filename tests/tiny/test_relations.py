@@ -19,8 +19,8 @@ from tiny.scenes.relations import (
 )
 
 
-def thing(kind: str = "ball", size: str = "medium", x: float = 0.5, y: float = 0.5, colour: str = "red") -> Thing:
-    return Thing(kind, colour, size, x, y)
+def thing(kind: str = "ball", size: str = "medium", x: float = 0.5, y: float = 0.5, color: str = "red") -> Thing:
+    return Thing(kind, color, size, x, y)
 
 
 @pytest.mark.parametrize(("kind", "area", "side"), [("ball", math.pi, 2), ("box", 2, math.sqrt(2))])
@@ -40,7 +40,7 @@ def test_nothing_covers_more_than_its_circle(kind: str) -> None:
 def test_larger_is_beyond_doubt() -> None:
     assert is_larger(thing(size="large"), thing(size="small"))
     assert not is_larger(thing(size="small"), thing(size="large"))
-    assert not is_larger(thing(), thing(colour="blue"))
+    assert not is_larger(thing(), thing(color="blue"))
     # a ball covers more than a car, but is not longer
     assert not is_larger(thing("ball"), thing("car"))
     assert not is_larger(thing("car"), thing("ball"))
@@ -101,7 +101,7 @@ def test_a_corner_lies_on_the_side_too() -> None:
     confusable = {frozenset((a, b)) for a in REGIONS for b in REGIONS if are_confusable(a, b)}
     assert len(confusable) == 8
     assert not are_confusable("left", "right")
-    corner, top = thing(x=0.1, y=0.1), thing(x=0.5, y=0.1, colour="blue")
+    corner, top = thing(x=0.1, y=0.1), thing(x=0.5, y=0.1, color="blue")
     assert list_region([corner, top], "top left") == [corner]
     assert list_region([corner, top], "top") is None
     assert list_region([top], "top") == [top]

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from tiny.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     HELD_OUT,
     KINDS,
     REGIONS,
@@ -31,8 +31,8 @@ def scenes(count: int, max_things: int = 5, seed: int = 0) -> list[Scene]:
     return [sample_scene(rng, max_things) for _ in range(count)]
 
 
-def single(kind: str = "ball", colour: str = "red", background: str = "sky", seed: int = 0) -> Scene:
-    return Scene(background, (Thing(kind, colour, "medium", 0.5, 0.5),), seed)
+def single(kind: str = "ball", color: str = "red", background: str = "sky", seed: int = 0) -> Scene:
+    return Scene(background, (Thing(kind, color, "medium", 0.5, 0.5),), seed)
 
 
 def mask_of(thing: Thing, side: int) -> np.ndarray:
@@ -45,14 +45,14 @@ def mask_of(thing: Thing, side: int) -> np.ndarray:
 
 
 def name_of(rgb: np.ndarray) -> str:
-    """The colour that a person would name, by hue unless it is grey."""
+    """The color that a person would name, by hue unless it is gray."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
     if value < 0.3:
         return "black"
     if saturation < 0.25:
         return "white"
-    hues = {colour: sum(paint[0]) / 2 for colour, paint in PAINTS.items() if colour not in ("black", "white")}
-    return min(hues, key=lambda colour: abs((360 * hue - hues[colour] + 180) % 360 - 180))
+    hues = {color: sum(paint[0]) / 2 for color, paint in PAINTS.items() if color not in ("black", "white")}
+    return min(hues, key=lambda color: abs((360 * hue - hues[color] + 180) % 360 - 180))
 
 
 def test_same_scene_same_bytes() -> None:
@@ -105,15 +105,15 @@ def test_unknown_names_are_refused() -> None:
 
 def test_held_out_pairs_are_met_only_when_asked_for() -> None:
     def pairs(scene: Scene) -> list[bool]:
-        return [(thing.colour, thing.kind) in HELD_OUT for thing in scene.things]
+        return [(thing.color, thing.kind) in HELD_OUT for thing in scene.things]
 
     assert not any(any(pairs(scene)) for scene in scenes(500))
     rng = np.random.default_rng(0)
     held_out = [sample_scene(rng, held_out=True) for _ in range(300)]
     assert all(sum(pairs(scene)) == 1 for scene in held_out)
-    met = {(thing.colour, thing.kind) for scene in held_out for thing in scene.things}
+    met = {(thing.color, thing.kind) for scene in held_out for thing in scene.things}
     assert met >= HELD_OUT
-    assert {colour for colour, _ in HELD_OUT} == set(COLOURS)
+    assert {color for color, _ in HELD_OUT} == set(COLORS)
 
 
 def test_things_of_one_size_differ_less_than_those_of_two() -> None:
@@ -123,7 +123,7 @@ def test_things_of_one_size_differ_less_than_those_of_two() -> None:
 
 
 def test_a_sketch_has_a_plain_ground() -> None:
-    scene = single(kind="ball", colour="red")
+    scene = single(kind="ball", color="red")
     rng = np.random.default_rng(0)
     for _ in range(10):
         pixels = np.asarray(draw_sketch(scene, 112, rng))
@@ -138,20 +138,20 @@ def test_unfit_number_of_things_is_refused(max_things: int) -> None:
 
 
 def test_sampled_scenes_keep_their_promises() -> None:
-    counts, kinds, colours, places, backgrounds = (set() for _ in range(5))
+    counts, kinds, colors, places, backgrounds = (set() for _ in range(5))
     for scene in scenes(400):
-        names = [(thing.kind, thing.colour) for thing in scene.things]
+        names = [(thing.kind, thing.color) for thing in scene.things]
         assert len(set(names)) == len(names)
         counts.add(len(names))
         backgrounds.add(scene.background)
         for thing in scene.things:
             kinds.add(thing.kind)
-            colours.add(thing.colour)
+            colors.add(thing.color)
             places.add(region(thing))
             assert all(thing.radius < place < 1 - thing.radius for place in (thing.x, thing.y))
             assert all(abs(place - line) > 0.039 for place in (thing.x, thing.y) for line in (1 / 3, 2 / 3))
     assert counts == {1, 2, 3, 4, 5}
-    assert (kinds, colours) == (set(KINDS), set(COLOURS))
+    assert (kinds, colors) == (set(KINDS), set(COLORS))
     assert (places, backgrounds) == (set(REGIONS), set(BACKGROUNDS))
 
 
@@ -189,25 +189,25 @@ def test_regions_are_thirds(x: float, y: float, name: str) -> None:
     assert region(Thing("ball", "red", "small", x, y)) == name
 
 
-@pytest.mark.parametrize("colour", COLOURS)
-def test_every_kind_has_the_colour_that_it_is_named_by(colour: str) -> None:
+@pytest.mark.parametrize("colour", COLORS)
+def test_every_kind_has_the_color_that_it_is_named_by(color: str) -> None:
     for number, kind in enumerate(KINDS):
         for size in SIZES:
-            thing = Thing(kind, colour, size, 0.5, 0.5, 5.0)
-            scene = Scene(BACKGROUNDS[(number + COLOURS.index(colour)) % 8], (thing,), number)
+            thing = Thing(kind, color, size, 0.5, 0.5, 5.0)
+            scene = Scene(BACKGROUNDS[(number + COLORS.index(color)) % 8], (thing,), number)
             body = np.asarray(draw_scene(scene))[mask_of(thing, 224)]
-            assert name_of(np.median(body, axis=0)) == colour, (kind, size, scene.background)
+            assert name_of(np.median(body, axis=0)) == color, (kind, size, scene.background)
 
 
 def test_a_thing_stands_out_from_every_background() -> None:
     """White on snow and black at night too: their outlines differ from what is around them."""
     for background in BACKGROUNDS:
-        for colour in COLOURS:
-            scene = single("star", colour, background)
+        for color in COLORS:
+            scene = single("star", color, background)
             with_it, without = (np.asarray(draw_scene(s), dtype=float) for s in (scene, replace(scene, things=())))
             wide = mask_of(replace(scene.things[0], size="large"), 224)
             strongest = np.sort(np.abs(with_it - without).max(axis=2)[wide])[-200:]
-            assert strongest.mean() > 40, (background, colour)
+            assert strongest.mean() > 40, (background, color)
 
 
 def test_silhouettes_differ() -> None:
@@ -231,7 +231,7 @@ def test_unknown_shape_is_refused() -> None:
 
 
 def traits(background: str, seed: int) -> np.ndarray:
-    """A few numbers that tell backgrounds apart: colours above and below, and how busy each direction is."""
+    """A few numbers that tell backgrounds apart: colors above and below, and how busy each direction is."""
     pixels = np.asarray(draw_scene(Scene(background, (), seed)), dtype=float)
     halves = [half.mean(axis=(0, 1)) for half in np.split(pixels, 2)]
     grey = pixels.mean(axis=2)
@@ -253,19 +253,19 @@ def test_backgrounds_can_be_told_apart() -> None:
 @pytest.mark.parametrize("grid", [7, 14, 16])
 def test_object_map_shows_every_thing_and_nothing_else(grid: int) -> None:
     for scene in scenes(40, max_things=3):
-        kinds, colours = object_map(scene, grid)
-        assert kinds.shape == colours.shape == (grid, grid)
-        assert ((kinds == -1) == (colours == -1)).all()
-        seen = {(KINDS[k], COLOURS[c]) for k, c in zip(kinds[kinds >= 0], colours[kinds >= 0], strict=True)}
-        assert seen == {(thing.kind, thing.colour) for thing in scene.things}
+        kinds, colors = object_map(scene, grid)
+        assert kinds.shape == colors.shape == (grid, grid)
+        assert ((kinds == -1) == (colors == -1)).all()
+        seen = {(KINDS[k], COLORS[c]) for k, c in zip(kinds[kinds >= 0], colors[kinds >= 0], strict=True)}
+        assert seen == {(thing.kind, thing.color) for thing in scene.things}
 
 
-def test_place_map_has_kind_and_colour_where_each_thing_stands() -> None:
+def test_presence_map_has_kind_and_color_where_each_thing_stands() -> None:
     for scene in scenes(50):
         expected = set()
         for thing in scene.things:
             cell = (int(6 * thing.y), int(6 * thing.x))
-            expected |= {(*cell, KINDS.index(thing.kind)), (*cell, len(KINDS) + COLOURS.index(thing.colour))}
+            expected |= {(*cell, KINDS.index(thing.kind)), (*cell, len(KINDS) + COLORS.index(thing.color))}
         assert set(map(tuple, np.argwhere(place_map(scene, 6)))) == expected
 
 
@@ -280,9 +280,9 @@ def test_object_map_is_where_the_thing_is() -> None:
 def test_object_map_shows_the_foremost_thing() -> None:
     box, ball = Thing("box", "green", "large", 0.5, 0.5), Thing("ball", "red", "small", 0.6, 0.5)
     for things in ((box, ball), (ball, box)):
-        kinds, colours = object_map(Scene("sea", things, 0), 15)
+        kinds, colors = object_map(Scene("sea", things, 0), 15)
         assert kinds[7, 8] == KINDS.index(things[1].kind)
-        assert colours[7, 8] == COLOURS.index(things[1].colour)
+        assert colors[7, 8] == COLORS.index(things[1].color)
 
 
 def test_object_map_says_nothing_about_the_background() -> None:

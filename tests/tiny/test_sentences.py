@@ -6,7 +6,7 @@ from string import Formatter
 import pytest
 
 from tiny.grading.mentions import expression
-from tiny.scenes import COLOURS, KINDS, REGIONS, SIZES
+from tiny.scenes import COLORS, KINDS, REGIONS, SIZES
 from tiny.words.sentences import FOLDER, LANGUAGES, Language, read_sentences
 from tiny.words.vocabulary import NAMES, NOUNS
 
@@ -42,6 +42,6 @@ def test_every_expression_is_one(language: Language) -> None:
 
 def test_everything_that_is_drawn_has_its_names() -> None:
     assert set(NOUNS) == set(KINDS)
-    for group, keys in (("colours", COLOURS), ("regions", REGIONS), ("sizes", SIZES)):
+    for group, keys in (("colours", COLORS), ("regions", REGIONS), ("sizes", SIZES)):
         assert list(NAMES[group]) == list(keys)
         assert all(set(NAMES[group][key]) == set(LANGUAGES) for key in keys)

@@ -146,7 +146,7 @@ def test_pairs_that_are_held_out_are_not_repeated() -> None:
     assert not names_held_out("en", "blue fish red")
 
 
-def test_the_look_of_a_picture_is_its_colours_and_how_much_they_vary() -> None:
+def test_the_look_of_an_image_is_its_colors_and_how_much_they_vary() -> None:
     pixels = torch.zeros(1, 3, 224, 224)
     pixels[:, 0, :28, :28] = 2.0
     pixels[:, :, 196:, 196::2] = 1.0

@@ -129,7 +129,7 @@ def test_seeds_are_parts_of_words_seen_twice() -> None:
     assert not any("<" in part or "▁" in part[1:] for part in seeds)
 
 
-def test_colours_and_nouns_are_pieces_of_their_own() -> None:
+def test_colors_and_nouns_are_pieces_of_their_own() -> None:
     seeds = count_seeds(["有一条红色的小汽车在左边", "有一条红色的小汽车在左边", "红球"])
     assert {"有一条", "红色的", "小汽车", "在左边"} <= set(seeds)
     assert not any("条红" in part or "的小" in part or "车在" in part or "红球" in part for part in seeds)

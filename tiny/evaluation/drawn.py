@@ -1,7 +1,7 @@
 """Questions about pictures that are drawn for the evaluation and were never trained on.
 
 For each there is a second scene in which the right answer is another: a model that gives the same answer to both does
-not look. Pairs of a colour and a kind that no picture of the training holds are asked about under a name of their own.
+not look. Pairs of a color and a kind that no picture of the training holds are asked about under a name of their own.
 """
 
 import json
@@ -62,7 +62,7 @@ def _draw_new_pair(rng: Rng, language: Language, most_things: int) -> tuple[Scen
         if kind not in askable(scene):
             continue
         example = ask(scene, rng, language, kind)
-        if any((colour, name) in HELD_OUT for colour, name, _ in example.facts.things):
+        if any((color, name) in HELD_OUT for color, name, _ in example.facts.things):
             return scene, example
 
 
@@ -73,7 +73,7 @@ def find_other(example: Example, rng: Rng, most_things: int = 5) -> Scene | None
         if attempt >= SAMPLED_TRIES:  # what chance does not bring: the thing that was asked for, put in
             first = other.things[0]
             facts = example.facts
-            asked = replace(first, kind=facts.kind or first.kind, colour=facts.colour or first.colour)
+            asked = replace(first, kind=facts.kind or first.kind, color=facts.color or first.color)
             other = replace(other, things=(asked, *other.things[1:]))
         if not fits(example, other):
             return other

@@ -5,7 +5,7 @@ An answer is right when, letter case, punctuation and white space aside, it equa
 * It holds the accepted answer as whole words (English) or characters (Chinese). An accepted answer that is nothing but
   names ("左上角", "two", "a red ball") need not be held: it is enough that the answer names the same.
 * It does not deny, unless the accepted answer is itself a denial ("没有", "no", "0").
-* Where the accepted answer names colours, regions or numbers, it names exactly those, as digits or words: "left" is not
+* Where the accepted answer names colors, regions or numbers, it names exactly those, as digits or words: "left" is not
   met by "in the top left corner", nor "red" by "red and blue"; without a region in the answer the side of a thing, "to
   the left of the car", counts as one. Where the accepted answer is nothing but names, it also
   names exactly those things, and where the question lets one choose among things, the accepted one first.
@@ -46,7 +46,7 @@ def says_same(language: Language, question: str, accepted: str, answer: str) -> 
     if denies and not (is_negative(language, accepted) or values(named, "number") == {0}):
         return False
     pairs = [(values(named, "number"), numbers), (places, _places(spoken))]
-    if not all(_agree(*pair) for pair in (*pairs, (values(named, "colour"), values(said, "colour")))):
+    if not all(_agree(*pair) for pair in (*pairs, (values(named, "color"), values(said, "color")))):
         return False
     sought, words = TOKEN.findall(accepted), TOKEN.findall(answer)
     held = bool(sought) and f" {' '.join(sought)} " in f" {' '.join(words)} "
@@ -63,7 +63,7 @@ def _clean(text: str) -> str:
 
 
 def _is_names(language: Language, accepted: str, named: Sequence[Mention]) -> bool:
-    """Whether an accepted answer is nothing but names of colours, regions, numbers and things."""
+    """Whether an accepted answer is nothing but names of colors, regions, numbers and things."""
     rest = TOKEN.findall(strip_mentions(language, accepted))
     return bool(named) and not values(named, "size") and all(map(expression(language, "filler").fullmatch, rest))
 
@@ -82,7 +82,7 @@ def _is_repeated(mention: Mention, asked: Sequence[Mention], named: Sequence[Men
     """Whether a thing is only named again, as the question has it: it is not what was asked for."""
     if mention.kind is None or mention.kind not in values(asked, "kind"):
         return False
-    if mention.colour is None:
+    if mention.color is None:
         return mention.kind not in values(named, "kind")
     return mention in asked and mention not in named
 

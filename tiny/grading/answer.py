@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from tiny.grading.mentions import Mention, expression, find_mentions, is_negative
 from tiny.words.sentences import Language
 
-Pair = tuple[str | None, str]  # colour and kind
+Pair = tuple[str | None, str]  # color and kind
 
 
 class Answer:
@@ -68,14 +68,14 @@ def _pair_clause(said: list[Mention], waiting: str | None) -> Iterator[tuple[Pai
             yield from ((pair, mention.region) for pair in group)
             group = []
         elif place is not None:
-            yield (mention.colour, str(mention.kind)), place
+            yield (mention.color, str(mention.kind)), place
         else:
             group += list_pairs([mention])
 
 
 def list_pairs(said: Sequence[Mention]) -> list[Pair]:
-    """Return the colour and kind of every thing that is named."""
-    return [(mention.colour, mention.kind) for mention in said if mention.kind]
+    """Return the color and kind of every thing that is named."""
+    return [(mention.color, mention.kind) for mention in said if mention.kind]
 
 
 def split_clauses(text: str) -> list[str]:

@@ -29,7 +29,7 @@ def _compares_rightly(facts: Facts, answer: Answer) -> bool:
     """Whether all comparisons are true; without any, whether the one thing named is the one asked for."""
     if claims := _judge_comparisons(facts, answer):
         return all(claims)
-    named = [mention for mention in answer.find_in(answer.stated) if mention.kind or mention.colour]
+    named = [mention for mention in answer.find_in(answer.stated) if mention.kind or mention.color]
     return bool(named) and all(match_things(mention, facts.things) == [0] for mention in named)
 
 
@@ -45,7 +45,7 @@ def _judge_comparisons(facts: Facts, answer: Answer) -> list[bool]:
 
 def _find_comparisons(answer: Answer, clause: str) -> Iterator[tuple[Mention, str]]:
     """Yield what a clause calls "large" or "small" among others."""
-    said = [mention for mention in find_mentions(answer.language, clause) if mention.kind or mention.colour]
+    said = [mention for mention in find_mentions(answer.language, clause) if mention.kind or mention.color]
     for way in ("large", "small"):
         for match in expression(answer.language, way).finditer(clause):
             if any(mention.start <= match.start() < mention.end for mention in said):
@@ -60,13 +60,13 @@ def match_things(mention: Mention, things: Sequence[ThingFact]) -> list[int]:
     """Return which of the things a mention may mean."""
     return [
         number
-        for number, (colour, kind, _) in enumerate(things)
-        if mention.kind in (None, kind) and mention.colour in (None, colour)
+        for number, (color, kind, _) in enumerate(things)
+        if mention.kind in (None, kind) and mention.color in (None, color)
     ]
 
 
 def names_beside(facts: Facts, answer: Answer) -> bool:
-    """Whether it names exactly the things on that side; a colour may be left out where that leaves no doubt."""
+    """Whether it names exactly the things on that side; a color may be left out where that leaves no doubt."""
     if {_side_of(mention) for mention in answer.said} - {None, facts.way}:
         return False
     things = [mention for mention in answer.said if mention.kind and not _is_reference(mention, facts)]
@@ -81,11 +81,11 @@ def names_beside(facts: Facts, answer: Answer) -> bool:
 def _is_reference(mention: Mention, facts: Facts) -> bool:
     """Whether this is the thing beside which the others are."""
     assert facts.other is not None
-    kind, colour = facts.other
+    kind, color = facts.other
     if mention.kind != kind or mention.side is not None:
         return mention.kind == kind
     alone = all(thing[1] != kind for thing in facts.things)
-    return not mention.listed and (mention.colour == colour or (alone and None in (mention.colour, colour)))
+    return not mention.listed and (mention.color == color or (alone and None in (mention.color, color)))
 
 
 def agrees_beside(facts: Facts, answer: Answer) -> bool:

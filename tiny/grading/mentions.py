@@ -1,4 +1,4 @@
-"""The words of meaning in a text: kinds, colours, regions, numbers, sizes and sides."""
+"""The words of meaning in a text: kinds, colors, regions, numbers, sizes and sides."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from typing import Any
 from tiny.words.sentences import Language, read_sentences
 from tiny.words.vocabulary import NOUNS, Noun, make_plural
 
+FIELDS = {"colour": "color"}  # group of the scanner -> field of a Mention, where they differ
 GROUPS = ("colour", "region", "number", "size", "side")  # of the scanner, beside the kinds
 
 
@@ -17,7 +18,7 @@ class Mention:
     """A word of meaning in a text; every field that it does not speak of is None.
 
     Attributes:
-        kind, colour, region, number: what it names; a colour right before a kind belongs to it.
+        kind, color, region, number: what it names; a color right before a kind belongs to it.
         size: "small" or "large", of this kind.
         side: of which side of this kind it speaks, as in 球的左边 | to the left of the ball.
         listed: whether the kind is brought up as one more: 一个球 | a ball.
@@ -25,7 +26,7 @@ class Mention:
     """
 
     kind: str | None = None
-    colour: str | None = None
+    color: str | None = None
     region: str | None = None
     number: int | None = None
     size: str | None = field(default=None, compare=False)
@@ -57,7 +58,9 @@ def find_mentions(language: Language, text: str) -> Iterator[Mention]:
     for match in _scanner(language).finditer(text):
         words = {group.rstrip("_"): word for group, word in match.groupdict().items() if word}
         found: dict[str, Any] = {
-            group: next(meaning for meaning, pattern in meanings[group].items() if re.fullmatch(pattern, word))
+            FIELDS.get(group, group): next(
+                meaning for meaning, pattern in meanings[group].items() if re.fullmatch(pattern, word)
+            )
             for group, word in words.items()
         }
         before = text[max(0, match.start() - 4) : match.start()]

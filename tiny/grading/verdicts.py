@@ -18,7 +18,7 @@ YES = re.compile(r"\W*(yes|yeah|有|是的|对)")
 
 @dataclass(frozen=True)
 class ThingScore:
-    """How many things of a picture an answer names by kind and colour.
+    """How many things of a picture an answer names by kind and color.
 
     Attributes:
         right: those that are there.   wrong: those that are not.   missing: those that it leaves out.
@@ -37,7 +37,7 @@ def is_right(example: Example, answer: str) -> bool:
     judge, field = JUDGES[facts.aspect]
     known = {
         "kind": {facts.kind, *(facts.other or ())[:1], *(kind for _, kind, _ in facts.things)},
-        "colour": {facts.colour, *(colour for colour, _, _ in facts.things)},
+        "color": {facts.color, *(color for color, _, _ in facts.things)},
         "region": {region for _, _, region in facts.things},
     }
     if any(values(parts.said, name) - known[name] for name in ("kind", field)):
@@ -50,20 +50,20 @@ def score_things(example: Example, answer: str) -> ThingScore:
     expected = {thing[:2] for thing in example.facts.things}
     named = _name_pairs(list(find_mentions(example.language, answer.lower())))
     kinds = {kind for _, kind in expected}
-    wrong = [(colour, kind) for colour, kind in named - expected if colour is not None or kind not in kinds]
+    wrong = [(color, kind) for color, kind in named - expected if color is not None or kind not in kinds]
     right = len(named & expected)
     return ThingScore(right, len(wrong), len(expected) - right)
 
 
 def _name_pairs(said: Sequence[Mention]) -> set[Pair]:
-    """Return each (colour, kind) that is named; a kind without its colour only if it never has one."""
+    """Return each (color, kind) that is named; a kind without its color only if it never has one."""
     pairs = list_pairs(said)
-    coloured = {kind for colour, kind in pairs if colour}
-    return {(colour, kind) for colour, kind in pairs if colour or kind not in coloured}
+    colored = {kind for color, kind in pairs if color}
+    return {(color, kind) for color, kind in pairs if color or kind not in colored}
 
 
 def _names_all(facts: Facts, answer: Answer) -> bool:
-    """Whether it names every thing with its colour, none twice, no other thing, and nothing untrue about them."""
+    """Whether it names every thing with its color, none twice, no other thing, and nothing untrue about them."""
     if not facts.things:
         return answer.denies and not values(answer.said, "kind")
     if answer.denies or _name_pairs(answer.said) != {thing[:2] for thing in facts.things}:
@@ -79,7 +79,7 @@ def _lists_once(facts: Facts, answer: Answer) -> bool:
     breaths = [answer.find_in([part]) for part in expression(answer.language, "breath").split(answer.text)]
     listed = [mention for mention in answer.said if mention.listed]
     return all(len(said) == len(set(said)) for said in map(list_pairs, (*breaths, listed))) and not any(
-        (first.number or 0) > 1 and second.kind and second.colour and second.start - first.end <= 1
+        (first.number or 0) > 1 and second.kind and second.color and second.start - first.end <= 1
         for first, second in pairwise(answer.said)
     )
 
@@ -87,7 +87,7 @@ def _lists_once(facts: Facts, answer: Answer) -> bool:
 def _places_match(facts: Facts, answer: Answer) -> bool:
     """Whether each place goes with its thing."""
     return all(
-        any(pair in ((colour, kind), (None, kind)) and place == at for colour, kind, at in facts.things)
+        any(pair in ((color, kind), (None, kind)) and place == at for color, kind, at in facts.things)
         for pair, place in answer.pair_places()
     )
 
@@ -95,7 +95,7 @@ def _places_match(facts: Facts, answer: Answer) -> bool:
 def _sizes_match(facts: Facts, answer: Answer) -> bool:
     """Whether no large thing is called small, nor a small one large."""
     sizes = {thing[:2]: size for thing, size in zip(facts.things, facts.sizes, strict=False)}
-    said = ((mention.size, sizes.get((str(mention.colour), str(mention.kind)))) for mention in answer.said)
+    said = ((mention.size, sizes.get((str(mention.color), str(mention.kind)))) for mention in answer.said)
     return all(set(pair) != {"small", "large"} for pair in said)
 
 
@@ -113,8 +113,8 @@ def _largest_matches(facts: Facts, answer: Answer) -> bool:
 
 
 def _value_right(facts: Facts, answer: Answer) -> bool:
-    """Whether it gives the colour or place, and nothing else; of a claim, whether it confirms or corrects it."""
-    field = "colour" if facts.aspect == "colour" else "region"
+    """Whether it gives the color or place, and nothing else; of a claim, whether it confirms or corrects it."""
+    field = "color" if facts.aspect == "colour" else "region"
     if facts.claim is None:
         return values(answer.said, field) == {facts.value} and not answer.denies
     stated, denied = (values(answer.find_in(clauses), field) for clauses in (answer.stated, answer.denied))
@@ -146,9 +146,9 @@ def _existence_right(facts: Facts, answer: Answer) -> bool:
 JUDGES: dict[str, tuple[Callable[[Facts, Answer], bool], str]] = {
     "things": (_names_all, "kind"),
     "colour": (_value_right, "region"),
-    "where": (_value_right, "colour"),
-    "count": (_count_right, "colour"),
-    "exists": (_existence_right, "colour"),
+    "where": (_value_right, "color"),
+    "count": (_count_right, "color"),
+    "exists": (_existence_right, "color"),
     "larger": (agrees_larger, "kind"),
     "is_larger": (agrees_whether_larger, "kind"),
     "extreme": (names_extreme, "kind"),

@@ -11,7 +11,7 @@ from tiny.scenes.relations import OPPOSITES
 from tiny.words.sentences import Language, capitalize, read_sentences
 from tiny.words.vocabulary import (
     join_list,
-    name_colour,
+    name_color,
     name_count,
     name_one,
     name_region,
@@ -27,7 +27,7 @@ def say(language: Language, facts: Facts) -> str:
     """Return the answer that states these facts."""
     sayers: dict[str, Callable[[Language, Facts], str]] = {
         "things": say_things,
-        "colour": say_colour,
+        "colour": say_color,
         "where": say_place,
         "count": say_count,
         "exists": say_whether,
@@ -47,50 +47,50 @@ def say_things(language: Language, facts: Facts) -> str:
     return _list_at(language, "things", place, facts.things)
 
 
-def say_colour(language: Language, facts: Facts) -> str:
-    """Say the colour of a thing, with its place where the question asked about one."""
-    colour, kind, place = facts.things[0]
+def say_color(language: Language, facts: Facts) -> str:
+    """Say the color of a thing, with its place where the question asked about one."""
+    color, kind, place = facts.things[0]
     name = name_thing(language, kind)
     if facts.region is not None:
         name = _fill(language, "name_at", name=name, place=name_region(language, place))
-    clause = _fill(language, "colour", name=name, colour=name_colour(language, colour))
+    clause = _fill(language, "colour", name=name, colour=name_color(language, color))
     return _finish(language, clause, _confirm(facts))
 
 
 def say_place(language: Language, facts: Facts) -> str:
-    """Say the place of a thing, with its colour where the question gave it."""
-    colour, kind, place = facts.things[0]
-    name = name_thing(language, kind, facts.colour and colour)
+    """Say the place of a thing, with its color where the question gave it."""
+    color, kind, place = facts.things[0]
+    name = name_thing(language, kind, facts.color and color)
     return _finish(language, _place(language, name, place), _confirm(facts))
 
 
 def say_count(language: Language, facts: Facts) -> str:
     """Say how many there are, or that there are none."""
-    count, kind, colour = len(facts.things), facts.kind, facts.colour
+    count, kind, color = len(facts.things), facts.kind, facts.color
     if not count:
-        return _finish(language, _fill(language, "none", name=name_thing(language, kind, colour, 0)))
-    counted, key = name_count(language, count, kind, colour), "count_all" if kind is colour is None else "count"
+        return _finish(language, _fill(language, "none", name=name_thing(language, kind, color, 0)))
+    counted, key = name_count(language, count, kind, color), "count_all" if kind is color is None else "count"
     return _finish(language, _fill(language, key, count=counted, be=_be(count)))
 
 
 def say_whether(language: Language, facts: Facts) -> str:
-    """Say whether there is something of a kind and colour."""
+    """Say whether there is something of a kind and color."""
     count, kind = len(facts.things), facts.kind
     if count == 0:
-        return _finish(language, _absent(language, kind, facts.colour), "there_is_not")
+        return _finish(language, _absent(language, kind, facts.color), "there_is_not")
     if kind is None:
         there = list_ones(language, facts.things)
     elif count == 1:
-        there = name_one(language, kind, facts.colour)
+        there = name_one(language, kind, facts.color)
     else:
-        there = name_count(language, count, kind, facts.colour)
+        there = name_count(language, count, kind, facts.color)
     be = "is" if kind is None else _be(count)
     return _finish(language, _fill(language, "exist", things=there, be=be), "there_is")
 
 
-def say_absent(language: Language, kind: str | None, colour: str | None) -> str:
-    """Say that there is nothing of a kind and colour."""
-    return _finish(language, _absent(language, kind, colour))
+def say_absent(language: Language, kind: str | None, color: str | None) -> str:
+    """Say that there is nothing of a kind and color."""
+    return _finish(language, _absent(language, kind, color))
 
 
 def say_larger(language: Language, facts: Facts) -> str:
@@ -109,7 +109,7 @@ def say_whether_larger(language: Language, facts: Facts) -> str:
 
 def say_extreme(language: Language, facts: Facts) -> str:
     """Say which is the largest or smallest of all."""
-    name = name_thing(language, facts.kind, facts.colour)
+    name = name_thing(language, facts.kind, facts.color)
     return _finish(language, _fill(language, "extreme", name=name, way=name_way(language, str(facts.way))))
 
 
@@ -121,14 +121,14 @@ def say_beside(language: Language, facts: Facts) -> str:
 def say_whether_beside(language: Language, facts: Facts) -> str:
     """Say whether one is on that side of another."""
     side = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
-    name = name_thing(language, facts.kind, facts.colour)
+    name = name_thing(language, facts.kind, facts.color)
     clause = _fill(language, "place", name=name, place=_beside(language, facts, side))
     return _finish(language, clause, "yes" if facts.value else "no")
 
 
-def say_usual_colour(language: Language, it: str, colour: str) -> str:
-    """Say what colour something of the world usually has."""
-    return _finish(language, _fill(language, "usual_colour", it=it, colour=name_colour(language, colour)))
+def say_usual_color(language: Language, it: str, color: str) -> str:
+    """Say what color something of the world usually has."""
+    return _finish(language, _fill(language, "usual_colour", it=it, colour=name_color(language, color)))
 
 
 def describe_plainly(language: Language, facts: Facts) -> str:
@@ -136,7 +136,7 @@ def describe_plainly(language: Language, facts: Facts) -> str:
     listed, things = list_ones(language, facts.things), facts.things
     if len(things) == 1:
         return _fill(language, "shows_one", things=listed, place=name_region(language, things[0][2]))
-    clauses = [_place(language, name_thing(language, kind, colour), place) for colour, kind, place in things]
+    clauses = [_place(language, name_thing(language, kind, color), place) for color, kind, place in things]
     return _join(language, describe_briefly(language, facts), _join_clauses(language, clauses))
 
 
@@ -146,14 +146,14 @@ def describe_briefly(language: Language, facts: Facts) -> str:
 
 
 def describe_in_detail(language: Language, facts: Facts) -> str:
-    """Say how many things there are, each with its size, colour and place, and the largest if that is beyond doubt.
+    """Say how many things there are, each with its size, color and place, and the largest if that is beyond doubt.
 
     An odd number of things is told place by place, an even one thing by thing. Of more than three clauses the first
     two are a sentence of their own.
     """
     count = len(facts.things)
     pairs = zip(facts.things, facts.sizes, strict=True)
-    ones = [name_one(language, kind, colour, size) for (colour, kind, _), size in pairs]
+    ones = [name_one(language, kind, color, size) for (color, kind, _), size in pairs]
     places = [name_region(language, place) for _, _, place in facts.things]
     if count == 1:
         return _fill(language, "detail_one", things=ones[0], place=places[0])
@@ -161,8 +161,8 @@ def describe_in_detail(language: Language, facts: Facts) -> str:
     parts = [clauses] if len(clauses) <= 3 else [clauses[:2], clauses[2:]]
     sentences = [_join_clauses(language, part) for part in parts]
     if len(facts.largest) == 1:
-        ((colour, kind),) = facts.largest
-        sentences.append(_fill(language, "largest", name=name_thing(language, kind, colour)))
+        ((color, kind),) = facts.largest
+        sentences.append(_fill(language, "largest", name=name_thing(language, kind, color)))
     return _join(language, _fill(language, "detail", count=name_count(language, count, None)), *sentences)
 
 
@@ -196,7 +196,7 @@ def _join(language: Language, *sentences: str) -> str:
 
 def list_ones(language: Language, things: Iterable[ThingFact]) -> str:
     """Return 一个红色的球和一棵绿色的树 | a red ball and a green tree."""
-    return join_list(language, [name_one(language, kind, colour) for colour, kind, _ in things])
+    return join_list(language, [name_one(language, kind, color) for color, kind, _ in things])
 
 
 def _fill(language: Language, key: str, **fields: str) -> str:
@@ -225,15 +225,15 @@ def _place(language: Language, name: str, region: str) -> str:
     return _fill(language, "place", name=name, place=name_region(language, region))
 
 
-def _absent(language: Language, kind: str | None, colour: str | None) -> str:
+def _absent(language: Language, kind: str | None, color: str | None) -> str:
     if kind is None:
-        return _fill(language, "absent_colour", colour=name_colour(language, str(colour)))
-    return _fill(language, "absent", name=name_thing(language, kind, colour))
+        return _fill(language, "absent_colour", colour=name_color(language, str(color)))
+    return _fill(language, "absent", name=name_thing(language, kind, color))
 
 
 def _name_pair(language: Language, facts: Facts) -> tuple[str, str]:
     assert facts.other is not None
-    return name_thing(language, facts.kind, facts.colour), name_thing(language, *facts.other)
+    return name_thing(language, facts.kind, facts.color), name_thing(language, *facts.other)
 
 
 def _beside(language: Language, facts: Facts, side: str) -> str:

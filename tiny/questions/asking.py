@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tiny.questions import choices
-from tiny.questions.answers import say_usual_colour
+from tiny.questions.answers import say_usual_color
 from tiny.questions.facts import Example, Facts
 from tiny.questions.follow_ups import ask_follow_up
 from tiny.questions.picture_questions import (
     ask_absent,
-    ask_colour,
+    ask_color,
     ask_count,
     ask_describe,
     ask_exists,
@@ -19,7 +19,7 @@ from tiny.questions.picture_questions import (
     ask_where,
     describe_as,
 )
-from tiny.scenes import BACKGROUNDS, COLOURS, HELD_OUT, KINDS, Scene, Thing, sample_scene
+from tiny.scenes import BACKGROUNDS, COLORS, HELD_OUT, KINDS, Scene, Thing, sample_scene
 from tiny.words.phrasing import vary
 from tiny.words.sentences import Language, Rng, everyday_texts, expand, pick, read_sentences, topics_of
 
@@ -41,7 +41,7 @@ QUESTION_KINDS = {  # kind -> how often it is asked about a picture
 ASKERS: dict[str, Asker] = {
     "describe": ask_describe,
     "objects": ask_objects,
-    "colour": ask_colour,
+    "colour": ask_color,
     "count": ask_count,
     "where": ask_where,
     "larger": ask_larger,
@@ -52,7 +52,7 @@ ASKERS: dict[str, Asker] = {
 }
 HISTORY_RATE = 0.25  # how often a question comes after others
 ROUNDS = (1, 1, 1, 2, 2, 3, 4)  # after how many
-PAIRS = [(colour, kind) for colour in COLOURS for kind in KINDS if (colour, kind) not in HELD_OUT]
+PAIRS = [(color, kind) for color in COLORS for kind in KINDS if (color, kind) not in HELD_OUT]
 
 
 def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = None) -> Example:
@@ -141,7 +141,7 @@ def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
     """Small talk; without a picture also common sense, and questions that would need a picture."""
     chance = rng.random()
     if scene is None and chance < 0.25:
-        return _ask_usual_colour(rng, language)
+        return _ask_usual_color(rng, language)
     topics = topics_of(language)
     if scene is None and chance < 0.6:
         question, topic = _ask_blind(rng, language), "no picture"
@@ -151,24 +151,24 @@ def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
     return Example("text", language, (), question, topics[topic].answer, Facts("topic", topic))
 
 
-def _ask_usual_colour(rng: Rng, language: Language) -> Example:
-    """What colour something of the world usually has."""
+def _ask_usual_color(rng: Rng, language: Language) -> Example:
+    """What color something of the world usually has."""
     world = read_sentences("world")
-    zh, en, colour = pick(rng, world["things"])
+    zh, en, color = pick(rng, world["things"])
     it = zh if language == "zh" else en
     question = expand(rng, language, pick(rng, world["questions"][language]), {"it": it})
-    facts = Facts("colour", colour)
-    return Example("text", language, (), vary(question, rng, language), say_usual_colour(language, it, colour), facts)
+    facts = Facts("colour", color)
+    return Example("text", language, (), vary(question, rng, language), say_usual_color(language, it, color), facts)
 
 
 def _ask_blind(rng: Rng, language: Language) -> str:
     """A question about a picture that was never given."""
-    (colour, kind), (other_colour, other_kind) = (pick(rng, PAIRS) for _ in range(2))
+    (color, kind), (other_color, other_kind) = (pick(rng, PAIRS) for _ in range(2))
     if kind == other_kind:
         return _ask_blind(rng, language)
     things = (
-        Thing(kind, colour, "small", 0.2, 0.2),
-        Thing(other_kind, other_colour, "large", 0.8, 0.7),
+        Thing(kind, color, "small", 0.2, 0.2),
+        Thing(other_kind, other_color, "large", 0.8, 0.7),
     )
     scene = Scene(BACKGROUNDS[0], things, 0)
     kind = pick(rng, [kind for kind in ("describe", "objects", *askable(scene)) if kind != "text"])

@@ -2,11 +2,11 @@
 
 from functools import lru_cache
 
-from tiny.scenes import COLOURS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
+from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
 from tiny.scenes.relations import SIDES, is_beside, is_larger, list_region
 from tiny.words.sentences import Rng, pick
 
-NAMED_RATE = 0.2  # how often a question gives a colour that it could leave out
+NAMED_RATE = 0.2  # how often a question gives a color that it could leave out
 
 
 def list_single(scene: Scene) -> list[Thing]:
@@ -15,16 +15,16 @@ def list_single(scene: Scene) -> list[Thing]:
     return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
 
 
-def list_single_colours(scene: Scene) -> list[Thing]:
-    """The things that are the only one of their colour."""
-    colours = [thing.colour for thing in scene.things]
-    return [thing for thing in scene.things if colours.count(thing.colour) == 1]
+def list_unique_colors(scene: Scene) -> list[Thing]:
+    """The things that are the only one of their color."""
+    colors = [thing.color for thing in scene.things]
+    return [thing for thing in scene.things if colors.count(thing.color) == 1]
 
 
 def name_for(rng: Rng, scene: Scene, thing: Thing, rate: float = NAMED_RATE) -> tuple[str, str | None]:
-    """Kind and colour by which a question names the thing; the colour is None where it is left out."""
+    """Kind and color by which a question names the thing; the color is None where it is left out."""
     single = all(other == thing or other.kind != thing.kind for other in scene.things)
-    return thing.kind, None if single and rng.random() >= rate else thing.colour
+    return thing.kind, None if single and rng.random() >= rate else thing.color
 
 
 @lru_cache(maxsize=64)  # a scene is asked about several times in a row
@@ -64,9 +64,9 @@ def list_places(scene: Scene) -> tuple[list[str], list[str]]:
     return full, empty
 
 
-def is_allowed(scene: Scene, colour: str, kind: str) -> bool:
+def is_allowed(scene: Scene, color: str, kind: str) -> bool:
     """Whether the pair may be named: no pair that is held out, unless the picture shows it."""
-    return (colour, kind) not in HELD_OUT or any((t.colour, t.kind) == (colour, kind) for t in scene.things)
+    return (color, kind) not in HELD_OUT or any((t.color, t.kind) == (color, kind) for t in scene.things)
 
 
 def pick_missing_kind(rng: Rng, scene: Scene) -> str:
@@ -74,35 +74,35 @@ def pick_missing_kind(rng: Rng, scene: Scene) -> str:
     return pick(rng, [kind for kind in KINDS if all(thing.kind != kind for thing in scene.things)])
 
 
-def pick_missing_colour(rng: Rng, scene: Scene) -> str:
-    """A colour that nothing there has."""
-    return pick(rng, [colour for colour in COLOURS if all(thing.colour != colour for thing in scene.things)])
+def pick_missing_color(rng: Rng, scene: Scene) -> str:
+    """A color that nothing there has."""
+    return pick(rng, [color for color in COLORS if all(thing.color != color for thing in scene.things)])
 
 
-def pick_other_colour(rng: Rng, scene: Scene, thing: Thing) -> str:
-    """A colour that no thing of its kind has, half of the time one that other things have."""
-    taken = {other.colour for other in scene.things if other.kind == thing.kind}
-    free = [colour for colour in COLOURS if colour not in taken and is_allowed(scene, colour, thing.kind)]
-    near = [other.colour for other in scene.things if other.colour in free]
+def pick_other_color(rng: Rng, scene: Scene, thing: Thing) -> str:
+    """A color that no thing of its kind has, half of the time one that other things have."""
+    taken = {other.color for other in scene.things if other.kind == thing.kind}
+    free = [color for color in COLORS if color not in taken and is_allowed(scene, color, thing.kind)]
+    near = [other.color for other in scene.things if other.color in free]
     return pick(rng, near if near and rng.random() < 0.5 else free)
 
 
 def pick_other_kind(rng: Rng, scene: Scene, thing: Thing) -> str:
-    """A kind that no thing of its colour has, half of the time one that other things have."""
-    taken = {other.kind for other in scene.things if other.colour == thing.colour}
-    free = [kind for kind in KINDS if kind not in taken and is_allowed(scene, thing.colour, kind)]
+    """A kind that no thing of its color has, half of the time one that other things have."""
+    taken = {other.kind for other in scene.things if other.color == thing.color}
+    free = [kind for kind in KINDS if kind not in taken and is_allowed(scene, thing.color, kind)]
     near = [other.kind for other in scene.things if other.kind in free]
     return pick(rng, near if near and rng.random() < 0.5 else free)
 
 
 def pick_missing_name(rng: Rng, scene: Scene) -> tuple[str, str | None]:
-    """A (kind, colour) that is not there; half of the time only the colour or only the kind is wrong."""
+    """A (kind, color) that is not there; half of the time only the color or only the kind is wrong."""
     thing, chance = pick(rng, scene.things), rng.random()
     if chance < 0.3:
-        return thing.kind, pick_other_colour(rng, scene, thing)
+        return thing.kind, pick_other_color(rng, scene, thing)
     if chance < 0.5:
-        return pick_other_kind(rng, scene, thing), thing.colour
+        return pick_other_kind(rng, scene, thing), thing.color
     kind = pick_missing_kind(rng, scene)
     if chance < 0.8:
         return kind, None
-    return kind, pick(rng, [colour for colour in COLOURS if is_allowed(scene, colour, kind)])
+    return kind, pick(rng, [color for color in COLORS if is_allowed(scene, color, kind)])

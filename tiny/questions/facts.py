@@ -25,7 +25,7 @@ from tiny.words.sentences import Language
 Aspect = Literal[
     "things", "colour", "where", "count", "exists", "larger", "is_larger", "extreme", "relation", "is_beside", "topic"
 ]
-ThingFact = tuple[str, str, str]  # colour, kind, region
+ThingFact = tuple[str, str, str]  # color, kind, region
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class Facts:
 
     Attributes:
         aspect: what was asked. The yes-or-no forms are "exists", "is_larger" and "is_beside".
-        value: the colour, region, count, yes or no, or the name of the topic; of "larger" whether it is the one named
+        value: the color, region, count, yes or no, or the name of the topic; of "larger" whether it is the one named
             first; None where the things are the answer.
-        kind, colour: what it was asked about; None where the question left it open.
-        things: (colour, kind, region) of every thing that the answer may name, in reading order; of a comparison
+        kind, color: what it was asked about; None where the question left it open.
+        things: (color, kind, region) of every thing that the answer may name, in reading order; of a comparison
             first the one that is what `way` says, of "is_beside" first the one asked about.
         region: the part of the picture that was asked about.
-        other: kind and colour of the second thing in the question, to which the first is compared.
+        other: kind and color of the second thing in the question, to which the first is compared.
         way: "larger", "smaller", "largest", "smallest", or a side of `tiny.scenes.relations.SIDES`.
-        claim: the colour or region that a question suggests, to be affirmed or corrected.
+        claim: the color or region that a question suggests, to be affirmed or corrected.
         sizes: of each of the things, where an answer may tell it.
-        largest: (colour, kind) of all that may pass for the largest.
+        largest: (color, kind) of all that may pass for the largest.
     """
 
     aspect: Aspect
     value: str | int | bool | None = None
     kind: str | None = None
-    colour: str | None = None
+    color: str | None = None
     things: tuple[ThingFact, ...] = ()
     region: str | None = None
     other: tuple[str, str | None] | None = None
@@ -79,9 +79,9 @@ class Example:
     facts: Facts
 
 
-def list_matches(scene: Scene, kind: str | None = None, colour: str | None = None) -> list[Thing]:
-    """The things of that kind and colour, in any order; None stands for every one."""
-    return [thing for thing in scene.things if kind in (None, thing.kind) and colour in (None, thing.colour)]
+def list_matches(scene: Scene, kind: str | None = None, color: str | None = None) -> list[Thing]:
+    """The things of that kind and color, in any order; None stands for every one."""
+    return [thing for thing in scene.things if kind in (None, thing.kind) and color in (None, thing.color)]
 
 
 def look_up(query: Facts, scene: Scene) -> Facts | None:
@@ -126,26 +126,26 @@ def _key(facts: Facts, places: bool) -> set[tuple[str, ...]]:
 
 
 def _name_same(here: Facts, there: Facts) -> bool:
-    """Whether both answers name the same; a colour that neither gives does not matter."""
-    (colour, kind, _), (other_colour, other_kind, _) = here.things[0], there.things[0]
-    return kind == other_kind and (colour == other_colour or here.colour is there.colour is None)
+    """Whether both answers name the same; a color that neither gives does not matter."""
+    (color, kind, _), (other_color, other_kind, _) = here.things[0], there.things[0]
+    return kind == other_kind and (color == other_color or here.color is there.color is None)
 
 
 def _describe(things: list[Thing]) -> tuple[ThingFact, ...]:
-    return tuple((thing.colour, thing.kind, region(thing)) for thing in things)
+    return tuple((thing.color, thing.kind, region(thing)) for thing in things)
 
 
 def _look_up_things(query: Facts, scene: Scene) -> Facts | None:
     things = order_things(scene.things) if query.region is None else list_region(scene.things, query.region)
     if things is None:
         return None
-    largest = tuple((thing.colour, thing.kind) for thing in list_largest(scene.things))
+    largest = tuple((thing.color, thing.kind) for thing in list_largest(scene.things))
     return replace(query, things=_describe(things), sizes=tuple(thing.size for thing in things), largest=largest)
 
 
 def _look_up_one(query: Facts, scene: Scene) -> Facts | None:
     """Colour or place of the one thing that fits the question."""
-    things = list_matches(scene, query.kind, query.colour)
+    things = list_matches(scene, query.kind, query.color)
     if query.region is not None:
         things = list_region(things, query.region) or []
     if len(things) != 1:
@@ -153,12 +153,12 @@ def _look_up_one(query: Facts, scene: Scene) -> Facts | None:
     (thing,) = things
     if query.aspect == "where" and query.claim and are_confusable(query.claim, region(thing)):
         return None
-    value = thing.colour if query.aspect == "colour" else region(thing)
+    value = thing.color if query.aspect == "colour" else region(thing)
     return replace(query, value=value, things=_describe(things))
 
 
 def _look_up_matches(query: Facts, scene: Scene) -> Facts:
-    things = order_things(list_matches(scene, query.kind, query.colour))
+    things = order_things(list_matches(scene, query.kind, query.color))
     value = len(things) if query.aspect == "count" else bool(things)
     return replace(query, value=value, things=_describe(things))
 
@@ -166,7 +166,7 @@ def _look_up_matches(query: Facts, scene: Scene) -> Facts:
 def _find_pair(query: Facts, scene: Scene) -> tuple[Thing, Thing] | None:
     """The two things in the question, if each is beyond doubt."""
     assert query.other is not None
-    firsts, seconds = list_matches(scene, query.kind, query.colour), list_matches(scene, *query.other)
+    firsts, seconds = list_matches(scene, query.kind, query.color), list_matches(scene, *query.other)
     if len(firsts) != 1 or len(seconds) != 1 or firsts == seconds:
         return None
     return firsts[0], seconds[0]
@@ -182,13 +182,13 @@ def _look_up_larger(query: Facts, scene: Scene) -> Facts | None:
 
 
 def _look_up_extreme(query: Facts, scene: Scene) -> Facts | None:
-    """Kind and colour become the name of the extreme thing, with its colour where others are of its kind."""
+    """Kind and color become the name of the extreme thing, with its color where others are of its kind."""
     thing = find_extreme(scene.things, str(query.way))
     if thing is None:
         return None
     rest = [other for other in scene.things if other != thing]
-    colour = thing.colour if any(other.kind == thing.kind for other in rest) else None
-    return replace(query, kind=thing.kind, colour=colour, things=_describe([thing, *rest]))
+    color = thing.color if any(other.kind == thing.kind for other in rest) else None
+    return replace(query, kind=thing.kind, color=color, things=_describe([thing, *rest]))
 
 
 def _look_up_relation(query: Facts, scene: Scene) -> Facts | None:

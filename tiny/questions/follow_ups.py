@@ -10,7 +10,7 @@ from tiny.questions.picture_questions import (
     EXTREMES,
     answer,
     ask_beside,
-    ask_colour_of,
+    ask_color_of,
     ask_count_of,
     ask_where_of,
     ask_whether,
@@ -51,18 +51,18 @@ def _ask_about_it(scene: Scene, rng: Rng, language: Language) -> Example:
     if aspect == "colour":
         query = Facts("colour", kind=thing.kind)
     else:
-        query = Facts("where", kind=thing.kind, colour=first.facts.colour)
+        query = Facts("where", kind=thing.kind, color=first.facts.color)
     return _after(first, answer("follow_up", language, question, query, scene))
 
 
 def _introduce(scene: Scene, rng: Rng, language: Language, thing: Thing, single: bool) -> tuple[Example, str]:
     """An exchange about the thing alone, and what it left open."""
     if not single or rng.random() < 0.3:
-        return ask_whether(scene, rng, language, thing.kind, thing.colour), "where"
+        return ask_whether(scene, rng, language, thing.kind, thing.color), "where"
     if rng.random() < 0.4:
         return ask_whether(scene, rng, language, thing.kind, None), "colour" if rng.random() < 0.5 else "where"
     if rng.random() < 0.5:
-        return ask_colour_of(scene, rng, language, thing.kind), "where"
+        return ask_color_of(scene, rng, language, thing.kind), "where"
     return ask_where_of(scene, rng, language, thing.kind, None), "colour"
 
 
@@ -74,7 +74,7 @@ def _ask_beside_it(scene: Scene, rng: Rng, language: Language) -> Example | None
     thing, side, _ = pick(rng, [reference for reference in references if reference[2]] or references)
     first, _ = _introduce(scene, rng, language, thing, thing in choices.list_single(scene))
     question = word_question(rng, language, "it_relation", **side_field(rng, language, side))
-    query = Facts("relation", other=(thing.kind, first.facts.colour), way=side)
+    query = Facts("relation", other=(thing.kind, first.facts.color), way=side)
     return _after(first, answer("follow_up", language, question, query, scene))
 
 
@@ -88,7 +88,7 @@ def _ask_size_of_it(scene: Scene, rng: Rng, language: Language) -> Example | Non
     first, _ = _introduce(scene, rng, language, one, one in choices.list_single(scene))
     fields = {**other_fields(rng, language, *second), **way_fields(rng, language, way)}
     question = word_question(rng, language, "it_whether", **fields)
-    query = Facts("is_larger", kind=one.kind, colour=first.facts.colour, other=second, way=way)
+    query = Facts("is_larger", kind=one.kind, color=first.facts.color, other=second, way=way)
     return _after(first, answer("follow_up", language, question, query, scene))
 
 
@@ -110,23 +110,23 @@ def _ask_other(scene: Scene, rng: Rng, language: Language) -> Example | None:
 
 def _ask_other_of_kind(scene: Scene, rng: Rng, language: Language, one: Thing) -> Example:
     (other,) = (thing for thing in scene.things if thing.kind == one.kind and thing != one)
-    first = ask_where_of(scene, rng, language, one.kind, one.colour)
+    first = ask_where_of(scene, rng, language, one.kind, one.color)
     topic = "other_name" if rng.random() < 0.6 else "other" if rng.random() < 0.5 else "other_where"
     question = word_question(rng, language, topic, **name_fields(rng, language, one.kind))
-    query = Facts("where", kind=other.kind, colour=other.colour)
+    query = Facts("where", kind=other.kind, color=other.color)
     return _after(first, answer("follow_up", language, question, query, scene))
 
 
-def _ask_same(scene: Scene, rng: Rng, language: Language, aspect: str, kind: str, colour: str | None) -> Example:
+def _ask_same(scene: Scene, rng: Rng, language: Language, aspect: str, kind: str, color: str | None) -> Example:
     """One question about that aspect of a thing."""
     match aspect:
         case "colour":
-            return ask_colour_of(scene, rng, language, kind)
+            return ask_color_of(scene, rng, language, kind)
         case "where":
-            return ask_where_of(scene, rng, language, kind, colour)
+            return ask_where_of(scene, rng, language, kind, color)
         case "count":
             return ask_count_of(scene, rng, language, kind, None)
-    return ask_whether(scene, rng, language, kind, colour)
+    return ask_whether(scene, rng, language, kind, color)
 
 
 def _ask_too(scene: Scene, rng: Rng, language: Language) -> Example | None:
@@ -138,25 +138,25 @@ def _ask_too(scene: Scene, rng: Rng, language: Language) -> Example | None:
     if not things:
         return None
     thing = pick(rng, things)
-    first_kind, first_colour = choices.name_for(rng, scene, thing)
-    first = _ask_same(scene, rng, language, aspect, first_kind, first_colour)
+    first_kind, first_color = choices.name_for(rng, scene, thing)
+    first = _ask_same(scene, rng, language, aspect, first_kind, first_color)
     others = [other for other in things if other.kind != thing.kind]
     missing = 0.4 if aspect in ("count", "exists") else ABSENT_RATE
     if not others or rng.random() < missing:
         return _after(first, _ask_missing_too(scene, rng, language, aspect))
-    kind, colour = choices.name_for(rng, scene, pick(rng, others))
-    colour = None if aspect in ("colour", "count") else colour
-    return _after(first, _ask_too_of(scene, rng, language, aspect, kind, colour))
+    kind, color = choices.name_for(rng, scene, pick(rng, others))
+    color = None if aspect in ("colour", "count") else color
+    return _after(first, _ask_too_of(scene, rng, language, aspect, kind, color))
 
 
-def _ask_too_of(scene: Scene, rng: Rng, language: Language, aspect: str, kind: str, colour: str | None) -> Example:
+def _ask_too_of(scene: Scene, rng: Rng, language: Language, aspect: str, kind: str, color: str | None) -> Example:
     topic = {"count": "too_count", "exists": "too_exists"}.get(aspect, "too")
-    question = word_question(rng, language, topic, **name_fields(rng, language, kind, colour))
+    question = word_question(rng, language, topic, **name_fields(rng, language, kind, color))
     queries = {
         "colour": Facts("colour", kind=kind),
-        "where": Facts("where", kind=kind, colour=colour),
+        "where": Facts("where", kind=kind, color=color),
         "count": Facts("count", kind=kind),
-        "exists": Facts("exists", kind=kind, colour=colour),
+        "exists": Facts("exists", kind=kind, color=color),
     }
     return answer("follow_up", language, question, queries[aspect], scene)
 

@@ -6,7 +6,7 @@ from tiny.questions.facts import Example, Facts, look_up
 from tiny.scenes import REGIONS, Scene, Thing, region
 from tiny.scenes.relations import OPPOSITES, are_confusable, find_extreme
 from tiny.words.phrasing import (
-    colour_field,
+    color_field,
     name_fields,
     other_fields,
     place_field,
@@ -61,8 +61,8 @@ def ask_objects(scene: Scene, rng: Rng, language: Language) -> Example:
     return answer("objects", language, question, Facts("things", region=place), scene)
 
 
-def ask_colour(scene: Scene, rng: Rng, language: Language) -> Example:
-    """The colour of the only thing of its kind, or of the only one in a region."""
+def ask_color(scene: Scene, rng: Rng, language: Language) -> Example:
+    """The color of the only thing of its kind, or of the only one in a region."""
     chance = rng.random()
     if chance < 0.13:
         places = [region(thing) for thing in scene.things]
@@ -73,55 +73,55 @@ def ask_colour(scene: Scene, rng: Rng, language: Language) -> Example:
             return answer("colour", language, question, Facts("colour", region=place), scene)
     thing = pick(rng, choices.list_single(scene))
     if chance < 0.25:
-        return _claim_colour(scene, rng, language, thing)
-    return ask_colour_of(scene, rng, language, thing.kind)
+        return _claim_color(scene, rng, language, thing)
+    return ask_color_of(scene, rng, language, thing.kind)
 
 
-def ask_colour_of(scene: Scene, rng: Rng, language: Language, kind: str) -> Example:
-    """The colour of the only thing of that kind."""
+def ask_color_of(scene: Scene, rng: Rng, language: Language, kind: str) -> Example:
+    """The color of the only thing of that kind."""
     question = word_question(rng, language, "colour", **name_fields(rng, language, kind))
     return answer("colour", language, question, Facts("colour", kind=kind), scene)
 
 
-def _claim_colour(scene: Scene, rng: Rng, language: Language, thing: Thing) -> Example:
-    """Whether it has that colour."""
-    claim = thing.colour if rng.random() < 0.5 else choices.pick_other_colour(rng, scene, thing)
-    fields = {**name_fields(rng, language, thing.kind), **colour_field(rng, language, claim)}
+def _claim_color(scene: Scene, rng: Rng, language: Language, thing: Thing) -> Example:
+    """Whether it has that color."""
+    claim = thing.color if rng.random() < 0.5 else choices.pick_other_color(rng, scene, thing)
+    fields = {**name_fields(rng, language, thing.kind), **color_field(rng, language, claim)}
     question = word_question(rng, language, "claim_colour", **fields)
     return answer("colour", language, question, Facts("colour", kind=thing.kind, claim=claim), scene)
 
 
 def ask_where(scene: Scene, rng: Rng, language: Language) -> Example:
-    """The region of a thing, named by kind, by both, or by its colour alone."""
-    chance, alone = rng.random(), choices.list_single_colours(scene)
+    """The region of a thing, named by kind, by both, or by its color alone."""
+    chance, alone = rng.random(), choices.list_unique_colors(scene)
     if chance < 0.07 and alone:
-        colour = pick(rng, alone).colour
-        question = word_question(rng, language, "where", **name_fields(rng, language, None, colour))
-        return answer("where", language, question, Facts("where", colour=colour), scene)
+        color = pick(rng, alone).color
+        question = word_question(rng, language, "where", **name_fields(rng, language, None, color))
+        return answer("where", language, question, Facts("where", color=color), scene)
     kind, named = choices.name_for(rng, scene, thing := pick(rng, scene.things), 0.4)
     if chance < 0.17:
         return _claim_where(scene, rng, language, thing, named)
     return ask_where_of(scene, rng, language, kind, named)
 
 
-def ask_where_of(scene: Scene, rng: Rng, language: Language, kind: str, colour: str | None) -> Example:
-    """The region of the only thing of that kind and colour."""
-    question = word_question(rng, language, "where", **name_fields(rng, language, kind, colour))
-    return answer("where", language, question, Facts("where", kind=kind, colour=colour), scene)
+def ask_where_of(scene: Scene, rng: Rng, language: Language, kind: str, color: str | None) -> Example:
+    """The region of the only thing of that kind and color."""
+    question = word_question(rng, language, "where", **name_fields(rng, language, kind, color))
+    return answer("where", language, question, Facts("where", kind=kind, color=color), scene)
 
 
-def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, colour: str | None) -> Example:
+def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, color: str | None) -> Example:
     """Whether it is in that region."""
     true = region(thing)
     wrong = [place for place in REGIONS if place != true and not are_confusable(place, true)]
     claim = true if rng.random() < 0.5 else pick(rng, wrong)
-    fields = {**name_fields(rng, language, thing.kind, colour), **place_field(rng, language, claim)}
+    fields = {**name_fields(rng, language, thing.kind, color), **place_field(rng, language, claim)}
     question = word_question(rng, language, "claim_where", **fields)
-    return answer("where", language, question, Facts("where", kind=thing.kind, colour=colour, claim=claim), scene)
+    return answer("where", language, question, Facts("where", kind=thing.kind, color=color, claim=claim), scene)
 
 
 def ask_count(scene: Scene, rng: Rng, language: Language) -> Example:
-    """How many there are: in all, of a kind, of a colour, or of both."""
+    """How many there are: in all, of a kind, of a color, or of both."""
     chance = rng.random()
     if chance < 0.4:
         return answer("count", language, word_question(rng, language, "count_all"), Facts("count"), scene)
@@ -129,43 +129,43 @@ def ask_count(scene: Scene, rng: Rng, language: Language) -> Example:
     if chance < 0.75:
         return ask_count_of(scene, rng, language, thing.kind if there else choices.pick_missing_kind(rng, scene), None)
     if chance < 0.92:
-        colour = thing.colour if there else choices.pick_missing_colour(rng, scene)
-        return ask_count_of(scene, rng, language, None, colour)
-    colour = thing.colour if there else choices.pick_other_colour(rng, scene, thing)
-    return ask_count_of(scene, rng, language, thing.kind, colour)
+        color = thing.color if there else choices.pick_missing_color(rng, scene)
+        return ask_count_of(scene, rng, language, None, color)
+    color = thing.color if there else choices.pick_other_color(rng, scene, thing)
+    return ask_count_of(scene, rng, language, thing.kind, color)
 
 
-def ask_count_of(scene: Scene, rng: Rng, language: Language, kind: str | None, colour: str | None) -> Example:
-    """How many there are of that kind and colour."""
-    question = word_question(rng, language, "count_kind", **name_fields(rng, language, kind, colour))
-    return answer("count", language, question, Facts("count", kind=kind, colour=colour), scene)
+def ask_count_of(scene: Scene, rng: Rng, language: Language, kind: str | None, color: str | None) -> Example:
+    """How many there are of that kind and color."""
+    question = word_question(rng, language, "count_kind", **name_fields(rng, language, kind, color))
+    return answer("count", language, question, Facts("count", kind=kind, color=color), scene)
 
 
 def ask_exists(scene: Scene, rng: Rng, language: Language) -> Example:
-    """Whether there is something of a kind, of a colour, or of both; half of the time there is."""
+    """Whether there is something of a kind, of a color, or of both; half of the time there is."""
     there, chance = rng.random() < 0.5, rng.random()
     if chance < 0.2:
-        colour = pick(rng, scene.things).colour if there else choices.pick_missing_colour(rng, scene)
-        return ask_whether(scene, rng, language, None, colour)
+        color = pick(rng, scene.things).color if there else choices.pick_missing_color(rng, scene)
+        return ask_whether(scene, rng, language, None, color)
     if not there:
         return ask_whether(scene, rng, language, *choices.pick_missing_name(rng, scene))
     thing = pick(rng, scene.things)
-    return ask_whether(scene, rng, language, thing.kind, thing.colour if chance < 0.6 else None)
+    return ask_whether(scene, rng, language, thing.kind, thing.color if chance < 0.6 else None)
 
 
-def ask_whether(scene: Scene, rng: Rng, language: Language, kind: str | None, colour: str | None) -> Example:
-    """Whether there is something of that kind and colour."""
-    question = word_question(rng, language, "exists", **name_fields(rng, language, kind, colour))
-    return answer("exists", language, question, Facts("exists", kind=kind, colour=colour), scene)
+def ask_whether(scene: Scene, rng: Rng, language: Language, kind: str | None, color: str | None) -> Example:
+    """Whether there is something of that kind and color."""
+    question = word_question(rng, language, "exists", **name_fields(rng, language, kind, color))
+    return answer("exists", language, question, Facts("exists", kind=kind, color=color), scene)
 
 
 def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
     """A question that takes for granted something that is not there; the answer says so."""
-    kind, colour = choices.pick_missing_name(rng, scene)
+    kind, color = choices.pick_missing_name(rng, scene)
     chance = rng.random()
-    fields = name_fields(rng, language, kind, colour)
+    fields = name_fields(rng, language, kind, color)
     if chance < 0.2:
-        topic, fields = "relation", other_fields(rng, language, kind, colour)
+        topic, fields = "relation", other_fields(rng, language, kind, color)
         fields |= side_field(rng, language, pick(rng, ("left", "right", "above", "below")))
     elif chance < 0.35:
         topic = pick(rng, ("which", "whether"))
@@ -175,10 +175,10 @@ def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
         if rng.random() < 0.5:
             fields["name"], fields["other"] = fields["other"], fields["name"]
     else:
-        topic = "where" if colour or chance < 0.65 else "colour"
+        topic = "where" if color or chance < 0.65 else "colour"
     question = word_question(rng, language, topic, **fields)
-    facts = Facts("exists", False, kind, colour)
-    return Example("absent", language, (), question, say_absent(language, kind, colour), facts)
+    facts = Facts("exists", False, kind, color)
+    return Example("absent", language, (), question, say_absent(language, kind, color), facts)
 
 
 def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
@@ -200,8 +200,8 @@ def ask_larger_of(
     fields = {**name_fields(rng, language, *name), **other_fields(rng, language, *second)}
     fields |= way_fields(rng, language, way)
     question = word_question(rng, language, "whether" if whether else "which", **fields)
-    kind, colour = name
-    query = Facts("is_larger" if whether else "larger", kind=kind, colour=colour, other=second, way=way)
+    kind, color = name
+    query = Facts("is_larger" if whether else "larger", kind=kind, color=color, other=second, way=way)
     return answer("larger", language, question, query, scene)
 
 
@@ -229,12 +229,12 @@ def _ask_whether_beside(
 ) -> Example:
     """Whether the thing is on the true side, or on the opposite one."""
     side = true_side if rng.random() < 0.5 else OPPOSITES[true_side]
-    (kind, colour), second = choices.name_for(rng, scene, thing), choices.name_for(rng, scene, other)
+    (kind, color), second = choices.name_for(rng, scene, thing), choices.name_for(rng, scene, other)
     fields = {
-        **name_fields(rng, language, kind, colour),
+        **name_fields(rng, language, kind, color),
         **other_fields(rng, language, *second),
         **side_field(rng, language, side),
     }
     question = word_question(rng, language, "is_beside", **fields)
-    query = Facts("is_beside", kind=kind, colour=colour, other=second, way=side)
+    query = Facts("is_beside", kind=kind, color=color, other=second, way=side)
     return answer("relation", language, question, query, scene)

@@ -2,7 +2,7 @@
 
 scene = sample_scene(np.random.default_rng(0))
 picture = draw_scene(scene)                   # always the same bytes for the same scene
-kinds, colours = object_map(scene, grid=14)   # what is where, for training
+kinds, colors = object_map(scene, grid=14)   # what is where, for training
 """
 
 from tiny.scenes.backgrounds import BACKGROUNDS
@@ -20,11 +20,11 @@ from tiny.scenes.scene import (
     region,
     sample_scene,
 )
-from tiny.scenes.shapes import COLOURS, KINDS
+from tiny.scenes.shapes import COLORS, KINDS
 
 __all__ = [
     "BACKGROUNDS",
-    "COLOURS",
+    "COLORS",
     "HELD_OUT",
     "KINDS",
     "MOST_THINGS",

@@ -1,4 +1,4 @@
-"""The eight backgrounds, each a field of numbers seen through a ramp of colours.
+"""The eight backgrounds, each a field of numbers seen through a ramp of colors.
 
 A field is float32 [size, size] in 0 to 1; a ramp is a list of RGB stops spread evenly over 0 to 1. Both are
 random, so that no two pictures share a background. Nothing on them looks like one of the kinds of things.
@@ -24,9 +24,9 @@ def paint_background(name: str, size: int, rng: np.random.Generator) -> Image.Im
     if name not in BACKGROUNDS:
         raise ValueError(f"There is no background {name!r}; choose one of {', '.join(BACKGROUNDS)}.")
     field, stops = _painter(name)(size, rng)
-    colours = np.array(stops, dtype=float) + rng.uniform(-9, 9, (len(stops), 3))
+    colors = np.array(stops, dtype=float) + rng.uniform(-9, 9, (len(stops), 3))
     at = np.linspace(0, 255, len(stops))
-    ramp = np.stack([np.interp(np.arange(256), at, channel) for channel in colours.T], axis=1)
+    ramp = np.stack([np.interp(np.arange(256), at, channel) for channel in colors.T], axis=1)
     picture = Image.fromarray((field * 255).clip(0, 255).astype(np.uint8))
     picture.putpalette(ramp.clip(0, 255).astype(np.uint8).tobytes())
     return picture.convert("RGB")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from tiny.scenes.backgrounds import BACKGROUNDS, paint_background
-from tiny.scenes.shapes import COLOURS, KINDS, draw_shape, mix_paint, outline_paint, place_polygon, shape_of, stands_out
+from tiny.scenes.shapes import COLORS, KINDS, draw_shape, mix_paint, outline_paint, place_polygon, shape_of, stands_out
 
 SIZES = {"small": 0.08, "medium": 0.115, "large": 0.155}  # name -> radius
 REGIONS = (
@@ -27,8 +27,8 @@ REGIONS = (
 )
 MOST_THINGS = 5
 SCALES = (0.95, 1.05)  # how far things of one size differ: far less than the sizes do
-# (colour, kind) pairs that no picture and no text of the training has: what the model says of them it has put
-# together itself. Every colour once.
+# (color, kind) pairs that no picture and no text of the training has: what the model says of them it has put
+# together itself. Every color once.
 HELD_OUT = frozenset(
     {
         ("red", "fish"),
@@ -41,9 +41,10 @@ HELD_OUT = frozenset(
         ("black", "moon"),
     }
 )
-LINE_MARGIN = 0.04  # no centre is nearer to the border of a region
+LINE_MARGIN = 0.04  # no center is nearer to the border of a region
+JSON_KEYS = {"color": "colour"}  # field of a Thing -> its key in JSON, where that differs
 EDGE_MARGIN = 0.02  # nothing is nearer to the border of the picture
-CLOSEST = 0.87  # least distance of two centres, in sums of their radii: covers well under 30 %
+CLOSEST = 0.87  # least distance of two centers, in sums of their radii: covers well under 30 %
 SAME_REGION_GAP = 0.08  # least difference in x within a region: left and right are never a close call
 
 
@@ -52,15 +53,15 @@ class Thing:
     """One thing in a picture.
 
     Attributes:
-        kind: one of KINDS.   colour: one of COLOURS.   size: a key of SIZES.
-        x, y: its centre.
+        kind: one of KINDS.   color: one of COLORS.   size: a key of SIZES.
+        x, y: its center.
         angle: its turn in degrees, clockwise.
         flipped: whether left and right are swapped.
         scale: how much larger it is than others of its size.
     """
 
     kind: str
-    colour: str
+    color: str
     size: str
     x: float
     y: float
@@ -69,7 +70,7 @@ class Thing:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for value, known in ((self.kind, KINDS), (self.colour, COLOURS), (self.size, tuple(SIZES))):
+        for value, known in ((self.kind, KINDS), (self.color, COLORS), (self.size, tuple(SIZES))):
             if value not in known:
                 raise ValueError(f"{value!r} is unknown; choose one of {', '.join(known)}.")
 
@@ -99,7 +100,11 @@ class Scene:
 
     def to_json(self) -> str:
         """All of it as one line of JSON."""
-        return json.dumps(asdict(self))
+        fields = asdict(self)
+        fields["things"] = [
+            {JSON_KEYS.get(name, name): value for name, value in thing.items()} for thing in fields["things"]
+        ]
+        return json.dumps(fields)
 
     @staticmethod
     def from_json(text: str) -> "Scene":
@@ -110,20 +115,23 @@ class Scene:
         """
         fields = json.loads(text)
         try:
-            things = tuple(Thing(**thing) for thing in fields["things"])
+            names = {key: name for name, key in JSON_KEYS.items()}
+            things = tuple(
+                Thing(**{names.get(key, key): value for key, value in thing.items()}) for thing in fields["things"]
+            )
             return Scene(fields["background"], things, fields["seed"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"This JSON is no scene ({error}); write it with Scene.to_json.") from error
 
 
 def region(thing: Thing) -> str:
-    """The ninth of the picture that holds the thing's centre: one of REGIONS."""
+    """The ninth of the picture that holds the thing's center: one of REGIONS."""
     column, row = (min(int(3 * place), 2) for place in (thing.x, thing.y))
     return REGIONS[3 * row + column]
 
 
 def sample_scene(rng: np.random.Generator, max_things: int = MOST_THINGS, held_out: bool = False) -> Scene:
-    """A random scene of 1 to `max_things` things, no two alike in both kind and colour.
+    """A random scene of 1 to `max_things` things, no two alike in both kind and color.
 
     Every thing lies inside the picture, at least 70 % of it can be seen, and its region is beyond doubt.
 
@@ -148,24 +156,24 @@ def sample_scene(rng: np.random.Generator, max_things: int = MOST_THINGS, held_o
 
 
 def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """Different (colour, kind) pairs; kinds and colours repeat now and then, so that there is something to count."""
+    """Different (color, kind) pairs; kinds and colors repeat now and then, so that there is something to count."""
     names: list[tuple[str, str]] = []
     while len(names) < count:
-        colour, kind = COLOURS[rng.integers(len(COLOURS))], KINDS[rng.integers(len(KINDS))]
+        color, kind = COLORS[rng.integers(len(COLORS))], KINDS[rng.integers(len(KINDS))]
         if names and (chance := rng.random()) < 0.35:
             last = names[int(rng.integers(len(names)))]
-            colour, kind = (colour, last[1]) if chance < 0.25 else (last[0], kind)
-        if (colour, kind) not in names and (colour, kind) not in HELD_OUT:
-            names.append((colour, kind))
+            color, kind = (color, last[1]) if chance < 0.25 else (last[0], kind)
+        if (color, kind) not in names and (color, kind) not in HELD_OUT:
+            names.append((color, kind))
     return names
 
 
 def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
     """A thing for each name, or None if one found no room."""
     things: list[Thing] = []
-    for colour, kind in names:
+    for color, kind in names:
         for _ in range(20):
-            thing = _place_thing(rng, colour, kind)
+            thing = _place_thing(rng, color, kind)
             if all(_keep_apart(thing, other) for other in things):
                 things.append(thing)
                 break
@@ -174,15 +182,15 @@ def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tup
     return tuple(things)
 
 
-def _place_thing(rng: np.random.Generator, colour: str, kind: str) -> Thing:
+def _place_thing(rng: np.random.Generator, color: str, kind: str) -> Thing:
     size = tuple(SIZES)[rng.integers(len(SIZES))]
     scale = round(rng.uniform(*SCALES), 3)
     x, y = (_place_in_third(rng, SIZES[size] * scale) for _ in range(2))
-    return Thing(kind, colour, size, x, y, round(rng.uniform(-12, 12), 1), bool(rng.random() < 0.5), scale)
+    return Thing(kind, color, size, x, y, round(rng.uniform(-12, 12), 1), bool(rng.random() < 0.5), scale)
 
 
 def _place_in_third(rng: np.random.Generator, radius: float) -> float:
-    """A coordinate of a centre: each third of the picture is as likely."""
+    """A coordinate of a center: each third of the picture is as likely."""
     third = int(rng.integers(3))
     low = max(third / 3 + LINE_MARGIN, radius + EDGE_MARGIN)
     high = min((third + 1) / 3 - LINE_MARGIN, 1 - radius - EDGE_MARGIN)
@@ -219,16 +227,16 @@ def _draw_thing(picture: Image.Image, thing: Thing, rng: np.random.Generator, pl
     x, y, radius = thing.x * size, thing.y * size, thing.radius * size
     box = (x - radius, y - radius, x + radius, y + radius)
     around = tuple(np.asarray(picture.resize((1, 1), box=box))[0, 0].tolist())
-    paint = mix_paint(thing.colour, rng)
+    paint = mix_paint(thing.color, rng)
     bare = stands_out(paint, around) and rng.random() < (0.7 if plain else 0.25)
-    line = None if bare else outline_paint(thing.colour, paint, around)
+    line = None if bare else outline_paint(thing.color, paint, around)
     patch = draw_shape(thing.kind, paint, line, radius, thing.angle, thing.flipped, plain)
     corner = (round(x - patch.width / 2), round(y - patch.height / 2))
     picture.paste(patch, corner, patch)
 
 
 def _take_photo(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Light, blur and noise, all too weak to change the name of a colour."""
+    """Light, blur and noise, all too weak to change the name of a color."""
     if rng.random() < 0.4:
         picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.6) * picture.width / 224))
     gains = rng.uniform(0.88, 1.06) + rng.uniform(-0.02, 0.02, 3)
@@ -240,16 +248,16 @@ def _take_photo(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """What covers the centre of each cell, the foremost thing where several do; nothing about the background.
+    """What covers the center of each cell, the foremost thing where several do; nothing about the background.
 
-    A thing too thin to cover a centre gets the cell in which it stands, so that none is missing.
+    A thing too thin to cover a center gets the cell in which it stands, so that none is missing.
 
     Args:
         scene: the scene.
         grid: cells in a row and in a column.
 
     Returns:
-        Indices into KINDS and into COLOURS, int64 [grid, grid] each, [row, column]; -1 where nothing is.
+        Indices into KINDS and into COLORS, int64 [grid, grid] each, [row, column]; -1 where nothing is.
     """
     fine = 5  # odd, so that each cell has a middle pixel
     canvas = Image.new("L", (grid * fine, grid * fine))
@@ -269,19 +277,19 @@ def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
         if number not in numbers:
             numbers[int(thing.y * grid), int(thing.x * grid)] = number
     kinds = np.array([-1, *(KINDS.index(thing.kind) for thing in scene.things)])
-    colours = np.array([-1, *(COLOURS.index(thing.colour) for thing in scene.things)])
-    return kinds[numbers], colours[numbers]
+    colors = np.array([-1, *(COLORS.index(thing.color) for thing in scene.things)])
+    return kinds[numbers], colors[numbers]
 
 
 def place_map(scene: Scene, grid: int) -> np.ndarray:
-    """Which kinds and which colours stand in each cell, by the things' centres; nothing about the background.
+    """Which kinds and which colors stand in each cell, by the things' centers; nothing about the background.
 
     Returns:
-        bool [grid, grid, kinds + colours], [row, column], in the order of KINDS and COLOURS. That two things share a
-        cell is not told, nor which colour belongs to which kind there.
+        bool [grid, grid, kinds + colors], [row, column], in the order of KINDS and COLORS. That two things share a
+        cell is not told, nor which color belongs to which kind there.
     """
-    places = np.zeros((grid, grid, len(KINDS) + len(COLOURS)), dtype=bool)
+    places = np.zeros((grid, grid, len(KINDS) + len(COLORS)), dtype=bool)
     for thing in scene.things:
         cell = places[int(thing.y * grid), int(thing.x * grid)]
-        cell[[KINDS.index(thing.kind), len(KINDS) + COLOURS.index(thing.colour)]] = True
+        cell[[KINDS.index(thing.kind), len(KINDS) + COLORS.index(thing.color)]] = True
     return places

@@ -1,4 +1,4 @@
-"""The silhouettes of the twelve kinds, and the eight colours as paint, a little different every time.
+"""The silhouettes of the twelve kinds, and the eight colors as paint, a little different every time.
 
 A kind is a handful of polygons in its own coordinates: x to the right, y down, everything inside the circle
 of radius 1 around the origin. What draws a picture and what marks the cells of a map use the same polygons.
@@ -29,7 +29,7 @@ KINDS = (
     "tree",
     "fish",
 )
-# lowest and highest hue in degrees, saturation and value: so far apart that light keeps the colours distinct
+# lowest and highest hue in degrees, saturation and value: so far apart that light keeps the colors distinct
 PAINTS = {
     "red": ((-7, 9), (0.78, 1.0), (0.72, 1.0)),
     "orange": ((22, 38), (0.85, 1.0), (0.9, 1.0)),
@@ -40,7 +40,7 @@ PAINTS = {
     "white": ((0, 360), (0.0, 0.03), (0.95, 1.0)),
     "black": ((0, 360), (0.0, 0.25), (0.0, 0.13)),
 }
-COLOURS = tuple(PAINTS)
+COLORS = tuple(PAINTS)
 LOUD = 90  # difference of two paints in a channel, from which on a thing needs no line around it
 
 
@@ -184,7 +184,7 @@ def _raw_shape(kind: str) -> Shape:
 
 @cache
 def shape_of(kind: str) -> Shape:
-    """The polygons of `kind`, centred and scaled so that its farthest point lies at distance 1.
+    """The polygons of `kind`, centerd and scaled so that its farthest point lies at distance 1.
 
     Raises:
         ValueError: for a kind that is not in KINDS.
@@ -211,11 +211,11 @@ def place_polygon(points: Points, x: float, y: float, radius: float, angle: floa
 def draw_shape(
     kind: str, paint: Rgb, line: Rgb | None, radius: float, angle: float, flipped: bool, plain: bool = False
 ) -> Image.Image:
-    """A thing as an RGBA patch with its centre in the middle and soft edges.
+    """A thing as an RGBA patch with its center in the middle and soft edges.
 
     Args:
         kind: one of KINDS.
-        paint, line: the colours of the thing and of the line around it; None for no line.
+        paint, line: the colors of the thing and of the line around it; None for no line.
         radius: in pixels.
         angle, flipped: as of `tiny.scenes.Thing`.
         plain: leave out the details on top, such as windows.
@@ -235,9 +235,9 @@ def draw_shape(
     return patch.reduce(2)
 
 
-def mix_paint(colour: str, rng: np.random.Generator) -> Rgb:
-    """One RGB (0 to 255) that a person would call `colour`, a little different every time."""
-    hue, saturation, value = (rng.uniform(low, high) for low, high in PAINTS[colour])
+def mix_paint(color: str, rng: np.random.Generator) -> Rgb:
+    """One RGB (0 to 255) that a person would call `color`, a little different every time."""
+    hue, saturation, value = (rng.uniform(low, high) for low, high in PAINTS[color])
     red, green, blue = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -256,9 +256,9 @@ def shade_paint(paint: Rgb, shade: float) -> Rgb:
     return red, green, blue
 
 
-def outline_paint(colour: str, paint: Rgb, surroundings: Rgb) -> Rgb:
+def outline_paint(color: str, paint: Rgb, surroundings: Rgb) -> Rgb:
     """A line that stands out from the paint and from its surroundings."""
-    if colour == "black":
+    if color == "black":
         return shade_paint(paint, 0.75)
-    dark = colour == "white" or sum(surroundings) > 3 * 90
+    dark = color == "white" or sum(surroundings) > 3 * 90
     return shade_paint(paint, -0.7 if dark else 0.65)

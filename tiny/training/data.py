@@ -60,26 +60,26 @@ class Batch:
 
     Attributes:
         pictures: uint8 [P, S, S, 3].
-        kinds, colours: [P, grid, grid], what each cell shows; -1 for none of the things.
-        places: bool [P, places, places, kinds + colours], what stands in each cell of a coarser grid.
+        kinds, colors: [P, grid, grid], what each cell shows; -1 for none of the things.
+        places: bool [P, places, places, kinds + colors], what stands in each cell of a coarser grid.
         sequences: groups of token sequences.
     """
 
     pictures: torch.Tensor
     kinds: torch.Tensor
-    colours: torch.Tensor
+    colors: torch.Tensor
     places: torch.Tensor
     sequences: list[Sequences]
 
     def map(self, change: Change) -> "Batch":
         """Return the same with every tensor changed."""
         parts = [part.map(change) for part in self.sequences]
-        maps = change(self.kinds), change(self.colours), change(self.places)
+        maps = change(self.kinds), change(self.colors), change(self.places)
         return Batch(change(self.pictures), *maps, parts)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Yield every tensor."""
-        yield from (self.pictures, self.kinds, self.colours, self.places)
+        yield from (self.pictures, self.kinds, self.colors, self.places)
         for part in self.sequences:
             yield from part.tensors()
 
@@ -123,7 +123,7 @@ def make_batch(tokenizer: Any, sizes: Sizes, lengths: list[int], step: int) -> B
     return Batch(
         torch.from_numpy(np.stack([draw_picture(scene, rng) for scene in scenes])),
         torch.from_numpy(np.stack([kinds for kinds, _ in maps])),
-        torch.from_numpy(np.stack([colours for _, colours in maps])),
+        torch.from_numpy(np.stack([colors for _, colors in maps])),
         torch.from_numpy(np.stack([place_map(scene, sizes.places) for scene in scenes])),
         [stack_rows(group, length, tokenizer.pad_token_id) for group, length in zip(groups, lengths, strict=True)],
     )

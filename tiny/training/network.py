@@ -13,7 +13,7 @@ from model import load_tokenizer
 from model.images.preprocess import CLIP_MEAN, CLIP_STD
 from model.kernels.torch_ops import positions_2d, prefix_mask
 from model.visualglm import RotaryEmbedding, VisualGLMModel
-from tiny.scenes import COLOURS, KINDS
+from tiny.scenes import COLORS, KINDS
 from tiny.training.data import IGNORED_LABEL, PICTURE_SIZE, Batch, Sequences
 from tiny.training.rows import LONGEST, Sizes
 
@@ -24,7 +24,7 @@ PATCH = 14
 VISION_WIDTH, QUERY_WIDTH, LANGUAGE_WIDTH = 192, 128, 256
 VISION_LAYERS, LANGUAGE_LAYERS = 5, 4
 IMAGE_LENGTH = Sizes.image_length
-RARE = -4.0  # the logit of a kind or colour in a cell, before anything is known
+RARE = -4.0  # the logit of a kind or color in a cell, before anything is known
 LOOK_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
 LOOK_SCALE = 0.2  # times that picture, which has as many numbers, the mean of the embeddings is to be
 STATE_LAYER, STATE_CELLS = 2, 4  # which layer's input is to tell the look of the picture, in so many cells a row
@@ -125,9 +125,9 @@ class Losses(NamedTuple):
 
     Attributes:
         answer: cross-entropy of the answers' tokens, their mean in nats.
-        map: the same of what the ViT's patches tell of the kind and the colour that each shows.
-        places: the same of what the image embeddings tell of where which kinds and colours stand.
-        look: mean squared error of what their mean tells of the picture's brightness and colours, or is of them.
+        map: the same of what the ViT's patches tell of the kind and the color that each shows.
+        places: the same of what the image embeddings tell of where which kinds and colors stand.
+        look: mean squared error of what their mean tells of the picture's brightness and colors, or is of them.
         state: the same of what the language model's states tell of these where it answers.
     """
 
@@ -152,8 +152,8 @@ class Trainee(nn.Module):
         speed_up(network)
         self.network = network
         self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
-        self.colour_head = nn.Linear(VISION_WIDTH, len(COLOURS) + 1)
-        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, Sizes.places**2 * (len(KINDS) + len(COLOURS)))
+        self.colour_head = nn.Linear(VISION_WIDTH, len(COLORS) + 1)
+        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, Sizes.places**2 * (len(KINDS) + len(COLORS)))
         nn.init.constant_(self.place_head.bias, RARE)
         self.look_head = None if is_bound else nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
         self.state_head = nn.Linear(LANGUAGE_WIDTH, 4 * STATE_CELLS**2)
@@ -213,8 +213,8 @@ class Trainee(nn.Module):
     def map_loss(self, patches: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return how badly the patches [P, N, Dv] tell what they show."""
         kind = F.cross_entropy(self.kind_head(patches).flatten(0, 1).float(), batch.kinds.flatten() + 1)
-        colour = F.cross_entropy(self.colour_head(patches).flatten(0, 1).float(), batch.colours.flatten() + 1)
-        return kind + colour
+        color = F.cross_entropy(self.colour_head(patches).flatten(0, 1).float(), batch.colors.flatten() + 1)
+        return kind + color
 
 
 def normalize(pictures: torch.Tensor) -> torch.Tensor:
@@ -226,7 +226,7 @@ def normalize(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def look_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
-    """Return [P, 4, cells, cells] of pixels [P, 3, S, S]: the mean of each colour, and how much brightness varies."""
+    """Return [P, 4, cells, cells] of pixels [P, 3, S, S]: the mean of each color, and how much brightness varies."""
     size = pixels.shape[-1] // cells
     brightness = pixels.mean(dim=1, keepdim=True)
     variance = F.avg_pool2d(brightness.square(), size) - F.avg_pool2d(brightness, size).square()

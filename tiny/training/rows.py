@@ -21,7 +21,7 @@ from tiny.words.sentences import LANGUAGES, Language, pick, read_sentences
 LONGEST = 320  # tokens of prompt and answer; longer examples are left out
 TEXT_SHARE, REPEAT_SHARE = 0.04, 0.02  # small talk, and words to repeat, in sequences per sequence about a picture
 # A model that sees which words came before soon learns which never follow one another, and then does not say a pair of
-# colour and kind that training never showed. Where words are hidden it has to look.
+# color and kind that training never showed. Where words are hidden it has to look.
 HIDING_RATE, HIDDEN_SHARE = 0.5, 0.3  # answers of which words are hidden, and how many of their words
 FEWEST, MOST = 3, 10  # tokens to repeat
 PROMPT_LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
@@ -144,7 +144,7 @@ def draw_repeat(tokenizer: Any, language: Language, rng: np.random.Generator) ->
 
 def names_held_out(language: Language, text: str) -> bool:
     """Whether the text names a pair that training must not have."""
-    return any((mention.colour, mention.kind) in HELD_OUT for mention in find_mentions(language, text.lower()))
+    return any((mention.color, mention.kind) in HELD_OUT for mention in find_mentions(language, text.lower()))
 
 
 def plan_lengths(tokenizer: Any, sizes: Sizes, trials: int = 16) -> list[int]:

@@ -27,10 +27,10 @@ HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
 CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # punctuation and characters
 LAYOUT = re.compile("|".join(map(re.escape, layout_pieces())))
 LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely more than four
-# Chinese has no blanks, so colours and nouns are set apart here: were 红色的球 one piece, a colour that training never
+# Chinese has no blanks, so colors and nouns are set apart here: were 红色的球 one piece, a color that training never
 # shows with a noun would be written quite unlike all others.
-COLOURS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])
-APART = re.compile("|".join((f"([{COLOURS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
+COLORS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])
+APART = re.compile("|".join((f"([{COLORS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
 PIECES_FIELD, TRAINER_FIELD = 1, 2  # of ModelProto
 SEEDS_FIELD = 54  # TrainerSpec.seed_sentencepieces_file
 

@@ -5,10 +5,10 @@ from tiny.words.vocabulary import NOUNS, add_article, make_plural, names_of
 
 ALIAS_RATE = 0.25  # how often a question uses a further name of a kind
 CURT_RATE = 0.25  # how often a Chinese question says 红球 or 红的球 for 红色的球
-LATE_COLOUR_RATE = 0.04  # how often an English one says "the ball that is red"
+LATE_COLOR_RATE = 0.04  # how often an English one says "the ball that is red"
 LOOSE_MEASURE_RATE = 0.12  # how often 个 stands for any measure word
 CARELESS_RATE, POLITE_RATE = 0.25, 0.4  # up to where punctuation is left out, and politeness added
-OTHER_COLOUR_RATE = 0.1  # how often a colour has its other name, if it has one
+OTHER_COLOR_RATE = 0.1  # how often a color has its other name, if it has one
 OTHER_PLACE_RATE = 0.6  # how often a place or a side has another of its names
 PERIODS = {"zh": "？?。.！!", "en": "?.!"}
 POLITE = ("请", "你", "能", "告诉", "麻烦", "帮", "可以", "我", "说", "看")
@@ -22,14 +22,14 @@ def word_question(rng: Rng, language: Language, topic: str, **fields: str) -> st
     return vary(expand(rng, language, pick(rng, templates_of(language)[topic]), fields), rng, language)
 
 
-def name_fields(rng: Rng, language: Language, kind: str | None, colour: str | None = None) -> dict[str, str]:
-    """Return the fields of a thing; without a kind of anything of that colour."""
-    return (_name_chinese if language == "zh" else _name_english)(rng, kind, colour)
+def name_fields(rng: Rng, language: Language, kind: str | None, color: str | None = None) -> dict[str, str]:
+    """Return the fields of a thing; without a kind of anything of that color."""
+    return (_name_chinese if language == "zh" else _name_english)(rng, kind, color)
 
 
-def other_fields(rng: Rng, language: Language, kind: str, colour: str | None = None) -> dict[str, str]:
+def other_fields(rng: Rng, language: Language, kind: str, color: str | None = None) -> dict[str, str]:
     """Return the fields of the second thing of a question."""
-    fields = name_fields(rng, language, kind, colour)
+    fields = name_fields(rng, language, kind, color)
     return {"other": fields["name"], "other_measure": fields.get("measure", "")}
 
 
@@ -47,9 +47,9 @@ def _pick_place(rng: Rng, names: list[str]) -> str:
     return pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]
 
 
-def colour_field(rng: Rng, language: Language, colour: str) -> dict[str, str]:
+def color_field(rng: Rng, language: Language, color: str) -> dict[str, str]:
     """Return {colour}: 红色 | red."""
-    return {"colour": _pick_colour(rng, language, colour)}
+    return {"colour": _pick_color(rng, language, color)}
 
 
 def way_fields(rng: Rng, language: Language, way: str) -> dict[str, str]:
@@ -61,12 +61,12 @@ def way_fields(rng: Rng, language: Language, way: str) -> dict[str, str]:
     return {"more": f"{word}er", "most": f"{word}est"}
 
 
-def _pick_colour(rng: Rng, language: Language, colour: str) -> str:
-    name, *others = names_of(language, "colours", colour)
-    return others[0] if others and rng.random() < OTHER_COLOUR_RATE else name
+def _pick_color(rng: Rng, language: Language, color: str) -> str:
+    name, *others = names_of(language, "colours", color)
+    return others[0] if others and rng.random() < OTHER_COLOR_RATE else name
 
 
-def _name_chinese(rng: Rng, kind: str | None, colour: str | None) -> dict[str, str]:
+def _name_chinese(rng: Rng, kind: str | None, color: str | None) -> dict[str, str]:
     if kind is None:
         noun, measure = pick(rng, ZH_THINGS), "个"
     else:
@@ -74,8 +74,8 @@ def _name_chinese(rng: Rng, kind: str | None, colour: str | None) -> dict[str, s
         noun = pick(rng, others) if rng.random() < ALIAS_RATE else NOUNS[kind].zh
         measure = "个" if rng.random() < LOOSE_MEASURE_RATE else NOUNS[kind].measure
     name = noun
-    if colour is not None:
-        full = _pick_colour(rng, "zh", colour)
+    if color is not None:
+        full = _pick_color(rng, "zh", color)
         name = f"{full}的{noun}"
         if rng.random() < CURT_RATE:
             curt = pick(rng, ("{}的{}", "{}色{}", "{}色{}", "{}的{}" if kind is None else "{}{}"))
@@ -83,8 +83,8 @@ def _name_chinese(rng: Rng, kind: str | None, colour: str | None) -> dict[str, s
     return {"name": name, "measure": measure, "one": f"一{measure}{name}", "kinds": name, "any": name}
 
 
-def _name_english(rng: Rng, kind: str | None, colour: str | None) -> dict[str, str]:
-    word = None if colour is None else _pick_colour(rng, "en", colour)
+def _name_english(rng: Rng, kind: str | None, color: str | None) -> dict[str, str]:
+    word = None if color is None else _pick_color(rng, "en", color)
     if kind is None:
         name = f"{word} {pick(rng, EN_THINGS)}"
         one = pick(rng, (f"anything {word}", f"something {word}", add_article(name)))
@@ -97,7 +97,7 @@ def _name_english(rng: Rng, kind: str | None, colour: str | None) -> dict[str, s
         return {"name": noun, "one": add_article(noun), "kinds": plural, "any": plural}
     name, kinds = f"{word} {noun}", f"{word} {plural}"
     one = add_article(name)
-    if rng.random() < LATE_COLOUR_RATE:
+    if rng.random() < LATE_COLOR_RATE:
         name, one, kinds = f"{noun} that is {word}", f"{add_article(noun)} that is {word}", f"{plural} that are {word}"
     return {"name": name, "one": one, "kinds": kinds, "any": kinds}
 

@@ -3,7 +3,7 @@
 A template may hold alternatives, "[Where is|Where's] the {name}?", one of which is drawn. An alternative
 "@in" stands for any phrase of the part "in"; an empty one for nothing. The fields in braces:
 
-    {name}, {other}      红色的球 | red ball, with or without a colour; the second thing of a comparison
+    {name}, {other}      红色的球 | red ball, with or without a color; the second thing of a comparison
     {one}, {kinds}       一个红色的球 | a red ball; 球 | balls
     {any}                as {kinds}
     {measure}            个; {other_measure} that of {other}

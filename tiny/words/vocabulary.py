@@ -1,4 +1,4 @@
-"""What things, colours, places and numbers are called in Chinese and English, as tiny/sentences/names.toml says."""
+"""What things, colors, places and numbers are called in Chinese and English, as tiny/sentences/names.toml says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ def names_of(language: Language, group: str, key: str) -> list[str]:
     return names
 
 
-def name_colour(language: Language, colour: str) -> str:
+def name_color(language: Language, color: str) -> str:
     """Return 红色 | red."""
-    return names_of(language, "colours", colour)[0]
+    return names_of(language, "colours", color)[0]
 
 
 def name_region(language: Language, place: str) -> str:
@@ -63,25 +63,25 @@ def name_kind(language: Language, kind: str | None, count: int = 1) -> str:
     return noun.en if count == 1 else noun.plural
 
 
-def name_thing(language: Language, kind: str | None, colour: str | None = None, count: int = 1) -> str:
-    """Return 红色的球 | red ball; without a colour 球 | ball."""
+def name_thing(language: Language, kind: str | None, color: str | None = None, count: int = 1) -> str:
+    """Return 红色的球 | red ball; without a color 球 | ball."""
     name = name_kind(language, kind, count)
-    if colour is None:
+    if color is None:
         return name
-    return f"{name_colour(language, colour)}{'的' if language == 'zh' else ' '}{name}"
+    return f"{name_color(language, color)}{'的' if language == 'zh' else ' '}{name}"
 
 
-def name_one(language: Language, kind: str, colour: str | None = None, size: str = "medium") -> str:
+def name_one(language: Language, kind: str, color: str | None = None, size: str = "medium") -> str:
     """Return 一个红色的球 | a red ball; with a size that has a word 一个小的红色的球 | a small red ball."""
-    name, (word,) = name_thing(language, kind, colour), names_of(language, "sizes", size)
+    name, (word,) = name_thing(language, kind, color), names_of(language, "sizes", size)
     if language == "zh":
         return f"一{NOUNS[kind].measure}{word + '的' if word else ''}{name}"
     return add_article(f"{word} {name}" if word else name)
 
 
-def name_count(language: Language, count: int, kind: str | None, colour: str | None = None) -> str:
+def name_count(language: Language, count: int, kind: str | None, color: str | None = None) -> str:
     """Return 两个球 | two balls, for a count from 0 to 10; without a kind 两个物体 | two objects."""
-    number, name = NAMES["numbers"][language][count], name_thing(language, kind, colour, count)
+    number, name = NAMES["numbers"][language][count], name_thing(language, kind, color, count)
     measure = (NOUNS[kind] if kind else OBJECT).measure if language == "zh" else " "
     return f"{number}{measure}{name}"
 
