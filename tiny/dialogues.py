@@ -31,7 +31,7 @@ LANGUAGES = (CHINESE, ENGLISH)
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class Transcript:
     """What was said about a picture.
 
     Attributes:
@@ -40,12 +40,12 @@ class Dialogue:
         turns: questions and answers, the answers empty where none is written.
     """
 
-    picture: Path | None
+    image: Path | None
     language: Language
     turns: tuple[Turn, ...]
 
 
-def read_dialogue(file: Path) -> Dialogue:
+def read_transcript(file: Path) -> Transcript:
     """Read a file of the form above.
 
     Raises:
@@ -61,38 +61,38 @@ def read_dialogue(file: Path) -> Dialogue:
             turns[-1] = replace(turns[-1], answer=line.removeprefix(language.answer).strip())
         else:
             raise VisualGLMError(f"{file}: {line!r} should begin with {language.ask} or, after it, {language.answer}")
-    return Dialogue(find_picture(file, first), language, tuple(turns))
+    return Transcript(find_image(file, first), language, tuple(turns))
 
 
-def find_picture(file: Path, line: str) -> Path | None:
+def find_image(file: Path, line: str) -> Path | None:
     """Return the picture that the first line names."""
     name = line.removeprefix("picture: ")
     if name == "none":
         return None
-    found = [place / name for place in (file.parent, file.parent.parent) if (place / name).is_file()]
-    if not found or name == line:
+    candidates = [folder / name for folder in (file.parent, file.parent.parent) if (folder / name).is_file()]
+    if not candidates or name == line:
         raise VisualGLMError(f"{file} should begin with 'picture: NAME' of a picture beside it or above it.")
-    return found[0]
+    return candidates[0]
 
 
-def replay(model: ChatModel, dialogue: Dialogue) -> Iterator[Turn]:
+def replay(model: ChatModel, transcript: Transcript) -> Iterator[Turn]:
     """Ask the questions again, each after the new answers to those before; greedy."""
-    image = None if dialogue.picture is None else load_image(dialogue.picture)
-    conversation = Conversation(image, [], dialogue.language)
-    for turn in dialogue.turns:
-        pieces = model.stream_answer(conversation, turn.question, GREEDY)
-        conversation.turns.append(Turn(turn.question, "".join(piece.text for piece in pieces)))
+    image = None if transcript.image is None else load_image(transcript.image)
+    conversation = Conversation(image, [], transcript.language)
+    for turn in transcript.turns:
+        chunks = model.stream_answer(conversation, turn.question, GREEDY)
+        conversation.turns.append(Turn(turn.question, "".join(chunk.text for chunk in chunks)))
         yield conversation.turns[-1]
 
 
-def write_dialogue(file: Path, dialogue: Dialogue) -> None:
+def write_transcript(file: Path, transcript: Transcript) -> None:
     """Write a dialogue in the form above."""
-    name = "none" if dialogue.picture is None else dialogue.picture.name
-    language, blank = dialogue.language, "" if dialogue.language == CHINESE else " "
-    rounds = [
-        f"{language.ask}{blank}{turn.question}\n{language.answer}{blank}{turn.answer}\n" for turn in dialogue.turns
+    name = "none" if transcript.image is None else transcript.image.name
+    language, blank = transcript.language, "" if transcript.language == CHINESE else " "
+    blocks = [
+        f"{language.ask}{blank}{turn.question}\n{language.answer}{blank}{turn.answer}\n" for turn in transcript.turns
     ]
-    file.write_text("\n".join([f"picture: {name}\n", *rounds]), encoding="utf-8")
+    file.write_text("\n".join([f"picture: {name}\n", *blocks]), encoding="utf-8")
 
 
 def main() -> None:
@@ -103,8 +103,8 @@ def main() -> None:
     options = parser.parse_args()
     model = load_sat(options.from_pretrained)
     for file in options.files:
-        dialogue = read_dialogue(file)
-        write_dialogue(file, replace(dialogue, turns=tuple(replay(model, dialogue))))
+        transcript = read_transcript(file)
+        write_transcript(file, replace(transcript, turns=tuple(replay(model, transcript))))
         print(file.read_text(encoding="utf-8"))
 
 

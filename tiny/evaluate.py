@@ -1,7 +1,8 @@
 """Ask a model questions about pictures that it has never seen, through the public chat, greedy.
 
     python -m tiny.evaluate --from_pretrained visualglm-tiny --seed 1000 --count 480
-    python -m tiny.evaluate --scenes DIR     # pictures and questions made elsewhere: see tiny/evaluation/elsewhere.py
+    python -m tiny.evaluate --scenes DIR     # pictures and questions made elsewhere: see
+                                              tiny/evaluation/external_dataset.py
 
 Prints the share of right answers by kind of question and language, with 95 % intervals, and beside each the share
 when the picture is swapped for another scene's, in which the right answer differs: where it hardly falls, the model
@@ -30,38 +31,40 @@ from model import (
 from model.chat_model import demo_config
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
-from tiny.evaluation.drawn import draw_questions
-from tiny.evaluation.elsewhere import read_questions
+from tiny.evaluation.external_dataset import read_questions
+from tiny.evaluation.generated_dataset import generate_questions
 from tiny.evaluation.report import describe_machine, format_overall, format_table, write_failures, write_json
 from tiny.evaluation.results import Question, Result
-from tiny.scenes import MOST_THINGS
-from tiny.training.rows import PROMPT_LANGUAGES
+from tiny.scenes import MAX_THINGS
+from tiny.training.encoding import PROMPT_LANGUAGES
 
-LONGEST_ANSWER = 200  # tokens
-AT_ONCE = 64  # questions handed over together
+MAX_ANSWER_TOKENS = 200  # tokens
+BATCH_SIZE = 64  # questions handed over together
 
 
 def to_conversation(question: Question, swapped: bool = False) -> Conversation:
     """Return what was said before the question, with its picture or the swapped one."""
-    picture = question.swapped if swapped else question.picture
+    image = question.swapped_image if swapped else question.image
     turns = [Turn(earlier, answer) for earlier, answer in question.history]
-    return Conversation(None if picture is None else picture.load(), turns, PROMPT_LANGUAGES[question.language])
+    return Conversation(None if image is None else image.load(), turns, PROMPT_LANGUAGES[question.language])
 
 
 def greedy_config(model: ChatModel, repetition_penalty: float | None = None) -> GenerationConfig:
     """Return the settings that the chat programs take from the model's directory, without sampling."""
-    config = demo_config(model).replace(temperature=0, max_new_tokens=LONGEST_ANSWER)
+    config = demo_config(model).replace(temperature=0, max_new_tokens=MAX_ANSWER_TOKENS)
     return config.replace(repetition_penalty=repetition_penalty)
 
 
-def answer_all(model: ChatModel, asked: Iterable[tuple[Conversation, str]], config: GenerationConfig) -> Iterator[str]:
+def generate_answers(
+    model: ChatModel, asked: Iterable[tuple[Conversation, str]], config: GenerationConfig
+) -> Iterator[str]:
     """Yield the model's answer to each question, in their order; in batches where the model can."""
     if not isinstance(model, SatChatModel):
         for conversation, question in asked:
-            yield "".join(piece.text for piece in model.stream_answer(conversation, question, config))
+            yield "".join(chunk.text for chunk in model.stream_answer(conversation, question, config))
         return
     left = iter(asked)
-    while some := list(islice(left, AT_ONCE)):
+    while some := list(islice(left, BATCH_SIZE)):
         for answer in model.answer_batch(some, config):
             if isinstance(answer, VisualGLMError):
                 raise answer
@@ -75,12 +78,12 @@ def evaluate(
     asked = (
         (to_conversation(question, swapped), question.text)
         for question in questions
-        for swapped in ([False, True] if swap and question.swapped else [False])
+        for swapped in ([False, True] if swap and question.swapped_image else [False])
     )
-    answers = answer_all(model, asked, greedy_config(model, repetition_penalty))
+    answers = generate_answers(model, asked, greedy_config(model, repetition_penalty))
     for question in questions:
         answer = next(answers)
-        yield Result(question, answer, next(answers) if swap and question.swapped else None)
+        yield Result(question, answer, next(answers) if swap and question.swapped_image else None)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -90,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="the model (default %(default)s)")
     add("--seed", type=int, default=1000, help="of the pictures and questions (default %(default)s)")
     add("--count", type=int, default=480, help="questions (default %(default)s)")
-    add("--most_things", type=int, default=MOST_THINGS, help="things in a picture, at most (default %(default)s)")
+    add("--most_things", type=int, default=MAX_THINGS, help="things in a picture, at most (default %(default)s)")
     add("--scenes", type=Path, metavar="DIR", help="ask all questions of this folder's .jsonl files instead")
     add("--repetition_penalty", type=float, help="1 for none (default: as generation_config.json says, else 1.2)")
     add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
@@ -100,8 +103,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--failures", type=Path, metavar="FILE", help="write the wrong answers to this file, an HTML page")
     add("--no_swap", dest="swap", action="store_false", help="do not ask about swapped pictures")
     options = parser.parse_args()
-    if options.seed < 0 or options.count < 1 or not 1 <= options.most_things <= MOST_THINGS:
-        parser.error(f"--seed must be 0 or more, --count 1 or more, --most_things from 1 to {MOST_THINGS}.")
+    if options.seed < 0 or options.count < 1 or not 1 <= options.most_things <= MAX_THINGS:
+        parser.error(f"--seed must be 0 or more, --count 1 or more, --most_things from 1 to {MAX_THINGS}.")
     return options
 
 
@@ -122,7 +125,7 @@ def run(options: argparse.Namespace, load: Callable[..., Any]) -> None:
     for path in (options.json, options.failures):
         if path is not None:
             check_writable(path)
-    drawn = draw_questions(options.seed, options.count, options.most_things)
+    drawn = generate_questions(options.seed, options.count, options.most_things)
     questions = read_questions(options.scenes) if options.scenes else list(drawn)
     model = load(options.from_pretrained, device=options.device, dtype=options.dtype, quant=options.quant)
     answered = evaluate(model, questions, options.swap, options.repetition_penalty)

@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image
 
 from model.command_line import ArgumentParser, run_program
-from tiny.scenes import BACKGROUNDS, Scene, draw_scene, sample_scene
+from tiny.scenes import BACKGROUNDS, Scene, render_scene, sample_scene
 from tiny.words.sentences import read_sentences
 
 COUNT, SEED = 20, 7
-PICTURE_SIZE = 224
+IMAGE_SIZE = 224
 FOLDER = "fewshot-data"  # in the archive
 DATE = (2023, 1, 1, 0, 0, 0)  # of everything in the archive, so that it is the same whenever it is made
 SEED_OFFSET = 2**41  # keeps clear of the scenes of the training and of its evaluation
@@ -35,7 +35,7 @@ ANSWERS: dict[str, str] = read_sentences("backgrounds")["answers"]  # background
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledScene:
     """A picture, and what is in its background."""
 
     scene: Scene
@@ -43,27 +43,27 @@ class Labelled:
 
     def draw(self) -> Image.Image:
         """The picture, RGB."""
-        return draw_scene(self.scene, PICTURE_SIZE)
+        return render_scene(self.scene, IMAGE_SIZE)
 
 
-def draw_labelled(seed: int = SEED, count: int = COUNT) -> Iterator[Labelled]:
+def sample_labeled(seed: int = SEED, count: int = COUNT) -> Iterator[LabeledScene]:
     """Yield pictures with labels, the backgrounds in a random order in each run of eight."""
     rng = np.random.default_rng([SEED_OFFSET, seed])
     for number in range(count):
         if number % len(BACKGROUNDS) == 0:
             order = rng.permutation(len(BACKGROUNDS))
         background = BACKGROUNDS[order[number % len(BACKGROUNDS)]]
-        yield Labelled(replace(sample_scene(rng), background=background), ANSWERS[background])
+        yield LabeledScene(replace(sample_scene(rng), background=background), ANSWERS[background])
 
 
 def make_files(folder: str, seed: int, count: int) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every file of a folder: the pictures, and dataset.json."""
     rows = []
-    for number, labelled in enumerate(draw_labelled(seed, count), start=1):
+    for number, labeled in enumerate(sample_labeled(seed, count), start=1):
         name = f"{number:0{len(str(count))}d}.jpg"
         buffer = io.BytesIO()
-        labelled.draw().save(buffer, "JPEG", quality=90)
-        rows.append({"img": f"{folder}/{name}", "prompt": QUESTION, "label": labelled.label})
+        labeled.draw().save(buffer, "JPEG", quality=90)
+        rows.append({"img": f"{folder}/{name}", "prompt": QUESTION, "label": labeled.label})
         yield name, buffer.getvalue()
     yield "dataset.json", (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()
 

@@ -27,14 +27,14 @@ from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.resolve import VOCABULARY_NAME
 from model.command_line import ArgumentParser, run_program
 from model.visualglm import VisualGLMModel
-from tiny.questions import corpus
-from tiny.training.data import PICTURE_SIZE, Batches, load_batches
-from tiny.training.network import IMAGE_LENGTH, PATCH, Trainee, build
-from tiny.training.rows import Sizes, plan_lengths
-from tiny.training.step import FURTHER_WEIGHTS, WEIGHTS, TrainingStep, make_optimizer
+from tiny.questions import tokenizer_corpus
+from tiny.training.data import IMAGE_SIZE, BatchDataset, make_loader
+from tiny.training.encoding import BatchLayout, plan_bucket_lengths
+from tiny.training.network import IMAGE_LENGTH, PATCH, TrainingModel, build
+from tiny.training.step import LOSS_WEIGHTS, SECOND_STAGE_LOSS_WEIGHTS, TrainingStep, make_optimizer
 from tiny.training.tokenizer import train_tokenizer
 
-VOCABULARY = 1500
+VOCABULARY_SIZE = 1500
 VOCABULARY_TEXTS = 60_000
 SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature")
 REPETITION_PENALTY = 1.0  # short answers repeat words, and more lowers none of their mistakes; see benchmarks/notes.md
@@ -51,10 +51,10 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
 def ensure_tokenizer(directory: Path, seed: int) -> None:
     """Train a tokenizer in `directory` where there is none yet."""
     if not (directory / VOCABULARY_NAME).is_file():
-        train_tokenizer(corpus(np.random.default_rng(seed), VOCABULARY_TEXTS), directory, VOCABULARY)
+        train_tokenizer(tokenizer_corpus(np.random.default_rng(seed), VOCABULARY_TEXTS), directory, VOCABULARY_SIZE)
 
 
-def begin_from(start: str, directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
+def start_from_model(start: str, directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
     """Return a trained network, whose ViT will stay as it is, and its configuration; copy its tokenizer."""
     checkpoint = open_checkpoint(start)
     directory.mkdir(parents=True, exist_ok=True)
@@ -65,44 +65,46 @@ def begin_from(start: str, directory: Path, seed: int) -> tuple[VisualGLMModel, 
     return network, config
 
 
-def train(trainee: Trainee, options: Namespace, device: torch.device) -> None:
+def train(model: TrainingModel, options: Namespace, device: torch.device) -> None:
     """Run the remaining steps, keeping the state in a file."""
-    optimizer = make_optimizer(trainee, device)
-    first = load_state(options.state, trainee, optimizer)
-    sizes = Sizes(
-        pictures=options.pictures,
+    optimizer = make_optimizer(model, device)
+    first = load_state(options.state, model, optimizer)
+    layout = BatchLayout(
+        images=options.images,
         questions=options.questions,
-        grid=PICTURE_SIZE // PATCH,
+        grid=IMAGE_SIZE // PATCH,
         image_length=IMAGE_LENGTH,
         seed=options.seed,
     )
-    lengths = plan_lengths(load_tokenizer(options.out), sizes)
+    lengths = plan_bucket_lengths(load_tokenizer(options.out), layout)
     print(f"sequences of {lengths} tokens", flush=True)
-    dataset = Batches(options.out, sizes, lengths, first, options.steps)
-    run_step = TrainingStep(trainee, optimizer, device, WEIGHTS if options.start is None else FURTHER_WEIGHTS)
-    clock = Clock(device)
-    for step, batch in enumerate(load_batches(dataset, options.workers, device.type == "cuda"), start=first):
-        clock.data_came()
+    dataset = BatchDataset(options.out, layout, lengths, first, options.steps)
+    run_step = TrainingStep(
+        model, optimizer, device, LOSS_WEIGHTS if options.start is None else SECOND_STAGE_LOSS_WEIGHTS
+    )
+    throughput = Throughput(device)
+    for step, batch in enumerate(make_loader(dataset, options.workers, device.type == "cuda"), start=first):
+        throughput.batch_ready()
         run_step(batch, learning_rate(step, options.steps, options.lr, options.warm_up))
-        clock.step_done()
+        throughput.step_done()
         if (step + 1) % options.report == 0 or step + 1 == options.steps:
-            numbers = {**run_step.report(), **clock.report(step + 1 - first)}
+            numbers = {**run_step.report(), **throughput.report(step + 1 - first)}
             rounded = {name: round(value, 4) for name, value in numbers.items()}
             print(json.dumps({"step": step + 1, **rounded}), flush=True)
         if (step + 1) % options.save == 0:
-            save_state(options.state, trainee, optimizer, step + 1)
+            save_state(options.state, model, optimizer, step + 1)
 
 
-class Clock:
+class Throughput:
     """How fast training goes, and how much of its time is spent waiting for pictures."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.started = self.done = time.perf_counter()
-        self.waited = 0.0
+        self.data_wait = 0.0
 
-    def data_came(self) -> None:
-        self.waited += time.perf_counter() - self.done
+    def batch_ready(self) -> None:
+        self.data_wait += time.perf_counter() - self.done
 
     def step_done(self) -> None:
         if self.device.type == "cuda":
@@ -111,25 +113,25 @@ class Clock:
 
     def report(self, steps: int) -> dict[str, float]:
         seconds = time.perf_counter() - self.started
-        return {"steps_per_s": steps / seconds, "waiting": self.waited / seconds}
+        return {"steps_per_s": steps / seconds, "waiting": self.data_wait / seconds}
 
 
-def load_state(path: Path | None, trainee: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_state(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Take up the state in `path`; return the number of steps done."""
     if path is None or not path.is_file():
         return 0
-    state = torch.load(path, map_location=next(trainee.parameters()).device, weights_only=True)
-    trainee.load_state_dict(state["trainee"])
+    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+    model.load_state_dict(state["trainee"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 
 
-def save_state(path: Path | None, trainee: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_state(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write everything needed to go on from here, whole or not at all."""
     if path is None:
         return
     part = path.with_suffix(".part")
-    torch.save({"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+    torch.save({"trainee": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
     part.replace(path)
 
 
@@ -140,11 +142,13 @@ def parse_arguments() -> Namespace:
     parser.add_argument("--start", metavar="NAME_OR_DIR", help="model to go on from; none for a new one")
     parser.add_argument("--state", type=Path, help="file to continue from and to keep the state in")
     parser.add_argument("--steps", type=int, default=18000)
-    parser.add_argument("--pictures", type=int, default=Sizes.pictures, help="pictures a step")
-    parser.add_argument("--questions", type=int, default=Sizes.questions, help="questions a picture, an even number")
+    parser.add_argument("--images", "--pictures", type=int, default=BatchLayout.images, help="pictures a step")
+    parser.add_argument(
+        "--questions", type=int, default=BatchLayout.questions, help="questions a picture, an even number"
+    )
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--warm_up", type=int, default=300, help="steps in which the rate rises")
-    parser.add_argument("--seed", type=int, default=Sizes.seed)
+    parser.add_argument("--seed", type=int, default=BatchLayout.seed)
     parser.add_argument("--workers", type=int, default=15, help="processes that draw")
     parser.add_argument("--report", type=int, default=200, help="steps between reports")
     parser.add_argument("--save", type=int, default=2000, help="steps between states kept")
@@ -159,10 +163,10 @@ def main() -> None:
         ensure_tokenizer(options.out, options.seed)
         network, config = build(options.out, options.seed)
     else:
-        network, config = begin_from(options.start, options.out, options.seed)
+        network, config = start_from_model(options.start, options.out, options.seed)
     print(f"{sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
-    trainee = Trainee(network, is_bound=options.start is not None).to(device)
-    train(trainee, options, device)
+    model = TrainingModel(network, direct_appearance=options.start is not None).to(device)
+    train(model, options, device)
     # The published minimum length is beyond most of our answers.
     kept = {key: getattr(HF_CHAT, key) for key in SAMPLING_KEYS}
     sampling = {"min_length": 0, **kept, "repetition_penalty": REPETITION_PENALTY}

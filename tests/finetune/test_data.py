@@ -20,7 +20,7 @@ from model.errors import SettingError
 from model.images.preprocess import load_image
 from tests.model.engine.test_decoder import drain
 from tests.model.test_prompt import CountingTokenizer
-from tiny.scenes import draw_scene, sample_scene
+from tiny.scenes import render_scene, sample_scene
 
 TURNS = [("图里有什么？", "一只红色的球。"), ("Where is it?", "It is on the left."), ("还有吗？", "没有了。")]
 GOOD = {"img": "0.png", "prompt": "图里有什么？", "label": "一只红色的球。"}
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     import numpy as np
 
     for number in range(2):
-        draw_scene(sample_scene(np.random.default_rng(number)), 224).save(tmp_path / f"{number}.png")
+        render_scene(sample_scene(np.random.default_rng(number)), 224).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:2000])
     return tmp_path
 

@@ -220,7 +220,7 @@ def test_no_document_names_a_registry_or_a_place_on_somebody_s_machine(name: str
 
 
 def test_every_evaluated_kind_is_in_the_tables() -> None:
-    from tiny.evaluation.drawn import NEW_PAIRS
+    from tiny.evaluation.generated_dataset import NEW_PAIRS
     from tiny.questions import QUESTION_KINDS
 
     score = r" (?:[\d.]+ %|-) \|"

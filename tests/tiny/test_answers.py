@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from tests.tiny.asked import (
+from tests.tiny.scene_examples import (
     ALONE,
     PAIR,
     THREE_BALLS,
     examples,
     find,
 )
-from tiny.questions import ask
+from tiny.questions import sample_example
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,16 @@ from tiny.questions import ask
     ],
 )
 def test_wording_of_a_pair(language: str, kind: str, answer: str) -> None:
-    assert answer in {ask(PAIR, np.random.default_rng(seed), language, kind).answer for seed in range(40)}
+    assert answer in {sample_example(PAIR, np.random.default_rng(seed), language, kind).answer for seed in range(40)}
 
 
 def test_wording_of_one_thing() -> None:
-    assert {ask(ALONE, np.random.default_rng(seed), "zh", "describe").answer for seed in range(40)} == {
+    assert {sample_example(ALONE, np.random.default_rng(seed), "zh", "describe").answer for seed in range(40)} == {
         "图片中有一个橙色的方块，它在下方。",
         "图片中有一个橙色的方块。",
         "图片中只有一个物体：一个小的橙色的方块，它在下方。",
     }
-    assert {ask(ALONE, np.random.default_rng(seed), "en", "describe").answer for seed in range(40)} == {
+    assert {sample_example(ALONE, np.random.default_rng(seed), "en", "describe").answer for seed in range(40)} == {
         "The picture shows an orange box. It is at the bottom.",
         "The picture shows an orange box.",
         "There is only one object in the picture: a small orange box. It is at the bottom.",
@@ -66,7 +66,9 @@ def test_wording_of_one_thing() -> None:
     ],
 )
 def test_wording_in_detail(language: str, answer: str) -> None:
-    assert answer in {ask(THREE_BALLS, np.random.default_rng(seed), language, "describe").answer for seed in range(40)}
+    assert answer in {
+        sample_example(THREE_BALLS, np.random.default_rng(seed), language, "describe").answer for seed in range(40)
+    }
 
 
 def test_the_style_of_a_description_follows_from_the_question() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tiny.grading import is_right
+from tiny.grading import is_correct
 from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import Language
 
@@ -79,7 +79,7 @@ TWO_BALLS = Facts(
     ],
 )
 def test_grading_sizes(language: Language, facts: Facts, answer: str, right: bool) -> None:
-    assert is_right(example(language, facts), answer) is right
+    assert is_correct(example(language, facts), answer) is right
 
 
 LEFT_OF_CAR = Facts("relation", things=(BALL, ("green", "tree", "left")), other=("car", None), way="left")
@@ -138,4 +138,4 @@ IS_RIGHT = Facts("is_beside", False, "ball", None, (BALL, CAR), other=("car", No
     ],
 )
 def test_grading_sides(language: Language, facts: Facts, answer: str, right: bool) -> None:
-    assert is_right(example(language, facts), answer) is right
+    assert is_correct(example(language, facts), answer) is right

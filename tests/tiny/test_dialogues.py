@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from model import CHINESE, ENGLISH, Turn, VisualGLMError, load_sat
-from tiny.dialogues import Dialogue, read_dialogue, replay, write_dialogue
+from tiny.dialogues import Transcript, read_transcript, replay, write_transcript
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted((EXAMPLES / "dialogues").glob("*.txt"))
@@ -18,25 +18,25 @@ def model() -> Any:
 
 
 def test_there_are_dialogues_of_several_rounds_in_both_languages_with_and_without_a_picture() -> None:
-    dialogues = [read_dialogue(file) for file in FILES]
-    assert len(dialogues) >= 5
-    assert {dialogue.language for dialogue in dialogues} == {CHINESE, ENGLISH}
-    assert any(dialogue.picture is None for dialogue in dialogues)
-    assert all(len(dialogue.turns) >= 3 for dialogue in dialogues)
+    transcripts = [read_transcript(file) for file in FILES]
+    assert len(transcripts) >= 5
+    assert {transcript.language for transcript in transcripts} == {CHINESE, ENGLISH}
+    assert any(transcript.image is None for transcript in transcripts)
+    assert all(len(transcript.turns) >= 3 for transcript in transcripts)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_model_says_what_is_written(model: Any, file: Path) -> None:
-    dialogue = read_dialogue(file)
-    assert tuple(replay(model, dialogue)) == dialogue.turns
+    transcript = read_transcript(file)
+    assert tuple(replay(model, transcript)) == transcript.turns
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "picture.png").touch()
     for language in (CHINESE, ENGLISH):
-        dialogue = Dialogue(tmp_path / "picture.png", language, (Turn("one?", "1."), Turn("two?", "")))
-        write_dialogue(tmp_path / "dialogue.txt", dialogue)
-        assert read_dialogue(tmp_path / "dialogue.txt") == dialogue
+        transcript = Transcript(tmp_path / "picture.png", language, (Turn("one?", "1."), Turn("two?", "")))
+        write_transcript(tmp_path / "dialogue.txt", transcript)
+        assert read_transcript(tmp_path / "dialogue.txt") == transcript
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 def test_other_forms_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "dialogue.txt").write_text(text, encoding="utf-8")
     with pytest.raises(VisualGLMError, match=r"dialogue\.txt"):
-        read_dialogue(tmp_path / "dialogue.txt")
+        read_transcript(tmp_path / "dialogue.txt")

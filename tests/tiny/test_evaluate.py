@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from model import CHINESE, CheckpointError, SettingError, load_sat
-from tests.tiny.answered import ScriptedModel, make_question
+from tests.tiny.evaluation_data import ScriptedModel, make_question
 from tiny.evaluate import evaluate, main
-from tiny.evaluation.drawn import draw_questions
-from tiny.evaluation.results import interval, score, score_table
+from tiny.evaluation.generated_dataset import generate_questions
+from tiny.evaluation.results import score, score_table, wilson_interval
 from tiny.questions import QUESTION_KINDS
 
 # What README promises of the embedded model, in percent of the right answers in each language.
@@ -56,7 +56,7 @@ def elsewhere(tmp_path: Path) -> Path:
 def test_each_question_is_asked_about_its_picture_and_the_swapped_one() -> None:
     question = make_question(text="它呢？", history=(("有球吗？", "有。"),), language="zh")
     model = ScriptedModel(["right", "wrong", "right"])
-    results = list(evaluate(model, [question, make_question(picture=None, swapped=None)]))
+    results = list(evaluate(model, [question, make_question(image=None, swapped_image=None)]))
     assert [(result.answer, result.swapped_answer) for result in results] == [("right", "wrong"), ("right", None)]
     (own, text, config), (other, other_text, _), (none, _, _) = model.asked
     assert text == other_text == "它呢？"
@@ -78,7 +78,7 @@ def test_without_swapping_each_question_is_asked_once() -> None:
 
 def test_the_command_prints_a_row_for_each_kind_and_ends_with_the_share_over_all(run: Run) -> None:
     count = 2 * (len(QUESTION_KINDS) + 1)
-    expected = [question.expected[0] for question in draw_questions(5, count)]
+    expected = [question.expected[0] for question in generate_questions(5, count)]
     lines = run(ScriptedModel([*expected[:-1], "?"]), "--seed", 5, "--count", count, "--no_swap")
     assert [line.split("  ")[0] for line in lines[1 : len(QUESTION_KINDS) + 3]] == [*QUESTION_KINDS, "new pairs", "all"]
     assert lines[-2].startswith("things in descriptions: zh ")
@@ -87,8 +87,8 @@ def test_the_command_prints_a_row_for_each_kind_and_ends_with_the_share_over_all
 
 def test_a_model_that_does_not_look_is_found_out(run: Run) -> None:
     count = 2 * (len(QUESTION_KINDS) + 1)
-    questions = list(draw_questions(5, count))
-    blind = [text for question in questions for text in question.expected * (2 if question.swapped else 1)]
+    questions = list(generate_questions(5, count))
+    blind = [text for question in questions for text in question.expected * (2 if question.swapped_image else 1)]
     lines = run(ScriptedModel(blind), "--seed", 5, "--count", count)
     marked = [line for line in lines if line.endswith("not looking (zh, en)")]
     assert len(marked) == len(QUESTION_KINDS)  # all but the text, and the new pairs
@@ -172,10 +172,10 @@ def test_an_error_for_a_person_is_one_line(
 @pytest.mark.slow
 def test_the_embedded_model_answers_as_promised() -> None:
     model = load_sat("visualglm-tiny", device="cpu")
-    results = list(evaluate(model, list(draw_questions(4321, HELD_AGAINST))))
+    results = list(evaluate(model, list(generate_questions(4321, HELD_AGAINST))))
     for language, promised in PROMISED.items():
         reached = score([result for result in results if result.question.language == language])
-        least, _ = interval(round(promised / 100 * reached.count), reached.count)
+        least, _ = wilson_interval(round(promised / 100 * reached.count), reached.count)
         assert reached.percent is not None
         assert reached.percent >= least
     rows = score_table(results).items()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.tiny.answered import make_question, make_results
+from tests.tiny.evaluation_data import make_question, make_results
 from tiny.evaluation.report import write_failures
 from tiny.evaluation.results import Result
 
@@ -56,16 +56,16 @@ def test_every_wrong_answer_is_shown_with_all_that_was_said(tmp_path: Path) -> N
 
 
 def test_pictures_are_part_of_the_page(tmp_path: Path) -> None:
-    page = write_page(tmp_path, [Result(make_question(picture="green"), "wrong")])
+    page = write_page(tmp_path, [Result(make_question(image="green"), "wrong")])
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-        assert picture.size == (224, 112)
-        assert picture.getpixel((0, 0)) == (0, 128, 0)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (224, 112)
+        assert image.getpixel((0, 0)) == (0, 128, 0)
     assert not re.search(r"https?://|<script|<link|url\(", page)
 
 
 def test_texts_are_escaped(tmp_path: Path) -> None:
-    question = make_question(kind=NASTY, text=NASTY, expected=(NASTY,), history=((NASTY, NASTY),), picture=None)
+    question = make_question(kind=NASTY, text=NASTY, expected=(NASTY,), history=((NASTY, NASTY),), image=None)
     page = write_page(tmp_path, [Result(question, NASTY)])
     shown = Reader(page)
     assert "script" not in shown.tags

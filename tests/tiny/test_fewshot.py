@@ -17,14 +17,14 @@ from tiny.fewshot import (
     ANSWERS,
     COUNT,
     FOLDER,
-    PICTURE_SIZE,
+    IMAGE_SIZE,
     QUESTION,
     SEED,
-    draw_labelled,
+    sample_labeled,
     write_archive,
     write_folder,
 )
-from tiny.questions import ask
+from tiny.questions import sample_example
 from tiny.scenes import BACKGROUNDS, sample_scene
 
 ARCHIVE = Path(__file__).parents[2] / "fewshot-data.zip"
@@ -54,11 +54,11 @@ def test_the_archive_is_training_data(unpacked: Path) -> None:
 
 def test_the_archives_pictures_are_the_scenes_of_its_seed(unpacked: Path) -> None:
     told = json.loads((unpacked / "dataset.json").read_text(encoding="utf-8"))
-    for row, labelled in zip(told, draw_labelled(SEED, COUNT), strict=True):
-        assert row["label"] == ANSWERS[labelled.scene.background] == labelled.label
-        with Image.open(unpacked.parent / row["img"]) as picture:
-            assert picture.size == (PICTURE_SIZE, PICTURE_SIZE)
-            assert difference(picture.convert("RGB"), labelled.draw()) < 6  # what JPEG changes
+    for row, labeled in zip(told, sample_labeled(SEED, COUNT), strict=True):
+        assert row["label"] == ANSWERS[labeled.scene.background] == labeled.label
+        with Image.open(unpacked.parent / row["img"]) as image:
+            assert image.size == (IMAGE_SIZE, IMAGE_SIZE)
+            assert difference(image.convert("RGB"), labeled.draw()) < 6  # what JPEG changes
 
 
 def test_the_same_seed_writes_the_same_archive(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_held_out_pictures_are_others(unpacked: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "held", seed=1000, count=10)
     rows = list(read_rows(tmp_path / "held" / "dataset.json"))
     assert len(rows) == 10
-    trained = {labelled.scene for labelled in draw_labelled()}
-    held = [labelled.scene for labelled in draw_labelled(1000, 200)]
+    trained = {labeled.scene for labeled in sample_labeled()}
+    held = [labeled.scene for labeled in sample_labeled(1000, 200)]
     assert not trained & set(held)
     assert set(Counter(scene.background for scene in held).values()) == {200 // len(BACKGROUNDS)}
     assert rows[0].image is not None
@@ -84,7 +84,7 @@ def test_no_answer_needs_a_token_that_visualglm_tiny_has_never_said() -> None:
     said: set[int] = set()
     for number in range(8000):
         rng = np.random.default_rng(number)
-        example = ask(sample_scene(rng) if number % 2 else None, rng, "zh")
+        example = sample_example(sample_scene(rng) if number % 2 else None, rng, "zh")
         said.update(tokenizer.encode_text(example.answer))
     for answer in ANSWERS.values():
         assert said.issuperset(tokenizer.encode_text(answer))

@@ -1,6 +1,6 @@
 import pytest
 
-from tiny.grading import is_right
+from tiny.grading import is_correct
 from tiny.questions.facts import Example, Facts
 from tiny.scenes import REGIONS
 from tiny.words.sentences import Language
@@ -35,7 +35,7 @@ def example(language: Language, facts: Facts) -> Example:
     ],
 )
 def test_grading_colors(language: Language, answer: str, right: bool) -> None:
-    assert is_right(example(language, Facts("colour", "blue", "car", things=(CAR,))), answer) is right
+    assert is_correct(example(language, Facts("colour", "blue", "car", things=(CAR,))), answer) is right
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_grading_colors(language: Language, answer: str, right: bool) -> None:
     ],
 )
 def test_grading_places(language: Language, answer: str, right: bool) -> None:
-    assert is_right(example(language, Facts("where", "top left", "ball", things=(BALL,))), answer) is right
+    assert is_correct(example(language, Facts("where", "top left", "ball", things=(BALL,))), answer) is right
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -68,7 +68,7 @@ def test_every_region_is_told_from_every_other(language: Language) -> None:
     phrases = {name: name_region(language, name) for name in REGIONS}
     for name in REGIONS:
         asked = example(language, Facts("where", name, "ball", things=(("red", "ball", name),)))
-        assert [place for place, phrase in phrases.items() if is_right(asked, phrase)] == [name]
+        assert [place for place, phrase in phrases.items() if is_correct(asked, phrase)] == [name]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_every_region_is_told_from_every_other(language: Language) -> None:
     ],
 )
 def test_grading_things(language: Language, answer: str, right: bool) -> None:
-    assert is_right(example(language, Facts("things", things=(BALL, CAR))), answer) is right
+    assert is_correct(example(language, Facts("things", things=(BALL, CAR))), answer) is right
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_grading_things(language: Language, answer: str, right: bool) -> None:
     ],
 )
 def test_grading_counts(language: Language, answer: str, right: bool) -> None:
-    assert is_right(example(language, Facts("count", 3, "ball")), answer) is right
+    assert is_correct(example(language, Facts("count", 3, "ball")), answer) is right
 
 
 @pytest.mark.parametrize("kind", ["triangle", "cross"])
 def test_a_name_that_holds_a_number_is_no_number(kind: str) -> None:
-    assert is_right(example("zh", Facts("count", 1, kind)), f"图片中有一个{NOUNS[kind].zh}。")
+    assert is_correct(example("zh", Facts("count", 1, kind)), f"图片中有一个{NOUNS[kind].zh}。")
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_a_name_that_holds_a_number_is_no_number(kind: str) -> None:
 def test_grading_existence(language: Language, answer: str, there: bool | None) -> None:
     yes = example(language, Facts("exists", True, "ball", things=(BALL,)))
     no = example(language, Facts("exists", False, "ball"))
-    assert is_right(yes, answer) is (there is True)
-    assert is_right(no, answer) is (there is False)
+    assert is_correct(yes, answer) is (there is True)
+    assert is_correct(no, answer) is (there is False)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_grading_existence(language: Language, answer: str, there: bool | None) 
     ],
 )
 def test_grading_absence(language: Language, answer: str, right: bool) -> None:
-    assert is_right(example(language, Facts("exists", False, "ball")), answer) is right
+    assert is_correct(example(language, Facts("exists", False, "ball")), answer) is right
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_grading_absence(language: Language, answer: str, right: bool) -> None:
     ],
 )
 def test_grading_talk_without_a_picture(language: Language, answer: str, right: bool) -> None:
-    assert is_right(example(language, Facts("topic", "no picture")), answer) is right
+    assert is_correct(example(language, Facts("topic", "no picture")), answer) is right
 
 
 IS_BLUE = Facts("colour", "blue", "car", things=(CAR,), claim="blue")
@@ -224,7 +224,7 @@ IS_BOTTOM = Facts("where", "top left", "ball", things=(BALL,), claim="bottom")
     ],
 )
 def test_grading_claims(language: Language, facts: Facts, answer: str, right: bool) -> None:
-    assert is_right(example(language, facts), answer) is right
+    assert is_correct(example(language, facts), answer) is right
 
 
 DETAILED = Facts("things", things=(BALL, CAR), sizes=("small", "large"), largest=(("blue", "car"),))
@@ -266,7 +266,7 @@ EMPTY = Facts("things", region="right")
     ],
 )
 def test_grading_descriptions(language: Language, facts: Facts, answer: str, right: bool) -> None:
-    assert is_right(example(language, facts), answer) is right
+    assert is_correct(example(language, facts), answer) is right
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -275,4 +275,4 @@ def test_further_names_are_understood(language: Language) -> None:
         thing = ("red", kind, "top")
         for other in noun.zh_others if language == "zh" else noun.en_others:
             answer = f"有一个红色的{other}。" if language == "zh" else f"There is a red {other}."
-            assert is_right(example(language, Facts("things", things=(thing,))), answer), other
+            assert is_correct(example(language, Facts("things", things=(thing,))), answer), other

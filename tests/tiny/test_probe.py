@@ -5,23 +5,23 @@ import torch
 from model import SatChatModel
 from model.engine.network import has_foreign_hooks
 from tiny.fewshot import ANSWERS
-from tiny.probe import look, share_between, told_by_nearest
+from tiny.probe import between_class_variance, measure_points, nearest_mean_accuracy
 
-KINDS = torch.arange(len(ANSWERS)).repeat(20)
+CLASSES = torch.arange(len(ANSWERS)).repeat(20)
 
 
 def test_a_probe_tells_what_stands_out_from_what_is_faint() -> None:
     torch.manual_seed(0)
-    noise, places = torch.randn(len(KINDS), 30), 10 * torch.randn(len(ANSWERS), 30)
-    clear, faint = places[KINDS] + noise, 0.01 * places[KINDS] + noise
-    assert share_between(clear, KINDS) > 0.95
-    assert told_by_nearest(clear, KINDS) == 1
-    assert share_between(faint, KINDS) < 0.1
-    assert told_by_nearest(faint, KINDS) < 0.3
+    noise, places = torch.randn(len(CLASSES), 30), 10 * torch.randn(len(ANSWERS), 30)
+    clear, faint = places[CLASSES] + noise, 0.01 * places[CLASSES] + noise
+    assert between_class_variance(clear, CLASSES) > 0.95
+    assert nearest_mean_accuracy(clear, CLASSES) == 1
+    assert between_class_variance(faint, CLASSES) < 0.1
+    assert nearest_mean_accuracy(faint, CLASSES) < 0.3
 
 
 def test_every_place_between_the_picture_and_the_answer_is_looked_at(tiny_model: SatChatModel) -> None:
-    places = dict(look(tiny_model, torch.randn(2, 3, 224, 224)))
+    places = dict(measure_points(tiny_model, torch.randn(2, 3, 224, 224)))
     length, width, layers = tiny_model.network.image_length, 256, len(tiny_model.network.transformer.layers)
     shapes = [(2, length * width), (2, width), *[(2, width)] * layers]
     assert [tuple(vectors.shape) for vectors in places.values()] == shapes

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.tiny.asked import (
+from tests.tiny.scene_examples import (
     ALONE,
     BACKGROUND_WORDS,
     FIELDS,
@@ -18,11 +18,11 @@ from tests.tiny.asked import (
     find,
     texts_of,
 )
-from tiny.grading import is_right, score_things
+from tiny.grading import is_correct, score_things
 from tiny.grading.mentions import find_mentions
-from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus, fits
-from tiny.questions.answers import describe_in_detail, describe_plainly, say
-from tiny.questions.facts import look_up
+from tiny.questions import QUESTION_KINDS, Example, askable_kinds, has_same_answer, sample_example, tokenizer_corpus
+from tiny.questions.answers import describe_in_detail, describe_plainly, word_answer
+from tiny.questions.facts import answer_facts
 from tiny.scenes import COLORS, HELD_OUT, KINDS, Scene, sample_scene
 from tiny.words.sentences import expand, read_sentences, templates_of, topics_of
 from tiny.words.vocabulary import NOUNS, name_count, name_one
@@ -39,8 +39,8 @@ def test_five_hundred_examples_are_sound(language: str) -> None:
     for _, example in examples(language, 500):
         kinds.add(example.kind)
         assert example.language == language
-        assert is_right(example, example.answer), example
-        assert not is_right(example, "")
+        assert is_correct(example, example.answer), example
+        assert not is_correct(example, "")
         for text in texts_of(example):
             assert not re.search(BACKGROUND_WORDS[language], text.lower()), text
             assert not re.search(r"[][{}@|]|None|  ", text), text
@@ -54,18 +54,18 @@ def test_five_hundred_examples_are_sound(language: str) -> None:
 def test_answers_do_not_depend_on_the_background(language: str) -> None:
     for (scene, example), seed in zip(examples(language, 50), range(50), strict=True):
         other = replace(scene, background="sea", seed=1)
-        first, second = (ask(s, np.random.default_rng(seed), language, example.kind) for s in (scene, other))
+        first, second = (sample_example(s, np.random.default_rng(seed), language, example.kind) for s in (scene, other))
         assert first == second
 
 
 def answers_in(example: Example, scene: Scene) -> list[str]:
     """The right answers to the same question in another scene; none where it is in doubt there."""
-    facts = look_up(example.facts, scene)
+    facts = answer_facts(example.facts, scene)
     if facts is None:
         return []
     if example.kind == "describe":
         return [describe(example.language, facts) for describe in (describe_plainly, describe_in_detail)]
-    return [say(example.language, facts)]
+    return [word_answer(example.language, facts)]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -74,28 +74,28 @@ def test_a_question_fits_a_scene_exactly_where_its_answer_stays_right(kind: str,
     drawn = examples(language, 120, kind=kind)
     unfit = 0
     for number, (scene, example) in enumerate(drawn):
-        assert fits(example, scene)
+        assert has_same_answer(example, scene)
         for other, _ in drawn[number + 1 : number + 9]:
-            if not fits(example, other):
+            if not has_same_answer(example, other):
                 answers = answers_in(example, other)
                 unfit += len(answers)
-                assert not any(is_right(example, answer) for answer in answers), (example, answers)
+                assert not any(is_correct(example, answer) for answer in answers), (example, answers)
     assert unfit >= 20
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_facts_of_another_scene_do_not_fit(language: str) -> None:
     moved = replace(PAIR, things=(PAIR.things[0], replace(PAIR.things[1], x=0.5, y=0.8, color="green", size="small")))
-    assert not fits(find(PAIR, language, "where", kind="car", claim=None), moved)
-    assert not fits(find(PAIR, language, "colour", kind="car", claim=None), moved)
-    assert not fits(find(PAIR, language, "objects", region=None), moved)
-    assert not fits(find(PAIR, language, "describe"), moved)
-    assert not fits(find(PAIR, language, "count", value=2, kind=None, color=None), ALONE)
-    assert not fits(find(PAIR, language, "exists", kind="car", value=True), ALONE)
-    assert not fits(find(PAIR, language, "absent", kind="box", color=None), ALONE)
-    assert not fits(find(PAIR, language, "larger"), ALONE)
-    assert fits(find(PAIR, language, "where", kind="ball", color=None, claim=None), moved)
-    assert fits(find(PAIR, language, "exists", kind="car", color=None), moved)
+    assert not has_same_answer(find(PAIR, language, "where", kind="car", claim=None), moved)
+    assert not has_same_answer(find(PAIR, language, "colour", kind="car", claim=None), moved)
+    assert not has_same_answer(find(PAIR, language, "objects", region=None), moved)
+    assert not has_same_answer(find(PAIR, language, "describe"), moved)
+    assert not has_same_answer(find(PAIR, language, "count", value=2, kind=None, color=None), ALONE)
+    assert not has_same_answer(find(PAIR, language, "exists", kind="car", value=True), ALONE)
+    assert not has_same_answer(find(PAIR, language, "absent", kind="box", color=None), ALONE)
+    assert not has_same_answer(find(PAIR, language, "larger"), ALONE)
+    assert has_same_answer(find(PAIR, language, "where", kind="ball", color=None, claim=None), moved)
+    assert has_same_answer(find(PAIR, language, "exists", kind="car", color=None), moved)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -104,7 +104,7 @@ def test_no_text_names_a_pair_that_is_held_out(language: str) -> None:
     for number in range(3000):
         scene = None if number % 10 == 0 else sample_scene(rng, 5, held_out=number % 3 == 0)
         shown = set() if scene is None else {(thing.color, thing.kind) for thing in scene.things}
-        example = ask(scene, rng, language)
+        example = sample_example(scene, rng, language)
         assert (example.facts.claim, example.facts.kind) not in HELD_OUT - shown
         for text in texts_of(example):
             named = {(mention.color, mention.kind) for mention in find_mentions(language, text.lower())}
@@ -126,9 +126,9 @@ def test_things_are_scored(kind: str, language: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_color_is_asked_only_of_a_single_thing(language: str) -> None:
-    assert "colour" not in askable(THREE_BALLS)
+    assert "colour" not in askable_kinds(THREE_BALLS)
     with pytest.raises(ValueError, match="colour"):
-        ask(THREE_BALLS, np.random.default_rng(0), language, "colour")
+        sample_example(THREE_BALLS, np.random.default_rng(0), language, "colour")
     for scene, example in examples(language, 100, kind="colour"):
         if example.facts.region is None:
             assert [thing.kind for thing in scene.things].count(example.facts.kind) == 1
@@ -139,7 +139,7 @@ def test_color_is_asked_only_of_a_single_thing(language: str) -> None:
 def test_where_has_one_answer(scene: Scene, language: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(60):
-        facts = ask(scene, rng, language, "where").facts
+        facts = sample_example(scene, rng, language, "where").facts
         fitting = [t for t in scene.things if facts.kind in (None, t.kind) and facts.color in (None, t.color)]
         assert len(fitting) == 1
 
@@ -169,7 +169,7 @@ def test_existence_is_true(language: str) -> None:
 def test_follow_up_comes_after_an_exchange(scene: Scene, language: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
-        example = ask(scene, rng, language, "follow_up")
+        example = sample_example(scene, rng, language, "follow_up")
         assert 1 <= len(example.history) <= 4
 
 
@@ -213,20 +213,20 @@ def test_history_is_about_the_same_picture(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_talk_without_a_picture(language: str) -> None:
     rng = np.random.default_rng(0)
-    drawn = [ask(None, rng, language) for _ in range(1000)]
+    drawn = [sample_example(None, rng, language) for _ in range(1000)]
     assert {example.kind for example in drawn} == {"text"}
-    assert all(is_right(example, example.answer) and len(example.history) <= 1 for example in drawn)
+    assert all(is_correct(example, example.answer) and len(example.history) <= 1 for example in drawn)
     assert {e.facts.value for e in drawn if e.facts.aspect == "topic"} == set(topics_of(language))
     with pytest.raises(ValueError, match="describe"):
-        ask(None, rng, language, "describe")
+        sample_example(None, rng, language, "describe")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_missing_picture_is_said_to_be_missing(language: str) -> None:
     example = find(None, language, "text", value="no picture")
-    assert not is_right(example, "图片中有一个球。" if language == "zh" else "The picture shows a ball.")
+    assert not is_correct(example, "图片中有一个球。" if language == "zh" else "The picture shows a ball.")
     rng = np.random.default_rng(0)
-    drawn = [ask(None, rng, language) for _ in range(1500)]
+    drawn = [sample_example(None, rng, language) for _ in range(1500)]
     blind = {example.question.lower() for example in drawn if example.facts.value == "no picture"}
     for words in (
         (("描述",), ("哪里", "哪儿"), ("颜色",), ("几", "多少"), ("左边",), ("大",), ("它",))
@@ -243,7 +243,7 @@ def test_small_talk_replies_do_not_pass_for_one_another(language: str) -> None:
         for other, topic in topics_of(language).items():
             if {name, other} & {"ability", "hello", "who", "how are you", "praise"} and name != other:
                 continue  # these may well say what one another say
-            assert is_right(example, topic.answer) == (name == other), (name, other)
+            assert is_correct(example, topic.answer) == (name == other), (name, other)
 
 
 def test_each_question_has_many_wordings() -> None:
@@ -295,12 +295,12 @@ def test_common_sense_hides_no_kind() -> None:
 
 
 def test_corpus_covers_letters_and_words() -> None:
-    texts = list(corpus(np.random.default_rng(0), 3000))
+    texts = list(tokenizer_corpus(np.random.default_rng(0), 3000))
     assert len(texts) == 3000
     letters = set("".join(texts))
     assert set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") <= letters
     assert set("，。！？：；、.,!?:;'\"()[]") <= letters
     names = {noun.zh for noun in NOUNS.values()} | {noun.plural for noun in NOUNS.values()}
     assert all(any(name in text for text in texts) for name in names)
-    assert texts == list(corpus(np.random.default_rng(0), 3000))
-    assert len(list(corpus(np.random.default_rng(0), 5))) == 5
+    assert texts == list(tokenizer_corpus(np.random.default_rng(0), 3000))
+    assert len(list(tokenizer_corpus(np.random.default_rng(0), 5))) == 5

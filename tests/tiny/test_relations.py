@@ -9,13 +9,13 @@ from tiny.scenes.relations import (
     SIDES,
     are_confusable,
     find_extreme,
-    is_beside,
     is_larger,
-    list_beside,
+    is_on_side,
+    kind_dimensions,
+    list_in_region,
     list_largest,
-    list_region,
-    measure_kind,
-    order_things,
+    list_on_side,
+    sort_reading_order,
 )
 
 
@@ -25,14 +25,14 @@ def thing(kind: str = "ball", size: str = "medium", x: float = 0.5, y: float = 0
 
 @pytest.mark.parametrize(("kind", "area", "side"), [("ball", math.pi, 2), ("box", 2, math.sqrt(2))])
 def test_measures_of_simple_shapes(kind: str, area: float, side: float) -> None:
-    measured = measure_kind(kind)
+    measured = kind_dimensions(kind)
     assert measured[0] == pytest.approx(area, rel=0.02)
     assert measured[1] == pytest.approx(side, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_covers_more_than_its_circle(kind: str) -> None:
-    area, side = measure_kind(kind)
+    area, side = kind_dimensions(kind)
     assert 0.5 < area <= math.pi * 1.02
     assert 1 < side <= 2.001
 
@@ -76,25 +76,25 @@ def test_sides_have_opposites(side: str) -> None:
     for _ in range(200):
         for one in (things := sample_scene(rng, 5).things):
             for other in things:
-                if one != other and is_beside(one, other, side):
-                    assert is_beside(other, one, side) is False
-                    assert is_beside(other, one, OPPOSITES[side])
+                if one != other and is_on_side(one, other, side):
+                    assert is_on_side(other, one, side) is False
+                    assert is_on_side(other, one, OPPOSITES[side])
 
 
 def test_beside_is_in_doubt_in_between() -> None:
     car = thing("car", x=0.5, y=0.5)
     for offset, expected in ((0.2, True), (0.1, None), (0.02, False), (-0.3, False)):
-        assert is_beside(thing(x=0.5 - offset), car, "left") is expected
-        assert is_beside(thing(x=0.5 + offset), car, "right") is expected
-        assert is_beside(thing(y=0.5 - offset), car, "above") is expected
-        assert is_beside(thing(y=0.5 + offset), car, "below") is expected
+        assert is_on_side(thing(x=0.5 - offset), car, "left") is expected
+        assert is_on_side(thing(x=0.5 + offset), car, "right") is expected
+        assert is_on_side(thing(y=0.5 - offset), car, "above") is expected
+        assert is_on_side(thing(y=0.5 + offset), car, "below") is expected
 
 
 def test_all_that_is_beside_or_nothing_certain() -> None:
     car, near, far = thing("car"), thing("star", x=0.4), thing("tree", x=0.2)
-    assert list_beside([car, far], car, "left") == [far]
-    assert list_beside([car, far], car, "right") == []
-    assert list_beside([car, near, far], car, "left") is None
+    assert list_on_side([car, far], car, "left") == [far]
+    assert list_on_side([car, far], car, "right") == []
+    assert list_on_side([car, near, far], car, "left") is None
 
 
 def test_a_corner_lies_on_the_side_too() -> None:
@@ -102,15 +102,15 @@ def test_a_corner_lies_on_the_side_too() -> None:
     assert len(confusable) == 8
     assert not are_confusable("left", "right")
     corner, top = thing(x=0.1, y=0.1), thing(x=0.5, y=0.1, color="blue")
-    assert list_region([corner, top], "top left") == [corner]
-    assert list_region([corner, top], "top") is None
-    assert list_region([top], "top") == [top]
-    assert list_region([top], "bottom") == []
+    assert list_in_region([corner, top], "top left") == [corner]
+    assert list_in_region([corner, top], "top") is None
+    assert list_in_region([top], "top") == [top]
+    assert list_in_region([top], "bottom") == []
 
 
 def test_reading_order_is_by_region() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        ordered = order_things(sample_scene(rng, 5).things)
+        ordered = sort_reading_order(sample_scene(rng, 5).things)
         places = [REGIONS.index(region(one)) for one in ordered]
         assert places == sorted(places)

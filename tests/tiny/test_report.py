@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny.answered import count_words, make_results
+from tests.tiny.evaluation_data import count_words, make_results
 from tiny.evaluation.report import describe_machine, format_overall, format_table, write_json
 from tiny.evaluation.results import Result
 
@@ -15,7 +15,7 @@ RESULTS = [
     *make_results(9, 1, 1, kind="colour", language="zh"),
     *make_results(10, 0, 10, kind="colour", language="en"),
     *make_results(4, 0, 0, kind="describe", language="en", score_things=count_words),
-    *make_results(1, 1, None, kind="text", language="zh", picture=None, swapped=None),
+    *make_results(1, 1, None, kind="text", language="zh", image=None, swapped_image=None),
 ]
 
 

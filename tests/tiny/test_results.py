@@ -2,21 +2,21 @@
 
 import pytest
 
-from tests.tiny.answered import count_words, make_question, make_results
-from tiny.evaluation.results import Result, count_things, interval, score, score_table
+from tests.tiny.evaluation_data import count_words, make_question, make_results
+from tiny.evaluation.results import Result, count_things, score, score_table, wilson_interval
 from tiny.grading import ThingScore
 
 
 def test_intervals_are_wilsons() -> None:
-    assert interval(8, 10) == (pytest.approx(49.0, abs=0.1), pytest.approx(94.3, abs=0.1))
-    assert interval(0, 20) == (0, pytest.approx(16.1, abs=0.1))
-    assert interval(40, 40) == (pytest.approx(91.2, abs=0.1), 100)
+    assert wilson_interval(8, 10) == (pytest.approx(49.0, abs=0.1), pytest.approx(94.3, abs=0.1))
+    assert wilson_interval(0, 20) == (0, pytest.approx(16.1, abs=0.1))
+    assert wilson_interval(40, 40) == (pytest.approx(91.2, abs=0.1), 100)
 
 
 def test_a_result_is_judged_by_its_question() -> None:
     result = Result(make_question(), "right", "wrong")
-    assert (result.right, result.right_when_swapped) == (True, False)
-    assert Result(make_question(), "wrong").right_when_swapped is None
+    assert (result.right, result.correct_when_swapped) == (True, False)
+    assert Result(make_question(), "wrong").correct_when_swapped is None
 
 
 @pytest.mark.parametrize(
@@ -26,20 +26,25 @@ def test_a_score_that_hardly_falls_with_swapped_pictures_shows_no_looking(
     right: int, swapped_right: int, looking: bool
 ) -> None:
     result = score(make_results(right, 10 - right, swapped_right))
-    assert (result.count, result.right, result.percent, result.swapped) == (10, right, 10 * right, 10 * swapped_right)
+    assert (result.count, result.right, result.percent, result.swapped_image) == (
+        10,
+        right,
+        10 * right,
+        10 * swapped_right,
+    )
     assert result.looking is looking
 
 
 def test_only_questions_asked_about_both_pictures_tell_of_looking() -> None:
     without = make_results(10, 0, None)
-    assert (score(without).swapped, score(without).looking) == (None, None)
+    assert (score(without).swapped_image, score(without).looking) == (None, None)
     both = score(without + make_results(2, 8, 0))
-    assert (both.percent, both.swapped, both.looking) == (60, 0, False)
+    assert (both.percent, both.swapped_image, both.looking) == (60, 0, False)
 
 
 def test_nothing_has_no_score() -> None:
     nothing = score([])
-    assert (nothing.count, nothing.percent, nothing.low, nothing.swapped, nothing.looking) == (
+    assert (nothing.count, nothing.percent, nothing.low, nothing.swapped_image, nothing.looking) == (
         0,
         None,
         None,

@@ -16,14 +16,14 @@ from tiny.scenes import (
     SIZES,
     Scene,
     Thing,
-    draw_scene,
-    draw_sketch,
-    object_map,
-    place_map,
+    presence_map,
     region,
+    render_scene,
+    render_sketch,
     sample_scene,
+    segmentation_map,
 )
-from tiny.scenes.shapes import PAINTS, place_polygon, shape_of
+from tiny.scenes.shapes import PAINTS, shape_of, transform_polygon
 
 
 def scenes(count: int, max_things: int = 5, seed: int = 0) -> list[Scene]:
@@ -40,7 +40,7 @@ def mask_of(thing: Thing, side: int) -> np.ndarray:
     draw = ImageDraw.Draw(canvas)
     place = (thing.x * side, thing.y * side, thing.radius * side, thing.angle, thing.flipped)
     for part in shape_of(thing.kind).silhouette:
-        draw.polygon(place_polygon(part, *place), fill=1)
+        draw.polygon(transform_polygon(part, *place), fill=1)
     return np.asarray(canvas)
 
 
@@ -57,11 +57,11 @@ def name_of(rgb: np.ndarray) -> str:
 
 def test_same_scene_same_bytes() -> None:
     for scene in scenes(8):
-        picture = draw_scene(scene)
-        assert picture.mode == "RGB"
-        assert picture.size == (224, 224)
-        assert picture.tobytes() == draw_scene(scene).tobytes()
-        assert picture.tobytes() == draw_scene(Scene.from_json(scene.to_json())).tobytes()
+        image = render_scene(scene)
+        assert image.mode == "RGB"
+        assert image.size == (224, 224)
+        assert image.tobytes() == render_scene(scene).tobytes()
+        assert image.tobytes() == render_scene(Scene.from_json(scene.to_json())).tobytes()
 
 
 def test_same_seed_same_scenes() -> None:
@@ -71,14 +71,14 @@ def test_same_seed_same_scenes() -> None:
 
 def test_another_seed_another_texture() -> None:
     for background in BACKGROUNDS:
-        pictures = {draw_scene(single(background=background, seed=seed), 64).tobytes() for seed in range(3)}
-        assert len(pictures) == 3
+        images = {render_scene(single(background=background, seed=seed), 64).tobytes() for seed in range(3)}
+        assert len(images) == 3
 
 
 @pytest.mark.parametrize("size", [32, 56, 112, 336])
 def test_every_size_can_be_drawn(size: int) -> None:
     for background in BACKGROUNDS:
-        assert draw_scene(single(background=background), size).size == (size, size)
+        assert render_scene(single(background=background), size).size == (size, size)
 
 
 def test_json_round_trip() -> None:
@@ -126,7 +126,7 @@ def test_a_sketch_has_a_plain_ground() -> None:
     scene = single(kind="ball", color="red")
     rng = np.random.default_rng(0)
     for _ in range(10):
-        pixels = np.asarray(draw_sketch(scene, 112, rng))
+        pixels = np.asarray(render_sketch(scene, 112, rng))
         assert (pixels[:10] == pixels[0, 0]).all()
         assert name_of(pixels[56, 56].astype(float)) == "red"
 
@@ -195,7 +195,7 @@ def test_every_kind_has_the_color_that_it_is_named_by(color: str) -> None:
         for size in SIZES:
             thing = Thing(kind, color, size, 0.5, 0.5, 5.0)
             scene = Scene(BACKGROUNDS[(number + COLORS.index(color)) % 8], (thing,), number)
-            body = np.asarray(draw_scene(scene))[mask_of(thing, 224)]
+            body = np.asarray(render_scene(scene))[mask_of(thing, 224)]
             assert name_of(np.median(body, axis=0)) == color, (kind, size, scene.background)
 
 
@@ -204,7 +204,7 @@ def test_a_thing_stands_out_from_every_background() -> None:
     for background in BACKGROUNDS:
         for color in COLORS:
             scene = single("star", color, background)
-            with_it, without = (np.asarray(draw_scene(s), dtype=float) for s in (scene, replace(scene, things=())))
+            with_it, without = (np.asarray(render_scene(s), dtype=float) for s in (scene, replace(scene, things=())))
             wide = mask_of(replace(scene.things[0], size="large"), 224)
             strongest = np.sort(np.abs(with_it - without).max(axis=2)[wide])[-200:]
             assert strongest.mean() > 40, (background, color)
@@ -232,7 +232,7 @@ def test_unknown_shape_is_refused() -> None:
 
 def traits(background: str, seed: int) -> np.ndarray:
     """A few numbers that tell backgrounds apart: colors above and below, and how busy each direction is."""
-    pixels = np.asarray(draw_scene(Scene(background, (), seed)), dtype=float)
+    pixels = np.asarray(render_scene(Scene(background, (), seed)), dtype=float)
     halves = [half.mean(axis=(0, 1)) for half in np.split(pixels, 2)]
     grey = pixels.mean(axis=2)
     busy = [np.abs(grey[step:] - grey[:-step]).mean() for step in (1, 8)]
@@ -253,7 +253,7 @@ def test_backgrounds_can_be_told_apart() -> None:
 @pytest.mark.parametrize("grid", [7, 14, 16])
 def test_object_map_shows_every_thing_and_nothing_else(grid: int) -> None:
     for scene in scenes(40, max_things=3):
-        kinds, colors = object_map(scene, grid)
+        kinds, colors = segmentation_map(scene, grid)
         assert kinds.shape == colors.shape == (grid, grid)
         assert ((kinds == -1) == (colors == -1)).all()
         seen = {(KINDS[k], COLORS[c]) for k, c in zip(kinds[kinds >= 0], colors[kinds >= 0], strict=True)}
@@ -266,12 +266,12 @@ def test_presence_map_has_kind_and_color_where_each_thing_stands() -> None:
         for thing in scene.things:
             cell = (int(6 * thing.y), int(6 * thing.x))
             expected |= {(*cell, KINDS.index(thing.kind)), (*cell, len(KINDS) + COLORS.index(thing.color))}
-        assert set(map(tuple, np.argwhere(place_map(scene, 6)))) == expected
+        assert set(map(tuple, np.argwhere(presence_map(scene, 6)))) == expected
 
 
 def test_object_map_is_where_the_thing_is() -> None:
     scene = Scene("sea", (Thing("box", "green", "large", 0.2, 0.8),), 0)
-    kinds, _ = object_map(scene, 20)
+    kinds, _ = segmentation_map(scene, 20)
     rows, columns = np.nonzero(kinds == KINDS.index("box"))
     assert abs(rows.mean() - 15.5) < 0.6
     assert abs(columns.mean() - 3.5) < 0.6
@@ -280,12 +280,12 @@ def test_object_map_is_where_the_thing_is() -> None:
 def test_object_map_shows_the_foremost_thing() -> None:
     box, ball = Thing("box", "green", "large", 0.5, 0.5), Thing("ball", "red", "small", 0.6, 0.5)
     for things in ((box, ball), (ball, box)):
-        kinds, colors = object_map(Scene("sea", things, 0), 15)
+        kinds, colors = segmentation_map(Scene("sea", things, 0), 15)
         assert kinds[7, 8] == KINDS.index(things[1].kind)
         assert colors[7, 8] == COLORS.index(things[1].color)
 
 
 def test_object_map_says_nothing_about_the_background() -> None:
     for scene in scenes(5):
-        maps = [object_map(replace(scene, background=name, seed=3), 14) for name in BACKGROUNDS]
+        maps = [segmentation_map(replace(scene, background=name, seed=3), 14) for name in BACKGROUNDS]
         assert all(np.array_equal(maps[0], other) for other in maps)

@@ -12,18 +12,25 @@ from model.visualglm import VisualGLMModel
 from tiny.training.data import (
     IGNORED_LABEL,
     Batch,
-    Batches,
+    BatchDataset,
     Sequences,
-    load_batches,
     make_batch,
-    stack_rows,
+    make_loader,
+    pad_examples,
 )
-from tiny.training.network import Trainee, look_of, normalize, positions, visible
-from tiny.training.rows import Row, Sizes, draw_repeat, hide_words, names_held_out, plan_lengths
+from tiny.training.encoding import (
+    BatchLayout,
+    EncodedExample,
+    mask_answer,
+    names_held_out,
+    plan_bucket_lengths,
+    sample_repetition,
+)
+from tiny.training.network import TrainingModel, appearance_of, attention_mask, normalize, position_ids
 from tiny.training.tokenizer import HEAD_PIECES
 from tiny.words.sentences import Language
 
-SIZES = Sizes(pictures=4, questions=4, cuts=(0.5,))
+SIZES = BatchLayout(images=4, questions=4, bucket_ends=(0.5,))
 LENGTHS = [160, 320, 112]
 
 
@@ -43,16 +50,16 @@ def equal(first: Batch, second: Batch) -> bool:
 
 def test_a_step_is_always_the_same_batch(tokenizer: Any, batch: Batch) -> None:
     assert equal(make_batch(tokenizer, SIZES, LENGTHS, step=0), batch)
-    assert not torch.equal(make_batch(tokenizer, SIZES, LENGTHS, step=1).pictures, batch.pictures)
-    assert not torch.equal(make_batch(tokenizer, replace(SIZES, seed=2), LENGTHS, step=0).pictures, batch.pictures)
+    assert not torch.equal(make_batch(tokenizer, SIZES, LENGTHS, step=1).images, batch.images)
+    assert not torch.equal(make_batch(tokenizer, replace(SIZES, seed=2), LENGTHS, step=0).images, batch.images)
 
 
 def test_workers_deal_the_steps_out_in_order(tmp_path: Any) -> None:
     from model.checkpoint.resolve import EMBEDDED
 
-    dataset = Batches(EMBEDDED / "visualglm-tiny", SIZES, LENGTHS, first=3, last=6)
+    dataset = BatchDataset(EMBEDDED / "visualglm-tiny", SIZES, LENGTHS, first=3, last=6)
     alone = list(dataset)
-    together = list(load_batches(dataset, workers=2, pin_memory=False))
+    together = list(make_loader(dataset, workers=2, pin_memory=False))
     assert len(alone) == 3
     assert all(equal(first, second) for first, second in zip(alone, together, strict=True))
 
@@ -71,11 +78,11 @@ def test_labels_are_the_answer_and_its_end_from_sop_on(tokenizer: Any, batch: Ba
 def test_every_picture_is_asked_about_in_both_languages(tokenizer: Any, batch: Batch) -> None:
     asked: dict[int, list[str]] = {}
     for part in batch.sequences:
-        if part.picture is not None:
-            for ids, number in zip(part.ids, part.picture.tolist(), strict=True):
+        if part.image_index is not None:
+            for ids, number in zip(part.ids, part.image_index.tolist(), strict=True):
                 text = tokenizer.decode_text(ids.tolist())
                 asked.setdefault(number, []).append("zh" if "问:" in text else "en")
-    assert asked == {number: asked[number] for number in range(SIZES.pictures)}
+    assert asked == {number: asked[number] for number in range(SIZES.images)}
     assert all(sorted(languages) == ["en", "en", "zh", "zh"] for languages in asked.values())
 
 
@@ -83,8 +90,8 @@ def test_masks_and_positions_are_the_models_own(golden_model: VisualGLMModel) ->
     prompt = [5, 6, 7, 130001, 130004, 8, 9]
     part = Sequences(torch.tensor([prompt]), torch.zeros(1, 7), torch.tensor([4]), None, 0)
     mask, expected = golden_model.get_inputs(part.ids)
-    assert torch.equal(positions(part), expected)
-    assert torch.equal(visible(part), mask)
+    assert torch.equal(position_ids(part), expected)
+    assert torch.equal(attention_mask(part), mask)
 
 
 def test_pictures_become_the_pixels_that_the_chat_sees(batch: Batch) -> None:
@@ -92,12 +99,12 @@ def test_pictures_become_the_pixels_that_the_chat_sees(batch: Batch) -> None:
 
     from model.images.preprocess import preprocess
 
-    expected = preprocess(Image.fromarray(batch.pictures[0].numpy()), 224)
-    torch.testing.assert_close(normalize(batch.pictures)[0], expected)
+    expected = preprocess(Image.fromarray(batch.images[0].numpy()), 224)
+    torch.testing.assert_close(normalize(batch.images)[0], expected)
 
 
 def test_every_batch_has_the_planned_shapes(tokenizer: Any) -> None:
-    lengths = plan_lengths(tokenizer, SIZES, trials=4)
+    lengths = plan_bucket_lengths(tokenizer, SIZES, trials=4)
     shapes = [[tuple(t.shape) for t in make_batch(tokenizer, SIZES, lengths, step).tensors()] for step in range(3)]
     assert shapes[0] == shapes[1] == shapes[2]
     assert lengths[:-1] == sorted(lengths[:-1])
@@ -106,32 +113,32 @@ def test_every_batch_has_the_planned_shapes(tokenizer: Any) -> None:
 
 def test_too_few_rows_for_all_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="take more"):
-        Sizes(pictures=2, questions=2)
+        BatchLayout(images=2, questions=2)
 
 
 def test_a_row_too_long_for_its_group_teaches_nothing() -> None:
-    rows = [Row([5, 6, 9], [7, 8], [4, 8], 0, 1), Row([5, 6, 6, 6, 9], [7, 8], [7, 8], 0, 1)]
-    part = stack_rows(rows, length=6, pad_id=3)
+    rows = [EncodedExample([5, 6, 9], [7, 8], [4, 8], 0, 1), EncodedExample([5, 6, 6, 6, 9], [7, 8], [7, 8], 0, 1)]
+    part = pad_examples(rows, length=6, pad_id=3)
     assert part.ids.tolist() == [[5, 6, 9, 4, 8, 3], [3] * 6]
     assert part.labels.tolist() == [[IGNORED_LABEL, IGNORED_LABEL, 7, 8, IGNORED_LABEL, IGNORED_LABEL], [-100] * 6]
     assert part.context.tolist() == [2, 1]
 
 
 def test_words_are_hidden_from_half_of_the_answers_and_all_are_learned() -> None:
-    rng, row = np.random.default_rng(0), Row([5, 9], list(range(10, 110)), list(range(10, 110)), 0, 1)
-    drawn = [hide_words(row, 4, rng) for _ in range(400)]
-    hidden = [sum(id_ == 4 for id_ in one.seen) for one in drawn]
+    rng, row = np.random.default_rng(0), EncodedExample([5, 9], list(range(10, 110)), list(range(10, 110)), 0, 1)
+    drawn = [mask_answer(row, 4, rng) for _ in range(400)]
+    hidden = [sum(id_ == 4 for id_ in one.input_ids) for one in drawn]
     assert 0.4 < sum(count > 0 for count in hidden) / len(hidden) < 0.6
     assert 25 < sum(hidden) / sum(count > 0 for count in hidden) < 35
-    assert all(one.answer == row.answer and len(one.seen) == 100 for one in drawn)
-    assert all(seen in (4, id_) for one in drawn for seen, id_ in zip(one.seen, row.answer, strict=True))
+    assert all(one.target_ids == row.target_ids and len(one.input_ids) == 100 for one in drawn)
+    assert all(seen in (4, id_) for one in drawn for seen, id_ in zip(one.input_ids, row.target_ids, strict=True))
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_words_to_repeat_come_from_the_whole_vocabulary(tokenizer: Any, language: Language) -> None:
     rng, said = np.random.default_rng(0), set()
     for _ in range(1500):
-        question, answer = draw_repeat(tokenizer, language, rng)
+        question, answer = sample_repetition(tokenizer, language, rng)
         assert question.endswith(answer)
         assert not names_held_out(language, answer)
         said.update(tokenizer.encode_text(answer))
@@ -150,7 +157,7 @@ def test_the_look_of_an_image_is_its_colors_and_how_much_they_vary() -> None:
     pixels = torch.zeros(1, 3, 224, 224)
     pixels[:, 0, :28, :28] = 2.0
     pixels[:, :, 196:, 196::2] = 1.0
-    look = look_of(pixels, 8)
+    look = appearance_of(pixels, 8)
     assert look.shape == (1, 4, 8, 8)
     assert look[0, :, 0, 0].tolist() == pytest.approx([2, 0, 0, 0], abs=0.01)
     assert look[0, :, 7, 7].tolist() == pytest.approx([0.5] * 4)
@@ -162,11 +169,15 @@ def test_training_computes_what_the_network_does(tokenizer: Any, batch: Batch) -
 
     def run() -> torch.Tensor:
         part = batch.sequences[0]
-        images = network.encode_image(normalize(batch.pictures)).index_select(0, part.picture)
-        places = {"position_ids": positions(part), "attention_mask": visible(part), "pre_image": part.image_start}
+        images = network.encode_image(normalize(batch.images)).index_select(0, part.image_index)
+        places = {
+            "position_ids": position_ids(part),
+            "attention_mask": attention_mask(part),
+            "pre_image": part.image_start,
+        }
         return network(part.ids, **places, image_embeddings=images)[0]
 
     with torch.no_grad():
         expected = run()
-        Trainee(network)
+        TrainingModel(network)
         torch.testing.assert_close(run(), expected, rtol=1e-4, atol=1e-4)

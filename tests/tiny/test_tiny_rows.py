@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from model import load_tokenizer
-from tiny.evaluation.drawn import draw_questions
-from tiny.questions import QUESTION_KINDS, Example, ask, askable, corpus
+from tiny.evaluation.generated_dataset import generate_questions
+from tiny.questions import QUESTION_KINDS, Example, askable_kinds, sample_example, tokenizer_corpus
 from tiny.scenes import sample_scene
 from tiny.training.data import make_batch
-from tiny.training.rows import Sizes
+from tiny.training.encoding import BatchLayout
 from tiny.words.sentences import Language
 
 HASHES = Path(__file__).with_name("tiny_rows.json")
@@ -30,8 +30,8 @@ SMALL_TALK = 400  # examples without an image in each language: small talk, comm
 CORPUS = 6000  # texts for the tokenizer; the first ones are everyday sentences
 EVALUATED = 48  # evaluation questions: two of each kind in each language
 STEPS = 3
-SIZES = Sizes(pictures=16, questions=8)
-LENGTHS = [320] * (len(SIZES.parts()) + 1)  # the last group has no images
+SIZES = BatchLayout(images=16, questions=8)
+LENGTHS = [320] * (len(SIZES.buckets()) + 1)  # the last group has no images
 
 
 def hash_lines(lines: Iterable[str]) -> str:
@@ -44,8 +44,8 @@ def hash_lines(lines: Iterable[str]) -> str:
 
 def to_line(example: Example) -> str:
     """Return everything that is learned from an example as one line."""
-    parts = [example.kind, example.language, example.history, example.question, example.answer]
-    return json.dumps(parts, ensure_ascii=False)
+    buckets = [example.kind, example.language, example.history, example.question, example.answer]
+    return json.dumps(buckets, ensure_ascii=False)
 
 
 def draw_examples(seed: int, language: Language, kind: str) -> Iterator[Example]:
@@ -54,32 +54,32 @@ def draw_examples(seed: int, language: Language, kind: str) -> Iterator[Example]
     count = 0
     while count < EXAMPLES:
         scene = sample_scene(rng)
-        if kind in askable(scene):
+        if kind in askable_kinds(scene):
             count += 1
-            yield ask(scene, rng, language, kind)
+            yield sample_example(scene, rng, language, kind)
 
 
 def draw_small_talk(seed: int, language: Language) -> Iterator[Example]:
     """Yield examples without an image."""
     rng = np.random.default_rng([seed, LANGUAGES.index(language), 100])
     for _ in range(SMALL_TALK):
-        yield ask(None, rng, language)
+        yield sample_example(None, rng, language)
 
 
 def batch_lines(seed: int, tokenizer: Any) -> Iterator[str]:
     """Yield the token rows of a few training steps: ids, labels, context length and image of each sequence."""
-    sizes = Sizes(pictures=SIZES.pictures, questions=SIZES.questions, seed=seed)
+    sizes = BatchLayout(images=SIZES.images, questions=SIZES.questions, seed=seed)
     for step in range(STEPS):
         for part in make_batch(tokenizer, sizes, LENGTHS, step).sequences:
-            images = None if part.picture is None else part.picture.tolist()
+            images = None if part.image_index is None else part.image_index.tolist()
             yield json.dumps([part.ids.tolist(), part.labels.tolist(), part.context.tolist(), images, part.image_start])
 
 
 def evaluation_lines(seed: int) -> Iterator[str]:
     """Yield the evaluation's questions with their answers."""
-    for question in draw_questions(seed, EVALUATED):
-        parts = [question.kind, question.language, question.history, question.text, question.expected]
-        yield json.dumps(parts, ensure_ascii=False)
+    for question in generate_questions(seed, EVALUATED):
+        buckets = [question.kind, question.language, question.history, question.text, question.expected]
+        yield json.dumps(buckets, ensure_ascii=False)
 
 
 def hash_rows(seed: int, tokenizer: Any) -> dict[str, str]:
@@ -91,7 +91,7 @@ def hash_rows(seed: int, tokenizer: Any) -> dict[str, str]:
         hashes[f"small talk {language}"] = hash_lines(map(to_line, draw_small_talk(seed, language)))
     hashes["batches"] = hash_lines(batch_lines(seed, tokenizer))
     hashes["evaluation"] = hash_lines(evaluation_lines(seed))
-    hashes["corpus"] = hash_lines(corpus(np.random.default_rng(seed), CORPUS))
+    hashes["corpus"] = hash_lines(tokenizer_corpus(np.random.default_rng(seed), CORPUS))
     return hashes
 
 

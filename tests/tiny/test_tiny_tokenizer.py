@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.hf.tokenization_chatglm import ChatGLMTokenizer, layout_pieces
-from tiny.training.tokenizer import CHINESE, CONTROL_PIECES, HEAD_PIECES, count_seeds, train_tokenizer
+from tiny.training.tokenizer import CHINESE, CONTROL_PIECES, HEAD_PIECES, count_candidates, train_tokenizer
 
 COLORS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}
 SHAPES = {"circle": "圆形", "square": "正方形", "star": "星星"}
@@ -122,14 +122,14 @@ def test_too_small_a_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_seeds_are_parts_of_words_seen_twice() -> None:
-    seeds = count_seeds(["red ball<n>ball", "a red hat。"])
-    assert seeds["▁red"] == 2
-    assert seeds["ball"] == 2
-    assert "▁ball" not in seeds
-    assert not any("<" in part or "▁" in part[1:] for part in seeds)
+    candidates = count_candidates(["red ball<n>ball", "a red hat。"])
+    assert candidates["▁red"] == 2
+    assert candidates["ball"] == 2
+    assert "▁ball" not in candidates
+    assert not any("<" in part or "▁" in part[1:] for part in candidates)
 
 
 def test_colors_and_nouns_are_pieces_of_their_own() -> None:
-    seeds = count_seeds(["有一条红色的小汽车在左边", "有一条红色的小汽车在左边", "红球"])
-    assert {"有一条", "红色的", "小汽车", "在左边"} <= set(seeds)
-    assert not any("条红" in part or "的小" in part or "车在" in part or "红球" in part for part in seeds)
+    candidates = count_candidates(["有一条红色的小汽车在左边", "有一条红色的小汽车在左边", "红球"])
+    assert {"有一条", "红色的", "小汽车", "在左边"} <= set(candidates)
+    assert not any("条红" in part or "的小" in part or "车在" in part or "红球" in part for part in candidates)

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from tiny.evaluation.results import Picture, Result, Score, count_things, score, score_table
+from tiny.evaluation.results import ImageSource, Result, Score, count_things, score, score_table
 from tiny.words.sentences import LANGUAGES, Language
 
-CELL = 36  # characters of a column
-SHOWN_SIDE = 224  # pixels
+COLUMN_WIDTH = 36  # characters of a column
+THUMBNAIL_SIZE = 224  # pixels
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -50,9 +50,9 @@ def format_percent(percent: float | None) -> str:
 def format_score(value: Score) -> str:
     """Return the share of right answers, its interval, and the share with swapped pictures."""
     if value.low is None or value.high is None:
-        return f"{'-':>{CELL}}"
+        return f"{'-':>{COLUMN_WIDTH}}"
     between = f"[{value.low:5.1f}, {value.high:5.1f}]"
-    return f"{format_percent(value.percent):>10} {between} {format_percent(value.swapped):>9}".rjust(CELL)
+    return f"{format_percent(value.percent):>10} {between} {format_percent(value.swapped):>9}".rjust(COLUMN_WIDTH)
 
 
 def format_table(results: list[Result]) -> Iterator[str]:
@@ -62,15 +62,19 @@ def format_table(results: list[Result]) -> Iterator[str]:
     """
     table = score_table(results)
     width = max(len(kind) for kind in ("all", *table)) + 1
-    yield f"{'kind':<{width}}" + "".join(f"{f'{language} [95 % interval]   swapped':>{CELL}}" for language in LANGUAGES)
+    yield f"{'kind':<{width}}" + "".join(
+        f"{f'{language} [95 % interval]   swapped':>{COLUMN_WIDTH}}" for language in LANGUAGES
+    )
     for kind, row in table.items():
-        yield f"{kind:<{width}}" + "".join(format_score(row[language]) for language in LANGUAGES) + _mark(row)
+        yield (
+            f"{kind:<{width}}" + "".join(format_score(row[language]) for language in LANGUAGES) + _flag_ungrounded(row)
+        )
     columns = [score([result for result in results if result.question.language == code]) for code in LANGUAGES]
     yield f"{'all':<{width}}" + "".join(map(format_score, columns))
     yield from _format_things(results)
 
 
-def _mark(row: dict[Language, Score]) -> str:
+def _flag_ungrounded(row: dict[Language, Score]) -> str:
     blind = [language for language in LANGUAGES if row[language].looking is False]
     return f"   not looking ({', '.join(blind)})" if blind else ""
 
@@ -136,11 +140,11 @@ def _to_json(result: Result) -> dict[str, Any]:
         "question": question.text,
         "expected": question.expected,
         "answer": result.answer,
-        "right": result.right,
+        "right": result.correct,
         "swapped_answer": result.swapped_answer,
-        "right_when_swapped": result.right_when_swapped,
-        "picture": question.picture.source if question.picture else None,
-        "swapped_picture": question.swapped.source if question.swapped else None,
+        "right_when_swapped": result.correct_when_swapped,
+        "picture": question.image.source if question.image else None,
+        "swapped_picture": question.swapped_image.source if question.swapped_image else None,
     }
 
 
@@ -151,10 +155,10 @@ def write_failures(path: Path, results: list[Result]) -> None:
         path: the file, which is replaced.
         results: all of them; only the wrong ones are shown.
     """
-    wrong = [result for result in results if not result.right]
+    wrong = [result for result in results if not result.correct]
     title = f"Wrong answers: {len(wrong)} of {len(results)}"
     body = "\n".join(map(_format_failure, wrong)) or "<p>Every answer was right.</p>"
-    path.write_text(PAGE.format(title=title, side=SHOWN_SIDE, body=body), encoding="utf-8", errors="replace")
+    path.write_text(PAGE.format(title=title, side=THUMBNAIL_SIZE, body=body), encoding="utf-8", errors="replace")
 
 
 def _format_failure(result: Result) -> str:
@@ -164,15 +168,15 @@ def _format_failure(result: Result) -> str:
         rows += [("before", earlier), ("answered", answer)]
     rows += [("question", question.text), ("expected", "\n".join(question.expected)), ("answered", result.answer)]
     entries = "\n".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in rows)
-    return f"<article>\n{_embed(question.picture)}\n<dl>\n{entries}\n</dl>\n</article>"
+    return f"<article>\n{_to_img_element(question.image)}\n<dl>\n{entries}\n</dl>\n</article>"
 
 
-def _embed(picture: Picture | None) -> str:
+def _to_img_element(image: ImageSource | None) -> str:
     """The picture as part of the page, at most SHOWN_SIDE pixels wide and high."""
-    if picture is None:
+    if image is None:
         return '<p class="none">no picture</p>'
-    shown = picture.load()
-    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    shown = image.load()
+    shown.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()
     shown.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

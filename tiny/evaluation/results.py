@@ -10,11 +10,11 @@ from PIL import Image
 from tiny.grading import ThingScore
 from tiny.words.sentences import Language
 
-LEAST_FALL = 30  # points that a score must lose with other pictures to show that the model looks at them
+MIN_DROP = 30  # points that a score must lose with other pictures to show that the model looks at them
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageSource:
     """A picture that is made when it is asked about.
 
     Attributes:
@@ -34,10 +34,10 @@ class Question:
         kind: the row of the table that it counts in.   language: "zh" or "en".
         history: earlier (question, answer) pairs, oldest first.
         text: the question.
-        expected: answers that are right; `is_right` may take others too.
+        expected: answers that are right; `is_correct` may take others too.
         is_right: judges an answer.
-        picture: what it is about, None for talk without one.
-        swapped: a picture to which the answer should be another; None where there is none.
+        image: what it is about, None for talk without one.
+        swapped_image: a picture to which the answer should be another; None where there is none.
         score_things: counts the things that an answer names, for a description; None for others.
     """
 
@@ -46,9 +46,9 @@ class Question:
     history: tuple[tuple[str, str], ...]
     text: str
     expected: tuple[str, ...]
-    is_right: Callable[[str], bool]
-    picture: Picture | None = None
-    swapped: Picture | None = None
+    is_correct: Callable[[str], bool]
+    image: ImageSource | None = None
+    swapped_image: ImageSource | None = None
     score_things: Callable[[str], ThingScore] | None = None
 
 
@@ -61,12 +61,12 @@ class Result:
     swapped_answer: str | None = None
 
     @property
-    def right(self) -> bool:
-        return self.question.is_right(self.answer)
+    def correct(self) -> bool:
+        return self.question.is_correct(self.answer)
 
     @property
-    def right_when_swapped(self) -> bool | None:
-        return None if self.swapped_answer is None else self.question.is_right(self.swapped_answer)
+    def correct_when_swapped(self) -> bool | None:
+        return None if self.swapped_answer is None else self.question.is_correct(self.swapped_answer)
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ class Score:
     looking: bool | None
 
 
-def share(verdicts: list[bool]) -> float | None:
+def percentage(verdicts: list[bool]) -> float | None:
     """Return the percentage that is true; None of nothing."""
     return 100 * sum(verdicts) / len(verdicts) if verdicts else None
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a percentage (Wilson's, https://www.jstor.org/stable/2276774)."""
     z = 1.96
-    p = right / count
+    p = correct / count
     centre = (p + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
@@ -106,13 +106,13 @@ def interval(right: int, count: int) -> tuple[float, float]:
 
 def score(results: list[Result]) -> Score:
     """Return how many are right; only what was asked about both pictures tells whether the model looks."""
-    verdicts = [result.right for result in results]
-    pairs = [(result.right, result.right_when_swapped) for result in results]
-    both = [(right, other) for right, other in pairs if other is not None]
-    own, swapped = share([right for right, _ in both]), share([other for _, other in both])
-    looking = None if own is None or swapped is None else own - swapped >= LEAST_FALL
-    low, high = interval(sum(verdicts), len(verdicts)) if verdicts else (None, None)
-    return Score(len(verdicts), sum(verdicts), share(verdicts), low, high, swapped, looking)
+    verdicts = [result.correct for result in results]
+    pairs = [(result.correct, result.correct_when_swapped) for result in results]
+    both = [(correct, other) for correct, other in pairs if other is not None]
+    own, swapped = percentage([correct for correct, _ in both]), percentage([other for _, other in both])
+    looking = None if own is None or swapped is None else own - swapped >= MIN_DROP
+    low, high = wilson_interval(sum(verdicts), len(verdicts)) if verdicts else (None, None)
+    return Score(len(verdicts), sum(verdicts), percentage(verdicts), low, high, swapped, looking)
 
 
 def score_table(results: list[Result]) -> dict[str, dict[Language, Score]]:

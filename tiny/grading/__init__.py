@@ -1,5 +1,5 @@
 """Whether an answer is right, judged by what it says and not by how it says it."""
 
-from tiny.grading.verdicts import ThingScore, is_right, score_things
+from tiny.grading.verdicts import ThingScore, is_correct, score_things
 
-__all__ = ["ThingScore", "is_right", "score_things"]
+__all__ = ["ThingScore", "is_correct", "score_things"]

@@ -18,8 +18,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from tiny.grading.answer import list_pairs
 from tiny.grading.mentions import Mention, expression, find_mentions, is_negative, strip_mentions, values
+from tiny.grading.parsed_answer import list_names
 from tiny.words.sentences import Language, read_sentences
 
 HAN = r"\u3400-\u9fff"
@@ -32,12 +32,12 @@ def is_accepted(language: Language, question: str, accepted: Sequence[str], answ
     question, answer = _clean(question), _clean(answer)
     words = TOKEN.findall(answer)
     return any(
-        "".join(TOKEN.findall(one)) == "".join(words) != "" or says_same(language, question, one, answer)
+        "".join(TOKEN.findall(one)) == "".join(words) != "" or is_equivalent(language, question, one, answer)
         for one in map(_clean, accepted)
     )
 
 
-def says_same(language: Language, question: str, accepted: str, answer: str) -> bool:
+def is_equivalent(language: Language, question: str, accepted: str, answer: str) -> bool:
     """Whether `answer` says what `accepted` says as an answer to `question`, all cleaned."""
     asked, named, spoken = (list(find_mentions(language, text)) for text in (question, accepted, answer))
     said = [mention for mention in spoken if not _is_repeated(mention, asked, named)]
@@ -52,7 +52,7 @@ def says_same(language: Language, question: str, accepted: str, answer: str) -> 
     held = bool(sought) and f" {' '.join(sought)} " in f" {' '.join(words)} "
     if not _is_names(language, accepted, named):
         return held
-    crossed = len(kinds) > 1 and (bool(places) or set(list_pairs(named)) != set(list_pairs(said)))
+    crossed = len(kinds) > 1 and (bool(places) or set(list_names(named)) != set(list_names(said)))
     return _agree(kinds, values(said, "kind")) and _chooses(asked, kinds, spoken) and (held or not crossed)
 
 

@@ -2,48 +2,48 @@
 
 from collections.abc import Iterator, Sequence
 
-from tiny.grading.answer import Answer
 from tiny.grading.mentions import Mention, expression, find_mentions, occurs
+from tiny.grading.parsed_answer import ParsedAnswer
 from tiny.questions.facts import Facts, ThingFact
 from tiny.scenes.relations import OPPOSITES
 
 SIDE_OF_REGION = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 
 
-def agrees_larger(facts: Facts, answer: Answer) -> bool:
+def grade_larger(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether the right one of two is named, or the other one as the opposite."""
-    return answer.agrees is not False and _compares_rightly(facts, answer)
+    return answer.polarity is not False and _all_comparisons_hold(facts, answer)
 
 
-def agrees_whether_larger(facts: Facts, answer: Answer) -> bool:
+def grade_is_larger(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it says yes or no as it is, and no untrue comparison after it."""
-    return answer.confirms(bool(facts.value), _judge_comparisons(facts, answer))
+    return answer.answers_yes_no(bool(facts.value), _check_comparisons(facts, answer))
 
 
-def names_extreme(facts: Facts, answer: Answer) -> bool:
+def grade_extreme(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether the largest or smallest of all is named, and nothing else as such."""
-    return not answer.denies and _compares_rightly(facts, answer)
+    return not answer.is_negated and _all_comparisons_hold(facts, answer)
 
 
-def _compares_rightly(facts: Facts, answer: Answer) -> bool:
+def _all_comparisons_hold(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether all comparisons are true; without any, whether the one thing named is the one asked for."""
-    if claims := _judge_comparisons(facts, answer):
+    if claims := _check_comparisons(facts, answer):
         return all(claims)
-    named = [mention for mention in answer.find_in(answer.stated) if mention.kind or mention.color]
+    named = [mention for mention in answer.mentions_in(answer.affirmed) if mention.kind or mention.color]
     return bool(named) and all(match_things(mention, facts.things) == [0] for mention in named)
 
 
-def _judge_comparisons(facts: Facts, answer: Answer) -> list[bool]:
+def _check_comparisons(facts: Facts, answer: ParsedAnswer) -> list[bool]:
     """Judge each comparison: the thing that is `facts.way` is called so, or the other one of a pair the opposite."""
     asked, verdicts = str(facts.way)[:5], []
-    for mention, way in (found for clause in answer.stated for found in _find_comparisons(answer, clause)):
+    for mention, way in (found for clause in answer.affirmed for found in _find_comparisons(answer, clause)):
         meant = match_things(mention, facts.things)
         alike = way == asked
         verdicts.append(len(meant) == 1 and (meant == [0]) == alike and (alike or facts.aspect != "extreme"))
     return verdicts
 
 
-def _find_comparisons(answer: Answer, clause: str) -> Iterator[tuple[Mention, str]]:
+def _find_comparisons(answer: ParsedAnswer, clause: str) -> Iterator[tuple[Mention, str]]:
     """Yield what a clause calls "large" or "small" among others."""
     said = [mention for mention in find_mentions(answer.language, clause) if mention.kind or mention.color]
     for way in ("large", "small"):
@@ -65,17 +65,17 @@ def match_things(mention: Mention, things: Sequence[ThingFact]) -> list[int]:
     ]
 
 
-def names_beside(facts: Facts, answer: Answer) -> bool:
+def grade_relation(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it names exactly the things on that side; a color may be left out where that leaves no doubt."""
-    if {_side_of(mention) for mention in answer.said} - {None, facts.way}:
+    if {_side_of(mention) for mention in answer.mentions} - {None, facts.way}:
         return False
-    things = [mention for mention in answer.said if mention.kind and not _is_reference(mention, facts)]
+    things = [mention for mention in answer.mentions if mention.kind and not _is_reference(mention, facts)]
     if not facts.things:
-        alone = (answer.text[: mention.start] for mention in answer.said if mention.kind and not mention.side)
-        return answer.denies and not things and not any(occurs(answer.language, "denied", text) for text in alone)
+        alone = (answer.text[: mention.start] for mention in answer.mentions if mention.kind and not mention.side)
+        return answer.is_negated and not things and not any(occurs(answer.language, "denied", text) for text in alone)
     meant = {tuple(match_things(mention, facts.things)) for mention in things}
     is_complete = meant == {(number,) for number in range(len(facts.things))}
-    return is_complete and len(things) == len(set(things)) and not answer.denies
+    return is_complete and len(things) == len(set(things)) and not answer.is_negated
 
 
 def _is_reference(mention: Mention, facts: Facts) -> bool:
@@ -88,15 +88,15 @@ def _is_reference(mention: Mention, facts: Facts) -> bool:
     return not mention.listed and (mention.color == color or (alone and None in (mention.color, color)))
 
 
-def agrees_beside(facts: Facts, answer: Answer) -> bool:
+def grade_is_beside(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it says yes or no as it is, and no untrue side after it."""
     true = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
     claims = []
-    for mention in answer.find_in(answer.stated):
+    for mention in answer.mentions_in(answer.affirmed):
         if side := _side_of(mention):  # turned round where it speaks of the other thing
             turned = mention.kind is not None and match_things(mention, facts.things) == [0]
             claims.append((OPPOSITES.get(side) if turned else side) == true)
-    return answer.confirms(bool(facts.value), claims)
+    return answer.answers_yes_no(bool(facts.value), claims)
 
 
 def _side_of(mention: Mention) -> str | None:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tiny.grading.answer import Answer, Pair, list_pairs, split_clauses
-from tiny.grading.comparisons import agrees_beside, agrees_larger, agrees_whether_larger, names_beside, names_extreme
+from tiny.grading.comparisons import grade_extreme, grade_is_beside, grade_is_larger, grade_larger, grade_relation
 from tiny.grading.mentions import Mention, expression, find_mentions, occurs, values
+from tiny.grading.parsed_answer import ParsedAnswer, ThingName, list_names, split_clauses
 from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import topics_of
 
@@ -29,129 +29,129 @@ class ThingScore:
     missing: int
 
 
-def is_right(example: Example, answer: str) -> bool:
+def is_correct(example: Example, answer: str) -> bool:
     """Whether `answer` says what the facts of `example` demand and nothing that contradicts them."""
-    facts, parts = example.facts, Answer(example.language, answer)
+    facts, parts = example.facts, ParsedAnswer(example.language, answer)
     if facts.aspect == "topic":
         return re.search(topics_of(example.language)[str(facts.value)].pattern, parts.text) is not None
-    judge, field = JUDGES[facts.aspect]
+    grade, field = GRADERS[facts.aspect]
     known = {
         "kind": {facts.kind, *(facts.other or ())[:1], *(kind for _, kind, _ in facts.things)},
         "color": {facts.color, *(color for color, _, _ in facts.things)},
         "region": {region for _, _, region in facts.things},
     }
-    if any(values(parts.said, name) - known[name] for name in ("kind", field)):
+    if any(values(parts.mentions, name) - known[name] for name in ("kind", field)):
         return False  # speaks of something that is not there and that nobody asked for
-    return judge(facts, parts)
+    return grade(facts, parts)
 
 
 def score_things(example: Example, answer: str) -> ThingScore:
     """Count the things that `answer` names rightly, wrongly and not at all; for "describe" and "objects"."""
     expected = {thing[:2] for thing in example.facts.things}
-    named = _name_pairs(list(find_mentions(example.language, answer.lower())))
+    named = _distinct_names(list(find_mentions(example.language, answer.lower())))
     kinds = {kind for _, kind in expected}
     wrong = [(color, kind) for color, kind in named - expected if color is not None or kind not in kinds]
     right = len(named & expected)
     return ThingScore(right, len(wrong), len(expected) - right)
 
 
-def _name_pairs(said: Sequence[Mention]) -> set[Pair]:
+def _distinct_names(said: Sequence[Mention]) -> set[ThingName]:
     """Return each (color, kind) that is named; a kind without its color only if it never has one."""
-    pairs = list_pairs(said)
+    pairs = list_names(said)
     colored = {kind for color, kind in pairs if color}
     return {(color, kind) for color, kind in pairs if color or kind not in colored}
 
 
-def _names_all(facts: Facts, answer: Answer) -> bool:
+def _grade_things(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it names every thing with its color, none twice, no other thing, and nothing untrue about them."""
     if not facts.things:
-        return answer.denies and not values(answer.said, "kind")
-    if answer.denies or _name_pairs(answer.said) != {thing[:2] for thing in facts.things}:
+        return answer.is_negated and not values(answer.mentions, "kind")
+    if answer.is_negated or _distinct_names(answer.mentions) != {thing[:2] for thing in facts.things}:
         return False
-    if facts.region is not None and values(answer.said, "region") - {facts.region}:
+    if facts.region is not None and values(answer.mentions, "region") - {facts.region}:
         return False
     checks = (_lists_once, _places_match, _sizes_match, _number_matches, _largest_matches)
     return all(check(facts, answer) for check in checks)
 
 
-def _lists_once(facts: Facts, answer: Answer) -> bool:
+def _lists_once(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether no thing comes twice in one breath, nor twice with an article, nor as more than one."""
-    breaths = [answer.find_in([part]) for part in expression(answer.language, "breath").split(answer.text)]
-    listed = [mention for mention in answer.said if mention.listed]
-    return all(len(said) == len(set(said)) for said in map(list_pairs, (*breaths, listed))) and not any(
+    breaths = [answer.mentions_in([part]) for part in expression(answer.language, "breath").split(answer.text)]
+    listed = [mention for mention in answer.mentions if mention.listed]
+    return all(len(said) == len(set(said)) for said in map(list_names, (*breaths, listed))) and not any(
         (first.number or 0) > 1 and second.kind and second.color and second.start - first.end <= 1
-        for first, second in pairwise(answer.said)
+        for first, second in pairwise(answer.mentions)
     )
 
 
-def _places_match(facts: Facts, answer: Answer) -> bool:
+def _places_match(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether each place goes with its thing."""
     return all(
         any(pair in ((color, kind), (None, kind)) and place == at for color, kind, at in facts.things)
-        for pair, place in answer.pair_places()
+        for pair, place in answer.list_locations()
     )
 
 
-def _sizes_match(facts: Facts, answer: Answer) -> bool:
+def _sizes_match(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether no large thing is called small, nor a small one large."""
     sizes = {thing[:2]: size for thing, size in zip(facts.things, facts.sizes, strict=False)}
-    said = ((mention.size, sizes.get((str(mention.color), str(mention.kind)))) for mention in answer.said)
+    said = ((mention.size, sizes.get((str(mention.color), str(mention.kind)))) for mention in answer.mentions)
     return all(set(pair) != {"small", "large"} for pair in said)
 
 
-def _number_matches(facts: Facts, answer: Answer) -> bool:
+def _number_matches(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it counts all objects where it says how many there are."""
     objects = expression(answer.language, "objects")
-    return values((m for m in answer.said if objects.match(answer.text, m.end)), "number") <= {len(facts.things)}
+    return values((m for m in answer.mentions if objects.match(answer.text, m.end)), "number") <= {len(facts.things)}
 
 
-def _largest_matches(facts: Facts, answer: Answer) -> bool:
+def _largest_matches(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether nothing is called the largest that is not."""
     clauses = [clause for clause in split_clauses(answer.text) if occurs(answer.language, "largest", clause)]
     largest = {*facts.largest, *((None, kind) for _, kind in facts.largest)}
-    return not largest or largest >= set(list_pairs(answer.find_in(clauses)))
+    return not largest or largest >= set(list_names(answer.mentions_in(clauses)))
 
 
-def _value_right(facts: Facts, answer: Answer) -> bool:
+def _grade_value(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it gives the color or place, and nothing else; of a claim, whether it confirms or corrects it."""
     field = "color" if facts.aspect == "colour" else "region"
     if facts.claim is None:
-        return values(answer.said, field) == {facts.value} and not answer.denies
-    stated, denied = (values(answer.find_in(clauses), field) for clauses in (answer.stated, answer.denied))
+        return values(answer.mentions, field) == {facts.value} and not answer.is_negated
+    stated, denied = (values(answer.mentions_in(clauses), field) for clauses in (answer.affirmed, answer.negated))
     truths = [value == facts.value for value in stated]
-    return facts.value not in denied and answer.confirms(facts.claim == facts.value, truths)
+    return facts.value not in denied and answer.answers_yes_no(facts.claim == facts.value, truths)
 
 
-def _count_right(facts: Facts, answer: Answer) -> bool:
+def _grade_count(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether the one number in the answer is the right one."""
-    numbers = values(answer.said, "number")
-    if answer.denies:
+    numbers = values(answer.mentions, "number")
+    if answer.is_negated:
         return numbers <= {0} and facts.value == 0
     if not numbers and occurs(answer.language, "one", answer.text):
         return facts.value == 1
     if len(numbers) > 1:  # "two red things: one ball and one car"
-        followed = zip(answer.said, [*answer.said[1:], Mention()], strict=True)
+        followed = zip(answer.mentions, [*answer.mentions[1:], Mention()], strict=True)
         numbers = values((mention for mention, after in followed if not after.listed), "number")
     return numbers == {facts.value}
 
 
-def _existence_right(facts: Facts, answer: Answer) -> bool:
+def _grade_existence(facts: Facts, answer: ParsedAnswer) -> bool:
     """Whether it says yes or no as it is, without a contradiction."""
     if facts.value:
-        return not answer.denies and bool(THERE_IS.match(answer.text) or "有" in answer.text)
-    return answer.denies and not YES.match(answer.text) and not values(answer.said, "region")
+        return not answer.is_negated and bool(THERE_IS.match(answer.text) or "有" in answer.text)
+    return answer.is_negated and not YES.match(answer.text) and not values(answer.mentions, "region")
 
 
 # Aspect -> its judge, and what an answer may name only as it is, beside kinds.
-JUDGES: dict[str, tuple[Callable[[Facts, Answer], bool], str]] = {
-    "things": (_names_all, "kind"),
-    "colour": (_value_right, "region"),
-    "where": (_value_right, "color"),
-    "count": (_count_right, "color"),
-    "exists": (_existence_right, "color"),
-    "larger": (agrees_larger, "kind"),
-    "is_larger": (agrees_whether_larger, "kind"),
-    "extreme": (names_extreme, "kind"),
-    "relation": (names_beside, "kind"),
-    "is_beside": (agrees_beside, "kind"),
+GRADERS: dict[str, tuple[Callable[[Facts, ParsedAnswer], bool], str]] = {
+    "things": (_grade_things, "kind"),
+    "colour": (_grade_value, "region"),
+    "where": (_grade_value, "color"),
+    "count": (_grade_count, "color"),
+    "exists": (_grade_existence, "color"),
+    "larger": (grade_larger, "kind"),
+    "is_larger": (grade_is_larger, "kind"),
+    "extreme": (grade_extreme, "kind"),
+    "relation": (grade_relation, "kind"),
+    "is_beside": (grade_is_beside, "kind"),
 }

@@ -6,7 +6,15 @@
 The background is never asked for nor named. An answer has one wording, so that a model can learn it exactly.
 """
 
-from tiny.questions.asking import QUESTION_KINDS, ask, askable, corpus
-from tiny.questions.facts import Example, Facts, fits
+from tiny.questions.asking import QUESTION_KINDS, askable_kinds, sample_example, tokenizer_corpus
+from tiny.questions.facts import Example, Facts, has_same_answer
 
-__all__ = ["QUESTION_KINDS", "Example", "Facts", "ask", "askable", "corpus", "fits"]
+__all__ = [
+    "QUESTION_KINDS",
+    "Example",
+    "Facts",
+    "askable_kinds",
+    "has_same_answer",
+    "sample_example",
+    "tokenizer_corpus",
+]

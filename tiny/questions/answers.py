@@ -23,31 +23,31 @@ from tiny.words.vocabulary import (
 REVERSED = {"larger": "smaller", "smaller": "larger"}
 
 
-def say(language: Language, facts: Facts) -> str:
+def word_answer(language: Language, facts: Facts) -> str:
     """Return the answer that states these facts."""
-    sayers: dict[str, Callable[[Language, Facts], str]] = {
-        "things": say_things,
-        "colour": say_color,
-        "where": say_place,
-        "count": say_count,
-        "exists": say_whether,
-        "larger": say_larger,
-        "is_larger": say_whether_larger,
-        "extreme": say_extreme,
-        "relation": say_beside,
-        "is_beside": say_whether_beside,
+    writers: dict[str, Callable[[Language, Facts], str]] = {
+        "things": word_things,
+        "colour": word_color,
+        "where": word_region,
+        "count": word_count,
+        "exists": word_existence,
+        "larger": word_larger,
+        "is_larger": word_is_larger,
+        "extreme": word_extreme,
+        "relation": word_relation,
+        "is_beside": word_is_beside,
     }
-    return sayers[facts.aspect](language, facts)
+    return writers[facts.aspect](language, facts)
 
 
-def say_things(language: Language, facts: Facts) -> str:
+def word_things(language: Language, facts: Facts) -> str:
     """Say what there is in the picture, or what is or is not in a part of it."""
     region = facts.region
     place = _fill(language, "in_picture") if region is None else name_region(language, region)
     return _list_at(language, "things", place, facts.things)
 
 
-def say_color(language: Language, facts: Facts) -> str:
+def word_color(language: Language, facts: Facts) -> str:
     """Say the color of a thing, with its place where the question asked about one."""
     color, kind, place = facts.things[0]
     name = name_thing(language, kind)
@@ -57,14 +57,14 @@ def say_color(language: Language, facts: Facts) -> str:
     return _finish(language, clause, _confirm(facts))
 
 
-def say_place(language: Language, facts: Facts) -> str:
+def word_region(language: Language, facts: Facts) -> str:
     """Say the place of a thing, with its color where the question gave it."""
     color, kind, place = facts.things[0]
     name = name_thing(language, kind, facts.color and color)
     return _finish(language, _place(language, name, place), _confirm(facts))
 
 
-def say_count(language: Language, facts: Facts) -> str:
+def word_count(language: Language, facts: Facts) -> str:
     """Say how many there are, or that there are none."""
     count, kind, color = len(facts.things), facts.kind, facts.color
     if not count:
@@ -73,7 +73,7 @@ def say_count(language: Language, facts: Facts) -> str:
     return _finish(language, _fill(language, key, count=counted, be=_be(count)))
 
 
-def say_whether(language: Language, facts: Facts) -> str:
+def word_existence(language: Language, facts: Facts) -> str:
     """Say whether there is something of a kind and color."""
     count, kind = len(facts.things), facts.kind
     if count == 0:
@@ -88,18 +88,18 @@ def say_whether(language: Language, facts: Facts) -> str:
     return _finish(language, _fill(language, "exist", things=there, be=be), "there_is")
 
 
-def say_absent(language: Language, kind: str | None, color: str | None) -> str:
+def word_absence(language: Language, kind: str | None, color: str | None) -> str:
     """Say that there is nothing of a kind and color."""
     return _finish(language, _absent(language, kind, color))
 
 
-def say_larger(language: Language, facts: Facts) -> str:
+def word_larger(language: Language, facts: Facts) -> str:
     """Say which of two is larger or smaller."""
     name = _name_pair(language, facts)[0 if facts.value else 1]
     return _finish(language, _fill(language, "larger", name=name, way=name_way(language, str(facts.way))))
 
 
-def say_whether_larger(language: Language, facts: Facts) -> str:
+def word_is_larger(language: Language, facts: Facts) -> str:
     """Say whether one is larger or smaller than another."""
     name, other = _name_pair(language, facts)
     way = name_way(language, str(facts.way) if facts.value else REVERSED[str(facts.way)])
@@ -107,18 +107,18 @@ def say_whether_larger(language: Language, facts: Facts) -> str:
     return _finish(language, clause, "yes" if facts.value else "no")
 
 
-def say_extreme(language: Language, facts: Facts) -> str:
+def word_extreme(language: Language, facts: Facts) -> str:
     """Say which is the largest or smallest of all."""
     name = name_thing(language, facts.kind, facts.color)
     return _finish(language, _fill(language, "extreme", name=name, way=name_way(language, str(facts.way))))
 
 
-def say_beside(language: Language, facts: Facts) -> str:
+def word_relation(language: Language, facts: Facts) -> str:
     """Say what is on one side of a thing."""
     return _list_at(language, "things_beside", _beside(language, facts, str(facts.way)), facts.things)
 
 
-def say_whether_beside(language: Language, facts: Facts) -> str:
+def word_is_beside(language: Language, facts: Facts) -> str:
     """Say whether one is on that side of another."""
     side = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
     name = name_thing(language, facts.kind, facts.color)
@@ -126,7 +126,7 @@ def say_whether_beside(language: Language, facts: Facts) -> str:
     return _finish(language, clause, "yes" if facts.value else "no")
 
 
-def say_usual_color(language: Language, it: str, color: str) -> str:
+def word_usual_color(language: Language, it: str, color: str) -> str:
     """Say what color something of the world usually has."""
     return _finish(language, _fill(language, "usual_colour", it=it, colour=name_color(language, color)))
 

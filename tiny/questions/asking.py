@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tiny.questions import choices
-from tiny.questions.answers import say_usual_color
+from tiny.questions.answers import word_usual_color
 from tiny.questions.facts import Example, Facts
 from tiny.questions.follow_ups import ask_follow_up
-from tiny.questions.picture_questions import (
+from tiny.questions.image_questions import (
     ask_absent,
     ask_color,
     ask_count,
@@ -20,7 +20,7 @@ from tiny.questions.picture_questions import (
     describe_as,
 )
 from tiny.scenes import BACKGROUNDS, COLORS, HELD_OUT, KINDS, Scene, Thing, sample_scene
-from tiny.words.phrasing import vary
+from tiny.words.phrasing import vary_style
 from tiny.words.sentences import Language, Rng, everyday_texts, expand, pick, read_sentences, topics_of
 
 Asker = Callable[[Scene, Rng, Language], Example]
@@ -55,7 +55,7 @@ ROUNDS = (1, 1, 1, 2, 2, 3, 4)  # after how many
 PAIRS = [(color, kind) for color in COLORS for kind in KINDS if (color, kind) not in HELD_OUT]
 
 
-def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = None) -> Example:
+def sample_example(scene: Scene | None, rng: Rng, language: Language, kind: str | None = None) -> Example:
     """One question and its answer.
 
     Args:
@@ -65,35 +65,35 @@ def ask(scene: Scene | None, rng: Rng, language: Language, kind: str | None = No
         kind: one of QUESTION_KINDS; None for any that fits.
 
     Raises:
-        ValueError: for a kind that cannot be asked about this scene (see `askable`).
+        ValueError: for a kind that cannot be asked about this scene (see `askable_kinds`).
     """
-    possible = askable(scene)
+    possible = askable_kinds(scene)
     if kind is None:
         kind = _draw_kind(possible, rng)
     if kind not in possible:
         raise ValueError(f"{kind!r} cannot be asked here; choose one of {', '.join(possible)}.")
     if scene is None:
-        return _with_talk_before(_ask_text(None, rng, language), rng)
+        return _prepend_talk(_ask_text(None, rng, language), rng)
     example = _ask_text(scene, rng, language) if kind == "text" else ASKERS[kind](scene, rng, language)
     if rng.random() < HISTORY_RATE:
         rounds = pick(rng, ROUNDS[:-1] if example.history else ROUNDS)  # a follow-up has one already
-        example = replace(example, history=_earlier(scene, rng, language, rounds) + example.history)
+        example = replace(example, history=_sample_history(scene, rng, language, rounds) + example.history)
     return example
 
 
-def askable(scene: Scene | None) -> tuple[str, ...]:
+def askable_kinds(scene: Scene | None) -> tuple[str, ...]:
     """The kinds of questions that have one right answer here."""
     if scene is None:
         return ("text",)
     needs: dict[str, Callable[[Scene], Sequence[object]]] = {
-        "colour": choices.list_single,
-        "larger": choices.list_sized_pairs,
+        "colour": choices.list_unique,
+        "larger": choices.list_size_pairs,
         "relation": choices.list_references,
     }
     return tuple(kind for kind in QUESTION_KINDS if kind not in needs or needs[kind](scene))
 
 
-def corpus(rng: Rng, count: int) -> Iterator[str]:
+def tokenizer_corpus(rng: Rng, count: int) -> Iterator[str]:
     """`count` texts for a tokenizer: everyday sentences, then questions and answers of both languages."""
     everyday = list(everyday_texts())
     yield from everyday[:count]
@@ -101,7 +101,7 @@ def corpus(rng: Rng, count: int) -> Iterator[str]:
     for _ in range(count - len(everyday)):
         if not texts:
             scene = None if rng.random() < 0.1 else sample_scene(rng, 5)
-            example = ask(scene, rng, "en" if rng.random() < 0.5 else "zh")
+            example = sample_example(scene, rng, "en" if rng.random() < 0.5 else "zh")
             texts = [example.question, example.answer]
         yield texts.pop(0)
 
@@ -115,9 +115,9 @@ def _draw_kind(possible: tuple[str, ...], rng: Rng) -> str:
     return possible[-1]
 
 
-def _earlier(scene: Scene, rng: Rng, language: Language, rounds: int) -> tuple[tuple[str, str], ...]:
+def _sample_history(scene: Scene, rng: Rng, language: Language, rounds: int) -> tuple[tuple[str, str], ...]:
     """That many exchanges about the same picture; descriptions in them are short."""
-    kinds = [kind for kind in askable(scene) if kind not in ("text", "follow_up")]
+    kinds = [kind for kind in askable_kinds(scene) if kind not in ("text", "follow_up")]
     exchanges = []
     for _ in range(rounds):
         kind = pick(rng, kinds)
@@ -129,7 +129,7 @@ def _earlier(scene: Scene, rng: Rng, language: Language, rounds: int) -> tuple[t
     return tuple(exchanges)
 
 
-def _with_talk_before(example: Example, rng: Rng) -> Example:
+def _prepend_talk(example: Example, rng: Rng) -> Example:
     """The example, now and then after other talk without a picture."""
     if rng.random() >= HISTORY_RATE:
         return example
@@ -144,10 +144,10 @@ def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
         return _ask_usual_color(rng, language)
     topics = topics_of(language)
     if scene is None and chance < 0.6:
-        question, topic = _ask_blind(rng, language), "no picture"
+        question, topic = _ask_about_no_image(rng, language), "no picture"
     else:
         topic = pick(rng, [name for name in topics if scene is None or name != "no picture"])
-        question = vary(expand(rng, language, pick(rng, topics[topic].questions)), rng, language, polite=False)
+        question = vary_style(expand(rng, language, pick(rng, topics[topic].questions)), rng, language, polite=False)
     return Example("text", language, (), question, topics[topic].answer, Facts("topic", topic))
 
 
@@ -158,18 +158,20 @@ def _ask_usual_color(rng: Rng, language: Language) -> Example:
     it = zh if language == "zh" else en
     question = expand(rng, language, pick(rng, world["questions"][language]), {"it": it})
     facts = Facts("colour", color)
-    return Example("text", language, (), vary(question, rng, language), say_usual_color(language, it, color), facts)
+    return Example(
+        "text", language, (), vary_style(question, rng, language), word_usual_color(language, it, color), facts
+    )
 
 
-def _ask_blind(rng: Rng, language: Language) -> str:
+def _ask_about_no_image(rng: Rng, language: Language) -> str:
     """A question about a picture that was never given."""
     (color, kind), (other_color, other_kind) = (pick(rng, PAIRS) for _ in range(2))
     if kind == other_kind:
-        return _ask_blind(rng, language)
+        return _ask_about_no_image(rng, language)
     things = (
         Thing(kind, color, "small", 0.2, 0.2),
         Thing(other_kind, other_color, "large", 0.8, 0.7),
     )
     scene = Scene(BACKGROUNDS[0], things, 0)
-    kind = pick(rng, [kind for kind in ("describe", "objects", *askable(scene)) if kind != "text"])
+    kind = pick(rng, [kind for kind in ("describe", "objects", *askable_kinds(scene)) if kind != "text"])
     return ASKERS[kind](scene, rng, language).question

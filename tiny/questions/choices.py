@@ -3,13 +3,13 @@
 from functools import lru_cache
 
 from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
-from tiny.scenes.relations import SIDES, is_beside, is_larger, list_region
+from tiny.scenes.relations import SIDES, is_larger, is_on_side, list_in_region
 from tiny.words.sentences import Rng, pick
 
 NAMED_RATE = 0.2  # how often a question gives a color that it could leave out
 
 
-def list_single(scene: Scene) -> list[Thing]:
+def list_unique(scene: Scene) -> list[Thing]:
     """The things that are the only one of their kind."""
     kinds = [thing.kind for thing in scene.things]
     return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
@@ -21,26 +21,26 @@ def list_unique_colors(scene: Scene) -> list[Thing]:
     return [thing for thing in scene.things if colors.count(thing.color) == 1]
 
 
-def name_for(rng: Rng, scene: Scene, thing: Thing, rate: float = NAMED_RATE) -> tuple[str, str | None]:
+def sample_name(rng: Rng, scene: Scene, thing: Thing, rate: float = NAMED_RATE) -> tuple[str, str | None]:
     """Kind and color by which a question names the thing; the color is None where it is left out."""
     single = all(other == thing or other.kind != thing.kind for other in scene.things)
     return thing.kind, None if single and rng.random() >= rate else thing.color
 
 
 @lru_cache(maxsize=64)  # a scene is asked about several times in a row
-def list_sized_pairs(scene: Scene) -> tuple[tuple[Thing, Thing], ...]:
+def list_size_pairs(scene: Scene) -> tuple[tuple[Thing, Thing], ...]:
     """(larger, smaller) wherever that is beyond doubt."""
     return tuple((one, other) for one in scene.things for other in scene.things if is_larger(one, other))
 
 
-def list_sided_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
+def list_side_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
     """(thing, other, side) wherever it is beyond doubt that the thing is on that side of the other."""
     return [
         (one, other, side)
         for one in scene.things
         for other in scene.things
         for side in SIDES
-        if one != other and is_beside(one, other, side)
+        if one != other and is_on_side(one, other, side)
     ]
 
 
@@ -50,17 +50,17 @@ def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
     found = []
     for thing in scene.things:
         for side in SIDES:
-            verdicts = [is_beside(other, thing, side) for other in scene.things if other != thing]
+            verdicts = [is_on_side(other, thing, side) for other in scene.things if other != thing]
             if None not in verdicts:
                 found.append((thing, side, any(verdicts)))
     return tuple(found)
 
 
-def list_places(scene: Scene) -> tuple[list[str], list[str]]:
+def list_regions(scene: Scene) -> tuple[list[str], list[str]]:
     """The regions that hold something and those that hold nothing, beyond doubt."""
     taken = [place for place in REGIONS if any(region(thing) == place for thing in scene.things)]
-    full = [place for place in taken if list_region(scene.things, place) is not None]
-    empty = [place for place in REGIONS if place not in taken and list_region(scene.things, place) is not None]
+    full = [place for place in taken if list_in_region(scene.things, place) is not None]
+    empty = [place for place in REGIONS if place not in taken and list_in_region(scene.things, place) is not None]
     return full, empty
 
 

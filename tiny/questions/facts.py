@@ -1,6 +1,6 @@
 """What a question asks of a scene, and what is true there.
 
-A question is written as Facts whose answer is still open; `look_up` fills it in from a scene:
+A question is written as Facts whose answer is still open; `answer_facts` fills it in from a scene:
 
     look_up(Facts("where", kind="car"), scene).value          # "top left"
 """
@@ -13,12 +13,12 @@ from tiny.scenes import Scene, Thing, region
 from tiny.scenes.relations import (
     are_confusable,
     find_extreme,
-    is_beside,
     is_larger,
-    list_beside,
+    is_on_side,
+    list_in_region,
     list_largest,
-    list_region,
-    order_things,
+    list_on_side,
+    sort_reading_order,
 )
 from tiny.words.sentences import Language
 
@@ -84,28 +84,28 @@ def list_matches(scene: Scene, kind: str | None = None, color: str | None = None
     return [thing for thing in scene.things if kind in (None, thing.kind) and color in (None, thing.color)]
 
 
-def look_up(query: Facts, scene: Scene) -> Facts | None:
+def answer_facts(query: Facts, scene: Scene) -> Facts | None:
     """The query with its answer in this scene; None where it is in doubt or what it asks about is not there."""
     look: dict[str, Callable[[Facts, Scene], Facts | None]] = {
-        "things": _look_up_things,
-        "colour": _look_up_one,
-        "where": _look_up_one,
-        "count": _look_up_matches,
-        "exists": _look_up_matches,
-        "larger": _look_up_larger,
-        "is_larger": _look_up_larger,
-        "extreme": _look_up_extreme,
-        "relation": _look_up_relation,
-        "is_beside": _look_up_beside,
+        "things": _answer_things,
+        "colour": _answer_one,
+        "where": _answer_one,
+        "count": _answer_matches,
+        "exists": _answer_matches,
+        "larger": _answer_larger,
+        "is_larger": _answer_larger,
+        "extreme": _answer_extreme,
+        "relation": _answer_relation,
+        "is_beside": _answer_is_beside,
     }
     return look[query.aspect](query, scene)
 
 
-def fits(example: Example, scene: Scene) -> bool:
+def has_same_answer(example: Example, scene: Scene) -> bool:
     """Whether the question of `example` has the same right answer in `scene`; always, where it needs no picture."""
     if example.kind == "text":
         return True
-    here, there = example.facts, look_up(example.facts, scene)
+    here, there = example.facts, answer_facts(example.facts, scene)
     if there is None:
         return False
     match here.aspect:
@@ -135,19 +135,19 @@ def _describe(things: list[Thing]) -> tuple[ThingFact, ...]:
     return tuple((thing.color, thing.kind, region(thing)) for thing in things)
 
 
-def _look_up_things(query: Facts, scene: Scene) -> Facts | None:
-    things = order_things(scene.things) if query.region is None else list_region(scene.things, query.region)
+def _answer_things(query: Facts, scene: Scene) -> Facts | None:
+    things = sort_reading_order(scene.things) if query.region is None else list_in_region(scene.things, query.region)
     if things is None:
         return None
     largest = tuple((thing.color, thing.kind) for thing in list_largest(scene.things))
     return replace(query, things=_describe(things), sizes=tuple(thing.size for thing in things), largest=largest)
 
 
-def _look_up_one(query: Facts, scene: Scene) -> Facts | None:
+def _answer_one(query: Facts, scene: Scene) -> Facts | None:
     """Colour or place of the one thing that fits the question."""
     things = list_matches(scene, query.kind, query.color)
     if query.region is not None:
-        things = list_region(things, query.region) or []
+        things = list_in_region(things, query.region) or []
     if len(things) != 1:
         return None
     (thing,) = things
@@ -157,8 +157,8 @@ def _look_up_one(query: Facts, scene: Scene) -> Facts | None:
     return replace(query, value=value, things=_describe(things))
 
 
-def _look_up_matches(query: Facts, scene: Scene) -> Facts:
-    things = order_things(list_matches(scene, query.kind, query.color))
+def _answer_matches(query: Facts, scene: Scene) -> Facts:
+    things = sort_reading_order(list_matches(scene, query.kind, query.color))
     value = len(things) if query.aspect == "count" else bool(things)
     return replace(query, value=value, things=_describe(things))
 
@@ -172,7 +172,7 @@ def _find_pair(query: Facts, scene: Scene) -> tuple[Thing, Thing] | None:
     return firsts[0], seconds[0]
 
 
-def _look_up_larger(query: Facts, scene: Scene) -> Facts | None:
+def _answer_larger(query: Facts, scene: Scene) -> Facts | None:
     pair = _find_pair(query, scene)
     if pair is None or not (is_larger(*pair) or is_larger(*pair[::-1])):
         return None
@@ -181,7 +181,7 @@ def _look_up_larger(query: Facts, scene: Scene) -> Facts | None:
     return replace(query, value=agrees, things=things)
 
 
-def _look_up_extreme(query: Facts, scene: Scene) -> Facts | None:
+def _answer_extreme(query: Facts, scene: Scene) -> Facts | None:
     """Kind and color become the name of the extreme thing, with its color where others are of its kind."""
     thing = find_extreme(scene.things, str(query.way))
     if thing is None:
@@ -191,21 +191,21 @@ def _look_up_extreme(query: Facts, scene: Scene) -> Facts | None:
     return replace(query, kind=thing.kind, color=color, things=_describe([thing, *rest]))
 
 
-def _look_up_relation(query: Facts, scene: Scene) -> Facts | None:
+def _answer_relation(query: Facts, scene: Scene) -> Facts | None:
     assert query.other is not None
     references = list_matches(scene, *query.other)
     if len(references) != 1:
         return None
-    things = list_beside(scene.things, references[0], str(query.way))
+    things = list_on_side(scene.things, references[0], str(query.way))
     return None if things is None else replace(query, things=_describe(things))
 
 
-def _look_up_beside(query: Facts, scene: Scene) -> Facts | None:
+def _answer_is_beside(query: Facts, scene: Scene) -> Facts | None:
     """Yes where it lies on that side, no where it lies on the opposite one; in doubt in between."""
     pair = _find_pair(query, scene)
     if pair is None:
         return None
-    agrees, opposite = is_beside(*pair, str(query.way)), is_beside(pair[1], pair[0], str(query.way))
+    agrees, opposite = is_on_side(*pair, str(query.way)), is_on_side(pair[1], pair[0], str(query.way))
     if not (agrees or opposite):
         return None
     return replace(query, value=bool(agrees), things=_describe(list(pair)))

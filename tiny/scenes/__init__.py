@@ -8,17 +8,17 @@ kinds, colors = object_map(scene, grid=14)   # what is where, for training
 from tiny.scenes.backgrounds import BACKGROUNDS
 from tiny.scenes.scene import (
     HELD_OUT,
-    MOST_THINGS,
+    MAX_THINGS,
     REGIONS,
     SIZES,
     Scene,
     Thing,
-    draw_scene,
-    draw_sketch,
-    object_map,
-    place_map,
+    presence_map,
     region,
+    render_scene,
+    render_sketch,
     sample_scene,
+    segmentation_map,
 )
 from tiny.scenes.shapes import COLORS, KINDS
 
@@ -27,15 +27,15 @@ __all__ = [
     "COLORS",
     "HELD_OUT",
     "KINDS",
-    "MOST_THINGS",
+    "MAX_THINGS",
     "REGIONS",
     "SIZES",
     "Scene",
     "Thing",
-    "draw_scene",
-    "draw_sketch",
-    "object_map",
-    "place_map",
+    "presence_map",
     "region",
+    "render_scene",
+    "render_sketch",
     "sample_scene",
+    "segmentation_map",
 ]

@@ -27,9 +27,9 @@ def paint_background(name: str, size: int, rng: np.random.Generator) -> Image.Im
     colors = np.array(stops, dtype=float) + rng.uniform(-9, 9, (len(stops), 3))
     at = np.linspace(0, 255, len(stops))
     ramp = np.stack([np.interp(np.arange(256), at, channel) for channel in colors.T], axis=1)
-    picture = Image.fromarray((field * 255).clip(0, 255).astype(np.uint8))
-    picture.putpalette(ramp.clip(0, 255).astype(np.uint8).tobytes())
-    return picture.convert("RGB")
+    image = Image.fromarray((field * 255).clip(0, 255).astype(np.uint8))
+    image.putpalette(ramp.clip(0, 255).astype(np.uint8).tobytes())
+    return image.convert("RGB")
 
 
 def _painter(name: str) -> Callable[[int, np.random.Generator], tuple[Field, Stops]]:

@@ -10,31 +10,31 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tiny.scenes.scene import Thing, region
-from tiny.scenes.shapes import place_polygon, shape_of
+from tiny.scenes.shapes import shape_of, transform_polygon
 
-LARGER_AREA = 1.35  # least ratio of the areas of a larger and a smaller thing
-LONGER_SIDE = 1.1  # and of the longer sides of the boxes around them
-BESIDE = 0.15  # least distance at which a thing is to the left of another, along that axis
-NOT_BESIDE = 0.05  # largest distance at which it certainly is not
+MIN_AREA_RATIO = 1.35  # least ratio of the areas of a larger and a smaller thing
+MIN_LENGTH_RATIO = 1.1  # and of the longer sides of the boxes around them
+MIN_SIDE_OFFSET = 0.15  # least distance at which a thing is to the left of another, along that axis
+MAX_OTHER_OFFSET = 0.05  # largest distance at which it certainly is not
 
 OPPOSITES = {"left": "right", "right": "left", "above": "below", "below": "above"}
 SIDES = tuple(OPPOSITES)
 
 
-def order_things(things: Iterable[Thing]) -> list[Thing]:
+def sort_reading_order(things: Iterable[Thing]) -> list[Thing]:
     """Reading order: region by region, row by row, and from left to right within a region."""
     return sorted(things, key=lambda thing: (min(int(3 * thing.y), 2), min(int(3 * thing.x), 2), thing.x))
 
 
 @cache
-def measure_kind(kind: str) -> tuple[float, float]:
+def kind_dimensions(kind: str) -> tuple[float, float]:
     """The area and the longer side of the box around a thing of radius 1."""
     parts = shape_of(kind).silhouette
     scale = 200  # pixels per unit
     canvas = Image.new("1", (2 * scale + 2, 2 * scale + 2))
     draw = ImageDraw.Draw(canvas)
     for part in parts:  # they overlap, so their areas do not add up
-        draw.polygon(place_polygon(part, scale + 1, scale + 1, scale, 0, False), fill=1)
+        draw.polygon(transform_polygon(part, scale + 1, scale + 1, scale, 0, False), fill=1)
     points = np.concatenate(parts)
     longer = float((points.max(axis=0) - points.min(axis=0)).max())
     return float(np.asarray(canvas).sum()) / scale**2, longer
@@ -42,9 +42,9 @@ def measure_kind(kind: str) -> tuple[float, float]:
 
 def is_larger(thing: Thing, other: Thing) -> bool:
     """Whether `thing` is larger than `other` beyond doubt: in area and in length."""
-    (area, side), (other_area, other_side) = measure_kind(thing.kind), measure_kind(other.kind)
+    (area, side), (other_area, other_side) = kind_dimensions(thing.kind), kind_dimensions(other.kind)
     ratio = thing.radius / other.radius
-    return area * ratio**2 >= LARGER_AREA * other_area and side * ratio >= LONGER_SIDE * other_side
+    return area * ratio**2 >= MIN_AREA_RATIO * other_area and side * ratio >= MIN_LENGTH_RATIO * other_side
 
 
 def find_extreme(things: Sequence[Thing], way: str) -> Thing | None:
@@ -52,7 +52,7 @@ def find_extreme(things: Sequence[Thing], way: str) -> Thing | None:
     if len(things) < 2:
         return None
     extreme = (max if way == "largest" else min)(
-        things, key=lambda thing: measure_kind(thing.kind)[0] * thing.radius**2
+        things, key=lambda thing: kind_dimensions(thing.kind)[0] * thing.radius**2
     )
     for other in things:
         larger, smaller = (extreme, other) if way == "largest" else (other, extreme)
@@ -66,7 +66,7 @@ def list_largest(things: Sequence[Thing]) -> list[Thing]:
     return [thing for thing in things if not any(is_larger(other, thing) for other in things)]
 
 
-def is_beside(thing: Thing, other: Thing, side: str) -> bool | None:
+def is_on_side(thing: Thing, other: Thing, side: str) -> bool | None:
     """Whether `thing` is on that side of `other`, one of SIDES; None if in doubt."""
     match side:
         case "left":
@@ -77,17 +77,17 @@ def is_beside(thing: Thing, other: Thing, side: str) -> bool | None:
             distance = other.y - thing.y
         case _:
             distance = thing.y - other.y
-    if distance >= BESIDE:
+    if distance >= MIN_SIDE_OFFSET:
         return True
-    return False if distance <= NOT_BESIDE else None
+    return False if distance <= MAX_OTHER_OFFSET else None
 
 
-def list_beside(things: Sequence[Thing], other: Thing, side: str) -> list[Thing] | None:
+def list_on_side(things: Sequence[Thing], other: Thing, side: str) -> list[Thing] | None:
     """All things on that side of `other`, in reading order; None if one is in doubt."""
-    verdicts = [(thing, is_beside(thing, other, side)) for thing in things if thing != other]
+    verdicts = [(thing, is_on_side(thing, other, side)) for thing in things if thing != other]
     if any(verdict is None for _, verdict in verdicts):
         return None
-    return order_things(thing for thing, verdict in verdicts if verdict)
+    return sort_reading_order(thing for thing, verdict in verdicts if verdict)
 
 
 def are_confusable(place: str, other: str) -> bool:
@@ -96,8 +96,8 @@ def are_confusable(place: str, other: str) -> bool:
     return place != other and (words < others or others < words)
 
 
-def list_region(things: Sequence[Thing], place: str) -> list[Thing] | None:
+def list_in_region(things: Sequence[Thing], place: str) -> list[Thing] | None:
     """All things in a region, in reading order; None if others lie where people may mean it too."""
     if " " not in place and any(are_confusable(place, region(thing)) for thing in things):
         return None
-    return order_things(thing for thing in things if region(thing) == place)
+    return sort_reading_order(thing for thing in things if region(thing) == place)

@@ -11,7 +11,16 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from tiny.scenes.backgrounds import BACKGROUNDS, paint_background
-from tiny.scenes.shapes import COLORS, KINDS, draw_shape, mix_paint, outline_paint, place_polygon, shape_of, stands_out
+from tiny.scenes.shapes import (
+    COLORS,
+    KINDS,
+    is_visible_on,
+    outline_paint,
+    render_shape,
+    sample_paint,
+    shape_of,
+    transform_polygon,
+)
 
 SIZES = {"small": 0.08, "medium": 0.115, "large": 0.155}  # name -> radius
 REGIONS = (
@@ -25,7 +34,7 @@ REGIONS = (
     "bottom",
     "bottom right",
 )
-MOST_THINGS = 5
+MAX_THINGS = 5
 SCALES = (0.95, 1.05)  # how far things of one size differ: far less than the sizes do
 # (color, kind) pairs that no picture and no text of the training has: what the model says of them it has put
 # together itself. Every color once.
@@ -44,7 +53,7 @@ HELD_OUT = frozenset(
 LINE_MARGIN = 0.04  # no center is nearer to the border of a region
 JSON_KEYS = {"color": "colour"}  # field of a Thing -> its key in JSON, where that differs
 EDGE_MARGIN = 0.02  # nothing is nearer to the border of the picture
-CLOSEST = 0.87  # least distance of two centers, in sums of their radii: covers well under 30 %
+MIN_DISTANCE = 0.87  # least distance of two centers, in sums of their radii: covers well under 30 %
 SAME_REGION_GAP = 0.08  # least difference in x within a region: left and right are never a close call
 
 
@@ -130,7 +139,7 @@ def region(thing: Thing) -> str:
     return REGIONS[3 * row + column]
 
 
-def sample_scene(rng: np.random.Generator, max_things: int = MOST_THINGS, held_out: bool = False) -> Scene:
+def sample_scene(rng: np.random.Generator, max_things: int = MAX_THINGS, held_out: bool = False) -> Scene:
     """A random scene of 1 to `max_things` things, no two alike in both kind and color.
 
     Every thing lies inside the picture, at least 70 % of it can be seen, and its region is beyond doubt.
@@ -143,8 +152,8 @@ def sample_scene(rng: np.random.Generator, max_things: int = MOST_THINGS, held_o
     Raises:
         ValueError: if `max_things` is not within 1 to 5.
     """
-    if not 1 <= max_things <= MOST_THINGS:
-        raise ValueError(f"max_things={max_things} must be from 1 to {MOST_THINGS}.")
+    if not 1 <= max_things <= MAX_THINGS:
+        raise ValueError(f"max_things={max_things} must be from 1 to {MAX_THINGS}.")
     names = _sample_names(rng, int(rng.integers(1, max_things + 1)))
     if held_out:
         pairs = sorted(HELD_OUT)
@@ -174,7 +183,7 @@ def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tup
     for color, kind in names:
         for _ in range(20):
             thing = _place_thing(rng, color, kind)
-            if all(_keep_apart(thing, other) for other in things):
+            if all(_are_apart(thing, other) for other in things):
                 things.append(thing)
                 break
         else:
@@ -197,57 +206,57 @@ def _place_in_third(rng: np.random.Generator, radius: float) -> float:
     return round(rng.uniform(low, high), 4)
 
 
-def _keep_apart(thing: Thing, other: Thing) -> bool:
+def _are_apart(thing: Thing, other: Thing) -> bool:
     if region(thing) == region(other) and abs(thing.x - other.x) < SAME_REGION_GAP:
         return False
-    return math.hypot(thing.x - other.x, thing.y - other.y) > CLOSEST * (thing.radius + other.radius)
+    return math.hypot(thing.x - other.x, thing.y - other.y) > MIN_DISTANCE * (thing.radius + other.radius)
 
 
-def draw_scene(scene: Scene, size: int = 224) -> Image.Image:
+def render_scene(scene: Scene, size: int = 224) -> Image.Image:
     """The scene as an RGB picture of `size` by `size` pixels; the scene alone decides every pixel."""
     texture, paint, photo = np.random.default_rng(scene.seed).spawn(3)  # so that none disturbs another
-    picture = paint_background(scene.background, size, texture)
+    image = paint_background(scene.background, size, texture)
     for thing in scene.things:
-        _draw_thing(picture, thing, paint)
-    return _take_photo(picture, photo)
+        _render_thing(image, thing, paint)
+    return _add_camera_effects(image, photo)
 
 
-def draw_sketch(scene: Scene, size: int, rng: np.random.Generator) -> Image.Image:
+def render_sketch(scene: Scene, size: int, rng: np.random.Generator) -> Image.Image:
     """The things of a scene as drawn elsewhere: plain shapes on a plain ground, RGB [size, size]; for training."""
     ground = tuple(rng.integers(0, 256, 3).tolist()) if rng.random() < 0.5 else (255, 255, 255)
-    picture = Image.new("RGB", (size, size), ground)
+    image = Image.new("RGB", (size, size), ground)
     plain = bool(rng.random() < 0.7)
     for thing in scene.things:
-        _draw_thing(picture, thing, rng, plain)
-    return picture
+        _render_thing(image, thing, rng, plain)
+    return image
 
 
-def _draw_thing(picture: Image.Image, thing: Thing, rng: np.random.Generator, plain: bool = False) -> None:
-    size = picture.width
+def _render_thing(image: Image.Image, thing: Thing, rng: np.random.Generator, plain: bool = False) -> None:
+    size = image.width
     x, y, radius = thing.x * size, thing.y * size, thing.radius * size
     box = (x - radius, y - radius, x + radius, y + radius)
-    around = tuple(np.asarray(picture.resize((1, 1), box=box))[0, 0].tolist())
-    paint = mix_paint(thing.color, rng)
-    bare = stands_out(paint, around) and rng.random() < (0.7 if plain else 0.25)
+    around = tuple(np.asarray(image.resize((1, 1), box=box))[0, 0].tolist())
+    paint = sample_paint(thing.color, rng)
+    bare = is_visible_on(paint, around) and rng.random() < (0.7 if plain else 0.25)
     line = None if bare else outline_paint(thing.color, paint, around)
-    patch = draw_shape(thing.kind, paint, line, radius, thing.angle, thing.flipped, plain)
+    patch = render_shape(thing.kind, paint, line, radius, thing.angle, thing.flipped, plain)
     corner = (round(x - patch.width / 2), round(y - patch.height / 2))
-    picture.paste(patch, corner, patch)
+    image.paste(patch, corner, patch)
 
 
-def _take_photo(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _add_camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Light, blur and noise, all too weak to change the name of a color."""
     if rng.random() < 0.4:
-        picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.6) * picture.width / 224))
+        image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.6) * image.width / 224))
     gains = rng.uniform(0.88, 1.06) + rng.uniform(-0.02, 0.02, 3)
     light = np.outer(gains, np.arange(256)).clip(0, 255)
     strength = int(rng.integers(1, 9))
-    noise = Image.fromarray(rng.integers(0, 2 * strength + 1, (picture.height, picture.width), dtype=np.uint8))
-    lit = picture.point(light.astype(int).ravel().tolist())
+    noise = Image.fromarray(rng.integers(0, 2 * strength + 1, (image.height, image.width), dtype=np.uint8))
+    lit = image.point(light.astype(int).ravel().tolist())
     return ImageChops.add(lit, Image.merge("RGB", [noise] * 3), offset=-strength)
 
 
-def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
+def segmentation_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
     """What covers the center of each cell, the foremost thing where several do; nothing about the background.
 
     A thing too thin to cover a center gets the cell in which it stands, so that none is missing.
@@ -271,7 +280,7 @@ def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
             thing.flipped,
         )
         for part in shape_of(thing.kind).silhouette:
-            draw.polygon(place_polygon(part, *place), fill=number)
+            draw.polygon(transform_polygon(part, *place), fill=number)
     numbers = np.asarray(canvas)[fine // 2 :: fine, fine // 2 :: fine].copy()
     for number, thing in enumerate(scene.things, start=1):
         if number not in numbers:
@@ -281,7 +290,7 @@ def object_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
     return kinds[numbers], colors[numbers]
 
 
-def place_map(scene: Scene, grid: int) -> np.ndarray:
+def presence_map(scene: Scene, grid: int) -> np.ndarray:
     """Which kinds and which colors stand in each cell, by the things' centers; nothing about the background.
 
     Returns:

@@ -41,7 +41,7 @@ PAINTS = {
     "black": ((0, 360), (0.0, 0.25), (0.0, 0.13)),
 }
 COLORS = tuple(PAINTS)
-LOUD = 90  # difference of two paints in a channel, from which on a thing needs no line around it
+MIN_CONTRAST = 90  # difference of two paints in a channel, from which on a thing needs no line around it
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def shape_of(kind: str) -> Shape:
     )
 
 
-def place_polygon(points: Points, x: float, y: float, radius: float, angle: float, flipped: bool) -> list[float]:
+def transform_polygon(points: Points, x: float, y: float, radius: float, angle: float, flipped: bool) -> list[float]:
     """A polygon [n, 2] mirrored, turned by `angle` degrees, scaled and moved to (x, y), as x, y, x, y, ..."""
     cos, sin = math.cos(math.radians(angle)) * radius, math.sin(math.radians(angle)) * radius
     across = -1 if flipped else 1
@@ -208,7 +208,7 @@ def place_polygon(points: Points, x: float, y: float, radius: float, angle: floa
     return flat
 
 
-def draw_shape(
+def render_shape(
     kind: str, paint: Rgb, line: Rgb | None, radius: float, angle: float, flipped: bool, plain: bool = False
 ) -> Image.Image:
     """A thing as an RGBA patch with its center in the middle and soft edges.
@@ -224,27 +224,27 @@ def draw_shape(
     patch = Image.new("RGBA", (4 * half, 4 * half), (*(line or paint), 0))  # twice the size, for smooth edges
     draw = ImageDraw.Draw(patch)
     shape = shape_of(kind)
-    outlines = [place_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped) for part in shape.silhouette]
+    outlines = [transform_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped) for part in shape.silhouette]
     for points in outlines if line else []:  # all lines first, so that the paint covers those inside the thing
         draw.line([*points, *points[:4]], fill=line, width=max(5, round(radius / 6)), joint="curve")
     for points in outlines:
         draw.polygon(points, fill=paint)
     for part, shade in () if plain else shape.details:
-        points = place_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped)
+        points = transform_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped)
         draw.polygon(points, fill=shade_paint(paint, shade))
     return patch.reduce(2)
 
 
-def mix_paint(color: str, rng: np.random.Generator) -> Rgb:
+def sample_paint(color: str, rng: np.random.Generator) -> Rgb:
     """One RGB (0 to 255) that a person would call `color`, a little different every time."""
     hue, saturation, value = (rng.uniform(low, high) for low, high in PAINTS[color])
     red, green, blue = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def stands_out(paint: Rgb, surroundings: Rgb) -> bool:
+def is_visible_on(paint: Rgb, surroundings: Rgb) -> bool:
     """Whether paint is seen on those surroundings without a line around it."""
-    return max(abs(mine - other) for mine, other in zip(paint, surroundings, strict=True)) >= LOUD
+    return max(abs(mine - other) for mine, other in zip(paint, surroundings, strict=True)) >= MIN_CONTRAST
 
 
 def shade_paint(paint: Rgb, shade: float) -> Rgb:

@@ -14,8 +14,8 @@ from model.images.preprocess import CLIP_MEAN, CLIP_STD
 from model.kernels.torch_ops import positions_2d, prefix_mask
 from model.visualglm import RotaryEmbedding, VisualGLMModel
 from tiny.scenes import COLORS, KINDS
-from tiny.training.data import IGNORED_LABEL, PICTURE_SIZE, Batch, Sequences
-from tiny.training.rows import LONGEST, Sizes
+from tiny.training.data import IGNORED_LABEL, IMAGE_SIZE, Batch, Sequences
+from tiny.training.encoding import MAX_TOKENS, BatchLayout
 
 # isort: split
 from sat.model.base_model import BaseMixin
@@ -23,10 +23,10 @@ from sat.model.base_model import BaseMixin
 PATCH = 14
 VISION_WIDTH, QUERY_WIDTH, LANGUAGE_WIDTH = 192, 128, 256
 VISION_LAYERS, LANGUAGE_LAYERS = 5, 4
-IMAGE_LENGTH = Sizes.image_length
-RARE = -4.0  # the logit of a kind or color in a cell, before anything is known
-LOOK_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
-LOOK_SCALE = 0.2  # times that picture, which has as many numbers, the mean of the embeddings is to be
+IMAGE_LENGTH = BatchLayout.image_length
+RARE_LOGIT = -4.0  # the logit of a kind or color in a cell, before anything is known
+APPEARANCE_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
+APPEARANCE_SCALE = 0.2  # times that picture, which has as many numbers, the mean of the embeddings is to be
 STATE_LAYER, STATE_CELLS = 2, 4  # which layer's input is to tell the look of the picture, in so many cells a row
 CROSS_ATTENTION = [True, True, True]
 
@@ -40,10 +40,10 @@ def make_config(tokenizer: Any) -> dict[str, Any]:
         "hidden_size": VISION_WIDTH,
         "inner_hidden_size": 4 * VISION_WIDTH,
         "vocab_size": 1,
-        "max_sequence_length": (PICTURE_SIZE // PATCH) ** 2 + 1,
+        "max_sequence_length": (IMAGE_SIZE // PATCH) ** 2 + 1,
         "use_final_layernorm": False,
         "layernorm_epsilon": 1e-6,
-        "image_size": [PICTURE_SIZE, PICTURE_SIZE],
+        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
         "pre_len": 1,
         "post_len": 0,
         "in_channels": 3,
@@ -105,16 +105,16 @@ class FusedAttention(BaseMixin):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask > 0)
 
 
-class FixedRotary(RotaryEmbedding):
+class FixedLengthRotary(RotaryEmbedding):
     """Rotary tables as long as the longest sequence, whatever a batch holds: its length stays on the GPU."""
 
     def forward(self, x: torch.Tensor, seq_len: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
-        return super().forward(x, LONGEST)
+        return super().forward(x, MAX_TOKENS)
 
 
-def speed_up(network: VisualGLMModel) -> None:
+def install_fast_ops(network: VisualGLMModel) -> None:
     """Exchange parts of the network, none with weights, for faster ones that compute the same."""
-    network.get_mixin("chatglm-attn").rotary_emb = FixedRotary(network.rotary.dim)
+    network.get_mixin("chatglm-attn").rotary_emb = FixedLengthRotary(network.rotary.dim)
     for layer in network.transformer.layers:
         layer.mlp.activation_func = partial(F.gelu, approximate="tanh")
     network.add_mixin("fused-attention", FusedAttention())
@@ -138,7 +138,7 @@ class Losses(NamedTuple):
     state: torch.Tensor
 
 
-class Trainee(nn.Module):
+class TrainingModel(nn.Module):
     """The network, with linear heads that are thrown away after training.
 
     Args:
@@ -147,15 +147,15 @@ class Trainee(nn.Module):
             out, however faint it is.
     """
 
-    def __init__(self, network: VisualGLMModel, is_bound: bool = False) -> None:
+    def __init__(self, network: VisualGLMModel, direct_appearance: bool = False) -> None:
         super().__init__()
-        speed_up(network)
+        install_fast_ops(network)
         self.network = network
         self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
         self.colour_head = nn.Linear(VISION_WIDTH, len(COLORS) + 1)
-        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, Sizes.places**2 * (len(KINDS) + len(COLORS)))
-        nn.init.constant_(self.place_head.bias, RARE)
-        self.look_head = None if is_bound else nn.Linear(LANGUAGE_WIDTH, 4 * LOOK_CELLS**2)
+        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, BatchLayout.places**2 * (len(KINDS) + len(COLORS)))
+        nn.init.constant_(self.place_head.bias, RARE_LOGIT)
+        self.look_head = None if direct_appearance else nn.Linear(LANGUAGE_WIDTH, 4 * APPEARANCE_CELLS**2)
         self.state_head = nn.Linear(LANGUAGE_WIDTH, 4 * STATE_CELLS**2)
         self.states = torch.empty(0)
         network.transformer.layers[STATE_LAYER].input_layernorm.register_forward_pre_hook(self._keep_states)
@@ -163,31 +163,31 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
         blip2 = self.network.get_mixin("eva").model
-        pixels = normalize(batch.pictures)
+        pixels = normalize(batch.images)
         features = blip2.vit(pixels)
-        images = blip2.glm_proj(blip2.qformer(features))
-        coarse = look_of(pixels, STATE_CELLS).flatten(1)
-        sums = [(self.answer_loss(part, images), self.state_error(part, coarse)) for part in batch.sequences]
+        embeddings = blip2.glm_proj(blip2.qformer(features))
+        coarse = appearance_of(pixels, STATE_CELLS).flatten(1)
+        sums = [(self.answer_loss(part, embeddings), self.state_error(part, coarse)) for part in batch.sequences]
         answers, errors = (torch.stack(some).sum() for some in zip(*sums, strict=True))
         tokens = torch.stack([(part.labels != IGNORED_LABEL).sum() for part in batch.sequences]).sum()
-        places = self.place_head(images.flatten(1)).float()
-        mean = images.mean(dim=1)
-        look = (mean / LOOK_SCALE if self.look_head is None else self.look_head(mean)).float()
+        places = self.place_head(embeddings.flatten(1)).float()
+        mean = embeddings.mean(dim=1)
+        look = (mean / APPEARANCE_SCALE if self.look_head is None else self.look_head(mean)).float()
         return Losses(
             answers / tokens,
             self.map_loss(features[:, 1:], batch),
             F.binary_cross_entropy_with_logits(places, batch.places.flatten(1).float()),
-            F.mse_loss(look, look_of(pixels, LOOK_CELLS).flatten(1)),
+            F.mse_loss(look, appearance_of(pixels, APPEARANCE_CELLS).flatten(1)),
             errors / tokens,
         )
 
-    def answer_loss(self, part: Sequences, images: torch.Tensor) -> torch.Tensor:
+    def answer_loss(self, part: Sequences, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the summed cross-entropy of the answers' tokens."""
-        picture = {} if part.picture is None else {"image_embeddings": images.index_select(0, part.picture)}
+        picture = {} if part.image_index is None else {"image_embeddings": embeddings.index_select(0, part.image_index)}
         logits = self.network(
             part.ids,
-            position_ids=positions(part),
-            attention_mask=visible(part),
+            position_ids=position_ids(part),
+            attention_mask=attention_mask(part),
             pre_image=part.image_start,
             **picture,
         )[0]
@@ -202,9 +202,9 @@ class Trainee(nn.Module):
         """
         states = F.layer_norm(self.states, (LANGUAGE_WIDTH,))
         told = F.linear(states, F.normalize(self.state_head.weight, dim=1), self.state_head.bias).float()
-        if part.picture is None:
+        if part.image_index is None:
             return 0 * told.sum()
-        errors = (told - look.index_select(0, part.picture)[:, None]).square().mean(dim=-1)
+        errors = (told - look.index_select(0, part.image_index)[:, None]).square().mean(dim=-1)
         return (errors * (part.labels != IGNORED_LABEL)).sum()
 
     def _keep_states(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
@@ -217,15 +217,15 @@ class Trainee(nn.Module):
         return kind + color
 
 
-def normalize(pictures: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """Turn uint8 [P, S, S, 3] into pixels [P, 3, S, S], as `model.images.preprocess.preprocess` does."""
     scale = [1 / (255 * std) for std in CLIP_STD]
     shift = [mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
-    channels = [pictures[..., i].float() * scale[i] - shift[i] for i in range(3)]  # numbers, no tensor to copy
+    channels = [images[..., i].float() * scale[i] - shift[i] for i in range(3)]  # numbers, no tensor to copy
     return torch.stack(channels, dim=1)
 
 
-def look_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
+def appearance_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
     """Return [P, 4, cells, cells] of pixels [P, 3, S, S]: the mean of each color, and how much brightness varies."""
     size = pixels.shape[-1] // cells
     brightness = pixels.mean(dim=1, keepdim=True)
@@ -233,12 +233,12 @@ def look_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
     return torch.cat((F.avg_pool2d(pixels, size), variance.clamp(min=0).sqrt()), dim=1)
 
 
-def positions(part: Sequences) -> torch.Tensor:
+def position_ids(part: Sequences) -> torch.Tensor:
     """Return [B, 2, T]: the place in the context, then the place in the answer."""
     return positions_2d(torch.arange(part.ids.shape[1], device=part.ids.device), part.context[:, None])
 
 
-def visible(part: Sequences) -> torch.Tensor:
+def attention_mask(part: Sequences) -> torch.Tensor:
     """Return [B, 1, T, T], 1 where a row sees a column: what came before, and the whole context."""
     index = torch.arange(part.ids.shape[1], device=part.ids.device)
     return prefix_mask(index, part.context[:, None, None])[:, None].float()

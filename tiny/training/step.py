@@ -9,18 +9,18 @@ from torch import nn
 
 from model.kernels.torch_ops import undisturbed
 from tiny.training.data import Batch
-from tiny.training.network import Losses, Trainee
+from tiny.training.network import Losses, TrainingModel
 
 # Of the losses in their sum: from nothing, and from a trained model, which new heads could first teach nothing.
-WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2, "state": 0.0}
-FURTHER_WEIGHTS = {"answer": 1.0, "map": 0.0, "places": 0.0, "look": 0.3, "state": 0.1}
-BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.05, 1.0
-WARM_UP = 3  # steps before recording, in which libraries allocate and choose kernels
+LOSS_WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2, "state": 0.0}
+SECOND_STAGE_LOSS_WEIGHTS = {"answer": 1.0, "map": 0.0, "places": 0.0, "look": 0.3, "state": 0.1}
+BETAS, WEIGHT_DECAY, MAX_GRADIENT_NORM = (0.9, 0.98), 0.05, 1.0
+WARM_UP_STEPS = 3  # steps before recording, in which libraries allocate and choose kernels
 
 
-def make_optimizer(trainee: nn.Module, device: torch.device) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, device: torch.device) -> torch.optim.AdamW:
     """Return AdamW that decays matrices, neither biases nor norms, with a rate that a graph reads from the device."""
-    parameters = [p for p in trainee.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -45,9 +45,9 @@ class TrainingStep:
     """
 
     def __init__(
-        self, trainee: Trainee, optimizer: torch.optim.Optimizer, device: torch.device, weights: dict[str, float]
+        self, model: TrainingModel, optimizer: torch.optim.Optimizer, device: torch.device, weights: dict[str, float]
     ) -> None:
-        self.trainee = trainee
+        self.model = model
         self.weights = weights
         self.optimizer = optimizer
         self.device = device
@@ -61,21 +61,21 @@ class TrainingStep:
         """Train on a batch, whose shapes are those of the batches before, with that learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
-        self._take(batch)
+        self._copy_batch(batch)
         self.calls += 1
         if self.device.type != "cuda":
-            self._compute()
-        elif self.calls <= WARM_UP:
-            self._compute_aside()
+            self._train_step()
+        elif self.calls <= WARM_UP_STEPS:
+            self._train_step_on_side_stream()
         else:
-            self.graph = self.graph or self._record()
+            self.graph = self.graph or self._capture()
             self.graph.replay()
 
     def report(self) -> dict[str, float]:
         """Return the losses of the last step and the norm of its gradient, by name."""
         return {name: value.item() for name, value in {**self.losses._asdict(), "norm": self.norm}.items()}
 
-    def _take(self, batch: Batch) -> None:
+    def _copy_batch(self, batch: Batch) -> None:
         """Put a batch where the graph reads it."""
         if self.batch is None:
             self.batch = batch.to(self.device)
@@ -83,26 +83,26 @@ class TrainingStep:
         for mine, given in zip(self.batch.tensors(), batch.tensors(), strict=True):
             mine.copy_(given, non_blocking=True)
 
-    def _compute(self) -> None:
+    def _train_step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            losses: Losses = self.trainee(self.batch)
+            losses: Losses = self.model(self.batch)
         torch.stack([self.weights[name] * loss for name, loss in losses._asdict().items()]).sum().backward()
-        self.norm = nn.utils.clip_grad_norm_(self.trainee.parameters(), CLIP)
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.losses = Losses(*(loss.detach() for loss in losses))
 
-    def _compute_aside(self) -> None:
+    def _train_step_on_side_stream(self) -> None:
         """Compute on another stream, as recording does."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._compute()
+            self._train_step()
         torch.cuda.current_stream().wait_stream(stream)
 
-    def _record(self) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # The loader's own thread allocates pinned memory meanwhile, which is no business of this recording.
         with undisturbed(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._compute()
+            self._train_step()
         return graph

@@ -30,12 +30,12 @@ LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely 
 # Chinese has no blanks, so colors and nouns are set apart here: were 红色的球 one piece, a color that training never
 # shows with a noun would be written quite unlike all others.
 COLORS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])
-APART = re.compile("|".join((f"([{COLORS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
+SPLIT_OFF = re.compile("|".join((f"([{COLORS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
 PIECES_FIELD, TRAINER_FIELD = 1, 2  # of ModelProto
 SEEDS_FIELD = 54  # TrainerSpec.seed_sentencepieces_file
 
 
-class Entry(NamedTuple):
+class VocabularyEntry(NamedTuple):
     """One entry of the vocabulary: its text, its log-probability and its kind (`NORMAL`, `CONTROL`, ...)."""
 
     text: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     kind: int
 
 
-class Field(NamedTuple):
+class ProtobufField(NamedTuple):
     """A protobuf field: its number, all its bytes, and those after its head."""
 
     number: int
@@ -66,7 +66,7 @@ def train_tokenizer(texts: Iterable[str], out_dir: Path, vocab_size: int = 1500)
         RuntimeError: there is no text, or vocab_size is too small for its characters.
     """
     trained = train_unigram([mark_layout(text) for text in texts], vocab_size)
-    pieces = lay_out(read_pieces(trained))
+    pieces = order_pieces(read_pieces(trained))
     out_dir.mkdir(parents=True, exist_ok=True)
     vocab_file = out_dir / "ice_text.model"
     vocab_file.write_bytes(replace_pieces(trained, pieces))
@@ -77,16 +77,16 @@ def train_unigram(texts: list[str], vocab_size: int) -> bytes:
     """A sentencepiece model with all the pieces of the published layout, in sentencepiece's order."""
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as directory:
-        seeds = Path(directory) / "seeds.tsv"
-        lines = [f"{piece}\t{count}\n" for piece, count in count_seeds(texts).items()]
-        seeds.write_text("".join(lines), encoding="utf-8")
+        seeds_file = Path(directory) / "seeds.tsv"
+        lines = [f"{piece}\t{count}\n" for piece, count in count_candidates(texts).items()]
+        seeds_file.write_text("".join(lines), encoding="utf-8")
         SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
-            seed_sentencepieces_file=str(seeds),
+            seed_sentencepieces_file=str(seeds_file),
             character_coverage=1.0,
             max_sentence_length=1 << 20,  # longer ones would be left out silently
             normalization_rule_name="nmt_nfkc",
@@ -101,30 +101,30 @@ def train_unigram(texts: list[str], vocab_size: int) -> bytes:
     return model.getvalue()
 
 
-def count_seeds(texts: list[str]) -> dict[str, int]:
+def count_candidates(texts: list[str]) -> dict[str, int]:
     """The candidates for pieces, with how often they occur: parts of words seen at least twice.
 
     Sentencepiece's own search looks at the distinct words, so a word that is always written alike is never
     found: with the few words of our scenes that would leave hardly more than letters.
     """
     words = Counter(word for text in texts for word in split_words(text))
-    seeds: Counter[str] = Counter()
+    candidates: Counter[str] = Counter()
     for word, count in words.items():
         for start, stop in itertools.combinations(range(len(word) + 1), 2):
             part = word[start:stop]
             if 1 < len(part) <= (LONGEST_CHINESE if CHINESE.search(part) else LONGEST_PIECE):
-                seeds[part] += count
-    return {part: count for part, count in seeds.items() if count > 1}
+                candidates[part] += count
+    return {part: count for part, count in candidates.items() if count > 1}
 
 
 def split_words(text: str) -> list[str]:
     """The words of a text with marked layout, each with the "▁" of the blank before it; in Chinese, its phrases."""
     parts = LAYOUT.split(" " + unicodedata.normalize("NFKC", text))
     words = [word for part in parts for word in re.findall("▁?[^▁]+", part.replace(" ", "▁"))]
-    return [part for word in words for part in APART.split(word) if part]
+    return [part for word in words for part in SPLIT_OFF.split(word) if part]
 
 
-def read_pieces(model: bytes) -> list[Entry]:
+def read_pieces(model: bytes) -> list[VocabularyEntry]:
     """The vocabulary of a sentencepiece model, in the order of ids."""
     processor = SentencePieceProcessor(model_proto=model)
     layout = layout_pieces()
@@ -135,10 +135,10 @@ def read_pieces(model: bytes) -> list[Entry]:
         tests = {UNKNOWN: processor.is_unknown, CONTROL: processor.is_control, BYTE: processor.is_byte}
         return next((kind for kind, test in tests.items() if test(i)), NORMAL)
 
-    return [Entry(processor.id_to_piece(i), processor.get_score(i), kind(i)) for i in range(len(processor))]
+    return [VocabularyEntry(processor.id_to_piece(i), processor.get_score(i), kind(i)) for i in range(len(processor))]
 
 
-def lay_out(pieces: list[Entry]) -> list[Entry]:
+def order_pieces(pieces: list[VocabularyEntry]) -> list[VocabularyEntry]:
     """`pieces` in the published order, with the Chinese ones together at the end of the normal ones."""
     by_text = {piece.text: piece for piece in pieces}
     normal = [piece for piece in pieces if piece.kind == NORMAL]
@@ -153,13 +153,13 @@ def lay_out(pieces: list[Entry]) -> list[Entry]:
     ]
 
 
-def chinese_ranges(pieces: list[Entry]) -> list[tuple[int, int]]:
+def chinese_ranges(pieces: list[VocabularyEntry]) -> list[tuple[int, int]]:
     """The half-open range of ids of the Chinese pieces of a laid-out vocabulary; [] if it has none."""
     ids = [i for i, piece in enumerate(pieces) if CHINESE.search(piece.text)]
     return [(ids[0], ids[-1] + 1)] if ids else []
 
 
-def replace_pieces(model: bytes, pieces: list[Entry]) -> bytes:
+def replace_pieces(model: bytes, pieces: list[VocabularyEntry]) -> bytes:
     """`model` with another list of pieces, and without the path of the seeds, which differs each time."""
     rest = {field.number: field for field in read_fields(model) if field.number != PIECES_FIELD}
     trainer = [field.raw for field in read_fields(rest.pop(TRAINER_FIELD).body) if field.number != SEEDS_FIELD]
@@ -168,7 +168,7 @@ def replace_pieces(model: bytes, pieces: list[Entry]) -> bytes:
     return b"".join([*vocabulary, encode_field(TRAINER_FIELD, b"".join(trainer)), *others])
 
 
-def encode_piece(piece: Entry) -> bytes:
+def encode_piece(piece: VocabularyEntry) -> bytes:
     """A SentencePiece message: text (field 1), score (field 2, a float), kind (field 3, an integer)."""
     return (
         encode_field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + b"\x18" + bytes([piece.kind])
@@ -186,24 +186,24 @@ def encode_varint(value: int) -> bytes:
     return low if value < 128 else bytes([low[0] | 128]) + encode_varint(value >> 7)
 
 
-def read_fields(message: bytes) -> Iterator[Field]:
+def read_fields(message: bytes) -> Iterator[ProtobufField]:
     """The fields of a protobuf message, in order."""
-    at = 0
-    while at < len(message):
-        start = at
-        tag, at = read_varint(message, at)
+    offset = 0
+    while offset < len(message):
+        start = offset
+        tag, offset = read_varint(message, offset)
         size = {1: 8, 5: 4}.get(tag & 7)  # fixed sizes
         if size is None:
-            value, at = read_varint(message, at)
+            value, offset = read_varint(message, offset)
             size = value if tag & 7 == 2 else 0
-        yield Field(tag >> 3, message[start : at + size], message[at : at + size])
-        at += size
+        yield ProtobufField(tag >> 3, message[start : offset + size], message[offset : offset + size])
+        offset += size
 
 
-def read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """The integer that begins at byte `at`, and the place behind it."""
+def read_varint(message: bytes, offset: int) -> tuple[int, int]:
+    """The integer that begins at byte `offset`, and the place behind it."""
     value = shift = 0
-    while message[at] > 127:
-        value |= (message[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-    return value | message[at] << shift, at + 1
+    while message[offset] > 127:
+        value |= (message[offset] & 127) << shift
+        offset, shift = offset + 1, shift + 7
+    return value | message[offset] << shift, offset + 1

@@ -4,12 +4,12 @@ from tiny.words.sentences import Language, Rng, expand, pick, templates_of
 from tiny.words.vocabulary import NOUNS, add_article, make_plural, names_of
 
 ALIAS_RATE = 0.25  # how often a question uses a further name of a kind
-CURT_RATE = 0.25  # how often a Chinese question says 红球 or 红的球 for 红色的球
+SHORT_COLOR_RATE = 0.25  # how often a Chinese question says 红球 or 红的球 for 红色的球
 LATE_COLOR_RATE = 0.04  # how often an English one says "the ball that is red"
-LOOSE_MEASURE_RATE = 0.12  # how often 个 stands for any measure word
+GENERIC_MEASURE_RATE = 0.12  # how often 个 stands for any measure word
 CARELESS_RATE, POLITE_RATE = 0.25, 0.4  # up to where punctuation is left out, and politeness added
 OTHER_COLOR_RATE = 0.1  # how often a color has its other name, if it has one
-OTHER_PLACE_RATE = 0.6  # how often a place or a side has another of its names
+OTHER_REGION_RATE = 0.6  # how often a place or a side has another of its names
 PERIODS = {"zh": "？?。.！!", "en": "?.!"}
 POLITE = ("请", "你", "能", "告诉", "麻烦", "帮", "可以", "我", "说", "看")
 
@@ -19,7 +19,7 @@ EN_THINGS = ("thing", "object", "item")
 
 def word_question(rng: Rng, language: Language, topic: str, **fields: str) -> str:
     """Return a question of that topic with the fields of its templates filled in."""
-    return vary(expand(rng, language, pick(rng, templates_of(language)[topic]), fields), rng, language)
+    return vary_style(expand(rng, language, pick(rng, templates_of(language)[topic]), fields), rng, language)
 
 
 def name_fields(rng: Rng, language: Language, kind: str | None, color: str | None = None) -> dict[str, str]:
@@ -33,18 +33,18 @@ def other_fields(rng: Rng, language: Language, kind: str, color: str | None = No
     return {"other": fields["name"], "other_measure": fields.get("measure", "")}
 
 
-def place_field(rng: Rng, language: Language, place: str) -> dict[str, str]:
+def region_field(rng: Rng, language: Language, place: str) -> dict[str, str]:
     """Return {place}: 左上角 | in the top left corner, or another name of that region."""
-    return {"place": _pick_place(rng, names_of(language, "regions", place))}
+    return {"place": _pick_region(rng, names_of(language, "regions", place))}
 
 
 def side_field(rng: Rng, language: Language, side: str) -> dict[str, str]:
     """Return {side}: 左边 | to the left of, or another name of that side."""
-    return {"side": _pick_place(rng, names_of(language, "sides", side))}
+    return {"side": _pick_region(rng, names_of(language, "sides", side))}
 
 
-def _pick_place(rng: Rng, names: list[str]) -> str:
-    return pick(rng, names) if rng.random() < OTHER_PLACE_RATE else names[0]
+def _pick_region(rng: Rng, names: list[str]) -> str:
+    return pick(rng, names) if rng.random() < OTHER_REGION_RATE else names[0]
 
 
 def color_field(rng: Rng, language: Language, color: str) -> dict[str, str]:
@@ -72,14 +72,14 @@ def _name_chinese(rng: Rng, kind: str | None, color: str | None) -> dict[str, st
     else:
         others = NOUNS[kind].zh_others
         noun = pick(rng, others) if rng.random() < ALIAS_RATE else NOUNS[kind].zh
-        measure = "个" if rng.random() < LOOSE_MEASURE_RATE else NOUNS[kind].measure
+        measure = "个" if rng.random() < GENERIC_MEASURE_RATE else NOUNS[kind].measure
     name = noun
     if color is not None:
         full = _pick_color(rng, "zh", color)
         name = f"{full}的{noun}"
-        if rng.random() < CURT_RATE:
-            curt = pick(rng, ("{}的{}", "{}色{}", "{}色{}", "{}的{}" if kind is None else "{}{}"))
-            name = curt.format(full[0], noun)
+        if rng.random() < SHORT_COLOR_RATE:
+            short = pick(rng, ("{}的{}", "{}色{}", "{}色{}", "{}的{}" if kind is None else "{}{}"))
+            name = short.format(full[0], noun)
     return {"name": name, "measure": measure, "one": f"一{measure}{name}", "kinds": name, "any": name}
 
 
@@ -102,7 +102,7 @@ def _name_english(rng: Rng, kind: str | None, color: str | None) -> dict[str, st
     return {"name": name, "one": one, "kinds": kinds, "any": kinds}
 
 
-def vary(question: str, rng: Rng, language: Language, polite: bool = True) -> str:
+def vary_style(question: str, rng: Rng, language: Language, polite: bool = True) -> str:
     """Return the question as careless or, where it may be, polite people write it."""
     chance = rng.random()
     if not polite and CARELESS_RATE < chance < POLITE_RATE:

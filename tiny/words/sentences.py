@@ -29,7 +29,7 @@ import numpy as np
 T = TypeVar("T")
 Language = Literal["zh", "en"]
 Rng = np.random.Generator
-Piece = tuple[tuple[str, ...], ...]  # alternatives, each of them one of several phrases
+Segment = tuple[tuple[str, ...], ...]  # alternatives, each of them one of several phrases
 
 FOLDER = Path(__file__).parents[1] / "sentences"
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -99,13 +99,13 @@ def capitalize(text: str) -> str:
 
 
 @cache
-def _parse(language: Language, template: str) -> tuple[Piece, ...]:
+def _parse(language: Language, template: str) -> tuple[Segment, ...]:
     """Return the pieces of a template in order; plain text is a piece with one alternative.
 
     Raises:
         KeyError: for a part that is not known.
     """
-    pieces: list[Piece] = []
+    pieces: list[Segment] = []
     parts = read_sentences(f"{language}/questions")["parts"]
     for number, text in enumerate(re.split(r"\[([^\[\]]*)\]", template)):
         if number % 2:

@@ -26,7 +26,7 @@ from tests.conftest import build_model, relative_error
 from tests.helpers.hf_models import load_tiny, tiny_tokenizer
 from tests.model.engine.test_decoder import drain
 from tiny.evaluate import to_conversation
-from tiny.evaluation.drawn import draw_questions
+from tiny.evaluation.generated_dataset import generate_questions
 
 TINY = "visualglm-tiny"
 BITS = [8, 4]
@@ -70,7 +70,7 @@ def forced_logits(model: SatChatModel, prompt: Prompt, answer: list[int], images
 def forced(tiny: SatChatModel) -> list[tuple[Any, torch.Tensor]]:
     """Drawn questions with their right answers, and the whole model's logits of those."""
     cases = []
-    for question in draw_questions(seed=77, count=QUESTIONS):
+    for question in generate_questions(seed=77, count=QUESTIONS):
         conversation = to_conversation(question)
         prompt = tiny.encode_prompt(conversation, question.text, GREEDY)
         ids = tiny.tokenizer.encode(question.expected[0], add_special_tokens=False)
@@ -144,7 +144,7 @@ def test_the_embeddings_are_quantised_when_asked(bits: int, tiny: SatChatModel, 
     assert torch.equal(again.transformer.word_embeddings.weight, made.weight)
     plain = load_sat(tmp_path / "saved", device="cpu").network.transformer.word_embeddings
     assert relative_error(plain(ids).detach(), made(ids)) < 1e-3
-    asked = [(to_conversation(question), question.text) for question in draw_questions(7, 24)]
+    asked = [(to_conversation(question), question.text) for question in generate_questions(7, 24)]
     answers = model.answer_batch(asked, GREEDY)
     plainly = load_sat(TINY, device="cpu", quant=bits).answer_batch(asked, GREEDY)
     assert sum(map(str.__eq__, answers, plainly)) >= len(asked) - 2

@@ -6,9 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tiny.evaluation.drawn import DESCRIPTIONS, NEW_PAIRS, SEED_OFFSET, draw_questions, find_other
+from tiny.evaluation.generated_dataset import (
+    DESCRIPTIONS,
+    NEW_PAIRS,
+    SEED_OFFSET,
+    find_swapped_scene,
+    generate_questions,
+)
 from tiny.evaluation.results import Question
-from tiny.questions import QUESTION_KINDS, ask, askable, fits
+from tiny.questions import QUESTION_KINDS, askable_kinds, has_same_answer, sample_example
 from tiny.scenes import HELD_OUT, sample_scene
 
 KINDS = (*QUESTION_KINDS, NEW_PAIRS)
@@ -17,16 +23,16 @@ ROUND = 2 * len(KINDS)
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    return list(draw_questions(7, 10 * ROUND))
+    return list(generate_questions(7, 10 * ROUND))
 
 
 def pairs_in(question: Question) -> list[tuple[str, str]]:
-    assert question.picture is not None
-    return [(thing["colour"], thing["kind"]) for thing in question.picture.source["things"]]
+    assert question.image is not None
+    return [(thing["colour"], thing["kind"]) for thing in question.image.source["things"]]
 
 
 def content(question: Question) -> tuple[Any, ...]:
-    sources = [picture and picture.source for picture in (question.picture, question.swapped)]
+    sources = [image and image.source for image in (question.image, question.swapped_image)]
     return question.kind, question.language, question.history, question.text, question.expected, sources
 
 
@@ -36,50 +42,50 @@ def test_every_kind_is_asked_in_both_languages_in_turn(questions: list[Question]
 
 
 def test_questions_repeat_with_the_seed_whatever_their_number(questions: list[Question]) -> None:
-    again = [content(question) for question in draw_questions(7, ROUND)]
+    again = [content(question) for question in generate_questions(7, ROUND)]
     assert again == [content(question) for question in questions[:ROUND]]
-    assert again != [content(question) for question in draw_questions(8, ROUND)]
-    scenes = [question.picture.source["seed"] for question in questions if question.picture]
+    assert again != [content(question) for question in generate_questions(8, ROUND)]
+    scenes = [question.image.source["seed"] for question in questions if question.image]
     assert len(set(scenes)) == len(scenes)
     assert np.random.default_rng([SEED_OFFSET, 7, 0]).random() != np.random.default_rng([7, 0]).random()
 
 
 def test_the_expected_answer_is_right_and_the_picture_is_that_of_the_question(questions: list[Question]) -> None:
     for question in questions:
-        assert question.is_right(question.expected[0])
-        assert not question.is_right("?")
-        assert (question.picture is None) == (question.kind == "text")
+        assert question.is_correct(question.expected[0])
+        assert not question.is_correct("?")
+        assert (question.image is None) == (question.kind == "text")
         assert (question.score_things is not None) == (question.kind in DESCRIPTIONS)
-    picture = questions[0].picture
-    assert picture is not None
-    assert picture.load().size == (448, 448)
+    image = questions[0].image
+    assert image is not None
+    assert image.load().size == (448, 448)
 
 
 def test_new_pairs_are_asked_about_only_under_their_name(questions: list[Question]) -> None:
     for question in questions:
-        if question.picture:
+        if question.image:
             new = [pair for pair in pairs_in(question) if pair in HELD_OUT]
             assert len(new) == (question.kind == NEW_PAIRS)
 
 
 def test_every_picture_has_another_to_be_swapped_for(questions: list[Question]) -> None:
     for question in questions:
-        assert (question.swapped is None) == (question.kind == "text")
+        assert (question.swapped_image is None) == (question.kind == "text")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in QUESTION_KINDS if kind != "text"])
 def test_the_right_answer_differs_for_the_swapped_picture(kind: str) -> None:
     rng = np.random.default_rng(3)
-    scenes = (scene for _ in range(1000) if kind in askable(scene := sample_scene(rng, 5)))
+    scenes = (scene for _ in range(1000) if kind in askable_kinds(scene := sample_scene(rng, 5)))
     for scene in islice(scenes, 40):
-        example = ask(scene, rng, "en", kind)
-        other = find_other(example, rng)
-        assert fits(example, scene)
+        example = sample_example(scene, rng, "en", kind)
+        other = find_swapped_scene(example, rng)
+        assert has_same_answer(example, scene)
         assert other is not None
-        assert not fits(example, other)
+        assert not has_same_answer(example, other)
 
 
 def test_there_are_no_more_things_than_asked_for() -> None:
-    for question in draw_questions(7, ROUND, most_things=2):
-        if question.picture:
+    for question in generate_questions(7, ROUND, max_things=2):
+        if question.image:
             assert len(pairs_in(question)) <= 2

@@ -19,7 +19,7 @@ from typing import Any
 
 from model import VisualGLMError, is_chinese
 from model.images.preprocess import load_image
-from tiny.evaluation.results import Picture, Question
+from tiny.evaluation.results import ImageSource, Question
 from tiny.grading.accepted import is_accepted
 from tiny.words.sentences import LANGUAGES, Language
 
@@ -43,7 +43,7 @@ def read_questions(folder: Path) -> list[Question]:
     questions = [question for file in files for question in _read_file(file)]
     if not questions:
         raise QuestionFileError(f"{folder} holds no questions. Put them into .jsonl files, one JSON object a line.")
-    return _swap_pictures(questions)
+    return _assign_swapped_images(questions)
 
 
 def _read_file(file: Path) -> Iterator[Question]:
@@ -71,9 +71,9 @@ def _read_question(line: str, folder: Path) -> Question:
         raise ValueError('there is no "question".')
     accepted = _read_accepted(fields)
     language = _read_language(fields, text)
-    judge = partial(is_accepted, language, text, accepted)
+    grade = partial(is_accepted, language, text, accepted)
     history = _read_history(fields.get("history") or [])
-    return Question(_read_kind(fields), language, history, text, accepted, judge, _read_picture(fields, folder))
+    return Question(_read_kind(fields), language, history, text, accepted, grade, _read_image(fields, folder))
 
 
 def _read_object(line: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _read_history(rounds: Any) -> tuple[tuple[str, str], ...]:
     return tuple((question, answer) for question, answer in rounds)
 
 
-def _read_picture(fields: dict[str, Any], folder: Path) -> Picture | None:
+def _read_image(fields: dict[str, Any], folder: Path) -> ImageSource | None:
     """The picture of a line, read once so that nothing can go wrong later, and again when it is asked about."""
     name = fields.get("image")
     if name is None:
@@ -131,17 +131,17 @@ def _read_picture(fields: dict[str, Any], folder: Path) -> Picture | None:
     if not path.is_file():
         raise ValueError(f"there is no picture {path}; its path should start in the folder of this file.")
     load_image(path)
-    return Picture(str(path), partial(load_image, path))
+    return ImageSource(str(path), partial(load_image, path))
 
 
-def _swap_pictures(questions: list[Question]) -> list[Question]:
+def _assign_swapped_images(questions: list[Question]) -> list[Question]:
     """Give each question the next picture of the set for its swapped one, if there are several."""
-    pictures = {question.picture.source: question.picture for question in questions if question.picture}
-    sources = list(pictures)
+    images = {question.image.source: question.image for question in questions if question.image}
+    sources = list(images)
     following = dict(zip(sources, sources[1:] + sources[:1], strict=True)) if len(sources) > 1 else {}
     return [
-        replace(question, swapped=pictures[following[question.picture.source]])
-        if question.picture and following
+        replace(question, swapped_image=images[following[question.image.source]])
+        if question.image and following
         else question
         for question in questions
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tiny.evaluation.elsewhere import QuestionFileError, read_questions
+from tiny.evaluation.external_dataset import QuestionFileError, read_questions
 
 QUESTION = {"question": "Where is the ball?", "accepted": ["left"]}
 
@@ -32,10 +32,10 @@ def test_every_file_is_read_in_order_with_what_each_line_gives(tmp_path: Path) -
     write_lines(tmp_path, full, "", QUESTION, name="b.jsonl")
     write_lines(tmp_path, {"question": "球是什么颜色的？", "answer": "红色"}, name="a.jsonl")
     first, second, third = read_questions(tmp_path)
-    assert (first.text, first.language, first.kind, first.picture) == ("球是什么颜色的？", "zh", "unnamed", None)
+    assert (first.text, first.language, first.kind, first.image) == ("球是什么颜色的？", "zh", "unnamed", None)
     assert (second.history, second.kind, second.expected) == ((("有球吗？", "有。"),), "follow_up", ("左边", "左"))
-    assert second.picture is not None
-    assert second.picture.load().getpixel((0, 0)) == (255, 0, 0)
+    assert second.image is not None
+    assert second.image.load().getpixel((0, 0)) == (255, 0, 0)
     assert (third.text, third.language) == ("Where is the ball?", "en")
 
 
@@ -43,8 +43,8 @@ def test_every_file_is_read_in_order_with_what_each_line_gives(tmp_path: Path) -
 @pytest.mark.parametrize("given", ["two", ["three", "two"], 2, [3, 2]])
 def test_accepted_answers_come_under_several_names(tmp_path: Path, name: str, given: Any) -> None:
     (question,) = read_questions(write_lines(tmp_path, {"question": "How many balls are there?", name: given}))
-    assert question.is_right("There are two balls.")
-    assert not question.is_right("There are four balls.")
+    assert question.is_correct("There are two balls.")
+    assert not question.is_correct("There are four balls.")
 
 
 def test_a_language_that_is_given_counts(tmp_path: Path) -> None:
@@ -56,14 +56,14 @@ def test_the_swapped_picture_is_the_next_other_one(tmp_path: Path) -> None:
     red, blue = save_picture(tmp_path, "red.png", "red"), save_picture(tmp_path, "blue.png", "blue")
     lines = [{**QUESTION, "image": image} for image in (red, red, blue)]
     questions = read_questions(write_lines(tmp_path, *lines, QUESTION))
-    shown = [question.swapped and question.swapped.load().getpixel((0, 0)) for question in questions]
+    shown = [question.swapped_image and question.swapped_image.load().getpixel((0, 0)) for question in questions]
     assert shown == [(0, 0, 255), (0, 0, 255), (255, 0, 0), None]
 
 
 def test_one_picture_is_swapped_for_none(tmp_path: Path) -> None:
     image = save_picture(tmp_path, "red.png", "red")
     questions = read_questions(write_lines(tmp_path, {**QUESTION, "image": image}, {**QUESTION, "image": image}))
-    assert [question.swapped for question in questions] == [None, None]
+    assert [question.swapped_image for question in questions] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 """One function for each kind of question about the things of a picture; `ask` chooses among them."""
 
 from tiny.questions import choices
-from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, say, say_absent
-from tiny.questions.facts import Example, Facts, look_up
+from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, word_absence, word_answer
+from tiny.questions.facts import Example, Facts, answer_facts
 from tiny.scenes import REGIONS, Scene, Thing, region
 from tiny.scenes.relations import OPPOSITES, are_confusable, find_extreme
 from tiny.words.phrasing import (
     color_field,
     name_fields,
     other_fields,
-    place_field,
+    region_field,
     side_field,
     way_fields,
     word_question,
@@ -30,10 +30,10 @@ def answer(name: str, language: Language, question: str, query: Facts, scene: Sc
     Raises:
         ValueError: if the scene leaves the answer in doubt.
     """
-    facts = look_up(query, scene)
+    facts = answer_facts(query, scene)
     if facts is None:
         raise ValueError(f"{question!r} has no one answer in {scene.to_json()}.")
-    return Example(name, language, (), question, say(language, facts), facts)
+    return Example(name, language, (), question, word_answer(language, facts), facts)
 
 
 def ask_describe(scene: Scene, rng: Rng, language: Language) -> Example:
@@ -45,7 +45,7 @@ def ask_describe(scene: Scene, rng: Rng, language: Language) -> Example:
 
 def describe_as(topic: str, scene: Scene, rng: Rng, language: Language) -> Example:
     """A description in the style of that topic, a key of STYLES."""
-    facts = look_up(Facts("things"), scene)
+    facts = answer_facts(Facts("things"), scene)
     assert facts is not None
     question = word_question(rng, language, topic)
     return Example("describe", language, (), question, STYLES[topic](language, facts), facts)
@@ -55,9 +55,9 @@ def ask_objects(scene: Scene, rng: Rng, language: Language) -> Example:
     """What is there, in all or in a part of the picture."""
     if rng.random() >= REGION_RATE:
         return answer("objects", language, word_question(rng, language, "objects"), Facts("things"), scene)
-    full, empty = choices.list_places(scene)
+    full, empty = choices.list_regions(scene)
     place = pick(rng, full if full and (not empty or rng.random() >= EMPTY_RATE) else empty)
-    question = word_question(rng, language, "region", **place_field(rng, language, place))
+    question = word_question(rng, language, "region", **region_field(rng, language, place))
     return answer("objects", language, question, Facts("things", region=place), scene)
 
 
@@ -66,12 +66,12 @@ def ask_color(scene: Scene, rng: Rng, language: Language) -> Example:
     chance = rng.random()
     if chance < 0.13:
         places = [region(thing) for thing in scene.things]
-        full = [place for place in choices.list_places(scene)[0] if places.count(place) == 1]
+        full = [place for place in choices.list_regions(scene)[0] if places.count(place) == 1]
         if full:
             place = pick(rng, full)
-            question = word_question(rng, language, "region_colour", **place_field(rng, language, place))
+            question = word_question(rng, language, "region_colour", **region_field(rng, language, place))
             return answer("colour", language, question, Facts("colour", region=place), scene)
-    thing = pick(rng, choices.list_single(scene))
+    thing = pick(rng, choices.list_unique(scene))
     if chance < 0.25:
         return _claim_color(scene, rng, language, thing)
     return ask_color_of(scene, rng, language, thing.kind)
@@ -98,7 +98,7 @@ def ask_where(scene: Scene, rng: Rng, language: Language) -> Example:
         color = pick(rng, alone).color
         question = word_question(rng, language, "where", **name_fields(rng, language, None, color))
         return answer("where", language, question, Facts("where", color=color), scene)
-    kind, named = choices.name_for(rng, scene, thing := pick(rng, scene.things), 0.4)
+    kind, named = choices.sample_name(rng, scene, thing := pick(rng, scene.things), 0.4)
     if chance < 0.17:
         return _claim_where(scene, rng, language, thing, named)
     return ask_where_of(scene, rng, language, kind, named)
@@ -115,7 +115,7 @@ def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, color
     true = region(thing)
     wrong = [place for place in REGIONS if place != true and not are_confusable(place, true)]
     claim = true if rng.random() < 0.5 else pick(rng, wrong)
-    fields = {**name_fields(rng, language, thing.kind, color), **place_field(rng, language, claim)}
+    fields = {**name_fields(rng, language, thing.kind, color), **region_field(rng, language, claim)}
     question = word_question(rng, language, "claim_where", **fields)
     return answer("where", language, question, Facts("where", kind=thing.kind, color=color, claim=claim), scene)
 
@@ -146,14 +146,14 @@ def ask_exists(scene: Scene, rng: Rng, language: Language) -> Example:
     there, chance = rng.random() < 0.5, rng.random()
     if chance < 0.2:
         color = pick(rng, scene.things).color if there else choices.pick_missing_color(rng, scene)
-        return ask_whether(scene, rng, language, None, color)
+        return ask_existence(scene, rng, language, None, color)
     if not there:
-        return ask_whether(scene, rng, language, *choices.pick_missing_name(rng, scene))
+        return ask_existence(scene, rng, language, *choices.pick_missing_name(rng, scene))
     thing = pick(rng, scene.things)
-    return ask_whether(scene, rng, language, thing.kind, thing.color if chance < 0.6 else None)
+    return ask_existence(scene, rng, language, thing.kind, thing.color if chance < 0.6 else None)
 
 
-def ask_whether(scene: Scene, rng: Rng, language: Language, kind: str | None, color: str | None) -> Example:
+def ask_existence(scene: Scene, rng: Rng, language: Language, kind: str | None, color: str | None) -> Example:
     """Whether there is something of that kind and color."""
     question = word_question(rng, language, "exists", **name_fields(rng, language, kind, color))
     return answer("exists", language, question, Facts("exists", kind=kind, color=color), scene)
@@ -170,7 +170,7 @@ def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
     elif chance < 0.35:
         topic = pick(rng, ("which", "whether"))
         fields |= way_fields(rng, language, pick(rng, ("larger", "smaller")))
-        there = other_fields(rng, language, *choices.name_for(rng, scene, pick(rng, scene.things)))
+        there = other_fields(rng, language, *choices.sample_name(rng, scene, pick(rng, scene.things)))
         fields |= there
         if rng.random() < 0.5:
             fields["name"], fields["other"] = fields["other"], fields["name"]
@@ -178,7 +178,7 @@ def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
         topic = "where" if color or chance < 0.65 else "colour"
     question = word_question(rng, language, topic, **fields)
     facts = Facts("exists", False, kind, color)
-    return Example("absent", language, (), question, say_absent(language, kind, color), facts)
+    return Example("absent", language, (), question, word_absence(language, kind, color), facts)
 
 
 def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
@@ -187,7 +187,7 @@ def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
     if chance < 0.27 and find_extreme(scene.things, EXTREMES[way]):
         question = word_question(rng, language, "extreme", **way_fields(rng, language, way))
         return answer("larger", language, question, Facts("extreme", way=EXTREMES[way]), scene)
-    pair = pick(rng, choices.list_sized_pairs(scene))
+    pair = pick(rng, choices.list_size_pairs(scene))
     one, other = pair if rng.random() < 0.5 else pair[::-1]
     return ask_larger_of(scene, rng, language, one, other, way, chance < 0.55)
 
@@ -196,7 +196,7 @@ def ask_larger_of(
     scene: Scene, rng: Rng, language: Language, one: Thing, other: Thing, way: str, whether: bool
 ) -> Example:
     """Which of the two is larger or smaller; or whether the first one is."""
-    name, second = choices.name_for(rng, scene, one), choices.name_for(rng, scene, other)
+    name, second = choices.sample_name(rng, scene, one), choices.sample_name(rng, scene, other)
     fields = {**name_fields(rng, language, *name), **other_fields(rng, language, *second)}
     fields |= way_fields(rng, language, way)
     question = word_question(rng, language, "whether" if whether else "which", **fields)
@@ -207,29 +207,27 @@ def ask_larger_of(
 
 def ask_relation(scene: Scene, rng: Rng, language: Language) -> Example:
     """What is on one side of a thing, or whether a thing is there."""
-    pairs = choices.list_sided_pairs(scene) if rng.random() < 0.25 else []
+    pairs = choices.list_side_pairs(scene) if rng.random() < 0.25 else []
     if pairs:
-        return _ask_whether_beside(scene, rng, language, *pick(rng, pairs))
+        return _ask_is_beside(scene, rng, language, *pick(rng, pairs))
     references = choices.list_references(scene)
     filled = [reference for reference in references if reference[2]]
     thing, side, _ = pick(rng, filled if filled and rng.random() < FILLED_RATE else references)
-    return ask_beside(scene, rng, language, thing, side)
+    return ask_relation_of(scene, rng, language, thing, side)
 
 
-def ask_beside(scene: Scene, rng: Rng, language: Language, thing: Thing, side: str) -> Example:
+def ask_relation_of(scene: Scene, rng: Rng, language: Language, thing: Thing, side: str) -> Example:
     """What is on that side of the thing."""
-    name = choices.name_for(rng, scene, thing)
+    name = choices.sample_name(rng, scene, thing)
     fields = {**other_fields(rng, language, *name), **side_field(rng, language, side)}
     question = word_question(rng, language, "relation", **fields)
     return answer("relation", language, question, Facts("relation", other=name, way=side), scene)
 
 
-def _ask_whether_beside(
-    scene: Scene, rng: Rng, language: Language, thing: Thing, other: Thing, true_side: str
-) -> Example:
+def _ask_is_beside(scene: Scene, rng: Rng, language: Language, thing: Thing, other: Thing, true_side: str) -> Example:
     """Whether the thing is on the true side, or on the opposite one."""
     side = true_side if rng.random() < 0.5 else OPPOSITES[true_side]
-    (kind, color), second = choices.name_for(rng, scene, thing), choices.name_for(rng, scene, other)
+    (kind, color), second = choices.sample_name(rng, scene, thing), choices.sample_name(rng, scene, other)
     fields = {
         **name_fields(rng, language, kind, color),
         **other_fields(rng, language, *second),

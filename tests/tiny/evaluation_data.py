@@ -9,7 +9,7 @@ from PIL import Image
 
 from model import StreamChunk
 from model.description import Description
-from tiny.evaluation.results import Picture, Question, Result
+from tiny.evaluation.results import ImageSource, Question, Result
 from tiny.grading import ThingScore
 from tiny.words.sentences import Language
 
@@ -47,18 +47,20 @@ def make_question(
     kind: str = "colour",
     language: Language = "en",
     text: str = "What is right?",
-    picture: str | None = "red",
-    swapped: str | None = "blue",
+    image: str | None = "red",
+    swapped_image: str | None = "blue",
     **fields: Any,
 ) -> Question:
     """A question whose right answer is "right", about a picture of one color."""
 
-    def paint(color: str | None) -> Picture | None:
-        return None if color is None else Picture(color, partial(Image.new, "RGB", (300, 150), color))
+    def paint(color: str | None) -> ImageSource | None:
+        return None if color is None else ImageSource(color, partial(Image.new, "RGB", (300, 150), color))
 
     expected = fields.pop("expected", ("right",))
     history = fields.pop("history", ())
-    return Question(kind, language, history, text, expected, "right".__eq__, paint(picture), paint(swapped), **fields)
+    return Question(
+        kind, language, history, text, expected, "right".__eq__, paint(image), paint(swapped_image), **fields
+    )
 
 
 def make_results(right: int, wrong: int, swapped_right: int | None = 0, **fields: Any) -> list[Result]:

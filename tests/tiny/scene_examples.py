@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tiny.questions import QUESTION_KINDS, Example, ask, askable
+from tiny.questions import QUESTION_KINDS, Example, askable_kinds, sample_example
 from tiny.scenes import Scene, Thing, sample_scene
 
 LANGUAGES = ("zh", "en")
@@ -30,8 +30,8 @@ def examples(language: str, count: int, seed: int = 0, kind: str | None = None) 
     drawn = []
     while len(drawn) < count:
         scene = sample_scene(rng, 5)
-        if kind is None or kind in askable(scene):
-            drawn.append((scene, ask(scene, rng, language, kind)))
+        if kind is None or kind in askable_kinds(scene):
+            drawn.append((scene, sample_example(scene, rng, language, kind)))
     return drawn
 
 
@@ -39,7 +39,7 @@ def find(scene: Scene | None, language: str, kind: str, /, **facts: object) -> E
     """The first example of that kind with these facts."""
     rng = np.random.default_rng(0)
     for _ in range(4000):
-        example = ask(scene, rng, language, kind)
+        example = sample_example(scene, rng, language, kind)
         if all(getattr(example.facts, name) == value for name, value in facts.items()):
             return example
     raise AssertionError(f"no {kind} example with {facts}")
