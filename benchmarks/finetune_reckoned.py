@@ -79,14 +79,16 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = N
 def empty_checkpoint() -> Checkpoint:
     """Return a model of the published sizes without data."""
     drawn = random_checkpoint(full_size_config(), META, DTYPE)
-    makers = {name: partial(torch.empty, *make.args[1:2], device=META, dtype=DTYPE) for name, make in makers_in(drawn)}
-    return replace(drawn, stored=LazyTensors(makers))
+    loaders = {
+        name: partial(torch.empty, *load.args[1:2], device=META, dtype=DTYPE) for name, load in loaders_in(drawn)
+    }
+    return replace(drawn, stored_tensors=LazyTensors(loaders))
 
 
-def makers_in(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
+def loaders_in(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     """Return what draws each tensor of `random_checkpoint`."""
-    assert isinstance(checkpoint.stored, LazyTensors)
-    return list(checkpoint.stored.makers.items())
+    assert isinstance(checkpoint.stored_tensors, LazyTensors)
+    return list(checkpoint.stored_tensors.loaders.items())
 
 
 def make_batch(count: int, image_length: int, image_size: int) -> Batch:

@@ -26,14 +26,14 @@ from benchmarks.parts.prompts import SHORT, LengthTokenizer, of_length, question
 from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.convert import copy_tokenizer
-from model.checkpoint.layout import RENAMED, SPLIT
-from model.checkpoint.meta_init import build_empty
+from model.checkpoint.layout import HF_TO_SAT, SPLIT
+from model.checkpoint.meta_init import build_uninitialized
 from model.checkpoint.save import save_hf, to_hf_config
 from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
-from model.tensors import LazyTensors, makers_of
+from model.tensors import LazyTensors, loaders_of
 
 FULL_SIZE = "full-size"  # what scripts call this model on the command line
 EMBEDDED_MODEL = "visualglm-tiny"  # whose tokenizer and control tokens the random one borrows
@@ -125,7 +125,7 @@ def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch
     plain = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     shapes = build_network(plain, torch.device("meta"), dtype).state_dict()
     tensors = {name: partial(draw_tensor, name, held.shape, device, dtype) for name, held in shapes.items()}
-    return replace(plain, stored=LazyTensors(tensors), qkv_layout=SPLIT, is_settled=True)
+    return replace(plain, stored_tensors=LazyTensors(tensors), qkv_layout=SPLIT, layout_is_explicit=True)
 
 
 def write_full_size(directory: Path, config: dict[str, Any], device: torch.device) -> None:
@@ -133,7 +133,7 @@ def write_full_size(directory: Path, config: dict[str, Any], device: torch.devic
 
     The rows of lm_head beyond the borrowed tokenizer are 0: beside random ones such tokens are hardly ever drawn.
     """
-    tensors, head = random_checkpoint(config, device, torch.float16).stored, RENAMED["lm_head.weight"]
+    tensors, head = random_checkpoint(config, device, torch.float16).stored_tensors, HF_TO_SAT["lm_head.weight"]
     vocabulary = load_tokenizer(EMBEDDED_MODEL).vocab_size
 
     def draw_head() -> torch.Tensor:
@@ -143,7 +143,7 @@ def write_full_size(directory: Path, config: dict[str, Any], device: torch.devic
 
     directory.mkdir()
     end_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
-    save_hf(directory, LazyTensors({**makers_of(tensors), head: draw_head}), config, eos_token_id=end_id)
+    save_hf(directory, LazyTensors({**loaders_of(tensors), head: draw_head}), config, eos_token_id=end_id)
 
 
 def random_sat(
@@ -167,7 +167,7 @@ def random_hf(config: dict[str, Any], device: torch.device, dtype: torch.dtype, 
 
     end_id = load_tokenizer(EMBEDDED_MODEL).eos_token_id
     described = ChatGLMConfig(**to_hf_config(config, end_id, dtype))
-    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(described), device, dtype).eval()
+    network = build_uninitialized(lambda: ChatGLMForConditionalGenerationWithImage(described), device, dtype).eval()
     draw_weights(network)
     return network.quantize(quant) if quant else network
 

@@ -47,7 +47,7 @@ def merge(source: str, destination: Path, to: str, base: str | None = None) -> N
     elif to == "peft":
         checkpoint = open_checkpoint(source, base=base)
         with new_directory(destination, 0) as part:
-            write_peft(part, checkpoint.split(), checkpoint.config, base or named_base(source))
+            write_peft(part, checkpoint.split_qkv(), checkpoint.config, base or named_base(source))
     else:
         convert(source, destination, to, merge_lora=True, base=base)
 

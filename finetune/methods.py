@@ -10,8 +10,8 @@ import torch
 
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.adapters import LORA_DEFAULTS, METHOD_SWITCHES
-from model.checkpoint.meta_init import build_empty
-from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_in_cache, is_model, local_places
+from model.checkpoint.meta_init import build_uninitialized
+from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_cached_snapshot, is_model, local_search_paths
 from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, print_text, run_program
 from model.errors import SettingError
@@ -79,10 +79,10 @@ def build_network(
     checkpoint: Checkpoint, settings: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> FineTuneVisualGLMModel:
     """Build the network of a checkpoint with what `method_settings` says; no dropout but LoRA's own."""
-    checkpoint.check_room()
+    checkpoint.check_file_sizes()
     defaults = vars(FineTuneVisualGLMModel.get_args())
     args = Namespace(**{**defaults, **checkpoint.config, **settings, "skip_init": True})
-    network = build_empty(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype)
+    network = build_uninitialized(lambda: FineTuneVisualGLMModel(args, params_dtype=dtype), device, dtype)
     network.eval()
     network.load_checkpoint(checkpoint)
     return network
@@ -124,7 +124,9 @@ SMALL_MODEL = "visualglm-tiny"
 
 def choose_base() -> tuple[str, str]:
     """Choose the base model; return its name, and a notice for the user or ""."""
-    has_weights = any(map(is_model, local_places(DEFAULT_MODEL, None))) or find_in_cache(HUB_IDS[DEFAULT_MODEL])
+    has_weights = any(map(is_model, local_search_paths(DEFAULT_MODEL, None))) or find_cached_snapshot(
+        HUB_IDS[DEFAULT_MODEL]
+    )
     if torch.cuda.is_available() or has_weights:
         return DEFAULT_MODEL, ""
     notice = f"There is no GPU here and no {DEFAULT_MODEL}: {SMALL_MODEL}, the small model, is trained instead."

@@ -120,7 +120,7 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
     check_adapter(config, folder)
     stored = open_tensors(folder / WEIGHTS_NAME)
     names = [name.removesuffix(LORA_A) for name in stored if name.endswith(LORA_A)]
-    check_tensors(stored, names, base.split(), folder)
+    check_tensors(stored, names, base.split_qkv(), folder)
     heads = base.config["num_attention_heads"]
     layers = {name: sat_layer(name, folder) for name in names}
     rank = max(len(stored[name + LORA_A]) for name in names)

@@ -11,12 +11,12 @@ from torch import nn
 from .checkpoint import Checkpoint
 from .checkpoint.adapters import LORA_DEFAULTS
 from .checkpoint.layout import SPLIT
-from .checkpoint.low_bit import rounded_tensors
-from .quantization.nf4 import Nf4Linear, is_rounded
+from .checkpoint.low_bit import quantize_tensors
+from .quantization.nf4 import Nf4Linear, is_quantized
 from .quantization.quantize import EMBEDDING_BITS, QuantizedEmbedding, quantized_layers
 from .sat.lora import TARGETS, LoraMixin
 from .sat.ptuning import PTUNING, PrefixMixin
-from .tensors import LazyTensors, makers_of
+from .tensors import LazyTensors, loaders_of
 from .visualglm import VisualGLMModel  # before sat
 
 # isort: split
@@ -82,19 +82,21 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         if args.use_qlora:
             quantize_linear_layers(self.transformer)
             if args.round_embeddings:
-                self.transformer.word_embeddings = rounded_embedding(self.transformer.word_embeddings.weight)
+                self.transformer.word_embeddings = quantize_embedding(self.transformer.word_embeddings.weight)
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the weights; those of 4-bit layers are rounded one by one, on their device."""
         layers = {f"{name}.weight": layer for name, layer in self.named_modules() if isinstance(layer, Nf4Linear)}
         if layers:
-            tensors = checkpoint.split()
+            tensors = checkpoint.split_qkv()
             for name, layer in layers.items():
                 held = name if name in tensors else name.replace(".original.", ".")
                 layer.set_weight(tensors[held].to(self.device, self.dtype))
-            rest = {name: make for name, make in makers_of(tensors).items() if not is_rounded(name)}
-            rest = makers_of(rounded_tensors(LazyTensors(rest), quantized_layers(self)))
-            checkpoint = replace(checkpoint, stored=LazyTensors(rest), qkv_layout=SPLIT, is_settled=True)
+            rest = {name: load for name, load in loaders_of(tensors).items() if not is_quantized(name)}
+            rest = loaders_of(quantize_tensors(LazyTensors(rest), quantized_layers(self)))
+            checkpoint = replace(
+                checkpoint, stored_tensors=LazyTensors(rest), qkv_layout=SPLIT, layout_is_explicit=True
+            )
         super().load_checkpoint(checkpoint)
 
     def disable_untrainable_params(self) -> None:  # SAT calls it
@@ -103,7 +105,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
             parameter.requires_grad_(any(part in name for part in TRAINABLE_NAMES))
 
 
-def rounded_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
+def quantize_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
     """Return an embedding with a rounded copy of `weight` [V, D]; of one without data, to be given later."""
     if weight.is_meta:
         return QuantizedEmbedding(weight.shape[1], weight.shape[0], EMBEDDING_BITS, None)

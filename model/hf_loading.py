@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from .checkpoint import Checkpoint, load_tensors
-from .checkpoint.adapters import PTUNING, encode_prefix, methods_in
+from .checkpoint.adapters import PTUNING, methods_in, to_prefix_table
 from .checkpoint.files import read_json
 from .checkpoint.hf import CONFIG_NAME, open_files
 from .checkpoint.layout import INTERLEAVED, SPLIT
-from .checkpoint.low_bit import rounded_tensors
-from .checkpoint.meta_init import build_empty, whole_tensors
-from .checkpoint.save import GENERATION_NAME, hf_tensors, to_hf_config
+from .checkpoint.low_bit import quantize_tensors
+from .checkpoint.meta_init import build_uninitialized, validated_tensors
+from .checkpoint.save import GENERATION_NAME, to_hf_config, to_hf_tensors
 from .errors import CheckpointError, SettingError
 from .kernels.torch_ops import round_weight
-from .quantization.dequantize import SCALE
+from .quantization.dequantize import SCALE_SUFFIX
 from .quantization.quantize import quantized_layers
 from .tensors import Tensors
 
@@ -57,7 +57,7 @@ def load_published_network(
 
     from .hf.configuration_chatglm import ChatGLMConfig
 
-    checkpoint.split()  # asks the weights whether their rows lie as they should
+    checkpoint.split_qkv()  # asks the weights whether their rows lie as they should
     with translate_config_errors(checkpoint.path / CONFIG_NAME):
         config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
     network = load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
@@ -92,13 +92,13 @@ def load_converted_network(
     """
     from .hf.configuration_chatglm import ChatGLMConfig
 
-    if PTUNING in methods_in(checkpoint.stored):
-        stored, config = encode_prefix(checkpoint.stored, checkpoint.config)
-        checkpoint = replace(checkpoint, stored=stored, config=config)
+    if PTUNING in methods_in(checkpoint.stored_tensors):
+        stored, config = to_prefix_table(checkpoint.stored_tensors, checkpoint.config)
+        checkpoint = replace(checkpoint, stored_tensors=stored, config=config)
     else:
         checkpoint = checkpoint.merge_lora()
     config = ChatGLMConfig(**to_hf_config(checkpoint.config, eos_token_id, dtype))
-    tensors = hf_tensors(whole_tensors(checkpoint), checkpoint.config["num_attention_heads"], dtype)
+    tensors = to_hf_tensors(validated_tensors(checkpoint), checkpoint.config["num_attention_heads"], dtype)
     return load_network(checkpoint, tensors, config, device, dtype, bits, progress)
 
 
@@ -114,19 +114,25 @@ def load_network(
     """Build the network that `config` describes, and copy the tensors, which have its names, into it one at a time."""
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-    checkpoint.check_room()
+    checkpoint.check_file_sizes()
     if bits and config.quantization_bit not in (0, bits):
         raise SettingError(
             f"The weights in {checkpoint.path} have {config.quantization_bit} bits. Leave quant out, or take others."
         )
     config.name_or_path = str(checkpoint.path)
     config.quantization_bit = bits or config.quantization_bit
-    network = build_empty(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype)
+    network = build_uninitialized(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype)
     network.eval()
-    rounded = rounded_tensors(
+    quantized = quantize_tensors(
         tensors,
-        {name: layer for name, layer in quantized_layers(network).items() if f"{name}.weight{SCALE}" not in tensors},
-        rounder=lambda weight, layer: round_weight(weight.to(layer.weight.device, dtype), layer.bits),
+        {
+            name: layer
+            for name, layer in quantized_layers(network).items()
+            if f"{name}.weight{SCALE_SUFFIX}" not in tensors
+        },
+        quantizer=lambda weight, layer: round_weight(weight.to(layer.weight.device, dtype), layer.bits),
     )
-    load_tensors(network, replace(checkpoint, stored=rounded, qkv_layout=SPLIT, is_settled=True), progress)
+    load_tensors(
+        network, replace(checkpoint, stored_tensors=quantized, qkv_layout=SPLIT, layout_is_explicit=True), progress
+    )
     return network

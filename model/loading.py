@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.files import read_json
 from .checkpoint.low_bit import quantized_checkpoint
-from .checkpoint.meta_init import build_empty
+from .checkpoint.meta_init import build_uninitialized
 from .checkpoint.resolve import DEFAULT_MODEL, find_vocabulary
 from .checkpoint.save import GENERATION_NAME
 from .checkpoint.sizes import choose_cpu_dtype, count_parameters
@@ -26,7 +26,7 @@ from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
 from .hf_loading import has_published_layout, load_converted_network, load_published_network
 from .kernels.torch_ops import check_bits
-from .quantization.quantize import empty_quantized, lay_out_all, quantized_layers
+from .quantization.quantize import allocate_quantized, lay_out_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
 # Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
@@ -157,17 +157,17 @@ def build_network(
     from .finetuned import FineTuneVisualGLMModel
     from .visualglm import VisualGLMModel
 
-    checkpoint.check_room()
+    checkpoint.check_file_sizes()
     network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
-    if PTUNING in methods_in(checkpoint.stored):  # LoRA is merged
+    if PTUNING in methods_in(checkpoint.stored_tensors):  # LoRA is merged
         network_class = FineTuneVisualGLMModel
         vars(args).update(use_lora=False, use_qlora=False)
 
     def make() -> VisualGLMModel:
         network = network_class(args, params_dtype=dtype)
-        return empty_quantized(network, quant, device, **wider) if quant else network
+        return allocate_quantized(network, quant, device, **wider) if quant else network
 
-    network = build_empty(make, device, dtype)
+    network = build_uninitialized(make, device, dtype)
     network.eval()
     return network
 

@@ -9,36 +9,36 @@ import torch
 from .errors import CheckpointError
 
 Tensors = Mapping[str, torch.Tensor]
-Maker = Callable[[], torch.Tensor]
+TensorLoader = Callable[[], torch.Tensor]
 
 
 class LazyTensors(Tensors):
     """A mapping whose tensors are made anew at each access and not kept.
 
     Args:
-        makers: what makes the tensor of each name.
+        loaders: function that loads the tensor, by name.
     """
 
-    def __init__(self, makers: Mapping[str, Maker]) -> None:
-        self.makers = makers
+    def __init__(self, loaders: Mapping[str, TensorLoader]) -> None:
+        self.loaders = loaders
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.makers[name]()
+        return self.loaders[name]()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.makers)
+        return iter(self.loaders)
 
     def __len__(self) -> int:
-        return len(self.makers)
+        return len(self.loaders)
 
 
-def makers_of(tensors: Tensors) -> dict[str, Maker]:
+def loaders_of(tensors: Tensors) -> dict[str, TensorLoader]:
     """Return what makes each of `tensors`, for a mapping that changes or renames some of them."""
     return {name: partial(tensors.__getitem__, name) for name in tensors}
 
 
 @contextmanager
-def misfit_explained(name: str) -> Iterator[None]:
+def translate_shape_errors(name: str) -> Iterator[None]:
     """Turn the error of computing the tensor called `name` from others of odd shapes into an error for a person."""
     try:
         yield

@@ -19,13 +19,13 @@ from .blip2 import BLIP2, drop_parallel_output
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
-from .checkpoint.meta_init import build_empty
+from .checkpoint.meta_init import build_uninitialized
 from .kernels.linear import Called, Linear, bind_dense
 from .kernels.torch_ops import QuantizedLinear, rotary_frequencies
 from .quantization.quantize import bind_quantized
 from .sat.compat import settle_placement  # before sat
 from .sat.ptuning import PTUNING, find_prefix, prefix_of
-from .tensors import LazyTensors, Tensors, makers_of
+from .tensors import LazyTensors, Tensors, loaders_of
 
 # isort: split
 from sat.model.base_model import BaseMixin, get_model
@@ -155,19 +155,21 @@ def adapt_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoi
     targets = model.state_dict()
     if checkpoint.has_lora and LORA not in methods_in(targets):
         checkpoint = checkpoint.merge_lora()
-    new = find_new_parameters(targets, checkpoint.stored)
-    wrapped = [name for name in targets if ".original." in name and name not in checkpoint.stored]
+    new = find_new_parameters(targets, checkpoint.stored_tensors)
+    wrapped = [name for name in targets if ".original." in name and name not in checkpoint.stored_tensors]
     if not new and not wrapped:
         return checkpoint, []
     if not checkpoint.has_lora:  # so that no row order has to be told from wrapped weights
-        checkpoint = replace(checkpoint, stored=checkpoint.split(), qkv_layout=SPLIT, is_settled=True)
-    makers = makers_of(checkpoint.stored)
+        checkpoint = replace(
+            checkpoint, stored_tensors=checkpoint.split_qkv(), qkv_layout=SPLIT, layout_is_explicit=True
+        )
+    loaders = loaders_of(checkpoint.stored_tensors)
     for name in wrapped:
         plain = name.replace(".original.", ".")
-        if plain in makers:
-            makers[name] = makers.pop(plain)
-    makers.update((name, partial(targets.__getitem__, name)) for name in new)
-    return replace(checkpoint, stored=LazyTensors(makers)), new
+        if plain in loaders:
+            loaders[name] = loaders.pop(plain)
+    loaders.update((name, partial(targets.__getitem__, name)) for name in new)
+    return replace(checkpoint, stored_tensors=LazyTensors(loaders)), new
 
 
 class VisualGLMModel(ChatGLMModel):
@@ -235,7 +237,7 @@ class VisualGLMModel(ChatGLMModel):
             iteration=kwargs.pop("specific_iteration", None),
             base=kwargs.pop("base", None),
         )
-        checkpoint.check_room()
+        checkpoint.check_file_sizes()
         given = {**vars(cls.get_args()), "skip_init": not build_only, **vars(args or Namespace())}
         merged = Namespace(**{**given, **checkpoint.config, **(overwrite_args or {})})
         device, dtype = settle_placement(merged)
@@ -245,7 +247,7 @@ class VisualGLMModel(ChatGLMModel):
                 model = get_model(merged, cls, **options)
         else:
             dtype = options.pop("params_dtype", dtype)
-            model = build_empty(lambda: cls(merged, params_dtype=dtype, **options), device, dtype)
+            model = build_uninitialized(lambda: cls(merged, params_dtype=dtype, **options), device, dtype)
         if not build_only:
             model.load_checkpoint(checkpoint)
         return model.eval(), merged

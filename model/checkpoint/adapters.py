@@ -16,22 +16,22 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
+from ..tensors import LazyTensors, Tensors, loaders_of, translate_shape_errors
 from .layout import INTERLEAVED, interleave_qkv, is_language_qkv
 
 # Entry of a fine-tune's model_config.json that names the model that it began from.
 BASE_KEY = "base_model"
 MAX_BASES = 8  # fine-tunes that began from one another
-SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
+BASE_SIZE_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 LORA, PTUNING, QLORA = "LoRA", "P-tuning", "QLoRA"
-PATTERNS = {
+METHOD_PATTERNS = {
     QLORA: re.compile(r"\.weight\.(absmax|quant_map|nested_|quant_state)|\.quant_state$"),
     LORA: re.compile(r"\.(matrix_[AB]\.\d+|original\.(weight|bias))$"),
     PTUNING: re.compile(r"\.prefix\.\d+$|^transformer\.prefix_encoder\."),
 }
-SAT_PREFIX = re.compile(r"^mixins\.[^.]+\.prefix\.(\d+)$")
-TABLE = "transformer.prefix_encoder.embedding.weight"
+SAT_PREFIX_NAME = re.compile(r"^mixins\.[^.]+\.prefix\.(\d+)$")
+PREFIX_TABLE = "transformer.prefix_encoder.embedding.weight"
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
 # Entries of model_config.json that describe what was added; the programs of fine-tuning have a flag for each.
 METHOD_SWITCHES = ("use_lora", "use_qlora", "use_ptuning")
@@ -42,12 +42,12 @@ LORA_DEFAULTS: dict[str, Any] = {
     "layer_range": None,
     "lora_targets": ("llm",),
 }
-SETTINGS = {*METHOD_SWITCHES, *LORA_DEFAULTS, "round_embeddings", "pre_seq_len"}
+METHOD_SETTINGS = {*METHOD_SWITCHES, *LORA_DEFAULTS, "round_embeddings", "pre_seq_len"}
 
 
 def method_of(name: str) -> str | None:
     """Return the method of fine-tuning that adds a tensor of this name, None for a tensor of the plain model."""
-    return next((method for method, pattern in PATTERNS.items() if pattern.search(name)), None)
+    return next((method for method, pattern in METHOD_PATTERNS.items() if pattern.search(name)), None)
 
 
 def methods_in(names: Iterable[str]) -> dict[str, list[str]]:
@@ -79,10 +79,12 @@ def merge_lora(tensors: Tensors, alpha: float) -> Tensors:
             f"{absent[0]} has LoRA's matrices but no original.weight: only what was trained was saved. "
             "Name the model that it began from, by --base NAME or base=NAME."
         )
-    makers = {name.replace(".original.", "."): make for name, make in makers_of(tensors).items() if not is_factor(name)}
+    loaders = {
+        name.replace(".original.", "."): load for name, load in loaders_of(tensors).items() if not is_factor(name)
+    }
     for layer in layers:
-        makers[f"{layer}.weight"] = partial(merge_layer, tensors, layer, alpha)
-    return LazyTensors(makers)
+        loaders[f"{layer}.weight"] = partial(merge_layer, tensors, layer, alpha)
+    return LazyTensors(loaders)
 
 
 def refuse_unmergeable(names: Iterable[str]) -> None:
@@ -108,92 +110,92 @@ def is_factor(name: str) -> bool:
 
 def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
     """Return the weight [out, in] of one layer, original and LoRA together, in the original's dtype."""
-    downs: list[torch.Tensor] = []
-    ups: list[torch.Tensor] = []
-    while f"{layer}.matrix_A.{len(downs)}" in tensors:
-        with misfit_explained(layer):
-            ups.append(tensors[f"{layer}.matrix_B.{len(downs)}"])  # [out / n, r]
-        downs.append(tensors[f"{layer}.matrix_A.{len(downs)}"])  # [r, in]
-    with misfit_explained(layer):
-        return merged_weight(tensors[layer + ORIGINAL], downs, ups, alpha / max(1, len(downs[0])))
+    lora_a: list[torch.Tensor] = []
+    lora_b: list[torch.Tensor] = []
+    while f"{layer}.matrix_A.{len(lora_a)}" in tensors:
+        with translate_shape_errors(layer):
+            lora_b.append(tensors[f"{layer}.matrix_B.{len(lora_a)}"])  # [out / n, r]
+        lora_a.append(tensors[f"{layer}.matrix_A.{len(lora_a)}"])  # [r, in]
+    with translate_shape_errors(layer):
+        return merged_weight(tensors[layer + ORIGINAL], lora_a, lora_b, alpha / max(1, len(lora_a[0])))
 
 
 def merged_weight(
-    weight: torch.Tensor, downs: Sequence[torch.Tensor], ups: Sequence[torch.Tensor], scaling: float
+    weight: torch.Tensor, lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], scaling: float
 ) -> torch.Tensor:
     """Return weight + scaling * cat(up @ down) [out, in] in the weight's dtype, computed in float32."""
-    parts = [up.float() @ down.float() * scaling for down, up in zip(downs, ups, strict=True)]
+    parts = [up.float() @ down.float() * scaling for down, up in zip(lora_a, lora_b, strict=True)]
     return (weight.float() + torch.cat(parts)).to(weight.dtype)
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model_config.json's entries as they are once nothing is added to the model."""
-    kept = {key: value for key, value in config.items() if key not in SETTINGS}
+    kept = {key: value for key, value in config.items() if key not in METHOD_SETTINGS}
     return {**kept, "model_class": "VisualGLMModel"}
 
 
-def encode_prefix(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+def to_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
     """Return a SAT model with P-tuning as one whose prefixes are the table of the Hugging Face format."""
-    found = {name: match for name in tensors if (match := SAT_PREFIX.match(name))}
+    found = {name: match for name in tensors if (match := SAT_PREFIX_NAME.match(name))}
     names = sorted(found, key=lambda name: int(found[name][1]))
     if not names:
         return tensors, dict(config)
-    makers = {name: make for name, make in makers_of(tensors).items() if name not in found}
-    makers[TABLE] = partial(make_table, tensors, names)
-    with misfit_explained(names[0]):
+    loaders = {name: load for name, load in loaders_of(tensors).items() if name not in found}
+    loaders[PREFIX_TABLE] = partial(build_prefix_table, tensors, names)
+    with translate_shape_errors(names[0]):
         length = tensors[names[0]].shape[2]
-    return LazyTensors(makers), {**config, "use_ptuning": True, "pre_seq_len": length}
+    return LazyTensors(loaders), {**config, "use_ptuning": True, "pre_seq_len": length}
 
 
-def make_table(tensors: Tensors, names: list[str]) -> torch.Tensor:
+def build_prefix_table(tensors: Tensors, names: list[str]) -> torch.Tensor:
     """Return the table of the prefixes of these names, in the order of their layers."""
-    with misfit_explained(TABLE):
+    with translate_shape_errors(PREFIX_TABLE):
         prefixes = torch.stack([tensors[name] for name in names])  # [layers, 2, H, P, head_dim]
         return prefixes.permute(3, 0, 1, 2, 4).flatten(1)
 
 
-def decode_prefix(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+def from_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
     """Return the tensors and the SAT configuration of a Hugging Face model with its table as SAT's prefixes."""
-    if TABLE not in tensors:
+    if PREFIX_TABLE not in tensors:
         return tensors, dict(config)
-    makers = {name: make for name, make in makers_of(tensors).items() if name != TABLE}
+    loaders = {name: load for name, load in loaders_of(tensors).items() if name != PREFIX_TABLE}
     layers, heads = config["num_layers"], config["num_attention_heads"]
     for number in range(layers):
-        makers[f"mixins.ptuning.prefix.{number}"] = partial(read_layer, tensors, number, layers, heads)
-    return LazyTensors(makers), {**config, "use_ptuning": True, "pre_seq_len": tensors[TABLE].shape[0]}
+        loaders[f"mixins.ptuning.prefix.{number}"] = partial(read_layer_prefix, tensors, number, layers, heads)
+    return LazyTensors(loaders), {**config, "use_ptuning": True, "pre_seq_len": tensors[PREFIX_TABLE].shape[0]}
 
 
-def read_layer(tensors: Tensors, number: int, layers: int, heads: int) -> torch.Tensor:
+def read_layer_prefix(tensors: Tensors, number: int, layers: int, heads: int) -> torch.Tensor:
     """Return the prefix [2, H, P, head_dim] of a layer from the table."""
-    table = tensors[TABLE]
-    with misfit_explained(TABLE):
+    table = tensors[PREFIX_TABLE]
+    with translate_shape_errors(PREFIX_TABLE):
         return table.view(len(table), layers, 2, heads, -1)[:, number].permute(1, 2, 0, 3).contiguous()
 
 
-def put_over(base: Tensors, trained: Tensors, layout: str, heads: int) -> Tensors:
+def overlay_adapter(base: Tensors, trained: Tensors, layout: str, heads: int) -> Tensors:
     """Return the tensors of `base`, with those of `trained` in the place of the ones of the same name.
 
     Args:
         base: in the split order.
         trained: what was saved, in the row order `layout`, which the result has too.
     """
-    makers = {}
-    for name, make in makers_of(base).items():
+    loaders = {}
+    for name, load in loaders_of(base).items():
         if layout == INTERLEAVED and is_language_qkv(name):
-            make = partial(interleave_one, base, name, heads)
-        makers[name_beside(name, trained)] = make
-    return LazyTensors({**makers, **makers_of(trained)})
+            load = partial(interleave_tensor, base, name, heads)
+        loaders[wrapped_name(name, trained)] = load
+    return LazyTensors({**loaders, **loaders_of(trained)})
 
 
-def name_beside(name: str, trained: Tensors) -> str:
+def wrapped_name(name: str, trained: Tensors) -> str:
     """Return the name of a plain model's tensor where LoRA in `trained` wraps its layer."""
     layer, _, kind = name.rpartition(".")
     return f"{layer}.original.{kind}" if layer + FIRST_A in trained else name
 
 
-def interleave_one(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
+def interleave_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
     """Return one of `tensors`, in the split order, with its rows interleaved."""
-    with misfit_explained(name):
+    with translate_shape_errors(name):
         return interleave_qkv(tensors[name], heads)
 
 
@@ -215,11 +217,13 @@ def check_base_name(name: Any, runs: Sequence[Path]) -> None:
         )
 
 
-def check_base(config: Mapping[str, Any], base_config: Mapping[str, Any], place: object, base_place: object) -> None:
+def check_base(
+    config: Mapping[str, Any], base_config: Mapping[str, Any], location: object, base_location: object
+) -> None:
     """Raise CheckpointError where a fine-tune's configuration tells of another size of model than its base's."""
-    for key in SIZES:
+    for key in BASE_SIZE_KEYS:
         if config[key] != base_config[key]:
             raise CheckpointError(
-                f"{base_place} is not the base of {place}: its {key} is {base_config[key]}, the fine-tune's "
+                f"{base_location} is not the base of {location}: its {key} is {base_config[key]}, the fine-tune's "
                 f"{config[key]}. Name the model that the fine-tune began from."
             )

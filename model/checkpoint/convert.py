@@ -26,13 +26,13 @@ from ..command_line import ArgumentParser, print_text, run_program
 from ..engine.config import HF_CHAT, ORIGINAL_SETTINGS
 from ..errors import CheckpointError
 from ..tensors import Tensors
-from .adapters import PTUNING, encode_prefix, methods_in, refuse_unmergeable
+from .adapters import PTUNING, methods_in, refuse_unmergeable, to_prefix_table
 from .files import read_json
 from .layout import LAYOUTS
 from .load import Checkpoint, open_checkpoint
-from .meta_init import whole_tensors
+from .meta_init import validated_tensors
 from .resolve import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
-from .sat import check_size
+from .sat import check_parallel_size
 from .save import GENERATION_NAME, Progress, new_directory, save_hf, save_sat, write_json
 
 __all__ = ["convert", "main", "save_hf"]
@@ -84,14 +84,14 @@ def convert(
         VisualGLMError: the model or its tokenizer cannot be read, or the destination cannot be written.
     """
     checkpoint = open_checkpoint(source, qkv_layout=qkv_layout, base=base)
-    if to == "hf" and set(methods_in(checkpoint.stored)) == {PTUNING}:
-        stored, config = encode_prefix(checkpoint.stored, checkpoint.config)
-        checkpoint = replace(checkpoint, stored=stored, config=config)
+    if to == "hf" and set(methods_in(checkpoint.stored_tensors)) == {PTUNING}:
+        stored, config = to_prefix_table(checkpoint.stored_tensors, checkpoint.config)
+        checkpoint = replace(checkpoint, stored_tensors=stored, config=config)
     else:
         checkpoint = checkpoint.merge_lora() if merge_lora else refuse_additions(checkpoint)
     if to == "sat":
-        check_size(model_parallel_size, checkpoint.config)
-    tensors = whole_tensors(checkpoint)
+        check_parallel_size(model_parallel_size, checkpoint.config)
+    tensors = validated_tensors(checkpoint)
     with new_directory(destination, estimate_size(checkpoint, tensors, dtype)) as part:
         eos_token_id = copy_tokenizer(checkpoint, part)
         report = progress(len(tensors)) if progress is not None else None
@@ -149,8 +149,8 @@ def write_sat(
 
 def refuse_additions(checkpoint: Checkpoint) -> Checkpoint:
     """Return a model to which fine-tuning added no tensors; raise CheckpointError for another."""
-    refuse_unmergeable(checkpoint.stored)
-    methods = methods_in(checkpoint.stored)
+    refuse_unmergeable(checkpoint.stored_tensors)
+    methods = methods_in(checkpoint.stored_tensors)
     if methods:
         added = "; ".join(f"{method}: {names[0]} and {len(names) - 1} more" for method, names in methods.items())
         raise CheckpointError(

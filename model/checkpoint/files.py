@@ -23,7 +23,7 @@ from ..tensors import LazyTensors, Tensors
 
 # Packages whose objects may lie in a checkpoint beside the weights.
 INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "pathlib", "sat", "transformers")
-AGAIN = "Copy or download it again"
+RETRY_ADVICE = "Copy or download it again"
 MAX_JSON_BYTES = 64 * 1024 * 1024  # the index of a model with a million tensors is smaller
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 LFS_START = b"version https://git-lfs"
@@ -43,7 +43,7 @@ class Inert:
 
 
 @contextmanager
-def refusal_explained() -> Iterator[None]:
+def translate_os_errors() -> Iterator[None]:
     """Turn what the system refuses (no permission, a name too long, a disk that fails) into an error for a person."""
     try:
         yield
@@ -55,14 +55,14 @@ def refusal_explained() -> Iterator[None]:
 
 
 @contextmanager
-def damage_explained(path: Path) -> Iterator[None]:
+def translate_read_errors(path: Path) -> Iterator[None]:
     """Turn what reading a weight file raises into an error for a person."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        reason = describe_damage(path) or f"cannot be read as weights: {describe_error(error)}. {AGAIN}."
+        reason = describe_damage(path) or f"cannot be read as weights: {describe_error(error)}. {RETRY_ADVICE}."
         raise CheckpointError(f"{path} {reason}") from error
 
 
@@ -82,7 +82,7 @@ def describe_error(error: Exception) -> str:
 def describe_damage(path: Path) -> str | None:
     """Say what a file that is no weights is instead and what to do, None if nothing is recognised."""
     if path.is_symlink() and not path.exists():
-        return f"is a link to {path.readlink()}, which is not there. {AGAIN}."
+        return f"is a link to {path.readlink()}, which is not there. {RETRY_ADVICE}."
     if not path.is_file():
         return "is not there."
     try:
@@ -92,7 +92,7 @@ def describe_damage(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror or error}. Look at its permissions."
     if not start:
-        return f"cannot be read as weights: it is empty. {AGAIN}."
+        return f"cannot be read as weights: it is empty. {RETRY_ADVICE}."
     if start.startswith(LFS_START):
         return (
             f"cannot be read: it is a Git-LFS pointer of {size} bytes, which only names the file. "
@@ -113,12 +113,12 @@ def describe_archive(path: Path, start: bytes) -> str | None:
         looks_safe = start[8:10] == b'{"'
         return "holds safetensors: rename it, with the ending .safetensors." if looks_safe else None
     if not zipfile.is_zipfile(path):
-        return f"cannot be read as weights: it is truncated, its end is missing. {AGAIN}."
+        return f"cannot be read as weights: it is truncated, its end is missing. {RETRY_ADVICE}."
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile:
-        return f"cannot be read as weights: it is damaged. {AGAIN}."
+        return f"cannot be read as weights: it is damaged. {RETRY_ADVICE}."
     if not any(name.endswith("/data.pkl") for name in names):
         return "is a zip archive, not weights. Unpack it and give the directory that it holds."
     if path.suffix == ".safetensors":
@@ -131,12 +131,12 @@ def describe_truncation(path: Path, size: int) -> str | None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size > 9 and file.read(1) != b"{":
-            return f"holds something else than safetensors. {AGAIN}."
+            return f"holds something else than safetensors. {RETRY_ADVICE}."
         file.seek(8)
         if length > MAX_HEADER_BYTES and length + 8 <= size:
-            return f"holds something else than safetensors. {AGAIN}."
+            return f"holds something else than safetensors. {RETRY_ADVICE}."
         if length + 8 > size:
-            return f"cannot be read as weights: it is truncated to {size} bytes. {AGAIN}."
+            return f"cannot be read as weights: it is truncated to {size} bytes. {RETRY_ADVICE}."
         try:
             header = json.loads(file.read(length))
             end = 8 + length + max(entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry)
@@ -144,7 +144,7 @@ def describe_truncation(path: Path, size: int) -> str | None:
             return None
     if end <= size:
         return None
-    return f"cannot be read as weights: it is truncated, {size} of {end} bytes are there. {AGAIN}."
+    return f"cannot be read as weights: it is truncated, {size} of {end} bytes are there. {RETRY_ADVICE}."
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -154,9 +154,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
         value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write the mark
     except RecursionError as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply. {AGAIN}.") from error
+        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply. {RETRY_ADVICE}.") from error
     except (OSError, ValueError) as error:
-        reason = describe_damage(path) or f"cannot be read as JSON: {error}. {AGAIN}."
+        reason = describe_damage(path) or f"cannot be read as JSON: {error}. {RETRY_ADVICE}."
         raise CheckpointError(f"{path} {reason}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")
@@ -169,7 +169,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or one that asks for code of a package that holds no weights.
     """
-    with damage_explained(path):
+    with translate_read_errors(path):
         # Before release 1.6, torch.save wrote a bare pickle, which cannot be mapped.
         mapped = zipfile.is_zipfile(path)
         stand_ins = inert_globals(path) if mapped else []
@@ -192,7 +192,7 @@ def inert_globals(path: Path) -> list[Any]:
     return [(Inert, name) for name in wanted]
 
 
-def check_stored(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
+def check_tensor_storage(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
     """Return a tensor of a pickled file; raise CheckpointError for one that holds more numbers than the file does.
 
     A tensor may be described as sparse, without data, or as one number repeated without end.
@@ -207,10 +207,12 @@ def open_tensors(path: Path) -> Tensors:
     """Open a safetensors file or a pickled state dict; each tensor is read when it is asked for."""
     if path.suffix != ".safetensors":
         content = load_pickled(path).items()
-        return {name: check_stored(name, value, path) for name, value in content if isinstance(value, torch.Tensor)}
+        return {
+            name: check_tensor_storage(name, value, path) for name, value in content if isinstance(value, torch.Tensor)
+        }
     from safetensors import safe_open
 
-    with damage_explained(path):
+    with translate_read_errors(path):
         file = safe_open(path, framework="pt")
         return LazyTensors({name: partial(file.get_tensor, name) for name in file.keys()})  # noqa: SIM118  (no dict)
 

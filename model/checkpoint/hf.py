@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..quantization.dequantize import read_bits
-from ..tensors import LazyTensors, Maker, Tensors, makers_of
+from ..tensors import LazyTensors, TensorLoader, Tensors, loaders_of
 from .files import describe_damage, open_tensors, read_json
 from .layout import to_sat_name
 from .sizes import check_sizes
@@ -16,7 +16,7 @@ CONFIG_NAME = "config.json"
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
 PAD_TOKEN_ID = 3
-SAME_KEYS = (
+SHARED_KEYS = (
     "num_layers",
     "hidden_size",
     "inner_hidden_size",
@@ -43,7 +43,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
     config = read_json(path / CONFIG_NAME)
     if config.get("pad_token_id") is None:  # which programs that save a configuration may drop
         config = {**config, "pad_token_id": PAD_TOKEN_ID}
-    absent = [key for key in (*SAME_KEYS, "eva_config", "qformer_config") if config.get(key) is None]
+    absent = [key for key in (*SHARED_KEYS, "eva_config", "qformer_config") if config.get(key) is None]
     if absent:
         raise CheckpointError(
             f"{path / CONFIG_NAME} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
@@ -51,7 +51,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
             "Give the directory of a VisualGLM model."
         )
     entries = {
-        **{key: config[key] for key in SAME_KEYS},
+        **{key: config[key] for key in SHARED_KEYS},
         **optional_entries(config),
         "model_class": "VisualGLMModel",
         "tokenizer_type": str(path),
@@ -73,7 +73,7 @@ def weight_files(path: Path) -> list[Path]:
     """List the files that hold the tensors, as the index says, or the single file."""
     for name in INDEX_NAMES:
         if (path / name).is_file():
-            return [existing(path / shard) for shard in shard_names(path / name)]
+            return [require_file(path / shard) for shard in shard_names(path / name)]
     for name in SINGLE_NAMES:
         if (path / name).is_file():
             return [path / name]
@@ -123,7 +123,7 @@ def check_index(path: Path, tensors: Iterable[str]) -> None:
         )
 
 
-def existing(path: Path) -> Path:
+def require_file(path: Path) -> Path:
     """Return `path` if the file is there."""
     if not path.is_file():
         if path.is_symlink():
@@ -138,14 +138,14 @@ def open_files(files: list[Path]) -> Tensors:
     Raises:
         CheckpointError: one is damaged, or they lack what their index promises.
     """
-    makers: dict[str, Maker] = {}
+    loaders: dict[str, TensorLoader] = {}
     for file in files:
-        makers.update(makers_of(open_tensors(file)))
-    check_index(files[0].parent, makers)
-    return LazyTensors(makers)
+        loaders.update(loaders_of(open_tensors(file)))
+    check_index(files[0].parent, loaders)
+    return LazyTensors(loaders)
 
 
 def to_sat_names(tensors: Tensors) -> Tensors:
     """Return those of `tensors` that SAT knows, by SAT's names."""
-    named = {to_sat_name(name): make for name, make in makers_of(tensors).items()}
-    return LazyTensors({name: make for name, make in named.items() if name is not None})
+    named = {to_sat_name(name): load for name, load in loaders_of(tensors).items()}
+    return LazyTensors({name: load for name, load in named.items() if name is not None})

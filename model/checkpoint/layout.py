@@ -12,37 +12,37 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
+from ..tensors import LazyTensors, Tensors, loaders_of, translate_shape_errors
 
 IMAGE_PREFIX, SAT_IMAGE_PREFIX = "image_encoder.", "mixins.eva.model."
 # HF name -> SAT name where they differ by more than a prefix.
-RENAMED = {"lm_head.weight": "mixins.chatglm-final.lm_head.weight"}
-SAT_RENAMED = {sat_name: hf_name for hf_name, sat_name in RENAMED.items()}
+HF_TO_SAT = {"lm_head.weight": "mixins.chatglm-final.lm_head.weight"}
+SAT_TO_HF = {sat_name: hf_name for hf_name, sat_name in HF_TO_SAT.items()}
 # Computed from the configuration, never loaded.
-RECOMPUTED = "rotary_emb.inv_freq"
+DERIVED_SUFFIX = "rotary_emb.inv_freq"
 # Older SAT models own a table that no forward pass reads.
-IGNORED = frozenset({"transformer.position_embeddings.weight"})
+IGNORED_TENSORS = frozenset({"transformer.position_embeddings.weight"})
 
 
 def is_loaded(name: str) -> bool:
     """Whether the tensor called `name` in either format is part of the model."""
-    return name not in IGNORED and not name.endswith(RECOMPUTED)
+    return name not in IGNORED_TENSORS and not name.endswith(DERIVED_SUFFIX)
 
 
 def to_sat_name(name: str) -> str | None:
     """Return the SAT name of an HF tensor, None for one that is computed instead of loaded."""
-    if name.endswith(RECOMPUTED):
+    if name.endswith(DERIVED_SUFFIX):
         return None
     if name.startswith(IMAGE_PREFIX):
         return SAT_IMAGE_PREFIX + name.removeprefix(IMAGE_PREFIX)
-    return RENAMED.get(name, name)
+    return HF_TO_SAT.get(name, name)
 
 
 def to_hf_name(name: str) -> str:
     """Return the HF name of a SAT tensor."""
     if name.startswith(SAT_IMAGE_PREFIX):
         return IMAGE_PREFIX + name.removeprefix(SAT_IMAGE_PREFIX)
-    return SAT_RENAMED.get(name, name)
+    return SAT_TO_HF.get(name, name)
 
 
 def is_language_qkv(name: str) -> bool:
@@ -73,28 +73,28 @@ LAYOUTS = (SPLIT, INTERLEAVED)
 # The weights veto the configuration only where they say the opposite clearly: on visualglm-tiny the right order
 # explains 0.57 of the variance and the wrong one 0.05. With two heads the wrong one explains a quarter of what the
 # right one does, with more heads less. Random weights veto in less than CHANCE of all cases.
-CLEAR_SHARE = 0.3
-CLEAR_RATIO = 3.0
-CHANCE = 1e-4
+MIN_EXPLAINED_VARIANCE = 0.3
+MIN_VARIANCE_RATIO = 3.0
+MAX_P_VALUE = 1e-4
 
 
-def split_rows(tensors: Tensors, layout: str, heads: int) -> Tensors:
+def split_qkv_rows(tensors: Tensors, layout: str, heads: int) -> Tensors:
     """Return `tensors` of `layout` in the split order."""
     if layout == SPLIT:
         return tensors
-    makers = makers_of(tensors)
+    loaders = loaders_of(tensors)
     for name in filter(is_language_qkv, tensors):
-        makers[name] = partial(split_one, tensors, name, heads)
-    return LazyTensors(makers)
+        loaders[name] = partial(split_qkv_tensor, tensors, name, heads)
+    return LazyTensors(loaders)
 
 
-def split_one(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
+def split_qkv_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
     """Return one of `tensors` with its rows in the split order."""
-    with misfit_explained(name):
+    with translate_shape_errors(name):
         return split_qkv(tensors[name], heads)
 
 
-def explained_shares(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[str, float], int]:
+def explained_variance(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[str, float], int]:
     """Measure how well each order explains the row norms.
 
     Args:
@@ -104,7 +104,7 @@ def explained_shares(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[
         For each order the share, between 0 and 1, of the variance of the norms of 3 * heads row blocks that lies
         between its three groups, as a mean over the tensors; and how many tensors had any variance.
     """
-    shares: dict[str, list[float]] = {SPLIT: [], INTERLEAVED: []}
+    ratios: dict[str, list[float]] = {SPLIT: [], INTERLEAVED: []}
     for tensor in tensors:
         rows = tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
         wide = torch.promote_types(rows.dtype, torch.float32)
@@ -113,12 +113,12 @@ def explained_shares(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[
         blocks = blocks - blocks.mean()
         total = float(blocks.square().mean())
         if total > 0:
-            shares[SPLIT].append(float(blocks.view(3, heads).mean(1).square().mean()) / total)
-            shares[INTERLEAVED].append(float(blocks.view(heads, 3).mean(0).square().mean()) / total)
-    return {layout: sum(values) / max(1, len(values)) for layout, values in shares.items()}, len(shares[SPLIT])
+            ratios[SPLIT].append(float(blocks.view(3, heads).mean(1).square().mean()) / total)
+            ratios[INTERLEAVED].append(float(blocks.view(heads, 3).mean(0).square().mean()) / total)
+    return {layout: sum(values) / max(1, len(values)) for layout, values in ratios.items()}, len(ratios[SPLIT])
 
 
-def chance_of(share: float, heads: int, count: int) -> float:
+def p_value(share: float, heads: int, count: int) -> float:
     """Return the probability that `count` random tensors are explained by at least `share`.
 
     A share of random blocks follows a beta distribution; its upper tail is a finite sum, because three groups
@@ -136,29 +136,29 @@ def chance_of(share: float, heads: int, count: int) -> float:
     return min(1.0, sum(math.exp(term) for term in terms))
 
 
-def contradiction(tensors: Iterable[torch.Tensor], layout: str, heads: int) -> str | None:
+def detect_other_layout(tensors: Iterable[torch.Tensor], layout: str, heads: int) -> str | None:
     """Return the other layout if the weights clearly have it, None otherwise."""
-    shares, count = explained_shares(tensors, heads)
+    ratios, count = explained_variance(tensors, heads)
     other = INTERLEAVED if layout == SPLIT else SPLIT
-    clear = shares[other] >= max(CLEAR_SHARE, CLEAR_RATIO * shares[layout])
-    return other if clear and chance_of(shares[other], heads, count) < CHANCE else None
+    clear = ratios[other] >= max(MIN_EXPLAINED_VARIANCE, MIN_VARIANCE_RATIO * ratios[layout])
+    return other if clear and p_value(ratios[other], heads, count) < MAX_P_VALUE else None
 
 
-def check_layout(tensors: Tensors, layout: str, heads: int, place: object) -> None:
-    """Raise CheckpointError where the weights of the model in `place` clearly have the other row order."""
+def check_layout(tensors: Tensors, layout: str, heads: int, location: object) -> None:
+    """Raise CheckpointError where the weights of the model in `location` clearly have the other row order."""
     names = [name for name in tensors if is_language_qkv(name)]
-    with misfit_explained("query_key_value"):
-        other = contradiction((tensors[name] for name in names), layout, heads)
+    with translate_shape_errors("query_key_value"):
+        other = detect_other_layout((tensors[name] for name in names), layout, heads)
     if other is not None:
         raise CheckpointError(
-            f"{place}: by its configuration the rows of query_key_value are {layout}, but the weights look "
+            f"{location}: by its configuration the rows of query_key_value are {layout}, but the weights look "
             f"{other}. Read wrongly, the model answers nonsense. Say which is right: "
             f"qkv_layout={other!r} (most likely) or {layout!r} where the model is loaded, or write the model anew with "
             f"`python -m model.checkpoint.convert SRC DST --to sat --qkv-layout {other}`."
         )
 
 
-def check_heads(tensors: Tensors, config: dict[str, Any], place: object) -> None:
+def check_heads(tensors: Tensors, config: dict[str, Any], location: object) -> None:
     """Raise CheckpointError where rotary frequencies among `tensors` belong to another number of heads.
 
     Args:
@@ -166,14 +166,14 @@ def check_heads(tensors: Tensors, config: dict[str, Any], place: object) -> None
         config: the entries of a SAT model_config.json.
         place: of the model.
     """
-    name = next((name for name in tensors if name.endswith(RECOMPUTED)), None)
+    name = next((name for name in tensors if name.endswith(DERIVED_SUFFIX)), None)
     if name is None:
         return
     width, heads, count = config["hidden_size"], config["num_attention_heads"], tensors[name].numel()
     if width != 4 * count * heads:
         fitting = f"{width // (4 * count)} heads" if count and width % (4 * count) == 0 else "no number of heads"
         raise CheckpointError(
-            f"{place}: by its configuration num_attention_heads is {heads}, but {name} holds {count} frequencies, "
+            f"{location}: by its configuration num_attention_heads is {heads}, but {name} holds {count} frequencies, "
             f"which with a hidden_size of {width} fit {fitting}. Read wrongly, the model answers nonsense. "
             "The weights and the configuration belong to different models. Get both from one source."
         )

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..aliases import FormerAttribute, former_keywords
 from ..errors import CheckpointError
-from ..quantization.dequantize import dequantize_tensors, quantized_parts, read_bits
-from ..quantization.nf4 import round_tensors
+from ..quantization.dequantize import dequantize_tensors, read_bits, stored_quantized
+from ..quantization.nf4 import fake_quantize_tensors
 from ..tensors import Tensors
 from . import hf, sat
 from .adapters import (
@@ -19,25 +20,25 @@ from .adapters import (
     LORA,
     check_base,
     check_base_name,
-    decode_prefix,
+    from_prefix_table,
     merge_lora,
     methods_in,
+    overlay_adapter,
     plain_config,
-    put_over,
 )
-from .files import refusal_explained
+from .files import translate_os_errors
 from .layout import (
+    DERIVED_SUFFIX,
     INTERLEAVED,
     LAYOUTS,
-    RECOMPUTED,
     check_heads,
     check_layout,
     is_loaded,
-    split_rows,
+    split_qkv_rows,
 )
 from .resolve import DEFAULT_MODEL, resolve
 from .sat import join_ranks
-from .sizes import check_room
+from .sizes import check_file_sizes
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,25 @@ class Checkpoint:
         path: the directory of its configuration.
         config: the entries of a SAT model_config.json.
         files: the weight files.
-        stored: its tensors by SAT name, rows in the files' order, each read when it is asked for.
-        qkv_layout: the order of query-key-value rows in the files, see `qkv.py`.
-        is_settled: whether the caller gave that order, so that the weights are not asked.
-        quantized: the weights of few bits among them as the files have them, with `_scale` and `_groups`; in `stored`
-            they are whole.
+        stored_tensors: the tensors by SAT name, rows in the order of the files, each read when it is accessed; low-bit
+            weights are dequantized.
+        qkv_layout: the row order of the query-key-value tensors in the files, see `layout.py`.
+        layout_is_explicit: whether the caller gave that order; the weights are then not checked for it.
+        quantized: the low-bit weights in their stored form, with `_scale` and `_groups`.
     """
 
     path: Path
     config: dict[str, Any]
     files: list[Path]
-    stored: Tensors
+    stored_tensors: Tensors
     qkv_layout: str
-    is_settled: bool = False
+    layout_is_explicit: bool = False
     quantized: Tensors = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """Number of tensors, for a progress bar."""
-        return len(self.stored)
+        return len(self.stored_tensors)
 
     @property
     def size(self) -> int:
@@ -76,13 +77,13 @@ class Checkpoint:
     @property
     def has_lora(self) -> bool:
         """Whether a fine-tune left LoRA's matrices beside the weights."""
-        return LORA in methods_in(self.stored)
+        return LORA in methods_in(self.stored_tensors)
 
-    def check_room(self) -> None:
+    def check_file_sizes(self) -> None:
         """Raise CheckpointError where the configuration describes a far larger model than the files can hold."""
         if not self.files:  # made in memory
             return
-        check_room(
+        check_file_sizes(
             self.config,
             self.size,
             self.path,
@@ -90,7 +91,7 @@ class Checkpoint:
             f"base={DEFAULT_MODEL!r}.",
         )
 
-    def split(self) -> Tensors:
+    def split_qkv(self) -> Tensors:
         """Return the tensors with query-key-value rows in the split order, each read when it is asked for.
 
         Raises:
@@ -103,13 +104,13 @@ class Checkpoint:
                 f"{self.path}: LoRA trained before SAT 0.4.1 belongs to rows in the old order, and can only be merged. "
                 "Merge it: python -m model.checkpoint.convert SRC DST --to sat --merge-lora"
             )
-        if not self.is_settled:
-            check_layout(self.stored, self.qkv_layout, heads, self.path)
-        return split_rows(self.stored, self.qkv_layout, heads)
+        if not self.layout_is_explicit:
+            check_layout(self.stored_tensors, self.qkv_layout, heads, self.path)
+        return split_qkv_rows(self.stored_tensors, self.qkv_layout, heads)
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (SAT name, tensor on the CPU), rows in the split order, one at a time; raises as `split` does."""
-        yield from self.split().items()
+        """Yield (SAT name, tensor on the CPU), rows in the split order, one at a time; raises as `split_qkv` does."""
+        yield from self.split_qkv().items()
 
     def merge_lora(self) -> "Checkpoint":
         """Return this model with LoRA merged into its weights; the model itself if there is none to merge.
@@ -117,8 +118,17 @@ class Checkpoint:
         Raises:
             CheckpointError: a fine-tune added something that cannot be merged.
         """
-        merged = merge_lora(self.stored, float(self.config.get("lora_alpha") or 1))
-        return replace(self, stored=merged, config=plain_config(self.config)) if self.has_lora else self
+        merged = merge_lora(self.stored_tensors, float(self.config.get("lora_alpha") or 1))
+        return replace(self, stored_tensors=merged, config=plain_config(self.config)) if self.has_lora else self
+
+    stored = FormerAttribute("stored_tensors")
+    is_settled = FormerAttribute("layout_is_explicit")
+    split = FormerAttribute("split_qkv")
+    check_room = FormerAttribute("check_file_sizes")
+    former_keywords = {"stored": "stored_tensors", "is_settled": "layout_is_explicit"}  # noqa: RUF012
+
+
+Checkpoint.__init__ = former_keywords(**Checkpoint.former_keywords)(Checkpoint.__init__)  # type: ignore[method-assign]
 
 
 def open_checkpoint(
@@ -144,16 +154,16 @@ def open_checkpoint(
     """
     if qkv_layout is not None and qkv_layout not in LAYOUTS:
         raise CheckpointError(f"qkv_layout is {qkv_layout!r}; it should be {' or '.join(LAYOUTS)}.")
-    opened = open_alone(resolve(name, home=home), qkv_layout, iteration)
+    opened = open_without_base(resolve(name, home=home), qkv_layout, iteration)
     named = opened.config.get(BASE_KEY) if base is None else base
-    return opened if named is None else complete(opened, open_base(named, [opened.path], home))
+    return opened if named is None else overlay_on_base(opened, open_base(named, [opened.path], home))
 
 
-def open_alone(path: Path, qkv_layout: str | None = None, iteration: int | None = None) -> Checkpoint:
+def open_without_base(path: Path, qkv_layout: str | None = None, iteration: int | None = None) -> Checkpoint:
     """Open the model at `path` without the base that it may need."""
-    with refusal_explained():
-        opened = open_sat(path, qkv_layout, iteration) if sat.is_place(path) else open_hf(path, qkv_layout)
-    return replace(opened, is_settled=qkv_layout is not None)
+    with translate_os_errors():
+        opened = open_sat(path, qkv_layout, iteration) if sat.is_sat_checkpoint(path) else open_hf(path, qkv_layout)
+    return replace(opened, layout_is_explicit=qkv_layout is not None)
 
 
 def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) -> Checkpoint:
@@ -166,7 +176,7 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
     run = runs[-1]
     check_base_name(name, runs)
     try:
-        base = open_alone(resolve(name, home=home))
+        base = open_without_base(resolve(name, home=home))
     except CheckpointError as error:
         raise CheckpointError(
             f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, say where "
@@ -174,35 +184,35 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
         ) from error
     named = base.config.get(BASE_KEY)
     if named is not None:
-        base = complete(base, open_base(named, [*runs, base.path], home))
+        base = overlay_on_base(base, open_base(named, [*runs, base.path], home))
     return base.merge_lora()
 
 
-def complete(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
+def overlay_on_base(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
     """Return a fine-tune with what it lacks taken from its base, rounded as it was in training."""
     check_base(trained.config, base.config, trained.path, base.path)
     heads = trained.config["num_attention_heads"]
-    tensors, config = base.split(), trained.config
+    tensors, config = base.split_qkv(), trained.config
     if config.get("use_qlora"):
-        tensors = round_tensors(tensors, embeddings=config.get("round_embeddings", False))
-    stored = put_over(tensors, trained.stored, trained.qkv_layout, heads)
+        tensors = fake_quantize_tensors(tensors, embeddings=config.get("round_embeddings", False))
+    stored = overlay_adapter(tensors, trained.stored_tensors, trained.qkv_layout, heads)
     config = {key: value for key, value in trained.config.items() if key != BASE_KEY}
-    return replace(trained, stored=stored, config=config, files=base.files + trained.files)
+    return replace(trained, stored_tensors=stored, config=config, files=base.files + trained.files)
 
 
 def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Checkpoint:
-    """Open a model in the SAT format; `path` is a place of `sat.is_place`."""
+    """Open a model in the SAT format; `path` is a place of `sat.is_sat_checkpoint`."""
     directory = sat.find_directory(path)
     config, layout = sat.read_config(directory)
     layout = qkv_layout or layout
     files = sat.weight_files(path, config, iteration)
-    stored = join_ranks([sat.open_module(file) for file in files], config, layout)
+    stored = join_ranks([sat.open_state_dict(file) for file in files], config, layout)
     check_heads(stored, config, directory)
     bits = read_bits(config, directory / sat.CONFIG_NAME)
     config = {**config, "model_parallel_size": 1}
     config.pop("quantization_bit", None)  # from here on the weights are whole
     whole = dequantize_tensors(stored, bits, config["hidden_size"])
-    return Checkpoint(directory, config, files, whole, layout, quantized=quantized_parts(stored))
+    return Checkpoint(directory, config, files, whole, layout, quantized=stored_quantized(stored))
 
 
 def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
@@ -212,8 +222,8 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     tensors = hf.open_files(files)
     check_heads(tensors, config, path)
     stored = hf.to_sat_names(tensors)
-    whole, config = decode_prefix(dequantize_tensors(stored, bits, config["hidden_size"]), config)
-    return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=quantized_parts(stored))
+    whole, config = from_prefix_table(dequantize_tensors(stored, bits, config["hidden_size"]), config)
+    return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=stored_quantized(stored))
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
@@ -227,7 +237,7 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[i
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape; they are named.
     """
-    targets = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(RECOMPUTED)}
+    targets = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(DERIVED_SUFFIX)}
     if checkpoint.has_lora and LORA not in methods_in(targets):
         checkpoint = checkpoint.merge_lora()
     missing, unknown = set(targets), []
@@ -250,11 +260,11 @@ def copy_tensor(target: torch.Tensor, tensor: torch.Tensor, name: str, path: Pat
         target.copy_(tensor)
 
 
-def check_shape(name: str, shape: torch.Size, expected: torch.Size, place: object) -> None:
-    """Raise CheckpointError if the tensor called `name` of the model in `place` is not of the shape `expected`."""
+def check_shape(name: str, shape: torch.Size, expected: torch.Size, location: object) -> None:
+    """Raise CheckpointError if the tensor called `name` of the model in `location` is not of the shape `expected`."""
     if shape != expected:
         raise CheckpointError(
-            f"{place}: {name} has shape {list(shape)}, the configuration asks for {list(expected)}. "
+            f"{location}: {name} has shape {list(shape)}, the configuration asks for {list(expected)}. "
             "The weights and the configuration belong to different models. Get both from one source."
         )
 

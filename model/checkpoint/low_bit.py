@@ -12,9 +12,9 @@ from torch import nn
 
 from ..errors import SettingError
 from ..kernels.torch_ops import QuantizedLinear, Rounded
-from ..quantization.dequantize import GROUPS, SCALE
+from ..quantization.dequantize import GROUPS_SUFFIX, SCALE_SUFFIX
 from ..quantization.quantize import QuantizedEmbedding, quantized_layers, round_weight
-from ..tensors import LazyTensors, Maker, Tensors, makers_of
+from ..tensors import LazyTensors, TensorLoader, Tensors, loaders_of
 from . import Checkpoint, open_checkpoint
 from .convert import copy_tokenizer, write_sat
 from .layout import INTERLEAVED, SPLIT, is_language_qkv, split_qkv
@@ -22,7 +22,7 @@ from .save import new_directory
 
 Layers = dict[str, QuantizedLinear]
 Readers = dict[str, Callable[[], Rounded]]
-Rounder = Callable[[torch.Tensor, QuantizedLinear], Rounded]
+Quantizer = Callable[[torch.Tensor, QuantizedLinear], Rounded]
 
 
 def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
@@ -32,48 +32,48 @@ def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
     keep their numbers, unless LoRA is merged into them.
 
     Raises:
-        CheckpointError: as `Checkpoint.split` and `merge_lora` do.
+        CheckpointError: as `Checkpoint.split_qkv` and `merge_lora` do.
     """
-    kept = {} if checkpoint.has_lora else kept_weights(checkpoint, layers)
+    kept = {} if checkpoint.has_lora else find_stored_weights(checkpoint, layers)
     if checkpoint.has_lora:
         checkpoint = checkpoint.merge_lora()
-    tensors = rounded_tensors(checkpoint.split(), layers, kept)
-    return replace(checkpoint, stored=tensors, qkv_layout=SPLIT, is_settled=True)
+    tensors = quantize_tensors(checkpoint.split_qkv(), layers, kept)
+    return replace(checkpoint, stored_tensors=tensors, qkv_layout=SPLIT, layout_is_explicit=True)
 
 
-def kept_weights(checkpoint: Checkpoint, layers: Layers) -> Readers:
+def find_stored_weights(checkpoint: Checkpoint, layers: Layers) -> Readers:
     """Return what reads the weight of each of `layers` that is stored in as many bits, rows in the split order."""
     stored = checkpoint.quantized
-    fitting = (name for name, layer in layers.items() if fits(stored, f"{name}.weight", layer))
-    return {name: partial(read_stored, checkpoint, f"{name}.weight", layers[name]) for name in fitting}
+    fitting = (name for name, layer in layers.items() if matches_layer(stored, f"{name}.weight", layer))
+    return {name: partial(read_low_bit_weight, checkpoint, f"{name}.weight", layers[name]) for name in fitting}
 
 
-def fits(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
+def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
     """Whether the weight of that name is stored as `layer` would have it, or with one scale a row."""
     if weight not in stored or stored[weight].shape != layer.weight.shape:
         return False
-    wanted, groups = layer.weight_groups, weight + GROUPS
+    wanted, groups = layer.weight_groups, weight + GROUPS_SUFFIX
     return groups not in stored or (wanted is not None and stored[groups].shape == wanted.shape)
 
 
-def read_stored(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> Rounded:
+def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> Rounded:
     """Read a weight of few bits as it is stored."""
-    parts = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE, GROUPS)]
+    parts = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX)]
     if is_language_qkv(weight) and checkpoint.qkv_layout == INTERLEAVED:
         heads = checkpoint.config["num_attention_heads"]
         parts = [None if part is None else split_qkv(part, heads) for part in parts]
     if parts[2] is None and layer.weight_groups is not None:
         parts[2] = torch.tensor((1.0, 0.0)).expand_as(layer.weight_groups)
-    return Rounded(*parts)  # type: ignore[arg-type]  # `fits` says that the first two are there
+    return Rounded(*parts)  # type: ignore[arg-type]  # `matches_layer` says that the first two are there
 
 
-def round_for(weight: torch.Tensor, layer: QuantizedLinear) -> Rounded:
+def quantize_for_layer(weight: torch.Tensor, layer: QuantizedLinear) -> Rounded:
     """Return a whole weight as a layer of a SAT network has it, rounded on its device."""
     return round_weight(weight.to(layer.weight_scale.device), layer.bits)
 
 
-def rounded_tensors(
-    tensors: Tensors, layers: Layers, kept: Readers | None = None, rounder: Rounder = round_for
+def quantize_tensors(
+    tensors: Tensors, layers: Layers, kept: Readers | None = None, quantizer: Quantizer = quantize_for_layer
 ) -> Tensors:
     """Return `tensors` with a rounded weight and its scales for each of `layers` that they have a weight for.
 
@@ -83,22 +83,24 @@ def rounded_tensors(
     """
 
     @functools.lru_cache(maxsize=1)  # its parts are asked for one after another
-    def rounded(name: str) -> Rounded:
+    def quantize_once(name: str) -> Rounded:
         if kept and name in kept:
             return kept[name]()
-        return rounder(tensors[f"{name}.weight"], layers[name])
+        return quantizer(tensors[f"{name}.weight"], layers[name])
 
-    makers = makers_of(tensors)
+    loaders = loaders_of(tensors)
     for name, layer in layers.items():
-        if makers.pop(f"{name}.weight", None) is not None:
-            for number, ending in enumerate(("", SCALE) if layer.weight_groups is None else ("", SCALE, GROUPS)):
-                makers[f"{name}.weight{ending}"] = part_maker(partial(rounded, name), number)
-    return LazyTensors(makers)
+        if loaders.pop(f"{name}.weight", None) is not None:
+            for number, ending in enumerate(
+                ("", SCALE_SUFFIX) if layer.weight_groups is None else ("", SCALE_SUFFIX, GROUPS_SUFFIX)
+            ):
+                loaders[f"{name}.weight{ending}"] = part_loader(partial(quantize_once, name), number)
+    return LazyTensors(loaders)
 
 
-def part_maker(rounded: Callable[[], tuple[torch.Tensor | None, ...]], number: int) -> Maker:
+def part_loader(quantize_once: Callable[[], tuple[torch.Tensor | None, ...]], number: int) -> TensorLoader:
     """Return what makes one part of a rounded weight."""
-    return lambda: rounded()[number]  # type: ignore[return-value]
+    return lambda: quantize_once()[number]  # type: ignore[return-value]
 
 
 def save_quantized(network: nn.Module, source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> None:

@@ -20,10 +20,10 @@ from .save import to_hf_config
 
 M = TypeVar("M", bound=nn.Module)
 # What draws weights. Where there is no data it would do nothing, after seconds of importing torch's compiler.
-DRAWING = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
+INIT_FUNCTIONS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
 
 
-class WithoutData(TorchFunctionMode):
+class MetaDeviceMode(TorchFunctionMode):
     """Makes tensors that are to be filled later without data, and draws nothing."""
 
     def __torch_function__(
@@ -32,27 +32,27 @@ class WithoutData(TorchFunctionMode):
         given = kwargs or {}
         if function is torch.empty:
             return function(*args, **{**given, "device": "meta"})
-        if getattr(function, "__name__", None) in DRAWING:
+        if getattr(function, "__name__", None) in INIT_FUNCTIONS:
             return given["tensor"] if "tensor" in given else args[0]
         return function(*args, **given)
 
 
-def build_empty(make: Callable[[], M], device: torch.device, dtype: torch.dtype) -> M:
-    """Return the network that `make` builds, on `device` and in `dtype`, its parameters still to be loaded.
+def build_uninitialized(build: Callable[[], M], device: torch.device, dtype: torch.dtype) -> M:
+    """Return the network that `build` builds, on `device` and in `dtype`, its parameters still to be loaded.
 
     No random number is drawn. What the network computes while it is built, it has.
     """
-    with WithoutData():
-        network = make()
+    with MetaDeviceMode():
+        network = build()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
-                module.register_parameter(name, with_memory(parameter, device, dtype))
+                module.register_parameter(name, materialize(parameter, device, dtype))
     network.to(device, dtype)
     return network
 
 
-def with_memory(parameter: nn.Parameter, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+def materialize(parameter: nn.Parameter, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
     """Return a parameter like this one with memory, not yet filled, and with SAT's marks for model parallelism.
 
     Integers, the weights of few bits, stay what they are.
@@ -63,32 +63,32 @@ def with_memory(parameter: nn.Parameter, device: torch.device, dtype: torch.dtyp
     return filled
 
 
-def whole_tensors(checkpoint: Checkpoint) -> Tensors:
+def validated_tensors(checkpoint: Checkpoint) -> Tensors:
     """Return the tensors of a model, rows in the split order; the shape of each is checked when it is read.
 
     Raises:
-        CheckpointError: one is missing or unknown, or as `Checkpoint.split` does.
+        CheckpointError: one is missing or unknown, or as `Checkpoint.split_qkv` does.
     """
-    checkpoint.check_room()
+    checkpoint.check_file_sizes()
     shapes = expected_shapes(checkpoint.config)
-    stored = {name for name in checkpoint.stored if is_loaded(name)}
+    stored = {name for name in checkpoint.stored_tensors if is_loaded(name)}
     if stored != shapes.keys():
         missing, unknown = sorted(shapes.keys() - stored), sorted(stored - shapes.keys())
         raise CheckpointError(describe_mismatch(checkpoint, missing, unknown))
-    tensors = checkpoint.split()
+    tensors = checkpoint.split_qkv()
     return LazyTensors(
         {
-            name: partial(read_checked, tensors, name, shapes[name], checkpoint.path)
+            name: partial(read_validated, tensors, name, shapes[name], checkpoint.path)
             for name in tensors
             if name in stored
         }
     )
 
 
-def read_checked(tensors: Tensors, name: str, shape: torch.Size, place: object) -> torch.Tensor:
+def read_validated(tensors: Tensors, name: str, shape: torch.Size, location: object) -> torch.Tensor:
     """Return one of `tensors` if it has the shape `shape`."""
     tensor = tensors[name]
-    check_shape(name, tensor.shape, shape, place)
+    check_shape(name, tensor.shape, shape, location)
     return tensor
 
 
@@ -97,7 +97,7 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
     from ..hf.configuration_chatglm import ChatGLMConfig
     from ..hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-    with WithoutData():
+    with MetaDeviceMode():
         network = ChatGLMForConditionalGenerationWithImage(ChatGLMConfig(**to_hf_config(config, 0, torch.float16)))
     names = {name: to_sat_name(name) for name, _ in network.named_parameters()}
     return {names[name] or name: parameter.shape for name, parameter in network.named_parameters()}

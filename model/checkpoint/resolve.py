@@ -23,7 +23,7 @@ from ..environment import expand_home, read_integer, read_variable
 from ..errors import CheckpointError, TokenizerError
 from . import hf, sat
 from .adapters import BASE_KEY, MAX_BASES
-from .files import describe_damage, read_json, refusal_explained
+from .files import describe_damage, read_json, translate_os_errors
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
 EMBEDDED = Path(__file__).parents[1] / "pretrained"
@@ -46,7 +46,7 @@ def print_notice(text: str) -> None:
 
 def is_model(path: Path) -> bool:
     """Whether `path` is a model's directory in either format, or a SAT file."""
-    return sat.is_place(path) or (path / hf.CONFIG_NAME).is_file()
+    return sat.is_sat_checkpoint(path) or (path / hf.CONFIG_NAME).is_file()
 
 
 def resolve(
@@ -65,26 +65,26 @@ def resolve(
     Raises:
         CheckpointError: it is nowhere, or cannot be read; the message lists the places and how to get it by hand.
     """
-    with refusal_explained():
-        return find(os.fspath(name), home, notice)
+    with translate_os_errors():
+        return find_model(os.fspath(name), home, notice)
 
 
-def find(name: str, home: str | os.PathLike[str] | None, notice: Callable[[str], None]) -> Path:
+def find_model(name: str, home: str | os.PathLike[str] | None, notice: Callable[[str], None]) -> Path:
     """Find a model as `resolve` does."""
     if name in embedded_names():
         return EMBEDDED / name
-    places = local_places(name, home)
-    for place in places:
-        if is_model(place):
-            return place
-    refuse_other(expand_home(name))
+    search_paths = local_search_paths(name, home)
+    for directory in search_paths:
+        if is_model(directory):
+            return directory
+    refuse_non_model(expand_home(name))
     hub_id = HUB_IDS.get(name, name)
-    if not is_hub_id(hub_id) or is_local_path(hub_id, places):
-        raise CheckpointError(not_found(name, places))
-    return find_in_cache(hub_id) or download(name, hub_id, places, notice)
+    if not is_hub_id(hub_id) or is_local_path(hub_id, search_paths):
+        raise CheckpointError(describe_not_found(name, search_paths))
+    return find_cached_snapshot(hub_id) or download(name, hub_id, search_paths, notice)
 
 
-def refuse_other(path: Path) -> None:
+def refuse_non_model(path: Path) -> None:
     """Raise CheckpointError if `path` is there, but is no model."""
     if path.is_dir():
         if (path / ADAPTER_NAME).is_file():
@@ -108,7 +108,7 @@ def embedded_names() -> list[str]:
     return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir())
 
 
-def local_places(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
+def local_search_paths(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
     """List the directories where a model called `name` may lie, in order."""
     here = expand_home(name)
     if here.is_absolute() or name.startswith("."):
@@ -124,15 +124,19 @@ def is_hub_id(name: str) -> bool:
     return HUB_ID.fullmatch(name) is not None
 
 
-def is_local_path(name: str, places: list[Path]) -> bool:
+def is_local_path(name: str, search_paths: list[Path]) -> bool:
     """Return whether `name`, which looks like organisation/model, is rather a path to a model that is not there."""
     if name in HUB_SIZES:
         return False
     folder = name.split("/")[0]
-    return folder == RUNS_FOLDER or name.endswith(FILE_ENDINGS) or any(place.parent.is_dir() for place in places)
+    return (
+        folder == RUNS_FOLDER
+        or name.endswith(FILE_ENDINGS)
+        or any(directory.parent.is_dir() for directory in search_paths)
+    )
 
 
-def find_in_cache(hub_id: str) -> Path | None:
+def find_cached_snapshot(hub_id: str) -> Path | None:
     """Return the hub cache's complete copy of `hub_id`, if there is one."""
     if hub_cache() is None:
         return None
@@ -154,30 +158,36 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def download(name: str, hub_id: str, places: list[Path], notice: Callable[[str], None]) -> Path:
+def download(name: str, hub_id: str, search_paths: list[Path], notice: Callable[[str], None]) -> Path:
     """Download `hub_id` into the hub's cache, saying so first; return its directory there."""
     from huggingface_hub import constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
-        raise CheckpointError(f"HF_HUB_OFFLINE is set, so nothing is downloaded.\n{not_found(name, places)}")
+        raise CheckpointError(
+            f"HF_HUB_OFFLINE is set, so nothing is downloaded.\n{describe_not_found(name, search_paths)}"
+        )
     cache = hub_cache()
     if cache is None:
         raise CheckpointError(
             f"There is no home directory to download {hub_id} to. Set HF_HOME to a directory.\n"
-            f"{not_found(name, places)}"
+            f"{describe_not_found(name, search_paths)}"
         )
     size = HUB_SIZES.get(hub_id)
     described = f"about {size / 1e9:.1f} GB" if size else "of unknown size"
-    otherwise = f"Free some space, or set HF_HOME to a directory on a larger disk.\n{not_found(name, places)}"
+    otherwise = (
+        f"Free some space, or set HF_HOME to a directory on a larger disk.\n{describe_not_found(name, search_paths)}"
+    )
     check_disk_space(cache, size, otherwise)
     if is_interactive() and not confirm_download(f"{name} is not on this machine. Download {hub_id}, {described}?"):
-        raise CheckpointError(f"{hub_id} was not downloaded.\n{not_found(name, places)}")
+        raise CheckpointError(f"{hub_id} was not downloaded.\n{describe_not_found(name, search_paths)}")
     notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
     try:
         return Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES))
     except Exception as error:  # the hub's client raises many kinds, its transport more
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"Downloading {hub_id} failed: {reason}\n{not_found(name, places)}") from error
+        raise CheckpointError(
+            f"Downloading {hub_id} failed: {reason}\n{describe_not_found(name, search_paths)}"
+        ) from error
 
 
 def is_interactive() -> bool:
@@ -219,18 +229,18 @@ def describe_size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def not_found(name: str, places: list[Path]) -> str:
+def describe_not_found(name: str, search_paths: list[Path]) -> str:
     """Say where a model was looked for and how to get it."""
-    looked = "\n".join(f"  {place.absolute()}" for place in places)
+    looked = "\n".join(f"  {directory.absolute()}" for directory in search_paths)
     hub_id = HUB_IDS.get(name, name)
-    is_on_hub = is_hub_id(hub_id) and not is_local_path(hub_id, places)
+    is_on_hub = is_hub_id(hub_id) and not is_local_path(hub_id, search_paths)
     if is_on_hub and (cache := hub_cache()):
         looked += f"\nand for a complete copy in the hub's cache,\n  {cache}"
     hub_id = hub_id if is_on_hub else HUB_IDS[DEFAULT_MODEL]
     folder = hub_id.split("/")[-1]
     return (
         f"There is no model called {name!r}. Looked for model_config.json or config.json in\n{looked}\n"
-        f"{similar_names(places)}"
+        f"{similar_names(search_paths)}"
         "To get the published model by hand: on a machine that reaches the hub, run\n"
         f"  hf download {hub_id} --local-dir {folder}\n"
         f"and copy the folder {folder} into the working directory or into $SAT_HOME: --from_pretrained {folder}\n"
@@ -238,13 +248,15 @@ def not_found(name: str, places: list[Path]) -> str:
     )
 
 
-def similar_names(places: list[Path]) -> str:
-    """Return a line with the models whose path is like one of `places`, "" if there are none."""
+def similar_names(search_paths: list[Path]) -> str:
+    """Return a line with the models whose path is like one of `search_paths`, "" if there are none."""
     found: dict[str, None] = {}
-    for place in places:
+    for directory in search_paths:
         with suppress(OSError):  # a folder that is not there, or may not be read
-            similar = difflib.get_close_matches(place.name, [path.name for path in place.parent.iterdir()])
-            found |= dict.fromkeys(str(place.parent / name) for name in similar if is_model(place.parent / name))
+            similar = difflib.get_close_matches(directory.name, [path.name for path in directory.parent.iterdir()])
+            found |= dict.fromkeys(
+                str(directory.parent / name) for name in similar if is_model(directory.parent / name)
+            )
     return f"Did you mean {' or '.join(found)}?\n" if found else ""
 
 
@@ -262,15 +274,15 @@ def find_vocabulary(name: str | os.PathLike[str]) -> Path:
     Raises:
         TokenizerError: it is nowhere, or no vocabulary; the message says where to get it.
     """
-    with refusal_explained():
-        places = vocabulary_places(os.fspath(name))
-        for place in places:
-            if (place / VOCABULARY_NAME).is_file():
-                return undamaged(place)
-    cached = find_cached(os.fspath(name))
+    with translate_os_errors():
+        search_paths = vocabulary_search_paths(os.fspath(name))
+        for directory in search_paths:
+            if (directory / VOCABULARY_NAME).is_file():
+                return check_vocabulary(directory)
+    cached = find_cached_vocabulary(os.fspath(name))
     if cached is not None:
-        return undamaged(cached)
-    looked = "\n".join(f"  {place.absolute()}" for place in places)
+        return check_vocabulary(cached)
+    looked = "\n".join(f"  {directory.absolute()}" for directory in search_paths)
     raise TokenizerError(
         f"There is no {VOCABULARY_NAME}, the tokenizer's vocabulary, for {os.fspath(name)!r}. Looked in\n{looked}\n"
         f"and in the hub's cache. Get it on a machine that reaches the hub, with\n"
@@ -279,28 +291,28 @@ def find_vocabulary(name: str | os.PathLike[str]) -> Path:
     )
 
 
-def undamaged(place: Path) -> Path:
+def check_vocabulary(directory: Path) -> Path:
     """Return a tokenizer's directory; raise TokenizerError if its files are plainly something else."""
-    reason = describe_damage(place / VOCABULARY_NAME)
+    reason = describe_damage(directory / VOCABULARY_NAME)
     if reason is not None:
-        raise TokenizerError(f"{place / VOCABULARY_NAME}, the tokenizer's vocabulary, {reason}")
-    if (place / TOKENIZER_NAME).is_file():
+        raise TokenizerError(f"{directory / VOCABULARY_NAME}, the tokenizer's vocabulary, {reason}")
+    if (directory / TOKENIZER_NAME).is_file():
         try:
-            read_json(place / TOKENIZER_NAME)
+            read_json(directory / TOKENIZER_NAME)
         except CheckpointError as error:
             raise TokenizerError(str(error)) from error
-    return place
+    return directory
 
 
-def vocabulary_places(name: str, bases: int = MAX_BASES) -> list[Path]:
+def vocabulary_search_paths(name: str, bases: int = MAX_BASES) -> list[Path]:
     """List the directories to look in, in order."""
     path = expand_home(name)
     if path.name == VOCABULARY_NAME:
         path = path.parent
-    homes = local_places(HUB_IDS.get(name, name).split("/")[-1], None)
+    homes = local_search_paths(HUB_IDS.get(name, name).split("/")[-1], None)
     sat_home = read_variable("SAT_HOME")
-    published = local_places(DEFAULT_MODEL, None)
-    base = base_places(path, bases)
+    published = local_search_paths(DEFAULT_MODEL, None)
+    base = base_search_paths(path, bases)
     candidates = [
         EMBEDDED / name,
         path,
@@ -310,10 +322,10 @@ def vocabulary_places(name: str, bases: int = MAX_BASES) -> list[Path]:
         *([expand_home(sat_home)] if sat_home else []),
         *published,
     ]
-    return list(dict.fromkeys(place for place in candidates if place.is_dir()))
+    return list(dict.fromkeys(directory for directory in candidates if directory.is_dir()))
 
 
-def base_places(run: Path, bases: int) -> list[Path]:
+def base_search_paths(run: Path, bases: int) -> list[Path]:
     """List the directories of the model that the fine-tune in `run` began from, if it names one.
 
     Args:
@@ -321,10 +333,10 @@ def base_places(run: Path, bases: int) -> list[Path]:
     """
     file = run / SAT_CONFIG_NAME
     base = read_json(file).get(BASE_KEY) if bases and file.is_file() else None
-    return vocabulary_places(str(base), bases - 1) if base else []
+    return vocabulary_search_paths(str(base), bases - 1) if base else []
 
 
-def find_cached(name: str) -> Path | None:
+def find_cached_vocabulary(name: str) -> Path | None:
     """Return the directory in the hub's cache that holds the vocabulary, if any does."""
     from huggingface_hub import try_to_load_from_cache
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..tensors import LazyTensors, Tensors, misfit_explained
+from ..tensors import LazyTensors, Tensors, translate_shape_errors
 from .adapters import method_of
-from .files import check_stored, load_pickled, open_tensors, read_json
+from .files import check_tensor_storage, load_pickled, open_tensors, read_json
 from .layout import INTERLEAVED, LAYOUTS, SPLIT, is_language_qkv
 from .sizes import MAX_RANKS, check_sizes
 
@@ -24,9 +24,9 @@ CONFIG_NAME = "model_config.json"
 LATEST_NAME = "latest"
 WEIGHTS_NAME = "weights.safetensors"
 RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
-SHOWN = 20  # iterations that a message names
-MAX_NAME = 256  # characters of a file's name
-REQUIRED = (
+MAX_LISTED = 20  # iterations that a message names
+MAX_NAME_LENGTH = 256  # characters of a file's name
+REQUIRED_KEYS = (
     "num_layers",
     "hidden_size",
     "num_attention_heads",
@@ -53,7 +53,7 @@ def holds_weights(folder: Path) -> bool:
     return (folder / WEIGHTS_NAME).is_file() or bool(rank_files(folder))
 
 
-def is_place(path: Path) -> bool:
+def is_sat_checkpoint(path: Path) -> bool:
     """Whether `path` is a run directory, an iteration's directory, or a weight file."""
     if path.is_dir():
         return (path / CONFIG_NAME).is_file() or holds_weights(path)
@@ -80,7 +80,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     """Read model_config.json in directory `path`; return its entries and the rows' order that it tells of."""
     file = path / CONFIG_NAME
     config = read_json(file)
-    absent = [key for key in REQUIRED if key not in config]
+    absent = [key for key in REQUIRED_KEYS if key not in config]
     if absent:
         raise CheckpointError(
             f"{file} is not a VisualGLM configuration: it lacks {', '.join(absent)}. "
@@ -131,7 +131,7 @@ def iteration_folder(path: Path, iteration: int | None) -> Path:
     """Return the directory of one iteration of the run in `path`."""
     present = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and holds_weights(folder))
     advice = (
-        f"There are the iterations {', '.join(present[-SHOWN:])}. Name one by its directory, {path / present[-1]}."
+        f"There are the iterations {', '.join(present[-MAX_LISTED:])}. Name one by its directory, {path / present[-1]}."
         if present
         else "No iteration with weights is there either. Copy the run's files again."
     )
@@ -148,13 +148,13 @@ def iteration_folder(path: Path, iteration: int | None) -> Path:
 def read_latest(file: Path) -> str:
     """Return the iteration that the file `latest` names."""
     with file.open(encoding="utf-8-sig", errors="replace") as opened:
-        name = opened.read(MAX_NAME).strip()
+        name = opened.read(MAX_NAME_LENGTH).strip()
     if not name.isprintable() or not name or name in (".", "..") or Path(name).name != name:
         raise CheckpointError(f"{file} should hold the name of an iteration's directory, e.g. 1; it holds {name!r}.")
     return name
 
 
-def open_module(path: Path) -> Tensors:
+def open_state_dict(path: Path) -> Tensors:
     """Map the weights of a SAT file into memory."""
     if path.name == WEIGHTS_NAME:
         return open_tensors(path)
@@ -166,13 +166,13 @@ def open_module(path: Path) -> Tensors:
         )
     # QLoRA leaves lists among the tensors: kept as names, so that what they come from can be said.
     return {
-        name: check_stored(name, value, path) if isinstance(value, torch.Tensor) else torch.empty(0)
+        name: check_tensor_storage(name, value, path) if isinstance(value, torch.Tensor) else torch.empty(0)
         for name, value in module.items()
     }
 
 
 # What a column-parallel layer's name ends with -> how many matrices are stacked in it.
-STACKED = {
+STACKED_MATRICES = {
     "attention.query_key_value": 3,
     "cross_attention.key_value": 2,
     "cross_attention.query": 1,
@@ -185,7 +185,7 @@ LARGE_VOCABULARY = 1000
 VISION, QFORMER = "mixins.eva.model.vit.", "mixins.eva.model.qformer."
 
 
-def part_config(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+def module_config(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the configuration of the transformer that the tensor called `name` belongs to."""
     if name.startswith(VISION):
         config = config["eva_args"]
@@ -194,12 +194,12 @@ def part_config(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def stacked_in(name: str, config: Mapping[str, Any]) -> int:
+def count_stacked(name: str, config: Mapping[str, Any]) -> int:
     """Return how many matrices, each cut by rows, are stacked in the tensor `name`; 0 if its rows are not cut."""
     if name.endswith(".word_embeddings.weight"):
-        return int(part_config(name, config)["vocab_size"] >= LARGE_VOCABULARY)
+        return int(module_config(name, config)["vocab_size"] >= LARGE_VOCABULARY)
     layer = name.rpartition(".")[0]
-    return next((count for ending, count in STACKED.items() if layer.endswith(ending)), 0)
+    return next((count for ending, count in STACKED_MATRICES.items() if layer.endswith(ending)), 0)
 
 
 def join_ranks(ranks: Sequence[Tensors], config: Mapping[str, Any], layout: str) -> Tensors:
@@ -214,17 +214,17 @@ def join_ranks(ranks: Sequence[Tensors], config: Mapping[str, Any], layout: str)
         different = sorted(set(ranks[0]) ^ set(rank))
         if different:
             raise CheckpointError(f"Rank {number} and rank 0 do not hold the same tensors: {different[0]} is in one.")
-    refuse_copies(ranks)
+    refuse_duplicate_ranks(ranks)
     added = [name for name in ranks[0] if method_of(name)]
     if added:
         raise CheckpointError(
             f"{added[0]} was fine-tuned over {len(ranks)} model-parallel ranks, which cannot be joined here. "
             "Merge it with the program that trained it."
         )
-    return LazyTensors({name: partial(join_checked, ranks, name, config, layout) for name in ranks[0]})
+    return LazyTensors({name: partial(join_tensor_checked, ranks, name, config, layout) for name in ranks[0]})
 
 
-def refuse_copies(ranks: Sequence[Tensors]) -> None:
+def refuse_duplicate_ranks(ranks: Sequence[Tensors]) -> None:
     """Raise CheckpointError where two ranks have the same share of a matrix, as training never leaves them."""
     name = next((name for name in ranks[0] if name.endswith(ROW_PARALLEL)), None)
     if name is None:
@@ -238,17 +238,17 @@ def refuse_copies(ranks: Sequence[Tensors]) -> None:
             )
 
 
-def join_checked(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:
+def join_tensor_checked(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:
     """Return the whole tensor called `name`; raise CheckpointError where its shares do not fit together."""
-    with misfit_explained(name):
-        return join_one(ranks, name, config, layout)
+    with translate_shape_errors(name):
+        return join_tensor(ranks, name, config, layout)
 
 
-def join_one(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:
+def join_tensor(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], layout: str) -> torch.Tensor:
     """Return the whole tensor called `name`."""
     if name.endswith(ROW_PARALLEL):
         return torch.cat([rank[name] for rank in ranks], dim=1)
-    stacked = stacked_in(name, config)
+    stacked = count_stacked(name, config)
     if not stacked:
         return ranks[0][name]
     if is_language_qkv(name) and layout != SPLIT:
@@ -257,20 +257,20 @@ def join_one(ranks: Sequence[Tensors], name: str, config: Mapping[str, Any], lay
     return torch.cat([part[i] for i in range(stacked) for part in parts])
 
 
-def cut(name: str, tensor: torch.Tensor, size: int, config: Mapping[str, Any]) -> list[torch.Tensor]:
+def shard_tensor(name: str, tensor: torch.Tensor, size: int, config: Mapping[str, Any]) -> list[torch.Tensor]:
     """Return the share of each of `size` ranks of a tensor whose rows are in the split order."""
     if size == 1:
         return [tensor]
     if name.endswith(ROW_PARALLEL):
         return list(tensor.chunk(size, dim=1))
-    stacked = stacked_in(name, config)
+    stacked = count_stacked(name, config)
     if not stacked:
         return [tensor] * size
     parts = [part.chunk(size) for part in tensor.chunk(stacked)]
     return [torch.cat([part[rank] for part in parts]) for rank in range(size)]
 
 
-def check_size(size: int, config: Mapping[str, Any]) -> None:
+def check_parallel_size(size: int, config: Mapping[str, Any]) -> None:
     """Raise CheckpointError if the model cannot be cut into `size` equal shares."""
     parts = {"": config, "ViT ": config["eva_args"], "QFormer ": config["qformer_args"]}
     for title, part in parts.items():

@@ -18,10 +18,10 @@ from ..errors import CheckpointError
 from ..file_writing import unused_name, write_text_atomically
 from ..tensors import LazyTensors, Tensors
 from .files import write_tensors
-from .hf import CONFIG_NAME, INDEX_NAMES, SAME_KEYS, SINGLE_NAMES, optional_entries
+from .hf import CONFIG_NAME, INDEX_NAMES, SHARED_KEYS, SINGLE_NAMES, optional_entries
 from .layout import SPLIT, interleave_qkv, is_language_qkv, is_loaded, to_hf_name
 from .resolve import check_disk_space
-from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME, check_size, cut
+from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME, check_parallel_size, shard_tensor
 
 HF_CLASS = "ChatGLMForConditionalGenerationWithImage"
 GENERATION_NAME = "generation_config.json"
@@ -43,7 +43,7 @@ def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtyp
     return {
         "architectures": [HF_CLASS],
         "model_type": "chatglm",
-        **{key: config[key] if config.get(key) is not None else defaults[key] for key in SAME_KEYS},
+        **{key: config[key] if config.get(key) is not None else defaults[key] for key in SHARED_KEYS},
         **optional_entries(config),
         "eos_token_id": eos_token_id,
         "position_encoding_2d": True,
@@ -61,7 +61,7 @@ def to_generation_config(config: Mapping[str, Any], eos_token_id: int, sampling:
     return {**ids, "do_sample": True, **sampling}
 
 
-def hf_tensors(tensors: Tensors, heads: int, dtype: torch.dtype | None) -> Tensors:
+def to_hf_tensors(tensors: Tensors, heads: int, dtype: torch.dtype | None) -> Tensors:
     """Return SAT tensors by their HF names, on the CPU, query-key-value rows interleaved by head; None keeps dtypes."""
 
     def read(name: str) -> torch.Tensor:
@@ -97,7 +97,7 @@ def save_hf(
         OSError: the directory cannot be written, or the disk is full.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    renamed = hf_tensors(tensors, config["num_attention_heads"], dtype)
+    renamed = to_hf_tensors(tensors, config["num_attention_heads"], dtype)
     stored_dtype = write_shards(directory, renamed, shard_bytes, progress)
     if sampling is not None:
         write_json(directory / GENERATION_NAME, to_generation_config(config, eos_token_id, sampling))
@@ -121,31 +121,31 @@ def write_shards(directory: Path, tensors: Tensors, shard_bytes: int, progress: 
         if progress is not None:
             progress()
     shards.append(write_shard(directory, len(shards), pending))
-    name_shards(directory, shards, total)
+    rename_shards(directory, shards, total)
     return dtype or torch.get_default_dtype()
 
 
-def shard_part(directory: Path, number: int) -> Path:
+def temporary_shard_path(directory: Path, number: int) -> Path:
     """Return the file in which one shard waits for its name, which says how many there are."""
     return directory / f"shard-{number:05d}.part"
 
 
 def write_shard(directory: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
     """Write one shard; return the names in it."""
-    write_tensors(shard_part(directory, number), tensors)
+    write_tensors(temporary_shard_path(directory, number), tensors)
     return list(tensors)
 
 
-def name_shards(directory: Path, shards: list[list[str]], total: int) -> None:
+def rename_shards(directory: Path, shards: list[list[str]], total: int) -> None:
     """Give the written shards their names, and write the index where there are several."""
     if len(shards) == 1:
         (directory / INDEX_NAMES[0]).unlink(missing_ok=True)  # of shards that were there before
-        shard_part(directory, 0).replace(directory / SINGLE_NAMES[0])
+        temporary_shard_path(directory, 0).replace(directory / SINGLE_NAMES[0])
         return
     weight_map = {}
     for number, names in enumerate(shards):
         file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        shard_part(directory, number).replace(directory / file)
+        temporary_shard_path(directory, number).replace(directory / file)
         weight_map.update(dict.fromkeys(names, file))
     write_json(directory / INDEX_NAMES[0], {"metadata": {"total_size": total}, "weight_map": weight_map})
 
@@ -172,15 +172,17 @@ def save_sat(
         CheckpointError: the model cannot be cut into so many shares.
         OSError: the directory cannot be written, or the disk is full.
     """
-    check_size(model_parallel_size, config)
+    check_parallel_size(model_parallel_size, config)
     folder = directory / ITERATION
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in tensors if is_loaded(name)]
     files = [folder / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(model_parallel_size)]
-    shares = {name: cut(name, like(tensors[name], dtype), len(files), config) for name in names}
-    ranks = [reserve(file, {name: shares[name][rank] for name in names}) for rank, file in enumerate(files)]
+    shares = {name: shard_tensor(name, meta_like(tensors[name], dtype), len(files), config) for name in names}
+    ranks = [create_mapped(file, {name: shares[name][rank] for name in names}) for rank, file in enumerate(files)]
     for name in names:
-        for target, share in zip(ranks, cut(name, tensors[name].detach().cpu(), len(files), config), strict=True):
+        for target, share in zip(
+            ranks, shard_tensor(name, tensors[name].detach().cpu(), len(files), config), strict=True
+        ):
             target[name].copy_(share)
         if progress is not None:
             progress()
@@ -189,12 +191,12 @@ def save_sat(
     write_json(directory / SAT_CONFIG_NAME, entries)
 
 
-def like(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+def meta_like(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     """Return a tensor without data, of the shape of `tensor`."""
     return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device="meta")
 
 
-def reserve(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def create_mapped(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Write a SAT file with room for tensors of these shapes; return them, mapped so that a copy goes to the file.
 
     What torch.save writes at once would have to lie in memory whole; the memory of these is never touched.
@@ -205,13 +207,13 @@ def reserve(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tens
             torch.save({"module": module}, path)
     except RuntimeError as error:  # torch's own writer knows no OSError
         raise OSError(f"{path.name} has no room, or cannot be opened") from error
-    claim_blocks(path)
+    preallocate(path)
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         content: dict[str, dict[str, torch.Tensor]] = torch.load(path, mmap=True, weights_only=True)
     return content["module"]
 
 
-def claim_blocks(path: Path) -> None:
+def preallocate(path: Path) -> None:
     """Have the disk set aside every block of a file, so that a full disk is an error now.
 
     Writing into a mapped file that has no blocks would end the program by a signal, with nothing said or cleaned up.
@@ -226,7 +228,7 @@ def claim_blocks(path: Path) -> None:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-LONGEST = 60  # characters of a name, which with a suffix stay below 255 bytes in any script
+MAX_PREFIX_LENGTH = 60  # characters of a name, which with a suffix stay below 255 bytes in any script
 
 
 @contextmanager
@@ -235,10 +237,10 @@ def new_directory(destination: Path, size: int) -> Iterator[Path]:
     target = Path(os.path.realpath(expand_home(destination)))
     part = None
     try:
-        refuse_taken(target)
+        check_destination(target)
         check_disk_space(target.parent, size, "Free some space. Give a destination on another disk.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = unused_name(target.parent, f"{target.name[:LONGEST]}.part-")
+        part = unused_name(target.parent, f"{target.name[:MAX_PREFIX_LENGTH]}.part-")
         part.mkdir()
         yield part
         if target.exists():
@@ -254,7 +256,7 @@ def new_directory(destination: Path, size: int) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def refuse_taken(target: Path) -> None:
+def check_destination(target: Path) -> None:
     """Raise CheckpointError unless `target` is not there or an empty directory that can be replaced."""
     if not target.exists():
         return

@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 
 MAX_RANKS = 256  # files of a model-parallel model
 # Largest value of each size: far beyond any published model, and small enough to build a network without data.
-COUNTS = {
+MAX_SIZES = {
     "num_layers": 1024,
     "hidden_size": 2**16,
     "num_attention_heads": 2**10,
@@ -19,7 +19,7 @@ COUNTS = {
     "model_parallel_size": MAX_RANKS,
 }
 # The least and the largest value of sizes that may be absent.
-OPTIONAL_COUNTS = {
+OPTIONAL_RANGES = {
     "inner_hidden_size": (1, 2**18),
     "max_sequence_length": (0, 2**22),
     "image_length": (1, 2**12),
@@ -40,8 +40,8 @@ OPTIONAL_COUNTS = {
 NULLABLE = {"inner_hidden_size", "pre_seq_len", "lora_rank"}
 UNUSED = {"cross_attn_hidden_size", "patch_size", "in_channels", "pre_len", "post_len", "eos_token_id", "pad_token_id"}
 MAX_IMAGE_SIDE = 2**12
-FRACTIONS = ("layernorm_epsilon", "lora_alpha")
-PARTS = {
+FLOAT_KEYS = ("layernorm_epsilon", "lora_alpha")
+SUBMODEL_KEYS = {
     "eva_args": ("num_layers", "hidden_size", "num_attention_heads", "image_size", "patch_size", "in_channels"),
     "qformer_args": (
         "num_layers",
@@ -59,7 +59,7 @@ LARGE_PARAMETERS = 4_000_000_000
 
 def check_sizes(config: Mapping[str, Any], file: Path) -> None:
     """Raise CheckpointError where the entries of a SAT model_config.json, read from `file`, can be no model's sizes."""
-    for name, keys in PARTS.items():
+    for name, keys in SUBMODEL_KEYS.items():
         if not isinstance(config[name], Mapping):
             raise CheckpointError(
                 f"{file}: {name} should hold sizes by name, not {reprlib.repr(config[name])}. Get the file again."
@@ -67,17 +67,17 @@ def check_sizes(config: Mapping[str, Any], file: Path) -> None:
         absent = [key for key in keys if key not in config[name]]
         if absent:
             raise CheckpointError(f"{file}: {name} lacks {', '.join(absent)}. Get the file again.")
-    for title, part in (("", config), *((f"{name}: ", config[name]) for name in PARTS)):
-        check_part(part, f"{file}: {title}", NULLABLE if title else NULLABLE | UNUSED)
+    for title, part in (("", config), *((f"{name}: ", config[name]) for name in SUBMODEL_KEYS)):
+        check_submodel(part, f"{file}: {title}", NULLABLE if title else NULLABLE | UNUSED)
     check_image(config["eva_args"], f"{file}: eva_args: ")
     check_queries(config, f"{file}: qformer_args: ")
 
 
-def check_part(part: Mapping[str, Any], place: str, nullable: Set[str]) -> None:
+def check_submodel(part: Mapping[str, Any], place: str, nullable: Set[str]) -> None:
     """Raise CheckpointError where the entries of one transformer can be no sizes; `place` begins the message."""
-    for key in COUNTS:
-        read_count(part, key, place)
-    for key, (least, most) in OPTIONAL_COUNTS.items():
+    for key in MAX_SIZES:
+        check_count(part, key, place)
+    for key, (least, most) in OPTIONAL_RANGES.items():
         value = part.get(key)
         if key not in part or (value is None and key in nullable):
             continue
@@ -86,7 +86,7 @@ def check_part(part: Mapping[str, Any], place: str, nullable: Set[str]) -> None:
                 f"{place}{key} is {reprlib.repr(value)}; it should be a number from {least} to {most}. "
                 "Get the file again."
             )
-    for key in FRACTIONS:
+    for key in FLOAT_KEYS:
         value = part.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**16:
             raise CheckpointError(
@@ -102,7 +102,7 @@ def check_part(part: Mapping[str, Any], place: str, nullable: Set[str]) -> None:
 def check_image(part: Mapping[str, Any], place: str) -> None:
     """Raise CheckpointError if image size and patch size do not match the number of positions."""
     sides, patch, positions = part["image_size"], part["patch_size"], part.get("max_sequence_length")
-    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_side(side) for side in sides):
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_image_side(side) for side in sides):
         raise CheckpointError(
             f"{place}image_size is {reprlib.repr(sides)}; it should be two numbers from 1 to {MAX_IMAGE_SIDE}. "
             "Get the file again."
@@ -131,22 +131,23 @@ def check_queries(config: Mapping[str, Any], place: str) -> None:
         )
 
 
-def is_side(value: object) -> bool:
+def is_image_side(value: object) -> bool:
     """Whether `value` is the side of a picture in pixels."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_IMAGE_SIDE
 
 
-def read_count(config: Mapping[str, Any], key: str, place: object) -> int | None:
+def check_count(config: Mapping[str, Any], key: str, place: object) -> int | None:
     """Return the positive number under `key`, None where there is none; raise CheckpointError for anything else."""
     value = config.get(key)
-    if key in config and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNTS[key]):
+    if key in config and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZES[key]):
         raise CheckpointError(
-            f"{place}{key} is {reprlib.repr(value)}; it should be a number from 1 to {COUNTS[key]}. Get the file again."
+            f"{place}{key} is {reprlib.repr(value)}; it should be a number from 1 to {MAX_SIZES[key]}. "
+            "Get the file again."
         )
     return value
 
 
-def count_weights(part: Mapping[str, Any]) -> int:
+def estimate_weights(part: Mapping[str, Any]) -> int:
     """Return about how many weights the transformer with these sizes has, at least; 0 where sizes are absent."""
     layers, hidden = part.get("num_layers") or 0, part.get("hidden_size") or 0
     inner = part.get("inner_hidden_size") or 4 * hidden
@@ -154,9 +155,9 @@ def count_weights(part: Mapping[str, Any]) -> int:
     return int(layers * layer + (part.get("vocab_size") or 0) * hidden)
 
 
-def check_room(config: Mapping[str, Any], held: int, place: object, advice: str) -> None:
+def check_file_sizes(config: Mapping[str, Any], held: int, place: object, advice: str) -> None:
     """Raise CheckpointError where files of `held` bytes are far too small for the model that `config` describes."""
-    wanted = count_weights(config) + sum(count_weights(config[name]) for name in PARTS)
+    wanted = estimate_weights(config) + sum(estimate_weights(config[name]) for name in SUBMODEL_KEYS)
     if wanted > WEIGHTS_PER_BYTE * held:
         raise CheckpointError(
             f"{place}: the configuration describes a model of more than {wanted:,} weights, but the files hold "

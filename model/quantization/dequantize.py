@@ -15,9 +15,9 @@ import torch
 
 from ..errors import CheckpointError
 from ..kernels.torch_ops import BITS, dequantize
-from ..tensors import LazyTensors, Tensors, makers_of, misfit_explained
+from ..tensors import LazyTensors, Tensors, loaders_of, translate_shape_errors
 
-SCALE, GROUPS = "_scale", "_groups"
+SCALE_SUFFIX, GROUPS_SUFFIX = "_scale", "_groups"
 EMBEDDINGS = "transformer.word_embeddings.weight"
 
 
@@ -29,10 +29,10 @@ def read_bits(config: Mapping[str, Any], file: Path) -> int:
     return int(bits)
 
 
-def quantized_parts(tensors: Tensors) -> Tensors:
+def stored_quantized(tensors: Tensors) -> Tensors:
     """Return the quantised weights among `tensors`, with their scales and groups, as they are stored."""
-    weights = [name.removesuffix(SCALE) for name in tensors if name.endswith(f".weight{SCALE}")]
-    parts = (name + ending for name in weights for ending in ("", SCALE, GROUPS))
+    weights = [name.removesuffix(SCALE_SUFFIX) for name in tensors if name.endswith(f".weight{SCALE_SUFFIX}")]
+    parts = (name + ending for name in weights for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX))
     return LazyTensors({name: partial(tensors.__getitem__, name) for name in parts if name in tensors})
 
 
@@ -45,7 +45,7 @@ def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:
     Raises:
         CheckpointError: scales without a number of bits that we know, or a matrix of another dtype.
     """
-    scales = [name for name in tensors if name.endswith(f".weight{SCALE}")]
+    scales = [name for name in tensors if name.endswith(f".weight{SCALE_SUFFIX}")]
     if not scales and not bits:
         return tensors
     if bits not in BITS:
@@ -53,21 +53,21 @@ def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:
             f"The weights are quantised ({scales[0] if scales else 'says the configuration'}), but quantization_bit in "
             f"the configuration is {bits}; it should be 4 or 8."
         )
-    makers = makers_of(tensors)
+    loaders = loaders_of(tensors)
     for scale in scales:
-        del makers[scale]
-        name = scale.removesuffix(SCALE)
-        makers.pop(name + GROUPS, None)
-        makers[name] = partial(dequantize_one, tensors, name, width if name.endswith(EMBEDDINGS) else None, bits)
-    return LazyTensors(makers)
+        del loaders[scale]
+        name = scale.removesuffix(SCALE_SUFFIX)
+        loaders.pop(name + GROUPS_SUFFIX, None)
+        loaders[name] = partial(dequantize_tensor, tensors, name, width if name.endswith(EMBEDDINGS) else None, bits)
+    return LazyTensors(loaders)
 
 
-def dequantize_one(tensors: Tensors, name: str, columns: int | None, bits: int) -> torch.Tensor:
+def dequantize_tensor(tensors: Tensors, name: str, columns: int | None, bits: int) -> torch.Tensor:
     """Return the matrix called `name`; where `columns` are given, they tell its bits."""
     if name not in tensors or tensors[name].dtype != torch.int8:
-        raise CheckpointError(f"{name}{SCALE} is there, so {name} should hold int8; it does not.")
-    with misfit_explained(name):
+        raise CheckpointError(f"{name}{SCALE_SUFFIX} is there, so {name} should hold int8; it does not.")
+    with translate_shape_errors(name):
         bits = 8 if columns == tensors[name].shape[1] else bits
-        scale = tensors[name + SCALE]
+        scale = tensors[name + SCALE_SUFFIX]
         # The product of two numbers of half precision is exact in float32: rounded once.
-        return dequantize(tensors[name], scale, tensors.get(name + GROUPS), bits, torch.float32).to(scale.dtype)
+        return dequantize(tensors[name], scale, tensors.get(name + GROUPS_SUFFIX), bits, torch.float32).to(scale.dtype)

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ..kernels.torch_ops import dequantize
-from ..tensors import LazyTensors, Tensors, makers_of
+from ..tensors import LazyTensors, Tensors, loaders_of
 from .dequantize import EMBEDDINGS
 from .quantize import EMBEDDING_BITS, round_weight as round_to_bits
 
-LEVELS = (
+NF4_LEVELS = (
     -1.0,
     -0.6961928009986877,
     -0.5250730514526367,
@@ -36,18 +36,20 @@ LEVELS = (
     0.7229568362236023,
     1.0,
 )
-BLOCK = 64
+BLOCK_SIZE = 64
 # The matrices of a language model's layer that QLoRA rounds, as SAT's LoraMixin does.
-MATRICES = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+QUANTIZED_LAYERS = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
-def is_rounded(name: str) -> bool:
+def is_quantized(name: str) -> bool:
     """Whether QLoRA rounds the tensor of this name, be it wrapped by LoRA or not."""
     plain = name.replace(".original.", ".")
-    return plain.startswith("transformer.layers.") and plain.endswith(tuple(f"{matrix}.weight" for matrix in MATRICES))
+    return plain.startswith("transformer.layers.") and plain.endswith(
+        tuple(f"{matrix}.weight" for matrix in QUANTIZED_LAYERS)
+    )
 
 
-def pack(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Round a weight [O, I].
 
     Returns:
@@ -55,28 +57,28 @@ def pack(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         float32 [blocks], of blocks of 64 in the order of the rows, of which the last may be shorter.
     """
     flat = weight.detach().float().flatten()
-    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK_SIZE)).view(-1, BLOCK_SIZE)
     scales = blocks.abs().amax(1)
-    levels = torch.tensor(LEVELS, device=flat.device)
+    levels = torch.tensor(NF4_LEVELS, device=flat.device)
     scaled = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-    numbers = torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
-    numbers = torch.nn.functional.pad(numbers.flatten()[: len(flat)], (0, len(flat) % 2)).view(-1, 2)
-    return numbers[:, :1] << 4 | numbers[:, 1:], scales
+    indices = torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    indices = torch.nn.functional.pad(indices.flatten()[: len(flat)], (0, len(flat) % 2)).view(-1, 2)
+    return indices[:, :1] << 4 | indices[:, 1:], scales
 
 
-def unpack(packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return the float32 weight [O, I] of what `pack` made."""
-    numbers = torch.cat((packed >> 4, packed & 15), dim=1).flatten()[: shape.numel()]
-    levels = torch.tensor(LEVELS, device=packed.device)[numbers.int()]
-    return (levels * scales.repeat_interleave(BLOCK)[: shape.numel()]).view(shape)
+def dequantize_nf4(packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return the float32 weight [O, I] of what `quantize_nf4` made."""
+    indices = torch.cat((packed >> 4, packed & 15), dim=1).flatten()[: shape.numel()]
+    levels = torch.tensor(NF4_LEVELS, device=packed.device)[indices.int()]
+    return (levels * scales.repeat_interleave(BLOCK_SIZE)[: shape.numel()]).view(shape)
 
 
 def round_weight(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight [O, I] as it is after rounding, in its own dtype."""
-    return unpack(*pack(weight), weight.shape).to(weight.dtype)
+    return dequantize_nf4(*quantize_nf4(weight), weight.shape).to(weight.dtype)
 
 
-def round_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
+def fake_quantize_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
     """Return a model's tensors with those that QLoRA rounds as they are after rounding, each when it is read.
 
     Their rows are in the split order: rounding sees blocks that may reach over the ends of rows.
@@ -84,19 +86,19 @@ def round_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
     Args:
         embeddings: whether those of the tokens were rounded, too, to 8 bits.
     """
-    makers = makers_of(tensors)
-    makers.update((name, partial(round_one, tensors, name)) for name in filter(is_rounded, tensors))
+    loaders = loaders_of(tensors)
+    loaders.update((name, partial(fake_quantize_tensor, tensors, name)) for name in filter(is_quantized, tensors))
     if embeddings:
-        makers[EMBEDDINGS] = partial(round_embeddings, tensors)
-    return LazyTensors(makers)
+        loaders[EMBEDDINGS] = partial(fake_quantize_embeddings, tensors)
+    return LazyTensors(loaders)
 
 
-def round_one(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+def fake_quantize_tensor(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
     """Return one of `tensors` as it is after rounding."""
     return round_weight(tensors[name])
 
 
-def round_embeddings(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def fake_quantize_embeddings(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the tokens' embeddings as they are after rounding to 8 bits."""
     weight = tensors[EMBEDDINGS]
     return dequantize(*round_to_bits(weight, EMBEDDING_BITS), EMBEDDING_BITS, weight.dtype)
@@ -117,26 +119,26 @@ class Nf4Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.packed, self.scales = pack(weight)
+        self.packed, self.scales = quantize_nf4(weight)
         self.shape = weight.shape
         self.register_parameter("bias", bias)
 
     def set_weight(self, weight: torch.Tensor) -> None:
         """Take a weight [O, I], rounded on the device that it is on."""
-        self.packed, self.scales = pack(weight)
+        self.packed, self.scales = quantize_nf4(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if has_bitsandbytes():
-            return multiply(x, self.packed, self.scales, self.shape, bias)
-        product: torch.Tensor = UnpackedProduct.apply(x, self.packed, self.scales, self.shape, bias)
+            return matmul_by_bitsandbytes(x, self.packed, self.scales, self.shape, bias)
+        product: torch.Tensor = DequantizedMatmul.apply(x, self.packed, self.scales, self.shape, bias)
         return product
 
     def dequantized(self) -> nn.Linear:
         """Return an ordinary layer with the rounded weight, in the bias's dtype if there is one."""
         dtype = torch.float32 if self.bias is None else self.bias.dtype
         plain = nn.Linear(self.shape[1], self.shape[0], bias=False, device="meta")
-        plain.weight = nn.Parameter(unpack(self.packed, self.scales, self.shape).to(dtype), requires_grad=False)
+        plain.weight = nn.Parameter(dequantize_nf4(self.packed, self.scales, self.shape).to(dtype), requires_grad=False)
         plain.register_parameter("bias", self.bias)
         return plain
 
@@ -158,7 +160,7 @@ def has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
-def multiply(
+def matmul_by_bitsandbytes(
     x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the product by bitsandbytes' kernels."""
@@ -166,7 +168,7 @@ def multiply(
     from bitsandbytes.functional import QuantState
 
     code = levels_on(x.device)
-    state = QuantState(absmax=scales, shape=shape, code=code, blocksize=BLOCK, quant_type="nf4", dtype=x.dtype)
+    state = QuantState(absmax=scales, shape=shape, code=code, blocksize=BLOCK_SIZE, quant_type="nf4", dtype=x.dtype)
     product: torch.Tensor = matmul_4bit(x, packed.t(), quant_state=state, bias=bias)
     return product
 
@@ -174,10 +176,10 @@ def multiply(
 @functools.lru_cache
 def levels_on(device: torch.device) -> torch.Tensor:
     """Return NF4's levels on a device."""
-    return torch.tensor(LEVELS, device=device)
+    return torch.tensor(NF4_LEVELS, device=device)
 
 
-class UnpackedProduct(torch.autograd.Function):
+class DequantizedMatmul(torch.autograd.Function):
     """x @ weight.T + bias, which keeps the weight's few bits for the way back instead of the whole weight."""
 
     @staticmethod
@@ -191,10 +193,10 @@ class UnpackedProduct(torch.autograd.Function):
     ) -> torch.Tensor:
         context.save_for_backward(packed, scales)
         context.shape = shape
-        return nn.functional.linear(x, unpack(packed, scales, shape).to(x.dtype), bias)
+        return nn.functional.linear(x, dequantize_nf4(packed, scales, shape).to(x.dtype), bias)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         packed, scales = context.saved_tensors
-        weight = unpack(packed, scales, context.shape)
+        weight = dequantize_nf4(packed, scales, context.shape)
         return gradients[0] @ weight.to(gradients[0].dtype), None, None, None, None

@@ -16,11 +16,11 @@ from ..kernels.linear import Called, Linear, bind_rounded
 from ..kernels.torch_ops import QuantizedLinear, Rounded, check_bits, pack_pairs, quantize_rows
 
 GROUP_SIZE = 128
-LOWEST, HIGHEST = -8, 7
+INT4_MIN, INT4_MAX = -8, 7
 # Of a group's range: cutting off its extremes may bring the others closer. The best is chosen for each group.
-SHARES = (1.0, 0.94, 0.88, 0.8)
+CLIP_RATIOS = (1.0, 0.94, 0.88, 0.8)
 # Elements rounded at once, so that a matrix of any size needs little beside itself.
-AT_ONCE = 2**24
+CHUNK_ELEMENTS = 2**24
 
 
 def group_count(columns: int) -> int:
@@ -35,36 +35,36 @@ def round_weight(weight: torch.Tensor, bits: int) -> Rounded:
         SettingError: weights cannot have so many bits.
     """
     check_bits(bits, weight.shape[1])
-    rounder = round_rows if bits == 8 else round_groups
-    height = max(1, AT_ONCE // weight.shape[1])
-    parts = [rounder(part.detach().float()) for part in weight.split(height)]
+    quantizer = quantize_int8 if bits == 8 else quantize_int4
+    height = max(1, CHUNK_ELEMENTS // weight.shape[1])
+    parts = [quantizer(part.detach().float()) for part in weight.split(height)]
     numbers, scale = torch.cat([part.numbers for part in parts]), torch.cat([part.scale for part in parts])
     groups = [part.groups for part in parts if part.groups is not None]
     return Rounded(numbers, scale, torch.cat(groups) if groups else None)
 
 
-def usable(scale: torch.Tensor) -> torch.Tensor:
+def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
     """Return half-precision scales [O] in float32, without zeros: rows of zeros become zeros with any scale."""
     return scale.float().where(scale > 0, 1.0)
 
 
-def round_rows(weight: torch.Tensor) -> Rounded:
+def quantize_int8(weight: torch.Tensor) -> Rounded:
     """Round float32 [O, I] to 8 bits with a scale a row."""
     numbers, scale = quantize_rows(weight, 8)
-    return Rounded(numbers, usable(scale))
+    return Rounded(numbers, nonzero_scale(scale))
 
 
-def round_groups(weight: torch.Tensor) -> Rounded:
+def quantize_int4(weight: torch.Tensor) -> Rounded:
     """Round float32 [O, I] to 4 bits with a step and a zero for each group, those of the least squared error."""
-    scale = usable(weight.abs().amax(dim=1).half())
+    scale = nonzero_scale(weight.abs().amax(dim=1).half())
     wanted = (weight / scale[:, None]).view(len(weight), group_count(weight.shape[1]), -1)
     low, high = wanted.amin(-1, keepdim=True), wanted.amax(-1, keepdim=True)
     best, groups = wanted, torch.empty(0)
     least = torch.full_like(low, math.inf)
-    for share in SHARES:
-        step = as_stored((high - low) * (share / (HIGHEST - LOWEST))).clamp(min=2.0**-30)  # not zero
-        zero = as_stored((high + low) / 2 + step / 2)  # the numbers' middle is -1/2
-        numbers = ((wanted - zero) / step).round_().clamp_(LOWEST, HIGHEST)
+    for ratio in CLIP_RATIOS:
+        step = round_to_bfloat16((high - low) * (ratio / (INT4_MAX - INT4_MIN))).clamp(min=2.0**-30)  # not zero
+        zero = round_to_bfloat16((high + low) / 2 + step / 2)  # the numbers' middle is -1/2
+        numbers = ((wanted - zero) / step).round_().clamp_(INT4_MIN, INT4_MAX)
         error = (torch.addcmul(zero, numbers, step) - wanted).square_().sum(-1, keepdim=True)
         pair, better = torch.cat((step, zero), -1), error < least
         best = torch.where(better, numbers, best)
@@ -73,12 +73,12 @@ def round_groups(weight: torch.Tensor) -> Rounded:
     return Rounded(pack_pairs(best.flatten(1).to(torch.int8)), scale, groups.to(torch.bfloat16))
 
 
-def as_stored(values: torch.Tensor) -> torch.Tensor:
+def round_to_bfloat16(values: torch.Tensor) -> torch.Tensor:
     """Return float32 values rounded to what bfloat16 has."""
     return values.bfloat16().float()
 
 
-def empty_linear(
+def allocate_linear(
     inputs: int, outputs: int, bits: int, bias: nn.Parameter | None, device: torch.device | None = None
 ) -> QuantizedLinear:
     """Return a layer whose weights are still to be loaded.
@@ -137,8 +137,8 @@ class QuantizedEmbedding(QuantizedLinear):
 
 M = TypeVar("M", bound=nn.Module)
 # SAT's own linear layers. The picture's projection, an nn.Linear, keeps its precision, as with SAT's `quantize`.
-LINEAR = ("ColumnParallelLinear", "RowParallelLinear")
-EMBEDDING = "VocabParallelEmbedding"
+LINEAR_CLASSES = ("ColumnParallelLinear", "RowParallelLinear")
+EMBEDDING_CLASS = "VocabParallelEmbedding"
 IMAGE_MIXIN = "eva"
 EMBEDDING_BITS = 8
 
@@ -162,58 +162,58 @@ def quantize(  # public name
         SettingError: weights cannot have so many bits, or `model` is one share of several.
     """
     check_bits(weight_bit_width)
-    for parent, name, layer in list(linear_layers(model, quant_vision)):
+    for parent, name, layer in list(find_linear_layers(model, quant_vision)):
         rounded = round_weight(layer.weight, weight_bit_width)
         setattr(parent, name, QuantizedLinear.of(rounded, weight_bit_width, layer.bias))
-    for parent, name, layer in list(embeddings(model)) if quant_embeddings else ():
+    for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():
         setattr(parent, name, QuantizedEmbedding.from_weight(layer.weight, EMBEDDING_BITS, None))
     return model
 
 
-def empty_quantized(
+def allocate_quantized(
     model: M, bits: int, device: torch.device, *, quant_vision: bool = False, quant_embeddings: bool = False
 ) -> M:
     """Do the same with a network whose weights are still to be loaded; those of few bits are zeros on `device`."""
-    for parent, name, layer in list(linear_layers(model, quant_vision)):
-        setattr(parent, name, empty_linear(layer.input_size, layer.output_size, bits, layer.bias, device))
-    for parent, name, layer in list(embeddings(model)) if quant_embeddings else ():
+    for parent, name, layer in list(find_linear_layers(model, quant_vision)):
+        setattr(parent, name, allocate_linear(layer.input_size, layer.output_size, bits, layer.bias, device))
+    for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():
         sizes = layer.embedding_dim, layer.num_embeddings
         setattr(parent, name, QuantizedEmbedding(*sizes, EMBEDDING_BITS, None, device))
     return model
 
 
-def linear_layers(model: nn.Module, quant_vision: bool) -> Iterator[tuple[nn.Module, str, Any]]:
+def find_linear_layers(model: nn.Module, quant_vision: bool) -> Iterator[tuple[nn.Module, str, Any]]:
     """Yield (parent, name in it, layer) of the linear layers to replace.
 
     Raises:
         SettingError: a layer is one share of several.
     """
-    for path, parent, name, layer in named_layers(model):
-        if type(layer).__name__ in LINEAR and (quant_vision or IMAGE_MIXIN not in path):
-            check_whole(layer, (layer.output_size, layer.input_size))
+    for path, parent, name, layer in iterate_layers(model):
+        if type(layer).__name__ in LINEAR_CLASSES and (quant_vision or IMAGE_MIXIN not in path):
+            check_unsharded(layer, (layer.output_size, layer.input_size))
             yield parent, name, layer
 
 
-def embeddings(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+def find_embeddings(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """Yield (parent, name in it, layer) of the tokens' embeddings, not of the image part's queries.
 
     Raises:
         SettingError: it is one share of several.
     """
-    for path, parent, name, layer in named_layers(model):
-        if type(layer).__name__ == EMBEDDING and IMAGE_MIXIN not in path:
-            check_whole(layer, (layer.num_embeddings, layer.embedding_dim))
+    for path, parent, name, layer in iterate_layers(model):
+        if type(layer).__name__ == EMBEDDING_CLASS and IMAGE_MIXIN not in path:
+            check_unsharded(layer, (layer.num_embeddings, layer.embedding_dim))
             yield parent, name, layer
 
 
-def named_layers(model: nn.Module) -> Iterator[tuple[list[str], nn.Module, str, Any]]:
+def iterate_layers(model: nn.Module) -> Iterator[tuple[list[str], nn.Module, str, Any]]:
     """Yield (parts of the parent's full name, parent, name in it, layer) of all layers."""
     for path, parent in model.named_modules():
         for name, layer in parent.named_children():
             yield path.split("."), parent, name, layer
 
 
-def check_whole(layer: Any, shape: tuple[int, int]) -> None:
+def check_unsharded(layer: Any, shape: tuple[int, int]) -> None:
     """Raise SettingError for a layer whose rows or columns lie in other processes, too."""
     if tuple(layer.weight.shape) != shape:
         raise SettingError("A model that is shared out over several processes cannot be quantised. Load it in one.")

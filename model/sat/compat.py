@@ -27,7 +27,7 @@ import torch
 
 from ..checkpoint.files import read_json
 from ..checkpoint.resolve import resolve
-from ..checkpoint.sat import CONFIG_NAME, find_directory, is_place
+from ..checkpoint.sat import CONFIG_NAME, find_directory, is_sat_checkpoint
 from ..checkpoint.sizes import LARGE_PARAMETERS as LARGE_PARAMETERS, choose_cpu_dtype, count_parameters
 from ..command_line import make_printable
 from ..environment import read_integer, read_variable
@@ -220,7 +220,7 @@ def settle_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
 
 def named_class(path: Path) -> str:
     """Return the name of the class that the model at `path` asks for; the Hugging Face format names none of SAT's."""
-    if not is_place(path):
+    if not is_sat_checkpoint(path):
         return OWN_CLASS
     name = str(read_json(find_directory(path) / CONFIG_NAME).get("model_class", OWN_CLASS))
     return make_printable(name)  # a warning shows it

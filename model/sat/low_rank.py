@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..quantization.nf4 import BLOCK, Nf4Linear, has_bitsandbytes, unpack
+from ..quantization.nf4 import BLOCK_SIZE, Nf4Linear, dequantize_nf4, has_bitsandbytes
 from . import compat as sat_compat  # noqa: F401  (before sat)
 
 # isort: split
@@ -68,9 +68,9 @@ def multiply_back(layer: Any, gradient: torch.Tensor) -> torch.Tensor:
 def whole_weight(layer: Nf4Linear, dtype: torch.dtype) -> torch.Tensor:
     """Return the weight [O, I] of a layer of 4 bits."""
     if not has_bitsandbytes():
-        return unpack(layer.packed, layer.scales, layer.shape).to(dtype)
+        return dequantize_nf4(layer.packed, layer.scales, layer.shape).to(dtype)
     unpacked = torch.ops.bitsandbytes.dequantize_4bit
-    weight: torch.Tensor = unpacked(layer.packed, layer.scales, BLOCK, "nf4", layer.shape, dtype)
+    weight: torch.Tensor = unpacked(layer.packed, layer.scales, BLOCK_SIZE, "nf4", layer.shape, dtype)
     return weight
 
 

@@ -66,7 +66,7 @@ def test_a_random_model_is_read_as_one_from_a_disk(source: Source) -> None:
     methods = {"use_lora": True, "use_qlora": False, "use_ptuning": False, "lora_rank": 2, "lora_alpha": 1.0}
     methods |= {"lora_dropout": 0.0, "layer_range": None, "lora_targets": ["llm"]}
     network = build_network(checkpoint, methods, source.device, torch.float32)
-    stored, name = checkpoint.stored, "transformer.layers.0.attention.query_key_value."
+    stored, name = checkpoint.stored_tensors, "transformer.layers.0.attention.query_key_value."
     assert torch.equal(network.state_dict()[f"{name}original.weight"], stored[f"{name}weight"])
     assert torch.equal(stored[f"{name}weight"], stored[f"{name}weight"])
     drawn = build_plain(checkpoint, source.device, torch.float32)
@@ -78,7 +78,7 @@ def test_a_random_model_is_read_as_one_from_a_disk(source: Source) -> None:
 
 def test_the_published_sizes_are_known_without_memory() -> None:
     checkpoint = random_checkpoint(full_size_config(), torch.device("cpu"), torch.float16)
-    assert sum("query_key_value.weight" in name for name in checkpoint.stored) == 28 + 39 + 12
+    assert sum("query_key_value.weight" in name for name in checkpoint.stored_tensors) == 28 + 39 + 12
 
 
 def test_finetune_compares_with_sat() -> None:

@@ -13,7 +13,7 @@ from model import DEMO, Conversation, FineTuneVisualGLMModel, SatChatModel, Visu
 from model.images.preprocess import load_image
 from model.prompt import clean_answer
 from model.quantization import nf4
-from model.quantization.nf4 import Nf4Linear, UnpackedProduct
+from model.quantization.nf4 import DequantizedMatmul, Nf4Linear
 from model.sat.lora import LoraLinear
 from tests.helpers.sat_programs import SCENE, close, logits_of, sat_directory, tiny_tokenizer  # noqa: F401
 
@@ -115,7 +115,7 @@ def test_a_layer_of_four_bits_computes_with_the_rounded_weight(with_bias: bool) 
     x = torch.randn(2, 5, 128, generator=generator, requires_grad=True)
     expected = nn.functional.linear(x, nf4.round_weight(weight), bias)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
-    by_torch = UnpackedProduct.apply(x, layer.packed, layer.scales, layer.shape, bias)
+    by_torch = DequantizedMatmul.apply(x, layer.packed, layer.scales, layer.shape, bias)
     for result in (layer(x), by_torch, layer.dequantized()(x)):
         assert torch.allclose(result, expected, atol=1e-4)
         assert torch.allclose(torch.autograd.grad(result.square().sum(), x)[0], wanted, atol=1e-3)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, draw_weights, full_size_config, random_sat
 from model.checkpoint import open_checkpoint
-from model.checkpoint.meta_init import WithoutData
+from model.checkpoint.meta_init import MetaDeviceMode
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 
@@ -17,7 +17,7 @@ PUBLISHED_PARAMETERS = 7_802_193_408
 
 
 def test_the_sizes_are_the_published_ones() -> None:
-    with WithoutData():
+    with MetaDeviceMode():
         network = VisualGLMModel(Namespace(**{"skip_init": True, **full_size_config()}), params_dtype=torch.float16)
     assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED_PARAMETERS
 

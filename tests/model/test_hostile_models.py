@@ -70,7 +70,7 @@ def change(directory: Path, *keys: str, value: Any) -> None:
 def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network may be built."""
     for module in (model.loading, model.hf_loading):
-        monkeypatch.setattr(module, "build_empty", forbidden)
+        monkeypatch.setattr(module, "build_uninitialized", forbidden)
 
 
 @pytest.mark.parametrize("load", LOADERS)

@@ -13,7 +13,7 @@ import torch
 
 from model import VisualGLMModel
 from model.checkpoint import save_hf, save_sat
-from model.checkpoint.meta_init import WithoutData, build_empty
+from model.checkpoint.meta_init import MetaDeviceMode, build_uninitialized
 from model.checkpoint.resolve import VOCABULARY_NAME, find_vocabulary
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
@@ -73,7 +73,9 @@ def make_config(spec: dict[str, Any]) -> dict[str, Any]:
 
 def random_tensors(config: dict[str, Any], dtype: torch.dtype) -> LazyTensors:
     """Return random weights of a model, drawn when they are asked for."""
-    network = build_empty(lambda: VisualGLMModel(Namespace(skip_init=True, **config)), torch.device("meta"), dtype)
+    network = build_uninitialized(
+        lambda: VisualGLMModel(Namespace(skip_init=True, **config)), torch.device("meta"), dtype
+    )
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     return LazyTensors({name: lambda shape=shape: torch.randn(shape).to(dtype) for name, shape in shapes.items()})
 
@@ -114,7 +116,9 @@ def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> N
     config = {**golden_spec["sat_config"], "vocab_size": 1200}
     ordinary = build_model({**golden_spec, "sat_config": config}).half()
     state = torch.get_rng_state()
-    empty = build_empty(lambda: VisualGLMModel(Namespace(skip_init=True, **config)), torch.device("cpu"), torch.float16)
+    empty = build_uninitialized(
+        lambda: VisualGLMModel(Namespace(skip_init=True, **config)), torch.device("cpu"), torch.float16
+    )
     assert torch.equal(state, torch.get_rng_state())
     assert [(n, p.shape, p.dtype, p.device, p.requires_grad, vars(p)) for n, p in empty.named_parameters()] == [
         (n, p.shape, p.dtype, p.device, p.requires_grad, vars(p)) for n, p in ordinary.named_parameters()
@@ -128,11 +132,11 @@ def test_weights_of_few_bits_are_built_without_memory(bits: int) -> None:
     """Where the network is for a GPU, the host would hold them all."""
     config = ChatGLMConfig.from_pretrained(TINY)
     config.quantization_bit = bits
-    with WithoutData():
+    with MetaDeviceMode():
         built = HfModel(config)
     layers = [module for module in built.modules() if isinstance(module, QuantizedLinear)]
     assert layers and all(layer.weight.is_meta for layer in layers)
-    network = build_empty(lambda: HfModel(config), torch.device("cpu"), torch.bfloat16)
+    network = build_uninitialized(lambda: HfModel(config), torch.device("cpu"), torch.bfloat16)
     for module in network.modules():
         if isinstance(module, QuantizedLinear):
             assert (module.weight.dtype, module.weight_scale.dtype) == (torch.int8, torch.float16)

@@ -138,7 +138,7 @@ def test_the_dtype_can_be_chosen(tmp_path: Path) -> None:
 
 def test_the_row_order_can_be_settled(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tiny = open_checkpoint("visualglm-tiny")
-    run = write_sat(tmp_path / "run", tiny.stored, tiny.config)  # interleaved, and the configuration says split
+    run = write_sat(tmp_path / "run", tiny.stored_tensors, tiny.config)  # interleaved, and the configuration says split
     shutil.copy(TINY / "ice_text.model", run)
     assert main([str(run), str(tmp_path / "sat"), "--to", "sat"]) == 1
     assert "--qkv-layout interleaved" in capfd.readouterr().err

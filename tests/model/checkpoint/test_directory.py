@@ -47,9 +47,9 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(to: str, tmp_path: 
 
     with pytest.raises(Killed):
         if to == "hf":
-            save_hf(tmp_path / "new", tiny.split(), tiny.config, eos_token_id=9, progress=die)
+            save_hf(tmp_path / "new", tiny.split_qkv(), tiny.config, eos_token_id=9, progress=die)
         else:
-            save_sat(tmp_path / "new", tiny.split(), tiny.config, progress=die)
+            save_sat(tmp_path / "new", tiny.split_qkv(), tiny.config, progress=die)
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path / "new")
 

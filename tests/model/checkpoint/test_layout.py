@@ -10,12 +10,12 @@ import torch
 from model import CheckpointError
 from model.checkpoint import open_checkpoint
 from model.checkpoint.layout import (
-    chance_of,
     check_layout,
-    contradiction,
-    explained_shares,
+    detect_other_layout,
+    explained_variance,
     interleave_qkv,
     is_language_qkv,
+    p_value,
     split_qkv,
 )
 from tests.helpers.checkpoints import QKV, write_sat
@@ -76,9 +76,9 @@ def test_the_callers_word_is_the_last(tmp_path: Path) -> None:
 
 def test_hugging_face_files_in_the_wrong_order_are_noticed() -> None:
     tiny = open_checkpoint("visualglm-tiny")
-    tiny.split()
+    tiny.split_qkv()
     with pytest.raises(CheckpointError, match="interleaved"):
-        check_layout(tiny.stored, "split", 8, "visualglm-tiny")
+        check_layout(tiny.stored_tensors, "split", 8, "visualglm-tiny")
 
 
 @pytest.mark.parametrize("given", ["by qkv_layout", "by argument"])
@@ -95,7 +95,7 @@ def test_random_weights_never_contradict(heads: int, layers: int) -> None:
         tensors = [torch.randn(3 * heads * 4, 8, generator=generator) for _ in range(layers)]
         biases = [torch.randn(3 * heads * 4, generator=generator) for _ in range(layers)]
         for layout in OTHER:
-            assert contradiction([*tensors, *biases], layout, heads) is None
+            assert detect_other_layout([*tensors, *biases], layout, heads) is None
 
 
 @pytest.mark.parametrize("heads", [2, 5, 32])
@@ -104,17 +104,17 @@ def test_trained_weights_of_any_head_count_are_recognised(heads: int, layers: in
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([1.0, 0.9, 2.0]).repeat_interleave(heads * 16)[:, None]  # of q, k and v
     tensors = [sizes * torch.randn(3 * heads * 16, 64, generator=generator) for _ in range(max(layers, 8 // heads))]
-    assert contradiction(tensors, "interleaved", heads) == "split"
-    assert contradiction(tensors, "split", heads) is None
+    assert detect_other_layout(tensors, "interleaved", heads) == "split"
+    assert detect_other_layout(tensors, "split", heads) is None
     mixed = [interleave_qkv(tensor, heads) for tensor in tensors]
-    assert contradiction(mixed, "split", heads) == "interleaved"
+    assert detect_other_layout(mixed, "split", heads) == "interleaved"
 
 
 def test_weights_without_variance_say_nothing() -> None:
-    shares, count = explained_shares([torch.zeros(24), torch.ones(24, 4)], 4)
+    shares, count = explained_variance([torch.zeros(24), torch.ones(24, 4)], 4)
     assert set(shares.values()) == {0.0}
     assert count == 0
-    assert contradiction([torch.zeros(24)], "split", 4) is None
+    assert detect_other_layout([torch.zeros(24)], "split", 4) is None
 
 
 def test_the_chance_of_a_share_is_that_of_random_blocks() -> None:
@@ -125,5 +125,5 @@ def test_the_chance_of_a_share_is_that_of_random_blocks() -> None:
     shares = (blocks.mean(3).square().sum((1, 2)) * heads) / blocks.square().sum((1, 2, 3))
     for share in (0.1, 0.2, 0.4):
         measured = float((shares >= share).double().mean())
-        expected = chance_of(share, heads, count)
+        expected = p_value(share, heads, count)
         assert measured == pytest.approx(expected, abs=5 * math.sqrt(expected * (1 - expected) / draws) + 1e-9)

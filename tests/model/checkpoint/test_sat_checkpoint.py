@@ -19,7 +19,7 @@ from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedd
 from model import CheckpointError
 from model.checkpoint import open_checkpoint, save_sat
 from model.checkpoint.layout import interleave_qkv
-from model.checkpoint.sat import cut
+from model.checkpoint.sat import shard_tensor
 from tests.helpers.checkpoints import QKV, RANK_0, Small, differing, read_model, write_sat
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -71,11 +71,11 @@ def test_a_model_is_cut_as_sat_cuts_it(size: int, small: Small) -> None:
                 if expected:
                     name = f"{prefix}.{kind}"
                     seen.add(name)
-                    actual = cut(name, module.get_parameter(kind).detach(), size, config)
+                    actual = shard_tensor(name, module.get_parameter(kind).detach(), size, config)
                     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True)), name
     for name, parameter in model.named_parameters():
         if name not in seen:
-            assert all(share is parameter for share in cut(name, parameter, size, config)), name
+            assert all(share is parameter for share in shard_tensor(name, parameter, size, config)), name
     assert {QKV, "mixins.chatglm-final.lm_head.weight", "transformer.word_embeddings.weight"} <= seen
 
 

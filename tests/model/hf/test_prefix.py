@@ -11,7 +11,7 @@ from finetune.forward import final_states
 from finetune.merge import merge
 from model import CHINESE, DEMO, Conversation, load_hf, load_sat
 from model.checkpoint import open_checkpoint
-from model.checkpoint.adapters import TABLE, encode_prefix
+from model.checkpoint.adapters import PREFIX_TABLE, to_prefix_table
 from model.checkpoint.files import open_tensors, read_json
 from model.engine.batch import make_decoder
 from model.engine.decoder import LayerDecoder
@@ -73,7 +73,7 @@ def test_it_is_saved_as_published_models_have_it(run: Path, tmp_path: Path) -> N
     network = load_hf(run, device="cpu").network
     network.save_pretrained(tmp_path / "saved")
     stored = open_tensors(next((tmp_path / "saved").glob("*.safetensors")))
-    assert stored[TABLE].shape == (5, network.config.num_layers * 2 * network.config.hidden_size)
+    assert stored[PREFIX_TABLE].shape == (5, network.config.num_layers * 2 * network.config.hidden_size)
     again = ChatGLMForConditionalGenerationWithImage.from_pretrained(tmp_path / "saved")
     assert again.config.pre_seq_len == 5
     for one, other in zip(again.transformer.prefix(), network.transformer.prefix(), strict=True):
@@ -103,14 +103,14 @@ def test_a_run_becomes_a_directory_that_needs_nothing_else(run: Path, data: Path
 
 def test_the_table_holds_the_prefixes_of_all_layers(run: Path) -> None:
     checkpoint = open_checkpoint(run)
-    stored, _ = encode_prefix(checkpoint.stored, checkpoint.config)
+    stored, _ = to_prefix_table(checkpoint.stored_tensors, checkpoint.config)
     config = ChatGLMConfig(num_layers=4, num_attention_heads=8, hidden_size=256, pre_seq_len=5)
-    table = stored[TABLE].view(5, config.num_layers, 2, 8, 32)
+    table = stored[PREFIX_TABLE].view(5, config.num_layers, 2, 8, 32)
     for number in range(config.num_layers):
-        expected = checkpoint.stored[f"mixins.ptuning.prefix.{number}"]  # [2, H, P, head_dim]
+        expected = checkpoint.stored_tensors[f"mixins.ptuning.prefix.{number}"]  # [2, H, P, head_dim]
         assert torch.equal(table[:, number].permute(1, 2, 0, 3), expected)
     plain = open_checkpoint("visualglm-tiny")
-    assert encode_prefix(plain.stored, plain.config)[1] == plain.config
+    assert to_prefix_table(plain.stored_tensors, plain.config)[1] == plain.config
 
 
 def test_a_prefix_made_by_a_network_is_refused() -> None:

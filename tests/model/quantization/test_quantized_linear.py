@@ -7,7 +7,7 @@ from torch import nn
 from model import SettingError
 from model.kernels import torch_ops as kernels
 from model.kernels.torch_ops import QuantizedLinear
-from model.quantization.quantize import empty_linear, round_weight
+from model.quantization.quantize import allocate_linear, round_weight
 from tests.conftest import relative_error
 
 BITS = [8, 4]
@@ -138,7 +138,7 @@ def test_a_state_dict_is_the_same_before_and_after_use(bits: int) -> None:
     state = layer.state_dict()
     assert torch.equal(state["weight"], rounded.numbers)
     assert torch.equal(state["weight_scale"], rounded.scale)
-    other = empty_linear(256, 40, bits, nn.Parameter(torch.zeros(40)))
+    other = allocate_linear(256, 40, bits, nn.Parameter(torch.zeros(40)))
     other.load_state_dict(state)
     x = torch.randn(2, 256)
     assert torch.equal(other(x), layer(x))
@@ -159,7 +159,7 @@ def test_bits_that_cannot_be_are_refused(bits: int, columns: int, words: str) ->
     with pytest.raises(SettingError, match=words):
         round_weight(torch.ones(2, columns), bits)
     with pytest.raises(SettingError, match=words):
-        empty_linear(columns, 2, bits, None)
+        allocate_linear(columns, 2, bits, None)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -79,7 +79,7 @@ def test_merging_forgets_the_settings_of_training(small: Small, trained: WithLor
     merged = open_checkpoint(run).merge_lora()
     assert merged.config["model_class"] == "VisualGLMModel"
     assert not {"lora_rank", "use_lora", "layer_range"} & merged.config.keys()
-    assert set(merged.stored) == set(small[0].state_dict())
+    assert set(merged.stored_tensors) == set(small[0].state_dict())
 
 
 def test_the_scale_of_lora_is_alpha_over_rank(small: Small, trained: WithLora, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_lora_alone_is_merged_over_its_base(
         save_sat(tmp_path / "base", model.state_dict(), config)
     factors = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
     run = write_sat(tmp_path / "run", factors, {**config, **LORA_CONFIG, "qkv_layout": layout})
-    merged = open_checkpoint(run, base=tmp_path / "base").merge_lora().split()
+    merged = open_checkpoint(run, base=tmp_path / "base").merge_lora().split_qkv()
     rows, heads = model.state_dict(), config["num_attention_heads"]
     for part, count in (("query_key_value", 3), ("dense", 1)):
         name = f"transformer.layers.0.attention.{part}"
