@@ -83,18 +83,18 @@ def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def places_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let Hugging Face models decode in rooms on the CPU, too; return how many places each step sees."""
-    from model.hf import generation_chatglm as graph_chatglm
-    from model.hf.generation_chatglm import Room
+def attended_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let Hugging Face models use decode buffers on the CPU, too; return the attended length of each step."""
+    from model.hf import generation_chatglm
+    from model.hf.generation_chatglm import DecodeBuffers
 
     seen: list[int] = []
-    compute = Room.compute
+    compute = DecodeBuffers.compute
 
-    def noted(self: Room, model: Any, length: int) -> torch.Tensor:
+    def noted(self: DecodeBuffers, model: Any, length: int) -> torch.Tensor:
         seen.append(length)
         return compute(self, model, length)
 
-    monkeypatch.setattr(graph_chatglm, "has_graphs", lambda device: True)
-    monkeypatch.setattr(Room, "compute", noted)
+    monkeypatch.setattr(generation_chatglm, "supports_graphs", lambda device: True)
+    monkeypatch.setattr(DecodeBuffers, "compute", noted)
     return seen

@@ -44,12 +44,12 @@ PRESET: dict[str, Any] = {
     "repetition_penalty": 1.2,
 }
 # transformers refuses whole numbers here.
-FRACTIONS = ("top_p", "temperature", "repetition_penalty")
+FLOAT_SETTINGS = ("top_p", "temperature", "repetition_penalty")
 SAMPLING_ONLY = ("top_p", "top_k", "temperature")
 SETTINGS_FILE = "generation_config.json"
 
 
-class RefuseNaN(LogitsProcessor):
+class NaNGuard(LogitsProcessor):
     """Stops where scores are no numbers, before a token is drawn from nonsense."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ class RefuseNaN(LogitsProcessor):
         return scores
 
 
-class StopWhen(StoppingCriteria):
+class StopOnEvent(StoppingCriteria):
     """Ends generation after the current token once `event` is set."""
 
     def __init__(self, event: threading.Event) -> None:
@@ -76,12 +76,12 @@ class TokenQueue(BaseStreamer):
 
     def __init__(self) -> None:
         self.items: queue.Queue[torch.Tensor | BaseException | None] = queue.Queue()
-        self.seen_prompt = False
+        self.prompt_received = False
 
     def put(self, value: torch.Tensor) -> None:
-        if self.seen_prompt:
+        if self.prompt_received:
             self.items.put(value)
-        self.seen_prompt = True
+        self.prompt_received = True
 
     def end(self) -> None:
         """The thread says itself when it ends, however it does."""
@@ -93,11 +93,31 @@ class TokenQueue(BaseStreamer):
             yield item
 
 
-class DialogueMixin(PrefixGenerationMixin):
+class ChatMixin(PrefixGenerationMixin):
     """What a model with `generate` needs to talk with a person."""
 
     device: Any
     name_or_path: str
+
+    @property
+    def image_length(self) -> int:  # public name
+        """L, the number of embeddings of an image."""
+        return int(self.config.image_length)
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the square image in pixels."""
+        return int(self.config.eva_config["image_size"][0])
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Context length, in tokens, that the model was trained with."""
+        return int(self.config.max_sequence_length)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
+        embeddings: torch.Tensor = self.image_encoder(images)
+        return embeddings
 
     def chat(
         self,
@@ -189,7 +209,7 @@ class DialogueMixin(PrefixGenerationMixin):
         if kwargs.get("num_beams") not in (None, 1):
             raise SettingError("Beams are compared when all are complete, so they cannot be streamed: use chat.")
         tokens, stopped = TokenQueue(), threading.Event()
-        criteria = StoppingCriteriaList([*(kwargs.pop("stopping_criteria", None) or ()), StopWhen(stopped)])
+        criteria = StoppingCriteriaList([*(kwargs.pop("stopping_criteria", None) or ()), StopOnEvent(stopped)])
 
         def work() -> None:
             try:
@@ -279,7 +299,7 @@ class DialogueMixin(PrefixGenerationMixin):
             for key, value in given.items()
             if value is not None
         }
-        chosen.update({key: to_fraction(key, chosen[key]) for key in FRACTIONS if key in chosen})
+        chosen.update({key: to_float(key, chosen[key]) for key in FLOAT_SETTINGS if key in chosen})
         settings = {**PRESET, **self._directory_settings(), **chosen}
         if settings["temperature"] == 0:
             settings["do_sample"] = False
@@ -287,7 +307,7 @@ class DialogueMixin(PrefixGenerationMixin):
             settings.update(dict.fromkeys(SAMPLING_ONLY))
         if settings.get("max_new_tokens") is not None:
             settings["max_length"] = None
-        settings["logits_processor"] = LogitsProcessorList([*(processors or ()), RefuseNaN()])
+        settings["logits_processor"] = LogitsProcessorList([*(processors or ()), NaNGuard()])
         return settings
 
     def _directory_settings(self) -> dict[str, Any]:
@@ -302,7 +322,7 @@ class DialogueMixin(PrefixGenerationMixin):
         return response, [*((turn.question, turn.answer) for turn in turns), (query, response)]
 
 
-def to_fraction(name: str, value: Any) -> float:
+def to_float(name: str, value: Any) -> float:
     """Return a setting as a float.
 
     Raises:

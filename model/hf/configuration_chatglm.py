@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import warnings
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -16,10 +17,30 @@ def add_code(directory: str | os.PathLike[str], exporter: str) -> None:
         getattr(importlib.import_module(EXPORT_MODULE, __package__), exporter)(directory)
 
 
+class FormerName:
+    """An attribute under its former name: reading and setting it warns, and uses the current name."""
+
+    def __init__(self, current: str) -> None:
+        self.current = current
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.message = f"{name} has been renamed; use {self.current} instead."
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        warnings.warn(self.message, DeprecationWarning, stacklevel=2)
+        return getattr(instance, self.current)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        warnings.warn(self.message, DeprecationWarning, stacklevel=2)
+        setattr(instance, self.current, value)
+
+
 BITS = (0, 4, 8)
 # What transformers may be told of attention. It takes any other name for a package of kernels, on the hub if it is not
 # installed, and these networks compute attention themselves.
-ATTENTION = (None, True, False, "eager", "sdpa")
+ATTENTION_IMPLEMENTATIONS = (None, True, False, "eager", "sdpa")
 
 IMPLEMENTATION_KEYS = ("attn_implementation", "attn_implementation_internal", "attn_implementation_autoset")
 
@@ -89,7 +110,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         if kwargs.get("prefix_projection"):
             raise ValueError("prefix_projection is true: P-tuning has keys and values of its own here, and no network.")
         for key, value in kwargs.items():
-            if key.endswith(IMPLEMENTATION_KEYS) and value not in ATTENTION:
+            if key.endswith(IMPLEMENTATION_KEYS) and value not in ATTENTION_IMPLEMENTATIONS:
                 raise ValueError(
                     f"{key} is {value!r}: this network computes attention itself, and loads no kernels from a hub. "
                     "Remove the entry."

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..file_writing import write_text_atomically
 
-OWN_MODULES = (
+HF_MODULES = (
     "chat_chatglm",
     "configuration_chatglm",
     "generation_chatglm",
@@ -49,7 +49,7 @@ CONFIG_MAP = {
 TOKENIZER_MAP = {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}
 CONFIG_NAME, TOKENIZER_CONFIG_NAME = "config.json", "tokenizer_config.json"
 # Of the published code, and of our own of before: not needed by today's.
-LEFT_OVER = ("visual.py", *(f"{module}.py" for module in FORMER_MODULES))
+FORMER_FILES = ("visual.py", *(f"{module}.py" for module in FORMER_MODULES))
 BACKUP_NAME = "code-backup"
 
 
@@ -66,7 +66,7 @@ def export_code(directory: str | os.PathLike[str]) -> None:
     for name, text in code_files():
         write_text_atomically(directory / name, text)
     add_entries(directory / CONFIG_NAME, {"auto_map": CONFIG_MAP})
-    name_tokenizer(directory)
+    write_tokenizer_map(directory)
 
 
 def export_tokenizer(directory: str | os.PathLike[str]) -> None:
@@ -74,10 +74,10 @@ def export_tokenizer(directory: str | os.PathLike[str]) -> None:
     for name, text in code_files():
         if name in TOKENIZER_FILES:
             write_text_atomically(Path(directory) / name, text)
-    name_tokenizer(Path(directory))
+    write_tokenizer_map(Path(directory))
 
 
-def name_tokenizer(directory: Path) -> None:
+def write_tokenizer_map(directory: Path) -> None:
     """Write into the tokenizer's configuration, if it is there, which class to find in `directory`."""
     add_entries(directory / TOKENIZER_CONFIG_NAME, {"auto_map": TOKENIZER_MAP, "tokenizer_class": "ChatGLMTokenizer"})
 
@@ -101,11 +101,11 @@ def refresh_code(directory: str | os.PathLike[str]) -> Path:
         )
     backup = new_folder(directory)
     replaced = [name for name, _ in code_files()]
-    for name in (*replaced, *LEFT_OVER, CONFIG_NAME, TOKENIZER_CONFIG_NAME):
+    for name in (*replaced, *FORMER_FILES, CONFIG_NAME, TOKENIZER_CONFIG_NAME):
         if (directory / name).is_file():
             shutil.copy2(directory / name, backup / name)
     export_code(directory)
-    for name in LEFT_OVER:
+    for name in FORMER_FILES:
         (directory / name).unlink(missing_ok=True)
     return backup
 
@@ -113,7 +113,7 @@ def refresh_code(directory: str | os.PathLike[str]) -> Path:
 def code_files() -> Iterator[tuple[str, str]]:
     """Yield (name, text) of every file to write."""
     package = Path(__file__).parent
-    for module in OWN_MODULES:
+    for module in HF_MODULES:
         text = flatten_imports((package / f"{module}.py").read_text(encoding="utf-8"))
         yield f"{module}.py", text + name_modules(text) if MODEL_CLASS.startswith(f"{module}.") else text
     for file in SHARED_FILES:
@@ -128,7 +128,7 @@ def flatten_imports(text: str) -> str:
 def name_modules(text: str) -> str:
     """Return lines that import every module which the model's file `text` needs, but does not name itself."""
     named = set(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE))
-    needed = {*OWN_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", TOKENIZER_MODULE}
+    needed = {*HF_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", TOKENIZER_MODULE}
     lines = (f"from .{module} import __name__ as _{module}\n" for module in sorted(needed))
     return "\n# transformers 4 copies the modules named here, and not those that they name in turn.\n" + "".join(lines)
 

@@ -26,7 +26,7 @@ def split_heads(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
     return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Let every query [B, H, T, D / H] see every key; return [B, T, D]."""
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
@@ -41,7 +41,7 @@ class VisionAttention(nn.Module):
         self.dense = nn.Linear(width, width)  # checkpoint key
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        context: torch.Tensor = self.dense(attend(*split_heads(self.query_key_value(h), 3, self.heads)))
+        context: torch.Tensor = self.dense(attention(*split_heads(self.query_key_value(h), 3, self.heads)))
         return context
 
 
@@ -58,7 +58,7 @@ class CrossAttention(nn.Module):
     def forward(self, h: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         query = split_heads(self.query(h), 1, self.heads)[0]
         key, value = split_heads(self.key_value(features), 2, self.heads)
-        context: torch.Tensor = self.dense(attend(query, key, value))
+        context: torch.Tensor = self.dense(attention(query, key, value))
         return context
 
 
@@ -101,27 +101,27 @@ class ViTLayer(nn.Module):
 class QFormerLayer(nn.Module):
     """Normalises after the layer before, and after each attention; the residual branch is the normalised value."""
 
-    def __init__(self, sizes: Sizes, crosses: bool) -> None:
+    def __init__(self, sizes: Sizes, has_cross_attention: bool) -> None:
         super().__init__()
         self.input_layernorm = layer_norm(sizes)  # checkpoint key
         self.attention = VisionAttention(sizes)  # checkpoint key
         self.post_attention_layernorm = layer_norm(sizes)  # checkpoint key
-        if crosses:
+        if has_cross_attention:
             self.cross_attention = CrossAttention(sizes)  # checkpoint key
             self.post_cross_attention_layernorm = layer_norm(sizes)  # checkpoint key
-        self.crosses = crosses
+        self.has_cross_attention = has_cross_attention
         self.mlp = MLP(sizes)  # checkpoint key
 
     def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         h = self.input_layernorm(x)
         h = self.post_attention_layernorm(h + self.attention(h))
-        if self.crosses:
+        if self.has_cross_attention:
             h = self.post_cross_attention_layernorm(h + self.cross_attention(h, features))
         out: torch.Tensor = h + self.mlp(h)
         return out
 
 
-class Trunk(nn.Module):
+class Transformer(nn.Module):
     """The embeddings and layers of a network; the checkpoints keep them one level down."""
 
     def __init__(self, embeddings: int, width: int, layers: list[nn.Module], **others: nn.Module) -> None:
@@ -172,7 +172,7 @@ class ViT(nn.Module):
         count = sizes.get("pre_len", 1) + (sizes["image_size"][0] // patch) * (sizes["image_size"][1] // patch)
         layers: list[nn.Module] = [ViTLayer(sizes) for _ in range(sizes["num_layers"])]
         positions = nn.Embedding(count, width)
-        self.transformer: Any = Trunk(  # checkpoint key
+        self.transformer: Any = Transformer(  # checkpoint key
             sizes.get("vocab_size", 1), width, layers, position_embeddings=positions
         )
         self.mixins = nn.ModuleDict({"patch_embedding": PatchEmbedding(sizes), "cls": FeatureNorm(width)})
@@ -193,11 +193,11 @@ class QFormer(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         count = sizes["num_layers"]
-        crosses = sizes.get("is_decoder", False)
-        if isinstance(crosses, bool):
-            crosses = [crosses] * count
-        layers: list[nn.Module] = [QFormerLayer(sizes, crosses[number]) for number in range(count)]
-        self.transformer: Any = Trunk(  # checkpoint key
+        has_cross_attention = sizes.get("is_decoder", False)
+        if isinstance(has_cross_attention, bool):
+            has_cross_attention = [has_cross_attention] * count
+        layers: list[nn.Module] = [QFormerLayer(sizes, has_cross_attention[number]) for number in range(count)]
+        self.transformer: Any = Transformer(  # checkpoint key
             sizes["vocab_size"], sizes["hidden_size"], layers, final_layernorm=layer_norm(sizes)
         )
 
@@ -337,11 +337,11 @@ class GLMBlock(GradientCheckpointingLayer):  # public name
         return torch.add(self.mlp(m), m, alpha=self.alpha)
 
 
-Starts = int | Sequence[int] | torch.Tensor
+ImageStarts = int | Sequence[int] | torch.Tensor
 
 
 @dataclass(frozen=True)
-class Marks:
+class SpecialTokenIds:
     """The token ids that give a prompt its shape."""
 
     bos: int
@@ -350,12 +350,12 @@ class Marks:
     pad: int
 
     @classmethod
-    def of(cls, config: Any) -> "Marks":
+    def from_config(cls, config: Any) -> "SpecialTokenIds":
         """Return those of a model's configuration."""
         return cls(config.bos_token_id, config.gmask_token_id, config.mask_token_id, config.pad_token_id)
 
 
-def image_starts(pre_image_length: Starts | None, batch: int, device: torch.device) -> torch.Tensor:
+def image_starts(pre_image_length: ImageStarts | None, batch: int, device: torch.device) -> torch.Tensor:
     """Return [B], the index of each row's first placeholder; negative where a row has no picture.
 
     Args:
@@ -369,7 +369,7 @@ def image_starts(pre_image_length: Starts | None, batch: int, device: torch.devi
     return starts.expand(batch)
 
 
-def placeholders(starts: torch.Tensor, image_length: int, length: int) -> torch.Tensor:
+def placeholder_indices(starts: torch.Tensor, image_length: int, length: int) -> torch.Tensor:
     """Return [B, length], the number of the vector that each token stands for, or -1 for none."""
     offsets = torch.arange(length, device=starts.device) - starts[:, None]
     inside = (starts[:, None] >= 0) & (offsets >= 0) & (offsets < image_length)
@@ -387,7 +387,7 @@ def insert_images(embeddings: torch.Tensor, images: torch.Tensor, starts: torch.
         raise ValueError(f"There are {len(images)} pictures for {batch} rows; give one, or one each.")
     if int(starts.max()) + images.shape[1] > length:
         raise ValueError(f"The prompt of {length} tokens has no room for a picture's {images.shape[1]} vectors.")
-    places = placeholders(starts, images.shape[1], length)
+    places = placeholder_indices(starts, images.shape[1], length)
     images = images.to(embeddings.device, embeddings.dtype).expand(batch, -1, -1)
     chosen = images.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, width))
     return chosen.where((places >= 0)[..., None], embeddings)
@@ -405,7 +405,7 @@ def visible_tokens(
         attention_mask = (ids != pad).cumsum(dim=-1)
     if attention_mask.shape != ids.shape:
         raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}; it should be {list(ids.shape)}.")
-    return attention_mask.bool() | (placeholders(starts, image_length, ids.shape[1]) >= 0)
+    return attention_mask.bool() | (placeholder_indices(starts, image_length, ids.shape[1]) >= 0)
 
 
 def first_index(found: torch.Tensor) -> torch.Tensor:
@@ -428,12 +428,12 @@ def context_lengths(ids: torch.Tensor, bos: int) -> torch.Tensor:
     return lengths
 
 
-def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, marks: Marks) -> torch.Tensor:
+def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, special_ids: SpecialTokenIds) -> torch.Tensor:
     """Return the positions [B, 2, S] of whole sequences ids [B, S]; `visible` [B, S] or None for all."""
     index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    context = first_index(ids == marks.bos)
-    place = first_index((ids == marks.gmask) & (index < context))
-    other = first_index((ids == marks.mask) & (index < context))
+    context = first_index(ids == special_ids.bos)
+    place = first_index((ids == special_ids.gmask) & (index < context))
+    other = first_index((ids == special_ids.mask) & (index < context))
     place = place.where(place < context, other)
     rest = place.where(place < context, index)  # without a mask token, places are simply counted on
     positions = positions_2d(index, context, rest)
@@ -442,25 +442,25 @@ def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, marks: Mark
     return positions
 
 
-def checked_positions(position_ids: torch.Tensor) -> torch.Tensor:
+def check_positions(position_ids: torch.Tensor) -> torch.Tensor:
     """Return `position_ids` if they are [B, 2, T]."""
     if position_ids.ndim != 3 or position_ids.shape[1] != 2:
         raise ValueError(f"position_ids have shape {list(position_ids.shape)}; they should be [B, 2, T].")
     return position_ids
 
 
-def position_lines(ids: torch.Tensor, visible: torch.Tensor, marks: Marks) -> torch.Tensor:
+def linear_positions(ids: torch.Tensor, visible: torch.Tensor, special_ids: SpecialTokenIds) -> torch.Tensor:
     """Return [B, 2, 2], offset and slope of the positions after prompts ids [B, T], visible [B, T].
 
     That of the token with index i >= T is offset + i * slope.
     """
-    longer, seen = F.pad(ids, (0, 2), value=marks.pad), F.pad(visible, (0, 2), value=True)
-    first, second = token_positions(longer, seen, marks)[..., -2:].unbind(-1)
+    longer, seen = F.pad(ids, (0, 2), value=special_ids.pad), F.pad(visible, (0, 2), value=True)
+    first, second = token_positions(longer, seen, special_ids)[..., -2:].unbind(-1)
     slope = second - first
     return torch.stack((first - ids.shape[1] * slope, slope), dim=-1)
 
 
-def padded_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def prefill_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """Return [B, 1, S, S], True where a row sees a column, for context lengths [B, 1] and visible tokens [B, S]."""
     index = torch.arange(visible.shape[1], device=visible.device)
     seen = prefix_mask(index, context[..., None]) & visible[:, None]
@@ -468,7 +468,7 @@ def padded_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     return (seen | (index == index[:, None]))[:, None]
 
 
-def answer_mask(visible: torch.Tensor, count: int) -> torch.Tensor:
+def decode_mask(visible: torch.Tensor, count: int) -> torch.Tensor:
     """Return [B, 1, count, S] for the last `count` of tokens visible [B, S], all of them after <sop>."""
     length = visible.shape[1]
     index = torch.arange(length, device=visible.device)

@@ -18,21 +18,21 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from ..errors import CheckpointError, SettingError
 from ..kernels.torch_ops import quantize_layers, rotary_tables
-from .chat_chatglm import DialogueMixin
+from .chat_chatglm import ChatMixin
 from .configuration_chatglm import ChatGLMConfig
-from .generation_chatglm import Rooms, later_logits, new_cache
+from .generation_chatglm import GraphCache, decode_with_graph, new_cache
 from .layers_chatglm import (
     GLMBlock,
     ImageEncoder,
-    Marks,
+    ImageStarts,
     PrefixEncoder,
-    Starts,
-    answer_mask,
-    checked_positions,
+    SpecialTokenIds,
+    check_positions,
     context_lengths,
+    decode_mask,
     image_starts,
     insert_images,
-    padded_mask,
+    prefill_mask,
     stored_length,
     token_positions,
     visible_tokens,
@@ -105,7 +105,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             if inputs_embeds is not None or mask is not None:
                 raise ValueError("Give input_ids with attention_mask, or inputs_embeds with mask, not both.")
             inputs_embeds = self.word_embeddings(input_ids)
-            position_ids, mask = self.arrange(input_ids, position_ids, attention_mask, past_key_values)
+            position_ids, mask = self.prepare_positions_and_mask(
+                input_ids, position_ids, attention_mask, past_key_values
+            )
         if inputs_embeds is None or position_ids is None:
             raise ValueError("Give input_ids, or inputs_embeds with position_ids [B, 2, T].")
         if use_cache and past_key_values is None:
@@ -130,7 +132,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
         )
 
-    def arrange(
+    def prepare_positions_and_mask(
         self,
         ids: torch.Tensor,
         position_ids: torch.Tensor | None,
@@ -148,31 +150,31 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             ValueError: inputs that do not fit together.
         """
         if stored_length(past_key_values):
-            return self._arrange_later(ids, position_ids, attention_mask)
-        marks = Marks.of(self.config)
+            return self._prepare_decode(ids, position_ids, attention_mask)
+        special_ids = SpecialTokenIds.from_config(self.config)
         if starts is None:
             starts = image_starts(None, len(ids), ids.device)
-        visible = visible_tokens(ids, attention_mask, starts, self.config.image_length, marks.pad)
-        mask = padded_mask(context_lengths(ids, marks.bos), visible)
+        visible = visible_tokens(ids, attention_mask, starts, self.config.image_length, special_ids.pad)
+        mask = prefill_mask(context_lengths(ids, special_ids.bos), visible)
         if position_ids is None:
-            position_ids = token_positions(ids, visible, marks)
-        return checked_positions(position_ids), mask
+            position_ids = token_positions(ids, visible, special_ids)
+        return check_positions(position_ids), mask
 
-    def _arrange_later(
+    def _prepare_decode(
         self, ids: torch.Tensor, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if position_ids is None:
             raise ValueError("After a cache, position_ids [B, 2, T] are needed: the context is not seen again.")
-        checked_positions(position_ids)
+        check_positions(position_ids)
         if attention_mask is None and ids.shape[1] == 1:
             return position_ids, None
         if attention_mask is None:
             raise ValueError("Several tokens after a cache need an attention_mask [B, S] of all tokens.")
-        return position_ids, answer_mask(attention_mask.bool(), ids.shape[1])
+        return position_ids, decode_mask(attention_mask.bool(), ids.shape[1])
 
 
 class ChatGLMForConditionalGenerationWithImage(  # public name
-    DialogueMixin, ChatGLMPreTrainedModel, GenerationMixin
+    ChatMixin, ChatGLMPreTrainedModel, GenerationMixin
 ):
     """The whole model. Use `chat` and `stream_chat` to talk, `generate` for everything that transformers offers.
 
@@ -192,7 +194,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         self.image_encoder = ImageEncoder(
             config.eva_config, config.qformer_config, config.hidden_size
         )  # checkpoint key
-        self.rooms = Rooms()
+        self.graph_cache = GraphCache()
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -213,7 +215,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         position_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         images: torch.Tensor | None = None,
-        pre_image_length: Starts | None = None,
+        pre_image_length: ImageStarts | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -246,7 +248,7 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         if input_ids is None or output_attentions:
             raise ValueError("Give input_ids; attentions are not returned.")
         if inputs_embeds is None and labels is None and not output_hidden_states:
-            logits = later_logits(past_key_values, input_ids, position_ids, attention_mask)
+            logits = decode_with_graph(past_key_values, input_ids, position_ids, attention_mask)
             if logits is not None:
                 return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         if past_key_values is None and self._wants_cache(use_cache):
@@ -257,7 +259,9 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         if not stored_length(past_key_values):
             starts = image_starts(pre_image_length, len(input_ids), input_ids.device)
             inputs_embeds = self._with_images(inputs_embeds, images, image_embeds, starts)
-        position_ids, mask = self.transformer.arrange(input_ids, position_ids, attention_mask, past_key_values, starts)
+        position_ids, mask = self.transformer.prepare_positions_and_mask(
+            input_ids, position_ids, attention_mask, past_key_values, starts
+        )
         outputs = self.transformer(
             inputs_embeds=inputs_embeds,
             position_ids=position_ids,

@@ -17,8 +17,8 @@ from transformers.utils import PaddingStrategy
 from .configuration_chatglm import add_code
 
 NEWLINE, TAB = "<n>", "<|tab|>"
-MAX_BLANKS = 80
-UNKNOWN_TEXT = " ⁇ "  # what sentencepiece writes for <unk>
+MAX_SPACES = 80
+UNKNOWN_TOKEN_TEXT = " ⁇ "  # what sentencepiece writes for <unk>
 LONE_SURROGATES = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")
 CLEAN_UPS = (
     *((f" {mark}", mark) for mark in ".?!,"),
@@ -34,23 +34,23 @@ def clean_up_spaces(text: str) -> str:
     return text
 
 
-def mark_layout(text: str) -> str:
+def encode_whitespace(text: str) -> str:
     """`text` with newlines, tabs and runs of 2 to 80 blanks written as the pieces which stand for them.
 
     A lone surrogate, which UTF-8 cannot hold, becomes "?".
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = text.replace("\n", NEWLINE).replace("\t", TAB)
-    return re.sub(f" {{2,{MAX_BLANKS}}}", lambda run: f"<|blank_{len(run[0])}|>", text)
+    return re.sub(f" {{2,{MAX_SPACES}}}", lambda run: f"<|blank_{len(run[0])}|>", text)
 
 
-def layout_pieces() -> dict[str, str]:
+def whitespace_pieces() -> dict[str, str]:
     """The user-defined pieces and the layout that each stands for: `{"<n>": "\\n", ...}`."""
-    blanks = {f"<|blank_{count}|>": " " * count for count in range(2, MAX_BLANKS + 1)}
+    blanks = {f"<|blank_{count}|>": " " * count for count in range(2, MAX_SPACES + 1)}
     return {NEWLINE: "\n", TAB: "\t", **blanks}
 
 
-class TextStream:
+class IncrementalDecoder:
     """Turns one answer's ids into text as they come.
 
     The texts of all `push` calls and of the last `flush`, joined, are the text of all ids, before clean-up.
@@ -61,7 +61,7 @@ class TextStream:
     def __init__(self, sp_model: SentencePieceProcessor, texts: Mapping[int, str], pad_token_id: int) -> None:
         """`texts`: those that differ from the piece. An id with neither is passed over, as a pad is."""
         self._sp_model = sp_model
-        self._texts = {sp_model.unk_id(): UNKNOWN_TEXT, **texts}
+        self._texts = {sp_model.unk_id(): UNKNOWN_TOKEN_TEXT, **texts}
         self._pad_token_id = pad_token_id
         # An invalid byte becomes one surrogate, hence one U+FFFD: sentencepiece does not merge them.
         self._bytes = codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -140,7 +140,7 @@ def load_sentencepiece(vocab_file: str | Path | None, required: Iterable[str]) -
     return processor
 
 
-def split_off(token: str) -> AddedToken:
+def make_special_token(token: str) -> AddedToken:
     """A special string that `encode` cuts out of text, white space around it included, as in 4.33."""
     return AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
 
@@ -208,10 +208,12 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self.do_lower_case, self.remove_space, self.num_image_tokens = do_lower_case, remove_space, 0
         # The vocabulary comes before super().__init__, which asks for it.
         special = {name: str(kwargs[name]) for name in SPECIAL_TOKENS}
-        pieces = [*special.values(), self.gmask_token, self.end_token, *layout_pieces()]
+        pieces = [*special.values(), self.gmask_token, self.end_token, *whitespace_pieces()]
         self.sp_model = load_sentencepiece(vocab_file, pieces)
         self.english_forbidden_ids = self._forbidden_ranges(english_forbidden_ids)
-        self._added_tokens_decoder = {self.sp_model.piece_to_id(token): split_off(token) for token in special.values()}
+        self._added_tokens_decoder = {
+            self.sp_model.piece_to_id(token): make_special_token(token) for token in special.values()
+        }
         kwargs["added_tokens_decoder"] = self._only_added(kwargs.pop("added_tokens_decoder", {}))
         kwargs.update(special)
         super().__init__(**kwargs, **({"model_specific_special_tokens": named} if named else {}))
@@ -233,11 +235,11 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """Join punctuation and English endings to the word before them, as `decode` does."""
         return clean_up_spaces(text)
 
-    def stream(self) -> TextStream:
+    def stream(self) -> IncrementalDecoder:
         """A decoder for one answer that comes id by id; its text is not cleaned up."""
-        layout = {self.sp_model.piece_to_id(piece): text for piece, text in layout_pieces().items()}
+        layout = {self.sp_model.piece_to_id(piece): text for piece, text in whitespace_pieces().items()}
         added = {i: token.content for i, token in self._added_tokens_decoder.items() if i >= self.vocab_size}
-        return TextStream(self.sp_model, {**layout, **added}, self.pad_token_id)
+        return IncrementalDecoder(self.sp_model, {**layout, **added}, self.pad_token_id)
 
     @property
     def gmask_token_id(self) -> int:
@@ -302,7 +304,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def _prepare(self, text: str) -> str:
         if self.remove_space:
             text = " ".join(text.split())
-        return mark_layout(text.lower() if self.do_lower_case else text)
+        return encode_whitespace(text.lower() if self.do_lower_case else text)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         pieces: list[str] = self.sp_model.encode(self._prepare(text), out_type=str)

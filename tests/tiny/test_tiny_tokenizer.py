@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.hf.tokenization_chatglm import ChatGLMTokenizer, layout_pieces
+from model.hf.tokenization_chatglm import ChatGLMTokenizer, whitespace_pieces
 from tiny.training.tokenizer import CHINESE, CONTROL_PIECES, HEAD_PIECES, count_candidates, train_tokenizer
 
 COLORS = {"red": "红色", "green": "绿色", "blue": "蓝色", "yellow": "黄色"}
@@ -43,7 +43,7 @@ def pieces(tokenizer: ChatGLMTokenizer) -> list[str]:
 
 
 def test_order_of_pieces(pieces: list[str]) -> None:
-    layout = [piece for piece in layout_pieces() if piece != "<n>"]
+    layout = [piece for piece in whitespace_pieces() if piece != "<n>"]
     tail = [*CONTROL_PIECES, *layout, *(f"<0x{value:02X}>" for value in range(256))]
     assert tuple(pieces[:5]) == HEAD_PIECES
     assert pieces[-len(tail) :] == tail
@@ -56,7 +56,7 @@ def test_kinds_of_pieces(tokenizer: ChatGLMTokenizer, pieces: list[str]) -> None
     assert {piece for i, piece in enumerate(pieces) if model.is_control(i)} == controls
     assert [i for i in range(len(pieces)) if model.is_unknown(i)] == [0]
     assert sum(model.is_byte(i) for i in range(len(pieces))) == 256
-    for piece in layout_pieces():  # taken as a whole wherever it stands: user-defined
+    for piece in whitespace_pieces():  # taken as a whole wherever it stands: user-defined
         assert model.piece_to_id(piece) in model.encode(f"a{piece}b")
 
 

@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, layout_pieces, mark_layout
+from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, encode_whitespace, whitespace_pieces
 from tiny.words.vocabulary import NAMES, NOUNS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
 CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
 CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # punctuation and characters
-LAYOUT = re.compile("|".join(map(re.escape, layout_pieces())))
+LAYOUT = re.compile("|".join(map(re.escape, whitespace_pieces())))
 LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely more than four
 # Chinese has no blanks, so colors and nouns are set apart here: were 红色的球 one piece, a color that training never
 # shows with a noun would be written quite unlike all others.
@@ -65,7 +65,7 @@ def train_tokenizer(texts: Iterable[str], out_dir: Path, vocab_size: int = 1500)
     Raises:
         RuntimeError: there is no text, or vocab_size is too small for its characters.
     """
-    trained = train_unigram([mark_layout(text) for text in texts], vocab_size)
+    trained = train_unigram([encode_whitespace(text) for text in texts], vocab_size)
     pieces = order_pieces(read_pieces(trained))
     out_dir.mkdir(parents=True, exist_ok=True)
     vocab_file = out_dir / "ice_text.model"
@@ -94,7 +94,7 @@ def train_unigram(texts: list[str], vocab_size: int) -> bytes:
             byte_fallback=True,
             pad_id=HEAD_PIECES.index("<pad>"),
             control_symbols=list(CONTROL_PIECES),
-            user_defined_symbols=list(layout_pieces()),
+            user_defined_symbols=list(whitespace_pieces()),
             num_threads=1,  # sums of several threads depend on their order
             minloglevel=2,
         )
@@ -127,7 +127,7 @@ def split_words(text: str) -> list[str]:
 def read_pieces(model: bytes) -> list[VocabularyEntry]:
     """The vocabulary of a sentencepiece model, in the order of ids."""
     processor = SentencePieceProcessor(model_proto=model)
-    layout = layout_pieces()
+    layout = whitespace_pieces()
 
     def kind(i: int) -> int:
         if processor.id_to_piece(i) in layout:
@@ -143,7 +143,7 @@ def order_pieces(pieces: list[VocabularyEntry]) -> list[VocabularyEntry]:
     by_text = {piece.text: piece for piece in pieces}
     normal = [piece for piece in pieces if piece.kind == NORMAL]
     normal.sort(key=lambda piece: bool(CHINESE.search(piece.text)))  # keeps the order within both halves
-    layout = [by_text[text] for text in layout_pieces() if text != NEWLINE]
+    layout = [by_text[text] for text in whitespace_pieces() if text != NEWLINE]
     return [
         *(by_text[text] for text in HEAD_PIECES),
         *normal,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from model import CheckpointError
-from model.hf.export import OWN_MODULES, SHARED_FILES, SHARED_MODULES, export_code, refresh_code
+from model.hf.export import HF_MODULES, SHARED_FILES, SHARED_MODULES, export_code, refresh_code
 from tests.helpers.hf_models import TINY, load_tiny, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -121,9 +121,9 @@ def test_an_export_is_few_files_that_can_be_read(exported: Path) -> None:
     assert max(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 500
 
 
-@pytest.mark.parametrize("module", [*OWN_MODULES, *SHARED_MODULES])
+@pytest.mark.parametrize("module", [*HF_MODULES, *SHARED_MODULES])
 def test_files_import_libraries_and_one_another_only(exported: Path, module: str) -> None:
-    names = {*OWN_MODULES, *SHARED_MODULES}
+    names = {*HF_MODULES, *SHARED_MODULES}
     for node in ast.walk(ast.parse((exported / f"{module}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= LIBRARIES

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from model.hf.tokenization_chatglm import MAX_BLANKS, ChatGLMTokenizer, clean_up_spaces, layout_pieces, mark_layout
+from model.hf.tokenization_chatglm import (
+    MAX_SPACES,
+    ChatGLMTokenizer,
+    clean_up_spaces,
+    encode_whitespace,
+    whitespace_pieces,
+)
 
 VOCAB_FILE = Path(__file__).parents[4] / "shared" / "data" / "ice_text.model"
 GOLDENS = json.loads((Path(__file__).parents[2] / "goldens" / "tokenizer.json").read_text(encoding="utf-8"))
@@ -126,9 +132,9 @@ def test_case_and_space_settings() -> None:
 @pytest.mark.parametrize("count", [1, 2, 79, 80, 81, 82, 160, 161, 243])
 def test_mark_layout_takes_the_longest_runs_first(count: int) -> None:
     expected = "a" + " " * count + "b"
-    for length in range(MAX_BLANKS, 1, -1):  # the original's way
+    for length in range(MAX_SPACES, 1, -1):  # the original's way
         expected = expected.replace(" " * length, f"<|blank_{length}|>")
-    assert mark_layout("a" + " " * count + "b") == expected
+    assert encode_whitespace("a" + " " * count + "b") == expected
 
 
 def test_clean_up_spaces() -> None:
@@ -174,7 +180,7 @@ def draw_ids(rng: random.Random) -> list[int]:
 def original_decode(tokenizer: ChatGLMTokenizer, ids: list[int]) -> str:
     """The original's way: sentencepiece, then replacement in the finished text."""
     text: str = tokenizer.sp_model.decode(ids)
-    for piece, layout in layout_pieces().items():
+    for piece, layout in whitespace_pieces().items():
         text = text.replace(piece, layout)
     return text
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from model.hf.generation_chatglm import ROOM, GrowingLayer, new_cache
+from model.hf.generation_chatglm import LAYER_GROWTH, PreallocatedLayer, new_cache
 from tests.helpers.hf_models import build_golden, golden_model, left_padded, picture_of, prompt_ids
 
 SHAPE = (2, 3, 1, 4)  # [B, H, N, head_dim]
 
 
-def stored(tokens: int) -> GrowingLayer:
+def stored(tokens: int) -> PreallocatedLayer:
     """Return a layer that was given random tokens, one after another."""
-    layer = GrowingLayer()
+    layer = PreallocatedLayer()
     for _ in range(tokens):
         layer.update(torch.randn(SHAPE), torch.randn(SHAPE))
     return layer
@@ -22,15 +22,15 @@ def stored(tokens: int) -> GrowingLayer:
 
 @torch.no_grad()
 def test_a_token_is_written_where_there_is_room() -> None:
-    layer, joined = GrowingLayer(), torch.empty(2, *SHAPE[:2], 0, SHAPE[-1])
+    layer, joined = PreallocatedLayer(), torch.empty(2, *SHAPE[:2], 0, SHAPE[-1])
     places = set()
-    for _ in range(ROOM + 5):
+    for _ in range(LAYER_GROWTH + 5):
         token = torch.randn(2, *SHAPE)
         shown = layer.update(*token)
         joined = torch.cat((joined, token), dim=-2)
         assert torch.equal(torch.stack(shown), joined)
         places.add(shown[0].data_ptr())
-    assert layer.get_seq_length() == ROOM + 5
+    assert layer.get_seq_length() == LAYER_GROWTH + 5
     assert len(places) == 2  # the first room, and the one that followed when it was full
 
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from model.hf.layers_chatglm import (
-    Marks,
-    answer_mask,
+    SpecialTokenIds,
     context_lengths,
+    decode_mask,
     image_starts,
     insert_images,
-    padded_mask,
+    prefill_mask,
     token_positions,
     visible_tokens,
 )
 from tests.helpers.hf_models import CASES, SPEC
 
-MARKS = Marks(bos=94, gmask=91, mask=90, pad=3)
+MARKS = SpecialTokenIds(bos=94, gmask=91, mask=90, pad=3)
 # A pad, a context of three with [gMASK], <sop>, two words.
 IDS = torch.tensor([[3, 10, 11, 91, 94, 20, 21], [12, 13, 14, 90, 94, 20, 21]])
 
@@ -33,10 +33,10 @@ def seen_by_definition(ids: list[int], hidden: set[int]) -> list[list[bool]]:
 
 def test_the_context_sees_itself_and_the_answer_what_came_before() -> None:
     visible = visible_tokens(IDS, None, torch.tensor([-1, -1]), 2, MARKS.pad)
-    mask = padded_mask(context_lengths(IDS, MARKS.bos), visible)
+    mask = prefill_mask(context_lengths(IDS, MARKS.bos), visible)
     assert mask[0, 0, 1:].tolist() == seen_by_definition(IDS[0].tolist(), {0})[1:]
     assert mask[1, 0].tolist() == seen_by_definition(IDS[1].tolist(), set())
-    assert torch.equal(answer_mask(visible, 2), mask[:, :, -2:])
+    assert torch.equal(decode_mask(visible, 2), mask[:, :, -2:])
     assert mask.any(-1).all()  # a row that sees nothing would be NaN
 
 
@@ -56,10 +56,10 @@ def test_without_a_mask_token_places_are_counted_on() -> None:
 def test_positions_are_the_originals(name: str, golden_numbers: Any) -> None:
     expected = golden_numbers[f"sat/{name}/position_ids"]
     config = SPEC["hf_config"]
-    marks = Marks(*(config[f"{token}_token_id"] for token in ("bos", "gmask", "mask", "pad")))
+    special_ids = SpecialTokenIds(*(config[f"{token}_token_id"] for token in ("bos", "gmask", "mask", "pad")))
     prompt = SPEC["cases"][name]["input_ids"]
     ids = torch.tensor([prompt + [5] * (expected.shape[-1] - len(prompt))])
-    assert token_positions(ids, None, marks).tolist() == expected.tolist()
+    assert token_positions(ids, None, special_ids).tolist() == expected.tolist()
 
 
 def test_a_mask_made_of_pads_does_not_hide_the_pictures_placeholders() -> None:

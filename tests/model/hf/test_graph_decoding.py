@@ -3,12 +3,14 @@
 import copy
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from model.hf.generation_chatglm import STRIDE, Rooms, weights_of
+from model.hf.generation_chatglm import CAPACITY_STEP, GraphCache, weights_fingerprint
+from tests.helpers.hf_graphs import GREEDY, assert_same_logits, both_ways, prompt_of
 from tests.helpers.hf_models import (
     build_golden,
     golden_model,
@@ -18,7 +20,6 @@ from tests.helpers.hf_models import (
     tiny_model,
     tiny_tokenizer,
 )
-from tests.helpers.in_rooms import GREEDY, assert_same_logits, both_ways, prompt_of
 
 
 @pytest.mark.parametrize(
@@ -30,15 +31,15 @@ from tests.helpers.in_rooms import GREEDY, assert_same_logits, both_ways, prompt
         {"repetition_penalty": 1.3, "suppress_tokens": [30]},
     ],
 )
-def test_other_ways_to_generate(settings: dict[str, Any], places_seen: list[int]) -> None:
+def test_other_ways_to_generate(settings: dict[str, Any], attended_lengths: list[int]) -> None:
     model = build_golden()
-    for ids in (prompt_of(30), torch.cat([prompt_of(STRIDE - 3, seed) for seed in range(2)])):
+    for ids in (prompt_of(30), torch.cat([prompt_of(CAPACITY_STEP - 3, seed) for seed in range(2)])):
         ours, expected = both_ways(model, ids, **settings)
         assert torch.equal(ours, expected)
-    assert places_seen
+    assert attended_lengths
 
 
-def test_guessed_tokens_and_single_ones_take_turns(places_seen: list[int]) -> None:
+def test_guessed_tokens_and_single_ones_take_turns(attended_lengths: list[int]) -> None:
     model = build_golden()
     settings = {"max_new_tokens": 30, "min_new_tokens": 30}
     ours, expected = both_ways(model, prompt_of(40), prompt_lookup_num_tokens=2, **settings)
@@ -46,31 +47,31 @@ def test_guessed_tokens_and_single_ones_take_turns(places_seen: list[int]) -> No
     assert torch.equal(ours, both_ways(model, prompt_of(40), **settings)[1])
 
 
-def test_streamed_answers(places_seen: list[int]) -> None:
+def test_streamed_answers(attended_lengths: list[int]) -> None:
     model = copy.deepcopy(tiny_model())
     greedy = {"do_sample": False, "min_length": 0, "repetition_penalty": 1}
     answer = tiny_model().chat(tiny_tokenizer(), None, "你好", **greedy)
-    places_seen.clear()
+    attended_lengths.clear()
     assert model.chat(tiny_tokenizer(), None, "你好", **greedy) == answer
     assert [*model.stream_chat(tiny_tokenizer(), None, "你好", **greedy)][-1] == answer
-    assert places_seen
+    assert attended_lengths
     next(stream := model.stream_chat(tiny_tokenizer(), None, "你好", **greedy))
     stream.close()
-    assert model.rooms.spare is not None
+    assert model.graph_cache.idle is not None
 
 
-def test_a_room_serves_again_and_keeps_nothing(places_seen: list[int]) -> None:
+def test_a_room_serves_again_and_keeps_nothing(attended_lengths: list[int]) -> None:
     model = build_golden()
-    model.generate(prompt_of(2 * STRIDE), **GREEDY)
-    room = model.rooms.spare
-    assert room is not None
-    room.states.fill_(torch.nan)
-    room.visible.fill_(False)
+    model.generate(prompt_of(2 * CAPACITY_STEP), **GREEDY)
+    buffers = model.graph_cache.idle
+    assert buffers is not None
+    buffers.states.fill_(torch.nan)
+    buffers.visible.fill_(False)
     assert_same_logits(model, prompt_of(10))
-    assert model.rooms.spare is room
+    assert model.graph_cache.idle is buffers
 
 
-def test_a_cache_that_is_handed_out_is_the_callers_own(places_seen: list[int]) -> None:
+def test_a_cache_that_is_handed_out_is_the_callers_own(attended_lengths: list[int]) -> None:
     model = build_golden()
     asked = {**GREEDY, "return_dict_in_generate": True}
     cache = model.generate(prompt_of(20), **asked).past_key_values
@@ -87,7 +88,7 @@ def test_a_cache_that_is_handed_out_is_the_callers_own(places_seen: list[int]) -
     assert cache.get_seq_length() == before[0][0].shape[2] + 1
 
 
-def test_a_copy_of_the_cache_in_the_middle_goes_its_own_way(places_seen: list[int]) -> None:
+def test_a_copy_of_the_cache_in_the_middle_goes_its_own_way(attended_lengths: list[int]) -> None:
     model = build_golden()
     copies = []
 
@@ -101,42 +102,42 @@ def test_a_copy_of_the_cache_in_the_middle_goes_its_own_way(places_seen: list[in
     )
     model.generate(prompt_of(20), **GREEDY, logits_processor=[keep])
     assert [cache.get_seq_length() for cache in copies] == [*range(20, 28)]
-    assert all(cache.steps is None for cache in copies)
+    assert all(cache.graph_decoding is None for cache in copies)
 
 
-def test_changed_weights_are_another_model(places_seen: list[int]) -> None:
+def test_changed_weights_are_another_model(attended_lengths: list[int]) -> None:
     model = build_golden()
-    expected = weights_of(model)
-    assert weights_of(model) == expected
+    expected = weights_fingerprint(model)
+    assert weights_fingerprint(model) == expected
     model.generate(prompt_of(20), **GREEDY)
     model.double()
-    assert model.rooms.spare is None
+    assert model.graph_cache.idle is None
     assert_same_logits(model, prompt_of(20))
-    room = model.rooms.spare
+    buffers = model.graph_cache.idle
     model.quantize(8)
     assert_same_logits(model, prompt_of(20))
-    assert model.rooms.spare is not room
+    assert model.graph_cache.idle is not buffers
 
 
-def test_what_a_graph_would_not_repeat_is_left_alone(places_seen: list[int]) -> None:
+def test_what_a_graph_would_not_repeat_is_left_alone(attended_lengths: list[int]) -> None:
     model = build_golden()
     layer = model.transformer.layers[1]
     hook = layer.mlp.register_forward_hook(lambda *args: None)
-    assert weights_of(model) is None
+    assert weights_fingerprint(model) is None
     model.generate(prompt_of(20), **GREEDY)
     hook.remove()
     model.generate(prompt_of(20), **GREEDY, output_hidden_states=True, return_dict_in_generate=True)
     model.generate(prompt_of(20), **GREEDY, use_cache=False)
     model.generate(prompt_of(20), **GREEDY, cache_implementation="static")
-    assert places_seen == []
-    assert weights_of(model) is not None
-    assert weights_of(model.train()) is None
+    assert attended_lengths == []
+    assert weights_fingerprint(model) is not None
+    assert weights_fingerprint(model.train()) is None
     model.eval()
     layer.mlp.dense_h_to_4h = torch.nn.Sequential(layer.mlp.dense_h_to_4h)
-    assert weights_of(model) is None
+    assert weights_fingerprint(model) is None
 
 
-def test_two_at_once_have_rooms_of_their_own(places_seen: list[int]) -> None:
+def test_two_at_once_have_rooms_of_their_own(attended_lengths: list[int]) -> None:
     model = build_golden()
     prompts = [torch.cat([prompt_of(length, seed) for seed in range(rows)]) for length, rows in ((20, 1), (40, 2))]
     expected = [golden_model().generate(ids, **GREEDY) for ids in prompts]
@@ -155,7 +156,7 @@ def test_two_at_once_have_rooms_of_their_own(places_seen: list[int]) -> None:
         assert all(torch.equal(one, answer) for one in answers)
 
 
-def test_in_inference_mode_and_out_of_it(places_seen: list[int]) -> None:
+def test_in_inference_mode_and_out_of_it(attended_lengths: list[int]) -> None:
     model = build_golden()
     expected = golden_model().generate(prompt_of(20), **GREEDY)
     with torch.inference_mode():
@@ -164,15 +165,15 @@ def test_in_inference_mode_and_out_of_it(places_seen: list[int]) -> None:
     assert torch.equal(model.generate(prompt_of(20), **GREEDY), expected)
 
 
-def test_copies_of_a_model_have_no_room(places_seen: list[int]) -> None:
+def test_copies_of_a_model_have_no_room(attended_lengths: list[int]) -> None:
     model = build_golden()
     model.generate(prompt_of(20), **GREEDY)
-    assert model.rooms.spare is not None
-    assert copy.deepcopy(model).rooms.spare is None
-    assert pickle.loads(pickle.dumps(model.rooms)).spare is None
+    assert model.graph_cache.idle is not None
+    assert copy.deepcopy(model).graph_cache.idle is None
+    assert pickle.loads(pickle.dumps(model.graph_cache)).idle is None
 
 
-def test_a_failed_generation_gives_its_room_back(places_seen: list[int]) -> None:
+def test_a_failed_generation_gives_its_room_back(attended_lengths: list[int]) -> None:
     model = build_golden()
 
     def fail(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -182,18 +183,30 @@ def test_a_failed_generation_gives_its_room_back(places_seen: list[int]) -> None
 
     with pytest.raises(KeyError, match="stopped"):
         model.generate(prompt_of(20), **GREEDY, logits_processor=[fail])
-    assert model.rooms.spare is not None
+    assert model.graph_cache.idle is not None
 
 
 def test_the_largest_room_is_kept() -> None:
-    rooms, like = Rooms(), torch.zeros(1, 2, 1, 4)
-    small, large = rooms.take(like, 3, 20, ()), rooms.take(like, 3, 2 * STRIDE, ())
-    assert (small.places, large.places) == (STRIDE, 3 * STRIDE)
-    for room in (small, large, small):
-        rooms.give_back(room)
-    assert rooms.spare is large
-    assert rooms.take(like.expand(2, -1, -1, -1), 3, 20, ()).rows == 2
-    assert rooms.spare is None
+    graph_cache, like = GraphCache(), torch.zeros(1, 2, 1, 4)
+    small, large = graph_cache.acquire(like, 3, 20, ()), graph_cache.acquire(like, 3, 2 * CAPACITY_STEP, ())
+    assert (small.capacity, large.capacity) == (CAPACITY_STEP, 3 * CAPACITY_STEP)
+    for buffers in (small, large, small):
+        graph_cache.release(buffers)
+    assert graph_cache.idle is large
+    assert graph_cache.acquire(like.expand(2, -1, -1, -1), 3, 20, ()).batch_size == 2
+    assert graph_cache.idle is None
+
+
+def test_graphs_are_switched_off_by_the_former_names(attended_lengths: list[int]) -> None:
+    model = build_golden()
+    with pytest.warns(DeprecationWarning) as warned:
+        model.rooms.records = False
+        assert not model.rooms.records
+    assert {str(one.message).split()[0] for one in warned} == {"rooms", "records"}
+    assert {Path(one.filename).name for one in warned} == {Path(__file__).name}
+    assert not model.graph_cache.enabled
+    model.generate(prompt_of(20), **GREEDY)
+    assert not attended_lengths
 
 
 def test_positions_go_on_as_the_whole_sequence_has_them(golden_pixels: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The same generation with single tokens decoded in a room, and layer by layer."""
+"""Compare generation in preallocated decode buffers with generation layer by layer."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "min_new_toke
 
 def prompt_of(length: int, seed: int = 0) -> torch.Tensor:
     """Return random ids [1, length] that end with [gMASK] <sop>."""
-    marks = golden_model().config
+    config = golden_model().config
     ids = torch.randint(20, 60, (1, length), generator=torch.Generator().manual_seed(seed))
-    ids[0, -2:] = torch.tensor([marks.gmask_token_id, marks.bos_token_id])
+    ids[0, -2:] = torch.tensor([config.gmask_token_id, config.bos_token_id])
     return ids
 
 
 def both_ways(model: HfModel, ids: torch.Tensor, **settings: Any) -> tuple[Any, Any]:
-    """Generate in a room and layer by layer."""
+    """Generate in decode buffers, then layer by layer."""
     found = []
-    for model.rooms.records in (True, False):
+    for model.graph_cache.enabled in (True, False):
         torch.manual_seed(0)
         found.append(model.generate(ids, **{**GREEDY, **settings}))
-    model.rooms.records = True
+    model.graph_cache.enabled = True
     return found[0], found[1]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.hf.generation_chatglm import STRIDE, has_graphs
+from model.hf.generation_chatglm import CAPACITY_STEP, supports_graphs
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
 from tests.conftest import relative_error
 from tests.helpers.hf_models import TINY, build_golden, left_padded, tiny_model, tiny_tokenizer
@@ -26,14 +26,14 @@ def on_gpu(dtype: torch.dtype = torch.float32) -> HfModel:
 
 def graphs_of(model: HfModel) -> set[int]:
     """Return how many places the recorded steps see."""
-    return set() if model.rooms.spare is None else set(model.rooms.spare.graphs)
+    return set() if model.graph_cache.idle is None else set(model.graph_cache.idle.graphs)
 
 
 def without_graphs(model: HfModel, ids: torch.Tensor, **settings: Any) -> Any:
     """Generate layer by layer."""
-    model.rooms.records = False
+    model.graph_cache.enabled = False
     found = model.generate(ids, **settings)
-    model.rooms.records = True
+    model.graph_cache.enabled = True
     return found
 
 
@@ -63,19 +63,19 @@ def prompt_of(model: HfModel, length: int, rows: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 2e-2)])
 def test_single_rows_and_several(dtype: torch.dtype, tolerance: float) -> None:
     model = build_golden().to("cuda", dtype)
-    for length in (49, STRIDE - 6):
+    for length in (49, CAPACITY_STEP - 6):
         assert_same(model, tolerance, prompt_of(model, length))
-    assert graphs_of(model) == {2 * STRIDE}
+    assert graphs_of(model) == {2 * CAPACITY_STEP}
     assert_same(model, tolerance, prompt_of(model, 600))
     assert_same(model, tolerance, prompt_of(model, 5))
-    assert graphs_of(model) == {STRIDE, 3 * STRIDE}
+    assert graphs_of(model) == {CAPACITY_STEP, 3 * CAPACITY_STEP}
     assert_same(model, tolerance, prompt_of(model, 49, rows=3))
 
 
 def test_a_room_that_is_full_is_left_for_a_larger_one() -> None:
     model = build_golden().cuda()
-    assert_same(model, 1e-4, prompt_of(model, STRIDE // 2 - 8), max_new_tokens=140, min_new_tokens=140)
-    assert graphs_of(model) == {2 * STRIDE}
+    assert_same(model, 1e-4, prompt_of(model, CAPACITY_STEP // 2 - 8), max_new_tokens=140, min_new_tokens=140)
+    assert graphs_of(model) == {2 * CAPACITY_STEP}
 
 
 def test_padded_rows_with_pictures(golden_pixels: torch.Tensor) -> None:
@@ -123,13 +123,13 @@ def test_chat_and_its_stream(dtype: torch.dtype) -> None:
 def test_changed_weights_are_recorded_anew(change: Any) -> None:
     model = on_gpu()
     model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
-    old = model.rooms.spare
+    old = model.graph_cache.idle
     assert old is not None
     model = change(model)
     answer = model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
-    assert model.rooms.spare is not old
+    assert model.graph_cache.idle is not old
     assert graphs_of(model)
-    model.rooms.records = False
+    model.graph_cache.enabled = False
     assert model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY) == answer
 
 
@@ -169,8 +169,8 @@ def test_another_stream_or_autocast_goes_layer_by_layer() -> None:
         assert model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY) == expected
     assert not graphs_of(model)
     with torch.autocast("cuda", torch.bfloat16):
-        assert not has_graphs(model.device)
-    assert has_graphs(model.device)
+        assert not supports_graphs(model.device)
+    assert supports_graphs(model.device)
 
 
 def test_a_graph_leaves_when_its_model_does() -> None:
@@ -178,7 +178,7 @@ def test_a_graph_leaves_when_its_model_does() -> None:
     model = on_gpu()
     model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
     model.cpu()
-    assert model.rooms.spare is None
+    assert model.graph_cache.idle is None
     before = torch.cuda.memory_allocated()
     again = on_gpu()
     again.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)

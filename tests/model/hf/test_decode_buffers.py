@@ -1,0 +1,121 @@
+"""Steps in a room have the logits of the network called layer by layer, however many places they see."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.hf import ChatGLMConfig
+from model.hf.generation_chatglm import CAPACITY_STEP, DecodeBuffers, DeviceUsage, with_headroom
+from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
+from tests.helpers.hf_graphs import GREEDY, assert_same_logits, prompt_of
+from tests.helpers.hf_models import SPEC, build_golden, left_padded
+
+
+@pytest.mark.parametrize(
+    "length", [2, 49, CAPACITY_STEP - 4, CAPACITY_STEP - 1, CAPACITY_STEP, CAPACITY_STEP + 1, 2 * CAPACITY_STEP - 3]
+)
+def test_lengths_on_both_sides_of_a_border(length: int, attended_lengths: list[int]) -> None:
+    model = build_golden()
+    assert_same_logits(model, prompt_of(length))
+    steps = range(length + 1, length + GREEDY["max_new_tokens"])  # the first token comes with the prompt
+    assert attended_lengths == [min(with_headroom(filled), with_headroom(length + 1)) for filled in steps]
+
+
+def test_a_room_that_is_full_is_left_for_a_larger_one(attended_lengths: list[int]) -> None:
+    model = build_golden()
+    length, steps = CAPACITY_STEP // 2 - 8, CAPACITY_STEP // 2 + 12
+    assert_same_logits(model, prompt_of(length), max_new_tokens=steps, min_new_tokens=steps)
+    assert attended_lengths == [CAPACITY_STEP] * (CAPACITY_STEP - length) + [2 * CAPACITY_STEP] * (
+        length + steps - 1 - CAPACITY_STEP
+    )
+    assert model.graph_cache.idle is not None
+    assert model.graph_cache.idle.capacity == 2 * CAPACITY_STEP
+
+
+@pytest.mark.parametrize("changes", [{}, {"pre_seq_len": 5}])
+def test_padded_rows_with_pictures(
+    changes: dict[str, Any], attended_lengths: list[int], golden_pixels: torch.Tensor
+) -> None:
+    model = build_golden(**changes)
+    batch = left_padded(golden_pixels)
+    assert_same_logits(model, batch.pop("input_ids"), **batch)
+    assert attended_lengths
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_few_bits(bits: int, attended_lengths: list[int]) -> None:
+    model = build_golden()
+    assert_same_logits(model.quantize(bits), torch.cat([prompt_of(30, seed) for seed in range(3)]))
+    assert attended_lengths
+
+
+class Replay:
+    """Stands for a graph: computes again, into the same tensor."""
+
+    def __init__(self, buffers: DecodeBuffers, model: HfModel, length: int) -> None:
+        self.arguments = buffers, model, length
+        self.logits = DecodeBuffers.compute(*self.arguments)
+
+    def replay(self) -> None:
+        self.logits.copy_(DecodeBuffers.compute(*self.arguments))
+
+
+def test_what_was_recorded_serves_the_next_generation(
+    attended_lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_golden()
+    recorded: list[int] = []
+
+    def record(buffers: DecodeBuffers, model: HfModel, length: int) -> bool:
+        replay = Replay(buffers, model, length)
+        buffers.graphs[length] = replay, replay.logits  # type: ignore[assignment]
+        recorded.append(length)
+        return True
+
+    monkeypatch.setattr(DecodeBuffers, "_capture", record)
+    for length in (CAPACITY_STEP - 4, 40, CAPACITY_STEP + 9, 2 * CAPACITY_STEP + 9, 2 * CAPACITY_STEP, 40):
+        assert_same_logits(model, prompt_of(length, seed=length))
+    assert recorded == [2 * CAPACITY_STEP, 3 * CAPACITY_STEP, CAPACITY_STEP]
+
+
+def test_a_graph_is_used_until_it_is_full_unless_it_reads_far_too_much() -> None:
+    buffers = DecodeBuffers(torch.zeros(1, 2, 1, 4), 3, 6 * CAPACITY_STEP, ())
+    assert [buffers.attended_length(filled) for filled in (1, 200, 5 * CAPACITY_STEP, 6 * CAPACITY_STEP)] == [
+        CAPACITY_STEP,
+        2 * CAPACITY_STEP,
+        *[6 * CAPACITY_STEP] * 2,
+    ]
+    buffers.graphs = {2 * CAPACITY_STEP: Any, 4 * CAPACITY_STEP: Any}
+    for filled, expected in (
+        (1, 2),
+        (2 * CAPACITY_STEP, 2),
+        (2 * CAPACITY_STEP + 1, 4),
+        (4 * CAPACITY_STEP, 4),
+        (4 * CAPACITY_STEP + 1, 5),
+    ):
+        assert buffers.attended_length(filled) == expected * CAPACITY_STEP
+    buffers.graphs = {6 * CAPACITY_STEP: Any}
+    assert buffers.attended_length(30) == CAPACITY_STEP
+
+
+@pytest.mark.parametrize("changes", [{}, {"pre_seq_len": 5}, {"quantization_bit": 8}, {"quantization_bit": 4}])
+def test_a_step_asks_the_device_nothing(changes: dict[str, Any]) -> None:
+    """Tensors without data have no answer, and a recording cannot wait for one."""
+    model = HfModel(ChatGLMConfig(**{**SPEC["hf_config"], **changes})).half().eval().to("meta")
+    heads = model.config.num_attention_heads
+    like = torch.zeros(2, heads, 1, model.config.hidden_size // heads, dtype=torch.float16, device="meta")
+    buffers = DecodeBuffers(like, model.config.num_layers, CAPACITY_STEP, ())
+    with torch.no_grad():
+        assert buffers.compute(model, CAPACITY_STEP).shape == (2, 1, model.config.vocab_size)
+
+
+def test_who_records_is_alone() -> None:
+    usage = DeviceUsage()
+    with usage.active():
+        with usage.exclusive() as is_exclusive:
+            assert is_exclusive
+        with usage.active(), usage.exclusive() as is_exclusive:
+            assert not is_exclusive
+        with usage.exclusive() as is_exclusive:
+            assert is_exclusive
