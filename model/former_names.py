@@ -107,6 +107,14 @@ MOVED = {
     "model.sat_compat": "model.sat.compat",
     "model.shared_calls": "model.images.embedding_cache",
     "model.shortage": "model.resource_errors",
+    "visualglm.server.answering": "visualglm.server.generation",
+    "visualglm.server.doors": "visualglm.server.middleware",
+    "visualglm.server.limits": "visualglm.server.admission",
+    "visualglm.server.pictures": "visualglm.server.images",
+    "visualglm.server.refusals": "visualglm.server.api_errors",
+    "visualglm.server.trace": "visualglm.server.request_log",
+    "visualglm.terminal.dialogue": "visualglm.terminal.chat",
+    "visualglm.web.picture": "visualglm.web.images",
 }
 
 # Current module -> former name -> current name, of what a module defines.

@@ -76,7 +76,7 @@ def tiny_model() -> SatChatModel:
 @pytest.fixture(scope="session")
 def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
     """A client of a server of visualglm-tiny with the default settings."""
-    from tests.helpers.served import serving  # needs fastapi, which other tests do without
+    from tests.helpers.api_server import serving  # needs fastapi, which other tests do without
 
     with serving(tiny_model) as client:
         yield client

@@ -54,7 +54,7 @@ def main() -> int:
         print(describe_commands())
         return DONE
     if name not in COMMANDS:
-        return refuse(name)
+        return report_unknown_command(name)
     sys.argv[:2] = [f"visualglm {name}"]
     return start(name)
 
@@ -66,7 +66,7 @@ def start(name: str, **settings: Any) -> int:
         settings: keyword arguments of the program's `main`.
     """
     command = COMMANDS[name]
-    problem = find_shadow() or find_missing(command)
+    problem = find_shadowing_module() or find_missing_modules(command)
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return FAILED
@@ -90,7 +90,7 @@ def describe_commands() -> str:
     )
 
 
-def refuse(name: str) -> int:
+def report_unknown_command(name: str) -> int:
     """Print what is wrong with the name of a command; return the exit code."""
     print("usage: visualglm COMMAND ...", file=sys.stderr)
     close = difflib.get_close_matches(name, COMMANDS, 1)
@@ -100,7 +100,7 @@ def refuse(name: str) -> int:
     return MISUSED
 
 
-def find_shadow() -> str:
+def find_shadowing_module() -> str:
     """Return what to do about a module of the user's that is found in place of a package of ours; "" if none is.
 
     `python -m visualglm` looks for modules in the working directory first, and all programs do so in PYTHONPATH.
@@ -118,7 +118,7 @@ def find_shadow() -> str:
     return ""
 
 
-def find_missing(command: Command) -> str:
+def find_missing_modules(command: Command) -> str:
     """Return how to install what a command needs and lacks; "" if it lacks nothing."""
     absent = [name for name in command.needs if find_spec(name) is None]
     if not absent:

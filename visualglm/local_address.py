@@ -4,7 +4,7 @@ import ipaddress
 import socket
 from collections.abc import Collection
 
-OWN_NAME = "localhost"
+LOCALHOST = "localhost"
 IPV6_PREFIX = 64  # of the network that one client of IPv6 has for itself
 
 
@@ -47,14 +47,14 @@ def host_name(host: str) -> str:
     return name.strip("[]").rstrip(".").lower()
 
 
-def is_own_name(host: str, names: Collection[str] = ()) -> bool:
+def is_own_host(host: str, names: Collection[str] = ()) -> bool:
     """Return whether a Host header is an address, a name of this machine, or one of `names` (in lower case).
 
     The page of another site cannot send such a header: with DNS rebinding, its own host name resolves to this machine
     for a while, but the browser still sends that name.
     """
     name = host_name(host)
-    if name == OWN_NAME or name.endswith(f".{OWN_NAME}") or name in names:
+    if name == LOCALHOST or name.endswith(f".{LOCALHOST}") or name in names:
         return True
     try:
         ipaddress.ip_address(name)

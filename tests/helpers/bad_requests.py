@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from tests.helpers.api_server import SCENE, SCENE_BASE64, SCENE_URL, completion
 from tests.helpers.picture_files import encode
-from tests.helpers.served import SCENE, SCENE_BASE64, SCENE_URL, completion
 
 NATIVE, CHAT = "/", "/v1/chat/completions"
 PNG = SCENE.read_bytes()
@@ -47,7 +47,7 @@ def png_file(width: int, height: int, rows: bytes = b"", *more: bytes) -> bytes:
     )
 
 
-def pictures() -> Iterator[tuple[str, str]]:
+def images() -> Iterator[tuple[str, str]]:
     """Yield what is no picture that is accepted, as the text of a request."""
     yield from {
         "not base64": "this is no picture!",
@@ -300,16 +300,16 @@ def bad_requests() -> Iterator[Bad]:
         for name, content, status in bodies():
             yield Bad(f"{path} body: {name}", path, content, status)
         for name, value in settings():
-            body = {"text": "a", "image": SCENE_BASE64} if path == NATIVE else completion("a", picture=SCENE_URL)
+            body = {"text": "a", "image": SCENE_BASE64} if path == NATIVE else completion("a", image=SCENE_URL)
             yield Bad(f"{path} {name}: {str(value)[:20]}", path, json.dumps({**body, name: value}).encode())
         for name in ("temperature", "top_p", "top_k", "seed"):
             for value in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999"):
                 body = json.dumps({"text": "a"} if path == NATIVE else completion("a"))
                 yield Bad(f"{path} {name}: {value}", path, f'{body[:-1]}, "{name}": {value}}}'.encode())
-    for name, source in pictures():
+    for name, source in images():
         if source.strip():  # "" is no picture there
             yield Bad(f"/ picture: {name}", NATIVE, json.dumps({"text": "a", "image": source}).encode())
-        yield Bad(f"/v1 picture: {name}", CHAT, json.dumps(completion("a", picture=source)).encode())
+        yield Bad(f"/v1 picture: {name}", CHAT, json.dumps(completion("a", image=source)).encode())
     yield from (Bad(f"/ {name}", NATIVE, json.dumps(body).encode()) for name, body in native())
     yield from (Bad(f"/v1 {name}", CHAT, json.dumps(body).encode()) for name, body in chats())
     yield Bad("/v1 another model", CHAT, json.dumps(completion("a") | {"model": "gpt"}).encode(), 404)

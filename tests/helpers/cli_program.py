@@ -89,7 +89,7 @@ def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
             program.kill()
 
 
-def stand_in_a_storm() -> None:
+def interrupt_storm() -> None:
     """Interrupt short blocks again and again, from another program; print how many of the blocks it hit."""
     storm = (
         f"import os, random, time\nfor _ in range(20000): os.kill({os.getpid()}, 2); time.sleep(random.random() / 1e5)"
@@ -108,7 +108,7 @@ def stand_in_a_storm() -> None:
     print(hit)
 
 
-def make_bad_pictures(directory: Path) -> dict[str, str]:
+def make_bad_images(directory: Path) -> dict[str, str]:
     """Write what is no picture, or none that should be read; return the paths with the start of what is said."""
     contents = {
         "empty.png": (b"", "is empty."),

@@ -63,7 +63,7 @@ class RawVisitor:
         return self.http.get(f"/gradio_api/file={path}").json()
 
 
-def said(messages: list[dict[str, Any]]) -> str:
+def shown_messages(messages: list[dict[str, Any]]) -> str:
     """Return the words that an event shows in a corner of the page: warnings and errors."""
     logs = [message["log"] for message in messages if message["msg"] == "log"]
     errors = [message["output"].get("error") or "" for message in messages if "output" in message]

@@ -67,13 +67,13 @@ class ModelWithModes:
 
 def describe(conversation: Conversation, config: GenerationConfig) -> str:
     """Return what the model was given."""
-    picture = None if conversation.image is None else color_of(conversation.image)
+    image = None if conversation.image is None else color_of(conversation.image)
     said = " ".join(turn.question for turn in conversation.turns)
-    return f"turns [{said}] picture {picture} {conversation.language.code} temperature {config.temperature}"
+    return f"turns [{said}] image {image} {conversation.language.code} temperature {config.temperature}"
 
 
 def color_of(image: Image.Image) -> str:
-    """Return the mean color of a picture, by which the examples can be told from one another."""
+    """Return the mean color of an image, by which the examples can be told from one another."""
     return "-".join(str(round(value)) for value in ImageStat.Stat(image).mean)
 
 

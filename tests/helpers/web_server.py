@@ -21,7 +21,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.path, dict(self.headers)))
+        self.server.requests.append((self.path, dict(self.headers)))
         self.close_connection = True
         self.server.routes.get(self.path, lambda handler: handler.send_error(404))(self)
 
@@ -53,7 +53,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.routes: dict[str, Callable[[Handler], None]] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
         self.over = threading.Event()
 
     @property
@@ -79,7 +79,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-def refusal(url: str, **options) -> str:
+def rejection_message(url: str, **options) -> str:
     """Return the message with which `url` is refused."""
     with pytest.raises(ImageError) as error:
         fetch_bytes(url, **options)

@@ -15,7 +15,7 @@ from model.loading import describe_model
 from tests.helpers.checkpoints import TINY
 from tests.visualglm.terminal.test_cli_demo import ScriptedModel, talk
 from visualglm.arguments import OneLanguageModel
-from visualglm.web.layout import words
+from visualglm.web.layout import localized_properties
 
 KNOWLEDGE = json.loads((TINY / "config.json").read_text(encoding="utf-8"))["description"]
 
@@ -62,13 +62,13 @@ def test_the_terminal_shows_it_below_the_welcome(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("language", [CHINESE, ENGLISH])
 def test_the_page_shows_it_below_the_title(language: Language) -> None:
-    title = words(language, Description("visualglm-tiny", KNOWLEDGE))["title"]["value"]
+    title = localized_properties(language, Description("visualglm-tiny", KNOWLEDGE))["title"]["value"]
     assert title.splitlines()[-1].startswith("visualglm-tiny")
     assert title.endswith(KNOWLEDGE[language.code])
 
 
 def test_the_page_shows_it_as_text() -> None:
-    title = words(ENGLISH, Description("![x](http://a)<b>*", {"en": "\x1b[31m"}))["title"]["value"]
+    title = localized_properties(ENGLISH, Description("![x](http://a)<b>*", {"en": "\x1b[31m"}))["title"]["value"]
     assert title.splitlines()[-1] == "\\!\\[x\\]\\(http://a\\)\\<b\\>\\*: \ufffd\\[31m"
 
 

@@ -14,11 +14,11 @@ from model import SettingError
 from model.command_line import ArgumentParser
 from tests.helpers.cli_program import ROOT, environment
 from visualglm.server import Settings, program as server
-from visualglm.server.settings import variable_of
+from visualglm.server.settings import variable_name
 from visualglm.web import program as web
 
 SERVICE = "tcp://10.43.0.7:8080"
-EVERY_VARIABLE = [variable_of(item) for item in fields(Settings)]
+EVERY_VARIABLE = [variable_name(item) for item in fields(Settings)]
 
 
 def read_settings(*words: str, **variables: str) -> tuple[Settings, list[str]]:
@@ -132,7 +132,7 @@ def test_no_proxy_stands_between_gradio_and_its_own_page(
         monkeypatch.setenv(name, proxy)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
-    web.without_proxies_for("127.0.0.5", share)
+    web.bypass_proxies("127.0.0.5", share)
     with httpx.Client() as client:
         for url in ("http://localhost:7860", "http://127.0.0.1:7860", "http://127.0.0.5:7860"):
             assert client._transport_for_url(httpx.URL(url)) is client._transport

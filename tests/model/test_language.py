@@ -29,8 +29,8 @@ from model import (
 from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert
 from model.prompt import choose_language, question_language
+from tests.helpers.api_server import SteppedModel, serving
 from tests.helpers.hf_models import TINY, load_tiny, tiny_model as hf_model, tiny_tokenizer
-from tests.helpers.served import SteppedModel, serving
 from visualglm.arguments import add_model_arguments, load_model, locale_language
 
 SCENE = str(Path(__file__).parents[2] / "examples" / "scene.png")
@@ -233,4 +233,4 @@ def test_the_server_keeps_the_language_of_the_round_before() -> None:
             spoken.append({"role": "user", "content": "🦊"})
             body = {"model": "visualglm-tiny", "messages": spoken}
             client.post("/v1/chat/completions", json=body).raise_for_status()
-    assert [conversation.language for conversation, _, _ in model.asked] == [ENGLISH] * 2 + [CHINESE] * 2
+    assert [conversation.language for conversation, _, _ in model.requests] == [ENGLISH] * 2 + [CHINESE] * 2

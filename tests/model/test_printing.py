@@ -13,7 +13,7 @@ from model.checkpoint import convert
 from model.command_line import escape_unprintable, make_printable, print_text
 from tests.helpers.cli_program import ROOT, TINY, run_program
 from tests.visualglm.terminal.test_cli_demo import ScriptedModel, done, talk
-from visualglm.server.trace import JsonLines
+from visualglm.server.request_log import JsonFormatter
 
 ATTACK = "\x1b]0;title\x07\x9b2J\r\u202egnp\u2066x\u200f\u061c\x7f\udc80"
 PROGRAMS = ("model", "visualglm", "finetune")
@@ -83,7 +83,7 @@ def test_convert_prints_names_without_commands(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_servers_log_escapes_what_commands_a_terminal() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 1, f"{ATTACK}猫", None, None)
-    line = JsonLines(with_text=True).format(record)
+    line = JsonFormatter(with_text=True).format(record)
     assert line == make_printable(line)
     assert json.loads(line)["event"] == f"{ATTACK}猫"
     assert escape_unprintable("猫👨\u200d👩") == "猫👨\u200d👩"

@@ -31,7 +31,7 @@ from model.resource_errors import (
     find_resource_error,
     translate_resource_errors,
 )
-from tests.helpers.served import SteppedModel, completion, serving
+from tests.helpers.api_server import SteppedModel, completion, serving
 
 ROOT = Path(__file__).parents[2]
 needs_limits = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")

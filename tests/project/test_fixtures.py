@@ -202,11 +202,11 @@ def web_module(name: str) -> Any:
 
 def test_a_saved_conversation_loads_and_is_saved_again() -> None:
     pytest.importorskip("gradio", reason="what the web page needs is not installed")
-    file, picture, uploads = map(web_module, ("conversation_file", "picture", "uploads"))
+    file, images, uploads = map(web_module, ("conversation_file", "images", "uploads"))
     saved = (FIXTURES / "conversation.json").read_bytes()
     document = json.loads(saved)
     folder = uploads.UploadFolder()
-    reader = picture.PictureReader(folder, 56)
+    reader = images.UploadedImageReader(folder, 56)
     try:
         dialogue = file.from_json(saved, reader)
         assert [(turn.question, turn.answer) for turn in dialogue.turns] == [

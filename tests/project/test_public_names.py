@@ -267,7 +267,7 @@ def is_ready(client: httpx.Client) -> bool:
 
 
 def test_a_server_keeps_its_routes_metrics_and_log(tmp_path: Path) -> None:
-    from tests.helpers.served import SCENE_BASE64, SCENE_URL, completion
+    from tests.helpers.api_server import SCENE_BASE64, SCENE_URL, completion
 
     log = tmp_path / "log"
     with served(log) as client:
@@ -277,7 +277,7 @@ def test_a_server_keeps_its_routes_metrics_and_log(tmp_path: Path) -> None:
         document = client.get("/openapi.json").json()
         native = client.post("/", json={"text": "你好", "image": SCENE_BASE64, "history": [], "temperature": 0}).json()
         history = ["How many objects are there?", "There are three objects in the picture."] * 8
-        asked = completion(*history, "你好", picture=SCENE_URL, max_length=128, stream=True)
+        asked = completion(*history, "你好", image=SCENE_URL, max_length=128, stream=True)
         asked["model"] = "renamed"
         assert client.post("/v1/chat/completions", json=asked).text.rstrip().endswith("[DONE]")
         assert client.post("/v1/chat/completions", json={**asked, "logprobs": True}).status_code == 400

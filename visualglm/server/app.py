@@ -14,9 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from model import ChatModel
 
 from . import native, openai
-from .docs import explain_unmatched, make_docs_router
-from .doors import BodyLimits, Door, Watch
-from .refusals import Refusal, respond
+from .api_errors import ApiError, error_response
+from .docs import make_docs_router, route_error
+from .middleware import AuthMiddleware, BodyLimitMiddleware, RequestLogMiddleware
 from .schemas import CompletionRequest, Health, NativeRequest
 from .service import Service
 from .settings import Settings
@@ -53,9 +53,9 @@ def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
     for router in (*routers, make_docs_router(app.title, str(app.openapi_url))):
         app.include_router(router)
     # The one that is added last is passed first.
-    app.add_middleware(BodyLimits, service=service)
-    app.add_middleware(Door, service=service)
-    app.add_middleware(Watch, service=service)
+    app.add_middleware(BodyLimitMiddleware, service=service)
+    app.add_middleware(AuthMiddleware, service=service)
+    app.add_middleware(RequestLogMiddleware, service=service)
     if settings.cors_origins:  # outside of all, so that a page's script can read refusals, too
         app.add_middleware(
             CORSMiddleware,
@@ -81,8 +81,8 @@ def make_operator_router(service: Service) -> APIRouter:
     @router.get("/ready", response_model=Health, responses={503: {"model": Health}})
     async def ready() -> Any:
         """Tell whether the next question would be answered."""
-        gate = service.gate
-        states = (("stopping", gate.closing), ("loading", service.model is None), ("busy", gate.full))
+        limiter = service.limiter
+        states = (("stopping", limiter.closing), ("loading", service.model is None), ("busy", limiter.is_full))
         status = next((name for name, holds in states if holds), "ready")
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
@@ -99,10 +99,10 @@ def add_error_handlers(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(AnyHTTPException)
     async def handle_http(request: Request, error: HTTPException) -> Response:
-        refusal = error if isinstance(error, Refusal) else explain_unmatched(app, request, error)
+        refusal = error if isinstance(error, ApiError) else route_error(app, request, error)
         refusal.headers = refusal.headers or error.headers
-        trace = request.state.trace
-        return respond(service.explain(refusal, trace), trace.path, trace.id)
+        record = request.state.record
+        return error_response(service.report_error(refusal, record), record.path, record.id)
 
 
 def _document(app: FastAPI) -> None:

@@ -14,11 +14,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..local_address import client_network, parse_address
-from .trace import log
+from .request_log import log
 
-HEADER_TIMEOUT = 20.0  # seconds in which the headers of a request must have arrived
-REPORT_S = 10.0  # seconds between two lines of the log about refused connections
-TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+HEADER_TIMEOUT_S = 20.0  # seconds in which the headers of a request must have arrived
+REPORT_INTERVAL_S = 10.0  # seconds between two lines of the log about refused connections
+TOO_MANY_RESPONSE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 
 class ConnectionLimits:
@@ -30,9 +32,9 @@ class ConnectionLimits:
         trusted: addresses or networks of proxies, each of which speaks for many clients.
     """
 
-    def __init__(self, most: int, most_per_client: int, trusted: Sequence[str] = ()) -> None:
-        self.most = most
-        self.most_per_client = most_per_client
+    def __init__(self, max_total: int, max_per_client: int, trusted: Sequence[str] = ()) -> None:
+        self.max_total = max_total
+        self.max_per_client = max_per_client
         self.trusted = [ipaddress.ip_network(address, strict=False) for address in trusted]
         self.total = 0
         self.by_client: Counter[str] = Counter()
@@ -41,8 +43,8 @@ class ConnectionLimits:
 
     def admit(self, address: str | None) -> bool:
         """Count a new connection from `address`; return False, and do not count it, if there are too many."""
-        client = self.client_of(address)
-        if self.total >= self.most or (client is not None and self.by_client[client] >= self.most_per_client):
+        client = self.client_key(address)
+        if self.total >= self.max_total or (client is not None and self.by_client[client] >= self.max_per_client):
             self._report()
             return False
         self.total += 1
@@ -50,15 +52,15 @@ class ConnectionLimits:
             self.by_client[client] += 1
         return True
 
-    def leave(self, address: str | None) -> None:
+    def release(self, address: str | None) -> None:
         """Stop counting a connection that was admitted."""
         self.total -= 1
-        if (client := self.client_of(address)) is not None:
+        if (client := self.client_key(address)) is not None:
             self.by_client[client] -= 1
             if not self.by_client[client]:
                 del self.by_client[client]
 
-    def client_of(self, address: str | None) -> str | None:
+    def client_key(self, address: str | None) -> str | None:
         """Return the key under which an address is counted, None if it has no limit of its own."""
         if address is None:  # a Unix socket
             return None
@@ -69,7 +71,7 @@ class ConnectionLimits:
 
     def _report(self) -> None:
         self.refused += 1
-        if time.monotonic() - self.reported >= REPORT_S:
+        if time.monotonic() - self.reported >= REPORT_INTERVAL_S:
             self.reported = time.monotonic()
             log("too many connections", logging.WARNING, open=self.total, refused=self.refused)
 
@@ -98,9 +100,9 @@ class LimitedProtocol(H11Protocol):
         self.address = self.client[0] if self.client else None
         self.admitted = self.limits.admit(self.address)
         if self.admitted:
-            self._time_headers()
+            self._update_header_timer()
         else:
-            transport.write(TOO_MANY)
+            transport.write(TOO_MANY_RESPONSE)
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -108,7 +110,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
         self._stop_timer()
         if self.admitted:
-            self.limits.leave(self.address)
+            self.limits.release(self.address)
 
     def data_received(self, data: bytes) -> None:
         """Read more of a request; begin to time its headers with the first byte."""
@@ -119,14 +121,14 @@ class LimitedProtocol(H11Protocol):
         """Handle what was read."""
         super().handle_events()
         if not self.transport.is_closing():
-            self._time_headers()
+            self._update_header_timer()
 
-    def _time_headers(self) -> None:
+    def _update_header_timer(self) -> None:
         """Run the timer exactly while headers are awaited."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_timer()
         elif self.header_timer is None:
-            self.header_timer = self.loop.call_later(HEADER_TIMEOUT, self.transport.close)
+            self.header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.close)
 
     def _stop_timer(self) -> None:
         if self.header_timer is not None:

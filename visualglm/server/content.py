@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .refusals import Refusal
+from .api_errors import ApiError
 
 MAX_PARTS = 100
 TEXT_TYPES = ("text", "input_text", "output_text")
@@ -43,9 +43,9 @@ def read_content(content: object, where: str) -> tuple[str, list[str]]:
     if isinstance(content, str):
         return content, []
     if not isinstance(content, list):
-        raise refuse_message(f"The content is {describe(content)}; it should be a text or a list of parts.", where)
+        raise message_error(f"The content is {describe_json(content)}; it should be a text or a list of parts.", where)
     if len(content) > MAX_PARTS:
-        raise refuse_message(f"The content has {len(content):,} parts; at most {MAX_PARTS} are read.", where)
+        raise message_error(f"The content has {len(content):,} parts; at most {MAX_PARTS} are read.", where)
     texts: list[str] = []
     urls: list[str] = []
     for number, part in enumerate(content):
@@ -58,21 +58,21 @@ def _read_part(part: object, where: str, texts: list[str], urls: list[str]) -> N
         texts.append(part)
         return
     if not isinstance(part, Mapping):
-        raise refuse_message(f"A part is {describe(part)}; it should be an object with a type, or a text.", where)
+        raise message_error(f"A part is {describe_json(part)}; it should be an object with a type, or a text.", where)
     kind = part.get("type")
     if isinstance(kind, str) and kind in TEXT_TYPES:
         texts.append(_read_text(part.get("text"), kind, f"{where}.text"))
     elif isinstance(kind, str) and kind in IMAGE_TYPES:
         urls.append(_read_image(part, kind, where))
     else:
-        raise refuse_message(f"{_describe_type(kind)} {_known_types()}", f"{where}.type")
+        raise message_error(f"{_describe_type(kind)} {_known_types()}", f"{where}.type")
 
 
 def _describe_type(kind: object) -> str:
     if kind is None:
         return "A part has no type."
     if not isinstance(kind, str):
-        return f"The type of a part is {describe(kind)}."
+        return f"The type of a part is {describe_json(kind)}."
     return f"Parts of type {kind[:100]!r} are not read."
 
 
@@ -85,7 +85,9 @@ def _known_types() -> str:
 
 def _read_text(text: object, kind: str, where: str) -> str:
     if not isinstance(text, str):
-        raise refuse_message(f"The text of a part of type {kind} is {describe(text)}; it should be a string.", where)
+        raise message_error(
+            f"The text of a part of type {kind} is {describe_json(text)}; it should be a string.", where
+        )
     return text
 
 
@@ -96,19 +98,21 @@ def _read_image(part: Mapping[str, object], kind: str, where: str) -> str:
         _check_detail(image.get("detail"), f"{where}.detail")
         image, where = image.get("url"), f"{where}.url"
     if not isinstance(image, str):
-        reason = f'it should be a data URL, or an object with the key "url", not {describe(image)}'
-        raise refuse_message(f"A part of type {kind} needs image_url: {reason}.", where)
+        reason = f'it should be a data URL, or an object with the key "url", not {describe_json(image)}'
+        raise message_error(f"A part of type {kind} needs image_url: {reason}.", where)
     if not image.strip():
-        raise refuse_message("The picture's url is empty. Send a data URL.", where)
+        raise message_error("The picture's url is empty. Send a data URL.", where)
     return image
 
 
 def _check_detail(detail: object, where: str) -> None:
     if detail is not None and detail not in DETAILS:
-        raise refuse_message(f"detail is {describe(detail)}; it should be {', '.join(DETAILS)}, or left out.", where)
+        raise message_error(
+            f"detail is {describe_json(detail)}; it should be {', '.join(DETAILS)}, or left out.", where
+        )
 
 
-def describe(value: object) -> str:
+def describe_json(value: object) -> str:
     """Return what kind of JSON a value is, in words; a short text itself."""
     if value is None:
         return "missing or null"
@@ -121,6 +125,6 @@ def describe(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def refuse_message(reason: str, where: str) -> Refusal:
+def message_error(reason: str, where: str) -> ApiError:
     """Return the refusal of a message whose part at `where` is at fault."""
-    return Refusal(400, reason, code="invalid_messages", param=where)
+    return ApiError(400, reason, code="invalid_messages", param=where)

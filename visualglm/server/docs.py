@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from .refusals import Refusal
+from .api_errors import ApiError
 
 DOCS = "/docs"
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
@@ -49,19 +49,19 @@ def make_docs_router(title: str, openapi_url: str) -> APIRouter:
 PROTOCOL = "/v1"
 
 
-def explain_unmatched(app: FastAPI, request: Request, error: AnyHTTPException) -> Refusal:
+def route_error(app: FastAPI, request: Request, error: AnyHTTPException) -> ApiError:
     """Return the refusal of a request whose path (404) or method (405) the router did not find."""
     path = request.url.path
     described = f"{DOCS} describes this server."
     if error.status_code == 404:
         known = ", ".join(sorted(list_routes(app, PROTOCOL if path.startswith(PROTOCOL) else "")))
         message = f"There is no {path[:100]!r} here. There are: {known}. {described}"
-        return Refusal(404, message, code="unknown_route")
+        return ApiError(404, message, code="unknown_route")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"{request.method[:20]!r} is not allowed at {path[:100]!r}; send {allowed}. {described}"
-        return Refusal(405, message, code="method_not_allowed")
-    return Refusal(error.status_code, f"{error.detail}.")
+        return ApiError(405, message, code="method_not_allowed")
+    return ApiError(error.status_code, f"{error.detail}.")
 
 
 def list_routes(app: FastAPI, prefix: str) -> Iterator[str]:

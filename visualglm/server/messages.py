@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 from model import Turn
 
-from .content import read_content, refuse_message
-from .refusals import Refusal
+from .api_errors import ApiError
+from .content import message_error, read_content
 from .schemas import Message
 
 
 @dataclass
-class Spoken:
+class MergedMessage:
     """What one side said in one go, its messages joined.
 
     Attributes:
@@ -35,7 +35,7 @@ def read_messages(messages: Sequence[Message]) -> tuple[str, list[Turn], str | N
     Raises:
         Refusal: 400, they are no dialogue that ends with a question about at most one picture.
     """
-    spoken: list[Spoken] = []
+    merged: list[MergedMessage] = []
     system: list[str] = []
     pictures: dict[str, None] = {}
     texts: list[str]
@@ -48,28 +48,28 @@ def read_messages(messages: Sequence[Message]) -> tuple[str, list[Turn], str | N
             text, urls = read_content(message.content, where)
             texts = [text]
         if urls and message.role != "user":
-            raise refuse_message("A picture belongs into a message of the user.", where)
+            raise message_error("A picture belongs into a message of the user.", where)
         pictures |= dict.fromkeys(urls)
         if message.role in ("system", "developer"):
             system += texts
-        elif spoken and spoken[-1].role == message.role:
-            spoken[-1].texts += texts
+        elif merged and merged[-1].role == message.role:
+            merged[-1].texts += texts
         else:
-            spoken.append(Spoken(message.role, texts))
+            merged.append(MergedMessage(message.role, texts))
     if len(pictures) > 1:
         reason = f"There are {len(pictures)} pictures; the model sees one in a conversation. Send one of them."
-        raise Refusal(400, reason, code="too_many_images", param="messages")
-    return *_to_turns(spoken, system), next(iter(pictures), None)
+        raise ApiError(400, reason, code="too_many_images", param="messages")
+    return *_to_turns(merged, system), next(iter(pictures), None)
 
 
-def _to_turns(spoken: list[Spoken], system: Sequence[str]) -> tuple[str, list[Turn]]:
-    if not spoken or spoken[-1].role != "user":
-        raise refuse_message("The last message should be the user's: there is nothing to answer.", "messages")
-    if spoken[0].role != "user":
-        raise refuse_message("The first message but for system messages should be the user's.", "messages")
-    if not spoken[-1].text.strip():
-        raise refuse_message("The last message has no text. Ask something, also about a picture.", "messages")
-    spoken[0].texts[:0] = [text for text in system if text.strip()]
-    questions, answers = spoken[::2], spoken[1::2]
+def _to_turns(merged: list[MergedMessage], system: Sequence[str]) -> tuple[str, list[Turn]]:
+    if not merged or merged[-1].role != "user":
+        raise message_error("The last message should be the user's: there is nothing to answer.", "messages")
+    if merged[0].role != "user":
+        raise message_error("The first message but for system messages should be the user's.", "messages")
+    if not merged[-1].text.strip():
+        raise message_error("The last message has no text. Ask something, also about a picture.", "messages")
+    merged[0].texts[:0] = [text for text in system if text.strip()]
+    questions, answers = merged[::2], merged[1::2]
     turns = [Turn(asked.text, said.text) for asked, said in zip(questions, answers, strict=False)]
     return questions[-1].text, turns

@@ -8,11 +8,11 @@ from fastapi.responses import JSONResponse
 
 from model.prompt import to_turns
 
-from .answering import Answering
+from .api_errors import local_time
+from .generation import GenerationTask
+from .images import ImageSource
 from .parsing import describe_body
-from .pictures import PictureSource
-from .refusals import now
-from .replies import Pieces, answer_in_events, answer_whole, document_events, event
+from .replies import ChunkBatch, answer_complete, answer_streamed, describe_event_stream, format_event
 from .schemas import NativeAnswer, NativeError, NativeRequest
 from .service import Question, Service
 
@@ -29,7 +29,7 @@ SETTINGS = (
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": NativeError} for status in (400, 401, 403, 408, 413, 429, 500, 503)
 }
-EVENTS = document_events('The answer; with "stream" as events {"delta": what is new}, and then all of it.')
+EVENTS = describe_event_stream('The answer; with "stream" as events {"delta": what is new}, and then all of it.')
 
 
 def make_router(service: Service) -> APIRouter:
@@ -41,41 +41,41 @@ def make_router(service: Service) -> APIRouter:
     )
     async def ask(request: Request) -> Response:
         """Answer a question about a picture, or one without."""
-        asked = await service.parser.read(request, NativeRequest)
-        question = to_question(asked, service)
-        if asked.stream:
-            return await answer_in_events(request, service, question, partial(write_events, asked))
-        (piece,) = await answer_whole(request, service, question)
-        return JSONResponse(describe_answer(asked, piece.text))
+        body = await service.parser.read(request, NativeRequest)
+        question = to_question(body, service)
+        if body.stream:
+            return await answer_streamed(request, service, question, partial(format_events, body))
+        (chunk,) = await answer_complete(request, service, question)
+        return JSONResponse(answer_body(body, chunk.text))
 
     return router
 
 
-async def write_events(
-    asked: NativeRequest, pieces: AsyncIterator[Pieces], _: Answering
+async def format_events(
+    body: NativeRequest, chunks: AsyncIterator[ChunkBatch], _: GenerationTask
 ) -> AsyncGenerator[bytes, None]:
     """Yield an event for each piece, and at the end one with the whole answer."""
     text = ""
-    async for ((_number, piece),) in pieces:
-        text += piece.text
-        yield event({"delta": piece.text})
-    yield event(describe_answer(asked, text))
+    async for ((_index, chunk),) in chunks:
+        text += chunk.text
+        yield format_event({"delta": chunk.text})
+    yield format_event(answer_body(body, text))
 
 
-def to_question(asked: NativeRequest, service: Service) -> Question:
-    """Return what a request asks; the picture moves from `asked` into it.
+def to_question(body: NativeRequest, service: Service) -> Question:
+    """Return what a request asks; the picture moves from `body` into it.
 
     Raises:
         Refusal, QuestionError, SettingError: it cannot be answered so.
     """
-    turns = to_turns(asked.history)
-    config = service.choose_config(**{name: getattr(asked, name) for name in SETTINGS})
-    picture = PictureSource(asked.image) if asked.image else None
-    asked.image = None
-    return Question(asked.text, turns, picture, [config], streamed=bool(asked.stream))
+    turns = to_turns(body.history)
+    config = service.choose_config(**{name: getattr(body, name) for name in SETTINGS})
+    image = ImageSource(body.image) if body.image else None
+    body.image = None
+    return Question(body.text, turns, image, [config], streamed=bool(body.stream))
 
 
-def describe_answer(asked: NativeRequest, text: str) -> dict[str, object]:
+def answer_body(body: NativeRequest, text: str) -> dict[str, object]:
     """Return the original's kind of answer."""
-    history = [*([turn.question, turn.answer] for turn in to_turns(asked.history)), [asked.text, text]]
-    return {"response": text, "result": text, "history": history, "status": 200, "time": now()}
+    history = [*([turn.question, turn.answer] for turn in to_turns(body.history)), [body.text, text]]
+    return {"response": text, "result": text, "history": history, "status": 200, "time": local_time()}

@@ -5,7 +5,7 @@ Clients and load generators written for other servers send many of them at their
 
 from collections.abc import Mapping, Sequence
 
-from .refusals import Refusal
+from .api_errors import ApiError
 from .schemas import CompletionRequest
 
 Values = Mapping[str, Sequence[object]]  # by parameter; null requests nothing in any case
@@ -105,23 +105,23 @@ MESSAGE_IGNORED_FIELDS = (
 STREAM_NO_OP_VALUES: Values = {"include_obfuscation": (False, True)}
 
 
-def refuse_unsupported(asked: CompletionRequest) -> None:
+def check_parameters(body: CompletionRequest) -> None:
     """Check that a request has no parameter that would have to change its answer and cannot.
 
     Raises:
         Refusal: 400, it has one; the message names it.
     """
-    _check_extra(asked.model_extra, NO_OP_VALUES, IGNORED_FIELDS, "")
-    for number, message in enumerate(asked.messages):
+    _check_extra(body.model_extra, NO_OP_VALUES, IGNORED_FIELDS, "")
+    for number, message in enumerate(body.messages):
         _check_extra(message.model_extra, MESSAGE_NO_OP_VALUES, MESSAGE_IGNORED_FIELDS, f"messages.{number}.")
-    if asked.stream_options is not None:
-        _check_extra(asked.stream_options.model_extra, STREAM_NO_OP_VALUES, (), "stream_options.")
-        if not asked.stream and asked.stream_options.include_usage:
+    if body.stream_options is not None:
+        _check_extra(body.stream_options.model_extra, STREAM_NO_OP_VALUES, (), "stream_options.")
+        if not body.stream and body.stream_options.include_usage:
             reason = "stream_options is only for answers that are streamed. Leave it out, or set stream."
-            raise Refusal(400, reason, code="invalid_value", param="stream_options")
-    if asked.max_tokens and asked.max_completion_tokens and asked.max_tokens != asked.max_completion_tokens:
+            raise ApiError(400, reason, code="invalid_value", param="stream_options")
+    if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         reason = "max_tokens and max_completion_tokens differ. Give one of them."
-        raise Refusal(400, reason, code="invalid_value", param="max_tokens")
+        raise ApiError(400, reason, code="invalid_value", param="max_tokens")
 
 
 def _check_extra(extra: Mapping[str, object] | None, no_op: Values, ignored: Sequence[str], where: str) -> None:
@@ -130,7 +130,7 @@ def _check_extra(extra: Mapping[str, object] | None, no_op: Values, ignored: Seq
             continue
         shown = where + name[:100]
         reason = "is not supported by this model" if name in no_op else "is not known here"
-        raise Refusal(400, f"{shown} {reason}. Leave it out.", code="unsupported_parameter", param=shown)
+        raise ApiError(400, f"{shown} {reason}. Leave it out.", code="unsupported_parameter", param=shown)
 
 
 def _equal(value: object, allowed: object) -> bool:

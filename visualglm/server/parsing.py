@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from .refusals import Refusal, explain_invalid
+from .api_errors import ApiError, validation_error
 
-FORBIDDEN = {chr(code) for code in range(32)} - {"\t", "\n", "\r"}
+CONTROL_CHARACTERS = {chr(code) for code in range(32)} - {"\t", "\n", "\r"}
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 # What is not counted in a body: all ASCII but the marks of its structure, and the escapes of its strings.
-UNMARKED = bytes(set(range(128)) - set(b",:[{\\"))
-MOST_UTF8_BYTES = 4  # of a character
+UNCOUNTED_BYTES = bytes(set(range(128)) - set(b",:[{\\"))
+MAX_UTF8_BYTES = 4  # of a character
 CHARACTERS_PER_ESCAPE = 32  # of base64 text, in which some clients escape slashes and line breaks
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -30,8 +30,8 @@ class BodyParser:
         max_text: the most characters of a question with its history.
     """
 
-    def __init__(self, most_tokens: int, max_text: int) -> None:
-        self.most_tokens = most_tokens
+    def __init__(self, max_tokens: int, max_text: int) -> None:
+        self.max_tokens = max_tokens
         self.max_text = max_text
         self.lock = asyncio.Lock()
 
@@ -48,7 +48,7 @@ class BodyParser:
             try:
                 return schema.model_validate(parse_json(body))
             except ValidationError as error:
-                raise explain_invalid(
+                raise validation_error(
                     error.errors(include_url=False, include_context=False, include_input=False)
                 ) from None
 
@@ -58,16 +58,16 @@ class BodyParser:
         Raises:
             Refusal: 400, it may hold too many values, or more text than is read.
         """
-        marks = body.translate(None, UNMARKED)
+        marks = body.translate(None, UNCOUNTED_BYTES)
         tokens = sum(map(marks.count, (b",", b":", b"[", b"{")))
-        if tokens > self.most_tokens:
-            message = f"The request has {tokens:,} commas, colons and brackets; at most {self.most_tokens:,} are read."
-            raise Refusal(400, f"{message} Shorten it.", code="json_too_complex")
+        if tokens > self.max_tokens:
+            message = f"The request has {tokens:,} commas, colons and brackets; at most {self.max_tokens:,} are read."
+            raise ApiError(400, f"{message} Shorten it.", code="json_too_complex")
         escapes = marks.count(b"\\")
-        others = (len(marks) - tokens - escapes) // MOST_UTF8_BYTES
+        others = (len(marks) - tokens - escapes) // MAX_UTF8_BYTES
         if max(escapes - len(body) // CHARACTERS_PER_ESCAPE, others) > self.max_text:
             message = f"The request has more text than the {self.max_text:,} characters that are read. Shorten it."
-            raise Refusal(400, message, code="text_too_long")
+            raise ApiError(400, message, code="text_too_long")
 
 
 def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def parse_json(body: bytes) -> Any:
             json.dumps(data, ensure_ascii=False).encode()
         return data
     except RecursionError as error:
-        raise Refusal(400, "The body is nested too deeply.", code="json_invalid") from error
+        raise ApiError(400, "The body is nested too deeply.", code="json_invalid") from error
     except UnicodeError as error:
-        raise Refusal(400, "The body is not Unicode text. Send JSON in UTF-8.", code="json_invalid") from error
+        raise ApiError(400, "The body is not Unicode text. Send JSON in UTF-8.", code="json_invalid") from error
     except ValueError as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise Refusal(400, f"The body is not JSON: {reason}.", code="json_invalid") from error
+        raise ApiError(400, f"The body is not JSON: {reason}.", code="json_invalid") from error
 
 
 def _to_number(text: str) -> int | float:
@@ -114,5 +114,7 @@ def check_characters(texts: Sequence[str]) -> None:
     Raises:
         Refusal: 400, one has.
     """
-    if any(not FORBIDDEN.isdisjoint(text) for text in texts):
-        raise Refusal(400, "The text has control characters, such as a null byte. Leave them out.", code="invalid_text")
+    if any(not CONTROL_CHARACTERS.isdisjoint(text) for text in texts):
+        raise ApiError(
+            400, "The text has control characters, such as a null byte. Leave them out.", code="invalid_text"
+        )

@@ -19,9 +19,9 @@ from fastapi import FastAPI
 from model import ChatModel, SettingError
 
 from .connections import ConnectionLimits, LimitedProtocol
+from .request_log import log
 from .service import Service
 from .settings import Settings, listens_locally
-from .trace import log
 
 try:
     import resource
@@ -29,10 +29,10 @@ except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 RESERVED_FILES = 128  # descriptors for everything but connections: model files, child processes, downloads
-MOST_FILES = 65_536
+MAX_OPEN_FILES = 65_536
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # names of settings in glibc's malloc.h
-HEAPS = 2  # as many as threads that allocate much at a time
-LARGE_BLOCK = 4 * 1024 * 1024  # bytes
+MALLOC_ARENAS = 2  # as many as threads that allocate much at a time
+MMAP_THRESHOLD_BYTES = 4 * 1024 * 1024  # bytes
 
 
 class Server(uvicorn.Server):
@@ -58,23 +58,25 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.service: Service = app.state.service
-        self.patience = settings.shutdown_timeout
-        self.last_moment = 0.0
+        self.shutdown_timeout = settings.shutdown_timeout
+        self.shutdown_deadline = 0.0
         self.failure: BaseException | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more questions; at the second signal, stop at once."""
-        gate = self.service.gate
-        if gate.closing or self.service.model is None:
+        limiter = self.service.limiter
+        if limiter.closing or self.service.model is None:
             super().handle_exit(sig, frame)
             return
-        gate.closing = True
-        self.last_moment = time.monotonic() + self.patience
-        log("stopping", answers=gate.running, signal=signal.Signals(sig).name)
+        limiter.closing = True
+        self.shutdown_deadline = time.monotonic() + self.shutdown_timeout
+        log("stopping", answers=limiter.running, signal=signal.Signals(sig).name)
 
     async def on_tick(self, counter: int) -> bool:
         """Look whether all answers have ended; uvicorn calls it ten times a second."""
-        if self.service.gate.closing and (not self.service.gate.running or time.monotonic() > self.last_moment):
+        if self.service.limiter.closing and (
+            not self.service.limiter.running or time.monotonic() > self.shutdown_deadline
+        ):
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -86,7 +88,7 @@ class Server(uvicorn.Server):
             try:
                 model = load()
                 model.warm_up()
-                self.service.pictures.decoder.warm_up()
+                self.service.images.decoder.warm_up()
                 self.service.model = model
                 log("ready", seconds=round(time.perf_counter() - started, 3))
             except BaseException as error:  # handed over to whoever waits for the server's end
@@ -99,16 +101,16 @@ class Server(uvicorn.Server):
 def raise_file_limit() -> int:
     """Raise this process's limit of open files as far as the system allows; return the limit."""
     if resource is None:
-        return MOST_FILES
+        return MAX_OPEN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft < wanted:
         with suppress(ValueError, OSError):  # macOS allows less than it tells
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def warn_of_open_doors(settings: Settings) -> None:
+def warn_if_unauthenticated(settings: Settings) -> None:
     """Log a warning if everybody who reaches this machine may ask."""
     if not settings.api_keys and not listens_locally(settings):
         advice = "Everybody who reaches this machine may ask. Give --api-key, or listen at 127.0.0.1."
@@ -129,7 +131,7 @@ def listen(settings: Settings) -> socket.socket:
         raise SettingError(f"The server cannot listen at {where}: {error}. Choose another --host or --port.") from error
 
 
-def limit_heaps() -> None:
+def limit_malloc_arenas() -> None:
     """Let glibc's malloc use few heaps, and map large blocks on their own; other C libraries lack these settings.
 
     By default it has eight heaps for each core, and what a thread frees in one of them is of no use to the others: the
@@ -138,8 +140,8 @@ def limit_heaps() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_ARENA_MAX, HEAPS)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        libc.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def serve(app: FastAPI, settings: Settings, load: Callable[[], ChatModel]) -> None:
@@ -148,8 +150,8 @@ def serve(app: FastAPI, settings: Settings, load: Callable[[], ChatModel]) -> No
     Raises:
         VisualGLMError: the model could not be loaded, or the address is not to be had.
     """
-    limit_heaps()
-    warn_of_open_doors(settings)
+    limit_malloc_arenas()
+    warn_if_unauthenticated(settings)
     server = Server(app, settings)
     sock = listen(settings)
     server.load_model(load)
@@ -158,8 +160,8 @@ def serve(app: FastAPI, settings: Settings, load: Callable[[], ChatModel]) -> No
         "listening",
         host=host,
         port=port,
-        max_connections=server.limits.most,
-        max_client_connections=server.limits.most_per_client,
+        max_connections=server.limits.max_total,
+        max_client_connections=server.limits.max_per_client,
     )
     asyncio.run(server.serve(sockets=[sock]))
     if server.failure is not None:

@@ -17,7 +17,7 @@ from model.command_line import ArgumentParser, run_program
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
 from visualglm.server import Settings, create_app
 from visualglm.server.process import serve
-from visualglm.server.trace import log, set_up_logging
+from visualglm.server.request_log import log, set_up_logging
 
 
 def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespace, Settings]:
@@ -44,7 +44,7 @@ def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None
     if is_interactive():  # a download may have to be confirmed, which a thread cannot ask
         resolve(options.from_pretrained)
     # All that the server lets in may wait, for a moment, before the first of them are begun.
-    load_places = partial(load, max_batch_size=settings.max_batch, max_queue_size=settings.most_answers)
+    load_places = partial(load, max_batch_size=settings.max_batch, max_queue_size=settings.max_concurrent_answers)
     serve(create_app(None, settings), settings, partial(load_model, options, load_places))
 
 

@@ -1,4 +1,4 @@
-"""Answer a question that a route has understood, whole or as a stream of events."""
+"""Send the answers to a question, as one JSON response or as server-sent events."""
 
 import asyncio
 import json
@@ -12,178 +12,184 @@ from starlette.types import Receive, Scope, Send
 
 from model import StreamChunk
 
-from .answering import Answering, collect
-from .refusals import describe
+from .api_errors import error_body
+from .generation import GenerationTask, collect_answers
+from .request_log import RequestRecord
 from .service import Question, Service
-from .trace import Trace
 
 T = TypeVar("T")
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-DONE = b"data: [DONE]\n\n"
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+DONE_EVENT = b"data: [DONE]\n\n"
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class ClientGone(Exception):  # noqa: N818  (nobody's error)
-    """The client has closed the connection."""
+class ClientDisconnected(Exception):  # noqa: N818  (not an error of the server)
+    """Raised when the client closes the connection."""
 
 
-def event(data: Any) -> bytes:
+def format_event(data: Any) -> bytes:
     """Return a server-sent event with `data` as JSON."""
     return b"data: " + encode_json(data).encode() + b"\n\n"
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; it is cancelled when the client leaves.
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; cancel it if the client disconnects first.
 
     Raises:
-        ClientGone: the client has left.
+        ClientDisconnected: the client disconnected.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_until_gone(receive))
+    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnected
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _wait_until_gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-class EventStream(Response):
+class EventStreamResponse(Response):
     """A response of server-sent events.
 
     Args:
-        events: the events' bytes; closed when the client has left.
-        timeout: seconds after which a client that does not read is left alone.
-        at_end: is called in any case, also where the client has left before the first event.
+        events: the events' bytes; closed when the client disconnects.
+        timeout: seconds until the response is aborted, for clients that stop reading.
+        on_close: called exactly once at the end, even if the client disconnects before the first event.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], timeout: float, at_end: Callable[[], None]) -> None:
-        super().__init__(headers=HEADERS)
+    def __init__(self, events: AsyncGenerator[bytes, None], timeout: float, on_close: Callable[[], None]) -> None:
+        super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self.events = events
         self.timeout = timeout
-        self.at_end = at_end
+        self.on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.events):
             try:
                 async with asyncio.timeout(self.timeout):
-                    await unless_gone(receive, self.send_all(send))
+                    await cancel_on_disconnect(receive, self.send_events(send))
             except TimeoutError:
-                raise ClientGone from None
+                raise ClientDisconnected from None
             finally:
-                self.at_end()
+                self.on_close()
 
-    async def send_all(self, send: Send) -> None:
-        """Send the events as they come."""
+    async def send_events(self, send: Send) -> None:
+        """Send each event when it is available."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for data in self.events:
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-Pieces = list[tuple[int, StreamChunk]]  # the number of an answer, what is new in it
-Write = Callable[[AsyncIterator[Pieces], Answering], AsyncGenerator[bytes, None]]
+ChunkBatch = list[tuple[int, StreamChunk]]  # (index of the answer, its new text), at most one for each answer
+FormatEvents = Callable[[AsyncIterator[ChunkBatch], GenerationTask], AsyncGenerator[bytes, None]]
 
 
-def document_events(description: str) -> dict[int | str, dict[str, object]]:
-    """Return what the OpenAPI document says of an answer that may be streamed."""
+def describe_event_stream(description: str) -> dict[int | str, dict[str, object]]:
+    """Return the OpenAPI description of a route's streamed response."""
     fields = {"data": {"type": "string", "contentMediaType": "application/json"}}
     schema = {"type": "object", "properties": fields, "required": ["data"]}
     return {200: {"description": description, "content": {"text/event-stream": {"schema": schema}}}}
 
 
-async def answer_whole(request: Request, service: Service, question: Question) -> list[StreamChunk]:
-    """Return the answers to a question, each whole.
+async def answer_complete(request: Request, service: Service, question: Question) -> list[StreamChunk]:
+    """Generate the answers to a question; return each as one chunk with its complete text.
 
     Raises:
-        ClientGone: the client has left before; the answers are cancelled.
+        ClientDisconnected: the client disconnected; generation is cancelled.
     """
-    trace: Trace = request.state.trace
-    answering = await unless_gone(request.receive, service.start(question, trace))
+    record: RequestRecord = request.state.record
+    task = await cancel_on_disconnect(request.receive, service.start(question, record))
     request.state.body.release()
-    whole: list[StreamChunk] = []
+    answers: list[StreamChunk] = []
     try:
-        whole = await unless_gone(request.receive, collect(answering))
+        answers = await cancel_on_disconnect(request.receive, collect_answers(task))
     finally:
-        service.finish(answering, question, trace, [piece.text for piece in whole])
-    trace.finish_reasons = [str(piece.finish_reason) for piece in whole]
-    return whole
+        service.finish(task, question, record, [answer.text for answer in answers])
+    record.finish_reasons = [str(answer.finish_reason) for answer in answers]
+    return answers
 
 
-async def answer_in_events(request: Request, service: Service, question: Question, write: Write) -> EventStream:
-    """Return the answers to a question as a stream of the events that `write` makes of what comes.
+async def answer_streamed(
+    request: Request, service: Service, question: Question, format_chunks: FormatEvents
+) -> EventStreamResponse:
+    """Generate the answers to a question; return a response that streams them.
 
-    What goes wrong before the first piece is raised, so that the response has its status.
-    """
-    trace: Trace = request.state.trace
-    answering = await unless_gone(request.receive, service.start(question, trace))
-    request.state.body.release()
-    growing = Growing(service, question, trace, answering)
-    try:
-        await unless_gone(request.receive, growing.begin())
-    except BaseException:
-        growing.finish()
-        raise
-    return EventStream(growing.write(write), 2 * service.settings.request_timeout, growing.finish)
-
-
-class Growing:
-    """Answers that are sent while they are written.
+    Errors before the first chunk are raised here, so that the response can have their status.
 
     Args:
-        service: where their end is noted.
-        question: what they answer.
-        trace: of the request.
-        answering: writes them.
+        format_chunks: converts chunks to the protocol's events.
+    """
+    record: RequestRecord = request.state.record
+    task = await cancel_on_disconnect(request.receive, service.start(question, record))
+    request.state.body.release()
+    reply = StreamingReply(service, question, record, task)
+    try:
+        await cancel_on_disconnect(request.receive, reply.wait_for_first_chunk())
+    except BaseException:
+        reply.finish()
+        raise
+    return EventStreamResponse(reply.events(format_chunks), 2 * service.settings.request_timeout, reply.finish)
+
+
+class StreamingReply:
+    """Answers that are sent while they are generated.
+
+    Args:
+        service: records the usage at the end.
+        question: the question that is answered.
+        record: the request's log record.
+        task: generates the answers.
     """
 
-    def __init__(self, service: Service, question: Question, trace: Trace, answering: Answering) -> None:
+    def __init__(self, service: Service, question: Question, record: RequestRecord, task: GenerationTask) -> None:
         self.service = service
         self.question = question
-        self.trace = trace
-        self.answering = answering
-        self.events = answering.events()
-        self.first: Pieces = []
+        self.record = record
+        self.task = task
+        self.batches = task.events()
+        self.first: ChunkBatch = []
         self.texts = [""] * len(question.configs)
 
-    async def begin(self) -> None:
-        """Wait for the first pieces, or raise what has come instead."""
-        self.first = await anext(self.events)
+    async def wait_for_first_chunk(self) -> None:
+        """Wait for the first chunk of any answer; raise the error that comes instead of it."""
+        self.first = await anext(self.batches)
 
-    async def write(self, write: Write) -> AsyncGenerator[bytes, None]:
-        """Yield the events that `write` makes of the pieces; an error becomes the last."""
+    async def events(self, format_chunks: FormatEvents) -> AsyncGenerator[bytes, None]:
+        """Yield the events that `format_chunks` makes of the chunks; report an error as the last event."""
         try:
-            async with aclosing(write(self.pieces(), self.answering)) as lines:
+            async with aclosing(format_chunks(self.recorded_chunks(), self.task)) as lines:
                 async for line in lines:
                     yield line
         except Exception as error:
-            yield event(describe(self.service.explain(error, self.trace), self.trace.path, self.trace.id))
+            reported = self.service.report_error(error, self.record)
+            yield format_event(error_body(reported, self.record.path, self.record.id))
 
-    async def pieces(self) -> AsyncIterator[Pieces]:
-        """Yield the pieces, noted."""
-        async with aclosing(self.events):
-            self.note(self.first)
+    async def recorded_chunks(self) -> AsyncIterator[ChunkBatch]:
+        """Yield the chunks; record the text and the finish reason of each."""
+        async with aclosing(self.batches):
+            self.record_chunks(self.first)
             yield self.first
-            async for pieces in self.events:
-                self.note(pieces)
-                yield pieces
+            async for batch in self.batches:
+                self.record_chunks(batch)
+                yield batch
 
-    def note(self, pieces: Pieces) -> None:
-        """Note the text of pieces, and why an answer has ended."""
-        for number, piece in pieces:
-            self.texts[number] += piece.text
-            self.trace.finish_reasons += [piece.finish_reason] if piece.finish_reason else []
+    def record_chunks(self, batch: ChunkBatch) -> None:
+        """Record the text and the finish reasons of chunks."""
+        for index, chunk in batch:
+            self.texts[index] += chunk.text
+            self.record.finish_reasons += [chunk.finish_reason] if chunk.finish_reason else []
 
     def finish(self) -> None:
-        """Note what the answers took."""
-        self.service.finish(self.answering, self.question, self.trace, self.texts)
+        """Record the usage of the answers."""
+        self.service.finish(self.task, self.question, self.record, self.texts)

@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from .api_errors import ApiError
 from .content import CONTENT_SCHEMA
-from .refusals import Refusal
 
 IMAGE_NAMES = frozenset(
     f"{prefix}{name}{suffix}"
@@ -29,11 +29,11 @@ IMAGE_NAMES = frozenset(
     for suffix in ("", "_url", "_urls", "_path", "_file", "_base64", "_b64", "_data")
 ) - {"image"}
 MAX_KEYS = 100  # that are looked at; a request may have thousands
-SHORT = 4  # letters of a name, of which many other words differ by two
-NOTHING: tuple[object, ...] = (None, "", [], {})
+SHORT_NAME_LENGTH = 4  # letters of a name, of which many other words differ by two
+EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
 
 
-def refuse_misspelled(given: Mapping[str, Any], known: Iterable[str]) -> None:
+def check_key_spelling(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Check that no unknown key of a request is nearly a known one, or another name of the image.
 
     Nearly means: in other case, or up to two letters away, a letter being inserted, left out, replaced, or swapped with
@@ -45,29 +45,30 @@ def refuse_misspelled(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """
     names = tuple(known)
     for key in islice((key for key in given if key not in names), MAX_KEYS):
-        if given[key] in NOTHING:
+        if given[key] in EMPTY_VALUES:
             continue
         lower = key.lower().replace("-", "_")
         if lower in IMAGE_NAMES:
-            raise _refuse(key, "image", "holds the picture, as base64 text or a data URL")
+            raise _unknown_key_error(key, "image", "holds the picture, as base64 text or a data URL")
         near = next(
-            (name for name in names if is_near(lower, name) and (not is_short(name) or name not in given)), None
+            (name for name in names if is_misspelling(lower, name) and (not is_short_name(name) or name not in given)),
+            None,
         )
         if near is not None:
-            raise _refuse(key, near, "is perhaps meant")
+            raise _unknown_key_error(key, near, "is perhaps meant")
 
 
-def is_short(name: str) -> bool:
+def is_short_name(name: str) -> bool:
     """Whether a name has so few letters that unrelated words are two letters away."""
-    return len(name.replace("_", "")) <= SHORT
+    return len(name.replace("_", "")) <= SHORT_NAME_LENGTH
 
 
-def is_near(key: str, name: str) -> bool:
+def is_misspelling(key: str, name: str) -> bool:
     """Whether a key is a known name with one or two letters wrong."""
-    return distance(key, name, 1 if is_short(name) else 2) is not None
+    return edit_distance(key, name, 1 if is_short_name(name) else 2) is not None
 
 
-def distance(first: str, second: str, limit: int) -> int | None:
+def edit_distance(first: str, second: str, limit: int) -> int | None:
     """Return how many letters to insert, delete, replace or swap with their neighbours make two words equal.
 
     None if it is more than `limit`. Optimal string alignment, after Damerau (1964).
@@ -85,16 +86,16 @@ def distance(first: str, second: str, limit: int) -> int | None:
     return row[-1] if row[-1] <= limit else None
 
 
-def _refuse(key: str, name: str, reason: str) -> Refusal:
+def _unknown_key_error(key: str, name: str, reason: str) -> ApiError:
     message = f"The key {key[:100]!r} is not known: {name!r} {reason}. Rename it, or leave it out."
-    return Refusal(400, message, code="unknown_key", param=key[:100])
+    return ApiError(400, message, code="unknown_key", param=key[:100])
 
 
-MOST_STOPS = 4
-LONGEST_STOP = 256
-MOST_ROUNDS = 1000  # of a history, and as many messages of each side; the settings may allow fewer
-HIGHEST_INTEGER = 2**31 - 1
-HIGHEST_SEED = 2**63 - 1
+MAX_STOP_STRINGS = 4
+MAX_STOP_LENGTH = 256
+MAX_TURNS = 1000  # of a history, and as many messages of each side; the settings may allow fewer
+MAX_INTEGER = 2**31 - 1
+MAX_SEED = 2**63 - 1
 UNLIMITED = -1
 
 
@@ -111,7 +112,7 @@ def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
     return BeforeValidator(replace, json_schema_input_type=schema | Literal[UNLIMITED] | None)
 
 
-def to_stops(value: Any) -> Any:
+def to_stop_list(value: Any) -> Any:
     """Return a single stop string as a list."""
     return [value] if isinstance(value, str) else value
 
@@ -121,28 +122,28 @@ def drop_empty(stops: list[str] | None) -> list[str] | None:
     return stops and [stop for stop in stops if stop]
 
 
-Whole = Annotated[int, Strict()]
+StrictInteger = Annotated[int, Strict()]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Number | None, Field(ge=0, le=100, description="0 always takes the most likely token")]
 TopP = Annotated[Number | None, Field(ge=0, le=1, description="1 for all tokens")]
-_TopK = Annotated[Whole, Field(ge=0, le=HIGHEST_INTEGER)]
+_TopK = Annotated[StrictInteger, Field(ge=0, le=MAX_INTEGER)]
 TopK = Annotated[_TopK | None, replace_unlimited(0, _TopK), Field(description="0 or -1 for all tokens")]
 Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")]
-_Tokens = Annotated[Whole, Field(ge=1, le=HIGHEST_INTEGER)]
-Tokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 is read as left out")]
-LeastTokens = Annotated[Whole | None, Field(ge=0, le=HIGHEST_INTEGER, description="prompt and answer together")]
-_Seed = Annotated[Whole, Field(ge=0, le=HIGHEST_SEED)]
+_Tokens = Annotated[StrictInteger, Field(ge=1, le=MAX_INTEGER)]
+MaxTokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 is read as left out")]
+MinTokens = Annotated[StrictInteger | None, Field(ge=0, le=MAX_INTEGER, description="prompt and answer together")]
+_Seed = Annotated[StrictInteger, Field(ge=0, le=MAX_SEED)]
 Seed = Annotated[_Seed | None, replace_unlimited(None, _Seed), Field(description="-1 is read as left out")]
-_Stop = Annotated[str, Len(0, LONGEST_STOP)]
-_Stops = Annotated[list[_Stop], Len(0, MOST_STOPS)]
+_Stop = Annotated[str, Len(0, MAX_STOP_LENGTH)]
+_Stops = Annotated[list[_Stop], Len(0, MAX_STOP_STRINGS)]
 Stops = Annotated[
     _Stops | None,
-    BeforeValidator(to_stops, json_schema_input_type=_Stop | _Stops | None),
+    BeforeValidator(to_stop_list, json_schema_input_type=_Stop | _Stops | None),
     AfterValidator(drop_empty),
 ]
-Round = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
+TurnPair = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
 _TEXT = {"type": "string"}
-_ROUND = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
+_TURN_PAIR = {"type": "array", "items": _TEXT, "minItems": 2, "maxItems": 2}
 _MESSAGE = {
     "type": "object",
     "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
@@ -151,7 +152,7 @@ _MESSAGE = {
 # `model.prompt.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
 History = Annotated[
     Any,
-    WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_ROUND, _MESSAGE]}}, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_TURN_PAIR, _MESSAGE]}}, {"type": "null"}]}),
     Field(
         description="earlier rounds, oldest first, as [question, answer], or as messages of user and assistant in turn"
     ),
@@ -164,13 +165,13 @@ Content = Annotated[
 ]
 
 
-class Strictly(BaseModel):
+class StrictModel(BaseModel):
     """A part of a request, of which "1" is no number and 1 no text."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class NativeRequest(Strictly):
+class NativeRequest(StrictModel):
     """A question in the original's way. Settings left out are the terminal program's; other keys are ignored.
 
     Keys that are nearly one of these (`imgae`, `max_lenght`) or another name of the image (`images`, `img`,
@@ -182,9 +183,9 @@ class NativeRequest(Strictly):
         None, description="base64 text, with line breaks or not, or a data URL; none to talk without"
     )
     history: History = None
-    max_length: Tokens = None
-    max_new_tokens: Tokens = None
-    min_length: LeastTokens = None
+    max_length: MaxTokens = None
+    max_new_tokens: MaxTokens = None
+    min_length: MinTokens = None
     top_p: TopP = None
     top_k: TopK = None
     temperature: Temperature = None
@@ -198,7 +199,7 @@ class NativeRequest(Strictly):
     def check_keys(cls, data: Any) -> Any:
         """Refuse misspelled keys here, where all keys are seen, so that none is kept."""
         if isinstance(data, dict):
-            refuse_misspelled(data, cls.model_fields)
+            check_key_spelling(data, cls.model_fields)
         return data
 
 
@@ -207,7 +208,7 @@ class NativeAnswer(BaseModel):
 
     response: str
     result: str
-    history: list[Round]
+    history: list[TurnPair]
     status: int
     time: str
 
@@ -221,7 +222,7 @@ class NativeError(BaseModel):
     request_id: str
 
 
-class Message(Strictly):
+class Message(StrictModel):
     """What one side said."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -230,7 +231,7 @@ class Message(Strictly):
     content: Content = None
 
 
-class StreamOptions(Strictly):
+class StreamOptions(StrictModel):
     """How a streamed answer is sent."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -241,21 +242,21 @@ class StreamOptions(Strictly):
     )
 
 
-class CompletionRequest(Strictly):
+class CompletionRequest(StrictModel):
     """Chat completions. What is not listed is refused by its name, not ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str = Field(description="as GET /v1/models names it")
-    messages: Annotated[list[Message], Field(max_length=2 * MOST_ROUNDS, fail_fast=True)] = Field(
+    messages: Annotated[list[Message], Field(max_length=2 * MAX_TURNS, fail_fast=True)] = Field(
         description="System messages are put before the first question. There may be one picture, which stands at the "
         "prompt's start whatever turn it is in."
     )
-    max_tokens: Tokens = None
-    max_completion_tokens: Tokens = None
+    max_tokens: MaxTokens = None
+    max_completion_tokens: MaxTokens = None
     temperature: Temperature = None
     top_p: TopP = None
-    n: Annotated[Whole | None, Field(ge=1, le=128)] = None
+    n: Annotated[StrictInteger | None, Field(ge=1, le=128)] = None
     stop: Stops = Field(None, description="strings before which an answer ends; an empty one is left out")
     seed: Seed = Field(
         None, description="the answers to one question have this seed and the ones after it; -1 is read as left out"
@@ -265,11 +266,11 @@ class CompletionRequest(Strictly):
     user: str | None = Field(None, description="makes no difference")
     top_k: TopK = Field(None, description="not of the protocol; 0 or -1 for all tokens")
     repetition_penalty: Penalty = Field(None, description="not of the protocol; 1 for none")
-    min_length: LeastTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
-    max_length: Tokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+    min_length: MinTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+    max_length: MaxTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
 
 
-class Counts(BaseModel):
+class UsageInfo(BaseModel):
     """Tokens of a prompt, the picture's included, and of its answers."""
 
     prompt_tokens: int
@@ -302,7 +303,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: list[Choice]
-    usage: Counts
+    usage: UsageInfo
 
 
 class Model(BaseModel):

@@ -18,9 +18,9 @@ ENVIRONMENT_PREFIX = "VISUALGLM_"
 MIB = 1024 * 1024
 
 
-def setting(default: Any, text: str, flag: str | None = None, least: float | None = None) -> Any:
+def setting(default: Any, text: str, flag: str | None = None, minimum: float | None = None) -> Any:
     """Return a field with its help, its flag where the field's name is not it, and the least value that makes sense."""
-    return field(default=default, metadata={"help": text, "flag": flag, "least": least})
+    return field(default=default, metadata={"help": text, "flag": flag, "minimum": minimum})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +32,15 @@ class Settings:
     """
 
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0 for all")
-    port: int = setting(8080, "port to listen at", least=0)
+    port: int = setting(8080, "port to listen at", minimum=0)
     model_name: str = setting("", "the model's name under /v1 (default: what --from_pretrained names)")
-    max_batch: int = setting(16, "answers that are written at a time", least=1)
-    max_queue: int = setting(64, "answers that may wait for their turn; more get 429", least=0)
+    max_batch: int = setting(16, "answers that are written at a time", minimum=1)
+    max_queue: int = setting(64, "answers that may wait for their turn; more get 429", minimum=0)
     api_keys: tuple[str, ...] = setting((), "a key that a request must bring; may be given several times", "--api-key")
-    max_per_key: int = setting(32, "answers at a time for one key", least=1)
-    max_connections: int = setting(1024, "open connections", least=1)
+    max_per_key: int = setting(32, "answers at a time for one key", minimum=1)
+    max_connections: int = setting(1024, "open connections", minimum=1)
     max_client_connections: int = setting(
-        256, "open connections of one client address; loopback and --trusted-proxy have no such limit", least=1
+        256, "open connections of one client address; loopback and --trusted-proxy have no such limit", minimum=1
     )
     trusted_proxies: tuple[str, ...] = setting(
         (), "address or network of a proxy whose X-Forwarded-For names the client; several times", "--trusted-proxy"
@@ -48,30 +48,30 @@ class Settings:
     cors_origins: tuple[str, ...] = setting(
         (), "an origin whose web pages may call, or *; several times", "--cors-origin"
     )
-    max_body: int = setting(24 * MIB, "bytes of a request", least=1)
+    max_body: int = setting(24 * MIB, "bytes of a request", minimum=1)
     max_bodies: int = setting(
-        64 * MIB, "bytes of all requests in flight, until their pictures are decoded; more get 503", least=1
+        64 * MIB, "bytes of all requests in flight, until their pictures are decoded; more get 503", minimum=1
     )
-    max_json_tokens: int = setting(50_000, "commas, colons and opening brackets of a request", least=1)
-    body_timeout: float = setting(30.0, "seconds in which a request must have arrived", least=0.01)
-    max_picture: int = setting(16 * MIB, "bytes of a picture", least=1)
-    max_pixels: int = setting(36_000_000, "pixels of a picture", least=1)
-    decode_timeout: float = setting(10.0, "seconds of processor time for decoding a picture", least=0.01)
-    max_text: int = setting(32_000, "characters of a question with its history", least=1)
-    max_history: int = setting(64, "rounds of history", least=0)
-    max_length: int = setting(DEMO.max_length, "tokens of prompt and answer together that may be asked for", least=1)
-    max_choices: int = setting(4, "answers to one question (n) that may be asked for", least=1)
-    request_timeout: float = setting(300.0, "seconds for a request, its waiting included", least=0.01)
+    max_json_tokens: int = setting(50_000, "commas, colons and opening brackets of a request", minimum=1)
+    body_timeout: float = setting(30.0, "seconds in which a request must have arrived", minimum=0.01)
+    max_picture: int = setting(16 * MIB, "bytes of a picture", minimum=1)
+    max_pixels: int = setting(36_000_000, "pixels of a picture", minimum=1)
+    decode_timeout: float = setting(10.0, "seconds of processor time for decoding a picture", minimum=0.01)
+    max_text: int = setting(32_000, "characters of a question with its history", minimum=1)
+    max_history: int = setting(64, "rounds of history", minimum=0)
+    max_length: int = setting(DEMO.max_length, "tokens of prompt and answer together that may be asked for", minimum=1)
+    max_choices: int = setting(4, "answers to one question (n) that may be asked for", minimum=1)
+    request_timeout: float = setting(300.0, "seconds for a request, its waiting included", minimum=0.01)
     allow_image_urls: bool = setting(False, "read pictures from http(s) addresses, public ones alone")
     allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, from these domains alone")
     allowed_image_ports: tuple[str, ...] = setting((), "with --allow-image-urls, ports to ask besides 80 and 443")
-    image_url_timeout: float = setting(10.0, "seconds for reading a picture from an address", least=0.01)
-    shutdown_timeout: float = setting(60.0, "seconds for running answers to end when the server is stopped", least=0)
+    image_url_timeout: float = setting(10.0, "seconds for reading a picture from an address", minimum=0.01)
+    shutdown_timeout: float = setting(60.0, "seconds for running answers to end when the server is stopped", minimum=0)
     log_text: bool = setting(False, "write questions and answers into the log")
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            check_value(item, getattr(self, item.name), flag_of(item))
+            check_value(item, getattr(self, item.name), flag_name(item))
         for flag, values in {
             "--allowed-image-domains": self.allowed_image_domains,
             "--allowed-image-ports": self.allowed_image_ports,
@@ -80,7 +80,7 @@ class Settings:
                 raise SettingError(f"{flag} needs --allow-image-urls.")
 
     @property
-    def most_answers(self) -> int:
+    def max_concurrent_answers(self) -> int:
         """Answers that may be under way, those that wait included."""
         return self.max_batch + self.max_queue
 
@@ -102,7 +102,7 @@ class Settings:
         """Add a flag for each setting; None where it is not given."""
         group = parser.add_argument_group("the server", f"Each also as {ENVIRONMENT_PREFIX}MAX_QUEUE and the like.")
         for item in fields(cls):
-            group.add_argument(flag_of(item), dest=item.name, default=None, **_argument(item))
+            group.add_argument(flag_name(item), dest=item.name, default=None, **_argument(item))
 
     @classmethod
     def from_arguments(
@@ -123,29 +123,29 @@ class Settings:
         for item in fields(cls):
             value = getattr(options, item.name)
             if value is None:
-                value = read_setting(item, environment, note)
+                value = read_environment(item, environment, note)
             if value is not None:
                 given[item.name] = tuple(value) if isinstance(value, list) else value
         return cls(**given)
 
 
-def flag_of(item: Any) -> str:
+def flag_name(item: Any) -> str:
     """Return the flag of a field."""
     return item.metadata["flag"] or f"--{item.name.replace('_', '-')}"
 
 
-def variable_of(item: Any) -> str:
+def variable_name(item: Any) -> str:
     """Return the environment variable of a field."""
-    return ENVIRONMENT_PREFIX + flag_of(item).removeprefix("--").replace("-", "_").upper()
+    return ENVIRONMENT_PREFIX + flag_name(item).removeprefix("--").replace("-", "_").upper()
 
 
-def read_setting(item: Any, environment: Mapping[str, str], note: Callable[[str], None]) -> Any:
+def read_environment(item: Any, environment: Mapping[str, str], note: Callable[[str], None]) -> Any:
     """Return the value that the environment has for a field; None for none, and for the address of a service.
 
     Raises:
         SettingError: a value that makes no sense.
     """
-    name = variable_of(item)
+    name = variable_name(item)
     given = read_variable(name, environment)
     if given is None:
         return None
@@ -178,9 +178,9 @@ def check_value(item: Any, value: Any, name: str) -> None:
     Raises:
         SettingError: a value that makes no sense.
     """
-    least = item.metadata["least"]
-    if least is not None and not value >= least:
-        raise SettingError(f"{name} is {value}; it should be at least {least}.")
+    minimum = item.metadata["minimum"]
+    if minimum is not None and not value >= minimum:
+        raise SettingError(f"{name} is {value}; it should be at least {minimum}.")
     if item.name == "api_keys" and not all(
         key and key.isascii() and key.isprintable() and " " not in key for key in value
     ):

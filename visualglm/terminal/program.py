@@ -24,14 +24,14 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.images.preprocess import load_image
 from model.prompt import question_language
 from visualglm.arguments import add_model_arguments, choose_loader, load_model, locale_language
-from visualglm.terminal.dialogue import Terminal
+from visualglm.terminal.chat import TerminalChat
 from visualglm.terminal.streams import make_reader, write
 
 
 def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conversation, question: str) -> None:
     """Write one answer to the standard output as it comes."""
-    for piece in model.stream_answer(conversation, question, config):
-        write(piece.text)
+    for chunk in model.stream_answer(conversation, question, config):
+        write(chunk.text)
     print_text()
 
 
@@ -75,7 +75,7 @@ def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None
         conversation = Conversation(image, language=question_language(options.query, language))
         answer_once(model, config, conversation, options.query)
         return
-    Terminal(model, config, language, first_question(options, language), make_reader()).run(options.image)
+    TerminalChat(model, config, language, first_question(options, language), make_reader()).run(options.image)
 
 
 def main(load: Callable[..., ChatModel] | None = None, *, hf: bool = False, description: str | None = __doc__) -> int:

@@ -45,7 +45,7 @@ def write(text: str) -> None:
 def make_reader() -> Callable[[str], str]:
     """Return a function that asks for a line: with editing and history at a terminal, plain otherwise."""
     if not sys.stdin.isatty() or not sys.stdout.isatty():
-        return read_plainly
+        return read_line
     # It asks the terminal where the cursor is, to place menus that we have not, and complains if that is mute.
     os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
     from prompt_toolkit import PromptSession
@@ -53,7 +53,7 @@ def make_reader() -> Callable[[str], str]:
     return partial(PromptSession[str]().prompt, handle_sigint=False)  # while it reads, Ctrl-C is a key
 
 
-def read_plainly(prompt: str) -> str:
+def read_line(prompt: str) -> str:
     """Ask for a line; write it out if nobody typed it, so that a dialogue from a file can be followed."""
     with on_interrupt(interrupt_once):
         line = input(prompt).removeprefix(BOM)  # which editors on Windows put at the start of a file

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
-from ..local_address import host_name, is_own_name
+from ..local_address import host_name, is_own_host
 
 SHARE_DOMAIN = ".gradio.live"
 # What the login page needs; GETs only, but for /login.
-OPEN_PATHS = frozenset(
+PUBLIC_PATHS = frozenset(
     {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
 )
-OPEN_PREFIXES = ("/assets/", "/static/", "/svelte/")
+PUBLIC_PREFIXES = ("/assets/", "/static/", "/svelte/")
 # What the page, its browser and gradio_client need once somebody is in. Gradio has more routes; none of them is used.
 PATHS = frozenset(
     {"/config", "/logout"}
@@ -36,17 +36,17 @@ PATHS = frozenset(
 PREFIXES = ("/gradio_api/file=", "/gradio_api/heartbeat/")
 
 
-def is_open(path: str) -> bool:
+def is_public(path: str) -> bool:
     """Return whether a path needs no login."""
-    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
 
 
 def is_known(path: str) -> bool:
     """Return whether a path is one that the page uses."""
-    return is_open(path) or path in PATHS or path.startswith(PREFIXES)
+    return is_public(path) or path in PATHS or path.startswith(PREFIXES)
 
 
-class Access:
+class AccessPolicy:
     """Decides by a request's headers whether it comes from this page.
 
     Args:
@@ -64,20 +64,20 @@ class Access:
         names: Iterable[str] = (),
         any_name: bool = False,
         shared: bool = False,
-        frames: Iterable[str] = (),
+        frame_origins: Iterable[str] = (),
     ) -> None:
         self.allowed = frozenset(host_name(name) for name in names)
         self.names = self.allowed | {host_name(own_host)}
         self.any_name = any_name
-        self.shared = shared
-        self.frame_policy = " ".join(["frame-ancestors 'self'", *frames])
+        self.is_shared = shared
+        self.frame_policy = " ".join(["frame-ancestors 'self'", *frame_origins])
 
     def knows_host(self, host: str) -> bool:
         """Return whether a Host header is one by which this page may be called.
 
         Otherwise another site's name may stand for this machine's address (DNS rebinding).
         """
-        return self.any_name or is_own_name(host, self.names) or self._is_share(host)
+        return self.any_name or is_own_host(host, self.names) or self._is_share(host)
 
     def knows_origin(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request comes from this page, or without Origin: from a program, or by following a link."""
@@ -92,4 +92,4 @@ class Access:
         return is_same or host_name(host) in self.allowed or self._is_share(host)
 
     def _is_share(self, host: str) -> bool:
-        return self.shared and host_name(host).endswith(SHARE_DOMAIN)
+        return self.is_shared and host_name(host).endswith(SHARE_DOMAIN)

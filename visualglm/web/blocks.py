@@ -9,7 +9,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from ..local_address import listens_on_loopback
-from .access import Access
+from .access import AccessPolicy
 from .middleware import PageMiddleware
 from .uploads import UploadFolder
 
@@ -27,7 +27,7 @@ def check_inputs(components: Sequence[Any], values: Any) -> list[Any]:
         gr.Error: a value that its component cannot hold.
     """
     if not isinstance(values, list) or len(values) != len(components):
-        raise refuse(f"This event takes {len(components)} values.")
+        raise visitor_error(f"This event takes {len(components)} values.")
     return [check_value(component, value) for component, value in zip(components, values, strict=True)]
 
 
@@ -56,7 +56,7 @@ def check_file(value: Any) -> str | None:
         value = value[0]
     path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str) or not 0 < len(path) <= MAX_PATH:
-        raise refuse("Only an uploaded file can be used here. Upload one.")
+        raise visitor_error("Only an uploaded file can be used here. Upload one.")
     return path
 
 
@@ -65,9 +65,9 @@ def check_text(value: Any, max_length: int) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise refuse("A text field takes text.")
+        raise visitor_error("A text field takes text.")
     if len(value) > max_length:
-        raise refuse(f"The text has more than {max_length:,} characters. Shorten it.")
+        raise visitor_error(f"The text has more than {max_length:,} characters. Shorten it.")
     return value.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a character, nothing else can
 
 
@@ -81,7 +81,7 @@ def check_number(
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # Compared before anything converts it: an integer can be too large for a float.
     if not is_number or value != value or not low <= value <= high:
-        raise refuse(f"A setting is out of range: it takes a number from {low} to {high}.")
+        raise visitor_error(f"A setting is out of range: it takes a number from {low} to {high}.")
     number: float = round(value) if precision == 0 else value
     return number
 
@@ -104,7 +104,7 @@ def as_text(value: Any) -> str:
     return check_text(value, MAX_VALUE) if isinstance(value, str) else ""
 
 
-def refuse(message: str) -> gr.Error:
+def visitor_error(message: str) -> gr.Error:
     """Return the error that shows `message` to the visitor and leaves no traceback in the log."""
     return gr.Error(message, print_exception=False)
 
@@ -173,13 +173,13 @@ class PageBlocks(gr.Blocks):
         """
         host = settings.get("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
         share = bool(settings.get("share")) or os.environ.get("GRADIO_SHARE", "").lower() == "true"
-        frames = [*allow_frames, *(NOTEBOOK_ORIGINS if gr.utils.ipython_check() else ())]
-        access = Access(
+        frame_origins = [*allow_frames, *(NOTEBOOK_ORIGINS if gr.utils.ipython_check() else ())]
+        access = AccessPolicy(
             own_host=host,
             names=allow_hosts,
             any_name=not allow_hosts and (share or not listens_on_loopback(host)),
             shared=share,
-            frames=frames,
+            frame_origins=frame_origins,
         )
         middleware = Middleware(PageMiddleware, self, access, MAX_UPLOAD_BYTES)
         settings = {

@@ -13,7 +13,7 @@ MAX_CLIENT_CONNECTIONS = 256  # of one client address; a proxy on this machine h
 
 
 @contextmanager
-def serving(
+def launched_page(
     model: ChatModel,
     config: GenerationConfig,
     address: str,
@@ -71,7 +71,7 @@ def serving(
         page.close()
 
 
-def wait_for_the_end() -> None:
+def wait_for_shutdown_signal() -> None:
     """Wait until somebody presses Ctrl-C or asks the program to end."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""The parts of the page and where they stand; what they do is in `page`."""
+"""The components of the page and their arrangement; the module `page` handles their events."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ EXAMPLES = [
     ("scene_3.png", {CHINESE: "图片里有什么？", ENGLISH: "What is in the picture?"}),
     ("hand_drawn.png", {CHINESE: "星星是什么颜色？", ENGLISH: "What colour is the star?"}),
 ]
-RANGES = {  # setting -> least, most and step of its slider
+RANGES = {  # setting -> minimum, maximum and step of its slider
     "max_length": (64, 2048, 1),
     "top_p": (0, 1, 0.01),
     "top_k": (0, 200, 1),
@@ -29,7 +29,7 @@ RANGES = {  # setting -> least, most and step of its slider
 }
 SETTINGS = (*RANGES, "seed")
 MAX_QUESTION = 10_000  # characters
-MARKDOWN = re.compile(r"[\\`*_\[\]()<>&#$|~!]")  # what would be markup in a model's description
+MARKDOWN = re.compile(r"[\\`*_\[\]()<>&#$|~!]")  # Markdown syntax, to be escaped in a model's description
 CSS = """
 #top { align-items: center; }
 #language { flex: 0 0 auto; min-width: 6rem; }
@@ -44,7 +44,7 @@ CSS = """
     #settings, #files { order: 1; }
 }
 """
-# A picture that is pasted anywhere on the page is dropped on the place for pictures.
+# Forwards an image that is pasted anywhere on the page to the image component, as a drop event.
 PASTE_JS = """<script>
 document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((file) => file.type.startsWith("image/"));
@@ -58,14 +58,14 @@ document.addEventListener("paste", (event) => {
 </script>"""
 
 
-def words(language: Language, description: Description) -> dict[str, dict[str, Any]]:
-    """Return, for each component by name, the properties that depend on the page's language."""
+def localized_properties(language: Language, description: Description) -> dict[str, dict[str, Any]]:
+    """Return the properties that depend on the page's language, by component name."""
     texts = TEXTS[language]
     model = MARKDOWN.sub(r"\\\g<0>", make_printable(description.in_language(language)))
     return {
         "title": {"value": "\n\n".join(filter(None, [f"# VisualGLM\n{texts.subtitle}", model]))},
         "language": {"value": texts.other_language},
-        "picture": {"label": texts.picture, "placeholder": texts.drop_picture},
+        "image": {"label": texts.image, "placeholder": texts.drop_image},
         "confirm_text": {"value": texts.confirm},
         "start_new": {"value": texts.start_new},
         "keep_old": {"value": texts.keep_old},
@@ -82,44 +82,45 @@ def words(language: Language, description: Description) -> dict[str, dict[str, A
 
 
 def list_examples(language: Language) -> list[dict[str, Any]]:
-    """Return what the chat offers while it is empty."""
-    return [{"text": asked[language], "icon": str(EXAMPLES_FOLDER / name)} for name, asked in EXAMPLES]
+    """Return the examples that the empty chat shows."""
+    return [{"text": questions[language], "icon": str(EXAMPLES_FOLDER / name)} for name, questions in EXAMPLES]
 
 
-def lay_out(config: GenerationConfig, language: Language, description: Description) -> dict[str, Any]:
+def build_components(config: GenerationConfig, language: Language, description: Description) -> dict[str, Any]:
     """Build the components in the current Blocks; return them by name.
 
     Args:
-        config: the settings to begin with.
-        language: of the page until a visitor's browser tells another.
+        config: the settings' initial values.
+        language: of the page, until the visitor's browser requests another.
         description: of the model, shown below the title.
     """
-    said = words(language, description)
-    parts: dict[str, Any] = {}
+    properties = localized_properties(language, description)
+    components: dict[str, Any] = {}
     with gr.Row(elem_id="top"):
-        parts["title"] = gr.Markdown(**said["title"])
-        parts["language"] = gr.Button(**said["language"], size="sm", elem_id="language")
+        components["title"] = gr.Markdown(**properties["title"])
+        components["language"] = gr.Button(**properties["language"], size="sm", elem_id="language")
     with gr.Row():
         with gr.Column(scale=2, min_width=300, elem_id="side"):
-            parts |= lay_out_picture(said) | lay_out_settings(config, said) | lay_out_files(said)
+            components |= build_image_panel(properties)
+            components |= build_settings(config, properties) | build_file_buttons(properties)
         with gr.Column(scale=3, min_width=300):
-            parts |= lay_out_chat(said)
-    return parts
+            components |= build_chat(properties)
+    return components
 
 
-def lay_out_picture(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Build the picture and the question whether another one may end the conversation."""
+def build_image_panel(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Build the image component, and the dialog that asks before a new image ends the conversation."""
     sources: Any = ["upload", "webcam", "clipboard"]
-    picture = gr.Image(
-        **said["picture"], type="filepath", sources=sources, buttons=["fullscreen"], height=300, elem_id="picture"
+    image = gr.Image(
+        **properties["image"], type="filepath", sources=sources, buttons=["fullscreen"], height=300, elem_id="picture"
     )
     with gr.Column(visible=False, elem_id="confirm") as confirm:
-        confirm_text = gr.Markdown(**said["confirm_text"])
+        confirm_text = gr.Markdown(**properties["confirm_text"])
         with gr.Row():
-            start_new = gr.Button(**said["start_new"], variant="primary", size="md", min_width=120)
-            keep_old = gr.Button(**said["keep_old"], size="md", min_width=120)
+            start_new = gr.Button(**properties["start_new"], variant="primary", size="md", min_width=120)
+            keep_old = gr.Button(**properties["keep_old"], size="md", min_width=120)
     return {
-        "picture": picture,
+        "image": image,
         "confirm": confirm,
         "confirm_text": confirm_text,
         "start_new": start_new,
@@ -127,41 +128,41 @@ def lay_out_picture(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def lay_out_settings(config: GenerationConfig, said: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Build a slider for each setting, which holds what `config` has, and a field for the seed."""
-    parts: dict[str, Any] = {}
-    with gr.Accordion(**said["settings_box"], open=False, elem_id="settings") as parts["settings_box"]:
-        for name, (least, most, step) in RANGES.items():
+def build_settings(config: GenerationConfig, properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Build a slider for each sampling setting, at its value in `config`, and a field for the seed."""
+    components: dict[str, Any] = {}
+    with gr.Accordion(**properties["settings_box"], open=False, elem_id="settings") as components["settings_box"]:
+        for name, (minimum, maximum, step) in RANGES.items():
             value = getattr(config, name)
-            least, most = min(least, value), max(most, value)
-            parts[name] = gr.Slider(least, most, value, step=step, **said[name])
-        parts["seed"] = gr.Number(config.seed, precision=0, minimum=0, **said["seed"])
-    return parts
+            minimum, maximum = min(minimum, value), max(maximum, value)
+            components[name] = gr.Slider(minimum, maximum, value, step=step, **properties[name])
+        components["seed"] = gr.Number(config.seed, precision=0, minimum=0, **properties["seed"])
+    return components
 
 
-def lay_out_files(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def build_file_buttons(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Build the buttons that save and load a conversation."""
-    parts: dict[str, Any] = {}
-    with gr.Accordion(**said["files_box"], open=False, elem_id="files") as parts["files_box"]:
-        parts["save_json"] = gr.Button(**said["save_json"], size="md")
-        parts["save_markdown"] = gr.Button(**said["save_markdown"], size="md")
-        parts["load"] = gr.UploadButton(**said["load"], elem_id="load", file_types=[".json"], size="md")
-        parts["file"] = gr.JSON(visible=False)  # carries what is saved to the browser
-    return parts
+    components: dict[str, Any] = {}
+    with gr.Accordion(**properties["files_box"], open=False, elem_id="files") as components["files_box"]:
+        components["save_json"] = gr.Button(**properties["save_json"], size="md")
+        components["save_markdown"] = gr.Button(**properties["save_markdown"], size="md")
+        components["load"] = gr.UploadButton(**properties["load"], elem_id="load", file_types=[".json"], size="md")
+        components["file"] = gr.JSON(visible=False)  # tells the browser which file to download
+    return components
 
 
-def lay_out_chat(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Build the conversation and the field for the next question."""
+def build_chat(properties: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Build the chat, the text field for questions, and the button that clears the conversation."""
     chat = gr.Chatbot(
-        **said["chat"],
+        **properties["chat"],
         height="min(34rem, 65vh)",
         buttons=["copy", "copy_all"],
         editable="user",
-        render_markdown=False,  # what people and the model write is words: no tag or link in it does anything
+        render_markdown=False,  # questions and answers are untrusted text: tags and links in them must do nothing
         elem_id="chat",
     )
     question = gr.Textbox(
-        **said["question"],
+        **properties["question"],
         show_label=False,
         submit_btn=True,
         max_lines=6,
@@ -169,4 +170,4 @@ def lay_out_chat(said: dict[str, dict[str, Any]]) -> dict[str, Any]:
         autofocus=True,
         elem_id="question",
     )
-    return {"chat": chat, "question": question, "clear": gr.Button(**said["clear"], size="sm", elem_id="clear")}
+    return {"chat": chat, "question": question, "clear": gr.Button(**properties["clear"], size="sm", elem_id="clear")}

@@ -17,11 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model import VisualGLMError
 
 from ..local_address import client_network
-from .access import Access, is_known, is_open
+from .access import AccessPolicy, is_known, is_public
 
 FREE_ATTEMPTS = 5
 MAX_WAIT_S = 300.0
-FORGET_S = 3600.0
+FORGET_AFTER_S = 3600.0
 MAX_ADDRESSES = 10_000
 
 
@@ -36,7 +36,7 @@ class LoginAttempts:
         self.clock = clock
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # number and time of the last, oldest first
 
-    def wait(self, address: str) -> float:
+    def seconds_to_wait(self, address: str) -> float:
         """Return the seconds until the address may try again, 0 if it may now."""
         count, last = self._find(address)
         if count < FREE_ATTEMPTS:
@@ -44,7 +44,7 @@ class LoginAttempts:
         pause = min(2.0 ** min(count - FREE_ATTEMPTS, 30), MAX_WAIT_S)
         return max(0.0, last + pause - self.clock())
 
-    def fail(self, address: str) -> int:
+    def record_failure(self, address: str) -> int:
         """Note a failed login; return how many there have been."""
         count = self._find(address)[0] + 1
         key = client_network(address)
@@ -54,13 +54,13 @@ class LoginAttempts:
             self._failures.popitem(last=False)
         return count
 
-    def succeed(self, address: str) -> None:
+    def reset(self, address: str) -> None:
         """Forget the failures of an address."""
         self._failures.pop(client_network(address), None)
 
     def _find(self, address: str) -> tuple[int, float]:
         count, last = self._failures.get(client_network(address), (0, 0.0))
-        return (0, 0.0) if self.clock() - last > FORGET_S else (count, last)
+        return (0, 0.0) if self.clock() - last > FORGET_AFTER_S else (count, last)
 
 
 def is_logged_in(app: Any, cookie_header: str) -> bool:
@@ -76,7 +76,7 @@ def is_logged_in(app: Any, cookie_header: str) -> bool:
 
 
 MAX_BODY_BYTES = 1024**2  # of any request but an upload
-MAX_OPEN_BODY_BYTES = 16 * 1024  # of one that needs no login
+MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of one that needs no login
 BODY_TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 600.0
 MAX_PENDING_EVENTS = 16  # of one visitor, whose answers were not fetched
@@ -87,7 +87,7 @@ UPLOAD, JOIN, FILE = "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_ap
 logger = logging.getLogger(__name__)
 
 
-class RefusedError(Exception):
+class RequestError(Exception):
     """A request that is answered with a status and a message instead of reaching its route."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
@@ -105,7 +105,7 @@ class PageMiddleware:
         max_upload: bytes of an uploaded file.
     """
 
-    def __init__(self, app: ASGIApp, blocks: Any, access: Access, max_upload: int) -> None:
+    def __init__(self, app: ASGIApp, blocks: Any, access: AccessPolicy, max_upload: int) -> None:
         self.app = app
         self.blocks = blocks
         self.access = access
@@ -127,11 +127,11 @@ class PageMiddleware:
             await send(message)
 
         try:
-            await self.pass_on(path, scope, receive, send_guarded)
-        except RefusedError as refused:
-            await refused.response(scope, receive, send_guarded)
+            await self.forward(path, scope, receive, send_guarded)
+        except RequestError as rejection:
+            await rejection.response(scope, receive, send_guarded)
 
-    async def pass_on(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def forward(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request and give it to its route.
 
         Raises:
@@ -140,12 +140,12 @@ class PageMiddleware:
         headers = Headers(scope=scope)
         self.check_headers(path, scope, headers)
         if path == UPLOAD:
-            await self.take_upload(headers, scope, receive, send)
+            await self.handle_upload(headers, scope, receive, send)
             return
         if scope["method"] == "POST":
             receive = await self.read_body(path, receive)
         if path == "/login" and scope["method"] == "POST":
-            await self.log_in(scope, receive, send)
+            await self.handle_login(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -157,25 +157,25 @@ class PageMiddleware:
         """
         host = headers.get("host", "")
         if not self.access.knows_host(host):
-            raise RefusedError(403, f"This page is not known as {host!r}: start it with --allow-host and that name.")
+            raise RequestError(403, f"This page is not known as {host!r}: start it with --allow-host and that name.")
         if not self.access.knows_origin(headers):
-            raise RefusedError(403, "A page of another site may not call this one. --allow-host NAME allows a proxy's.")
+            raise RequestError(403, "A page of another site may not call this one. --allow-host NAME allows a proxy's.")
         if not is_known(path) or (path == UPLOAD and scope["method"] != "POST"):
-            raise RefusedError(404, "There is nothing here.")
+            raise RequestError(404, "There is nothing here.")
         app = scope["app"]
         is_starting = path == "/gradio_api/startup-events" and not app.startup_events_triggered  # asked by launch()
-        if not is_open(path) and not is_starting and not is_logged_in(app, headers.get("cookie", "")):
-            raise RefusedError(401, "Not authenticated")
+        if not is_public(path) and not is_starting and not is_logged_in(app, headers.get("cookie", "")):
+            raise RequestError(401, "Not authenticated")
         if path.startswith(FILE) and not self.blocks.folder.contains(scope["path"].removeprefix(FILE)):
-            raise RefusedError(403, "File not allowed")
+            raise RequestError(403, "File not allowed")
         if path == "/gradio_api/queue/data":
-            self.check_stream(scope)
+            self.check_event_stream(scope)
 
-    def check_stream(self, scope: Scope) -> None:
+    def check_event_stream(self, scope: Scope) -> None:
         """Check that there are events to wait for; Gradio would begin to answer and then write a traceback."""
         given = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
         if given not in self.blocks._queue.pending_messages_per_session:
-            raise RefusedError(404, "This session has no events.")
+            raise RequestError(404, "This session has no events.")
 
     def add_headers(self, path: str, response: Message) -> None:
         """Add what a browser must not do with a response."""
@@ -190,7 +190,7 @@ class PageMiddleware:
         Raises:
             RefusedError: it is too large or too slow, or its route would fail on it.
         """
-        limit = MAX_OPEN_BODY_BYTES if is_open(path) else MAX_BODY_BYTES
+        limit = MAX_PUBLIC_BODY_BYTES if is_public(path) else MAX_BODY_BYTES
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -200,9 +200,9 @@ class PageMiddleware:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)  # a disconnect has none, either
                     if len(body) > limit:
-                        raise RefusedError(413, f"The request has more than {limit:,} bytes.", Connection="close")
+                        raise RequestError(413, f"The request has more than {limit:,} bytes.", Connection="close")
         except TimeoutError:
-            raise RefusedError(408, "The request did not arrive in time.", Connection="close") from None
+            raise RequestError(408, "The request did not arrive in time.", Connection="close") from None
         if path == JOIN:
             self.check_event(bytes(body))
         return replay(bytes(body), receive)
@@ -216,23 +216,23 @@ class PageMiddleware:
         try:
             event = json.loads(body)
         except (ValueError, RecursionError):
-            raise RefusedError(400, "The request is not JSON.") from None
+            raise RequestError(400, "The request is not JSON.") from None
         event = event if isinstance(event, dict) else {}
         number, session = event.get("fn_index"), event.get("session_hash")
         known = self.blocks.fns.get(number) if isinstance(number, int) else None
         if known is None or known.fn is None:
-            raise RefusedError(404, "The page has no such event.")
+            raise RequestError(404, "The page has no such event.")
         if not isinstance(session, str) or not 0 < len(session) <= MAX_SESSION_HASH:
-            raise RefusedError(422, f"An event needs a session_hash of at most {MAX_SESSION_HASH} characters.")
+            raise RequestError(422, f"An event needs a session_hash of at most {MAX_SESSION_HASH} characters.")
         if not isinstance(event.get("data"), list):
-            raise RefusedError(422, "An event needs a list of data.")
+            raise RequestError(422, "An event needs a list of data.")
         pending = self.blocks._queue.pending_event_ids_session
         if len(pending.get(session, ())) >= MAX_PENDING_EVENTS:
-            raise RefusedError(429, "Too many events wait for their answers to be fetched.", **{"Retry-After": "5"})
+            raise RequestError(429, "Too many events wait for their answers to be fetched.", **{"Retry-After": "5"})
         if len(pending) > MAX_PENDING_VISITORS:
-            self.forget_lost_events()
+            self.drop_orphaned_events()
 
-    def forget_lost_events(self) -> None:
+    def drop_orphaned_events(self) -> None:
         """Drop the ids of events whose answers nobody can fetch any more."""
         queue = self.blocks._queue
         for session in [
@@ -240,28 +240,30 @@ class PageMiddleware:
         ]:
             del queue.pending_event_ids_session[session]
 
-    async def log_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle_login(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let an address try a password, unless it has to wait after wrong ones.
 
         Raises:
             RefusedError: it has to wait.
         """
         address = scope["client"][0] if scope.get("client") else ""
-        if wait := self.attempts.wait(address):
-            logger.warning("Login from %s refused: it has to wait %.0f s", address, wait)
-            raise RefusedError(429, "Too many wrong passwords. Try again later.", **{"Retry-After": f"{wait:.0f}"})
+        if seconds_to_wait := self.attempts.seconds_to_wait(address):
+            logger.warning("Login from %s refused: it has to wait %.0f s", address, seconds_to_wait)
+            raise RequestError(
+                429, "Too many wrong passwords. Try again later.", **{"Retry-After": f"{seconds_to_wait:.0f}"}
+            )
 
         async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] == 400:
-                    logger.warning("Login from %s failed (%d times)", address, self.attempts.fail(address))
+                    logger.warning("Login from %s failed (%d times)", address, self.attempts.record_failure(address))
                 elif message["status"] == 200:
-                    self.attempts.succeed(address)
+                    self.attempts.reset(address)
             await send(message)
 
         await self.app(scope, receive, send_noted)
 
-    async def take_upload(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle_upload(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a file be uploaded, within the room of the folder and a limit of time. Failures are logged.
 
         Raises:
@@ -279,19 +281,19 @@ class PageMiddleware:
 
         try:
             if size > self.max_upload:
-                raise RefusedError(413, f"An upload has at most {self.max_upload:,} bytes.", Connection="close")
+                raise RequestError(413, f"An upload has at most {self.max_upload:,} bytes.", Connection="close")
             with folder.reserve(size):
                 async with asyncio.timeout(UPLOAD_TIMEOUT_S):
-                    await self.app(scope, counted(receive, size), send_noted)
-        except RefusedError as refused:
-            logger.warning("An upload failed: %s", refused)
+                    await self.app(scope, limit_receive(receive, size), send_noted)
+        except RequestError as rejection:
+            logger.warning("An upload failed: %s", rejection)
             raise
         except TimeoutError:
             logger.warning("An upload took more than %.0f s", UPLOAD_TIMEOUT_S)
-            raise RefusedError(408, "The upload took too long.", Connection="close") from None
+            raise RequestError(408, "The upload took too long.", Connection="close") from None
         except (OSError, VisualGLMError) as error:
             logger.warning("An upload failed: %s", error)
-            raise RefusedError(507, "The upload could not be stored. The server's log says why.") from error
+            raise RequestError(507, "The upload could not be stored. The server's log says why.") from error
         finally:
             self.blocks.upload_file_set.clear()  # Gradio's list for its own removal of files, which is not used
 
@@ -306,7 +308,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def counted(receive: Receive, limit: int) -> Receive:
+def limit_receive(receive: Receive, limit: int) -> Receive:
     """Return a `receive` that gives up after `limit` bytes."""
     total = 0
 
@@ -315,7 +317,7 @@ def counted(receive: Receive, limit: int) -> Receive:
         message = await receive()
         total += len(message.get("body", b""))
         if total > limit:
-            raise RefusedError(413, f"The upload has more than {limit:,} bytes.", Connection="close")
+            raise RequestError(413, f"The upload has more than {limit:,} bytes.", Connection="close")
         return message
 
     return receive_counted

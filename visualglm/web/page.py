@@ -1,4 +1,4 @@
-"""The page: what a click does to the visitor's session, and what is then shown of it."""
+"""The page's event handlers: each changes the visitor's session and returns updates of the components."""
 
 import dataclasses
 import re
@@ -12,17 +12,17 @@ from model import CHINESE, ENGLISH, ChatModel, GenerationConfig, SettingError, V
 
 from .blocks import MAX_ANSWERS, MAX_UPLOAD_BYTES, MAX_WAITING, PageBlocks
 from .conversation_file import from_json, to_json, to_markdown
-from .layout import EXAMPLES, EXAMPLES_FOLDER, MAX_QUESTION, SETTINGS, lay_out, words
-from .picture import Picture, PictureReader
-from .session import MAX_TURNS, Dialogue, Exchange, Session, Status, Visitors
+from .images import UploadedImage, UploadedImageReader
+from .layout import EXAMPLES, EXAMPLES_FOLDER, MAX_QUESTION, SETTINGS, build_components, localized_properties
+from .session import MAX_TURNS, ConversationState, MemoryLimiter, Session, Status, TurnState
 from .texts import TEXTS, choose_language
 from .uploads import UploadError, UploadFolder
 
 PREVIEW_NAME = "picture.jpg"
-WORD_JOINER = "\u2060"  # takes no room
+WORD_JOINER = "\u2060"  # a character of zero width
 Updates = dict[Any, Any]
 
-# Makes the browser save a file that the server has written.
+# Lets the browser download a file that the server has written.
 SAVE_JS = """(saved) => {
     const link = document.createElement("a");
     link.href = "./gradio_api/file=" + saved.file;
@@ -32,69 +32,70 @@ SAVE_JS = """(saved) => {
 
 
 class Page:
-    """The page on one model, shared by all visitors; `blocks` is what Gradio launches.
+    """The page for one model, shared by all visitors; Gradio launches its `blocks`.
 
     Args:
-        model: answers, for several threads at a time.
-        config: the settings that a visitor finds.
+        model: generates the answers; called by several threads at once.
+        config: the initial values of a visitor's settings.
     """
 
     def __init__(self, model: ChatModel, config: GenerationConfig) -> None:
         self.model = model
-        self.config = dataclasses.replace(config, seed=None)  # an empty field means none
+        self.config = dataclasses.replace(config, seed=None)  # an empty field means no seed
         examples = [EXAMPLES_FOLDER / name for name, _ in EXAMPLES]
-        gr.set_static_paths(examples)  # else Gradio copies them into a folder that all pages of a process share
+        gr.set_static_paths(examples)  # otherwise Gradio copies them to a folder that all pages of a process share
         self.folder = UploadFolder(examples)
-        self.reader = PictureReader(self.folder, model.image_size)
-        self.visitors = Visitors()
+        self.reader = UploadedImageReader(self.folder, model.image_size)
+        self.memory_limiter = MemoryLimiter()
         with PageBlocks(self.folder, title="VisualGLM", analytics_enabled=False) as self.blocks:
             self.session = gr.State(Session())  # each visitor gets a copy
-            self.parts = lay_out(config, CHINESE, model.description)
+            self.components = build_components(config, CHINESE, model.description)
             self._connect_page()
             self._connect_chat()
             self._connect_files()
-        # api_open=False: what is called past the queue would be past its bounds.
+        # api_open=False: a direct call would bypass the queue and its limits.
         self.blocks.queue(default_concurrency_limit=None, max_size=MAX_WAITING, api_open=False)
 
     def close(self) -> None:
-        """Remove the uploads and end the processes that decode pictures."""
+        """Remove the uploads and stop the processes that decode images."""
         self.reader.close()
         self.folder.remove()
 
     def _connect_page(self) -> None:
-        parts = self.parts
-        everything = list(parts.values())
-        self._on(self.blocks.load, self.greet, [], everything)
-        self._on(parts["language"].click, self.switch_language, [], everything)
-        shown = [parts[name] for name in ("picture", "confirm", "chat", "question")]
-        # A picture dropped on another takes that away first: two events, and the last is what counts.
-        self._on(parts["picture"].input, self.offer_picture, [parts["picture"]], shown, "always_last")
-        self._on(parts["load"].upload, self.offer_file, [parts["load"]], shown)
-        self._on(parts["start_new"].click, self.accept, [], shown)
-        self._on(parts["keep_old"].click, self.decline, [], shown)
-        for event in (parts["clear"].click, parts["chat"].clear):
-            self._on(event, self.clear, [], shown)
+        components = self.components
+        all_components = list(components.values())
+        self._on(self.blocks.load, self.greet, [], all_components)
+        self._on(components["language"].click, self.switch_language, [], all_components)
+        outputs = [components[name] for name in ("image", "confirm", "chat", "question")]
+        # Dropping an image on another sends two events, the first of which removes the old image; only the last counts.
+        name = {"api_name": "offer_picture"}  # public name
+        self._on(components["image"].input, self.offer_image, [components["image"]], outputs, "always_last", **name)
+        self._on(components["load"].upload, self.offer_file, [components["load"]], outputs)
+        self._on(components["start_new"].click, self.accept, [], outputs)
+        self._on(components["keep_old"].click, self.decline, [], outputs)
+        for event in (components["clear"].click, components["chat"].clear):
+            self._on(event, self.clear, [], outputs)
 
     def _connect_chat(self) -> None:
-        chat, question = self.parts["chat"], self.parts["question"]
-        settings = [self.parts[name] for name in SETTINGS]
-        shown = [self.parts["picture"], chat, question]
+        chat, question = self.components["chat"], self.components["question"]
+        settings = [self.components[name] for name in SETTINGS]
+        outputs = [self.components["image"], chat, question]
         for event, method, inputs in (
             (question.submit, self.ask, [question]),
             (chat.example_select, self.ask_example, []),
             (chat.retry, self.retry, []),
             (chat.edit, self.ask_edited, []),
         ):
-            # A stopped answer may take a moment to end; the next question does not wait for that.
+            # "multiple": a stopped answer may take a moment to end, and the next question must not wait for it.
             limits = {"concurrency_limit": MAX_ANSWERS, "concurrency_id": "answers"}
-            self._on(event, method, [*inputs, *settings], shown, "multiple", **limits)
-        self._on(question.stop, self.stop, [], shown)
-        self._on(chat.undo, self.undo, [], shown)
+            self._on(event, method, [*inputs, *settings], outputs, "multiple", **limits)
+        self._on(question.stop, self.stop, [], outputs)
+        self._on(chat.undo, self.undo, [], outputs)
 
     def _connect_files(self) -> None:
-        file = self.parts["file"]
+        file = self.components["file"]
         for name, method in (("save_json", self.save_json), ("save_markdown", self.save_markdown)):
-            saved = self._on(self.parts[name].click, method, [], [file])
+            saved = self._on(self.components[name].click, method, [], [file])
             saved.success(None, [file], None, js=SAVE_JS)
 
     def _on(
@@ -106,217 +107,222 @@ class Page:
         trigger_mode: str = "once",
         **settings: Any,
     ) -> Any:
-        """Let `event` call `method` with the visitor's session and what `inputs` hold."""
+        """Connect `event` to `method`, which gets the visitor's session and the values of `inputs`."""
         hidden = {"show_progress": "hidden", "api_visibility": "undocumented"}
         return event(method, [self.session, *inputs], outputs, trigger_mode=trigger_mode, **hidden, **settings)
 
-    # What happens to the page as a whole.
+    # Handlers of the page: language, image, files.
 
     def greet(self, session: Session, request: gr.Request) -> Updates:
         """Show the page in the visitor's language."""
         session.language = choose_language(request.query_params.get("lang"), request.headers.get("accept-language"))
-        return self._speak(session)
+        return self._localize(session)
 
     def switch_language(self, session: Session) -> Updates:
-        """Show the page in the other language. The conversation goes on."""
+        """Switch the page between Chinese and English; keep the conversation."""
         session.language = ENGLISH if session.language is CHINESE else CHINESE
-        return self._speak(session)
+        return self._localize(session)
 
-    def _speak(self, session: Session) -> Updates:
-        said = {name: dict(properties) for name, properties in words(session.language, self.model.description).items()}
-        said["chat"]["value"] = self._messages(session)
-        return {self.parts[name]: gr.update(**properties) for name, properties in said.items()}
+    def _localize(self, session: Session) -> Updates:
+        """Return updates that show all texts in the session's language."""
+        texts = {
+            name: dict(values)
+            for name, values in localized_properties(session.language, self.model.description).items()
+        }
+        texts["chat"]["value"] = self._messages(session)
+        return {self.components[name]: gr.update(**values) for name, values in texts.items()}
 
-    def offer_picture(self, session: Session, path: str | None) -> Updates:
-        """Start a conversation about the picture at `path` (None to go on without one), if nothing is lost by it."""
-        updates = self._offer(session, lambda: Dialogue(self.reader.from_file(path) if path else None))
+    def offer_image(self, session: Session, path: str | None) -> Updates:
+        """Start a conversation about the image at `path` (None: without an image), or ask before replacing one."""
+        updates = self._offer(session, lambda: ConversationState(self.reader.from_file(path) if path else None))
         if path is None:
-            # The place is empty already; and if a picture was dropped on another, the new one may be there by now.
-            del updates[self.parts["picture"]]
+            # The browser has removed the image already. If another was dropped on it, that may be shown by now.
+            del updates[self.components["image"]]
         return updates
 
     def offer_file(self, session: Session, path: str | None) -> Updates:
-        """Continue the conversation in the file at `path`, if nothing is lost by it."""
+        """Continue the conversation in the file at `path`, or ask before replacing one."""
         return self._offer(session, lambda: self._read_conversation(path))
 
-    def _read_conversation(self, path: str | None) -> Dialogue:
+    def _read_conversation(self, path: str | None) -> ConversationState:
         return from_json(self.folder.read(path or "", MAX_UPLOAD_BYTES), self.reader)
 
-    def _offer(self, session: Session, make: Callable[[], Dialogue]) -> Updates:
-        session.reading = reading = threading.Event()
+    def _offer(self, session: Session, make: Callable[[], ConversationState]) -> Updates:
+        session.upload_read = upload_read = threading.Event()
         try:
-            dialogue = make()
-            was_opened = session.offer(dialogue)
+            conversation = make()
+            was_opened = session.offer(conversation)
         except VisualGLMError as error:
             self._warn(session, str(error))
-            dialogue = session.offered or session.dialogue
-            return {self.parts["picture"]: self._show_picture(dialogue.picture)}
+            conversation = session.offered or session.conversation
+            return {self.components["image"]: self._show_image(conversation.image)}
         finally:
-            reading.set()
-        self.visitors.note(session)
+            upload_read.set()
+        self.memory_limiter.update(session)
         if was_opened:
             return self._show_all(session)
         return {
-            self.parts["picture"]: self._show_picture(dialogue.picture),
-            self.parts["confirm"]: gr.update(visible=True),
-            self.parts["question"]: gr.update(interactive=False),
+            self.components["image"]: self._show_image(conversation.image),
+            self.components["confirm"]: gr.update(visible=True),
+            self.components["question"]: gr.update(interactive=False),
         }
 
-    def _show_picture(self, picture: Picture | None) -> Any:
-        """Return what shows a picture in its place."""
+    def _show_image(self, image: UploadedImage | None) -> Any:
+        """Return the update of the image component that shows an image's preview."""
         try:
-            return gr.update(value=picture and self.folder.save(picture.preview, PREVIEW_NAME))
-        except UploadError:  # logged; the conversation goes on without its preview
+            return gr.update(value=image and self.folder.save(image.preview, PREVIEW_NAME))
+        except UploadError:  # already logged; the conversation continues without its preview
             return gr.update(value=None)
 
     def _warn(self, session: Session, message: str) -> None:
         gr.Warning(message, title=TEXTS[session.language].unusable)
 
     def accept(self, session: Session) -> Updates:
-        """Begin the conversation that waits for the visitor's consent."""
-        session.open(session.offered or session.dialogue)
+        """Open the offered conversation."""
+        session.open(session.offered or session.conversation)
         return self._show_all(session)
 
     def decline(self, session: Session) -> Updates:
-        """Drop it, and go back to the conversation that is there."""
+        """Drop the offered conversation and show the current one again."""
         session.offered = None
         return self._show_all(session)
 
     def clear(self, session: Session) -> Updates:
-        """Begin anew with the same picture."""
-        session.open(Dialogue(session.dialogue.picture))
+        """Start a new conversation with the same image."""
+        session.open(ConversationState(session.conversation.image))
         return self._show_all(session)
 
     def _show_all(self, session: Session) -> Updates:
         return {
-            self.parts["picture"]: self._show_picture(session.dialogue.picture),
-            self.parts["confirm"]: gr.update(visible=False),
+            self.components["image"]: self._show_image(session.conversation.image),
+            self.components["confirm"]: gr.update(visible=False),
             **self._show(session, interactive=True),
         }
 
-    # What happens in the conversation.
+    # Handlers of the conversation.
 
     def ask(self, session: Session, question: str, *settings: float | None) -> Iterator[Updates]:
-        """Answer a question that was typed."""
+        """Answer a question that the visitor typed."""
         if question.strip():
             yield from self._answer(session, question.strip(), settings, value="")
 
     def ask_example(self, session: Session, event: gr.SelectData, *settings: float | None) -> Iterator[Updates]:
-        """Take an example's picture and answer its question."""
+        """Open an example's image and answer its question."""
         if not 0 <= event.index < len(EXAMPLES):
             return
-        name, asked = EXAMPLES[event.index]
-        session.open(Dialogue(self.reader.from_file(str(EXAMPLES_FOLDER / name))))
-        yield {self.parts["picture"]: self._show_picture(session.dialogue.picture)}
-        yield from self._answer(session, asked[session.language], settings)
+        name, questions = EXAMPLES[event.index]
+        session.open(ConversationState(self.reader.from_file(str(EXAMPLES_FOLDER / name))))
+        yield {self.components["image"]: self._show_image(session.conversation.image)}
+        yield from self._answer(session, questions[session.language], settings)
 
     def retry(self, session: Session, event: gr.RetryData, *settings: float | None) -> Iterator[Updates]:
-        """Answer a question anew."""
-        if question := session.cut(exchange_index(event)):
+        """Answer a question again."""
+        if question := session.remove_from(turn_index(event)):
             yield from self._answer(session, question, settings)
 
     def ask_edited(self, session: Session, event: gr.EditData, *settings: float | None) -> Iterator[Updates]:
-        """Answer a question as the visitor has changed it, in the place of the old one and all that came after."""
+        """Answer an edited question; it replaces its turn and all later turns."""
         question = event.value.replace(WORD_JOINER, "").strip()
         if len(question) > MAX_QUESTION:
             self._warn(session, TEXTS[session.language].too_long.format(count=MAX_QUESTION))
         else:
-            session.cut(exchange_index(event))
+            session.remove_from(turn_index(event))
             if question:
                 yield from self._answer(session, question, settings)
         yield self._show(session)
 
     def undo(self, session: Session, event: gr.UndoData) -> Updates:
-        """Take back a question and put it where it was typed."""
-        question = session.cut(exchange_index(event))
+        """Remove a turn and put its question back into the text field."""
+        question = session.remove_from(turn_index(event))
         return self._show(session, value=question)
 
     def stop(self, session: Session) -> Updates:
-        """End the answer that is being written."""
+        """Stop the running answer."""
         session.stop()
         return self._show(session)
 
     def _answer(
         self, session: Session, question: str, settings: tuple[float | None, ...], **field: Any
     ) -> Iterator[Updates]:
-        """Answer `question`; the first update changes the `field` for questions as well."""
+        """Answer `question`; the first update also sets the properties `field` of the text field."""
         try:
             config = self.config.replace(**dict(zip(SETTINGS, settings, strict=True)))
         except SettingError as error:
             self._warn(session, str(error))
             return
-        if session.reading is not None:
-            session.reading.wait()  # a question that was sent while the picture was decoded is about that picture
+        if session.upload_read is not None:
+            session.upload_read.wait()  # a question sent while an image is decoded is about that image
         texts = TEXTS[session.language]
         if session.was_dropped:
             session.was_dropped = False
             self._warn(session, texts.removed)
-            yield {**self._show(session), self.parts["picture"]: gr.update(value=None)}
+            yield {**self._show(session), self.components["image"]: gr.update(value=None)}
             return
-        dialogue = session.dialogue
-        if len(dialogue.exchanges) >= MAX_TURNS:
+        conversation = session.conversation
+        if len(conversation.turns) >= MAX_TURNS:
             self._warn(session, texts.too_many_turns.format(count=MAX_TURNS))
             return
         for _ in session.ask(self.model, question, config):
-            if session.dialogue is dialogue:
+            if session.conversation is conversation:
                 yield self._show(session, **field)
             field = {}
-        self.visitors.note(session)
+        self.memory_limiter.update(session)
 
     def _show(self, session: Session, **field: Any) -> Updates:
-        """Return what shows the conversation, and the field for questions with Send or Stop beside it."""
-        running = any(exchange.status is Status.RUNNING for exchange in session.dialogue.exchanges)
+        """Return updates of the chat and of the text field, whose button is Stop during an answer, else Send."""
+        running = any(turn.status is Status.RUNNING for turn in session.conversation.turns)
         return {
-            self.parts["chat"]: self._messages(session),
-            self.parts["question"]: gr.update(submit_btn=not running, stop_btn=running, **field),
+            self.components["chat"]: self._messages(session),
+            self.components["question"]: gr.update(submit_btn=not running, stop_btn=running, **field),
         }
 
     def _messages(self, session: Session) -> list[dict[str, str]]:
-        """Return the conversation as the chat takes it: two messages for each exchange, so that both are counted."""
+        """Return the chat component's messages: two for each turn, so that message index // 2 is the turn index."""
         messages = []
-        for exchange in session.dialogue.exchanges:
-            messages.append({"role": "user", "content": as_words(exchange.question)})
-            text = as_words(describe(exchange, session))
-            if text or exchange.status is not Status.RUNNING:
+        for turn in session.conversation.turns:
+            messages.append({"role": "user", "content": as_plain_text(turn.question)})
+            text = as_plain_text(describe_answer(turn, session))
+            if text or turn.status is not Status.RUNNING:
                 messages.append({"role": "assistant", "content": text})
         return messages
 
-    # What is saved.
+    # Handlers that save the conversation.
 
     def save_json(self, session: Session) -> dict[str, str]:
-        """Write the conversation to a file that can be loaded again."""
-        text, is_original = to_json(session.dialogue, self.folder)
+        """Save the conversation as a file that can be loaded again."""
+        text, is_original = to_json(session.conversation, self.folder)
         if not is_original:
             self._warn(session, TEXTS[session.language].preview_saved)
         return self._write("visualglm.json", text)
 
     def save_markdown(self, session: Session) -> dict[str, str]:
-        """Write the conversation's words to a file to read."""
-        return self._write("visualglm.md", to_markdown(session.dialogue, session.language))
+        """Save the conversation's text as Markdown."""
+        return self._write("visualglm.md", to_markdown(session.conversation, session.language))
 
     def _write(self, name: str, text: str) -> dict[str, str]:
-        """Write a file into the upload folder; return what tells the browser to save it."""
+        """Write a file to the upload folder; return the value that makes the browser download it."""
         try:
             return {"name": name, "file": self.folder.save(text.encode(), name)}
         except UploadError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
 
-def as_words(text: str) -> str:
+def as_plain_text(text: str) -> str:
     """Return `text` so that the chat shows each character of it.
 
-    The chat takes what looks like a tag for one, and would fetch a picture that it names. Where no name or mark follows
-    the "<" of a tag or the "&" of an entity, both are plain characters.
+    The chat component interprets what looks like a tag, and would fetch an image that it names. The "<" of a tag and
+    the "&" of an entity are plain characters unless a name or punctuation follows, so a zero-width character is put
+    after them.
     """
     return re.sub("([<&])(?=[a-zA-Z#!/?])", rf"\1{WORD_JOINER}", text)
 
 
-def describe(exchange: Exchange, session: Session) -> str:
-    """Return an answer as it is shown, with what is to be said about it."""
-    note = TEXTS[session.language].note(exchange)
-    return "\n\n".join(filter(None, [exchange.answer, note]))
+def describe_answer(turn: TurnState, session: Session) -> str:
+    """Return an answer as the chat shows it, with a note about its status."""
+    note = TEXTS[session.language].status_note(turn)
+    return "\n\n".join(filter(None, [turn.answer, note]))
 
 
-def exchange_index(event: gr.RetryData | gr.UndoData | gr.EditData) -> int:
-    """Return which exchange the message is in that `event` is about; -1 for none."""
+def turn_index(event: gr.RetryData | gr.UndoData | gr.EditData) -> int:
+    """Return the index of the turn whose message an event is about; -1 for none."""
     return int(event.index) // 2

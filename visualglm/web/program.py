@@ -18,7 +18,7 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.environment import is_service_link, read_variable, service_link_note
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
 from visualglm.local_address import listens_on_loopback
-from visualglm.web.launch import serving, wait_for_the_end
+from visualglm.web.launch import launched_page, wait_for_shutdown_signal
 
 PORT = 7860
 PORT_VARIABLE = "GRADIO_SERVER_PORT"
@@ -140,17 +140,17 @@ def check_address(address: str, port: int) -> None:
         raise SettingError(f"There can be no page at {address}, port {port}: {reason}. Choose another.") from error
 
 
-def without_proxies_for(address: str, share: bool) -> None:
+def bypass_proxies(address: str, share: bool) -> None:
     """Let Gradio, which looks for its own page when it starts, ask no proxy for it.
 
     Only --share needs others' addresses. Proxies that Gradio's client cannot read, such as SOCKS ones, would end it.
     """
     for name in ("no_proxy", "NO_PROXY"):
         own = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
-        os.environ[name] = own if share and can_read_proxies() else "*"
+        os.environ[name] = own if share and supports_proxies() else "*"
 
 
-def can_read_proxies() -> bool:
+def supports_proxies() -> bool:
     """Return whether Gradio's HTTP client can use the proxies that the environment names."""
     import httpx
 
@@ -161,18 +161,18 @@ def can_read_proxies() -> bool:
     return True
 
 
-def serve(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
+def serve_page(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
     """Show the page until Ctrl-C."""
     if not options.auth and (options.share or not listens_on_loopback(options.server_name)):
         print_text(
             "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
         )
-    without_proxies_for(options.server_name, options.share)
+    bypass_proxies(options.server_name, options.share)
     allowed = {"allow_hosts": options.allow_host, "allow_frames": options.allow_frame}
     where = (options.server_name, options.server_port)
-    with serving(model, config, *where, auth=options.auth, share=options.share, **allowed) as urls:
+    with launched_page(model, config, *where, auth=options.auth, share=options.share, **allowed) as urls:
         print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)")
-        wait_for_the_end()
+        wait_for_shutdown_signal()
 
 
 def run(load: Callable[..., ChatModel] | None, port: int, hf: bool, description: str | None) -> None:
@@ -181,7 +181,7 @@ def run(load: Callable[..., ChatModel] | None, port: int, hf: bool, description:
     check_address(options.server_name, options.server_port)
     model = load_model(options, choose_loader(options.hf or hf, load))
     model.warm_up()
-    serve(model, demo_config(model).from_arguments(options), options)
+    serve_page(model, demo_config(model).from_arguments(options), options)
 
 
 def main(

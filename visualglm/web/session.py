@@ -1,4 +1,4 @@
-"""Keep each visitor's conversation, within a bound of memory for all."""
+"""Each visitor's conversation, and a limit on the memory of all conversations."""
 
 import contextlib
 import logging
@@ -25,31 +25,31 @@ from model import (
 )
 from model.prompt import question_language
 
-from .picture import Picture
+from .images import UploadedImage
 
 MAX_TURNS = 1000  # of one conversation
-REFRESH_S = 0.05  # pieces that come faster are shown together: a browser redraws the whole answer for each
+REFRESH_INTERVAL_S = 0.05  # at most one update per interval: a browser redraws the complete answer for each
 logger = logging.getLogger(__name__)
 
 
 class Status(Enum):
-    """How far an answer has come. Only DONE and CUT ones are part of the conversation."""
+    """The state of an answer. Only DONE and TRUNCATED turns are part of the conversation."""
 
     RUNNING = auto()
     DONE = auto()
-    CUT = auto()  # a length limit ended it
+    TRUNCATED = auto()  # the length limit was reached
     STOPPED = auto()
     FAILED = auto()
-    BROKEN = auto()  # by a bug of ours; `error` is the number under which it is logged
+    INTERNAL_ERROR = auto()  # an unexpected exception; `error` is the id of its log entry
 
 
 @dataclass
-class Exchange:
-    """A question with its answer so far.
+class TurnState:
+    """A turn of the page: the question, the answer so far, and its status.
 
     Attributes:
-        error: for FAILED what a person should know, for BROKEN the number in the log.
-        dropped_turns: how many of the oldest turns the model was not shown.
+        error: for FAILED the message for the visitor, for INTERNAL_ERROR the id of the log entry.
+        dropped_turns: how many of the oldest turns were left out of the prompt.
     """
 
     question: str
@@ -60,135 +60,142 @@ class Exchange:
 
     @property
     def complete(self) -> bool:
-        """Whether later questions build on it."""
-        return self.status in (Status.DONE, Status.CUT)
+        """Whether prompts of later questions include this turn."""
+        return self.status in (Status.DONE, Status.TRUNCATED)
 
-    def add(self, piece: StreamChunk) -> None:
-        """Take the next piece of the answer."""
-        self.answer += piece.text
-        if piece.finish_reason is not None:
-            self.dropped_turns = piece.usage.dropped_turns if piece.usage is not None else 0
-            self.status = Status.CUT if piece.finish_reason == "length" else Status.DONE
+    def add(self, chunk: StreamChunk) -> None:
+        """Append a chunk to the answer."""
+        self.answer += chunk.text
+        if chunk.finish_reason is not None:
+            self.dropped_turns = chunk.usage.dropped_turns if chunk.usage is not None else 0
+            self.status = Status.TRUNCATED if chunk.finish_reason == "length" else Status.DONE
 
     def stop(self) -> None:
-        """End it where it is, unless it has ended."""
+        """Set the status of a running turn to STOPPED."""
         if self.status is Status.RUNNING:
             self.status = Status.STOPPED
 
 
 @dataclass
-class Dialogue:
-    """A picture, or none, and what was said about it, oldest first."""
+class ConversationState:
+    """A conversation of the page: an image or none, and the turns, oldest first."""
 
-    picture: Picture | None = None
-    exchanges: list[Exchange] = field(default_factory=list)
+    image: UploadedImage | None = None
+    turns: list[TurnState] = field(default_factory=list)
 
     @property
-    def turns(self) -> list[Turn]:
-        """What the model is shown of it."""
-        return [Turn(exchange.question, exchange.answer) for exchange in self.exchanges if exchange.complete]
+    def complete_turns(self) -> list[Turn]:
+        """The turns that the prompt includes."""
+        return [Turn(turn.question, turn.answer) for turn in self.turns if turn.complete]
 
     @property
     def memory(self) -> int:
-        """Bytes that its texts and its picture take."""
-        texts = sum(sys.getsizeof(exchange.question) + sys.getsizeof(exchange.answer) for exchange in self.exchanges)
-        return texts + (self.picture.memory if self.picture else 0)
+        """Bytes of the texts and the image."""
+        texts = sum(sys.getsizeof(turn.question) + sys.getsizeof(turn.answer) for turn in self.turns)
+        return texts + (self.image.memory if self.image else 0)
 
 
 @dataclass
 class Session:
-    """What the server keeps for one visitor.
+    """The server's state for one visitor.
 
-    Several threads may be in it, as one can click Stop while an answer is written. They agree through the status of
-    the running exchange: whoever changes it ends the answer, and no one else writes to an exchange that has ended.
+    Several threads may use it at once, as when the visitor clicks Stop while an answer is generated. They synchronize
+    through the status of the running turn: a thread that changes it ends the answer, and no thread changes a turn
+    after its answer has ended.
 
     Attributes:
-        language: of the page; questions choose their own.
-        dialogue: the conversation that is shown.
-        offered: one that waits for the visitor to agree that it takes the place of the other.
-        reading: set when the file that was uploaded last has been read; questions wait for that.
-        was_dropped: whether the conversation was removed to free memory, and the visitor does not know yet.
+        language: of the page; each question chooses its own.
+        conversation: the one that is shown.
+        offered: a new conversation that waits until the visitor agrees to replace the current one.
+        upload_read: set once the latest uploaded file has been read; questions wait for it.
+        was_dropped: whether the conversation was removed to free memory and the visitor was not told yet.
     """
 
     language: Language = CHINESE
-    dialogue: Dialogue = field(default_factory=Dialogue)
-    offered: Dialogue | None = None
-    reading: threading.Event | None = None  # made for each file, because Gradio copies the first session
+    conversation: ConversationState = field(default_factory=ConversationState)
+    offered: ConversationState | None = None
+    upload_read: threading.Event | None = None  # created for each file: Gradio copies the first session
     was_dropped: bool = False
 
     @property
     def memory(self) -> int:
-        """Bytes that its conversations take."""
-        return self.dialogue.memory + (self.offered.memory if self.offered else 0)
+        """Bytes of the session's conversations."""
+        return self.conversation.memory + (self.offered.memory if self.offered else 0)
 
     def drop(self) -> None:
-        """Remove the conversations, to free their memory."""
-        self.was_dropped = self.was_dropped or bool(self.dialogue.exchanges or self.dialogue.picture)
-        self.open(Dialogue())
+        """Remove the conversations to free their memory."""
+        self.was_dropped = self.was_dropped or bool(self.conversation.turns or self.conversation.image)
+        self.open(ConversationState())
 
     def stop(self) -> None:
-        """End the answer that is being written; the engine stops within a step."""
-        for exchange in self.dialogue.exchanges:
-            exchange.stop()
+        """Stop the running answer; the engine stops within one decode step."""
+        for turn in self.conversation.turns:
+            turn.stop()
 
-    def open(self, dialogue: Dialogue) -> None:
-        """Put another conversation in the place of this one."""
+    def open(self, conversation: ConversationState) -> None:
+        """Replace the current conversation."""
         self.stop()
-        self.dialogue, self.offered = dialogue, None
+        self.conversation, self.offered = conversation, None
 
-    def offer(self, dialogue: Dialogue) -> bool:
-        """Open `dialogue` if nothing is lost by it, else keep it until the visitor agrees; return which it was."""
-        if self.dialogue.exchanges:
-            self.offered = dialogue
+    def offer(self, conversation: ConversationState) -> bool:
+        """Open `conversation` if the current one has no turns, else keep it until the visitor agrees.
+
+        Returns:
+            Whether it was opened.
+        """
+        if self.conversation.turns:
+            self.offered = conversation
             return False
-        self.open(dialogue)
+        self.open(conversation)
         return True
 
-    def cut(self, index: int) -> str:
-        """Take back the exchange at `index` and all later ones; return its question, "" if there is none such."""
+    def remove_from(self, index: int) -> str:
+        """Remove the turn at `index` and all later ones; return its question, "" if there is no such turn."""
         self.stop()
-        taken = self.dialogue.exchanges[index:] if index >= 0 else []
-        del self.dialogue.exchanges[len(self.dialogue.exchanges) - len(taken) :]
-        return taken[0].question if taken else ""
+        turns = self.conversation.turns
+        removed = turns[index:] if index >= 0 else []
+        del turns[len(turns) - len(removed) :]
+        return removed[0].question if removed else ""
 
     def ask(self, model: ChatModel, question: str, config: GenerationConfig) -> Iterator[None]:
-        """Let `model` answer; yield whenever there is more to show. Closing the iterator stops the answer."""
+        """Generate an answer; yield whenever there is more to show. Closing the iterator stops the answer."""
         self.stop()
-        exchange = Exchange(question)
-        exchanges, turns = self.dialogue.exchanges, self.dialogue.turns
-        exchanges.append(exchange)
+        turn = TurnState(question)
+        history = self.conversation.complete_turns
+        self.conversation.turns.append(turn)
         yield
         try:
-            image = self.dialogue.picture and self.dialogue.picture.image
-            conversation = Conversation(image, turns, question_language(question, self.language, turns))
-            for _ in every(REFRESH_S, write(exchange, model.stream_answer(conversation, question, config))):
+            image = self.conversation.image and self.conversation.image.resized
+            conversation = Conversation(image, history, question_language(question, self.language, history))
+            chunks = model.stream_answer(conversation, question, config)
+            for _ in throttle(REFRESH_INTERVAL_S, append_chunks(turn, chunks)):
                 yield
         except VisualGLMError as error:
-            exchange.status, exchange.error = Status.FAILED, str(error)
-        except Exception:  # the page goes on, whatever a bug has broken
-            exchange.status, exchange.error = Status.BROKEN, uuid.uuid4().hex[:8]
-            logger.exception("Answer %s failed", exchange.error)
+            turn.status, turn.error = Status.FAILED, str(error)
+        except Exception:  # an unexpected error must not end the page
+            turn.status, turn.error = Status.INTERNAL_ERROR, uuid.uuid4().hex[:8]
+            logger.exception("Answer %s failed", turn.error)
         finally:
-            exchange.stop()
+            turn.stop()
         yield
 
 
-def write(exchange: Exchange, pieces: Iterator[StreamChunk]) -> Iterator[None]:
-    """Put `pieces` into the exchange until it has ended, then close them."""
-    with contextlib.closing(pieces):  # type: ignore[type-var]
-        for piece in pieces:
-            if exchange.status is not Status.RUNNING:
+def append_chunks(turn: TurnState, chunks: Iterator[StreamChunk]) -> Iterator[None]:
+    """Append `chunks` to a turn, yielding after each, until the turn has ended; then close them."""
+    with contextlib.closing(chunks):  # type: ignore[type-var]
+        for chunk in chunks:
+            if turn.status is not Status.RUNNING:
                 return
-            exchange.add(piece)
+            turn.add(chunk)
             yield
 
 
-def every(seconds: float, ticks: Iterator[None]) -> Iterator[None]:
-    """Yield for the first of `ticks` and then at most once in `seconds`; what was held back is for the caller."""
+def throttle(interval_s: float, ticks: Iterator[None]) -> Iterator[None]:
+    """Yield for the first of `ticks`, then at most once per interval. The caller shows what came after the last."""
     shown = -math.inf
     with contextlib.closing(ticks):  # type: ignore[type-var]
         for _ in ticks:
-            if time.monotonic() - shown >= seconds:
+            if time.monotonic() - shown >= interval_s:
                 yield
                 shown = time.monotonic()
 
@@ -196,8 +203,8 @@ def every(seconds: float, ticks: Iterator[None]) -> Iterator[None]:
 MAX_MEMORY = 512 * 1024**2
 
 
-class Visitors:
-    """Adds up the memory of all sessions, for any thread; beyond the bound, those unused for longest are dropped.
+class MemoryLimiter:
+    """Limits the memory of all sessions: drops the conversations of the least recently used ones. Thread-safe.
 
     Args:
         max_memory: bytes of all conversations together.
@@ -211,11 +218,11 @@ class Visitors:
 
     @property
     def memory(self) -> int:
-        """Bytes that the sessions took when they were last noted."""
+        """Bytes of the sessions, as of their latest updates."""
         return self._total
 
-    def note(self, session: Session) -> None:
-        """Count a session that has changed; drop the conversations of others if there is too much."""
+    def update(self, session: Session) -> None:
+        """Count a session that has changed; drop conversations of other sessions if the limit is exceeded."""
         key = id(session)
         with self._lock:
             self._remove(key)

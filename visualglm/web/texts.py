@@ -1,20 +1,24 @@
-"""What the page says, in both languages."""
+"""The texts of the page, in Chinese and English."""
 
 from dataclasses import dataclass
 
 from model import CHINESE, ENGLISH, Language
 
-from .session import Exchange, Status
+from .session import Status, TurnState
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The wording in one language; `settings` has a name and an explanation for each setting of an answer."""
+    """The page's texts in one language.
+
+    Attributes:
+        settings: sampling setting -> its label and explanation.
+    """
 
     subtitle: str
     other_language: str
-    picture: str
-    drop_picture: str
+    image: str
+    drop_image: str
     chat: str
     welcome: str
     ask: str
@@ -31,50 +35,50 @@ class Texts:
     load: str
     unusable: str
     stopped: str
-    cut: str
+    truncated: str
     failed: str
-    broken: str
+    internal_error: str
     dropped: str
     removed: str
     preview_saved: str
     too_long: str
     too_many_turns: str
 
-    def note(self, exchange: Exchange) -> str:
-        """Return what is to be said about an answer, "" for nothing."""
+    def status_note(self, turn: TurnState) -> str:
+        """Return the note below an answer that explains its status, "" if there is none."""
         notes = {
             Status.STOPPED: self.stopped,
-            Status.CUT: self.cut,
-            Status.FAILED: self.failed.format(error=exchange.error),
-            Status.BROKEN: self.broken.format(error=exchange.error),
+            Status.TRUNCATED: self.truncated,
+            Status.FAILED: self.failed.format(error=turn.error),
+            Status.INTERNAL_ERROR: self.internal_error.format(error=turn.error),
         }
-        parts = [notes.get(exchange.status, "")]
-        if exchange.dropped_turns:
-            parts.append(self.dropped.format(count=exchange.dropped_turns))
+        parts = [notes.get(turn.status, "")]
+        if turn.dropped_turns:
+            parts.append(self.dropped.format(count=turn.dropped_turns))
         return "\n".join(filter(None, parts))
 
 
 TEXTS = {
     CHINESE: Texts(
-        subtitle="放一张图片，用中文或英文和模型聊聊它；不放图片也可以聊。",
+        subtitle="上传一张图片，用中文或英文与模型对话；也可以不带图片直接对话。",
         other_language="English",
-        picture="图片",
-        drop_picture="把图片拖到这里、按 Ctrl+V 粘贴，或点击选择",
+        image="图片",
+        drop_image="把图片拖到这里、按 Ctrl+V 粘贴，或点击选择",
         chat="对话",
-        welcome="## 想知道图里有什么？\n放一张图片然后提问，或者从下面选一个例子。",
+        welcome="## 图片里有什么？\n上传图片后提问，或选择下面的示例。",
         ask="输入问题，按回车发送",
-        confirm="换图片会开始新的对话，现在的对话将被清除。",
+        confirm="更换图片会开始新的对话，当前对话将被清除。",
         start_new="开始新对话",
-        keep_old="保留现在的对话",
+        keep_old="保留当前对话",
         clear="清空对话",
         settings_title="生成设置",
         settings={
-            "max_length": ("max_length", "提示词与回答合计的最大 token 数，图片的也算在内"),
-            "top_p": ("top_p", "只从概率之和达到这个值的最少几个词里采样；1 表示全部"),
-            "top_k": ("top_k", "只从概率最大的这么多个词里采样；0 表示全部"),
-            "temperature": ("temperature", "越大越随意；0 表示每一步都取概率最大的词"),
-            "repetition_penalty": ("repetition_penalty", "压低回答里已经出现过的词；1 表示不压低"),
-            "seed": ("seed", "填一个整数，回答就可以重现"),
+            "max_length": ("max_length", "提示词与回答合计的最大 token 数，包括图片占用的 token"),
+            "top_p": ("top_p", "只从累计概率达到该值的最小词集里采样；1 表示全部"),
+            "top_k": ("top_k", "只从概率最大的 k 个词里采样；0 表示全部"),
+            "temperature": ("temperature", "越大越随机；0 表示每一步都取概率最大的词"),
+            "repetition_penalty": ("repetition_penalty", "降低回答里已出现的词的概率；1 表示不降低"),
+            "seed": ("seed", "填写整数后，回答可以复现"),
         },
         seed_placeholder="随机",
         files_title="保存与载入",
@@ -83,50 +87,52 @@ TEXTS = {
         load="载入对话",
         unusable="无法使用",
         stopped="■ 已停止，这一轮不计入对话。",
-        cut="■ 已达到 max_length，回答未完。",
+        truncated="■ 已达到 max_length，回答未完。",
         failed="⚠ {error}\n这一轮不计入对话。",
-        broken="⚠ 程序内部出错，编号 {error}，详情见服务器日志。这一轮不计入对话。",
+        internal_error="⚠ 程序内部出错，编号 {error}，详情见服务器日志。这一轮不计入对话。",
         dropped="ℹ 对话长度已超过 max_length，最早的 {count} 轮不再发给模型。",
-        removed="服务器内存不足，之前的对话已被清除。请重新上传图片，或载入保存的对话。",
+        removed="服务器内存不足，之前的对话已被清除。请重新上传图片，或载入已保存的对话。",
         preview_saved="图片的原文件已不在服务器上，保存的是缩小后的副本。",
         too_long="问题最多 {count} 个字符，请缩短。",
         too_many_turns="对话已有 {count} 轮，请开始新的对话。",
     ),
     ENGLISH: Texts(
-        subtitle="Give the model a picture and talk about it, in English or Chinese; or talk without one.",
+        subtitle="Upload an image and chat about it in English or Chinese, or chat without an image.",
         other_language="中文",
-        picture="Picture",
-        drop_picture="Drop a picture here, paste one with Ctrl+V, or click to choose",
+        image="Image",
+        drop_image="Drop an image here, paste one with Ctrl+V, or click to choose",
         chat="Conversation",
-        welcome="## What is in the picture?\nAdd a picture and ask, or take one of these examples.",
-        ask="Ask a question, Enter sends it",
-        confirm="Another picture starts a new conversation; this one will be gone.",
+        welcome="## What is in the image?\nUpload an image and ask a question, or choose an example.",
+        ask="Ask a question; Enter sends it",
+        confirm="A new image starts a new conversation; the current one will be deleted.",
         start_new="Start a new one",
         keep_old="Keep this one",
         clear="Clear conversation",
-        settings_title="Settings of the answers",
+        settings_title="Generation settings",
         settings={
-            "max_length": ("max_length", "Most tokens of prompt and answer together, the picture's included"),
-            "top_p": ("top_p", "Sample among the fewest words whose probabilities reach this sum; 1 for all"),
-            "top_k": ("top_k", "Sample among this many most likely words; 0 for all"),
-            "temperature": ("temperature", "Higher is freer; 0 always takes the most likely word"),
-            "repetition_penalty": ("repetition_penalty", "Lowers words that the answer already has; 1 for none"),
-            "seed": ("seed", "A whole number makes answers repeatable"),
+            "max_length": ("max_length", "Maximum tokens of prompt and answer together, including the image"),
+            "top_p": ("top_p", "Sample from the smallest set of tokens whose probabilities reach this sum; 1 for all"),
+            "top_k": ("top_k", "Sample from the k most likely tokens; 0 for all"),
+            "temperature": ("temperature", "Higher is more random; 0 always takes the most likely token"),
+            "repetition_penalty": (
+                "repetition_penalty",
+                "Makes repeated tokens less likely; 1 for no effect",
+            ),
+            "seed": ("seed", "An integer makes answers reproducible"),
         },
         seed_placeholder="random",
         files_title="Save and load",
         save_json="Save conversation (can be loaded again)",
-        save_markdown="Save the words (Markdown)",
+        save_markdown="Save text (Markdown)",
         load="Load conversation",
-        unusable="This cannot be used",
-        stopped="■ Stopped; this round is not part of the conversation.",
-        cut="■ max_length reached; the answer is not complete.",
-        failed="⚠ {error}\nThis round is not part of the conversation.",
-        broken="⚠ The program has met a bug; the server's log has it under {error}. "
-        "This round is not part of the conversation.",
-        dropped="ℹ The conversation has grown past max_length: its oldest turns ({count}) are no longer seen.",
-        removed="The server needed memory and removed the conversation. Upload the picture again, or load a saved one.",
-        preview_saved="The uploaded picture is no longer on the server; a smaller copy was saved instead.",
+        unusable="Cannot be used",
+        stopped="■ Stopped; this turn is not part of the conversation.",
+        truncated="■ max_length reached; the answer is incomplete.",
+        failed="⚠ {error}\nThis turn is not part of the conversation.",
+        internal_error="⚠ Internal error {error}; see the server's log. This turn is not part of the conversation.",
+        dropped="ℹ The conversation exceeds max_length: the model no longer sees its oldest turns ({count}).",
+        removed="The server lacked memory and removed the conversation. Upload the image again, or load a saved one.",
+        preview_saved="The uploaded image is no longer on the server; a smaller copy was saved instead.",
         too_long="A question has at most {count} characters. Shorten it.",
         too_many_turns="The conversation has {count} turns already. Start a new one.",
     ),
@@ -134,10 +140,10 @@ TEXTS = {
 
 
 def choose_language(wanted: str | None, accepted: str | None) -> Language:
-    """Return the page's language: `?lang=` if it names one, else the browser's first, else Chinese.
+    """Return the page's language: that of `?lang=`, else the browser's first supported one, else Chinese.
 
     Args:
-        wanted: what stands after `?lang=`.
+        wanted: value of the query parameter `lang`.
         accepted: the browser's Accept-Language header.
     """
     for code in (wanted, *(accepted or "").split(",")):

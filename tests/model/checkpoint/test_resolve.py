@@ -172,13 +172,13 @@ def test_a_tokenizer_that_was_not_downloaded_is_said(name: str, content: bytes, 
 def at_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], io.StringIO]:
     """Let a person at a terminal type a line; the returned stream has what is shown."""
 
-    class Terminal(io.StringIO):
+    class TerminalChat(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     def type_line(line: str) -> io.StringIO:
-        monkeypatch.setattr("sys.stdin", Terminal(line))
-        monkeypatch.setattr("sys.stderr", Terminal())
+        monkeypatch.setattr("sys.stdin", TerminalChat(line))
+        monkeypatch.setattr("sys.stderr", TerminalChat())
         return sys.stderr
 
     return type_line

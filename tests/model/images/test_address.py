@@ -8,7 +8,16 @@ import pytest
 
 from model.images import url_fetch as address, url_fetch as fetch
 from model.images.url_fetch import display_url, fetch_bytes, is_public_address
-from tests.helpers.web_server import BODY, PUBLIC, Handler, PlainContext, address_of, connect_here, forbidden, refusal
+from tests.helpers.web_server import (
+    BODY,
+    PUBLIC,
+    Handler,
+    PlainContext,
+    address_of,
+    connect_here,
+    forbidden,
+    rejection_message,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +57,7 @@ def test_hosts_in_any_script(server, monkeypatch, host, asked):
     server.routes["/"] = Handler.reply
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     assert fetch_bytes(f"http://{host}:{server.server_port}/") == BODY
-    assert names == [asked] and server.asked[0][1]["Host"] == f"{asked}:{server.server_port}"
+    assert names == [asked] and server.requests[0][1]["Host"] == f"{asked}:{server.server_port}"
 
 
 @pytest.mark.parametrize(
@@ -93,13 +102,13 @@ def test_what_is_shown_of_an_address(url, shown):
 )
 def test_addresses_that_cannot_be_asked_for(monkeypatch, url, part):
     monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-    assert part in refusal(url)
+    assert part in rejection_message(url)
 
 
 def test_a_slow_resolver_is_cut_off(monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20))
-    assert "within 0.2 seconds" in refusal("http://a.example/", timeout=0.2, public_only=True)
+    assert "within 0.2 seconds" in rejection_message("http://a.example/", timeout=0.2, public_only=True)
     over.set()
 
 
@@ -108,14 +117,14 @@ def test_an_unknown_host(server, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    message = refusal("http://no-such.example/cat.png")
+    message = rejection_message("http://no-such.example/cat.png")
     assert "the host no-such.example was not found. Check the spelling and the network" in message
 
 
 def test_a_refused_connection(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        message = refusal(f"http://127.0.0.1:{free.getsockname()[1]}/")
+        message = rejection_message(f"http://127.0.0.1:{free.getsockname()[1]}/")
     assert "127.0.0.1 refused the connection. Check the address" in message
 
 
@@ -124,7 +133,7 @@ def test_an_unreachable_network(server, monkeypatch):
         raise OSError(101, "Network is unreachable")
 
     monkeypatch.setattr(socket.socket, "connect", fail)
-    assert "could not be reached. Check the address and the network" in refusal(server.url)
+    assert "could not be reached. Check the address and the network" in rejection_message(server.url)
 
 
 def test_the_second_address_is_tried(server, monkeypatch):
@@ -153,7 +162,7 @@ def test_a_name_is_looked_up_once_and_the_checked_address_connected_to(server, m
     server.routes["/cat.png"] = Handler.reply
     assert fetch_bytes(f"{scheme}://cats.example:8765/cat.png", public_only=True, ports=(8765,)) == BODY
     assert connected == [(PUBLIC, 8765)] and list(answers) == ["127.0.0.1"]
-    assert server.asked[0][1]["Host"] == "cats.example:8765"
+    assert server.requests[0][1]["Host"] == "cats.example:8765"
     assert context.names == (["cats.example"] if scheme == "https" else [])
 
 
@@ -167,7 +176,7 @@ def test_only_the_public_ones_of_several_addresses_are_tried(server, monkeypatch
     hosts = ["127.0.0.1", PUBLIC, "10.0.0.1", "1.1.1.1"]
     monkeypatch.setattr(socket, "getaddrinfo", lambda _, port, **__: [address_of(host, port) for host in hosts])
     monkeypatch.setattr(socket.socket, "connect", connect)
-    assert "refused the connection" in refusal("http://mixed.example/", public_only=True)
+    assert "refused the connection" in rejection_message("http://mixed.example/", public_only=True)
     assert connected == [PUBLIC, "1.1.1.1"]
 
 
@@ -209,7 +218,7 @@ INNER_HOSTS = """
 @pytest.mark.parametrize("host", INNER_HOSTS.split())
 def test_inner_hosts_are_refused_in_every_spelling(monkeypatch, host):
     monkeypatch.setattr(address, "_connect_first", forbidden)
-    message = refusal(f"http://{host}/secret", public_only=True)
+    message = rejection_message(f"http://{host}/secret", public_only=True)
     assert "is not a public address, and only those may be fetched here" in message
 
 
@@ -217,7 +226,7 @@ def test_inner_hosts_are_refused_in_every_spelling(monkeypatch, host):
 def test_a_server_asks_no_port_that_is_not_listed(monkeypatch, port):
     monkeypatch.setattr(address, "_connect_first", forbidden)
     for scheme in ("http", "https"):
-        assert f"port {port}" in refusal(f"{scheme}://{PUBLIC}:{port}/", public_only=True, ports=(8000,))
+        assert f"port {port}" in rejection_message(f"{scheme}://{PUBLIC}:{port}/", public_only=True, ports=(8000,))
 
 
 def test_the_usual_and_the_listed_ports_are_asked(server, monkeypatch):

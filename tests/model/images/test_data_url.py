@@ -8,7 +8,7 @@ import pytest
 
 from model import ImageError, generate_input
 from model.images.preprocess import decode_base64, load_image, read_data_url
-from tests.helpers.served import DESCRIBE, DESCRIPTION, SCENE, completion
+from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE, completion
 
 DATA = SCENE.read_bytes()
 STANDARD = base64.b64encode(DATA).decode()

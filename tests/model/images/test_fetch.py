@@ -14,7 +14,7 @@ import pytest
 from model.errors import ImageError
 from model.images import url_fetch as fetch
 from model.images.url_fetch import fetch_bytes
-from tests.helpers.web_server import BODY, PUBLIC, Handler, PlainContext, address_of, connect_here, refusal
+from tests.helpers.web_server import BODY, PUBLIC, Handler, PlainContext, address_of, connect_here, rejection_message
 
 
 def redirect(location: str, status: int = 302) -> Callable[[Handler], None]:
@@ -25,7 +25,7 @@ def test_an_image_is_fetched(server):
     server.routes["/cat.png"] = Handler.reply
     assert fetch_bytes(f"{server.url}/cat.png#left") == BODY
     assert fetch_bytes(f"  {server.url.upper()}/cat.png ") == BODY
-    headers = server.asked[0][1]
+    headers = server.requests[0][1]
     assert headers["Accept-Encoding"] == "identity" and headers["Host"] == f"127.0.0.1:{server.server_port}"
     assert "Authorization" not in headers
 
@@ -45,7 +45,7 @@ def test_a_password_is_sent_and_never_shown(server):
     server.routes["/cat.png"] = Handler.reply
     port = server.server_port
     assert fetch_bytes(f"http://me:s%40cret@127.0.0.1:{port}/cat.png") == BODY
-    assert server.asked[0][1]["Authorization"] == "Basic bWU6c0BjcmV0"
+    assert server.requests[0][1]["Authorization"] == "Basic bWU6c0BjcmV0"
     for url in (
         f"http://me:secret@127.0.0.1:{port}/none?key=secret",
         "ftp://me:secret@127.0.0.1/",
@@ -54,7 +54,7 @@ def test_a_password_is_sent_and_never_shown(server):
         "http://me:secret@[127.0.0.1/",
         f"http://me:secret@127.0.0.1:{port}0000/",
     ):
-        message = refusal(url)
+        message = rejection_message(url)
         assert "secret" not in message and "me:" not in message
 
 
@@ -66,7 +66,7 @@ def test_redirects_are_followed(server):
         quote("/图/4"): Handler.reply,
     }
     assert fetch_bytes(f"{server.url}/1", max_redirects=3) == BODY
-    assert "redirected more than 2 times" in refusal(f"{server.url}/1", max_redirects=2)
+    assert "redirected more than 2 times" in rejection_message(f"{server.url}/1", max_redirects=2)
 
 
 def test_a_redirect_in_raw_utf8(server):
@@ -80,9 +80,9 @@ def test_a_redirect_in_raw_utf8(server):
 
 def test_a_redirect_loop_ends(server):
     server.routes |= {"/a": redirect("/b"), "/b": redirect("/a")}
-    message = refusal(f"{server.url}/a")
+    message = rejection_message(f"{server.url}/a")
     assert "redirected more than 5 times" in message and "Check the address" in message
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_redirect_loop_ends(server):
 )
 def test_redirects_that_lead_nowhere(server, location, part):
     server.routes["/a"] = redirect(location)
-    assert part in refusal(f"{server.url}/a")
+    assert part in rejection_message(f"{server.url}/a")
 
 
 def test_a_redirect_to_an_inner_address_is_refused(server, monkeypatch):
@@ -104,16 +104,16 @@ def test_a_redirect_to_an_inner_address_is_refused(server, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda self, _: connect_here(self, server))
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of(host, port)])
     server.routes["/a"] = redirect("http://169.254.169.254/latest")
-    message = refusal(f"http://{PUBLIC}/a", public_only=True)
+    message = rejection_message(f"http://{PUBLIC}/a", public_only=True)
     assert "169.254.169.254 is not a public address" in message
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_redirect_to_a_port_that_is_not_listed_is_refused(server, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda self, _: connect_here(self, server))
     server.routes |= {"/a": redirect(f"http://{PUBLIC}:6379/b"), "/b": Handler.reply}
-    assert "port 6379" in refusal(f"http://{PUBLIC}/a", public_only=True)
-    assert len(server.asked) == 1
+    assert "port 6379" in rejection_message(f"http://{PUBLIC}/a", public_only=True)
+    assert len(server.requests) == 1
     assert fetch_bytes(f"http://{PUBLIC}/a", public_only=True, ports=(6379,)) == BODY
 
 
@@ -136,12 +136,12 @@ def test_too_many_bytes_are_refused(server):
         "/exact": Handler.reply,
     }
     for path in ("/declared", "/endless"):
-        message = refusal(server.url + path, max_bytes=1000)
+        message = rejection_message(server.url + path, max_bytes=1000)
         assert "more than 1,000 bytes" in message and "Choose a smaller version" in message
-    assert "no valid answer" in refusal(f"{server.url}/negative", max_bytes=1000, timeout=3)
+    assert "no valid answer" in rejection_message(f"{server.url}/negative", max_bytes=1000, timeout=3)
     assert sum(sent) < 50_000_000
     assert fetch_bytes(f"{server.url}/exact", max_bytes=len(BODY)) == BODY
-    assert "bytes" in refusal(f"{server.url}/exact", max_bytes=len(BODY) - 1)
+    assert "bytes" in rejection_message(f"{server.url}/exact", max_bytes=len(BODY) - 1)
 
 
 @pytest.mark.parametrize("stage", ["silence", "status", "headers", "body", "chunks"])
@@ -160,7 +160,7 @@ def test_a_slow_server_is_cut_off(server, stage):
 
     server.routes["/slow"] = answer
     start = time.monotonic()
-    message = refusal(f"{server.url}/slow", timeout=0.4)
+    message = rejection_message(f"{server.url}/slow", timeout=0.4)
     assert time.monotonic() - start < 5
     assert "127.0.0.1 did not send it within 0.4 seconds" in message and "Try again later" in message
 
@@ -171,7 +171,7 @@ def test_redirects_share_one_time_limit(server):
         redirect("/again")(handler)
 
     server.routes["/again"] = answer
-    assert "within 0.4 seconds" in refusal(f"{server.url}/again", timeout=0.4, max_redirects=10**6)
+    assert "within 0.4 seconds" in rejection_message(f"{server.url}/again", timeout=0.4, max_redirects=10**6)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -183,7 +183,7 @@ def test_a_body_that_breaks_off_is_refused(server, chunked):
             handler.reply(Content_Length="5000")
 
     server.routes["/cut"] = answer
-    message = refusal(f"{server.url}/cut")
+    message = rejection_message(f"{server.url}/cut")
     assert "127.0.0.1 broke off" in message and "Try again" in message
 
 
@@ -192,7 +192,7 @@ def test_a_body_that_breaks_off_is_refused(server, chunked):
 )
 def test_an_answer_that_is_no_http_is_refused(server, answer):
     server.routes["/odd"] = lambda handler: handler.wfile.write(answer)
-    message = refusal(f"{server.url}/odd")
+    message = rejection_message(f"{server.url}/odd")
     assert "broke off or sent no valid answer" in message and "Try again" in message
 
 
@@ -201,7 +201,7 @@ def test_a_chunk_without_a_valid_size_is_refused(server, size):
     server.routes["/odd"] = lambda handler: handler.reply(
         body=f"{size}\r\n".encode() + b"x" * 1000, Content_Length="", Transfer_Encoding="chunked"
     )
-    assert "sent no valid answer" in refusal(f"{server.url}/odd")
+    assert "sent no valid answer" in rejection_message(f"{server.url}/odd")
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nabcde\r\n3\r\nfgh\r\n0\r\nX: y\r\n\r\n"
@@ -263,7 +263,7 @@ def test_no_answer_of_a_server_raises_anything_but_an_image_error(monkeypatch, s
 )
 def test_other_statuses_are_explained(server, status, part):
     server.routes["/x"] = lambda handler: handler.reply(status)
-    message = refusal(f"{server.url}/x")
+    message = rejection_message(f"{server.url}/x")
     assert message.startswith(f"The picture {server.url}/x could not be fetched: 127.0.0.1 ") and part in message
 
 
@@ -281,14 +281,14 @@ def test_compression_that_was_not_asked_for(server):
             body=body, Content_Encoding=encoding
         )
     assert fetch_bytes(f"{server.url}/gzip") == fetch_bytes(f"{server.url}/deflate") == BODY
-    assert "more than 100,000 bytes" in refusal(f"{server.url}/bomb", max_bytes=100_000)
-    assert "broke off" in refusal(f"{server.url}/cut")
-    assert "compressed answer is damaged" in refusal(f"{server.url}/damaged")
-    assert "compressed it in a way that is not known" in refusal(f"{server.url}/br")
+    assert "more than 100,000 bytes" in rejection_message(f"{server.url}/bomb", max_bytes=100_000)
+    assert "broke off" in rejection_message(f"{server.url}/cut")
+    assert "compressed answer is damaged" in rejection_message(f"{server.url}/damaged")
+    assert "compressed it in a way that is not known" in rejection_message(f"{server.url}/br")
 
 
 def test_tls_to_a_server_without_it(server):
-    message = refusal(server.url.replace("http:", "https:"), timeout=5)
+    message = rejection_message(server.url.replace("http:", "https:"), timeout=5)
     assert "no secure connection to 127.0.0.1 was possible" in message and "Check the address" in message
 
 
@@ -298,22 +298,22 @@ def test_a_certificate_that_cannot_be_verified(server, monkeypatch):
             raise fetch.ssl.SSLCertVerificationError("self-signed certificate")
 
     monkeypatch.setattr(fetch.ssl, "create_default_context", Distrust)
-    message = refusal(server.url.replace("http:", "https:"))
+    message = rejection_message(server.url.replace("http:", "https:"))
     assert "certificate of 127.0.0.1 could not be verified. Check this machine's clock" in message
 
 
 def test_public_only_uses_no_proxy(server, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of("127.0.0.1", port)])
-    assert "not a public address" in refusal("http://cats.example/", public_only=True)
-    assert not server.asked
+    assert "not a public address" in rejection_message("http://cats.example/", public_only=True)
+    assert not server.requests
 
 
 def test_the_proxy_of_the_environment_is_used(server, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://me:secret@"))
     server.routes["http://cats.example/a.png?x=1"] = Handler.reply
     assert fetch_bytes("http://cats.example/a.png?x=1") == BODY
-    headers = server.asked[0][1]
+    headers = server.requests[0][1]
     assert headers["Host"] == "cats.example" and headers["Proxy-Authorization"] == "Basic bWU6c2VjcmV0"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.routes["/direct"] = Handler.reply
@@ -330,20 +330,22 @@ def test_a_tunnel_through_the_proxy(server, monkeypatch):
     monkeypatch.setenv("https_proxy", f"127.0.0.1:{server.server_port}")
     server.routes |= {"cats.example:443": tunnel, "/a.png": Handler.reply}
     assert fetch_bytes("https://cats.example/a.png") == BODY
-    assert context.names == ["cats.example"] and server.asked[1][1]["Host"] == "cats.example"
+    assert context.names == ["cats.example"] and server.requests[1][1]["Host"] == "cats.example"
 
 
 def test_proxies_that_do_not_work_are_named(server, monkeypatch):
     advice = "Set HTTP_PROXY and HTTPS_PROXY to http://host:port, or unset them"
     server.routes["cats.example:443"] = lambda handler: handler.reply(407, b"")
     monkeypatch.setenv("https_proxy", server.url)
-    assert f"the proxy 127.0.0.1 refused the connection (status 407). {advice}" in refusal("https://cats.example/")
+    assert f"the proxy 127.0.0.1 refused the connection (status 407). {advice}" in rejection_message(
+        "https://cats.example/"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{free.getsockname()[1]}")
-        message = refusal("http://cats.example/")
+        message = rejection_message("http://cats.example/")
     assert "could not be reached" in message and advice in message and "secret" not in message
     for setting, part in (("socks5://127.0.0.1:1", "not usable"), ("https://127.0.0.1:1", "not supported")):
         monkeypatch.setenv("http_proxy", setting)
-        message = refusal("http://cats.example/")
+        message = rejection_message("http://cats.example/")
         assert part in message and advice in message

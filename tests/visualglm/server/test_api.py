@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from model import SettingError
-from tests.helpers.served import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
+from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
 from visualglm.server import Settings, create_app
-from visualglm.server.process import HEAPS, Server
+from visualglm.server.process import MALLOC_ARENAS, Server
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--from_pretrained", "visualglm-tiny", "--device", "cpu"]
@@ -103,17 +103,17 @@ def test_a_port_that_is_taken_is_said():
     ("host", "keys", "warned"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False), ("localhost", (), False)]
 )
 def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog):
-    from visualglm.server.process import warn_of_open_doors
+    from visualglm.server.process import warn_if_unauthenticated
 
-    warn_of_open_doors(Settings(host=host, api_keys=keys))
+    warn_if_unauthenticated(Settings(host=host, api_keys=keys))
     assert bool(caplog.records) is warned
 
 
-COUNT_HEAPS = """
+COUNT_ARENAS = """
 import ctypes, threading
-from visualglm.server.process import limit_heaps
+from visualglm.server.process import limit_malloc_arenas
 
-limit_heaps()
+limit_malloc_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 together = threading.Barrier(12)
@@ -153,5 +153,5 @@ def test_nobody_is_answered_before_the_model_is_warm() -> None:
 
 
 def test_threads_share_few_heaps() -> None:
-    done = subprocess.run([sys.executable, "-c", COUNT_HEAPS], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert 1 <= done.stdout.count("<heap nr=") <= HEAPS
+    done = subprocess.run([sys.executable, "-c", COUNT_ARENAS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 1 <= done.stdout.count("<heap nr=") <= MALLOC_ARENAS

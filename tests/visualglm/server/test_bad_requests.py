@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from model import SatChatModel
+from tests.helpers.api_server import serving
 from tests.helpers.bad_requests import LIMITS, NATIVE, Bad, bad_requests
-from tests.helpers.served import serving
 
 REQUESTS = list(bad_requests())
 
@@ -16,7 +16,7 @@ REQUESTS = list(bad_requests())
 def client(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
     with serving(tiny_model, **LIMITS) as client:
         yield client
-        assert client.service.gate.running == 0 and not client.service.active
+        assert client.service.limiter.running == 0 and not client.service.active
 
 
 def test_there_are_many_and_each_is_one_of_a_kind():

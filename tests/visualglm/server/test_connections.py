@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pytest
 
 from model import SettingError
-from tests.helpers.served import SteppedModel, serving, wait_until
+from tests.helpers.api_server import SteppedModel, serving, wait_until
 from visualglm.server import Settings
 from visualglm.server.connections import ConnectionLimits
-from visualglm.server.trace import FloodFilter, JsonLines
+from visualglm.server.request_log import JsonFormatter, RateLimitFilter
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -31,7 +31,7 @@ def read_answer(sock: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("rest", [b"", b"POST / HT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.2)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.2)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
         assert b"200 OK" in read_answer(sock)
@@ -41,7 +41,7 @@ def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
 
 
 def test_a_header_that_drips_does_not_move_the_deadline(monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.3)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.3)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
         read_answer(sock)
@@ -59,7 +59,7 @@ def test_a_header_that_drips_does_not_move_the_deadline(monkeypatch):
 
 
 def test_the_deadline_does_not_end_a_request_that_is_answered(monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.1)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.1)
     model = SteppedModel(length=1)
     with serving(model) as client, connect(client) as sock:
         body = json.dumps({"text": "hello"}).encode()
@@ -90,7 +90,7 @@ def test_one_client_cannot_take_all_connections():
     limits = ConnectionLimits(100, 3, trusted=("10.0.0.1", "192.168.0.0/24"))
     assert [limits.admit("203.0.113.9") for _ in range(4)] == [True, True, True, False]
     assert limits.admit("203.0.113.10")
-    limits.leave("203.0.113.9")
+    limits.release("203.0.113.9")
     assert limits.admit("203.0.113.9")
     for address in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "10.0.0.1", "192.168.0.77", None):
         assert all(limits.admit(address) for _ in range(5))
@@ -114,7 +114,7 @@ def test_limits_are_settings():
 
 
 def test_a_flood_of_log_records_is_cut_and_counted():
-    flood = FloodFilter(most=3, seconds=60)
+    flood = RateLimitFilter(most=3, seconds=60)
 
     def record() -> logging.LogRecord:
         return logging.LogRecord("asyncio", logging.ERROR, "", 0, "socket.accept() out of system resource", None, None)
@@ -123,4 +123,4 @@ def test_a_flood_of_log_records_is_cut_and_counted():
     flood.started -= 60
     late = record()
     assert flood.filter(late)
-    assert json.loads(JsonLines(False).format(late))["left_out"] == 7
+    assert json.loads(JsonFormatter(False).format(late))["left_out"] == 7

@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers.served import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, serving
+from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, serving
+from visualglm.server.api_errors import ApiError
 from visualglm.server.content import IMAGE_TYPES, TEXT_TYPES, read_content
-from visualglm.server.refusals import Refusal
 
 WHERE = "messages.0.content"
 IMAGE = {"type": "image_url", "image_url": {"url": SCENE_URL}}
@@ -63,13 +63,13 @@ def test_the_ways_to_write_parts(tiny_server, parts):
     ],
 )
 def test_each_fault_of_a_part_has_its_reason_and_its_place(content, param, words):
-    with pytest.raises(Refusal, match=words) as caught:
+    with pytest.raises(ApiError, match=words) as caught:
         read_content(content, WHERE)
     assert caught.value.status_code == 400 and caught.value.param == WHERE + param
 
 
 def test_a_message_names_the_types_that_are_read():
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         read_content([{"type": "image"}], WHERE)
     assert TEXT_TYPES[0] in caught.value.detail and IMAGE_TYPES[0] in caught.value.detail
 
@@ -91,7 +91,7 @@ def test_what_other_servers_add_to_an_answer_is_harmless(answer):
             client, {"role": "user", "content": "a"}, {"role": "assistant", **answer}, {"role": "user", "content": "b"}
         )
     assert response.status_code == 200, response.text
-    (conversation, question, _), *_ = model.asked
+    (conversation, question, _), *_ = model.requests
     assert question == "b"
     assert [(turn.question, turn.answer) for turn in conversation.turns] == [
         ("a", "sky" if answer.get("content") else "")

@@ -8,7 +8,7 @@ import httpx
 import httpx_sse
 import pytest
 
-from tests.helpers.served import DESCRIBE, DESCRIPTION, SCENE, SCENE_BASE64, SCENE_URL
+from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE, SCENE_BASE64, SCENE_URL
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from tests.helpers.served import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, messages, serving
+from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, messages, serving
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,8 @@ def client(tiny_server: httpx.Client) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def create(client: openai.OpenAI, *texts: str, picture: str | None = None, **more):
-    more = {"model": "visualglm-tiny", "temperature": 0, "messages": messages(*texts, picture=picture), **more}
+def create(client: openai.OpenAI, *texts: str, image: str | None = None, **more):
+    more = {"model": "visualglm-tiny", "temperature": 0, "messages": messages(*texts, image=image), **more}
     return client.chat.completions.create(**more)
 
 
@@ -40,7 +40,7 @@ def test_the_name_of_a_model_may_have_slashes():
 
 
 def test_an_answer(client):
-    answer = create(client, DESCRIBE, picture=SCENE_URL)
+    answer = create(client, DESCRIBE, image=SCENE_URL)
     (choice,) = answer.choices
     assert choice.message.content == DESCRIPTION and choice.message.role == "assistant"
     assert choice.finish_reason == "stop" and choice.index == 0
@@ -50,7 +50,7 @@ def test_an_answer(client):
 
 
 def test_a_streamed_answer(client):
-    with create(client, DESCRIBE, picture=SCENE_URL, stream=True) as stream:
+    with create(client, DESCRIBE, image=SCENE_URL, stream=True) as stream:
         chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == DESCRIPTION
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -60,8 +60,8 @@ def test_a_streamed_answer(client):
 
 
 def test_usage_is_streamed_when_asked_for(client):
-    whole = create(client, DESCRIBE, picture=SCENE_URL)
-    with create(client, DESCRIBE, picture=SCENE_URL, stream=True, stream_options={"include_usage": True}) as stream:
+    whole = create(client, DESCRIBE, image=SCENE_URL)
+    with create(client, DESCRIBE, image=SCENE_URL, stream=True, stream_options={"include_usage": True}) as stream:
         *chunks, last = stream
     assert last.choices == [] and last.usage == whole.usage
     assert all(chunk.usage is None and "usage" in chunk.model_fields_set for chunk in chunks)
@@ -69,7 +69,7 @@ def test_usage_is_streamed_when_asked_for(client):
 
 def test_several_turns_and_the_picture_in_any_of_them(client):
     dialogue = ("图片里有什么？", "一辆小汽车。", "小汽车是什么颜色？")
-    first = messages(*dialogue, picture=SCENE_URL)
+    first = messages(*dialogue, image=SCENE_URL)
     later = messages(*dialogue)
     later[2]["content"] = [
         {"type": "text", "text": dialogue[2]},
@@ -82,7 +82,7 @@ def test_several_turns_and_the_picture_in_any_of_them(client):
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_a_limit_of_tokens(client, name):
-    answer = create(client, DESCRIBE, picture=SCENE_URL, **{name: 5})
+    answer = create(client, DESCRIBE, image=SCENE_URL, **{name: 5})
     assert answer.usage.completion_tokens == 5 and answer.choices[0].finish_reason == "length"
     assert DESCRIPTION.startswith(answer.choices[0].message.content)
 
@@ -91,11 +91,11 @@ def test_a_limit_of_tokens(client, name):
 def test_an_answer_ends_before_a_stop_string(client, stop):
     stops = [stop] if isinstance(stop, str) else stop
     expected = DESCRIPTION[: min(place for text in stops if (place := DESCRIPTION.find(text)) >= 0)]
-    whole = create(client, DESCRIBE, picture=SCENE_URL, stop=stop)
+    whole = create(client, DESCRIBE, image=SCENE_URL, stop=stop)
     assert whole.choices[0].message.content == expected and whole.choices[0].finish_reason == "stop"
-    assert 0 < whole.usage.completion_tokens < create(client, DESCRIBE, picture=SCENE_URL).usage.completion_tokens
+    assert 0 < whole.usage.completion_tokens < create(client, DESCRIBE, image=SCENE_URL).usage.completion_tokens
     options = {"stream": True, "stream_options": {"include_usage": True}}
-    with create(client, DESCRIBE, picture=SCENE_URL, stop=stop, **options) as stream:
+    with create(client, DESCRIBE, image=SCENE_URL, stop=stop, **options) as stream:
         *chunks, last = stream
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
     assert chunks[-1].choices[0].finish_reason == "stop"
@@ -104,15 +104,15 @@ def test_an_answer_ends_before_a_stop_string(client, stop):
 
 def test_several_answers_to_one_question(client):
     settings = {"temperature": 5.0, "seed": 3, "extra_body": {"top_k": 0}, "top_p": 1.0, "max_tokens": 12}
-    answer = create(client, DESCRIBE, picture=SCENE_URL, n=3, **settings)
+    answer = create(client, DESCRIBE, image=SCENE_URL, n=3, **settings)
     texts = [choice.message.content for choice in answer.choices]
     assert [choice.index for choice in answer.choices] == [0, 1, 2] and len(set(texts)) == 3
-    alone = create(client, DESCRIBE, picture=SCENE_URL, **{**settings, "seed": 4})
+    alone = create(client, DESCRIBE, image=SCENE_URL, **{**settings, "seed": 4})
     assert alone.choices[0].message.content == texts[1]
     assert answer.usage.prompt_tokens == alone.usage.prompt_tokens
     assert answer.usage.completion_tokens > alone.usage.completion_tokens
     streamed = ["", "", ""]
-    with create(client, DESCRIBE, picture=SCENE_URL, n=3, stream=True, **settings) as stream:
+    with create(client, DESCRIBE, image=SCENE_URL, n=3, stream=True, **settings) as stream:
         for chunk in stream:
             streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert streamed == texts
@@ -121,7 +121,7 @@ def test_several_answers_to_one_question(client):
 def test_what_asks_for_nothing_is_accepted(client):
     neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "user": "me"}
     more = {"response_format": {"type": "text"}, "metadata": {"a": "b"}, "tools": [], "store": False}
-    assert create(client, DESCRIBE, picture=SCENE_URL, **neutral, **more).choices[0].message.content == DESCRIPTION
+    assert create(client, DESCRIBE, image=SCENE_URL, **neutral, **more).choices[0].message.content == DESCRIPTION
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_another_model_is_not_found(client):
 
 def test_a_question_that_is_too_long_for_its_max_length(client):
     with pytest.raises(openai.BadRequestError) as caught:
-        create(client, DESCRIBE, picture=SCENE_URL, extra_body={"max_length": 20})
+        create(client, DESCRIBE, image=SCENE_URL, extra_body={"max_length": 20})
     assert caught.value.code == "context_length_exceeded"
 
 
@@ -182,7 +182,7 @@ def test_system_messages_come_before_the_first_question():
         assert (
             client.post("/v1/chat/completions", json={"model": "visualglm-tiny", "messages": said}).status_code == 200
         )
-    ((conversation, question, _),) = model.asked
+    ((conversation, question, _),) = model.requests
     assert question == "three\nfour"
     assert [(turn.question, turn.answer) for turn in conversation.turns] == [("Be brief.\nBe kind.\none", "two")]
 

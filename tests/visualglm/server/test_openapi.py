@@ -9,7 +9,7 @@ import schemathesis
 from schemathesis.specs.openapi import checks
 
 from model import GenerationConfig, SettingError
-from tests.helpers.served import SteppedModel, serving
+from tests.helpers.api_server import SteppedModel, serving
 from visualglm.server.schemas import CompletionRequest, NativeRequest
 
 CHECKS = [

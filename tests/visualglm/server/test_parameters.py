@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.served import SteppedModel, completion, events, serving
+from tests.helpers.api_server import SteppedModel, completion, events, serving
 from visualglm.server.parameters import IGNORED_FIELDS, NO_OP_VALUES
 
 PATH = "/v1/chat/completions"
@@ -58,10 +58,10 @@ def served():
 def test_a_value_that_requests_nothing_is_accepted(served, name, value):
     client, model = served
     assert client.post(PATH, json=completion("a")).status_code == 200
-    expected = model.asked[-1][2]
+    expected = model.requests[-1][2]
     response = client.post(PATH, json=completion("a", **{name: value}))
     assert response.status_code == 200, response.text
-    assert model.asked[-1][2] == (expected.replace(top_k=0) if name == "top_k" else expected)
+    assert model.requests[-1][2] == (expected.replace(top_k=0) if name == "top_k" else expected)
     assert response.json()["choices"][0]["message"]["content"] == "a0 a1"
 
 
@@ -76,9 +76,9 @@ def test_any_other_value_is_refused_by_name(served, name, value):
 def test_the_native_route_reads_minus_one_in_the_same_way(served, name):
     client, model = served
     assert client.post("/", json={"text": "a"}).status_code == 200
-    expected = model.asked[-1][2]
+    expected = model.requests[-1][2]
     assert client.post("/", json={"text": "a", name: -1}).status_code == 200
-    assert model.asked[-1][2] == (expected.replace(top_k=0) if name == "top_k" else expected)
+    assert model.requests[-1][2] == (expected.replace(top_k=0) if name == "top_k" else expected)
 
 
 @pytest.mark.parametrize("options", [{"include_usage": True, "continuous_usage_stats": True}])

@@ -8,13 +8,13 @@ import tracemalloc
 import pytest
 from pydantic import ValidationError
 
+from tests.helpers.api_server import SCENE_BASE64, SCENE_URL, SteppedModel, completion, serving, wait_until
 from tests.helpers.bad_requests import to_base64
 from tests.helpers.costly_images import slow_to_decode
-from tests.helpers.served import SCENE_BASE64, SCENE_URL, SteppedModel, completion, serving, wait_until
+from visualglm.server.admission import UNCOUNTED_BODY_BYTES, BodyBudget, BodyReservation
+from visualglm.server.api_errors import ApiError
 from visualglm.server.content import MAX_PARTS, read_content
-from visualglm.server.limits import FREE, BodyBudget, BodyShare
 from visualglm.server.parsing import BodyParser
-from visualglm.server.refusals import Refusal
 from visualglm.server.schemas import CompletionRequest, NativeRequest
 
 PATHS = ("/", "/v1/chat/completions")
@@ -22,7 +22,7 @@ PATHS = ("/", "/v1/chat/completions")
 
 @pytest.fixture
 def parser():
-    return BodyParser(most_tokens=1000, max_text=1000)
+    return BodyParser(max_tokens=1000, max_text=1000)
 
 
 @pytest.mark.parametrize("body", [b"0," * 1001, b"[]," * 501, b'{"":' * 501, b'"a":' * 1001])
@@ -31,14 +31,14 @@ def test_many_values_are_refused_before_they_are_built(parser, body, monkeypatch
         raise AssertionError("it was parsed")
 
     monkeypatch.setattr(json, "loads", fail)
-    with pytest.raises(Refusal, match="commas") as caught:
+    with pytest.raises(ApiError, match="commas") as caught:
         parser.check_complexity(body)
     assert caught.value.code == "json_too_complex"
 
 
 @pytest.mark.parametrize("body", ["图" * 1400, '\\"' * 1100, "\\u0041" * 1300, "😀" * 1001])
 def test_more_text_than_is_read_is_refused_before_it_is_parsed(parser, body):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parser.check_complexity(body.encode())
     assert caught.value.code == "text_too_long"
 
@@ -57,7 +57,7 @@ def test_the_first_error_ends_the_validation_of_a_list():
 
 
 def test_content_of_many_parts_is_refused_before_any_is_read():
-    with pytest.raises(Refusal, match="101 parts") as caught:
+    with pytest.raises(ApiError, match="101 parts") as caught:
         read_content([0] * (MAX_PARTS + 1), "messages.0.content")
     assert caught.value.param == "messages.0.content"
 
@@ -73,10 +73,10 @@ def test_a_costly_body_is_refused_by_both_routes(path):
 
 def test_a_budget_counts_what_is_large_alone():
     budget = BodyBudget(1000)
-    first, second = BodyShare(budget), BodyShare(budget)
-    assert first.resize(FREE) and budget.used == 0
-    assert first.resize(FREE + 600) and second.resize(FREE + 400)
-    assert not second.resize(FREE + 401)
+    first, second = BodyReservation(budget), BodyReservation(budget)
+    assert first.resize(UNCOUNTED_BODY_BYTES) and budget.used == 0
+    assert first.resize(UNCOUNTED_BODY_BYTES + 600) and second.resize(UNCOUNTED_BODY_BYTES + 400)
+    assert not second.resize(UNCOUNTED_BODY_BYTES + 401)
     first.release()
     first.release()
     assert budget.used == 400
@@ -89,16 +89,16 @@ def test_bodies_in_flight_share_a_bound_and_small_ones_are_free():
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
         with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
             slow.sendall(head + b" " * 1_100_000)
-            wait_until(lambda: client.service.bodies.used > 700_000)
+            wait_until(lambda: client.service.body_budget.used > 700_000)
             large = client.post("/", content=json.dumps({"text": "a", "image": "A" * 900_000}))
             assert large.status_code == 503 and "Retry-After" in large.headers
             assert client.post("/", json={"text": "a", "image": SCENE_BASE64}).status_code == 200
-        wait_until(lambda: client.service.bodies.used == 0)
+        wait_until(lambda: client.service.body_budget.used == 0)
 
 
-def requests_about(picture: str) -> list[tuple[str, dict]]:
-    url = f"data:;base64,{picture}" if not picture.startswith("data:") else picture
-    return [("/", {"text": "a", "image": picture}), ("/v1/chat/completions", completion("a", picture=url))]
+def requests_about(image: str) -> list[tuple[str, dict]]:
+    url = f"data:;base64,{image}" if not image.startswith("data:") else image
+    return [("/", {"text": "a", "image": image}), ("/v1/chat/completions", completion("a", image=url))]
 
 
 def post(client, path: str, content: bytes) -> socket.socket:
@@ -115,16 +115,16 @@ def test_neither_body_nor_picture_text_is_kept_while_the_answer_is_generated(num
     path, body = requests_about(SCENE_BASE64 + " " * 8_000_000)[number]
     content = json.dumps(body).encode()
     with serving(model) as client:
-        client.service.pictures.decoder.warm_up()
+        client.service.images.decoder.warm_up()
         tracemalloc.start()
         try:
             with post(client, path, content):
-                wait_until(lambda: model.asked)
-                wait_until(lambda: client.service.bodies.used == 0)
+                wait_until(lambda: model.requests)
+                wait_until(lambda: client.service.body_budget.used == 0)
                 assert tracemalloc.get_traced_memory()[0] < 2_000_000
         finally:
             tracemalloc.stop()
-        assert model.asked[0][0].image.size == (model.image_size, model.image_size)
+        assert model.requests[0][0].image.size == (model.image_size, model.image_size)
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=PATHS)
@@ -132,11 +132,11 @@ def test_a_client_that_leaves_ends_the_decoding_of_its_picture(number):
     path, body = requests_about(to_base64(slow_to_decode()))[number]
     content = json.dumps(body).encode()
     with serving(SteppedModel(free=True), max_pixels=100_000_000) as client:
-        pictures = client.service.pictures
+        images = client.service.images
         with post(client, path, content):
-            wait_until(lambda: pictures.decoder.large.used)
-        wait_until(lambda: not pictures.active and not pictures.decoder.large.used)
-        assert client.service.gate.running == 0
+            wait_until(lambda: images.decoder.large.used)
+        wait_until(lambda: not images.active and not images.decoder.large.used)
+        assert client.service.limiter.running == 0
         assert client.post("/", json={"text": "a", "image": SCENE_URL}).status_code == 200
 
 
@@ -146,7 +146,7 @@ def test_the_time_of_a_request_begins_before_its_picture(number):
     with serving(SteppedModel(free=True), max_pixels=100_000_000, request_timeout=0.3) as client:
         response = client.post(path, json=body)
         assert response.status_code == 408
-        wait_until(lambda: not client.service.pictures.active and not client.service.pictures.decoder.large.used)
+        wait_until(lambda: not client.service.images.active and not client.service.images.decoder.large.used)
 
 
 def test_other_requests_go_on_between_two_bodies():

@@ -29,12 +29,12 @@ from tests.helpers.cli_program import (
     SCENE,
     SLOW,
     TINY,
-    make_bad_pictures,
+    make_bad_images,
     run_program,
     start_with_pipes,
 )
-from visualglm.terminal import dialogue
-from visualglm.terminal.dialogue import Terminal
+from visualglm.terminal import chat
+from visualglm.terminal.chat import TerminalChat
 
 
 class ScriptedModel:
@@ -77,9 +77,9 @@ def scripted_reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
     return read
 
 
-def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | None = "") -> Terminal:
+def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | None = "") -> TerminalChat:
     """Hold a dialogue, in English and without a picture unless one is given; return it when it has ended."""
-    terminal = Terminal(model, DEMO, ENGLISH, "Describe it.", scripted_reader(*lines))
+    terminal = TerminalChat(model, DEMO, ENGLISH, "Describe it.", scripted_reader(*lines))
     terminal.run(image)
     return terminal
 
@@ -125,7 +125,7 @@ class TestTerminal:
         def load_slowly(source: str) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(dialogue, "load_image", load_slowly)
+        monkeypatch.setattr(chat, "load_image", load_slowly)
         talk(ScriptedModel(), image="http://slow.example/picture.png")
         assert "(stopped)\nPath or URL" in capsys.readouterr().out
 
@@ -147,7 +147,7 @@ class TestTerminal:
 
     def test_empty_first_question_is_not_asked(self) -> None:
         model = ScriptedModel()
-        Terminal(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
+        TerminalChat(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
         assert model.seen == []
 
     def test_each_question_is_asked_in_its_language_or_in_that_of_the_round_before(self) -> None:
@@ -263,7 +263,7 @@ class TestPipes:
         assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{DESCRIBED_ZH}\n", b"")
 
     def test_dialogue_with_everything_that_can_be_wrong(self, tmp_path: Path) -> None:
-        refused = make_bad_pictures(tmp_path)
+        refused = make_bad_images(tmp_path)
         lines = [
             *refused,
             SCENE,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from visualglm.local_address import is_loopback, is_own_name, listens_on_loopback
-from visualglm.web.access import Access
+from visualglm.local_address import is_loopback, is_own_host, listens_on_loopback
+from visualglm.web.access import AccessPolicy
 from visualglm.web.middleware import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_WAIT_S, LoginAttempts
 
 
@@ -38,19 +38,19 @@ def test_a_mapped_address_is_local() -> None:
     ],
 )
 def test_names_of_this_machine(host: str, own: bool) -> None:
-    assert is_own_name(host) is own
+    assert is_own_host(host) is own
 
 
 def test_a_shared_page_is_known_by_its_public_name() -> None:
     host = "abc123.gradio.live"
-    shared = Access(own_host="127.0.0.1", names=["chat.example"], shared=True)
+    shared = AccessPolicy(own_host="127.0.0.1", names=["chat.example"], shared=True)
     assert shared.knows_host(host)
     assert shared.knows_origin({"origin": f"https://{host}", "host": host})
-    assert not Access(own_host="127.0.0.1").knows_host(host)
+    assert not AccessPolicy(own_host="127.0.0.1").knows_host(host)
 
 
 def test_the_origin_of_another_port_is_not_this_page() -> None:
-    access = Access(own_host="127.0.0.1", any_name=True)
+    access = AccessPolicy(own_host="127.0.0.1", any_name=True)
     assert access.knows_origin({"origin": "http://127.0.0.1:7860", "host": "127.0.0.1:7860"})
     assert not access.knows_origin({"origin": "http://127.0.0.1:8888", "host": "127.0.0.1:7860"})
 
@@ -65,32 +65,32 @@ class Clock:
 def test_wrong_passwords_make_the_wait_grow() -> None:
     attempts = LoginAttempts(clock := Clock())
     for _ in range(FREE_ATTEMPTS - 1):
-        attempts.fail("192.0.2.1")
-    assert attempts.wait("192.0.2.1") == 0
+        attempts.record_failure("192.0.2.1")
+    assert attempts.seconds_to_wait("192.0.2.1") == 0
     waits = []
     for _ in range(20):
-        attempts.fail("192.0.2.1")
-        waits.append(attempts.wait("192.0.2.1"))
+        attempts.record_failure("192.0.2.1")
+        waits.append(attempts.seconds_to_wait("192.0.2.1"))
         clock.now += waits[-1]
-        assert attempts.wait("192.0.2.1") == 0
+        assert attempts.seconds_to_wait("192.0.2.1") == 0
     assert waits == sorted(waits)
     assert waits[0] > 0
     assert waits[-1] == MAX_WAIT_S
-    assert attempts.wait("192.0.2.2") == 0
-    attempts.succeed("192.0.2.1")
-    assert attempts.fail("192.0.2.1") == 1
+    assert attempts.seconds_to_wait("192.0.2.2") == 0
+    attempts.reset("192.0.2.1")
+    assert attempts.record_failure("192.0.2.1") == 1
 
 
 def test_a_network_that_one_client_owns_is_one_address() -> None:
     attempts = LoginAttempts(Clock())
-    counts = [attempts.fail(f"2001:db8::{number}") for number in range(FREE_ATTEMPTS)]
+    counts = [attempts.record_failure(f"2001:db8::{number}") for number in range(FREE_ATTEMPTS)]
     assert counts[-1] == FREE_ATTEMPTS
-    assert attempts.wait("2001:db8::ffff") > 0
-    assert attempts.wait("2001:db8:0:1::1") == 0
+    assert attempts.seconds_to_wait("2001:db8::ffff") > 0
+    assert attempts.seconds_to_wait("2001:db8:0:1::1") == 0
 
 
 def test_the_table_of_addresses_is_bounded() -> None:
     attempts = LoginAttempts(Clock())
     for number in range(MAX_ADDRESSES + 100):
-        attempts.fail(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        attempts.record_failure(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(attempts._failures) == MAX_ADDRESSES

@@ -20,7 +20,7 @@ pytest.importorskip("gradio", reason="the web page needs Gradio")
 
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import PATIENCE, ROOT, SCENE
-from tests.helpers.web_client import DEFAULTS, RawVisitor, said
+from tests.helpers.web_client import DEFAULTS, RawVisitor, shown_messages
 from tests.helpers.web_program import PROGRAM, color_of, python, running_page
 from visualglm.web.layout import EXAMPLES, MAX_QUESTION
 from visualglm.web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
@@ -97,7 +97,7 @@ def test_no_path_outside_the_uploads_is_opened(event: str, visitor: RawVisitor, 
     outside = [secret, tmp_path / "no photo.png", tmp_path, "/dev/zero", "/proc/self/environ", secret.as_uri()]
     links = [inside / f"{event}-link.png", inside / f"{event}-pipe.png", inside / os.path.relpath(secret, inside)]
     paths = [*outside, *links, inside, inside / "none.png"]
-    answers = {said(visitor.call(event, [None, shape])) for path in paths for shape in shapes(str(path))}
+    answers = {shown_messages(visitor.call(event, [None, shape])) for path in paths for shape in shapes(str(path))}
     assert len(answers) == 1
     assert "not a file that was uploaded" in answers.pop()
     assert visitor.saved()["image"] is None
@@ -107,11 +107,11 @@ def test_what_was_uploaded_and_the_examples_are_read(visitor: RawVisitor) -> Non
     for path in (visitor.upload(Path(SCENE).read_bytes(), "a.png"), SCENE):
         for shape in shapes(path):
             visitor.call("offer_picture", [None, None])
-            assert said(visitor.call("offer_picture", [None, shape])) == ""
+            assert shown_messages(visitor.call("offer_picture", [None, shape])) == ""
             assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == Path(SCENE).read_bytes()
 
 
-def test_the_examples_have_their_pictures(visitor: RawVisitor) -> None:
+def test_the_examples_have_their_images(visitor: RawVisitor) -> None:
     visitor.upload(b"text", "a.txt")
     updated = visitor.call("greet", [None])[-1]["output"]["data"]
     (icons,) = [
@@ -125,12 +125,12 @@ def test_another_page_s_uploads_are_not_opened(visitor: RawVisitor, guarded: str
     other = connect(guarded)
     assert other.log_in("me", "secret").status_code == 200
     path = other.upload(Path(SCENE).read_bytes(), "scene.png")
-    assert "not a file that was uploaded" in said(visitor.call("offer_picture", [None, {"path": path}]))
+    assert "not a file that was uploaded" in shown_messages(visitor.call("offer_picture", [None, {"path": path}]))
     assert visitor.http.get(f"/gradio_api/file={path}").status_code == 403
     assert other.http.get(f"/gradio_api/file={path}").status_code == 200
 
 
-def test_pictures_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> None:
+def test_images_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> None:
     see_through = Image.new("RGBA", (30, 20), (255, 0, 0, 128))
     moving = [Image.new("P", (30, 20), color) for color in range(3)]
     turned = Image.Exif()
@@ -144,37 +144,37 @@ def test_pictures_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> N
     for name, data in files.items():
         visitor.call("offer_picture", [None, None])
         path = visitor.upload(data, name)
-        assert said(visitor.call("offer_picture", [None, {"path": path, "orig_name": name}])) == ""
+        assert shown_messages(visitor.call("offer_picture", [None, {"path": path, "orig_name": name}])) == ""
         assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == data
 
 
-def test_a_question_waits_for_the_picture_before_it(visitor: RawVisitor) -> None:
-    picture = image_bytes(Image.effect_noise((3000, 3000), 100), "PNG")
-    path = visitor.upload(picture, "large.png")
+def test_a_question_waits_for_the_image_before_it(visitor: RawVisitor) -> None:
+    image = image_bytes(Image.effect_noise((3000, 3000), 100), "PNG")
+    path = visitor.upload(image, "large.png")
     visitor.join("offer_picture", [None, {"path": path}])
     visitor.join("ask", [None, "seen", *DEFAULTS])
-    assert "picture None" not in str(visitor.fetch())
+    assert "image None" not in str(visitor.fetch())
 
 
-def test_what_is_wrong_with_a_picture_is_said(visitor: RawVisitor) -> None:
+def test_what_is_wrong_with_an_image_is_said(visitor: RawVisitor) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
     for data, keyword in (
-        (heic, "picture data"),
+        (heic, "image data"),
         (b"<svg/>", "SVG"),
-        (b"\x89PNG", "picture"),
+        (b"\x89PNG", "image"),
         (bytes(21 * 2**20), "bytes"),
     ):
         path = visitor.upload(data, "picture.png")
         messages = visitor.call("offer_picture", [None, {"path": path, "orig_name": "picture.heic"}])
         assert messages[-1]["success"]
-        assert keyword in said(messages)
+        assert keyword in shown_messages(messages)
 
 
 def test_addresses_are_refused_by_the_page(visitor: RawVisitor) -> None:
-    address = "http://127.0.0.1:9/picture.png"
+    address = "http://127.0.0.1:9/image.png"
     for shape in [*shapes(address), {"path": "", "url": address}, {"url": "data:image/png;base64,AAAA"}]:
         for event in FILE_EVENTS:
-            assert "upload" in said(visitor.call(event, [None, shape])).lower()
+            assert "upload" in shown_messages(visitor.call(event, [None, shape])).lower()
     for path in (address, f"https:{address[5:]}", "//127.0.0.1:9/"):
         assert visitor.http.get(f"/gradio_api/file={path}").status_code == 403
 
@@ -204,10 +204,10 @@ def test_events_without_a_handler_are_not_run(visitor: RawVisitor) -> None:
 
 def test_texts_over_the_limit_are_refused(visitor: RawVisitor) -> None:
     long = "x" * (MAX_QUESTION + 1)
-    assert f"{MAX_QUESTION:,}" in said(visitor.call("ask", [None, long, *DEFAULTS]))
+    assert f"{MAX_QUESTION:,}" in shown_messages(visitor.call("ask", [None, long, *DEFAULTS]))
     visitor.call("ask", [None, "seen", *DEFAULTS])
     edited = visitor.call("ask_edited", [None, *DEFAULTS], {"index": 0, "value": long, "previous_value": ""})
-    assert str(MAX_QUESTION) in said(edited)
+    assert str(MAX_QUESTION) in shown_messages(edited)
     assert [turn["question"] for turn in visitor.saved()["turns"]] == ["seen"]
     too_much = {"fn_index": 0, "session_hash": "a", "data": ["x" * MAX_BODY_BYTES]}
     assert visitor.http.post("/gradio_api/queue/join", json=too_much).status_code == 413
@@ -336,21 +336,21 @@ def test_wrong_passwords_are_slowed_and_logged(connect: Any) -> None:
 def test_each_page_has_a_folder_of_its_own(tmp_path: Path, connect: Any) -> None:
     (tmp_path / "gradio").write_text("another user's")
     log: list[str] = []
-    picture = Path(SCENE).read_bytes()
+    image = Path(SCENE).read_bytes()
     with running_page(PROGRAM, log=log, TMPDIR=str(tmp_path), GRADIO_TEMP_DIR="") as url:
         visitor = connect(url).load()
-        folder = Path(visitor.upload(picture, "scene.png")).parents[1]
+        folder = Path(visitor.upload(image, "scene.png")).parents[1]
         assert folder.is_relative_to(tmp_path)
         assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
         shutil.rmtree(folder.parent)  # as those programs do that clean /tmp
-        assert said(visitor.call("offer_picture", [None, {"path": visitor.upload(picture, "again.png")}])) == ""
+        assert shown_messages(visitor.call("offer_picture", [None, {"path": visitor.upload(image, "again.png")}])) == ""
         assert folder.stat().st_mode & 0o777 == 0o700
         shutil.rmtree(folder)
         folder.write_text("not a folder")
-        assert visitor.http.post("/gradio_api/upload", files={"files": ("a.png", picture)}).status_code == 507
+        assert visitor.http.post("/gradio_api/upload", files={"files": ("a.png", image)}).status_code == 507
         folder.unlink()
-        # The picture's file is gone, and a smaller copy is saved, with a word about it.
-        assert "smaller copy" in said(visitor.call("save_json", [None])) or "副本" in said(
+        # The image's file is gone, and a smaller copy is saved, with a word about it.
+        assert "smaller copy" in shown_messages(visitor.call("save_json", [None])) or "副本" in shown_messages(
             visitor.call("save_json", [None])
         )
         saved = base64.b64decode(visitor.saved()["image"].partition(",")[2])

@@ -59,10 +59,10 @@ class Person:
         self.sees(answer, "#chat")
         playwright.expect(self.page.locator("#question .submit-button")).to_be_visible(timeout=PATIENCE_MS)
 
-    def gives(self, picture: str | Path) -> None:
+    def gives(self, image: str | Path) -> None:
         if self.page.locator("#picture img").count():
             self.page.get_by_label("Remove Image").or_(self.page.get_by_label("Clear")).first.click()
-        self.page.set_input_files("#picture input[type=file]", str(picture))
+        self.page.set_input_files("#picture input[type=file]", str(image))
         playwright.expect(self.page.locator("#picture img")).to_be_visible(timeout=PATIENCE_MS)
 
     def clicks(self, name: str) -> None:
@@ -70,7 +70,7 @@ class Person:
 
     def sets(self, setting: str, value: str) -> None:
         if not self.page.get_by_label("temperature").first.is_visible():
-            self.clicks("Settings of the answers")
+            self.clicks("Generation settings")
         field = self.page.get_by_label(f"number input for {setting}")
         field.fill(value)
         field.press("Tab")
@@ -115,7 +115,7 @@ def enter(chromium: Any, url: str) -> Iterator[Any]:
 @pytest.fixture
 def person(enter: Any) -> Iterator[Person]:
     someone = enter()
-    someone.sees("Give the model a picture")
+    someone.sees("Upload an image")
     someone.sets("temperature", "0")
     yield someone
     assert someone.outside == []  # the page needs nothing from elsewhere
@@ -133,7 +133,7 @@ def test_words_appear_and_stop_ends_them(person: Person) -> None:
     person.asks("slow")
     person.sees("number2 ", "#chat")
     person.page.locator("#question .stop-button").click()
-    person.sees("Stopped; this round is not part", "#chat")
+    person.sees("Stopped; this turn is not part", "#chat")
     person.keeps("stopped")
     person.asks_and_sees("closed", " closed")
     person.asks_and_sees("seen", "turns [closed] ")
@@ -143,7 +143,7 @@ def test_retry_undo_and_edit(person: Person) -> None:
     person.asks_and_sees("seen", "temperature 0.0 ".strip()[:-2])
     person.sets("temperature", "0.5")
     person.clicks("Retry")
-    person.sees("turns [] picture None en temperature 0.5", "#chat")
+    person.sees("turns [] image None en temperature 0.5", "#chat")
     person.asks_and_sees("Is there a car?", "no")
     person.clicks("Undo")
     person.sees_no("Is there a car?", "#chat")
@@ -152,7 +152,7 @@ def test_retry_undo_and_edit(person: Person) -> None:
     person.page.get_by_role("button", name="Edit").first.click()
     person.page.locator("#chat textarea").fill("break")
     person.page.get_by_role("button", name="Submit").first.click()
-    person.sees("The program has met a bug", "#chat")
+    person.sees("Internal error", "#chat")
     person.sees_no("max_length reached", "#chat")
     person.keeps("edited")
 
@@ -187,32 +187,32 @@ def test_an_example_runs(enter: Any) -> None:
     playwright.expect(person.page.locator("#picture img")).to_be_visible()
 
 
-def test_another_picture_starts_anew_when_the_visitor_agrees(person: Person) -> None:
+def test_another_image_starts_anew_when_the_visitor_agrees(person: Person) -> None:
     person.gives(SCENE)
-    person.asks_and_sees("seen", f"picture {SCENE_COLOR}")
+    person.asks_and_sees("seen", f"image {SCENE_COLOR}")
     person.gives(DRAWN)
-    person.sees("Another picture starts a new conversation")
+    person.sees("A new image starts a new conversation")
     person.keeps("confirm")
     person.clicks("Keep this one")
-    person.asks_and_sees("seen", f"turns [seen] picture {SCENE_COLOR}")
+    person.asks_and_sees("seen", f"turns [seen] image {SCENE_COLOR}")
     person.gives(DRAWN)
     person.clicks("Start a new one")
     person.sees_no("seen", "#chat")
-    person.asks_and_sees("seen", f"turns [] picture {DRAWN_COLOR}")
+    person.asks_and_sees("seen", f"turns [] image {DRAWN_COLOR}")
 
 
-def test_what_is_no_picture_is_named(person: Person, tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(person: Person, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(Path(SCENE).read_bytes()[:2000])
     person.page.set_input_files("#picture input[type=file]", str(tmp_path / "cut.png"))
-    person.sees("The picture data is cut off")
+    person.sees("The image data is cut off")
     person.page.wait_for_timeout(500)
-    person.keeps("bad_picture")
-    person.asks_and_sees("seen", "turns [] picture None")
+    person.keeps("bad_image")
+    person.asks_and_sees("seen", "turns [] image None")
     person.asks_and_sees("busy", "Too many people ask at the moment.")
-    person.asks_and_sees("seen", "turns [seen] picture None")
+    person.asks_and_sees("seen", "turns [seen] image None")
 
 
-def test_a_picture_is_pasted(person: Person) -> None:
+def test_an_image_is_pasted(person: Person) -> None:
     paste = """async (data) => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([Uint8Array.from(data)], "image.png", {type: "image/png"}));
@@ -222,7 +222,7 @@ def test_a_picture_is_pasted(person: Person) -> None:
     for path, color in (SCENE, SCENE_COLOR), (DRAWN, DRAWN_COLOR):
         person.page.evaluate(paste, list(Path(path).read_bytes()))
         person.page.wait_for_timeout(1500)
-        person.asks_and_sees("seen", f"picture {color}")
+        person.asks_and_sees("seen", f"image {color}")
         person.clicks("Undo")
         person.sees_no("seen", "#chat")
 
@@ -236,14 +236,14 @@ def test_saved_and_loaded_again(person: Person, enter: Any, tmp_path: Path) -> N
     download.value.save_as(tmp_path / "saved.json")
     assert json.loads((tmp_path / "saved.json").read_text(encoding="utf-8"))["image"].startswith("data:image/png;")
     with person.page.expect_download() as download:
-        person.clicks("Save the words")
+        person.clicks("Save text")
     download.value.save_as(tmp_path / "saved.md")
     assert DESCRIBED_EN in (tmp_path / "saved.md").read_text(encoding="utf-8")
     other = enter()
     other.clicks("Save and load")
     other.page.set_input_files("input[data-testid='Load conversation-upload-button']", str(tmp_path / "saved.json"))
     other.sees(DESCRIBED_EN, "#chat")
-    other.asks_and_sees("seen", f"turns [Describe the image.] picture {SCENE_COLOR}")
+    other.asks_and_sees("seen", f"turns [Describe the image.] image {SCENE_COLOR}")
 
 
 def test_two_browsers_stream_at_once(enter: Any) -> None:

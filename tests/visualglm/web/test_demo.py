@@ -74,20 +74,20 @@ def other(url: str) -> Iterator[Visitor]:
         yield someone
 
 
-def test_answers_about_a_picture_and_remembers(visitor: Visitor) -> None:
+def test_answers_about_an_image_and_remembers(visitor: Visitor) -> None:
     visitor.give(SCENE)
     assert visitor.ask("描述这张图片。") == DESCRIBED_ZH
     assert visitor.ask("小汽车是什么颜色？") == "小汽车是紫色的。"
     assert visitor.ask("seen", DEFAULTS) == (
-        f"turns [描述这张图片。 小汽车是什么颜色？] picture {SCENE_COLOR} en temperature 0.8"
+        f"turns [描述这张图片。 小汽车是什么颜色？] image {SCENE_COLOR} en temperature 0.8"
     )
 
 
 def test_visitors_have_conversations_of_their_own(visitor: Visitor, other: Visitor) -> None:
     visitor.give(SCENE)
     visitor.ask("有没有小汽车？")
-    assert other.ask("seen").startswith("turns [] picture None")
-    assert visitor.ask("seen").startswith(f"turns [有没有小汽车？] picture {SCENE_COLOR}")
+    assert other.ask("seen").startswith("turns [] image None")
+    assert visitor.ask("seen").startswith(f"turns [有没有小汽车？] image {SCENE_COLOR}")
 
 
 def test_what_went_wrong_is_said_and_forgotten(visitor: Visitor) -> None:
@@ -144,7 +144,7 @@ def test_a_visitor_who_leaves_is_not_answered_on(url: str, other: Visitor) -> No
 @pytest.mark.parametrize("name", ["offer_picture", "offer_file"])
 def test_no_address_and_no_file_of_the_server_is_opened(name: str, url: str, tmp_path: Path, server: Server) -> None:
     secret = Path(__file__)
-    trap_url = f"{server.url}/picture.png"
+    trap_url = f"{server.url}/image.png"
     for path, link in ((trap_url, None), (trap_url, trap_url), (str(secret), None), ("", trap_url)):
         file = {"path": path, "url": link, "meta": {"_type": "gradio.FileData"}}
         with closing(join(url, name, [None, file])) as connection:
@@ -161,21 +161,21 @@ def test_a_conversation_is_saved_and_loaded_elsewhere(visitor: Visitor, other: V
     (tmp_path / "saved.json").write_bytes(visitor.saved("save_json"))
     other.give(tmp_path / "saved.json", "offer_file")
     assert other.ask("小汽车是什么颜色？") == "小汽车是紫色的。"
-    assert other.ask("seen").startswith(f"turns [描述这张图片。 小汽车是什么颜色？] picture {SCENE_COLOR}")
+    assert other.ask("seen").startswith(f"turns [描述这张图片。 小汽车是什么颜色？] image {SCENE_COLOR}")
     markdown = visitor.saved("save_markdown").decode()
     assert DESCRIBED_ZH in markdown
     assert "busy" not in markdown
 
 
-def test_another_picture_waits_for_consent(visitor: Visitor) -> None:
+def test_another_image_waits_for_consent(visitor: Visitor) -> None:
     visitor.ask("有没有小汽车？")
     visitor.give(SCENE)
-    assert visitor.ask("seen").startswith("turns [有没有小汽车？] picture None")
+    assert visitor.ask("seen").startswith("turns [有没有小汽车？] image None")
     visitor.call("decline")
-    assert visitor.ask("seen").startswith("turns [有没有小汽车？ seen] picture None")
+    assert visitor.ask("seen").startswith("turns [有没有小汽车？ seen] image None")
     visitor.give(SCENE)
     visitor.call("accept")
-    assert visitor.ask("seen").startswith(f"turns [] picture {SCENE_COLOR}")
+    assert visitor.ask("seen").startswith(f"turns [] image {SCENE_COLOR}")
 
 
 def test_the_requirements_are_gradio_s() -> None:

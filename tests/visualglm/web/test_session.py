@@ -11,8 +11,16 @@ from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, GenerationCon
 from model.description import Description
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import SCENE
-from visualglm.web.picture import Picture
-from visualglm.web.session import Dialogue, Exchange, Session, Status, Visitors, every, question_language
+from visualglm.web.images import UploadedImage
+from visualglm.web.session import (
+    ConversationState,
+    MemoryLimiter,
+    Session,
+    Status,
+    TurnState,
+    question_language,
+    throttle,
+)
 
 
 class Script:
@@ -42,10 +50,10 @@ class Script:
 DONE = StreamChunk("", "stop", Usage(10, 2, 0, 0.1, 0.2))
 
 
-def finish(session: Session, model: Script, question: str = "What?") -> Exchange:
+def finish(session: Session, model: Script, question: str = "What?") -> TurnState:
     for _ in session.ask(model, question, DEMO):
         pass
-    return session.dialogue.exchanges[-1]
+    return session.conversation.turns[-1]
 
 
 def test_only_complete_answers_are_remembered() -> None:
@@ -56,10 +64,10 @@ def test_only_complete_answers_are_remembered() -> None:
     model = Script(DONE)
     finish(session, model)
     assert model.seen[0].turns == [Turn("first", "one"), Turn("third", "two ")]
-    assert [exchange.status for exchange in session.dialogue.exchanges] == [
+    assert [turn.status for turn in session.conversation.turns] == [
         Status.DONE,
         Status.FAILED,
-        Status.CUT,
+        Status.TRUNCATED,
         Status.DONE,
     ]
 
@@ -68,7 +76,7 @@ def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.L
     assert finish(Session(), Script(BusyError("Come back later."))).error == "Come back later."
     with caplog.at_level(logging.ERROR, logger="visualglm.web.session"):
         broken = finish(Session(), Script(StreamChunk("It "), ZeroDivisionError("inside")))
-    assert (broken.status, broken.answer, "inside" in broken.error) == (Status.BROKEN, "It ", False)
+    assert (broken.status, broken.answer, "inside" in broken.error) == (Status.INTERNAL_ERROR, "It ", False)
     assert broken.error in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
@@ -78,47 +86,49 @@ def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
     session, model = Session(), Script(StreamChunk("one "), StreamChunk("two "), DONE)
     asking = session.ask(model, "What?", DEMO)
     next(asking), next(asking)
-    (exchange,) = session.dialogue.exchanges
+    (turn,) = session.conversation.turns
     if how == "leave":
         asking.close()  # type: ignore[attr-defined]
     elif how == "stop":
         session.stop()
     elif how == "clear":
-        session.open(Dialogue())
+        session.open(ConversationState())
     else:
         next(session.ask(Script(DONE), "Another?", DEMO))
     for _ in asking:
         pass
-    assert (exchange.status, exchange.answer, model.closed) == (Status.STOPPED, "one ", True)
+    assert (turn.status, turn.answer, model.closed) == (Status.STOPPED, "one ", True)
 
 
-def test_a_picture_reaches_the_model_as_large_as_it_sees_it() -> None:
+def test_an_image_reaches_the_model_as_large_as_it_sees_it() -> None:
     session, model = Session(), Script(DONE)
-    session.offer(Dialogue(Picture(load_image(SCENE).resize((56, 56)), b"", SCENE)))
+    session.offer(ConversationState(UploadedImage(load_image(SCENE).resize((56, 56)), b"", SCENE)))
     finish(session, model)
     assert (model.seen[0].image.size, model.seen[0].image.mode) == ((56, 56), "RGB")
 
 
 def test_what_visitors_take_is_bounded() -> None:
-    visitors = Visitors(max_memory=250_000)
-    sessions = [Session(dialogue=Dialogue(None, [Exchange("?", "a" * 100_000, Status.DONE)])) for _ in range(3)]
+    memory_limiter = MemoryLimiter(max_memory=250_000)
+    sessions = [
+        Session(conversation=ConversationState(None, [TurnState("?", "a" * 100_000, Status.DONE)])) for _ in range(3)
+    ]
     for session in sessions[:2]:
-        visitors.note(session)
-    visitors.note(sessions[0])
-    visitors.note(sessions[2])
+        memory_limiter.update(session)
+    memory_limiter.update(sessions[0])
+    memory_limiter.update(sessions[2])
     assert [session.was_dropped for session in sessions] == [False, True, False]
-    assert sessions[1].dialogue.exchanges == []
-    assert visitors.memory < 250_000
+    assert sessions[1].conversation.turns == []
+    assert memory_limiter.memory < 250_000
 
 
 def test_a_visitor_who_left_takes_nothing() -> None:
-    visitors = Visitors()
-    session = Session(dialogue=Dialogue(None, [Exchange("?", "a" * 1000, Status.DONE)]))
-    visitors.note(session)
-    assert visitors.memory > 1000
+    memory_limiter = MemoryLimiter()
+    session = Session(conversation=ConversationState(None, [TurnState("?", "a" * 1000, Status.DONE)]))
+    memory_limiter.update(session)
+    assert memory_limiter.memory > 1000
     del session
     gc.collect()
-    assert visitors.memory == 0
+    assert memory_limiter.memory == 0
 
 
 def test_a_conversation_that_was_dropped_stops() -> None:
@@ -128,37 +138,37 @@ def test_a_conversation_that_was_dropped_stops() -> None:
     session.drop()
     for _ in asking:
         pass
-    assert (model.closed, session.was_dropped, session.dialogue.exchanges) == (True, True, [])
+    assert (model.closed, session.was_dropped, session.conversation.turns) == (True, True, [])
 
 
 def test_nothing_is_lost_without_consent() -> None:
     session = Session()
-    assert session.offer(Dialogue())
-    kept = session.dialogue
+    assert session.offer(ConversationState())
+    kept = session.conversation
     finish(session, Script(DONE))
-    other = Dialogue()
+    other = ConversationState()
     assert not session.offer(other)
-    assert session.dialogue is kept
+    assert session.conversation is kept
     session.open(session.offered or kept)
-    assert (session.dialogue is other, session.offered) == (True, None)
+    assert (session.conversation is other, session.offered) == (True, None)
 
 
 @pytest.mark.parametrize(("index", "question", "left"), [(0, "q0", 0), (2, "q2", 2), (3, "", 3), (-1, "", 3)])
 def test_cut_takes_back_from_an_exchange_on(index: int, question: str, left: int) -> None:
-    session = Session(dialogue=Dialogue(None, [Exchange(f"q{n}", "a", Status.DONE) for n in range(3)]))
-    assert (session.cut(index), len(session.dialogue.exchanges)) == (question, left)
+    session = Session(conversation=ConversationState(None, [TurnState(f"q{n}", "a", Status.DONE) for n in range(3)]))
+    assert (session.remove_from(index), len(session.conversation.turns)) == (question, left)
 
 
 def test_each_visitor_gets_a_copy() -> None:
     first = Session()
     second = copy.deepcopy(first)
     finish(first, Script(DONE))
-    assert second.dialogue.exchanges == []
+    assert second.conversation.turns == []
 
 
 def test_fast_pieces_are_shown_together() -> None:
-    assert len(list(every(3600, (None for _ in range(100))))) == 1
-    assert len(list(every(0, (None for _ in range(100))))) == 100
+    assert len(list(throttle(3600, (None for _ in range(100))))) == 1
+    assert len(list(throttle(0, (None for _ in range(100))))) == 100
 
 
 @pytest.mark.parametrize(

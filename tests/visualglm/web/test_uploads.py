@@ -17,7 +17,7 @@ def folder() -> Iterator[UploadFolder]:
     folder.remove()
 
 
-def refusal(folder: UploadFolder, path: str | Path) -> str:
+def rejection_message(folder: UploadFolder, path: str | Path) -> str:
     with pytest.raises(UploadError) as error:
         folder.open(str(path))
     return str(error.value)
@@ -39,7 +39,7 @@ def test_only_its_own_regular_files_are_opened(folder: UploadFolder, tmp_path: P
         own.parent / "pipe",
     ]
     paths += [own.parent / ".." / ".." / ".." / "none", "/dev/zero", "/none", "", "\0", "\ud800", "x" * 10_000, sibling]
-    assert len({refusal(folder, path) for path in paths}) == 1
+    assert len({rejection_message(folder, path) for path in paths}) == 1
     assert folder.read(str(own), 3) == b"own"
 
 
@@ -59,7 +59,7 @@ def test_a_file_that_is_exchanged_while_it_is_opened_is_refused(
 
     before = list(Path("/dev/fd").iterdir())
     monkeypatch.setattr(os, "open", exchange)
-    refusal(folder, own)
+    rejection_message(folder, own)
     assert len(list(Path("/dev/fd").iterdir())) == len(before)
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_removed_while_it_is_opened_is_refused(
 
     before = list(Path("/dev/fd").iterdir())
     monkeypatch.setattr(os, "open", remove)
-    refusal(folder, own)
+    rejection_message(folder, own)
     assert len(list(Path("/dev/fd").iterdir())) == len(before)
 
 
@@ -85,7 +85,7 @@ def test_extra_files_are_opened(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"secret")
     folder = UploadFolder([tmp_path / "a"])
     assert folder.read(str(tmp_path / "a"), 100) == b"example"
-    refusal(folder, tmp_path / "b")
+    rejection_message(folder, tmp_path / "b")
     folder.remove()
 
 
@@ -95,7 +95,7 @@ def test_no_descriptor_is_left_open(folder: UploadFolder) -> None:
     before = list(Path("/dev/fd").iterdir())
     for _ in range(3):
         folder.read(str(own), 3)
-        refusal(folder, own.parent / "pipe")
+        rejection_message(folder, own.parent / "pipe")
         with pytest.raises(UploadError, match="bytes"):
             folder.read(str(own), 2)
     assert len(list(Path("/dev/fd").iterdir())) == len(before)

@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from model.command_line import escape_unprintable
 
 # These write a line for each connection that breaks, or each time that none can be accepted.
-FLOODING = ("uvicorn", "uvicorn.error", "asyncio")
+NOISY_LOGGERS = ("uvicorn", "uvicorn.error", "asyncio")
 LOGGER = logging.getLogger("visualglm.serving")
-GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass
-class Trace:
+class RequestRecord:
     """One request, as the log tells of it: neither its picture nor, unless the operator wants it, its text.
 
     Attributes:
@@ -51,12 +51,12 @@ class Trace:
     text: dict[str, Any] | None = None
 
 
-def choose_id(given: str | None) -> str:
+def choose_request_id(given: str | None) -> str:
     """Return the request's own id if it brought a decent one, else a new one."""
-    return given if given and GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and REQUEST_ID_PATTERN.fullmatch(given) else uuid.uuid4().hex
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Writes each record as one line of JSON.
 
     Args:
@@ -85,7 +85,7 @@ class JsonLines(logging.Formatter):
         return f"{frames}{type(error).__name__}" + (f": {error}" if self.with_text else "")
 
 
-class FloodFilter(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets few records of a logger through in a period, and tells with the next how many were left out.
 
     Args:
@@ -113,13 +113,13 @@ class FloodFilter(logging.Filter):
 def set_up_logging(with_text: bool) -> None:
     """Send our records and those of uvicorn and asyncio to the standard error, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(with_text))
-    for name in (LOGGER.name, *FLOODING):
+    handler.setFormatter(JsonFormatter(with_text))
+    for name in (LOGGER.name, *NOISY_LOGGERS):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if name == LOGGER.name else logging.WARNING)
-    for name in FLOODING:
-        logging.getLogger(name).filters = [FloodFilter()]
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).filters = [RateLimitFilter()]
 
 
 def log(event: str, level: int = logging.INFO, raised: BaseException | None = None, **details: Any) -> None:
@@ -127,14 +127,14 @@ def log(event: str, level: int = logging.INFO, raised: BaseException | None = No
     LOGGER.log(level, event, extra={"details": details}, exc_info=raised)
 
 
-def log_request(trace: Trace) -> None:
+def log_request(record: RequestRecord) -> None:
     """Write the line of a request that is over."""
-    details = {name: value for name, value in asdict(trace).items() if value}
+    details = {name: value for name, value in asdict(record).items() if value}
     log("request", **details)
 
 
-SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
-TOKEN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+TIME_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
+TOKEN_TIME_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 ROUTES = ("/", "/v1/chat/completions", "/v1/models", "/health", "/ready", "/metrics", "/docs", "/openapi.json")
 
 
@@ -148,39 +148,43 @@ class Metrics:
     """
 
     def __init__(
-        self, under_way: Callable[[], float], waiting: Callable[[], float], writing: Callable[[], float]
+        self, running: Callable[[], float], waiting: Callable[[], float], generating: Callable[[], float]
     ) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "visualglm_requests", "Requests that are over", ["path", "status"], registry=self.registry
         )
         self.tokens = Counter("visualglm_tokens", "Tokens read and written", ["kind"], registry=self.registry)
-        self.seconds = self._histogram("visualglm_request_seconds", "Time of a request", SECONDS)
-        self.first = self._histogram("visualglm_time_to_first_token_seconds", "From question to first token", SECONDS)
-        self.token = self._histogram("visualglm_time_per_token_seconds", "Mean of an answer's tokens", TOKEN_SECONDS)
+        self.seconds = self._histogram("visualglm_request_seconds", "Time of a request", TIME_BUCKETS)
+        self.first = self._histogram(
+            "visualglm_time_to_first_token_seconds", "From question to first token", TIME_BUCKETS
+        )
+        self.token = self._histogram(
+            "visualglm_time_per_token_seconds", "Mean of an answer's tokens", TOKEN_TIME_BUCKETS
+        )
         for name, text, count in (
-            ("visualglm_answers", "Answers that have a place", under_way),
+            ("visualglm_answers", "Answers that have a place", running),
             ("visualglm_queue", "Answers that wait for their first token", waiting),
-            ("visualglm_batch_size", "Answers that are being written", writing),
+            ("visualglm_batch_size", "Answers that are being written", generating),
         ):
             Gauge(name, text, registry=self.registry).set_function(count)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, buckets=buckets, registry=self.registry)
 
-    def note_request(self, trace: Trace) -> None:
+    def observe_request(self, record: RequestRecord) -> None:
         """Count a request that is over."""
-        path = trace.path if trace.path in ROUTES else "other"  # whatever clients think up must not become labels
-        self.requests.labels(path, str(trace.status)).inc()
-        if trace.answers:
-            self.seconds.observe(trace.seconds)
+        path = record.path if record.path in ROUTES else "other"  # whatever clients think up must not become labels
+        self.requests.labels(path, str(record.status)).inc()
+        if record.answers:
+            self.seconds.observe(record.seconds)
 
-    def note_answers(self, prompt_tokens: int, answer_tokens: int) -> None:
+    def count_tokens(self, prompt_tokens: int, answer_tokens: int) -> None:
         """Count the tokens of answers that are over."""
         self.tokens.labels("prompt").inc(prompt_tokens)
         self.tokens.labels("answer").inc(answer_tokens)
 
-    def note_times(self, first_s: float, token_s: float | None) -> None:
+    def observe_times(self, first_s: float, token_s: float | None) -> None:
         """Note how long a first token took, and those after it on the mean."""
         self.first.observe(first_s)
         if token_s is not None:

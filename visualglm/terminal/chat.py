@@ -15,22 +15,22 @@ from .streams import ignore_interrupt, interrupt_once, on_interrupt, write
 
 
 @dataclass(frozen=True)
-class Words:
+class Texts:
     """What the program says in one language."""
 
     welcome: str
     model: str
-    ask_picture: str
+    ask_image: str
     ask_question: str
     answer: str
     stopped: str
-    cut_short: str
-    how_to_end: str
+    truncated: str
+    quit_hint: str
     goodbye: str
 
 
-WORDS = {
-    CHINESE: Words(
+TEXTS = {
+    CHINESE: Texts(
         "欢迎使用 VisualGLM。输入问题开始对话；clear 重新开始，stop 或 Ctrl-D 退出，Ctrl-C 中断回答。",
         "模型：{}",
         "请输入图片路径或网址（直接回车则进入纯文本对话）：",
@@ -41,7 +41,7 @@ WORDS = {
         "输入 stop 或按 Ctrl-D 退出。",
         "再见。",
     ),
-    ENGLISH: Words(
+    ENGLISH: Texts(
         "Welcome to VisualGLM. Type a question; clear starts over, stop or Ctrl-D ends, Ctrl-C stops an answer.",
         "Model: {}",
         "Path or URL of a picture (Enter for a talk without one): ",
@@ -58,11 +58,11 @@ WORDS = {
 CLEAR, STOP = "clear", "stop"
 
 
-class Ended(Exception):  # noqa: N818  (not an error)
+class ChatEnded(Exception):  # noqa: N818  (not an error)
     """The person ended the program."""
 
 
-class Terminal:
+class TerminalChat:
     """A dialogue with one person.
 
     Args:
@@ -79,51 +79,51 @@ class Terminal:
         self.model = model
         self.config = config
         self.language = language
-        self.words = WORDS[language]
+        self.texts = TEXTS[language]
         self.describe = describe
         self.read = read
         self.conversation = Conversation(language=language)
-        self.told_of_dropped_turns = False
+        self.dropped_turns_reported = False
 
     def run(self, image: str | None) -> None:
         """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
-        print_text(self.words.welcome)
+        print_text(self.texts.welcome)
         if described := self.model.description.in_language(self.language):
-            print_text(self.words.model.format(described))
+            print_text(self.texts.model.format(described))
         # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
-        with on_interrupt(ignore_interrupt), contextlib.suppress(Ended):
+        with on_interrupt(ignore_interrupt), contextlib.suppress(ChatEnded):
             while True:
-                self.start(image)
-                self.talk()
+                self.start_conversation(image)
+                self.answer_questions()
                 image = None
-        print_text(self.words.goodbye)
+        print_text(self.texts.goodbye)
 
-    def start(self, source: str | None) -> None:
+    def start_conversation(self, source: str | None) -> None:
         """Start over with a picture, the one given or one asked for, and describe it."""
-        image = self.choose_picture(source)
+        image = self.choose_image(source)
         self.conversation = Conversation(image, language=self.conversation.language)
-        self.told_of_dropped_turns = False
+        self.dropped_turns_reported = False
         if image and self.describe:
             self.answer(self.describe)
 
-    def choose_picture(self, source: str | None) -> Any:
+    def choose_image(self, source: str | None) -> Any:
         """Load the picture at `source`, or ask for one until it can be used; None for a talk without."""
         while True:
             while source is None or source == CLEAR:
-                source = self.ask(self.words.ask_picture)
+                source = self.ask(self.texts.ask_image)
             try:
                 with on_interrupt(interrupt_once):
                     # Every question would resize the full picture again.
                     return resize_image(load_image(source), self.model.image_size) if source else None
             except KeyboardInterrupt:
-                print_text(self.words.stopped)
+                print_text(self.texts.stopped)
             except VisualGLMError as error:
                 print_text(error)
             source = None
 
-    def talk(self) -> None:
+    def answer_questions(self) -> None:
         """Answer questions until the person wants to start over."""
-        while (question := self.ask(self.words.ask_question)) != CLEAR:
+        while (question := self.ask(self.texts.ask_question)) != CLEAR:
             if question:
                 self.answer(question)
 
@@ -137,39 +137,39 @@ class Terminal:
             try:
                 line = self.read(prompt).strip()
             except KeyboardInterrupt:
-                print_text(f"\n{self.words.how_to_end}")
+                print_text(f"\n{self.texts.quit_hint}")
                 continue
             except EOFError:
                 print_text()
-                raise Ended from None
+                raise ChatEnded from None
             if line == STOP:
-                raise Ended
+                raise ChatEnded
             return line
 
     def answer(self, question: str) -> None:
         """Write the answer as it comes; keep it in the conversation if it becomes complete."""
-        print_text(self.words.answer, end="")
+        print_text(self.texts.answer, end="")
         try:
             with on_interrupt(interrupt_once):
-                text = "".join(self.show(question))
+                text = "".join(self.print_chunks(question))
         except KeyboardInterrupt:
-            print_text(self.words.stopped)
+            print_text(self.texts.stopped)
         except VisualGLMError as error:
             print_text(f"\n{error}")
         else:
             print_text()
             self.conversation.turns.append(Turn(question, text))
 
-    def show(self, question: str) -> Iterator[str]:
+    def print_chunks(self, question: str) -> Iterator[str]:
         """Write each piece of an answer, and what is to be said about it at the end; yield it."""
         self.conversation.language = question_language(question, self.conversation.language)
-        for piece in self.model.stream_answer(self.conversation, question, self.config):
-            write(piece.text)
-            yield piece.text
-            if piece.finish_reason == "length":
-                print_text(f"\n{self.words.cut_short}", end="")
-            if piece.finish_reason is None or piece.usage is None or self.told_of_dropped_turns:
+        for chunk in self.model.stream_answer(self.conversation, question, self.config):
+            write(chunk.text)
+            yield chunk.text
+            if chunk.finish_reason == "length":
+                print_text(f"\n{self.texts.truncated}", end="")
+            if chunk.finish_reason is None or chunk.usage is None or self.dropped_turns_reported:
                 continue
-            if piece.usage.dropped_turns:
-                self.told_of_dropped_turns = True
-                print_text(f"\n{dropped_turns_notice(piece.usage.dropped_turns)}", end="")
+            if chunk.usage.dropped_turns:
+                self.dropped_turns_reported = True
+                print_text(f"\n{dropped_turns_notice(chunk.usage.dropped_turns)}", end="")

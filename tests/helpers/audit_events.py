@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-WATCHED = (
+AUDITED_EVENTS = (
     "open",
     "os.listdir",
     "os.scandir",
@@ -25,13 +25,13 @@ _hooked: list[bool] = []
 
 
 def _hook(name: str, arguments: tuple[Any, ...]) -> None:
-    if _seen and name in WATCHED and threading.current_thread() is not threading.main_thread():
+    if _seen and name in AUDITED_EVENTS and threading.current_thread() is not threading.main_thread():
         for seen in _seen:
             seen.append((name, arguments))
 
 
 @contextmanager
-def watching() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
+def record_audit_events() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
     """Watch in the block; give a list that grows by each (event, its arguments)."""
     if not _hooked:
         _hooked.append(True)

@@ -4,33 +4,33 @@ import math
 import time
 from collections import Counter
 
-from .refusals import Refusal
+from .api_errors import ApiError
 
 SMOOTHING = 0.1  # weight of the latest answer in the mean time of one
-LONGEST_RETRY = 60
+MAX_RETRY_AFTER_S = 60
 
 
-class Slot:
+class Permit:
     """A place for an answer, held by everything that works on it; given back when the last of them lets go."""
 
-    def __init__(self, gate: "Gate", key: str | None) -> None:
-        self.gate = gate
+    def __init__(self, limiter: "ConcurrencyLimiter", key: str | None) -> None:
+        self.limiter = limiter
         self.key = key
-        self.holders = 1
+        self.references = 1
         self.started = time.monotonic()
 
-    def hold(self) -> None:
+    def retain(self) -> None:
         """Hold it once more."""
-        self.holders += 1
+        self.references += 1
 
     def release(self) -> None:
         """Let go once."""
-        self.holders -= 1
-        if self.holders == 0:
-            self.gate.leave(self)
+        self.references -= 1
+        if self.references == 0:
+            self.limiter.release(self)
 
 
-class Gate:
+class ConcurrencyLimiter:
     """Counts the answers under way.
 
     Args:
@@ -39,9 +39,9 @@ class Gate:
         most_per_key: answers of one key that may be under way.
     """
 
-    def __init__(self, rows: int, most: int, most_per_key: int) -> None:
-        self.rows = rows
-        self.most = most
+    def __init__(self, max_batch_size: int, max_concurrent: int, most_per_key: int) -> None:
+        self.max_batch_size = max_batch_size
+        self.max_concurrent = max_concurrent
         self.most_per_key = most_per_key
         self.running = 0
         self.by_key: Counter[str] = Counter()
@@ -49,45 +49,47 @@ class Gate:
         self.mean_s = 1.0
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the next request would be sent away."""
-        return self.running >= self.most
+        return self.running >= self.max_concurrent
 
-    def enter(self, key: str | None, count: int) -> list[Slot]:
+    def acquire(self, key: str | None, count: int) -> list[Permit]:
         """Take the places of `count` answers.
 
         Raises:
             Refusal: 429, there are not so many, or not for this key.
         """
-        if self.running + count > self.most:
-            raise self._refuse(f"{self.running} answers are under way or waiting already.")
+        if self.running + count > self.max_concurrent:
+            raise self._busy_error(f"{self.running} answers are under way or waiting already.")
         if key is not None and self.by_key[key] + count > self.most_per_key:
-            raise self._refuse(f"This key has {self.by_key[key]} answers under way already.")
+            raise self._busy_error(f"This key has {self.by_key[key]} answers under way already.")
         self.running += count
         if key is not None:
             self.by_key[key] += count
-        return [Slot(self, key) for _ in range(count)]
+        return [Permit(self, key) for _ in range(count)]
 
-    def leave(self, slot: Slot) -> None:
+    def release(self, permit: Permit) -> None:
         """Give a place back."""
         self.running -= 1
-        if slot.key is not None:
-            self.by_key[slot.key] -= 1
-        self.mean_s += SMOOTHING * (time.monotonic() - slot.started - self.mean_s)
+        if permit.key is not None:
+            self.by_key[permit.key] -= 1
+        self.mean_s += SMOOTHING * (time.monotonic() - permit.started - self.mean_s)
 
     @property
     def retry_after(self) -> int:
         """Seconds after which a place should be free: what the answers under way take at the mean pace."""
-        rounds = max(1.0, (self.running - self.rows) / self.rows)
-        return min(LONGEST_RETRY, max(1, math.ceil(self.mean_s * rounds)))
+        rounds = max(1.0, (self.running - self.max_batch_size) / self.max_batch_size)
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self.mean_s * rounds)))
 
-    def _refuse(self, reason: str) -> Refusal:
+    def _busy_error(self, reason: str) -> ApiError:
         seconds = self.retry_after
         message = f"{reason} Try again in {seconds} s."
-        return Refusal(429, message, code="busy", headers={"Retry-After": str(seconds)})
+        return ApiError(429, message, code="busy", headers={"Retry-After": str(seconds)})
 
 
-FREE = 256 * 1024  # bytes of each body that are not counted: small requests are never refused for large ones
+UNCOUNTED_BODY_BYTES = (
+    256 * 1024
+)  # bytes of each body that are not counted: small requests are never refused for large ones
 
 
 class BodyBudget:
@@ -97,12 +99,12 @@ class BodyBudget:
         most: bytes of all bodies together.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_concurrent: int) -> None:
+        self.max_concurrent = max_concurrent
         self.used = 0
 
 
-class BodyShare:
+class BodyReservation:
     """The part of a budget that one body takes."""
 
     def __init__(self, budget: BodyBudget) -> None:
@@ -111,8 +113,8 @@ class BodyShare:
 
     def resize(self, length: int) -> bool:
         """Take what a body of `length` bytes needs; return False if the budget does not have it."""
-        more = max(0, length - FREE) - self.taken
-        if self.budget.used + more > self.budget.most:
+        more = max(0, length - UNCOUNTED_BODY_BYTES) - self.taken
+        if self.budget.used + more > self.budget.max_concurrent:
             return False
         self.budget.used += more
         self.taken += more

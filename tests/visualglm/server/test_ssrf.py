@@ -11,13 +11,13 @@ from PIL import Image
 
 from model.errors import ImageError
 from model.images.preprocess import load_image
+from tests.helpers.api_server import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
+from tests.helpers.audit_events import record_audit_events
 from tests.helpers.picture_files import encode
-from tests.helpers.served import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
-from tests.helpers.watching import watching
 from tests.helpers.web_server import PUBLIC, address_of, connect_here
 
 PATH = "/v1/chat/completions"
-PICTURE = Image.new("RGB", (32, 32), "red")
+IMAGE = Image.new("RGB", (32, 32), "red")
 PLACES = (
     "/etc/passwd",
     "examples/scene.png",
@@ -70,7 +70,7 @@ INNER = (
 
 
 def ask(client: httpx.Client, url: str) -> httpx.Response:
-    return client.post(PATH, json=completion("图片里有什么？", picture=url, max_tokens=1))
+    return client.post(PATH, json=completion("图片里有什么？", image=url, max_tokens=1))
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def allowing():
 def test_nothing_in_a_request_is_opened(tiny_server):
     for path, body in (("/", {"text": "你好"}), (PATH, completion("你好"))):
         tiny_server.post(path, json=body)  # the first of each may import something
-    tiny_server.service.pictures.decoder.warm_up()  # its start opens pipes
-    with watching() as seen:
+    tiny_server.service.images.decoder.warm_up()  # its start opens pipes
+    with record_audit_events() as seen:
         for place in PLACES:
             for text in (place, f"问：<img>{place}</img>"):
                 history = [[text, text]]
@@ -100,7 +100,7 @@ def test_nothing_in_a_request_is_opened(tiny_server):
     assert seen == []
 
 
-NO_PICTURES = (
+NOT_IMAGES = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run\n",
     b"<svg><image href='/etc/passwd'/></svg>",
     b"GIF89a",
@@ -109,12 +109,12 @@ NO_PICTURES = (
 
 def test_no_picture_of_any_format_makes_the_server_open_a_file():
     with serving(SteppedModel(free=True, length=1)) as client:
-        client.service.pictures.decoder.warm_up()  # its start opens pipes
-        with watching() as seen:
+        client.service.images.decoder.warm_up()  # its start opens pipes
+        with record_audit_events() as seen:
             for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
-                source = base64.b64encode(encode(PICTURE, name)).decode()
+                source = base64.b64encode(encode(IMAGE, name)).decode()
                 assert client.post("/", json={"text": "?", "image": source}).status_code == 200, name
-            for data in (*NO_PICTURES, encode(PICTURE, "ICO"), encode(PICTURE, "PPM")):
+            for data in (*NOT_IMAGES, encode(IMAGE, "ICO"), encode(IMAGE, "PPM")):
                 source = base64.b64encode(data).decode()
                 assert client.post("/", json={"text": "?", "image": source}).status_code == 400
         assert seen == []
@@ -123,7 +123,7 @@ def test_no_picture_of_any_format_makes_the_server_open_a_file():
 def test_no_picture_of_any_format_makes_its_decoder_open_a_file():
     """The server's child processes run this code."""
     formats = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI")
-    files = [*(encode(PICTURE, name) for name in formats), *NO_PICTURES]
+    files = [*(encode(IMAGE, name) for name in formats), *NOT_IMAGES]
 
     def decode_all() -> None:
         for data in files:
@@ -131,13 +131,13 @@ def test_no_picture_of_any_format_makes_its_decoder_open_a_file():
                 load_image(data)
 
     decode_all()  # the first of each format may import something
-    with watching() as seen, ThreadPoolExecutor(1) as pool:
+    with record_audit_events() as seen, ThreadPoolExecutor(1) as pool:
         pool.submit(decode_all).result()
     assert seen == []
 
 
 def test_addresses_are_not_read_unless_that_is_allowed(tiny_server):
-    with watching() as seen:
+    with record_audit_events() as seen:
         response = ask(tiny_server, f"http://{PUBLIC}/x.png")
     assert response.status_code == 400 and "Send the picture itself" in response.json()["error"]["message"]
     assert response.json()["error"]["code"] == "invalid_image"
@@ -146,7 +146,7 @@ def test_addresses_are_not_read_unless_that_is_allowed(tiny_server):
 
 @pytest.mark.parametrize("url", INNER)
 def test_inner_addresses_are_never_connected_to(allowing, url):
-    with watching() as seen:
+    with record_audit_events() as seen:
         response = ask(allowing, url)
     assert response.status_code == 400 and "secret" not in response.text
     assert not [event for event in seen if event[0] not in ("socket.getaddrinfo", "open")]
@@ -155,7 +155,7 @@ def test_inner_addresses_are_never_connected_to(allowing, url):
 
 def test_a_name_that_resolves_to_an_inner_address_is_refused(allowing, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of("10.0.0.7", port)])
-    with watching() as seen:
+    with record_audit_events() as seen:
         response = ask(allowing, "http://inner.example/x.png")
     assert response.status_code == 400 and "not a public address" in response.json()["error"]["message"]
     assert "10.0.0.7" not in response.text
@@ -207,10 +207,10 @@ def test_a_name_whose_answer_changes_gains_nothing(allowing, public):
 def test_redirects_to_inner_addresses_are_refused(allowing, public, target):
     public.answers |= {"pictures.example": [PUBLIC], "inner.example": ["192.168.0.1"]}
     public.routes["/x.png"] = lambda handler: handler.reply(302, b"", Location=target)
-    with watching() as seen:
+    with record_audit_events() as seen:
         assert ask(allowing, "http://pictures.example/x.png").status_code == 400
     assert not [event for event in seen if event[0] == "open"]
-    assert len(public.asked) == 1
+    assert len(public.requests) == 1
 
 
 def test_environment_proxies_are_not_used(allowing, public, monkeypatch):

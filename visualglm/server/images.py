@@ -14,12 +14,12 @@ from model.images.url_fetch import display_url
 
 from .settings import Settings
 
-WEB_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
-SCHEME = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]{0,20}:", re.IGNORECASE)
-MOST_DOWNLOADS = 8
+HTTP_URL = re.compile(r"\s*https?://", re.IGNORECASE)
+URL_SCHEME = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]{0,20}:", re.IGNORECASE)
+MAX_DOWNLOADS = 8
 
 
-class PictureSource:
+class ImageSource:
     """The picture of a request as the client gave it, until it is taken.
 
     A picture has megabytes as text, and its answer takes a minute: nothing keeps the text meanwhile.
@@ -35,7 +35,7 @@ class PictureSource:
         return text
 
 
-class PictureReader:
+class ImageReader:
     """Reads pictures in threads and processes of its own, so that no picture holds up other requests.
 
     Args:
@@ -48,10 +48,10 @@ class PictureReader:
         self.decoder = ImageDecoder(self.limits, seconds=settings.decode_timeout)
         self.active: set[DecodeTask] = set()
         # A thread waits for its child process, or for the pictures before it, and costs little.
-        self.threads = ThreadPoolExecutor(settings.most_answers, "picture")
-        self.downloads = ThreadPoolExecutor(MOST_DOWNLOADS, "download")
+        self.threads = ThreadPoolExecutor(settings.max_concurrent_answers, "picture")
+        self.downloads = ThreadPoolExecutor(MAX_DOWNLOADS, "download")
 
-    async def read(self, source: PictureSource, size: int) -> Image.Image:
+    async def read(self, source: ImageSource, size: int) -> Image.Image:
         """Return the picture that `source` holds or, if allowed, links to, resized to `size` x `size` pixels.
 
         Cancelling ends the decoding at once.
@@ -60,9 +60,9 @@ class PictureReader:
             ImageError: it is not a picture, not allowed, or cannot be had.
         """
         text = source.take()
-        if WEB_ADDRESS.match(text):
+        if HTTP_URL.match(text):
             return await self._decode(await self._download(text.strip(), size))
-        if scheme := SCHEME.match(text):
+        if scheme := URL_SCHEME.match(text):
             reason = f"A picture is not read from a {scheme[0].strip()} address."
             raise ImageError(f"{reason} Send the picture itself, as base64 text or a data URL.")
         data = text.encode("ascii", "replace")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.helpers.served import SteppedModel, serving
-from visualglm.server.schemas import MAX_KEYS, distance
+from tests.helpers.api_server import SteppedModel, serving
+from visualglm.server.schemas import MAX_KEYS, edit_distance
 
 REFUSED = [
     ("imgae", "image"),
@@ -102,12 +102,12 @@ def test_a_key_that_holds_nothing_is_ignored(client, value):
     [("image", "image", 0), ("imgae", "image", 1), ("mage", "image", 1), ("imgea", "image", 2), ("a", "image", None)],
 )
 def test_swapped_letters_count_once(first, second, expected):
-    assert distance(first, second, 2) == distance(second, first, 2) == expected
+    assert edit_distance(first, second, 2) == edit_distance(second, first, 2) == expected
 
 
 def test_only_so_many_keys_are_compared(client, monkeypatch):
     compared = []
-    monkeypatch.setattr("visualglm.server.schemas.distance", lambda *words: compared.append(words))
+    monkeypatch.setattr("visualglm.server.schemas.edit_distance", lambda *words: compared.append(words))
     keys = {f"imb{number}": 1 for number in range(9_000)}
     assert client.post("/", json={"text": "a", **keys}).status_code == 200
     assert 0 < len(compared) <= MAX_KEYS * 20

@@ -39,7 +39,7 @@ class SteppedModel:
         self.free = free
         self.length = length
         self.may_step = threading.Semaphore(0)
-        self.asked: list[tuple[Conversation, str, GenerationConfig]] = []
+        self.requests: list[tuple[Conversation, str, GenerationConfig]] = []
         self.steps = 0
         self.open = 0
         self.most_open = 0
@@ -58,7 +58,7 @@ class SteppedModel:
         self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
     ) -> Iterator[StreamChunk]:
         with self.lock:
-            self.asked.append((conversation, question, config))
+            self.requests.append((conversation, question, config))
             if self.busy_at is not None and self.open >= self.busy_at:
                 raise BusyError("The queue is full. Try again.")
             self.open += 1
@@ -114,18 +114,18 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def messages(*texts: str, picture: str | None = None) -> list[dict[str, Any]]:
+def messages(*texts: str, image: str | None = None) -> list[dict[str, Any]]:
     """A dialogue's messages, the user's first; the picture is in the first."""
     said = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-    if picture is not None:
-        parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": texts[0]}]
+    if image is not None:
+        parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": texts[0]}]
         said[0]["content"] = parts
     return said
 
 
-def completion(*texts: str, picture: str | None = None, **more: Any) -> dict[str, Any]:
+def completion(*texts: str, image: str | None = None, **more: Any) -> dict[str, Any]:
     """The body of a request for a completion."""
-    return {"model": "visualglm-tiny", "messages": messages(*texts, picture=picture), "temperature": 0, **more}
+    return {"model": "visualglm-tiny", "messages": messages(*texts, image=image), "temperature": 0, **more}
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.helpers.served import SCENE_BASE64, SteppedModel, completion, serving, wait_until
+from tests.helpers.api_server import SCENE_BASE64, SteppedModel, completion, serving, wait_until
 from visualglm.server import Settings
-from visualglm.server.trace import JsonLines
+from visualglm.server.request_log import JsonFormatter
 
 PATH = "/v1/chat/completions"
 NATIVE = {"text": "hello", "max_new_tokens": 1}
@@ -130,7 +130,7 @@ def test_connections_that_are_closed_halfway_leave_nothing(client, sent):
 
 
 def test_a_connection_that_is_mute_is_closed(monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT", 0.1)
+    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.1)
     with serving(SteppedModel(free=True)) as client:
         for sent in (b"", b"POST / HTTP/1.1\r\nHost"):
             with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sock:
@@ -276,7 +276,7 @@ def test_the_log_has_a_line_of_json_for_each_request_and_no_text_unless_it_is_wa
         model.error = ValueError("secret of the model")
         client.post("/", json=body, headers=headers)
         wait_until(lambda: sum(record.message == "request" for record in caplog.records) == 3)
-    formatter = JsonLines(with_text)
+    formatter = JsonFormatter(with_text)
     lines = [formatter.format(record) for record in caplog.records if record.name == "visualglm.serving"]
     assert any("secret" in line for line in lines) is with_text
     assert SCENE_BASE64[:40] not in "".join(lines) and "key-secret" not in "".join(lines)
@@ -296,7 +296,7 @@ def test_metrics_count_requests_tokens_and_times(client):
     before = read()
     client.post(PATH, json=completion("hello", n=2))
     client.get("/made-up")
-    wait_until(lambda: client.service.gate.running == 0)
+    wait_until(lambda: client.service.limiter.running == 0)
     after = read()
 
     def grown(name: str) -> float:

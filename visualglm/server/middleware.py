@@ -11,22 +11,22 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..local_address import is_own_name
+from ..local_address import is_own_host
+from .admission import BodyReservation
+from .api_errors import ApiError, error_response
 from .docs import DOCS, KINDS
-from .limits import BodyShare
-from .refusals import Refusal, respond
-from .replies import ClientGone
+from .replies import ClientDisconnected
+from .request_log import RequestRecord, choose_request_id, log_request
 from .service import Service
 from .settings import listens_locally
-from .trace import Trace, choose_id, log_request
 
-OPEN_PATHS = ("/health", "/ready", "/openapi.json", DOCS, *(f"{DOCS}/{name}" for name in KINDS))
-CLOSE = {"Connection": "close"}
+PUBLIC_PATHS = ("/health", "/ready", "/openapi.json", DOCS, *(f"{DOCS}/{name}" for name in KINDS))
+CLOSE_CONNECTION = {"Connection": "close"}
 # A browser posts such bodies for the page of any site without asking this server first whether it may.
-UNASKED_KINDS = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+SAFELISTED_CONTENT_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
-class Watch:
+class RequestLogMiddleware:
     """Gives each request an id, writes its line in the log, counts it, and turns errors into responses."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -39,33 +39,35 @@ class Watch:
             return
         started = time.perf_counter()
         client = scope["client"][0] if scope.get("client") else None
-        trace = Trace(choose_id(Headers(scope=scope).get("x-request-id")), scope["method"], scope["path"], client)
-        scope.setdefault("state", {})["trace"] = trace
-        begun = False
+        record = RequestRecord(
+            choose_request_id(Headers(scope=scope).get("x-request-id")), scope["method"], scope["path"], client
+        )
+        scope.setdefault("state", {})["record"] = record
+        has_started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                begun = True
-                trace.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = trace.id
+                has_started = True
+                record.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = record.id
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
-        except ClientGone:
-            trace.status = 499
+        except ClientDisconnected:
+            record.status = 499
         except Exception as error:
-            refusal = self.service.explain(error, trace)
-            if not begun:
-                await respond(refusal, trace.path, trace.id)(scope, receive, send_with_id)
+            refusal = self.service.report_error(error, record)
+            if not has_started:
+                await error_response(refusal, record.path, record.id)(scope, receive, send_with_id)
         finally:
-            trace.seconds = round(time.perf_counter() - started, 4)
-            self.service.metrics.note_request(trace)
-            log_request(trace)
+            record.seconds = round(time.perf_counter() - started, 4)
+            self.service.metrics.observe_request(record)
+            log_request(record)
 
 
-class Door:
+class AuthMiddleware:
     """Lets in whoever has a key, while the server is able to answer."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -75,12 +77,12 @@ class Door:
         self.is_local = not self.keys and listens_locally(service.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_open(scope):
+        if scope["type"] == "http" and not is_public(scope):
             headers = Headers(scope=scope)
             try:
                 self.check(scope, headers)
-            except Refusal:
-                await drop_body(headers, receive, self.service.settings.body_timeout)
+            except ApiError:
+                await discard_body(headers, receive, self.service.settings.body_timeout)
                 raise
         await self.app(scope, receive, send)
 
@@ -90,10 +92,10 @@ class Door:
         Raises:
             Refusal: it is not let in.
         """
-        scope["state"]["trace"].key = self.check_key(headers.get("authorization"))
+        scope["state"]["record"].key = self.check_key(headers.get("authorization"))
         if scope["method"] == "POST":
-            self.check_site(headers)
-            self.check_open()
+            self.check_origin(headers)
+            self.check_ready()
 
     def check_key(self, authorization: str | None) -> int | None:
         """Return the number of the key that a request has brought, None where none is needed.
@@ -109,82 +111,86 @@ class Door:
         matches = [hmac.compare_digest(given, known) for known in self.keys]
         if not any(matches):
             message = "A key is needed: send it as Authorization: Bearer YOUR_KEY."
-            raise Refusal(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer", **CLOSE})
+            raise ApiError(
+                401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer", **CLOSE_CONNECTION}
+            )
         return matches.index(True) + 1
 
-    def check_site(self, headers: Headers) -> None:
+    def check_origin(self, headers: Headers) -> None:
         """Check that no browser sends this for the page of another site that it has not asked about.
 
         Raises:
             Refusal: 403, it may be so. Such a page could keep the model busy, and read answers if it has taken this
                 machine's address for its own name.
         """
-        origin, host, let = headers.get("origin"), headers.get("host", ""), self.service.settings.cors_origins
-        if origin is None or origin in let or "*" in let:
+        origin, host, allowed = headers.get("origin"), headers.get("host", ""), self.service.settings.cors_origins
+        if origin is None or origin in allowed or "*" in allowed:
             return
         is_same = origin.partition("://")[2] == host
-        if is_same and self.is_local and not is_own_name(host):
+        if is_same and self.is_local and not is_own_host(host):
             message = f"The name of this page is not known here: start the server with --cors-origin {origin}."
-            raise Refusal(403, message, code="cross_site", headers=CLOSE)
+            raise ApiError(403, message, code="cross_site", headers=CLOSE_CONNECTION)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not is_same and kind in UNASKED_KINDS:
+        if not is_same and kind in SAFELISTED_CONTENT_TYPES:
             message = "The page of another site may send JSON alone: set Content-Type to application/json."
-            raise Refusal(403, message, code="cross_site", headers=CLOSE)
+            raise ApiError(403, message, code="cross_site", headers=CLOSE_CONNECTION)
 
-    def check_open(self) -> None:
+    def check_ready(self) -> None:
         """Check that the server answers.
 
         Raises:
             Refusal: 503, it is being stopped, or still loads its model.
         """
-        if self.service.gate.closing:
-            raise Refusal(503, "The server is being stopped.", code="stopping", headers={"Retry-After": "30", **CLOSE})
+        if self.service.limiter.closing:
+            raise ApiError(
+                503, "The server is being stopped.", code="stopping", headers={"Retry-After": "30", **CLOSE_CONNECTION}
+            )
         if self.service.model is None:
             message = "The model is still being loaded. Try again in a minute."
-            raise Refusal(503, message, code="loading", headers={"Retry-After": "30", **CLOSE})
+            raise ApiError(503, message, code="loading", headers={"Retry-After": "30", **CLOSE_CONNECTION})
 
 
-def is_open(scope: Scope) -> bool:
+def is_public(scope: Scope) -> bool:
     """Return whether a request needs no key; GET / only says where the documentation is."""
-    return scope["path"] in OPEN_PATHS or (scope["method"], scope["path"]) == ("GET", "/")
+    return scope["path"] in PUBLIC_PATHS or (scope["method"], scope["path"]) == ("GET", "/")
 
 
-def asks_first(headers: Headers) -> bool:
+def expects_continue(headers: Headers) -> bool:
     """Whether a client waits for a word before it sends its body, so that one that is refused need not."""
     return headers.get("expect", "").lower() == "100-continue"
 
 
-async def drop_body(headers: Headers, receive: Receive, seconds: float) -> None:
+async def discard_body(headers: Headers, receive: Receive, seconds: float) -> None:
     """Read a body for so many seconds at most, and drop it: a client that is still sending would not see the answer."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while not asks_first(headers) and (await receive()).get("more_body", False):
+            while not expects_continue(headers) and (await receive()).get("more_body", False):
                 pass
 
 
-class BodyLimits:
+class BodyLimitMiddleware:
     """Reads a request's body within limits of size and time before its route sees anything of it."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
-        self.most = service.settings.max_body
-        self.budget = service.bodies
+        self.max_bytes = service.settings.max_body
+        self.body_budget = service.body_budget
         self.timeout = service.settings.body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        share = BodyShare(self.budget)
-        scope["state"]["body"] = share
+        reservation = BodyReservation(self.body_budget)
+        scope["state"]["body"] = reservation
         try:
-            await self.pass_on(scope, receive, send, share)
+            await self.forward(scope, receive, send, reservation)
         finally:
-            share.release()
+            reservation.release()
 
-    async def pass_on(self, scope: Scope, receive: Receive, send: Send, share: BodyShare) -> None:
+    async def forward(self, scope: Scope, receive: Receive, send: Send, reservation: BodyReservation) -> None:
         """Read the body and let the route have it."""
-        body: bytes | None = await self.read(Headers(scope=scope), receive, share)
+        body: bytes | None = await self.read(Headers(scope=scope), receive, reservation)
 
         async def replay() -> Message:
             nonlocal body
@@ -196,7 +202,7 @@ class BodyLimits:
 
         await self.app(scope, replay, send)
 
-    async def read(self, headers: Headers, receive: Receive, share: BodyShare) -> bytes:
+    async def read(self, headers: Headers, receive: Receive, reservation: BodyReservation) -> bytes:
         """Return the body.
 
         Raises:
@@ -204,18 +210,18 @@ class BodyLimits:
             ClientGone: the client left.
         """
         announced = headers.get("content-length", "")
-        refusal = self.too_large() if announced.isdecimal() and int(announced[:20]) > self.most else None
-        if refusal and asks_first(headers):
+        refusal = self.body_too_large() if announced.isdecimal() and int(announced[:20]) > self.max_bytes else None
+        if refusal and expects_continue(headers):
             raise refusal
         try:
             async with asyncio.timeout(self.timeout):
-                body = await self.collect(receive, share, refusal)
+                body = await self.collect(receive, reservation, refusal)
         except TimeoutError:
             reason = f"The request has not arrived within {self.timeout:g} s."
-            raise Refusal(408, reason, code="slow_request", headers=CLOSE) from None
+            raise ApiError(408, reason, code="slow_request", headers=CLOSE_CONNECTION) from None
         return body
 
-    async def collect(self, receive: Receive, share: BodyShare, refusal: Refusal | None) -> bytes:
+    async def collect(self, receive: Receive, reservation: BodyReservation, refusal: ApiError | None) -> bytes:
         """Return the body.
 
         A body that is refused is read to its end and dropped: a client that is still sending would not see the answer.
@@ -227,30 +233,30 @@ class BodyLimits:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientDisconnected
             part = message.get("body", b"")
-            refusal = refusal or self.check_length(len(body) + len(part), share)
+            refusal = refusal or self.check_length(len(body) + len(part), reservation)
             if refusal is None:
                 body += part
             elif body:
                 body = bytearray()
-                share.release()
+                reservation.release()
             if not message.get("more_body", False):
                 break
         if refusal is not None:
             raise refusal
         return bytes(body)
 
-    def check_length(self, length: int, share: BodyShare) -> Refusal | None:
+    def check_length(self, length: int, reservation: BodyReservation) -> ApiError | None:
         """Return why a body of `length` bytes is refused, None if it is not."""
-        if length > self.most:
-            return self.too_large()
-        if not share.resize(length):
+        if length > self.max_bytes:
+            return self.body_too_large()
+        if not reservation.resize(length):
             message = "The server reads too many large requests at the moment. Try again in a few seconds."
-            return Refusal(503, message, code="busy", headers={"Retry-After": "5", **CLOSE})
+            return ApiError(503, message, code="busy", headers={"Retry-After": "5", **CLOSE_CONNECTION})
         return None
 
-    def too_large(self) -> Refusal:
+    def body_too_large(self) -> ApiError:
         """Return the refusal of a body for its size."""
-        message = f"The request has more than {self.most:,} bytes. Send a smaller picture."
-        return Refusal(413, message, code="request_too_large", headers=CLOSE)
+        message = f"The request has more than {self.max_bytes:,} bytes. Send a smaller picture."
+        return ApiError(413, message, code="request_too_large", headers=CLOSE_CONNECTION)

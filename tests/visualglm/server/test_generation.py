@@ -11,8 +11,8 @@ import pytest
 
 from model import GenerationError
 from model.description import Description
-from tests.helpers.served import SteppedModel, completion, events, serving, wait_until
-from visualglm.server.replies import ClientGone, EventStream
+from tests.helpers.api_server import SteppedModel, completion, events, serving, wait_until
+from visualglm.server.replies import ClientDisconnected, EventStreamResponse
 
 PATH = "/v1/chat/completions"
 NATIVE = {"text": "hello"}
@@ -96,14 +96,14 @@ def test_leaving_gives_the_place_in_the_queue_back(more):
     with serving(model) as client:
         with asking(client, **more):
             wait_until(lambda: len(model.answers) == more.get("n", 1))
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
         assert all(answer.closed.is_set() for answer in model.answers)
 
 
 def test_the_deadline_gives_the_place_in_the_queue_back():
     with serving(QueueingModel(), request_timeout=0.2) as client:
         assert client.post(PATH, json=completion("hello")).status_code == 408
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -115,7 +115,7 @@ def test_leaving_ends_the_answer_at_its_next_step(streamed):
             wait_until(lambda: [a.usages[0].answer_tokens for a in set(client.service.active) if a.usages[0]] == [3])
         wait_until(lambda: not client.service.active)
         model.step(1)
-        wait_until(lambda: model.open == 0 and client.service.gate.running == 0)
+        wait_until(lambda: model.open == 0 and client.service.limiter.running == 0)
         assert model.steps == 4
         metrics = client.get("/metrics").text
         assert 'visualglm_tokens_total{kind="answer"} 3.0' in metrics
@@ -127,7 +127,7 @@ def test_a_stop_string_ends_the_answer_in_the_model_too():
     with serving(model) as client:
         answer = client.post(PATH, json=completion("hello", stop=["a5", "5 a6"])).json()
         assert answer["choices"][0]["message"]["content"] == "a0 a1 a2 a3 a4 "
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
         assert model.steps == 6 and answer["usage"]["completion_tokens"] == 6
 
 
@@ -142,7 +142,7 @@ def test_a_full_queue_is_429_with_the_time_to_try_again():
         assert response.json()["error"]["code"] == "busy"
         model.step(2)
         assert [future.result().status_code for future in asked] == [200, 200]
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
         assert client.get("/ready").status_code == 200
 
 
@@ -153,14 +153,14 @@ def test_a_model_that_is_busy_is_429_too():
         for body in (completion("hello"), completion("hello", stream=True)):
             response = client.post(PATH, json=body)
             assert response.status_code == 429 and response.headers["Retry-After"] == "1"
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
 
 
 def test_each_of_several_answers_needs_a_place():
     model = SteppedModel(free=True, length=2)
     with serving(model, max_batch=1, max_queue=2) as client:
         assert client.post(PATH, json=completion("hello", n=3)).status_code == 200
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
         assert client.post(PATH, json=completion("hello", n=4)).status_code == 429
         assert client.post(PATH, json=completion("hello", n=5)).status_code == 400
 
@@ -172,7 +172,7 @@ def test_an_answer_that_takes_too_long_is_408(streamed):
         response = client.post(PATH, json=completion("hello", stream=streamed))
         assert response.status_code == 408 and response.headers["X-Should-Retry"] == "false"
         model.step()
-        wait_until(lambda: client.service.gate.running == 0)
+        wait_until(lambda: client.service.limiter.running == 0)
         if streamed:
             model.step()
             last = events(client.post(PATH, json=completion("hello", stream=True)))[-1]
@@ -201,7 +201,7 @@ def test_a_client_that_does_not_read_holds_nobody_up():
         sock.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         wait_until(lambda: model.open == 1)
         assert client.post("/", json={**NATIVE, "max_new_tokens": 1}).status_code == 200
-        wait_until(lambda: not client.service.active and client.service.gate.running == 0)
+        wait_until(lambda: not client.service.active and client.service.limiter.running == 0)
 
 
 def test_answers_of_many_threads_stay_apart():
@@ -236,8 +236,8 @@ def test_a_stream_ends_also_where_the_client_has_left_before_its_first_event():
         async def send(_):
             await asyncio.Event().wait()
 
-        stream = EventStream(lines(), 60, lambda: ended.append(True))
-        with pytest.raises(ClientGone):
+        stream = EventStreamResponse(lines(), 60, lambda: ended.append(True))
+        with pytest.raises(ClientDisconnected):
             await stream({"type": "http"}, receive, send)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""A visitor's picture: what the model gets of it, a preview to show, and where the uploaded file is."""
+"""A visitor's image: the resized copy for the model, a preview for the page, and the path of the uploaded file."""
 
 import base64
 import dataclasses
@@ -23,30 +23,30 @@ MEDIA_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIF
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture that was decoded once. The original file stays in the upload folder and not in memory.
+class UploadedImage:
+    """An image that was decoded once. The original file stays in the upload folder, not in memory.
 
-    Make one with a `PictureReader`, which checks it.
+    Create it with an `UploadedImageReader`, which validates the file.
 
     Attributes:
-        image: RGB, as large as the model sees it; preprocessing leaves it as it is.
+        resized: RGB, at the model's input size; preprocessing does not change it.
         preview: JPEG file, at most PREVIEW_SIDE pixels high and wide.
         path: the original file, which the upload folder may remove.
     """
 
-    image: Image.Image
+    resized: Image.Image
     preview: bytes
     path: str
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes."""
-        return self.image.width * self.image.height * 3 + len(self.preview)
+        """Bytes of the resized copy and the preview."""
+        return self.resized.width * self.resized.height * 3 + len(self.preview)
 
     def to_data_url(self, folder: UploadFolder) -> tuple[str, bool]:
-        """Return the picture as a data URL, and whether it is the uploaded file, byte by byte the same.
+        """Return the image as a data URL, and whether it holds the bytes of the uploaded file.
 
-        If that was removed, it is the preview.
+        If the file was removed, the URL holds the preview.
         """
         try:
             data, is_original = folder.read(self.path, LIMITS.max_bytes), True
@@ -55,12 +55,12 @@ class Picture:
         return f"data:{media_type(data)};base64,{base64.b64encode(data).decode('ascii')}", is_original
 
 
-class PictureReader:
-    """Makes pictures of untrusted files, which are decoded in child processes.
+class UploadedImageReader:
+    """Decodes untrusted image files in child processes.
 
     Args:
-        folder: where the files are.
-        size: side of the square that the model sees, pixels.
+        folder: holds the files.
+        size: side of the model's square input, pixels.
     """
 
     def __init__(self, folder: UploadFolder, size: int) -> None:
@@ -68,48 +68,46 @@ class PictureReader:
         self.size = size
         self.decoder = ImageDecoder(LIMITS)
 
-    def from_file(self, path: str) -> Picture:
+    def from_file(self, path: str) -> UploadedImage:
         """Decode an uploaded file or an example.
 
         Raises:
-            ImageError: it is no picture, or one that is too large.
-            UploadError: `path` is neither.
+            ImageError: the file is not an image, or the image is too large.
+            UploadError: `path` is neither an upload nor an example.
         """
         return self._decode(self.folder.read(path, LIMITS.max_bytes), path)
 
-    def from_data_url(self, url: str) -> Picture:
-        """Decode the picture in a data URL, whose bytes are saved in the folder. Nothing else is opened.
+    def from_data_url(self, url: str) -> UploadedImage:
+        """Decode the image in a data URL and save its bytes in the folder. Nothing else is opened.
 
         Raises:
-            ImageError: `url` is no base64 data URL of a picture.
-            UploadError: there is no room in the folder.
+            ImageError: `url` is not a base64 data URL of an image.
+            UploadError: the folder is full.
         """
         if DATA_URL_START.match(url) is None:
-            raise ImageError(
-                "The picture is not a data URL (data:image/png;base64,...). Put its bytes there as base64."
-            )
+            raise ImageError("The image is not a data URL (data:image/png;base64,...). Put its bytes there as base64.")
         data = read_data_url(url.encode("ascii", "replace"), LIMITS.max_bytes)
-        picture = self._decode(data, "")
-        return dataclasses.replace(picture, path=self.folder.save(data, "picture"))
+        image = self._decode(data, "")
+        return dataclasses.replace(image, path=self.folder.save(data, "picture"))
 
-    def _decode(self, data: bytes, path: str) -> Picture:
-        decoded = self.decoder.decode(data, self.size, preview=PREVIEW_SIDE, name="The picture data")
-        assert decoded.preview is not None  # it was asked for
-        return Picture(decoded.image, to_jpeg(decoded.preview), path)
+    def _decode(self, data: bytes, path: str) -> UploadedImage:
+        decoded = self.decoder.decode(data, self.size, preview=PREVIEW_SIDE, name="The image data")
+        assert decoded.preview is not None  # requested above
+        return UploadedImage(decoded.image, to_jpeg(decoded.preview), path)
 
     def close(self) -> None:
-        """End the child processes."""
+        """Stop the child processes."""
         self.decoder.close()
 
 
 def to_jpeg(image: Image.Image) -> bytes:
-    """Encode a preview, so that it takes little memory."""
+    """Encode a preview as JPEG, so that it takes little memory."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=PREVIEW_QUALITY)
     return file.getvalue()
 
 
 def media_type(data: bytes) -> str:
-    """Return the media type of a picture file's bytes."""
-    # Readers go by the bytes; the name matters to browsers alone, which show no other format anyway.
+    """Return the media type of an image file's bytes."""
+    # Our reader identifies formats by the bytes. Only browsers use the media type, and they show no other formats.
     return f"image/{next((name for start, name in MEDIA_TYPES.items() if data.startswith(start)), 'x-picture')}"
