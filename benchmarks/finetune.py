@@ -53,14 +53,14 @@ from benchmarks.parts.table import (
     show,
 )
 from finetune.data import ChatDataset
-from finetune.distributed import Processes
+from finetune.distributed import DistributedContext
 from finetune.evaluation import held_out_loss
 from finetune.forward import AnswerLoss
 from model import load_sat
 from model.command_line import ArgumentParser, run_program
 
 RANK, BATCH = 10, 4
-NEW_PICTURES = ["--cache-pictures", "0"]
+NEW_PICTURES = ["--cache-images", "0"]
 # On H200s at full size, by "stage/row".
 PROMISES: dict[str, Promise] = {
     "lora/step": at_most(100),
@@ -233,7 +233,7 @@ class Saved:
         sizes = {"image_length": network.image_length, "image_size": network.image_size}
         dataset = ChatDataset(self.plan.data, model.tokenizer, max_length=self.plan.length, **sizes)
         module = AnswerLoss(network)
-        return held_out_loss(lambda batch: module(batch, None), dataset, BATCH, Processes(0, 1, device))
+        return held_out_loss(lambda batch: module(batch, None), dataset, BATCH, DistributedContext(0, 1, device))
 
 
 def load_saved(saved: Saved) -> tuple[float, str]:

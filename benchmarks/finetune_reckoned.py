@@ -32,7 +32,7 @@ from benchmarks.parts.prompts import OPENING, ORDINARY_IDS
 from benchmarks.parts.table import show
 from finetune.arguments import parse_arguments
 from finetune.batches import Batch, collate
-from finetune.encoding import NO_LOSS, Example
+from finetune.encoding import IGNORE_INDEX, Example
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network, choose_trained, method_settings
 from model.checkpoint import Checkpoint
@@ -97,7 +97,9 @@ def make_batch(count: int, image_length: int, image_size: int) -> Batch:
     pixels, context = torch.zeros(3, image_size, image_size), LENGTH - ANSWER - 1
     return collate(
         [
-            Example(ids, [NO_LOSS] * (LENGTH - ANSWER) + ids[-ANSWER:], OPENING, Path(str(n)), context, n, 0, pixels)
+            Example(
+                ids, [IGNORE_INDEX] * (LENGTH - ANSWER) + ids[-ANSWER:], OPENING, Path(str(n)), context, n, 0, pixels
+            )
             for n, ids in enumerate(words)
         ]
     )
@@ -192,7 +194,7 @@ def count_operations(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
 
 def count_bytes(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
     """Return the bytes that a step keeps for its way back, and the most that lies in memory beside weights."""
-    network, images = module.network, module.look(batch)
+    network, images = module.network, module.encode_images(batch)
     rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
     weights = [*network.parameters(), *(tensor for layer in rounded for tensor in (layer.packed, layer.scales))]
     held = {weight.untyped_storage()._cdata for weight in weights}

@@ -3,12 +3,12 @@
 from typing import NoReturn
 
 from finetune import finetune_visualglm
-from finetune.distributed import end_process
+from finetune.distributed import exit_process
 
 
 def main() -> NoReturn:
     """Run the command line, and end the process."""
-    end_process(finetune_visualglm.main())
+    exit_process(finetune_visualglm.main())
 
 
 if __name__ == "__main__":

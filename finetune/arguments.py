@@ -9,10 +9,27 @@ from typing import Any, get_args
 from model.command_line import ArgumentParser
 from model.finetuned import add_method_flags
 
-from .config import EPOCHS, METHODS, PARTS, PREFIX_RATE, RATE, DecayStyle, TrainingConfig
+from .config import (
+    COMPONENTS,
+    DEFAULT_EPOCHS,
+    DEFAULT_LEARNING_RATE,
+    METHODS,
+    PTUNING_LEARNING_RATE,
+    DecayStyle,
+    TrainingConfig,
+)
 from .rows import OnBadRow
 
-__all__ = ["EPOCHS", "METHODS", "PARTS", "PREFIX_RATE", "RATE", "TrainingConfig", "make_parser", "parse_arguments"]
+__all__ = [
+    "COMPONENTS",
+    "DEFAULT_EPOCHS",
+    "DEFAULT_LEARNING_RATE",
+    "METHODS",
+    "PTUNING_LEARNING_RATE",
+    "TrainingConfig",
+    "make_parser",
+    "parse_arguments",
+]
 
 # Flags of the original that ask for nothing that this program does not do anyway.
 WITHOUT_EFFECT = {
@@ -61,11 +78,17 @@ class Group:
     def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
         self.group = parser.add_argument_group(title)
 
-    def add(self, flag: str, **options: Any) -> None:
-        """Add a flag; the options are those of argparse's `add_argument`."""
+    def add(self, flag: str, *former: str, **options: Any) -> None:
+        """Add a flag.
+
+        Args:
+            flag: its name; the setting of this name in `TrainingConfig` is the default.
+            former: earlier names of the flag, which go on working.
+            options: see argparse's `add_argument`.
+        """
         name = flag.lstrip("-").replace("-", "_")
         options.setdefault("default", getattr(TrainingConfig, name, None))
-        self.group.add_argument(flag, **options)
+        self.group.add_argument(flag, *former, **options)
 
 
 def add_model(group: Group) -> None:
@@ -75,7 +98,7 @@ def add_model(group: Group) -> None:
     add("--from_pretrained", metavar="NAME_OR_DIR", help=help_)
     add_method_flags(add, TrainingConfig.pre_seq_len)
     add("--full", action="store_true", help="train the weights themselves")
-    add("--freeze", nargs="+", choices=PARTS, help="with --full: parts that are not trained")
+    add("--freeze", nargs="+", choices=COMPONENTS, help="with --full: parts that are not trained")
 
 
 def add_data(group: Group) -> None:
@@ -92,11 +115,11 @@ def add_data(group: Group) -> None:
     add("--on-bad-row", choices=get_args(OnBadRow), help="what to do about rows that cannot be used")
     add("--crop", type=float, metavar="SHARE", help="see random parts of pictures, at least so much of a side")
     add("--flip", action=argparse.BooleanOptionalAction, help="see half of the pictures mirrored")
-    help_ = "hold the training to what the base would say to N other questions, token by token, so that it forgets less"
-    help_ += "; with --full, whose base is gone, its answers are learned as they were said"
-    add("--remember", type=int, metavar="N", help=help_)
-    help_ = "what a token of these counts (default %(default)s)"
-    add("--remember-weight", type=float, metavar="W", help=help_)
+    help_ = "reduce forgetting: add N answers of the base model, with a KL loss to its token distribution"
+    help_ += "; with --full, whose base model is not kept, with a cross-entropy loss on its answers"
+    add("--rehearsal", "--remember", type=int, metavar="N", help=help_)
+    help_ = "loss weight of a rehearsal token (default %(default)s)"
+    add("--rehearsal-weight", "--remember-weight", type=float, metavar="W", help=help_)
     add("--num-workers", type=int, metavar="N", help="processes that read data (default %(default)s)")
     add("--group-by-length", action="store_true", help="put examples of like length into one batch")
 
@@ -108,7 +131,12 @@ def add_training(group: Group) -> None:
     add("--epochs", type=int, metavar="N", help="times through the data (default %(default)s)")
     add("--batch-size", type=int, help="examples at a time on each device (default %(default)s)")
     add("--gradient-accumulation-steps", type=int, help="batches to an optimizer step (default %(default)s)")
-    add("--lr", type=float, default=None, help=f"learning rate (default {RATE}; {PREFIX_RATE} for P-tuning)")
+    add(
+        "--lr",
+        type=float,
+        default=None,
+        help=f"learning rate (default {DEFAULT_LEARNING_RATE}; {PTUNING_LEARNING_RATE} for P-tuning)",
+    )
     add("--lr-decay-style", choices=get_args(DecayStyle), help="(default %(default)s)")
     add("--lr-decay-iters", type=int, metavar="N", help="steps until the rate has decayed; default all")
     add("--lr-decay-ratio", type=float, help="share of the rate that is left then (default %(default)s)")
@@ -127,7 +155,7 @@ def add_memory(group: Group) -> None:
     add("--checkpoint-activations", action="store_true", help="less memory: compute whole layers twice")
     add("--zero-stage", type=int, choices=(0, 1, 2, 3), help="deepspeed's ZeRO (default %(default)s)")
     add("--offload", action="store_true", help="keep the optimizer in the host's memory; needs deepspeed")
-    add("--cache-pictures", type=float, metavar="GB", help="of embeddings kept (default %(default)s)")
+    add("--cache-images", "--cache-pictures", type=float, metavar="GB", help="of embeddings kept (default %(default)s)")
 
 
 def add_evaluation(group: Group) -> None:
@@ -163,7 +191,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainingConfig:
     """
     given = vars(make_parser().parse_args(arguments))
     if given["lr"] is None:
-        given["lr"] = PREFIX_RATE if given["use_ptuning"] else RATE
+        given["lr"] = PTUNING_LEARNING_RATE if given["use_ptuning"] else DEFAULT_LEARNING_RATE
     if given["max_length"] is None:
         halves = (given["max_source_length"], given["max_target_length"])
         given["max_length"] = sum(halves) if None not in halves else TrainingConfig.max_length

@@ -17,13 +17,13 @@ from model.command_line import print_text
 from model.environment import read_integer
 from model.kernels.torch_ops import positions_2d, prefix_mask
 
-from .encoding import NO_LOSS, Example
+from .encoding import IGNORE_INDEX, Example
 from .errors import DataError, TrainingError
-from .stopping import hold_signals, ignore_signals
+from .stopping import block_signals, ignore_signals
 
 SHARED_MEMORY = Path("/dev/shm")
-PREFETCHED = 2  # batches that each process makes ahead, torch's default
-USED_SHARE = 0.9  # of what is free: the rest is for others
+PREFETCH_FACTOR = 2  # batches that each process makes ahead, torch's default
+USABLE_FRACTION = 0.9  # of what is free: the rest is for others
 
 
 def free_shared_memory() -> int | None:
@@ -35,7 +35,7 @@ def free_shared_memory() -> int | None:
     return status.f_bavail * status.f_frsize if status.f_blocks else None
 
 
-def why_no_workers() -> str | None:
+def explain_no_workers() -> str | None:
     """Return why no process that reads data can be started; None if one can."""
     try:
         multiprocessing.get_context().Lock()  # a semaphore in the shared memory, as the queues have them
@@ -59,15 +59,15 @@ def choose_workers(wanted: int, batch_bytes: int, batches: int) -> tuple[int, st
     """
     if not wanted:
         return 0, ""
-    reason = why_no_workers()
+    reason = explain_no_workers()
     if reason is not None:
         return 0, f"The shared memory {SHARED_MEMORY} cannot be used ({reason}): the training reads its data itself."
     free = free_shared_memory()
     if free is None:
         return wanted, ""
-    room = int(USED_SHARE * free) // (count_local_processes() * max(1, batch_bytes))
+    room = int(USABLE_FRACTION * free) // (count_local_processes() * max(1, batch_bytes))
     # A step holds its batches while the next one's are fetched.
-    count = min(wanted, max(0, (room - 2 * batches) // PREFETCHED))
+    count = min(wanted, max(0, (room - 2 * batches) // PREFETCH_FACTOR))
     if count == wanted:
         return count, ""
     return count, (
@@ -90,7 +90,7 @@ def end_worker(error: Exception, batch: object) -> None:
 
 
 @contextmanager
-def lost_workers_explained() -> Iterator[None]:
+def translate_worker_errors() -> Iterator[None]:
     """Turn torch's error about a process that reads data and has ended into an error for a person."""
     try:
         yield
@@ -103,7 +103,7 @@ def lost_workers_explained() -> Iterator[None]:
         ) from error
 
 
-FILLER = 0  # the id after an example's end: any does, as it is neither seen nor learned
+PAD_ID = 0  # the id after an example's end: any does, as it is neither seen nor learned
 
 
 @dataclass
@@ -117,9 +117,9 @@ class Batch:
         attention_mask: bool [B, 1, T, T], True where a row sees a column; a row of padding sees something, too.
         image_starts: of each example where its picture's vectors go; -1 without a picture.
         pixels: float32 [P, 3, S, S], each decoded picture of the batch once; None where none is.
-        pictures: of each example the index of its picture in `images`; -1 without a picture.
-        images: the files of the pictures.
-        decoded: of each of `pixels` its index in `images`.
+        pictures: of each example the index of its picture in `image_paths`; -1 without a picture.
+        image_paths: the files of the pictures.
+        decoded: of each of `pixels` its index in `image_paths`.
         context_lengths: of each example the tokens before <sop>.
         rows: of each example the number of its row.
         left_out: of each example how many tokens did not fit.
@@ -132,12 +132,12 @@ class Batch:
     attention_mask: torch.Tensor
     image_starts: list[int]
     pixels: torch.Tensor | None
-    pictures: list[int]
-    images: list[Path]
+    image_indices: list[int]
+    image_paths: list[Path]
     decoded: list[int]
     context_lengths: list[int]
     rows: list[int]
-    left_out: list[int]
+    num_truncated: list[int]
     skipped: list[int]
 
     def pin_memory(self) -> "Batch":
@@ -147,7 +147,7 @@ class Batch:
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
 
 
-def most_bytes(count: int, length: int, image_size: int) -> int:
+def max_batch_bytes(count: int, length: int, image_size: int) -> int:
     """Return how many bytes a batch of `count` examples of `length` tokens has at most."""
     tokens = 4 * torch.int64.itemsize * length  # input_ids, labels, and position_ids, which are two
     return count * (tokens + torch.bool.itemsize * length**2 + 3 * torch.float32.itemsize * image_size**2)
@@ -160,25 +160,25 @@ def collate(examples: Sequence[Example]) -> Batch:
     images = list(pixels)
     decoded = {number: picture for number, picture in enumerate(pixels.values()) if picture is not None}
     return Batch(
-        input_ids=torch.stack([pad(example.input_ids, length, FILLER) for example in examples]),
-        labels=torch.stack([pad(example.labels, length, NO_LOSS) for example in examples]),
-        position_ids=torch.stack([positions(example, length) for example in examples]),
-        attention_mask=torch.stack([visible(example, length) for example in examples])[:, None],
+        input_ids=torch.stack([pad(example.input_ids, length, PAD_ID) for example in examples]),
+        labels=torch.stack([pad(example.labels, length, IGNORE_INDEX) for example in examples]),
+        position_ids=torch.stack([make_position_ids(example, length) for example in examples]),
+        attention_mask=torch.stack([make_attention_mask(example, length) for example in examples])[:, None],
         image_starts=[-1 if example.image_start is None else example.image_start for example in examples],
         pixels=torch.stack(list(decoded.values())) if decoded else None,
-        pictures=[-1 if example.image is None else images.index(example.image) for example in examples],
-        images=images,
+        image_indices=[-1 if example.image is None else images.index(example.image) for example in examples],
+        image_paths=images,
         decoded=list(decoded),
         context_lengths=[example.context_length for example in examples],
         rows=[example.row for example in examples],
-        left_out=[example.left_out for example in examples],
+        num_truncated=[example.num_truncated for example in examples],
         skipped=[row for example in examples for row in example.skipped],
     )
 
 
-def select(batch: Batch, rows: Sequence[int]) -> Batch:
+def select_examples(batch: Batch, rows: Sequence[int]) -> Batch:
     """Return some examples of a batch, as long as the longest of them; pictures keep their places."""
-    used = (batch.labels[rows] != NO_LOSS).any(0).nonzero()
+    used = (batch.labels[rows] != IGNORE_INDEX).any(0).nonzero()
     length = int(used[-1]) + 1 if len(used) else batch.labels.shape[1]
     return replace(
         batch,
@@ -187,24 +187,24 @@ def select(batch: Batch, rows: Sequence[int]) -> Batch:
         position_ids=batch.position_ids[rows, :, :length],
         attention_mask=batch.attention_mask[rows, :, :length, :length],
         image_starts=[batch.image_starts[row] for row in rows],
-        pictures=[batch.pictures[row] for row in rows],
+        image_indices=[batch.image_indices[row] for row in rows],
         context_lengths=[batch.context_lengths[row] for row in rows],
         rows=[batch.rows[row] for row in rows],
-        left_out=[batch.left_out[row] for row in rows],
+        num_truncated=[batch.num_truncated[row] for row in rows],
     )
 
 
-def show(batch: Batch, pixels: torch.Tensor | None, pictures: Sequence[int]) -> Batch:
+def replace_images(batch: Batch, pixels: torch.Tensor | None, image_indices: Sequence[int]) -> Batch:
     """Return a batch whose examples see other pictures, without those that none sees.
 
     Args:
         pixels: [P, 3, S, S].
         pictures: of each example the index of its picture in `pixels`; -1 without one.
     """
-    used = sorted({picture for picture in pictures if picture >= 0})
+    used = sorted({picture for picture in image_indices if picture >= 0})
     places = {picture: number for number, picture in enumerate(used)}
     seen = pixels[used] if pixels is not None and used else None
-    return replace(batch, pixels=seen, pictures=[places.get(picture, -1) for picture in pictures])
+    return replace(batch, pixels=seen, image_indices=[places.get(picture, -1) for picture in image_indices])
 
 
 def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
@@ -212,17 +212,17 @@ def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
     return torch.tensor(ids + [filler] * (length - len(ids)))
 
 
-def positions(example: Example, length: int) -> torch.Tensor:
+def make_position_ids(example: Example, length: int) -> torch.Tensor:
     """Return the position ids [2, length] of an example; those of padding go on."""
     return positions_2d(torch.arange(length), example.context_length)
 
 
-def visible(example: Example, length: int) -> torch.Tensor:
+def make_attention_mask(example: Example, length: int) -> torch.Tensor:
     """Return [length, length], True where a row sees a column: the context, itself, and what is before it."""
     return prefix_mask(torch.arange(length), example.context_length)
 
 
-class _Carried(Dataset[list[Example] | DataError]):
+class _ErrorsAsItems(Dataset[list[Example] | DataError]):
     """Hands on an error of a row as data: raised in a worker process, it would arrive as the text of a traceback."""
 
     def __init__(self, dataset: Dataset[Example]) -> None:
@@ -236,7 +236,7 @@ class _Carried(Dataset[list[Example] | DataError]):
             return error
 
 
-def _collate_carried(examples: list[Example] | DataError) -> Batch | DataError:
+def _collate_or_error(examples: list[Example] | DataError) -> Batch | DataError:
     return examples if isinstance(examples, DataError) else collate(examples)
 
 
@@ -255,15 +255,15 @@ def load_batches(
         DataError: a row cannot be used.
     """
     loader = DataLoader(
-        _Carried(dataset),
+        _ErrorsAsItems(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_collate_carried,
+        collate_fn=_collate_or_error,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
     )
     others = set(multiprocessing.active_children())
-    with hold_signals():
+    with block_signals():
         loaded: Any = iter(loader)
     started = set(multiprocessing.active_children()) - others
     try:

@@ -21,13 +21,13 @@ from model.command_line import FAILURE, SUCCESS, ArgumentParser, console_command
 from model.errors import ImageError
 from model.images.preprocess import load_image
 
-from .encoding import DEFAULT_MAX_LENGTH, NO_LOSS, Example, TurnEncoder
+from .encoding import DEFAULT_MAX_LENGTH, IGNORE_INDEX, Example, TurnEncoder
 from .errors import BadRowError
 from .formats import Row
-from .rows import Rows, describe_unread, read_rows, sift_rows
+from .rows import Rows, describe_ignored_keys, iterate_usable_rows, read_rows
 
-LISTED = 20  # bad rows that are printed
-AT_HAND = "visualglm-tiny"  # needs no download; its tokens are shorter than those of visualglm-6b
+MAX_LISTED = 20  # bad rows that are printed
+DEFAULT_MODEL_NAME = "visualglm-tiny"  # needs no download; its tokens are shorter than those of visualglm-6b
 
 
 @dataclass
@@ -41,65 +41,67 @@ class Findings:
         with_picture, several_turns: usable rows that have one, and that have more than one answer.
         languages: answers of each language.
         prompts, answers: tokens of each prompt and of each answer, as far as they fit.
-        left_out: of each example that is too long, the number of its row and how many tokens do not fit.
+        truncated: of each example that is too long, the number of its row and how many tokens do not fit.
         unread: of each key that is not read, how many usable rows have it.
     """
 
     rows: int
-    bad: list[BadRowError] = field(default_factory=list)
-    pictures: dict[Path, list[int]] = field(default_factory=dict)
-    with_picture: int = 0
-    several_turns: int = 0
+    bad_rows: list[BadRowError] = field(default_factory=list)
+    images: dict[Path, list[int]] = field(default_factory=dict)
+    with_image: int = 0
+    multi_turn: int = 0
     languages: dict[str, int] = field(default_factory=dict)
-    prompts: list[int] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    left_out: list[tuple[int, int]] = field(default_factory=list)
-    unread: Counter[str] = field(default_factory=Counter)
+    prompt_lengths: list[int] = field(default_factory=list)
+    answer_lengths: list[int] = field(default_factory=list)
+    truncated: list[tuple[int, int]] = field(default_factory=list)
+    ignored_keys: Counter[str] = field(default_factory=Counter)
 
     def add_row(self, row: Row) -> None:
         """Count a row."""
         if row.image is not None:
-            self.pictures.setdefault(row.image, []).append(row.number)
-        self.with_picture += row.image is not None
-        self.several_turns += len(row.turns) > 1
-        self.unread.update(row.unread)
+            self.images.setdefault(row.image, []).append(row.number)
+        self.with_image += row.image is not None
+        self.multi_turn += len(row.turns) > 1
+        self.ignored_keys.update(row.ignored_keys)
 
     def add_example(self, example: Example, language: str) -> None:
         """Count an answer."""
-        learned = sum(label != NO_LOSS for label in example.labels)
-        self.prompts.append(len(example.input_ids) - learned)
-        self.answers.append(learned)
+        learned = sum(label != IGNORE_INDEX for label in example.labels)
+        self.prompt_lengths.append(len(example.input_ids) - learned)
+        self.answer_lengths.append(learned)
         self.languages[language] = self.languages.get(language, 0) + 1
-        if example.left_out:
-            self.left_out.append((example.row, example.left_out))
+        if example.num_truncated:
+            self.truncated.append((example.row, example.num_truncated))
 
 
-def look_through(rows: Rows, encoder: TurnEncoder) -> Findings:
+def scan_rows(rows: Rows, encoder: TurnEncoder) -> Findings:
     """Read and encode every row, and decode every picture once."""
     findings = Findings(len(rows))
-    for _, row in tqdm(sift_rows(rows, findings.bad), desc="Rows", total=len(rows), leave=False, disable=None):
+    for _, row in tqdm(
+        iterate_usable_rows(rows, findings.bad_rows), desc="Rows", total=len(rows), leave=False, disable=None
+    ):
         findings.add_row(row)
-        for turn in range(row.learned_from, len(row.turns)):
+        for turn in range(row.first_trained_turn, len(row.turns)):
             findings.add_example(encoder.encode(row, turn), row.language_of(turn).code)
-    findings.bad += find_broken(findings.pictures)
-    findings.bad.sort(key=lambda error: error.number)
+    findings.bad_rows += find_unreadable_images(findings.images)
+    findings.bad_rows.sort(key=lambda error: error.number)
     return findings
 
 
-def find_broken(pictures: Mapping[Path, Sequence[int]]) -> list[BadRowError]:
+def find_unreadable_images(images: Mapping[Path, Sequence[int]]) -> list[BadRowError]:
     """Decode pictures, and return what is wrong with the rows of those that cannot be."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets others run while it decodes
-        reasons = pool.map(describe_damage, pictures)
-        shown = tqdm(reasons, desc="Pictures", total=len(pictures), leave=False, disable=None)
+        reasons = pool.map(describe_image_error, images)
+        shown = tqdm(reasons, desc="Pictures", total=len(images), leave=False, disable=None)
         return [
             BadRowError(number, reason)
-            for numbers, reason in zip(pictures.values(), shown, strict=True)
+            for numbers, reason in zip(images.values(), shown, strict=True)
             if reason is not None
             for number in numbers
         ]
 
 
-def describe_damage(path: Path) -> str | None:
+def describe_image_error(path: Path) -> str | None:
     """Return what is wrong with a picture file; None if nothing is."""
     try:
         load_image(path)
@@ -117,31 +119,31 @@ def describe_lengths(lengths: Sequence[int]) -> str:
 
 def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str:
     """Return what there is to say about a file, a line for each thing."""
-    usable = findings.rows - len(findings.bad)
+    usable = findings.rows - len(findings.bad_rows)
     lines = [f"{path}: {findings.rows} rows, {usable} can be used; lengths in tokens of {name}"]
-    if findings.answers:
+    if findings.answer_lengths:
         spoken = ", ".join(f"{count} {code}" for code, count in sorted(findings.languages.items()))
-        sizes = list(map(sum, zip(findings.prompts, findings.answers, strict=True)))
+        sizes = list(map(sum, zip(findings.prompt_lengths, findings.answer_lengths, strict=True)))
         lines += [
-            f"answers    {len(findings.answers)} ({spoken}); {findings.several_turns} rows have several turns",
-            f"pictures   {len(findings.pictures)} in {findings.with_picture} rows",
-            f"prompts    {describe_lengths(findings.prompts)}",
-            f"answers    {describe_lengths(findings.answers)}; {sum(findings.answers)} in all",
+            f"answers    {len(findings.answer_lengths)} ({spoken}); {findings.multi_turn} rows have several turns",
+            f"pictures   {len(findings.images)} in {findings.with_image} rows",
+            f"prompts    {describe_lengths(findings.prompt_lengths)}",
+            f"answers    {describe_lengths(findings.answer_lengths)}; {sum(findings.answer_lengths)} in all",
             f"together   {describe_lengths(sizes)}",
         ]
-    if findings.unread:
-        lines.append(f"not read   {describe_unread(findings.unread)}")
-    if findings.left_out:
-        number, most = max(findings.left_out, key=lambda found: found[1])
+    if findings.ignored_keys:
+        lines.append(f"not read   {describe_ignored_keys(findings.ignored_keys)}")
+    if findings.truncated:
+        number, most = max(findings.truncated, key=lambda found: found[1])
         lines.append(
-            f"too long   {len(findings.left_out)} answers do not fit into {max_length} tokens with all that was said "
+            f"too long   {len(findings.truncated)} answers do not fit into {max_length} tokens with all that was said "
             f"before; the worst is in row {number}, which loses {most}. Raise --max-length to keep all."
         )
-    if findings.bad:
-        lines.append(f"bad rows   {len(findings.bad)}")
-        lines += [f"  {error}" for error in findings.bad[:LISTED]]
-    if len(findings.bad) > LISTED:
-        lines.append(f"  ... and {len(findings.bad) - LISTED} more")
+    if findings.bad_rows:
+        lines.append(f"bad rows   {len(findings.bad_rows)}")
+        lines += [f"  {error}" for error in findings.bad_rows[:MAX_LISTED]]
+    if len(findings.bad_rows) > MAX_LISTED:
+        lines.append(f"  ... and {len(findings.bad_rows) - MAX_LISTED} more")
     return "\n".join(lines)
 
 
@@ -162,7 +164,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if not called:  # `visualglm check-data` has it in its name
         parser.add_argument("command", choices=("check",))
     parser.add_argument("file", type=Path, help="JSON lines, or a JSON list")
-    parser.add_argument("--from_pretrained", default=AT_HAND, help="whose tokens are counted (default %(default)s)")
+    parser.add_argument(
+        "--from_pretrained", default=DEFAULT_MODEL_NAME, help="whose tokens are counted (default %(default)s)"
+    )
     parser.add_argument(
         "--max-length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens of prompt and answer (default %(default)s)"
     )
@@ -174,9 +178,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def run(file: Path, from_pretrained: str, max_length: int) -> int:
     """Print the summary of a file; return `FAILURE` if there are rows that cannot be used."""
     rows = read_rows(file)  # before a model is looked for: the path may be misspelled
-    findings = look_through(rows, make_encoder(from_pretrained, max_length))
+    findings = scan_rows(rows, make_encoder(from_pretrained, max_length))
     print_text(summarize(findings, file, from_pretrained, max_length))
-    return FAILURE if findings.bad else SUCCESS
+    return FAILURE if findings.bad_rows else SUCCESS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

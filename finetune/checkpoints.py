@@ -31,10 +31,10 @@ from model.checkpoint.sat import LATEST_NAME, WEIGHTS_NAME
 from model.errors import CheckpointError
 from model.file_writing import fsync_file, unused_name, write_temporary_text, write_text_atomically
 
-from .distributed import Processes
+from .distributed import DistributedContext
 from .errors import TrainingError
 from .optimizer import STATE_NAME as OPTIMIZER_NAME, Optimizer
-from .training_state import MANIFEST_NAME, State, find_changed_file, make_manifest, parse_state
+from .training_state import MANIFEST_NAME, TrainingState, find_changed_file, make_manifest, parse_state
 
 LOCK_NAME = "lock"
 IN_USE = (errno.EACCES, errno.EAGAIN)
@@ -93,9 +93,9 @@ class RunLock:
 
 
 STATE_NAME = "state.json"
-PART = ".part-"
+PARTIAL_PREFIX = ".part-"
 STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # the name of a checkpoint's directory, as `Run.folder` writes it
-DAMAGED = "damaged-"
+DAMAGED_PREFIX = "damaged-"
 
 
 class Run:
@@ -114,19 +114,19 @@ class Run:
         self.keep = keep
         self.lock: RunLock | None = None
 
-    def folders(self) -> list[int]:
+    def directory_steps(self) -> list[int]:
         """Return the steps that a directory is named after, complete or not, in order."""
         return sorted(int(path.name) for path in self.path.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
 
     def steps(self) -> list[int]:
         """Return the steps that there are complete checkpoints of, in order."""
-        return [step for step in self.folders() if (self.folder(step) / STATE_NAME).is_file()]
+        return [step for step in self.directory_steps() if (self.folder(step) / STATE_NAME).is_file()]
 
     def folder(self, step: int) -> Path:
         """Return the directory of a step's checkpoint."""
         return self.path / str(step)
 
-    def read_state(self, step: int) -> State:
+    def read_state(self, step: int) -> TrainingState:
         """Read where the training was.
 
         Raises:
@@ -157,14 +157,14 @@ class Run:
             return f"{STATE_NAME} cannot be used: {error}"
         return None
 
-    def find_whole(self) -> tuple[int, dict[int, str]]:
+    def find_intact(self) -> tuple[int, dict[int, str]]:
         """Return the newest step with a whole checkpoint, and the damage of each newer one.
 
         Raises:
             TrainingError: no checkpoint is whole.
         """
         damages: dict[int, str] = {}
-        for step in reversed(self.folders()):
+        for step in reversed(self.directory_steps()):
             damage = self.find_damage(step)
             if damage is None:
                 return step, damages
@@ -175,19 +175,19 @@ class Run:
             "begin a new one without --resume."
         )
 
-    def set_aside(self, step: int) -> Path:
+    def rename_damaged(self, step: int) -> Path:
         """Rename the directory of a damaged checkpoint, so that nothing takes it for a whole one; return the new path.
 
         Raises:
             OSError: it cannot be renamed.
         """
-        path, number = self.path / f"{DAMAGED}{step}", 1
+        path, number = self.path / f"{DAMAGED_PREFIX}{step}", 1
         while path.exists():
             number += 1
-            path = self.path / f"{DAMAGED}{step}-{number}"
+            path = self.path / f"{DAMAGED_PREFIX}{step}-{number}"
         return self.folder(step).rename(path)
 
-    def name_latest(self, step: int) -> None:
+    def write_latest(self, step: int) -> None:
         """Have the file `latest`, which readers of the run begin with, name a step.
 
         Raises:
@@ -196,7 +196,11 @@ class Run:
         write_text_atomically(self.path / LATEST_NAME, str(step))
 
     def save(
-        self, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Optimizer, processes: Processes
+        self,
+        state: TrainingState,
+        tensors: Mapping[str, torch.Tensor],
+        optimizer: Optimizer,
+        distributed: DistributedContext,
     ) -> None:
         """Write a checkpoint; all processes must call this, and rank 0 writes all but the optimizer's files.
 
@@ -206,37 +210,37 @@ class Run:
         Raises:
             TrainingError: it could not be written, and nothing is left of it.
         """
-        part = processes.share(self._new_part() if processes.is_first else None)
+        partial = distributed.broadcast(self._make_partial() if distributed.is_main_process else None)
         try:
-            with processes.together():
-                write_part(part, state, tensors, optimizer, processes.is_first)
-            if processes.is_first:
-                write_text_atomically(Path(part) / MANIFEST_NAME, make_manifest(Path(part)))
-                self._finish(Path(part), state.step)
+            with distributed.raise_on_all_ranks():
+                write_checkpoint(partial, state, tensors, optimizer, distributed.is_main_process)
+            if distributed.is_main_process:
+                write_text_atomically(Path(partial) / MANIFEST_NAME, make_manifest(Path(partial)))
+                self._commit(Path(partial), state.step)
         except (OSError, RuntimeError) as error:
             raise TrainingError(
                 f"The checkpoint of step {state.step} could not be written to {self.path} ({error}). Nothing of it is "
                 "left. Make room or look at the permissions."
             ) from error
         finally:
-            if processes.is_first and part is not None:
-                shutil.rmtree(part, ignore_errors=True)
+            if distributed.is_main_process and partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
 
-    def _new_part(self) -> str | None:
+    def _make_partial(self) -> str | None:
         try:
-            part = unused_name(self.path, PART)
-            part.mkdir()
-            return str(part)
+            partial = unused_name(self.path, PARTIAL_PREFIX)
+            partial.mkdir()
+            return str(partial)
         except OSError:
             return None
 
-    def _finish(self, part: Path, step: int) -> None:
+    def _commit(self, partial: Path, step: int) -> None:
         """Give a complete checkpoint its name, and remove the oldest beyond those to keep."""
         if self.folder(step).exists():
             shutil.rmtree(self.folder(step))
         # Written before the checkpoint gets its name, since writing may fail.
         latest = write_temporary_text(self.path / LATEST_NAME, str(step))
-        part.rename(self.folder(step))
+        partial.rename(self.folder(step))
         latest.replace(self.path / LATEST_NAME)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder(old), ignore_errors=True)
@@ -253,10 +257,10 @@ class Run:
         if self.lock is not None:
             self.lock.close()
 
-    def clear_parts(self) -> None:
+    def remove_partial(self) -> None:
         """Remove what a training that was killed had begun to write."""
-        for part in self.path.glob(f"{PART}*"):
-            shutil.rmtree(part, ignore_errors=True)
+        for partial in self.path.glob(f"{PARTIAL_PREFIX}*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def chat_command(run: Path) -> str:
@@ -266,19 +270,23 @@ def chat_command(run: Path) -> str:
     return shlex.join([sys.executable, *program, "--from_pretrained", str(run.absolute())])
 
 
-def write_part(
-    part: str | None, state: State, tensors: Mapping[str, torch.Tensor], optimizer: Optimizer, is_first: bool
+def write_checkpoint(
+    partial: str | None,
+    state: TrainingState,
+    tensors: Mapping[str, torch.Tensor],
+    optimizer: Optimizer,
+    is_main_process: bool,
 ) -> None:
-    """Write the files of a checkpoint into the directory `part`.
+    """Write the files of a checkpoint into the directory `partial`.
 
     Raises:
         OSError: a file cannot be written; None instead of a directory says that it could not be made.
     """
-    if part is None:
+    if partial is None:
         raise OSError("no directory could be made there")
-    folder = Path(part)
+    folder = Path(partial)
     optimizer.save(folder)
-    if is_first:
+    if is_main_process:
         write_tensors(folder / WEIGHTS_NAME, tensors)
         write_text_atomically(folder / STATE_NAME, json.dumps(asdict(state), indent=2))
     for file in folder.rglob("*"):

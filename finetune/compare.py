@@ -17,23 +17,23 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.images.preprocess import load_image
 from model.loading import DTYPES
 
-from .check import find_broken
+from .check import find_unreadable_images
 from .errors import BadRowError, DataError
-from .evaluation import Answer, Compared, Question, ask_all, questions_of
+from .evaluation import ComparedQuestion, Question, ScoredAnswer, questions_of, score_answers
 from .page import Article, Line, write_page
-from .rows import OnBadRow, read_rows, refuse_bad_rows, sift_rows
+from .rows import OnBadRow, iterate_usable_rows, raise_for_bad_rows, read_rows
 
-SHOWN = 20  # questions printed
-LEAST_TOKENS = 256  # of an answer that is shown, before it is cut
-RIGHT, WRONG, EXPECTED = "✓", "✗", "expected"
-TALLIED = "Exactly the expected answer"
+DEFAULT_SHOWN = 20  # questions printed
+MIN_ANSWER_TOKENS = 256  # of an answer that is shown, before it is cut
+CORRECT, WRONG, EXPECTED = "✓", "✗", "expected"
+SCORE_LABEL = "Exactly the expected answer"
 
 
-def to_article(one: Compared, names: Sequence[str]) -> Article:
+def to_article(one: ComparedQuestion, names: Sequence[str]) -> Article:
     """Format a question with its image, its history and both answers."""
     question = one.question
     lines = [Line("row", str(question.row))]
-    for turn in question.earlier:
+    for turn in question.history:
         lines += [Line("before", turn.question), Line("answered", turn.answer)]
     lines += [Line("question", question.text), Line("expected", question.expected)]
     answers = zip(names, (one.before, one.after), strict=True)
@@ -41,9 +41,9 @@ def to_article(one: Compared, names: Sequence[str]) -> Article:
     return Article(None if question.image is None else load_image(question.image), lines)
 
 
-def verdict(answer: Answer) -> Literal["right", "wrong"]:
+def verdict(answer: ScoredAnswer) -> Literal["right", "wrong"]:
     """Return the style of an answer."""
-    return "right" if answer.right else "wrong"
+    return "right" if answer.is_correct else "wrong"
 
 
 def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[Question]:
@@ -54,13 +54,13 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
     """
     rows = read_rows(path)
     bad: list[BadRowError] = []
-    asked = list(islice(questions_of(row for _, row in sift_rows(rows, bad)), count))
+    asked = list(islice(questions_of(row for _, row in iterate_usable_rows(rows, bad)), count))
     pictures: dict[Path, list[int]] = {}
     for one in asked:
         if one.image is not None:
             pictures.setdefault(one.image, []).append(one.row)
-    bad += find_broken(pictures)
-    refuse_bad_rows(rows, bad, on_bad_row)
+    bad += find_unreadable_images(pictures)
+    raise_for_bad_rows(rows, bad, on_bad_row)
     broken = {error.number for error in bad}
     usable = [one for one in asked if one.row not in broken]
     if not usable:
@@ -68,14 +68,20 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
     return usable
 
 
-def ask_model(model: SatChatModel, asked: Sequence[Question], name: str) -> Iterator[Answer]:
+def ask_model(model: SatChatModel, asked: Sequence[Question], name: str) -> Iterator[ScoredAnswer]:
     """Yield a model's answer to each question."""
-    yield from tqdm(ask_all(model, asked, least=LEAST_TOKENS), desc=name, total=len(asked), leave=False, disable=None)
+    yield from tqdm(
+        score_answers(model, asked, min_tokens=MIN_ANSWER_TOKENS),
+        desc=name,
+        total=len(asked),
+        leave=False,
+        disable=None,
+    )
 
 
-def describe_score(name: str, answers: Sequence[Answer]) -> str:
+def describe_score(name: str, answers: Sequence[ScoredAnswer]) -> str:
     """Return in words how many answers are the expected ones."""
-    right = sum(answer.right for answer in answers)
+    right = sum(answer.is_correct for answer in answers)
     return f"{name}: {right} of {len(answers)} ({100 * right / len(answers):.1f} %)"
 
 
@@ -84,14 +90,14 @@ def show_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def format_compared(one: Compared, names: Sequence[str]) -> str:
+def format_compared(one: ComparedQuestion, names: Sequence[str]) -> str:
     """Return a question with its answers as some lines of text."""
     question = one.question
     picture = "no picture" if question.image is None else str(question.image)
     width = max(map(len, (*names, EXPECTED)))
     lines = [f"row {question.row}, {picture}", f"  {question.text}", f"  {EXPECTED:{width}}    {question.expected}"]
     for name, answer in zip(names, (one.before, one.after), strict=True):
-        lines.append(f"  {name:{width}}  {RIGHT if answer.right else WRONG} {answer.text}")
+        lines.append(f"  {name:{width}}  {CORRECT if answer.is_correct else WRONG} {answer.text}")
     return "\n".join(map(show_line, lines))
 
 
@@ -106,7 +112,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     add("--data", type=Path, required=True, metavar="FILE", help="JSON lines, or a JSON list")
     add("--html", type=Path, metavar="PAGE", help="write all questions with their pictures as a page for a browser")
     add("--count", type=int, metavar="N", help="ask only the first N questions")
-    add("--show", type=int, default=SHOWN, metavar="N", help="print the first N (default %(default)s)")
+    add("--show", type=int, default=DEFAULT_SHOWN, metavar="N", help="print the first N (default %(default)s)")
     add("--on-bad-row", choices=("error", "skip"), default="error", help="what to do about rows that cannot be used")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
@@ -132,7 +138,7 @@ def run(
     questions = read_questions(data, on_bad_row, count)
     names = (base, run)
     before, after = (list(ask_model(load(name, device=device, dtype=dtype), questions, name)) for name in names)
-    compared = [Compared(*one) for one in zip(questions, before, after, strict=True)]
+    compared = [ComparedQuestion(*one) for one in zip(questions, before, after, strict=True)]
     for one in compared[:show]:
         print_text(format_compared(one, names), end="\n\n")
     if len(compared) > show:
@@ -140,8 +146,8 @@ def run(
     scores = [describe_score(name, answers) for name, answers in zip(names, (before, after), strict=True)]
     if html is not None:
         articles = (to_article(one, names) for one in compared)
-        write_page(html, " → ".join(names), articles, summary=f"{TALLIED}:", scores=scores)
-    print_text(TALLIED, *scores, sep="\n  ")
+        write_page(html, " → ".join(names), articles, summary=f"{SCORE_LABEL}:", scores=scores)
+    print_text(SCORE_LABEL, *scores, sep="\n  ")
 
 
 def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from model.aliases import FormerAttribute, former_keywords
 from model.checkpoint.adapters import LORA_DEFAULTS, METHOD_SWITCHES
 from model.errors import SettingError
 
@@ -12,12 +13,12 @@ from .encoding import DEFAULT_MAX_LENGTH
 from .rows import OnBadRow
 
 METHODS = (*METHOD_SWITCHES, "full")
-PARTS = ("vit", "qformer", "proj", "llm")
+COMPONENTS = ("vit", "qformer", "proj", "llm")
 DecayStyle = Literal["constant", "linear", "cosine", "exponential"]
 # Default learning rates. Prefixes start near zero and need a high rate, as in ChatGLM-6B's own P-tuning.
-RATE, PREFIX_RATE = 1e-4, 2e-2
-EPOCHS = 10
-AT_LEAST_ONE = (
+DEFAULT_LEARNING_RATE, PTUNING_LEARNING_RATE = 1e-4, 2e-2
+DEFAULT_EPOCHS = 10
+POSITIVE_FIELDS = (
     *("lora_rank", "pre_seq_len", "batch_size", "gradient_accumulation_steps", "keep", "log_interval"),
     *("train_iters", "epochs", "save_interval", "eval_interval", "eval_batch_size", "max_length"),
 )
@@ -40,8 +41,8 @@ class TrainingConfig:
         on_bad_row: what to do about rows that cannot be used.
         crop: minimum side of the random crops, as a fraction of the image's; 1 disables cropping.
         flip: whether to mirror half of the images.
-        remember: number of rehearsal questions.
-        remember_weight: loss weight of a rehearsal token.
+        rehearsal: number of rehearsal questions.
+        rehearsal_weight: loss weight of a rehearsal token.
         num_workers: processes that load data.
         group_by_length: whether to batch examples of similar length.
         train_iters: optimizer steps; None trains for `epochs`.
@@ -49,7 +50,7 @@ class TrainingConfig:
         batch_size: examples per device and forward pass.
         gradient_accumulation_steps: batches per optimizer step.
         lr: peak learning rate.
-        lr_decay_style, lr_decay_iters, lr_decay_ratio, warmup: see `finetune.optimizer.rate_at`.
+        lr_decay_style, lr_decay_iters, lr_decay_ratio, warmup: see `finetune.optimizer.learning_rate_at`.
         weight_decay: AdamW's.
         clip_grad: maximum gradient norm; 0 disables clipping.
         seed: of the order of the examples and of all random numbers.
@@ -57,7 +58,7 @@ class TrainingConfig:
         fp16, bf16: the precision; neither leaves the choice to `finetune.methods.choose_precision`.
         checkpoint_activations: whether to recompute layers in the backward pass.
         zero_stage, offload: deepspeed's.
-        cache_pictures: size of the cache of image embeddings, in GB.
+        cache_images: size of the cache of image embeddings, in GB.
         eval_interval, save_interval: steps between evaluations and between checkpoints; None for once an epoch.
         eval_batch_size: examples per forward pass of the evaluation; None for `batch_size`.
         eval_answers: held-out questions to answer.
@@ -95,15 +96,15 @@ class TrainingConfig:
     on_bad_row: OnBadRow = "error"
     crop: float = 1.0
     flip: bool = False
-    remember: int = 0
-    remember_weight: float = 1.0
+    rehearsal: int = 0
+    rehearsal_weight: float = 1.0
     num_workers: int = 1
     group_by_length: bool = False
     train_iters: int | None = None
-    epochs: int = EPOCHS
+    epochs: int = DEFAULT_EPOCHS
     batch_size: int = 4
     gradient_accumulation_steps: int = 1
-    lr: float = RATE
+    lr: float = DEFAULT_LEARNING_RATE
     lr_decay_style: DecayStyle = "cosine"
     lr_decay_iters: int | None = None
     lr_decay_ratio: float = 0.1
@@ -117,7 +118,7 @@ class TrainingConfig:
     checkpoint_activations: bool = False
     zero_stage: int = 0
     offload: bool = False
-    cache_pictures: float = 2.0
+    cache_images: float = 2.0
     eval_interval: int | None = None
     eval_batch_size: int | None = None
     eval_answers: int = 40
@@ -133,6 +134,10 @@ class TrainingConfig:
     save_full: bool = False
     resume: str | None = None
     allow_changed_data: bool = False
+
+    remember = FormerAttribute("rehearsal")
+    remember_weight = FormerAttribute("rehearsal_weight")
+    cache_pictures = FormerAttribute("cache_images")
 
     def __post_init__(self) -> None:
         chosen = [method for method in METHODS if getattr(self, method)]
@@ -157,7 +162,7 @@ class TrainingConfig:
             )
 
     def _check_numbers(self) -> None:
-        for name in AT_LEAST_ONE:
+        for name in POSITIVE_FIELDS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"--{name.replace('_', '-')} is {value}; it should be at least 1.")
@@ -171,3 +176,9 @@ class TrainingConfig:
             raise SettingError(f"--valid-share is {self.valid_share}; it should be at least 0 and below 1, as 0.1.")
         if self.lr <= 0:
             raise SettingError(f"--lr is {self.lr}; it should be above 0.")
+
+
+_rename_keywords = former_keywords(
+    remember="rehearsal", remember_weight="rehearsal_weight", cache_pictures="cache_images"
+)
+TrainingConfig.__init__ = _rename_keywords(TrainingConfig.__init__)  # type: ignore[method-assign]

@@ -20,6 +20,7 @@ from random import Random
 import torch
 from torch.utils.data import Dataset
 
+from model.aliases import former_keywords
 from model.errors import ImageError
 from model.images.preprocess import load_image, preprocess
 from model.prompt import Tokenizer
@@ -28,7 +29,7 @@ from .batches import Batch, collate, load_batches
 from .encoding import Example, TurnEncoder
 from .errors import BadRowError, DataError
 from .formats import Row
-from .rows import OnBadRow, Places, Rows, read_rows, refuse_bad_rows, sift_rows
+from .rows import OnBadRow, RowOffsets, Rows, iterate_usable_rows, raise_for_bad_rows, read_rows
 
 __all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_batches", "load_pixels", "read_rows"]
 
@@ -68,6 +69,7 @@ class ChatDataset(Dataset[Example]):
         DataError: the file cannot be read, has no usable row, or has bad rows that are not to be skipped.
     """
 
+    @former_keywords(decode_pictures="decode_images")
     def __init__(
         self,
         path: str | Path | Rows,
@@ -77,24 +79,24 @@ class ChatDataset(Dataset[Example]):
         image_size: int,
         max_length: int,
         on_bad_row: OnBadRow = "error",
-        decode_pictures: bool = True,
+        decode_images: bool = True,
     ) -> None:
         self.rows = path if isinstance(path, Rows) else read_rows(path)
         self.encoder = TurnEncoder(tokenizer, image_length, max_length)
         self.image_size = image_size
         self.on_bad_row = on_bad_row
-        self.decode_pictures = decode_pictures
+        self.decode_images = decode_images
         self.bad_rows: list[BadRowError] = []
-        self.unread: Counter[str] = Counter()
-        self.sizes = array("i")
-        self._places = array("i")  # of each example the index of its row
-        self._turns = array("i")  # and of its turn
+        self.ignored_keys: Counter[str] = Counter()
+        self.lengths = array("i")
+        self._row_indices = array("i")  # of each example the index of its row
+        self._turn_indices = array("i")  # and of its turn
         self._scan()
         # Memory that forked processes share; torch's own would need room in /dev/shm.
-        self.known = torch.frombuffer(mmap.mmap(-1, len(self)), dtype=torch.bool)
+        self.is_cached = torch.frombuffer(mmap.mmap(-1, len(self)), dtype=torch.bool)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._row_indices)
 
     def __getitem__(self, index: int) -> Example:
         """Encode an example, and decode its picture.
@@ -116,11 +118,11 @@ class ChatDataset(Dataset[Example]):
 
     def encode(self, index: int) -> Example:
         """Encode an example without its picture's pixels."""
-        return self.encoder.encode(self.rows[self._places[index]], self._turns[index])
+        return self.encoder.encode(self.rows[self._row_indices[index]], self._turn_indices[index])
 
     def _load(self, index: int) -> Example:
         example = self.encode(index)
-        if example.image is None or not self.decode_pictures or self.known[index]:
+        if example.image is None or not self.decode_images or self.is_cached[index]:
             return example
         try:
             return replace(example, pixels=load_pixels(example.image, self.image_size))
@@ -129,19 +131,19 @@ class ChatDataset(Dataset[Example]):
 
     def _scan(self) -> None:
         """Read every row once, to find its answers and what is wrong."""
-        for place, row in sift_rows(self.rows, self.bad_rows):
+        for place, row in iterate_usable_rows(self.rows, self.bad_rows):
             self._add(place, row)
-            self.unread.update(row.unread)
-        refuse_bad_rows(self.rows, self.bad_rows, self.on_bad_row)
+            self.ignored_keys.update(row.ignored_keys)
+        raise_for_bad_rows(self.rows, self.bad_rows, self.on_bad_row)
 
     def _add(self, place: int, row: Row) -> None:
-        size = self.encoder.image_length if row.image else 0
+        length = self.encoder.image_length if row.image else 0
         for number, turn in enumerate(row.turns):
-            size += len(turn.question) + len(turn.answer)
-            if number >= row.learned_from:
-                self._places.append(place)
-                self._turns.append(number)
-                self.sizes.append(min(size, self.encoder.max_length))
+            length += len(turn.question) + len(turn.answer)
+            if number >= row.first_trained_turn:
+                self._row_indices.append(place)
+                self._turn_indices.append(number)
+                self.lengths.append(min(length, self.encoder.max_length))
 
 
 def split_rows(files: Sequence[Rows], share: float, seed: int) -> tuple[list[Rows], list[Rows]]:
@@ -186,7 +188,7 @@ def split_rows(files: Sequence[Rows], share: float, seed: int) -> tuple[list[Row
 
 def select_rows(rows: Rows, chosen: Sequence[int]) -> Rows:
     """Return some rows of a file."""
-    places, selected = rows.places, Places()
+    places, selected = rows.offsets, RowOffsets()
     for place in chosen:
         selected.add(places.starts[place], places.ends[place], places.numbers[place])
     return Rows(rows.path, selected)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from .batches import Batch
-from .optimizer import BETAS, EPSILON, Settings, Stepped
+from .optimizer import BETAS, EPSILON, OptimizerSettings, OptimizerStep
 
 # Gradients that deepspeed sends at once, its default; it takes memory for so many even where there are fewer.
-BUCKET = 500_000_000
+MAX_REDUCE_BUCKET_SIZE = 500_000_000
 DEEPSPEED_TAG = "deepspeed"
 
 
@@ -26,14 +26,14 @@ class DeepspeedOptimizer:
         settings: how.
     """
 
-    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings) -> None:
+    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> None:
         import deepspeed
 
-        self.saved_as = DEEPSPEED_TAG
+        self.state_name = DEEPSPEED_TAG
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed asks for it, also in a single process
-        self.scales = settings.dtype == torch.float16
+        self.scales_loss = settings.dtype == torch.float16
         trained = list(parameters)
-        config = deepspeed_config(settings, sum(whole_size(parameter) for parameter in trained))
+        config = deepspeed_config(settings, sum(unsharded_numel(parameter) for parameter in trained))
         self.engine, *_ = deepspeed.initialize(
             model=module, model_parameters=trained, config=config, dist_init_required=False
         )
@@ -43,7 +43,7 @@ class DeepspeedOptimizer:
         loss: torch.Tensor = self.engine(batch, images, *more)
         return loss
 
-    def mixing(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Do nothing: the engine has given all weights one dtype."""
         return nullcontext()
 
@@ -53,16 +53,18 @@ class DeepspeedOptimizer:
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
 
-    def step(self, rate: float) -> Stepped:
+    def step(self, lr: float) -> OptimizerStep:
         """Change the parameters."""
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         skipped = self.engine.skipped_steps
         self.engine.step()
         # Some stages skip in other dtypes too; there a length without end is an error, which the loop raises.
-        return Stepped(self.scales and self.engine.skipped_steps > skipped, self.engine.get_global_grad_norm())
+        return OptimizerStep(
+            self.scales_loss and self.engine.skipped_steps > skipped, self.engine.get_global_grad_norm()
+        )
 
-    def rest(self) -> None:
+    def wait_for_params(self) -> None:
         """Wait for weights on their way: after an evaluation ZeRO 3 fetches some for a way back that never comes."""
         self.engine.empty_partition_cache()
 
@@ -75,17 +77,17 @@ class DeepspeedOptimizer:
         self.engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG, load_module_strict=False)
 
 
-def whole_size(parameter: nn.Parameter) -> int:
+def unsharded_numel(parameter: nn.Parameter) -> int:
     """Return how many numbers a parameter has, also where ZeRO 3 has cut it up."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def deepspeed_config(settings: Settings, trained: int) -> dict[str, Any]:
+def deepspeed_config(settings: OptimizerSettings, trained: int) -> dict[str, Any]:
     """Return deepspeed's configuration for so many numbers that are trained."""
     options = {"lr": 0.0, "betas": BETAS, "eps": EPSILON, "weight_decay": settings.weight_decay}
     if not settings.offload:  # for that deepspeed has one of its own
         options |= {"torch_adam": True, "fused": True}
-    zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": min(BUCKET, trained)}
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": min(MAX_REDUCE_BUCKET_SIZE, trained)}
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

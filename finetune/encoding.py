@@ -17,8 +17,8 @@ from model.prompt import Language, Prompt, Tokenizer, Turn, encode_newest_turns,
 from .formats import Row
 
 DEFAULT_MAX_LENGTH = 512  # tokens of prompt and answer, the picture's included
-NO_LOSS = -100  # the label that torch's cross_entropy ignores
-LONGEST_TOKEN = 80  # characters that a token stands for, at most: blanks in a row
+IGNORE_INDEX = -100  # the label that torch's cross_entropy ignores
+MAX_TOKEN_CHARS = 80  # characters that a token stands for, at most: blanks in a row
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Example:
     image: Path | None
     context_length: int
     row: int
-    left_out: int = 0
+    num_truncated: int = 0
     pixels: torch.Tensor | None = None
     skipped: tuple[int, ...] = ()
 
@@ -78,30 +78,30 @@ class TurnEncoder:
         """
         answer = self._encode_answer(row.turns[turn].answer)
         length = self.image_length if row.image else None
-        turns = self._newest(row.turns[: turn + 1])
+        turns = self._newest_turns(row.turns[: turn + 1])
         whole = self._prompt(turns[:-1], turns[-1].question, row.language_of(turn), length)
         prompt, kept = whole, answer
         if len(whole.token_ids) + len(answer) > self.max_length:
-            prompt, kept = self._fit(turns, answer, row.language_of(turn), length)
-        left_out = len(whole.token_ids) - len(prompt.token_ids) + len(answer) - len(kept)
+            prompt, kept = self._truncate(turns, answer, row.language_of(turn), length)
+        num_truncated = len(whole.token_ids) - len(prompt.token_ids) + len(answer) - len(kept)
         ids = [*prompt.token_ids, *kept]
-        labels = [NO_LOSS] * len(prompt.token_ids) + kept
-        return Example(ids, labels, prompt.image_start, row.image, len(prompt.token_ids) - 1, row.number, left_out)
+        labels = [IGNORE_INDEX] * len(prompt.token_ids) + kept
+        return Example(ids, labels, prompt.image_start, row.image, len(prompt.token_ids) - 1, row.number, num_truncated)
 
     def _encode_answer(self, text: str) -> list[int]:
         """Return the ids of an answer with <eop>, or of as much of its beginning as may fit."""
-        most = self.max_length * LONGEST_TOKEN
-        ids: list[int] = self.tokenizer.encode_text(text[:most])
-        return ids if len(text) > most else [*ids, self.tokenizer.eos_token_id]
+        max_chars = self.max_length * MAX_TOKEN_CHARS
+        ids: list[int] = self.tokenizer.encode_text(text[:max_chars])
+        return ids if len(text) > max_chars else [*ids, self.tokenizer.eos_token_id]
 
-    def _newest(self, turns: Sequence[Turn]) -> list[Turn]:
+    def _newest_turns(self, turns: Sequence[Turn]) -> list[Turn]:
         """Return the newest turns that may fit, at least the last one, of whose question the end."""
-        most = self.max_length * LONGEST_TOKEN
+        max_chars = self.max_length * MAX_TOKEN_CHARS
         last = turns[-1]
-        newest, characters = [Turn(last.question[-most:], "")], len(last.question)
+        newest, characters = [Turn(last.question[-max_chars:], "")], len(last.question)
         for earlier in reversed(turns[:-1]):
             characters += len(earlier.question) + len(earlier.answer)
-            if characters > most or len(newest) >= self.max_length:
+            if characters > max_chars or len(newest) >= self.max_length:
                 break
             newest.append(earlier)
         return newest[::-1]
@@ -109,32 +109,32 @@ class TurnEncoder:
     def _prompt(self, turns: Sequence[Turn], question: str, language: Language, length: int | None) -> Prompt:
         return encode_turns(self.tokenizer, turns, question, language, length)
 
-    def _fit(
+    def _truncate(
         self, turns: Sequence[Turn], answer: list[int], language: Language, length: int | None
     ) -> tuple[Prompt, list[int]]:
         """Leave out what does not fit."""
         *earlier, last = turns
-        room = self.max_length - len(answer)
-        alone = encode_newest_turns(self.tokenizer, earlier, last.question, language, length, room)
-        if len(alone.token_ids) <= room:
+        budget = self.max_length - len(answer)
+        alone = encode_newest_turns(self.tokenizer, earlier, last.question, language, length, budget)
+        if len(alone.token_ids) <= budget:
             return alone, answer
         marks = len(self._prompt([], "", language, length).token_ids)
-        room = self.max_length - marks
-        if room < 2:
+        budget = self.max_length - marks
+        if budget < 2:
             raise SettingError(
                 f"max_length={self.max_length} leaves no room for text: the picture's places and the marks alone "
                 f"take {marks} tokens. Raise it."
             )
-        kept = answer[: max(self.max_length - len(alone.token_ids), room // 2)]
-        return self._shorten(last.question, self.max_length - len(kept), language, length), kept
+        kept = answer[: max(self.max_length - len(alone.token_ids), budget // 2)]
+        return self._truncate_question(last.question, self.max_length - len(kept), language, length), kept
 
-    def _shorten(self, question: str, most: int, language: Language, length: int | None) -> Prompt:
-        """Return the prompt with as much of the question's end as fits into `most` tokens."""
+    def _truncate_question(self, question: str, max_chars: int, language: Language, length: int | None) -> Prompt:
+        """Return the prompt with as much of the question's end as fits into `max_chars` tokens."""
 
         def prompt(cut: int) -> Prompt:
             return self._prompt([], question[cut:], language, length)
 
-        cut = bisect_left(range(len(question)), True, key=lambda cut: len(prompt(cut).token_ids) <= most)
-        while len(prompt(cut).token_ids) > most:  # the pieces of a text may be fewer than those of a part of it
+        cut = bisect_left(range(len(question)), True, key=lambda cut: len(prompt(cut).token_ids) <= max_chars)
+        while len(prompt(cut).token_ids) > max_chars:  # the pieces of a text may be fewer than those of a part of it
             cut += 1
         return prompt(cut)

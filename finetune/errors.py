@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import VisualGLMError
 
-LONGEST_QUOTE = 80
+MAX_QUOTE_LENGTH = 80
 
 
 class DataError(VisualGLMError):
@@ -36,7 +36,7 @@ class BadRowError(DataError):
         return type(self), (self.number, self.reason)
 
 
-class ShapeError(Exception):
+class RowFormatError(Exception):
     """A fault of a row; `parse_row` adds its number."""
 
 
@@ -47,4 +47,4 @@ class TrainingError(VisualGLMError):
 def quote(value: Any) -> str:
     """Return a value as Python writes it, in a length that a line holds."""
     text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"
+    return text if len(text) <= MAX_QUOTE_LENGTH else f"{text[:MAX_QUOTE_LENGTH]}…"

@@ -3,7 +3,7 @@
     questions = [(Conversation(image), "How many objects are there?"), ...]
     for answer in answer_all(model, questions, greedy_config(model, max_new_tokens=200)): ...
 
-`ask_all` also compares the answers with the expected ones.
+`score_answers` also compares the answers with the expected ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +19,13 @@ from model.images.preprocess import load_image
 from model.prompt import Tokenizer, clean_answer
 
 from .data import Batch, ChatDataset, load_batches
-from .distributed import Processes
-from .encoding import LONGEST_TOKEN, NO_LOSS
+from .distributed import DistributedContext
+from .encoding import IGNORE_INDEX, MAX_TOKEN_CHARS
 from .formats import Row
-from .rows import sift_rows
+from .rows import iterate_usable_rows
 
-AT_ONCE = 64  # questions whose images are in memory at a time
-SPARE = 16  # tokens that an answer may have beyond the longest expected one
+MAX_OPEN_IMAGES = 64  # questions whose images are in memory at a time
+EXTRA_TOKENS = 16  # tokens that an answer may have beyond the longest expected one
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Question:
         image: path of the image; None for none.
         language: of the marks before question and answer.
         text: the question.
-        earlier: the turns before it.
+        history: the turns before it.
         expected: the expected answer; "" if there is none.
         row: the number of its row of data, counted from 1; 0 if it comes from elsewhere.
     """
@@ -44,7 +44,7 @@ class Question:
     image: Path | None
     language: Language
     text: str
-    earlier: Sequence[Turn] = ()
+    history: Sequence[Turn] = ()
     expected: str = ""
     row: int = 0
 
@@ -55,30 +55,30 @@ class Question:
             ImageError: the image is broken.
         """
         image = None if self.image is None else load_image(self.image)
-        return Conversation(image, list(self.earlier), self.language)
+        return Conversation(image, list(self.history), self.language)
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredAnswer:
     """The answer of a model, and whether it is exactly the expected one."""
 
     text: str
-    right: bool
+    is_correct: bool
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedQuestion:
     """A question with the answers of two models."""
 
     question: Question
-    before: Answer
-    after: Answer
+    before: ScoredAnswer
+    after: ScoredAnswer
 
 
 def questions_of(rows: Iterable[Row]) -> Iterator[Question]:
     """Yield a question for every answer that the rows want learned."""
     for row in rows:
-        for number, turn in list(enumerate(row.turns))[row.learned_from :]:
+        for number, turn in list(enumerate(row.turns))[row.first_trained_turn :]:
             earlier, language = row.turns[:number], row.language_of(number)
             yield Question(row.image, language, turn.question, earlier, turn.answer, row.number)
 
@@ -98,11 +98,11 @@ def answer_all(
         rows: questions answered at a time, by a model that can answer several.
     """
     left, answer_batch = iter(questions), getattr(model, "answer_batch", None)
-    while some := list(islice(left, AT_ONCE)):
+    while chunk := list(islice(left, MAX_OPEN_IMAGES)):
         if answer_batch is not None:
-            yield from answer_batch(some, config, rows)
+            yield from answer_batch(chunk, config, rows)
         else:
-            yield from (answer_alone(model, *one, config) for one in some)
+            yield from (answer_alone(model, *one, config) for one in chunk)
 
 
 def answer_alone(
@@ -115,7 +115,9 @@ def answer_alone(
         return error
 
 
-def ask_all(model: SatChatModel, questions: Sequence[Question], *, least: int = 0, rows: int = 16) -> Iterator[Answer]:
+def score_answers(
+    model: SatChatModel, questions: Sequence[Question], *, min_tokens: int = 0, rows: int = 16
+) -> Iterator[ScoredAnswer]:
     """Yield the model's greedy answer to each question in order, and whether it is right.
 
     A question that cannot be answered has its error as a wrong answer.
@@ -127,21 +129,21 @@ def ask_all(model: SatChatModel, questions: Sequence[Question], *, least: int = 
     Raises:
         ImageError: an image is broken.
     """
-    told = ((one.conversation(), one.text) for one in questions)
-    config = greedy_config(model, choose_length(model, questions, least))
-    for one, answer in zip(questions, answer_all(model, told, config, rows), strict=True):
+    requests = ((one.conversation(), one.text) for one in questions)
+    config = greedy_config(model, choose_max_new_tokens(model, questions, min_tokens))
+    for one, answer in zip(questions, answer_all(model, requests, config, rows), strict=True):
         is_right = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, one, answer)
-        yield Answer(str(answer), is_right)
+        yield ScoredAnswer(str(answer), is_right)
 
 
-def choose_length(model: SatChatModel, questions: Iterable[Question], least: int) -> int:
+def choose_max_new_tokens(model: SatChatModel, questions: Iterable[Question], min_tokens: int) -> int:
     """Return a maximum of new tokens with which an answer shows whether it is the expected one."""
     most: int = model.network.max_sequence_length
-    lengths = (len(model.tokenizer.encode_text(one.expected[: most * LONGEST_TOKEN])) for one in questions)
-    return min(max(least, max(lengths, default=0) + SPARE), most)
+    lengths = (len(model.tokenizer.encode_text(one.expected[: most * MAX_TOKEN_CHARS])) for one in questions)
+    return min(max(min_tokens, max(lengths, default=0) + EXTRA_TOKENS), most)
 
 
-def as_shown(tokenizer: Tokenizer, text: str) -> str:
+def displayed_text(tokenizer: Tokenizer, text: str) -> str:
     """Return an answer of the data as the chat would show it, had the model learned it perfectly."""
     decoded = tokenizer.decode_text(tokenizer.encode_text(text))
     return clean_answer(tokenizer.clean_up_spaces(decoded))
@@ -149,12 +151,12 @@ def as_shown(tokenizer: Tokenizer, text: str) -> str:
 
 def is_expected(tokenizer: Tokenizer, question: Question, answer: str) -> bool:
     """Whether an answer is exactly the expected one."""
-    return answer == as_shown(tokenizer, question.expected)
+    return answer == displayed_text(tokenizer, question.expected)
 
 
-SHOWN = 3  # sample answers
-LONGEST_SHOWN = 500  # characters of each text of these
-ROWS = 8  # answered at a time; the training needs memory, too
+NUM_SAMPLES = 3  # sample answers
+MAX_SAMPLE_LENGTH = 500  # characters of each text of these
+EVAL_BATCH_SIZE = 8  # answered at a time; the training needs memory, too
 
 
 @dataclass(frozen=True)
@@ -163,60 +165,60 @@ class Score:
 
     Attributes:
         loss: for each answer token.
-        exact: share of the answers that are as they should be; None where none were asked for.
+        exact_match: share of the answers that are as they should be; None where none were asked for.
         samples: questions, the wanted answers and those given.
     """
 
     loss: float
-    exact: float | None = None
+    exact_match: float | None = None
     samples: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 @torch.no_grad()
 def held_out_loss(
-    loss_of: Callable[[Batch], torch.Tensor], dataset: ChatDataset, batch_size: int, processes: Processes
+    loss_of: Callable[[Batch], torch.Tensor], dataset: ChatDataset, batch_size: int, distributed: DistributedContext
 ) -> float:
     """Return the loss for each answer token, every process taking its share of the batches.
 
     Each makes as many forward passes as the others, as deepspeed's ZeRO 3 wants it.
     """
     batches = [list(range(len(dataset)))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
-    rounds = -(-len(batches) // processes.count)
-    mine = [number * processes.count + processes.rank for number in range(rounds)]
+    rounds = -(-len(batches) // distributed.world_size)
+    mine = [number * distributed.world_size + distributed.rank for number in range(rounds)]
     total = tokens = 0.0
     loaded = load_batches(dataset, [batches[at % len(batches)] for at in mine])
     for number, batch in zip(mine, loaded, strict=True):
         loss = float(loss_of(batch))
         if number < len(batches):
             total += loss
-            tokens += int((batch.labels != NO_LOSS).sum())
-    return processes.sum(total) / processes.sum(tokens)
+            tokens += int((batch.labels != IGNORE_INDEX).sum())
+    return distributed.all_reduce(total) / distributed.all_reduce(tokens)
 
 
-def ask(model: SatChatModel, dataset: ChatDataset, count: int) -> tuple[float, list[tuple[str, str, str]]]:
+def answer_held_out(model: SatChatModel, dataset: ChatDataset, count: int) -> tuple[float, list[tuple[str, str, str]]]:
     """Ask the first `count` questions of held-out data whose pictures can be read, as `finetune.compare` does.
 
     Returns:
         The share of exactly right answers, and (question, expected, answer) of the first few.
     """
     asked = list(islice(readable_questions(dataset), count))
-    answers = list(ask_all(model, asked, rows=ROWS))
-    share = sum(answer.right for answer in answers) / len(answers)
+    answers = list(score_answers(model, asked, rows=EVAL_BATCH_SIZE))
+    share = sum(answer.is_correct for answer in answers) / len(answers)
     samples = [
-        (shorten(one.text), shorten(as_shown(model.tokenizer, one.expected)), shorten(answer.text))
-        for one, answer in list(zip(asked, answers, strict=True))[:SHOWN]
+        (shorten(one.text), shorten(displayed_text(model.tokenizer, one.expected)), shorten(answer.text))
+        for one, answer in list(zip(asked, answers, strict=True))[:NUM_SAMPLES]
     ]
     return share, samples
 
 
 def shorten(text: str) -> str:
     """Return the beginning of a text, in a length that can be shown."""
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    return text if len(text) <= MAX_SAMPLE_LENGTH else f"{text[:MAX_SAMPLE_LENGTH]}…"
 
 
 def readable_questions(dataset: ChatDataset) -> Iterator[Question]:
     """Yield the questions of rows that can be used."""
-    for one in questions_of(row for _, row in sift_rows(dataset.rows, [])):
+    for one in questions_of(row for _, row in iterate_usable_rows(dataset.rows, [])):
         try:
             one.conversation()
         except ImageError:

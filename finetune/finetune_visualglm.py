@@ -17,9 +17,9 @@ if not __package__:  # started by its path, as launchers do
 
 from finetune.arguments import parse_arguments
 from finetune.config import TrainingConfig
-from finetune.distributed import end_process, leave_processes
+from finetune.distributed import close_distributed, exit_process
 from finetune.preparation import prepare
-from finetune.stopping import FAILED_BY_SIGNAL
+from finetune.stopping import SIGNAL_EXIT_BASE
 from model.command_line import SUCCESS, run_program
 from model.finetuned import FineTuneVisualGLMModel
 
@@ -30,10 +30,10 @@ def run(config: TrainingConfig) -> int:
     """Train; return the exit code."""
     training = prepare(config)
     try:
-        was_stopped = training.go()
+        was_stopped = training.train()
     finally:
         training.close()
-    return FAILED_BY_SIGNAL + (training.stop.signal or signal.SIGTERM) if was_stopped else SUCCESS
+    return SIGNAL_EXIT_BASE + (training.stop_request.signal or signal.SIGTERM) if was_stopped else SUCCESS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_program(lambda: run(parse_arguments(arguments)), interrupted=said)
     finally:
-        leave_processes()
+        close_distributed()
 
 
 if __name__ == "__main__":
-    end_process(main())
+    exit_process(main())

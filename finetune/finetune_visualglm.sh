@@ -21,7 +21,7 @@ fi
 
 base=$("$python" -m finetune.methods "$@")
 if [ "$base" = visualglm-tiny ]; then
-    settings=(--batch-size 8 --remember 360)
+    settings=(--batch-size 8 --rehearsal 360)
     # Every part of these pictures has the same background. Of other pictures this need not be true: cut or mirrored,
     # they may have another answer, as to "left or right?".
     if [ "$is_bundled" ]; then
@@ -29,9 +29,9 @@ if [ "$base" = visualglm-tiny ]; then
         advice="; --crop 1 --no-flip shows whole pictures"
     fi
     if [ "${METHOD:-}" = --use_ptuning ]; then
-        settings+=(--pre_seq_len 32 --lr 0.1 --train-iters 400 --remember-weight 0.5)
+        settings+=(--pre_seq_len 32 --lr 0.1 --train-iters 400 --rehearsal-weight 0.5)
     else
-        settings+=(--lora_alpha 10 --lr 0.003 --train-iters 250 --remember-weight 0.3)
+        settings+=(--lora_alpha 10 --lr 0.003 --train-iters 250 --rehearsal-weight 0.3)
     fi
 else
     settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)

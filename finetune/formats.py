@@ -18,17 +18,17 @@ from typing import Any
 from model.errors import QuestionError
 from model.prompt import CHINESE, ENGLISH, Language, Turn, question_language, to_turns
 
-from .errors import BadRowError, ShapeError, quote
+from .errors import BadRowError, RowFormatError, quote
 from .row_images import (
     SOURCE_KEYS,
-    find_picture,
+    find_image,
+    image_keys,
+    image_names,
     paths_of,
-    picture_keys,
-    picture_names,
-    refuse_marks,
-    refuse_unread_picture,
-    take_marks,
-    the_only_picture,
+    reject_ignored_image,
+    reject_marks,
+    single_image,
+    strip_marks,
 )
 
 ROLES = {
@@ -39,9 +39,9 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
-SPELLINGS = (("role", "content"), ("from", "value"))
+MESSAGE_FIELDS = (("role", "content"), ("from", "value"))
 TEXT_PARTS = ("text", "input_text", "output_text")
-PICTURE_PARTS = ("image", "image_url", "input_image")
+IMAGE_PARTS = ("image", "image_url", "input_image")
 
 
 @dataclass
@@ -58,9 +58,9 @@ class Message:
 
     role: str
     text: str = ""
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     placeholders: int = 0
-    unread: list[str] = field(default_factory=list)
+    ignored_keys: list[str] = field(default_factory=list)
 
 
 def read_messages(messages: Any, key: str) -> list[Message]:
@@ -73,33 +73,33 @@ def read_messages(messages: Any, key: str) -> list[Message]:
         ShapeError: they are something else.
     """
     if not isinstance(messages, list) or not messages:
-        raise ShapeError(f'its "{key}" is not a list of messages')
+        raise RowFormatError(f'its "{key}" is not a list of messages')
     read = [read_message(message, key) for message in messages]
     roles = [message.role for message in read]
-    first = next((place for place, role in enumerate(roles) if role != "system"), len(roles))
+    first = next((index for index, role in enumerate(roles) if role != "system"), len(roles))
     if "system" in roles[first:]:
-        raise ShapeError(
+        raise RowFormatError(
             f'its "{key}" has a system message after the first question. Put it at the beginning, or make it part of a '
             "question"
         )
-    said = roles[first:]
-    if not said or said != ["user", "assistant"] * (len(said) // 2):
-        raise ShapeError(f'its "{key}" are not questions and answers in turn, the last one an answer')
+    dialog = roles[first:]
+    if not dialog or dialog != ["user", "assistant"] * (len(dialog) // 2):
+        raise RowFormatError(f'its "{key}" are not questions and answers in turn, the last one an answer')
     return read
 
 
 def read_message(value: Any, key: str) -> Message:
     """Return a message."""
-    for role_key, text_key in SPELLINGS:
+    for role_key, text_key in MESSAGE_FIELDS:
         if isinstance(value, Mapping) and role_key in value and text_key in value:
             role = value[role_key]
             if not isinstance(role, str) or role.lower() not in ROLES:
                 break
-            unread = [name for name in value if name not in (role_key, text_key)]
-            message = Message(ROLES[role.lower()], unread=unread)
+            ignored_keys = [name for name in value if name not in (role_key, text_key)]
+            message = Message(ROLES[role.lower()], ignored_keys=ignored_keys)
             add_content(message, value[text_key], key)
             return message
-    raise ShapeError(f'its "{key}" has {quote(value)}, which is no message of user, assistant or system')
+    raise RowFormatError(f'its "{key}" has {quote(value)}, which is no message of user, assistant or system')
 
 
 def add_content(message: Message, content: Any, key: str) -> None:
@@ -108,28 +108,28 @@ def add_content(message: Message, content: Any, key: str) -> None:
         message.text = content
         return
     if not isinstance(content, list):
-        raise ShapeError(f'its "{key}" has the content {quote(content)}, which is no message of text or parts')
+        raise RowFormatError(f'its "{key}" has the content {quote(content)}, which is no message of text or parts')
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind in TEXT_PARTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif kind in PICTURE_PARTS:
-            add_picture(message, part)
+        elif kind in IMAGE_PARTS:
+            add_image(message, part)
         else:
-            raise ShapeError(
+            raise RowFormatError(
                 f'its "{key}" has the part {quote(part)}, which is no message part of text or picture, like '
                 '{"type": "text", "text": "..."} or {"type": "image", "image": "a.png"}'
             )
     message.text = "\n".join(texts)
 
 
-def add_picture(message: Message, part: Mapping[str, Any]) -> None:
+def add_image(message: Message, part: Mapping[str, Any]) -> None:
     """Add the picture of a part to its message."""
     if message.role != "user":
-        raise ShapeError("it has a picture in a message of another role than user, which the model cannot read")
+        raise RowFormatError("it has a picture in a message of another role than user, which the model cannot read")
     paths = [path for key in SOURCE_KEYS if key in part for path in paths_of(part[key])]
-    message.pictures += paths
+    message.images += paths
     message.placeholders += not paths
 
 
@@ -153,9 +153,9 @@ class Row:
     number: int
     image: Path | None
     turns: list[Turn]
-    learned_from: int = 0
+    first_trained_turn: int = 0
     language: Language | None = None
-    unread: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
 
     def language_of(self, turn: int) -> Language:
         """Return the language in which a turn is asked: the one given, else that of the question."""
@@ -163,7 +163,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class RowTexts:
     """The texts of a row as they stand there, marks included.
 
     Attributes:
@@ -177,12 +177,12 @@ class Spoken:
     """
 
     turns: list[tuple[str, str]]
-    learned_from: int
+    first_trained_turn: int
     system: list[str]
-    pictures: list[str]
+    images: list[str]
     placeholders: int
     keys: tuple[str, ...]
-    unread: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
 
 
 def parse_row(record: Any, number: int, folder: Path) -> Row:
@@ -191,39 +191,41 @@ def parse_row(record: Any, number: int, folder: Path) -> Row:
     Args:
         record: the JSON.
         number: of the row.
-        folder: of the data file, where a relative path to a picture starts, see `find_picture`.
+        folder: of the data file, where a relative path to a picture starts, see `find_image`.
 
     Raises:
         BadRowError: it has none of the shapes, an empty text, or a picture that is not there.
     """
     try:
         if not isinstance(record, Mapping):
-            raise ShapeError(f"it is {quote(record)}, not an object in braces")
+            raise RowFormatError(f"it is {quote(record)}, not an object in braces")
         return read_row(record, number, folder)
-    except ShapeError as error:
+    except RowFormatError as error:
         raise BadRowError(number, str(error)) from None
 
 
 def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
     """Read a row from an object."""
-    spoken = read_spoken(record)
-    named = picture_names(record)
-    turns, tagged, placeholders = take_all_marks(spoken)
-    name = the_only_picture(named, [*spoken.pictures, *tagged])
+    texts = read_texts(record)
+    named = image_names(record)
+    turns, tagged, placeholders = strip_all_marks(texts)
+    name = single_image(named, [*texts.images, *tagged])
     if placeholders > int(name is not None):
-        raise ShapeError(
+        raise RowFormatError(
             f"it has {placeholders} picture marks like <image>, and {'one picture' if name else 'no picture'}. Give "
             'the picture as "img"'
         )
-    read = (*spoken.keys, *picture_keys(record), "language")
-    unread = [key for key in record if key not in read]
+    read = (*texts.keys, *image_keys(record), "language")
+    ignored_keys = [key for key in record if key not in read]
     if name is None:
-        refuse_unread_picture(record, unread)
-    image = None if name is None else find_picture(name, folder)
-    return Row(number, image, turns, spoken.learned_from, read_language(record), (*unread, *spoken.unread))
+        reject_ignored_image(record, ignored_keys)
+    image = None if name is None else find_image(name, folder)
+    return Row(
+        number, image, turns, texts.first_trained_turn, read_language(record), (*ignored_keys, *texts.ignored_keys)
+    )
 
 
-def read_spoken(record: Mapping[str, Any]) -> Spoken:
+def read_texts(record: Mapping[str, Any]) -> RowTexts:
     """Return the texts of a row."""
     system = read_system(record.get("system"))
     for key in MESSAGE_KEYS:
@@ -231,30 +233,30 @@ def read_spoken(record: Mapping[str, Any]) -> Spoken:
             return read_conversation(record, key, system)
     if "prompt" not in record or "label" not in record:
         keys = f". Its keys are {quote(list(record))}" if record else ""
-        raise ShapeError(f'it has neither "prompt" and "label" nor "conversations" nor "messages"{keys}')
+        raise RowFormatError(f'it has neither "prompt" and "label" nor "conversations" nor "messages"{keys}')
     earlier = read_history(record.get("history"))
     last = (require_text(record["prompt"], "prompt"), require_text(record["label"], "label"))
-    return Spoken([*earlier, last], len(earlier), system, [], 0, ("prompt", "label", "history", "system"))
+    return RowTexts([*earlier, last], len(earlier), system, [], 0, ("prompt", "label", "history", "system"))
 
 
-def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]) -> Spoken:
+def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]) -> RowTexts:
     """Return the texts of a row that has messages under `key`."""
     if record.get("history"):
-        raise ShapeError(f'it has a "history" beside "{key}". Put what was said before at the beginning of "{key}"')
+        raise RowFormatError(f'it has a "history" beside "{key}". Put what was said before at the beginning of "{key}"')
     messages = read_messages(record[key], key)
     opening = [message.text for message in messages if message.role == "system"]
     if system and opening:
-        raise ShapeError(f'it has a "system" beside a system message in "{key}". Keep one of them')
-    said = [message for message in messages if message.role != "system"]
+        raise RowFormatError(f'it has a "system" beside a system message in "{key}". Keep one of them')
+    dialog = [message for message in messages if message.role != "system"]
     turns = [
         (require_text(asked.text, "question"), require_text(answer.text, "answer"))
-        for asked, answer in zip(said[::2], said[1::2], strict=True)
+        for asked, answer in zip(dialog[::2], dialog[1::2], strict=True)
     ]
-    pictures = [path for message in said for path in message.pictures]
-    unread = dict.fromkeys(f"{key}[].{name}" for message in messages for name in message.unread)
-    placeholders = sum(message.placeholders for message in said)
+    images = [path for message in dialog for path in message.images]
+    ignored_keys = dict.fromkeys(f"{key}[].{name}" for message in messages for name in message.ignored_keys)
+    placeholders = sum(message.placeholders for message in dialog)
     keys = (key, "system", "history")
-    return Spoken(turns, 0, [*system, *opening], pictures, placeholders, keys, tuple(unread))
+    return RowTexts(turns, 0, [*system, *opening], images, placeholders, keys, tuple(ignored_keys))
 
 
 def read_system(value: Any) -> list[str]:
@@ -269,20 +271,20 @@ def read_history(history: Any) -> list[tuple[str, str]]:
     try:
         return [(turn.question, turn.answer) for turn in to_turns(history)]
     except QuestionError as error:
-        raise ShapeError(f'it has a "history" in another form: {error}') from None
+        raise RowFormatError(f'it has a "history" in another form: {error}') from None
 
 
-def take_all_marks(spoken: Spoken) -> tuple[list[Turn], list[str], int]:
+def strip_all_marks(texts: RowTexts) -> tuple[list[Turn], list[str], int]:
     """Return the turns without picture marks, the paths in these, and the number of placeholders."""
-    turns, paths, placeholders = [], [], spoken.placeholders
-    for place, (asked, answer) in enumerate(spoken.turns):
-        question, found, count = take_marks(asked)
+    turns, paths, placeholders = [], [], texts.placeholders
+    for index, (asked, answer) in enumerate(texts.turns):
+        question, found, count = strip_marks(asked)
         paths += found
         placeholders += count
-        is_learned = place >= spoken.learned_from
-        refuse_marks(answer, "answer" if is_learned else "history")
-        turns.append(Turn(require_words(question, "question"), require_words(answer, "answer")))
-    opening = [refuse_marks(text, "system").strip() for text in spoken.system]
+        is_learned = index >= texts.first_trained_turn
+        reject_marks(answer, "answer" if is_learned else "history")
+        turns.append(Turn(require_nonblank(question, "question"), require_nonblank(answer, "answer")))
+    opening = [reject_marks(text, "system").strip() for text in texts.system]
     turns[0] = Turn("\n".join([*opening, turns[0].question]), turns[0].answer)
     return turns, paths, placeholders
 
@@ -290,15 +292,15 @@ def take_all_marks(spoken: Spoken) -> tuple[list[Turn], list[str], int]:
 def require_text(value: Any, name: str) -> str:
     """Return a text that is not empty."""
     if not isinstance(value, str):
-        raise ShapeError(f'its "{name}" is {quote(value)}, not a text')
-    require_words(value, name)
+        raise RowFormatError(f'its "{name}" is {quote(value)}, not a text')
+    require_nonblank(value, name)
     return value
 
 
-def require_words(text: str, name: str) -> str:
+def require_nonblank(text: str, name: str) -> str:
     """Return stripped text, which must not be empty."""
     if not text.strip():
-        raise ShapeError(f'its "{name}" is empty')
+        raise RowFormatError(f'its "{name}" is empty')
     return text.strip()
 
 
@@ -308,5 +310,5 @@ def read_language(record: Mapping[str, Any]) -> Language | None:
     if code is None:
         return None
     if not isinstance(code, str) or code not in LANGUAGES:
-        raise ShapeError(f'its "language" is {quote(code)}; it should be one of {", ".join(LANGUAGES)}')
+        raise RowFormatError(f'its "language" is {quote(code)}; it should be one of {", ".join(LANGUAGES)}')
     return LANGUAGES[code]

@@ -23,17 +23,17 @@ from model.sat.low_rank import is_mixing
 from model.sat.ptuning import PrefixMixin
 from model.visualglm import BUILT_IN_HOOKS, ImageMixin, VisualGLMModel
 
-from .batches import Batch, select, show
-from .encoding import NO_LOSS
-from .layers import linear_layers, run_layer, turns_of
-from .loss import sum_divergences, sum_losses
+from .batches import Batch, replace_images, select_examples
+from .encoding import IGNORE_INDEX
+from .layers import linear_layers, rotary_qkv, run_layer
+from .loss import sum_cross_entropy, sum_kl_divergence
 
-MASK_STEP = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
+MASK_ALIGNMENT = 8  # how far apart, in numbers, PyTorch's kernels want the rows of a mask: a multiple
 ATTENTION_HOOK = "attention_fn"  # what P-tuning answers
 
 
-def final_states(
-    network: VisualGLMModel, batch: Batch, images: torch.Tensor | None, twice: bool = False
+def final_hidden_states(
+    network: VisualGLMModel, batch: Batch, images: torch.Tensor | None, recompute: bool = False
 ) -> torch.Tensor:
     """Return the final states [B, T, D] of the language model.
 
@@ -42,31 +42,33 @@ def final_states(
         images: embeddings [P, L, D] of the batch's pictures.
         twice: compute the layers again on the way back instead of keeping what they computed.
     """
-    x = embed(network, batch, images)
+    x = embed_inputs(network, batch, images)
     positions, mask = (to_device(tensor, x.device) for tensor in (batch.position_ids, batch.attention_mask))
-    dtype = dtype_of_products(x)
+    dtype = matmul_dtype(x)
     tables = rotary_tables(positions.transpose(1, 2), network.rotary.dim, dtype)  # [B, T, 2, head_dim / 2] each
-    turns = turns_of(*(table.flatten(2) for table in tables))
+    rotary = rotary_qkv(*(table.flatten(2) for table in tables))
     hook = network.hooks.get(ATTENTION_HOOK)
     # SAT's own attention knows masks as numbers that are factors.
-    visible = additive(mask, dtype) if hook is None else mask.to(dtype)
+    visible = additive_mask(mask, dtype) if hook is None else mask.to(dtype)
     transformer = network.transformer
-    again = twice and torch.is_grad_enabled()
+    again = recompute and torch.is_grad_enabled()
     # Where nothing is drawn, no random state has to be put back.
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
     factors = {} if is_mixing(x.device.type) else copy_factors(linear_layers(transformer), x.dtype)
     for number, layer in enumerate(transformer.layers):
-        run = partial(run_layer, layer, partial(attend, hook, number), network.residual_scale, factors, again)
-        x = checkpoint(run, x, turns, visible, **options) if again else run(x, turns, visible)
+        run = partial(
+            run_layer, layer, partial(compute_attention, hook, number), network.residual_scale, factors, again
+        )
+        x = checkpoint(run, x, rotary, visible, **options) if again else run(x, rotary, visible)
     states: torch.Tensor = transformer.final_layernorm(x)
     return states
 
 
-def logits_by_sat(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+def sat_logits(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
     """Return the logits [B, T, V] of SAT's own forward pass, which calls every hook."""
     given: dict[str, Any] = {"pre_image": batch.image_starts}
     if images is not None:
-        given["image_embeddings"] = of_rows(batch, images)
+        given["image_embeddings"] = gather_image_embeddings(batch, images)
     mask = batch.attention_mask.to(network.device).float()  # SAT takes a bool for what is hidden
     positions = batch.position_ids.to(network.device)
     logits: torch.Tensor
@@ -74,47 +76,49 @@ def logits_by_sat(network: VisualGLMModel, batch: Batch, images: torch.Tensor | 
     return logits
 
 
-def has_changed_layers(network: VisualGLMModel) -> bool:
+def has_foreign_hooks(network: VisualGLMModel) -> bool:
     """Whether a mixin that is not ours answers a hook, other than the attention's innermost."""
     return any(
         BUILT_IN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK
     )
 
 
-def of_rows(batch: Batch, images: torch.Tensor) -> torch.Tensor:
+def gather_image_embeddings(batch: Batch, images: torch.Tensor) -> torch.Tensor:
     """Gather the image embeddings [B, L, D] of each row from [P, L, D]; a row without a picture gets arbitrary ones."""
-    return images[to_device(torch.tensor(batch.pictures).clamp(min=0), images.device)]
+    return images[to_device(torch.tensor(batch.image_indices).clamp(min=0), images.device)]
 
 
-def embed(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
+def embed_inputs(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
     """Return the embedded batch [B, T, D], its pictures' embeddings [P, L, D] in their places."""
     ids = to_device(batch.input_ids, network.device)
     mixin: ImageMixin = network.get_mixin("eva")
     if images is None:
         return mixin.word_embedding_forward(ids)
-    x = mixin.word_embedding_forward(ids, image_embeddings=of_rows(batch, images), pre_image=batch.image_starts)
+    x = mixin.word_embedding_forward(
+        ids, image_embeddings=gather_image_embeddings(batch, images), pre_image=batch.image_starts
+    )
     # A picture that no row shows was looked at because others look at theirs; so its way back is gone, too.
-    return x if max(batch.pictures) >= 0 else x + 0 * images[0, 0, 0]
+    return x if max(batch.image_indices) >= 0 else x + 0 * images[0, 0, 0]
 
 
-def dtype_of_products(x: torch.Tensor) -> torch.dtype:
+def matmul_dtype(x: torch.Tensor) -> torch.dtype:
     """Return the dtype of what linear layers make of x."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if is_mixing(kind) else x.dtype
 
 
-def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Convert a mask [B, 1, T, T] to the bias that every layer adds to its attention scores.
 
     Each layer would make, and keep, such a one of its own, and another one where the rows lie less far apart.
     """
     length = mask.shape[-1]
-    width = -(-length // MASK_STEP) * MASK_STEP
+    width = -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
     room = torch.zeros(*mask.shape[:-1], width, dtype=dtype, device=mask.device)[..., :length]
     return room.masked_fill_(~mask, float("-inf"))
 
 
-def attend(
+def compute_attention(
     hook: Callable[..., torch.Tensor] | None,
     number: int,
     q: torch.Tensor,
@@ -140,20 +144,20 @@ class Adapter:
     """
 
     def __init__(self, network: VisualGLMModel) -> None:
-        self.parts = [part for part in network.modules() if isinstance(part, LoraLinear | PrefixMixin)]
-        self.looks = any(isinstance(part, LoraLinear) for part in network.vision_encoder.modules())
+        self.modules = [part for part in network.modules() if isinstance(part, LoraLinear | PrefixMixin)]
+        self.adapts_image_encoder = any(isinstance(part, LoraLinear) for part in network.vision_encoder.modules())
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """Have the network compute as its base does in a block, whose way back must not go beyond it."""
-        self._turn(False)
+        self._set_enabled(False)
         try:
             yield
         finally:
-            self._turn(True)
+            self._set_enabled(True)
 
-    def _turn(self, is_on: bool) -> None:
-        for part in self.parts:
+    def _set_enabled(self, is_on: bool) -> None:
+        for part in self.modules:
             part.is_on = is_on
 
 
@@ -168,20 +172,20 @@ class AnswerLoss(nn.Module):
     """
 
     def __init__(
-        self, network: VisualGLMModel, checkpoint_activations: bool = False, always_looks: bool = False
+        self, network: VisualGLMModel, checkpoint_activations: bool = False, use_all_weights: bool = False
     ) -> None:
         super().__init__()
         self.network = network
         self.adapter = Adapter(network)
-        self.always_looks = always_looks
+        self.use_all_weights = use_all_weights
         self.checkpoint_activations = checkpoint_activations
 
     def forward(
         self,
         batch: Batch,
         images: torch.Tensor | None,
-        weights: torch.Tensor | None = None,
-        held: torch.Tensor | None = None,
+        example_weights: torch.Tensor | None = None,
+        is_rehearsal: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the sum over the batch's answer tokens, in float32.
 
@@ -190,56 +194,68 @@ class AnswerLoss(nn.Module):
             weights: [B], what each example's tokens count; None for 1 each.
             held: bool [B], True where an example holds the network to its base; None where there are never any.
         """
-        places = answer_places(batch.labels)
-        if held is not None:  # those come last
-            places = places[held[places // batch.labels.shape[1]].argsort(stable=True)]
-        counts = torch.ones(len(places)) if weights is None else weights[places // batch.labels.shape[1]]
-        targets = batch.labels.flatten()[places + 1]
-        images = self.look(batch) if images is None else images
-        told = None if held is None else self.told_by_base(batch, images, held)
-        places, targets, counts = (to_device(tensor, self.network.device) for tensor in (places, targets, counts))
-        said = self.said(batch, images, places)
-        learned = len(said) - (0 if told is None else len(told))
-        head = nn.Identity() if has_changed_layers(self.network) else self.network.lm_head
-        loss = sum_losses(head, said[:learned], targets[:learned], counts[:learned])
-        return loss if told is None else loss + sum_divergences(head, said[learned:], told, counts[learned:])
+        positions = answer_positions(batch.labels)
+        if is_rehearsal is not None:  # those come last
+            positions = positions[is_rehearsal[positions // batch.labels.shape[1]].argsort(stable=True)]
+        token_weights = (
+            torch.ones(len(positions))
+            if example_weights is None
+            else example_weights[positions // batch.labels.shape[1]]
+        )
+        targets = batch.labels.flatten()[positions + 1]
+        images = self.encode_images(batch) if images is None else images
+        teacher = None if is_rehearsal is None else self.teacher_states(batch, images, is_rehearsal)
+        positions, targets, token_weights = (
+            to_device(tensor, self.network.device) for tensor in (positions, targets, token_weights)
+        )
+        hidden_states = self.hidden_states(batch, images, positions)
+        learned = len(hidden_states) - (0 if teacher is None else len(teacher))
+        head = nn.Identity() if has_foreign_hooks(self.network) else self.network.lm_head
+        loss = sum_cross_entropy(head, hidden_states[:learned], targets[:learned], token_weights[:learned])
+        return (
+            loss
+            if teacher is None
+            else loss + sum_kl_divergence(head, hidden_states[learned:], teacher, token_weights[learned:])
+        )
 
     @torch.no_grad()
-    def told_by_base(self, batch: Batch, images: torch.Tensor | None, held: torch.Tensor) -> torch.Tensor | None:
+    def teacher_states(
+        self, batch: Batch, images: torch.Tensor | None, is_rehearsal: torch.Tensor
+    ) -> torch.Tensor | None:
         """Return what the base's head is given [N, D] for the answers of the held examples; None where it is not asked.
 
         Args:
             images: what the network sees; the base sees the same, unless what looks at pictures is trained.
         """
-        rows = held.nonzero().flatten().tolist()
-        if not rows and not self.always_looks:
+        rows = is_rehearsal.nonzero().flatten().tolist()
+        if not rows and not self.use_all_weights:
             return None
-        part = select(batch, rows or [0])
-        with self.adapter.away():
-            if self.adapter.looks:
-                part = show(part, part.pixels, part.pictures)
-                images = self.look(part)
-            places = answer_places(part.labels)[: None if rows else 0]
-            return self.said(part, images, to_device(places, self.network.device))
+        part = select_examples(batch, rows or [0])
+        with self.adapter.disabled():
+            if self.adapter.adapts_image_encoder:
+                part = replace_images(part, part.pixels, part.image_indices)
+                images = self.encode_images(part)
+            positions = answer_positions(part.labels)[: None if rows else 0]
+            return self.hidden_states(part, images, to_device(positions, self.network.device))
 
-    def said(self, batch: Batch, images: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
+    def hidden_states(self, batch: Batch, images: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
         """Return what the head is given [N, D] at places of the batch laid out flat; of SAT's own pass the logits."""
-        if has_changed_layers(self.network):
-            states = logits_by_sat(self.network, batch, images)
+        if has_foreign_hooks(self.network):
+            states = sat_logits(self.network, batch, images)
         else:
-            states = final_states(self.network, batch, images, self.checkpoint_activations)
+            states = final_hidden_states(self.network, batch, images, self.checkpoint_activations)
         # On the way back this adds rows, where an index in brackets would sort them first.
-        return states.flatten(0, 1).index_select(0, places)
+        return states.flatten(0, 1).index_select(0, positions)
 
-    def look(self, batch: Batch) -> torch.Tensor | None:
+    def encode_images(self, batch: Batch) -> torch.Tensor | None:
         """Return the embeddings [P, L, D] of a batch's pictures; None, or that of a blank one, where it has none."""
         pixels, device = batch.pixels, self.network.device
-        if pixels is None and self.always_looks:
+        if pixels is None and self.use_all_weights:
             pixels = torch.zeros(1, 3, *[self.network.image_size] * 2)
         return None if pixels is None else self.network.encode_image(to_device(pixels, device))
 
 
-def answer_places(labels: torch.Tensor) -> torch.Tensor:
+def answer_positions(labels: torch.Tensor) -> torch.Tensor:
     """Return the places, in labels [B, T] laid out flat, whose states should predict the label after them."""
-    learned = F.pad(labels[:, 1:] != NO_LOSS, (0, 1))
+    learned = F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))
     return learned.flatten().nonzero().squeeze(1)

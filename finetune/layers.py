@@ -16,17 +16,17 @@ from model.quantization.nf4 import Nf4Linear
 from model.sat.lora import Factors
 from model.sat.low_rank import is_frozen, is_mixing, is_watched, multiply, multiply_back
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+AttentionFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def run_layer(
     layer: Any,
-    attend: Attend,
+    attention_fn: AttentionFn,
     alpha: float,
     factors: Factors,
-    again: bool,
+    recompute: bool,
     x: torch.Tensor,
-    turns: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rotary: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     mask: torch.Tensor,
 ) -> torch.Tensor:
     """Return the states [B, T, D] after a layer.
@@ -37,22 +37,24 @@ def run_layer(
         factors: LoRA's, as far as they are at hand.
         again: whether the layer will be computed again on the way back. That ends with the last thing that is kept, so
             it spares the last product where this is a step by itself.
-        turns: see `turns_of`.
+        turns: see `rotary_qkv`.
     """
     h = layer.input_layernorm(x)
     attention = layer.attention
-    q, k, v = TurnedHeads.apply(call(attention.query_key_value, h, factors), attention.num_attention_heads, *turns)
-    context = attend(q, k, v, mask)
-    a = torch.add(call(attention.dense, context.transpose(1, 2).flatten(2), factors), h, alpha=alpha)
+    q, k, v = RotaryQKV.apply(
+        apply_linear(attention.query_key_value, h, factors), attention.num_attention_heads, *rotary
+    )
+    context = attention_fn(q, k, v, mask)
+    a = torch.add(apply_linear(attention.dense, context.transpose(1, 2).flatten(2), factors), h, alpha=alpha)
     mlp = layer.mlp
-    if not again and can_be_one_step(layer, a):
+    if not recompute and can_fuse_mlp(layer, a):
         # Weights of 4 bits are for those who have little memory.
-        keeps = not isinstance(mlp.dense_h_to_4h, Nf4Linear)
-        states: torch.Tensor = FrozenMlp.apply(a, layer, alpha, keeps)
+        save_activations = not isinstance(mlp.dense_h_to_4h, Nf4Linear)
+        states: torch.Tensor = FrozenMlp.apply(a, layer, alpha, save_activations)
         return states
     m = layer.post_attention_layernorm(a)
-    inner = F.gelu(call(mlp.dense_h_to_4h, m, factors), approximate="tanh")
-    return torch.add(call(mlp.dense_4h_to_h, inner, factors), m, alpha=alpha)
+    inner = F.gelu(apply_linear(mlp.dense_h_to_4h, m, factors), approximate="tanh")
+    return torch.add(apply_linear(mlp.dense_4h_to_h, inner, factors), m, alpha=alpha)
 
 
 def linear_layers(transformer: Any) -> Iterator[nn.Module]:
@@ -62,7 +64,7 @@ def linear_layers(transformer: Any) -> Iterator[nn.Module]:
         yield from layer.mlp.children()
 
 
-def call(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
+def apply_linear(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
     """Return what a linear layer makes of x; as a module, which deepspeed may watch, where nothing shorter will do."""
     if layer in factors:
         product: torch.Tensor = layer.product(x, *factors[layer])
@@ -70,7 +72,7 @@ def call(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
     return multiply(layer, x) if is_frozen(layer) else layer(x)
 
 
-def can_be_one_step(layer: Any, x: torch.Tensor) -> bool:
+def can_fuse_mlp(layer: Any, x: torch.Tensor) -> bool:
     """Whether `FrozenMlp` may stand for the second half of a layer."""
     norm, mlp = layer.post_attention_layernorm, layer.mlp
     plain = isinstance(norm, nn.LayerNorm) and not is_watched(norm) and not is_watched(mlp)
@@ -78,7 +80,7 @@ def can_be_one_step(layer: Any, x: torch.Tensor) -> bool:
     return frozen and is_frozen(mlp.dense_h_to_4h) and is_frozen(mlp.dense_4h_to_h) and not is_mixing(x.device.type)
 
 
-def turns_of(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def rotary_qkv(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the cosines, sines and negated sines [B, T, 3, 1, head_dim] by which q, k and v turn, v not at all.
 
     Args:
@@ -89,7 +91,7 @@ def turns_of(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.
     return cos, sin, -sin
 
 
-class TurnedHeads(torch.autograd.Function):
+class RotaryQKV(torch.autograd.Function):
     """q, k and v [B, H, T, head_dim] of what a layer makes of its states, q and k turned by their positions.
 
     They lie side by side, so that nothing is copied for the sake of one of them.
@@ -112,7 +114,7 @@ class FrozenMlp(torch.autograd.Function):
     """The second half of a layer that is not trained: m = LN(a);  m * alpha + MLP(m)."""
 
     @staticmethod
-    def forward(context: Any, a: torch.Tensor, layer: Any, alpha: float, keeps: bool) -> torch.Tensor:
+    def forward(context: Any, a: torch.Tensor, layer: Any, alpha: float, save_activations: bool) -> torch.Tensor:
         """Return the states [B, T, D].
 
         Args:
@@ -124,7 +126,7 @@ class FrozenMlp(torch.autograd.Function):
         m, mean, spread = normalize(layer, a)
         inner = multiply(layer.mlp.dense_h_to_4h, m)
         made = multiply(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
-        context.save_for_backward(a, mean, spread, inner if keeps else None)
+        context.save_for_backward(a, mean, spread, inner if save_activations else None)
         context.layer, context.alpha = layer, alpha
         return made.add_(m, alpha=alpha)
 

@@ -28,7 +28,7 @@ from model.finetuned import FineTuneVisualGLMModel
 from .peft_adapter import read_peft, write_peft
 
 FORMATS = ("sat", "hf", "peft", "run")
-FIRST = "1"
+FIRST_STEP = "1"
 
 
 def merge(source: str, destination: Path, to: str, base: str | None = None) -> None:
@@ -46,13 +46,13 @@ def merge(source: str, destination: Path, to: str, base: str | None = None) -> N
         write_run(Path(source), destination, base)
     elif to == "peft":
         checkpoint = open_checkpoint(source, base=base)
-        with new_directory(destination, 0) as part:
-            write_peft(part, checkpoint.split_qkv(), checkpoint.config, base or named_base(source))
+        with new_directory(destination, 0) as partial:
+            write_peft(partial, checkpoint.split_qkv(), checkpoint.config, base or read_base_name(source))
     else:
         convert(source, destination, to, merge_lora=True, base=base)
 
 
-def named_base(source: str) -> str:
+def read_base_name(source: str) -> str:
     """Return the name of the model that a run began from."""
     config = read_json(find_directory(resolve(source)) / CONFIG_NAME)
     return str(config.get(BASE_KEY, ""))
@@ -63,15 +63,15 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
     from .peft_adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 
     name = base or str(read_json(adapter / ADAPTER_CONFIG_NAME).get("base_model_name_or_path") or "")
-    began = open_checkpoint(name)
-    tensors, settings = read_peft(adapter, began)
-    config = {**began.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
+    base_checkpoint = open_checkpoint(name)
+    tensors, settings = read_peft(adapter, base_checkpoint)
+    config = {**base_checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
     config.pop("tokenizer_type", None)
-    with new_directory(destination, 0) as part:
-        (part / FIRST).mkdir()
-        write_tensors(part / FIRST / WEIGHTS_NAME, tensors)
-        (part / LATEST_NAME).write_text(FIRST, encoding="utf-8")
-        write_json(part / CONFIG_NAME, {**config, BASE_KEY: name})
+    with new_directory(destination, 0) as partial:
+        (partial / FIRST_STEP).mkdir()
+        write_tensors(partial / FIRST_STEP / WEIGHTS_NAME, tensors)
+        (partial / LATEST_NAME).write_text(FIRST_STEP, encoding="utf-8")
+        write_json(partial / CONFIG_NAME, {**config, BASE_KEY: name})
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:

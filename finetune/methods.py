@@ -22,12 +22,12 @@ from model.sat.lora import LLM
 from .config import TrainingConfig
 
 # The parts that --freeze knows, by the names of their parameters; the language model is everything else.
-PART_NAMES = {
+COMPONENT_PREFIXES = {
     "vit": "mixins.eva.model.vit.",
     "qformer": "mixins.eva.model.qformer.",
     "proj": "mixins.eva.model.glm_proj.",
 }
-IMAGE_PART = "mixins.eva."
+IMAGE_ENCODER_PREFIX = "mixins.eva."
 
 
 def choose_precision(
@@ -92,7 +92,7 @@ def choose_trained(network: FineTuneVisualGLMModel, config: TrainingConfig) -> d
     """Freeze all parameters but those that the configuration trains; return these by name."""
     if config.full:
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(part_of(name) not in config.freeze)
+            parameter.requires_grad_(component_of(name) not in config.freeze)
     else:
         network.disable_untrainable_params()
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -101,14 +101,14 @@ def choose_trained(network: FineTuneVisualGLMModel, config: TrainingConfig) -> d
     return trained
 
 
-def part_of(name: str) -> str:
+def component_of(name: str) -> str:
     """Return the part, one of those that --freeze knows, of a parameter."""
-    return next((part for part, start in PART_NAMES.items() if name.startswith(start)), LLM)
+    return next((part for part, start in COMPONENT_PREFIXES.items() if name.startswith(start)), LLM)
 
 
-def trains_image_part(trained: dict[str, torch.nn.Parameter]) -> bool:
+def trains_image_encoder(trained: dict[str, torch.nn.Parameter]) -> bool:
     """Whether the embedding of a picture changes in training."""
-    return any(name.startswith(IMAGE_PART) for name in trained)
+    return any(name.startswith(IMAGE_ENCODER_PREFIX) for name in trained)
 
 
 def describe_trained(trained: dict[str, torch.nn.Parameter], network: torch.nn.Module) -> str:

@@ -17,7 +17,7 @@ STATE_NAME = "optimizer.pt"
 
 
 @dataclass(frozen=True)
-class Settings:
+class OptimizerSettings:
     """How to optimize.
 
     Attributes:
@@ -38,7 +38,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Stepped:
+class OptimizerStep:
     """What came of a step.
 
     Either is a number, or a tensor that the device has yet to compute.
@@ -52,7 +52,7 @@ class Stepped:
     norm: float | torch.Tensor | None = None
 
 
-class Numbers:
+class AsyncScalars:
     """Numbers that the host reads later, without waiting for what a GPU was given to do after them.
 
     Args:
@@ -64,10 +64,10 @@ class Numbers:
         self.event: torch.cuda.Event | None = None
         given = [torch.as_tensor(number, dtype=torch.float64) for number in numbers]
         if device.type != "cuda":
-            self.held = torch.stack([number.detach().cpu() for number in given])
+            self.buffer = torch.stack([number.detach().cpu() for number in given])
             return
-        there = torch.stack([number.detach().to(device, non_blocking=True) for number in given])
-        self.held = torch.empty(there.shape, dtype=there.dtype, pin_memory=True).copy_(there, non_blocking=True)
+        scalars = torch.stack([number.detach().to(device, non_blocking=True) for number in given])
+        self.buffer = torch.empty(scalars.shape, dtype=scalars.dtype, pin_memory=True).copy_(scalars, non_blocking=True)
         self.event = torch.cuda.Event()
         self.event.record()
 
@@ -75,12 +75,12 @@ class Numbers:
         """Return the numbers as soon as they are there."""
         if self.event is not None:
             self.event.synchronize()
-        numbers: list[float] = self.held.tolist()
+        numbers: list[float] = self.buffer.tolist()
         return numbers
 
 
 @dataclass(frozen=True)
-class Made:
+class StepResult:
     """A step that was made and not yet looked at.
 
     Attributes:
@@ -92,9 +92,9 @@ class Made:
     """
 
     number: int
-    outcome: Numbers
+    outcome: AsyncScalars
     rows: list[int]
-    rate: float
+    lr: float
 
 
 class Optimizer(Protocol):
@@ -104,13 +104,13 @@ class Optimizer(Protocol):
         saved_as: the file or directory in a checkpoint that `save` writes.
     """
 
-    saved_as: str
+    state_name: str
 
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch as the module computes it from all that is given."""
         ...
 
-    def mixing(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Return a context in which the network computes, whatever dtypes its weights have."""
         ...
 
@@ -118,11 +118,11 @@ class Optimizer(Protocol):
         """Add the gradients of a loss to those of the batches before it in this step."""
         ...
 
-    def step(self, rate: float) -> Stepped:
+    def step(self, lr: float) -> OptimizerStep:
         """Change the parameters, after the last batch of the step."""
         ...
 
-    def rest(self) -> None:
+    def wait_for_params(self) -> None:
         """Let all weights lie where they belong, so that they can be read; every process calls it."""
         ...
 
@@ -145,15 +145,17 @@ class PlainOptimizer:
         mixed: whether operations must be told to mix dtypes, because trained weights meet others in one.
     """
 
-    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: Settings, mixed: bool) -> None:
-        self.saved_as = STATE_NAME
+    def __init__(
+        self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: OptimizerSettings, uses_autocast: bool
+    ) -> None:
+        self.state_name = STATE_NAME
         self.module = module
         self.parameters = list(parameters)
         self.settings = settings
         for parameter in self.parameters:
             parameter.data = parameter.data.float()
         self.device = self.parameters[0].device
-        self.mixed = mixed and settings.dtype != torch.float32
+        self.uses_autocast = uses_autocast and settings.dtype != torch.float32
         # Fused, it needs not ask the GPU whether float16 had room, and starts a kernel instead of a dozen.
         options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": self.device.type == "cuda"}
         self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, **options)
@@ -161,31 +163,31 @@ class PlainOptimizer:
 
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of one batch."""
-        with self.mixing():
+        with self.autocast():
             loss: torch.Tensor = self.module(batch, images, *more)
             return loss
 
-    def mixing(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""
-        return torch.autocast(self.device.type, self.settings.dtype) if self.mixed else nullcontext()
+        return torch.autocast(self.device.type, self.settings.dtype) if self.uses_autocast else nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss."""
         self.scaler.scale(loss).backward()
 
-    def step(self, rate: float) -> Stepped:
+    def step(self, lr: float) -> OptimizerStep:
         """Change the parameters."""
         for group in self.adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         self.scaler.unscale_(self.adam)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_grad or math.inf)
         self.scaler.step(self.adam)
         self.scaler.update()
         self.adam.zero_grad(set_to_none=True)
         # The scaler skips where a gradient is no number, and then its length is none.
-        return Stepped(~norm.isfinite() if self.scaler.is_enabled() else False, norm)
+        return OptimizerStep(~norm.isfinite() if self.scaler.is_enabled() else False, norm)
 
-    def rest(self) -> None:
+    def wait_for_params(self) -> None:
         """Do nothing: they never move."""
 
     def save(self, folder: Path) -> None:
@@ -202,7 +204,7 @@ class PlainOptimizer:
         self.scaler.load_state_dict(state["scaler"])
 
 
-def rate_at(
+def learning_rate_at(
     step: int, steps: int, peak: float, *, style: str, warmup: float, ratio: float, decay_steps: int | None
 ) -> float:
     """Return the learning rate of a step, which counts from 0.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.errors import SettingError
 
-SIDE = 224  # pixels of an image on the page, at most
+MAX_SIDE = 224  # pixels of an image on the page, at most
 PAGE = """<!DOCTYPE html>
 <html lang="{language}">
 <head>
@@ -88,7 +88,7 @@ def write_page(
     if scores:
         parts += ["<ul>", *(f"<li>{html.escape(score)}</li>" for score in scores), "</ul>"]
     parts += [format_article(article, image_format) for article in articles]
-    page = PAGE.format(language=language, title=html.escape(title), side=SIDE, body="\n".join(parts))
+    page = PAGE.format(language=language, title=html.escape(title), side=MAX_SIDE, body="\n".join(parts))
     try:
         path.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
@@ -101,15 +101,15 @@ def format_article(article: Article, image_format: Literal["JPEG", "PNG"] = "JPE
         f'<tr><th>{html.escape(line.name)}</th><td class="{line.verdict}">{html.escape(line.text)}</td></tr>'
         for line in article.lines
     )
-    return f"<article>\n{embed(article.image, image_format)}\n<table>\n{lines}\n</table>\n</article>"
+    return f"<article>\n{embed_image(article.image, image_format)}\n<table>\n{lines}\n</table>\n</article>"
 
 
-def embed(image: Image.Image | None, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:
+def embed_image(image: Image.Image | None, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:
     """Return an image as part of the page, at most SIDE pixels wide and high."""
     if image is None:
         return '<p class="none">no picture</p>'
     shown = image.copy()
-    shown.thumbnail((SIDE, SIDE))
+    shown.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     shown.save(buffer, image_format, **({"quality": 85} if image_format == "JPEG" else {}))
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -31,12 +31,12 @@ MERGE_WITH_PEFT = (
 )
 # Ways to initialize LoRA that also change the base model's weights, which the adapter's files do not hold.
 CHANGING_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
-Layer = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of its parts
+LoraFactors = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of its parts
 
 
-def lora_layers(tensors: Tensors) -> dict[str, Layer]:
+def lora_layers(tensors: Tensors) -> dict[str, LoraFactors]:
     """Return the matrices of each LoRA layer of a SAT fine-tune, by the layer's name."""
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LoraFactors] = {}
     for name in tensors:
         if name.endswith(FIRST_A):
             layer = name.removesuffix(FIRST_A)
@@ -64,14 +64,14 @@ def write_peft(folder: Path, tensors: Tensors, config: Mapping[str, Any], base: 
         raise CheckpointError("The run has no LoRA that PEFT could take over: only LoRA and QLoRA runs have.")
     alpha, heads = float(config.get("lora_alpha") or 1), config["num_attention_heads"]
     written, ranks, alphas = {}, {}, {}
-    for layer, (downs, ups) in layers.items():
+    for layer, (lora_a, lora_b) in layers.items():
         name = to_hf_name(f"{layer}.weight").removesuffix(".weight")
-        up = torch.block_diag(*ups)  # [out, n * r]
-        rows = interleave_qkv(up, heads) if is_language_qkv(f"{layer}.weight") else up
-        written[f"{PREFIX}{name}.lora_A.weight"] = torch.cat(downs)
+        lora_b = torch.block_diag(*lora_b)  # [out, n * r]
+        rows = interleave_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
+        written[f"{PREFIX}{name}.lora_A.weight"] = torch.cat(lora_a)
         written[f"{PREFIX}{name}.lora_B.weight"] = rows.contiguous()
-        ranks[name] = len(downs) * len(downs[0])
-        alphas[name] = alpha * len(downs)  # PEFT divides it by the rank
+        ranks[name] = len(lora_a) * len(lora_a[0])
+        alphas[name] = alpha * len(lora_a)  # PEFT divides it by the rank
     save_adapter(folder, written, peft_config(ranks, alphas, config, base))
 
 
@@ -126,13 +126,13 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
     rank = max(len(stored[name + LORA_A]) for name in names)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
-        down, up = stored[name + LORA_A].float(), stored[name + LORA_B].float()
-        up = up * scale_of(name.removeprefix(PREFIX), len(down), config)
-        rows = split_qkv(up, heads) if is_language_qkv(f"{layer}.weight") else up
-        lacking = rank - len(down)
+        lora_a, lora_b = stored[name + LORA_A].float(), stored[name + LORA_B].float()
+        lora_b = lora_b * lora_scale(name.removeprefix(PREFIX), len(lora_a), config)
+        rows = split_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
+        padding = rank - len(lora_a)
         for part, share in enumerate(rows.chunk(PARTS[layer.rpartition(".")[2]])):
-            tensors[f"{layer}.matrix_A.{part}"] = torch.nn.functional.pad(down, (0, 0, 0, lacking))
-            tensors[f"{layer}.matrix_B.{part}"] = torch.nn.functional.pad(share, (0, lacking))
+            tensors[f"{layer}.matrix_A.{part}"] = torch.nn.functional.pad(lora_a, (0, 0, 0, padding))
+            tensors[f"{layer}.matrix_B.{part}"] = torch.nn.functional.pad(share, (0, padding))
     return tensors, sat_settings(layers.values(), rank)
 
 
@@ -167,7 +167,7 @@ def is_base_weight(name: str, stored: Tensors, base: Tensors) -> bool:
     return torch.equal(stored[name], base[plain].to(stored[name].dtype))
 
 
-def scale_of(name: str, rank: int, config: Mapping[str, Any]) -> float:
+def lora_scale(name: str, rank: int, config: Mapping[str, Any]) -> float:
     """Return what PEFT multiplies a layer's product with."""
     alphas = config.get("alpha_pattern") or {}
     matching = [value for key, value in alphas.items() if re.fullmatch(rf"(.*\.)?({key})", name)]  # as PEFT does

@@ -21,15 +21,15 @@ from model.loading import load_tokenizer
 from model.prompt import Tokenizer
 from model.visualglm import VisualGLMModel
 
-from .batches import choose_workers, most_bytes
+from .batches import choose_workers, max_batch_bytes
 from .checkpoints import Run
 from .config import TrainingConfig
 from .data import ChatDataset, split_rows
 from .deepspeed_optimizer import DeepspeedOptimizer
-from .distributed import Processes, count_processes, is_launched, join_processes, say
+from .distributed import DistributedContext, init_distributed, is_launched, print_main, read_world_size
 from .errors import TrainingError
 from .forward import AnswerLoss
-from .images import PictureCache
+from .images import FileEmbeddingCache
 from .methods import (
     build_network,
     choose_base,
@@ -38,17 +38,17 @@ from .methods import (
     describe_trained,
     method_settings,
     open_base,
-    trains_image_part,
+    trains_image_encoder,
 )
-from .optimizer import Optimizer, PlainOptimizer, Settings
-from .progress import Recorder
-from .rehearsal import write_memory
-from .rows import Rows, describe_unread, read_rows
-from .runs import collect, copy_beside, load_trained, open_run, run_config
-from .sampler import Order
+from .optimizer import Optimizer, OptimizerSettings, PlainOptimizer
+from .progress import TrainingLogger
+from .rehearsal import write_rehearsal_data
+from .rows import Rows, describe_ignored_keys, read_rows
+from .runs import copy_companion_files, gather_tensors, load_trained, open_run, run_config
+from .sampler import ResumableBatchSampler
 from .stopping import StopRequest
-from .training import Training
-from .training_state import State
+from .trainer import Trainer
+from .training_state import TrainingState
 
 
 def wants_deepspeed(config: TrainingConfig) -> bool:
@@ -57,7 +57,7 @@ def wants_deepspeed(config: TrainingConfig) -> bool:
     Raises:
         TrainingError: it is needed, and not installed.
     """
-    several = count_processes() > 1
+    several = read_world_size() > 1
     if importlib.util.find_spec("deepspeed") is not None:
         return several or config.zero_stage > 0 or config.offload
     if several or config.offload:
@@ -65,7 +65,7 @@ def wants_deepspeed(config: TrainingConfig) -> bool:
     return False
 
 
-def longest_example(config: TrainingConfig, network: Network) -> int:
+def max_example_length(config: TrainingConfig, network: Network) -> int:
     """Return the most tokens of an example for a network."""
     return min(int(config.max_length), int(network.max_sequence_length))
 
@@ -75,7 +75,7 @@ def open_data(
 ) -> list[ChatDataset]:
     """Open files of training data for a network."""
     sizes: dict[str, Any] = {"image_length": network.image_length, "image_size": network.image_size}
-    length = longest_example(config, network)
+    length = max_example_length(config, network)
     return [ChatDataset(rows, tokenizer, max_length=length, on_bad_row=config.on_bad_row, **sizes) for rows in files]
 
 
@@ -83,9 +83,9 @@ def describe_data(datasets: Sequence[ChatDataset]) -> str:
     """Say what the data holds, and what of it is left out."""
     answers, rows = sum(map(len, datasets)), sum(len(dataset.rows) for dataset in datasets)
     bad = sum(len(dataset.bad_rows) for dataset in datasets)
-    unread = sum((dataset.unread for dataset in datasets), Counter())
+    ignored_keys = sum((dataset.ignored_keys for dataset in datasets), Counter())
     skipped = f"; {bad} bad rows are skipped" if bad else ""
-    keys = f" Keys that are not read: {describe_unread(unread)}." if unread else ""
+    keys = f" Keys that are not read: {describe_ignored_keys(ignored_keys)}." if ignored_keys else ""
     return f"Data: {answers} answers to learn in {rows} rows{skipped}.{keys}"
 
 
@@ -94,10 +94,10 @@ def make_optimizer(
     network: VisualGLMModel,
     trained: dict[str, torch.nn.Parameter],
     dtype: torch.dtype,
-    deep: bool,
+    uses_deepspeed: bool,
 ) -> Optimizer:
     """Return what computes losses and changes the network."""
-    settings = Settings(
+    settings = OptimizerSettings(
         config.weight_decay,
         config.clip_grad,
         dtype,
@@ -106,59 +106,61 @@ def make_optimizer(
         config.zero_stage,
         config.offload,
     )
-    module = AnswerLoss(network, config.checkpoint_activations, always_looks=config.zero_stage == 3)
-    if deep:
+    module = AnswerLoss(network, config.checkpoint_activations, use_all_weights=config.zero_stage == 3)
+    if uses_deepspeed:
         return DeepspeedOptimizer(module, trained.values(), settings)
-    return PlainOptimizer(module, trained.values(), settings, mixed=config.full)
+    return PlainOptimizer(module, trained.values(), settings, uses_autocast=config.full)
 
 
-def recall(
+def build_rehearsal_set(
     config: TrainingConfig,
-    processes: Processes,
+    distributed: DistributedContext,
     network: VisualGLMModel,
     tokenizer: Tokenizer,
-    train: Sequence[ChatDataset],
+    train_data: Sequence[ChatDataset],
 ) -> list[ChatDataset]:
     """Return what the base says of the pictures, as data to be mixed in; it is asked anew where a run goes on."""
-    if not config.remember:
+    if not config.rehearsal:
         return []
     folder = Path(tempfile.mkdtemp(prefix="visualglm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the data is read as long as the program runs
     file = folder / "memory.jsonl"
-    write_memory(file, network, tokenizer, train, config.remember, config.seed)
+    write_rehearsal_data(file, network, tokenizer, train_data, config.rehearsal, config.seed)
     held = open_data(config, [read_rows(file)], network, tokenizer) if file.is_file() else []
-    say(processes, f"Remembered: {sum(map(len, held))} answers of the base.")
+    print_main(distributed, f"Remembered: {sum(map(len, held))} answers of the base.")
     return held
 
 
-def repeats(train: Sequence[ChatDataset], remembered: Sequence[ChatDataset]) -> int:
+def count_repeats(train_data: Sequence[ChatDataset], rehearsal: Sequence[ChatDataset]) -> int:
     """Return how often what is new comes for what is remembered to come once: so often that it is about as much."""
-    return max(1, round(sum(map(len, remembered)) / sum(map(len, train))))
+    return max(1, round(sum(map(len, rehearsal)) / sum(map(len, train_data))))
 
 
-def make_order(config: TrainingConfig, datasets: Sequence[ChatDataset], processes: Processes) -> Order:
+def make_sampler(
+    config: TrainingConfig, datasets: Sequence[ChatDataset], distributed: DistributedContext
+) -> ResumableBatchSampler:
     """Return the order of the examples."""
-    sizes = [size for dataset in datasets for size in dataset.sizes]
-    return Order(
+    sizes = [size for dataset in datasets for size in dataset.lengths]
+    return ResumableBatchSampler(
         sum(map(len, datasets)),
         config.batch_size,
         config.gradient_accumulation_steps,
-        processes.count,
-        processes.rank,
+        distributed.world_size,
+        distributed.rank,
         config.seed,
         sizes if config.group_by_length else None,
     )
 
 
-def make_recorder(config: TrainingConfig, base: str, run: Path, first: int, last: int) -> Recorder:
+def make_logger(config: TrainingConfig, base: str, run: Path, first: int, last: int) -> TrainingLogger:
     """Return what records the training."""
     settings = {**asdict(config), "from_pretrained": base}
     wandb = {"project": config.wandb_project_name, "name": run.name, "config": settings}
-    return Recorder(run, first, last, config.summary_dir, wandb if config.wandb else None)
+    return TrainingLogger(run, first, last, config.summary_dir, wandb if config.wandb else None)
 
 
 @dataclass(frozen=True)
-class Begun:
+class LoadedModel:
     """The model to train.
 
     Attributes:
@@ -179,24 +181,26 @@ class Begun:
     dtype: torch.dtype
 
 
-Open = Callable[[str], Checkpoint]
+OpenModel = Callable[[str], Checkpoint]
 
 
-def begin(config: TrainingConfig, processes: Processes, open_model: Open = open_base) -> Begun:
+def load_model(
+    config: TrainingConfig, distributed: DistributedContext, open_model: OpenModel = open_base
+) -> LoadedModel:
     """Load the base that `open_model` opens, add what is to be trained, and say so."""
     base, notice = (config.from_pretrained, "") if config.from_pretrained is not None else choose_base()
-    say(processes, notice)
+    print_main(distributed, notice)
     checkpoint = open_model(base)
-    dtype, notice = choose_precision(config, processes.device, checkpoint.config)
-    say(processes, notice)
+    dtype, notice = choose_precision(config, distributed.device, checkpoint.config)
+    print_main(distributed, notice)
     settings = method_settings(config, checkpoint.config["num_layers"])
-    network = build_network(checkpoint, settings, processes.device, dtype)
+    network = build_network(checkpoint, settings, distributed.device, dtype)
     trained = choose_trained(network, config)
-    say(processes, describe_trained(trained, network))
-    return Begun(base, checkpoint, settings, network, load_tokenizer(checkpoint.path), trained, dtype)
+    print_main(distributed, describe_trained(trained, network))
+    return LoadedModel(base, checkpoint, settings, network, load_tokenizer(checkpoint.path), trained, dtype)
 
 
-def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
+def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Trainer:
     """Make everything ready: processes, model, data, optimizer, and the run, new or resumed.
 
     Args:
@@ -208,99 +212,105 @@ def prepare(config: TrainingConfig, open_model: Open = open_base) -> Training:
     """
     # Before anything that takes time: a path may be misspelled.
     train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (config.train_data, config.valid_data))
-    held_rows: list[Rows] = []
+    held_out_rows: list[Rows] = []
     if config.valid_share:
-        train_rows, held_rows = split_rows(train_rows, config.valid_share, config.seed)
-    deep = wants_deepspeed(config)
-    processes = join_processes(config.device, wants_nccl=deep)
+        train_rows, held_out_rows = split_rows(train_rows, config.valid_share, config.seed)
+    uses_deepspeed = wants_deepspeed(config)
+    distributed = init_distributed(config.device, wants_nccl=uses_deepspeed)
     torch.manual_seed(config.seed)
-    begun = begin(config, processes, open_model)
-    network, tokenizer = begun.network, begun.tokenizer
-    train, valid = (open_data(config, files, network, tokenizer) for files in (train_rows, [*held_rows, *valid_rows]))
-    say(processes, describe_data(train))
-    if held_rows:
-        say(processes, f"Held back for the evaluation: {sum(map(len, valid[: len(held_rows)]))} answers.")
-    remembered = recall(config, processes, network, tokenizer, train)
-    train = train * repeats(train, remembered)
-    order = make_order(config, train + remembered, processes)
-    size = most_bytes(config.batch_size, longest_example(config, network), network.image_size)
-    workers, notice = choose_workers(config.num_workers, size, order.batches)
-    say(processes, notice)
-    run, state = start_run(config, processes, begun, order)
+    loaded = load_model(config, distributed, open_model)
+    network, tokenizer = loaded.network, loaded.tokenizer
+    train, valid = (
+        open_data(config, files, network, tokenizer) for files in (train_rows, [*held_out_rows, *valid_rows])
+    )
+    print_main(distributed, describe_data(train))
+    if held_out_rows:
+        print_main(distributed, f"Held back for the evaluation: {sum(map(len, valid[: len(held_out_rows)]))} answers.")
+    rehearsal = build_rehearsal_set(config, distributed, network, tokenizer, train)
+    train = train * count_repeats(train, rehearsal)
+    sampler = make_sampler(config, train + rehearsal, distributed)
+    size = max_batch_bytes(config.batch_size, max_example_length(config, network), network.image_size)
+    workers, notice = choose_workers(config.num_workers, size, sampler.batches_per_step)
+    print_main(distributed, notice)
+    run, state = start_run(config, distributed, loaded, sampler)
     try:
-        optimizer = make_optimizer(config, network, begun.trained, begun.dtype, deep)
+        optimizer = make_optimizer(config, network, loaded.trained, loaded.dtype, uses_deepspeed)
         if state.step:
             load_optimizer(optimizer, run, state)
-            say(processes, f"Goes on with {run.path} after step {state.step}.")
-        last = config.train_iters or order.steps(config.epochs)
-        recorder = make_recorder(config, begun.base, run.path, state.step, last) if processes.is_first else None
+            print_main(distributed, f"Goes on with {run.path} after step {state.step}.")
+        last = config.train_iters or sampler.steps(config.epochs)
+        logger = make_logger(config, loaded.base, run.path, state.step, last) if distributed.is_main_process else None
     except BaseException:
         run.close()
         raise
-    return Training(
+    return Trainer(
         config=config,
-        processes=processes,
+        distributed=distributed,
         network=network,
         tokenizer=tokenizer,
         optimizer=optimizer,
-        pictures=make_cache(config, begun),
-        train=ConcatDataset(train + remembered),
-        new=sum(map(len, train)),
+        image_cache=make_cache(config, loaded),
+        train_data=ConcatDataset(train + rehearsal),
+        num_new=sum(map(len, train)),
         valid=valid,
-        order=order,
+        sampler=sampler,
         run=run,
         state=state,
-        last=last,
-        workers=workers,
-        tensors=partial(collect_saved, config, processes, begun),
-        recorder=recorder,
-        stop=StopRequest(processes.is_first, is_launched()),
+        last_step=last,
+        num_workers=workers,
+        collect_weights=partial(collect_weights, config, distributed, loaded),
+        logger=logger,
+        stop_request=StopRequest(distributed.is_main_process, is_launched()),
     )
 
 
-def load_optimizer(optimizer: Optimizer, run: Run, state: State) -> None:
+def load_optimizer(optimizer: Optimizer, run: Run, state: TrainingState) -> None:
     """Go on from the optimizer of a checkpoint.
 
     Raises:
         TrainingError: the checkpoint has another optimizer.
     """
     folder = run.folder(state.step)
-    if not (folder / optimizer.saved_as).exists():
+    if not (folder / optimizer.state_name).exists():
         raise TrainingError(
-            f"{folder} has no {optimizer.saved_as}: it was written with deepspeed and is read without, or "
+            f"{folder} has no {optimizer.state_name}: it was written with deepspeed and is read without, or "
             "conversely. Resume with the same command that began the run."
         )
     optimizer.load(folder)
 
 
-def start_run(config: TrainingConfig, processes: Processes, begun: Begun, order: Order) -> tuple[Run, State]:
+def start_run(
+    config: TrainingConfig, distributed: DistributedContext, loaded: LoadedModel, sampler: ResumableBatchSampler
+) -> tuple[Run, TrainingState]:
     """Open the run's directory; give the network what a resumed one has kept, before ZeRO 3 cuts it up."""
-    is_whole = config.save_full or len(begun.trained) == sum(1 for _ in begun.network.parameters())
-    model_config = run_config(begun.base, begun.checkpoint, begun.settings, is_whole)
-    run, state = open_run(config, processes, order, model_config)
+    is_standalone = config.save_full or len(loaded.trained) == sum(1 for _ in loaded.network.parameters())
+    model_config = run_config(loaded.base, loaded.checkpoint, loaded.settings, is_standalone)
+    run, state = open_run(config, distributed, sampler, model_config)
     try:
-        if processes.is_first:
-            copy_beside(begun.checkpoint, run, is_whole)
+        if distributed.is_main_process:
+            copy_companion_files(loaded.checkpoint, run, is_standalone)
         if state.step:
-            load_trained(run, state, begun.trained)
+            load_trained(run, state, loaded.trained)
     except BaseException:
         run.close()
         raise
     return run, state
 
 
-def make_cache(config: TrainingConfig, begun: Begun) -> PictureCache | None:
+def make_cache(config: TrainingConfig, loaded: LoadedModel) -> FileEmbeddingCache | None:
     """Return what keeps embeddings, where those of a picture never change."""
-    varies = trains_image_part(begun.trained) or config.crop < 1 or config.flip
+    varies = trains_image_encoder(loaded.trained) or config.crop < 1 or config.flip
     # ZeRO 3 gathers weights in the engine's own pass, and for all processes at once.
     if varies or config.zero_stage == 3:
         return None
-    return PictureCache(begun.network, config.cache_pictures * 1e9)
+    return FileEmbeddingCache(loaded.network, config.cache_images * 1e9)
 
 
-def collect_saved(config: TrainingConfig, processes: Processes, begun: Begun) -> dict[str, torch.Tensor]:
+def collect_weights(
+    config: TrainingConfig, distributed: DistributedContext, loaded: LoadedModel
+) -> dict[str, torch.Tensor]:
     """Return what a checkpoint holds."""
-    tensors: dict[str, torch.Tensor] = dict(begun.trained)
+    tensors: dict[str, torch.Tensor] = dict(loaded.trained)
     if config.save_full:
-        tensors = dict(begun.network.state_dict(keep_vars=True))
-    return collect(tensors, begun.dtype if config.full or config.save_full else None, processes)
+        tensors = dict(loaded.network.state_dict(keep_vars=True))
+    return gather_tensors(tensors, loaded.dtype if config.full or config.save_full else None, distributed)

@@ -13,7 +13,7 @@ from model.errors import SettingError
 LOG_NAME = "log.jsonl"
 
 
-class Recorder:
+class TrainingLogger:
     """Records the numbers of a training; of several processes the first has one.
 
     Args:
@@ -24,61 +24,68 @@ class Recorder:
     """
 
     def __init__(
-        self, run: Path, first: int, last: int, summary: Path | None = None, wandb: dict[str, Any] | None = None
+        self,
+        run: Path,
+        first_step: int,
+        last_step: int,
+        summary: Path | None = None,
+        wandb: dict[str, Any] | None = None,
     ) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         # A terminal's bar moves; elsewhere every record is a line.
-        self.bar = tqdm(total=last, initial=first, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1)
-        self.log = (run / LOG_NAME).open("a", encoding="utf-8")
-        self.board = open_board(run if summary is None else summary)
+        self.bar = tqdm(
+            total=last_step, initial=first_step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1
+        )
+        self.log_file = (run / LOG_NAME).open("a", encoding="utf-8")
+        self.tensorboard = open_tensorboard(run if summary is None else summary)
         self.wandb = open_wandb(wandb)
-        self.started, self.done = time.perf_counter(), 0.0
-        self.first, self.last = first, last
+        self.start_time, self.num_tokens = time.perf_counter(), 0.0
+        self.first_step, self.last_step = first_step, last_step
 
     def step(self, tokens: float) -> None:
         """Count a step with so many answer tokens."""
-        self.done += tokens
+        self.num_tokens += tokens
         self.bar.update()
 
-    def record(self, step: int, **numbers: Any) -> None:
+    def log(self, step: int, **numbers: Any) -> None:
         """Record numbers of a step."""
-        self.log.write(json.dumps({"step": step, **numbers}, ensure_ascii=False) + "\n")
-        self.log.flush()
+        self.log_file.write(json.dumps({"step": step, **numbers}, ensure_ascii=False) + "\n")
+        self.log_file.flush()
         plain = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
-        if self.board is not None:
+        if self.tensorboard is not None:
             for name, value in plain.items():
-                self.board.add_scalar(name, value, step)
+                self.tensorboard.add_scalar(name, value, step)
         if self.wandb is not None:
-            self.wandb.log(plain, step=step)
+            self.wandb.log_file(plain, step=step)
 
-    def show(self, step: int, loss: float, rate: float) -> None:
+    def log_progress(self, step: int, loss: float, lr: float) -> None:
         """Record how the training goes, and show it."""
-        spent = time.perf_counter() - self.started
-        speed = self.done / max(spent, 1e-9)
-        left = spent / max(1, step - self.first) * (self.last - step)
-        self.record(step, loss=loss, lr=rate, tokens_per_s=round(speed, 1), left_s=round(left, 1))
-        self.bar.set_postfix_str(f"loss {loss:.4f} lr {rate:.2e} {speed:.0f} tokens/s")
+        spent = time.perf_counter() - self.start_time
+        speed = self.num_tokens / max(spent, 1e-9)
+        left = spent / max(1, step - self.first_step) * (self.last_step - step)
+        self.log(step, loss=loss, lr=lr, tokens_per_s=round(speed, 1), left_s=round(left, 1))
+        self.bar.set_postfix_str(f"loss {loss:.4f} lr {lr:.2e} {speed:.0f} tokens/s")
         if self.bar.disable:
-            self.say(
-                f"step {step}/{self.last}  loss {loss:.4f}  lr {rate:.2e}  {speed:.0f} tokens/s  {left:.0f} s left"
+            self.write_line(
+                f"step {step}/{self.last_step}  loss {loss:.4f}  lr {lr:.2e}  {speed:.0f} tokens/s  {left:.0f} s left"
             )
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """Show a line above the bar."""
         self.bar.write(make_printable(text), file=sys.stderr)
 
     def close(self) -> None:
         """Write what is left."""
         self.bar.close()
-        self.log.close()
-        if self.board is not None:
-            self.board.close()
+        self.log_file.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
 
 
-def open_board(folder: Path) -> Any:
+def open_tensorboard(folder: Path) -> Any:
     """Return TensorBoard's writer; None where it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None

@@ -21,11 +21,11 @@ from .data import ChatDataset
 from .evaluation import Question, answer_all, greedy_config
 from .forward import Adapter
 
-NAMED_SHARE = 0.7  # of the questions are about things that were named before
+NAMED_FRACTION = 0.7  # of the questions are about things that were named before
 
 
 @dataclass(frozen=True)
-class Words:
+class QuestionTemplates:
     """What questions are made of in a language.
 
     Attributes:
@@ -36,8 +36,8 @@ class Words:
         plurals: of the things.
         colors, places, sides: {color}, {place} and {side}.
         templates: one list for each kind of question.
-        further: questions that need one before them.
-        talk: questions that need no picture.
+        follow_ups: questions that need one before them.
+        no_image: questions that need no picture.
     """
 
     language: Language
@@ -48,8 +48,8 @@ class Words:
     places: tuple[str, ...]
     sides: tuple[str, ...]
     templates: tuple[tuple[str, ...], ...]
-    further: tuple[str, ...]
-    talk: tuple[str, ...]
+    follow_ups: tuple[str, ...]
+    no_image: tuple[str, ...]
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def split(text: str) -> tuple[str, ...]:
 
 
 ZH_THINGS = split("球 方块 三角形 星星 爱心 圆环 十字 月牙 房子 小汽车 树 鱼 狗 猫 花 鸟 桌子")
-ZH = Words(
+ZH = QuestionTemplates(
     language=CHINESE,
     colored="{color}的{thing}",
     things=ZH_THINGS,
@@ -83,10 +83,25 @@ ZH = Words(
         ("{thing}和{other}哪个更大？", "{thing}比{other}大吗？", "哪个物体最大？", "最小的东西是什么？"),
         ("{thing}的{side}是什么？", "{thing}{side}有什么？", "{thing}在{other}的{side}吗？"),
     ),
-    further=("它是什么颜色的？", "它在哪里？", "它的{side}有什么？", "它比{other}大吗？", "另一个呢？", "还有别的吗？"),
-    talk=("你好！", "你是谁？", "你能做什么？", "你会说英语吗？", "谢谢！", "天空是什么颜色的？", "{thing}在哪里？"),
+    follow_ups=(
+        "它是什么颜色的？",
+        "它在哪里？",
+        "它的{side}有什么？",
+        "它比{other}大吗？",
+        "另一个呢？",
+        "还有别的吗？",
+    ),
+    no_image=(
+        "你好！",
+        "你是谁？",
+        "你能做什么？",
+        "你会说英语吗？",
+        "谢谢！",
+        "天空是什么颜色的？",
+        "{thing}在哪里？",
+    ),
 )
-EN = Words(
+EN = QuestionTemplates(
     language=ENGLISH,
     colored="{color} {thing}",
     things=split("ball box triangle star heart ring cross moon house car tree fish dog cat flower bird table"),
@@ -121,14 +136,14 @@ EN = Words(
         ),
         ("What is {side} the {thing}?", "Is the {thing} {side} the {other}?", "What can you see {side} the {thing}?"),
     ),
-    further=(
+    follow_ups=(
         "What colour is it?",
         "Where is it?",
         "What is {side} it?",
         "Is it larger than the {other}?",
         "And the other?",
     ),
-    talk=(
+    no_image=(
         "Hello!",
         "Who are you?",
         "What can you do?",
@@ -137,7 +152,7 @@ EN = Words(
         "Where is the {thing}?",
     ),
 )
-WORDS = {words.language: words for words in (ZH, EN)}
+TEMPLATES = {templates.language: templates for templates in (ZH, EN)}
 
 
 def draw_question(random: Random, language: Language, said: str) -> str:
@@ -147,38 +162,40 @@ def draw_question(random: Random, language: Language, said: str) -> str:
         random: draws.
         said: what was said of the picture before, in the same language.
     """
-    words = WORDS[language]
-    return fill(random, words, random.choice(random.choice(words.templates)), said)
+    templates = TEMPLATES[language]
+    return fill(random, templates, random.choice(random.choice(templates.templates)), said)
 
 
-def draw_further(random: Random, language: Language, said: str) -> str:
+def draw_follow_up(random: Random, language: Language, said: str) -> str:
     """Return a question that is asked after another one."""
-    words = WORDS[language]
-    return fill(random, words, random.choice(words.further), said)
+    templates = TEMPLATES[language]
+    return fill(random, templates, random.choice(templates.follow_ups), said)
 
 
-def draw_talk(random: Random, language: Language) -> str:
+def draw_no_image(random: Random, language: Language) -> str:
     """Return a question without a picture."""
-    words = WORDS[language]
-    return fill(random, words, random.choice(words.talk), "")
+    templates = TEMPLATES[language]
+    return fill(random, templates, random.choice(templates.no_image), "")
 
 
-def fill(random: Random, words: Words, template: str, said: str) -> str:
+def fill(random: Random, templates: QuestionTemplates, template: str, said: str) -> str:
     """Return a template's question."""
-    thing, other = draw_things(random, words, said)
-    color, place, side = (random.choice(some) for some in (words.colors, words.places, words.sides))
-    drawn = {"thing": thing, "other": other, "one": with_article(thing), "many": plural_of(words, thing)}
+    thing, other = draw_things(random, templates, said)
+    color, place, side = (random.choice(some) for some in (templates.colors, templates.places, templates.sides))
+    drawn = {"thing": thing, "other": other, "one": with_article(thing), "many": plural_of(templates, thing)}
     return template.format(**drawn, color=color, place=place, side=side)
 
 
-def draw_things(random: Random, words: Words, said: str) -> Sequence[str]:
+def draw_things(random: Random, templates: QuestionTemplates, said: str) -> Sequence[str]:
     """Draw the names of two things, mostly from those already named, half of them with a color."""
-    colored = [words.colored.format(color=color, thing=thing) for color in words.colors for thing in words.things]
-    every = [[*words.things], colored]
+    colored = [
+        templates.colored.format(color=color, thing=thing) for color in templates.colors for thing in templates.things
+    ]
+    every = [[*templates.things], colored]
     named = [[name for name in names if name in said] for names in every]
     drawn = []
     for _ in range(2):
-        names = named if random.random() < NAMED_SHARE else every
+        names = named if random.random() < NAMED_FRACTION else every
         drawn.append(random.choice(random.choice(names) or random.choice(every)))
     return drawn
 
@@ -190,21 +207,23 @@ def with_article(thing: str) -> str:
     return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
 
 
-def plural_of(words: Words, thing: str) -> str:
+def plural_of(templates: QuestionTemplates, thing: str) -> str:
     """Return the plural of a thing, its color before it if it has one."""
-    name, plural = next(pair for pair in zip(words.things, words.plurals, strict=True) if thing.endswith(pair[0]))
+    name, plural = next(
+        pair for pair in zip(templates.things, templates.plurals, strict=True) if thing.endswith(pair[0])
+    )
     return thing.removesuffix(name) + plural
 
 
-ROWS = 16  # answered side by side
-LONGEST = 128  # tokens of an answer
+BATCH_SIZE = 16  # answered side by side
+MAX_NEW_TOKENS = 128  # tokens of an answer
 # Of the questions those that ask what a picture shows, at most; of the others those that come after another one, and
 # those without a picture.
-DESCRIBED_SHARE, FURTHER_SHARE, TALK_SHARE = 0.25, 0.25, 0.05
+DESCRIBED_FRACTION, FOLLOW_UP_FRACTION, NO_IMAGE_FRACTION = 0.25, 0.25, 0.05
 
 
 @torch.no_grad()
-def write_memory(
+def write_rehearsal_data(
     file: Path, network: VisualGLMModel, tokenizer: Tokenizer, datasets: Sequence[ChatDataset], count: int, seed: int
 ) -> None:
     """Ask a model as it is without what was added to it, and write what it answers as training data.
@@ -216,59 +235,61 @@ def write_memory(
         count: answers to write, at most.
         seed: of the questions.
     """
-    pictures = picture_files(datasets, count)
-    if not pictures:
+    images = image_files(datasets, count)
+    if not images:
         return
-    with Adapter(network).away(), file.open("w", encoding="utf-8") as opened:
-        for question, answer in ask_all(SatChatModel(network, tokenizer), pictures, count, Random(seed)):
+    with Adapter(network).disabled(), file.open("w", encoding="utf-8") as opened:
+        for question, answer in generate_examples(SatChatModel(network, tokenizer), images, count, Random(seed)):
             row: dict[str, Any] = {} if question.image is None else {"img": str(question.image.resolve())}
             row |= {"prompt": question.text, "label": answer, "language": question.language.code}
-            row["history"] = [[turn.question, turn.answer] for turn in question.earlier]
+            row["history"] = [[turn.question, turn.answer] for turn in question.history]
             opened.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def ask_all(
-    model: SatChatModel, pictures: Sequence[Path], count: int, random: Random
+def generate_examples(
+    model: SatChatModel, images: Sequence[Path], count: int, random: Random
 ) -> Iterator[tuple[Question, str]]:
     """Yield up to `count` questions with their answers: what the pictures show, then more of it, then what follows."""
-    seen = list(product(pictures, (CHINESE, ENGLISH)))
+    seen = list(product(images, (CHINESE, ENGLISH)))
     random.shuffle(seen)
-    first = seen[: max(1, round(DESCRIBED_SHARE * count))]
-    described = ask(model, [Question(picture, language, language.describe) for picture, language in first])
+    first = seen[: max(1, round(DESCRIBED_FRACTION * count))]
+    described = answer_questions(model, [Question(image, language, language.describe) for image, language in first])
     yield from described
     said = {(question.image, question.language): answer for question, answer in described}
     rest = count - len(first)
     places = [seen[number % len(seen)] for number in range(rest)]
-    asked = [draw(random, *place, said.get(place, "")) for place in places]
-    further = round(FURTHER_SHARE * rest)
-    answered = ask(model, asked[further:])
+    asked = [make_question(random, *place, said.get(place, "")) for place in places]
+    further = round(FOLLOW_UP_FRACTION * rest)
+    answered = answer_questions(model, asked[further:])
     yield from answered
-    yield from ask(model, [follow(random, *random.choice(answered)) for _ in range(further) if answered])
+    yield from answer_questions(
+        model, [make_follow_up(random, *random.choice(answered)) for _ in range(further) if answered]
+    )
 
 
-def draw(random: Random, picture: Path, language: Language, said: str) -> Question:
+def make_question(random: Random, image: Path, language: Language, said: str) -> Question:
     """Return a question about a picture of which something was said, now and then one without it."""
-    if random.random() < TALK_SHARE:
-        return Question(None, language, draw_talk(random, language))
-    return Question(picture, language, draw_question(random, language, said))
+    if random.random() < NO_IMAGE_FRACTION:
+        return Question(None, language, draw_no_image(random, language))
+    return Question(image, language, draw_question(random, language, said))
 
 
-def follow(random: Random, before: Question, answer: str) -> Question:
+def make_follow_up(random: Random, before: Question, answer: str) -> Question:
     """Return a question that comes after another one and its answer."""
-    choose = draw_question if random.random() < 0.5 and before.image is not None else draw_further
+    choose = draw_question if random.random() < 0.5 and before.image is not None else draw_follow_up
     text = choose(random, before.language, answer)
-    return Question(before.image, before.language, text, [*before.earlier, Turn(before.text, answer)])
+    return Question(before.image, before.language, text, [*before.history, Turn(before.text, answer)])
 
 
-def ask(model: SatChatModel, questions: Sequence[Question]) -> list[tuple[Question, str]]:
+def answer_questions(model: SatChatModel, questions: Sequence[Question]) -> list[tuple[Question, str]]:
     """Return the questions that the model answers by the most likely tokens, with its answers."""
-    config = greedy_config(model, LONGEST).replace(repetition_penalty=1.0)
+    config = greedy_config(model, MAX_NEW_TOKENS).replace(repetition_penalty=1.0)
     told = ((one.conversation(), one.text) for one in questions)
-    answers = zip(questions, answer_all(model, told, config, ROWS), strict=True)
+    answers = zip(questions, answer_all(model, told, config, BATCH_SIZE), strict=True)
     return [(one, text) for one, text in answers if not isinstance(text, VisualGLMError) and text.strip()]
 
 
-def picture_files(datasets: Sequence[ChatDataset], count: int) -> list[Path]:
+def image_files(datasets: Sequence[ChatDataset], count: int) -> list[Path]:
     """Return up to `count` pictures of the data."""
     found: dict[Path, None] = {}
     for dataset in datasets:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ShapeError, quote
+from .errors import RowFormatError, quote
 
 NUMBERED = r"(?:(?:picture|image|图片?)[ -]?\d+ *[:：] *)?"
 NAMES = "image|img|image_?here|image_?placeholder|image_?pad|image_?token|image_soft_token|img_?context|start_of_image"
@@ -22,13 +22,13 @@ NOT_PATHS = ("", ".", "./")  # between <image> and </image> where the picture is
 OTHER_MEDIA = re.compile(r"<\|?(?:video|audio)(?:[ _-]?\d+)?\|?>", re.IGNORECASE)
 
 
-def take_marks(question: str) -> tuple[str, list[str], int]:
+def strip_marks(question: str) -> tuple[str, list[str], int]:
     """Return a question without picture marks, the paths in its tags, and the number of its placeholders.
 
     Raises:
         ShapeError: it has a mark of a video or a sound.
     """
-    refuse_other_media(question)
+    reject_other_media(question)
     paths: list[str] = []
     placeholders = 0
 
@@ -46,29 +46,29 @@ def take_marks(question: str) -> tuple[str, list[str], int]:
     return text.strip(), paths, placeholders + count
 
 
-def refuse_marks(text: str, name: str) -> str:
+def reject_marks(text: str, name: str) -> str:
     """Return a text that should have no picture mark.
 
     Raises:
         ShapeError: it has one.
     """
-    refuse_other_media(text)
+    reject_other_media(text)
     if found := TAG.search(text) or PLACEHOLDER.search(text):
-        raise ShapeError(
+        raise RowFormatError(
             f'its "{name}" has the picture mark {found[0]!r}, which would be learned as text. Remove it; marks of '
             "pictures belong into questions"
         )
     return text
 
 
-def refuse_other_media(text: str) -> None:
+def reject_other_media(text: str) -> None:
     """Raise ShapeError for a mark of a video or a sound."""
     if found := OTHER_MEDIA.search(text):
-        raise ShapeError(f"it has {found[0]}; the model reads pictures only. Remove the row or the mark")
+        raise RowFormatError(f"it has {found[0]}; the model reads pictures only. Remove the row or the mark")
 
 
 # Without case, hyphens and underscores: "Image", "image_path" and "imgs" are among them.
-PICTURE_KEYS = frozenset(
+IMAGE_KEYS = frozenset(
     f"{name}{ending}"
     for name in ("img", "image", "picture", "pic", "photo")
     for ending in ("", "s", "path", "paths", "file")
@@ -79,17 +79,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
-def plain_key(key: str) -> str:
+def normalize_key(key: str) -> str:
     """Return a key without case, hyphens and underscores."""
     return key.lower().replace("_", "").replace("-", "")
 
 
-def picture_keys(record: Mapping[str, Any]) -> list[str]:
+def image_keys(record: Mapping[str, Any]) -> list[str]:
     """Return the keys of a row that name its picture."""
-    return [key for key in record if plain_key(key) in PICTURE_KEYS]
+    return [key for key in record if normalize_key(key) in IMAGE_KEYS]
 
 
-def picture_names(record: Mapping[str, Any]) -> list[str]:
+def image_names(record: Mapping[str, Any]) -> list[str]:
     """Return the paths of all pictures that the keys of a row name.
 
     Raises:
@@ -97,8 +97,8 @@ def picture_names(record: Mapping[str, Any]) -> list[str]:
     """
     for key in OTHER_MEDIA_KEYS:
         if record.get(key):
-            raise ShapeError(f'it has a "{key}"; the model reads pictures only. Remove the row or the key')
-    return [name for key in picture_keys(record) for name in paths_of(record[key])]
+            raise RowFormatError(f'it has a "{key}"; the model reads pictures only. Remove the row or the key')
+    return [name for key in image_keys(record) for name in paths_of(record[key])]
 
 
 def paths_of(value: Any) -> list[str]:
@@ -119,10 +119,10 @@ def paths_of(value: Any) -> list[str]:
                 return paths_of(value[key])
         if all(PLACEHOLDER.fullmatch(key) for key in value):  # {"<image_00>": "a.png"}, as MiniCPM-V has it
             return paths_of(list(value.values()))
-    raise ShapeError(f"its picture is {quote(value)}, not a path")
+    raise RowFormatError(f"its picture is {quote(value)}, not a path")
 
 
-def the_only_picture(named: Iterable[str], tagged: Iterable[str]) -> str | None:
+def single_image(named: Iterable[str], tagged: Iterable[str]) -> str | None:
     """Return the path of a row's picture, or None.
 
     Args:
@@ -135,15 +135,15 @@ def the_only_picture(named: Iterable[str], tagged: Iterable[str]) -> str | None:
     names = list(named)
     names += dict.fromkeys(path for path in tagged if path not in names)
     if len(names) > 1:
-        raise ShapeError(f"it has {len(names)} pictures; the model reads one. Make a row of each")
+        raise RowFormatError(f"it has {len(names)} pictures; the model reads one. Make a row of each")
     return names[0] if names else None
 
 
-def refuse_unread_picture(record: Mapping[str, Any], unread: Iterable[str]) -> None:
+def reject_ignored_image(record: Mapping[str, Any], unread: Iterable[str]) -> None:
     """Raise ShapeError if a key that is not read holds the path of a picture, in a row that has no other."""
     for key in unread:
-        if any(looks_like_picture(key, value) for value in values_in(record[key])):
-            raise ShapeError(
+        if any(looks_like_image(key, value) for value in values_in(record[key])):
+            raise RowFormatError(
                 f'its "{key}" is {quote(record[key])}, which looks like a picture, but this key is not read. Call it '
                 '"img", or remove it'
             )
@@ -159,16 +159,16 @@ def values_in(value: Any) -> Iterable[Any]:
         yield value
 
 
-def looks_like_picture(key: str, value: Any) -> bool:
+def looks_like_image(key: str, value: Any) -> bool:
     """Whether a value is the path or address of a picture."""
     if not isinstance(value, str):
         return False
-    is_picture_key = any(name in plain_key(key) for name in ("image", "img", "picture", "photo"))
-    is_address = is_picture_key and "://" in value
+    is_image_key = any(name in normalize_key(key) for name in ("image", "img", "picture", "photo"))
+    is_address = is_image_key and "://" in value
     return value.lower().endswith(SUFFIXES) or value.startswith("data:image/") or is_address
 
 
-def find_picture(name: str, folder: Path) -> Path:
+def find_image(name: str, folder: Path) -> Path:
     """Return the path of a picture.
 
     It starts from `folder`, where the data file is, else from the working directory, else, where it begins with the
@@ -178,19 +178,19 @@ def find_picture(name: str, folder: Path) -> Path:
         ShapeError: there is no such file.
     """
     if name.startswith("data:"):
-        raise ShapeError("its picture is a data URL. Write it to a file and give its path")
+        raise RowFormatError("its picture is a data URL. Write it to a file and give its path")
     name = name.removeprefix("file://")
     if "://" in name:
-        raise ShapeError(f"the picture {quote(name)} is an address. Download it and give the path of the file")
+        raise RowFormatError(f"the picture {quote(name)} is an address. Download it and give the path of the file")
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-        places = [folder / spelling, Path(spelling)]
+        candidates = [folder / spelling, Path(spelling)]
         if Path(spelling).parts[:1] == (folder.absolute().name,):
-            places.append(folder.absolute().parent / spelling)
-        for path in places:
+            candidates.append(folder.absolute().parent / spelling)
+        for path in candidates:
             if os.path.isfile(path):  # noqa: PTH113  (says False where a path cannot even be one)
                 return path
     windows = "\\" in name or DRIVE.match(name)
     hint = ". It is a path of Windows; give it from the data file on, like pictures/a.png" if windows else ""
-    raise ShapeError(
+    raise RowFormatError(
         f"the picture {quote(name)} was found neither beside the data file nor in the working directory{hint}"
     )

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import LONGEST_QUOTE, BadRowError, DataError, quote
+from .errors import MAX_QUOTE_LENGTH, BadRowError, DataError, quote
 from .formats import Row, parse_row
 
 ADVICE = "Give JSON lines (one object a line), or one list of objects in brackets, in UTF-8."
 BOM = codecs.BOM_UTF8
 HEAD_BYTES = 4096
 # First bytes of files that are not text, and what to do with them. The longer mark of two that begin alike comes first.
-NOT_TEXT = (
+NON_TEXT_SIGNATURES = (
     (b"\x1f\x8b", "compressed by gzip. Unpack it: gunzip FILE.gz"),
     (b"BZh", "compressed by bzip2. Unpack it: bunzip2 FILE.bz2"),
     (b"\xfd7zXZ", "compressed by xz. Unpack it: unxz FILE.xz"),
@@ -37,7 +37,7 @@ BRACKETS = (b"{", b"[")
 
 def describe_head(head: bytes) -> str | None:
     """Name the format of a file by its first bytes `head`, with advice; None if it may be UTF-8 text."""
-    for mark, kind in NOT_TEXT:
+    for mark, kind in NON_TEXT_SIGNATURES:
         if head.startswith(mark):
             return kind
     for name, pair in (("UTF-16LE", slice(0, 2)), ("UTF-16BE", slice(1, None, -1))):
@@ -79,14 +79,14 @@ def describe_object(path: Path) -> str | None:
     return "is one object over several lines. Put brackets around it, [ ... ], or write it into one line."
 
 
-LISTED = 10  # bad rows named in a message
-BLANK = re.compile(r"[ \t\r\n]*")
+MAX_LISTED = 10  # bad rows named in a message
+WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 OnBadRow = Literal["error", "skip"]
 
 
 @dataclass
-class Places:
+class RowOffsets:
     """Where each row stands in the file, in bytes, and its number: 24 bytes a row."""
 
     starts: "array[int]" = field(default_factory=lambda: array("q"))
@@ -102,12 +102,12 @@ class Places:
 class Rows(Sequence[Row]):
     """The rows of a file, each read when it is asked for; worker processes may share it."""
 
-    def __init__(self, path: Path, places: Places) -> None:
+    def __init__(self, path: Path, offsets: RowOffsets) -> None:
         self.path = path
-        self.places = places
+        self.offsets = offsets
 
     def __len__(self) -> int:
-        return len(self.places.numbers)
+        return len(self.offsets.numbers)
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         """Read one row.
@@ -115,7 +115,7 @@ class Rows(Sequence[Row]):
         Raises:
             BadRowError: it is not JSON, has none of the shapes, or its picture is not there.
         """
-        return parse_row(self.read_json(index), self.places.numbers[index], self.path.parent)
+        return parse_row(self.read_json(index), self.offsets.numbers[index], self.path.parent)
 
     def read_json(self, index: int) -> Any:
         """Return what the JSON of a row holds.
@@ -123,7 +123,7 @@ class Rows(Sequence[Row]):
         Raises:
             BadRowError: it is not JSON.
         """
-        start, end, number = self.places.starts[index], self.places.ends[index], self.places.numbers[index]
+        start, end, number = self.offsets.starts[index], self.offsets.ends[index], self.offsets.numbers[index]
         with self.path.open("rb") as file:
             file.seek(start)
             text = file.read(end - start)
@@ -151,35 +151,35 @@ def read_rows(path: str | Path) -> Rows:
         if fault := describe_object(path):
             raise DataError(f"The training data {path} {fault}")
         is_list = head.removeprefix(BOM).lstrip().startswith(b"[")
-        places = place_list(path) if is_list else place_lines(path)
+        offsets = index_list(path) if is_list else index_lines(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"The training data {path} cannot be read: {reason}. Check the path.") from error
-    if not places.numbers:
+    if not offsets.numbers:
         raise DataError(f"The training data {path} has no rows. {ADVICE}")
-    return Rows(path, places)
+    return Rows(path, offsets)
 
 
-def place_lines(path: Path) -> Places:
+def index_lines(path: Path) -> RowOffsets:
     """Find the lines of a file that are not blank."""
-    places, end = Places(), 0
+    offsets, end = RowOffsets(), 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             start, end = end, end + len(line)
             if number == 1 and line.startswith(BOM):
                 start, line = start + len(BOM), line[len(BOM) :]
             if line.strip():
-                places.add(start, end, number)
-    return places
+                offsets.add(start, end, number)
+    return offsets
 
 
-def place_list(path: Path) -> Places:
+def index_list(path: Path) -> RowOffsets:
     """Find the elements of a JSON list.
 
     Raises:
         DataError: it is no list of JSON values in UTF-8 to its end.
     """
-    places = Places()
+    offsets = RowOffsets()
     raw = path.read_bytes()
     try:
         text = raw.removeprefix(BOM).decode("utf-8")
@@ -189,13 +189,13 @@ def place_list(path: Path) -> Places:
             first = offset + len(text[done:start].encode())
             offset = first + len(text[start:end].encode())
             done = end
-            places.add(first, offset, number)
+            offsets.add(first, offset, number)
     except (ValueError, RecursionError) as error:
         reason = describe_text(raw) or error
         raise DataError(
-            f"The training data {path} cannot be read after its row {len(places.numbers)}: {reason}. {ADVICE}"
+            f"The training data {path} cannot be read after its row {len(offsets.numbers)}: {reason}. {ADVICE}"
         ) from None
-    return places
+    return offsets
 
 
 def element_spans(text: str) -> Iterator[tuple[int, int]]:
@@ -205,26 +205,26 @@ def element_spans(text: str) -> Iterator[tuple[int, int]]:
         ValueError: the text is no JSON list.
     """
     decoder = json.JSONDecoder()
-    place = skip_blank(text, skip_blank(text, 0) + 1)
-    while text[place : place + 1] != "]":
-        _, end = decoder.raw_decode(text, place)
-        yield place, end
-        place = skip_blank(text, end)
-        if text[place : place + 1] == ",":
-            place = skip_blank(text, place + 1)
-        elif text[place : place + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
-    if skip_blank(text, place + 1) != len(text):
-        raise json.JSONDecodeError("Extra data", text, place + 1)
+    position = skip_whitespace(text, skip_whitespace(text, 0) + 1)
+    while text[position : position + 1] != "]":
+        _, end = decoder.raw_decode(text, position)
+        yield position, end
+        position = skip_whitespace(text, end)
+        if text[position : position + 1] == ",":
+            position = skip_whitespace(text, position + 1)
+        elif text[position : position + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+    if skip_whitespace(text, position + 1) != len(text):
+        raise json.JSONDecodeError("Extra data", text, position + 1)
 
 
-def skip_blank(text: str, place: int) -> int:
-    """Return the first place from `place` on that is not blank."""
-    match = BLANK.match(text, place)
-    return place if match is None else match.end()
+def skip_whitespace(text: str, position: int) -> int:
+    """Return the first place from `position` on that is not blank."""
+    match = WHITESPACE.match(text, position)
+    return position if match is None else match.end()
 
 
-def sift_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
+def iterate_usable_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
     """Yield each row that can be used with its index; add what is wrong with the others to `bad`."""
     for index in range(len(rows)):
         try:
@@ -233,20 +233,20 @@ def sift_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
             bad.append(error)
 
 
-def describe_unread(unread: Mapping[str, int]) -> str:
+def describe_ignored_keys(ignored_keys: Mapping[str, int]) -> str:
     """Return the keys that are not read, each with the number of rows that have it, the most frequent first."""
-    ordered = sorted(unread.items(), key=lambda item: -item[1])
-    shown = [f'"{key[:LONGEST_QUOTE]}" ({count} rows)' for key, count in ordered[:LISTED]]
-    more = [f"and {len(ordered) - LISTED} more keys"] if len(ordered) > LISTED else []
+    ordered = sorted(ignored_keys.items(), key=lambda item: -item[1])
+    shown = [f'"{key[:MAX_QUOTE_LENGTH]}" ({count} rows)' for key, count in ordered[:MAX_LISTED]]
+    more = [f"and {len(ordered) - MAX_LISTED} more keys"] if len(ordered) > MAX_LISTED else []
     return ", ".join([*shown, *more])
 
 
-def refuse_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBadRow) -> None:
+def raise_for_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBadRow) -> None:
     """Raise DataError for bad rows that are not to be skipped, or where there are no others."""
     if not bad or (on_bad_row == "skip" and len(bad) < len(rows)):
         return
-    first = "\n".join(f"  {error}" for error in bad[:LISTED])
-    more = f"\n  ... and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    first = "\n".join(f"  {error}" for error in bad[:MAX_LISTED])
+    more = f"\n  ... and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
     if len(bad) == len(rows):
         raise DataError(f"None of the {len(rows)} rows of the training data {rows.path} can be used:\n{first}{more}")
     raise DataError(

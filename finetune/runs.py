@@ -23,31 +23,34 @@ from model.finetuned import FineTuneVisualGLMModel
 
 from .checkpoints import Run, RunLock
 from .config import TrainingConfig
-from .distributed import Processes, say
+from .distributed import DistributedContext, print_main
 from .errors import DataError, TrainingError
-from .sampler import Order
-from .training_state import State, hash_file
+from .sampler import ResumableBatchSampler
+from .training_state import TrainingState, hash_file
 
 
 def open_run(
-    config: TrainingConfig, processes: Processes, order: Order, model_config: Mapping[str, Any]
-) -> tuple[Run, State]:
+    config: TrainingConfig,
+    distributed: DistributedContext,
+    sampler: ResumableBatchSampler,
+    model_config: Mapping[str, Any],
+) -> tuple[Run, TrainingState]:
     """Make a new run, or find the one to resume; every process gets the same, and the first locks it.
 
     Raises:
         VisualGLMError: there is none, it cannot be written, another training uses it, no checkpoint of it is whole, or
             it was made with other data or batches.
     """
-    start = State(0, order.count, order.step_size, order.seed, processes.count)
+    start = TrainingState(0, sampler.num_examples, sampler.step_size, sampler.seed, distributed.world_size)
     run: Run | None = None
-    opened: tuple[Path, State] | VisualGLMError | None = None
-    if processes.is_first:
+    opened: tuple[Path, TrainingState] | VisualGLMError | None = None
+    if distributed.is_main_process:
         try:
-            run, state = open_first(config, processes, start, model_config)
+            run, state = open_first(config, distributed, start, model_config)
             opened = run.path, state
         except VisualGLMError as error:  # every process has to hear of it
             opened = error
-    opened = processes.share(opened)
+    opened = distributed.broadcast(opened)
     if isinstance(opened, VisualGLMError):
         raise opened
     assert opened is not None
@@ -56,8 +59,8 @@ def open_run(
 
 
 def open_first(
-    config: TrainingConfig, processes: Processes, start: State, model_config: Mapping[str, Any]
-) -> tuple[Run, State]:
+    config: TrainingConfig, distributed: DistributedContext, start: TrainingState, model_config: Mapping[str, Any]
+) -> tuple[Run, TrainingState]:
     """Make or find a run and lock it, as the first process does."""
     start.train_hashes = hash_data(config.train_data)
     start.valid_hashes = hash_data(config.valid_data)
@@ -68,40 +71,40 @@ def open_first(
     run = find_run(config.save, config.experiment_name, config.resume, config.keep)
     run.lock = RunLock(run.path)
     try:
-        return run, resume(run, start, config, processes)
+        return run, resume(run, start, config, distributed)
     except BaseException:
         run.close()
         raise
 
 
-def resume(run: Run, start: State, config: TrainingConfig, processes: Processes) -> State:
+def resume(run: Run, start: TrainingState, config: TrainingConfig, distributed: DistributedContext) -> TrainingState:
     """Return the state of a run's newest whole checkpoint; rename the newer ones, which are damaged, and say so.
 
     Args:
         run: a run that is locked.
         start: the state of a new run with the same command.
     """
-    step, damages = run.find_whole()
+    step, damages = run.find_intact()
     state = run.read_state(step)
-    check_same(state, start, run)
-    check_data(state, start, config, processes)
-    run.clear_parts()
+    check_compatible(state, start, run)
+    check_data(state, start, config, distributed)
+    run.remove_partial()
     try:
         for damaged, damage in damages.items():
-            aside = run.set_aside(damaged)
-            say(
-                processes,
+            aside = run.rename_damaged(damaged)
+            print_main(
+                distributed,
                 f"The checkpoint of step {damaged} in {run.path} is damaged: {damage}. It is {aside.name} now.",
             )
-        if damages or not names_step(run.path / LATEST_NAME, step):
-            run.name_latest(step)
+        if damages or not latest_names(run.path / LATEST_NAME, step):
+            run.write_latest(step)
     except OSError as error:
         raise TrainingError(f"{run.path} cannot be changed ({error}). Look at its permissions.") from error
     state.train_hashes, state.valid_hashes = start.train_hashes, start.valid_hashes
     return state
 
 
-def names_step(latest: Path, step: int) -> bool:
+def latest_names(latest: Path, step: int) -> bool:
     """Whether the file `latest` names a step."""
     try:
         return latest.read_bytes().strip() == str(step).encode()
@@ -121,7 +124,7 @@ def hash_data(paths: Sequence[Path]) -> list[str]:
         raise DataError(f"The data {error.filename} cannot be read: {error.strerror}. Check the path.") from error
 
 
-def check_same(state: State, start: State, run: Run) -> None:
+def check_compatible(state: TrainingState, start: TrainingState, run: Run) -> None:
     """Raise TrainingError where a run cannot go on as it was begun."""
     for name, what in (
         ("examples", "answers in the data"),
@@ -137,7 +140,9 @@ def check_same(state: State, start: State, run: Run) -> None:
             )
 
 
-def check_data(state: State, start: State, config: TrainingConfig, processes: Processes) -> None:
+def check_data(
+    state: TrainingState, start: TrainingState, config: TrainingConfig, distributed: DistributedContext
+) -> None:
     """Compare the data files with the checkpoint's by their SHA-256.
 
     Raises:
@@ -150,11 +155,11 @@ def check_data(state: State, start: State, config: TrainingConfig, processes: Pr
             "what it was, or go on with the changed data by --allow-changed-data; the losses will be different ones."
         )
     if changed:
-        say(processes, f"The training data has changed since step {state.step}: {changed}.")
+        print_main(distributed, f"The training data has changed since step {state.step}: {changed}.")
     changed = changed_files(state.valid_hashes, start.valid_hashes, config.valid_data)
     if changed:
-        say(
-            processes,
+        print_main(
+            distributed,
             f"The held-out data has changed since step {state.step}: {changed}. Its losses cannot be compared with the "
             "earlier ones.",
         )
@@ -199,21 +204,21 @@ def find_run(save: Path, experiment: str, name: str, keep: int) -> Run:
         CheckpointError: there is none.
     """
     if name:
-        places = [Path(name), save / name]
+        candidates = [Path(name), save / name]
     else:
         found = (path for path in save.glob(f"{glob.escape(experiment)}-*") if path.is_dir())
-        places = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-    for place in places:
-        if (place / CONFIG_NAME).is_file() and Run(place, keep).folders():
-            return Run(place, keep)
-    looked = ", ".join(str(place) for place in places) or f"{save} for {experiment}-*"
+        candidates = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in candidates:
+        if (path / CONFIG_NAME).is_file() and Run(path, keep).directory_steps():
+            return Run(path, keep)
+    looked = ", ".join(str(path) for path in candidates) or f"{save} for {experiment}-*"
     raise CheckpointError(
         f"There is no run to resume: looked at {looked}. A run is a directory with {CONFIG_NAME} and at least one "
         "checkpoint. Start anew without --resume."
     )
 
 
-def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], is_whole: bool) -> dict[str, Any]:
+def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], is_standalone: bool) -> dict[str, Any]:
     """Return the run's model_config.json.
 
     Args:
@@ -225,25 +230,25 @@ def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], i
     config.pop(DESCRIPTION_KEY, None)  # what the base knows is not what the run knows
     if config.get("tokenizer_type") == str(checkpoint.path):
         del config["tokenizer_type"]
-    if not is_whole:
+    if not is_standalone:
         is_path = not (EMBEDDED / base).is_dir() and expand_home(base).exists()
         config[BASE_KEY] = str(expand_home(base).resolve()) if is_path else base
     return config
 
 
-def copy_beside(checkpoint: Checkpoint, run: Run, is_whole: bool) -> None:
+def copy_companion_files(checkpoint: Checkpoint, run: Run, is_standalone: bool) -> None:
     """Copy what the base says of its answers into the run, and its tokenizer where the run needs no base."""
     if (checkpoint.path / GENERATION_NAME).is_file():
         shutil.copyfile(checkpoint.path / GENERATION_NAME, run.path / GENERATION_NAME)
-    if is_whole:
+    if is_standalone:
         source = find_vocabulary(checkpoint.path)
         for name in (VOCABULARY_NAME, TOKENIZER_NAME):
             if (source / name).is_file():
                 shutil.copyfile(source / name, run.path / name)
 
 
-def collect(
-    tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, processes: Processes
+def gather_tensors(
+    tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, distributed: DistributedContext
 ) -> dict[str, torch.Tensor]:
     """Return tensors on the CPU, on the first process; all take part, as ZeRO 3 has cut them among them."""
     collected = {}
@@ -252,15 +257,15 @@ def collect(
             import deepspeed
 
             with deepspeed.zero.GatheredParameters([tensor]):
-                whole = tensor.detach().to("cpu", dtype, copy=True) if processes.is_first else None
+                tensor_on_cpu = tensor.detach().to("cpu", dtype, copy=True) if distributed.is_main_process else None
         else:
-            whole = tensor.detach().to("cpu", dtype) if processes.is_first else None
-        if whole is not None:
-            collected[name] = whole
+            tensor_on_cpu = tensor.detach().to("cpu", dtype) if distributed.is_main_process else None
+        if tensor_on_cpu is not None:
+            collected[name] = tensor_on_cpu
     return collected
 
 
-def load_trained(run: Run, state: State, trained: dict[str, torch.nn.Parameter]) -> None:
+def load_trained(run: Run, state: TrainingState, trained: dict[str, torch.nn.Parameter]) -> None:
     """Give what is trained the numbers of a checkpoint.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import Any
 from model.command_line import print_text
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FAILED_BY_SIGNAL = 128  # plus the number of the signal: the exit code that shells give
+SIGNAL_EXIT_BASE = 128  # plus the number of the signal: the exit code that shells give
 # Launchers repeat a signal, and send SIGTERM after the terminal's SIGINT: within this time it is the same request.
 REPEATED_S = 3.0
 
@@ -34,28 +34,28 @@ class StopRequest:
         signal: the number of the signal that asked; None before.
     """
 
-    def __init__(self, speaks: bool = True, is_launched: bool = False) -> None:
-        self.speaks = speaks
+    def __init__(self, announces: bool = True, is_launched: bool = False) -> None:
+        self.announces = announces
         self.is_launched = is_launched
         self.signal: int | None = None
         self.arrived = 0.0
 
     @property
-    def is_made(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether the training should stop."""
         return self.signal is not None
 
-    def note(self, number: int) -> None:
+    def handle(self, number: int) -> None:
         """Note a signal; end the process if it is a second one."""
         now = time.monotonic()
         if self.signal is None:
             self.signal, self.arrived = number, now
-            if self.speaks:
+            if self.announces:
                 name = signal.Signals(number).name
                 text = f"{name}: the training stops after this step and saves. A second signal ends it at once."
                 print_text(text, file=sys.stderr)
         elif not (self.is_launched and now - self.arrived < REPEATED_S):
-            os._exit(FAILED_BY_SIGNAL + number)
+            os._exit(SIGNAL_EXIT_BASE + number)
 
 
 def do_nothing(number: int, frame: Any) -> None:
@@ -89,7 +89,7 @@ def listen(receiver: socket.socket, request: StopRequest) -> None:
     """Note the signals whose numbers arrive, until the other end is closed."""
     while numbers := receiver.recv(1):
         if numbers[0] in SIGNALS:
-            request.note(numbers[0])
+            request.handle(numbers[0])
 
 
 def ignore_signals() -> None:
@@ -102,7 +102,7 @@ def ignore_signals() -> None:
 
 
 @contextmanager
-def hold_signals() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Hold signals back from processes that are started in the block, until they call `ignore_signals`."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows has none
         yield

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
-COUNTS = ("step", "examples", "step_size", "seed", "processes", "skipped", "worse")
+INTEGER_FIELDS = ("step", "examples", "step_size", "seed", "processes", "skipped", "worse")
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a training is.
 
     Attributes:
@@ -39,7 +39,7 @@ class State:
     valid_hashes: list[str] = field(default_factory=list)
 
 
-def parse_state(text: str) -> State:
+def parse_state(text: str) -> TrainingState:
     """Read a state from its JSON.
 
     Raises:
@@ -47,10 +47,12 @@ def parse_state(text: str) -> State:
     """
     try:
         entries = json.loads(text)
-        state = State(**{entry.name: entries[entry.name] for entry in fields(State) if entry.name in entries})
+        state = TrainingState(
+            **{entry.name: entries[entry.name] for entry in fields(TrainingState) if entry.name in entries}
+        )
     except (TypeError, RecursionError) as error:
         raise ValueError("it lacks entries") from error
-    if any(type(getattr(state, name)) is not int for name in COUNTS):
+    if any(type(getattr(state, name)) is not int for name in INTEGER_FIELDS):
         raise ValueError("its entries are not numbers")
     if not isinstance(state.best_loss, float | int | None):
         raise ValueError("its best_loss is not a number")

@@ -25,6 +25,7 @@ MOVED = {
     "finetune.shapes": "finetune.formats",
     "finetune.splitting": "finetune.data",
     "finetune.states": "finetune.forward",
+    "finetune.training": "finetune.trainer",
     "finetune.variation": "finetune.images",
     "finetune.workers": "finetune.batches",
     "model.address": "model.images.url_fetch",

@@ -16,7 +16,7 @@ import torch
 from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.finetune_subject import Ours, make_training
 from benchmarks.parts.machine import ROOT
-from finetune.distributed import end_process, leave_processes
+from finetune.distributed import close_distributed, exit_process
 from model.command_line import ArgumentParser
 
 SECONDS = 900  # that a launch may take
@@ -91,7 +91,7 @@ def train(source: Source, launch: Launch) -> dict[str, Any]:
     more = ["--batch-size", str(launch.batch_size), "--train-iters", str(launch.steps)]
     training = make_training(source, Path(launch.data), launch.length, [*launch.flags, *more])
     try:
-        training.go()
+        training.train()
     finally:
         training.close()
     return {"run": str(training.run.path), "loss": training.state.best_loss}
@@ -112,8 +112,8 @@ def main() -> None:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             torch.distributed.barrier()
     finally:
-        leave_processes()
-    end_process(0)
+        close_distributed()
+    exit_process(0)
 
 
 if __name__ == "__main__":

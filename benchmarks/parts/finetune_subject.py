@@ -17,7 +17,7 @@ from benchmarks.full_size import Source, random_checkpoint
 from finetune.arguments import parse_arguments
 from finetune.methods import choose_precision
 from finetune.preparation import prepare
-from finetune.training import Training
+from finetune.trainer import Trainer
 
 PICTURES, PICTURE_SIZE = 16, 256
 WARM_UP = 6  # steps, in which every picture is seen, kernels are chosen and memory is taken
@@ -59,7 +59,7 @@ class Clock:
         if len(self.times) == self.count:
             raise EnoughError
 
-    def show(self, step: int, loss: float, rate: float) -> None:
+    def log_progress(self, step: int, loss: float, lr: float) -> None:
         """Keep a loss."""
         self.losses.append(loss)
 
@@ -86,7 +86,7 @@ def write_data(folder: Path, seed: int = 0) -> Path:
     return file
 
 
-def make_training(source: Source, data: Path, length: int, flags: Sequence[str]) -> Training:
+def make_training(source: Source, data: Path, length: int, flags: Sequence[str]) -> Trainer:
     """Prepare a training as the program would from these flags; the model may be one of random weights."""
     given = ["--from_pretrained", source.name, "--device", str(source.device), "--train-data", str(data)]
     given += ["--max-length", str(length), "--save", str(data.parent / "runs"), "--eval-answers", "0"]
@@ -128,12 +128,12 @@ class Ours:
         last = WARM_UP + steps + 1  # the loop saves at its last step, which is not made
         more = ["--batch-size", str(batch_size), "--train-iters", str(last), "--save-interval", str(2 * last)]
         self.training = make_training(source, data, length, [*flags, *more])
-        if self.training.recorder is not None:
-            self.training.recorder.close()
-        self.clock = Clock(self.training.processes.device, steps)
-        self.training.recorder = self.clock  # type: ignore[assignment]
+        if self.training.logger is not None:
+            self.training.logger.close()
+        self.clock = Clock(self.training.distributed.device, steps)
+        self.training.logger = self.clock  # type: ignore[assignment]
         self.waits: list[warnings.WarningMessage] = []
-        self.rows = batch_size * self.training.processes.count
+        self.rows = batch_size * self.training.distributed.world_size
         self.tokens = self.rows * length
 
     def measured(self) -> Clock:
@@ -147,7 +147,7 @@ class Ours:
 
     def _go(self) -> None:
         try:
-            self.training.go()
+            self.training.train()
         except EnoughError:
             return
         raise RuntimeError("The training ended before its steps were measured.")

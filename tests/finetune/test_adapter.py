@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.batches import Batch, select, show
-from finetune.forward import Adapter, AnswerLoss, answer_places, final_states
-from finetune.images import PictureCache, vary_some
+from finetune.batches import Batch, replace_images, select_examples
+from finetune.forward import Adapter, AnswerLoss, answer_positions, final_hidden_states
+from finetune.images import FileEmbeddingCache, augment_selected
 from model import load_sat
 from model.finetuned import FineTuneVisualGLMModel
 from tests.finetune.test_forward import METHODS, TurnedMixin, build, gradients, same
@@ -35,7 +35,7 @@ def base() -> Any:
 def logits(network: Any, batch: Batch, pixels: torch.Tensor | None) -> torch.Tensor:
     """Return the logits [N, V] at a batch's answers."""
     images = None if pixels is None else network.encode_image(pixels)
-    return network.lm_head(final_states(network, batch, images).flatten(0, 1)[answer_places(batch.labels)])
+    return network.lm_head(final_hidden_states(network, batch, images).flatten(0, 1)[answer_positions(batch.labels)])
 
 
 def divergence(network: Any, base: Any, batch: Batch) -> float:
@@ -50,7 +50,7 @@ def test_the_base_is_the_network_without_what_was_added(
     data: Path,  # noqa: F811
 ) -> None:
     batch = batch_of(data, network)
-    with Adapter(network).away():
+    with Adapter(network).disabled():
         bare = logits(network, batch, batch.pixels)
         assert not len(network.prefix)
     assert not torch.allclose(bare, logits(network, batch, batch.pixels), atol=1e-2)
@@ -62,8 +62,8 @@ def test_the_base_is_the_network_without_what_was_added(
 def test_remembered_answers_count_by_their_divergence(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
     batch, module = batch_of(data, network), AnswerLoss(network)
     bare = copy.deepcopy(network)
-    Adapter(bare)._turn(False)
-    far = divergence(network, bare, show(select(batch, [1, 2]), batch.pixels, [1, 2]))
+    Adapter(bare)._set_enabled(False)
+    far = divergence(network, bare, replace_images(select_examples(batch, [1, 2]), batch.pixels, [1, 2]))
     assert far > 1e-3
     assert module(batch, None, HELD.float(), HELD).item() == pytest.approx(far, rel=1e-2)
     learned = module(batch, None, (~HELD).float()).item()
@@ -71,7 +71,7 @@ def test_remembered_answers_count_by_their_divergence(network: FineTuneVisualGLM
     assert module(batch, None, weights, HELD).item() == pytest.approx(learned + 1e3 * far, rel=1e-2)
     assert module(batch, None, None, HELD | True).item() == pytest.approx(divergence(network, bare, batch), rel=1e-2)
     assert module(batch, None, None, HELD & False).item() == pytest.approx(module(batch, None).item(), rel=1e-6)
-    assert all(part.is_on for part in module.adapter.parts)
+    assert all(part.is_on for part in module.adapter.modules)
 
 
 @pytest.mark.parametrize("method", ["lora", "head", "qlora", "qlora-mlp"])  # a prefix is seen from the first step
@@ -114,9 +114,9 @@ def test_a_users_mixin_is_the_bases_too(data: Path) -> None:  # noqa: F811
 
 def test_kept_embeddings_are_the_bases_too(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["head"])
-    batch, module, cache = batch_of(data, network), AnswerLoss(network), PictureCache(network, 1e6)
+    batch, module, cache = batch_of(data, network), AnswerLoss(network), FileEmbeddingCache(network, 1e6)
     expected = module(batch, None, None, HELD).item()
-    assert not module.adapter.looks
+    assert not module.adapter.adapts_image_encoder
     for _ in range(2):
         assert module(batch, cache.embed(batch), None, HELD).item() == pytest.approx(expected, rel=1e-6)
 
@@ -127,21 +127,21 @@ def test_both_see_the_same_part_of_a_picture(method: str, data: Path, monkeypatc
     batch, module, seen = batch_of(data, network), AnswerLoss(network), list[torch.Tensor]()
     encode = network.encode_image
     monkeypatch.setattr(network, "encode_image", lambda pixels: seen.append(pixels) or encode(pixels))
-    varied = vary_some(batch, [True] * 4, 0.5, True)
+    varied = augment_selected(batch, [True] * 4, 0.5, True)
     module(varied, None, None, HELD)
     assert torch.equal(seen[0], varied.pixels)
-    if module.adapter.looks:  # for itself, but the same, and those of held examples alone
+    if module.adapter.adapts_image_encoder:  # for itself, but the same, and those of held examples alone
         assert torch.equal(seen[1], varied.pixels[[1, 2]])
-    assert len(seen) == 1 + module.adapter.looks
+    assert len(seen) == 1 + module.adapter.adapts_image_encoder
 
 
 def test_where_others_ask_the_base_it_is_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Of all that ZeRO 3 collects, each process calls as much as the others, whatever is in its batch."""
     network = build(use_lora=True, lora_targets=["llm", "head", "vit"])
     batch = batch_of(data, network)
-    alone = select(batch, [3])
-    alone.pixels, alone.images, alone.decoded = None, [], []
-    module, calls = AnswerLoss(network, always_looks=True), list[str]()
+    alone = select_examples(batch, [3])
+    alone.pixels, alone.image_paths, alone.decoded = None, [], []
+    module, calls = AnswerLoss(network, use_all_weights=True), list[str]()
     for name, part in network.named_modules():
         part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
     found = []

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune.compare import main
-from finetune.evaluation import answer_all, as_shown, ask_all, greedy_config, questions_of
+from finetune.evaluation import answer_all, displayed_text, greedy_config, questions_of, score_answers
 from finetune.rows import read_rows
 from model import Conversation, SatChatModel, VisualGLMError, load_sat
 from model.checkpoint import open_checkpoint, save_sat
@@ -85,8 +85,8 @@ def test_answers_are_the_chats(model: SatChatModel, data: Path) -> None:
     alone = [
         "".join(piece.text for piece in model.stream_answer(one.conversation(), one.text, config)) for one in asked
     ]
-    assert [answer.text for answer in ask_all(model, asked, least=256)] == alone
-    assert asked[1].conversation().turns == asked[1].earlier != []
+    assert [answer.text for answer in score_answers(model, asked, min_tokens=256)] == alone
+    assert asked[1].conversation().turns == asked[1].history != []
 
 
 class Alone:
@@ -112,9 +112,9 @@ def test_questions_are_taken_as_they_are_needed(model: SatChatModel) -> None:
 
 
 def test_an_expected_answer_is_compared_as_the_chat_would_show_it(model: SatChatModel) -> None:
-    shown = as_shown(model.tokenizer, " 有一只球,红色的!")
+    shown = displayed_text(model.tokenizer, " 有一只球,红色的!")
     assert shown == "有一只球，红色的！"
-    assert as_shown(model.tokenizer, shown) == shown
+    assert displayed_text(model.tokenizer, shown) == shown
 
 
 def test_only_so_many_are_asked_and_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

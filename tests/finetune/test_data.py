@@ -68,7 +68,7 @@ def make_rows() -> list[dict[str, Any]]:
 def losses(model: SatChatModel, batch: Batch) -> torch.Tensor:
     """Return the summed loss of each example [B], from the network's own forward pass."""
     network: Any = model.network
-    images = None if batch.pixels is None else network.encode_image(batch.pixels)[batch.pictures]
+    images = None if batch.pixels is None else network.encode_image(batch.pixels)[batch.image_indices]
     logits = network(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
@@ -102,7 +102,7 @@ def asked_in_chat(dataset: ChatDataset) -> Iterator[tuple[Conversation, Turn]]:
     """Yield every answer to learn, as a person would ask for it."""
     for row in dataset.rows:
         for number, turn in enumerate(row.turns):
-            if number >= row.learned_from:
+            if number >= row.first_trained_turn:
                 picture = None if row.image is None else load_image(row.image)
                 yield Conversation(picture, row.turns[:number], row.language_of(number)), turn
 
@@ -149,20 +149,20 @@ def test_padding_changes_no_loss(model: SatChatModel, folder: Path) -> None:
 def test_a_batch_has_each_picture_once(model: SatChatModel, folder: Path) -> None:
     dataset = make_dataset(model, folder, make_rows())
     batch = collate([dataset[index] for index in range(len(dataset))])
-    assert batch.images == [folder / "0.png", folder / "1.png"]
-    assert batch.pictures == [0, 1, 1, 1, -1, 0]
+    assert batch.image_paths == [folder / "0.png", folder / "1.png"]
+    assert batch.image_indices == [0, 1, 1, 1, -1, 0]
     assert [start < 0 for start in batch.image_starts] == [False] * 4 + [True, False]
     assert batch.pixels is not None
-    for path, pixels in zip(batch.images, batch.pixels, strict=True):
+    for path, pixels in zip(batch.image_paths, batch.pixels, strict=True):
         assert torch.equal(pixels[None], model.image_cache.to_pixels(load_image(path)))
 
 
 def test_pictures_need_not_be_decoded(model: SatChatModel, folder: Path) -> None:
     rows = [*make_rows(), {**GOOD, "img": "broken.png"}]
-    dataset = make_dataset(model, folder, rows, decode_pictures=False)
+    dataset = make_dataset(model, folder, rows, decode_images=False)
     batch = collate([dataset[index] for index in range(len(dataset))])
     assert batch.pixels is None
-    assert batch.images[-1] == folder / "broken.png"
+    assert batch.image_paths[-1] == folder / "broken.png"
 
 
 LONG = "很长的开头" * 200 + "最后的问题"
@@ -172,7 +172,7 @@ def check_marks(model: SatChatModel, example: Example, most: int) -> str:
     """Return the text of a prompt that had to be cut; its picture and its marks must stand."""
     ids = example.input_ids[: example.context_length + 1]
     assert len(example.input_ids) <= most
-    assert example.left_out > 0
+    assert example.num_truncated > 0
     assert example.image_start is not None
     after = example.image_start + model.network.image_length
     assert ids[example.image_start : after] == [model.tokenizer.pad_token_id] * model.network.image_length
@@ -316,7 +316,7 @@ def test_a_text_of_megabytes_costs_no_more_than_fits(key: str, text: str, model:
     else:
         asked, end = example.input_ids[: example.context_length], ids[-300:]
         assert end in [asked[start : start + len(end)] for start in range(len(asked))]
-    assert example.left_out > 0
+    assert example.num_truncated > 0
 
 
 def test_a_talk_of_many_turns_is_not_encoded_anew_for_each_that_is_dropped(model: SatChatModel, folder: Path) -> None:
@@ -327,5 +327,5 @@ def test_a_talk_of_many_turns_is_not_encoded_anew_for_each_that_is_dropped(model
     example = dataset.encode(0)
     assert counting.characters < 5 * sum(map(len, itertools.chain(*history)))
     newest = make_dataset(model, folder, [{**GOOD, "history": history[-100:]}]).encode(0)
-    assert newest.left_out > 0
+    assert newest.num_truncated > 0
     assert example.input_ids == newest.input_ids

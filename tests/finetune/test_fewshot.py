@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data import ChatDataset
-from finetune.evaluation import ask
+from finetune.evaluation import answer_held_out
 from finetune.methods import SMALL_MODEL, choose_base
 from model import load_sat
 from tiny.fewshot import write_folder
@@ -29,7 +29,7 @@ def score(name: str | Path, data: Path) -> float:
     """Return the share of exactly right answers."""
     model = load_sat(name, device="cpu")
     sizes = {"image_length": model.network.image_length, "image_size": model.network.image_size}
-    return ask(model, ChatDataset(data, model.tokenizer, max_length=512, **sizes), HELD_OUT)[0]
+    return answer_held_out(model, ChatDataset(data, model.tokenizer, max_length=512, **sizes), HELD_OUT)[0]
 
 
 def run_script(name: str, *flags: str, **variables: str) -> str:

@@ -151,7 +151,7 @@ def test_a_system_text_goes_before_the_first_question(row: dict[str, Any], folde
 def test_a_system_text_goes_before_the_history(folder: Path) -> None:
     row = read_row(folder, {"system": SYSTEM, **PAIR, "history": [user("甲"), REPLY]})
     assert row.turns == [Turn(f"{SYSTEM}\n甲", ANSWER), Turn(QUESTION, ANSWER)]
-    assert row.learned_from == 1
+    assert row.first_trained_turn == 1
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

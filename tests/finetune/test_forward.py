@@ -14,8 +14,8 @@ from torch import nn
 import finetune.data
 from finetune import loss as head
 from finetune.data import Batch, collate
-from finetune.forward import AnswerLoss, additive, logits_by_sat
-from finetune.images import PictureCache
+from finetune.forward import AnswerLoss, additive_mask, sat_logits
+from finetune.images import FileEmbeddingCache
 from model.finetuned import FineTuneVisualGLMModel
 from tests.helpers.finetuning import batch_of, data, dataset_of, losses_of, train  # noqa: F401
 
@@ -51,7 +51,7 @@ def network(request: pytest.FixtureRequest) -> FineTuneVisualGLMModel:
 
 def loss_by_sat(network: FineTuneVisualGLMModel, batch: Batch) -> torch.Tensor:
     """Return the summed loss of the logits of SAT's own pass, all of them at once."""
-    logits = logits_by_sat(network, batch, AnswerLoss(network).look(batch))
+    logits = sat_logits(network, batch, AnswerLoss(network).encode_images(batch))
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum")
 
 
@@ -92,7 +92,7 @@ def test_a_few_places_at_a_time_meet_the_vocabulary(
     batch = batch_of(data, network)
     whole = AnswerLoss(network)(batch, None)
     expected = gradients(network, whole)
-    monkeypatch.setattr(head, "HEAD_ROWS", 5)
+    monkeypatch.setattr(head, "LOGITS_CHUNK", 5)
     parts = AnswerLoss(network)(batch, None)
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
     assert same(gradients(network, parts), expected)
@@ -101,11 +101,11 @@ def test_a_few_places_at_a_time_meet_the_vocabulary(
 def test_kept_embeddings_are_those_of_the_pictures(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["ptuning"])
     batch, module = batch_of(data, network), AnswerLoss(network)
-    enough, little = PictureCache(network, 1e6), PictureCache(network, 40_000)
+    enough, little = FileEmbeddingCache(network, 1e6), FileEmbeddingCache(network, 40_000)
     expected = module(batch, None).item()
     for cache in (enough, little, enough, little):
         assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
-    assert (len(enough.kept), len(little.kept)) == (3, 1)
+    assert (len(enough.embeddings), len(little.embeddings)) == (3, 1)
     batch.pixels = None
     assert module(batch, enough.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
 
@@ -130,10 +130,10 @@ def test_a_mixin_that_changes_the_layers_is_seen(data: Path) -> None:  # noqa: F
 def test_a_batch_without_pictures(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["lora"])
     batch = batch_of(data, network)
-    batch.pixels, batch.images = None, []
-    batch.pictures, batch.image_starts = [-1] * len(batch.rows), [-1] * len(batch.rows)
-    plain, looking = AnswerLoss(network), AnswerLoss(network, always_looks=True)
-    assert PictureCache(network, 0).embed(batch) is None
+    batch.pixels, batch.image_paths = None, []
+    batch.image_indices, batch.image_starts = [-1] * len(batch.rows), [-1] * len(batch.rows)
+    plain, looking = AnswerLoss(network), AnswerLoss(network, use_all_weights=True)
+    assert FileEmbeddingCache(network, 0).embed(batch) is None
     assert torch.equal(plain(batch, None), looking(batch, None))
     assert plain(batch, None).item() == pytest.approx(loss_by_sat(network, batch).item(), rel=1e-5)
 
@@ -158,8 +158,8 @@ def test_a_mask_is_what_attention_adds() -> None:
     mask |= torch.eye(5, dtype=torch.bool)
     q = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
     attend = torch.nn.functional.scaled_dot_product_attention
-    assert torch.equal(attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=additive(mask, q.dtype)))
-    assert additive(mask, q.dtype).stride(-2) % 8 == 0
+    assert torch.equal(attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=additive_mask(mask, q.dtype)))
+    assert additive_mask(mask, q.dtype).stride(-2) % 8 == 0
 
 
 def test_a_picture_that_is_kept_is_decoded_no_more(
@@ -175,7 +175,7 @@ def test_a_picture_that_is_kept_is_decoded_no_more(
     assert len(decoded) < 8
     assert {path.name for path in decoded} == {"0.png", "1.png", "2.png"}
     decoded.clear()
-    again = train(data, tmp_path / "again", *flags, "--cache-pictures", "0")
+    again = train(data, tmp_path / "again", *flags, "--cache-images", "0")
     assert len(decoded) > 8
     assert losses_of(run) == pytest.approx(losses_of(again), rel=1e-5)
 
@@ -183,9 +183,9 @@ def test_a_picture_that_is_kept_is_decoded_no_more(
 def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["ptuning"])
     dataset = dataset_of(data, network)
-    cache, module = PictureCache(network, 1e6), AnswerLoss(network)
+    cache, module = FileEmbeddingCache(network, 1e6), AnswerLoss(network)
     cache.embed(collate([dataset[0]]))
-    dataset.known[0] = True
+    dataset.is_cached[0] = True
     batch = collate([dataset[index] for index in range(len(dataset))])
     assert batch.decoded == [1, 2]
     expected = module(batch_of(data, network), None).item()

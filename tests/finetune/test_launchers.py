@@ -11,7 +11,7 @@ import torch
 
 from finetune import preparation
 from finetune.config import TrainingConfig
-from finetune.loss import HEAD_ROWS
+from finetune.loss import LOGITS_CHUNK
 from finetune.methods import method_settings
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import data, loss_of, losses_of, train  # noqa: F401
@@ -138,7 +138,7 @@ def test_a_large_model_is_saved_after_an_evaluation(data: Path, tmp_path: Path) 
 def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
     """One process has more to say in a step than is compared with the vocabulary at a time, the other has less."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    lengths = [HEAD_ROWS + 40, 3]
+    lengths = [LOGITS_CHUNK + 40, 3]
     rows = [{"prompt": "Count.", "label": " ".join(map(str, range(length)))} for length in lengths]
     file = tmp_path / "dataset.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
@@ -160,7 +160,7 @@ def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
 def test_two_processes_remember_as_one(stage: str, method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
     """Now and then one of them has nothing in its batch that was remembered, or nothing else."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    flags = [*method, "--remember", "5", "--train-iters", "6", "--log-interval", "1"]
+    flags = [*method, "--rehearsal", "5", "--train-iters", "6", "--log-interval", "1"]
     run = launch(TWO, data, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", stage)
     expected = train(data, tmp_path / "alone", *flags, "--batch-size", "2")
     ours, theirs = losses_of(run), losses_of(expected)

@@ -11,7 +11,7 @@ from benchmarks.finetune_reckoned import empty_checkpoint, reckon
 from benchmarks.full_size import EMBEDDED_MODEL, Source, draw_weights, full_size_config, random_checkpoint
 from benchmarks.parts.finetune_original import SatTraining
 from benchmarks.parts.finetune_subject import PICTURES, Ours, write_data
-from finetune.encoding import NO_LOSS
+from finetune.encoding import IGNORE_INDEX
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network
 from model.loading import build_network as build_plain
@@ -42,14 +42,14 @@ def test_steps_are_those_of_the_loop(source: Source, rows: Path) -> None:
     assert "tokens/s" in note
     assert batch.input_ids.shape == (2, LENGTH)
     assert len(ours.training.train) == PICTURES
-    assert ours.training.pictures is not None
-    assert len(ours.training.pictures.kept) > 0
+    assert ours.training.image_cache is not None
+    assert len(ours.training.image_cache.embeddings) > 0
     assert not ours.training.run.steps()
 
 
 def test_sats_loss_is_ours(source: Source, rows: Path) -> None:
     sat = SatTraining(source, rows, LENGTH, 3, 10, [0, 2], 1)
-    tokens = int((sat.batch.labels != NO_LOSS).sum())
+    tokens = int((sat.batch.labels != IGNORE_INDEX).sum())
     with torch.no_grad():
         ours = AnswerLoss(source.sat().network)(sat.batch, None) / tokens
     assert float(sat.step()) == pytest.approx(float(ours), rel=1e-4)

@@ -10,21 +10,23 @@ from torch import nn
 from finetune.arguments import parse_arguments
 from finetune.config import TrainingConfig
 from finetune.deepspeed_optimizer import deepspeed_config
-from finetune.optimizer import Numbers, PlainOptimizer, Settings, Stepped
-from finetune.training import MOST_SKIPPED
+from finetune.optimizer import AsyncScalars, OptimizerSettings, OptimizerStep, PlainOptimizer
+from finetune.trainer import MAX_SKIPPED_STEPS
 from tests.helpers.finetuning import data, losses_of, train  # noqa: F401
 
 CPU = torch.device("cpu")
 
 
-def settings(**changes: Any) -> Settings:
-    return Settings(**{"weight_decay": 0.0, "clip_grad": 0.0, "dtype": torch.float16, "batch_size": 1, **changes})
+def settings(**changes: Any) -> OptimizerSettings:
+    return OptimizerSettings(
+        **{"weight_decay": 0.0, "clip_grad": 0.0, "dtype": torch.float16, "batch_size": 1, **changes}
+    )
 
 
 def optimizer(**changes: Any) -> tuple[nn.Parameter, PlainOptimizer]:
     """Return a weight of 1, and what trains it."""
     weight = nn.Parameter(torch.ones(1))
-    return weight, PlainOptimizer(nn.Identity(), [weight], settings(**changes), mixed=False)
+    return weight, PlainOptimizer(nn.Identity(), [weight], settings(**changes), uses_autocast=False)
 
 
 def test_a_scaled_loss_changes_a_weight_as_a_plain_one() -> None:
@@ -83,11 +85,11 @@ class Skips:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.trains, name)
 
-    def step(self, rate: float) -> Stepped:
+    def step(self, lr: float) -> OptimizerStep:
         self.step_number += 1
         if self.step_number not in self.skipped:
-            return self.trains.step(rate)  # type: ignore[no-any-return]
-        return Stepped(torch.tensor(True), torch.tensor(torch.inf))
+            return self.trains.step(lr)  # type: ignore[no-any-return]
+        return OptimizerStep(torch.tensor(True), torch.tensor(torch.inf))
 
 
 @pytest.fixture
@@ -113,11 +115,11 @@ def test_many_in_a_row_end_the_training_with_advice(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    skipping.update(range(3, 3 + MOST_SKIPPED))
+    skipping.update(range(3, 3 + MAX_SKIPPED_STEPS))
     with pytest.raises(AssertionError):  # of `train`: the program fails
         train(data, tmp_path, "--use_lora", "--train-iters", "40")
     error = capsys.readouterr().err
-    assert f"{MOST_SKIPPED} steps in a row" in error
+    assert f"{MAX_SKIPPED_STEPS} steps in a row" in error
     assert "--bf16" in error
 
 
@@ -148,4 +150,4 @@ def test_deepspeed_takes_no_memory_for_gradients_that_there_are_not() -> None:
 
 def test_numbers_are_read_as_they_were() -> None:
     given = (1.5, torch.tensor(2.25), torch.tensor(True), False, torch.tensor(torch.inf))
-    assert Numbers(given, CPU).read() == [1.5, 2.25, 1.0, 0.0, torch.inf]
+    assert AsyncScalars(given, CPU).read() == [1.5, 2.25, 1.0, 0.0, torch.inf]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.page import SIDE, Article, Line, write_page
+from finetune.page import MAX_SIDE, Article, Line, write_page
 from model import SettingError
 from tests.tiny.test_failure_page import Reader
 
@@ -25,12 +25,12 @@ def write(path: Path, image: Image.Image | None, image_format: Any) -> str:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_an_image_is_part_of_the_page_and_stays_as_it_was(image_format: str, tmp_path: Path) -> None:
-    image = Image.new("RGB", (2 * SIDE, SIDE), "green")
+    image = Image.new("RGB", (2 * MAX_SIDE, MAX_SIDE), "green")
     page = write(tmp_path / "page.html", image, image_format)
     (data,) = re.findall(rf'src="data:image/{image_format.lower()};base64,([^"]+)"', page)
     with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
-        assert (shown.format, shown.size) == (image_format, (SIDE, SIDE // 2))
-    assert image.size == (2 * SIDE, SIDE)
+        assert (shown.format, shown.size) == (image_format, (MAX_SIDE, MAX_SIDE // 2))
+    assert image.size == (2 * MAX_SIDE, MAX_SIDE)
     assert not re.search(r"https?://|<script|<link|url\(", page)
 
 

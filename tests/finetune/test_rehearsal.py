@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.images import vary, vary_some
-from finetune.rehearsal import write_memory
-from finetune.sampler import Order
+from finetune.images import augment, augment_selected
+from finetune.rehearsal import write_rehearsal_data
+from finetune.sampler import ResumableBatchSampler
 from model import CHINESE, DEMO, ENGLISH, Conversation, Turn, load_sat, load_tokenizer
 from model.images.preprocess import load_image
 from tests.finetune.test_forward import METHODS, build
@@ -18,7 +18,7 @@ from tests.helpers.finetuning import batch_of, data, dataset_of, loss_of, losses
 
 def asked_of(data: Path, network: Any, file: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:  # noqa: F811
     """Return what a network remembers of the data's pictures."""
-    write_memory(file, network, load_tokenizer("visualglm-tiny"), [dataset_of(data, network)], count, seed)
+    write_rehearsal_data(file, network, load_tokenizer("visualglm-tiny"), [dataset_of(data, network)], count, seed)
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -58,12 +58,12 @@ def test_what_was_added_says_nothing(data: Path, tmp_path: Path) -> None:  # noq
 )
 def test_every_method_remembers(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
     """More weight on what is remembered keeps nearer to the base."""
-    given = [*flags, "--train-iters", "12", "--lr", "0.01" if "--full" not in flags else "0.001", "--remember", "12"]
+    given = [*flags, "--train-iters", "12", "--lr", "0.01" if "--full" not in flags else "0.001", "--rehearsal", "12"]
     memory = tmp_path / "memory.jsonl"
     base = load_sat("visualglm-tiny", device="cpu").network
     asked_of(data, base, memory, 12, seed=1234)
     losses = [
-        loss_of(train(data, tmp_path / weight, *given, "--remember-weight", weight), memory) for weight in ("0", "3")
+        loss_of(train(data, tmp_path / weight, *given, "--rehearsal-weight", weight), memory) for weight in ("0", "3")
     ]
     assert losses[1] < losses[0]
 
@@ -88,14 +88,14 @@ def test_a_training_that_remembers_resumes_as_it_was(
     # The four answers come twice to the six that are remembered.
     state = json.loads((halted / "3" / "state.json").read_text(encoding="utf-8"))
     assert state["examples"] == 4 * 2 + 6
-    assert Order(14, 3).steps(1) == 5
+    assert ResumableBatchSampler(14, 3).steps(1) == 5
 
 
 @pytest.mark.parametrize("crop", [0.2, 0.7])
 def test_parts_of_pictures_are_enlarged(crop: float) -> None:
     torch.manual_seed(0)
     across = torch.linspace(0, 1, 64).expand(3, 64, 64)
-    seen = vary(across[None].repeat(40, 1, 1, 1), crop, flip=False)
+    seen = augment(across[None].repeat(40, 1, 1, 1), crop, flip=False)
     assert seen.shape == (40, 3, 64, 64)
     spans = seen[:, 0, :, -1].mean(1) - seen[:, 0, :, 0].mean(1)
     assert (spans > 0).all()
@@ -107,22 +107,22 @@ def test_parts_of_pictures_are_enlarged(crop: float) -> None:
 def test_half_of_the_pictures_are_mirrored() -> None:
     torch.manual_seed(0)
     pixels = torch.arange(8.0).expand(100, 3, 8, 8)
-    seen = vary(pixels, 1.0, flip=True)
+    seen = augment(pixels, 1.0, flip=True)
     mirrored = [torch.equal(picture, original.flip(-1)) for picture, original in zip(seen, pixels, strict=True)]
     same = [torch.equal(picture, original) for picture, original in zip(seen, pixels, strict=True)]
     assert sum(mirrored) + sum(same) == 100
     assert 30 < sum(mirrored) < 70
-    assert vary(pixels, 1.0, flip=False) is pixels
+    assert augment(pixels, 1.0, flip=False) is pixels
 
 
 def test_who_shares_a_picture_sees_the_same_part(data: Path) -> None:  # noqa: F811
     batch = batch_of(data, load_sat("visualglm-tiny", device="cpu").network)
-    batch.pictures = [0, 0, 1, -1]
+    batch.image_indices = [0, 0, 1, -1]
     batch.pixels = torch.rand(3, 3, 64, 64)
-    both = vary_some(batch, [True] * 4, 0.5, True)
-    assert both.pictures == [0, 0, 1, -1]
+    both = augment_selected(batch, [True] * 4, 0.5, True)
+    assert both.image_indices == [0, 0, 1, -1]
     assert len(both.pixels) == 2
-    apart = vary_some(batch, [True, False, False, False], 0.5, True)
-    assert torch.equal(apart.pixels[apart.pictures[1:3]], batch.pixels[:2])
-    assert not torch.equal(apart.pixels[apart.pictures[0]], batch.pixels[0])
-    assert vary_some(batch, [False] * 4, 0.5, True) is batch
+    apart = augment_selected(batch, [True, False, False, False], 0.5, True)
+    assert torch.equal(apart.pixels[apart.image_indices[1:3]], batch.pixels[:2])
+    assert not torch.equal(apart.pixels[apart.image_indices[0]], batch.pixels[0])
+    assert augment_selected(batch, [False] * 4, 0.5, True) is batch

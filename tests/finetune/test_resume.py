@@ -112,14 +112,14 @@ def test_a_checkpoint_without_a_manifest_is_looked_at(damage: tuple[str, Callabl
     for step in "123":
         (run / step / MANIFEST_NAME).unlink()
     change(run / "3" / name)
-    assert Run(run, 9).find_whole()[0] == 2
+    assert Run(run, 9).find_intact()[0] == 2
 
 
 def test_directories_that_are_no_checkpoints_stay(data: Path, run: Path) -> None:  # noqa: F811
     for name in ("²", "٣", "03", "3.5", "-4"):
         shutil.copytree(run / "3", run / name)
     (run / "9").write_text("a file")
-    assert Run(run, 9).folders() == [1, 2, 3]
+    assert Run(run, 9).directory_steps() == [1, 2, 3]
     assert main(command(data, run)) == 0
     assert load_sat(run, device="cpu") is not None
 
@@ -133,7 +133,7 @@ def test_the_newest_that_is_whole_may_be_older(
     (run / "2" / "state.json").unlink()
     assert main([*command(data, run, "--keep", "1")]) == 0
     assert "after step 1" in capsys.readouterr().err
-    assert Run(run, 1).folders() == [3]
+    assert Run(run, 1).directory_steps() == [3]
 
 
 def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(
@@ -145,7 +145,7 @@ def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(
         cut(run / step / "weights.safetensors")
     assert main(command(data, run)) == 1
     assert capsys.readouterr().err.count("weights.safetensors is not as it was written") == 3
-    assert Run(run, 9).folders() == [1, 2, 3]
+    assert Run(run, 9).directory_steps() == [1, 2, 3]
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_another_optimizer_is_refused(
 
         def __init__(self, *given: object, **named: object) -> None:
             super().__init__(*given, **named)  # type: ignore[arg-type]
-            self.saved_as = "deepspeed"
+            self.state_name = "deepspeed"
 
     monkeypatch.setattr(optimizer, Other)
     assert main(command(data, run)) == 1

@@ -62,7 +62,7 @@ def test_all_formats_hold_the_same_rows(writer: str, folder: Path) -> None:
 def test_rows_of_json_lines_have_the_numbers_of_their_lines(folder: Path) -> None:
     line = json.dumps(GOOD)
     rows = read_rows(write(folder, f"\n{line}\n\n  \n{line}\nnonsense\n"))
-    assert rows.places.numbers.tolist() == [2, 5, 6]
+    assert rows.offsets.numbers.tolist() == [2, 5, 6]
     with pytest.raises(BadRowError, match=r"Row 6: .*nonsense"):
         rows[2]
 
@@ -81,7 +81,7 @@ def test_shapes_with_a_picture(row: dict[str, Any], folder: Path) -> None:
     read = read_one(folder, row)
     assert read.image == folder / "a.png"
     assert read.turns in ([Turn("问题", "回答")], [Turn("甲", "乙")])
-    assert read.learned_from == 0
+    assert read.first_trained_turn == 0
 
 
 @pytest.mark.parametrize("picture", [{}, {"img": ""}, {"img": None}, {"images": []}])
@@ -92,7 +92,7 @@ def test_rows_without_a_picture(picture: dict[str, Any], folder: Path) -> None:
 def test_a_history_is_read_and_not_learned(folder: Path) -> None:
     row = read_one(folder, {**GOOD, "history": [["甲", "乙"], [" 丙\n", "丁"]]})
     assert row.turns == [Turn("甲", "乙"), Turn("丙", "丁"), Turn("问题", "回答")]
-    assert row.learned_from == 2
+    assert row.first_trained_turn == 2
 
 
 def test_what_the_system_says_goes_before_the_first_question(folder: Path) -> None:

@@ -5,16 +5,16 @@ from itertools import islice
 
 import pytest
 
-from finetune.sampler import Order
+from finetune.sampler import ResumableBatchSampler
 
 
-def taken(order: Order, steps: int, start: int = 0) -> list[list[int]]:
+def taken(order: ResumableBatchSampler, steps: int, start: int = 0) -> list[list[int]]:
     """Return the batches of some steps."""
-    return list(islice(order.batches_from(start), steps * order.batches))
+    return list(islice(order.batches_from(start), steps * order.batches_per_step))
 
 
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own() -> None:
-    order = Order(21, 4, seed=3)
+    order = ResumableBatchSampler(21, 4, seed=3)
     seen = [index for batch in taken(order, order.steps(2)) for index in batch]
     first, second = seen[:21], seen[21:42]
     assert sorted(first) == sorted(second) == list(range(21))
@@ -22,23 +22,25 @@ def test_each_epoch_sees_every_example_once_in_an_order_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 40])
-@pytest.mark.parametrize("sizes", [None, [17 * number % 30 for number in range(23)]])
-def test_it_goes_on_from_any_step(start: int, sizes: list[int] | None) -> None:
-    order = Order(23, 3, batches=2, seed=1, sizes=sizes)
+@pytest.mark.parametrize("lengths", [None, [17 * number % 30 for number in range(23)]])
+def test_it_goes_on_from_any_step(start: int, lengths: list[int] | None) -> None:
+    order = ResumableBatchSampler(23, 3, batches_per_step=2, seed=1, lengths=lengths)
     assert taken(order, 3, start) == taken(order, start + 3)[start * 2 :]
 
 
 def test_processes_share_what_one_would_take() -> None:
-    alone = Order(30, 6, seed=5)
-    shares = [Order(30, 3, processes=2, rank=rank, seed=5) for rank in range(2)]
+    alone = ResumableBatchSampler(30, 6, seed=5)
+    shares = [ResumableBatchSampler(30, 3, world_size=2, rank=rank, seed=5) for rank in range(2)]
     for whole, *parts in zip(taken(alone, 9), *(taken(share, 9) for share in shares), strict=True):
         assert whole == parts[0] + parts[1]
 
 
 def test_examples_of_like_length_come_together() -> None:
-    sizes = [number % 10 for number in range(200)]
-    order = Order(200, 10, sizes=sizes)
+    lengths = [number % 10 for number in range(200)]
+    order = ResumableBatchSampler(200, 10, lengths=lengths)
     batches = taken(order, 20)
     assert Counter(index for batch in batches for index in batch) == Counter(range(200))
-    assert all(max(sizes[index] for index in batch) - min(sizes[index] for index in batch) <= 1 for batch in batches)
-    assert len({sizes[batch[0]] for batch in batches[:6]}) > 2
+    assert all(
+        max(lengths[index] for index in batch) - min(lengths[index] for index in batch) <= 1 for batch in batches
+    )
+    assert len({lengths[batch[0]] for batch in batches[:6]}) > 2

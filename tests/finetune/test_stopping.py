@@ -17,7 +17,7 @@ from finetune.checkpoints import Run
 from finetune.finetune_visualglm import main
 from finetune.optimizer import PlainOptimizer
 from finetune.stopping import StopRequest, catch_signals
-from finetune.training import Training
+from finetune.trainer import Trainer
 from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def wait_for(process: "subprocess.Popen[str]", start: str) -> None:
 def saved_step(save: Path) -> int:
     """Return the step of the only checkpoint of the only run, which is whole."""
     (run,) = save.iterdir()
-    (step,) = Run(run, 9).folders()
+    (step,) = Run(run, 9).directory_steps()
     assert Run(run, 9).find_damage(step) is None
     assert json.loads((run / "latest").read_text()) == step
     assert not list(run.glob(".part-*"))
@@ -94,7 +94,7 @@ def test_a_signal_to_a_launcher_lets_all_processes_save(
 class SlowOptimizer(PlainOptimizer):
     """An optimizer that never finishes its first step."""
 
-    def step(self, rate: float) -> Any:
+    def step(self, lr: float) -> Any:
         print("the step has begun", file=sys.stderr, flush=True)
         time.sleep(10_000)
 
@@ -150,10 +150,10 @@ def test_ending_while_a_checkpoint_is_written_leaves_the_last_one_whole(data: Pa
     process.kill()  # as launchers do after their grace
     process.communicate()
     (run,) = tmp_path.iterdir()
-    assert Run(run, 9).folders() == [1]
+    assert Run(run, 9).directory_steps() == [1]
     assert Run(run, 9).find_damage(1) is None
     assert train(data, tmp_path, "--use_lora", "--layer_range", "0", *flags, "--resume") == run
-    assert Run(run, 9).folders() == [1, 2, 3]
+    assert Run(run, 9).directory_steps() == [1, 2, 3]
     assert not list(run.glob(".part-*"))
 
 
@@ -162,29 +162,29 @@ def test_a_signal_at_the_last_step_stops_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pause = Training._pause
+    pause = Trainer._evaluate_and_save
 
-    def signalled(self: Training) -> bool:
-        self.stop.signal = signal.SIGTERM
+    def signalled(self: Trainer) -> bool:
+        self.stop_request.signal = signal.SIGTERM
         return pause(self)
 
-    monkeypatch.setattr(Training, "_pause", signalled)
+    monkeypatch.setattr(Trainer, "_evaluate_and_save", signalled)
     run = train(data, tmp_path, "--use_lora", "--layer_range", "0", "--save-interval", "9")
-    assert Run(run, 9).folders() == [2]
+    assert Run(run, 9).directory_steps() == [2]
 
 
 def test_signals_that_a_launcher_repeats_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now, ended = [100.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(stopping.os, "_exit", ended.append)
-    launched, alone = StopRequest(speaks=False, is_launched=True), StopRequest(speaks=False)
+    launched, alone = StopRequest(announces=False, is_launched=True), StopRequest(announces=False)
     for request in (launched, alone):
-        request.note(signal.SIGINT)
-    launched.note(signal.SIGTERM)
+        request.handle(signal.SIGINT)
+    launched.handle(signal.SIGTERM)
     assert not ended
     now[0] += stopping.REPEATED_S
-    launched.note(signal.SIGTERM)
-    alone.note(signal.SIGINT)
+    launched.handle(signal.SIGTERM)
+    alone.handle(signal.SIGINT)
     assert ended == [128 + signal.SIGTERM, 128 + signal.SIGINT]
 
 

@@ -15,7 +15,7 @@ import torch
 from finetune import checkpoints
 from finetune.checkpoints import Run
 from finetune.finetune_visualglm import main
-from finetune.optimizer import rate_at
+from finetune.optimizer import learning_rate_at
 from model import load_hf, load_sat
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import batch_of, data, loss_of, losses_of, train  # noqa: F401
@@ -235,7 +235,9 @@ def test_whoever_is_killed_loses_one_interval_at_most(data: Path, tmp_path: Path
 
 @pytest.mark.parametrize("style", ["constant", "linear", "cosine", "exponential"])
 def test_the_rate_rises_and_falls(style: str) -> None:
-    rates = [rate_at(step, 100, 2.0, style=style, warmup=0.1, ratio=0.25, decay_steps=None) for step in range(101)]
+    rates = [
+        learning_rate_at(step, 100, 2.0, style=style, warmup=0.1, ratio=0.25, decay_steps=None) for step in range(101)
+    ]
     assert rates[:10] == sorted(rates[:10])
     assert max(rates) == pytest.approx(2.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)

@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import Dataset
 
 from finetune import batches as workers
-from finetune.batches import Batch, choose_workers, collate, load_batches, lost_workers_explained, most_bytes
+from finetune.batches import Batch, choose_workers, collate, load_batches, max_batch_bytes, translate_worker_errors
 from finetune.data import ChatDataset
 from finetune.encoding import Example
 from finetune.errors import TrainingError
 from finetune.finetune_visualglm import main
-from finetune.training import Training
+from finetune.trainer import Trainer
 from model.errors import SettingError
 from tests.helpers.finetuning import SHORT, data, dataset_of, train  # noqa: F401
 
@@ -31,7 +31,7 @@ def bytes_of(batch: Batch) -> int:
 def test_a_batch_has_at_most_the_bytes_that_are_reckoned(data: Path, tiny_model: Any) -> None:  # noqa: F811
     dataset = dataset_of(data, tiny_model.network)
     batch = collate([dataset[index] for index in (0, 1, 2)])
-    assert bytes_of(batch) == most_bytes(3, batch.input_ids.shape[1], tiny_model.network.image_size)
+    assert bytes_of(batch) == max_batch_bytes(3, batch.input_ids.shape[1], tiny_model.network.image_size)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_is_known_of_pictures_is_shared_with_workers(data: Path, tiny_model
     dataset = dataset_of(data, tiny_model.network)
     loaded = load_batches(dataset, [[0]] * 20, workers=1)
     assert next(loaded).pixels is not None
-    dataset.known[:] = True
+    dataset.is_cached[:] = True
     assert list(loaded)[-1].pixels is None
 
 
@@ -110,20 +110,20 @@ def test_a_worker_that_cannot_send_ends_the_training(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     loaded = load_batches(Unsendable(dataset_of(data, tiny_model.network)), [[0], [1]], workers=1)
-    with pytest.raises(TrainingError, match="--num-workers"), lost_workers_explained():
+    with pytest.raises(TrainingError, match="--num-workers"), translate_worker_errors():
         list(loaded)
     assert "Read-only file system" in capfd.readouterr().err
     assert not multiprocessing.active_children()
 
 
 def test_a_worker_that_is_killed_ends_the_training() -> None:
-    with pytest.raises(TrainingError, match="--num-workers"), lost_workers_explained():
+    with pytest.raises(TrainingError, match="--num-workers"), translate_worker_errors():
         list(load_batches(Killed(), [[0], [1]], workers=2))
     assert not multiprocessing.active_children()
 
 
 def test_other_errors_stay_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="a bug"), lost_workers_explained():
+    with pytest.raises(RuntimeError, match="a bug"), translate_worker_errors():
         raise RuntimeError("a bug")
 
 
@@ -133,10 +133,10 @@ def test_a_lost_worker_is_an_error_of_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def lost(self: Training) -> None:
+    def lost(self: Trainer) -> None:
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
-    monkeypatch.setattr(Training, "_go", lost)
+    monkeypatch.setattr(Trainer, "_train", lost)
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data)]
     assert main([*given, *SHORT, "--use_lora", "--save", str(tmp_path)]) == 1
     assert "--num-workers" in capsys.readouterr().err

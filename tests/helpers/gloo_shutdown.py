@@ -10,14 +10,14 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-HOLDS = "holds"  # a file that says that the second process keeps the lock
+GIL_HELD = "holds"  # a file that says that the second process keeps the lock
 STATUS = 3  # which the second process ends with
 
 
-def hold_the_lock(folder: Path) -> None:
+def hold_the_gil(folder: Path) -> None:
     """Keep Python's lock while the first process adds its number and gloo is done with the sum."""
     sys.setswitchinterval(1000)
-    (folder / HOLDS).touch()
+    (folder / GIL_HELD).touch()
     end = time.monotonic() + 3
     while time.monotonic() < end:
         pass
@@ -27,25 +27,25 @@ def main(folder: Path) -> None:
     """Meet the other process, and end."""
     rank = int(os.environ["RANK"])
     if rank == 1:
-        atexit.register(hold_the_lock, folder)  # before torch's, so that nothing is between this and the end
+        atexit.register(hold_the_gil, folder)  # before torch's, so that nothing is between this and the end
 
     import torch
     import torch.distributed as dist
 
-    from finetune.distributed import end_process, leave_processes
+    from finetune.distributed import close_distributed, exit_process
 
     dist.init_process_group("gloo", f"file://{folder}/store", timedelta(seconds=60), world_size=2, rank=rank)
     number = torch.ones(1)
     dist.all_reduce(number)
     if rank == 0:
-        while not (folder / HOLDS).exists():
+        while not (folder / GIL_HELD).exists():
             time.sleep(0.01)
         dist.all_reduce(number)
-        end_process(0)
+        exit_process(0)
     sys.kept = dist.group.WORLD  # type: ignore[attr-defined]  # as deepspeed keeps it
     dist.all_reduce(number, async_op=True)
-    leave_processes()
-    end_process(STATUS)
+    close_distributed()
+    exit_process(STATUS)
 
 
 if __name__ == "__main__":

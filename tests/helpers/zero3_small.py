@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune import deepspeed_optimizer
 from finetune.finetune_visualglm import main
-from finetune.optimizer import Settings
+from finetune.optimizer import OptimizerSettings
 
 LIMITS = {  # in numbers
     "stage3_prefetch_bucket_size": 300_000,
@@ -14,12 +14,12 @@ LIMITS = {  # in numbers
 plain_config = deepspeed_optimizer.deepspeed_config
 
 
-def little_ahead(settings: Settings, trained: int) -> dict[str, Any]:
+def config_with_small_limits(settings: OptimizerSettings, trained: int) -> dict[str, Any]:
     """Return deepspeed's configuration with other limits."""
     config = plain_config(settings, trained)
     return {**config, "zero_optimization": {**config["zero_optimization"], **LIMITS}}
 
 
 if __name__ == "__main__":
-    deepspeed_optimizer.deepspeed_config = little_ahead
+    deepspeed_optimizer.deepspeed_config = config_with_small_limits
     main()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune.batches import count_local_processes
-from finetune.distributed import count_processes, is_launched
+from finetune.distributed import is_launched, read_world_size
 from model import SettingError
 from model.command_line import ArgumentParser
 from tests.helpers.cli_program import ROOT, environment
@@ -141,10 +141,10 @@ def test_no_proxy_stands_between_gradio_and_its_own_page(
 def test_launchers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "")
-    assert (count_processes(), is_launched(), count_local_processes()) == (1, False, 1)
+    assert (read_world_size(), is_launched(), count_local_processes()) == (1, False, 1)
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(SettingError, match="WORLD_SIZE"):
-        count_processes()
+        read_world_size()
 
 
 LEVELS: list[Any] = [("", "", 30), ("debug", "", 10), ("", "error", 40), ("loud", "", 30)]

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL
 from benchmarks.parts.machine import ROOT
-from finetune.checkpoints import PART, Run
+from finetune.checkpoints import PARTIAL_PREFIX, Run
 from finetune.optimizer import STATE_NAME
 from finetune.progress import LOG_NAME
 from model.checkpoint.files import open_tensors
@@ -77,7 +77,7 @@ def wait(process: "subprocess.Popen[str]", seconds: float) -> None:
 
 def parts_of(save: Path) -> set[Path]:
     """Return what is there of checkpoints that are being written, or were when their process was killed."""
-    return set(save.glob(f"*/{PART}*"))
+    return set(save.glob(f"*/{PARTIAL_PREFIX}*"))
 
 
 def wait_until(process: "subprocess.Popen[str]", is_so: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
-from finetune.forward import final_states
+from finetune.forward import final_hidden_states
 from finetune.merge import merge
 from model import CHINESE, DEMO, Conversation, load_hf, load_sat
 from model.checkpoint import open_checkpoint
@@ -34,7 +34,7 @@ def test_both_sides_have_the_same_logits(run: Path, data: Path) -> None:  # noqa
     assert batch.pixels is not None
     picture = {"pre_image_length": batch.image_starts[0], "images": batch.pixels[:1]}
     with torch.no_grad():
-        expected = final_states(ours, batch, ours.encode_image(batch.pixels))[:1]
+        expected = final_hidden_states(ours, batch, ours.encode_image(batch.pixels))[:1]
         length = len(batch.labels[0])
         own = ours.lm_head(expected)[0]
         found, before = (network(batch.input_ids[:1], **picture).logits[0] for network in (theirs, plain))

@@ -17,7 +17,7 @@ from model import chat, load_tokenizer
 from tests.helpers.sat_programs import ROOT, sat_directory  # noqa: F401
 
 MISSING = [name for name in ("deepspeed", "wandb") if importlib.util.find_spec(name) is None]
-PROGRAM = ROOT / "tests" / "sat_training_program.py"
+PROGRAM = ROOT / "tests" / "helpers" / "sat_training_program.py"
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from finetune import loss as divergence
-from finetune.loss import sum_divergences
+from finetune.loss import sum_kl_divergence
 from model import load_sat
 from model.sat.lora import LoraLinear
 
@@ -50,32 +50,32 @@ def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(COUNT, size, requires_grad=True), torch.randn(COUNT, size), torch.rand(COUNT)
 
 
-def torchs(head: nn.Module, states: torch.Tensor, told: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def torchs(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return the sum as torch computes it from the logits of all places at once."""
-    base = getattr(head, "original", head)(told).detach().log_softmax(-1)
+    base = getattr(head, "original", head)(teacher).detach().log_softmax(-1)
     each = F.kl_div(head(states).log_softmax(-1), base, reduction="none", log_target=True)
-    return (each.sum(1) * counts).sum()
+    return (each.sum(1) * weights).sum()
 
 
 @pytest.mark.parametrize("rows", [4, 11, 100])
 def test_it_is_torchs_own(head: nn.Module, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(divergence, "DIVERGENCE_ROWS", rows)
-    states, told, counts = draw()
+    monkeypatch.setattr(divergence, "KL_CHUNK", rows)
+    states, teacher, weights = draw()
     wanted = [states, *(weight for weight in head.parameters() if weight.requires_grad)]
-    expected = torchs(head, states, told, counts)
-    ours = sum_divergences(head, states, told, counts)
+    expected = torchs(head, states, teacher, weights)
+    ours = sum_kl_divergence(head, states, teacher, weights)
     assert ours.dtype == torch.float32
     assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
     with torch.no_grad():
-        assert sum_divergences(head, states, told, counts).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert sum_kl_divergence(head, states, teacher, weights).item() == pytest.approx(expected.item(), rel=1e-5)
     pairs = zip(torch.autograd.grad(3 * ours, wanted), torch.autograd.grad(3 * expected, wanted), strict=True)
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
 
 
 def test_what_says_the_same_diverges_in_nothing() -> None:
     head = frozen_head()
-    states, _, counts = draw()
-    total = sum_divergences(head, states, states.detach().clone(), counts)
+    states, _, weights = draw()
+    total = sum_kl_divergence(head, states, states.detach().clone(), weights)
     assert total.item() == pytest.approx(0.0, abs=1e-6)
     assert torch.autograd.grad(total, states)[0].abs().max() < 1e-6
 
@@ -84,17 +84,17 @@ def test_what_says_the_same_diverges_in_nothing() -> None:
 def test_half_numbers_are_summed_in_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     head = frozen_head().to(dtype)
-    states, told, counts = draw()
+    states, teacher, weights = draw()
     given = states.detach().to(dtype).requires_grad_()
-    total = sum_divergences(head, given, told.to(dtype), counts)
-    expected = torchs(head.float(), given.float(), told.to(dtype).float(), counts)
+    total = sum_kl_divergence(head, given, teacher.to(dtype), weights)
+    expected = torchs(head.float(), given.float(), teacher.to(dtype).float(), weights)
     assert total.dtype == torch.float32
     assert total.item() == pytest.approx(expected.item(), rel=0.02)
     assert torch.autograd.grad(total, given)[0].dtype == dtype
 
 
 def test_nothing_held_is_nothing(head: nn.Module) -> None:
-    states, told, counts = (tensor[:0] for tensor in draw())
-    total = sum_divergences(head, states, told, counts)
+    states, teacher, weights = (tensor[:0] for tensor in draw())
+    total = sum_kl_divergence(head, states, teacher, weights)
     assert total.item() == 0
     total.backward()
