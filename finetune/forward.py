@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from model.engine.network import to_device
 from model.kernels.torch_ops import rotary_tables
-from model.sat.lora import LoraLinear, copy_factors, has_dropout
-from model.sat.low_rank import is_mixing
+from model.sat.lora import LoraLinear, cast_lora_weights, has_dropout
+from model.sat.low_rank import autocast_enabled
 from model.sat.ptuning import PrefixMixin
 from model.visualglm import BUILT_IN_HOOKS, ImageMixin, VisualGLMModel
 
@@ -54,7 +54,7 @@ def final_hidden_states(
     again = recompute and torch.is_grad_enabled()
     # Where nothing is drawn, no random state has to be put back.
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": again and has_dropout(transformer)}
-    factors = {} if is_mixing(x.device.type) else copy_factors(linear_layers(transformer), x.dtype)
+    factors = {} if autocast_enabled(x.device.type) else cast_lora_weights(linear_layers(transformer), x.dtype)
     for number, layer in enumerate(transformer.layers):
         run = partial(
             run_layer, layer, partial(compute_attention, hook, number), network.residual_scale, factors, again
@@ -104,7 +104,7 @@ def embed_inputs(network: VisualGLMModel, batch: Batch, images: torch.Tensor | N
 def matmul_dtype(x: torch.Tensor) -> torch.dtype:
     """Return the dtype of what linear layers make of x."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if is_mixing(kind) else x.dtype
+    return torch.get_autocast_dtype(kind) if autocast_enabled(kind) else x.dtype
 
 
 def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -158,7 +158,7 @@ class Adapter:
 
     def _set_enabled(self, is_on: bool) -> None:
         for part in self.modules:
-            part.is_on = is_on
+            part.enabled = is_on
 
 
 class AnswerLoss(nn.Module):

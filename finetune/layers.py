@@ -13,8 +13,8 @@ from torch import nn
 
 from model.kernels.torch_ops import rotate
 from model.quantization.nf4 import Nf4Linear
-from model.sat.lora import Factors
-from model.sat.low_rank import is_frozen, is_mixing, is_watched, multiply, multiply_back
+from model.sat.lora import LoraWeights
+from model.sat.low_rank import autocast_enabled, frozen_forward, has_hooks, input_gradient, is_frozen
 
 AttentionFn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -23,7 +23,7 @@ def run_layer(
     layer: Any,
     attention_fn: AttentionFn,
     alpha: float,
-    factors: Factors,
+    factors: LoraWeights,
     recompute: bool,
     x: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
@@ -64,20 +64,22 @@ def linear_layers(transformer: Any) -> Iterator[nn.Module]:
         yield from layer.mlp.children()
 
 
-def apply_linear(layer: Any, x: torch.Tensor, factors: Factors) -> torch.Tensor:
+def apply_linear(layer: Any, x: torch.Tensor, factors: LoraWeights) -> torch.Tensor:
     """Return what a linear layer makes of x; as a module, which deepspeed may watch, where nothing shorter will do."""
     if layer in factors:
-        product: torch.Tensor = layer.product(x, *factors[layer])
+        product: torch.Tensor = layer.fused_forward(x, *factors[layer])
         return product
-    return multiply(layer, x) if is_frozen(layer) else layer(x)
+    return frozen_forward(layer, x) if is_frozen(layer) else layer(x)
 
 
 def can_fuse_mlp(layer: Any, x: torch.Tensor) -> bool:
     """Whether `FrozenMlp` may stand for the second half of a layer."""
     norm, mlp = layer.post_attention_layernorm, layer.mlp
-    plain = isinstance(norm, nn.LayerNorm) and not is_watched(norm) and not is_watched(mlp)
+    plain = isinstance(norm, nn.LayerNorm) and not has_hooks(norm) and not has_hooks(mlp)
     frozen = plain and not norm.weight.requires_grad and not hasattr(norm.weight, "ds_id")
-    return frozen and is_frozen(mlp.dense_h_to_4h) and is_frozen(mlp.dense_4h_to_h) and not is_mixing(x.device.type)
+    return (
+        frozen and is_frozen(mlp.dense_h_to_4h) and is_frozen(mlp.dense_4h_to_h) and not autocast_enabled(x.device.type)
+    )
 
 
 def rotary_qkv(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,8 +126,8 @@ class FrozenMlp(torch.autograd.Function):
             keeps: whether to keep the MLP's inside, 4 D a token, instead of computing it again on the way back.
         """
         m, mean, spread = normalize(layer, a)
-        inner = multiply(layer.mlp.dense_h_to_4h, m)
-        made = multiply(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
+        inner = frozen_forward(layer.mlp.dense_h_to_4h, m)
+        made = frozen_forward(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
         context.save_for_backward(a, mean, spread, inner if save_activations else None)
         context.layer, context.alpha = layer, alpha
         return made.add_(m, alpha=alpha)
@@ -136,10 +138,10 @@ class FrozenMlp(torch.autograd.Function):
         layer, gradient = context.layer, gradients[0]
         norm, mlp = layer.post_attention_layernorm, layer.mlp
         if inner is None:
-            inner = multiply(mlp.dense_h_to_4h, normalize(layer, a)[0])
-        given = multiply_back(mlp.dense_4h_to_h, gradient)
+            inner = frozen_forward(mlp.dense_h_to_4h, normalize(layer, a)[0])
+        given = input_gradient(mlp.dense_4h_to_h, gradient)
         given = torch.ops.aten.gelu_backward(given, inner, approximate="tanh")
-        given = multiply_back(mlp.dense_h_to_4h, given).add_(gradient, alpha=context.alpha)
+        given = input_gradient(mlp.dense_h_to_4h, given).add_(gradient, alpha=context.alpha)
         wants = (True, False, False)
         back = torch.ops.aten.native_layer_norm_backward
         shape, weight, bias = norm.normalized_shape, norm.weight, norm.bias

@@ -19,7 +19,7 @@ from model.checkpoint.adapters import FIRST_A
 from model.checkpoint.files import open_tensors, read_json, write_tensors
 from model.checkpoint.layout import interleave_qkv, is_language_qkv, split_qkv, to_hf_name, to_sat_name
 from model.errors import CheckpointError
-from model.sat.lora import PARTS
+from model.sat.lora import PARTITIONS
 from model.tensors import Tensors
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -130,7 +130,7 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
         lora_b = lora_b * lora_scale(name.removeprefix(PREFIX), len(lora_a), config)
         rows = split_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
         padding = rank - len(lora_a)
-        for part, share in enumerate(rows.chunk(PARTS[layer.rpartition(".")[2]])):
+        for part, share in enumerate(rows.chunk(PARTITIONS[layer.rpartition(".")[2]])):
             tensors[f"{layer}.matrix_A.{part}"] = torch.nn.functional.pad(lora_a, (0, 0, 0, padding))
             tensors[f"{layer}.matrix_B.{part}"] = torch.nn.functional.pad(share, (0, padding))
     return tensors, sat_settings(layers.values(), rank)
@@ -179,10 +179,10 @@ def sat_layer(name: str, folder: Path) -> str:
     """Return SAT's name of a layer that PEFT adapts."""
     sat_name = to_sat_name(f"{name.removeprefix(PREFIX)}.weight") or ""
     layer = sat_name.removesuffix(".weight")
-    if layer.rpartition(".")[2] not in PARTS:
+    if layer.rpartition(".")[2] not in PARTITIONS:
         raise CheckpointError(
             f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}, which SAT's LoRA cannot. It adapts "
-            f"{', '.join(PARTS)}. {MERGE_WITH_PEFT}"
+            f"{', '.join(PARTITIONS)}. {MERGE_WITH_PEFT}"
         )
     return layer
 

@@ -23,8 +23,8 @@ from .checkpoint.meta_init import build_uninitialized
 from .kernels.linear import Called, Linear, bind_dense
 from .kernels.torch_ops import QuantizedLinear, rotary_frequencies
 from .quantization.quantize import bind_quantized
-from .sat.compat import settle_placement  # before sat
-from .sat.ptuning import PTUNING, find_prefix, prefix_of
+from .sat.compat import resolve_placement  # before sat
+from .sat.ptuning import PTUNING, find_prefix, prefixes_of
 from .tensors import LazyTensors, Tensors, loaders_of
 
 # isort: split
@@ -240,7 +240,7 @@ class VisualGLMModel(ChatGLMModel):
         checkpoint.check_file_sizes()
         given = {**vars(cls.get_args()), "skip_init": not build_only, **vars(args or Namespace())}
         merged = Namespace(**{**given, **checkpoint.config, **(overwrite_args or {})})
-        device, dtype = settle_placement(merged)
+        device, dtype = resolve_placement(merged)
         options = {key: value for key, value in kwargs.items() if key not in {"url", "prefix"}}
         if build_only or cls is not VisualGLMModel:  # what a subclass computes while it is built needs its data
             with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
@@ -316,7 +316,7 @@ class VisualGLMModel(ChatGLMModel):
     @property
     def prefix(self) -> Sequence[torch.Tensor]:
         """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
-        return prefix_of(self.mixins)
+        return prefixes_of(self.mixins)
 
     image_part = FormerAttribute("vision_encoder")
 

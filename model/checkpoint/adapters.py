@@ -117,10 +117,10 @@ def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
             lora_b.append(tensors[f"{layer}.matrix_B.{len(lora_a)}"])  # [out / n, r]
         lora_a.append(tensors[f"{layer}.matrix_A.{len(lora_a)}"])  # [r, in]
     with translate_shape_errors(layer):
-        return merged_weight(tensors[layer + ORIGINAL], lora_a, lora_b, alpha / max(1, len(lora_a[0])))
+        return merge_weight(tensors[layer + ORIGINAL], lora_a, lora_b, alpha / max(1, len(lora_a[0])))
 
 
-def merged_weight(
+def merge_weight(
     weight: torch.Tensor, lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], scaling: float
 ) -> torch.Tensor:
     """Return weight + scaling * cat(up @ down) [out, in] in the weight's dtype, computed in float32."""

@@ -1,12 +1,12 @@
-"""SwissArmyTransformer (SAT) 0.4.12 on today's stack. Import this before `sat` where you can.
+"""Make SwissArmyTransformer (SAT) 0.4.12 work with current packages. Import this before `sat` if possible.
 
-SAT imports at start what only its training, its GPT-2, its Triton kernels or its downloader need, some of it
-undeclared. Here those imports are put off until they are used, so that inference needs none of deepspeed,
-wandb, requests, triton, bitsandbytes or transformers, and `import sat` costs little more than `import torch`.
-What the program itself has already imported is left as it is, so training with deepspeed sees deepspeed. Where it has
-imported SAT itself, with the packages that this needs, the functions that are replaced here call ours from then on.
+On import, SAT imports packages that only its training, its GPT-2, its Triton kernels or its downloader need, some of
+them undeclared. Here those imports are deferred to their first use, so that inference needs none of deepspeed,
+wandb, requests, triton, bitsandbytes or transformers, and `import sat` takes little longer than `import torch`.
+Packages that the program has already imported stay visible to SAT, so training with deepspeed uses deepspeed. If the
+program has already imported SAT, with the packages that it needs, SAT's replaced functions are redirected to ours.
 
-Source of the behaviour replaced: https://github.com/THUDM/SwissArmyTransformer, release 0.4.12.
+Source of the replaced behavior: https://github.com/THUDM/SwissArmyTransformer, release 0.4.12.
 """
 
 import contextlib
@@ -35,14 +35,14 @@ from ..quantization.quantize import quantize
 
 T = TypeVar("T")
 
-# Optional packages that SAT tries to import and can do without; each costs up to seconds.
-HIDDEN = ("deepspeed", "wandb", "bitsandbytes", "xformers", "apex")
+# Optional packages that SAT tries to import and works without; importing one takes up to seconds.
+OPTIONAL_PACKAGES = ("deepspeed", "wandb", "bitsandbytes", "xformers", "apex")
 LEVEL_VARIABLES = ("LOGLEVEL", "SAT_LOGLEVEL")  # the first wins
-OWN_CLASS = "VisualGLMModel"
+DEFAULT_CLASS = "VisualGLMModel"
 
 
 class Deferred:
-    """A function, a class, or a mapping of functions, of a module that is imported at its first use."""
+    """A proxy for a function, a class or a mapping of functions, whose module is imported at the first use."""
 
     def __init__(self, load: Callable[[], Any]) -> None:
         self.load = load
@@ -55,7 +55,7 @@ class Deferred:
 
 
 def auto_create(name: str, *, path: str | None = None, url: str | None = None) -> str:
-    """Find the model called `name`, as SAT's downloader would, by our own rules; return its directory."""
+    """Return the directory of the model called `name`, found by `resolve` instead of SAT's downloader."""
     return str(resolve(name, home=path))
 
 
@@ -70,7 +70,7 @@ def _deferred(module: str, name: str) -> types.ModuleType:
 
 
 def _stand_ins() -> dict[str, types.ModuleType | None]:
-    """The modules to be seen in place of the real ones while SAT is imported; None means 'not installed'."""
+    """Return the modules that replace the real ones while SAT is imported; None makes an import fail."""
     stand_ins: dict[str, types.ModuleType | None] = {
         "sat.resources": _module("sat.resources", auto_create=auto_create),
         "sat.training.deepspeed_training": _deferred("sat.training.deepspeed_training", "training_main"),
@@ -80,7 +80,7 @@ def _stand_ins() -> dict[str, types.ModuleType | None]:
         "transformers": _module("transformers"),
         "transformers.activations": _deferred("transformers.activations", "ACT2FN"),
     }
-    stand_ins.update(dict.fromkeys(HIDDEN))
+    stand_ins.update(dict.fromkeys(OPTIONAL_PACKAGES))
     return {name: module for name, module in stand_ins.items() if name not in sys.modules}
 
 
@@ -107,7 +107,7 @@ def _attribute_replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """SAT logs its progress at INFO from its first import on; a caller's SAT_LOGLEVEL and LOGLEVEL are respected."""
+    """Raise SAT's log level from INFO to WARNING in the block, unless SAT_LOGLEVEL or LOGLEVEL is set."""
     before = {name: os.environ.pop(name) for name in LEVEL_VARIABLES if name in os.environ}
     levels = [level for name in LEVEL_VARIABLES if (level := _read_level(name, before))]
     os.environ["SAT_LOGLEVEL"] = (levels or ["WARNING"])[0]
@@ -119,22 +119,24 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_level(name: str, environment: Mapping[str, str]) -> str | None:
-    """Return the logging level that a variable names, as SAT needs it; None, with a warning, for an unknown one."""
+    """Return the log level that a variable names, in upper case for SAT; None, with a warning, for an unknown one."""
     given = read_variable(name, environment)
     if given is None or given.strip().upper() in logging.getLevelNamesMapping():
         return given and given.strip().upper()
-    warnings.warn(f"The environment variable {name} is {given!r}, no level of logging; it is ignored.", stacklevel=2)
+    warnings.warn(
+        f"The environment variable {name} is {given!r}, which is not a log level; it is ignored.", stacklevel=2
+    )
     return None
 
 
 def _unscripted(function: T) -> T:
-    """Stand in for torch.jit.script, which torch deprecates and whose first calls are slow."""
+    """Replace torch.jit.script, which torch deprecates and whose first calls are slow: return the function as it is."""
     return function
 
 
 @contextlib.contextmanager
 def plain_tracebacks() -> Iterator[None]:
-    """Keep torch from prefixing the tracebacks of a single process with its rank: it replaces sys.excepthook."""
+    """Restore sys.excepthook after the block: torch's replacement prefixes tracebacks with the rank."""
     hook = sys.excepthook
     try:
         yield
@@ -143,10 +145,10 @@ def plain_tracebacks() -> Iterator[None]:
 
 
 def initialize_model_parallel(original: Callable[..., bool], model_parallel_size: int, seed: int) -> bool:
-    """Give SAT the process group that its layers ask for; return whether one was made.
+    """Initialize the process group that SAT's layers need; return whether this call initialized it.
 
-    A single process needs no network port, no deepspeed, and its random state left alone. Several processes
-    (started by torchrun) go SAT's own way, `original`.
+    For a single process, it needs no network port and no deepspeed, and leaves the random state unchanged. Several
+    processes (started by torchrun) use SAT's own function, `original`.
     """
     from sat import mpu
 
@@ -173,16 +175,16 @@ def _replace_initialization() -> None:
     sat.arguments._simple_init = simple_init
 
 
-def wanted_dtype(args: Namespace) -> torch.dtype:
-    """Return the dtype that a SAT namespace asks for."""
+def requested_dtype(args: Namespace) -> torch.dtype:
+    """Return the dtype that the `fp16` and `bf16` entries of a SAT namespace select."""
     if getattr(args, "fp16", False):
         return torch.float16
     return torch.bfloat16 if getattr(args, "bf16", False) else torch.float32
 
 
-def dtype_without_gpu(args: Namespace) -> torch.dtype:
-    """Return float32 in place of float16, which a CPU is slow in; bfloat16 where that would take too much memory."""
-    wanted = wanted_dtype(args)
+def choose_dtype_without_gpu(args: Namespace) -> torch.dtype:
+    """Return the requested dtype; but for float16, which is slow on a CPU, float32, or bfloat16 for a large model."""
+    wanted = requested_dtype(args)
     if wanted != torch.float16:
         return wanted
     return choose_cpu_dtype(count_parameters(vars(args)))
@@ -190,24 +192,24 @@ def dtype_without_gpu(args: Namespace) -> torch.dtype:
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Warn of something that is true of the whole program."""
+    """Issue a warning once per process."""
     warnings.warn(text, stacklevel=6)  # the line that calls `from_pretrained`
 
 
-def settle_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
-    """Return the device and dtype that a SAT namespace asks for, a GPU by default, and write them into `args`.
+def resolve_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
+    """Return the device and dtype that a SAT namespace requests, by default a GPU, and write them into `args`.
 
-    Without a GPU they are what a CPU can do, and a warning says what was asked for in vain.
+    Without a GPU, a requested GPU or float16 falls back to what the CPU supports, with a warning.
     """
     given = getattr(args, "device", None)
     has_gpu = torch.cuda.is_available()
     if given in (None, -1):
         given = torch.cuda.current_device() if has_gpu else "cpu"
     device = torch.device("cuda", given) if isinstance(given, int) else torch.device(given)
-    dtype = wanted_dtype(args)
+    dtype = requested_dtype(args)
     if not has_gpu:
         possible = torch.device("cpu") if device.type == "cuda" else device
-        settled = dtype_without_gpu(args) if possible.type == "cpu" else dtype
+        settled = choose_dtype_without_gpu(args) if possible.type == "cpu" else dtype
         if (possible, settled) != (device, dtype):
             name = str(settled).removeprefix("torch.")
             warn_once(f"There is no GPU here: the model is built on the CPU, in {name}.")
@@ -218,29 +220,29 @@ def settle_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
     return device, dtype
 
 
-def named_class(path: Path) -> str:
-    """Return the name of the class that the model at `path` asks for; the Hugging Face format names none of SAT's."""
+def read_class_name(path: Path) -> str:
+    """Return the `model_class` of the model at `path`; VisualGLMModel for the Hugging Face format, which has none."""
     if not is_sat_checkpoint(path):
-        return OWN_CLASS
-    name = str(read_json(find_directory(path) / CONFIG_NAME).get("model_class", OWN_CLASS))
+        return DEFAULT_CLASS
+    name = str(read_json(find_directory(path) / CONFIG_NAME).get("model_class", DEFAULT_CLASS))
     return make_printable(name)  # a warning shows it
 
 
 def class_to_load(path: Path) -> type:
-    """Return the network for the model at `path`, by the class its configuration names.
+    """Return the network class that the configuration of the model at `path` names.
 
-    A fine-tune's class that the program has not imported gives way to VisualGLMModel, which merges LoRA as it loads.
+    If it is the class of a fine-tune and not imported, return VisualGLMModel, which merges LoRA when it loads.
     """
     from sat.model.registry import model_registry
 
-    name = named_class(path)
-    if name not in model_registry.member and OWN_CLASS in model_registry.member:
+    name = read_class_name(path)
+    if name not in model_registry.member and DEFAULT_CLASS in model_registry.member:
         warnings.warn(
-            f"{path} was saved by the class {name}, which is not imported here: it is loaded as {OWN_CLASS}, "
-            f"with LoRA merged. To train it on, import {name} first.",
+            f"{path} was saved by the class {name}, which is not imported here: it is loaded as {DEFAULT_CLASS}, "
+            f"with LoRA merged. To continue its training, import {name} first.",
             stacklevel=3,
         )
-        name = OWN_CLASS
+        name = DEFAULT_CLASS
     return model_registry.get(name)  # type: ignore[no-any-return]
 
 
@@ -252,7 +254,7 @@ def _replace_auto_model() -> None:
     def from_pretrained(
         name: str, args: Namespace | None = None, *, home_path: str | None = None, **kwargs: Any
     ) -> tuple[Any, Namespace]:
-        """Load the model called `name` as the class that its configuration names, each class in its own way."""
+        """Load the model called `name` with the class that its configuration names, by that class's own method."""
         network: Any = class_to_load(resolve(name, home=home_path))
         loads_as_sat = network.from_pretrained_base.__func__ is BaseModel.from_pretrained_base.__func__
         load = original if loads_as_sat else network.from_pretrained
@@ -262,7 +264,7 @@ def _replace_auto_model() -> None:
 
 
 def _redirect(module: str, name: str, replacement: Callable[..., Any]) -> None:
-    """Make a function of SAT call `replacement`, if its module is imported: the program may hold it by its name."""
+    """Make a function of SAT call `replacement` if its module is imported: the program may hold a reference to it."""
     original = getattr(sys.modules.get(module), name, None)
     if isinstance(original, types.FunctionType) and original is not replacement:
         original.__code__ = _call_target.__code__
@@ -278,7 +280,7 @@ def _replace_downloader() -> None:
 
 
 def _replace_quantization() -> None:
-    name = "sat.quantization.kernels"  # SAT's own needs cpm_kernels, and a GPU that it knows
+    name = "sat.quantization.kernels"  # SAT's own module needs cpm_kernels, and a GPU that this supports
     _redirect(name, "quantize", quantize)
     module = sys.modules.setdefault(name, _module(name))
     vars(module)["quantize"] = quantize
@@ -291,11 +293,11 @@ def _import_sat() -> None:
     if importlib.util.find_spec("sat") is None:
         raise ModuleNotFoundError(
             "SwissArmyTransformer is not installed. Run: pip install --no-deps SwissArmyTransformer==0.4.12\n"
-            "(The package called sat is another one.)",
+            "(The package called sat on PyPI is a different one.)",
             name="sat",
         )
     for name in [name for name in sys.modules if name.startswith("sat.")]:
-        del sys.modules[name]  # left by an import that failed, and no longer reachable from a new `sat`
+        del sys.modules[name]  # left over from a failed import, and not reachable from a new `sat`
     with _imports_replaced(), _quiet(), _attribute_replaced(torch.jit, "script", _unscripted):
         import sat
         import sat.model.mixins

@@ -1,4 +1,4 @@
-"""Prepare SAT when a program imports it after `model`: `compat` is imported first, and `sat` is what it leaves."""
+"""Import hook for programs that import `sat` after `model`: `compat` is imported first, and prepares the package."""
 
 import importlib
 import sys
@@ -12,12 +12,12 @@ COMPAT = f"{__package__}.compat"
 
 
 class SatFinder(MetaPathFinder, Loader):
-    """Answers the first `import sat` with the package that `compat` imports."""
+    """A meta path finder that resolves the first `import sat` to the package that `compat` imports."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return a spec whose loading imports `compat`; None where that is imported or SAT is not installed."""
+        """Return a spec for `sat` that imports `compat`; None if `compat` is imported or SAT is not installed."""
         if name != SAT or COMPAT in sys.modules:
             return None
         specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
@@ -25,12 +25,12 @@ class SatFinder(MetaPathFinder, Loader):
         return found and ModuleSpec(SAT, self, origin=found.origin)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import `compat`, whose own `import sat` other finders answer, and leave that package in `sys.modules`."""
-        del sys.modules[SAT]  # with it there, `compat` would take the empty module for SAT
+        """Import `compat`, which imports the real `sat` by the other finders and leaves it in `sys.modules`."""
+        del sys.modules[SAT]  # otherwise `compat` would take the empty module for SAT
         importlib.import_module(COMPAT)
 
 
 def install_sat_hook() -> None:
-    """Prepare SAT at its first import in this process; a second call changes nothing."""
+    """Install the finder in this process; a second call changes nothing."""
     if not any(isinstance(finder, SatFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, SatFinder())

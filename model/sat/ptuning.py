@@ -1,6 +1,6 @@
-"""P-tuning v2: keys and values in each layer that every token sees, and the only ones that are trained.
+"""P-tuning v2: trainable keys and values in each layer, which every token attends to; nothing else is trained.
 
-https://arxiv.org/abs/2110.07602
+Paper: https://arxiv.org/abs/2110.07602
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..aliases import FormerAttribute
 from . import compat as sat_compat  # noqa: F401  (before sat)
 
 # isort: split
@@ -20,13 +21,14 @@ PTUNING = "ptuning"  # checkpoint key
 
 
 class PrefixMixin(PTuningV2Mixin):
-    """P-tuning v2 as SAT has it, in the dtype of what it meets, so that training may keep it in float32.
+    """SAT's P-tuning v2, with the prefix cast to the dtype of the keys, so that it can be trained in float32.
 
     Attributes:
-        is_on: False has it add nothing.
+        enabled: False leaves out the prefix.
     """
 
-    is_on = True
+    is_on = FormerAttribute("enabled")
+    enabled = True
 
     @non_conflict  # type: ignore[untyped-decorator]
     def attention_fn(
@@ -39,8 +41,8 @@ class PrefixMixin(PTuningV2Mixin):
         old_impl: Any = attention_fn_default,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Let queries [B, H, T, head_dim] see the prefix of their layer as well."""
-        if self.is_on:
+        """Compute attention of queries [B, H, T, head_dim] over the layer's prefix as well."""
+        if self.enabled:
             keys, values = self.prefix[kwargs["layer_id"]].to(k.dtype)[:, None].expand(-1, len(k), -1, -1, -1)
             if mask.numel() > 1:
                 mask = nn.functional.pad(mask, (0, self.prefix_len), value=1)
@@ -48,19 +50,19 @@ class PrefixMixin(PTuningV2Mixin):
         if old_impl is not attention_fn_default:
             context: torch.Tensor = old_impl(q, k, v, mask, dropout_fn, **kwargs)
             return context
-        # SAT's own looks twice in each layer what the mask holds, and waits for the device to answer.
+        # SAT's own attention inspects the mask twice per layer, and each time waits for the device.
         visible = None if mask.numel() == 1 else mask > 0
         rate = dropout_fn.p if dropout_fn is not None and dropout_fn.training else 0.0
         return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=rate)
 
 
 def find_prefix(mixins: nn.ModuleDict) -> PTuningV2Mixin | None:
-    """Return a model's P-tuning if it is SAT's or ours; another's may do something else."""
+    """Return the P-tuning mixin of a model if it is SAT's or ours, whose behavior is known; None otherwise."""
     mixin = dict(mixins).get(PTUNING)
     return mixin if type(mixin) in (PTuningV2Mixin, PrefixMixin) else None
 
 
-def prefix_of(mixins: nn.ModuleDict) -> Sequence[torch.Tensor]:
-    """Return the keys and values of a model's P-tuning, nothing where it has none or where that is off."""
+def prefixes_of(mixins: nn.ModuleDict) -> Sequence[torch.Tensor]:
+    """Return the P-tuning prefixes of a model, one per layer; empty if it has none or they are disabled."""
     mixin = find_prefix(mixins)
-    return () if mixin is None or (type(mixin) is PrefixMixin and not mixin.is_on) else mixin.prefix
+    return () if mixin is None or (type(mixin) is PrefixMixin and not mixin.enabled) else mixin.prefix

@@ -71,7 +71,7 @@ def test_remembered_answers_count_by_their_divergence(network: FineTuneVisualGLM
     assert module(batch, None, weights, HELD).item() == pytest.approx(learned + 1e3 * far, rel=1e-2)
     assert module(batch, None, None, HELD | True).item() == pytest.approx(divergence(network, bare, batch), rel=1e-2)
     assert module(batch, None, None, HELD & False).item() == pytest.approx(module(batch, None).item(), rel=1e-6)
-    assert all(part.is_on for part in module.adapter.modules)
+    assert all(part.enabled for part in module.adapter.modules)
 
 
 @pytest.mark.parametrize("method", ["lora", "head", "qlora", "qlora-mlp"])  # a prefix is seen from the first step

@@ -147,13 +147,15 @@ def test_lora_alone_is_merged_over_its_base(
         write_hf(tmp_path / "base", model, config)
     else:
         save_sat(tmp_path / "base", model.state_dict(), config)
-    factors = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
-    run = write_sat(tmp_path / "run", factors, {**config, **LORA_CONFIG, "qkv_layout": layout})
+    lora_weights = {name: tensor for name, tensor in trained.state_dict().items() if ".matrix_" in name}
+    run = write_sat(tmp_path / "run", lora_weights, {**config, **LORA_CONFIG, "qkv_layout": layout})
     merged = open_checkpoint(run, base=tmp_path / "base").merge_lora().split_qkv()
     rows, heads = model.state_dict(), config["num_attention_heads"]
     for part, count in (("query_key_value", 3), ("dense", 1)):
         name = f"transformer.layers.0.attention.{part}"
-        change = torch.cat([factors[f"{name}.matrix_B.{i}"] @ factors[f"{name}.matrix_A.{i}"] for i in range(count)])
+        change = torch.cat(
+            [lora_weights[f"{name}.matrix_B.{i}"] @ lora_weights[f"{name}.matrix_A.{i}"] for i in range(count)]
+        )
         if layout == "interleaved" and count == 3:
             change = split_qkv(change, heads)
         assert torch.allclose(merged[f"{name}.weight"], rows[f"{name}.weight"] + change / RANK, atol=1e-5)

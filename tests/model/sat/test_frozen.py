@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model.quantization.nf4 import Nf4Linear
-from model.sat.low_rank import is_frozen, multiply, multiply_back
+from model.sat.low_rank import frozen_forward, input_gradient, is_frozen
 from tests.helpers.sat_programs import close
 from tests.model.test_finetuned import load
 
@@ -38,10 +38,10 @@ def test_a_product_and_its_way_back(name: str, layers: dict[str, nn.Module]) -> 
     width = layer.shape[1] if isinstance(layer, Nf4Linear) else layer.weight.shape[1]
     x = torch.randn(2, 3, width, generator=torch.Generator().manual_seed(1)).requires_grad_()
     expected = layer(x)
-    assert torch.equal(multiply(layer, x), expected)
+    assert torch.equal(frozen_forward(layer, x), expected)
     gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     (wanted,) = torch.autograd.grad(expected, x, gradient)
-    assert close(multiply_back(layer, gradient), wanted)
+    assert close(input_gradient(layer, gradient), wanted)
 
 
 def test_what_is_trained_or_watched_is_called_as_it_is() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.sat.low_rank import FactorCopies, LowRankProduct
+from model.sat.low_rank import CastLoraWeights, FusedLoraFunction
 
 SHAPE, RANK, OUT = (2, 5, 8), 3, 4
 
@@ -20,14 +20,14 @@ def test_a_product_and_its_gradients(parts: int, sees_other: bool) -> None:
     layer = nn.Linear(SHAPE[-1], parts * OUT, dtype=torch.float64).requires_grad_(False)
     x, other = draw(*SHAPE), draw(*SHAPE, seed=1)
     down, up = draw(parts * RANK, SHAPE[-1], seed=2), draw(parts, OUT, RANK, seed=3)
-    seen = other if sees_other else None
+    dropped_x = other if sees_other else None
     wanted = [x, down, up, *([other] if sees_other else [])]
 
     def plain() -> torch.Tensor:
-        inner = ((x if seen is None else seen) @ down.t()).unflatten(-1, (parts, RANK))
+        inner = ((x if dropped_x is None else dropped_x) @ down.t()).unflatten(-1, (parts, RANK))
         return layer(x) + 0.7 * torch.einsum("btpr,por->btpo", inner, up).flatten(-2)
 
-    ours, expected = LowRankProduct.apply(x, seen, down, up, layer, 0.7), plain()
+    ours, expected = FusedLoraFunction.apply(x, dropped_x, down, up, layer, 0.7), plain()
     assert torch.allclose(ours, expected)
     weights = draw(*expected.shape, seed=4).detach()
     found, hoped = (torch.autograd.grad((result * weights).sum(), wanted) for result in (ours, expected))
@@ -37,20 +37,20 @@ def test_a_product_and_its_gradients(parts: int, sees_other: bool) -> None:
 def test_what_comes_first_needs_no_gradient() -> None:
     layer = nn.Linear(SHAPE[-1], OUT, dtype=torch.float64).requires_grad_(False)
     down, up = draw(RANK, SHAPE[-1]), draw(1, OUT, RANK, seed=1)
-    LowRankProduct.apply(draw(*SHAPE).detach(), None, down, up, layer, 1.0).sum().backward()
+    FusedLoraFunction.apply(draw(*SHAPE).detach(), None, down, up, layer, 1.0).sum().backward()
     assert down.grad is not None
     assert up.grad is not None
 
 
 def test_copies_of_factors() -> None:
-    factors = [nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([(3, 8)] * 3 + [(4, 3)] * 3)]
-    factors += [nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([(2, 5), (7, 2)])]
-    downs, ups, down, up = FactorCopies.apply(torch.bfloat16, [3, 1], *factors)
-    assert torch.equal(downs, torch.cat(factors[:3]).bfloat16())
-    assert torch.equal(ups, torch.stack(factors[3:6]).bfloat16())
-    assert torch.equal(down, factors[6].bfloat16())
-    assert torch.equal(up, factors[7][None].bfloat16())
-    (2 * downs.sum() + 3 * ups.sum() + 4 * down.sum()).backward()
+    lora_weights = [nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([(3, 8)] * 3 + [(4, 3)] * 3)]
+    lora_weights += [nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([(2, 5), (7, 2)])]
+    lora_a, lora_b, down, up = CastLoraWeights.apply(torch.bfloat16, [3, 1], *lora_weights)
+    assert torch.equal(lora_a, torch.cat(lora_weights[:3]).bfloat16())
+    assert torch.equal(lora_b, torch.stack(lora_weights[3:6]).bfloat16())
+    assert torch.equal(down, lora_weights[6].bfloat16())
+    assert torch.equal(up, lora_weights[7][None].bfloat16())
+    (2 * lora_a.sum() + 3 * lora_b.sum() + 4 * down.sum()).backward()
     expected = [2.0] * 3 + [3.0] * 3 + [4.0, 0.0]
-    for factor, gradient in zip(factors, expected, strict=True):
+    for factor, gradient in zip(lora_weights, expected, strict=True):
         assert torch.equal(factor.grad, torch.full_like(factor, gradient))
