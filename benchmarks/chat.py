@@ -46,7 +46,7 @@ class Ours:
         """Return the most likely tokens."""
         model, config = self.model, self.settings(case, GREEDY)
         _, request = model.make_request(case.conversation(picture), case.question, config)
-        steps = generate(model.network, request, end_id=model.tokenizer.eos_token_id)
+        steps = generate(model.network, request, eos_token_id=model.tokenizer.eos_token_id)
         return [step.token_id for step in steps if step.token_id is not None]
 
     def answer(self, case: Case, picture: Image.Image, seed: int) -> Answer:

@@ -142,8 +142,8 @@ def write_full_size(directory: Path, config: dict[str, Any], device: torch.devic
         return weight
 
     directory.mkdir()
-    end_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
-    save_hf(directory, LazyTensors({**loaders_of(tensors), head: draw_head}), config, eos_token_id=end_id)
+    eos_token_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
+    save_hf(directory, LazyTensors({**loaders_of(tensors), head: draw_head}), config, eos_token_id=eos_token_id)
 
 
 def random_sat(
@@ -165,8 +165,8 @@ def random_hf(config: dict[str, Any], device: torch.device, dtype: torch.dtype, 
     from model.hf.configuration_chatglm import ChatGLMConfig  # transformers takes seconds to import
     from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
-    end_id = load_tokenizer(EMBEDDED_MODEL).eos_token_id
-    described = ChatGLMConfig(**to_hf_config(config, end_id, dtype))
+    eos_token_id = load_tokenizer(EMBEDDED_MODEL).eos_token_id
+    described = ChatGLMConfig(**to_hf_config(config, eos_token_id, dtype))
     network = build_uninitialized(lambda: ChatGLMForConditionalGenerationWithImage(described), device, dtype).eval()
     draw_weights(network)
     return network.quantize(quant) if quant else network

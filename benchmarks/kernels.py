@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from benchmarks.parts.kernel_tiles import Case, candidates, table_source
 from benchmarks.parts.machine import at_least, describe_machine
 from model.command_line import ArgumentParser, run_program
-from model.kernels.autotune import MOST_ROWS, Tile
+from model.kernels.autotune import MAX_ROWS, KernelConfig
 from model.kernels.dispatch import has_triton
-from model.kernels.ending import Ending
+from model.kernels.epilogue import Epilogue
 from model.kernels.norm import layer_norm
 from model.kernels.torch_ops import dequantize
 
@@ -80,20 +80,20 @@ def whole_weight(kind: str, parts: Parts) -> torch.Tensor:
     return dequantize(parts[0], parts[1], parts[2] if kind == "int4" else None, BITS[kind], torch.float32)
 
 
-def try_tile(case: Case, tile: Tile) -> str:
+def try_tile(case: Case, tile: KernelConfig) -> str:
     """Compile and run a product; return why it fails, or nothing. Runs in a process of its own."""
     from model.kernels.triton import launch
 
     try:
         x = draw_rows(case)
-        launch.multiply(case.kind, x, draw_weight(*case[:3]), Ending(), None, tile)
+        launch.multiply(case.kind, x, draw_weight(*case[:3]), Epilogue(), None, tile)
         torch.cuda.synchronize()
     except Exception as error:  # a tile that does not fit the GPU is one of the outcomes
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
 
-def compile_all(jobs: list[tuple[Case, Tile]], workers: int, seconds: float) -> set[tuple[Case, Tile]]:
+def compile_all(jobs: list[tuple[Case, KernelConfig]], workers: int, seconds: float) -> set[tuple[Case, KernelConfig]]:
     """Compile every tile's kernel into Triton's cache, side by side; return those that fail.
 
     What is not ready after `seconds` is compiled when it is measured.
@@ -119,12 +119,12 @@ def time_us(run: Callable[[], object], calls: int) -> float:
     return triton.testing.do_bench_cudagraph(run, rep=REPLAY_MS, return_mode="median") * 1000 / calls
 
 
-def run_kernels(case: Case, tile: Tile, x: torch.Tensor, weights: list[Parts], out: torch.Tensor) -> None:
+def run_kernels(case: Case, tile: KernelConfig, x: torch.Tensor, weights: list[Parts], out: torch.Tensor) -> None:
     """Multiply x by each weight."""
     from model.kernels.triton import launch
 
     for parts in weights:
-        launch.multiply(case.kind, x, parts, Ending(), out, tile)
+        launch.multiply(case.kind, x, parts, Epilogue(), out, tile)
 
 
 def run_torch(x: torch.Tensor, weights: list[Parts]) -> None:
@@ -140,11 +140,11 @@ def torch_us(outputs: int, inputs: int, rows: int) -> float:
     return time_us(functools.partial(run_torch, draw_rows(Case("dense", outputs, inputs, rows)), weights), len(weights))
 
 
-def measure(case: Case, tiles: list[Tile], until: float) -> dict[Tile, float]:
+def measure(case: Case, tiles: list[KernelConfig], until: float) -> dict[KernelConfig, float]:
     """Return the microseconds of each tile whose product is right; none but the first after the time `until`."""
     weights, x = draw_weights(*case[:3]), draw_rows(case)
     expected = x.float() @ whole_weight(case.kind, weights[0]).t()
-    times: dict[Tile, float] = {}
+    times: dict[KernelConfig, float] = {}
     for tile in tiles:
         if times and time.monotonic() > until:
             break
@@ -160,7 +160,7 @@ def measure(case: Case, tiles: list[Tile], until: float) -> dict[Tile, float]:
     return times
 
 
-def to_row(case: Case, times: dict[Tile, float], first: Tile) -> str:
+def to_row(case: Case, times: dict[KernelConfig, float], first: KernelConfig) -> str:
     """Write a case as a row of the table."""
     best = min(times, key=lambda tile: times[tile])
     size = sum(part.nbytes for part in draw_weights(*case[:3])[0])
@@ -193,14 +193,14 @@ def print_totals(best: dict[Case, float], rate: float) -> None:
 
 def print_norms() -> None:
     """Print what layer norm takes, which the cache holds."""
-    for rows in (1, MOST_ROWS):
+    for rows in (1, MAX_ROWS):
         x, weight = torch.randn(rows, HEAD[1], device="cuda").half(), torch.ones(HEAD[1], device="cuda").half()
         ours = time_us(functools.partial(layer_norm, x, weight, weight, 1e-5), 1)
         torchs = time_us(functools.partial(F.layer_norm, x, x.shape[-1:], weight, weight, 1e-5), 1)
         print(f"layer norm, {rows} x {HEAD[1]}: {ours:.2f} us, torch {torchs:.2f}", flush=True)
 
 
-def sweep(options: argparse.Namespace) -> dict[Case, Tile]:
+def sweep(options: argparse.Namespace) -> dict[Case, KernelConfig]:
     """Measure and print every case; return the best tiles."""
     until = time.monotonic() + options.seconds
     cases = [
@@ -225,7 +225,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights")
-    parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, MOST_ROWS], help="rows of activations")
+    parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, MAX_ROWS], help="rows of activations")
     parser.add_argument("--in-use", action="store_true", help="measure only the tiles in use")
     parser.add_argument("--seconds", type=at_least(1), default=90, help="stop trying tiles after (default %(default)s)")
     workers = max(1, (os.cpu_count() or 2) - 2)

@@ -1,4 +1,6 @@
-"""How long a CPU takes for the products of a token, the usual way and by parts; see `model.kernels.linear.Turned`.
+"""How long a CPU takes for the products of a token, the usual way and by parts.
+
+See `model.kernels.linear.PretransposedLinear`.
 
 OMP_NUM_THREADS=1 python -m benchmarks.products
 python -m benchmarks.products --rows 1 2 4 --sets 1       weights that stay in the cache
@@ -19,26 +21,26 @@ from benchmarks.parts.subjects import timed
 from benchmarks.parts.table import show
 from model import load_sat
 from model.command_line import ArgumentParser, run_program
-from model.kernels.linear import FEW_ROWS, Turned, is_slow_for_few
+from model.kernels.linear import MAX_TRANSPOSED_ROWS, PretransposedLinear, has_slow_small_matmul
 
-ROWS = (1, 2, 3, FEW_ROWS, 6, 8, 16)
+ROWS = (1, 2, 3, MAX_TRANSPOSED_ROWS, 6, 8, 16)
 
 
-def draw_sets(count: int) -> list[list[Turned]]:
+def draw_sets(count: int) -> list[list[PretransposedLinear]]:
     """Return the layers of a token in their order, so many times with other weights."""
     network = load_sat("visualglm-tiny", device="cpu").network
     parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
     shapes = [part.shape for part in parts if part.ndim == 2]
-    return [[Turned(torch.randn(shape), torch.randn(shape[0])) for shape in shapes] for _ in range(count)]
+    return [[PretransposedLinear(torch.randn(shape), torch.randn(shape[0])) for shape in shapes] for _ in range(count)]
 
 
-def median_ms(sets: list[list[Turned]], rows: int, few: int, repetitions: int) -> float:
+def median_ms(sets: list[list[PretransposedLinear]], rows: int, few: int, repetitions: int) -> float:
     """Return the milliseconds of a token's products for so many rows, of which up to `few` are multiplied by parts."""
     inputs = [torch.randn(rows, layer.weight.shape[0]) for layer in sets[0]]
     for layer in (layer for layers in sets for layer in layers):
         layer.few = few
 
-    def multiply(layers: list[Turned]) -> None:
+    def multiply(layers: list[PretransposedLinear]) -> None:
         for layer, x in zip(layers, inputs, strict=True):
             layer(x)
 
@@ -61,7 +63,7 @@ def main() -> None:
     options = parse_arguments()
     sets = draw_sets(options.sets)
     size = sum(layer.weight.nbytes for layer in sets[0])
-    chosen = f"by parts up to {FEW_ROWS} rows" if is_slow_for_few() else "the usual way"
+    chosen = f"by parts up to {MAX_TRANSPOSED_ROWS} rows" if has_slow_small_matmul() else "the usual way"
     show(f"{describe_machine()}, threads: {torch.get_num_threads()}, {size / 1e6:.1f} MB; in use: {chosen}\n")
     show("| rows | the usual way, ms | GB/s | by parts, ms | GB/s |\n|---|---|---|---|---|")
     for rows in options.rows:

@@ -55,7 +55,11 @@ class Server:
         """Serve in the block; requests that are not complete at its end get an error."""
         engine = self.engine
         made = Scheduler(
-            engine.model.network, end_id=engine.end_id, rows=rows, capacity=capacity, most_waiting=10 * rows
+            engine.model.network,
+            eos_token_id=engine.eos_token_id,
+            rows=rows,
+            capacity=capacity,
+            max_queue_size=10 * rows,
         )
         try:
             yield made

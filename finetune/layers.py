@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.kernels.torch_ops import rotate
+from model.kernels.torch_ops import apply_rotary
 from model.quantization.nf4 import Nf4Linear
 from model.sat.lora import LoraWeights
 from model.sat.low_rank import autocast_enabled, frozen_forward, has_hooks, input_gradient, is_frozen
@@ -104,12 +104,12 @@ class RotaryQKV(torch.autograd.Function):
         context: Any, qkv: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor, back: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         context.save_for_backward(cos, back)
-        return rotate(qkv.unflatten(-1, (3, heads, -1)), cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
+        return apply_rotary(qkv.unflatten(-1, (3, heads, -1)), cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradient = torch.stack([part.transpose(1, 2) for part in gradients], dim=2)
-        return rotate(gradient, *context.saved_tensors).flatten(2), None, None, None, None
+        return apply_rotary(gradient, *context.saved_tensors).flatten(2), None, None, None, None
 
 
 class FrozenMlp(torch.autograd.Function):

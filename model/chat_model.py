@@ -12,7 +12,7 @@ import torch
 
 from .aliases import FormerAttribute, former_keywords
 from .description import UNNAMED, Description
-from .engine import DEMO, GenerationConfig, Request, Scheduler, Step, Steps, scheduler_of
+from .engine import DEMO, GenerationConfig, Request, Scheduler, TokenOutput, TokenStream, get_scheduler
 from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
@@ -80,7 +80,7 @@ class IncrementalDetokenizer:
         self.answer_tokens = 0
         self.first_token_s = 0.0
 
-    def update(self, *steps: Step) -> StreamChunk:
+    def update(self, *steps: TokenOutput) -> StreamChunk:
         """Return what steps add."""
         self.first_token_s = self.first_token_s or time.perf_counter() - self.started
         token_ids = [step.token_id for step in steps if step.token_id is not None]
@@ -115,8 +115,8 @@ class StreamingAnswer(Iterator[StreamChunk]):
         self.min_interval_s = min_interval_s
         self.started = time.perf_counter()
         self.detokenizer: IncrementalDetokenizer | None = None
-        self.token_stream: Steps | None = None
-        self.step_groups: Iterator[Sequence[Step]] = iter(())
+        self.token_stream: TokenStream | None = None
+        self.step_groups: Iterator[Sequence[TokenOutput]] = iter(())
         self.closed = False
 
     def __next__(self) -> StreamChunk:
@@ -232,7 +232,7 @@ class NetworkChatModel:
     @property
     def scheduler(self) -> Scheduler:
         """What answers for the network."""
-        scheduler = scheduler_of(self.engine_network, self.tokenizer.eos_token_id)
+        scheduler = get_scheduler(self.engine_network, self.tokenizer.eos_token_id)
         scheduler.limit(self.max_batch_size, self.max_queue_size)
         return scheduler
 

@@ -10,7 +10,7 @@ from torch import nn
 from .aliases import former_keywords
 from .chat_model import NetworkChatModel
 from .description import UNNAMED, Description
-from .kernels.linear import Called, Linear, bind_dense
+from .kernels.linear import Linear, LinearAdapter, bind_dense
 from .prompt import Tokenizer
 from .quantization.quantize import bind_quantized
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class HfNetwork:
     """The network of transformers with the properties that the engine asks for: a `Network`."""
 
-    qkv_by_head = True  # as the rows of query_key_value lie in its checkpoints
+    qkv_interleaved = True  # as the rows of query_key_value lie in its checkpoints
     has_foreign_mixins = False  # it has none at all
 
     def __init__(self, model: "ChatGLMForConditionalGenerationWithImage") -> None:
         self.model = model
-        self.heads: int = model.config.num_attention_heads
+        self.num_heads: int = model.config.num_attention_heads
 
     @property
     def transformer(self) -> Any:
@@ -73,7 +73,7 @@ class HfNetwork:
         return self.model.max_sequence_length
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         return int(self.model.config.vocab_size)
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ class HfNetwork:
         """Return how to call a linear layer."""
         if type(module) is nn.Linear:
             return bind_dense(module)
-        return Called(module) if getattr(module, "weight_scale", None) is None else bind_quantized(module)
+        return LinearAdapter(module) if getattr(module, "weight_scale", None) is None else bind_quantized(module)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""

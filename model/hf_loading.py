@@ -20,7 +20,7 @@ from .checkpoint.low_bit import quantize_tensors
 from .checkpoint.meta_init import build_uninitialized, validated_tensors
 from .checkpoint.save import GENERATION_NAME, to_hf_config, to_hf_tensors
 from .errors import CheckpointError, SettingError
-from .kernels.torch_ops import round_weight
+from .kernels.torch_ops import quantize_per_channel
 from .quantization.dequantize import SCALE_SUFFIX
 from .quantization.quantize import quantized_layers
 from .tensors import Tensors
@@ -130,7 +130,7 @@ def load_network(
             for name, layer in quantized_layers(network).items()
             if f"{name}.weight{SCALE_SUFFIX}" not in tensors
         },
-        quantizer=lambda weight, layer: round_weight(weight.to(layer.weight.device, dtype), layer.bits),
+        quantizer=lambda weight, layer: quantize_per_channel(weight.to(layer.weight.device, dtype), layer.bits),
     )
     load_tensors(
         network, replace(checkpoint, stored_tensors=quantized, qkv_layout=SPLIT, layout_is_explicit=True), progress

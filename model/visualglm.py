@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import LORA, is_factor, methods_in
 from .checkpoint.layout import SPLIT
 from .checkpoint.meta_init import build_uninitialized
-from .kernels.linear import Called, Linear, bind_dense
+from .kernels.linear import Linear, LinearAdapter, bind_dense
 from .kernels.torch_ops import QuantizedLinear, rotary_frequencies
 from .quantization.quantize import bind_quantized
 from .sat.compat import resolve_placement  # before sat
@@ -259,6 +259,10 @@ class VisualGLMModel(ChatGLMModel):
         components = {component_of(name) for name in new} - set(BASE_COMPONENTS)
         self.reinit(sorted(name.removeprefix("mixins.") for name in components if name.startswith("mixins.")))
 
+    heads = FormerAttribute("num_heads")
+    qkv_by_head = FormerAttribute("qkv_interleaved")
+    vocabulary = FormerAttribute("vocab_size")
+
     @property
     def device(self) -> torch.device:
         return self.vision_encoder.glm_proj.weight.device
@@ -273,7 +277,7 @@ class VisualGLMModel(ChatGLMModel):
         return self.vision_encoder.image_size
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """How many tokens the logits are of."""
         return int(self.transformer.word_embeddings.num_embeddings)
 
@@ -288,7 +292,7 @@ class VisualGLMModel(ChatGLMModel):
         return rotary
 
     @property
-    def heads(self) -> int:
+    def num_heads(self) -> int:
         """Attention heads of the language model."""
         return int(self.transformer.layers[0].attention.num_attention_heads)
 
@@ -298,7 +302,7 @@ class VisualGLMModel(ChatGLMModel):
         return float((2 * len(self.transformer.layers)) ** 0.5)
 
     @property
-    def qkv_by_head(self) -> bool:
+    def qkv_interleaved(self) -> bool:
         """Whether the rows of query_key_value lie head by head; SAT's lie part by part."""
         return False
 
@@ -334,7 +338,7 @@ class VisualGLMModel(ChatGLMModel):
         """Return how to call a linear layer; in a single process, SAT's without their communication."""
         if self.tp_size == 1 and type(module) in PARALLEL_LAYERS:
             return bind_dense(module)
-        return bind_quantized(module) if isinstance(module, QuantizedLinear) else Called(module)
+        return bind_quantized(module) if isinstance(module, QuantizedLinear) else LinearAdapter(module)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""

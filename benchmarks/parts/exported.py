@@ -27,8 +27,8 @@ def export(source: Source, directory: Path) -> None:
         convert(source.name, directory, "hf", dtype=source.dtype)
         return
     directory.mkdir()
-    end_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
-    write_json(directory / CONFIG_NAME, to_hf_config(source.config, end_id, source.dtype))
+    eos_token_id = copy_tokenizer(open_checkpoint(EMBEDDED_MODEL), directory)
+    write_json(directory / CONFIG_NAME, to_hf_config(source.config, eos_token_id, source.dtype))
     export_code(directory)
 
 

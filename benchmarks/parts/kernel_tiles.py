@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.kernels import autotune
-from model.kernels.autotune import CHUNK, MATMUL, MATVEC, Tile, fit, splits_for, tile_for
+from model.kernels.autotune import (
+    MATMUL_CONFIGS,
+    MATVEC_CONFIGS,
+    VECTOR_WIDTH,
+    KernelConfig,
+    choose_split_k,
+    clamp_block_i,
+    select_config,
+)
 
-Table = dict[tuple[str, int, int], Tile]
+Table = dict[tuple[str, int, int], KernelConfig]
 TABLES = re.compile(r"# One row of activations\.\nMATVEC: .*?\n}\n# Several rows\.\nMATMUL: .*?}\n", re.DOTALL)
 
 
@@ -20,35 +28,37 @@ class Case(NamedTuple):
     rows: int
 
 
-def candidates(case: Case) -> list[Tile]:
+def candidates(case: Case) -> list[KernelConfig]:
     """Return the tiles to try, the one that is in use first."""
-    used = tile_for(*case)
+    used = select_config(*case)
     tried = row_tiles(case) if case.rows == 1 else rows_tiles(case)
     return [used, *(tile for tile in dict.fromkeys(tried) if tile != used)]
 
 
-def row_tiles(case: Case) -> list[Tile]:
+def row_tiles(case: Case) -> list[KernelConfig]:
     """Return tiles for one row: a thread reads one chunk of each row at a time, or two."""
-    width = 32 * CHUNK[case.kind]  # of what a warp reads at once
-    one = [Tile(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
-    two = [Tile(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
-    staged = [Tile(4, 4 * width, 4, 3)]
-    return [fit(tile, case.kind, case.inputs) for tile in one[:-2] + two + staged]
+    width = 32 * VECTOR_WIDTH[case.kind]  # of what a warp reads at once
+    one = [KernelConfig(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
+    two = [KernelConfig(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
+    staged = [KernelConfig(4, 4 * width, 4, 3)]
+    return [clamp_block_i(tile, case.kind, case.inputs) for tile in one[:-2] + two + staged]
 
 
-def rows_tiles(case: Case) -> list[Tile]:
+def rows_tiles(case: Case) -> list[KernelConfig]:
     """Return tiles for several rows, each with as many splits as give every multiprocessor work, and fewer."""
     shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
     if case.kind == "int4":  # as wide as a group, whatever the tile says
         shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
-    enough = [(shape, splits_for(case.outputs, case.inputs, shape[0])) for shape in shapes]
-    fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
-    return [Tile(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + fewer]
+    enough = [(shape, choose_split_k(case.outputs, case.inputs, shape[0])) for shape in shapes]
+    fewer = [(shape, split_k // 2) for shape, split_k in enough[:4] if split_k > 1]
+    return [
+        KernelConfig(block_o, block_i, 4, stages, split_k) for (block_o, block_i, stages), split_k in enough + fewer
+    ]
 
 
-def table_source(best: dict[Case, Tile]) -> str:
+def table_source(best: dict[Case, KernelConfig]) -> str:
     """Return the source of model/kernels/autotune.py with the tiles of `best` in its tables."""
-    one, several = dict(MATVEC), dict(MATMUL)
+    one, several = dict(MATVEC_CONFIGS), dict(MATMUL_CONFIGS)
     for case, tile in best.items():
         (one if case.rows == 1 else several)[case[:3]] = tile
     tables = f"# One row of activations.\n{lines('MATVEC', one)}# Several rows.\n{lines('MATMUL', several)}"

@@ -51,6 +51,6 @@ def random_pixels(count: int, size: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(1, 3, size, size, generator=generator) for _ in range(count)]
 
 
-def of_length(tokens: int, end_id: int, seed: int) -> GenerationConfig:
+def of_length(tokens: int, eos_token_id: int, seed: int) -> GenerationConfig:
     """Return the demos' sampling for an answer of exactly `tokens` tokens: the end token is forbidden."""
-    return DEMO.replace(max_new_tokens=tokens, seed=seed, forbidden_ids=((end_id, end_id + 1),))
+    return DEMO.replace(max_new_tokens=tokens, seed=seed, forbidden_ids=((eos_token_id, eos_token_id + 1),))

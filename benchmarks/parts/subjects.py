@@ -65,13 +65,13 @@ class Engine:
 
     def __init__(self, model: SatChatModel) -> None:
         self.model = model
-        self.end_id = model.tokenizer.eos_token_id
+        self.eos_token_id = model.tokenizer.eos_token_id
 
     def request(
         self, length: int, tokens: int, pixels: torch.Tensor, seed: int, images: torch.Tensor | None = None
     ) -> Request:
         """Return what the engine is to answer."""
-        config = of_length(tokens, self.end_id, seed)
+        config = of_length(tokens, self.eos_token_id, seed)
         prompt, request = self.model.make_request(Conversation(pixels), question(length, seed), config, images)
         assert len(prompt.token_ids) == length
         return request

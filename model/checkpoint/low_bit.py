@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
-from ..kernels.torch_ops import QuantizedLinear, Rounded
+from ..kernels.torch_ops import QuantizedLinear, QuantizedWeight
 from ..quantization.dequantize import GROUPS_SUFFIX, SCALE_SUFFIX
-from ..quantization.quantize import QuantizedEmbedding, quantized_layers, round_weight
+from ..quantization.quantize import QuantizedEmbedding, quantize_weight, quantized_layers
 from ..tensors import LazyTensors, TensorLoader, Tensors, loaders_of
 from . import Checkpoint, open_checkpoint
 from .convert import copy_tokenizer, write_sat
@@ -21,8 +21,8 @@ from .layout import INTERLEAVED, SPLIT, is_language_qkv, split_qkv
 from .save import new_directory
 
 Layers = dict[str, QuantizedLinear]
-Readers = dict[str, Callable[[], Rounded]]
-Quantizer = Callable[[torch.Tensor, QuantizedLinear], Rounded]
+Readers = dict[str, Callable[[], QuantizedWeight]]
+Quantizer = Callable[[torch.Tensor, QuantizedLinear], QuantizedWeight]
 
 
 def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
@@ -56,7 +56,7 @@ def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
     return groups not in stored or (wanted is not None and stored[groups].shape == wanted.shape)
 
 
-def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> Rounded:
+def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> QuantizedWeight:
     """Read a weight of few bits as it is stored."""
     parts = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX)]
     if is_language_qkv(weight) and checkpoint.qkv_layout == INTERLEAVED:
@@ -64,12 +64,12 @@ def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLin
         parts = [None if part is None else split_qkv(part, heads) for part in parts]
     if parts[2] is None and layer.weight_groups is not None:
         parts[2] = torch.tensor((1.0, 0.0)).expand_as(layer.weight_groups)
-    return Rounded(*parts)  # type: ignore[arg-type]  # `matches_layer` says that the first two are there
+    return QuantizedWeight(*parts)  # type: ignore[arg-type]  # `matches_layer` says that the first two are there
 
 
-def quantize_for_layer(weight: torch.Tensor, layer: QuantizedLinear) -> Rounded:
+def quantize_for_layer(weight: torch.Tensor, layer: QuantizedLinear) -> QuantizedWeight:
     """Return a whole weight as a layer of a SAT network has it, rounded on its device."""
-    return round_weight(weight.to(layer.weight_scale.device), layer.bits)
+    return quantize_weight(weight.to(layer.weight_scale.device), layer.bits)
 
 
 def quantize_tensors(
@@ -83,7 +83,7 @@ def quantize_tensors(
     """
 
     @functools.lru_cache(maxsize=1)  # its parts are asked for one after another
-    def quantize_once(name: str) -> Rounded:
+    def quantize_once(name: str) -> QuantizedWeight:
         if kept and name in kept:
             return kept[name]()
         return quantizer(tensors[f"{name}.weight"], layers[name])

@@ -3,8 +3,8 @@
 from .batch import Batch
 from .config import CHAT, DEMO, HF_CHAT, GenerationConfig
 from .generate import generate, generate_all
-from .scheduler import Scheduler, scheduler_of
-from .sequence import Request, Step, Steps
+from .scheduler import Scheduler, get_scheduler
+from .sequence import Request, TokenOutput, TokenStream
 
 __all__ = [
     "CHAT",
@@ -14,9 +14,9 @@ __all__ = [
     "GenerationConfig",
     "Request",
     "Scheduler",
-    "Step",
-    "Steps",
+    "TokenOutput",
+    "TokenStream",
     "generate",
     "generate_all",
-    "scheduler_of",
+    "get_scheduler",
 ]

@@ -11,18 +11,18 @@ import torch
 
 from ..errors import GenerationError
 from ..kernels.dispatch import has_triton
-from ..kernels.torch_ops import Undo
+from ..kernels.torch_ops import Restore
 from ..resource_errors import is_out_of_memory
-from .cuda_graph import COUNTS, REACH_STEP, ROOM_STEP, Graphs, padded, round_up
-from .decoder import Decoder, LayerDecoder, ModelDecoder, Prefill
+from .cuda_graph import ATTENTION_BUCKET, BATCH_BUCKETS, CACHE_GROWTH, CudaGraphs, pad_to_bucket, round_up
+from .decoder import Decoder, EagerDecoder, FallbackDecoder, Prefill
 from .layers import Layers
 from .network import Network, has_foreign_hooks
-from .sampling import BROKEN, Plan, Sampler
-from .sequence import Event, Request, Step
+from .sampling import NAN_TOKEN, Sampler, SamplingPlan
+from .sequence import Request, RequestOutput, TokenOutput
 
 
 @dataclass(eq=False)
-class Row:
+class RunningSequence:
     """An answer that is being written.
 
     Attributes:
@@ -45,34 +45,34 @@ class Row:
 
 
 @dataclass
-class Opening:
+class PrefillBatch:
     """Prompts that are being read, layer by layer, into the rows from `first` on.
 
     Attributes:
         tokens: their tokens together.
     """
 
-    rows: list[Row]
+    rows: list[RunningSequence]
     first: int
     work: Prefill
     tokens: int
 
 
 @dataclass
-class Flight:
+class PendingStep:
     """A step whose tokens are on their way from the device."""
 
-    rows: list[Row]
+    rows: list[RunningSequence]
     tokens: torch.Tensor
     landed: Callable[[], object] = field(default=lambda: None)
 
 
 # A step may have been started when its row turns out to have ended.
-AHEAD = 1
+LOOKAHEAD = 1
 
 
 @contextmanager
-def memory_explained() -> Iterator[None]:
+def translate_oom() -> Iterator[None]:
     """Turn a device's want of memory into an error for a person."""
     try:
         yield
@@ -98,18 +98,18 @@ class Batch:
         end_id: the token that ends an answer.
     """
 
-    def __init__(self, network: Network, rows: int, capacity: int, end_id: int) -> None:
+    def __init__(self, network: Network, rows: int, capacity: int, eos_token_id: int) -> None:
         self.network = network
         self.most = rows
         self.capacity = min(capacity, network.max_sequence_length)
-        self.rows: list[Row] = []
-        self.opening: Opening | None = None
-        self.flight: Flight | None = None
-        self.end_id = end_id
+        self.rows: list[RunningSequence] = []
+        self.opening: PrefillBatch | None = None
+        self.flight: PendingStep | None = None
+        self.eos_token_id = eos_token_id
         self.decoder = make_decoder(network)
-        self.graphs = Graphs()
+        self.graphs = CudaGraphs()
         self.room = 0
-        self.sampler = Sampler(0, network.vocabulary, 0, end_id, network.device)
+        self.sampler = Sampler(0, network.vocab_size, 0, eos_token_id, network.device)
         self.tokens = torch.zeros(0, dtype=torch.long, device=network.device)
 
     @property
@@ -122,7 +122,7 @@ class Batch:
         """How many answers can begin now; none while prompts are being read."""
         return 0 if self.opening else self.most - len(self.rows)
 
-    def begin(self, *requests: Request) -> list[Event]:
+    def begin(self, *requests: Request) -> list[RequestOutput]:
         """Read prompts and return the first token of each answer; there must be as many free rows.
 
         Raises:
@@ -132,24 +132,24 @@ class Batch:
         return events + (self.read() if self.opening else [])
 
     @torch.inference_mode()
-    def open(self, *requests: Request) -> list[Event]:
+    def open(self, *requests: Request) -> list[RequestOutput]:
         """Make ready to read prompts; return the ends of those that have no room for an answer.
 
         Raises:
             GenerationError: the device's memory does not suffice; the other answers can go on.
         """
-        rows = [Row(request, request.budget(self.capacity)) for request in requests]
+        rows = [RunningSequence(request, request.budget(self.capacity)) for request in requests]
         fitting = [row for row in rows if row.budget]
         if fitting:
-            with memory_explained():
+            with translate_oom():
                 self._grow(len(self.rows) + len(fitting), max(len(r.request.token_ids) + r.budget for r in fitting))
             prompts = [row.request for row in fitting]
             work = self.decoder.prefill(len(self.rows), prompts)
-            self.opening = Opening(fitting, len(self.rows), work, sum(len(prompt.token_ids) for prompt in prompts))
-        return [(row.request, Step(None, "length")) for row in rows if not row.budget]
+            self.opening = PrefillBatch(fitting, len(self.rows), work, sum(len(prompt.token_ids) for prompt in prompts))
+        return [(row.request, TokenOutput(None, "length")) for row in rows if not row.budget]
 
     @torch.inference_mode()
-    def read(self, layers: int | None = None) -> list[Event]:
+    def read(self, layers: int | None = None) -> list[RequestOutput]:
         """Go on reading the opened prompts, so many layers or to the end; return their first tokens when done.
 
         Raises:
@@ -158,7 +158,7 @@ class Batch:
         opening = self.opening
         assert opening is not None, "nothing is opened"
         try:
-            with memory_explained():
+            with translate_oom():
                 for _ in repeat(None) if layers is None else repeat(None, layers):
                     next(opening.work)
             return []
@@ -169,16 +169,16 @@ class Batch:
             raise
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
+    def step(self) -> list[RequestOutput]:
         """Write the next token of every answer, and return it; ended answers leave their rows.
 
         Raises:
             GenerationError: the device's memory does not suffice.
         """
-        with memory_explained():
+        with translate_oom():
             flight = self.flight or self._launch()
             # None is started that nobody could want: a prompt that comes now would wait for it.
-            goes_on = self.decoder.is_static and any(row.drawn < row.budget for row in self.rows)
+            goes_on = self.decoder.is_graph_capturable and any(row.drawn < row.budget for row in self.rows)
             self.flight = self._launch() if goes_on else None
             return self._land(flight)
 
@@ -197,16 +197,16 @@ class Batch:
         have = len(self.tokens)
         if rows <= have and room <= self.room:
             return
-        wanted = have if rows <= have else min(self.most, padded(rows, COUNTS))
-        room = max(self.room, min(round_up(room, ROOM_STEP), self.capacity))
-        self.graphs.forget()
-        self.decoder.grow(wanted, room + AHEAD)
+        wanted = have if rows <= have else min(self.most, pad_to_bucket(rows, BATCH_BUCKETS))
+        room = max(self.room, min(round_up(room, CACHE_GROWTH), self.capacity))
+        self.graphs.clear()
+        self.decoder.grow(wanted, room + LOOKAHEAD)
         self.sampler = self.sampler.grown(wanted, room)
         tokens = torch.zeros(wanted, dtype=torch.long, device=self.network.device)
         tokens[:have] = self.tokens
         self.tokens, self.room = tokens, room  # only now is it there
 
-    def _join(self, opening: Opening, logits: torch.Tensor) -> list[Event]:
+    def _join(self, opening: PrefillBatch, logits: torch.Tensor) -> list[RequestOutput]:
         """Let the rows whose prompts have been read join the others; return their first tokens."""
         self.opening = None
         first = len(self.rows)
@@ -222,54 +222,54 @@ class Batch:
             self._remove(row)  # was cancelled while its prompt was read
         return events
 
-    def _launch(self) -> Flight:
+    def _launch(self) -> PendingStep:
         """Start the next step of every row."""
         count = len(self.rows)
         longest = max(row.length for row in self.rows)
         plan = self.sampler.plan((row.request, row.drawn) for row in self.rows)
-        if self.decoder.is_static:
-            count = min(padded(count, COUNTS), len(self.tokens))
-            longest = min(round_up(longest, REACH_STEP), self.room + AHEAD)
-            self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._remember)
+        if self.decoder.is_graph_capturable:
+            count = min(pad_to_bucket(count, BATCH_BUCKETS), len(self.tokens))
+            longest = min(round_up(longest, ATTENTION_BUCKET), self.room + LOOKAHEAD)
+            self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._snapshot)
         else:
             self._advance(count, longest, plan)
         for row in self.rows:
             row.drawn += 1
         return self._depart(0)
 
-    def _advance(self, count: int, longest: int, plan: Plan) -> None:
+    def _advance(self, count: int, longest: int, plan: SamplingPlan) -> None:
         self._draw(self.decoder.decode(self.tokens[:count].clamp(min=0), longest), plan, 0)
 
-    def _draw(self, logits: torch.Tensor, plan: Plan, first: int) -> None:
+    def _draw(self, logits: torch.Tensor, plan: SamplingPlan, first: int) -> None:
         self.tokens[first : first + len(logits)] = self.sampler.sample(logits, plan, first)
 
-    def _remember(self) -> Undo:
+    def _snapshot(self) -> Restore:
         """Return what undoes a step, but for the keys and values: the next one stores the same."""
         changed = [self.tokens, self.sampler.drawn, self.sampler.seen, *self.decoder.counters()]
         before = [tensor.clone() for tensor in changed]
 
-        def undo() -> None:
+        def restore() -> None:
             for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
 
-        return undo
+        return restore
 
-    def _depart(self, first: int) -> Flight:
+    def _depart(self, first: int) -> PendingStep:
         """Send the new tokens of the rows from `first` on to the CPU."""
         rows = self.rows[first:]
         tokens = self.tokens[first : first + len(rows)]
         if tokens.device.type != "cuda":
-            return Flight(rows, tokens)
+            return PendingStep(rows, tokens)
         pinned = torch.empty(len(rows), dtype=torch.long, pin_memory=True)
         pinned.copy_(tokens, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        return Flight(rows, pinned, event.synchronize)
+        return PendingStep(rows, pinned, event.synchronize)
 
-    def _land(self, flight: Flight) -> list[Event]:
+    def _land(self, flight: PendingStep) -> list[RequestOutput]:
         """Read the tokens of a step; answers that have ended since it was started count no more."""
         flight.landed()
-        events: list[Event] = []
+        events: list[RequestOutput] = []
         for row, token in zip(flight.rows, flight.tokens.tolist(), strict=True):
             if row.ended:
                 continue
@@ -282,17 +282,17 @@ class Batch:
                 self._remove(row)
         return events
 
-    def _judge(self, row: Row, token: int) -> Step | GenerationError:
-        if token == BROKEN:
+    def _judge(self, row: RunningSequence, token: int) -> TokenOutput | GenerationError:
+        if token == NAN_TOKEN:
             return GenerationError(
                 "The model's logits are not numbers (NaN). In float16 that is usually an overflow: "
                 "try bfloat16 or float32, and check that the weights loaded are complete."
             )
-        if token == self.end_id:
-            return Step(None, "stop")
-        return Step(token, "length" if row.read == row.budget else None)
+        if token == self.eos_token_id:
+            return TokenOutput(None, "stop")
+        return TokenOutput(token, "length" if row.read == row.budget else None)
 
-    def _remove(self, row: Row) -> None:
+    def _remove(self, row: RunningSequence) -> None:
         """Put the last row in the place of this one."""
         row.ended = True
         place, last = self.rows.index(row), len(self.rows) - 1
@@ -311,25 +311,25 @@ class Batch:
 def make_decoder(network: Network) -> Decoder:
     """Choose how to run `network`."""
     if has_foreign_hooks(network):
-        tell(
+        log_once(
             "A mixin or a hook changes this model's forward pass, so answers come from the whole model, "
             "row by row: more slowly than from its layers."
         )
-        return ModelDecoder(network)
+        return FallbackDecoder(network)
     layers = Layers(network)
-    if network.device.type == "cuda" and has_triton(network.device) and suits(layers.head_dim):
-        from .graph_decoder import GraphDecoder  # imports triton
+    if network.device.type == "cuda" and has_triton(network.device) and supports_head_dim(layers.head_dim):
+        from .graph_decoder import CudaGraphDecoder  # imports triton
 
-        return GraphDecoder(layers)
-    return LayerDecoder(layers)
+        return CudaGraphDecoder(layers)
+    return EagerDecoder(layers)
 
 
 @functools.cache
-def tell(message: str) -> None:
+def log_once(message: str) -> None:
     """Log a message, once in a program."""
     logging.getLogger(__name__).warning(message)
 
 
-def suits(head_dim: int) -> bool:
+def supports_head_dim(head_dim: int) -> bool:
     """Whether the GPU's kernels take heads of this width, a power of two."""
     return head_dim >= 16 and head_dim & (head_dim - 1) == 0

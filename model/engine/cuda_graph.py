@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from ..kernels.torch_ops import Undo, nothing, record
+from ..kernels.torch_ops import Restore, capture, restore_nothing
 
 
-class Graphs:
+class CudaGraphs:
     """Records functions that take and return nothing, each at its first call, and replays them afterwards.
 
     What they read and write must stay where it is.
@@ -18,7 +18,9 @@ class Graphs:
         self.graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self.pool: Any = None
 
-    def run(self, key: Hashable, function: Callable[[], None], remember: Callable[[], Undo] = lambda: nothing) -> None:
+    def run(
+        self, key: Hashable, function: Callable[[], None], snapshot: Callable[[], Restore] = lambda: restore_nothing
+    ) -> None:
         """Run `function`, from its graph if there is one.
 
         Args:
@@ -30,11 +32,11 @@ class Graphs:
             RuntimeError: `function` does what cannot be recorded, such as waiting for the device.
         """
         if key not in self.graphs:
-            self.graphs[key], _ = record(function, self.pool, remember())
+            self.graphs[key], _ = capture(function, self.pool, snapshot())
             self.pool = self.pool or self.graphs[key].pool()
         self.graphs[key].replay()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop all graphs, because what they read and write is to move."""
         if self.graphs:
             torch.cuda.synchronize()  # one may be running
@@ -42,20 +44,20 @@ class Graphs:
 
 
 # Rows that are computed together.
-COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 # Room for tokens grows in these steps, so that it seldom has to; 57 MB each at full size.
-ROOM_STEP = 128
+CACHE_GROWTH = 128
 # A graph of a step serves rows up to the next multiple of these tokens.
-REACH_STEP = 256
+ATTENTION_BUCKET = 256
 # Prompts of up to so many tokens, padded and all together, are read as one: more would be no faster, and the CPU starts
 # the kernels of longer ones in less time than a GPU takes for them.
-MOST_TOGETHER = 512
+MAX_PREFILL_TOKENS = 512
 # Contexts are padded to these lengths, with whose <sop> they fill whole tiles of the products.
-LENGTHS = (63, 127, 255, MOST_TOGETHER - 1)
-PROMPTS = (1, 2, 4, 8)
+PREFILL_LENGTH_BUCKETS = (63, 127, 255, MAX_PREFILL_TOKENS - 1)
+PREFILL_BATCH_BUCKETS = (1, 2, 4, 8)
 
 
-def padded(number: int, sizes: tuple[int, ...]) -> int:
+def pad_to_bucket(number: int, sizes: tuple[int, ...]) -> int:
     """Return the next of `sizes`, or `number` beyond the last."""
     return next((size for size in sizes if size >= number), number)
 
@@ -65,7 +67,9 @@ def round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def fits_together(lengths: list[int]) -> bool:
+def fits_prefill_graph(lengths: list[int]) -> bool:
     """Whether prompts with contexts of these lengths are to be read as one."""
-    size = padded(len(lengths), PROMPTS) * (padded(max(lengths), LENGTHS) + 1)
-    return len(lengths) <= PROMPTS[-1] and size <= MOST_TOGETHER
+    size = pad_to_bucket(len(lengths), PREFILL_BATCH_BUCKETS) * (
+        pad_to_bucket(max(lengths), PREFILL_LENGTH_BUCKETS) + 1
+    )
+    return len(lengths) <= PREFILL_BATCH_BUCKETS[-1] and size <= MAX_PREFILL_TOKENS

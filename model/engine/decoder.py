@@ -1,8 +1,8 @@
 """Run the language model with a cache: prefill prompts, then decode one token of every row at a time.
 
 Context tokens, those before <sop>, see one another in both directions; <sop> and the answer see what came before them.
-There are three ways: `LayerDecoder` walks the layers with torch's operations, `graph_decoder.GraphDecoder` with kernels
-for a GPU, and `ModelDecoder` calls the whole model, whose forward pass a mixin has changed.
+There are three ways: `EagerDecoder` walks the layers with torch's operations, `graph_decoder.CudaGraphDecoder` with
+kernels for a GPU, and `FallbackDecoder` calls the whole model, whose forward pass a mixin has changed.
 """
 
 from collections.abc import Generator, Sequence
@@ -29,7 +29,7 @@ class Decoder(Protocol):
         is_static: whether `decode` is a fixed series of operations on the device, for as long as `grow` is not called.
     """
 
-    is_static: bool
+    is_graph_capturable: bool
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts."""
@@ -66,34 +66,34 @@ class Decoder(Protocol):
 def make_cache(layers: Layers, rows: int, room: int) -> KVCache:
     """Return an empty cache for the layers."""
     network = layers.network
-    shape = rows, layers.heads, room, layers.head_dim
+    shape = rows, layers.num_heads, room, layers.head_dim
     return KVCache(len(layers), shape, network.device, network.dtype, prefix_length(network))
 
 
-def contexts_of(requests: Sequence[Request]) -> list[int]:
+def context_lengths(requests: Sequence[Request]) -> list[int]:
     """Return the length of each prompt's context."""
     return [len(request.token_ids) - 1 for request in requests]
 
 
-def put_prefix(layers: Layers, cache: KVCache, first: int, count: int) -> None:
+def write_prefix(layers: Layers, cache: KVCache, first: int, count: int) -> None:
     """Let so many rows from `first` on begin with the network's prefix, which training may have changed."""
     if cache.start:
-        cache.put_prefix(slice(first, first + count), layers.network.prefix)
+        cache.write_prefix(slice(first, first + count), layers.network.prefix)
 
 
-def begin_rows(layers: Layers, cache: KVCache, first: int, contexts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def begin_slots(layers: Layers, cache: KVCache, first: int, contexts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prepare the rows from `first` on for prompts; return the rows and the lengths of their contexts, int64 [n]."""
-    put_prefix(layers, cache, first, len(contexts))
+    write_prefix(layers, cache, first, len(contexts))
     device = cache.lengths.device
     begun = torch.arange(first, first + len(contexts), device=device), to_device(contexts, device)
-    cache.begin_rows(*begun, layers.angles)
+    cache.set_positions(*begun, layers.angles)
     return begun
 
 
-class LayerDecoder:
+class EagerDecoder:
     """Runs the layers with a KV cache of its own, which has no room until it grows."""
 
-    is_static = False
+    is_graph_capturable = False
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
@@ -101,34 +101,34 @@ class LayerDecoder:
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts."""
-        contexts = contexts_of(requests)
-        begun = begin_rows(self.layers, self.cache, first, contexts)
+        contexts = context_lengths(requests)
+        begun = begin_slots(self.layers, self.cache, first, contexts)
         embedded = self.layers.embed(requests)
         x = torch.cat([one[:-1] for one in embedded] + [one[-1:] for one in embedded])
-        attend = attention.attend_prompts(self.cache, first, contexts)
+        attend = attention.attend_prefill(self.cache, first, contexts)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        self.cache.fill_rows(*begun)
+        self.cache.set_lengths(*begun)
         return self.layers.logits(x[-len(requests) :])
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
         """Add one token [B] to each of the first B rows."""
         count = len(tokens)
-        logits = self.layers.decode(tokens, attention.attend_tokens(self.cache, count, self.cache.start + longest))
+        logits = self.layers.decode(tokens, attention.attend_decode(self.cache, count, self.cache.start + longest))
         self.cache.lengths[:count] += 1
         return logits
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
-        self.cache.move_row(source, target, length)
+        self.cache.move_slot(source, target, length)
 
     def free(self, row: int) -> None:
         """Take a row out of use."""
-        self.cache.free_row(row)
+        self.cache.free_slot(row)
 
     def clear(self, row: int) -> None:
         """Forget a row whose numbers are none: a mask does not hide them from the next one in its place."""
-        self.cache.clear_row(row)
+        self.cache.zero_slot(row)
 
     def grow(self, rows: int, room: int) -> None:
         """Make room for so many rows of so many tokens."""
@@ -140,7 +140,7 @@ class LayerDecoder:
 
 
 @dataclass
-class Past:
+class SequenceCache:
     """One row: what the model returned for its tokens, and how many there are."""
 
     layers: list[Any]
@@ -148,14 +148,14 @@ class Past:
     length: int
 
 
-class ModelDecoder:
+class FallbackDecoder:
     """Calls the model's own forward pass, hooks and all, row by row, and keeps the keys and values that it returns."""
 
-    is_static = False
+    is_graph_capturable = False
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.rows: list[Past] = []
+        self.rows: list[SequenceCache] = []
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts."""
@@ -175,14 +175,14 @@ class ModelDecoder:
 
     def free(self, row: int) -> None:
         """Forget a row that is not in use."""
-        self.rows[row] = Past([], 0, 0)
+        self.rows[row] = SequenceCache([], 0, 0)
 
     def clear(self, row: int) -> None:
         """Nothing to do: rows share nothing."""
 
     def grow(self, rows: int, room: int) -> None:
         """Make room for so many rows; their tokens take what they need."""
-        self.rows += [Past([], 0, 0)] * (rows - len(self.rows))
+        self.rows += [SequenceCache([], 0, 0)] * (rows - len(self.rows))
 
     def counters(self) -> list[torch.Tensor]:
         """Nothing is counted on the device."""
@@ -196,18 +196,18 @@ class ModelDecoder:
         picture = {}
         if request.images is not None:
             picture = {"image_embeddings": request.images, "pre_image": request.image_start}
-        self.rows[row] = Past([], length, 0)
+        self.rows[row] = SequenceCache([], length, 0)
         return self._forward(
             self.rows[row], torch.tensor([request.token_ids], device=device), positions, mask, **picture
         )
 
-    def _decode_row(self, past: Past, token: torch.Tensor) -> torch.Tensor:
+    def _decode_row(self, past: SequenceCache, token: torch.Tensor) -> torch.Tensor:
         positions = positions_2d(torch.tensor([past.length], device=token.device), past.prompt_length - 1)
         mask = torch.ones(1, 1, device=token.device)
         return self._forward(past, token.view(1, 1), positions, mask, past_key_values=past.layers)
 
     def _forward(
-        self, past: Past, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **kwargs: Any
+        self, past: SequenceCache, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         logits: torch.Tensor
         logits, *layers = self.network(input_ids=token_ids, position_ids=positions[None], attention_mask=mask, **kwargs)

@@ -6,26 +6,26 @@ from typing import TypeVar
 
 from ..errors import GenerationError
 from .batch import Batch
-from .cuda_graph import fits_together
+from .cuda_graph import fits_prefill_graph
 from .network import Network
-from .sequence import Event, Request, Step
+from .sequence import Request, RequestOutput, TokenOutput
 
 T = TypeVar("T")
 
 
-def take_group(waiting: deque[T], most: int, request_of: Callable[[T], Request]) -> list[T]:
+def take_prefill_group(waiting: deque[T], most: int, request_of: Callable[[T], Request]) -> list[T]:
     """Take from the head of a queue what is to be read together: `most` at most, or one however long."""
     group: list[T] = []
     lengths: list[int] = []
     while waiting and len(group) < most:
         lengths.append(len(request_of(waiting[0]).token_ids))
-        if group and not fits_together(lengths):
+        if group and not fits_prefill_graph(lengths):
             break
         group.append(waiting.popleft())
     return group
 
 
-def generate(network: Network, request: Request, *, end_id: int) -> Iterator[Step]:
+def generate(network: Network, request: Request, *, eos_token_id: int) -> Iterator[TokenOutput]:
     """Answer one prompt, a step at a time; closing the iterator stops.
 
     Args:
@@ -36,13 +36,15 @@ def generate(network: Network, request: Request, *, end_id: int) -> Iterator[Ste
     Raises:
         GenerationError: the logits are not numbers, or the device's memory does not suffice.
     """
-    for _, step in generate_all(network, [request], end_id=end_id, rows=1):
+    for _, step in generate_all(network, [request], eos_token_id=eos_token_id, rows=1):
         if isinstance(step, GenerationError):
             raise step
         yield step
 
 
-def generate_all(network: Network, requests: Iterable[Request], *, end_id: int, rows: int) -> Iterator[Event]:
+def generate_all(
+    network: Network, requests: Iterable[Request], *, eos_token_id: int, rows: int
+) -> Iterator[RequestOutput]:
     """Answer prompts side by side, up to `rows` at a time and first come first served; yield what comes as it comes.
 
     An answer ends with a step that has a finish reason, or with an error that is its alone.
@@ -53,9 +55,9 @@ def generate_all(network: Network, requests: Iterable[Request], *, end_id: int, 
     waiting = deque(requests)
     longest = network.max_sequence_length
     capacity = max((request.room(longest) for request in waiting), default=0)
-    batch = Batch(network, rows, capacity, end_id)
+    batch = Batch(network, rows, capacity, eos_token_id)
     while waiting or batch.rows:
-        while group := take_group(waiting, batch.free, lambda request: request):
+        while group := take_prefill_group(waiting, batch.free, lambda request: request):
             yield from batch.begin(*group)
         if batch.rows:
             yield from batch.step()

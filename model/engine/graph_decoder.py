@@ -4,35 +4,38 @@ from collections.abc import Sequence
 
 import torch
 
-from ..kernels.triton.prompt_attention import attend_contexts
-from ..kernels.triton.token_attention import attend_tokens
-from .cuda_graph import LENGTHS, PROMPTS, Graphs, fits_together, padded
-from .decoder import Prefill, begin_rows, contexts_of, make_cache, put_prefix
+from ..kernels.triton.decode_attention import attend_decode
+from ..kernels.triton.prefill_attention import attend_prefill
+from .cuda_graph import PREFILL_BATCH_BUCKETS, PREFILL_LENGTH_BUCKETS, CudaGraphs, fits_prefill_graph, pad_to_bucket
+from .decoder import Prefill, begin_slots, context_lengths, make_cache, write_prefix
 from .layers import Attend, Layers
-from .prompts import Prompts
+from .prefill import PrefillInputs
 from .sequence import Request
 
 
-class GraphDecoder:
+class CudaGraphDecoder:
     """Runs the layers with a KV cache of its own, which has no room until it grows."""
 
-    is_static = True
+    is_graph_capturable = True
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
-        self.graphs = Graphs()
+        self.graphs = CudaGraphs()
         self.device, self.dtype = layers.network.device, layers.network.dtype
         self.cache = make_cache(layers, 0, 0)
-        self.prompts = Prompts(layers.network, layers.weights.width)
-        self.read_logits = torch.zeros(PROMPTS[-1], layers.network.vocabulary, device=self.device)
+        self.prompts = PrefillInputs(layers.network, layers.weights.width)
+        self.read_logits = torch.zeros(PREFILL_BATCH_BUCKETS[-1], layers.network.vocab_size, device=self.device)
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Begin the rows from `first` on with prompts; short ones are read at once."""
-        contexts = contexts_of(requests)
-        if not fits_together(contexts):
+        contexts = context_lengths(requests)
+        if not fits_prefill_graph(contexts):
             return (yield from self._read_long(first, requests, contexts))
-        count, length = padded(len(requests), PROMPTS), padded(max(contexts), LENGTHS)
-        put_prefix(self.layers, self.cache, first, len(requests))
+        count, length = (
+            pad_to_bucket(len(requests), PREFILL_BATCH_BUCKETS),
+            pad_to_bucket(max(contexts), PREFILL_LENGTH_BUCKETS),
+        )
+        write_prefix(self.layers, self.cache, first, len(requests))
         self.prompts.place(first, requests, count, length, self.cache.start)
         self.graphs.run((count, length), lambda: self._read(count, length))
         return self.read_logits[: len(requests)]
@@ -44,7 +47,7 @@ class GraphDecoder:
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
             angles = self.cache.cos, self.cache.sin
             places = self.cache.start + longest
-            return attend_tokens(qkv, angles, self.cache.pairs[layer], self.cache.lengths, places)
+            return attend_decode(qkv, angles, self.cache.pairs[layer], self.cache.lengths, places)
 
         logits = self.layers.decode(tokens, attend)
         self.cache.lengths[:count] += self.cache.lengths[:count] >= 0
@@ -52,18 +55,18 @@ class GraphDecoder:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let row `target` go on where row `source` is."""
-        self.cache.move_row(source, target, length)
+        self.cache.move_slot(source, target, length)
 
     def free(self, row: int) -> None:
         """Take a row out of use: a graph computes more rows than are, which must not count."""
-        self.cache.free_row(row)
+        self.cache.free_slot(row)
 
     def clear(self, row: int) -> None:
         """Nothing to do: the kernels read no further than a row goes."""
 
     def grow(self, rows: int, room: int) -> None:
         """Make room for so many rows of so many tokens."""
-        self.graphs.forget()
+        self.graphs.clear()
         self.cache = self.cache.grown(rows, room) if self.cache.rows else make_cache(self.layers, rows, room)
 
     def counters(self) -> list[torch.Tensor]:
@@ -73,15 +76,15 @@ class GraphDecoder:
     def _read(self, count: int, length: int) -> None:
         """Read prompts from their places, and leave the logits in theirs."""
         placed = self.prompts.placed(count, length)
-        self.cache.begin_rows(placed.rows, placed.contexts, self.layers.angles)
+        self.cache.set_positions(placed.rows, placed.contexts, self.layers.angles)
         attend = self._attend_prompts(placed.rows, placed.filled, length)
         x = self.layers.run(self.prompts.embed(placed), attend)
         self.read_logits[:count] = self.layers.logits(x[-count:])
-        self.cache.fill_rows(placed.rows, placed.contexts)
+        self.cache.set_lengths(placed.rows, placed.contexts)
 
     def _read_long(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
         """Read prompts layer by layer."""
-        rows, lengths = begin_rows(self.layers, self.cache, first, contexts)
+        rows, lengths = begin_slots(self.layers, self.cache, first, contexts)
         longest, count = max(contexts), len(requests)
         x = torch.zeros(count * (longest + 1), self.layers.weights.width, device=self.device, dtype=self.dtype)
         for number, prompt in enumerate(self.layers.embed(requests)):
@@ -90,7 +93,7 @@ class GraphDecoder:
         attend = self._attend_prompts(rows, self.cache.start + lengths, longest)
         for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
             yield
-        self.cache.fill_rows(rows, lengths)
+        self.cache.set_lengths(rows, lengths)
         return self.layers.logits(x[-count:])
 
     def _attend_prompts(self, rows: torch.Tensor, lengths: torch.Tensor, places: int) -> Attend:
@@ -105,8 +108,8 @@ class GraphDecoder:
             found = torch.empty(len(qkv), self.layers.weights.width, device=self.device, dtype=qkv.dtype)
             cache = self.cache
             past = (cache.cos, cache.sin), cache.pairs[layer], lengths
-            attend_contexts(qkv[:tokens], *past, rows, cache.start, found[:tokens])
-            attend_tokens(qkv[tokens:], *past, cache.start + places + 1, rows, found[tokens:])
+            attend_prefill(qkv[:tokens], *past, rows, cache.start, found[:tokens])
+            attend_decode(qkv[tokens:], *past, cache.start + places + 1, rows, found[tokens:])
             return found
 
         return attend

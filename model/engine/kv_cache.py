@@ -30,9 +30,9 @@ class KVCache:
         dtype: torch.dtype,
         start: int = 0,
     ) -> None:
-        rows, heads, room, head_dim = shape
+        rows, num_heads, room, head_dim = shape
         self.start = start
-        self.layers = torch.zeros(layers, 2, rows, heads, start + room, head_dim, device=device, dtype=dtype)
+        self.layers = torch.zeros(layers, 2, rows, num_heads, start + room, head_dim, device=device, dtype=dtype)
         self.lengths = torch.full((rows,), -1, device=device)
         self.angles = torch.zeros(rows, 2, start + room, head_dim, device=device, dtype=dtype)
         self.pairs = [(pair[0], pair[1]) for pair in self.layers]
@@ -56,19 +56,19 @@ class KVCache:
 
     def grown(self, rows: int, room: int) -> "KVCache":
         """Return a larger cache with what this one has."""
-        count, _, _, heads, _, head_dim = self.layers.shape
-        larger = KVCache(count, (rows, heads, room, head_dim), self.layers.device, self.layers.dtype, self.start)
+        count, _, _, num_heads, _, head_dim = self.layers.shape
+        larger = KVCache(count, (rows, num_heads, room, head_dim), self.layers.device, self.layers.dtype, self.start)
         places = self.start + self.room
         larger.layers[:, :, : self.rows, :, :places] = self.layers
         larger.lengths[: self.rows] = self.lengths
         larger.angles[: self.rows, :, :places] = self.angles
         return larger
 
-    def put_prefix(self, rows: slice, prefix: Sequence[torch.Tensor]) -> None:
+    def write_prefix(self, rows: slice, prefix: Sequence[torch.Tensor]) -> None:
         """Let rows begin with keys and values [2, H, P, head_dim] for each layer, which have no positions."""
         self.layers[:, :, rows, :, : self.start] = torch.stack(list(prefix))[:, :, None]
 
-    def begin_rows(self, rows: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
+    def set_positions(self, rows: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
         """Prepare rows for prompts: their positions are those of `positions_2d`.
 
         Args:
@@ -80,23 +80,23 @@ class KVCache:
         angles = table[:, positions.transpose(1, 2)].flatten(-2)  # [2, n, room, head_dim]
         self.angles[rows, :, self.start :] = angles.transpose(0, 1)
 
-    def fill_rows(self, rows: torch.Tensor, contexts: torch.Tensor) -> None:
+    def set_lengths(self, rows: torch.Tensor, contexts: torch.Tensor) -> None:
         """Note that rows now have prompts with contexts of these lengths."""
         self.lengths[rows] = self.start + contexts + 1
 
-    def free_row(self, row: int) -> None:
+    def free_slot(self, row: int) -> None:
         """Take a row out of use."""
         # A slice is filled; a place by itself would be copied to from the CPU, which waits for the device.
         self.lengths[row : row + 1] = -1
 
-    def move_row(self, source: int, target: int, length: int) -> None:
+    def move_slot(self, source: int, target: int, length: int) -> None:
         """Put a row, of `length` tokens, in the place of another; its own is then free."""
         places = self.start + length
         self.layers[:, :, target, :, :places] = self.layers[:, :, source, :, :places]
         for tensor in (self.lengths, self.angles):
             tensor[target] = tensor[source]
-        self.free_row(source)
+        self.free_slot(source)
 
-    def clear_row(self, row: int) -> None:
+    def zero_slot(self, row: int) -> None:
         """Put zeros where a row has what are no numbers."""
         self.layers[:, :, row] = 0

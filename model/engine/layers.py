@@ -16,15 +16,15 @@ import torch.nn.functional as F
 
 from ..kernels.linear import Linear
 from ..kernels.norm import layer_norm
-from ..kernels.torch_ops import rotary_tables, rotate_
+from ..kernels.torch_ops import apply_rotary_, rotary_tables
 from .kv_cache import KVCache
-from .network import Network, decoded_modules, have_hooks, prefix_length, to_device
+from .network import Network, have_hooks, language_model_modules, prefix_length, to_device
 from .sequence import Request
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
 
-def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
+def attend_prefill(cache: KVCache, first: int, contexts: list[int]) -> Attend:
     """Read prompts into the rows from `first` on.
 
     The tokens are the contexts, one after the other, and then the <sop> of each. Context tokens see one another in
@@ -46,7 +46,7 @@ def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
     spans = torch.tensor([0, *contexts]).cumsum(0).tolist()
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        qk = rotate_(qkv[:, :2], *angles)
+        qk = apply_rotary_(qkv[:, :2], *angles)
         found = torch.empty_like(qkv[:, 0])
         keys, values = cache.pairs[layer]
         for number, (row, length) in enumerate(zip(rows, contexts, strict=True)):
@@ -64,7 +64,7 @@ def attend_prompts(cache: KVCache, first: int, contexts: list[int]) -> Attend:
     return attend
 
 
-def attend_tokens(cache: KVCache, count: int, longest: int) -> Attend:
+def attend_decode(cache: KVCache, count: int, longest: int) -> Attend:
     """Add a token to each of the first `count` rows, of which the longest fills `longest` places then."""
     return _attend_alone(cache, longest - 1) if count == 1 else _attend_side_by_side(cache, count, longest)
 
@@ -76,7 +76,7 @@ def _attend_alone(cache: KVCache, place: int) -> Attend:
     past = cache.layers[:, :, :1, :, : place + 1].flatten(0, 1).unbind()  # keys and values in turn
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        rotate_(qkv[0, :2], cos, sin)
+        apply_rotary_(qkv[0, :2], cos, sin)
         new[layer].copy_(qkv[0, 1:])
         query, keys, values = qkv[:, 0, :, None], past[2 * layer], past[2 * layer + 1]
         return F.scaled_dot_product_attention(query, keys, values).view(1, -1)
@@ -92,7 +92,7 @@ def _attend_side_by_side(cache: KVCache, count: int, longest: int) -> Attend:
     visible = torch.arange(longest, device=rows.device) <= places[:, None, None, None]
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        query, key = rotate_(qkv[:, :2], cos, sin).unbind(1)
+        query, key = apply_rotary_(qkv[:, :2], cos, sin).unbind(1)
         keys, values = cache.pairs[layer]
         keys[rows, :, places] = key
         values[rows, :, places] = qkv[:, 2]
@@ -103,7 +103,7 @@ def _attend_side_by_side(cache: KVCache, count: int, longest: int) -> Attend:
 
 
 @dataclass(frozen=True)
-class Norm:
+class LayerNorm:
     """A layer normalisation."""
 
     weight: torch.Tensor
@@ -111,7 +111,7 @@ class Norm:
     epsilon: float
 
     @classmethod
-    def of(cls, module: Any) -> "Norm":
+    def of(cls, module: Any) -> "LayerNorm":
         """Return that of a torch module."""
         return cls(module.weight, module.bias, module.eps)
 
@@ -125,10 +125,10 @@ class Norm:
 class LayerWeights:
     """One layer, in the order of its computation."""
 
-    input_norm: Norm
+    input_norm: LayerNorm
     query_key_value: Linear
     dense: Linear
-    post_norm: Norm
+    post_norm: LayerNorm
     to_4h: Linear
     to_h: Linear
 
@@ -138,7 +138,7 @@ class Weights:
     """All layers, and what follows them."""
 
     layers: list[LayerWeights]
-    final_norm: Norm
+    final_norm: LayerNorm
     lm_head: Linear
 
     @property
@@ -147,25 +147,25 @@ class Weights:
         return len(self.final_norm.weight)
 
 
-def find_weights(network: Network) -> Weights:
+def collect_weights(network: Network) -> Weights:
     """Walk the layers of a network by the names that every ChatGLM has."""
     layers = [
         LayerWeights(
-            Norm.of(layer.input_layernorm),
+            LayerNorm.of(layer.input_layernorm),
             network.bind_linear(layer.attention.query_key_value),
             network.bind_linear(layer.attention.dense),
-            Norm.of(layer.post_attention_layernorm),
+            LayerNorm.of(layer.post_attention_layernorm),
             network.bind_linear(layer.mlp.dense_h_to_4h),
             network.bind_linear(layer.mlp.dense_4h_to_h),
         )
         for layer in network.transformer.layers
     ]
-    return Weights(layers, Norm.of(network.transformer.final_layernorm), network.bind_linear(network.lm_head))
+    return Weights(layers, LayerNorm.of(network.transformer.final_layernorm), network.bind_linear(network.lm_head))
 
 
-def weights_mark(network: Network) -> tuple[object, ...]:
+def weights_fingerprint(network: Network) -> tuple[object, ...]:
     """Return what changes when weights move or are exchanged, or a hook or prefix comes; not when values change."""
-    modules = decoded_modules(network)
+    modules = language_model_modules(network)
     weights = [module._parameters.get("weight") for module in modules if module._parameters]
     pointers = [weight.data_ptr() for weight in weights if weight is not None]
     is_hooked = network.has_foreign_mixins or have_hooks(modules)
@@ -177,9 +177,9 @@ class Layers:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.weights = find_weights(network)
-        self.heads = network.heads
-        self.head_dim = self.weights.width // self.heads
+        self.weights = collect_weights(network)
+        self.num_heads = network.num_heads
+        self.head_dim = self.weights.width // self.num_heads
         self.alpha = network.residual_scale
         positions = torch.arange(network.max_sequence_length + 2, device=network.device)
         self.angles = torch.stack(rotary_tables(positions, self.head_dim // 2, network.dtype))
@@ -222,6 +222,6 @@ class Layers:
 
     def _split(self, qkv: torch.Tensor) -> torch.Tensor:
         """View the outputs of query_key_value as [N, 3, H, head_dim]."""
-        if self.network.qkv_by_head:
-            return qkv.view(-1, self.heads, 3, self.head_dim).transpose(1, 2)
-        return qkv.view(-1, 3, self.heads, self.head_dim)
+        if self.network.qkv_interleaved:
+            return qkv.view(-1, self.num_heads, 3, self.head_dim).transpose(1, 2)
+        return qkv.view(-1, 3, self.num_heads, self.head_dim)

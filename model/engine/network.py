@@ -9,7 +9,7 @@ from torch import nn
 from ..kernels.linear import Linear
 
 
-def every_module(*roots: nn.Module) -> list[nn.Module]:
+def list_modules(*roots: nn.Module) -> list[nn.Module]:
     """Return the roots and all modules within, parents first; one that is used twice comes twice."""
     modules = [*roots]
     for module in modules:  # of which there are more meanwhile
@@ -42,12 +42,12 @@ class Network(Protocol):
         ...
 
     @property
-    def heads(self) -> int:
+    def num_heads(self) -> int:
         """Attention heads of the language model."""
         ...
 
     @property
-    def qkv_by_head(self) -> bool:
+    def qkv_interleaved(self) -> bool:
         """Whether the rows of query_key_value lie head by head, [q k v] of each, not part by part."""
         ...
 
@@ -82,7 +82,7 @@ class Network(Protocol):
         ...
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """How many tokens the logits are of."""
         ...
 
@@ -122,14 +122,14 @@ def prefix_length(network: Network) -> int:
     return network.prefix[0].shape[2] if len(network.prefix) else 0
 
 
-def decoded_modules(network: Network) -> list[nn.Module]:
+def language_model_modules(network: Network) -> list[nn.Module]:
     """Return the modules whose work the decoder does by itself."""
-    return every_module(network.transformer, network.lm_head)
+    return list_modules(network.transformer, network.lm_head)
 
 
 def has_foreign_hooks(network: Network) -> bool:
     """Whether a mixin that is not ours, or a torch hook on a module, wants to see or change the forward pass."""
-    return network.has_foreign_mixins or have_hooks(decoded_modules(network))
+    return network.has_foreign_mixins or have_hooks(language_model_modules(network))
 
 
 def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -10,15 +10,15 @@ from .config import GenerationConfig, IdRange
 from .network import to_device
 from .sequence import Request
 
-NEVER = float("-inf")
+NEG_INF = float("-inf")
 
 
-class Shape(NamedTuple):
+class SamplingTensors(NamedTuple):
     """How each row's distribution is shaped.
 
     Attributes:
         temperature: float32 [B].
-        top_k, top_p: int64 and float32 [B], as of `limits`.
+        top_k, top_p: int64 and float32 [B], as of `effective_limits`.
         width: candidates to look at: the largest top_k, or the whole vocabulary where that is less.
     """
 
@@ -28,19 +28,19 @@ class Shape(NamedTuple):
     width: int
 
 
-def limits(config: GenerationConfig, vocabulary: int) -> tuple[int, float]:
+def effective_limits(config: GenerationConfig, vocab_size: int) -> tuple[int, float]:
     """Return top_k and top_p as numbers to compare with, also where they limit nothing."""
-    return config.top_k or vocabulary, float(config.top_p) if config.top_p < 1 else float("inf")
+    return config.top_k or vocab_size, float(config.top_p) if config.top_p < 1 else float("inf")
 
 
-def shape_of(config: GenerationConfig, vocabulary: int) -> Shape:
+def sampling_tensors(config: GenerationConfig, vocab_size: int) -> SamplingTensors:
     """Return the shape of a single row of sampled answers."""
-    top_k, top_p = limits(config, vocabulary)
+    top_k, top_p = effective_limits(config, vocab_size)
     temperature = torch.tensor([float(config.temperature)])
-    return Shape(temperature, torch.tensor([top_k]), torch.tensor([top_p]), min(top_k, vocabulary))
+    return SamplingTensors(temperature, torch.tensor([top_k]), torch.tensor([top_p]), min(top_k, vocab_size))
 
 
-def ban(mask: torch.Tensor, ranges: Iterable[IdRange]) -> None:
+def mark_ranges(mask: torch.Tensor, ranges: Iterable[IdRange]) -> None:
     """Mark the ids of half-open `ranges` in booleans [..., V]."""
     for start, stop in ranges:
         mask[..., start:stop] = True
@@ -56,7 +56,7 @@ def penalize(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) ->
     return torch.where(seen, lowered, logits)
 
 
-def candidates(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def candidates(logits: torch.Tensor, shape: SamplingTensors) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (probabilities [B, W], token ids [B, W]), most likely first.
 
     Temperature, then the `top_k` most likely tokens, then the fewest of these whose probabilities sum up to
@@ -64,26 +64,26 @@ def candidates(logits: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.
     """
     values, ids = torch.topk(logits.float() / shape.temperature[:, None], shape.width, dim=-1)
     rank = torch.arange(shape.width, device=logits.device)
-    values = values.masked_fill(rank >= shape.top_k[:, None], NEVER)
+    values = values.masked_fill(rank >= shape.top_k[:, None], NEG_INF)
     probabilities = values.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities  # of the first, 0
-    return values.masked_fill(before > shape.top_p[:, None], NEVER).softmax(-1), ids
+    return values.masked_fill(before > shape.top_p[:, None], NEG_INF).softmax(-1), ids
 
 
-def draw(probabilities: torch.Tensor, ids: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+def sample_inverse_cdf(probabilities: torch.Tensor, ids: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Return the token [B] at which the cumulative probabilities [B, W] pass `uniform` [B], numbers from 0 to 1."""
     reached = probabilities.cumsum(-1)
     place = (reached < uniform[:, None] * reached[:, -1:]).sum(-1, keepdim=True)
     return ids.gather(-1, place).squeeze(-1)
 
 
-BROKEN = -1  # stands for a token where the logits are not numbers
+NAN_TOKEN = -1  # stands for a token where the logits are not numbers
 # Candidates are looked at in so many at a time, so that few settings need a graph of their own. A kernel holds those of
 # a row all at once: of more, such as a whole vocabulary, its compilation does not come to an end.
-WIDTHS = (128, 1024)
+CANDIDATE_BUCKETS = (128, 1024)
 
 
-class Plan(NamedTuple):
+class SamplingPlan(NamedTuple):
     """What has to be computed for some rows; a graph holds for one plan.
 
     Attributes:
@@ -113,14 +113,14 @@ class Sampler:
         device: where the logits are.
     """
 
-    def __init__(self, rows: int, vocabulary: int, longest: int, end_id: int, device: torch.device) -> None:
-        self.vocabulary = vocabulary
-        self.end_id = end_id
+    def __init__(self, rows: int, vocab_size: int, longest: int, eos_token_id: int, device: torch.device) -> None:
+        self.vocab_size = vocab_size
+        self.eos_token_id = eos_token_id
         self.has_kernels = has_triton(device)
         self.drawn = torch.zeros(rows, dtype=torch.long, device=device)
         self.shortest = torch.zeros(rows, dtype=torch.long, device=device)  # tokens before which none may end
-        self.banned = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
-        self.seen = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
+        self.banned = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
+        self.seen = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
         self.uniform = torch.zeros(rows, longest, device=device)
         self.sampled = torch.zeros(rows, dtype=torch.bool, device=device)
         self.temperature = torch.ones(rows, device=device)
@@ -130,7 +130,7 @@ class Sampler:
 
     def grown(self, rows: int, longest: int) -> "Sampler":
         """Return a sampler for more rows and longer answers, with what this one has."""
-        larger = Sampler(rows, self.vocabulary, longest, self.end_id, self.drawn.device)
+        larger = Sampler(rows, self.vocab_size, longest, self.eos_token_id, self.drawn.device)
         for name, tensor in self._tensors():
             part = vars(larger)[name][: len(tensor)]
             (part if tensor.ndim == 1 else part[:, : tensor.shape[1]]).copy_(tensor)
@@ -151,10 +151,10 @@ class Sampler:
         self.seen[rows] = False
         self.banned[rows] = False
         if all(request.forbidden == requests[0].forbidden for request in requests):
-            ban(self.banned[rows], requests[0].forbidden)
+            mark_ranges(self.banned[rows], requests[0].forbidden)
         else:
             for number, request in enumerate(requests, start=first):
-                ban(self.banned[number], request.forbidden)
+                mark_ranges(self.banned[number], request.forbidden)
         uniform = torch.zeros(len(requests), max(budgets))
         for row, request, budget in zip(uniform, requests, budgets, strict=True):
             config = request.config
@@ -171,23 +171,23 @@ class Sampler:
         for _, tensor in self._tensors():
             tensor[target] = tensor[source]
 
-    def plan(self, rows: Iterable[tuple[Request, int]]) -> Plan:
+    def plan(self, rows: Iterable[tuple[Request, int]]) -> SamplingPlan:
         """Return what has to be computed for requests that have drawn so many tokens."""
         rows = list(rows)
         configs = [request.config for request, _ in rows]
-        return Plan(
+        return SamplingPlan(
             self._width(configs),
             not all(config.temperature for config in configs),
             any(drawn < request.config.min_length - len(request.token_ids) for request, drawn in rows),
             any(config.repetition_penalty != 1 for config in configs),
         )
 
-    def sample(self, logits: torch.Tensor, plan: Plan, first: int = 0) -> torch.Tensor:
+    def sample(self, logits: torch.Tensor, plan: SamplingPlan, first: int = 0) -> torch.Tensor:
         """Return the next token [B] of the rows from `first` on, from logits [B, V]; BROKEN where these hold NaN."""
         rows = slice(first, first + len(logits))
-        if self.has_kernels and 0 < plan.width <= WIDTHS[-1]:
+        if self.has_kernels and 0 < plan.width <= CANDIDATE_BUCKETS[-1]:
             return self._sample_by_kernels(logits, plan, rows)
-        logits = self._restrict(logits.masked_fill(self.banned[rows], NEVER), plan, rows)
+        logits = self._restrict(logits.masked_fill(self.banned[rows], NEG_INF), plan, rows)
         if plan.greedy or not plan.width:
             tokens = logits.argmax(-1)  # of what is no number, if there is any
         if plan.width:
@@ -196,47 +196,47 @@ class Sampler:
         broken = logits.gather(1, tokens[:, None]).isnan().squeeze(1)
         self.seen[rows].scatter_(1, tokens[:, None], True)
         self.drawn[rows] += 1
-        return tokens.masked_fill(broken, BROKEN)
+        return tokens.masked_fill(broken, NAN_TOKEN)
 
-    def _sample_by_kernels(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
+    def _sample_by_kernels(self, logits: torch.Tensor, plan: SamplingPlan, rows: slice) -> torch.Tensor:
         """Do the same in two kernels and torch's topk."""
         from ..kernels.triton import sampling  # imports triton
 
         marks = self.banned[rows], self.seen[rows], self.penalty[rows], self.temperature[rows]
         counts = self.drawn[rows], self.shortest[rows]
-        values, ids = sampling.restrict(logits, *marks, counts, self.end_id).topk(plan.width)
-        limits = self.top_k[rows], self.top_p[rows]
+        values, ids = sampling.process_logits(logits, *marks, counts, self.eos_token_id).topk(plan.width)
+        effective_limits = self.top_k[rows], self.top_p[rows]
         chosen = self.uniform[rows], self.sampled[rows], self.drawn[rows], self.seen[rows]
-        return sampling.draw(values, ids, limits, *chosen, BROKEN)
+        return sampling.sample_candidates(values, ids, effective_limits, *chosen, NAN_TOKEN)
 
-    def _draw(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
+    def _draw(self, logits: torch.Tensor, plan: SamplingPlan, rows: slice) -> torch.Tensor:
         """Draw a token [B] by each row's random number; one whose logit is no number, if there is any."""
-        shape = Shape(self.temperature[rows], self.top_k[rows], self.top_p[rows], plan.width)
+        shape = SamplingTensors(self.temperature[rows], self.top_k[rows], self.top_p[rows], plan.width)
         probabilities, ids = candidates(logits, shape)
         place = self.drawn[rows, None].clamp(max=self.uniform.shape[1] - 1)
-        return draw(probabilities, ids, self.uniform[rows].gather(1, place).squeeze(1))
+        return sample_inverse_cdf(probabilities, ids, self.uniform[rows].gather(1, place).squeeze(1))
 
-    def _restrict(self, logits: torch.Tensor, plan: Plan, rows: slice) -> torch.Tensor:
+    def _restrict(self, logits: torch.Tensor, plan: SamplingPlan, rows: slice) -> torch.Tensor:
         """Forbid an early end, and lower what the answers already have."""
         if plan.early:
             early = self.drawn[rows] < self.shortest[rows]
-            logits[:, self.end_id].masked_fill_(early, NEVER)
+            logits[:, self.eos_token_id].masked_fill_(early, NEG_INF)
         if plan.penalized:
             logits = penalize(logits, self.seen[rows], self.penalty[rows])
         return logits
 
     def _width(self, configs: Sequence[GenerationConfig]) -> int:
         """Return how many candidates have to be looked at."""
-        widths = [config.top_k or self.vocabulary for config in configs if config.temperature]
+        widths = [config.top_k or self.vocab_size for config in configs if config.temperature]
         if not widths:
             return 0
         wanted = max(widths)
-        return min(next((width for width in WIDTHS if width >= wanted), self.vocabulary), self.vocabulary)
+        return min(next((width for width in CANDIDATE_BUCKETS if width >= wanted), self.vocab_size), self.vocab_size)
 
     def _settings(self, request: Request) -> tuple[float, ...]:
         """Return shortest, sampled, temperature, top_k, top_p and penalty of a row."""
         config = request.config
-        top_k, top_p = limits(config, self.vocabulary)
+        top_k, top_p = effective_limits(config, self.vocab_size)
         shortest, sampled = config.min_length - len(request.token_ids), bool(config.temperature)
         return shortest, sampled, config.temperature or 1.0, top_k, top_p, config.repetition_penalty
 

@@ -18,15 +18,15 @@ from itertools import islice
 
 from ..errors import BusyError, GenerationError
 from .batch import Batch
-from .generate import take_group
-from .layers import weights_mark
+from .generate import take_prefill_group
+from .layers import weights_fingerprint
 from .network import Network
-from .sequence import Event, Replies, Reply, Request, Step, Steps, Ticket
+from .sequence import OutputQueue, QueuedOutput, Request, RequestHandle, RequestOutput, TokenOutput, TokenStream
 
 # Layers x tokens of prompts that are read between two steps, so that no running answer waits long.
-READ_AT_ONCE = 8192
+PREFILL_BUDGET = 8192
 # The thread ends after so long without work.
-IDLE_S = 5.0
+IDLE_TIMEOUT_S = 5.0
 
 
 def close_if_alive(reference: "weakref.ref[Scheduler]") -> None:
@@ -48,22 +48,28 @@ class Scheduler:
     """
 
     def __init__(
-        self, network: Network, *, end_id: int, rows: int = 16, capacity: int | None = None, most_waiting: int = 64
+        self,
+        network: Network,
+        *,
+        eos_token_id: int,
+        rows: int = 16,
+        capacity: int | None = None,
+        max_queue_size: int = 64,
     ) -> None:
-        self.batch = Batch(network, rows, network.max_sequence_length if capacity is None else capacity, end_id)
-        self.most_waiting = most_waiting
-        self.waiting: deque[Ticket] = deque()
-        self.running: dict[Request, Ticket] = {}
+        self.batch = Batch(network, rows, network.max_sequence_length if capacity is None else capacity, eos_token_id)
+        self.max_queue_size = max_queue_size
+        self.waiting: deque[RequestHandle] = deque()
+        self.running: dict[Request, RequestHandle] = {}
         self.changed = threading.Condition()
         self.closed = False
         self.thread: threading.Thread | None = None
         # Rows in use when the memory did not suffice for one more: it has to wait until there are fewer.
-        self.crowded_at: int | None = None
+        self.oom_batch_size: int | None = None
         weakref.finalize(
             self, close_if_alive, weakref.ref(self)
         )  # at the end of the program, before threads are killed
 
-    def submit(self, request: Request) -> Steps:
+    def submit(self, request: Request) -> TokenStream:
         """Queue a request at once, and return an iterator over its steps; closing it cancels.
 
         Raises:
@@ -71,18 +77,18 @@ class Scheduler:
             GenerationError: the scheduler is closed, or the prompt is too long for a row.
         """
         with self.changed:
-            if len(self.waiting) >= self.most_waiting:
-                raise BusyError(f"{self.most_waiting} questions are waiting already. Try again a little later.")
-            return Steps(self._enqueue(request, queue.SimpleQueue()))
+            if len(self.waiting) >= self.max_queue_size:
+                raise BusyError(f"{self.max_queue_size} questions are waiting already. Try again a little later.")
+            return TokenStream(self._enqueue(request, queue.SimpleQueue()))
 
-    def answer_all(self, requests: Iterable[Request], at_once: int) -> Iterator[Event]:
+    def answer_all(self, requests: Iterable[Request], at_once: int) -> Iterator[RequestOutput]:
         """Answer many requests, up to `at_once` at a time; yield what comes as it comes. Closing cancels the rest.
 
         Raises:
             GenerationError: the scheduler is closed, or a prompt is too long for a row.
         """
-        replies: Replies = queue.SimpleQueue()
-        coming, running = iter(requests), dict[Request, tuple[Ticket, Request]]()  # by the ticket's copy
+        replies: OutputQueue = queue.SimpleQueue()
+        coming, running = iter(requests), dict[Request, tuple[RequestHandle, Request]]()  # by the ticket's copy
         self.batch.most = max(self.batch.most, at_once)
         try:
             while True:
@@ -94,7 +100,7 @@ class Scheduler:
                     return
                 copied, reply = replies.get()
                 assert reply is not None, "nobody else closes these"
-                if not isinstance(reply, Step | GenerationError):
+                if not isinstance(reply, TokenOutput | GenerationError):
                     raise reply
                 _, request = running[copied]
                 if isinstance(reply, GenerationError) or reply.finish_reason is not None:
@@ -104,10 +110,10 @@ class Scheduler:
             for ticket, _ in running.values():
                 ticket.cancelled = True
 
-    def limit(self, rows: int | None, most_waiting: int | None) -> None:
+    def limit(self, rows: int | None, max_queue_size: int | None) -> None:
         """Change how many answers there may be at a time, and how many requests may wait; None leaves a limit."""
         self.batch.most = rows or self.batch.most
-        self.most_waiting = most_waiting or self.most_waiting
+        self.max_queue_size = max_queue_size or self.max_queue_size
 
     def close(self) -> None:
         """End the thread; requests that are not complete get an error."""
@@ -123,14 +129,14 @@ class Scheduler:
         """Whether nothing is waiting or being answered."""
         return not self.waiting and not self.running
 
-    def _enqueue(self, request: Request, replies: Replies) -> Ticket:
+    def _enqueue(self, request: Request, replies: OutputQueue) -> RequestHandle:
         """Put a request at the end of the queue, `changed` being held."""
         room = self.batch.capacity
         if len(request.token_ids) >= room:
             raise GenerationError(f"The prompt has {len(request.token_ids)} tokens; there is room for {room - 1}.")
         if self.closed:
             raise GenerationError("The model has been shut down and takes no more questions.")
-        ticket = Ticket(replace(request), replies)  # one request may be submitted twice
+        ticket = RequestHandle(replace(request), replies)  # one request may be submitted twice
         self.waiting.append(ticket)
         self.changed.notify()
         if self.thread is None:
@@ -156,7 +162,7 @@ class Scheduler:
         """Sleep while there is nothing to do; return whether to go on."""
         with self.changed:
             while not (self.closed or self.waiting or self.running):
-                if not self.changed.wait(IDLE_S) and self.is_idle:
+                if not self.changed.wait(IDLE_TIMEOUT_S) and self.is_idle:
                     self.thread = None
                     return False
             return not self.closed
@@ -172,11 +178,11 @@ class Scheduler:
     def _open_next(self) -> None:
         """Make ready to read the prompts that have waited longest, if there are rows and memory for them."""
         used = len(self.batch.rows)
-        if self.crowded_at is not None and used >= self.crowded_at:
+        if self.oom_batch_size is not None and used >= self.oom_batch_size:
             return
         with self.changed:
-            free = 1 if self.crowded_at is not None else self.batch.free
-            group = take_group(self.waiting, free, lambda ticket: ticket.request)
+            free = 1 if self.oom_batch_size is not None else self.batch.free
+            group = take_prefill_group(self.waiting, free, lambda ticket: ticket.request)
         if not group:
             return
         try:
@@ -184,30 +190,30 @@ class Scheduler:
         except GenerationError as error:
             self._make_wait(group, error)
             return
-        self.crowded_at = None
+        self.oom_batch_size = None
         self.running.update((ticket.request, ticket) for ticket in group)
         self._hand_out(events)
 
-    def _make_wait(self, group: Sequence[Ticket], error: GenerationError) -> None:
+    def _make_wait(self, group: Sequence[RequestHandle], error: GenerationError) -> None:
         """Put back what the memory does not suffice for; what is too much even alone ends with `error`."""
         if len(group) == 1 and not self.batch.rows:
-            self.crowded_at = None
+            self.oom_batch_size = None
             group[0].reply(error)
             return
-        self.crowded_at = len(self.batch.rows) + (len(group) > 1)  # fewer of them may fit at once
+        self.oom_batch_size = len(self.batch.rows) + (len(group) > 1)  # fewer of them may fit at once
         with self.changed:
             self.waiting.extendleft(reversed(group))
 
     def _read(self) -> None:
         opening = self.batch.opening
         assert opening is not None
-        layers = max(1, READ_AT_ONCE // opening.tokens) if self.batch.rows else None
+        layers = max(1, PREFILL_BUDGET // opening.tokens) if self.batch.rows else None
         self._deal(lambda: self.batch.read(layers), self._running(row.request for row in opening.rows))
 
-    def _running(self, requests: Iterable[Request]) -> list[Ticket]:
+    def _running(self, requests: Iterable[Request]) -> list[RequestHandle]:
         return [self.running[request] for request in requests if request in self.running]
 
-    def _deal(self, work: Callable[[], list[Event]], tickets: list[Ticket]) -> None:
+    def _deal(self, work: Callable[[], list[RequestOutput]], tickets: list[RequestHandle]) -> None:
         """Hand out what a piece of work on the batch yields; what it raises ends `tickets`."""
         try:
             events = work()
@@ -218,7 +224,7 @@ class Scheduler:
             return
         self._hand_out(events)
 
-    def _hand_out(self, events: list[Event]) -> None:
+    def _hand_out(self, events: list[RequestOutput]) -> None:
         for request, step in events:
             ticket = self.running.get(request)
             if ticket is None:  # was cancelled in the meantime
@@ -228,7 +234,7 @@ class Scheduler:
             else:
                 ticket.reply(step)
 
-    def _end(self, ticket: Ticket, reply: Reply) -> None:
+    def _end(self, ticket: RequestHandle, reply: QueuedOutput) -> None:
         ticket.reply(reply)
         del self.running[ticket.request]
 
@@ -237,16 +243,16 @@ _lock = threading.Lock()
 _schedulers: "weakref.WeakKeyDictionary[Network, tuple[object, Scheduler]]" = weakref.WeakKeyDictionary()
 
 
-def scheduler_of(network: Network, end_id: int) -> Scheduler:
+def get_scheduler(network: Network, eos_token_id: int) -> Scheduler:
     """Return the scheduler that answers for `network`, which does not keep the network alive.
 
     There is a new one when weights have been exchanged or moved, or a hook has come: the other ends its answers.
     """
-    mark = (end_id, weights_mark(network))
+    mark = (eos_token_id, weights_fingerprint(network))
     with _lock:
         known = _schedulers.get(network)
         if known is None or known[0] != mark:
-            known = mark, Scheduler(weakref.proxy(network), end_id=end_id)
+            known = mark, Scheduler(weakref.proxy(network), eos_token_id=eos_token_id)
             _schedulers[network] = known
             weakref.finalize(network, known[1].close)
         return known[1]

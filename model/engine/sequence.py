@@ -13,7 +13,7 @@ from .config import GenerationConfig, IdRange
 
 
 @dataclass(frozen=True)
-class Step:
+class TokenOutput:
     """One token of an answer.
 
     Attributes:
@@ -55,16 +55,16 @@ class Request:
         return len(self.token_ids) + self.budget(longest)
 
 
-Event = tuple[Request, Step | GenerationError]
+RequestOutput = tuple[Request, TokenOutput | GenerationError]
 
 
-Reply = Step | BaseException | None  # None: it was cancelled
+QueuedOutput = TokenOutput | BaseException | None  # None: it was cancelled
 # With the request that each reply is to. Not with its ticket: replies that nobody reads would keep it, and it them.
-Replies: TypeAlias = "queue.SimpleQueue[tuple[Request, Reply]]"
+OutputQueue: TypeAlias = "queue.SimpleQueue[tuple[Request, QueuedOutput]]"
 
 
 @dataclass(eq=False)
-class Ticket:
+class RequestHandle:
     """A submitted request, and where its replies go.
 
     Attributes:
@@ -72,37 +72,37 @@ class Ticket:
     """
 
     request: Request
-    replies: Replies
+    replies: OutputQueue
     cancelled: bool = False
     over: threading.Event = field(default_factory=threading.Event)
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, reply: QueuedOutput) -> None:
         """Give the next reply."""
         self.replies.put((self.request, reply))
-        if not isinstance(reply, Step) or reply.finish_reason is not None:
+        if not isinstance(reply, TokenOutput) or reply.finish_reason is not None:
             self.over.set()
 
 
-class Steps(Iterator[Step]):
+class TokenStream(Iterator[TokenOutput]):
     """The steps of a submitted request as they come.
 
     Raises:
         GenerationError: the logits are not numbers, the memory does not suffice, or the scheduler was closed.
     """
 
-    def __init__(self, ticket: Ticket) -> None:
+    def __init__(self, ticket: RequestHandle) -> None:
         self.ticket = ticket
         self.ended = False
         self.error: BaseException | None = None
 
-    def __next__(self) -> Step:
+    def __next__(self) -> TokenOutput:
         """Wait for the next step."""
         step = None if self.ended else self._read()
         if step is None:
             raise self.error or StopIteration
         return step
 
-    def together(self, pause_s: float) -> Iterator[list[Step]]:
+    def together(self, pause_s: float) -> Iterator[list[TokenOutput]]:
         """Yield the steps that have come, and then none for so many seconds, unless it is over; without, each alone."""
         while not self.ended and (step := self._read()):
             steps = [step]
@@ -114,12 +114,12 @@ class Steps(Iterator[Step]):
         if self.error is not None:
             raise self.error
 
-    def _read(self) -> Step | None:
+    def _read(self) -> TokenOutput | None:
         """Return the next step, None where there is none and never will be."""
         _, reply = self.ticket.replies.get()
-        self.ended = not isinstance(reply, Step) or reply.finish_reason is not None
+        self.ended = not isinstance(reply, TokenOutput) or reply.finish_reason is not None
         self.error = reply if isinstance(reply, BaseException) else None
-        return reply if isinstance(reply, Step) else None
+        return reply if isinstance(reply, TokenOutput) else None
 
     def close(self) -> None:
         """Cancel the request, from any thread; whoever waits for a step waits no more."""

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from ..kernels.torch_ops import QuantizedLinear, record
+from ..kernels.torch_ops import QuantizedLinear, capture
 from .configuration_chatglm import FormerName
 from .layers_chatglm import (
     GLU,
@@ -156,7 +156,7 @@ class DecodeBuffers:
             if not is_exclusive:
                 return False
             pool = next((graph.pool() for graph, _ in self.graphs.values()), None)
-            self.graphs[length] = record(lambda: self.compute(model, length), pool)
+            self.graphs[length] = capture(lambda: self.compute(model, length), pool)
         return True
 
 

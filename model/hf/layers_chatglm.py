@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..kernels.torch_ops import QuantizedLinear, positions_2d, prefix_mask, rotate
+from ..kernels.torch_ops import QuantizedLinear, apply_rotary, positions_2d, prefix_mask
 from .configuration_chatglm import ChatGLMConfig
 
 Sizes = dict[str, Any]  # an entry eva_config or qformer_config
@@ -281,7 +281,7 @@ class SelfAttention(nn.Module):
         prefix [2, H, P, head_dim], if there is one.
         """
         qkv = self.query_key_value(h).unflatten(-1, (-1, 3, self.head_dim))  # [B, T, H, 3, head_dim]
-        turned = rotate(qkv[..., :2, :], cos, sin)  # queries and keys together
+        turned = apply_rotary(qkv[..., :2, :], cos, sin)  # queries and keys together
         query, key, value = (one.transpose(1, 2) for one in (*turned.unbind(-2), qkv[..., 2, :]))  # [B, H, T, head_dim]
         if cache is not None:
             length = stored_length(cache, self.number) + h.shape[1]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ..aliases import FormerAttribute
-from ..engine.cuda_graph import Graphs
+from ..engine.cuda_graph import CudaGraphs
 from ..engine.network import Network, to_device
 from ..errors import ImageError
 from .preprocess import image_digest, load_image, preprocess
@@ -128,7 +128,7 @@ class GraphedImageEncoder:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.graphs = Graphs()
+        self.graphs = CudaGraphs()
         self.weights_pointer: int | None = None
         self.run = self._run_with_graph
         self.pixels = self.embeddings = torch.empty(0)
@@ -163,7 +163,7 @@ class GraphedImageEncoder:
         weights_pointer = next(self.network.vision_encoder.parameters()).data_ptr()
         if weights_pointer == self.weights_pointer:
             return
-        self.graphs.forget()
+        self.graphs.clear()
         size, device, dtype = self.network.image_size, self.network.device, self.network.dtype
         self.pixels = torch.zeros(BATCH_BUCKETS[-1], 3, size, size, device=device, dtype=dtype)
         self.embeddings = torch.empty(0)

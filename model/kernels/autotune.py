@@ -5,18 +5,18 @@ import math
 from typing import NamedTuple
 
 # Of activations: with more of them torch is used. The kernels for several rows work on tiles of so many.
-MOST_ROWS = 16
+MAX_ROWS = 16
 # Programs that keep an H200 busy: two for each of its 132 multiprocessors.
-PROGRAMS = 264
+TARGET_PROGRAMS = 264
 # Columns of the weight whose sums are worth a part of their own, where a product is split.
-LEAST_SHARE = 512
+MIN_SPLIT_COLUMNS = 512
 # Columns of whole weights, of 8 and of 4 bits that one thread reads at once, 16 bytes; a tile has at least as many.
-CHUNK = {"dense": 8, "int8": 16, "int4": 32}
+VECTOR_WIDTH = {"dense": 8, "int8": 16, "int4": 32}
 # tl.dot adds up so many columns at once.
-LEAST_COLUMNS = 16
+MIN_DOT_COLUMNS = 16
 
 
-class Tile(NamedTuple):
+class KernelConfig(NamedTuple):
     """What one program does.
 
     Attributes:
@@ -29,79 +29,83 @@ class Tile(NamedTuple):
 
     block_o: int
     block_i: int
-    warps: int
-    stages: int
-    splits: int = 1
+    num_warps: int
+    num_stages: int
+    split_k: int = 1
 
 
 # For one row of activations. With few bits, making x ready costs instructions that more rows of the weight share.
-ONE_ROW = {"dense": Tile(4, 1024, 4, 1), "int8": Tile(8, 4096, 8, 1), "int4": Tile(8, 4096, 4, 1)}
+MATVEC_DEFAULTS = {
+    "dense": KernelConfig(4, 1024, 4, 1),
+    "int8": KernelConfig(8, 4096, 8, 1),
+    "int4": KernelConfig(8, 4096, 4, 1),
+}
 
 
-def default_tile(kind: str, outputs: int, inputs: int, rows: int) -> Tile:
+def default_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelConfig:
     """Return a tile for a weight [outputs, inputs] of a shape that was not measured."""
     if rows == 1:
-        return fit(ONE_ROW[kind], kind, inputs)
-    return fit(Tile(32, 128, 4, 4, splits_for(outputs, inputs, 32)), kind, inputs)
+        return clamp_block_i(MATVEC_DEFAULTS[kind], kind, inputs)
+    return clamp_block_i(KernelConfig(32, 128, 4, 4, choose_split_k(outputs, inputs, 32)), kind, inputs)
 
 
-def splits_for(outputs: int, inputs: int, block_o: int) -> int:
+def choose_split_k(outputs: int, inputs: int, block_o: int) -> int:
     """Return into how many shares the columns are split, a power of two, so that there are enough programs."""
-    splits = 1
-    while math.ceil(outputs / block_o) * splits < PROGRAMS and inputs >= 2 * splits * LEAST_SHARE:
-        splits *= 2
-    return splits
+    split_k = 1
+    while math.ceil(outputs / block_o) * split_k < TARGET_PROGRAMS and inputs >= 2 * split_k * MIN_SPLIT_COLUMNS:
+        split_k *= 2
+    return split_k
 
 
-def fit(tile: Tile, kind: str, inputs: int) -> Tile:
-    """Return `tile` with no more columns than a narrow weight has."""
-    narrow = max(CHUNK[kind], LEAST_COLUMNS, 1 << (inputs - 1).bit_length())
-    return tile._replace(block_i=min(tile.block_i, narrow))
+def clamp_block_i(config: KernelConfig, kind: str, inputs: int) -> KernelConfig:
+    """Return `config` with no more columns than a narrow weight has."""
+    narrow = max(VECTOR_WIDTH[kind], MIN_DOT_COLUMNS, 1 << (inputs - 1).bit_length())
+    return config._replace(block_i=min(config.block_i, narrow))
 
 
 # One row of activations.
-MATVEC: dict[tuple[str, int, int], Tile] = {
-    ("dense", 4096, 4096): Tile(1, 2048, 8, 1, 1),
-    ("dense", 4096, 16384): Tile(4, 1024, 4, 1, 1),
-    ("dense", 12288, 4096): Tile(1, 2048, 8, 1, 1),
-    ("dense", 16384, 4096): Tile(1, 2048, 8, 1, 1),
-    ("dense", 130528, 4096): Tile(2, 2048, 8, 1, 1),
-    ("int4", 4096, 4096): Tile(8, 4096, 4, 1, 1),
-    ("int4", 4096, 16384): Tile(8, 4096, 4, 1, 1),
-    ("int4", 12288, 4096): Tile(8, 4096, 4, 1, 1),
-    ("int4", 16384, 4096): Tile(8, 4096, 4, 1, 1),
-    ("int4", 130528, 4096): Tile(16, 4096, 4, 1, 1),
-    ("int8", 4096, 4096): Tile(4, 2048, 4, 1, 1),
-    ("int8", 4096, 16384): Tile(4, 2048, 4, 1, 1),
-    ("int8", 12288, 4096): Tile(4, 4096, 4, 1, 1),
-    ("int8", 16384, 4096): Tile(4, 4096, 4, 1, 1),
-    ("int8", 130528, 4096): Tile(4, 2048, 4, 1, 1),
+MATVEC_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
+    ("dense", 4096, 4096): KernelConfig(1, 2048, 8, 1, 1),
+    ("dense", 4096, 16384): KernelConfig(4, 1024, 4, 1, 1),
+    ("dense", 12288, 4096): KernelConfig(1, 2048, 8, 1, 1),
+    ("dense", 16384, 4096): KernelConfig(1, 2048, 8, 1, 1),
+    ("dense", 130528, 4096): KernelConfig(2, 2048, 8, 1, 1),
+    ("int4", 4096, 4096): KernelConfig(8, 4096, 4, 1, 1),
+    ("int4", 4096, 16384): KernelConfig(8, 4096, 4, 1, 1),
+    ("int4", 12288, 4096): KernelConfig(8, 4096, 4, 1, 1),
+    ("int4", 16384, 4096): KernelConfig(8, 4096, 4, 1, 1),
+    ("int4", 130528, 4096): KernelConfig(16, 4096, 4, 1, 1),
+    ("int8", 4096, 4096): KernelConfig(4, 2048, 4, 1, 1),
+    ("int8", 4096, 16384): KernelConfig(4, 2048, 4, 1, 1),
+    ("int8", 12288, 4096): KernelConfig(4, 4096, 4, 1, 1),
+    ("int8", 16384, 4096): KernelConfig(4, 4096, 4, 1, 1),
+    ("int8", 130528, 4096): KernelConfig(4, 2048, 4, 1, 1),
 }
 # Several rows.
-MATMUL: dict[tuple[str, int, int], Tile] = {
-    ("dense", 4096, 4096): Tile(64, 128, 4, 4, 4),
-    ("dense", 4096, 16384): Tile(32, 256, 4, 3, 2),
-    ("dense", 12288, 4096): Tile(32, 128, 4, 4, 1),
-    ("dense", 16384, 4096): Tile(32, 128, 4, 4, 1),
-    ("dense", 130528, 4096): Tile(128, 128, 4, 4, 1),
-    ("int4", 4096, 4096): Tile(128, 128, 4, 4, 8),
-    ("int4", 4096, 16384): Tile(128, 128, 4, 4, 16),
-    ("int4", 12288, 4096): Tile(128, 128, 4, 4, 4),
-    ("int4", 16384, 4096): Tile(128, 128, 4, 4, 4),
-    ("int4", 130528, 4096): Tile(128, 128, 4, 4, 1),
-    ("int8", 4096, 4096): Tile(64, 128, 4, 4, 8),
-    ("int8", 4096, 16384): Tile(64, 128, 4, 4, 8),
-    ("int8", 12288, 4096): Tile(32, 256, 4, 3, 1),
-    ("int8", 16384, 4096): Tile(32, 256, 4, 3, 1),
-    ("int8", 130528, 4096): Tile(128, 128, 4, 4, 1),
+MATMUL_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
+    ("dense", 4096, 4096): KernelConfig(64, 128, 4, 4, 4),
+    ("dense", 4096, 16384): KernelConfig(32, 256, 4, 3, 2),
+    ("dense", 12288, 4096): KernelConfig(32, 128, 4, 4, 1),
+    ("dense", 16384, 4096): KernelConfig(32, 128, 4, 4, 1),
+    ("dense", 130528, 4096): KernelConfig(128, 128, 4, 4, 1),
+    ("int4", 4096, 4096): KernelConfig(128, 128, 4, 4, 8),
+    ("int4", 4096, 16384): KernelConfig(128, 128, 4, 4, 16),
+    ("int4", 12288, 4096): KernelConfig(128, 128, 4, 4, 4),
+    ("int4", 16384, 4096): KernelConfig(128, 128, 4, 4, 4),
+    ("int4", 130528, 4096): KernelConfig(128, 128, 4, 4, 1),
+    ("int8", 4096, 4096): KernelConfig(64, 128, 4, 4, 8),
+    ("int8", 4096, 16384): KernelConfig(64, 128, 4, 4, 8),
+    ("int8", 12288, 4096): KernelConfig(32, 256, 4, 3, 1),
+    ("int8", 16384, 4096): KernelConfig(32, 256, 4, 3, 1),
+    ("int8", 130528, 4096): KernelConfig(128, 128, 4, 4, 1),
 }
 
 
 @functools.cache
-def tile_for(kind: str, outputs: int, inputs: int, rows: int) -> Tile:
+def select_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelConfig:
     """Return the tile for x [rows, inputs] and a weight of `kind` [outputs, inputs].
 
     All numbers of rows but one share a tile, so that a row's result is the same whatever the others are.
     """
-    measured = (MATVEC if rows == 1 else MATMUL).get((kind, outputs, inputs))
-    return measured or default_tile(kind, outputs, inputs, rows)
+    measured = (MATVEC_CONFIGS if rows == 1 else MATMUL_CONFIGS).get((kind, outputs, inputs))
+    return measured or default_config(kind, outputs, inputs, rows)

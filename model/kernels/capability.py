@@ -6,17 +6,17 @@ import os
 import torch
 
 # GPUs of 2020 and later; bfloat16 and the copies that the kernels overlap came with them.
-LEAST_CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 # GPUs of 2022 and later, on which a kernel can start while the one before it ends; (99, 0) would turn that off.
-EARLY_CAPABILITY = (9, 0)
+PDL_CAPABILITY = (9, 0)
 
 
 @functools.cache
-def starts_early(device: torch.device) -> bool:
+def supports_pdl(device: torch.device) -> bool:
     """Whether a kernel may start while the one before it ends, and wait for its results by itself."""
     if device.type != "cuda" or is_interpreted():
         return False
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= EARLY_CAPABILITY
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
 
 
 def is_interpreted() -> bool:

@@ -6,17 +6,17 @@ import warnings
 
 import torch
 
-from .autotune import MOST_ROWS
-from .capability import LEAST_CAPABILITY, is_interpreted
-from .torch_ops import wants_gradient
+from .autotune import MAX_ROWS
+from .capability import MIN_CAPABILITY, is_interpreted
+from .torch_ops import needs_gradient
 
 
-def suits(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+def supports_triton_kernel(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether a kernel of ours multiplies x [B, I], the others being the weight's parts, the bias and the residual."""
     tensors = (x, *(tensor for tensor in others if tensor is not None))
-    if not (x.dim() == 2 and 1 <= len(x) <= MOST_ROWS and x.dtype.is_floating_point and x.element_size() in (2, 4)):
+    if not (x.dim() == 2 and 1 <= len(x) <= MAX_ROWS and x.dtype.is_floating_point and x.element_size() in (2, 4)):
         return False
-    return not any(wants_gradient(tensor) for tensor in tensors) and has_triton(x.device)
+    return not any(needs_gradient(tensor) for tensor in tensors) and has_triton(x.device)
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def has_triton(device: torch.device) -> bool:
         return False
     if device.type != "cuda":
         return is_interpreted()
-    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
         return False
     return compiles(device)
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .dispatch import has_triton, suits
-from .ending import Ending, finish
+from .dispatch import has_triton, supports_triton_kernel
+from .epilogue import Epilogue, apply_epilogue
 from .torch_ops import quantized_linear
 
-# Up to so many rows, and in so many parts, see `Turned`.
-FEW_ROWS, PARTS = 4, 8
+# Up to so many rows, and in so many parts, see `PretransposedLinear`.
+MAX_TRANSPOSED_ROWS, NUM_BLOCKS = 4, 8
 
 
 def multiply_dense(
@@ -37,29 +37,29 @@ def multiply_dense(
         residual: [B, O]; may be `out`.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
-    ending = Ending(bias, gelu, residual, alpha)
-    if weight.dtype != x.dtype or not suits(x, weight, bias, residual):
-        return multiply_dense_by_torch(x, weight, ending, out)
+    epilogue = Epilogue(bias, gelu, residual, alpha)
+    if weight.dtype != x.dtype or not supports_triton_kernel(x, weight, bias, residual):
+        return multiply_dense_by_torch(x, weight, epilogue, out)
     from .triton.launch import multiply as launch
 
-    return launch("dense", x, (weight,), ending, out)
+    return launch("dense", x, (weight,), epilogue, out)
 
 
 def multiply_dense_by_torch(
-    x: torch.Tensor, weight: torch.Tensor, ending: Ending, out: torch.Tensor | None = None
+    x: torch.Tensor, weight: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Do the same with torch alone."""
-    return finish(F.linear(x, weight, ending.bias), ending, out)
+    return apply_epilogue(F.linear(x, weight, epilogue.bias), epilogue, out)
 
 
 @functools.cache
-def is_slow_for_few() -> bool:
+def has_slow_small_matmul() -> bool:
     """Whether what torch calls for few rows is slow on this CPU: Intel's library, on one of AMD."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.backends.mkl.is_available() and "AMD" in capabilities.get("cpu_name", "")
 
 
-class Turned:
+class PretransposedLinear:
     """x [N, I] -> x @ weight.T + bias [N, O] by torch, the weight being turned once for all calls.
 
     Where few rows in float32 would be slow, they are multiplied the other way around, weight @ x.T, by parts of the
@@ -72,9 +72,9 @@ class Turned:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight.t(), bias
-        turns = weight.device.type == "cpu" and weight.dtype == torch.float32 and is_slow_for_few()
-        self.few = FEW_ROWS if turns else 0
-        count = math.gcd(len(weight), PARTS)
+        turns = weight.device.type == "cpu" and weight.dtype == torch.float32 and has_slow_small_matmul()
+        self.few = MAX_TRANSPOSED_ROWS if turns else 0
+        count = math.gcd(len(weight), NUM_BLOCKS)
         self.parts = weight.unflatten(0, (count, -1))
         self.biases = (weight.new_zeros(len(weight)) if bias is None else bias).view(count, -1, 1)
 
@@ -113,12 +113,14 @@ def multiply_int4(
         residual: [B, O]; may be `out`.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
-    ending = Ending(bias, gelu, residual, alpha)
-    if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not suits(x, pairs, scale, groups, bias, residual):
-        return multiply_int4_by_torch(x, pairs, scale, groups, ending, out)
+    epilogue = Epilogue(bias, gelu, residual, alpha)
+    if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not supports_triton_kernel(
+        x, pairs, scale, groups, bias, residual
+    ):
+        return multiply_int4_by_torch(x, pairs, scale, groups, epilogue, out)
     from .triton.launch import multiply as launch
 
-    return launch("int4", x, (pairs, scale, groups), ending, out)
+    return launch("int4", x, (pairs, scale, groups), epilogue, out)
 
 
 def multiply_int4_by_torch(
@@ -126,15 +128,15 @@ def multiply_int4_by_torch(
     pairs: torch.Tensor,
     scale: torch.Tensor,
     groups: torch.Tensor,
-    ending: Ending,
+    epilogue: Epilogue,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Do the same with torch alone."""
-    return finish(quantized_linear(x, pairs, scale, groups, ending.bias, 4), ending, out)
+    return apply_epilogue(quantized_linear(x, pairs, scale, groups, epilogue.bias, 4), epilogue, out)
 
 
 # Numbers that are read as one integer: a row has a multiple of them.
-WORD = 4
+INT8_PER_WORD = 4
 
 
 def multiply_int8(
@@ -159,19 +161,19 @@ def multiply_int8(
         residual: [B, O]; may be `out`.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
-    ending = Ending(bias, gelu, residual, alpha)
-    if numbers.shape[1] % WORD or not suits(x, numbers, scale, bias, residual):
-        return multiply_int8_by_torch(x, numbers, scale, ending, out)
+    epilogue = Epilogue(bias, gelu, residual, alpha)
+    if numbers.shape[1] % INT8_PER_WORD or not supports_triton_kernel(x, numbers, scale, bias, residual):
+        return multiply_int8_by_torch(x, numbers, scale, epilogue, out)
     from .triton.launch import multiply as launch
 
-    return launch("int8", x, (numbers, scale), ending, out)
+    return launch("int8", x, (numbers, scale), epilogue, out)
 
 
 def multiply_int8_by_torch(
-    x: torch.Tensor, numbers: torch.Tensor, scale: torch.Tensor, ending: Ending, out: torch.Tensor | None = None
+    x: torch.Tensor, numbers: torch.Tensor, scale: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Do the same with torch alone."""
-    return finish(quantized_linear(x, numbers, scale, None, ending.bias, 8), ending, out)
+    return apply_epilogue(quantized_linear(x, numbers, scale, None, epilogue.bias, 8), epilogue, out)
 
 
 class Linear(Protocol):
@@ -182,7 +184,7 @@ class Linear(Protocol):
     ) -> torch.Tensor: ...
 
 
-class Called:
+class LinearAdapter:
     """Any function that maps [N, I] to [N, O], a tensor of its own with the bias in it."""
 
     def __init__(self, function: Any) -> None:
@@ -191,7 +193,7 @@ class Called:
     def __call__(
         self, x: torch.Tensor, *, gelu: bool = False, residual: torch.Tensor | None = None, alpha: float = 1.0
     ) -> torch.Tensor:
-        return finish(self.function(x), Ending(None, gelu, residual, alpha), None)
+        return apply_epilogue(self.function(x), Epilogue(None, gelu, residual, alpha), None)
 
 
 def bind_dense(module: nn.Module) -> Linear:
@@ -199,10 +201,10 @@ def bind_dense(module: nn.Module) -> Linear:
     parts: Any = {"weight": module.weight, "bias": module.bias}
     if has_triton(parts["weight"].device):
         return partial(multiply_dense, **parts)
-    return Called(Turned(**parts))
+    return LinearAdapter(PretransposedLinear(**parts))
 
 
-def bind_rounded(
+def bind_low_bit(
     numbers: torch.Tensor, scale: torch.Tensor, groups: torch.Tensor | None, bias: torch.Tensor | None
 ) -> Linear:
     """Return how to call a layer with a weight of 8 bits, or with pairs of 4 bits in groups."""

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from .dispatch import has_triton
-from .torch_ops import wants_gradient
+from .torch_ops import needs_gradient
 
 # Of activations: with more of them torch is used, which does not mind the launch that is saved here.
-MOST_ROWS = 128
+MAX_NORM_ROWS = 128
 # A row lies in one program's registers.
-MOST_COLUMNS = 16384
+MAX_NORM_COLUMNS = 16384
 
 
 def layer_norm(
@@ -20,8 +20,8 @@ def layer_norm(
     Args:
         out: [B, D] in the dtype of x, to be filled and returned.
     """
-    small = x.dim() == 2 and 1 <= len(x) <= MOST_ROWS and x.shape[1] <= MOST_COLUMNS
-    if not small or any(map(wants_gradient, (x, weight, bias))) or not has_triton(x.device):
+    small = x.dim() == 2 and 1 <= len(x) <= MAX_NORM_ROWS and x.shape[1] <= MAX_NORM_COLUMNS
+    if not small or any(map(needs_gradient, (x, weight, bias))) or not has_triton(x.device):
         y = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
         return y if out is None else out.copy_(y)
     from .triton.launch import normalize

@@ -16,7 +16,7 @@ from torch import nn
 from ..kernels.torch_ops import dequantize
 from ..tensors import LazyTensors, Tensors, loaders_of
 from .dequantize import EMBEDDINGS
-from .quantize import EMBEDDING_BITS, round_weight as round_to_bits
+from .quantize import EMBEDDING_BITS, quantize_weight as round_to_bits
 
 NF4_LEVELS = (
     -1.0,
@@ -73,7 +73,7 @@ def dequantize_nf4(packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size
     return (levels * scales.repeat_interleave(BLOCK_SIZE)[: shape.numel()]).view(shape)
 
 
-def round_weight(weight: torch.Tensor) -> torch.Tensor:
+def quantize_weight(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight [O, I] as it is after rounding, in its own dtype."""
     return dequantize_nf4(*quantize_nf4(weight), weight.shape).to(weight.dtype)
 
@@ -95,7 +95,7 @@ def fake_quantize_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
 
 def fake_quantize_tensor(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
     """Return one of `tensors` as it is after rounding."""
-    return round_weight(tensors[name])
+    return quantize_weight(tensors[name])
 
 
 def fake_quantize_embeddings(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SettingError
-from ..kernels.linear import Called, Linear, bind_rounded
-from ..kernels.torch_ops import QuantizedLinear, Rounded, check_bits, pack_pairs, quantize_rows
+from ..kernels.linear import Linear, LinearAdapter, bind_low_bit
+from ..kernels.torch_ops import QuantizedLinear, QuantizedWeight, check_bits, pack_int4, quantize_rows
 
 GROUP_SIZE = 128
 INT4_MIN, INT4_MAX = -8, 7
@@ -28,7 +28,7 @@ def group_count(columns: int) -> int:
     return columns // math.gcd(columns, GROUP_SIZE)
 
 
-def round_weight(weight: torch.Tensor, bits: int) -> Rounded:
+def quantize_weight(weight: torch.Tensor, bits: int) -> QuantizedWeight:
     """Return a weight [O, I] of any floating dtype in 8 or 4 bits, on its device.
 
     Raises:
@@ -38,9 +38,9 @@ def round_weight(weight: torch.Tensor, bits: int) -> Rounded:
     quantizer = quantize_int8 if bits == 8 else quantize_int4
     height = max(1, CHUNK_ELEMENTS // weight.shape[1])
     parts = [quantizer(part.detach().float()) for part in weight.split(height)]
-    numbers, scale = torch.cat([part.numbers for part in parts]), torch.cat([part.scale for part in parts])
+    numbers, scale = torch.cat([part.qweight for part in parts]), torch.cat([part.scale for part in parts])
     groups = [part.groups for part in parts if part.groups is not None]
-    return Rounded(numbers, scale, torch.cat(groups) if groups else None)
+    return QuantizedWeight(numbers, scale, torch.cat(groups) if groups else None)
 
 
 def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
@@ -48,13 +48,13 @@ def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
     return scale.float().where(scale > 0, 1.0)
 
 
-def quantize_int8(weight: torch.Tensor) -> Rounded:
+def quantize_int8(weight: torch.Tensor) -> QuantizedWeight:
     """Round float32 [O, I] to 8 bits with a scale a row."""
     numbers, scale = quantize_rows(weight, 8)
-    return Rounded(numbers, nonzero_scale(scale))
+    return QuantizedWeight(numbers, nonzero_scale(scale))
 
 
-def quantize_int4(weight: torch.Tensor) -> Rounded:
+def quantize_int4(weight: torch.Tensor) -> QuantizedWeight:
     """Round float32 [O, I] to 4 bits with a step and a zero for each group, those of the least squared error."""
     scale = nonzero_scale(weight.abs().amax(dim=1).half())
     wanted = (weight / scale[:, None]).view(len(weight), group_count(weight.shape[1]), -1)
@@ -70,7 +70,7 @@ def quantize_int4(weight: torch.Tensor) -> Rounded:
         best = torch.where(better, numbers, best)
         groups = torch.where(better, pair, groups) if groups.numel() else pair
         least = torch.minimum(error, least)
-    return Rounded(pack_pairs(best.flatten(1).to(torch.int8)), scale, groups.to(torch.bfloat16))
+    return QuantizedWeight(pack_int4(best.flatten(1).to(torch.int8)), scale, groups.to(torch.bfloat16))
 
 
 def round_to_bfloat16(values: torch.Tensor) -> torch.Tensor:
@@ -96,12 +96,12 @@ def bind_quantized(layer: Any) -> Linear:
     A row of 4 bits without groups is taken for groups of the same step.
     """
     if layer.weight.device.type == "cpu":
-        return Called(layer)
+        return LinearAdapter(layer)
     groups = getattr(layer, "weight_groups", None)
     if groups is None and layer.bits == 4:
         same = torch.tensor((1.0, 0.0), dtype=torch.bfloat16, device=layer.weight.device)  # step and zero
         groups = same.expand(layer.out_features, group_count(layer.in_features), 2).contiguous()
-    return bind_rounded(layer.weight, layer.weight_scale.float(), groups, layer.bias)
+    return bind_low_bit(layer.weight, layer.weight_scale.float(), groups, layer.bias)
 
 
 class QuantizedEmbedding(QuantizedLinear):
@@ -116,7 +116,7 @@ class QuantizedEmbedding(QuantizedLinear):
     @classmethod
     def from_weight(cls, weight: torch.Tensor, bits: int, bias: nn.Parameter | None = None) -> Self:
         """Return an embedding with a rounded copy of `weight` [V, D], which gives its dtype."""
-        made = cls.of(round_weight(weight, bits), bits, bias)
+        made = cls.from_quantized(quantize_weight(weight, bits), bits, bias)
         made.dtype = weight.dtype
         return made
 
@@ -163,8 +163,8 @@ def quantize(  # public name
     """
     check_bits(weight_bit_width)
     for parent, name, layer in list(find_linear_layers(model, quant_vision)):
-        rounded = round_weight(layer.weight, weight_bit_width)
-        setattr(parent, name, QuantizedLinear.of(rounded, weight_bit_width, layer.bias))
+        rounded = quantize_weight(layer.weight, weight_bit_width)
+        setattr(parent, name, QuantizedLinear.from_quantized(rounded, weight_bit_width, layer.bias))
     for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():
         setattr(parent, name, QuantizedEmbedding.from_weight(layer.weight, EMBEDDING_BITS, None))
     return model
@@ -227,4 +227,4 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
 def lay_out_all(model: nn.Module) -> None:
     """Make every layer whose numbers have been loaded ready to use."""
     for layer in quantized_layers(model).values():
-        layer.lay_out()
+        layer.prepack()

@@ -72,7 +72,7 @@ def test_both_sides_load_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F81
         length = len(batch.labels[0])
         logits = ours(ids, position_ids=batch.position_ids[:1], attention_mask=mask)[0][0]
         same = theirs(ids).logits[0]
-    assert same.shape == logits.shape == (length, ours.vocabulary)
+    assert same.shape == logits.shape == (length, ours.vocab_size)
     assert torch.allclose(same, logits, atol=2e-2)
 
 

@@ -29,8 +29,8 @@ from model import (
     load_sat,
     stream_chat,
 )
-from model.engine import Request, Scheduler, Step, Steps
-from model.engine.sequence import Ticket
+from model.engine import Request, Scheduler, TokenOutput, TokenStream
+from model.engine.sequence import RequestHandle
 from model.loading import choose_device
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function
@@ -168,10 +168,10 @@ def test_nothing_in_a_question_opens_a_file(tiny: SatChatModel, monkeypatch: pyt
 
 def test_an_answer_with_an_answer_mark_stays_whole(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tiny.tokenizer.encode_text("A: one 答：two")
-    ticket = Ticket(Request(ids, GREEDY), queue.SimpleQueue())
-    for step in [*map(Step, ids), Step(None, "stop")]:
+    ticket = RequestHandle(Request(ids, GREEDY), queue.SimpleQueue())
+    for step in [*map(TokenOutput, ids), TokenOutput(None, "stop")]:
         ticket.reply(step)
-    monkeypatch.setattr(Scheduler, "submit", lambda *_: Steps(ticket))
+    monkeypatch.setattr(Scheduler, "submit", lambda *_: TokenStream(ticket))
     assert ask(tiny, "?", image_path=None)[0] == "A: one 答：two"
 
 

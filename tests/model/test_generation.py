@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.engine import CHAT, DEMO, HF_CHAT, GenerationConfig, Request, Step, generate
+from model.engine import CHAT, DEMO, HF_CHAT, GenerationConfig, Request, TokenOutput, generate
 from model.errors import GenerationError, SettingError
 from model.visualglm import VisualGLMModel
 
@@ -20,18 +20,18 @@ def prompt(golden_spec: Any) -> list[int]:
     return golden_spec["cases"]["zh_text"]["input_ids"]
 
 
-def run(model: VisualGLMModel, prompt: list[int], end_id: int = 130005, **settings: Any) -> list[Step]:
-    return list(generate(model, Request(prompt, GREEDY.replace(**settings)), end_id=end_id))
+def run(model: VisualGLMModel, prompt: list[int], eos_token_id: int = 130005, **settings: Any) -> list[TokenOutput]:
+    return list(generate(model, Request(prompt, GREEDY.replace(**settings)), eos_token_id=eos_token_id))
 
 
 def test_stops_at_the_end_token_which_is_not_part_of_the_answer(
     golden_model: VisualGLMModel, prompt: list[int]
 ) -> None:
     free = [step.token_id for step in run(golden_model, prompt, max_new_tokens=6)]
-    end_id = next(token for token in free[1:] if token != free[0])
-    steps = run(golden_model, prompt, end_id=end_id, max_new_tokens=6)
-    assert [step.token_id for step in steps[:-1]] == free[: free.index(end_id)]
-    assert steps[-1] == Step(None, "stop")
+    eos_token_id = next(token for token in free[1:] if token != free[0])
+    steps = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=6)
+    assert [step.token_id for step in steps[:-1]] == free[: free.index(eos_token_id)]
+    assert steps[-1] == TokenOutput(None, "stop")
 
 
 def test_budget_counts_answer_tokens(golden_model: VisualGLMModel, prompt: list[int]) -> None:
@@ -42,7 +42,7 @@ def test_budget_counts_answer_tokens(golden_model: VisualGLMModel, prompt: list[
 
 def test_max_length_counts_the_prompt(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     assert len(run(golden_model, prompt, max_length=len(prompt) + 4)) == 4
-    assert run(golden_model, prompt, max_length=len(prompt)) == [Step(None, "length")]
+    assert run(golden_model, prompt, max_length=len(prompt)) == [TokenOutput(None, "length")]
 
 
 def test_the_models_own_length_is_a_limit(golden_model: VisualGLMModel, prompt: list[int]) -> None:
@@ -54,27 +54,27 @@ def test_the_models_own_length_is_a_limit(golden_model: VisualGLMModel, prompt: 
 
 
 def test_min_length_forbids_the_end_token(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    end_id = run(golden_model, prompt, max_new_tokens=1)[0].token_id
-    assert run(golden_model, prompt, end_id=end_id, max_new_tokens=5) == [Step(None, "stop")]
-    steps = run(golden_model, prompt, end_id=end_id, max_new_tokens=5, min_length=len(prompt) + 3)
+    eos_token_id = run(golden_model, prompt, max_new_tokens=1)[0].token_id
+    assert run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=5) == [TokenOutput(None, "stop")]
+    steps = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=5, min_length=len(prompt) + 3)
     assert sum(step.token_id is not None for step in steps) >= 3
-    assert all(step.token_id != end_id for step in steps)
+    assert all(step.token_id != eos_token_id for step in steps)
 
 
 def test_forbidden_ids_do_not_come(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     free = run(golden_model, prompt, max_new_tokens=1)[0].token_id
     steps = list(
-        generate(golden_model, Request(prompt, GREEDY.replace(max_new_tokens=4), [(free, free + 1)]), end_id=1)
+        generate(golden_model, Request(prompt, GREEDY.replace(max_new_tokens=4), [(free, free + 1)]), eos_token_id=1)
     )
     assert free not in [step.token_id for step in steps]
 
 
 def test_a_seed_repeats_an_answer_whatever_was_drawn_before(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     config = GenerationConfig(max_new_tokens=8, temperature=2.0, top_k=0, top_p=1.0, seed=5)
-    first = list(generate(golden_model, Request(prompt, config), end_id=1))
+    first = list(generate(golden_model, Request(prompt, config), eos_token_id=1))
     torch.rand(3)
-    assert list(generate(golden_model, Request(prompt, config), end_id=1)) == first
-    assert list(generate(golden_model, Request(prompt, config.replace(seed=6)), end_id=1)) != first
+    assert list(generate(golden_model, Request(prompt, config), eos_token_id=1)) == first
+    assert list(generate(golden_model, Request(prompt, config.replace(seed=6)), eos_token_id=1)) != first
 
 
 def test_repetition_penalty_counts_only_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
@@ -86,7 +86,7 @@ def test_repetition_penalty_counts_only_the_answer(golden_model: VisualGLMModel,
 
 
 def test_closing_stops(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    steps = generate(golden_model, Request(prompt, GREEDY), end_id=1)
+    steps = generate(golden_model, Request(prompt, GREEDY), eos_token_id=1)
     next(steps)
     steps.close()
     with pytest.raises(StopIteration):
@@ -99,7 +99,7 @@ def test_too_little_memory_is_an_error_for_a_person(
     def allocate(*args: Any) -> None:
         raise torch.OutOfMemoryError("tried to allocate too much")
 
-    monkeypatch.setattr("model.engine.decoder.LayerDecoder.grow", allocate)
+    monkeypatch.setattr("model.engine.decoder.EagerDecoder.grow", allocate)
     with pytest.raises(GenerationError, match="max_length"):
         run(golden_model, prompt)
 

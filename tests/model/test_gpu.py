@@ -49,12 +49,14 @@ def test_cached_decoding(
         images = model.encode_image(golden_pixels[case["image_index"]][None])
     prompt = {"images": images, "image_start": case["image_start"]}
     config = GREEDY.replace(max_new_tokens=24)
-    answer = [step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), end_id=130005)]
+    answer = [
+        step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), eos_token_id=130005)
+    ]
     if dtype == torch.float32:
         assert answer == golden_numbers["sat/zh_image/greedy"].tolist()
     sampling = GenerationConfig(max_new_tokens=8, temperature=1.5, top_k=0, top_p=1.0, seed=3)
     request = Request(case["input_ids"], sampling, **prompt)
-    first, second = (list(generate(model, replace(request), end_id=130005)) for _ in range(2))
+    first, second = (list(generate(model, replace(request), eos_token_id=130005)) for _ in range(2))
     assert first == second
 
 

@@ -22,7 +22,7 @@ from model import (
     VisualGLMError,
     VisualGLMModel,
 )
-from model.engine.batch import memory_explained
+from model.engine.batch import translate_oom
 from model.images.decode import DEFAULT_LIMITS, _pillow_errors
 from model.resource_errors import (
     OUT_OF_FILES,
@@ -78,9 +78,9 @@ def test_a_program_that_lacks_something_ends_with_one_line_of_words(module: str,
 
 
 def test_an_allocation_that_fails_while_an_answer_is_written_is_a_generation_error() -> None:
-    with pytest.raises(GenerationError, match="memory"), memory_explained():
+    with pytest.raises(GenerationError, match="memory"), translate_oom():
         torch.empty(2**46)
-    with pytest.raises(RuntimeError, match="shape"), memory_explained():
+    with pytest.raises(RuntimeError, match="shape"), translate_oom():
         torch.zeros(2).view(3)
 
 

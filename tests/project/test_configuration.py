@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.hf.configuration_chatglm import ChatGLMConfig
-from model.kernels.autotune import MATMUL, MATVEC
+from model.kernels.autotune import MATMUL_CONFIGS, MATVEC_CONFIGS
 from visualglm.web.layout import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -63,5 +63,5 @@ def test_each_tuned_product_is_one_of_the_published_model() -> None:
     hidden, inner, vocabulary = sizes.hidden_size, sizes.inner_hidden_size, sizes.vocab_size
     shapes = {(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner), (vocabulary, hidden)}
     asked = {(kind, *shape) for kind in ("dense", "int8", "int4") for shape in shapes}
-    assert MATVEC.keys() <= asked
-    assert MATMUL.keys() <= asked
+    assert MATVEC_CONFIGS.keys() <= asked
+    assert MATMUL_CONFIGS.keys() <= asked

@@ -215,7 +215,7 @@ def main() -> None:
     show(f"{describe_machine(name_gpu(source.device))}, {source.name}, {source.dtype}, rows: {options.rows}\n")
     scheduler = Scheduler(
         engine.model.network,
-        end_id=engine.end_id,
+        eos_token_id=engine.eos_token_id,
         rows=options.rows,
         capacity=options.longest,
         most_waiting=options.most_waiting,

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.parts.streams import Stream
 from model import BusyError, GenerationError
-from model.engine import Step
+from model.engine import TokenOutput
 from tests.stress.soak import Asked, Sample, Soak, growth
 
 
@@ -25,7 +25,7 @@ def new_soak() -> Soak:
 def judged(steps: Any, tokens: int, **expected: bool) -> Soak:
     """Return a soak that has judged one answer."""
 
-    def ask(request: object) -> Iterator[Step]:
+    def ask(request: object) -> Iterator[TokenOutput]:
         for step in steps:
             if isinstance(step, Exception):
                 raise step
@@ -38,13 +38,19 @@ def judged(steps: Any, tokens: int, **expected: bool) -> Soak:
 
 
 def test_a_whole_answer_is_counted() -> None:
-    soak = judged([Step(5), Step(6, "length")], 2)
+    soak = judged([TokenOutput(5), TokenOutput(6, "length")], 2)
     assert soak.counts["answered"] == 1
     assert not soak.failures
 
 
 @pytest.mark.parametrize(
-    "steps", [[Step(5, "length")], [Step(5), Step(None, "stop")], [Step(5), GenerationError("no numbers")], []]
+    "steps",
+    [
+        [TokenOutput(5, "length")],
+        [TokenOutput(5), TokenOutput(None, "stop")],
+        [TokenOutput(5), GenerationError("no numbers")],
+        [],
+    ],
 )
 def test_an_answer_that_is_not_whole_is_a_failure(steps: list[Any]) -> None:
     assert len(judged(steps, 2).failures) == 1
@@ -59,9 +65,9 @@ def test_a_refusal_is_none() -> None:
 def test_silence_is_a_failure() -> None:
     released = threading.Event()
 
-    def ask(request: object) -> Iterator[Step]:
+    def ask(request: object) -> Iterator[TokenOutput]:
         released.wait()
-        yield Step(5, "length")
+        yield TokenOutput(5, "length")
 
     soak, stream = new_soak(), Stream(ask, lambda: None)  # type: ignore[arg-type, return-value]
     soak.under_way.add(Asked(stream, 1))

@@ -7,7 +7,7 @@ step is several times faster (https://pytorch.org/docs/stable/notes/cuda.html#cu
 import torch
 from torch import nn
 
-from model.kernels.torch_ops import undisturbed
+from model.kernels.torch_ops import exclusive_capture
 from tiny.training.data import Batch
 from tiny.training.network import Losses, TrainingModel
 
@@ -103,6 +103,6 @@ class TrainingStep:
     def _capture(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # The loader's own thread allocates pinned memory meanwhile, which is no business of this recording.
-        with undisturbed(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with exclusive_capture(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._train_step()
         return graph

@@ -55,7 +55,7 @@ def matvec(
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     STAGES: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Multiply one row x of pairs [1, I / 2] by words [O, I / 8], BLOCK_O rows and BLOCK_I columns at a time.
 
@@ -72,7 +72,7 @@ def matvec(
     group = load_groups(groups, first, chunks * 32 // GROUP, INPUTS // GROUP)
     b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
     unit = tl.load(scale + first)
-    wait_for_inputs(EARLY)
+    wait_for_inputs(PDL)
     sums = tl.zeros((CHUNKS, BLOCK_O), tl.float32)
     sums = add_columns(sums, w, group, x, pairs, INPUTS, DTYPE, BLOCK_I)
     for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
@@ -137,23 +137,23 @@ def matmul(
     DTYPE: tl.constexpr,
     GELU: tl.constexpr,
     BLOCK_O: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT_K: tl.constexpr,
     STAGES: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of its groups."""
-    wait_for_inputs(EARLY)
+    wait_for_inputs(PDL)
     BYTES: tl.constexpr = INPUTS // 2
     GROUPS: tl.constexpr = INPUTS // GROUP
-    SHARE: tl.constexpr = tl.cdiv(GROUPS, SPLITS)
+    SHARE: tl.constexpr = tl.cdiv(GROUPS, SPLIT_K)
     columns, first = weight_rows(OUTPUTS, BLOCK_O)
     begin = tl.program_id(1) * SHARE
     sums = tl.zeros((16, BLOCK_O), tl.float32)
     for number in tl.range(0, SHARE, num_stages=STAGES):
         number = begin + number
         places = number * (GROUP // 2) + tl.arange(0, GROUP // 2)
-        even, odd = split_pairs(load_rows(x, places, rows, BYTES, SPLITS * GROUP // 2), DTYPE)
-        block = load_block(pairs, first * BYTES, places, BYTES, SPLITS * GROUP // 2)
+        even, odd = split_pairs(load_rows(x, places, rows, BYTES, SPLIT_K * GROUP // 2), DTYPE)
+        block = load_block(pairs, first * BYTES, places, BYTES, SPLIT_K * GROUP // 2)
         group = tl.load(groups + first * GROUPS + tl.minimum(number, GROUPS - 1))
         high, low = near_one((block.to(tl.int32) ^ ADD_8) << 15)
         step, zero = split_floats(group[None, :], tl.bfloat16)
@@ -162,4 +162,4 @@ def matmul(
         sums = tl.dot(even, high.to(DTYPE), sums, input_precision="ieee")
         sums = tl.dot(odd, low.to(DTYPE), sums, input_precision="ieee")
     sums *= tl.load(scale + first)[None, :]
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLITS)
+    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -38,7 +38,7 @@ def matvec(
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
     STAGES: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Multiply one row x [1, I] by words [O, I / 4]; a program takes BLOCK_O of their rows, BLOCK_I columns at a time.
 
@@ -52,7 +52,7 @@ def matvec(
     w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 4)
     b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
     unit = tl.load(scale + first)
-    wait_for_inputs(EARLY)
+    wait_for_inputs(PDL)
     sums = tl.zeros((BLOCK_I // 16, BLOCK_O, 4), tl.float32)
     sums = add_columns(sums, w, x, pairs, INPUTS, DTYPE, BLOCK_I)
     for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
@@ -93,20 +93,20 @@ def matmul(
     GELU: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT_K: tl.constexpr,
     STAGES: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
-    wait_for_inputs(EARLY)
+    wait_for_inputs(PDL)
     columns, first = weight_rows(OUTPUTS, BLOCK_O)
-    SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLITS * BLOCK_I) * BLOCK_I
+    SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
     begin = tl.program_id(1) * SHARE
     sums = tl.zeros((16, BLOCK_O), tl.float32)
     for start in tl.range(0, SHARE, BLOCK_I, num_stages=STAGES):
         places = begin + start + tl.arange(0, BLOCK_I)
-        v = load_rows(x, places, rows, INPUTS, SPLITS * BLOCK_I)
-        n = load_block(numbers, first * INPUTS, places, INPUTS, SPLITS * BLOCK_I)
+        v = load_rows(x, places, rows, INPUTS, SPLIT_K * BLOCK_I)
+        n = load_block(numbers, first * INPUTS, places, INPUTS, SPLIT_K * BLOCK_I)
         sums = tl.dot(v, n.to(v.dtype), sums, input_precision="ieee")
     sums *= tl.load(scale + first)[None, :]
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLITS)
+    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -95,9 +95,9 @@ def load_block(weight, starts, columns, INPUTS: tl.constexpr, BLOCK_I: tl.conste
 
 
 @triton.jit
-def wait_for_inputs(EARLY: tl.constexpr):
+def wait_for_inputs(PDL: tl.constexpr):
     """Let the next kernel start as this one has, then wait until all the kernels before have written everything."""
-    if EARLY:
+    if PDL:
         gdc_launch_dependents()
         gdc_wait()
 
@@ -109,7 +109,7 @@ def load_bias(bias, columns, within):
 
 
 @triton.jit
-def finish(sums, b, residual, alpha, places, within, GELU: tl.constexpr):
+def apply_epilogue(sums, b, residual, alpha, places, within, GELU: tl.constexpr):
     """Return act(sums + b) + alpha * residual, in float32; b is the bias's part for these sums, or None.
 
     `places` say where in the residual; what is not `within` is not read.
@@ -128,7 +128,7 @@ def finish(sums, b, residual, alpha, places, within, GELU: tl.constexpr):
 def store_row(sums, b, residual, out, alpha, columns, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
     """Finish and store sums [BLOCK_O] of the only row, b being their bias or None."""
     within = columns < OUTPUTS
-    y = finish(sums, b, residual, alpha, columns, within, GELU)
+    y = apply_epilogue(sums, b, residual, alpha, columns, within, GELU)
     tl.store(out + columns, y.to(out.dtype.element_ty), mask=within)
 
 
@@ -144,23 +144,23 @@ def store_rows(
     rows,
     OUTPUTS: tl.constexpr,
     GELU: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT_K: tl.constexpr,
 ):
     """Finish and store sums [16, BLOCK_O] of the first `rows` rows; of a split product, store them as its part."""
     row = tl.arange(0, 16)[:, None]
     columns = columns[None, :] + row * 0
     within = (row < rows) & (columns < OUTPUTS)
     places = row * OUTPUTS + columns
-    if SPLITS == 1:
+    if SPLIT_K == 1:
         b = bias if bias is None else load_bias(bias, columns, within)
-        y = finish(sums, b, residual, alpha, places, within, GELU)
+        y = apply_epilogue(sums, b, residual, alpha, places, within, GELU)
         tl.store(out + places, y.to(out.dtype.element_ty), mask=within)
     else:
         tl.store(parts + tl.program_id(1) * rows * OUTPUTS + places, sums, mask=within)
 
 
 @triton.jit(do_not_specialize=["rows"])
-def add_parts(
+def reduce_splits(
     parts,
     bias,
     residual,
@@ -169,19 +169,19 @@ def add_parts(
     rows,
     OUTPUTS: tl.constexpr,
     GELU: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT_K: tl.constexpr,
     BLOCK_O: tl.constexpr,
-    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Add up the parts [SPLITS, rows, O] of a split product, always in the same order, and finish it."""
-    wait_for_inputs(EARLY)
+    wait_for_inputs(PDL)
     columns = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     row = tl.program_id(1)
     within = columns < OUTPUTS
     places = row * OUTPUTS + columns
     sums = tl.zeros((BLOCK_O,), tl.float32)
-    for part in tl.static_range(SPLITS):
+    for part in tl.static_range(SPLIT_K):
         sums += tl.load(parts + part * rows * OUTPUTS + places, mask=within, other=0.0)
     b = bias if bias is None else load_bias(bias, columns, within)
-    y = finish(sums, b, residual, alpha, places, within, GELU)
+    y = apply_epilogue(sums, b, residual, alpha, places, within, GELU)
     tl.store(out + places, y.to(out.dtype.element_ty), mask=within)

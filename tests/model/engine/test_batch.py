@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.engine import Batch, GenerationConfig, Request, Step, generate, generate_all
+from model.engine import Batch, GenerationConfig, Request, TokenOutput, generate, generate_all
 from model.errors import GenerationError
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
@@ -46,13 +46,13 @@ def draw_requests(prompts: list[dict[str, Any]], count: int, seed: int) -> list[
     return requests
 
 
-def alone(model: VisualGLMModel, requests: list[Request]) -> list[list[Step]]:
-    return [list(generate(model, request, end_id=END)) for request in requests]
+def alone(model: VisualGLMModel, requests: list[Request]) -> list[list[TokenOutput]]:
+    return [list(generate(model, request, eos_token_id=END)) for request in requests]
 
 
 def together(model: VisualGLMModel, requests: list[Request], rows: int) -> list[list[Any]]:
     steps: dict[Request, list[Any]] = {request: [] for request in requests}
-    for request, step in generate_all(model, requests, end_id=END, rows=rows):
+    for request, step in generate_all(model, requests, eos_token_id=END, rows=rows):
         steps[request].append(step)
     return list(steps.values())
 
@@ -110,7 +110,7 @@ def test_what_is_no_number_does_not_reach_the_next_in_its_place(
 def test_a_prompt_without_room_ends_at_once(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:
     batch = Batch(golden_model, 2, 10, END)
     (event,) = batch.begin(Request(config=GREEDY, **prompts[0]))
-    assert event[1] == Step(None, "length")
+    assert event[1] == TokenOutput(None, "length")
     assert batch.free == 2
 
 
@@ -121,12 +121,12 @@ def test_no_step_is_started_that_nobody_could_want(
     requests = [Request(config=GREEDY.replace(max_new_tokens=5), forbidden=[(END, END + 1)], **p) for p in prompts[:2]]
     batch, steps = Batch(golden_model, 2, 200, END), 0
 
-    def count(key: Any, step: Callable[[], None], remember: Any) -> None:
+    def count(key: Any, step: Callable[[], None], snapshot: Any) -> None:
         nonlocal steps
         steps += 1
         step()
 
-    monkeypatch.setattr(batch.decoder, "is_static", True, raising=False)
+    monkeypatch.setattr(batch.decoder, "is_graph_capturable", True, raising=False)
     monkeypatch.setattr(batch.graphs, "run", count)
     events = batch.begin(*requests)
     while batch.rows:

@@ -10,8 +10,8 @@ from sat.model.finetune.prompt_tuning import PTuningV2Mixin
 from sat.transformer_defaults import standard_attention
 
 from model.engine import GenerationConfig, Request, generate
-from model.engine.batch import make_decoder, tell
-from model.engine.decoder import LayerDecoder, ModelDecoder, Prefill
+from model.engine.batch import log_once, make_decoder
+from model.engine.decoder import EagerDecoder, FallbackDecoder, Prefill
 from model.engine.kv_cache import KVCache
 from model.engine.layers import Layers
 from model.kernels.torch_ops import positions_2d
@@ -46,8 +46,8 @@ def request_of(case: dict[str, Any], images: torch.Tensor | None) -> Request:
 def build_prefixed(golden_spec: Any) -> VisualGLMModel:
     """Return the goldens' model with a prefix of P-tuning."""
     model = build_model(golden_spec)
-    heads, layers = model.heads, len(model.transformer.layers)
-    prefix = PTuningV2Mixin(layers, model.transformer.hidden_size // heads, heads, 5)
+    num_heads, layers = model.num_heads, len(model.transformer.layers)
+    prefix = PTuningV2Mixin(layers, model.transformer.hidden_size // num_heads, num_heads, 5)
     generator = torch.Generator().manual_seed(5)
     for layer in prefix.prefix:
         layer.data = torch.randn(layer.shape, generator=generator)
@@ -61,22 +61,22 @@ def prefixed_model(golden_spec: Any) -> VisualGLMModel:
     return build_prefixed(golden_spec)
 
 
-@pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
+@pytest.mark.parametrize("decoder_class", [EagerDecoder, FallbackDecoder])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", ["golden_model", "prefixed_model"])
 def test_cached_logits_equal_full_recomputation(
     name: str, decoder_class: Any, kind: str, golden_spec: Any, golden_pixels: torch.Tensor, request: Any
 ) -> None:
     model = request.getfixturevalue(kind)
-    if decoder_class is LayerDecoder:
-        assert isinstance(make_decoder(model), LayerDecoder)
+    if decoder_class is EagerDecoder:
+        assert isinstance(make_decoder(model), EagerDecoder)
     case = golden_spec["cases"][name]
     images = embeddings(model, case, golden_pixels)
     ids = case["input_ids"] + case["continuation"]
     picture = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
     with torch.no_grad():
         expected = model(torch.tensor([ids]), **picture)[0][0]
-        decoder = decoder_class(Layers(model) if decoder_class is LayerDecoder else model)
+        decoder = decoder_class(Layers(model) if decoder_class is EagerDecoder else model)
         decoder.grow(1, len(ids))
         actual = [drain(decoder.prefill(0, [request_of(case, images)]))]
         first = len(case["input_ids"]) + 1
@@ -85,7 +85,7 @@ def test_cached_logits_equal_full_recomputation(
     assert relative_error(torch.cat(actual), expected[start:]) < 1e-5
 
 
-@pytest.mark.parametrize("decoder_class", [LayerDecoder, ModelDecoder])
+@pytest.mark.parametrize("decoder_class", [EagerDecoder, FallbackDecoder])
 @pytest.mark.parametrize("kind", ["golden_model", "prefixed_model"])
 def test_rows_side_by_side_have_the_logits_that_each_has_alone(
     decoder_class: Any, kind: str, golden_spec: Any, golden_pixels: torch.Tensor, request: Any
@@ -98,7 +98,7 @@ def test_rows_side_by_side_have_the_logits_that_each_has_alone(
 
     def run(chosen: list[dict[str, Any]], groups: list[int], gone: int | None = None) -> torch.Tensor:
         """Decode some cases together, their prompts read in `groups`; before the last step row `gone` leaves."""
-        decoder = decoder_class(Layers(model) if decoder_class is LayerDecoder else model)
+        decoder = decoder_class(Layers(model) if decoder_class is EagerDecoder else model)
         decoder.grow(len(chosen), longest + steps)
         for start, end in itertools.pairwise(itertools.accumulate(groups, initial=0)):
             drain(decoder.prefill(start, [request_of(case, pictures[id(case)]) for case in chosen[start:end]]))
@@ -136,7 +136,7 @@ def test_greedy_tokens_are_the_original_ones(
             images=embeddings(golden_model, case, golden_pixels),
             image_start=case["image_start"],
         ),
-        end_id=END,
+        eos_token_id=END,
     )
     assert [step.token_id for step in steps] == expected
 
@@ -161,13 +161,13 @@ class SharpAttention(BaseMixin):
 def test_a_users_mixin_may_have_the_name_of_ours(golden_spec: Any) -> None:
     model = build_model(golden_spec)
     model.add_mixin("ptuning", SharpAttention())
-    assert isinstance(make_decoder(model), ModelDecoder)
+    assert isinstance(make_decoder(model), FallbackDecoder)
 
 
 def test_a_users_mixin_changes_the_answer(
     golden_spec: Any, golden_pixels: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell.cache_clear()
+    log_once.cache_clear()
     model = build_model(golden_spec)
     case = golden_spec["cases"]["zh_image"]
     images = embeddings(model, case, golden_pixels)
@@ -175,11 +175,13 @@ def test_a_users_mixin_changes_the_answer(
     def answer() -> list[int | None]:
         config = GREEDY.replace(max_new_tokens=8)
         prompt = {"images": images, "image_start": case["image_start"]}
-        return [step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), end_id=END)]
+        return [
+            step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), eos_token_id=END)
+        ]
 
     before = answer()
     model.add_mixin("sharp", SharpAttention())
-    assert isinstance(make_decoder(model), ModelDecoder)
+    assert isinstance(make_decoder(model), FallbackDecoder)
     ids = torch.tensor([case["input_ids"]])
     after = answer()
     assert after != before
@@ -199,10 +201,14 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
         lambda module, inputs, output: seen.append(output.shape[1])
     )
     prompt = golden_spec["cases"]["zh_text"]["input_ids"]
-    hooked = [step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), end_id=END)]
+    hooked = [
+        step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), eos_token_id=END)
+    ]
     assert seen == [len(prompt), 1, 1, 1]
     handle.remove()
-    free = [step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), end_id=END)]
+    free = [
+        step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), eos_token_id=END)
+    ]
     assert free == hooked
     assert len(seen) == 4
 
@@ -211,7 +217,7 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
 def test_rows_have_the_angles_of_their_positions(context: int, golden_model: VisualGLMModel) -> None:
     room = 20
     cache = KVCache(1, (2, 1, room, 4 * len(golden_model.rotary.inv_freq)), torch.device("cpu"), torch.float32)
-    cache.begin_rows(torch.tensor([1]), torch.tensor([context]), Layers(golden_model).angles)
+    cache.set_positions(torch.tensor([1]), torch.tensor([context]), Layers(golden_model).angles)
     positions = positions_2d(torch.arange(room), context)
     angles = golden_model.rotary.angles(positions.transpose(0, 1)).flatten(1)
     signs = torch.tensor([-1.0, 1.0]).repeat_interleave(angles.shape[1] // 4).repeat(2)

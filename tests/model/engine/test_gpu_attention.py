@@ -27,10 +27,10 @@ def make_cache(contexts: list[int], head_dim: int, start: int = 0) -> KVCache:
     if start:
         generator = torch.Generator().manual_seed(start)
         prefix = torch.randn(2, 2, HEADS, start, head_dim, generator=generator).to(DEVICE)
-        cache.put_prefix(slice(1, len(contexts) + 1), list(prefix))
+        cache.write_prefix(slice(1, len(contexts) + 1), list(prefix))
     table = torch.stack(rotary_tables(torch.arange(ROOM + 1), head_dim // 2, torch.float32)).to(DEVICE)
     rows = torch.arange(1, len(contexts) + 1, device=DEVICE)
-    cache.begin_rows(rows, torch.tensor(contexts, device=DEVICE), table)
+    cache.set_positions(rows, torch.tensor(contexts, device=DEVICE), table)
     return cache
 
 
@@ -54,19 +54,19 @@ def spread(qkv: torch.Tensor, contexts: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("contexts", [[5], [3, 300, 70]])
 @pytest.mark.parametrize("start", [0, 9])
 def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, start: int) -> None:
-    from model.kernels.triton.prompt_attention import attend_contexts
-    from model.kernels.triton.token_attention import attend_tokens
+    from model.kernels.triton.decode_attention import attend_decode
+    from model.kernels.triton.prefill_attention import attend_prefill
 
     expected, actual = make_cache(contexts, head_dim, start), make_cache(contexts, head_dim, start)
     rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE) + start
     past = (actual.cos, actual.sin), actual.pairs[1], lengths
     qkv = random_qkv(sum(contexts) + len(contexts), head_dim, by_head)
-    want = attention.attend_prompts(expected, 1, contexts)(1, qkv.clone())  # it takes what it is given
+    want = attention.attend_prefill(expected, 1, contexts)(1, qkv.clone())  # it takes what it is given
     padded = spread(qkv, contexts)
     tokens = len(contexts) * max(contexts)
     got = torch.zeros(len(padded), HEADS * head_dim, device=DEVICE)
-    attend_contexts(padded[:tokens], *past, rows, start, got[:tokens])
-    attend_tokens(padded[tokens:], *past, start + max(contexts) + 1, rows, got[tokens:])
+    attend_prefill(padded[:tokens], *past, rows, start, got[:tokens])
+    attend_decode(padded[tokens:], *past, start + max(contexts) + 1, rows, got[tokens:])
     parts = [got[n * max(contexts) :][:length] for n, length in enumerate(contexts)]
     assert relative_error(torch.cat((*parts, got[tokens:])).cpu(), want.cpu()) < 1e-5
     for step in range(2):
@@ -74,8 +74,8 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
         expected.lengths[1:] = lengths
         longest = start + max(contexts) + 2 + step
         qkv = random_qkv(len(contexts), head_dim, by_head)
-        want = attention.attend_tokens(without_first_row(expected), len(contexts), longest)(1, qkv.clone())
-        got = attend_tokens(qkv, *past, -(-longest // 256) * 256, rows)
+        want = attention.attend_decode(without_first_row(expected), len(contexts), longest)(1, qkv.clone())
+        got = attend_decode(qkv, *past, -(-longest // 256) * 256, rows)
         assert relative_error(got.cpu(), want.cpu()) < 1e-5
     assert relative_error(actual.layers.cpu(), expected.layers.cpu()) < 1e-6
 
@@ -89,12 +89,12 @@ def without_first_row(cache: KVCache) -> KVCache:
 
 
 def test_rows_not_in_use_are_left_alone() -> None:
-    from model.kernels.triton.token_attention import attend_tokens
+    from model.kernels.triton.decode_attention import attend_decode
 
     cache = make_cache([4, 4], 16)
     cache.lengths[:] = torch.tensor([4, 9, -1])
     before = cache.layers.clone()
     past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths
-    attend_tokens(random_qkv(3, 16, False), *past, 256)
+    attend_decode(random_qkv(3, 16, False), *past, 256)
     changed = (cache.layers != before).flatten(3).any(-1)[0]  # [2, R, H]
     assert changed[1, :2].all() and not changed[:, 2].any()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.engine import GenerationConfig, Request
-from model.engine.sampling import BROKEN, Sampler
+from model.engine.sampling import NAN_TOKEN, Sampler
 from model.kernels.dispatch import has_triton
 
 VOCABULARY, END = 40, 39
@@ -100,7 +100,7 @@ def test_a_row_without_numbers_is_broken_alone() -> None:
     sampler, requests = make_sampler(3, 4), [ask(config, []) for config in CONFIGS[:3]]
     sampler.begin(0, requests, [4, 2, 3])
     tokens = sampler.sample(logits, sampler.plan((request, 0) for request in requests)).tolist()
-    assert [token == BROKEN for token in tokens] == [False, True, False]
+    assert [token == NAN_TOKEN for token in tokens] == [False, True, False]
 
 
 def test_the_given_logits_are_left_alone() -> None:
@@ -132,6 +132,6 @@ def test_kernels_draw_what_torch_draws(width: int) -> None:
         plan = samplers[0].plan((request, drawn) for request in requests)
         ours, theirs = (sampler.sample(step, plan, first=1) for sampler in samplers)
         assert ours.tolist() == theirs.tolist()
-        assert ours[-1] == BROKEN
+        assert ours[-1] == NAN_TOKEN
         assert torch.equal(samplers[0].drawn, samplers[1].drawn)
     assert torch.equal(samplers[0].seen[1:-1], samplers[1].seen[1:-1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.engine import GenerationConfig
-from model.engine.sampling import candidates, draw, penalize, shape_of
+from model.engine.sampling import candidates, penalize, sample_inverse_cdf, sampling_tensors
 from tests.conftest import GOLDENS
 
 CONFIGS = [(0.8, 100, 0.4), (0.95, 30, 0.7), (1.0, 1, 0.5), (0.5, 10, 0.9), (1.0, 500, 0.99)]
@@ -21,7 +21,7 @@ def golden() -> Any:
 
 def distribution(logits: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
     """Return the probabilities [B, V] with which each token would be sampled."""
-    probabilities, ids = candidates(logits, shape_of(config, logits.shape[-1]))
+    probabilities, ids = candidates(logits, sampling_tensors(config, logits.shape[-1]))
     return torch.zeros_like(logits, dtype=torch.float).scatter(-1, ids, probabilities)
 
 
@@ -47,10 +47,10 @@ def test_everything_off_is_the_softmax() -> None:
 
 def test_drawing_follows_the_distribution() -> None:
     probabilities, ids = candidates(
-        torch.randn(1, 8), shape_of(GenerationConfig(temperature=1.0, top_k=5, top_p=0.9), 8)
+        torch.randn(1, 8), sampling_tensors(GenerationConfig(temperature=1.0, top_k=5, top_p=0.9), 8)
     )
     count = 4000
-    drawn = draw(probabilities.expand(count, -1), ids.expand(count, -1), torch.rand(count))
+    drawn = sample_inverse_cdf(probabilities.expand(count, -1), ids.expand(count, -1), torch.rand(count))
     frequencies = torch.bincount(drawn, minlength=8) / count
     expected = torch.zeros(8).scatter(0, ids[0], probabilities[0])
     torch.testing.assert_close(frequencies, expected, atol=0.04, rtol=0)
@@ -60,7 +60,7 @@ def test_drawing_follows_the_distribution() -> None:
 @pytest.mark.parametrize("uniform", [0.0, 1.0])
 def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float) -> None:
     probabilities, ids = torch.tensor([[0.75, 0.25, 0.0]]), torch.tensor([[4, 2, 7]])
-    assert draw(probabilities, ids, torch.tensor([uniform])).item() in (4, 2)
+    assert sample_inverse_cdf(probabilities, ids, torch.tensor([uniform])).item() in (4, 2)
 
 
 def test_penalty_always_lowers_and_only_what_the_answer_has() -> None:

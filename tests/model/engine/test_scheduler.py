@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.engine import Request, Scheduler, Step, Steps, generate, scheduler_of
-from model.engine.sequence import Ticket
+from model.engine import Request, Scheduler, TokenOutput, TokenStream, generate, get_scheduler
+from model.engine.sequence import RequestHandle
 from model.errors import BusyError, GenerationError
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
@@ -26,7 +26,7 @@ LONG = GREEDY.replace(max_new_tokens=150, min_length=2000, max_length=2000)
 
 @pytest.fixture
 def scheduler(golden_model: VisualGLMModel) -> Iterator[Scheduler]:
-    scheduler = Scheduler(golden_model, end_id=END, rows=3, capacity=300, most_waiting=4)
+    scheduler = Scheduler(golden_model, eos_token_id=END, rows=3, capacity=300, max_queue_size=4)
     yield scheduler
     scheduler.close()
 
@@ -43,11 +43,11 @@ def test_threads_get_the_answers_that_each_would_get_alone(
     prompts: list[dict[str, Any]],  # noqa: F811
 ) -> None:
     requests = draw_requests(prompts, 24, seed=11)
-    scheduler = Scheduler(golden_model, end_id=END, rows=3, capacity=300)
+    scheduler = Scheduler(golden_model, eos_token_id=END, rows=3, capacity=300)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda request: list(scheduler.submit(request)), requests))
     scheduler.close()
-    assert answers == [list(generate(golden_model, request, end_id=END)) for request in requests]
+    assert answers == [list(generate(golden_model, request, eos_token_id=END)) for request in requests]
 
 
 def test_first_come_first_served(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
@@ -59,7 +59,7 @@ def test_first_come_first_served(scheduler: Scheduler, prompts: list[dict[str, A
     first = list(waiting[0])
     assert len(first) == 5
     assert len(list(waiting[1])) == 2
-    assert all(isinstance(next(steps), Step) for steps in running[1:])
+    assert all(isinstance(next(steps), TokenOutput) for steps in running[1:])
 
 
 def test_a_full_queue_refuses(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
@@ -97,11 +97,11 @@ def test_steps_that_have_come_are_taken_together(scheduler: Scheduler, prompts: 
 
 
 def test_steps_before_an_error_come_before_it() -> None:
-    ticket = Ticket(Request([5], GREEDY), queue.SimpleQueue())
-    for reply in (Step(1), Step(2), GenerationError("broken")):
+    ticket = RequestHandle(Request([5], GREEDY), queue.SimpleQueue())
+    for reply in (TokenOutput(1), TokenOutput(2), GenerationError("broken")):
         ticket.reply(reply)
-    together = Steps(ticket).together(1e-3)
-    assert next(together) == [Step(1), Step(2)]
+    together = TokenStream(ticket).together(1e-3)
+    assert next(together) == [TokenOutput(1), TokenOutput(2)]
     with pytest.raises(GenerationError, match="broken"):
         next(together)
 
@@ -148,7 +148,7 @@ def test_an_error_ends_one_request(scheduler: Scheduler, prompts: list[dict[str,
     broken = {**prompts[0], "images": torch.full_like(prompts[0]["images"], float("nan"))}
     with pytest.raises(GenerationError, match="not numbers"):
         list(scheduler.submit(Request(config=GREEDY, **broken)))
-    assert isinstance(next(fine), Step)
+    assert isinstance(next(fine), TokenOutput)
     fine.close()
 
 
@@ -174,7 +174,7 @@ def test_too_long_a_prompt_is_refused(scheduler: Scheduler) -> None:
 
 
 def test_closing_ends_everything(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
-    scheduler = Scheduler(golden_model, end_id=END, rows=1, capacity=300)
+    scheduler = Scheduler(golden_model, eos_token_id=END, rows=1, capacity=300)
     running, waiting = (scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(2))
     next(running)
     scheduler.close()
@@ -191,12 +191,12 @@ def test_a_scheduler_is_shared_until_weights_are_exchanged_and_ends_with_its_net
     prompts: list[dict[str, Any]],  # noqa: F811
 ) -> None:
     model = build_model(golden_spec)
-    first = scheduler_of(model, END)
+    first = get_scheduler(model, END)
     assert len(list(first.submit(Request(config=GREEDY.replace(max_new_tokens=3), **prompts[0])))) == 3
-    assert scheduler_of(model, END) is first
+    assert get_scheduler(model, END) is first
     layer = model.transformer.layers[0].attention
     layer.dense = copy.deepcopy(layer.dense)
-    second = scheduler_of(model, END)
+    second = get_scheduler(model, END)
     assert second is not first
     thread, died = first.thread, weakref.ref(model)
     del model, layer
@@ -225,7 +225,7 @@ def test_what_the_memory_does_not_suffice_for_waits_until_others_have_ended(
     waiting = [scheduler.submit(Request(config=short, **prompts[n])) for n in (1, 2)]
     answers = [list(running), *(list(steps) for steps in waiting)]
     assert [len(steps) for steps in answers] == [39, 9, 9]
-    assert answers[2] == list(generate(golden_model, Request(config=short, **prompts[2]), end_id=END))
+    assert answers[2] == list(generate(golden_model, Request(config=short, **prompts[2]), eos_token_id=END))
     for _ in range(2):  # too much even alone
         with pytest.raises(GenerationError, match="memory"):
             list(scheduler.submit(Request(config=LONG.replace(max_new_tokens=270), **prompts[0])))

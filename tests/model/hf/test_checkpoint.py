@@ -13,7 +13,7 @@ from model import CheckpointError
 from model.checkpoint import open_checkpoint
 from model.checkpoint.layout import to_hf_name, to_sat_name
 from model.checkpoint.load import load_tensors
-from model.kernels.torch_ops import unpack_pairs
+from model.kernels.torch_ops import unpack_int4
 from tests.conftest import GOLDENS, build_model, relative_error
 from tests.goldens import golden_weights
 from tests.helpers.checkpoints import Small, differing, read_model, write_hf
@@ -146,7 +146,7 @@ def test_quantised_weights_are_restored(bits: int, directory: Path, small: Small
 
 def test_the_even_column_is_in_the_high_half_and_halves_have_signs() -> None:
     packed = torch.tensor([[0x1F, 0x70, -128 + 0x07]], dtype=torch.int8)
-    assert unpack_pairs(packed).tolist() == [[1, -1, 7, 0, -8, 7]]
+    assert unpack_int4(packed).tolist() == [[1, -1, 7, 0, -8, 7]]
 
 
 def test_quantised_weights_without_their_bits_are_refused(directory: Path) -> None:

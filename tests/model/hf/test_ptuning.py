@@ -14,7 +14,7 @@ from model.checkpoint import open_checkpoint
 from model.checkpoint.adapters import PREFIX_TABLE, to_prefix_table
 from model.checkpoint.files import open_tensors, read_json
 from model.engine.batch import make_decoder
-from model.engine.decoder import LayerDecoder
+from model.engine.decoder import EagerDecoder
 from model.hf.configuration_chatglm import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 from tests.helpers.finetuning import QUESTION, batch_of, data, loss_of, train  # noqa: F401
@@ -50,7 +50,7 @@ def test_both_sides_give_the_same_answers(run: Path) -> None:
     models = [load_sat(run, device="cpu"), load_hf(run, device="cpu")]
     ours, theirs = (model.answer_batch(asked, greedy) for model in models)
     assert ours == theirs
-    assert isinstance(make_decoder(models[1].engine_network), LayerDecoder)
+    assert isinstance(make_decoder(models[1].engine_network), EagerDecoder)
     assert ours != load_hf("visualglm-tiny", device="cpu").answer_batch(asked, greedy)
 
 

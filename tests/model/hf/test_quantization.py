@@ -11,29 +11,36 @@ from torch import nn
 from model import SettingError
 from model.hf import ChatGLMConfig
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from model.kernels.torch_ops import LAYERS, QuantizedLinear, pack_pairs, quantize_rows, round_weight, unpack_pairs
+from model.kernels.torch_ops import (
+    QUANTIZED_LAYERS,
+    QuantizedLinear,
+    pack_int4,
+    quantize_per_channel,
+    quantize_rows,
+    unpack_int4,
+)
 from tests.conftest import relative_error
 from tests.helpers.hf_models import SPEC, build_golden, golden_model, picture_of, prompt_ids, tiny_model, tiny_tokenizer
 
 
 def test_pairs_lie_as_published() -> None:
-    numbers = torch.tensor([[1, -2, -7, 7], [0, -1, 5, -5]], dtype=torch.int8)
-    packed = pack_pairs(numbers)
+    qweight = torch.tensor([[1, -2, -7, 7], [0, -1, 5, -5]], dtype=torch.int8)
+    packed = pack_int4(qweight)
     by_definition = [
-        [((row[i] & 15) << 4) | (row[i + 1] & 15) for i in range(0, len(row), 2)] for row in numbers.tolist()
+        [((row[i] & 15) << 4) | (row[i + 1] & 15) for i in range(0, len(row), 2)] for row in qweight.tolist()
     ]
     assert packed.dtype == torch.int8
     assert (packed.to(torch.int16) & 255).tolist() == by_definition
-    assert torch.equal(unpack_pairs(packed), numbers)
+    assert torch.equal(unpack_int4(packed), qweight)
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (4, 7)])
 def test_rows_keep_their_largest_number_and_lose_half_a_step_at_most(bits: int, largest: int) -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 16)[:, None]
-    numbers, scale = quantize_rows(weight, bits)
+    qweight, scale = quantize_rows(weight, bits)
     assert scale.dtype == torch.float16
-    assert numbers.abs().amax(1).tolist() == [largest] * 16
-    error = (numbers * scale.float()[:, None] - weight).abs()
+    assert qweight.abs().amax(1).tolist() == [largest] * 16
+    error = (qweight * scale.float()[:, None] - weight).abs()
     assert (error <= scale.float()[:, None] * 0.55).all()
 
 
@@ -41,7 +48,7 @@ def test_rows_keep_their_largest_number_and_lose_half_a_step_at_most(bits: int, 
 def test_rows_without_a_usable_scale_are_zeros_and_no_nan(value: float) -> None:
     linear = nn.Linear(4, 2)
     nn.init.constant_(linear.weight, value)
-    quantized = QuantizedLinear.of(round_weight(linear.weight, 8), 8, linear.bias)
+    quantized = QuantizedLinear.from_quantized(quantize_per_channel(linear.weight, 8), 8, linear.bias)
     assert torch.equal(quantized(torch.ones(1, 4)), linear.bias[None])
 
 
@@ -50,7 +57,7 @@ def test_rows_without_a_usable_scale_are_zeros_and_no_nan(value: float) -> None:
 def test_a_layer_stays_close_and_lets_gradients_through(bits: int, tolerance: float, dtype: torch.dtype) -> None:
     linear = nn.Linear(64, 32).to(dtype)
     x = torch.randn(5, 64, dtype=dtype, requires_grad=True)
-    out = QuantizedLinear.of(round_weight(linear.weight, bits), bits, linear.bias)(x)
+    out = QuantizedLinear.from_quantized(quantize_per_channel(linear.weight, bits), bits, linear.bias)(x)
     assert out.dtype == dtype
     assert relative_error(out, linear(x).detach()) < tolerance
     out.sum().backward()
@@ -69,7 +76,7 @@ def test_only_the_language_models_layers_are_quantised(
     model = build_golden()
     assert model.quantize(bits) is model
     layers = range(SPEC["hf_config"]["num_layers"])
-    assert quantized_names(model) == {f"transformer.layers.{n}.{name}" for n in layers for name in LAYERS}
+    assert quantized_names(model) == {f"transformer.layers.{n}.{name}" for n in layers for name in QUANTIZED_LAYERS}
     assert model.config.quantization_bit == bits
     assert model.dtype == torch.float32
     picture = picture_of("zh_image", golden_pixels)

@@ -14,11 +14,20 @@ import torch
 import torch.nn.functional as F
 
 from model.kernels import linear, norm
-from model.kernels.autotune import CHUNK, MATMUL, MATVEC, MOST_ROWS, PROGRAMS, Tile, default_tile, tile_for
+from model.kernels.autotune import (
+    MATMUL_CONFIGS,
+    MATVEC_CONFIGS,
+    MAX_ROWS,
+    TARGET_PROGRAMS,
+    VECTOR_WIDTH,
+    KernelConfig,
+    default_config,
+    select_config,
+)
 from model.kernels.dispatch import has_triton
-from model.kernels.ending import Ending
+from model.kernels.epilogue import Epilogue
 from model.kernels.torch_ops import dequantize
-from model.quantization.quantize import round_weight
+from model.quantization.quantize import quantize_weight
 from tests.conftest import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,7 +66,7 @@ def make_weight(kind: str, outputs: int, inputs: int, dtype: torch.dtype) -> tup
     weight = draw(outputs, inputs) * torch.logspace(-2, 0, outputs, device=DEVICE)[:, None]
     if kind == "dense":
         return (weight.to(dtype),), weight.to(dtype).double().cpu()
-    parts = round_weight(weight, BITS[kind])
+    parts = quantize_weight(weight, BITS[kind])
     return tuple(part for part in parts if part is not None), dequantize(*parts, BITS[kind], torch.float64).cpu()
 
 
@@ -65,62 +74,66 @@ def make_case(kind: str, shape: tuple[int, int], rows: int, dtype: torch.dtype, 
     """Return x, the weight's parts, an ending with everything, and the exact result."""
     parts, weight = make_weight(kind, *shape, dtype)
     x, residual = draw(rows, shape[1], seed=1).to(dtype), draw(rows, shape[0], seed=2).to(dtype)
-    ending = Ending(draw(shape[0], seed=3).to(dtype), gelu, residual, 1.5)
-    product = x.double().cpu() @ weight.T + ending.bias.double().cpu()  # type: ignore[union-attr]
+    epilogue = Epilogue(draw(shape[0], seed=3).to(dtype), gelu, residual, 1.5)
+    product = x.double().cpu() @ weight.T + epilogue.bias.double().cpu()  # type: ignore[union-attr]
     act = F.gelu(product, approximate="tanh") if gelu else product
-    return x, parts, ending, (act + 1.5 * residual.double().cpu()).float()
+    return x, parts, epilogue, (act + 1.5 * residual.double().cpu()).float()
 
 
-def multiply(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], ending: Ending, **kwargs: Any) -> Any:
-    return KINDS[kind](x, *parts, ending.bias, gelu=ending.gelu, residual=ending.residual, alpha=ending.alpha, **kwargs)
+def multiply(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], epilogue: Epilogue, **kwargs: Any) -> Any:
+    return KINDS[kind](
+        x, *parts, epilogue.bias, gelu=epilogue.gelu, residual=epilogue.residual, alpha=epilogue.alpha, **kwargs
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_gives_the_product(kind: str, dtype: torch.dtype, rows: int) -> None:
-    x, parts, ending, expected = make_case(kind, (37, 64), rows, dtype)
-    y = BY_TORCH[kind](x, *parts, ending)
+    x, parts, epilogue, expected = make_case(kind, (37, 64), rows, dtype)
+    y = BY_TORCH[kind](x, *parts, epilogue)
     assert y.dtype == dtype
     least = INT8_ON_CPU_ERROR if kind == "int8" and DEVICE.type == "cpu" else 0
     assert relative_error(y, expected) < max(least, TORCH_ERROR[dtype])
 
 
 @needs_triton
-@pytest.mark.parametrize("rows", [1, 2, MOST_ROWS])
+@pytest.mark.parametrize("rows", [1, 2, MAX_ROWS])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_kernels_give_the_product(kind: str, dtype: torch.dtype, shape: tuple[int, int], rows: int) -> None:
     skip_what_the_interpreter_cannot(dtype, rows)
-    x, parts, ending, expected = make_case(kind, shape, rows, dtype)
-    y = multiply(kind, x, parts, ending)
+    x, parts, epilogue, expected = make_case(kind, shape, rows, dtype)
+    y = multiply(kind, x, parts, epilogue)
     assert y.dtype == dtype
     assert relative_error(y, expected) < max(ERROR[dtype], INT4_ERROR if kind == "int4" else 0)
 
 
 @needs_triton
-@pytest.mark.parametrize("tile", [Tile(1, 512, 4, 1), Tile(4, 64, 1, 2), Tile(8, 256, 8, 3)])
+@pytest.mark.parametrize("tile", [KernelConfig(1, 512, 4, 1), KernelConfig(4, 64, 1, 2), KernelConfig(8, 256, 8, 3)])
 @pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_row_with_any_tile(kind: str, shape: tuple[int, int], tile: Tile) -> None:
+def test_one_row_with_any_tile(kind: str, shape: tuple[int, int], tile: KernelConfig) -> None:
     check_tile(kind, shape, 1, tile)
 
 
 @needs_triton
-@pytest.mark.parametrize("tile", [Tile(16, 64, 4, 1, 3), Tile(32, 32, 2, 2, 2), Tile(64, 128, 4, 4, 5)])
+@pytest.mark.parametrize(
+    "tile", [KernelConfig(16, 64, 4, 1, 3), KernelConfig(32, 32, 2, 2, 2), KernelConfig(64, 128, 4, 4, 5)]
+)
 @pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_rows_with_any_tile_and_split(kind: str, shape: tuple[int, int], tile: Tile) -> None:
+def test_several_rows_with_any_tile_and_split(kind: str, shape: tuple[int, int], tile: KernelConfig) -> None:
     check_tile(kind, shape, 5, tile)
 
 
-def check_tile(kind: str, shape: tuple[int, int], rows: int, tile: Tile) -> None:
+def check_tile(kind: str, shape: tuple[int, int], rows: int, tile: KernelConfig) -> None:
     """A product with a tile that does not fit the shape is right."""
     from model.kernels.triton import launch
 
-    x, parts, ending, expected = make_case(kind, shape, rows, torch.float16)
-    y = launch.multiply(kind, x, parts, ending, None, tile)
+    x, parts, epilogue, expected = make_case(kind, shape, rows, torch.float16)
+    y = launch.multiply(kind, x, parts, epilogue, None, tile)
     assert relative_error(y, expected) < ERROR[torch.float16]
 
 
@@ -132,33 +145,33 @@ def skip_what_the_interpreter_cannot(dtype: torch.dtype, rows: int) -> None:
 @needs_triton
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_does_not_depend_on_the_others(kind: str) -> None:
-    x, parts, ending, _ = make_case(kind, (37, 512), MOST_ROWS, torch.float16)
-    every = multiply(kind, x, parts, ending)
+    x, parts, epilogue, _ = make_case(kind, (37, 512), MAX_ROWS, torch.float16)
+    every = multiply(kind, x, parts, epilogue)
     for rows in (2, 5, 15):
-        some = multiply(kind, x[:rows], parts, ending._replace(residual=ending.residual[:rows]))
+        some = multiply(kind, x[:rows], parts, epilogue._replace(residual=epilogue.residual[:rows]))
         assert torch.equal(some, every[:rows])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("kind", KINDS)
 def test_out_is_filled_and_may_be_the_residual(kind: str, rows: int) -> None:
-    x, parts, ending, _ = make_case(kind, (37, 64), rows, torch.float16)
-    expected = multiply(kind, x, parts, ending)
+    x, parts, epilogue, _ = make_case(kind, (37, 64), rows, torch.float16)
+    expected = multiply(kind, x, parts, epilogue)
     for out in (torch.full_like(expected, torch.nan), torch.full_like(expected, torch.nan).t().contiguous().t()):
-        assert multiply(kind, x, parts, ending, out=out) is out
+        assert multiply(kind, x, parts, epilogue, out=out) is out
         assert torch.equal(out, expected)
-    out = ending.residual.clone()
-    assert torch.equal(multiply(kind, x, parts, ending._replace(residual=out), out=out), expected)
+    out = epilogue.residual.clone()
+    assert torch.equal(multiply(kind, x, parts, epilogue._replace(residual=out), out=out), expected)
     assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_may_have_any_strides(kind: str) -> None:
-    x, parts, ending, _ = make_case(kind, (37, 64), 3, torch.float16)
-    expected = multiply(kind, x, parts, ending)
+    x, parts, epilogue, _ = make_case(kind, (37, 64), 3, torch.float16)
+    expected = multiply(kind, x, parts, epilogue)
     strided = torch.stack((x, x + 1), dim=-1)[..., 0]
     assert torch.equal(
-        multiply(kind, strided, parts, ending._replace(residual=ending.residual.t().clone().t())), expected
+        multiply(kind, strided, parts, epilogue._replace(residual=epilogue.residual.t().clone().t())), expected
     )
 
 
@@ -172,30 +185,30 @@ def test_without_an_ending_it_is_the_product(kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("outputs", [1, 6, 24, 1500])
-@pytest.mark.parametrize("rows", [1, 2, linear.FEW_ROWS, linear.FEW_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, linear.MAX_TRANSPOSED_ROWS, linear.MAX_TRANSPOSED_ROWS + 1])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("is_slow", [True, False])
 def test_a_weight_turned_once_gives_the_product(
     is_slow: bool, has_bias: bool, rows: int, outputs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "is_slow_for_few", lambda: is_slow)
+    monkeypatch.setattr(linear, "has_slow_small_matmul", lambda: is_slow)
     x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x has no ordinary strides
     bias = torch.randn(outputs).to(dtype) if has_bias else None
-    product = linear.Turned(weight, bias)(x)
+    product = linear.PretransposedLinear(weight, bias)(x)
     assert product.is_contiguous()
     assert relative_error(product, F.linear(x, weight, bias)) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_are_torchs(kind: str) -> None:
-    x, parts, ending, _ = make_case(kind, (37, 64), MOST_ROWS + 1, torch.float16)
-    assert torch.equal(multiply(kind, x, parts, ending), BY_TORCH[kind](x, *parts, ending))
+    x, parts, epilogue, _ = make_case(kind, (37, 64), MAX_ROWS + 1, torch.float16)
+    assert torch.equal(multiply(kind, x, parts, epilogue), BY_TORCH[kind](x, *parts, epilogue))
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
 def test_gradients_flow(wanted: str) -> None:
-    x, (weight,), ending, _ = make_case("dense", (37, 64), 2, torch.float32)
-    tensors = {"x": x, "weight": weight, "bias": ending.bias, "residual": ending.residual}
+    x, (weight,), epilogue, _ = make_case("dense", (37, 64), 2, torch.float32)
+    tensors = {"x": x, "weight": weight, "bias": epilogue.bias, "residual": epilogue.residual}
     leaf = tensors[wanted] = tensors[wanted].clone().requires_grad_()
     linear.multiply_dense(**tensors, gelu=True).sum().backward()
     assert leaf.grad is not None
@@ -206,17 +219,17 @@ def test_gradients_flow(wanted: str) -> None:
 @pytest.mark.parametrize(("kind", "inputs"), [("dense", 5), ("dense", 24), ("int8", 4), ("int8", 12)])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_weights_narrower_than_a_tile(kind: str, inputs: int, rows: int) -> None:
-    x, parts, ending, expected = make_case(kind, (5, inputs), rows, torch.float16)
-    assert relative_error(multiply(kind, x, parts, ending), expected) < 2 * ERROR[torch.float16]
+    x, parts, epilogue, expected = make_case(kind, (5, inputs), rows, torch.float16)
+    assert relative_error(multiply(kind, x, parts, epilogue), expected) < 2 * ERROR[torch.float16]
 
 
 def test_groups_narrower_than_a_chunk() -> None:
-    x, parts, ending, expected = make_case("int4", (37, 24), 1, torch.float16)
-    assert relative_error(multiply("int4", x, parts, ending), expected) < TORCH_ERROR[torch.float16]
+    x, parts, epilogue, expected = make_case("int4", (37, 24), 1, torch.float16)
+    assert relative_error(multiply("int4", x, parts, epilogue), expected) < TORCH_ERROR[torch.float16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (5, 200), (norm.MOST_ROWS + 1, 32)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (5, 200), (norm.MAX_NORM_ROWS + 1, 32)])
 def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
     x, weight, bias = (draw(*shape).to(dtype) for shape in ((rows, columns), (columns,), (1, columns)))
     bias, x = bias[0], x + 3  # a mean that is not zero
@@ -233,16 +246,16 @@ def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("outputs", "inputs"), [*FULL_SIZE, *SHAPES])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_are_powers_of_two_and_enough(kind: str, outputs: int, inputs: int, rows: int) -> None:
-    for tile in (default_tile(kind, outputs, inputs, rows), tile_for(kind, outputs, inputs, rows)):
-        assert all(size & (size - 1) == 0 for size in (tile.block_o, tile.block_i, tile.warps))
-        assert tile.block_i >= CHUNK[kind]
-        assert inputs < 4096 or outputs / tile.block_o * tile.splits > PROGRAMS / 2
+    for tile in (default_config(kind, outputs, inputs, rows), select_config(kind, outputs, inputs, rows)):
+        assert all(size & (size - 1) == 0 for size in (tile.block_o, tile.block_i, tile.num_warps))
+        assert tile.block_i >= VECTOR_WIDTH[kind]
+        assert inputs < 4096 or outputs / tile.block_o * tile.split_k > TARGET_PROGRAMS / 2
 
 
-@pytest.mark.parametrize("table", [MATVEC, MATMUL])
-def test_the_table_is_of_known_kinds(table: dict[tuple[str, int, int], Tile]) -> None:
+@pytest.mark.parametrize("table", [MATVEC_CONFIGS, MATMUL_CONFIGS])
+def test_the_table_is_of_known_kinds(table: dict[tuple[str, int, int], KernelConfig]) -> None:
     assert {kind for kind, _, _ in table} <= set(KINDS)
-    assert all(tile.splits == 1 for tile in MATVEC.values())
+    assert all(tile.split_k == 1 for tile in MATVEC_CONFIGS.values())
 
 
 def test_triton_is_imported_only_when_it_is_needed() -> None:
@@ -260,7 +273,7 @@ def test_full_size(kind: str, shape: tuple[int, int], rows: int) -> None:
     """The kernels give what float32 does with the whole weight, and the same in a captured graph."""
     generator = torch.Generator("cuda").manual_seed(0)
     weight, x = (torch.randn(n, shape[1], generator=generator, device=DEVICE).half() for n in (shape[0], rows))
-    parts = (weight,) if kind == "dense" else tuple(p for p in round_weight(weight, BITS[kind]) if p is not None)
+    parts = (weight,) if kind == "dense" else tuple(p for p in quantize_weight(weight, BITS[kind]) if p is not None)
     whole = (
         weight.float() if kind == "dense" else dequantize(*parts, *[None] * (3 - len(parts)), BITS[kind], torch.float32)
     )

@@ -133,7 +133,7 @@ def test_the_embeddings_are_quantised_when_asked(bits: int, tiny: SatChatModel, 
     made = model.network.transformer.word_embeddings
     assert isinstance(made, QuantizedEmbedding) and made.weight.dtype == torch.int8
     assert len(quantized_layers(model.network)) == LANGUAGE_LAYERS + 1
-    ids = torch.arange(model.network.vocabulary).view(2, -1)
+    ids = torch.arange(model.network.vocab_size).view(2, -1)
     whole = tiny.network.transformer.word_embeddings(ids).detach()
     assert 0 < relative_error(made(ids), whole) < WEIGHT_ERROR[8]
     assert torch.equal(model.network.embed_tokens(ids[0]), made(ids)[0])
@@ -232,7 +232,7 @@ def test_a_saved_model_has_the_same_numbers(few_bits: SatChatModel, tmp_path: Pa
         "transformer.layers.1.mlp.dense_h_to_4h.weight"
     )
     layer = few_bits.network.get_submodule("transformer.layers.1.mlp.dense_h_to_4h")
-    assert relative_error(whole, layer.whole_weight(torch.float32)) < 1e-3
+    assert relative_error(whole, layer.dequantized_weight(torch.float32)) < 1e-3
 
 
 def test_a_whole_model_is_not_saved_as_a_quantised_one(tiny: SatChatModel, tmp_path: Path) -> None:

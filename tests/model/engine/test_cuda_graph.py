@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from model.kernels.torch_ops import turn, undisturbed
+from model.kernels.torch_ops import capture_lock, exclusive_capture
 
 
 class Graph:
@@ -23,7 +23,7 @@ def collecting() -> None:
 
 @pytest.mark.usefixtures("collecting")
 def test_no_garbage_is_collected_meanwhile() -> None:
-    with undisturbed():
+    with exclusive_capture():
         graph = weakref.ref(Graph())
         kept = [[number] for number in range(10 * gc.get_threshold()[0])]  # far more than starts a collection
         assert graph() is not None
@@ -32,12 +32,12 @@ def test_no_garbage_is_collected_meanwhile() -> None:
 
 @pytest.mark.usefixtures("collecting")
 def test_what_was_set_is_set_again() -> None:
-    with pytest.raises(RuntimeError, match="spoilt"), undisturbed():
+    with pytest.raises(RuntimeError, match="spoilt"), exclusive_capture():
         raise RuntimeError("spoilt")
-    assert gc.isenabled() and not turn.locked()
+    assert gc.isenabled() and not capture_lock.locked()
     gc.disable()
     try:
-        with undisturbed():
+        with exclusive_capture():
             pass
         assert not gc.isenabled()
     finally:
@@ -49,11 +49,11 @@ def test_one_at_a_time() -> None:
 
     def record() -> None:
         begun.set()
-        with undisturbed():
+        with exclusive_capture():
             order.append("other")
 
     other = threading.Thread(target=record)
-    with undisturbed():
+    with exclusive_capture():
         other.start()
         begun.wait()
         order.append("first")

@@ -10,16 +10,16 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import start_of
-from .prompt_attention import rotated
+from .launch import pdl_args
+from .prefill_attention import load_rotated
 from .tiles import wait_for_inputs
 
 BLOCK = 64  # keys at a time
-PART = 256  # keys of a program
+SPLIT_LENGTH = 256  # keys of a program
 
 
 @triton.jit
-def load_places(keys, values, own, places, end, dims, HEAD_DIM: tl.constexpr):
+def load_keys_values(keys, values, own, places, end, dims, HEAD_DIM: tl.constexpr):
     """Load the keys and values [BLOCK, HEAD_DIM] at `places` before `end`, zeros elsewhere."""
     seen = (places < end)[:, None]
     where = own + places[:, None] * HEAD_DIM + dims[None, :]
@@ -27,7 +27,7 @@ def load_places(keys, values, own, places, end, dims, HEAD_DIM: tl.constexpr):
 
 
 @triton.jit
-def attend_part(
+def attend_split(
     qkv,
     cos,
     sin,
@@ -49,9 +49,9 @@ def attend_part(
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
-    PART: tl.constexpr,
-    PARTS: tl.constexpr,
-    EARLY: tl.constexpr,
+    SPLIT_LENGTH: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Attend with one head of one token to one part of its row's keys.
 
@@ -60,20 +60,20 @@ def attend_part(
     token, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + token)
     place = tl.minimum(length, room - 1)  # the new token's
-    start = part * PART
+    start = part * SPLIT_LENGTH
     row = token
     if rows is not None:
         row = tl.load(rows + token)
     dims = tl.arange(0, HEAD_DIM)
     own = row.to(tl.int64) * cache_row + head.to(tl.int64) * cache_head
-    end = tl.minimum(start + PART, place)
+    end = tl.minimum(start + SPLIT_LENGTH, place)
     angle = row * angle_row + tl.maximum(place, 0) * HEAD_DIM + dims
     c, s = tl.load(cos + angle).to(tl.float32), tl.load(sin + angle).to(tl.float32)
-    k, v = load_places(keys, values, own, start + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
-    wait_for_inputs(EARLY)
+    k, v = load_keys_values(keys, values, own, start + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
+    wait_for_inputs(PDL)
     if start <= place:
         base = qkv + token * qkv_row + head * qkv_head
-        query = rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
+        query = load_rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
         highest = -float("inf")
         total = 0.0
         found = tl.zeros((HEAD_DIM,), tl.float32)
@@ -86,9 +86,9 @@ def attend_part(
             found = found * shrink + tl.sum(weights[:, None] * v.to(tl.float32), 0)
             total = total * shrink + tl.sum(weights, 0)
             highest = above
-            k, v = load_places(keys, values, own, block + BLOCK + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
-        if place < start + PART:  # the new token is in this part
-            key = rotated(base + qkv_part, dims, c, s, HEAD_DIM // 4, dims >= 0).to(keys.dtype.element_ty)
+            k, v = load_keys_values(keys, values, own, block + BLOCK + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
+        if place < start + SPLIT_LENGTH:  # the new token is in this part
+            key = load_rotated(base + qkv_part, dims, c, s, HEAD_DIM // 4, dims >= 0).to(keys.dtype.element_ty)
             value = tl.load(base + 2 * qkv_part + dims)
             tl.store(keys + own + place * HEAD_DIM + dims, key)
             tl.store(values + own + place * HEAD_DIM + dims, value)
@@ -99,18 +99,18 @@ def attend_part(
             found = found * shrink + weight * value.to(tl.float32)
             total = total * shrink + weight
             highest = above
-        if PARTS == 1:
+        if NUM_SPLITS == 1:
             result = (found / total).to(context.dtype.element_ty)
             tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, result)
         else:
-            number = (token * HEADS + head) * PARTS + part
+            number = (token * HEADS + head) * NUM_SPLITS + part
             tl.store(parts + number * HEAD_DIM + dims, found)
             tl.store(sums + number * 2, highest)
             tl.store(sums + number * 2 + 1, total)
 
 
 @triton.jit
-def join_parts(
+def merge_splits(
     parts,
     sums,
     lengths,
@@ -118,30 +118,30 @@ def join_parts(
     room,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    PART: tl.constexpr,
-    PARTS: tl.constexpr,
-    PARTS_PADDED: tl.constexpr,
-    EARLY: tl.constexpr,
+    SPLIT_LENGTH: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    NUM_SPLITS_PADDED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Add up the parts of one head of one token."""
     token, head = tl.program_id(0), tl.program_id(1)
     length = tl.load(lengths + token)
-    wait_for_inputs(EARLY)
+    wait_for_inputs(PDL)
     if length >= 0:
         place = tl.minimum(length, room - 1)
         dims = tl.arange(0, HEAD_DIM)
-        numbers = tl.arange(0, PARTS_PADDED)
-        there = (numbers < PARTS) & (numbers * PART <= place)
-        own = (token * HEADS + head) * PARTS + numbers
+        numbers = tl.arange(0, NUM_SPLITS_PADDED)
+        there = (numbers < NUM_SPLITS) & (numbers * SPLIT_LENGTH <= place)
+        own = (token * HEADS + head) * NUM_SPLITS + numbers
         highest = tl.load(sums + own * 2, mask=there, other=-float("inf"))
         total = tl.load(sums + own * 2 + 1, mask=there, other=0.0)
         found = tl.load(parts + own[:, None] * HEAD_DIM + dims[None, :], mask=there[:, None], other=0.0)
-        shares = tl.exp(highest - tl.max(highest, 0))
-        joined = tl.sum(found * shares[:, None], 0) / tl.sum(total * shares, 0)
+        masked_softmax = tl.exp(highest - tl.max(highest, 0))
+        joined = tl.sum(found * masked_softmax[:, None], 0) / tl.sum(total * masked_softmax, 0)
         tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, joined.to(context.dtype.element_ty))
 
 
-def attend_tokens(
+def attend_decode(
     qkv: torch.Tensor,
     angles: tuple[torch.Tensor, torch.Tensor],
     pair: tuple[torch.Tensor, torch.Tensor],
@@ -163,14 +163,14 @@ def attend_tokens(
     """
     count, _, heads, head_dim = qkv.shape
     keys, values = pair
-    parts = triton.cdiv(longest, PART)
+    parts = triton.cdiv(longest, SPLIT_LENGTH)
     context = torch.empty(count, heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
     found, sums = context, context
     if parts > 1:
         found = torch.empty(count, heads, parts, head_dim, dtype=torch.float32, device=qkv.device)
         sums = torch.empty(count, heads, parts, 2, dtype=torch.float32, device=qkv.device)
-    sizes: dict[str, Any] = {"HEADS": heads, "HEAD_DIM": head_dim, "PART": PART, "PARTS": parts}
-    attend_part[(count, heads, parts)](
+    sizes: dict[str, Any] = {"HEADS": heads, "HEAD_DIM": head_dim, "SPLIT_LENGTH": SPLIT_LENGTH, "NUM_SPLITS": parts}
+    attend_split[(count, heads, parts)](
         qkv,
         *angles,
         keys,
@@ -187,21 +187,21 @@ def attend_tokens(
         keys.shape[2],
         head_dim**-0.5,
         **sizes,
-        **start_of(qkv.device),
+        **pdl_args(qkv.device),
         BLOCK=BLOCK,
         num_warps=4,
     )
     if parts > 1:
         padded = triton.next_power_of_2(parts)
-        join_parts[(count, heads)](
+        merge_splits[(count, heads)](
             found,
             sums,
             lengths,
             context,
             keys.shape[2],
             **sizes,
-            **start_of(qkv.device),
-            PARTS_PADDED=padded,
+            **pdl_args(qkv.device),
+            NUM_SPLITS_PADDED=padded,
             num_warps=2,
         )
     return context

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from .cuda_graph import MOST_TOGETHER, PROMPTS
+from .cuda_graph import MAX_PREFILL_TOKENS, PREFILL_BATCH_BUCKETS
 from .network import Network
 from .sequence import Request
 
 
-class Placed(NamedTuple):
+class PaddedPrompts(NamedTuple):
     """Prompts on the device, n of them. Those that only fill up are as the first one, but fill no place.
 
     Attributes:
@@ -32,11 +32,11 @@ class Placed(NamedTuple):
     ids: torch.Tensor
 
 
-FIELDS = len(Placed._fields) - 1  # beside the ids
+INDEX_FIELDS = len(PaddedPrompts._fields) - 1  # beside the ids
 
 
-class Prompts:
-    """Places for prompts that are read together, see `cuda_graph.fits_together`.
+class PrefillInputs:
+    """Places for prompts that are read together, see `cuda_graph.fits_prefill_graph`.
 
     Args:
         network: that reads them.
@@ -45,9 +45,11 @@ class Prompts:
 
     def __init__(self, network: Network, width: int) -> None:
         self.network = network
-        shape = PROMPTS[-1], network.image_length, width
+        shape = PREFILL_BATCH_BUCKETS[-1], network.image_length, width
         self.images = torch.zeros(shape, device=network.device, dtype=network.dtype)
-        self.numbers = torch.zeros(MOST_TOGETHER + FIELDS * PROMPTS[-1], dtype=torch.long, device=network.device)
+        self.numbers = torch.zeros(
+            MAX_PREFILL_TOKENS + INDEX_FIELDS * PREFILL_BATCH_BUCKETS[-1], dtype=torch.long, device=network.device
+        )
 
     def place(self, first: int, requests: Sequence[Request], count: int, length: int, start: int) -> None:
         """Bring prompts here, for the rows from `first` on.
@@ -70,13 +72,15 @@ class Prompts:
         if images:
             torch._foreach_copy_([self.images[number] for number in images], list(images.values()))
 
-    def placed(self, count: int, length: int) -> Placed:
+    def placed(self, count: int, length: int) -> PaddedPrompts:
         """Return the prompts that were brought here with these sizes."""
-        fields, ids = self.numbers[: count * (FIELDS + length + 1)].split((FIELDS * count, count * (length + 1)))
-        rows, contexts, filled, pictures = fields.view(FIELDS, count)
-        return Placed(rows, contexts, filled, pictures, ids.view(count, length + 1))
+        fields, ids = self.numbers[: count * (INDEX_FIELDS + length + 1)].split(
+            (INDEX_FIELDS * count, count * (length + 1))
+        )
+        rows, contexts, filled, pictures = fields.view(INDEX_FIELDS, count)
+        return PaddedPrompts(rows, contexts, filled, pictures, ids.view(count, length + 1))
 
-    def embed(self, placed: Placed) -> torch.Tensor:
+    def embed(self, placed: PaddedPrompts) -> torch.Tensor:
         """Return the embedded prompts [n * length + n, D], pictures and all: the contexts, then the <sop> of each."""
         count, width = placed.ids.shape
         embedded = self.network.embed_tokens(placed.ids.flatten()).view(count, width, -1)

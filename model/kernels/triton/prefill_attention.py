@@ -6,7 +6,7 @@ import triton.language as tl
 
 
 @triton.jit
-def rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
+def load_rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
     """Load numbers at `offsets` behind `base` and turn them; number i turns with number i xor QUARTER."""
     x = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
     partner = tl.load(base + (offsets ^ QUARTER), mask=mask, other=0.0).to(tl.float32)
@@ -14,8 +14,8 @@ def rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
 
 
 BLOCK = 64  # keys at a time
-BLOCK_QUERIES = 64  # tokens of a prompt that one program lets look
-HEADS_AT_ONCE = 8
+BLOCK_Q_SIZE = 64  # tokens of a prompt that one program lets look
+HEADS_PER_PROGRAM = 8
 
 
 @triton.jit
@@ -37,14 +37,14 @@ def store_token(
     cache_head,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    HEADS_AT_ONCE: tl.constexpr,
+    HEADS_PER_PROGRAM: tl.constexpr,
 ):
     """Turn some heads of the query and key of one token of a prompt, and store its key and value."""
     number, prompt = tl.program_id(0), tl.program_id(1)
     place = first + number
     if place < tl.load(lengths + prompt):
         row = tl.load(rows + prompt)
-        heads = tl.program_id(2) * HEADS_AT_ONCE + tl.arange(0, HEADS_AT_ONCE)[:, None]
+        heads = tl.program_id(2) * HEADS_PER_PROGRAM + tl.arange(0, HEADS_PER_PROGRAM)[:, None]
         dims = tl.arange(0, HEAD_DIM)[None, :]
         there = (heads < HEADS) & (dims >= 0)
         c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
@@ -52,8 +52,8 @@ def store_token(
         offsets = heads * qkv_head + dims
         token = prompt.to(tl.int64) * tl.num_programs(0) + number
         base = qkv + token * qkv_row
-        query = rotated(base, offsets, c, s, HEAD_DIM // 4, there)
-        key = rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
+        query = load_rotated(base, offsets, c, s, HEAD_DIM // 4, there)
+        key = load_rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
         value = tl.load(base + 2 * qkv_part + offsets, mask=there, other=0.0)
         where = row * cache_row + heads.to(tl.int64) * cache_head + place * HEAD_DIM + dims
         tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=there)
@@ -110,7 +110,7 @@ def attend_block(
         tl.store(context + own, (found / total[:, None]).to(context.dtype.element_ty), mask=within)
 
 
-def attend_contexts(
+def attend_prefill(
     qkv: torch.Tensor,
     angles: tuple[torch.Tensor, torch.Tensor],
     pair: tuple[torch.Tensor, torch.Tensor],
@@ -134,7 +134,7 @@ def attend_contexts(
     tokens = count // len(rows)
     keys, values = pair
     queries = torch.empty(count, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
-    at_once = min(HEADS_AT_ONCE, triton.next_power_of_2(heads))
+    at_once = min(HEADS_PER_PROGRAM, triton.next_power_of_2(heads))
     store_token[(tokens, len(rows), triton.cdiv(heads, at_once))](
         qkv,
         *angles,
@@ -150,10 +150,10 @@ def attend_contexts(
         keys.stride(1),
         HEADS=heads,
         HEAD_DIM=head_dim,
-        HEADS_AT_ONCE=at_once,
+        HEADS_PER_PROGRAM=at_once,
         num_warps=4,
     )
-    attend_block[(triton.cdiv(tokens, BLOCK_QUERIES), heads, len(rows))](
+    attend_block[(triton.cdiv(tokens, BLOCK_Q_SIZE), heads, len(rows))](
         queries,
         keys,
         values,
@@ -167,7 +167,7 @@ def attend_contexts(
         head_dim**-0.5,
         HEADS=heads,
         HEAD_DIM=head_dim,
-        BLOCK_Q=BLOCK_QUERIES,
+        BLOCK_Q=BLOCK_Q_SIZE,
         BLOCK=BLOCK,
         num_warps=4,
         num_stages=2,

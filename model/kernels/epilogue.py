@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 
-class Ending(NamedTuple):
+class Epilogue(NamedTuple):
     """act(product + bias) + alpha * residual.
 
     Attributes:
@@ -21,13 +21,13 @@ class Ending(NamedTuple):
     alpha: float = 1.0
 
 
-def finish(product: torch.Tensor, ending: Ending, out: torch.Tensor | None) -> torch.Tensor:
+def apply_epilogue(product: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None) -> torch.Tensor:
     """Do with torch, in place, what follows a product [B, O] that has its bias; return it, in `out` where one is given.
 
     Of a long prompt, each copy of what the MLP holds inside would be 30 MB.
     """
-    if ending.gelu:
+    if epilogue.gelu:
         torch.ops.aten.gelu_(product, approximate="tanh")
-    if ending.residual is not None:
-        product.add_(ending.residual, alpha=ending.alpha)
+    if epilogue.residual is not None:
+        product.add_(epilogue.residual, alpha=epilogue.alpha)
     return product if out is None else out.copy_(product)

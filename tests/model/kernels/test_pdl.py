@@ -1,6 +1,6 @@
 """Kernels that start while the ones before them end touch nothing that these write until they have waited.
 
-TRITON_INTERPRET=1 python -m pytest tests/model/kernels/test_early.py         where triton is installed, without a GPU
+TRITON_INTERPRET=1 python -m pytest tests/model/kernels/test_pdl.py         where triton is installed, without a GPU
 """
 
 import importlib
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from model.kernels import capability, dispatch, norm
-from model.kernels.autotune import Tile
-from model.kernels.ending import Ending
+from model.kernels.autotune import KernelConfig
+from model.kernels.epilogue import Epilogue
 from tests.model.kernels.test_kernels import DEVICE, INTERPRETED, KINDS, make_case, multiply, needs_triton
 
 LAYERS = 12
@@ -79,15 +79,16 @@ def check(watch: Watched, constants: tuple[torch.Tensor | None, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "tile"), [(1, Tile(4, 64, 4, 1)), (3, Tile(16, 64, 4, 1)), (3, Tile(16, 64, 4, 1, 3))]
+    ("rows", "tile"),
+    [(1, KernelConfig(4, 64, 4, 1)), (3, KernelConfig(16, 64, 4, 1)), (3, KernelConfig(16, 64, 4, 1, 3))],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_products_wait_for_all_but_constants(watched: Watched, kind: str, rows: int, tile: Tile) -> None:
+def test_products_wait_for_all_but_constants(watched: Watched, kind: str, rows: int, tile: KernelConfig) -> None:
     from model.kernels.triton import launch
 
-    x, parts, ending, _ = make_case(kind, (37, 224), rows, torch.float16)
-    launch.multiply(kind, x, parts, ending, None, tile)
-    check(watched, (*parts, ending.bias))
+    x, parts, epilogue, _ = make_case(kind, (37, 224), rows, torch.float16)
+    launch.multiply(kind, x, parts, epilogue, None, tile)
+    check(watched, (*parts, epilogue.bias))
     assert bool(watched.touched) == (rows == 1)  # a product of one row has its first weights on their way
 
 
@@ -105,8 +106,8 @@ def test_copies_of_weights_are_not_read_early() -> None:
     from model.kernels.triton import launch
 
     weight = torch.ones(64, 32, device=DEVICE)
-    assert launch.start_of(DEVICE, weight, None)["EARLY"] == capability.starts_early(DEVICE)
-    assert launch.start_of(DEVICE, weight.t(), None) == {"EARLY": False}
+    assert launch.pdl_args(DEVICE, weight, None)["PDL"] == capability.supports_pdl(DEVICE)
+    assert launch.pdl_args(DEVICE, weight.t(), None) == {"PDL": False}
 
 
 @pytest.mark.gpu
@@ -125,9 +126,9 @@ def test_a_chain_in_a_graph_is_that_of_single_kernels(kind: str, rows: int) -> N
         for _ in range(LAYERS):
             h = norm.layer_norm(y, ones, ones, 1e-5)
             pause()
-            m = multiply(kind, h, wide, Ending(gelu=True))
+            m = multiply(kind, h, wide, Epilogue(gelu=True))
             pause()
-            y = multiply(kind, m, narrow, Ending(None, False, h, 1.5))
+            y = multiply(kind, m, narrow, Epilogue(None, False, h, 1.5))
             pause()
         return y
 

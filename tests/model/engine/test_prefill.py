@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from model.engine import GenerationConfig, Request
-from model.engine.cuda_graph import LENGTHS, MOST_TOGETHER, PROMPTS, fits_together, padded
+from model.engine.cuda_graph import (
+    MAX_PREFILL_TOKENS,
+    PREFILL_BATCH_BUCKETS,
+    PREFILL_LENGTH_BUCKETS,
+    fits_prefill_graph,
+    pad_to_bucket,
+)
 from model.engine.layers import Layers
 from model.engine.network import has_foreign_hooks
-from model.engine.prompts import Prompts
+from model.engine.prefill import PrefillInputs
 from model.visualglm import VisualGLMModel
 from tests.conftest import build_model
 from tests.model.engine.test_batch import prompts  # noqa: F401  (a fixture)
@@ -27,9 +33,9 @@ def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests:
     layers = Layers(golden_model)
     expected = layers.embed(requests)
     assert {request.images is None for request in requests} == {True, False}
-    held = Prompts(golden_model, layers.weights.width)
+    held = PrefillInputs(golden_model, layers.weights.width)
     held.images.fill_(7.0)  # of others before them
-    count, length = 4, LENGTHS[0]
+    count, length = 4, PREFILL_LENGTH_BUCKETS[0]
     held.place(5, requests, count, length, start=9)
     placed = held.placed(count, length)
     contexts = [len(request.token_ids) - 1 for request in requests]
@@ -46,12 +52,12 @@ def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 def test_there_is_room_for_all_that_fits_together(count: int, golden_model: VisualGLMModel) -> None:
-    longest = max(length for length in LENGTHS if fits_together([length] * count))
-    held = Prompts(golden_model, Layers(golden_model).weights.width)
-    size = padded(count, PROMPTS)
+    longest = max(length for length in PREFILL_LENGTH_BUCKETS if fits_prefill_graph([length] * count))
+    held = PrefillInputs(golden_model, Layers(golden_model).weights.width)
+    size = pad_to_bucket(count, PREFILL_BATCH_BUCKETS)
     held.place(0, [Request([1] * (longest + 1), CONFIG)] * count, size, longest, start=0)
     assert held.placed(size, longest).ids.shape == (size, longest + 1)
-    assert size * (longest + 1) <= MOST_TOGETHER
+    assert size * (longest + 1) <= MAX_PREFILL_TOKENS
 
 
 def test_a_picture_that_is_embedded_otherwise_is_foreign(golden_spec: Any) -> None:
