@@ -1,4 +1,4 @@
-"""Former module paths, names, keywords and attributes, each with a warning that names the current one."""
+"""Keep former module paths, names, keywords and attributes working, each with a DeprecationWarning."""
 
 import functools
 import importlib
@@ -26,7 +26,7 @@ def find_current(name: str) -> str | None:
 
 
 def find_renamed(module: ModuleType, name: str) -> Any:
-    """Return an object of a module by its former name, with a warning.
+    """Return an object of a module by its former name, with a DeprecationWarning.
 
     Raises:
         AttributeError: the module never had such a name.
@@ -40,21 +40,21 @@ def find_renamed(module: ModuleType, name: str) -> Any:
 
 
 class RenamedLoader(SourceFileLoader):
-    """Loads a module whose objects are also found by their former names."""
+    """Loader that also makes a module's objects accessible by their former names."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, then give it a `__getattr__` for its former names."""
+        """Execute the module, then add a `__getattr__` for its former names."""
         super().exec_module(module)
         vars(module).setdefault("__getattr__", functools.partial(find_renamed, module))
 
 
 class FormerPaths(MetaPathFinder, Loader):
-    """Imports modules by their former paths, and adds former names to modules."""
+    """Import hook that finds modules by their former paths and adds former names to modules."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return a spec for a former path and for a module with former names, None for any other."""
+        """Return a spec for a former path or a module with former names; None for other modules."""
         if find_current(name):
             return ModuleSpec(name, self)
         spec = PathFinder.find_spec(name, path) if name in RENAMED else None
@@ -63,7 +63,7 @@ class FormerPaths(MetaPathFinder, Loader):
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
-        """Replace a module of a former path by the one of the current path."""
+        """Replace the module of a former path by the module of the current path."""
         name = module.__name__
         current = find_current(name)
         assert current is not None
@@ -78,7 +78,7 @@ def install_aliases() -> None:
 
 
 def former_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that accepts keywords by their former names, with a warning.
+    """Return a decorator that accepts former names of keyword arguments, with a DeprecationWarning.
 
     Args:
         names: former keyword = its current name.
@@ -103,7 +103,7 @@ def former_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 class FormerAttribute:
-    """A former name of an attribute or a method of a class, with a warning.
+    """Descriptor that serves an attribute or a method by its former name, with a DeprecationWarning.
 
     class Batch:
         size = 4
@@ -117,12 +117,12 @@ class FormerAttribute:
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        """Return the attribute of the current name."""
+        """Return the attribute by its current name."""
         self._warn(owner)
         return getattr(owner if instance is None else instance, self.current)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        """Set the attribute of the current name."""
+        """Set the attribute by its current name."""
         self._warn(type(instance))
         setattr(instance, self.current, value)
 

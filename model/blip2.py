@@ -1,9 +1,9 @@
-"""The image part: EVA-ViT-g looks at the picture, QFormer sums it up in a few vectors for the language model.
+"""Vision encoder: EVA-ViT-g computes features of the image, QFormer compresses them to L embeddings.
 
     pixels [B, 3, S, S] --EVAViT--> patches [B, 1 + N, Dv] --QFormer--> queries [B, L, Dq] --glm_proj--> [B, L, D]
 
-The published sizes are S = 224, N = 256, Dv = 1408, L = 32, Dq = 768, D = 4096; here every size comes from the
-configuration. The parameters' names are those of the published checkpoints.
+The published sizes are S = 224, N = 256, Dv = 1408, L = 32, Dq = 768, D = 4096; the code reads every size from the
+configuration. The parameter names are those of the published checkpoints.
 Papers: BLIP-2, https://arxiv.org/abs/2301.12597; EVA-CLIP, https://arxiv.org/abs/2303.15389.
 """
 
@@ -25,14 +25,14 @@ __all__ = ["BLIP2", "BlipImageEvalProcessor", "EVAViT", "QFormer"]
 
 
 def drop_parallel_output(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Drop `parallel_output`, which callers pass by habit and SAT 0.4.12 reads from its arguments instead."""
+    """Drop `parallel_output`, which older programs pass as a keyword; SAT 0.4.12 reads it from `args` instead."""
     return {name: value for name, value in kwargs.items() if name != "parallel_output"}
 
 
 def install_hooks(model: BaseModel) -> None:
-    """Give the hooks of a model to its transformer, as SAT's `forward` does before it calls this.
+    """Install the hooks of a model in its transformer, as SAT's `forward` does before it calls the transformer.
 
-    SAT takes them all away first; here a thread that is in the forward pass already keeps those that it goes by.
+    SAT first removes all hooks. Here they are updated in place, because another thread may be in the forward pass.
     """
     installed = model.transformer.hooks
     if installed != model.hooks:
@@ -42,7 +42,7 @@ def install_hooks(model: BaseModel) -> None:
 
 
 class VisionLayerNormMixin(BaseMixin):
-    """Normalises the features of the whole picture, where SAT's ViT would classify them."""
+    """Normalizes the features of all patches, in place of the classifier of SAT's ViT."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class VisionLayerNormMixin(BaseMixin):
 
 
 class FullAttentionMixin(BaseMixin):
-    """Lets everything see everything, where SAT's attention would ask the mask, and wait for the device to answer."""
+    """Attention without a mask: SAT's own checks the mask's values, which synchronizes with the device."""
 
     @replacable  # type: ignore[untyped-decorator]
     def attention_fn(
@@ -93,7 +93,7 @@ class EVAViT(ViTModel):
 
 
 class QFormer(BaseModel):
-    """Learned queries that read the picture by cross-attention: features [B, 1 + N, Dv] -> [B, L, Dq]."""
+    """Learned queries with cross-attention to the image features: [B, 1 + N, Dv] -> [B, L, Dq]."""
 
     def __init__(self, args: Namespace, transformer: nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(
@@ -128,12 +128,12 @@ class QFormer(BaseModel):
 
 
 class BLIP2(nn.Module):
-    """The whole image part: pixels [B, 3, S, S] -> image embeddings [B, L, D], in the model's dtype.
+    """The complete vision encoder: pixels [B, 3, S, S] -> image embeddings [B, L, D], in the model's dtype.
 
     Args:
         eva_args, qformer_args: the entries of that name in model_config.json.
         hidden_size: D, width of the language model.
-        skip_init: leave the weights uninitialised, for a checkpoint that is loaded next.
+        skip_init: leave the weights uninitialized, because a checkpoint is loaded next.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ class BLIP2(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """S, the side of the square picture in pixels."""
+        """S, the side of the square input image in pixels."""
         return int(self.vit.transformer.property.image_size[0])
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         weight = self.glm_proj.weight
-        pixels = image.to(weight.device).to(weight.dtype)  # converted where it is used
+        pixels = image.to(weight.device).to(weight.dtype)  # converted on the device
         embeddings: torch.Tensor = self.glm_proj(self.qformer(self.vit(pixels)))
         return embeddings

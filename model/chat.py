@@ -1,4 +1,4 @@
-"""The original's calls: a picture and a question -> an answer, whole or as it is written."""
+"""Provide the original's `chat`, its streaming form `stream_chat`, and `chat_batch` for many questions."""
 
 import functools
 import sys
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def make_conversation(model: Network, image: Any, query: str, history: AnyHistory, english: English) -> Conversation:
-    """Return the conversation in which `model` is asked `query`; see `stream_chat` for the arguments.
+    """Build the conversation that precedes `query`; see `stream_chat` for the arguments.
 
     Raises:
         QuestionError: the question is not text, or the history has an unknown form.
@@ -42,13 +42,13 @@ def to_pairs(turns: Sequence[Turn]) -> History:
 
 
 def dropped_turns_notice(count: int) -> str:
-    """Say that the oldest turns did not fit any more."""
+    """Return the notice that the `count` oldest turns were dropped from the prompt."""
     turns = "turn" if count == 1 else "turns"
     return f"The conversation has grown past max_length: its oldest {count} {turns} are no longer seen."
 
 
 def to_ranges(invalid_slices: Sequence[slice | int]) -> tuple[tuple[int, int], ...]:
-    """Turn the original's `invalid_slices`, slices or single ids, into half-open ranges of ids."""
+    """Convert the original's `invalid_slices`, slices or single token ids, to half-open ranges."""
     return tuple(
         (item.start or 0, sys.maxsize if item.stop is None else item.stop)
         if isinstance(item, slice)
@@ -74,26 +74,28 @@ def stream_chat(
     seed: int | None = None,
     min_length: int | None = None,
 ) -> Iterator[Result]:
-    """Answer `query` about a picture, with the original's arguments; yield the result as it grows.
+    """Answer `query` about an image, with the original's arguments; yield the growing result.
 
     Args:
-        image_path: a path or an http(s) URL; None or "" for a talk without a picture, or with `image`.
+        image_path: a path or an http(s) URL; None or "" to chat without an image, or if `image` is given.
         model: a VisualGLMModel.
         tokenizer: from `load_tokenizer`.
         query: the question.
-        history: earlier rounds as (question, answer), or as messages {"role": ..., "content": ...}; None for none.
-        image: a PIL picture, or the pixels that an earlier round returned.
-        max_length, top_p, top_k, temperature, repetition_penalty, seed, min_length: see `GenerationConfig`, whose
-            defaults they have.
-        invalid_slices: token ids, or slices of them, never to answer with.
-        english: True to ask with "Q:" and "A:", False with the Chinese marks, None to follow the question. If not
-            given, `prompt_language` of the model's configuration decides: "en", "zh", "auto"; if absent, Chinese.
+        history: earlier turns as (question, answer) or as messages {"role": ..., "content": ...}; None if there are
+            none.
+        image: a PIL image, or the pixels that an earlier call returned.
+        max_length, top_p, top_k, temperature, repetition_penalty, seed, min_length: see `GenerationConfig`; None
+            takes the default of the preset `CHAT`.
+        invalid_slices: token ids, or slices of them, that must not be generated.
+        english: True for a prompt with "Q:" and "A:", False for the Chinese markers, None for the language of the
+            question. By default `prompt_language` of the model's configuration decides: "en", "zh" or "auto"; if it
+            is absent, the prompt is Chinese.
 
     Yields:
-        The answer so far, the history with this round, and the picture's pixels [1, 3, S, S] for the next round.
+        The answer so far, the history including this turn, and the image's pixels [1, 3, S, S] for the next call.
 
     Raises:
-        VisualGLMError: the picture, a setting, the question or the history cannot be used.
+        VisualGLMError: the image, a setting, the question or the history cannot be used.
     """
     config = CHAT.replace(
         max_length=max_length,
@@ -121,7 +123,7 @@ def stream_chat(
 
 
 def drain_stream(stream: Callable[P, Iterator[T]], name: str, summary: str) -> Callable[P, T]:
-    """Return a function with the arguments of `stream` that returns the last of what it yields."""
+    """Return a blocking function that takes the arguments of `stream` and returns its last item."""
 
     @functools.wraps(stream)
     def drain(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -132,14 +134,14 @@ def drain_stream(stream: Callable[P, Iterator[T]], name: str, summary: str) -> C
     return drain
 
 
-# There is one loop and one list of arguments: the blocking call drains the stream.
+# The blocking call drains the stream, so that there is one loop and one list of arguments.
 chat = drain_stream(  # public name
     stream_chat,
     "chat",
-    """Answer a question about a picture. The arguments and errors are those of `stream_chat`.
+    """Answer a question about an image. The arguments and errors are those of `stream_chat`.
 
     Returns:
-        The answer, the history with this round, and the picture's pixels [1, 3, S, S] for the next round.
+        The answer, the history including this turn, and the image's pixels [1, 3, S, S] for the next call.
     """,
 )
 
@@ -157,23 +159,23 @@ def chat_batch(
     max_batch_size: int = 16,
     **settings: Any,
 ) -> list[tuple[str, History] | VisualGLMError]:
-    """Answer many questions side by side, each as `chat` would answer it alone.
+    """Answer many questions in one batch, with the same results as separate calls of `chat`.
 
     Args:
-        images: for each question a path, a URL, a PIL picture, pixels [1, 3, S, S], or None for a talk without one.
+        images: for each question a path, a URL, a PIL image, pixels [1, 3, S, S], or None to chat without an image.
         model: a VisualGLMModel.
         tokenizer: from `load_tokenizer`.
-        queries: the questions; a single text is asked about each image.
-        histories: earlier rounds of each, in the forms that `stream_chat` takes; None for none.
-        english, invalid_slices: as of `stream_chat`.
-        rows: how many are answered at a time.
-        settings: as of `GenerationConfig`, whose defaults they have.
+        queries: the questions; a single string is asked about every image.
+        histories: the history of each question, in the formats of `stream_chat`; None if there are none.
+        english, invalid_slices: see `stream_chat`.
+        max_batch_size: maximum number of answers generated at the same time.
+        settings: see `GenerationConfig`; the defaults are those of the preset `CHAT`.
 
     Returns:
-        For each question its answer and the history with this round, or the error that it alone has met.
+        For each question its answer and the history including this turn, or the error of this question.
 
     Raises:
-        SettingError: the lists differ in length or are not lists, or a setting makes no sense.
+        SettingError: an argument is not a list, the lists differ in length, or a setting is invalid.
     """
     require_list("images", images)
     queries = [queries] * len(images) if isinstance(queries, str) else queries
@@ -191,7 +193,7 @@ def chat_batch(
 
 
 def require_list(name: str, value: Any) -> None:
-    """Raise SettingError for a single value in the place of a list, so that a path is not taken for its letters."""
+    """Raise SettingError unless `value` is a list; a string would be iterated letter by letter."""
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
         kind = type(value).__name__
         raise SettingError(f"{name} is of type {kind}; it should be a list with an entry for each question.")
@@ -200,7 +202,7 @@ def require_list(name: str, value: Any) -> None:
 def _to_conversation(
     model: Network, image: Any, query: str, history: AnyHistory, english: English
 ) -> tuple[Conversation, str] | QuestionError:
-    """Return a question in its conversation, or why it cannot be asked."""
+    """Return the conversation and the question, or the error if they cannot be used."""
     given_image = image or None if isinstance(image, str) else image
     try:
         return make_conversation(model, given_image, require_text(query, "question"), history, english), query
@@ -211,7 +213,7 @@ def _to_conversation(
 def _result(
     conversation: Conversation, query: str, answer: str | VisualGLMError
 ) -> tuple[str, History] | VisualGLMError:
-    """Return the answer with its history, or the error itself."""
+    """Return the answer and the history including it; an error is returned unchanged."""
     if isinstance(answer, VisualGLMError):
         return answer
     return answer, [*to_pairs(conversation.turns), (query, answer)]

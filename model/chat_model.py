@@ -1,4 +1,4 @@
-"""Answer questions about pictures, for any thread: the chat models, and the pieces in which answers come."""
+"""Stream answers about images: the `ChatModel` protocol, its implementation over the engine, and stream chunks."""
 
 import time
 import warnings
@@ -22,13 +22,13 @@ from .resource_errors import translate_resource_errors
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer took.
+    """Token counts and times of one answer.
 
     Attributes:
-        prompt_tokens: the picture's vectors included.
+        prompt_tokens: tokens of the prompt, including the image embeddings.
         answer_tokens: tokens generated so far, without the end token.
-        dropped_turns: oldest turns of the conversation that did not fit into the prompt.
-        first_token_s, total_s: seconds from the question to the first token and to now.
+        dropped_turns: number of oldest turns dropped because the prompt was too long.
+        first_token_s, total_s: seconds from the question to the first token and to this chunk.
     """
 
     prompt_tokens: int
@@ -64,12 +64,12 @@ class StreamChunk:
 
 
 class IncrementalDetokenizer:
-    """Turns the tokens of one answer into text that is never taken back.
+    """Converts the tokens of one answer to text, incrementally; emitted text is never revised.
 
     Args:
-        tokenizer: decodes them.
-        prompt: what is answered.
-        started: when the question was asked, by `time.perf_counter`.
+        tokenizer: decodes the tokens.
+        prompt: the prompt, for the counts in `Usage`.
+        started: time of the question, from `time.perf_counter`.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Prompt, started: float) -> None:
@@ -81,7 +81,7 @@ class IncrementalDetokenizer:
         self.first_token_s = 0.0
 
     def update(self, *steps: TokenOutput) -> StreamChunk:
-        """Return what steps add."""
+        """Return the chunk for newly generated tokens; the last step may carry the finish reason."""
         self.first_token_s = self.first_token_s or time.perf_counter() - self.started
         token_ids = [step.token_id for step in steps if step.token_id is not None]
         self.answer_tokens += len(token_ids)
@@ -97,9 +97,9 @@ class IncrementalDetokenizer:
 
 
 class StreamingAnswer(Iterator[StreamChunk]):
-    """An answer of a NetworkChatModel, written as it is read; a piece may have no text, if none is certain yet.
+    """Iterator over the chunks of one answer of a NetworkChatModel; a chunk may have no text yet.
 
-    The engine is asked when the first piece is wanted. The arguments are those of `NetworkChatModel.stream_answer`.
+    The first `next` submits the request to the engine. The arguments are those of `NetworkChatModel.stream_answer`.
     """
 
     def __init__(
@@ -120,57 +120,57 @@ class StreamingAnswer(Iterator[StreamChunk]):
         self.closed = False
 
     def __next__(self) -> StreamChunk:
-        """Wait for the next piece."""
+        """Wait for the next chunk."""
         if self.token_stream is None and not self.closed:
             with translate_resource_errors():
                 prompt, request = self.model.make_request(*self.arguments)
                 self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
                 self.token_stream = self.model.scheduler.submit(request)
             self.step_groups = self.token_stream.together(self.min_interval_s)
-            if self.closed:  # meanwhile
+            if self.closed:  # by another thread during the submission
                 self.token_stream.close()
         steps = next(self.step_groups)
-        assert self.detokenizer is not None  # there are steps
+        assert self.detokenizer is not None  # set before the first steps arrive
         return self.detokenizer.update(*steps)
 
     def close(self) -> None:
-        """Cancel the answer, from any thread; whoever waits for a piece waits no more."""
+        """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
         self.closed = True
         if self.token_stream is not None:
             self.token_stream.close()
 
 
-# What a GPU is asked before anybody else asks, and how many tokens of the answer are waited for.
+# `warm_up` asks this question and generates this many tokens.
 WARM_UP_QUESTION, WARM_UP_TOKENS = "描述这张图片。", 4
 
 
 class ChatModel(Protocol):
-    """A model with its tokenizer, as the front ends see it."""
+    """A model with its tokenizer: the interface that the front ends use."""
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of the images that the model sees; larger ones are resized to it."""
+        """S, the side in pixels of the model's square input; other images are resized to it."""
         ...
 
     @property
     def description(self) -> Description:
-        """The model's name and a sentence about its knowledge."""
+        """The name of the model and a sentence about its training domain."""
         ...
 
     @former_keywords(pause_s="min_interval_s")
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
     ) -> Iterator[StreamChunk]:
-        """Answer `question`; closing the iterator cancels. The conversation is not changed.
+        """Stream the answer to `question`; closing the iterator cancels. The conversation is not changed.
 
-        The iterator may have a `close` that any thread may call, also while another waits for a piece; a generator's
-        raises ValueError then. After a piece none comes for `min_interval_s` seconds, but for the last: what comes
-        meanwhile is one piece, which costs less.
+        If the iterator is not a generator, any thread may call its `close`, even while another thread waits for a
+        chunk; a generator raises ValueError then. Chunks are coalesced, which costs less: at most one per
+        `min_interval_s` seconds; the final chunk is sent immediately.
         """
         ...
 
     def warm_up(self) -> None:
-        """Do what the first answer would have to wait for."""
+        """Do the one-time work, such as compilation, that would delay the first answer."""
         ...
 
 
@@ -178,27 +178,27 @@ def demo_config(model: ChatModel | None) -> GenerationConfig:
     """Return the demo settings with the sampling of the model's generation_config.json.
 
     Args:
-        model: a ChatModel; one that does not come from a directory need not have `sampling`. None while it is loaded.
+        model: a ChatModel, with or without the attribute `sampling`; None while it is being loaded.
     """
     return DEMO.replace(**getattr(model, "sampling", {}))
 
 
 class NetworkChatModel:
-    """A network with its tokenizer as a ChatModel, for any thread; questions that come together share the engine.
+    """A network with its tokenizer as a thread-safe ChatModel; concurrent questions share one scheduler.
 
-    Make a new one after training: it keeps the embeddings of recent pictures.
+    Create a new instance after training: this one caches the embeddings of recent images.
 
     Args:
-        network: the network, as the engine runs it.
+        network: the network, in the form that the engine runs.
         tokenizer: its tokenizer.
-        rows: the most answers at a time; None leaves what the network's scheduler has.
-        most_waiting: the most questions that wait for their turn; None likewise.
-        penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
-        description: name of the model, and what it knows.
-        sampling: settings of `GenerationConfig` that the model's directory names, for programs that are given none.
+        max_batch_size: maximum number of answers in one batch; None keeps the value of the network's scheduler.
+        max_queue_size: maximum number of waiting questions; None keeps the value of the network's scheduler.
+        penalize_prompt: whether the repetition penalty includes the tokens of the prompt.
+        description: name and training domain of the model.
+        sampling: settings from the model's generation_config.json, which programs use as defaults.
     """
 
-    network: Any  # as the caller has it
+    network: Any  # the object that the caller passed
     rows = FormerAttribute("max_batch_size")
     most_waiting = FormerAttribute("max_queue_size")
     pictures = FormerAttribute("image_cache")
@@ -226,12 +226,12 @@ class NetworkChatModel:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of the images that the network sees."""
+        """S, the side in pixels of the network's square input."""
         return self.engine_network.image_size
 
     @property
     def scheduler(self) -> Scheduler:
-        """What answers for the network."""
+        """The scheduler of the network, which all chat models of this network share."""
         scheduler = get_scheduler(self.engine_network, self.tokenizer.eos_token_id)
         scheduler.limit(self.max_batch_size, self.max_queue_size)
         return scheduler
@@ -250,19 +250,19 @@ class NetworkChatModel:
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, *, min_interval_s: float = 0.0
     ) -> StreamingAnswer:
-        """Answer `question` about the conversation's picture, piece by piece; see `ChatModel`.
+        """Stream the answer to `question` about the conversation's image; see `ChatModel`.
 
-        Raises:
-            PromptTooLongError: the question alone does not fit.
-            ImageError: the picture cannot be used.
-            BusyError: too many questions wait already.
-            GenerationError: the model's numbers are not usable, or the memory does not suffice.
-            ResourceError: the memory, file descriptors or threads do not suffice to begin.
+        Iterating raises:
+            PromptTooLongError: the question alone exceeds the length limit.
+            ImageError: the image cannot be used.
+            BusyError: the queue is full.
+            GenerationError: the logits are NaN, or generation ran out of memory.
+            ResourceError: there is too little memory, or too few file descriptors or threads, to start.
         """
         return StreamingAnswer(self, conversation, question, config, min_interval_s)
 
     def warm_up(self) -> None:
-        """On a GPU, compile kernels and record graphs by beginning an answer, so that nobody else waits for that."""
+        """Generate a few tokens on a GPU, to compile kernels and capture CUDA graphs before the first user."""
         if self.engine_network.device.type != "cuda":
             return
         blank = torch.zeros(1, 3, self.image_size, self.image_size)
@@ -270,7 +270,7 @@ class NetworkChatModel:
             suppress(VisualGLMError),
             closing(self.stream_answer(Conversation(blank), WARM_UP_QUESTION, DEMO)) as answer,
         ):
-            list(islice(answer, WARM_UP_TOKENS))  # what goes wrong will be said to whoever asks
+            list(islice(answer, WARM_UP_TOKENS))  # the first real question will raise the same error
 
     def make_request(
         self,
@@ -279,10 +279,10 @@ class NetworkChatModel:
         config: GenerationConfig,
         images: torch.Tensor | None = None,
     ) -> tuple[Prompt, Request]:
-        """Return what the engine is to answer for a question.
+        """Build the engine's request for a question.
 
         Args:
-            images: the image embeddings [1, L, D] of the conversation's picture, where they are known already.
+            images: image embeddings [1, L, D] of the conversation's image; None computes them.
         """
         prompt = self.encode_prompt(conversation, question, config)
         if images is None and conversation.image is not None:
@@ -293,12 +293,10 @@ class NetworkChatModel:
     def answer_batch(
         self, questions: Sequence[tuple[Conversation, str]], config: GenerationConfig, max_batch_size: int = 16
     ) -> list[str | VisualGLMError]:
-        """Answer many questions side by side, up to `max_batch_size` at a time.
-
-        An answer is the one that its question would get alone.
+        """Answer many questions in batches of up to `max_batch_size`, with the results of separate calls.
 
         Returns:
-            An answer for each question in turn, or the error that this question alone has met.
+            The answers in the order of the questions; a failed question yields its error instead.
         """
         answers: list[str | VisualGLMError] = [""] * len(questions)
         detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]] = {}
@@ -318,7 +316,7 @@ class NetworkChatModel:
         answers: list[str | VisualGLMError],
         detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]],
     ) -> Iterator[Request]:
-        """Yield what the engine is to answer, pictures encoded some at a time; errors become answers."""
+        """Yield the engine's requests, encoding images in batches; store an error as the answer of its question."""
         preferred_batch_size = self.image_cache.preferred_batch_size
         for start in range(0, len(questions), preferred_batch_size):
             ready: list[tuple[int, Prompt, torch.Tensor | None]] = []

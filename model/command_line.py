@@ -1,4 +1,4 @@
-"""Share the command line of all programs: the parser, exit codes, printing, and how errors and Ctrl-C end a program."""
+"""Share the command-line behavior of all programs: argument parser, exit codes, safe printing, errors and Ctrl-C."""
 
 import argparse
 import io
@@ -18,17 +18,17 @@ UNPRINTABLE = re.compile(f"[{CONTROLS}{BIDI_CONTROLS}{SURROGATES}]")
 
 
 def make_printable(text: str) -> str:
-    """Replace control characters and direction marks by U+FFFD and lone surrogates by "?"; newlines and tabs stay."""
+    """Replace control and bidi characters by U+FFFD, lone surrogates by "?"; keep newlines and tabs."""
     return UNPRINTABLE.sub("\ufffd", text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def escape_unprintable(text: str) -> str:
-    """Write the same characters as JSON escapes, for a log in JSON that is read at a terminal."""
+    """Replace the same characters by JSON escapes, for JSON logs that are read in a terminal."""
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_text(*values: object, sep: str = " ", end: str = "\n", file: TextIO | None = None) -> None:
-    """Print as `print` does, but only characters that are safe for a terminal, and at once.
+    """Print like `print`, with unprintable characters replaced and the output flushed.
 
     Args:
         file: None for the standard output.
@@ -37,7 +37,7 @@ def print_text(*values: object, sep: str = " ", end: str = "\n", file: TextIO | 
     print(text, end=end, file=file or sys.stdout, flush=True)
 
 
-SUCCESS, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130  # exit codes; the last is the shells' for Ctrl-C
+SUCCESS, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130  # exit codes; shells use 130 for Ctrl-C
 
 
 def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int:
@@ -46,7 +46,7 @@ def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int
     A VisualGLMError is printed as "error: message". Other exceptions are bugs and are raised.
 
     Args:
-        interrupted: is printed as an error after Ctrl-C.
+        interrupted: error message for Ctrl-C; "" prints none.
     """
     tolerate_encoding_errors()
     try:
@@ -55,7 +55,7 @@ def run_program(main: Callable[[], int | None], *, interrupted: str = "") -> int
             sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter still flushes stdout at exit
         return FAILURE
 
 
@@ -74,29 +74,29 @@ def _exit_code_of(main: Callable[[], int | None], interrupted: str) -> int:
 
 
 def print_error(message: str) -> None:
-    """Print an error to the standard error, in the form that all programs share."""
+    """Print "error: message" to the standard error."""
     print_text(f"error: {message}", file=sys.stderr)
 
 
 def tolerate_encoding_errors() -> None:
-    """Let no byte that cannot be decoded and no character that cannot be encoded end the program."""
+    """Configure the standard streams so that decoding and encoding errors do not end the program."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Escaped, the name of a picture keeps its bytes that are not UTF-8; the tokenizer reads them as "?".
+            # With escapes, image file names keep their non-UTF-8 bytes; the tokenizer reads such bytes as "?".
             stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
 
 
 def console_command() -> str | None:
-    """Return `visualglm COMMAND` if the console program was called, which puts it into `sys.argv`; else None."""
+    """Return `visualglm COMMAND` from `sys.argv` if the console program was started, else None."""
     name = sys.argv[0] if sys.argv else ""
     return name if name.startswith("visualglm ") else None
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Parser that reads `--server-name` and `--server_name` as the same option, whichever of them is documented.
+    """Parser that accepts hyphens and underscores alike: `--server-name` and `--server_name` are the same option.
 
-    Abbreviations too may have either spelling. Values, and whatever follows a `--`, stay as they are. Called by the
-    console program, it shows that program's command in place of `prog`.
+    Abbreviations may have either spelling. Values, and all arguments after `--`, are unchanged. In the console program
+    the usage shows `visualglm COMMAND` in place of `prog`.
     """
 
     def __init__(self, prog: str | None = None, description: str | None = None, **settings: Any) -> None:
@@ -106,7 +106,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(prog=called or prog, description=description, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and an error, and exit."""
+        """Print the usage and an error message, and exit with `USAGE_ERROR`."""
         self.print_usage(sys.stderr)
         print_error(message)
         self.exit(USAGE_ERROR)
@@ -114,13 +114,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Parse arguments (default: the command line); return the options and the unknown arguments."""
+        """Parse arguments (default: `sys.argv`); return the namespace and the unknown arguments."""
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         return super().parse_known_args([*map(self.respell_option, given[:end]), *given[end:]], namespace)
 
     def respell_option(self, argument: str) -> str:
-        """Return `--flag` or `--flag=value` in the documented spelling; anything else unchanged."""
+        """Return `--flag` or `--flag=value` in the documented spelling; other arguments unchanged."""
         flag, equals, value = argument.partition("=")
         known = self._option_string_actions
         if not flag.startswith("--") or flag in known:
@@ -135,5 +135,5 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def normalize_option(option: str) -> str:
-    """Return an option with all its words joined by underscores."""
+    """Return an option with hyphens between its words replaced by underscores."""
     return option[:2] + option[2:].replace("-", "_")

@@ -1,4 +1,4 @@
-"""Read environment variables and the home directory, which a container or a service manager may leave out."""
+"""Read environment variables and the home directory, which containers and service managers may not set."""
 
 import os
 import re
@@ -7,37 +7,37 @@ from pathlib import Path
 
 from .errors import SettingError
 
-# What Kubernetes and Docker set for a linked service: VISUALGLM_PORT=tcp://10.0.0.7:8080.
+# Kubernetes and Docker set such variables for a linked service: VISUALGLM_PORT=tcp://10.0.0.7:8080.
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S*", re.IGNORECASE)
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def read_variable(name: str, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the value of a variable; None if it is not set, or empty."""
+    """Return the value of an environment variable; None if it is unset or blank."""
     value = environment.get(name, "")
     return value if value.strip() else None
 
 
 def read_integer(name: str, default: int, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the whole number that a variable holds, or `default` if it is not set.
+    """Return the integer value of an environment variable, or `default` if it is unset.
 
     Raises:
-        SettingError: the value is no whole number.
+        SettingError: the value is not an integer.
     """
     value = read_variable(name, environment)
     return default if value is None else to_integer(value, name)
 
 
 def to_integer(text: str, name: str) -> int:
-    """Convert the value of the variable `name`; raise SettingError if it is no whole number."""
+    """Convert the value of variable `name` to int; raise SettingError if it is not an integer."""
     try:
         return int(text)
     except ValueError as error:
-        raise SettingError(f"The environment variable {name} is {text!r}; it should be a whole number.") from error
+        raise SettingError(f"The environment variable {name} is {text!r}; it should be an integer.") from error
 
 
 def to_number(text: str, name: str) -> float:
-    """Convert the value of the variable `name`; raise SettingError if it is no number."""
+    """Convert the value of variable `name` to float; raise SettingError if it is not a number."""
     try:
         return float(text)
     except ValueError as error:
@@ -45,7 +45,7 @@ def to_number(text: str, name: str) -> float:
 
 
 def to_boolean(text: str, name: str) -> bool:
-    """Convert the value of the variable `name`; raise SettingError unless it is a word of `YES` or `NO`."""
+    """Convert the value of variable `name` to bool; raise SettingError unless it is in `YES` or `NO`."""
     word = text.strip().lower()
     if word not in YES + NO:
         allowed = ", ".join(f"{yes} or {no}" for yes, no in zip(YES, NO, strict=True))
@@ -54,13 +54,13 @@ def to_boolean(text: str, name: str) -> bool:
 
 
 def is_service_link(value: str) -> bool:
-    """Return whether a value is the address that Kubernetes or Docker set for a service, not a setting of ours."""
+    """Return whether a value is a service address set by Kubernetes or Docker, not a setting."""
     return SERVICE_LINK.fullmatch(value.strip()) is not None
 
 
 def service_link_note(name: str, value: str) -> str:
-    """Return the note that `value`, an address of a service, is ignored."""
-    return f"The environment variable {name} is ignored: {value} is a service's address, set by Kubernetes or Docker."
+    """Return the note that variable `name` is ignored because `value` is a service address."""
+    return f"The environment variable {name} is ignored: {value} is a service address set by Kubernetes or Docker."
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:

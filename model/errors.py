@@ -1,40 +1,40 @@
-"""The errors that a front end may show to a person.
+"""Define the errors whose messages are written for users: subclasses of `VisualGLMError`.
 
     VisualGLMError
-    ├── ImageError            a picture that cannot be found, fetched, read or accepted
-    ├── PromptTooLongError    the question alone does not fit into the length limit
-    ├── QuestionError         a question that is not text, or a history of an unknown form
-    ├── SettingError          a generation setting that makes no sense
-    ├── CheckpointError       a model that cannot be found, downloaded or read
-    ├── TokenizerError        a tokenizer that cannot be found or read
+    ├── ImageError            the image cannot be found, fetched or decoded, or exceeds a limit
+    ├── PromptTooLongError    the question alone exceeds the length limit
+    ├── QuestionError         the question is not text, or the history has an unknown format
+    ├── SettingError          a setting is invalid
+    ├── CheckpointError       the model cannot be found, downloaded or read
+    ├── TokenizerError        the tokenizer cannot be found or read
     ├── ResourceError         too little memory, or too few file descriptors or threads
-    ├── GenerationError       a model that gave no usable numbers, or found too little memory
-    └── BusyError             too many questions at once
+    ├── GenerationError       the logits are NaN, or generation ran out of memory
+    └── BusyError             the queue of questions is full
 
-Every message says what was wrong and what to do about it. Anything else that is raised is a bug.
+Every message states the problem and its remedy. Any other exception is a bug.
 """
 
 
 class VisualGLMError(Exception):
-    """Root of the errors whose message is written for a person."""
+    """Base class of errors whose messages are written for users."""
 
 
 class ImageError(VisualGLMError):
-    """A picture that cannot be found, fetched, read or accepted."""
+    """The image cannot be found, fetched or decoded, or exceeds a limit."""
 
 
 class PromptTooLongError(VisualGLMError):
-    """The question alone, without any history, does not fit into the length limit.
+    """The question alone, without any history, exceeds the length limit.
 
     Attributes:
-        length: tokens of the prompt; of a question that is far too long, of its beginning.
-        limit: tokens allowed, prompt and answer together.
+        length: tokens of the prompt; for a question that is far too long, tokens of its beginning.
+        limit: maximum number of tokens of prompt and answer together.
     """
 
     def __init__(self, length: int, limit: int, *, at_least: bool = False) -> None:
         needed = f"at least {length}" if at_least else f"{length}"
         super().__init__(
-            f"The question needs {needed} tokens, which leaves no room for an answer within "
+            f"The question needs {needed} tokens, which leaves no tokens for an answer within "
             f"max_length={limit}. Shorten the question or raise max_length."
         )
         self.length = length
@@ -42,28 +42,28 @@ class PromptTooLongError(VisualGLMError):
 
 
 class QuestionError(VisualGLMError, ValueError):
-    """A question that is not text, or a history of an unknown form."""
+    """The question is not text, or the history has an unknown format."""
 
 
 class SettingError(VisualGLMError, ValueError):
-    """A generation setting that makes no sense."""
+    """A setting is invalid."""
 
 
 class CheckpointError(VisualGLMError):
-    """A model that cannot be found, downloaded or read."""
+    """The model cannot be found, downloaded or read."""
 
 
 class TokenizerError(VisualGLMError):
-    """A tokenizer that cannot be found or read."""
+    """The tokenizer cannot be found or read."""
 
 
 class ResourceError(VisualGLMError):
-    """Too little memory, or too few file descriptors or threads."""
+    """There is too little memory, or there are too few file descriptors or threads."""
 
 
 class GenerationError(VisualGLMError):
-    """A model that gave no usable numbers (NaN logits), or found too little memory."""
+    """The model computed NaN logits, or generation ran out of memory."""
 
 
 class BusyError(VisualGLMError):
-    """Too many questions wait for an answer already."""
+    """The queue of waiting questions is full."""

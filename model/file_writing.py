@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and with the access mode that the umask grants."""
+"""Write files atomically, with the permissions that the umask grants."""
 
 import os
 import stat
@@ -9,8 +9,8 @@ from pathlib import Path
 def apply_umask(path: Path) -> None:
     """Give a file the permissions that the umask grants, after a library created it with mode 0600.
 
-    The mode is that of a probe file in the same directory: the umask itself can only be read by setting it, for all
-    threads of the process.
+    The mode is copied from a probe file in the same directory, because the umask can only be read by setting it, which
+    affects all threads of the process.
 
     Raises:
         OSError: the directory cannot be written, or the mode cannot be set.
@@ -31,12 +31,12 @@ def unused_name(directory: Path, prefix: str) -> Path:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half written; a link is replaced, not followed."""
+    """Write a text file atomically, so that readers never see a partial file; a symbolic link is replaced."""
     write_temporary_text(path, text).replace(path)
 
 
 def write_temporary_text(path: Path, text: str) -> Path:
-    """Write a text to a temporary file in the same directory; return its path for an atomic replace."""
+    """Write text to a temporary file in the same directory; return its path for an atomic replace."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     fsync_file(part)
@@ -44,6 +44,6 @@ def write_temporary_text(path: Path, text: str) -> Path:
 
 
 def fsync_file(file: Path) -> None:
-    """Have the disk keep a file."""
+    """Flush a file to disk."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

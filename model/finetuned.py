@@ -1,4 +1,4 @@
-"""VisualGLM with what fine-tuning adds to it: LoRA, or the keys and values of P-tuning v2."""
+"""VisualGLM with the adapters of fine-tuning: LoRA, QLoRA, or P-tuning v2."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -30,26 +30,26 @@ def add_method_flags(add: Callable[..., Any], pre_seq_len: int) -> None:
 
     Args:
         add: `add_argument` of a parser or of a group.
-        pre_seq_len: the default of `--pre_seq_len`, in which the original's class and program differ.
+        pre_seq_len: the default of `--pre_seq_len`, which differs between the original's class and program.
     """
     rank, alpha, dropout, layers, targets = LORA_DEFAULTS.values()
-    names = f"{', '.join(TARGETS)}, or patterns of layers' names (default {', '.join(targets)})"
+    names = f"{', '.join(TARGETS)}, or patterns of layer names (default {', '.join(targets)})"
     add("--use_lora", action="store_true", help="train LoRA")
-    add("--use_qlora", action="store_true", help="train LoRA beside language weights of 4 bits")
+    add("--use_qlora", action="store_true", help="train LoRA on a language model with frozen 4-bit weights")
     add("--use_ptuning", action="store_true", help="train P-tuning v2")
-    add("--lora_rank", type=int, default=rank, help="rank of LoRA's matrices (default %(default)s)")
-    add("--lora_alpha", type=float, default=alpha, help="scale of LoRA, divided by the rank (default %(default)s)")
-    help_ = "share of the inputs hidden from LoRA (default %(default)s)"
+    add("--lora_rank", type=int, default=rank, help="rank of the LoRA matrices (default %(default)s)")
+    add("--lora_alpha", type=float, default=alpha, help="LoRA scale, divided by the rank (default %(default)s)")
+    help_ = "dropout probability on the LoRA input (default %(default)s)"
     add("--lora_dropout", type=float, default=dropout, help=help_)
-    help_ = "numbers of the layers to adapt, no range; default all"
+    help_ = "indices of the layers to adapt, listed one by one; default all"
     add("--layer_range", nargs="+", type=int, default=layers, metavar="N", help=help_)
     add("--lora_targets", nargs="+", default=targets, metavar="TARGET", help=f"layers to adapt: {names}")
-    help_ = "P-tuning: keys and values in a layer (default %(default)s)"
+    help_ = "P-tuning: number of trained key-value pairs per layer (default %(default)s)"
     add("--pre_seq_len", type=int, default=pre_seq_len, help=help_)
 
 
 class FineTuneVisualGLMModel(VisualGLMModel):  # public name
-    """VisualGLM with LoRA, QLoRA or P-tuning v2, as `use_lora`, `use_qlora` and `use_ptuning` of its arguments say.
+    """VisualGLM with LoRA, QLoRA or P-tuning v2, selected by `use_lora`, `use_qlora` and `use_ptuning`.
 
     Args:
         args: a namespace with the entries of model_config.json, and those of `add_model_specific_args`.
@@ -62,14 +62,15 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
 
     @classmethod
     def add_model_specific_args(cls, parser: ArgumentParser) -> ArgumentParser:
-        """Add the flags of the methods, with the original's names and defaults."""
-        group = parser.add_argument_group("VisualGLM-finetune", "methods of fine-tuning")
+        """Add the flags of the fine-tuning methods, with the original's names and defaults."""
+        group = parser.add_argument_group("VisualGLM-finetune", "fine-tuning methods")
         add_method_flags(group.add_argument, pre_seq_len=8)
-        group.add_argument("--round_embeddings", action="store_true", help="QLoRA: tokens' embeddings of 8 bits")
+        help_ = "QLoRA: quantize the token embeddings to 8 bits"
+        group.add_argument("--round_embeddings", action="store_true", help=help_)
         return super().add_model_specific_args(parser)  # type: ignore[no-any-return]
 
     def add_methods(self) -> None:
-        """Add what the arguments ask for, each drawn anew."""
+        """Add the adapters that the arguments select, with random initial weights."""
         args = self.args
         if args.use_ptuning:
             head_dim = args.hidden_size // args.num_attention_heads
@@ -85,7 +86,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
                 self.transformer.word_embeddings = quantize_embedding(self.transformer.word_embeddings.weight)
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Load the weights; those of 4-bit layers are rounded one by one, on their device."""
+        """Load the weights; 4-bit layers are quantized one at a time, on their device."""
         layers = {f"{name}.weight": layer for name, layer in self.named_modules() if isinstance(layer, Nf4Linear)}
         if layers:
             tensors = checkpoint.split_qkv()
@@ -100,20 +101,20 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         super().load_checkpoint(checkpoint)
 
     def disable_untrainable_params(self) -> None:  # SAT calls it
-        """Leave only what was added to be trained."""
+        """Freeze all parameters except those of the adapters."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in name for part in TRAINABLE_NAMES))
 
 
 def quantize_embedding(weight: torch.Tensor) -> QuantizedEmbedding:
-    """Return an embedding with a rounded copy of `weight` [V, D]; of one without data, to be given later."""
+    """Return an embedding with a quantized copy of `weight` [V, D]; a meta weight gives an empty embedding."""
     if weight.is_meta:
         return QuantizedEmbedding(weight.shape[1], weight.shape[0], EMBEDDING_BITS, None)
     return QuantizedEmbedding.from_weight(weight, EMBEDDING_BITS)
 
 
 def quantize_linear_layers(module: nn.Module) -> None:
-    """Exchange every linear layer of SAT in `module` for one of 4 bits with the same weight."""
+    """Replace every SAT linear layer in `module` by a 4-bit layer with the same weight."""
     for name, child in module.named_children():
         if isinstance(child, ColumnParallelLinear | RowParallelLinear):
             layer: Any = child

@@ -1,4 +1,4 @@
-"""The Hugging Face network as a ChatModel, on the same engine as the SAT network."""
+"""Run the Hugging Face network as a ChatModel, on the same engine as the SAT network."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class HfNetwork:
-    """The network of transformers with the properties that the engine asks for: a `Network`."""
+    """Adapter of the Hugging Face network to the engine's `Network` protocol."""
 
-    qkv_interleaved = True  # as the rows of query_key_value lie in its checkpoints
-    has_foreign_mixins = False  # it has none at all
+    qkv_interleaved = True  # the row order of query_key_value in Hugging Face checkpoints
+    has_foreign_mixins = False  # only SAT networks have mixins
 
     def __init__(self, model: "ChatGLMForConditionalGenerationWithImage") -> None:
         self.model = model
@@ -47,7 +47,7 @@ class HfNetwork:
 
     @property
     def prefix(self) -> Sequence[torch.Tensor]:
-        """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
+        """P-tuning keys and values [2, H, P, head_dim] of each layer, which every sequence attends to."""
         return self.model.transformer.prefix()
 
     @property
@@ -81,7 +81,7 @@ class HfNetwork:
         return self.model.encode_image(pixels)
 
     def bind_linear(self, module: nn.Module) -> Linear:
-        """Return how to call a linear layer."""
+        """Return a function that computes a linear layer."""
         if type(module) is nn.Linear:
             return bind_dense(module)
         return LinearAdapter(module) if getattr(module, "weight_scale", None) is None else bind_quantized(module)
@@ -91,7 +91,7 @@ class HfNetwork:
         return F.embedding(token_ids, self.transformer.word_embeddings.weight)
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
-        """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""
+        """Embed one prompt [1, T] and insert its image embeddings [1, L, D], if any; return [1, T, D]."""
         embeddings = self.embed_tokens(token_ids)
         if images is not None:
             embeddings[:, image_start : image_start + images.shape[1]] = images
@@ -106,7 +106,10 @@ class HfNetwork:
         pre_image: int | None = None,
         past_key_values: Sequence[Any] = (),
     ) -> tuple[Any, ...]:
-        """Run the whole model, hooks and all, with the arguments and results of the SAT model. It has its own mask."""
+        """Run the complete model with all its hooks, with the arguments and results of the SAT model.
+
+        `attention_mask` is ignored: the Hugging Face network builds its own prefix mask.
+        """
         output = self.model(
             input_ids,
             position_ids=position_ids,
@@ -119,11 +122,11 @@ class HfNetwork:
 
 
 class HfChatModel(NetworkChatModel):  # public name
-    """The Hugging Face network as a ChatModel. Unlike on the SAT side, the penalty counts the prompt's tokens too.
+    """The Hugging Face network as a ChatModel; the repetition penalty includes the prompt, unlike on the SAT side.
 
     Args:
-        network: of transformers.
-        tokenizer, rows, most_waiting, description, sampling: as of `NetworkChatModel`.
+        network: a ChatGLMForConditionalGenerationWithImage.
+        tokenizer, max_batch_size, max_queue_size, description, sampling: see `NetworkChatModel`.
     """
 
     @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")

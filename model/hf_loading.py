@@ -1,6 +1,7 @@
-"""A checkpoint of either format -> the Hugging Face network with its weights, rounded one by one where that is wanted.
+"""Load a checkpoint of either format into the Hugging Face network, optionally quantizing each weight as it is read.
 
-transformers' own loading takes a missing tensor for a new one, and brings the model into memory on the CPU first.
+transformers' own loading is not used: it initializes a missing tensor instead of failing, and first loads the model
+into CPU memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def has_published_layout(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's files have the names and the order of the Hugging Face network."""
+    """Whether a checkpoint's files have the tensor names and the QKV row order of the Hugging Face network."""
     return (checkpoint.path / CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
 
 
@@ -44,20 +45,20 @@ def load_published_network(
     bits: int | None = None,
     progress: Progress | None = None,
 ) -> "ChatGLMForConditionalGenerationWithImage":
-    """Return the network of a Hugging Face directory; weights of few bits and P-tuning are as it has them.
+    """Load a Hugging Face directory, including low-bit weights and P-tuning prefixes that it contains.
 
     Args:
-        bits: that the language model's layers are to have, 8 or 4.
-        progress: is called with (tensors read, tensors in all).
+        bits: bits of the language model's layers, 8 or 4; None keeps the checkpoint's precision.
+        progress: called with (tensors read, total number of tensors).
 
     Raises:
-        SettingError: the directory's weights have a few bits already, and others than these.
+        SettingError: the weights are quantized already, to a different number of bits.
     """
     from transformers import GenerationConfig
 
     from .hf.configuration_chatglm import ChatGLMConfig
 
-    checkpoint.split_qkv()  # asks the weights whether their rows lie as they should
+    checkpoint.split_qkv()  # checks the QKV row order against the weights
     with translate_config_errors(checkpoint.path / CONFIG_NAME):
         config = ChatGLMConfig.from_pretrained(checkpoint.path, dtype=dtype)
     network = load_network(checkpoint, open_files(checkpoint.files), config, device, dtype, bits, progress)
@@ -70,12 +71,12 @@ def load_published_network(
 
 @contextmanager
 def translate_config_errors(file: Path) -> Iterator[None]:
-    """Turn what transformers raises for a file of settings into an error for a person."""
+    """Translate the exceptions of transformers for an invalid configuration file into CheckpointError."""
     try:
         yield
-    except Exception as error:  # its checks raise kinds of their own
+    except Exception as error:  # its validation has exception types of its own
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise CheckpointError(f"{file} cannot be used: {reason}. Correct it, or get it again.") from error
+        raise CheckpointError(f"{file} cannot be used: {reason}. Correct it, or download it again.") from error
 
 
 def load_converted_network(
@@ -111,13 +112,14 @@ def load_network(
     bits: int | None,
     progress: Progress | None,
 ) -> "ChatGLMForConditionalGenerationWithImage":
-    """Build the network that `config` describes, and copy the tensors, which have its names, into it one at a time."""
+    """Build the network of `config`, and copy `tensors` into it one at a time by their names in the network."""
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
     checkpoint.check_file_sizes()
     if bits and config.quantization_bit not in (0, bits):
         raise SettingError(
-            f"The weights in {checkpoint.path} have {config.quantization_bit} bits. Leave quant out, or take others."
+            f"The weights in {checkpoint.path} have {config.quantization_bit} bits already. Omit quant, or use a "
+            "checkpoint that is not quantized."
         )
     config.name_or_path = str(checkpoint.path)
     config.quantization_bit = bits or config.quantization_bit

@@ -1,4 +1,4 @@
-"""The helpers that programs written for the original import with `chat`: a loaded model, a request, an image file.
+"""Provide the helpers that programs for the original import: load a model, build a request, save an image.
 
 model, tokenizer = get_infer_setting(gpu_device=0, quant=None)
 data = generate_input("描述这张图片。", base64_text, [], {"temperature": 0})
@@ -38,12 +38,12 @@ def get_infer_setting(  # public name
     """Load a model and its tokenizer for `chat`.
 
     Args:
-        gpu_device: number of the GPU; a machine without one takes the CPU.
-        quant: bits of the language model's weights, 8 or 4; None leaves them whole.
-        name: as of `load_sat`; the original always took visualglm-6b.
+        gpu_device: index of the GPU; without a GPU the CPU is used.
+        quant: bits of the language model's weights, 8 or 4; None does not quantize.
+        name: see `load_sat`; the original always loaded visualglm-6b.
 
     Raises:
-        VisualGLMError: the model cannot be had.
+        VisualGLMError: the model cannot be loaded.
     """
     device = f"cuda:{gpu_device}" if torch.cuda.is_available() else None
     model = load_sat(name, device=device, quant=quant)
@@ -57,21 +57,21 @@ def generate_input(  # public name
     input_para: Mapping[str, Any] | None = None,
     image_is_encoded: bool = True,
 ) -> dict[str, Any]:
-    """Put together what one call of `chat` needs.
+    """Build the arguments for one call of `chat`.
 
     Args:
         input_text: the question.
-        input_image_prompt: the picture, base64 text (str or bytes) unless `image_is_encoded` is False.
-        history: earlier rounds, in the forms that `stream_chat` takes.
-        input_para: settings of the answer; those that are not given are the demonstrations' own (`DEMO`).
-        image_is_encoded: whether the picture is base64 text; otherwise it is handed on as it is.
+        input_image_prompt: the image as base64 text (str or bytes), unless `image_is_encoded` is False.
+        history: earlier turns, in the formats of `stream_chat`.
+        input_para: generation settings; missing ones have the values of the preset `DEMO`.
+        image_is_encoded: whether the image is base64 text; otherwise it is returned unchanged.
 
     Returns:
         input_query, input_image, history as pairs, and gen_kwargs with the settings.
 
     Raises:
-        ImageError: the picture's text is not base64, or no picture.
-        QuestionError: the question is not text, or the history has an unknown form.
+        ImageError: the text is not base64, or does not decode to an image.
+        QuestionError: the question is not text, or the history has an unknown format.
     """
     given = dict(input_para or {})
     settings = {key: given.get(key, getattr(DEMO, key)) for key in ORIGINAL_SETTINGS}
@@ -85,9 +85,9 @@ def generate_input(  # public name
 
 
 def process_image(image_encoded: str | bytes) -> str:  # public name
-    """Write a picture given as base64 text into a file of its own, for functions that take an image path.
+    """Save a base64-encoded image to a temporary file, for functions that take an image path.
 
-    The caller may remove the file; whatever is left is removed when the program ends.
+    The caller may remove the file; remaining files are removed when the program ends.
 
     Args:
         image_encoded: base64 text, as str or bytes.
@@ -96,11 +96,11 @@ def process_image(image_encoded: str | bytes) -> str:  # public name
         The absolute path of a PNG file that only this user can read.
 
     Raises:
-        ImageError: the text is not base64, or no picture.
+        ImageError: the text is not base64, or does not decode to an image.
         OSError: the temporary directory cannot be written.
     """
     image = _decode(image_encoded)
-    if not image_folder(os.getpid()).is_dir():  # long-running programs: systems clean their temporary directories
+    if not image_folder(os.getpid()).is_dir():  # the system may have cleaned it during a long run
         image_folder.cache_clear()
     path = unused_name(image_folder(os.getpid()), "image-").with_suffix(".png")
     image.save(path)
@@ -109,7 +109,7 @@ def process_image(image_encoded: str | bytes) -> str:  # public name
 
 @functools.cache
 def image_folder(process: int) -> Path:
-    """Create a private temporary directory, which is removed when the process of this id ends."""
+    """Create a private temporary directory, which is removed when the process with this id ends."""
     folder = Path(tempfile.mkdtemp(prefix="visualglm-"))
     atexit.register(remove_folder, folder, process)
     return folder
@@ -122,9 +122,9 @@ def remove_folder(folder: Path, process: int) -> None:
 
 
 def _decode(encoded: Any) -> Image.Image:
-    """Return the picture in base64 text or bytes."""
+    """Decode an image from base64 text or bytes."""
     if isinstance(encoded, bytes | bytearray):
         encoded = encoded.decode("latin-1")
     if not isinstance(encoded, str):
-        raise ImageError("The picture is not base64 text. Send the file's bytes encoded as base64.")
+        raise ImageError("The image is not base64 text. Send the file's bytes encoded as base64.")
     return decode_base64(encoded)

@@ -1,4 +1,4 @@
-"""Load a model that chats: `load_sat`, and its Hugging Face twin `load_hf`."""
+"""Load a chat model with its tokenizer: `load_sat` on the SAT network, `load_hf` on the Hugging Face network."""
 
 import os
 import re
@@ -29,15 +29,15 @@ from .kernels.torch_ops import check_bits
 from .quantization.quantize import allocate_quantized, lay_out_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
-# Lengths are not among them: the file's are those of transformers' `generate`, the programs have limits of their own.
+# Without lengths: those in the file are for transformers' `generate`, and the programs have limits of their own.
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
 def read_sampling(directory: Path) -> Mapping[str, Any]:
-    """Return the sampling settings that a model's directory names, by their names in `GenerationConfig`.
+    """Read the sampling settings of a model's generation_config.json, under their names in `GenerationConfig`.
 
     Raises:
-        CheckpointError: generation_config.json cannot be read, or a setting makes no sense.
+        CheckpointError: the file cannot be read, or a setting is invalid.
     """
     path = directory / GENERATION_NAME
     if not path.is_file():
@@ -64,10 +64,10 @@ DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
 
 @translate_resource_errors()
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
-    """Load the tokenizer of a model, wherever `find_vocabulary` finds it.
+    """Load the tokenizer of a model from the directory that `find_vocabulary` returns.
 
     Raises:
-        TokenizerError: it is nowhere, or cannot be read.
+        TokenizerError: it is not found, or cannot be read.
     """
     from .hf.tokenization_chatglm import ChatGLMTokenizer  # transformers takes a second to import
 
@@ -75,26 +75,25 @@ def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
     try:
         tokenizer: ChatGLMTokenizer = ChatGLMTokenizer.from_pretrained(directory)
     except (OSError, RuntimeError, ValueError) as error:
-        raise TokenizerError(f"The tokenizer in {directory} cannot be read: {error}. Get it again.") from error
+        raise TokenizerError(f"The tokenizer in {directory} cannot be read: {error}. Download it again.") from error
     return tokenizer
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Return the device called `name`, or the best that this machine has.
+    """Return the device called `name`, by default the fastest device of this machine.
 
     Args:
-        name: cpu, cuda or cuda:N; None for a GPU where there is one.
+        name: cpu, cuda or cuda:N; None for a GPU if there is one, else the CPU.
 
     Raises:
-        SettingError: there is no such device.
+        SettingError: the device does not exist or cannot be used.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = str(name)  # a torch.device has the same names
     if DEVICE.fullmatch(name) is None:
-        reason = (
-            "a GPU is called cuda, the second one cuda:1" if "gpu" in name.lower() else "only CPUs and CUDA are used"
-        )
+        is_gpu = "gpu" in name.lower()
+        reason = "a GPU is called cuda, the second one cuda:1" if is_gpu else "only cpu and cuda are supported"
         raise SettingError(f"The device {name!r} is not known: {reason}. Try cpu, or cuda on a GPU.")
     device = torch.device(name)
     if device.type == "cuda":
@@ -104,17 +103,17 @@ def choose_device(name: str | None) -> torch.device:
             raise SettingError(f"There is no device {name!r} here: this machine has {found}. Try cpu, or another GPU.")
         try:
             torch.empty(0, device=device)
-        except RuntimeError as error:  # in the exclusive use of another program, or broken
+        except RuntimeError as error:  # the GPU is broken, or used exclusively by another program
             reason = str(error).splitlines()[0]
             raise SettingError(f"The device {name!r} cannot be used: {reason}. Try cpu, or another GPU.") from error
     return device
 
 
 def choose_dtype(name: str | None, device: torch.device, parameters: int) -> torch.dtype:
-    """Return the dtype called `name`, or the one that suits the device and the model's size.
+    """Return the dtype called `name`, by default the one that suits the device and the model's size.
 
     Raises:
-        SettingError: there is no such dtype.
+        SettingError: the name is not in `DTYPES`.
     """
     if name is not None:
         if name not in DTYPES:
@@ -126,19 +125,20 @@ def choose_dtype(name: str | None, device: torch.device, parameters: int) -> tor
 
 
 def limit_threads(parameters: int) -> None:
-    """Let a small model answer from one thread of the CPU.
+    """Set torch to one CPU thread for a small model, unless OMP_NUM_THREADS is set.
 
-    Its matrices are too small to gain much from more, and threads that wait for one another lose milliseconds at
-    each of hundreds of operations as soon as another program takes a core.
+    The matrices are too small to gain much from more threads. And as soon as another program takes a core, threads
+    that wait for each other lose milliseconds in each of hundreds of operations.
     """
     if parameters < SMALL_PARAMETERS and read_variable("OMP_NUM_THREADS") is None:
         torch.set_num_threads(1)
 
 
 def describe_model(name: str | os.PathLike[str], checkpoint: Checkpoint) -> Description:
-    """Return the description of a checkpoint that was opened by `name`."""
+    """Return the name and training domain of a checkpoint that was opened by `name`."""
     path = expand_home(name)
-    is_path = path.exists() and checkpoint.path.parent.name != "snapshots"  # a name in the hub's cache says nothing
+    # Directories in the hub's cache are named by commit hashes.
+    is_path = path.exists() and checkpoint.path.parent.name != "snapshots"
     return Description(checkpoint.path.resolve().name if is_path else path.name, read_description(checkpoint.config))
 
 
@@ -149,17 +149,18 @@ def build_network(
     quant: int | None = None,
     **wider: bool,
 ) -> "VisualGLMModel":
-    """Build the SAT network of a checkpoint on `device`, its weights still to be loaded, with `quant` bits if given.
+    """Build the SAT network of a checkpoint on `device`, without loading its weights.
 
     Args:
-        wider: what else has few bits, see `quantize`.
+        quant: bits of the linear layers, 8 or 4; None for layers that are not quantized.
+        wider: further layers to quantize, see `quantize`.
     """
     from .finetuned import FineTuneVisualGLMModel
     from .visualglm import VisualGLMModel
 
     checkpoint.check_file_sizes()
     network_class, args = VisualGLMModel, Namespace(**{"skip_init": True, **checkpoint.config})
-    if PTUNING in methods_in(checkpoint.stored_tensors):  # LoRA is merged
+    if PTUNING in methods_in(checkpoint.stored_tensors):  # LoRA needs no class of its own: it is merged
         network_class = FineTuneVisualGLMModel
         vars(args).update(use_lora=False, use_qlora=False)
 
@@ -188,29 +189,30 @@ def load_sat(
     max_batch_size: int | None = None,
     max_queue_size: int | None = None,
 ) -> SatChatModel:
-    """Load a model to chat with, on the SAT network.
+    """Load a chat model on the SAT network.
 
-    A small model on the CPU sets torch to one thread for the whole program, unless OMP_NUM_THREADS is set.
+    A small model on the CPU sets torch to one thread for the entire process, unless OMP_NUM_THREADS is set.
 
     Args:
         name: visualglm-tiny, visualglm-6b, a directory, a .pt file, or a hub id; see `model.checkpoint.resolve`.
-        device: cpu, cuda, cuda:1, ...; None for a GPU where there is one.
-        dtype: float32, bfloat16 or float16; None for what suits the device.
-        quant: bits of the language model's weights, 8 or 4; they are rounded one matrix at a time. None leaves them.
-        quant_vision: with `quant`, round the weights of the image part as well.
-        quant_embeddings: with `quant`, round the tokens' embeddings as well, to 8 bits.
-        qkv_layout, base: as in `open_checkpoint`, where a checkpoint is wrong or silent about its rows or its base.
-        progress: is called with (tensors read, tensors in all).
-        rows, most_waiting: the most answers at a time and the most questions that wait; see `SatChatModel`.
+        device: cpu, cuda, cuda:1, ...; None for a GPU if there is one, else the CPU.
+        dtype: float32, bfloat16 or float16; None for the dtype that suits the device.
+        quant: bits of the language model's weights, 8 or 4, quantized one matrix at a time; None does not quantize.
+        quant_vision: with `quant`, quantize the weights of the vision encoder as well.
+        quant_embeddings: with `quant`, quantize the token embeddings as well, to 8 bits.
+        qkv_layout, base: see `open_checkpoint`; override the checkpoint's QKV row order and its base model.
+        progress: called with (tensors read, total number of tensors).
+        max_batch_size, max_queue_size: maximum numbers of concurrent answers and of waiting questions; see
+            `NetworkChatModel`.
 
     Raises:
-        VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not to be had.
+        VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not available.
     """
     if quant is not None:
         check_bits(quant)
     elif quant_vision or quant_embeddings:
         name = "quant_vision" if quant_vision else "quant_embeddings"
-        raise SettingError(f"{name} needs quant, the bits that weights are to have: 8 or 4.")
+        raise SettingError(f"{name} needs quant, the number of bits of the weights: 8 or 4.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
@@ -252,18 +254,18 @@ def load_hf(
     max_batch_size: int | None = None,
     max_queue_size: int | None = None,
 ) -> HfChatModel:
-    """Load a model to chat with, on the Hugging Face network, whose image part and embeddings keep their precision.
+    """Load a chat model on the Hugging Face network, whose vision encoder and embeddings cannot be quantized.
 
-    The arguments are those of `load_sat`, and a small model on the CPU sets torch to one thread as there.
+    The arguments are those of `load_sat`. As there, a small model on the CPU sets torch to one thread.
 
     Raises:
-        VisualGLMError: the model, its tokenizer, the device or the dtype is not to be had.
+        VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not available.
     """
     if quant is not None:
         check_bits(quant)
-    for part, is_asked in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
-        if is_asked:
-            raise SettingError(f"The Hugging Face side rounds only linear layers. Leave {part} out, or use load_sat.")
+    for option, is_set in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
+        if is_set:
+            raise SettingError(f"The Hugging Face side quantizes only linear layers. Omit {option}, or use load_sat.")
     chosen = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)

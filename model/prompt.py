@@ -1,9 +1,9 @@
-"""Build the prompt of a conversation, read histories, and clean the answers that the model writes.
+"""Build prompts from conversations, parse histories, and clean up generated answers.
 
-    <img> + a placeholder for each of the picture's vectors + </img>问：q\\n答：a\\n...问：question\\n答：[gMASK]<sop>
+    <img> + one placeholder per image embedding + </img>问：q\\n答：a\\n...问：question\\n答：[gMASK]<sop>
 
-The placeholders are put in as ids. The picture is never part of the text, so nothing that a person types can open
-a file, move the picture, end the prompt, or become a control token.
+Placeholders are inserted as token ids. The image is never part of the text, so no user input can open a file, move the
+image, end the prompt, or become a control token.
 """
 
 import re
@@ -14,11 +14,11 @@ from typing import Any, Final, Literal, Protocol
 from .errors import PromptTooLongError, QuestionError, SettingError
 
 IMAGE_OPEN, IMAGE_CLOSE = "<img>", "</img>"
-# Part of the length limit kept free for the answer before old turns are dropped.
+# 1 / 8 of the length limit is reserved for the answer: longer prompts lose their oldest turns.
 ANSWER_RESERVE_DIVISOR = 8
-# Most tokens by which turns within a prompt differ from the same turns counted alone: the first one follows no newline.
+# Upper bound, in tokens, of the error when turns are tokenized separately: a prompt's first turn follows no newline.
 BOUNDARY_TOKENS = 8
-# Characters of a text that are encoded for each token allowed, to see that it is far too long.
+# To detect texts that are far too long, at most this many characters are tokenized per allowed token.
 MAX_CHARACTERS_PER_TOKEN = 64
 
 
@@ -28,8 +28,8 @@ class Language:
 
     Attributes:
         code: "zh" or "en".
-        ask, answer: the marks before a question and before an answer.
-        describe: the question that a demonstration asks first.
+        ask, answer: the markers before a question and before an answer.
+        describe: the first question of the demo programs.
     """
 
     code: str
@@ -38,7 +38,7 @@ class Language:
     describe: str
 
     def forbidden_ids(self, tokenizer: "Tokenizer") -> tuple[tuple[int, int], ...]:
-        """Return the half-open ranges of token ids that an answer in this language must not contain."""
+        """Return half-open ranges of token ids that must not be generated in this language."""
         if self is not ENGLISH:
             return ()
         return tuple((start, stop) for start, stop in tokenizer.english_forbidden_ids)
@@ -46,7 +46,7 @@ class Language:
 
 CHINESE = Language("zh", "问：", "答：", "描述这张图片。")
 ENGLISH = Language("en", "Q:", "A:", "Describe the image.")
-# What `prompt_language` of a model's configuration may say, as the argument `english` of `chat`.
+# Values of `prompt_language` in a model's configuration, and the argument `english` of `chat` that they stand for.
 PROMPT_LANGUAGES: dict[str, bool | None] = {CHINESE.code: False, ENGLISH.code: True, "auto": None}
 AS_CONFIGURED: Final = "as_configured"
 English = bool | None | Literal["as_configured"]
@@ -70,11 +70,12 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """What a dialogue is about and what was said so far.
+    """An image and the turns about it so far.
 
     Attributes:
-        image: an RGB picture, its pixels [1, 3, S, S], or None to talk without a picture.
+        image: an RGB PIL image, its pixels [1, 3, S, S], or None to chat without an image.
         turns: oldest first. The caller appends a turn when its answer is complete.
+        language: the language of the prompt's markers.
     """
 
     image: Any = None
@@ -84,12 +85,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads.
+    """An encoded prompt.
 
     Attributes:
-        token_ids: with placeholders where the picture's vectors go.
-        image_start: index of the first placeholder, None without a picture.
-        dropped_turns: how many of the oldest turns did not fit.
+        token_ids: with placeholders in the positions of the image embeddings.
+        image_start: index of the first placeholder, None without an image.
+        dropped_turns: number of oldest turns that did not fit.
     """
 
     token_ids: list[int]
@@ -98,23 +99,23 @@ class Prompt:
 
 
 class TextDecoder(Protocol):
-    """Turns the tokens of one answer into text as they come."""
+    """Incremental decoder of the tokens of one answer."""
 
     def push(self, token_id: int) -> str:
-        """Return the text that a token completes."""
+        """Add a token; return the text that it completes, possibly ""."""
         ...
 
     def flush(self) -> str:
-        """Return what is left after the last token."""
+        """Return the remaining text after the last token."""
         ...
 
 
 class Tokenizer(Protocol):
-    """What chatting and training need of a tokenizer; ChatGLMTokenizer has it."""
+    """The tokenizer interface that chatting and training need; ChatGLMTokenizer implements it."""
 
     @property
     def pad_token_id(self) -> int:
-        """The token that stands for each of the picture's vectors."""
+        """The placeholder token of an image embedding."""
         ...
 
     @property
@@ -124,27 +125,27 @@ class Tokenizer(Protocol):
 
     @property
     def english_forbidden_ids(self) -> Sequence[Sequence[int]]:
-        """Half-open ranges of the tokens that an English answer must not contain."""
+        """Half-open ranges of token ids that an English answer must not contain."""
         ...
 
     def encode_text(self, text: str) -> list[int]:
-        """Return the tokens of plain text, without control tokens."""
+        """Tokenize plain text; control tokens in it are ordinary text."""
         ...
 
     def build_inputs_with_special_tokens(self, token_ids_0: list[int]) -> list[int]:
-        """Return a prompt's tokens with [gMASK] <sop> after them."""
+        """Return the prompt's token ids followed by [gMASK] <sop>."""
         ...
 
     def decode_text(self, ids: Iterable[int]) -> str:
-        """Return the text of tokens, before `clean_up_spaces`."""
+        """Decode token ids to text, without `clean_up_spaces`."""
         ...
 
     def stream(self) -> TextDecoder:
-        """Return what decodes an answer that comes token by token."""
+        """Create an incremental decoder for one answer."""
         ...
 
     def clean_up_spaces(self, text: str) -> str:
-        """Join punctuation and English endings to the word before them."""
+        """Remove spaces before punctuation and before English endings such as n't."""
         ...
 
 
@@ -156,12 +157,12 @@ def require_text(value: object, name: str) -> str:
 
 
 def turn_text(turn: Turn, language: Language) -> str:
-    """Return the text of one turn within a prompt."""
+    """Format one turn for the prompt."""
     return f"{language.ask}{turn.question}\n{language.answer}{turn.answer}\n"
 
 
 def build_prompt(turns: Sequence[Turn], question: str, language: Language) -> str:
-    """Return the text of a dialogue that waits for the answer to `question`, without the picture.
+    """Format the turns and the question as prompt text, without the image.
 
     Raises:
         QuestionError: the question is not text.
@@ -173,7 +174,7 @@ def build_prompt(turns: Sequence[Turn], question: str, language: Language) -> st
 def encode_turns(
     tokenizer: Tokenizer, turns: Sequence[Turn], question: str, language: Language, image_length: int | None
 ) -> Prompt:
-    """Encode a dialogue, with a picture of `image_length` vectors unless that is None."""
+    """Encode turns and question as a prompt, with `image_length` placeholders; None means no image."""
     text = build_prompt(turns, question, language)
     if image_length is None:
         return Prompt(tokenizer.build_inputs_with_special_tokens(tokenizer.encode_text(text)), None)
@@ -191,7 +192,7 @@ def encode_newest_turns(
     image_length: int | None,
     max_tokens: int,
 ) -> Prompt:
-    """Encode a dialogue without the oldest turns that do not fit into `max_tokens`; the question is never cut.
+    """Encode as many of the newest turns as fit into `max_tokens` with the question, which is never truncated.
 
     The cost depends on `max_tokens` and on the question, not on the number or the length of the dropped turns.
     """
@@ -209,8 +210,8 @@ def encode_newest_turns(
 def _first_turn_within_budget(
     tokenizer: Tokenizer, turns: Sequence[Turn], language: Language, token_budget: int
 ) -> int:
-    """Return the index of the first turn of those that take `token_budget` tokens together, counted newest first."""
-    # The turns of a prompt are separated by a newline, which is a token of its own: counts can be added.
+    """Return the index of the oldest turn that, with all newer turns, fits into `token_budget` tokens."""
+    # Token counts of turns can be added, because turns are separated by a newline, which is always a separate token.
     separator = len(tokenizer.encode_text("\n"))
     for index in range(len(turns) - 1, -1, -1):
         token_budget += separator - count_tokens(tokenizer, "\n" + turn_text(turns[index], language), token_budget)
@@ -222,7 +223,7 @@ def _first_turn_within_budget(
 def count_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> int:
     """Count the tokens of `text`.
 
-    A text of clearly more than `max_tokens` is not read to its end: the count is that of its beginning.
+    A text clearly longer than `max_tokens` is not tokenized completely: the result is the count of its beginning.
     """
     beginning = text[: max(max_tokens, 1) * MAX_CHARACTERS_PER_TOKEN]
     count = len(tokenizer.encode_text(beginning))
@@ -239,13 +240,12 @@ def encode_prompt(
     image_length: int,
     max_length: int,
 ) -> Prompt:
-    """Encode `question` after the conversation's turns, dropping the oldest that leave too little room.
+    """Encode the conversation and `question` as a prompt, dropping the oldest turns of a prompt that is too long.
 
-    A prompt that takes more than all but an eighth of `max_length` loses its oldest turns, so that an answer
-    has room; the question itself is never cut.
+    A prompt may take 7/8 of `max_length`, so that 1/8 remains for the answer. The question is never truncated.
 
     Raises:
-        PromptTooLongError: the question alone leaves no room for a single token.
+        PromptTooLongError: the question alone leaves no token for the answer.
         QuestionError: the question is not text.
     """
     require_text(question, "question")
@@ -264,17 +264,17 @@ def encode_prompt(
 
 
 def is_chinese(text: str) -> bool:  # public name
-    """Whether `text` has a Chinese character."""
+    """Whether `text` contains a Chinese character."""
     return re.search("[\u4e00-\u9fff]", text) is not None
 
 
 def question_language(question: str, default: Language, turns: Sequence[Turn] = ()) -> Language:
-    """Return the language to ask `question` in: its own.
+    """Detect the language of `question`.
 
     Args:
-        question: what is asked.
-        default: for a question without letters ("3+4?", an emoji) after no question with letters.
-        turns: what was said before; a question without letters keeps the language of the latest one with letters.
+        question: the question.
+        default: the result if neither the question nor an earlier one has letters ("3+4?", an emoji).
+        turns: earlier turns; a question without letters has the language of the latest question with letters.
     """
     require_text(question, "question")
     for text in (question, *(turn.question for turn in reversed(turns))):
@@ -286,17 +286,18 @@ def question_language(question: str, default: Language, turns: Sequence[Turn] = 
 
 
 def choose_language(english: English, configured: str | None, question: str, turns: Sequence[Turn]) -> Language:
-    """Return the language of a prompt, as the caller of `chat` wants it.
+    """Choose the language of a prompt from the argument `english` of `chat` and the model's configuration.
 
     Args:
-        english: True or False for one language; None to follow the question; AS_CONFIGURED for what `configured` says.
-        configured: `prompt_language` of the model's configuration, one of PROMPT_LANGUAGES; None for the original's
-            Chinese.
-        question: what is asked.
-        turns: what was said before.
+        english: True or False for a fixed language; None for the language of the question; AS_CONFIGURED to use
+            `configured`.
+        configured: `prompt_language` of the model's configuration, one of PROMPT_LANGUAGES; None means Chinese, as in
+            the original.
+        question: the question.
+        turns: earlier turns.
 
     Raises:
-        SettingError: `english` or `configured` is something else.
+        SettingError: `english` or `configured` has another value.
     """
     if english == AS_CONFIGURED:
         if (configured or CHINESE.code) not in PROMPT_LANGUAGES:
@@ -317,33 +318,33 @@ CJK = "[\u4e00-\u9fff]"
 
 
 def clean_answer(text: str) -> str:
-    """Return the model's raw answer as a person should read it, exactly as the original does.
+    """Clean up the model's raw answer for display, exactly as the original does.
 
-    Surrounding space goes, a placeholder of the training data is filled in, and punctuation next to a Chinese
-    character becomes full-width.
+    Strips surrounding whitespace, replaces a placeholder of the training data, and makes punctuation next to a Chinese
+    character full-width.
     """
     return widen_punctuation(text.strip().replace(TRAINING_TIME, TRAINING_YEAR))
 
 
-# One pass, which begins at the punctuation: it reads the whole answer again for each of its tokens.
+# One pass that starts at punctuation, for speed: streaming cleans the complete answer again after each token.
 NARROW_PUNCTUATION = re.compile(rf"[{''.join(FULL_WIDTH)}](?:(?<={CJK}.)|(?={CJK}))")
 
 
 def widen_punctuation(text: str) -> str:
-    """Make , ! : ; ? full-width where a Chinese character stands on either side."""
+    """Make , ! : ; ? full-width if a Chinese character precedes or follows."""
     return NARROW_PUNCTUATION.sub(lambda match: FULL_WIDTH[match[0]], text)
 
 
-# Ends of a raw answer that later words may still change: space (stripped at the end, or swallowed before
-# punctuation), punctuation (its width depends on what follows), the start of the placeholder, and the start of
-# an English ending that the tokenizer's clean-up joins to the word before it.
+# Suffixes of a raw answer that later text may still change: whitespace (stripped at the end, or removed before
+# punctuation), punctuation (its width depends on the next character), a beginning of the placeholder, and a beginning
+# of an English ending that the tokenizer's clean-up joins to the preceding word.
 PARTIAL_PLACEHOLDER = "|".join(re.escape(TRAINING_TIME[:length]) for length in range(len(TRAINING_TIME), 0, -1))
 UNSTABLE_SUFFIX = re.compile(rf"(?:[\s,.!:;?']+| n'?| '[vr]|{PARTIAL_PLACEHOLDER})\Z")
 MAX_UNSTABLE_LENGTH = 16
 
 
 def stable_prefix_length(text: str) -> int:
-    """Return how much of a growing raw answer no later words can change any more."""
+    """Return the length of the prefix of a growing raw answer that later text cannot change."""
     end = len(text)
     while match := UNSTABLE_SUFFIX.search(text, max(0, end - MAX_UNSTABLE_LENGTH), end):
         end = match.start()
@@ -351,10 +352,11 @@ def stable_prefix_length(text: str) -> int:
 
 
 class StableTextStream:
-    """Turns raw pieces of an answer into clean text that, once shown, never changes.
+    """Converts a raw answer that arrives in parts to clean text; emitted text never changes.
 
     Args:
-        clean: whole raw text -> clean text; `stable_prefix_length` must know what it may still change.
+        clean: maps the complete raw text to clean text; it must not change the prefix of `stable_prefix_length` when
+            raw text is appended.
     """
 
     def __init__(self, clean: Callable[[str], str] = clean_answer) -> None:
@@ -363,12 +365,12 @@ class StableTextStream:
         self.emitted = ""
 
     def push(self, raw: str) -> str:
-        """Take the next raw piece; return the clean text that can be shown now."""
+        """Append raw text; return the clean text that has become stable."""
         self.raw += raw
         return self._show(self.clean(self.raw[: stable_prefix_length(self.raw)]))
 
     def flush(self) -> str:
-        """Return what is left when the answer is complete."""
+        """Return the remaining clean text of the complete answer."""
         return self._show(self.clean(self.raw))
 
     def _show(self, text: str) -> str:
@@ -380,7 +382,7 @@ class StableTextStream:
 HISTORY_FORMATS = (
     "A history is a list of (question, answer) pairs, or of messages "
     '{"role": "user", "content": "..."} and {"role": "assistant", "content": "..."} in turn, oldest first; '
-    "None or [] stands for no history."
+    "None or [] means no history."
 )
 
 
@@ -389,17 +391,17 @@ def to_turns(history: Any) -> list[Turn]:
 
     Args:
         history: a list of (question, answer) pairs, of `Turn`s, or of messages {"role": ..., "content": ...} in which
-            an assistant's follows each user's; the forms may be mixed. None for no history.
+            roles alternate between user and assistant; formats may be mixed. None for no history.
 
     Raises:
-        QuestionError: it has another form, or something in it is not text.
+        QuestionError: it has another format, or a question or an answer is not text.
     """
     if history is None:
         return []
     if not is_list(history):
         raise QuestionError(f"The history is of type {type(history).__name__}. {HISTORY_FORMATS}")
     turns: list[Turn] = []
-    question: str | None = None  # of a user's message, until the assistant's comes
+    question: str | None = None  # from a user message whose assistant message is still to come
     for number, item in enumerate(history):
         try:
             if question is not None:
@@ -417,21 +419,21 @@ def to_turns(history: Any) -> list[Turn]:
 
 
 def is_list(value: object) -> bool:
-    """Whether `value` is a sequence, but not of characters or bytes."""
+    """Whether `value` is a sequence other than a string or bytes."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
 
 
 def parse_message(message: Any, role: str) -> str:
-    """Return the content of a message, which should be of `role`."""
+    """Return the content of a message, after checking that it has the given role."""
     if not isinstance(message, Mapping):
-        raise QuestionError(f"A message of role {role!r} should stand here.")
+        raise QuestionError(f"A message of role {role!r} is expected here.")
     if message.get("role") != role:
         raise QuestionError(f"Its role is {str(message.get('role'))[:40]!r}; it should be {role!r}.")
     return require_text(message.get("content"), "content")
 
 
 def parse_pair(pair: Any) -> Turn:
-    """Return the turn of a (question, answer) pair."""
+    """Convert a (question, answer) pair to a turn."""
     if not is_list(pair):
         raise QuestionError(f"It is of type {type(pair).__name__}.")
     if len(pair) != 2:

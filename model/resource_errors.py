@@ -1,4 +1,4 @@
-"""Recognize a shortage of memory, file descriptors or threads in what libraries raise, and put it into words."""
+"""Detect exhausted memory, file descriptors or threads in exceptions, and translate them to ResourceError."""
 
 import errno
 import re
@@ -10,7 +10,7 @@ import torch
 from .errors import ResourceError
 
 OUT_OF_MEMORY = (
-    "There is too little memory left. End other programs, or take a smaller model or one of fewer bits (quant), "
+    "There is too little memory left. End other programs, or use a smaller or quantized model (quant), "
     "and lower max_length."
 )
 OUT_OF_FILES = (
@@ -19,7 +19,7 @@ OUT_OF_FILES = (
 )
 OUT_OF_THREADS = "No more threads can be started. End other programs, or raise the limit of processes (`ulimit -u`)."
 ERRNO_MESSAGES = {errno.EMFILE: OUT_OF_FILES, errno.ENFILE: OUT_OF_FILES, errno.ENOMEM: OUT_OF_MEMORY}
-# Compiled libraries raise a RuntimeError or an error of their own, with the system's words in it.
+# Compiled libraries raise RuntimeError or exceptions of their own that contain the system's message.
 ERROR_PATTERNS = (
     (
         re.compile(r"(can't|cannot|could not|failed to) allocate memory|out of memory|bad_alloc", re.IGNORECASE),
@@ -28,12 +28,12 @@ ERROR_PATTERNS = (
     (re.compile(r"too many open files", re.IGNORECASE), OUT_OF_FILES),
     (re.compile(r"can't start new thread", re.IGNORECASE), OUT_OF_THREADS),
 )
-MAX_CAUSES = 10  # that are followed from an error
-MAX_TEXT_LENGTH = 1000  # of an error's text
+MAX_CAUSES = 10  # longest chain of causes that is searched
+MAX_TEXT_LENGTH = 1000  # characters of an error message that are searched
 
 
 def find_resource_error(error: BaseException) -> ResourceError | None:
-    """Return the error for a person if a shortage caused `error`, None if anything else did."""
+    """Return a ResourceError if an exhausted resource caused `error`, else None."""
     cause: BaseException | None = error
     for _ in range(MAX_CAUSES):
         if cause is None:
@@ -47,7 +47,7 @@ def find_resource_error(error: BaseException) -> ResourceError | None:
 
 
 def describe_exhaustion(error: BaseException) -> str | None:
-    """Say what is short, looking at this error alone and not at its causes; None for any other error."""
+    """Return the message for an exhausted resource; None for other errors. Causes are not searched."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in ERRNO_MESSAGES:
@@ -59,7 +59,7 @@ def describe_exhaustion(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is Python's or torch's for an allocation that failed."""
+    """Whether an error of Python or torch reports a failed memory allocation."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and ERROR_PATTERNS[0][0].search(str(error)[:MAX_TEXT_LENGTH]) is not None
@@ -67,7 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def translate_resource_errors() -> Iterator[None]:
-    """Turn what a block raises for a shortage, whatever its type, into a ResourceError."""
+    """Translate exceptions of any type that report an exhausted resource to ResourceError."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Tensors by name, each read or computed when it is asked for, so that a model never lies in memory twice."""
+"""Mappings of lazily loaded tensors, so that a model is never in memory twice."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ TensorLoader = Callable[[], torch.Tensor]
 
 
 class LazyTensors(Tensors):
-    """A mapping whose tensors are made anew at each access and not kept.
+    """A mapping from names to tensors that loads a tensor at each access and does not cache it.
 
     Args:
         loaders: function that loads the tensor, by name.

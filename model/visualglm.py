@@ -1,4 +1,4 @@
-"""VisualGLM: ChatGLM-6B on SAT, with the picture's vectors standing where the prompt has placeholders.
+"""VisualGLM: ChatGLM-6B on SAT, with image embeddings in the placeholder positions of the prompt.
 
 Paper of the language model: GLM, https://arxiv.org/abs/2103.10360.
 """
@@ -32,8 +32,8 @@ from sat.model.base_model import BaseMixin, get_model
 from sat.model.official.chatglm_model import ChatGLMModel
 from sat.mpu import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, get_model_parallel_world_size
 
-# Who answers each SAT hook in the model as built here. The decoder may then walk the layers itself; where a
-# user's mixin answers a hook, it must call the whole model instead.
+# The origin of each SAT hook in the model as built here. With these the engine's decoder may run the layers itself;
+# if a mixin of the user implements a hook, the decoder must call the complete model instead.
 BUILT_IN_HOOKS = {
     "attention_forward": "chatglm-attn",
     "final_forward": "chatglm-final",
@@ -42,17 +42,17 @@ BUILT_IN_HOOKS = {
     "word_embedding_forward": "eva",
 }
 PARALLEL_LAYERS = (ColumnParallelLinear, RowParallelLinear)
-# SAT's cache stores what our decoder caches itself, and changes no result; P-tuning's prefix goes into that cache.
+# SAT's cache mixin changes no result: our decoder has a KV cache of its own, which also holds P-tuning's prefix.
 CACHE_ATTENTION_HOOKS = {"auto-regressive -> default"}
 PREFIX_ATTENTION_HOOKS = {f"{PTUNING} -> default", f"auto-regressive -> {PTUNING} -> default"}
-# What every checkpoint has; other parts a subclass has added.
+# Components that every checkpoint has; others were added by a subclass.
 BASE_COMPONENTS = ("transformer", "mixins.chatglm-final", "mixins.chatglm-attn", "mixins.eva")
 
 
 class RotaryEmbedding(nn.Module):
-    """Tables of cosines and sines that do not change with the model's dtype.
+    """Rotary cosine and sine tables, computed in float32 for every model dtype.
 
-    Stands where SAT has its own table, with the same call. Its buffer is saved for older readers and never loaded.
+    Replaces SAT's module of the same interface. The buffer `inv_freq` is saved for older programs and never loaded.
     """
 
     def __init__(self, dim: int) -> None:
@@ -81,7 +81,7 @@ class RotaryEmbedding(nn.Module):
 
 
 class ImageMixin(BaseMixin):
-    """Puts image embeddings into the embedded prompt."""
+    """SAT mixin that inserts image embeddings into the embedded prompt."""
 
     def __init__(self, args: Namespace, **kwargs: Any) -> None:
         super().__init__()
@@ -99,20 +99,20 @@ class ImageMixin(BaseMixin):
         pre_image: int | Sequence[int] = 0,
         **_: Any,
     ) -> torch.Tensor:
-        """Embed a prompt with its pictures.
+        """Embed prompts with their images.
 
         Args:
-            input_ids: [B, T], with `image_length` placeholders where a picture stands.
-            image: pixels [B or 1, 3, S, S]; or give `image_embeddings` [B or 1, L, D] already computed.
-            pre_image: tokens before the picture, padding included: one number, or one for each row; a negative
-                number marks a row without a picture.
+            input_ids: [B, T], with `image_length` placeholders in the positions of an image.
+            image: pixels [B or 1, 3, S, S]; alternatively `image_embeddings` [B or 1, L, D].
+            pre_image: number of tokens before the image, including padding: one number, or one for each of the B
+                sequences; a negative number means no image.
 
         Returns:
             [B, T, D].
         """
         embeddings: torch.Tensor = self.transformer.word_embeddings(input_ids)
         starts = [pre_image] * len(input_ids) if isinstance(pre_image, int) else list(pre_image)
-        # A cached decoding step is shorter than what stands before the picture: nothing to insert.
+        # A decode step with a KV cache is shorter than the prompt up to the image: nothing to insert.
         if max(starts) + self.image_length > input_ids.shape[1]:
             return embeddings
         if image_embeddings is None and image is not None:
@@ -123,7 +123,7 @@ class ImageMixin(BaseMixin):
 
 
 def insert_image_embeddings(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
-    """Replace embeddings [B, T, D] by images [B or 1, L, D] from `starts[b]` on, in a new tensor."""
+    """Return embeddings [B, T, D] with images [B or 1, L, D] in the positions from `starts[b]` on, as a new tensor."""
     images = images.to(embeddings.device, embeddings.dtype).expand(len(starts), -1, -1)
     length = images.shape[1]
     if len(set(starts)) == 1 and starts[0] >= 0:
@@ -136,21 +136,21 @@ def insert_image_embeddings(embeddings: torch.Tensor, images: torch.Tensor, star
 
 
 def component_of(name: str) -> str:
-    """Return the part of a network that a parameter belongs to: a mixin, or an attribute of the model."""
+    """Return the component that contains a parameter: a mixin, or an attribute of the model."""
     return ".".join(name.split(".")[: 2 if name.startswith("mixins.") else 1])
 
 
 def find_new_parameters(targets: Tensors, stored: Tensors) -> list[str]:
-    """List the parameters of `targets` that a subclass adds and that the checkpoint, as a whole, knows nothing of."""
+    """List the parameters of `targets` in components that a subclass added and the checkpoint does not have."""
     known = {*BASE_COMPONENTS, *map(component_of, stored)}
     has_lora = LORA in methods_in(stored)
     return [name for name in targets if component_of(name) not in known or (is_factor(name) and not has_lora)]
 
 
 def adapt_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoint, list[str]]:
-    """Return `checkpoint` as a fine-tuning class wants it, and the parameters that are new.
+    """Adapt a checkpoint to the parameters of a fine-tuning class; also return the names of new parameters.
 
-    Weights are found under the names that LoRA's wrapping gives them, and what is new keeps the values it has.
+    Weights get the names that LoRA's wrapping gives them. New parameters keep their initial values.
     """
     targets = model.state_dict()
     if checkpoint.has_lora and LORA not in methods_in(targets):
@@ -159,7 +159,7 @@ def adapt_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> tuple[Checkpoi
     wrapped = [name for name in targets if ".original." in name and name not in checkpoint.stored_tensors]
     if not new and not wrapped:
         return checkpoint, []
-    if not checkpoint.has_lora:  # so that no row order has to be told from wrapped weights
+    if not checkpoint.has_lora:  # the QKV order could not be detected in wrapped weights later
         checkpoint = replace(
             checkpoint, stored_tensors=checkpoint.split_qkv(), qkv_layout=SPLIT, layout_is_explicit=True
         )
@@ -192,9 +192,9 @@ class VisualGLMModel(ChatGLMModel):
 
     @classmethod
     def add_model_specific_args(cls, parser: ArgumentParser) -> ArgumentParser:
-        """Add the flags that VisualGLM has beyond ChatGLM."""
+        """Add the flags of VisualGLM to those of ChatGLM."""
         group = parser.add_argument_group("VisualGLM", "VisualGLM configuration")
-        group.add_argument("--image_length", type=int, help="vectors that stand for a picture")
+        group.add_argument("--image_length", type=int, help="number of embeddings per image")
         group.add_argument("--eva_args", type=json.loads, default={}, help="sizes of the ViT, as JSON")
         group.add_argument("--qformer_args", type=json.loads, default={}, help="sizes of the QFormer, as JSON")
         return super().add_model_specific_args(parser)  # type: ignore[no-any-return]
@@ -205,7 +205,7 @@ class VisualGLMModel(ChatGLMModel):
     ) -> tuple["VisualGLMModel", Namespace]:
         """Load the model called `name`; see `from_pretrained_base` for the arguments."""
         changes = dict(overwrite_args or {})
-        if changes.get("model_parallel_size") == 1:  # the shares of several ranks are joined anyway
+        if changes.get("model_parallel_size") == 1:  # shards of several ranks are merged anyway
             del changes["model_parallel_size"]
         return super().from_pretrained(name, args, overwrite_args=changes, **kwargs)  # type: ignore[no-any-return]
 
@@ -222,13 +222,14 @@ class VisualGLMModel(ChatGLMModel):
     ) -> tuple["VisualGLMModel", Namespace]:
         """Build the model called `name` (or in directory `name`) and load its weights.
 
-        SAT's `from_pretrained` ends here. Entries of the checkpoint's configuration win over those of `args`,
-        and `overwrite_args` over both; what none of them says is the class's default. The model answers at once (no
-        dropout); call `train()` to train it. What a subclass adds and the checkpoint lacks starts as it was built.
-        Further keywords: `specific_iteration` of a run, and `qkv_layout` and `base` as in `open_checkpoint`.
+        SAT's `from_pretrained` calls this method. Entries of the checkpoint's configuration override those of `args`,
+        and `overwrite_args` overrides both; missing entries have the class's defaults. The model is returned in
+        evaluation mode; call `train()` to train it. Parameters that a subclass adds and the checkpoint lacks keep
+        their initial values. Further keywords: `specific_iteration` of a run; `qkv_layout` and `base`, see
+        `open_checkpoint`.
 
         Raises:
-            CheckpointError: nothing found, or nothing readable.
+            CheckpointError: no checkpoint was found, or it cannot be read.
         """
         checkpoint = open_checkpoint(
             name,
@@ -242,7 +243,7 @@ class VisualGLMModel(ChatGLMModel):
         merged = Namespace(**{**given, **checkpoint.config, **(overwrite_args or {})})
         device, dtype = resolve_placement(merged)
         options = {key: value for key, value in kwargs.items() if key not in {"url", "prefix"}}
-        if build_only or cls is not VisualGLMModel:  # what a subclass computes while it is built needs its data
+        if build_only or cls is not VisualGLMModel:  # a subclass may compute with its weights while it is built
             with torch.random.fork_rng(devices=[]):  # SAT draws some weights that are then overwritten
                 model = get_model(merged, cls, **options)
         else:
@@ -253,7 +254,7 @@ class VisualGLMModel(ChatGLMModel):
         return model.eval(), merged
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Load the weights; mixins that are new to them are asked to initialise themselves, as SAT does."""
+        """Load the weights, then let mixins that the checkpoint lacks initialize themselves, as SAT does."""
         fitted, new = adapt_checkpoint(checkpoint, self)
         load_tensors(self, fitted)
         components = {component_of(name) for name in new} - set(BASE_COMPONENTS)
@@ -273,7 +274,7 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def image_size(self) -> int:
-        """Side of the square picture in pixels."""
+        """S, the side of the square input image in pixels."""
         return self.vision_encoder.image_size
 
     @property
@@ -293,7 +294,7 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def num_heads(self) -> int:
-        """Attention heads of the language model."""
+        """Number of attention heads of the language model."""
         return int(self.transformer.layers[0].attention.num_attention_heads)
 
     @property
@@ -303,23 +304,23 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def qkv_interleaved(self) -> bool:
-        """Whether the rows of query_key_value lie head by head; SAT's lie part by part."""
+        """Whether the rows of query_key_value are interleaved by head; SAT stores all q, then all k, then all v."""
         return False
 
     @property
     def has_foreign_mixins(self) -> bool:
-        """Whether a mixin that is not ours wants to see or change the forward pass."""
+        """Whether a mixin of the user implements a hook of the forward pass."""
         origins = dict(self.hook_origins)
         attention = origins.pop("attention_fn", None)
         known = PREFIX_ATTENTION_HOOKS if find_prefix(self.mixins) else CACHE_ATTENTION_HOOKS
         mixins = attention not in {None, *known} or any(BUILT_IN_HOOKS.get(name) != by for name, by in origins.items())
-        # The decoder embeds pictures itself, as this mixin does.
+        # The decoder inserts image embeddings itself, exactly as `ImageMixin` does.
         embeds = getattr(type(self.mixins["eva"]), "word_embedding_forward", None)
         return mixins or embeds is not ImageMixin.word_embedding_forward
 
     @property
     def prefix(self) -> Sequence[torch.Tensor]:
-        """Keys and values [2, H, P, head_dim] of P-tuning for each layer, which the tokens of every row see."""
+        """P-tuning keys and values [2, H, P, head_dim] of each layer, which every sequence attends to."""
         return prefixes_of(self.mixins)
 
     image_part = FormerAttribute("vision_encoder")
@@ -335,7 +336,7 @@ class VisualGLMModel(ChatGLMModel):
         return embeddings
 
     def bind_linear(self, module: nn.Module) -> Linear:
-        """Return how to call a linear layer; in a single process, SAT's without their communication."""
+        """Return a function that computes a linear layer; without tensor parallelism it skips SAT's communication."""
         if self.tp_size == 1 and type(module) in PARALLEL_LAYERS:
             return bind_dense(module)
         return bind_quantized(module) if isinstance(module, QuantizedLinear) else LinearAdapter(module)
@@ -349,6 +350,6 @@ class VisualGLMModel(ChatGLMModel):
         return embeddings
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
-        """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""
+        """Embed one prompt [1, T] and insert its image embeddings [1, L, D], if any; return [1, T, D]."""
         mixin: ImageMixin = self.get_mixin("eva")
         return mixin.word_embedding_forward(token_ids, image_embeddings=images, pre_image=image_start)

@@ -1,4 +1,4 @@
-"""Decode the bytes of an image file to RGB, upright and on white, in any format and mode, within limits."""
+"""Decode image files of any format to upright RGB images on white, within limits of size and cost."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from ..errors import ImageError
 from .url_fetch import MAX_BYTES, TIMEOUT
 
 MAX_SEGMENTS = 20_000  # chunks of a PNG, or segments before the first scan of a JPEG
-MAX_TEXT_CHUNK = 65_536  # bytes of a PNG text chunk that is kept, for the orientation in it
+MAX_TEXT_CHUNK = 65_536  # bytes of a PNG text chunk that may hold the orientation; longer ones are dropped
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -32,9 +32,9 @@ _END_OF_IMAGE, _COMMENT = 0xD9, 0xFE
 
 
 def strip_metadata(data: bytes) -> bytes | None:
-    """Return an image file without the metadata that does not change its image; None if it has too many pieces.
+    """Remove metadata that does not change the image from a PNG or JPEG file; None if it has too many segments.
 
-    Files other than PNG and JPEG are returned as they are. Of several images in a file only the first may remain.
+    Other files are returned unchanged. Of several images in a file, only the first may remain.
     """
     if data.startswith(PNG_SIGNATURE):
         return _strip_png(data)
@@ -44,7 +44,7 @@ def strip_metadata(data: bytes) -> bytes | None:
 
 
 def iter_jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of each segment of a JPEG's first image, skipping entropy-coded data and filling."""
+    """Yield marker, start and end of each segment of a JPEG's first image; skip entropy-coded data and fill bytes."""
     position = 2
     while match := _MARKER.search(data, position):
         marker, position = match[1][0], match.end()
@@ -102,7 +102,7 @@ def _is_chunk_needed(kind: bytes, chunk: memoryview) -> bool:
     keyword = next((known for known in _ORIENTATION_TEXTS if text.startswith(known)), None)
     if keyword is None or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
         return False
-    # The byte after the keyword tells the compression of zTXt, and of iTXt whether there is any.
+    # The byte after the keyword is the compression method in zTXt, and the compression flag in iTXt.
     content = text[len(keyword) :]
     if kind == b"zTXt":
         return _inflates_within_limit(content[1:])
@@ -118,22 +118,22 @@ def _inflates_within_limit(compressed: bytes) -> bool:
     return inflater.eof
 
 
-MAX_SCANS = 100  # of a JPEG; encoders write 1, or about 10 for a progressive one
-MAX_SCANNED_PIXELS = 20  # scans x pixels of a JPEG, in units of the most pixels allowed
-MAX_TIFF_ENTRIES = 4096  # of a page's directory
-MAX_TIFF_VALUES = 65_536  # of one entry: strips, most of all; one strip a row is usual
+MAX_SCANS = 100  # of a JPEG; encoders write 1, or about 10 if progressive
+MAX_SCANNED_PIXELS = 20  # limit of scans x pixels of a JPEG, in units of `max_pixels`
+MAX_TIFF_ENTRIES = 4096  # per page directory
+MAX_TIFF_VALUES = 65_536  # per entry, mostly strips; one strip per pixel row is usual
 MAX_GIF_BLOCKS = 10_000  # before the first image, of at most 255 bytes each
 MAX_RUN_LENGTH_BYTES = 1_000_000  # of a BMP
 
-_TIFF_BYTE_TYPES = (1, 2, 6, 7)  # of entries that hold profiles and texts, which are not taken apart
+_TIFF_BYTE_TYPES = (1, 2, 6, 7)  # types of entries with profiles and texts, which are not parsed
 
 
 def find_exceeded_limit(data: bytes, max_pixels: int) -> str | None:
-    """Return the reason why an image file costs too much to decode, such as "120 scans"; None if there is none.
+    """Find what makes an image file too expensive to decode, such as "120 scans"; None if nothing does.
 
     Args:
-        data: the image file, without the metadata that `strip_metadata` leaves out.
-        max_pixels: the most pixels that an image may have.
+        data: the image file after `strip_metadata`.
+        max_pixels: maximum number of pixels of an image.
     """
     if data.startswith(JPEG_SIGNATURE):
         return _find_exceeded_jpeg_limit(data, max_pixels)
@@ -169,12 +169,12 @@ def _find_exceeded_tiff_limit(data: bytes) -> str | None:
         if number >= MAX_TIFF_ENTRIES:
             return f"more than {MAX_TIFF_ENTRIES:,} entries in a directory"
         if count > MAX_TIFF_VALUES:
-            return f"{count:,} strips or other parts"
+            return f"{count:,} strips or other values"
     return None
 
 
 def iter_tiff_counts(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the tag and the number of values of each entry of a TIFF's first page whose values are not bytes."""
+    """Yield tag and number of values of each entry of a TIFF's first page, except entries of byte types."""
     order = "<" if data.startswith(b"II") else ">"
     try:
         big = struct.unpack_from(f"{order}H", data, 2)[0] == 43  # BigTIFF
@@ -186,12 +186,12 @@ def iter_tiff_counts(data: bytes) -> Iterator[tuple[int, int]]:
             tag, kind, count = entry.unpack_from(data, directory + number * entry.size)
             if kind not in _TIFF_BYTE_TYPES:
                 yield tag, count
-    except (struct.error, OverflowError):  # an offset beyond the file, or beyond all files
+    except (struct.error, OverflowError):  # an offset beyond the end of the file, or too large for an offset
         return
 
 
 def iter_gif_blocks(data: bytes) -> Iterator[int]:
-    """Yield the position of each extension block before the first image of a GIF, and of each of its sub-blocks."""
+    """Yield the offset of each extension block and sub-block before the first image of a GIF."""
     flags = data[10] if len(data) > 10 else 0
     position = 13 + ((2 << (flags & 7)) * 3 if flags & 0x80 else 0)  # after the global color table
     while (introducer := data[position : position + 1]) not in (b",", b";", b""):
@@ -205,12 +205,12 @@ def iter_gif_blocks(data: bytes) -> Iterator[int]:
 
 
 def _is_run_length_bmp(data: bytes) -> bool:
-    """Return whether the pixels of a BMP are runs, which Pillow decodes in Python."""
+    """Return whether a BMP is run-length encoded, which Pillow decodes slowly, in Python."""
     return len(data) >= 34 and struct.unpack_from("<I", data, 30)[0] in (1, 2)  # BI_RLE8, BI_RLE4
 
 
 def _embedded_png_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the size that each embedded PNG of an icon announces."""
+    """Yield width and height from the header of each PNG embedded in an icon."""
     for match in re.finditer(rb"IHDR", data):
         if match.end() + 8 <= len(data):
             yield struct.unpack_from(">II", data, match.end())
@@ -224,26 +224,26 @@ except ImportError:  # an optional package
 if TYPE_CHECKING:
     import numpy as np
 
-# What servers read: each is decoded by a C library whose cost is bounded by the number of pixels.
+# Formats that servers accept: each is decoded by a C library whose cost is bounded by the number of pixels.
 SERVED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
 HEIC = "HEIC"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-_CONVERSION_ADVICE = "Convert it to PNG or JPEG with a picture program."
-_BAND_PIXELS = 1_000_000  # of a deep grayscale image, converted at a time: the intermediate floats take memory
+_CONVERSION_ADVICE = "Convert it to PNG or JPEG with an image editor."
+_BAND_PIXELS = 1_000_000  # converted at a time in a high-bit-depth grayscale image, to limit the memory for floats
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture may cost us.
+    """Limits for loading an image.
 
     Attributes:
-        max_pixels: most pixels, width x height, read from the header before anything is decoded.
-        max_bytes: most bytes of the file, the data or the download.
-        timeout: seconds that a download may take altogether.
-        public_only: download from public addresses alone; a server sets this.
-        domains: download from these domains and what is below them alone; none given, from any.
-        formats: file formats that are read, of Pillow's names and HEIC; none given, all but EPS.
-        ports: with public_only, ports other than 80 and 443 that may be asked.
+        max_pixels: maximum of width x height, checked in the header before decoding.
+        max_bytes: maximum size of the file, the data or the download.
+        timeout: total seconds for a download.
+        public_only: download only from globally routable IP addresses; servers set this.
+        domains: download only from these domains and their subdomains; empty allows all.
+        formats: accepted file formats, by Pillow's names and HEIC; empty accepts all but EPS.
+        ports: with public_only, allowed ports besides 80 and 443.
     """
 
     max_pixels: int = 64_000_000
@@ -259,38 +259,38 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def decode_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
-    """Return the RGB picture in `data`, a picture file's bytes.
+    """Decode an image file to an RGB image.
 
     Args:
-        data: any format that `limits` allow; of an animation or several pages the first counts.
-        name: what messages call the picture, like "The picture data".
-        limits: what is refused for its size or its cost.
+        data: content of the file, in a format that `limits` allow; the first frame or page is decoded.
+        name: subject of error messages, such as "The image data".
+        limits: maximum size and cost.
 
     Raises:
-        ImageError: there is no picture in `data`, or it is damaged, too large or too costly to decode.
+        ImageError: `data` is no image, or it is damaged, too large or too expensive to decode.
     """
     with _translate_pillow_errors(name, limits):
         image = open_image(data, name, limits)
         image.load()
-        _check_size(image, name, limits)  # an icon's header may lie about the picture inside
+        _check_size(image, name, limits)  # the size in an icon's header may differ from that of the image inside
         _apply_exif_orientation(image)
         return to_rgb(image)
 
 
 def open_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
-    """Read the header of the picture in `data`, without its pixels; same arguments as `decode_image`.
+    """Read the header of an image file, without its pixels; same arguments as `decode_image`.
 
     Raises:
-        ImageError: there is no picture in `data`, or it is too large or too costly to decode.
+        ImageError: `data` is no image, or it is too large or too expensive to decode.
     """
     if not data:
-        raise ImageError(f"{name} is empty. Save or download it anew.")
+        raise ImageError(f"{name} is empty. Save or download it again.")
     if len(data) > limits.max_bytes:
         raise ImageError(f"{name} has more than {limits.max_bytes:,} bytes. Scale it down or save it as JPEG.")
     stripped = strip_metadata(data)
-    exceeded = "too many pieces of metadata" if stripped is None else find_exceeded_limit(data, limits.max_pixels)
+    exceeded = "too many metadata segments" if stripped is None else find_exceeded_limit(data, limits.max_pixels)
     if stripped is None or exceeded is not None:
-        raise ImageError(f"{name} has {exceeded}, which take too long to decode. Save it again with a picture program.")
+        raise ImageError(f"{name} has {exceeded}, which take too long to decode. Save it again with an image editor.")
     with _translate_pillow_errors(name, limits):
         image = _identify(stripped, limits.formats)
         if image is None:
@@ -300,10 +300,10 @@ def open_image(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
 
 
 def _identify(data: bytes, formats: Sequence[str]) -> Image.Image | None:
-    """Return the picture in `data`, header read and pixels not, or None when no allowed format fits.
+    """Open the image in `data` without decoding its pixels; None if it is of no allowed format.
 
-    PIL.Image.open does the same, but warns about large pictures, which only a process-wide setting silences;
-    our own limit comes right after.
+    PIL.Image.open also warns about large images, which only a process-wide setting can disable; the caller checks the
+    size instead.
     """
     if _is_heic(data):
         is_read = HeifImageFile is not None and (not formats or HEIC in formats)
@@ -326,42 +326,42 @@ def _open_as(format_name: str, data: bytes) -> Image.Image | None:
         return None
     try:
         return Image.OPEN[format_name][0](io.BytesIO(data), "")
-    except (SyntaxError, IndexError, TypeError, struct.error):  # "not mine" in Pillow's protocol
+    except (SyntaxError, IndexError, TypeError, struct.error):  # how Pillow's plugins reject data of other formats
         return None
 
 
 def _accepts(format_name: str, data: bytes) -> bool:
-    """Return whether a format of Pillow takes `data` for its own by the first bytes."""
+    """Return whether a Pillow plugin recognizes its format in the first bytes of `data`."""
     accept = Image.OPEN[format_name][1]
     accepted = accept(data[:16]) if accept else True
-    return bool(accepted) and not isinstance(accepted, str)  # a string says why Pillow was built without this format
+    return bool(accepted) and not isinstance(accepted, str)  # a string: this build of Pillow lacks the format
 
 
 def _describe_unknown(data: bytes, formats: Sequence[str]) -> str:
     start = data[:256].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return "is a web page, not a picture. Give the address of the picture itself."
+        return "is a web page, not an image. Give the address of the image itself."
     if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the picture itself. Fetch the picture with git lfs pull."
+        return "is a Git LFS pointer, not the image itself. Fetch the image with git lfs pull."
     if b"<svg" in start:
         return f"is an SVG drawing, which has no pixels. {_CONVERSION_ADVICE}"
     if start.startswith(b"%!ps"):
-        return f"is a PostScript program, which is not run. {_CONVERSION_ADVICE}"
+        return f"is a PostScript program, which is not executed. {_CONVERSION_ADVICE}"
     if _is_heic(data):
         return f"is in the HEIC format of phones, which needs the package pi-heif. Install it, or: {_CONVERSION_ADVICE}"
     if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return f"is in the JPEG XL format, which is not read. {_CONVERSION_ADVICE}"
+        return f"is in the JPEG XL format, which is not supported. {_CONVERSION_ADVICE}"
     if data[128:132] == b"DICM":
-        return "is a DICOM file, which is not read. Export it as PNG with a DICOM viewer."
+        return "is a DICOM file, which is not supported. Export it as PNG with a DICOM viewer."
     if formats and (found := _name_format(data, formats)):
         *other_formats, last = formats
-        accepted = f"only {', '.join(other_formats)} and {last} are read here"
+        accepted = f"only {', '.join(other_formats)} and {last} are accepted here"
         return f"is in the format {found}; {accepted}. {_CONVERSION_ADVICE}"
-    return f"is not a picture in a known format, or is damaged. {_CONVERSION_ADVICE}"
+    return f"is not an image in a known format, or is damaged. {_CONVERSION_ADVICE}"
 
 
 def _name_format(data: bytes, formats: Sequence[str]) -> str | None:
-    """Return the name of the format, other than `formats`, that the first bytes are typical of."""
+    """Return the name of a format outside `formats` that matches the first bytes, else None."""
     Image.init()
     other_formats = (name for name in Image.ID if name not in formats and Image.OPEN[name][1] is not None)
     typical = (name for name in other_formats if _accepts(name, data))
@@ -369,7 +369,12 @@ def _name_format(data: bytes, formats: Sequence[str]) -> str | None:
 
 
 def normalize_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
-    """Return a copy of `image`, called `name` in messages, decoded, upright and in RGB.
+    """Return a decoded RGB copy of a PIL image, with its EXIF orientation applied.
+
+    Args:
+        image: an image in any mode of Pillow, decoded or not.
+        name: subject of error messages.
+        limits: maximum size.
 
     Raises:
         ImageError: it has no pixels or more than `limits` allow, or cannot be decoded.
@@ -383,7 +388,7 @@ def normalize_image(image: Image.Image, name: str, limits: ImageLimits) -> Image
 
 
 def resize_image(image: Image.Image, size: int) -> Image.Image:
-    """Return an RGB image squeezed into a square of `size` x `size` pixels, as the model sees it.
+    """Resize an RGB image to the model's square input of `size` x `size` pixels.
 
     The resizing is bicubic and antialiased, and does not keep the aspect ratio.
     """
@@ -393,21 +398,21 @@ def resize_image(image: Image.Image, size: int) -> Image.Image:
 def _check_size(image: Image.Image, name: str, limits: ImageLimits) -> None:
     width, height = image.size
     if width <= 0 or height <= 0:
-        raise ImageError(f"{name} has no pixels ({width} x {height}). Save or download it anew.")
+        raise ImageError(f"{name} has no pixels ({width} x {height}). Save or download it again.")
     if width * height > limits.max_pixels:
         raise _too_many_pixels(f"{name} has {width} x {height} pixels", limits)
 
 
 def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
-    return ImageError(f"{what}; at most {limits.max_pixels:,} are read. Scale it down and try again.")
+    return ImageError(f"{what}; at most {limits.max_pixels:,} are allowed. Scale it down and try again.")
 
 
 @contextmanager
 def _translate_pillow_errors(name: str, limits: ImageLimits) -> Iterator[None]:
-    """Put what Pillow raises while it reads untrusted data into plain words.
+    """Translate exceptions of Pillow for untrusted data to ImageError.
 
-    Damaged data makes its many decoders raise nearly anything, so each Exception means a bad picture here.
-    Its text stays out of the message, as it may quote the data.
+    For damaged data Pillow's decoders raise exceptions of almost any type, so every Exception means a bad image here.
+    Its text is not in the message, because it may quote the data.
     """
     try:
         yield
@@ -419,18 +424,18 @@ def _translate_pillow_errors(name: str, limits: ImageLimits) -> Iterator[None]:
         raise ImageError(f"{name} needs more memory than there is. Scale it down, or end other programs.") from error
     except Exception as error:
         if isinstance(error, EOFError) or "truncated" in str(error).lower():
-            raise ImageError(f"{name} is cut off: its end is missing. Copy or download it anew.") from error
+            raise ImageError(f"{name} is truncated: its end is missing. Copy or download it again.") from error
         raise ImageError(f"{name} cannot be decoded; it is damaged or of a rare kind. {_CONVERSION_ADVICE}") from error
 
 
 def _apply_exif_orientation(image: Image.Image) -> None:
-    """Rotate or mirror a loaded image in place as its EXIF orientation says."""
-    with suppress(Exception):  # broken metadata, raised as almost anything, does not spoil good pixels
+    """Rotate or mirror a loaded image in place, according to its EXIF orientation."""
+    with suppress(Exception):  # invalid metadata may raise almost anything, but the pixels are valid
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return `image` (any mode of Pillow) in RGB, 8 bits a channel, with white behind what is transparent."""
+    """Convert an image of any mode of Pillow to RGB with 8 bits per channel, with transparency on white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_high_bit_depth(image).convert("RGB")
     if image.mode == "LAB":
@@ -445,8 +450,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_high_bit_depth(image: Image.Image) -> Image.Image:
-    """Return a grayscale picture of more than 8 bits, integer or float, as L."""
-    import numpy as np  # takes longer to import than most pictures take to decode
+    """Convert a grayscale image of more than 8 bits, integer or float, to 8 bits (mode L)."""
+    import numpy as np  # importing it takes longer than decoding most images
 
     values = np.asarray(image)  # [H, W]
     height = max(1, _BAND_PIXELS // image.width)
@@ -470,10 +475,10 @@ def _scale_band(values: "np.ndarray", low: float, high: float, transparent: Any)
 
 
 def _value_range(bands: Sequence["np.ndarray"], mode: str) -> tuple[float, float]:
-    """Return which values are black and white.
+    """Return the values of black and white.
 
-    Only the 16-bit modes declare it. For I and F it is the smallest usual range (1 for floats, 8 or 16 bits)
-    that holds all values, else the values' own.
+    Only the 16-bit modes define them. For I and F the range is the smallest usual one (0 to 1 for floats, 8 or 16
+    bits) that contains all values, else minimum and maximum of the values.
     """
     import numpy as np
 
@@ -492,5 +497,5 @@ def _convert_lab(image: Image.Image) -> Image.Image:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
     converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # None only when done in place
+    assert converted is not None  # None is returned only for in-place conversion
     return converted

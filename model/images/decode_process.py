@@ -1,6 +1,6 @@
-"""Decode image files from untrusted sources in child processes, which can be killed and share budgets of pixels.
+"""Decode untrusted image files in child processes, which can be killed and which share pixel budgets.
 
-A decoder in C cannot be interrupted in a thread, and holds memory that only the end of its process gives back for sure.
+A C decoder cannot be interrupted in a thread, and only the end of a process is certain to free its memory.
 """
 
 import json
@@ -23,21 +23,21 @@ from ..errors import ImageError
 from .decode import ImageLimits
 
 WORKER = "model.images.decode_worker"
-IMPORT_ROOT = str(Path(__file__).parents[2])  # the folder from which a child imports `model`
-DECODE_SECONDS = 10.0  # of processor time for one image
+IMPORT_ROOT = str(Path(__file__).parents[2])  # the directory from which the child process imports `model`
+DECODE_SECONDS = 10.0  # CPU time for one image
 SMALL_PIXELS = 2_000_000  # images up to this size never wait for larger ones
-BYTES_PER_PIXEL = 12  # of memory, at most: the image, a copy, and what a decoder holds
-BASE_MEMORY = 384 * 2**20  # bytes of address space that a process takes for its code and the image file
-MAX_REPLY_BYTES = 65_536  # bytes of the JSON line
+BYTES_PER_PIXEL = 12  # upper bound: the image, a copy, and the decoder's buffers
+BASE_MEMORY = 384 * 2**20  # bytes of address space for the code and the image file
+MAX_REPLY_BYTES = 65_536  # of the JSON line
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image file as a chat needs it, both in RGB, upright, and on white.
+    """A decoded image file: RGB, with the EXIF orientation applied and transparency on white.
 
     Attributes:
-        image: S x S pixels, resized as `preprocess` resizes; the answers about it are those about the full image.
-        preview: a larger image in the aspect ratio of the file; None if not asked for.
+        image: S x S pixels, resized exactly as by `preprocess`, so that answers are those about the original image.
+        preview: a larger image in the original aspect ratio; None if not requested.
     """
 
     image: Image.Image
@@ -45,33 +45,33 @@ class DecodedImage:
 
 
 class WorkerDied(Exception):  # noqa: N818  (turned into an ImageError by the caller)
-    """The child process has ended before its reply. The argument is its return code."""
+    """The child process ended before its reply. The argument is its return code."""
 
 
 class Worker:
     """A child process that decodes one image after another."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", WORKER]  # -P: nothing in the working directory may shadow a module
+        command = [sys.executable, "-P", "-m", WORKER]  # -P: no file in the working directory may shadow a module
         path = os.pathsep.join(filter(None, (IMPORT_ROOT, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libtiff and others write there about every damaged file
+            stderr=subprocess.DEVNULL,  # libtiff and others report every damaged file there
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path},
         )
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def exchange(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[Image.Image]]:
-        """Send a request with an image file; return the reply and the images that it announces.
+        """Send a request with an image file; return the reply and its images.
 
         Raises:
-            WorkerDied: the process was killed, by us or by the system.
+            WorkerDied: the process was killed, by this process or by the system.
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
@@ -97,16 +97,16 @@ class Worker:
             try:
                 if stream is not None:
                     stream.close()
-            except OSError:  # bytes that the process did not read
+            except OSError:  # unread bytes in the pipe
                 pass
 
 
 class PixelBudget:
-    """Admits images in the order of their arrival as long as their pixels fit.
+    """Admits images in FIFO order while the total number of pixels is within the budget.
 
     Args:
-        pixels: the sum that may be decoded at a time; a larger image is admitted alone.
-        most: the most images at a time.
+        pixels: budget of concurrently decoded pixels; a larger image is admitted alone.
+        max_images: maximum number of concurrently decoded images.
     """
 
     def __init__(self, pixels: int, max_images: int) -> None:
@@ -118,7 +118,7 @@ class PixelBudget:
 
     @contextmanager
     def reserve(self, pixels: int, is_cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Wait for admission of an image of `pixels`, and count it during the block; stop waiting if cancelled."""
+        """Wait for admission of an image of `pixels`, or for cancellation; count the image during the block."""
         ticket = object()
         with self.changed:
             self.waiting.append(ticket)
@@ -134,7 +134,7 @@ class PixelBudget:
                 self.changed.notify_all()
 
     def notify_waiters(self) -> None:
-        """Let those who wait see that they were cancelled."""
+        """Wake waiting threads so that they check for cancellation."""
         with self.changed:
             self.changed.notify_all()
 
@@ -143,12 +143,12 @@ class PixelBudget:
 
 
 class ImageDecoder:
-    """Decodes image files for any thread, each in a child process that is killed if the file takes too long.
+    """Thread-safe decoder of image files in child processes, which are killed if a file takes too long.
 
     Args:
-        limits: what is refused for its size, its cost or its format.
-        processes: the most child processes; None for one more than there are cores. They start when they are needed.
-        seconds: processor time for one image.
+        limits: maximum sizes and costs, and accepted formats.
+        processes: maximum number of child processes, started on demand; None for the number of cores plus one.
+        seconds: CPU time limit for one image.
     """
 
     def __init__(self, limits: ImageLimits, processes: int | None = None, seconds: float = DECODE_SECONDS) -> None:
@@ -157,18 +157,18 @@ class ImageDecoder:
         count = processes or (os.cpu_count() or 1) + 1
         self.worker_slots = threading.Semaphore(count)
         self.idle: deque[Worker] = deque()
-        # Large images leave a process to the small ones.
+        # One process is reserved for small images.
         self.large = PixelBudget(limits.max_pixels, max(1, count - 1))
         self.small = PixelBudget(count * SMALL_PIXELS, count)
         self._close = weakref.finalize(self, _kill_workers, self.idle)
 
     def decode(
-        self, data: bytes, size: int, *, preview: int | None = None, name: str = "The picture", timeout: float = 60.0
+        self, data: bytes, size: int, *, preview: int | None = None, name: str = "The image", timeout: float = 60.0
     ) -> DecodedImage:
         """Decode an image file; see `DecodeTask`.
 
         Raises:
-            ImageError: it is not an image, is refused by the limits, or was not decoded within `timeout` seconds.
+            ImageError: it is not an image, exceeds the limits, or was not decoded within `timeout` seconds.
         """
         decoding = DecodeTask(self, data, size, preview=preview, name=name)
         timer = threading.Timer(timeout, decoding.cancel)
@@ -179,13 +179,13 @@ class ImageDecoder:
             timer.cancel()
 
     def warm_up(self) -> None:
-        """Start a child process, for which the first image need not wait then."""
+        """Start a child process, so that the first image does not wait for it."""
         with self.worker() as worker:
             assert worker.is_alive
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
-        """Wait for a child process that is idle, or start one; it is this thread's during the block."""
+        """Reserve an idle child process, or a new one, for this thread during the block."""
         with self.worker_slots:
             worker = self._get_worker()
             try:
@@ -203,7 +203,7 @@ class ImageDecoder:
         return Worker()
 
     def close(self) -> None:
-        """End the idle child processes."""
+        """Kill the idle child processes."""
         self._close()
 
 
@@ -213,14 +213,14 @@ def _kill_workers(workers: "deque[Worker]") -> None:
 
 
 class DecodeTask:
-    """One image that is being decoded.
+    """A cancellable task that decodes one image.
 
     Args:
-        decoder: decodes it.
+        decoder: the decoder that runs the task.
         data: an image file, or its base64 text or data URL in ASCII if `is_text`.
-        size: pixels a side of the image for the model.
-        preview: pixels a side of a larger one that keeps its aspect ratio; None for none.
-        name: what messages call the image.
+        size: S, the side in pixels of the square image for the model.
+        preview: longest side in pixels of a preview in the original aspect ratio; None for no preview.
+        name: name of the image in error messages.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class DecodeTask:
         *,
         preview: int | None = None,
         is_text: bool = False,
-        name: str = "The picture",
+        name: str = "The image",
     ) -> None:
         self.decoder = decoder
         self.data = data
@@ -255,7 +255,7 @@ class DecodeTask:
         """Decode the image.
 
         Raises:
-            ImageError: it is not an image, is refused by the limits, or took too long.
+            ImageError: it is not an image, exceeds the limits, or took too long.
         """
         pixels = self._run_request(self.header)[0]["pixels"]
         budget = self.decoder.small if pixels <= SMALL_PIXELS else self.decoder.large
@@ -263,7 +263,7 @@ class DecodeTask:
             return DecodedImage(*self._run_request(self.request)[1])
 
     def cancel(self) -> None:
-        """Kill the process that decodes the image, or keep it from being decoded; any thread may call it."""
+        """Kill the process that decodes the image, or prevent its start; any thread may call this."""
         with self._lock:
             self.is_cancelled = True
             if self._worker is not None:

@@ -1,7 +1,7 @@
-"""Decode image files in a process of its own: the program that `ImageDecoder` starts and may kill at any time.
+"""Child process that decodes image files: `ImageDecoder` starts it and may kill it at any time.
 
-It imports neither torch nor sat. It reads requests from the standard input and replies on the standard output: a line
-of JSON, then the bytes that the line announces.
+It imports neither torch nor sat. Requests on standard input and replies on standard output are a line of JSON, followed
+by the bytes whose number the line gives.
 """
 
 import json
@@ -17,15 +17,15 @@ from ..errors import ImageError
 from .decode import ImageLimits, decode_image, open_image, resize_image
 from .preprocess import read_data_url
 
-NICENESS = 5  # decoding yields the processor to answers that are being generated
+NICENESS = 5  # generation has priority over decoding
 
 
 def limit_resources(seconds: float, memory: int) -> None:
-    """Let the system kill this process after `seconds` more of processor time, and refuse it more than `memory` bytes.
+    """Limit this process to `seconds` of further CPU time, after which it is killed, and to `memory` bytes.
 
-    Windows has no such limits; there only the parent's time limit holds.
+    Windows has no such limits; only the parent's timeout applies there.
     """
-    with suppress(ImportError, ValueError):  # ValueError: the parent's own limit is lower
+    with suppress(ImportError, ValueError):  # ValueError: the inherited hard limit is lower
         import resource
 
         spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
@@ -36,7 +36,7 @@ def limit_resources(seconds: float, memory: int) -> None:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Reply to requests until there are no more."""
+    """Reply to requests until the end of the input."""
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["bytes"])
@@ -56,9 +56,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def decode(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[Image.Image]]:
-    """Return the reply to a request and the RGB images whose pixels follow it.
+    """Return the reply to a request, and the RGB images whose pixels follow it.
 
-    A request without a "size" is answered with the number of pixels, for which the header suffices.
+    Without "size" only the header is read, and the reply is the number of pixels.
     """
     limits = ImageLimits(**request["limits"])
     file = read_data_url(data, limits.max_bytes) if request["is_text"] else data

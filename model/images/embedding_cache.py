@@ -1,4 +1,4 @@
-"""Compute the image embeddings of each picture once, for all threads that ask, and keep them."""
+"""Cache image embeddings, and compute missing ones in batches for concurrent threads."""
 
 import os
 import threading
@@ -24,13 +24,13 @@ R = TypeVar("R")
 
 
 class MicroBatcher(Generic[T, R]):
-    """Calls a function for the items of all threads that wait for it, in one thread at a time.
+    """Dynamic micro-batching: merges concurrent calls from several threads into one batched call.
 
-    Nobody waits for company: whoever finds the function free takes what has come meanwhile, first come first served.
+    There is no batching delay: the first thread to acquire the lock processes everything queued so far, in FIFO order.
 
     Args:
-        function: makes of a list of items that of their results, one for each.
-        most: items in a call.
+        function: maps a list of items to a list of results of the same length; runs in one thread at a time.
+        max_batch_size: maximum number of items per call.
     """
 
     def __init__(self, function: Callable[[list[T]], list[R]], max_batch_size: int) -> None:
@@ -43,7 +43,7 @@ class MicroBatcher(Generic[T, R]):
         """Return the result of each item.
 
         Raises:
-            Exception: the function's, called for one of these items alone.
+            Exception: raised by the function, called with one of these items alone.
         """
         mine = [(item, Future[R]()) for item in items]
         self._queue.extend(mine)
@@ -53,8 +53,11 @@ class MicroBatcher(Generic[T, R]):
         return [future.result() for _, future in mine]
 
     def _process(self, count: int) -> None:
-        """Call the function for the first items that wait; where it fails, for each alone, as one may be to blame."""
-        # They wait until they have their results, so that an interrupt of this thread takes them from nobody.
+        """Call the function with the first `count` queued items; if it fails, with each item alone.
+
+        One bad item must not fail the others.
+        """
+        # Items stay queued until they have results, so that an interrupt of this thread loses no item of another.
         items = [self._queue[number][0] for number in range(count)]
         try:
             results = self.function(items)
@@ -70,17 +73,17 @@ class MicroBatcher(Generic[T, R]):
 
 
 def count_cores() -> int:
-    """Return how many cores this program may use."""
+    """Return the number of CPU cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class CpuPool:
-    """Lets no more threads compute at a time than there are cores for, whoever has started them.
+    """Limits the number of concurrently computing threads to the available cores, across all callers.
 
-    They do not wait for one another at each operation, as torch's own threads do, so that a core which another program
-    takes delays a single piece of work.
+    Unlike torch's own threads they do not synchronize at each operation. So if another program takes a core, only one
+    item is delayed.
     """
 
     def __init__(self) -> None:
@@ -89,12 +92,12 @@ class CpuPool:
 
     @property
     def max_workers(self) -> int:
-        """How many threads may compute at a time, where each has as many cores as torch takes for an operation."""
+        """Maximum number of computing threads, if each uses as many cores as torch uses per operation."""
         return max(1, count_cores() // torch.get_num_threads())
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Wait until this thread may compute; it may during the block."""
+        """Wait for a free slot and occupy it during the block."""
         with self.changed:
             self.changed.wait_for(lambda: self.active < self.max_workers)
             self.active += 1
@@ -106,10 +109,10 @@ class CpuPool:
                 self.changed.notify()
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Return what `work` makes of each item, in threads that end with the last of them.
+        """Return `work(item)` for each item, computed in threads that end with this call.
 
         Raises:
-            Exception: the first item's, in their order, that `work` has raised one for.
+            Exception: the first exception raised by `work`, in item order.
         """
         run_in_slot = self.slot()(work)
         threads = min(self.max_workers, len(items))
@@ -119,12 +122,12 @@ class CpuPool:
             return list(pool.map(run_in_slot, items))
 
 
-# A graph is recorded for each of these numbers of pictures; fewer are padded.
+# One CUDA graph is captured for each of these batch sizes; smaller batches are padded.
 BATCH_BUCKETS = (1, 4, 16)
 
 
 class GraphedImageEncoder:
-    """Encodes pictures on a GPU by CUDA graphs, elsewhere by the network as it is. Not for several threads at once."""
+    """Encodes images with CUDA graphs on a GPU, else with the plain network. Not thread-safe."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -135,7 +138,7 @@ class GraphedImageEncoder:
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S], B at most 16; they hold until the next call."""
+        """Encode pixels [B, 3, S, S], B <= 16, to embeddings [B, L, D] in a buffer valid until the next call."""
         if self.network.device.type != "cuda":
             return self.network.encode_image(pixels)
         self._allocate_buffers()
@@ -148,7 +151,7 @@ class GraphedImageEncoder:
         try:
             self.graphs.run(count, lambda: self._fill_embeddings(count))
         except RuntimeError as error:
-            warnings.warn(f"The image part cannot be recorded as a CUDA graph, so it is slower: {error}", stacklevel=2)
+            warnings.warn(f"The vision encoder cannot be captured in a CUDA graph and is slower: {error}", stacklevel=2)
             self.run = self._fill_embeddings
             self.run(count)
 
@@ -159,7 +162,7 @@ class GraphedImageEncoder:
         self.embeddings[:count] = rows
 
     def _allocate_buffers(self) -> None:
-        """Prepare places for what goes in and out, anew when the weights have moved; the first tells of all."""
+        """Reallocate the static buffers if the weights have moved, detected by the first parameter's data_ptr."""
         weights_pointer = next(self.network.vision_encoder.parameters()).data_ptr()
         if weights_pointer == self.weights_pointer:
             return
@@ -170,27 +173,27 @@ class GraphedImageEncoder:
         self.weights_pointer = weights_pointer
 
 
-# Pictures whose embeddings are kept: 256 KB each at full size in half precision.
+# Capacity of the cache: 256 KB per image for VisualGLM-6B in half precision.
 MAX_CACHED_IMAGES = 256
-# Pictures that are encoded together.
+# Maximum batch size on a GPU.
 GPU_BATCH = BATCH_BUCKETS[-1]
-# The most that a thread of the CPU takes at once: one by one, threads would wait more for Python's lock.
+# Maximum batch size of a CPU thread: with single images, threads would wait longer for the GIL.
 CPU_BATCH = 4
-# What every model in the program computes pictures on.
+# Shared by all models in the process.
 cpu_pool = CpuPool()
 
 
 def split_for_cpu(images: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Share pictures out among the threads of the CPU."""
+    """Split images into batches for the threads of the CPU pool."""
     size = min(CPU_BATCH, -(-len(images) // cpu_pool.max_workers))
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 class ImageEmbeddingCache:
-    """Keeps the image embeddings of recent pictures, for any thread. Make a new one when the weights have changed.
+    """Thread-safe LRU cache of image embeddings. Create a new one when the weights have changed.
 
-    On a CPU several pictures are computed at a time, in threads; the image part's hooks, if any, run in these. On a GPU
-    those that several threads ask for at the same time are computed together.
+    On a CPU, several images are encoded concurrently in threads, in which the vision encoder's hooks run as well. On a
+    GPU, images from concurrent calls are encoded in one batch.
     """
 
     def __init__(self, network: Network) -> None:
@@ -199,21 +202,21 @@ class ImageEmbeddingCache:
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._in_progress: set[str] = set()
         self._changed = threading.Condition()
-        # On a GPU one call after another, by an encoder that has one place for what goes in.
+        # On a GPU only one call at a time, because the encoder has one input buffer.
         self._batcher = MicroBatcher(self._encode_batch, GPU_BATCH)
 
     at_once = FormerAttribute("preferred_batch_size")
 
     @property
     def preferred_batch_size(self) -> int:
-        """How many pictures are best given to `encode` at a time, where some can be asked about before the others."""
+        """Preferred batch size for `encode` if requests can start before all images are encoded."""
         return CPU_BATCH * cpu_pool.max_workers if self.network.device.type == "cpu" else GPU_BATCH
 
     def to_pixels(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
-        """Return the pixels [1, 3, S, S] of a picture, or those given.
+        """Preprocess an image to pixels [1, 3, S, S]; pixels are returned after a check of their shape.
 
         Raises:
-            ImageError: the picture cannot be used, or the pixels have another shape.
+            ImageError: the image cannot be used, or the pixels have another shape.
         """
         size = self.network.image_size
         if not isinstance(image, torch.Tensor):
@@ -221,30 +224,30 @@ class ImageEmbeddingCache:
         pixels = image if image.ndim == 4 else image[None]
         if pixels.shape != (1, 3, size, size):
             raise ImageError(
-                f"The picture's pixels have the shape {list(image.shape)}. Give [1, 3, {size}, {size}], or a PIL image."
+                f"The image's pixels have the shape {list(image.shape)}. Give [1, 3, {size}, {size}], or a PIL image."
             )
         return pixels
 
     def encode(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the image embeddings [1, L, D] of the pixels [1, 3, S, S] of each picture."""
+        """Return the image embeddings [1, L, D] for the pixels [1, 3, S, S] of each image."""
         keys = [image_digest(pixels) for pixels in images]
         with self._reserved(keys) as found:
             missing = {key: pixels for key, pixels in zip(keys, images, strict=True) if key not in found}
-            if missing:  # else there is nothing to wait for while others are computed
+            if missing:  # a cached image must not wait for the batches of other threads
                 new, on_cpu = list(missing.values()), self.network.device.type == "cpu"
                 groups = cpu_pool.map(self._encode_batch, split_for_cpu(new)) if on_cpu else [self._batcher.map(new)]
                 found.update(zip(missing, chain.from_iterable(groups), strict=True))
         return [found[key] for key in keys]
 
     def embed(self, image: Image.Image | torch.Tensor | None) -> torch.Tensor | None:
-        """Return the image embeddings [1, L, D] of a picture or of its pixels; None for none."""
+        """Return the embeddings [1, L, D] of an image or of its pixels; None if there is no image."""
         return None if image is None else self.encode([self.to_pixels(image)])[0]
 
     @contextmanager
     def _reserved(self, keys: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-        """Wait until no other thread computes any of these pictures; give the embeddings of those that are known.
+        """Wait until no other thread encodes any of these images; yield the cached embeddings by key.
 
-        The others are this thread's to compute: what the block adds to the dictionary is kept for all.
+        This thread encodes the missing images; embeddings that the block adds to the dictionary are cached.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._in_progress.isdisjoint(keys))
@@ -262,13 +265,13 @@ class ImageEmbeddingCache:
     @torch.inference_mode()
     def _encode_batch(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
         device = self.network.device
-        # To a GPU first: here they would be joined and converted by all cores, and wait for the one with other work.
+        # Move to the GPU first: on the CPU, concatenation and conversion would use all cores and wait for a busy one.
         moved = [to_device(pixels, device) for pixels in images]
         encode = self.encoder.encode if device.type == "cuda" else self.network.encode_image
         return [row[None].clone() for row in encode(torch.cat(moved) if len(moved) > 1 else moved[0])]
 
     def _store(self, embeddings: dict[str, torch.Tensor]) -> None:
-        """Remember these as the most recent ones."""
+        """Add embeddings as the most recently used; evict the least recently used."""
         for key, value in embeddings.items():
             self._embeddings[key] = value
             self._embeddings.move_to_end(key)

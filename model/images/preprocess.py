@@ -1,6 +1,6 @@
-"""Load an image from bytes, a path, a URL, a data URL or PIL, and make its pixels [3, S, S].
+"""Load an image from bytes, a path, a URL, a data URL or PIL, and preprocess it to pixels [3, S, S].
 
-Nothing here imports torch or numpy before pixels are made: the processes that decode pictures do without them.
+Only the preprocessing imports torch and numpy: the child processes that decode images do without them.
 """
 
 import binascii
@@ -23,7 +23,7 @@ from .url_fetch import display_url, fetch_bytes
 if TYPE_CHECKING:
     import torch
 
-MAX_ESCAPES = 1_000_000  # %XX of a data URL; each takes far more memory than its three bytes
+MAX_ESCAPES = 1_000_000  # %XX in a data URL; decoding each takes far more memory than its three bytes
 _HEADER = re.compile(
     rb"\s{0,9}data:[^,;\"]{0,200}(?P<parameters>(?:;[^,;=\"]{1,99}=(?:\"(?:[^\"\\]|\\.){0,200}\"|[^,;\"]{0,200})){0,9})"
     rb"(?P<base64>;\s?base64)?\s?,",
@@ -31,21 +31,21 @@ _HEADER = re.compile(
 )
 _BLANKS = b" \t\r\n\v\f"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-# Characters of base64, and blanks, as URLs escape them: replaced first, because a large picture has too many of them.
+# Percent-encoded base64 characters and blanks: replaced first, because a large image may exceed MAX_ESCAPES.
 _ESCAPES = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0A": b"", b"%0D": b"", b"%20": b""}
 
 
 def read_data_url(text: bytes, max_bytes: int) -> bytes:
-    """Return the bytes in `text`, base64 with blanks or not, or a data URL (RFC 2397) in base64 or percent-encoded.
+    """Decode base64 text, or a data URL (RFC 2397) in base64 or percent-encoding.
 
-    Both alphabets of base64 (RFC 4648) are read, padded or not.
+    Both base64 alphabets (RFC 4648) are accepted, with or without padding and blanks.
 
     Args:
         text: ASCII.
-        max_bytes: the most bytes that may result.
+        max_bytes: maximum size of the result.
 
     Raises:
-        ImageError: the text is neither, or holds more bytes.
+        ImageError: the text is neither, or the result is larger.
     """
     header = _HEADER.match(text)
     if header is None:
@@ -71,7 +71,7 @@ def _decode_base64(text: bytes, max_bytes: int) -> bytes:
     try:
         return binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4), strict_mode=True)
     except binascii.Error as error:
-        raise ImageError("The picture is not base64 text. Send the file's bytes encoded as base64.") from error
+        raise ImageError("The image is not base64 text. Send the file's bytes encoded as base64.") from error
 
 
 def _decode_percent(text: bytes, max_bytes: int) -> bytes:
@@ -83,12 +83,12 @@ def _decode_percent(text: bytes, max_bytes: int) -> bytes:
 
 def _unquote(text: bytes) -> bytes:
     if text.count(b"%") > MAX_ESCAPES:
-        raise ImageError("The picture's data URL has too many escapes. Send it as base64.")
+        raise ImageError("The image's data URL has too many escapes. Send it as base64.")
     return urllib.parse.unquote_to_bytes(text)
 
 
 def _too_large(max_bytes: int) -> ImageError:
-    return ImageError(f"The picture has more than {max_bytes:,} bytes. Scale it down or save it as JPEG.")
+    return ImageError(f"The image has more than {max_bytes:,} bytes. Scale it down or save it as JPEG.")
 
 
 __all__ = [
@@ -115,37 +115,37 @@ _QUOTES = "\"'“”‘’"
 def load_image(
     source: str | os.PathLike[str] | bytes | Image.Image, *, limits: ImageLimits = DEFAULT_LIMITS
 ) -> Image.Image:
-    """Return the RGB picture that `source` names or holds, upright and on white where it is transparent.
+    """Load an RGB image from a path, a URL, bytes or PIL, upright and with transparency on white.
 
     Args:
-        source: a path or an http(s) URL (quotes around it do no harm), the bytes of a picture file,
-            or a picture. Any format that Pillow reads but EPS; of an animation or several pages the first.
-        limits: what is refused for its size.
+        source: a path or an http(s) URL, possibly in quotes; the content of an image file; or a PIL image. Every
+            format that Pillow reads, except EPS; the first frame or page.
+        limits: maximum size and cost.
 
     Raises:
-        ImageError: the picture cannot be found, read or accepted; the message is for a person.
+        ImageError: the image cannot be found, fetched or decoded, or exceeds a limit.
     """
     if isinstance(source, Image.Image):
-        return normalize_image(source, "The given picture", limits)
+        return normalize_image(source, "The given image", limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(source), "The picture data", limits)
+        return decode_image(bytes(source), "The image data", limits)
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(
-            f"A picture cannot be read from an object of type {type(source).__name__}. "
-            "Give a path, a URL, the bytes of a picture file or a PIL image."
+            f"An image cannot be read from an object of type {type(source).__name__}. "
+            "Give a path, a URL, the bytes of an image file or a PIL image."
         )
     text = os.fsdecode(source)
     url = _find_url(text) if isinstance(source, str) else None
     if url is None:
-        return decode_image(_read_file(text, limits), f"The picture {_shorten(text)}", limits)
-    return decode_image(fetch_image(url, limits), f"The picture {display_url(url)}", limits)
+        return decode_image(_read_file(text, limits), f"The image {_shorten(text)}", limits)
+    return decode_image(fetch_image(url, limits), f"The image {display_url(url)}", limits)
 
 
 def fetch_image(url: str, limits: ImageLimits) -> bytes:
-    """Return the image file at an http(s) URL, not decoded.
+    """Download the image file at an http(s) URL, without decoding it.
 
     Raises:
-        ImageError: the address is not allowed, or its answer is missing, too large or too slow.
+        ImageError: the address is not allowed, or the response is missing, too large or too slow.
     """
     return fetch_bytes(
         url,
@@ -158,12 +158,12 @@ def fetch_image(url: str, limits: ImageLimits) -> bytes:
 
 
 def decode_base64(text: str, *, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Return the RGB picture in base64 text or a data URL.
+    """Decode an RGB image from base64 text or a data URL.
 
     Raises:
-        ImageError: the text is not base64, or the picture cannot be read or accepted.
+        ImageError: the text is not base64, or the image cannot be decoded or exceeds a limit.
     """
-    return decode_image(read_data_url(text.encode("ascii", "replace"), limits.max_bytes), "The picture data", limits)
+    return decode_image(read_data_url(text.encode("ascii", "replace"), limits.max_bytes), "The image data", limits)
 
 
 def preprocess(
@@ -173,26 +173,26 @@ def preprocess(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> "torch.Tensor":
-    """Return the pixels of `image`, [3, size, size] float32, as the vision transformer expects them.
+    """Preprocess an image for the vision transformer: pixels [3, size, size] float32.
 
-    The whole picture is squeezed into the square (bicubic, antialiased, aspect ratio not kept), scaled to
-    [0, 1] and normalised by each channel's `mean` and `std`.
+    The image is resized to the square (bicubic, antialiased, aspect ratio not kept), scaled to [0, 1] and normalized
+    with `mean` and `std` of each channel.
     """
     import numpy as np
     import torch
 
     rgb = image if image.mode == "RGB" else to_rgb(image)
     resized = resize_image(rgb, size)
-    # By numpy: torch would divide this little work among all cores, and wait for the one that has other work.
+    # With numpy, because torch would split this little work among all cores and wait for a busy one.
     values = np.array(np.asarray(resized).transpose(2, 0, 1), dtype=np.float32, order="C")  # [3, S, S]
     means, deviations = (np.array(numbers, dtype=np.float32).reshape(3, 1, 1) for numbers in (mean, std))
     return torch.from_numpy((values / 255 - means) / deviations)
 
 
 class BlipImageEvalProcessor:  # public name
-    """`BlipImageEvalProcessor(image_size)(picture)` -> pixels [3, image_size, image_size]; see `preprocess`.
+    """`BlipImageEvalProcessor(image_size)(image)` returns pixels [3, image_size, image_size]; see `preprocess`.
 
-    The picture is taken as it lies; only `load_image` turns it upright.
+    The EXIF orientation is ignored here; `load_image` applies it.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class BlipImageEvalProcessor:  # public name
 
 
 def image_digest(pixels: "torch.Tensor") -> str:
-    """Return a hexadecimal key that is the same exactly for tensors of the same shape, dtype and values."""
+    """Return a hexadecimal SHA-256 of the shape, dtype and values of a tensor, for use as a cache key."""
     import torch
 
     flat = pixels.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -217,7 +217,7 @@ def image_digest(pixels: "torch.Tensor") -> str:
 
 
 def _find_url(text: str) -> str | None:
-    """Return the http(s) URL in `text`, None when it is a path; ImageError for any other kind of URL."""
+    """Return the http(s) URL in `text`, None if it is a path; raise ImageError for other URL schemes."""
     cleaned = text.strip().strip(_QUOTES)
     scheme = re.match(r"([a-z][a-z0-9+.-]+)://|data:", cleaned, re.IGNORECASE)
     if scheme is None:
@@ -225,23 +225,23 @@ def _find_url(text: str) -> str | None:
     if (scheme[1] or "data").lower() in ("http", "https"):
         return cleaned
     raise ImageError(
-        f"A picture cannot be read from a {scheme[1] or 'data'}: address. "
+        f"An image cannot be read from a {scheme[1] or 'data'}: address. "
         "Give an address that starts with http:// or https://, or the path of a file."
     )
 
 
 def _read_file(text: str, limits: ImageLimits) -> bytes:
-    """Return the content of the file that `text` names, at most one byte more than allowed."""
-    name = f"The picture {_shorten(text)}"
+    """Read the file with path `text`, up to one byte more than allowed."""
+    name = f"The image {_shorten(text)}"
     if not text.strip().strip(_QUOTES):
-        raise ImageError("No picture was given: the path is empty. Give the path of a picture file.")
+        raise ImageError("No image was given: the path is empty. Give the path of an image file.")
     path = _find_path(text)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ImageError(f"{name} is a directory. Give the path of one picture file in it.")
-        if not stat.S_ISREG(mode):  # a pipe or a device could keep us waiting for ever
-            raise ImageError(f"{name} is not a regular file. Save the picture in a file and give its path.")
+            raise ImageError(f"{name} is a directory. Give the path of one image file in it.")
+        if not stat.S_ISREG(mode):  # reading a pipe or a device could block forever
+            raise ImageError(f"{name} is not a regular file. Save the image to a file and give its path.")
         with path.open("rb") as file:
             return file.read(limits.max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -255,19 +255,19 @@ def _read_file(text: str, limits: ImageLimits) -> bytes:
 
 
 def _find_path(text: str) -> Path:
-    """Return the first reading of `text` that exists, else its plainest one."""
+    """Return the first candidate path that exists, else the first candidate."""
     paths = [_expand_home(candidate) for candidate in _path_candidates(text)]
     return next((path for path in paths if _exists(path)), paths[0])
 
 
 def _path_candidates(text: str) -> Iterator[str]:
-    """Yield `text` itself, then what a terminal may have made of it: blanks, quotes, backslashes."""
+    """Yield `text`, then `text` without the blanks, quotes and backslashes that terminals add to dropped files."""
     yield text
     yield text.strip()
     yield text.strip().strip(_QUOTES)
     try:
         words = shlex.split(text)
-    except ValueError:  # an apostrophe in a name is no quote
+    except ValueError:  # an unpaired apostrophe in a name
         return
     if len(words) == 1:
         yield words[0]
@@ -289,5 +289,5 @@ def _exists(path: Path) -> bool:
 
 
 def _shorten(text: str) -> str:
-    """Return `text` quoted, control characters escaped, and not longer than a line or two."""
+    """Return `text` in quotes, with control characters escaped, shortened to about 160 characters."""
     return repr(text if len(text) <= 160 else f"{text[:80]}…{text[-79:]}")

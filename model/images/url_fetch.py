@@ -1,4 +1,4 @@
-"""Fetch the bytes at an http(s) URL within limits of size and time, on request from public addresses alone."""
+"""Download an http(s) URL within limits of size and time, optionally only from public addresses (SSRF protection)."""
 
 import base64
 import http.client
@@ -21,37 +21,37 @@ from typing import Any, cast
 
 from ..errors import ImageError
 
-DOWNLOAD_ADVICE = "Check the address, or download the picture yourself and give the file."  # ends most messages
+DOWNLOAD_ADVICE = "Check the address, or download the image yourself and give the file."  # ends most messages
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-# In some versions of ipaddress global, but set aside for protocols, documentation, or another address inside.
+# Global in some versions of ipaddress, but reserved for protocols, documentation, or embedded IPv4 addresses.
 _NEVER_PUBLIC = tuple(
     ipaddress.ip_network(block)
     for block in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 )
 
-# Addresses of public blocks that a cloud answers inside its own network: Azure's host agent, IBM Cloud's service
-# endpoints, Equinix Metal's metadata service.
+# Addresses in public blocks that clouds use for internal services: Azure's host agent, IBM Cloud's service endpoints,
+# Equinix Metal's metadata service.
 _CLOUD_INTERNAL = tuple(
     ipaddress.ip_network(block) for block in ("168.63.129.16/32", "161.26.0.0/16", "166.8.0.0/14", "192.80.8.124/32")
 )
 
-# (family, type, protocol, canonical name, socket address), as socket.getaddrinfo gives them
+# (family, type, protocol, canonical name, socket address), from socket.getaddrinfo
 _Address = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A checked http(s) URL, in the parts that a connection and a request need.
+    """A validated http(s) URL, split into the components that a connection and a request need.
 
     Attributes:
         scheme: "http" or "https".
-        host: ASCII name or numeric address, an IPv6 one without brackets.
-        port: 1..65535, the scheme's own unless the URL names one.
+        host: ASCII name or numeric address; IPv6 addresses without brackets.
+        port: 1..65535; the scheme's default unless the URL has one.
         path: percent-encoded, with the query.
         userinfo: user:password, decoded, or "".
-        shown: the URL as messages may show it.
+        safe_url: the URL without secrets, for messages; see `display_url`.
     """
 
     scheme: str
@@ -63,19 +63,19 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The Host header: host, and the port unless it is the scheme's own."""
+        """The value of the Host header: host, and the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 class Deadline:
-    """The one moment, `seconds` after its making, at which everything must be over."""
+    """A point in time, `seconds` after its creation, shared as timeout by all steps of a download."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Return the seconds left, more than 0; TimeoutError when there are none."""
+        """Return the remaining seconds, more than 0; raise TimeoutError after the deadline."""
         seconds = self._end - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("the time is over")
@@ -83,21 +83,21 @@ class Deadline:
 
 
 def fetch_error(safe_url: str, reason: str) -> ImageError:
-    """Return the error that says why the picture at `safe_url`, see `display_url`, could not be fetched."""
-    return ImageError(f"The picture {safe_url} could not be fetched: {reason}")
+    """Return the error for a failed download; `safe_url` is from `display_url`."""
+    return ImageError(f"The image {safe_url} could not be fetched: {reason}")
 
 
 def parse_url(url: str) -> Target:
-    """Split and check `url`; ImageError when it is not an http(s) address that can be asked for."""
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in url):  # control characters, half characters
-        raise ImageError("The picture's address contains control characters. Copy the address anew.")
+    """Split and validate `url`; raise ImageError if it is not a usable http(s) address."""
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in url):  # control characters, surrogates
+        raise ImageError("The image's address contains control characters. Copy the address again.")
     try:
         parts = urllib.parse.urlsplit(url.strip())
         if parts.scheme not in _DEFAULT_PORTS:
-            raise fetch_error(display_url(url), "only addresses that start with http:// or https:// are read.")
+            raise fetch_error(display_url(url), "only addresses that start with http:// or https:// are supported.")
         userinfo = parts.netloc.rpartition("@")[0]
         host = _ascii_host(parts.hostname or "")
-        if "\\" in userinfo:  # others would read a path there and call another host
+        if "\\" in userinfo:  # other URL parsers end the host at a backslash and would contact another host
             raise ValueError("backslash before the host")
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         path = _quote(parts.path or "/") + (f"?{_quote(parts.query)}" if parts.query else "")
@@ -108,24 +108,24 @@ def parse_url(url: str) -> Target:
 
 
 def check_domain(target: Target, domains: Sequence[str]) -> None:
-    """Check that the host of `target` is one of `domains` or below one of them; none given, any host will do.
+    """Check that the host of `target` is one of `domains` or a subdomain; empty `domains` allow any host.
 
     Raises:
-        ImageError: it is not.
+        ImageError: the host is not allowed.
     """
     host = target.host.lower()
     if domains and not any(host == domain or host.endswith(f".{domain}") for domain in map(_ascii_domain, domains)):
-        raise fetch_error(target.safe_url, f"pictures from {target.host} are not read here. {DOWNLOAD_ADVICE}")
+        raise fetch_error(target.safe_url, f"images from {target.host} are not accepted here. {DOWNLOAD_ADVICE}")
 
 
 def check_port(target: Target, ports: Sequence[int]) -> None:
     """Check that the port of `target` is 80, 443 or one of `ports`.
 
     Raises:
-        ImageError: it is not.
+        ImageError: the port is not allowed.
     """
     if target.port not in (*_DEFAULT_PORTS.values(), *ports):
-        raise fetch_error(target.safe_url, f"pictures from port {target.port} are not read here. {DOWNLOAD_ADVICE}")
+        raise fetch_error(target.safe_url, f"images from port {target.port} are not accepted here. {DOWNLOAD_ADVICE}")
 
 
 def _ascii_domain(domain: str) -> str:
@@ -133,7 +133,7 @@ def _ascii_domain(domain: str) -> str:
 
 
 def _ascii_host(host: str) -> str:
-    """Return `host` as DNS and TLS know it; ValueError when it cannot be one."""
+    """Return the ASCII form of `host` for DNS and TLS; raise ValueError if it is not a host name."""
     host = host.rstrip(".")
     if ":" in host:
         return str(ipaddress.IPv6Address(host))
@@ -144,25 +144,25 @@ def _ascii_host(host: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Percent-encode what must not stand in a request line, and leave what is encoded already."""
+    """Percent-encode characters not allowed in a request line; keep existing percent-encoding."""
     return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", urllib.parse.quote(text, safe="%/:@!$&'()*+,;=~?"))
 
 
 def join_url(url: str, location: str) -> str:
-    """Return the absolute address that the redirect `location` from `url` names."""
-    with suppress(UnicodeError):  # http.client reads headers as Latin-1, servers write them in UTF-8
+    """Return the absolute URL of the redirect `location` of a response from `url`."""
+    with suppress(UnicodeError):  # http.client decodes headers as Latin-1, but servers send UTF-8
         location = location.encode("latin-1").decode("utf-8")
     try:
         return urllib.parse.urljoin(url, location)
     except ValueError as error:
-        raise fetch_error(display_url(url), f"it redirects to a broken address. {DOWNLOAD_ADVICE}") from error
+        raise fetch_error(display_url(url), f"it redirects to an invalid address. {DOWNLOAD_ADVICE}") from error
 
 
 def display_url(url: str) -> str:
-    """Return `url` as it may be shown and logged: without password, query and fragment, and not too long."""
+    """Return `url` for messages and logs: without password, query and fragment, at most 200 characters."""
     try:
         parts = urllib.parse.urlsplit(url)
-        _ = parts.port  # ValueError when a password's "/" or a typo has confused the parts
+        _ = parts.port  # ValueError if a "/" in a password or a typo has led to a wrong split
     except ValueError:
         return "at the given address"
     safe_url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -171,16 +171,16 @@ def display_url(url: str) -> str:
 
 
 def open_socket(target: Target, deadline: Deadline, public_only: bool) -> socket.socket:
-    """Connect to the first address of `target` that answers; the name is looked up only this once.
+    """Connect to the first responding address of `target`, resolving its name exactly once.
 
-    The addresses that were checked are the ones connected to, so a name whose answer changes gains nothing.
+    The checked addresses are the ones connected to, which prevents DNS rebinding.
 
     Raises:
-        ImageError: `public_only`, and no address of `target` is public.
-        OSError: the name is not found, no address answers, or the time is over.
+        ImageError: `public_only` is set, and no address of `target` is public.
+        OSError: the name is not found, no address responds, or the deadline has passed.
     """
     not_public_error = fetch_error(
-        target.safe_url, f"{target.host} is not a public address, and only those may be fetched here. {DOWNLOAD_ADVICE}"
+        target.safe_url, f"{target.host} is not a public address, and only those are allowed here. {DOWNLOAD_ADVICE}"
     )
     if public_only and _is_nonstandard_ipv4(target.host):
         raise not_public_error
@@ -193,12 +193,12 @@ def open_socket(target: Target, deadline: Deadline, public_only: bool) -> socket
 
 
 def _connect_first(addresses: list[_Address], deadline: Deadline) -> socket.socket:
-    """Connect to the first of the numeric `addresses` (at least one) that answers."""
+    """Connect to the first responding address; `addresses` are numeric and not empty."""
     failure: OSError = OSError("no address")
     for tries_left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(deadline.remaining() / tries_left)  # one silent address must not eat the others' time
+            sock.settimeout(deadline.remaining() / tries_left)  # one silent address must not use up all time
             sock.connect(address)
             return sock
         except OSError as error:
@@ -208,13 +208,13 @@ def _connect_first(addresses: list[_Address], deadline: Deadline) -> socket.sock
 
 
 def _resolve(target: Target, deadline: Deadline) -> list[_Address]:
-    """Look the host up, in a thread because the resolver has no time limit of its own."""
+    """Resolve the host name, in a thread because the resolver has no timeout."""
     answers: queue.SimpleQueue[list[_Address] | Exception] = queue.SimpleQueue()
 
     def resolve() -> None:
         try:
             answers.put(list(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)))
-        except Exception as error:  # handed over, to be raised where somebody waits
+        except Exception as error:  # raised in the waiting thread
             answers.put(error)
 
     threading.Thread(target=resolve, daemon=True).start()
@@ -230,9 +230,9 @@ def _resolve(target: Target, deadline: Deadline) -> list[_Address]:
 
 
 def is_public_address(address: str) -> bool:
-    """Tell whether the numeric IP `address` is globally routable, embeds no other address and is not a cloud's own."""
+    """Return whether an IP address is globally routable, embeds no other address, and is not internal to a cloud."""
     ip = ipaddress.ip_address(address)
-    # Of the IPv6 forms that embed an IPv4 address only 6to4 and Teredo lie inside 2000::/3.
+    # Of the IPv6 formats that embed an IPv4 address, only 6to4 and Teredo are inside 2000::/3.
     if ip.version == 6 and ip not in _GLOBAL_IPV6:
         return False
     if any(ip in block for block in (*_NEVER_PUBLIC, *_CLOUD_INTERNAL)):
@@ -241,7 +241,7 @@ def is_public_address(address: str) -> bool:
 
 
 def _is_nonstandard_ipv4(host: str) -> bool:
-    """Tell whether `host` is an IPv4 address in disguise: decimal, octal, hexadecimal or abbreviated."""
+    """Return whether `host` is a nonstandard IPv4 notation: decimal, octal, hexadecimal or abbreviated."""
     if not re.fullmatch(r"\d+|0x[0-9a-f]*", host.rpartition(".")[2].lower()):
         return False
     try:
@@ -268,20 +268,20 @@ def fetch_bytes(
     domains: Sequence[str] = (),
     ports: Sequence[int] = (),
 ) -> bytes:
-    """Return what stands at `url`.
+    """Download the content at `url`.
 
     Args:
-        url: http(s) address; the host and the path may be in any script.
-        max_bytes: most bytes of the answer, also after decompression.
-        timeout: seconds for everything together: names, connections, redirects and the body.
-        public_only: connect to globally routable addresses alone and use no proxy, for servers whose users
-            must not reach the inner network. Otherwise the proxy settings of the environment are followed.
-        max_redirects: most redirects; each new address is checked as the first one was.
-        domains: the host must be one of these or below one of them; none given, any host will do.
-        ports: with public_only, ports other than 80 and 443 that may be asked.
+        url: http(s) address; host and path may contain non-ASCII characters.
+        max_bytes: maximum size of the body, also after decompression.
+        timeout: total seconds for name resolution, connections, redirects and the body.
+        public_only: connect only to globally routable addresses and use no proxy, for servers whose users must not
+            reach the internal network. Otherwise the proxy settings of the environment apply.
+        max_redirects: maximum number of redirects; each new address is checked like the first.
+        domains: allowed hosts, including subdomains; empty allows any host.
+        ports: with public_only, allowed ports besides 80 and 443.
 
     Raises:
-        ImageError: the address is not acceptable, or its answer is missing, too large or too slow.
+        ImageError: the address is not allowed, or the response is missing, too large or too slow.
     """
     deadline = Deadline(timeout)
     for _ in range(max_redirects + 1):
@@ -300,9 +300,9 @@ def fetch_bytes(
 
 
 class _DeadlineStream(io.RawIOBase):
-    """A connected socket of which each read waits only as long as the deadline allows.
+    """A connected socket whose reads and writes time out at the deadline.
 
-    A socket's own timeout starts anew with each byte, so a server that drips could hold us for ever.
+    A socket's own timeout restarts with each received byte, so that a slow server could block forever.
     """
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
@@ -318,19 +318,19 @@ class _DeadlineStream(io.RawIOBase):
         return self._sock.recv_into(buffer)
 
     def readall(self) -> bytes:
-        # http.client asks for this only where a server claims a chunk of -1 bytes.
+        # http.client calls this only if a server announces a chunk of -1 bytes.
         raise http.client.HTTPException("a chunk without a valid size")
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(self._deadline.remaining())
         self._sock.sendall(data)
 
-    def makefile(self, mode: str) -> io.BufferedReader:  # all that HTTPResponse asks of a socket
+    def makefile(self, mode: str) -> io.BufferedReader:  # the only method that HTTPResponse needs of a socket
         return io.BufferedReader(_DeadlineStream(self._sock, self._deadline))
 
 
 def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) -> bytes | str:
-    """Ask once: return the body, or the address to which the server redirects."""
+    """Send one request; return the body, or the address of a redirect."""
     proxy = None if public_only else _find_proxy(target)
     with closing(_connect(target, proxy, deadline, public_only)) as sock:
         headers = {
@@ -356,9 +356,9 @@ def _get(target: Target, deadline: Deadline, max_bytes: int, public_only: bool) 
 def _send_request(
     stream: _DeadlineStream, method: str, request_target: str, authority: str, headers: Mapping[str, str]
 ) -> http.client.HTTPResponse:
-    """Send one request and return its response, headers read and body unread."""
+    """Send one request; return the response with its headers read and its body unread."""
     connection = http.client.HTTPConnection(authority)
-    connection.sock = cast(socket.socket, stream)  # so that it neither looks a name up nor connects by itself
+    connection.sock = cast(socket.socket, stream)  # prevents http.client from resolving and connecting
     connection.putrequest(method, request_target, skip_host=True, skip_accept_encoding=True)
     for name, value in {"Host": authority, **headers}.items():
         connection.putheader(name, value)
@@ -373,7 +373,7 @@ def _authorization(header: str, target: Target) -> dict[str, str]:
 
 
 def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: int) -> bytes:
-    """Read the body to its end; ImageError when it is larger than `max_bytes` or breaks off."""
+    """Read the complete body; raise ImageError if it exceeds `max_bytes`, HTTPException if it is truncated."""
     if response.length is not None and response.length > max_bytes:
         raise _too_large(target, max_bytes)
     body = bytearray()
@@ -381,7 +381,7 @@ def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: in
         body += chunk
         if len(body) > max_bytes:
             raise _too_large(target, max_bytes)
-    if response.length:  # what Content-Length promised and the server did not send
+    if response.length:  # fewer bytes than Content-Length were received
         raise http.client.IncompleteRead(b"", response.length)
     encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
     if encoding == "identity":
@@ -393,43 +393,43 @@ def _read_body(response: http.client.HTTPResponse, target: Target, max_bytes: in
 
 
 def _read_chunk(response: http.client.HTTPResponse) -> bytes:
-    """Return the next bytes of the body, b"" at its end."""
+    """Return the next bytes of the body; b"" at its end."""
     try:
         return response.read(65536)
     except (
         ValueError,
         OverflowError,
-    ) as error:  # http.client takes a negative chunk size for a number of bytes to read
+    ) as error:  # http.client accepts a negative chunk size as a number of bytes to read
         raise http.client.HTTPException("a chunk without a valid size") from error
 
 
 def _too_large(target: Target, max_bytes: int) -> ImageError:
-    return fetch_error(target.safe_url, f"it has more than {max_bytes:,} bytes. Choose a smaller version of it.")
+    return fetch_error(target.safe_url, f"it has more than {max_bytes:,} bytes. Choose a smaller version of the image.")
 
 
 def _decompress(body: bytes, encoding: str, target: Target, max_bytes: int) -> bytes:
-    """Undo a compression that we did not ask for, up to one byte more than `max_bytes`."""
+    """Decompress a body that was compressed without request, up to one byte more than `max_bytes`."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise fetch_error(target.safe_url, f"the server compressed it in a way that is not known. {DOWNLOAD_ADVICE}")
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
+        raise fetch_error(target.safe_url, f"the server sent an unknown Content-Encoding. {DOWNLOAD_ADVICE}")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: detect gzip or zlib
     try:
         data = inflater.decompress(body, max_bytes + 1)
     except zlib.error as error:
-        raise fetch_error(target.safe_url, f"the server's compressed answer is damaged. {DOWNLOAD_ADVICE}") from error
+        raise fetch_error(target.safe_url, f"the compressed response is damaged. {DOWNLOAD_ADVICE}") from error
     if not inflater.eof and len(data) <= max_bytes:
         raise http.client.IncompleteRead(b"")
     return data
 
 
 def _find_proxy(target: Target) -> Target | None:
-    """Return the proxy for `target` that HTTP_PROXY, HTTPS_PROXY and NO_PROXY, or the system, name."""
+    """Return the proxy for `target` from HTTP_PROXY, HTTPS_PROXY and NO_PROXY or the system's settings."""
     setting = urllib.request.getproxies().get(target.scheme)
     if not setting or urllib.request.proxy_bypass(f"{target.host}:{target.port}"):
         return None
     try:
         proxy = parse_url(setting if "://" in setting else f"http://{setting}")
     except ImageError as error:
-        raise fetch_error(target.safe_url, f"the proxy setting is not usable. {_PROXY_ADVICE}") from error
+        raise fetch_error(target.safe_url, f"the proxy setting is invalid. {_PROXY_ADVICE}") from error
     if proxy.scheme != "http":
         reason = f"{proxy.scheme} proxies are not supported."
         raise fetch_error(target.safe_url, f"{reason} {_PROXY_ADVICE}")
@@ -437,7 +437,7 @@ def _find_proxy(target: Target) -> Target | None:
 
 
 def _connect(target: Target, proxy: Target | None, deadline: Deadline, public_only: bool) -> socket.socket:
-    """Return a socket to the server, directly or through `proxy`, with TLS on it for https."""
+    """Connect to the server, directly or through `proxy`, with TLS for https."""
     sock = open_socket(target, deadline, public_only) if proxy is None else _connect_to_proxy(proxy, deadline)
     if target.scheme == "http":
         return sock
@@ -456,7 +456,7 @@ def _connect_to_proxy(proxy: Target, deadline: Deadline) -> socket.socket:
         return open_socket(proxy, deadline, public_only=False)
     except OSError as error:
         reason = f"the proxy {proxy.host}:{proxy.port} could not be reached."
-        raise ImageError(f"The picture could not be fetched: {reason} {_PROXY_ADVICE}") from error
+        raise ImageError(f"The image could not be fetched: {reason} {_PROXY_ADVICE}") from error
 
 
 def _open_tunnel(stream: _DeadlineStream, target: Target, proxy: Target) -> None:
@@ -470,13 +470,13 @@ def _open_tunnel(stream: _DeadlineStream, target: Target, proxy: Target) -> None
 
 
 def _describe_error(error: Exception, host: str, timeout: float) -> str:
-    """Say in plain words why asking `host` failed, and what to do."""
+    """Describe why a request to `host` failed, and the remedy."""
     if isinstance(error, TimeoutError):
         return f"{host} did not send it within {timeout:g} seconds. Try again later. {DOWNLOAD_ADVICE}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the certificate of {host} could not be verified. Check this machine's clock and certificates, "
-            "or download the picture yourself and give the file."
+            "or download the image yourself and give the file."
         )
     if isinstance(error, ssl.SSLError):
         return f"no secure connection to {host} was possible. {DOWNLOAD_ADVICE}"
@@ -485,16 +485,16 @@ def _describe_error(error: Exception, host: str, timeout: float) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"{host} refused the connection. {DOWNLOAD_ADVICE}"
     if isinstance(error, (http.client.HTTPException, ConnectionResetError)):
-        return f"{host} broke off or sent no valid answer. Try again. {DOWNLOAD_ADVICE}"
+        return f"{host} closed the connection or sent an invalid response. Try again. {DOWNLOAD_ADVICE}"
     return f"{host} could not be reached. Check the address and the network connection."
 
 
 def _describe_status(status: int, host: str) -> str:
-    """Say in plain words what an HTTP status other than 200 means for the picture, and what to do."""
+    """Describe an HTTP status other than 200, and the remedy."""
     if status in (404, 410):
-        return f"{host} has no such picture (status {status}). {DOWNLOAD_ADVICE}"
+        return f"{host} has no such image (status {status}). {DOWNLOAD_ADVICE}"
     if status in (401, 403, 407):
-        return f"{host} does not let us have it (status {status}). Download it yourself and give the file."
+        return f"{host} denies access (status {status}). Download the image yourself and give the file."
     if status == 429 or status >= 500:
-        return f"{host} is overloaded or out of order (status {status}). Try again later."
-    return f"{host} answered with status {status} and no picture. {DOWNLOAD_ADVICE}"
+        return f"{host} is overloaded or has an error (status {status}). Try again later."
+    return f"{host} responded with status {status} and no image. {DOWNLOAD_ADVICE}"

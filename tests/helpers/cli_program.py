@@ -112,8 +112,8 @@ def make_bad_images(directory: Path) -> dict[str, str]:
     """Write what is no picture, or none that should be read; return the paths with the start of what is said."""
     contents = {
         "empty.png": (b"", "is empty."),
-        "text.png": (b"not a picture\n", "is not a picture in a known format"),
-        "cut.png": (Path(SCENE).read_bytes()[:2000], "is cut off"),
+        "text.png": (b"not a picture\n", "is not an image in a known format"),
+        "cut.png": (Path(SCENE).read_bytes()[:2000], "is truncated"),
         "huge.png": (huge_png(), "has 60000 x 60000 pixels"),
     }
     for name, (content, _) in contents.items():

@@ -23,7 +23,7 @@ from model import (
     VisualGLMModel,
 )
 from model.engine.batch import translate_oom
-from model.images.decode import DEFAULT_LIMITS, _pillow_errors
+from model.images.decode import DEFAULT_LIMITS, _translate_pillow_errors
 from model.resource_errors import (
     OUT_OF_FILES,
     OUT_OF_MEMORY,
@@ -97,7 +97,7 @@ def test_an_image_that_cannot_be_encoded_for_want_of_memory_is_explained(
 
 
 def test_an_image_that_needs_too_much_memory_is_not_called_damaged() -> None:
-    with pytest.raises(ImageError, match="memory") as caught, _pillow_errors("The picture", DEFAULT_LIMITS):
+    with pytest.raises(ImageError, match="memory") as caught, _translate_pillow_errors("The image", DEFAULT_LIMITS):
         np.empty(2**46)
     assert "damaged" not in str(caught.value)
 

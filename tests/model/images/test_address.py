@@ -93,7 +93,7 @@ def test_what_is_shown_of_an_address(url, shown):
         ("http://[::1/", "not a complete http(s) address"),
         ("http://[x::1]/", "not a complete http(s) address"),
         ("http://a.example\\@b.example/", "not a complete http(s) address"),
-        ("http://a.example/x\r\nHost: b", "control characters. Copy the address anew"),
+        ("http://a.example/x\r\nHost: b", "control characters. Copy the address again"),
         ("http://a.exa\tmple/x", "control characters"),
         ("http://a.example/\0", "control characters"),
         ("http://a.example/\x85", "control characters"),
@@ -219,7 +219,7 @@ INNER_HOSTS = """
 def test_inner_hosts_are_refused_in_every_spelling(monkeypatch, host):
     monkeypatch.setattr(address, "_connect_first", forbidden)
     message = rejection_message(f"http://{host}/secret", public_only=True)
-    assert "is not a public address, and only those may be fetched here" in message
+    assert "is not a public address, and only those are allowed here" in message
 
 
 @pytest.mark.parametrize("port", [1, 22, 79, 6379, 8080, 65535])

@@ -165,7 +165,7 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path):
         ("a.png/b.png", r"was not found\. Check the spelling"),
         ("", r"the path is empty\. Give the path"),
         (" '' ", r"the path is empty\. Give the path"),
-        (".", r"is a directory\. Give the path of one picture file"),
+        (".", r"is a directory\. Give the path of one image file"),
         ("a\0b.png", r"'a\\x00b\.png' could not be read: this cannot be a path"),
         ("x" * 5000, r"could not be read: .*Check the path"),
         ("\udc80\ud800.png", r"Check the (path|spelling)"),

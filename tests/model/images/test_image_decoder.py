@@ -70,7 +70,7 @@ def test_base64_text_is_read_in_the_child(decoder):
     [
         (b"", "empty"),
         (b"hello", "known format"),
-        (SCENE.read_bytes()[:2000], "cut off"),
+        (SCENE.read_bytes()[:2000], "truncated"),
         (many_scans(200), "scans"),
         (encode(Image.new("1", (20_000, 6000)), "PNG"), "20000 x 6000"),
         (encode(Image.new("L", (9, 9)), "JPEG2000"), "JPEG 2000"),

@@ -224,24 +224,24 @@ JPEG = encode(picture(1, 64, 64), "JPEG")
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"is empty\. Save or download it anew"),
-        (b"hello, I am a text\n" * 9, r"not a picture in a known format.*Convert it to PNG or JPEG"),
-        (b"\0" * 1000, r"not a picture in a known format.*Convert it"),
-        (bytes(range(256)) * 9, r"not a picture in a known format.*Convert it"),
-        (b"<html><body>404</body></html>", r"web page.*address of the picture itself"),
+        (b"", r"is empty\. Save or download it again"),
+        (b"hello, I am a text\n" * 9, r"not an image in a known format.*Convert it to PNG or JPEG"),
+        (b"\0" * 1000, r"not an image in a known format.*Convert it"),
+        (bytes(range(256)) * 9, r"not an image in a known format.*Convert it"),
+        (b"<html><body>404</body></html>", r"web page.*address of the image itself"),
         (b'<?xml version="1.0"?><svg></svg>', r"SVG drawing.*Convert it"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"PostScript.*Convert it"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"damaged.*Convert it"),
-        (PNG[: len(PNG) // 2], r"cut off.*(Copy|download) it anew"),
-        (JPEG[: len(JPEG) // 2], r"cut off.*(Copy|download) it anew"),
-        (PNG[:20], r"The picture data .*(Convert|anew)"),
-        (PNG[:60] + b"\xff" * 60 + PNG[120:], r"The picture data .*(Convert|anew)"),
+        (PNG[: len(PNG) // 2], r"truncated.*(Copy|download) it again"),
+        (JPEG[: len(JPEG) // 2], r"truncated.*(Copy|download) it again"),
+        (PNG[:20], r"The image data .*(Convert|again)"),
+        (PNG[:60] + b"\xff" * 60 + PNG[120:], r"The image data .*(Convert|again)"),
     ],
 )
 def test_data_that_is_no_image(data, message):
     with pytest.raises(ImageError, match=message) as error:
         load_image(data)
-    assert str(error.value).startswith("The picture data ") and len(str(error.value)) < 200
+    assert str(error.value).startswith("The image data ") and len(str(error.value)) < 200
     assert "\\x" not in str(error.value) and "hello" not in str(error.value)
 
 
@@ -253,7 +253,7 @@ def test_too_many_pixels_are_refused_from_the_header_without_a_warning(size):
         load_image(png_header(*size))
     assert not caught and before == Image.MAX_IMAGE_PIXELS
     assert str(error.value) == (
-        f"The picture data has {size[0]} x {size[1]} pixels; at most 64,000,000 are read. Scale it down and try again."
+        f"The image data has {size[0]} x {size[1]} pixels; at most 64,000,000 are allowed. Scale it down and try again."
     )
 
 
@@ -293,4 +293,4 @@ def test_damage_never_escapes_as_another_error():
         try:
             assert load_image(bytes(data[: rng.integers(1, len(data) + 1)])).mode == "RGB"
         except ImageError as error:
-            assert str(error).startswith("The picture data ")
+            assert str(error).startswith("The image data ")

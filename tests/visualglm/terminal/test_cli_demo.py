@@ -254,7 +254,7 @@ class TestPipes:
     def test_query_about_a_bad_picture_exits_with_1(self) -> None:
         ended = run_program([*TINY, "--image", "nowhere.png", "--query", "描述这张图片。"])
         assert (ended.returncode, ended.stdout) == (1, b"")
-        assert ended.stderr.startswith(b"error: The picture 'nowhere.png' was not found.")
+        assert ended.stderr.startswith(b"error: The image 'nowhere.png' was not found.")
         assert ended.stderr.count(b"\n") == 1
 
     @pytest.mark.parametrize("bits", ["8", "4"])
@@ -282,7 +282,7 @@ class TestPipes:
         shown = ended.stdout.decode()
         assert (ended.returncode, ended.stderr) == (0, b"")
         for path, message in refused.items():
-            assert f"{path}\nThe picture {path!r} {message}" in shown
+            assert f"{path}\nThe image {path!r} {message}" in shown
         assert f"VisualGLM: {DESCRIBED_EN}" in shown
         assert "VisualGLM: There are three objects in the picture.\nYou: " in shown
         assert "VisualGLM: \nThe question needs 5" in shown

@@ -45,7 +45,7 @@ class TestDialogue:
 
     def test_describes_the_picture_and_answers(self, person: Person) -> None:
         person.types("examples/nowhere.png")
-        person.sees("The picture 'examples/nowhere.png' was not found.", "Path or URL")
+        person.sees("The image 'examples/nowhere.png' was not found.", "Path or URL")
         person.types(f"'{SCENE}'")  # as dropped into a terminal's window
         person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
         person.types("How many objects are there?")

@@ -204,7 +204,7 @@ def test_another_image_starts_anew_when_the_visitor_agrees(person: Person) -> No
 def test_what_is_no_image_is_named(person: Person, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(Path(SCENE).read_bytes()[:2000])
     person.page.set_input_files("#picture input[type=file]", str(tmp_path / "cut.png"))
-    person.sees("The image data is cut off")
+    person.sees("The image data is truncated")
     person.page.wait_for_timeout(500)
     person.keeps("bad_image")
     person.asks_and_sees("seen", "turns [] image None")
