@@ -19,10 +19,10 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from benchmarks.parts.cases import CASES, Answer, Case
-from benchmarks.parts.machine import PICTURE, at_least, describe_machine
-from benchmarks.parts.sat_baseline import Sat, ScriptedSat
-from benchmarks.parts.terminal import measure_start, print_start
+from benchmarks.parts.machine import EXAMPLE_IMAGE, describe_machine, min_int
+from benchmarks.parts.prompts import CASES, Answer, Case
+from benchmarks.parts.sat_baseline import SatGeneration, ScriptedSatGeneration
+from benchmarks.startup import measure_start, print_start
 from model import DEMO, GenerationConfig, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
 from model.engine import generate
@@ -31,7 +31,7 @@ from model.images.preprocess import load_image
 GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0)
 
 
-class Ours:
+class OurBackend:
     """The public stream_answer, with a picture that it has not seen yet."""
 
     def __init__(self, model: SatChatModel) -> None:
@@ -42,18 +42,18 @@ class Ours:
         end = self.model.tokenizer.eos_token_id
         return config.replace(max_new_tokens=case.tokens, forbidden_ids=((end, end + 1),))
 
-    def greedy(self, case: Case, picture: Image.Image) -> list[int]:
+    def greedy(self, case: Case, image: Image.Image) -> list[int]:
         """Return the most likely tokens."""
         model, config = self.model, self.settings(case, GREEDY)
-        _, request = model.make_request(case.conversation(picture), case.question, config)
+        _, request = model.make_request(case.conversation(image), case.question, config)
         steps = generate(model.network, request, eos_token_id=model.tokenizer.eos_token_id)
         return [step.token_id for step in steps if step.token_id is not None]
 
-    def answer(self, case: Case, picture: Image.Image, seed: int) -> Answer:
+    def answer(self, case: Case, image: Image.Image, seed: int) -> Answer:
         """Answer twice, measuring the second time only the first token."""
         model = SatChatModel(self.model.network, self.model.tokenizer)  # has no picture cached
         config = self.settings(case, DEMO.replace(seed=seed))
-        conversation = case.conversation(picture)
+        conversation = case.conversation(image)
         *_, last = model.stream_answer(conversation, case.question, config)
         *_, again = model.stream_answer(conversation, case.question, config.replace(max_new_tokens=1))
         assert last.usage is not None and again.usage is not None and last.usage.answer_tokens == case.tokens
@@ -61,29 +61,29 @@ class Ours:
         return Answer(last.usage.prompt_tokens, last.usage.first_token_s, rate, again.usage.first_token_s)
 
 
-Contestant = Ours | Sat | ScriptedSat
+Backend = OurBackend | SatGeneration | ScriptedSatGeneration
 
 
-def check_tokens(contestants: dict[str, Contestant], cases: list[Case], picture: Image.Image) -> None:
+def check_tokens(backends: dict[str, Backend], cases: list[Case], image: Image.Image) -> None:
     """Fail unless all contestants choose the same most likely tokens; this also warms them up."""
     for case in cases:
-        expected, *others = [contestant.greedy(case, picture) for contestant in contestants.values()]
+        expected, *others = [backend.greedy(case, image) for backend in backends.values()]
         assert len(expected) == case.tokens, f"{len(expected)} tokens, not {case.tokens}"
-        for name, tokens in zip(list(contestants)[1:], others, strict=True):
+        for name, tokens in zip(list(backends)[1:], others, strict=True):
             same = next((i for i, pair in enumerate(zip(expected, tokens, strict=True)) if len(set(pair)) > 1), None)
             assert same is None, f"{name} and ours differ from token {same} on, question {case.question}"
     total = sum(case.tokens for case in cases)
-    print(f"\nGreedy tokens of {', '.join(contestants)}: equal, {total} tokens in {len(cases)} cases.\n")
+    print(f"\nGreedy tokens of {', '.join(backends)}: equal, {total} tokens in {len(cases)} cases.\n")
 
 
 def measure(
-    contestants: dict[str, Contestant], cases: list[Case], picture: Image.Image, repetitions: int
+    backends: dict[str, Backend], cases: list[Case], image: Image.Image, repetitions: int
 ) -> dict[tuple[Case, str], list[Answer]]:
     """Let everyone answer every case in turn, `repetitions` times."""
-    answers: dict[tuple[Case, str], list[Answer]] = {(case, name): [] for case in cases for name in contestants}
+    answers: dict[tuple[Case, str], list[Answer]] = {(case, name): [] for case in cases for name in backends}
     for seed in range(repetitions):
         for case, name in answers:
-            answers[case, name].append(contestants[name].answer(case, picture, seed))
+            answers[case, name].append(backends[name].answer(case, image, seed))
     return answers
 
 
@@ -126,10 +126,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", help="of all weights; left out, what suits the device")
-    parser.add_argument("--repetitions", type=at_least(1), default=7, help="of every answer (default %(default)s)")
-    parser.add_argument("--starts", type=at_least(1), default=5, help="fresh processes (default %(default)s)")
-    parser.add_argument("--cases", type=at_least(1), default=len(CASES), help="how many of the questions")
-    parser.add_argument("--tokens", type=at_least(2), help="tokens of every answer, instead of the cases' own")
+    parser.add_argument("--repetitions", type=min_int(1), default=7, help="of every answer (default %(default)s)")
+    parser.add_argument("--starts", type=min_int(1), default=5, help="fresh processes (default %(default)s)")
+    parser.add_argument("--cases", type=min_int(1), default=len(CASES), help="how many of the questions")
+    parser.add_argument("--tokens", type=min_int(2), help="tokens of every answer, instead of the cases' own")
     return parser.parse_args()
 
 
@@ -139,24 +139,24 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
     return [Case(c.question, options.tokens or c.tokens, c.turns, c.language) for c in cases]
 
 
-def load_contestants(options: argparse.Namespace) -> dict[str, Contestant]:
+def load_backends(options: argparse.Namespace) -> dict[str, Backend]:
     """Load the weights once for us and once for SAT."""
     ours, theirs = (load_sat(options.from_pretrained, device=options.device, dtype=options.dtype) for _ in range(2))
-    plain = Sat(theirs)
-    return {"ours": Ours(ours), "SAT": plain, "SAT, scripted": ScriptedSat(plain)}
+    plain = SatGeneration(theirs)
+    return {"ours": OurBackend(ours), "SAT": plain, "SAT, scripted": ScriptedSatGeneration(plain)}
 
 
 def main() -> None:
     """Measure fresh processes, then the three ways, and print two tables."""
     options = parse_arguments()
     gpu = torch.cuda.get_device_name() if options.device.startswith("cuda") else "no GPU"
-    contestants, cases, picture = load_contestants(options), choose_cases(options), load_image(str(PICTURE))
+    backends, cases, image = load_backends(options), choose_cases(options), load_image(str(EXAMPLE_IMAGE))
     print(f"{describe_machine(gpu)}, {options.from_pretrained}, threads: {torch.get_num_threads()}\n")
     arguments = ["--from_pretrained", options.from_pretrained, "--device", options.device, "--seed", "1"]
     arguments += ["--dtype", options.dtype] if options.dtype else []
     print_start([measure_start(arguments) for _ in range(options.starts)])
-    check_tokens(contestants, cases, picture)
-    answers = measure(contestants, cases, picture, options.repetitions)
+    check_tokens(backends, cases, image)
+    answers = measure(backends, cases, image, options.repetitions)
     print_answers(answers)
     print_summary(answers)
 

@@ -30,27 +30,27 @@ from typing import Any
 import torch
 
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.parts.exported import Exported
-from benchmarks.parts.machine import at_least as no_less, copy_rate, describe_machine, name_gpu
+from benchmarks.parts.backends import ChatBackend, EngineBackend, Measurements, SatBackend, decoder_weight_bytes
+from benchmarks.parts.machine import copy_rate, describe_machine, min_int, name_gpu
 from benchmarks.parts.prompts import LONG, SHORT
-from benchmarks.parts.subjects import Chat, Engine, Measured, Original, weight_bytes
 from benchmarks.parts.table import (
     Comparison,
-    Promise,
     Row,
     Stage,
     Table,
+    Target,
     add_table_arguments,
     at_least,
     at_most,
     list_rows,
     show,
 )
+from benchmarks.parts.transformers_export import TransformersBackend
 from model.command_line import ArgumentParser, run_program
 
 SLOW_TOKENS = 32  # of the answers of those who need tens of milliseconds for each
 # On one H200 at full size in float16, by "stage/row".
-PROMISES: dict[str, Promise] = {
+TARGETS: dict[str, Target] = {
     "ours/ready": at_most(10),
     f"ours/decode-{SHORT}": at_most(3.6),
     f"ours/decode-{LONG}": at_most(3.9),
@@ -77,7 +77,7 @@ PROMISES: dict[str, Promise] = {
     f"plain/decode-{SHORT}": at_most(11),
 }
 # What the original itself was measured at there; SAT's own generation should come near.
-MEASURED_BEFORE = {
+ORIGINAL_RESULTS = {
     f"original/decode-{SHORT}": 40.4,
     f"original/decode-{LONG}": 49.5,
     f"original/first-{SHORT}": 75.9,
@@ -100,44 +100,46 @@ class Plan:
     def __init__(self, source: Source, tokens: int, repetitions: int) -> None:
         self.source = source
         self.on_gpu = source.device.type == "cuda"
-        self.has_promises = self.on_gpu and source.is_full_size and source.dtype == torch.float16
+        self.has_targets = self.on_gpu and source.is_full_size and source.dtype == torch.float16
         self.tokens = tokens
         self.repetitions = repetitions
         self.counts = (32, 128) if self.on_gpu else (16,)
-        self.many_tokens = 128 if self.on_gpu else tokens
+        self.concurrent_tokens = 128 if self.on_gpu else tokens
 
     def stages(self) -> list[Stage]:
         """Return everything that can be measured. Ours comes first, so that its start is that of a fresh process."""
         sat, hf = self.source.sat, self.source.hf
-        few_bits = [("int8", 8, False), ("int4", 4, False), ("int4-vision", 4, True)]
+        quantized = [("int8", 8, False), ("int4", 4, False), ("int4-vision", 4, True)]
         return [
-            self.stage("ours", lambda: Engine(sat()), self.ready() + self.answers() + self.engine() + self.many()),
-            *(
-                self.stage(name, partial(self.rounded, bits, vision), self.few_bits())
-                for name, bits, vision in few_bits
+            self.stage(
+                "ours", lambda: EngineBackend(sat()), self.ready() + self.answers() + self.engine() + self.concurrent()
             ),
-            self.stage("original", lambda: Original(sat()), self.original()),
-            self.stage("hf", lambda: Chat(hf()), self.ready() + self.answers()),
-            Stage("plain", self.plain, self.with_promises("plain", self.exported())),
+            *(
+                self.stage(name, partial(self.quantized_engine, bits, vision), self.quantized())
+                for name, bits, vision in quantized
+            ),
+            self.stage("original", lambda: SatBackend(sat()), self.original()),
+            self.stage("hf", lambda: ChatBackend(hf()), self.ready() + self.answers()),
+            Stage("plain", self.plain, self.with_targets("plain", self.exported())),
         ]
 
     def stage(self, name: str, make: Callable[[], Any], rows: list[Row]) -> Stage:
         """Return a stage whose subject is measured as often as asked for."""
-        return Stage(name, lambda: Measured(make(), self.repetitions), self.with_promises(name, rows))
+        return Stage(name, lambda: Measurements(make(), self.repetitions), self.with_targets(name, rows))
 
-    def with_promises(self, stage: str, rows: list[Row]) -> list[Row]:
+    def with_targets(self, stage: str, rows: list[Row]) -> list[Row]:
         """Return the rows with their promises, where these are for what is measured."""
-        if not self.has_promises:
+        if not self.has_targets:
             return rows
-        return [Row(row.name, row.what, row.measure, PROMISES.get(f"{stage}/{row.name}")) for row in rows]
+        return [Row(row.name, row.what, row.measure, TARGETS.get(f"{stage}/{row.name}")) for row in rows]
 
-    def rounded(self, bits: int, vision: bool) -> Engine:
+    def quantized_engine(self, bits: int, vision: bool) -> EngineBackend:
         """Return the engine on weights of few bits."""
-        return Engine(self.source.sat(bits, vision))
+        return EngineBackend(self.source.sat(bits, vision))
 
     def ready(self) -> list[Row]:
         """Return the row of the start, which must be its stage's first."""
-        return [Row("ready", "first answer beyond the second's time, s", methodcaller("ready_s"))]
+        return [Row("ready", "first answer beyond the second's time, s", methodcaller("startup_s"))]
 
     def decode(self, lengths: list[int], tokens: int | None = None) -> list[Row]:
         """Return the rows of decoding alone."""
@@ -160,9 +162,9 @@ class Plan:
         text = Row(f"text-{SHORT}", f"prompt {SHORT}, by stream_answer, text and all, ms/token", self.text_ms)
         return [image, text, self.weights(), *self.memory()]
 
-    def text_ms(self, measured: Measured) -> float:
+    def text_ms(self, measured: Measurements) -> float:
         """Return milliseconds from token to token where the same model answers in text."""
-        return Measured(Chat(measured.subject.model), self.repetitions).token_ms(SHORT, self.tokens)
+        return Measurements(ChatBackend(measured.backend.model), self.repetitions).token_ms(SHORT, self.tokens)
 
     def weights(self) -> Row:
         """Return the row of how fast weights are read."""
@@ -173,46 +175,46 @@ class Plan:
         what = f"prompt {LONG}, most memory, GiB"
         return [Row("memory", what, methodcaller("peak_gib", LONG, self.tokens))] if self.on_gpu else []
 
-    def many(self) -> list[Row]:
+    def concurrent(self) -> list[Row]:
         """Return the rows of many requests at once with pictures of their own."""
         rows = []
         for n in self.counts:
-            what = f"{n} requests at once, {SHORT} + {self.many_tokens}"
+            what = f"{n} requests at once, {SHORT} + {self.concurrent_tokens}"
             rows += [
-                Row(f"many-{n}", f"{what}, while all decode, tokens/s", partial(self.phase, n)),
-                Row(f"many-{n}-all", f"{what}, pictures and all, tokens/s", partial(self.total, n)),
+                Row(f"many-{n}", f"{what}, while all decode, tokens/s", partial(self.steady_rate, n)),
+                Row(f"many-{n}-all", f"{what}, pictures and all, tokens/s", partial(self.total_rate, n)),
             ]
         return rows
 
-    def phase(self, count: int, measured: Measured) -> float:
+    def steady_rate(self, count: int, measured: Measurements) -> float:
         """Return the tokens a second of so many requests while all decode, their pictures being known."""
-        return measured.together(count, self.many_tokens)[1].phase
+        return measured.concurrent(count, self.concurrent_tokens)[1].steady_rate
 
-    def total(self, count: int, measured: Measured) -> float:
+    def total_rate(self, count: int, measured: Measurements) -> float:
         """Return the tokens a second of so many requests from the first question on."""
-        return measured.together(count, self.many_tokens)[0].total
+        return measured.concurrent(count, self.concurrent_tokens)[0].total_rate
 
-    def few_bits(self) -> list[Row]:
+    def quantized(self) -> list[Row]:
         """Return the rows of weights of few bits."""
-        return [*self.ready(), *self.decode([SHORT, LONG]), self.weights(), *self.memory(), *self.many()[:1]]
+        return [*self.ready(), *self.decode([SHORT, LONG]), self.weights(), *self.memory(), *self.concurrent()[:1]]
 
     def original(self) -> list[Row]:
         """Return the rows of SAT's own generation."""
         count = 2 if self.on_gpu else self.counts[0]
-        tokens = SLOW_TOKENS if self.on_gpu else self.many_tokens
+        tokens = SLOW_TOKENS if self.on_gpu else self.concurrent_tokens
         what = f"{count} requests in turn, {SHORT} + {tokens}, pictures and all, tokens/s"
         rows = [
             *self.decode([SHORT, LONG], tokens),
             *self.first(),
             Row("image", "a picture, ms", methodcaller("image_ms")),
-            Row("in-turn", what, lambda m: m.subject.answer_in_turn(SHORT, tokens, m.pictures(count))),
+            Row("in-turn", what, lambda m: m.backend.answer_in_turn(SHORT, tokens, m.images(count))),
         ]
-        return [self.beside_before(row) for row in rows]
+        return [self.with_original_result(row) for row in rows]
 
-    def beside_before(self, row: Row) -> Row:
+    def with_original_result(self, row: Row) -> Row:
         """Return the row of the original with what was measured of it before, where that is comparable."""
-        before = MEASURED_BEFORE.get(f"original/{row.name}")
-        if before is None or not self.has_promises:
+        before = ORIGINAL_RESULTS.get(f"original/{row.name}")
+        if before is None or not self.has_targets:
             return row
         note = f"the original itself: {before:g}"
         return Row(row.name, row.what, lambda measured: (row.value(measured)[0], note))
@@ -223,13 +225,13 @@ class Plan:
         what = f"prompt {SHORT}, first token, ms"
         return [*decode, Row(f"first-{SHORT}", what, methodcaller("first_ms", SHORT))]
 
-    def plain(self) -> Exported:
+    def plain(self) -> TransformersBackend:
         """Return what plain transformers took."""
-        return Exported(self.source, [SHORT, LONG], SLOW_TOKENS)
+        return TransformersBackend(self.source, [SHORT, LONG], SLOW_TOKENS)
 
-    def bandwidth(self, measured: Measured) -> tuple[float, str]:
+    def bandwidth(self, measured: Measurements) -> tuple[float, str]:
         """Return the share of the copy rate at which weights are read, and the rates."""
-        size, copied = weight_bytes(measured.subject.model.network), copy_rate(self.source.device)
+        size, copied = decoder_weight_bytes(measured.backend.model.network), copy_rate(self.source.device)
         read = size / (measured.token_ms(SHORT, self.tokens) / 1e3)
         return read / copied, f"{size / 1e9:.4g} GB at {read / 1e9:.4g} GB/s; copies {copied / 1e9:.4g} GB/s"
 
@@ -239,7 +241,7 @@ class Plan:
         many = f"ours/many-{self.counts[0]}"
         is_tiny = self.source.dtype == torch.float32 and not (self.on_gpu or self.source.is_random)
         three, eight, fifth = (at_least(3), at_least(8), at_least(1 / 1.2)) if is_tiny else (None, None, None)
-        eleven = at_least(11) if self.has_promises else None
+        eleven = at_least(11) if self.has_targets else None
         return [
             Comparison("decoding", own, theirs, three or eleven),
             Comparison("decoding", f"ours/decode-{LONG}", f"original/decode-{LONG}"),
@@ -260,8 +262,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
-    parser.add_argument("--tokens", type=no_less(2), default=64, help="of an answer (default %(default)s)")
-    parser.add_argument("--repetitions", type=no_less(1), default=3, help="of a measurement (default %(default)s)")
+    parser.add_argument("--tokens", type=min_int(2), default=64, help="of an answer (default %(default)s)")
+    parser.add_argument("--repetitions", type=min_int(1), default=3, help="of a measurement (default %(default)s)")
     return parser.parse_args()
 
 

@@ -36,16 +36,16 @@ from typing import Any
 import torch
 
 from benchmarks.full_size import FULL_SIZE, Source, add_model_arguments
-from benchmarks.parts.finetune_launched import Launch, Launched
-from benchmarks.parts.finetune_original import SatTraining
-from benchmarks.parts.finetune_subject import Ours, write_data
-from benchmarks.parts.machine import at_least as no_less, describe_machine, name_gpu
+from benchmarks.parts.finetune_distributed import DistributedRunner, TrainingJob
+from benchmarks.parts.finetune_ours import OurTraining, write_dataset
+from benchmarks.parts.finetune_sat import SatTraining
+from benchmarks.parts.machine import describe_machine, min_int, name_gpu
 from benchmarks.parts.table import (
     Comparison,
-    Promise,
     Row,
     Stage,
     Table,
+    Target,
     add_table_arguments,
     at_least,
     at_most,
@@ -62,7 +62,7 @@ from model.command_line import ArgumentParser, run_program
 RANK, BATCH = 10, 4
 NEW_PICTURES = ["--cache-images", "0"]
 # On H200s at full size, by "stage/row".
-PROMISES: dict[str, Promise] = {
+TARGETS: dict[str, Target] = {
     "lora/step": at_most(100),
     "lora/memory": at_most(22),
     "fp16/step": at_most(100),
@@ -89,12 +89,12 @@ class Plan:
         self.on_gpu = source.device.type == "cuda"
         self.length = options.length or (320 if self.on_gpu else 96)
         self.steps = options.steps
-        self.data = write_data(folder)
+        self.data = write_dataset(folder)
         layers = source.config["num_layers"]
         self.layers = sorted({0, min(14, layers // 2)})
         self.model = ["--device", str(source.device), "--from_pretrained", source.name]
         self.depth = ["--layers", str(options.layers)] if options.layers else []
-        self.few = ["--layers", str(min(options.saved_layers, layers))] if source.is_random else []
+        self.saved_layers_flags = ["--layers", str(min(options.saved_layers, layers))] if source.is_random else []
 
     @property
     def two_layers(self) -> list[str]:
@@ -105,22 +105,24 @@ class Plan:
         """Return everything that can be measured."""
         every = ["--use_lora", "--lora_rank", str(RANK)]
         rounded = ["--use_qlora", "--lora_rank", str(RANK)]
-        again = "--checkpoint-activations"
+        recompute = "--checkpoint-activations"
         low, high = ("--bf16", "--fp16") if self.on_gpu else ("--fp16", "--bf16")  # a CPU trains in float32 for fp16
         return [
             self.ours("lora", BATCH, [*self.two_layers, *NEW_PICTURES, low]),
             self.ours("fp16" if self.on_gpu else "bf16", BATCH, [*self.two_layers, *NEW_PICTURES, high]),
-            self.ours("again", BATCH, [*self.two_layers, *NEW_PICTURES, low, again]),
+            self.ours("again", BATCH, [*self.two_layers, *NEW_PICTURES, low, recompute]),
             self.ours("cached", BATCH, [*self.two_layers, low]),
             self.ours("all", 1, [*every, *NEW_PICTURES, low]),
             self.ours("qlora", 1, [*rounded, *NEW_PICTURES, low], GB),
-            self.ours("qlora-again", 1, [*rounded, *NEW_PICTURES, low, again], GB),
+            self.ours("qlora-again", 1, [*rounded, *NEW_PICTURES, low, recompute], GB),
             self.ours("ptuning", BATCH, ["--use_ptuning", *NEW_PICTURES, low]),
             self.stage("original", self.original, [STEP, GIB]),
             *(self.launched(name, count) for name, count in (("one", 1), ("two", 2), ("four", 4))),
-            self.whole(),
+            self.full_stage(),
             self.stage(
-                "zero3-saved", self.saved, [Row("load", "full checkpoint loaded in one process, s", load_saved)]
+                "zero3-saved",
+                self.train_and_save,
+                [Row("load", "full checkpoint loaded in one process, s", load_saved)],
             ),
         ]
 
@@ -128,12 +130,12 @@ class Plan:
         """Return a stage with its promises; memory is counted by GPUs alone."""
         kept = [row for row in rows if self.on_gpu or row.name != "memory"]
         if self.on_gpu and self.source.is_full_size and self.length == 320:
-            kept = [Row(row.name, row.what, row.measure, PROMISES.get(f"{name}/{row.name}")) for row in kept]
+            kept = [Row(row.name, row.what, row.measure, TARGETS.get(f"{name}/{row.name}")) for row in kept]
         return Stage(name, make, kept)
 
     def ours(self, name: str, batch_size: int, flags: list[str], memory: Row = GIB) -> Stage:
         """Return the stage of a training by these flags."""
-        make = partial(Ours, self.source, self.data, self.length, batch_size, self.steps, flags)
+        make = partial(OurTraining, self.source, self.data, self.length, batch_size, self.steps, flags)
         return self.stage(name, make, [STEP, memory])
 
     def original(self) -> SatTraining:
@@ -147,7 +149,7 @@ class Plan:
         rows = [Row(f"zero-{n}", f"ZeRO {n}, samples/s", partial(self.rate, n)) for n in (1, 2)]
         return self.stage(name, partial(self.processes, count), rows)
 
-    def processes(self, count: int) -> Launched:
+    def processes(self, count: int) -> DistributedRunner:
         """Return what starts processes.
 
         Raises:
@@ -155,41 +157,41 @@ class Plan:
         """
         if self.on_gpu and torch.cuda.device_count() < count:
             raise RuntimeError(f"there are {torch.cuda.device_count()} GPUs, {count} are needed")
-        return Launched([*self.model, *self.depth], count)
+        return DistributedRunner([*self.model, *self.depth], count)
 
-    def launch(self, launched: Launched, flags: list[str], **changes: Any) -> dict[str, Any]:
+    def launch(self, launched: DistributedRunner, flags: list[str], **changes: Any) -> dict[str, Any]:
         """Have processes train."""
         given = {"length": self.length, "batch_size": BATCH, "steps": self.steps, **changes}
-        return launched.run(Launch(data=str(self.data), flags=flags, **given))
+        return launched.run(TrainingJob(data=str(self.data), flags=flags, **given))
 
-    def rate(self, zero: int, launched: Launched) -> tuple[float, str]:
+    def rate(self, zero: int, launched: DistributedRunner) -> tuple[float, str]:
         """Return samples a second, and what a step takes."""
         flags = [*self.two_layers, *NEW_PICTURES, *(["--zero-stage", str(zero)] if zero else [])]
         found = self.launch(launched, flags)
         return found["samples_per_s"], f"{found['step_ms']:.4g} ms a step, {found['peak_gib']:.4g} GiB on each"
 
-    def whole(self) -> Stage:
+    def full_stage(self) -> Stage:
         """Return the stage of full fine-tuning on all GPUs."""
         flags = ["--full", "--zero-stage", "3", "--lr", "1e-5"]
 
-        def step(launched: Launched) -> tuple[float, str]:
+        def step(launched: DistributedRunner) -> tuple[float, str]:
             found = self.launch(launched, flags)
             return found["step_ms"], f"{launched.processes} processes, {found['peak_gib']:.4g} GiB on each"
 
         return self.stage(
-            "zero3", lambda: self.processes(self.several()), [Row("step", "all weights, a step, ms", step)]
+            "zero3", lambda: self.processes(self.process_count()), [Row("step", "all weights, a step, ms", step)]
         )
 
-    def several(self) -> int:
+    def process_count(self) -> int:
         """Return how many processes there are for ZeRO 3: all GPUs, or two on a CPU."""
         return max(1, torch.cuda.device_count()) if self.on_gpu else 2
 
-    def saved(self) -> "Saved":
+    def train_and_save(self) -> "SavedRun":
         """Have several processes train and save a whole model, of few layers where its weights are random."""
         flags = ["--full", "--zero-stage", "3", "--lr", "1e-5", "--valid-data", str(self.data), "--save-interval", "99"]
-        launched = Launched([*self.model, *(self.few or self.depth)], self.several())
-        found = self.launch(launched, [*flags, "--eval-interval", "2"], steps=2, ends=True)
-        return Saved(Path(found["run"]), found["loss"], self)
+        launched = DistributedRunner([*self.model, *(self.saved_layers_flags or self.depth)], self.process_count())
+        found = self.launch(launched, [*flags, "--eval-interval", "2"], steps=2, runs_to_end=True)
+        return SavedRun(Path(found["run"]), found["loss"], self)
 
     def comparisons(self) -> list[Comparison]:
         """Return what is compared within a run."""
@@ -205,15 +207,15 @@ class Plan:
             Comparison("QLoRA, layers twice, and LoRA on all layers", "qlora-again/step", "all/step"),
             *(
                 Comparison(
-                    f"{name} processes and one, ZeRO {n}", f"{name}/zero-{n}", "one/plain", promise, is_time=False
+                    f"{name} processes and one, ZeRO {n}", f"{name}/zero-{n}", "one/plain", target, is_time=False
                 )
-                for name, promise in (("two", two), ("four", four))
+                for name, target in (("two", two), ("four", four))
                 for n in (1, 2)
             ),
         ]
 
 
-class Saved:
+class SavedRun:
     """A run of several processes.
 
     Args:
@@ -236,7 +238,7 @@ class Saved:
         return held_out_loss(lambda batch: module(batch, None), dataset, BATCH, DistributedContext(0, 1, device))
 
 
-def load_saved(saved: Saved) -> tuple[float, str]:
+def load_saved(saved: SavedRun) -> tuple[float, str]:
     """Return the seconds to load a run in this process, after checking that it is what was trained.
 
     Raises:
@@ -259,10 +261,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
-    parser.add_argument("--length", type=no_less(64), help="tokens of a row (default 320; 96 on a CPU)")
-    parser.add_argument("--steps", type=no_less(2), default=10, help="to measure (default %(default)s)")
+    parser.add_argument("--length", type=min_int(64), help="tokens of a row (default 320; 96 on a CPU)")
+    parser.add_argument("--steps", type=min_int(2), default=10, help="to measure (default %(default)s)")
     help_ = f"of {FULL_SIZE}, in the checkpoint of ZeRO 3 (default %(default)s): the optimiser's part is large"
-    parser.add_argument("--saved-layers", type=no_less(1), default=2, help=help_)
+    parser.add_argument("--saved-layers", type=min_int(1), default=2, help=help_)
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.parts.prompts import SHORT, LengthTokenizer, of_length, question, random_pixels
+from benchmarks.parts.prompts import SHORT, LengthTokenizer, fixed_length_config, length_question, random_pixels
 from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.convert import copy_tokenizer
@@ -240,9 +240,9 @@ def main() -> None:
         if source.device.type == "cuda":
             torch.cuda.synchronize()
         print(describe(model, time.perf_counter() - started), flush=True)
-        config = of_length(4, model.tokenizer.eos_token_id, seed=0)
+        config = fixed_length_config(4, model.tokenizer.eos_token_id, seed=0)
         [pixels] = random_pixels(1, model.network.image_size, seed=0)
-        *_, last = model.stream_answer(Conversation(pixels), question(SHORT), config)
+        *_, last = model.stream_answer(Conversation(pixels), length_question(SHORT), config)
         print(f"  {last.usage}", flush=True)
         del model
 

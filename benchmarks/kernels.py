@@ -14,49 +14,71 @@ import functools
 import math
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.parts.kernel_tiles import Case, candidates, table_source
-from benchmarks.parts.machine import at_least, describe_machine
+from benchmarks.parts.machine import describe_machine, min_int
 from model.command_line import ArgumentParser, run_program
-from model.kernels.autotune import MAX_ROWS, KernelConfig
+from model.kernels import autotune
+from model.kernels.autotune import (
+    MATMUL_CONFIGS,
+    MATVEC_CONFIGS,
+    MAX_ROWS,
+    VECTOR_WIDTH,
+    KernelConfig,
+    choose_split_k,
+    clamp_block_i,
+    select_config,
+)
 from model.kernels.dispatch import has_triton
 from model.kernels.epilogue import Epilogue
 from model.kernels.norm import layer_norm
 from model.kernels.torch_ops import dequantize
 
-Parts = tuple[torch.Tensor, ...]
+WeightTensors = tuple[torch.Tensor, ...]
 BITS = {"dense": 16, "int8": 8, "int4": 4}
-LAYERS = 28
-IN_A_LAYER = ((12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384))
-HEAD = (130528, 4096)
+NUM_LAYERS = 28
+LAYER_SHAPES = ((12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384))
+LM_HEAD_SHAPE = (130528, 4096)
 GROUP = 128
 # Bytes of weights between two uses of the same: several times the cache.
-COLD = 2**28
+CACHE_FLUSH_BYTES = 2**28
 # Of a replay; there are ten. Graphs of a few milliseconds repeat within a percent.
 REPLAY_MS = 4
-ERROR = 1e-3
+MAX_RELATIVE_ERROR = 1e-3
 # Of all the matrices for one row, ms; the floor is that of reading them at the machine's copy rate.
 TARGET_MS = {"dense": 3.09, "int8": 1.7, "int4": 1.1}
 # Of the time there is, for compiling in other processes.
-COMPILING = 0.5
+COMPILE_TIME_SHARE = 0.5
+Table = dict[tuple[str, int, int], KernelConfig]
+TABLES = re.compile(r"# One row of activations\.\nMATVEC_CONFIGS: .*?\n}\n# Several rows\.\nMATMUL_CONFIGS: .*?}\n", re.DOTALL)
+
+
+class MatmulCase(NamedTuple):
+    """A product x [rows, inputs] with a weight of a kind [outputs, inputs]."""
+
+    kind: str
+    outputs: int
+    inputs: int
+    rows: int
 
 
 @functools.lru_cache(maxsize=2)
-def draw_weights(kind: str, outputs: int, inputs: int) -> list[Parts]:
+def draw_weights(kind: str, outputs: int, inputs: int) -> list[WeightTensors]:
     """Draw as many weights as the cache cannot hold."""
-    copies = math.ceil(COLD / (outputs * inputs * BITS[kind] / 8))
+    copies = math.ceil(CACHE_FLUSH_BYTES / (outputs * inputs * BITS[kind] / 8))
     return [draw_weight(kind, outputs, inputs) for _ in range(copies)]
 
 
-def draw_weight(kind: str, outputs: int, inputs: int) -> Parts:
+def draw_weight(kind: str, outputs: int, inputs: int) -> WeightTensors:
     """Draw the parts of one weight."""
     if kind == "dense":
         return (torch.randn(outputs, inputs, device="cuda", dtype=torch.float16) * 0.02,)
@@ -67,33 +89,61 @@ def draw_weight(kind: str, outputs: int, inputs: int) -> Parts:
     return numbers, scale, torch.rand(outputs, inputs // GROUP, 2, device="cuda").bfloat16()
 
 
-def draw_rows(case: Case) -> torch.Tensor:
+def draw_rows(case: MatmulCase) -> torch.Tensor:
     """Draw activations, the same for each kind."""
     generator = torch.Generator("cuda").manual_seed(0)
     return torch.randn(case.rows, case.inputs, device="cuda", generator=generator).half()
 
 
-def whole_weight(kind: str, parts: Parts) -> torch.Tensor:
+def dequantized_weight(kind: str, parts: WeightTensors) -> torch.Tensor:
     """Return a weight in float32."""
     if kind == "dense":
         return parts[0].float()
     return dequantize(parts[0], parts[1], parts[2] if kind == "int4" else None, BITS[kind], torch.float32)
 
 
-def try_tile(case: Case, tile: KernelConfig) -> str:
+def candidate_configs(case: MatmulCase) -> list[KernelConfig]:
+    """Return the tiles to try, the one that is in use first."""
+    used = select_config(*case)
+    tried = matvec_configs(case) if case.rows == 1 else matmul_configs(case)
+    return [used, *(config for config in dict.fromkeys(tried) if config != used)]
+
+
+def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
+    """Return tiles for one row: a thread reads one chunk of each row at a time, or two."""
+    width = 32 * VECTOR_WIDTH[case.kind]  # of what a warp reads at once
+    one = [KernelConfig(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
+    two = [KernelConfig(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
+    staged = [KernelConfig(4, 4 * width, 4, 3)]
+    return [clamp_block_i(config, case.kind, case.inputs) for config in one[:-2] + two + staged]
+
+
+def matmul_configs(case: MatmulCase) -> list[KernelConfig]:
+    """Return tiles for several rows, each with as many splits as give every multiprocessor work, and fewer."""
+    shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
+    if case.kind == "int4":  # as wide as a group, whatever the tile says
+        shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
+    enough = [(shape, choose_split_k(case.outputs, case.inputs, shape[0])) for shape in shapes]
+    fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
+    return [KernelConfig(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + fewer]
+
+
+def try_config(case: MatmulCase, config: KernelConfig) -> str:
     """Compile and run a product; return why it fails, or nothing. Runs in a process of its own."""
     from model.kernels.triton import launch
 
     try:
         x = draw_rows(case)
-        launch.multiply(case.kind, x, draw_weight(*case[:3]), Epilogue(), None, tile)
+        launch.multiply(case.kind, x, draw_weight(*case[:3]), Epilogue(), None, config)
         torch.cuda.synchronize()
     except Exception as error:  # a tile that does not fit the GPU is one of the outcomes
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
 
-def compile_all(jobs: list[tuple[Case, KernelConfig]], workers: int, seconds: float) -> set[tuple[Case, KernelConfig]]:
+def compile_all(
+    jobs: list[tuple[MatmulCase, KernelConfig]], workers: int, seconds: float
+) -> set[tuple[MatmulCase, KernelConfig]]:
     """Compile every tile's kernel into Triton's cache, side by side; return those that fail.
 
     What is not ready after `seconds` is compiled when it is measured.
@@ -101,7 +151,7 @@ def compile_all(jobs: list[tuple[Case, KernelConfig]], workers: int, seconds: fl
     failed = set()
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        for job, error in zip(jobs, pool.map(try_tile, *zip(*jobs, strict=True), timeout=seconds), strict=True):
+        for job, error in zip(jobs, pool.map(try_config, *zip(*jobs, strict=True), timeout=seconds), strict=True):
             if error:
                 failed.add(job)
                 print(f"left out: {job[0]} {job[1]}: {error}", flush=True)
@@ -119,15 +169,17 @@ def time_us(run: Callable[[], object], calls: int) -> float:
     return triton.testing.do_bench_cudagraph(run, rep=REPLAY_MS, return_mode="median") * 1000 / calls
 
 
-def run_kernels(case: Case, tile: KernelConfig, x: torch.Tensor, weights: list[Parts], out: torch.Tensor) -> None:
+def run_kernels(
+    case: MatmulCase, config: KernelConfig, x: torch.Tensor, weights: list[WeightTensors], out: torch.Tensor
+) -> None:
     """Multiply x by each weight."""
     from model.kernels.triton import launch
 
     for parts in weights:
-        launch.multiply(case.kind, x, parts, Epilogue(), out, tile)
+        launch.multiply(case.kind, x, parts, Epilogue(), out, config)
 
 
-def run_torch(x: torch.Tensor, weights: list[Parts]) -> None:
+def run_torch(x: torch.Tensor, weights: list[WeightTensors]) -> None:
     """Do the same with torch."""
     for parts in weights:
         F.linear(x, parts[0])
@@ -137,32 +189,34 @@ def run_torch(x: torch.Tensor, weights: list[Parts]) -> None:
 def torch_us(outputs: int, inputs: int, rows: int) -> float:
     """Return torch's time with a weight in float16."""
     weights = draw_weights("dense", outputs, inputs)
-    return time_us(functools.partial(run_torch, draw_rows(Case("dense", outputs, inputs, rows)), weights), len(weights))
+    return time_us(
+        functools.partial(run_torch, draw_rows(MatmulCase("dense", outputs, inputs, rows)), weights), len(weights)
+    )
 
 
-def measure(case: Case, tiles: list[KernelConfig], until: float) -> dict[KernelConfig, float]:
+def measure(case: MatmulCase, configs: list[KernelConfig], until: float) -> dict[KernelConfig, float]:
     """Return the microseconds of each tile whose product is right; none but the first after the time `until`."""
     weights, x = draw_weights(*case[:3]), draw_rows(case)
-    expected = x.float() @ whole_weight(case.kind, weights[0]).t()
+    expected = x.float() @ dequantized_weight(case.kind, weights[0]).t()
     times: dict[KernelConfig, float] = {}
-    for tile in tiles:
+    for config in configs:
         if times and time.monotonic() > until:
             break
         out = torch.full_like(expected, torch.nan, dtype=x.dtype)
         try:
-            run_kernels(case, tile, x, weights[:1], out)
+            run_kernels(case, config, x, weights[:1], out)
             error = float((out.float() - expected).norm() / expected.norm())
-            if not error < ERROR:
+            if not error < MAX_RELATIVE_ERROR:
                 raise ValueError(f"the product is wrong by {error:.2g}")
-            times[tile] = time_us(functools.partial(run_kernels, case, tile, x, weights, out), len(weights))
+            times[config] = time_us(functools.partial(run_kernels, case, config, x, weights, out), len(weights))
         except Exception as error:  # one tile must not end the sweep
-            print(f"left out: {case} {tile}: {error}".splitlines()[0], flush=True)
+            print(f"left out: {case} {config}: {error}".splitlines()[0], flush=True)
     return times
 
 
-def to_row(case: Case, times: dict[KernelConfig, float], first: KernelConfig) -> str:
+def format_row(case: MatmulCase, times: dict[KernelConfig, float], first: KernelConfig) -> str:
     """Write a case as a row of the table."""
-    best = min(times, key=lambda tile: times[tile])
+    best = min(times, key=lambda config: times[config])
     size = sum(part.nbytes for part in draw_weights(*case[:3])[0])
     used = f"{times[first]:.2f}" if first in times else "-"
     numbers = f"{times[best]:.2f} | {size / times[best] / 1e3:,.0f} | {tuple(best)} | {used} | {len(times)}"
@@ -177,15 +231,17 @@ def copy_rate() -> float:
     return 2 * source.nbytes / time_us(functools.partial(torch.empty_like(source).copy_, source), 1) / 1e3
 
 
-def print_totals(best: dict[Case, float], rate: float) -> None:
+def print_totals(best: dict[MatmulCase, float], rate: float) -> None:
     """Print the time of all the matrices of a step, where all were measured."""
     for kind, rows in dict.fromkeys((case.kind, case.rows) for case in best):
-        cases = [Case(kind, *shape, rows) for shape in (*IN_A_LAYER, HEAD)]
+        cases = [MatmulCase(kind, *shape, rows) for shape in (*LAYER_SHAPES, LM_HEAD_SHAPE)]
         if not all(case in best for case in cases):
             continue
-        total = (LAYERS * sum(best[case] for case in cases[:-1]) + best[cases[-1]]) / 1e3
-        torchs = (LAYERS * sum(torch_us(*case[1:]) for case in cases[:-1]) + torch_us(*cases[-1][1:])) / 1e3
-        weights = LAYERS * sum(outputs * inputs for outputs, inputs in IN_A_LAYER) + HEAD[0] * HEAD[1]
+        total = (NUM_LAYERS * sum(best[case] for case in cases[:-1]) + best[cases[-1]]) / 1e3
+        torchs = (NUM_LAYERS * sum(torch_us(*case[1:]) for case in cases[:-1]) + torch_us(*cases[-1][1:])) / 1e3
+        weights = (
+            NUM_LAYERS * sum(outputs * inputs for outputs, inputs in LAYER_SHAPES) + LM_HEAD_SHAPE[0] * LM_HEAD_SHAPE[1]
+        )
         floor = weights * (BITS[kind] / 8 + (4 / GROUP if kind == "int4" else 0)) / rate / 1e6
         target = f", target {TARGET_MS[kind]}" if rows == 1 else ""
         print(f"{kind}, {rows} rows: {total:.2f} ms a step; floor {floor:.2f}{target}, torch {torchs:.2f}", flush=True)
@@ -194,42 +250,68 @@ def print_totals(best: dict[Case, float], rate: float) -> None:
 def print_norms() -> None:
     """Print what layer norm takes, which the cache holds."""
     for rows in (1, MAX_ROWS):
-        x, weight = torch.randn(rows, HEAD[1], device="cuda").half(), torch.ones(HEAD[1], device="cuda").half()
+        x, weight = (
+            torch.randn(rows, LM_HEAD_SHAPE[1], device="cuda").half(),
+            torch.ones(LM_HEAD_SHAPE[1], device="cuda").half(),
+        )
         ours = time_us(functools.partial(layer_norm, x, weight, weight, 1e-5), 1)
         torchs = time_us(functools.partial(F.layer_norm, x, x.shape[-1:], weight, weight, 1e-5), 1)
-        print(f"layer norm, {rows} x {HEAD[1]}: {ours:.2f} us, torch {torchs:.2f}", flush=True)
+        print(f"layer norm, {rows} x {LM_HEAD_SHAPE[1]}: {ours:.2f} us, torch {torchs:.2f}", flush=True)
 
 
-def sweep(options: argparse.Namespace) -> dict[Case, KernelConfig]:
+def sweep(options: argparse.Namespace) -> dict[MatmulCase, KernelConfig]:
     """Measure and print every case; return the best tiles."""
     until = time.monotonic() + options.seconds
     cases = [
-        Case(kind, *shape, rows) for kind in options.only for shape in (*IN_A_LAYER, HEAD) for rows in options.rows
+        MatmulCase(kind, *shape, rows)
+        for kind in options.only
+        for shape in (*LAYER_SHAPES, LM_HEAD_SHAPE)
+        for rows in options.rows
     ]
-    tiles = {case: candidates(case)[: 1 if options.in_use else None] for case in cases}
-    jobs = [(case, tile) for case in cases for tile in tiles[case]]
-    failed = compile_all(jobs, options.workers, options.seconds * COMPILING) if options.workers else set()
+    configs = {case: candidate_configs(case)[: 1 if options.in_use else None] for case in cases}
+    jobs = [(case, config) for case in cases for config in configs[case]]
+    failed = compile_all(jobs, options.workers, options.seconds * COMPILE_TIME_SHARE) if options.workers else set()
     print("| kind | weight | rows | us | GB/s | tile | us, tile in use | tiles | torch float16, us | x as fast |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     measured = {}
     for case in cases:
-        times = measure(case, [tile for tile in tiles[case] if (case, tile) not in failed], until)
+        times = measure(case, [config for config in configs[case] if (case, config) not in failed], until)
         if times:
-            measured[case] = min((us, tile) for tile, us in times.items())
-            print(to_row(case, times, tiles[case][0]), flush=True)
+            measured[case] = min((us, config) for config, us in times.items())
+            print(format_row(case, times, configs[case][0]), flush=True)
     print_totals({case: us for case, (us, _) in measured.items()}, copy_rate())
-    return {case: tile for case, (_, tile) in measured.items()}
+    return {case: config for case, (_, config) in measured.items()}
+
+
+def table_source(best: dict[MatmulCase, KernelConfig]) -> str:
+    """Return the source of model/kernels/autotune.py with the tiles of `best` in its tables."""
+    one, several = dict(MATVEC_CONFIGS), dict(MATMUL_CONFIGS)
+    for case, config in best.items():
+        (one if case.rows == 1 else several)[case[:3]] = config
+    tables = f"# One row of activations.\n{lines('MATVEC_CONFIGS', one)}# Several rows.\n{lines('MATMUL_CONFIGS', several)}"
+    source, count = TABLES.subn(lambda _: tables, Path(autotune.__file__).read_text(encoding="utf-8"))
+    assert count == 1
+    return source
+
+
+def lines(name: str, table: Table) -> str:
+    """Return the source of one table."""
+    start = f"{name}: dict[tuple[str, int, int], KernelConfig] = {{"
+    entries = [
+        f'    ("{key[0]}", {key[1]}, {key[2]}): KernelConfig{tuple(config)},\n' for key, config in sorted(table.items())
+    ]
+    return start + ("\n" + "".join(entries) if entries else "") + "}\n"
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights")
-    parser.add_argument("--rows", nargs="+", type=at_least(1), default=[1, MAX_ROWS], help="rows of activations")
+    parser.add_argument("--rows", nargs="+", type=min_int(1), default=[1, MAX_ROWS], help="rows of activations")
     parser.add_argument("--in-use", action="store_true", help="measure only the tiles in use")
-    parser.add_argument("--seconds", type=at_least(1), default=90, help="stop trying tiles after (default %(default)s)")
+    parser.add_argument("--seconds", type=min_int(1), default=90, help="stop trying tiles after (default %(default)s)")
     workers = max(1, (os.cpu_count() or 2) - 2)
-    parser.add_argument("--workers", type=at_least(0), default=workers, help="processes that compile; 0: none")
+    parser.add_argument("--workers", type=min_int(0), default=workers, help="processes that compile; 0: none")
     parser.add_argument("--write", type=Path, help="file for the table of the best tiles")
     return parser.parse_args()
 

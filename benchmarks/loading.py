@@ -26,18 +26,26 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.full_size import Source, add_model_arguments, write_full_size
-from benchmarks.parts.loaded import ORIGINAL, ORIGINAL_CPU, OURS, OURS_HF, Loaded, Loading, measure_loading
+from benchmarks.parts.loading_process import (
+    ORIGINAL,
+    ORIGINAL_CPU,
+    OURS,
+    OURS_HF,
+    LoadingJob,
+    LoadingResult,
+    measure_loading,
+)
 from benchmarks.parts.machine import describe_machine, name_gpu
 from benchmarks.parts.table import Comparison, Row, Stage, Table, add_table_arguments, at_most, list_rows, show
 from model.checkpoint.convert import convert
 from model.checkpoint.meta_init import expected_shapes
 from model.command_line import ArgumentParser, run_program
 
-BESIDE_GB = 2.0  # that loading may take beside the model and its largest tensor
+MAX_EXTRA_GB = 2.0  # that loading may take beside the model and its largest tensor
 FORMATS = ("hf", "sat")
 
 
-class Models:
+class ModelDirectories:
     """The directories of one model, each written when it is first asked for.
 
     Args:
@@ -75,7 +83,7 @@ class Plan:
         models: their directories.
     """
 
-    def __init__(self, source: Source, models: Models) -> None:
+    def __init__(self, source: Source, models: ModelDirectories) -> None:
         self.source = source
         self.models = models
         self.on_gpu = source.device.type == "cuda"
@@ -96,29 +104,29 @@ class Plan:
             *([self.stage("original-cpu", ORIGINAL_CPU, "sat")] if self.on_gpu else []),
         ]
 
-    def stage(self, name: str, way: str, format: str, quant: int | None = None) -> Stage:
+    def stage(self, name: str, loader: str, format: str, quant: int | None = None) -> Stage:
         """Return the stage of one way to a model."""
-        is_ours = way in (OURS, OURS_HF)
-        promise = at_most(round(self.largest_gb + BESIDE_GB, 2)) if is_ours else None
+        is_ours = loader in (OURS, OURS_HF)
+        target = at_most(round(self.largest_gb + MAX_EXTRA_GB, 2)) if is_ours else None
         bits = f", {quant} bits" if quant else ""
-        what = f"{way}, {format}{bits}"
+        what = f"{loader}, {format}{bits}"
         rows = [
             Row("seconds", f"{what}: loaded, s", seconds),
-            Row("host", f"{what}: most anonymous memory {self.beyond}, GB", host, promise),
-            Row("gpu", f"{what}: most memory of the GPU beyond the model, GB", gpu, promise),
+            Row("host", f"{what}: most anonymous memory {self.memory_baseline}, GB", host, target),
+            Row("gpu", f"{what}: most memory of the GPU beyond the model, GB", gpu, target),
         ]
-        return Stage(name, partial(self.load, way, format, quant), rows if self.on_gpu else rows[:2])
+        return Stage(name, partial(self.load, loader, format, quant), rows if self.on_gpu else rows[:2])
 
     @property
-    def beyond(self) -> str:
+    def memory_baseline(self) -> str:
         """What the host's memory is counted beyond."""
         return "in all" if self.on_gpu else "beyond the model"
 
-    def load(self, way: str, format: str, quant: int | None) -> Loaded:
+    def load(self, loader: str, format: str, quant: int | None) -> LoadingResult:
         """Load the model once."""
         dtype = str(self.source.dtype).removeprefix("torch.")
         directory = str(self.models.directory(format))
-        return measure_loading(Loading(way, directory, str(self.source.device), dtype, quant))
+        return measure_loading(LoadingJob(loader, directory, str(self.source.device), dtype, quant))
 
     def comparisons(self) -> list[Comparison]:
         """Return what is compared within a run."""
@@ -131,19 +139,19 @@ class Plan:
         ]
 
 
-def seconds(loaded: Loaded) -> tuple[float, str]:
+def seconds(result: LoadingResult) -> tuple[float, str]:
     """Return the seconds that loading took."""
-    return loaded.seconds, f"{loaded.process_s:.1f} s with imports; {loaded.model / 1e9:.3g} GB"
+    return result.seconds, f"{result.process_s:.1f} s with imports; {result.model / 1e9:.3g} GB"
 
 
-def host(loaded: Loaded) -> tuple[float, str]:
+def host(result: LoadingResult) -> tuple[float, str]:
     """Return the most anonymous memory in GB, without the model where it lies there."""
-    return loaded.host_gb, f"{loaded.peak / 1e9:.3g} GB, {loaded.before / 1e9:.3g} before loading began"
+    return result.host_gb, f"{result.peak / 1e9:.3g} GB, {result.before / 1e9:.3g} before loading began"
 
 
-def gpu(loaded: Loaded) -> tuple[float, str]:
+def gpu(result: LoadingResult) -> tuple[float, str]:
     """Return the most memory of the GPU beyond the model, in GB."""
-    return loaded.gpu_gb, f"{loaded.gpu_peak / 1e9:.4g} GB, the model {loaded.model / 1e9:.4g}"
+    return result.gpu_gb, f"{result.gpu_peak / 1e9:.4g} GB, the model {result.model / 1e9:.4g}"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -160,7 +168,7 @@ def main() -> None:
     options = parse_arguments()
     source = Source(options)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        plan, table = Plan(source, Models(source, Path(folder))), Table(options.only)
+        plan, table = Plan(source, ModelDirectories(source, Path(folder))), Table(options.only)
         if options.list:
             list_rows(plan.stages())
             return

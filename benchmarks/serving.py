@@ -26,26 +26,26 @@ from operator import methodcaller
 import torch
 
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.parts.machine import at_least as no_less, describe_machine, name_gpu
+from benchmarks.parts.backends import EngineBackend
+from benchmarks.parts.machine import describe_machine, min_int, name_gpu
 from benchmarks.parts.prompts import SHORT, random_pixels
-from benchmarks.parts.streams import Stream, percentile
-from benchmarks.parts.subjects import Engine
+from benchmarks.parts.streams import StreamReader, percentile
 from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
 
 ROUNDS = 3  # that are counted: in an earlier one graphs are recorded, and in a later one when a group has a new size
 LONGEST_PROMPT = 2000
-RUNNING = 8  # streams that a long prompt may stall
-SETTLED_TOKENS = 32  # after which a running stream shows how long its steps take
-STALL_PROMISE = at_most(5)
-AT_ONCE_PROMISES = {32: at_least(5000), 128: at_least(11000)}  # tokens/s, on one H200 at full size in float16
+RUNNING_STREAMS = 8  # streams that a long prompt may stall
+WARM_UP_TOKENS = 32  # after which a running stream shows how long its steps take
+STALL_TARGET = at_most(5)
+BURST_TARGETS = {32: at_least(5000), 128: at_least(11000)}  # tokens/s, on one H200 at full size in float16
 
 
-class Server:
+class SchedulerLoad:
     """An engine and the requests that it is sent."""
 
-    def __init__(self, engine: Engine, tokens: int) -> None:
+    def __init__(self, engine: EngineBackend, tokens: int) -> None:
         self.engine = engine
         self.tokens = tokens
         self.seed = 0
@@ -66,93 +66,96 @@ class Server:
         finally:
             made.close()
 
-    def questions(self, count: int, length: int, tokens: int) -> list[Callable[[], Request]]:
+    def request_factories(self, count: int, length: int, tokens: int) -> list[Callable[[], Request]]:
         """Return what makes `count` requests with new pictures."""
         self.seed += 1000
-        pictures = random_pixels(count, self.engine.model.network.image_size, self.seed)
-        return [partial(self.engine.request, length, tokens, one, self.seed + n) for n, one in enumerate(pictures)]
+        images = random_pixels(count, self.engine.model.network.image_size, self.seed)
+        return [partial(self.engine.request, length, tokens, one, self.seed + n) for n, one in enumerate(images)]
 
-    def at_once(self, count: int) -> tuple[float, str]:
+    def burst(self, count: int) -> tuple[float, str]:
         """Return the tokens a second of `count` requests at the same moment, and how long people wait."""
         with self.scheduler(count, SHORT + self.tokens) as scheduler:
-            self._ask_all(scheduler, count)  # not counted
-            rounds = [self._ask_all(scheduler, count) for _ in range(ROUNDS)]
-        streams = sorted(rounds, key=seconds_of)[ROUNDS // 2]
-        return count * self.tokens / seconds_of(streams), describe_waits(streams)
+            self._send_burst(scheduler, count)  # not counted
+            rounds = [self._send_burst(scheduler, count) for _ in range(ROUNDS)]
+        streams = sorted(rounds, key=duration_s)[ROUNDS // 2]
+        return count * self.tokens / duration_s(streams), describe_latency(streams)
 
-    def _ask_all(self, scheduler: Scheduler, count: int) -> list[Stream]:
-        questions = self.questions(count, SHORT, self.tokens)
-        streams = [Stream(scheduler.submit, make) for make in questions]
+    def _send_burst(self, scheduler: Scheduler, count: int) -> list[StreamReader]:
+        request_factories = self.request_factories(count, SHORT, self.tokens)
+        streams = [StreamReader(scheduler.submit, make) for make in request_factories]
         for one in streams:
             one.join(self.tokens)
         return streams
 
-    def _ask_at_random(self, scheduler: Scheduler, rate: float, seconds: float) -> list[Stream]:
-        chance, streams = random.Random(0), list[Stream]()
-        for make in self.questions(max(1, round(rate * seconds)), SHORT, self.tokens):
-            streams.append(Stream(scheduler.submit, make))
-            time.sleep(chance.expovariate(rate))
+    def _send_at_random(self, scheduler: Scheduler, rate: float, seconds: float) -> list[StreamReader]:
+        rng, streams = random.Random(0), list[StreamReader]()
+        for make in self.request_factories(max(1, round(rate * seconds)), SHORT, self.tokens):
+            streams.append(StreamReader(scheduler.submit, make))
+            time.sleep(rng.expovariate(rate))
         for one in streams:
             one.join(self.tokens)
         return streams
 
-    def stall(self) -> tuple[float, str]:
+    def prefill_stall(self) -> tuple[float, str]:
         """Return the longest wait of running streams for a long prompt to be read, in their own decode steps."""
         capacity = min(2048, self.engine.model.network.max_sequence_length)
-        with self.scheduler(RUNNING + 1, capacity) as scheduler:
-            self._stall_once(scheduler, capacity)  # not counted
-            wait, step, read = self._stall_once(scheduler, capacity)
+        with self.scheduler(RUNNING_STREAMS + 1, capacity) as scheduler:
+            self._measure_stall(scheduler, capacity)  # not counted
+            wait, step, read = self._measure_stall(scheduler, capacity)
         return wait / step, f"{wait * 1e3:.1f} ms of {step * 1e3:.2f} ms a step; the prompt took {read * 1e3:.0f} ms"
 
-    def _stall_once(self, scheduler: Scheduler, capacity: int) -> tuple[float, float, float]:
+    def _measure_stall(self, scheduler: Scheduler, capacity: int) -> tuple[float, float, float]:
         """Return the longest wait, the usual step and the time to the long prompt's first token, in seconds."""
-        [long] = self.questions(1, LONGEST_PROMPT, tokens=2)
+        [long] = self.request_factories(1, LONGEST_PROMPT, tokens=2)
         request = long()  # its picture is not what is measured here
-        running = [Stream(scheduler.submit, make) for make in self.questions(RUNNING, SHORT, capacity - SHORT - 1)]
-        while not all(len(one.times) > SETTLED_TOKENS or one.is_done for one in running):
+        running = [
+            StreamReader(scheduler.submit, make)
+            for make in self.request_factories(RUNNING_STREAMS, SHORT, capacity - SHORT - 1)
+        ]
+        while not all(len(one.times) > WARM_UP_TOKENS or one.is_done for one in running):
             time.sleep(0.001)
-        stream = Stream(scheduler.submit, lambda: request)
+        stream = StreamReader(scheduler.submit, lambda: request)
         stream.join(2)
-        while not all(one.latest > stream.times[0] or one.is_done for one in running):
+        while not all(one.last_activity > stream.times[0] or one.is_done for one in running):
             time.sleep(0.001)
         begin, end = stream.started, stream.times[0]
         seen = [list(one.times) for one in running]
         if any(one.is_done for one in running):
             raise RuntimeError("A running stream ended before the long prompt was read.")
-        waits = [later - max(earlier, begin) for one in seen for earlier, later in overlapping(one, begin, end)]
-        usual = [later - earlier for one in seen for earlier, later in overlapping(one, 0, begin)]
+        waits = [later - max(earlier, begin) for one in seen for earlier, later in intervals_within(one, begin, end)]
+        usual = [later - earlier for one in seen for earlier, later in intervals_within(one, 0, begin)]
         for one in running:
             one.cancel()
             one.join()
         return max(waits), statistics.median(usual), end - begin
 
-    def arrivals(self, rate: float, seconds: float) -> tuple[float, str]:
+    def random_arrivals(self, rate: float, seconds: float) -> tuple[float, str]:
         """Return the time in ms within which 95 % of requests that come at random have their first token."""
         with self.scheduler(64, SHORT + self.tokens) as scheduler:
-            self._ask_at_random(scheduler, rate, seconds)  # not counted
-            streams = self._ask_at_random(scheduler, rate, seconds)
-        total = len(streams) * self.tokens / seconds_of(streams)
+            self._send_at_random(scheduler, rate, seconds)  # not counted
+            streams = self._send_at_random(scheduler, rate, seconds)
+        total = len(streams) * self.tokens / duration_s(streams)
         firsts = [one.times[0] - one.started for one in streams]
-        return percentile(firsts, 0.95) * 1e3, f"{len(streams)} requests, {total:.0f} tokens/s; " + describe_waits(
+        return percentile(firsts, 0.95) * 1e3, f"{len(streams)} requests, {total:.0f} tokens/s; " + describe_latency(
             streams
         )
 
 
-def seconds_of(streams: list[Stream]) -> float:
+def duration_s(streams: list[StreamReader]) -> float:
     """Return the seconds from the first question to the last token."""
     return max(one.times[-1] for one in streams) - min(one.started for one in streams)
 
 
-def overlapping(times: list[float], begin: float, end: float) -> list[tuple[float, float]]:
+def intervals_within(times: list[float], begin: float, end: float) -> list[tuple[float, float]]:
     """Return the pairs of successive times that reach into the span from `begin` to `end`."""
     pairs = itertools.pairwise(times)
     return [(earlier, later) for earlier, later in pairs if later > begin and earlier < end]
 
 
-def describe_waits(streams: list[Stream]) -> str:
+def describe_latency(streams: list[StreamReader]) -> str:
     """Say how long the readers of streams waited."""
     firsts = [(one.times[0] - one.started) * 1e3 for one in streams]
-    waits = [wait * 1e3 for one in streams for wait in one.waits]
+    waits = [wait * 1e3 for one in streams for wait in one.token_gaps]
     spread = [f"{percentile(values, share):.1f}" for values in (firsts, waits) for share in (0.5, 0.95)]
     return "first token {} ms, 95 % {}; between tokens {} ms, 95 % {}".format(*spread)
 
@@ -160,7 +163,7 @@ def describe_waits(streams: list[Stream]) -> str:
 def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
     """Return everything that can be measured."""
     on_gpu = source.device.type == "cuda"
-    has_promises = on_gpu and source.is_full_size and source.dtype == torch.float16 and not options.quant
+    has_targets = on_gpu and source.is_full_size and source.dtype == torch.float16 and not options.quant
     counts = options.counts or ((1, 8, 32, 128) if on_gpu else (1, 4, 16))
     tokens = options.tokens or (128 if on_gpu else 64)
     what = f"requests at once, {SHORT} + {tokens}, pictures and all, tokens/s"
@@ -169,18 +172,18 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
         Row(
             f"at-once-{count}",
             f"{count} {what}",
-            methodcaller("at_once", count),
-            AT_ONCE_PROMISES.get(count) if has_promises and tokens == 128 else None,
+            methodcaller("burst", count),
+            BURST_TARGETS.get(count) if has_targets and tokens == 128 else None,
         )
         for count in counts
     ]
-    stall = f"longest wait of {RUNNING} streams while {LONGEST_PROMPT} tokens are read, decode steps"
+    stall = f"longest wait of {RUNNING_STREAMS} streams while {LONGEST_PROMPT} tokens are read, decode steps"
     arrivals = f"{rate} requests/s for {options.seconds} s, first token of 95 %, ms"
     rows += [
-        Row("stall", stall, methodcaller("stall"), STALL_PROMISE if has_promises else None),
-        Row("arrivals", arrivals, methodcaller("arrivals", rate, options.seconds)),
+        Row("stall", stall, methodcaller("prefill_stall"), STALL_TARGET if has_targets else None),
+        Row("arrivals", arrivals, methodcaller("random_arrivals", rate, options.seconds)),
     ]
-    return [Stage("ours", lambda: Server(Engine(source.sat(options.quant)), tokens), rows)]
+    return [Stage("ours", lambda: SchedulerLoad(EngineBackend(source.sat(options.quant)), tokens), rows)]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -189,8 +192,8 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parser)
     add_table_arguments(parser)
     parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
-    parser.add_argument("--counts", type=no_less(1), nargs="+", metavar="N", help="how many requests at once")
-    parser.add_argument("--tokens", type=no_less(2), help="of an answer; left out, 128 on a GPU and 64 elsewhere")
+    parser.add_argument("--counts", type=min_int(1), nargs="+", metavar="N", help="how many requests at once")
+    parser.add_argument("--tokens", type=min_int(2), help="of an answer; left out, 128 on a GPU and 64 elsewhere")
     parser.add_argument("--rate", type=float, help="requests a second that come at random")
     parser.add_argument("--seconds", type=float, default=5, help="for how long they come (default %(default)s)")
     return parser.parse_args()

@@ -9,21 +9,25 @@ deepspeed is installed or not, and imports none of the packages in HEAVY.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 
-from benchmarks.parts.machine import ROOT, at_least, describe_machine
+from benchmarks.parts.machine import EXAMPLE_IMAGE, ROOT, describe_machine, min_int
 from model.command_line import ArgumentParser, run_program
 
 IMPORTS = ("import torch", "import sat", "from model import chat, VisualGLMModel")
-HEAVY = ("deepspeed", "transformers", "triton", "cpm_kernels")
+HEAVY_PACKAGES = ("deepspeed", "transformers", "triton", "cpm_kernels")
 UNDECLARED = ("requests", "triton", "wandb")
 LIMIT_S = 1.0  # beyond `import torch`
 
+# What cli_demo.py prints when it waits for a picture, begins an answer, and waits for a question.
+ASK_PICTURE, ANSWER, ASK_QUESTION = "）：", "VisualGLM：", "\n用户："
 # Runs in the process measured; its last line is the result.
-PROBE = """
+IMPORT_PROBE = """
 import json, sys, time
 started = time.perf_counter()
 try:
@@ -35,11 +39,11 @@ seconds = time.perf_counter() - started
 loaded = [name for name in sys.argv[2:] if name in sys.modules]
 print(json.dumps({"seconds": seconds, "error": error, "loaded": loaded}))
 """
-FIND = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]) is not None)"
+FIND_SPEC = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]) is not None)"
 
 
 @dataclass
-class Import:
+class ImportTimes:
     """What repeated runs of one import statement showed.
 
     Attributes:
@@ -63,19 +67,19 @@ def run_python(python: str, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def measure(python: str, repetitions: int) -> dict[str, Import]:
+def measure(python: str, repetitions: int) -> dict[str, ImportTimes]:
     """Run every statement `repetitions` times in turn, after one run of each that is not counted."""
-    results = {statement: Import() for statement in IMPORTS}
+    results = {statement: ImportTimes() for statement in IMPORTS}
     for repetition in range(repetitions + 1):
         for statement, result in results.items():
-            answer = json.loads(run_python(python, PROBE, statement, *HEAVY))
+            answer = json.loads(run_python(python, IMPORT_PROBE, statement, *HEAVY_PACKAGES))
             result.error, result.loaded = answer["error"], answer["loaded"]
             if repetition:
                 result.seconds.append(answer["seconds"])
     return results
 
 
-def to_row(environment: str, statement: str, result: Import, torch_s: float) -> str:
+def format_row(environment: str, statement: str, result: ImportTimes, torch_s: float) -> str:
     """Write one result as a row of the table."""
     name = f"| {environment} | `{statement}` |"
     if result.error is not None:
@@ -85,18 +89,20 @@ def to_row(environment: str, statement: str, result: Import, torch_s: float) -> 
     return f"{name} {numbers} | {loaded} |"
 
 
-def print_table(environments: list[tuple[str, dict[str, Import]]]) -> None:
+def print_table(environments: list[tuple[str, dict[str, ImportTimes]]]) -> None:
     """Print the results of each environment, and whether the target is met."""
-    print(f"| environment | statement | median s | min s | beyond torch, s | of {', '.join(HEAVY)} it imports |")
+    print(
+        f"| environment | statement | median s | min s | beyond torch, s | of {', '.join(HEAVY_PACKAGES)} it imports |"
+    )
     print("|---|---|---|---|---|---|")
     for name, results in environments:
         for statement, result in results.items():
-            print(to_row(name, statement, result, results[IMPORTS[0]].median))
+            print(format_row(name, statement, result, results[IMPORTS[0]].median))
     met = all(is_met(results) for _, results in environments)
     print(f"\nTarget, at most torch + {LIMIT_S:.0f} s and none of those packages: {'met' if met else 'NOT MET'}.")
 
 
-def is_met(results: dict[str, Import]) -> bool:
+def is_met(results: dict[str, ImportTimes]) -> bool:
     """Whether our own import is as light as it should be."""
     own = results[IMPORTS[-1]]
     return own.error is None and not own.loaded and own.median - results[IMPORTS[0]].median <= LIMIT_S
@@ -104,15 +110,94 @@ def is_met(results: dict[str, Import]) -> bool:
 
 def name_environment(python: str) -> str:
     """Say whether an interpreter has deepspeed, and which other packages that SAT imports without declaring them."""
-    there = {name for name in ("deepspeed", *UNDECLARED) if run_python(python, FIND, name) == "True"}
+    there = {name for name in ("deepspeed", *UNDECLARED) if run_python(python, FIND_SPEC, name) == "True"}
     named = ["with deepspeed" if "deepspeed" in there else "without deepspeed"]
     return ", with ".join(named + [name for name in UNDECLARED if name in there])
+
+
+class CliProcess:
+    """The program cli_demo.py in a process of its own, without a terminal, and what it has printed."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.started = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, "cli_demo.py", "--chinese", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.output = b""
+
+    def read_until(self, mark: str, more: int = 0) -> float:
+        """Read until `mark` and `more` bytes after it are there; return the seconds since the last `type` or start.
+
+        Raises:
+            RuntimeError: the program ended before.
+        """
+        assert self.process.stdout is not None
+        text = mark.encode()
+        while text not in self.output or len(self.output.split(text, 1)[1]) < more:
+            new = os.read(self.process.stdout.fileno(), 1)
+            if not new:
+                raise RuntimeError("cli_demo.py ended early:\n" + self.output.decode(errors="replace"))
+            self.output += new
+        return time.perf_counter() - self.started
+
+    def type(self, line: str) -> None:
+        """Enter a line; what was printed before is forgotten."""
+        assert self.process.stdin is not None
+        self.output, self.started = b"", time.perf_counter()
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        """Say stop and wait for the end."""
+        self.process.communicate(b"stop\n", timeout=60)
+
+
+@dataclass(frozen=True)
+class StartTimes:
+    """Seconds of a fresh process: to its prompt, to the first word about a picture, to that of a second question."""
+
+    prompt_s: float
+    first_word_s: float
+    second_word_s: float
+
+
+def measure_start(arguments: list[str]) -> StartTimes:
+    """Start the program, give it a picture, which it describes, and ask one more question."""
+    cli = CliProcess(arguments)
+    prompt_s = cli.read_until(ASK_PICTURE)
+    cli.type(str(EXAMPLE_IMAGE))
+    first_word_s = cli.read_until(ANSWER, more=1)
+    cli.read_until(ASK_QUESTION)
+    cli.type("图片里有几个物体？")
+    second_word_s = cli.read_until(ANSWER, more=1)
+    cli.read_until(ASK_QUESTION)
+    cli.close()
+    return StartTimes(prompt_s, first_word_s, second_word_s)
+
+
+def print_start(starts: list[StartTimes]) -> None:
+    """Print the table of fresh processes."""
+    print(f"| `cli_demo.py`, {len(starts)} fresh processes | median s | max s | target |")
+    print("|---|---|---|---|")
+    rows = (
+        ("start to prompt", "prompt_s", "< 5"),
+        ("first word about a picture, first question", "first_word_s", "< 1"),
+        ("first word about it, second question", "second_word_s", "< 1"),
+    )
+    for text, name, target in rows:
+        values = [getattr(start, name) for start in starts]
+        print(f"| {text} | {statistics.median(values):.3f} | {max(values):.3f} | {target} |")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=at_least(1), default=7, help="runs of each import (default %(default)s)")
+    parser.add_argument("--repetitions", type=min_int(1), default=7, help="runs of each import (default %(default)s)")
     parser.add_argument(
         "--python",
         action="append",

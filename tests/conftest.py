@@ -35,15 +35,15 @@ def golden_numbers() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def golden_pictures(golden_spec: dict[str, Any]) -> list[Image.Image]:
+def golden_images(golden_spec: dict[str, Any]) -> list[Image.Image]:
     """The pictures of the goldens."""
     return [golden_weights.picture(**arguments) for arguments in golden_spec["pictures"]]
 
 
 @pytest.fixture(scope="session")
-def golden_pixels(golden_pictures: list[Image.Image]) -> torch.Tensor:
+def golden_pixels(golden_images: list[Image.Image]) -> torch.Tensor:
     """The pictures of the goldens, preprocessed: [2, 3, 224, 224]."""
-    return torch.stack([preprocess(picture, 224) for picture in golden_pictures])
+    return torch.stack([preprocess(picture, 224) for picture in golden_images])
 
 
 def build_model(spec: dict[str, Any], **changes: Any) -> VisualGLMModel:

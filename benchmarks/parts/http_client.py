@@ -7,21 +7,27 @@ python -m benchmarks.parts.http_client 8080
 """
 
 import asyncio
+import base64
 import http.client
 import io
 import itertools
 import json
+import random
+import struct
 import sys
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 PATH = "/v1/chat/completions"
 EVENT = b"data: "
+QUESTION = "Describe the image."
+MIN_LENGTH = 2048  # tokens of prompt and answer before which the model may not end: max_tokens alone ends the answer
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestResult:
     """What came of one request.
 
     Attributes:
@@ -44,7 +50,7 @@ class Outcome:
     code: str | None = None
 
 
-class Exchange(asyncio.Protocol):
+class ClientProtocol(asyncio.Protocol):
     """One request on a connection of its own, and what comes back, with the times.
 
     Args:
@@ -72,19 +78,19 @@ class Exchange(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def outcome(self) -> Outcome:
+    def result(self) -> RequestResult:
         """Take the response apart."""
         total_s = time.perf_counter() - self.started
         if not self.times:
-            return Outcome(0, total_s, total_s)
-        response = http.client.HTTPResponse(cast(Any, Received(b"".join(self.parts))))
+            return RequestResult(0, total_s, total_s)
+        response = http.client.HTTPResponse(cast(Any, BytesSocket(b"".join(self.parts))))
         try:
             response.begin()
             body, is_complete = response.read(), True
         except (http.client.HTTPException, ConnectionError) as error:
             body, is_complete = getattr(error, "partial", b""), False
         waits = (later - earlier for earlier, later in itertools.pairwise(self.times))
-        return Outcome(
+        return RequestResult(
             response.status,
             self.times[0] - self.started,
             total_s,
@@ -96,7 +102,7 @@ class Exchange(asyncio.Protocol):
         )
 
 
-class Received:
+class BytesSocket:
     """Received bytes as http.client wants them."""
 
     def __init__(self, data: bytes) -> None:
@@ -122,26 +128,54 @@ def error_code(body: bytes) -> str | None:
         return None
 
 
+def random_png(size: int, seed: int) -> bytes:
+    """Return a picture of size x size pixels of random colours, as a PNG file."""
+    rng = random.Random(seed)
+    rows = b"".join(b"\0" + rng.randbytes(3 * size) for _ in range(size))
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def data_url(png: bytes) -> str:
+    """Return a PNG file as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def completion(
+    model: str, tokens: int, seed: int, image: bytes | None = None, *, stream: bool, text: str = QUESTION
+) -> dict[str, Any]:
+    """Return the body that asks for an answer of exactly `tokens` tokens, its counts with it."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if image is not None:
+        content.append({"type": "image_url", "image_url": {"url": data_url(image)}})
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "seed": seed}
+    body |= {"max_tokens": tokens, "min_length": MIN_LENGTH, "stream": stream}
+    return {**body, "stream_options": {"include_usage": True}} if stream else body
+
+
 def to_request(body: bytes, path: str = PATH) -> bytes:
     """Return the bytes of a POST on a connection that ends with it."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-async def ask(port: int, request: bytes, patience_s: float | None = None) -> Outcome:
-    """Send one request, and return what came of it; the connection is closed after `patience_s` if given."""
+async def send(port: int, request: bytes, disconnect_after_s: float | None = None) -> RequestResult:
+    """Send one request, and return what came of it; the connection is closed after `disconnect_after_s` if given."""
     loop = asyncio.get_running_loop()
-    transport, exchange = await loop.create_connection(lambda: Exchange(request), "127.0.0.1", port)
+    transport, protocol = await loop.create_connection(lambda: ClientProtocol(request), "127.0.0.1", port)
     try:
-        await asyncio.wait_for(exchange.ended, patience_s)
+        await asyncio.wait_for(protocol.ended, disconnect_after_s)
     except TimeoutError:
         transport.abort()
-    return exchange.outcome()
+    return protocol.result()
 
 
-async def ask_all(port: int, requests: list[bytes]) -> list[Outcome]:
+async def send_all(port: int, requests: list[bytes]) -> list[RequestResult]:
     """Send requests at the same moment, and return what came of each."""
-    return await asyncio.gather(*(ask(port, one) for one in requests))
+    return await asyncio.gather(*(send(port, one) for one in requests))
 
 
 def main() -> None:
@@ -150,7 +184,7 @@ def main() -> None:
     for line in sys.stdin:
         requests = [to_request(json.dumps(body).encode()) for body in json.loads(line)]
         started, spent = time.perf_counter(), time.process_time()
-        outcomes = asyncio.run(ask_all(port, requests))
+        outcomes = asyncio.run(send_all(port, requests))
         costs = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - spent}
         print(json.dumps({**costs, "outcomes": [asdict(one) for one in outcomes]}), flush=True)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.parts.machine import ROOT
 
-STARTED_WITHIN_S = 600.0
+START_TIMEOUT_S = 600.0
 
 
 class Server:
@@ -101,7 +101,7 @@ def serving(arguments: Sequence[str]) -> Iterator[Server]:
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     server = Server(process, port)
     try:
-        end = time.monotonic() + STARTED_WITHIN_S
+        end = time.monotonic() + START_TIMEOUT_S
         while not server.is_ready:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"The server has not started. Run it by hand: {' '.join(command)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[2]
-PICTURE = ROOT / "examples" / "scene.png"
+EXAMPLE_IMAGE = ROOT / "examples" / "scene.png"
 
 
 def describe_machine(gpu: str = "no GPU") -> str:
@@ -49,7 +49,7 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.nbytes / statistics.median(seconds[1:])
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def min_int(least: int) -> Callable[[str], int]:
     """Return a reader of command line numbers that refuses smaller ones."""
 
     def whole_number(text: str) -> int:

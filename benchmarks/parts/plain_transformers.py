@@ -22,7 +22,7 @@ ORDINARY_ID = 100
 WARM_UP_TOKENS = 4
 
 
-class Clock(BaseStreamer):
+class TokenTimer(BaseStreamer):
     """Notes when each token is there."""
 
     def __init__(self) -> None:
@@ -44,15 +44,15 @@ def load(directory: str, device: str, dtype: torch.dtype) -> Any:
         return AutoModel.from_config(config, trust_remote_code=True, dtype=dtype).eval()
 
 
-def measure(model: Any, tokenizer: Any, picture: str, length: int, tokens: int) -> dict[str, float]:
+def measure(model: Any, tokenizer: Any, image: str, length: int, tokens: int) -> dict[str, float]:
     """Ask a question whose prompt has `length` tokens; the end token is forbidden."""
     counts = {"<img>": OPENING}
     rest = length - OPENING - CLOSING - model.config.image_length
     tokenizer.encode_text = lambda text: [ORDINARY_ID] * counts.get(text, rest)
-    clock, started = Clock(), time.perf_counter()
-    settings = {"max_new_tokens": tokens, "suppress_tokens": [tokenizer.eos_token_id], "streamer": clock}
-    model.chat(tokenizer, picture, "?", **settings)
-    first, *_, last = times = clock.times[1:]  # transformers hands over the prompt first
+    timer, started = TokenTimer(), time.perf_counter()
+    settings = {"max_new_tokens": tokens, "suppress_tokens": [tokenizer.eos_token_id], "streamer": timer}
+    model.chat(tokenizer, image, "?", **settings)
+    first, *_, last = times = timer.times[1:]  # transformers hands over the prompt first
     assert len(times) == tokens, f"the answer has {len(times)} tokens"
     return {"first_ms": (first - started) * 1e3, "token_ms": (last - first) / (tokens - 1) * 1e3}
 
@@ -71,8 +71,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.directory, trust_remote_code=True)
     results = {}
     for length in options.prompts:
-        measure(model, tokenizer, options.picture, length, WARM_UP_TOKENS)
-        results[length] = measure(model, tokenizer, options.picture, length, options.tokens)
+        measure(model, tokenizer, options.image, length, WARM_UP_TOKENS)
+        results[length] = measure(model, tokenizer, options.image, length, options.tokens)
     print(json.dumps(results))
 
 

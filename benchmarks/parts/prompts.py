@@ -2,11 +2,13 @@
 
 import random
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
-from model import DEMO, GenerationConfig
+from model import CHINESE, DEMO, ENGLISH, Conversation, GenerationConfig, Language, Turn
 from model.prompt import IMAGE_OPEN
 
 # Tokens before the picture and [gMASK] <sop> at the end, as the published tokenizer has them.
@@ -15,13 +17,48 @@ ORDINARY_IDS = range(100, 1000)  # neither control tokens nor bytes, in any of o
 SHORT, LONG = 49, 1019  # tokens of the prompts that the original was measured with
 
 
-def question(length: int, number: int = 0) -> str:
+@dataclass(frozen=True)
+class Case:
+    """A question and the number of tokens that answer it, after `turns` earlier rounds."""
+
+    question: str
+    tokens: int
+    turns: int = 0
+    language: Language = CHINESE
+
+    def conversation(self, image: Image.Image | torch.Tensor) -> Conversation:
+        """Return the conversation in which the question is asked."""
+        turns = [Turn("图片里有几个物体？", "图片里有三个物体。")] * self.turns
+        return Conversation(image, turns, self.language)
+
+
+CASES = (
+    Case("描述这张图片。", 128),
+    Case("How many objects are there?", 64, language=ENGLISH),
+    Case("图片里有几个物体？", 512),
+    Case("图片里有几个物体？", 128, turns=24),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer measured: `again_s` is the first token of the same question asked once more."""
+
+    prompt_tokens: int
+    first_token_s: float
+    tokens_per_s: float
+    again_s: float
+
+
+def length_question(length: int, number: int = 0) -> str:
     """Return a question whose prompt, with a picture, has `length` tokens; another `number` makes it another one."""
     return f"{length} {number}"
 
 
 class LengthTokenizer:
-    """Encodes `question` as so many random tokens, always the same for the same text; decodes as another tokenizer.
+    """Encodes a `length_question` as that many random tokens, the same ones for the same text.
+
+    Decoding and everything else is done by the wrapped tokenizer.
 
     Args:
         tokenizer: a ChatGLMTokenizer.
@@ -51,6 +88,6 @@ def random_pixels(count: int, size: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(1, 3, size, size, generator=generator) for _ in range(count)]
 
 
-def of_length(tokens: int, eos_token_id: int, seed: int) -> GenerationConfig:
+def fixed_length_config(tokens: int, eos_token_id: int, seed: int) -> GenerationConfig:
     """Return the demos' sampling for an answer of exactly `tokens` tokens: the end token is forbidden."""
     return DEMO.replace(max_new_tokens=tokens, seed=seed, forbidden_ids=((eos_token_id, eos_token_id + 1),))

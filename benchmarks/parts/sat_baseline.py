@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.parts.cases import Answer, Case
+from benchmarks.parts.prompts import Answer, Case
 from model import DEMO, SatChatModel
 
 # isort: split
@@ -38,7 +38,7 @@ class TimedStrategy(BaseStrategy):
         return result
 
 
-class Sat:
+class SatGeneration:
     """SAT's filling_sequence, called as the original's chat() does, on a network of its own."""
 
     def __init__(self, model: SatChatModel) -> None:
@@ -51,17 +51,17 @@ class Sat:
         self.network.get_mixin("chatglm-attn").rotary_emb = rotary.to(self.network.device)
         self.network.eval()
 
-    def greedy(self, case: Case, picture: Image.Image | torch.Tensor) -> list[int]:
+    def greedy(self, case: Case, image: Image.Image | torch.Tensor) -> list[int]:
         """Return the most likely tokens."""
-        return self.fill(case, picture, self.strategy(top_k=1))[1]
+        return self.generate(case, image, self.strategy(top_k=1))[1]
 
-    def answer(self, case: Case, picture: Image.Image | torch.Tensor, seed: int) -> Answer:
+    def answer(self, case: Case, image: Image.Image | torch.Tensor, seed: int) -> Answer:
         """Answer with the demos' sampling; nothing of it is kept for a second question."""
         torch.manual_seed(seed)
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
         strategy = self.strategy(**{name: getattr(DEMO, name) for name in names})
         started = time.perf_counter()
-        prompt_tokens, _ = self.fill(case, picture, strategy)
+        prompt_tokens, _ = self.generate(case, image, strategy)
         first, last = strategy.times[0], strategy.times[-1]
         return Answer(prompt_tokens, first - started, (case.tokens - 1) / (last - first), first - started)
 
@@ -70,10 +70,10 @@ class Sat:
         return TimedStrategy(invalid_slices=[self.model.tokenizer.eos_token_id], **settings)
 
     @torch.no_grad()
-    def fill(self, case: Case, picture: Image.Image | torch.Tensor, strategy: TimedStrategy) -> tuple[int, list[int]]:
+    def generate(self, case: Case, image: Image.Image | torch.Tensor, strategy: TimedStrategy) -> tuple[int, list[int]]:
         """Generate; return the prompt's length and the new tokens."""
-        pixels = self.model.image_cache.to_pixels(picture).to(self.network.device, self.network.dtype)
-        prompt = self.model.encode_prompt(case.conversation(picture), case.question, DEMO)
+        pixels = self.model.image_cache.to_pixels(image).to(self.network.device, self.network.dtype)
+        prompt = self.model.encode_prompt(case.conversation(image), case.question, DEMO)
         length = len(prompt.token_ids)
         sequence = torch.tensor(prompt.token_ids + [-1] * case.tokens, device=self.network.device)
         output, _ = filling_sequence(
@@ -99,7 +99,7 @@ def masks_and_positions(ids: torch.Tensor, context: int) -> tuple[torch.Tensor, 
 
 
 @contextlib.contextmanager
-def scripted() -> Iterator[None]:
+def scripted_functions() -> Iterator[None]:
     """Put SAT's functions under torch.jit.script, as its decorators would."""
     originals = [getattr(module, name) for module, name in SCRIPTED]
     with warnings.catch_warnings():
@@ -114,19 +114,19 @@ def scripted() -> Iterator[None]:
             setattr(module, name, function)
 
 
-class ScriptedSat:
+class ScriptedSatGeneration:
     """SAT as it is when imported alone."""
 
-    def __init__(self, plain: Sat) -> None:
+    def __init__(self, plain: SatGeneration) -> None:
         self.plain = plain
 
-    def greedy(self, case: Case, picture: Image.Image | torch.Tensor) -> list[int]:
+    def greedy(self, case: Case, image: Image.Image | torch.Tensor) -> list[int]:
         """Return the most likely tokens."""
-        with scripted():
-            return self.plain.greedy(case, picture)
+        with scripted_functions():
+            return self.plain.greedy(case, image)
 
-    def answer(self, case: Case, picture: Image.Image | torch.Tensor, seed: int) -> Answer:
+    def answer(self, case: Case, image: Image.Image | torch.Tensor, seed: int) -> Answer:
         """Answer with the demos' sampling, after a warm-up that compiles."""
-        with scripted():
-            self.plain.greedy(Case(case.question, WARM_UP_TOKENS, case.turns, case.language), picture)
-            return self.plain.answer(case, picture, seed)
+        with scripted_functions():
+            self.plain.greedy(Case(case.question, WARM_UP_TOKENS, case.turns, case.language), image)
+            return self.plain.answer(case, image, seed)

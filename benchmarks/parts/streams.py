@@ -9,7 +9,7 @@ from typing import Any
 from model.engine import Request
 
 
-class Stream:
+class StreamReader:
     """One answer, read by a thread; what reading it raises is kept, too.
 
     Args:
@@ -25,8 +25,10 @@ class Stream:
         finish_reason: why it ended by itself, if it did.
     """
 
-    def __init__(self, ask: Callable[[Request], Any], make: Callable[[], Request], most: int | None = None) -> None:
-        self.ask, self.make, self.most = ask, make, most
+    def __init__(
+        self, ask: Callable[[Request], Any], make: Callable[[], Request], cancel_after: int | None = None
+    ) -> None:
+        self.ask, self.make, self.cancel_after = ask, make, cancel_after
         self.cancelled = False
         self.started = time.perf_counter()
         self.times: list[float] = []
@@ -39,12 +41,12 @@ class Stream:
     def _read(self) -> None:
         try:
             steps = self.ask(self.make())
-            for step in steps if self.most != 0 else ():
+            for step in steps if self.cancel_after != 0 else ():
                 if step.token_id is not None:
                     self.times.append(time.perf_counter())
                     self.token_ids.append(step.token_id)
                 self.finish_reason = step.finish_reason
-                if self.cancelled or len(self.times) == self.most:
+                if self.cancelled or len(self.times) == self.cancel_after:
                     break
             steps.close()
         except Exception as error:  # it belongs to whoever joins
@@ -56,12 +58,12 @@ class Stream:
         return not self.thread.is_alive()
 
     @property
-    def latest(self) -> float:
+    def last_activity(self) -> float:
         """When it was last heard of."""
         return self.times[-1] if self.times else self.started
 
     @property
-    def waits(self) -> list[float]:
+    def token_gaps(self) -> list[float]:
         """Seconds from each token to the next."""
         return [later - earlier for earlier, later in itertools.pairwise(self.times)]
 

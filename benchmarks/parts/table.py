@@ -12,28 +12,28 @@ import torch
 
 
 @dataclass(frozen=True)
-class Promise:
+class Target:
     """What a row should reach: at least `value`, or at most."""
 
     value: float
-    is_most: bool = False
+    is_upper_bound: bool = False
 
     def ratio(self, measured: float) -> float:
         """Return how many times better than promised a measurement is; the promise is kept from 1 on."""
-        return self.value / measured if self.is_most else measured / self.value
+        return self.value / measured if self.is_upper_bound else measured / self.value
 
     def __str__(self) -> str:
-        return f"{'at most' if self.is_most else 'at least'} {self.value:,g}"
+        return f"{'at most' if self.is_upper_bound else 'at least'} {self.value:,g}"
 
 
-def at_most(value: float) -> Promise:
+def at_most(value: float) -> Target:
     """Return the promise of a time or of memory."""
-    return Promise(value, is_most=True)
+    return Target(value, is_upper_bound=True)
 
 
-def at_least(value: float) -> Promise:
+def at_least(value: float) -> Target:
     """Return the promise of a rate."""
-    return Promise(value)
+    return Target(value)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
     name: str
     what: str
     measure: Callable[[Any], float | tuple[float, str]]
-    promise: Promise | None = None
+    target: Target | None = None
 
     def value(self, subject: Any) -> tuple[float, str]:
         """Return the number measured and the note."""
@@ -73,7 +73,7 @@ class Comparison:
     what: str
     better: str
     other: str
-    promise: Promise | None = None
+    target: Target | None = None
     is_time: bool = True
 
 
@@ -105,7 +105,7 @@ class Table:
         try:
             subject = stage.make()
         except Exception as error:
-            show(f"| {stage.name} | could not be made | {failure(error)} | | | |")
+            show(f"| {stage.name} | could not be made | {format_failure(error)} | | | |")
             return
         for row in rows:
             self._run_row(f"{stage.name}/{row.name}", row, subject)
@@ -114,11 +114,11 @@ class Table:
         try:
             value, note = row.value(subject)
         except Exception as error:
-            show(f"| {name} | {row.what} | {failure(error)} | {row.promise or ''} | | |")
+            show(f"| {name} | {row.what} | {format_failure(error)} | {row.target or ''} | | |")
             return
         self.results[name] = value
-        ratio = "" if row.promise is None else f"{row.promise.ratio(value):.2f}"
-        show(f"| {name} | {row.what} | {shorten(value)} | {row.promise or ''} | {ratio} | {note} |")
+        ratio = "" if row.target is None else f"{row.target.ratio(value):.2f}"
+        show(f"| {name} | {row.what} | {format_number(value)} | {row.target or ''} | {ratio} | {note} |")
 
     def compare(self, comparisons: Iterable[Comparison]) -> None:
         """Print by how much rows of this run are better than others, where both were measured."""
@@ -128,9 +128,9 @@ class Table:
                 continue
             better, other = self.results[one.better], self.results[one.other]
             factor = other / better if one.is_time else better / other
-            ratio = "" if one.promise is None else f"{one.promise.ratio(factor):.2f}"
-            names = f"{one.better}: {shorten(better)} | {one.other}: {shorten(other)}"
-            show(f"| {one.what} | {names} | {factor:.2f} | {one.promise or ''} | {ratio} |")
+            ratio = "" if one.target is None else f"{one.target.ratio(factor):.2f}"
+            names = f"{one.better}: {format_number(better)} | {one.other}: {format_number(other)}"
+            show(f"| {one.what} | {names} | {factor:.2f} | {one.target or ''} | {ratio} |")
 
 
 def show(text: str) -> None:
@@ -138,12 +138,12 @@ def show(text: str) -> None:
     print(text, flush=True)
 
 
-def shorten(value: float) -> str:
+def format_number(value: float) -> str:
     """Write a number with three or four digits that matter."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def failure(error: Exception) -> str:
+def format_failure(error: Exception) -> str:
     """Say what went wrong in the cell of a table; the traceback goes to stderr."""
     traceback.print_exception(error)
     lines = str(error).splitlines() or [""]
@@ -167,4 +167,4 @@ def list_rows(stages: Iterable[Stage]) -> None:
     """Print the names by which rows are chosen."""
     for stage in stages:
         for row in stage.rows:
-            show(f"{stage.name}/{row.name}: {row.what}" + (f" ({row.promise})" if row.promise else ""))
+            show(f"{stage.name}/{row.name}: {row.what}" + (f" ({row.target})" if row.target else ""))

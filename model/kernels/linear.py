@@ -63,7 +63,7 @@ class PretransposedLinear:
     """x [N, I] -> x @ weight.T + bias [N, O] by torch, the weight being turned once for all calls.
 
     Where few rows in float32 would be slow, they are multiplied the other way around, weight @ x.T, by parts of the
-    weight. Where weights come from memory, that takes half the time for one row: `python -m benchmarks.products`.
+    weight. Where weights come from memory, that takes half the time for one row: `python -m benchmarks.cpu_matmul`.
 
     Args:
         weight: [O, I].

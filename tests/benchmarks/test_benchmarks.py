@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.parts.http_bodies import completion, data_url, random_png
-from benchmarks.parts.kernel_tiles import Case, candidates, table_source
-from benchmarks.startup import IMPORTS, LIMIT_S, Import, is_met, to_row
+from benchmarks.kernels import MatmulCase, candidate_configs, table_source
+from benchmarks.parts.http_client import completion, data_url, random_png
+from benchmarks.startup import IMPORTS, LIMIT_S, ImportTimes, format_row, is_met
 from model.images.preprocess import decode_base64
-from tests.stress.attack import Measured, judge
+from tests.stress.attack import Measured, failed_checks
 from tests.stress.attackers import costly_bodies
 from visualglm.server import Settings
 
@@ -64,7 +64,7 @@ def test_decode_compares_with_sat() -> None:
 
 
 def test_products_are_measured_both_ways() -> None:
-    rows = cells(run("benchmarks.products", "--rows", "1", "3", "--sets", "2", "--repetitions", "2"))[2:]
+    rows = cells(run("benchmarks.cpu_matmul", "--rows", "1", "3", "--sets", "2", "--repetitions", "2"))[2:]
     assert [row[0] for row in rows] == ["1", "3"]
     assert all(float(number) > 0 for row in rows for number in row[1:])
 
@@ -101,7 +101,7 @@ def test_serving_says_how_long_people_wait() -> None:
 @pytest.mark.slow
 def test_over_http_each_row_is_beside_the_engine_alone() -> None:
     few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
-    rows = {row[0]: row[1:] for row in cells(run("benchmarks.over_http", *few))}
+    rows = {row[0]: row[1:] for row in cells(run("benchmarks.http_overhead", *few))}
     for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
         assert float(rows[f"http/{name}"][1]) < 100
         assert re.search(r"\d+ tokens/s alone, \d+ over HTTP", rows[f"http/{name}"][4])
@@ -111,7 +111,7 @@ def test_over_http_each_row_is_beside_the_engine_alone() -> None:
 @pytest.mark.slow
 def test_a_crowd_ends_with_a_verdict() -> None:
     few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
-    output = run("tests.stress.crowd", *few)
+    output = run("tests.stress.server_load", *few)
     assert re.search(r"Passed: .*'answered': [1-9]", output)
     assert "8 s: " in output
 
@@ -131,8 +131,8 @@ def test_a_soak_ends_with_a_verdict() -> None:
 
 
 def test_the_import_target_counts_time_and_packages() -> None:
-    def results(seconds: float, **own: object) -> dict[str, Import]:
-        return {IMPORTS[0]: Import([1.0]), IMPORTS[-1]: Import([1.0 + seconds], **own)}  # type: ignore[arg-type]
+    def results(seconds: float, **own: object) -> dict[str, ImportTimes]:
+        return {IMPORTS[0]: ImportTimes([1.0]), IMPORTS[-1]: ImportTimes([1.0 + seconds], **own)}  # type: ignore[arg-type]
 
     assert is_met(results(LIMIT_S / 2))
     assert not is_met(results(LIMIT_S * 2))
@@ -141,7 +141,7 @@ def test_the_import_target_counts_time_and_packages() -> None:
 
 
 def test_an_import_that_fails_says_why() -> None:
-    row = to_row("here", "import sat", Import([1.0], error="No module named 'triton'"), 1.0)
+    row = format_row("here", "import sat", ImportTimes([1.0], error="No module named 'triton'"), 1.0)
     assert "does not import: No module named 'triton'" in row
 
 
@@ -157,13 +157,13 @@ def test_senseless_numbers_are_refused(arguments: list[str]) -> None:
 @pytest.mark.parametrize("rows", [1, 16])
 @pytest.mark.parametrize("kind", ["dense", "int8", "int4"])
 def test_the_table_of_tiles_is_written_as_it_is_read(kind: str, rows: int) -> None:
-    cases = [Case(kind, 12288, 4096, rows), Case(kind, 4096, 16384, rows)]
-    best = {case: candidates(case)[-1] for case in cases}
+    cases = [MatmulCase(kind, 12288, 4096, rows), MatmulCase(kind, 4096, 16384, rows)]
+    best = {case: candidate_configs(case)[-1] for case in cases}
     written: dict[str, object] = {"__package__": "model.kernels"}
     exec(table_source(best), written)
-    table = written["MATVEC" if rows == 1 else "MATMUL"]
+    table = written["MATVEC_CONFIGS" if rows == 1 else "MATMUL_CONFIGS"]
     assert {case[:3]: tile for case, tile in best.items()}.items() <= table.items()  # type: ignore[attr-defined]
-    assert all(len(set(tried)) == len(tried) > 1 for tried in map(candidates, cases))
+    assert all(len(set(tried)) == len(tried) > 1 for tried in map(candidate_configs, cases))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -174,15 +174,15 @@ def test_kernels_are_not_measured_without_a_gpu() -> None:
 
 
 def test_an_attack_is_judged_by_each_promise() -> None:
-    calm = Measured(answers=[0.1] * 20, health=[0.01], memory=[100.0], statuses=[200])
-    busy = Measured(answers=[0.25] * 20, health=[0.02], memory=[900.0], statuses=[200, 429, 503])
+    baseline = Measured(answers=[0.1] * 20, health=[0.01], memory=[100.0], statuses=[200])
+    under_attack = Measured(answers=[0.25] * 20, health=[0.02], memory=[900.0], statuses=[200, 429, 503])
     report: dict[str, object] = {"statuses": {"400": 3}, "failures": []}
-    assert judge(calm, busy, report, 1.0, False) == []
+    assert failed_checks(baseline, under_attack, report, 1.0, False) == []
     for change in ({"answers": [0.4] * 20}, {"health": [0.5]}, {"memory": [1600.0]}, {"statuses": [500]}):
-        assert len(judge(calm, replace(busy, **change), report, 1.0, False)) == 1
-    assert len(judge(calm, busy, {**report, "failures": ["scans: 500"]}, 1.0, False)) == 1
-    assert len(judge(calm, busy, report, 100.0, False)) == 1
-    assert len(judge(calm, busy, report, 1.0, True)) == 1
+        assert len(failed_checks(baseline, replace(under_attack, **change), report, 1.0, False)) == 1
+    assert len(failed_checks(baseline, under_attack, {**report, "failures": ["scans: 500"]}, 1.0, False)) == 1
+    assert len(failed_checks(baseline, under_attack, report, 100.0, False)) == 1
+    assert len(failed_checks(baseline, under_attack, report, 1.0, True)) == 1
 
 
 def test_costly_bodies_are_within_the_servers_size() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from finetune.check import main
 from model.command_line import FAILURE, USAGE_ERROR
-from tests.helpers.picture_files import encode
+from tests.helpers.image_files import encode
 
 GOOD = {"prompt": "图里有什么？", "label": "一只球。"}
 TALK = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A ball."}]

@@ -17,7 +17,7 @@ from finetune.preparation import describe_data
 from finetune.rows import read_rows
 from model import Turn, load_tokenizer
 from model.command_line import FAILURE
-from tests.helpers.picture_files import encode
+from tests.helpers.image_files import encode
 
 QUESTION, ANSWER, SYSTEM = "图片里有什么？", "一辆紫色的小汽车。", "你是放射科医生。"
 PAIR = {"prompt": QUESTION, "label": ANSWER}

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.finetune_reckoned import empty_checkpoint, reckon
+from benchmarks.estimate_finetune import estimate, meta_checkpoint
 from benchmarks.full_size import EMBEDDED_MODEL, Source, draw_weights, full_size_config, random_checkpoint
-from benchmarks.parts.finetune_original import SatTraining
-from benchmarks.parts.finetune_subject import PICTURES, Ours, write_data
+from benchmarks.parts.finetune_ours import IMAGES, OurTraining, write_dataset
+from benchmarks.parts.finetune_sat import SatTraining
 from finetune.encoding import IGNORE_INDEX
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network
 from model.loading import build_network as build_plain
 from tests.benchmarks.test_benchmarks import cells, run
 from tests.helpers.finetuning import data, train  # noqa: F401
-from tests.stress.killed import losses_of, newest_run, records_of, same_checkpoint
+from tests.stress.crash_resume import log_position, losses_of, newest_run, same_checkpoint
 
 LENGTH = 72
 
@@ -31,17 +31,17 @@ def source() -> Source:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data to measure with."""
-    return write_data(tmp_path_factory.mktemp("rows"))
+    return write_dataset(tmp_path_factory.mktemp("rows"))
 
 
 def test_steps_are_those_of_the_loop(source: Source, rows: Path) -> None:
-    ours = Ours(source, rows, LENGTH, 2, 2, ["--use_lora", "--layer_range", "0", "2"])
+    ours = OurTraining(source, rows, LENGTH, 2, 2, ["--use_lora", "--layer_range", "0", "2"])
     batch, _ = next(ours.training._steps())[0]
     spent, note = ours.step_ms()
     assert spent > 0
     assert "tokens/s" in note
     assert batch.input_ids.shape == (2, LENGTH)
-    assert len(ours.training.train) == PICTURES
+    assert len(ours.training.train) == IMAGES
     assert ours.training.image_cache is not None
     assert len(ours.training.image_cache.embeddings) > 0
     assert not ours.training.run.steps()
@@ -107,9 +107,9 @@ def test_every_row_of_fine_tuning_is_measured() -> None:
 
 @pytest.mark.slow
 def test_computing_twice_keeps_less() -> None:
-    checkpoint = empty_checkpoint()
+    checkpoint = meta_checkpoint()
     plain, twice = (
-        [float(cell) for cell in reckon(checkpoint, 1, f"--use_lora --layer_range 0 14{flag}").split("|")[3:8]]
+        [float(cell) for cell in estimate(checkpoint, 1, f"--use_lora --layer_range 0 14{flag}").split("|")[3:8]]
         for flag in ("", " --checkpoint-activations")
     )
     assert plain[0] == twice[0]
@@ -122,7 +122,7 @@ def test_computing_twice_keeps_less() -> None:
 
 @pytest.mark.slow
 def test_kills_are_survived() -> None:
-    output = run("tests.stress.faults", "--kills", "3", "--steps", "12", "--interval", "2")
+    output = run("tests.stress.crash_resume", "--kills", "3", "--steps", "12", "--interval", "2")
     assert "Passed. 3 kills" in output
     assert len(cells(output)) == 3 + 2
 
@@ -146,7 +146,7 @@ def test_records_tell_of_losses_that_differ(tmp_path: Path) -> None:
     records = [(1, 2.0), (2, 1.5), (2, 1.5), (1, 2.5)]
     lines = [json.dumps({"step": step, "loss": loss}) for step, loss in records]
     (run_folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert records_of(tmp_path) == (4, 1)
+    assert log_position(tmp_path) == (4, 1)
     assert losses_of(run_folder) == {1: {2.0, 2.5}, 2: {1.5}}
     assert newest_run(tmp_path) == run_folder
     assert newest_run(tmp_path / "nowhere") is None

@@ -11,7 +11,7 @@ import pytest
 from finetune.errors import BadRowError, DataError
 from finetune.rows import read_rows
 from model import CHINESE, ENGLISH, Turn
-from tests.helpers.picture_files import encode
+from tests.helpers.image_files import encode
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"prompt": "问题", "label": "回答"}

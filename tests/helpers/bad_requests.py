@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from tests.helpers.api_server import SCENE, SCENE_BASE64, SCENE_URL, completion
-from tests.helpers.picture_files import encode
+from tests.helpers.image_files import encode
 
 NATIVE, CHAT = "/", "/v1/chat/completions"
 PNG = SCENE.read_bytes()

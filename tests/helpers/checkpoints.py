@@ -39,7 +39,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
 
 
-def make_small(spec: dict[str, Any]) -> Small:
+def make_small_model(spec: dict[str, Any]) -> Small:
     """Build a model like the goldens' with a vocabulary just large enough for SAT to cut it; return its config too."""
     config = {**spec["sat_config"], "vocab_size": 1200}
     return build_model({**spec, "sat_config": config}), config
@@ -48,7 +48,7 @@ def make_small(spec: dict[str, Any]) -> Small:
 @pytest.fixture(scope="module")
 def small(golden_spec: dict[str, Any]) -> Small:
     """A small model and its configuration. Do not change it."""
-    return make_small(golden_spec)
+    return make_small_model(golden_spec)
 
 
 @pytest.fixture

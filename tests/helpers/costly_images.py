@@ -94,7 +94,7 @@ def tiff_of_entries(count: int) -> bytes:
     return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(4)
 
 
-def all_kinds() -> dict[str, bytes]:
+def costly_files() -> dict[str, bytes]:
     """Return costly files of many formats by name; the server refuses some of them."""
     side = 5900
     smooth = Image.linear_gradient("L").resize((side, side))

@@ -18,7 +18,7 @@ def prompt_of(length: int, seed: int = 0) -> torch.Tensor:
     return ids
 
 
-def both_ways(model: HfModel, ids: torch.Tensor, **settings: Any) -> tuple[Any, Any]:
+def generate_with_and_without_graphs(model: HfModel, ids: torch.Tensor, **settings: Any) -> tuple[Any, Any]:
     """Generate in decode buffers, then layer by layer."""
     found = []
     for model.graph_cache.enabled in (True, False):
@@ -30,7 +30,9 @@ def both_ways(model: HfModel, ids: torch.Tensor, **settings: Any) -> tuple[Any, 
 
 def assert_same_logits(model: HfModel, ids: torch.Tensor, **settings: Any) -> None:
     """Compare the logits and tokens of all steps."""
-    ours, expected = both_ways(model, ids, return_dict_in_generate=True, output_logits=True, **settings)
+    ours, expected = generate_with_and_without_graphs(
+        model, ids, return_dict_in_generate=True, output_logits=True, **settings
+    )
     assert torch.equal(ours.sequences, expected.sequences)
     for one, other in zip(ours.logits, expected.logits, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

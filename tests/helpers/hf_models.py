@@ -48,7 +48,7 @@ def tiny_tokenizer() -> ChatGLMTokenizer:
     return ChatGLMTokenizer.from_pretrained(TINY)
 
 
-def picture_of(name: str, pixels: torch.Tensor) -> dict[str, Any]:
+def image_arguments(name: str, pixels: torch.Tensor) -> dict[str, Any]:
     """Return the arguments of a golden case's picture; none where it has none."""
     case = SPEC["cases"][name]
     return {"images": pixels[[case["image_index"]]], "pre_image_length": case["image_start"]} if case["image"] else {}
@@ -59,7 +59,7 @@ def prompt_ids(name: str) -> torch.Tensor:
     return torch.tensor([SPEC["cases"][name]["input_ids"]])
 
 
-def left_padded(pixels: torch.Tensor, names: list[str] = CASES) -> dict[str, torch.Tensor]:
+def left_padded_batch(pixels: torch.Tensor, names: list[str] = CASES) -> dict[str, torch.Tensor]:
     """Return golden prompts as one batch, padded on the left, with a picture for each row."""
     prompts = [SPEC["cases"][name]["input_ids"] for name in names]
     pads = [max(map(len, prompts)) - len(prompt) for prompt in prompts]

@@ -17,7 +17,7 @@ from visualglm.web import program as web
 
 ROOT = Path(__file__).parents[2]
 # Other programs start them, with options of one word; they must not import `model` before they know which.
-WITHOUT_MODEL = {"benchmarks/parts/loaded.py", "benchmarks/parts/plain_transformers.py"}
+WITHOUT_MODEL = {"benchmarks/parts/loading_process.py", "benchmarks/parts/plain_transformers.py"}
 
 
 @pytest.fixture

@@ -24,18 +24,18 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.parts.http_client import ask, to_request
+from benchmarks.parts.http_client import send, to_request
 from benchmarks.parts.http_server import Server, children_of, serving
-from benchmarks.parts.machine import ROOT, at_least as no_less, describe_machine
+from benchmarks.parts.machine import ROOT, describe_machine, min_int
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
 from model.command_line import ArgumentParser, run_program
 
-GOOD_CLIENTS = 4
+NORMAL_CLIENTS = 4
 PAUSE_S = 0.1  # of a good client between an answer and the next question
-MOST_SLOWDOWN, MOST_HEALTH_S, MOST_MIB = 3.0, 0.3, 1536.0
+MAX_SLOWDOWN, MAX_HEALTH_S, MAX_MIB = 3.0, 0.3, 1536.0
 SHUTDOWN_S = 60
-PICTURE = ROOT / "examples" / "scene.png"
+EXAMPLE_IMAGE = ROOT / "examples" / "scene.png"
 
 
 @dataclass
@@ -48,32 +48,32 @@ class Measured:
     statuses: list[int] = field(default_factory=list)
 
 
-def small_question() -> bytes:
+def light_request() -> bytes:
     """Return a request about a picture whose answer has a few tokens."""
-    image = base64.b64encode(PICTURE.read_bytes()).decode()
+    image = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     body = {"text": "What is in the picture?", "image": image, "max_new_tokens": 16, "temperature": 0}
     return to_request(json.dumps(body).encode(), "/")
 
 
-async def ask_questions(server: Server, end: float, measured: Measured) -> None:
+async def send_light_requests(server: Server, end: float, measured: Measured) -> None:
     """Ask one small question after another."""
-    request = small_question()
+    request = light_request()
     while time.monotonic() < end:
-        outcome = await ask(server.port, request)
-        measured.statuses.append(outcome.status)
-        if outcome.status == 200:
-            measured.answers.append(outcome.total_s)
+        result = await send(server.port, request)
+        measured.statuses.append(result.status)
+        if result.status == 200:
+            measured.answers.append(result.total_s)
         await asyncio.sleep(PAUSE_S)
 
 
-async def watch_health(server: Server, end: float, measured: Measured) -> None:
+async def monitor_health(server: Server, end: float, measured: Measured) -> None:
     """Ask twenty times a second whether the server is alive, and note its memory once a second."""
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     noted = 0.0
     while time.monotonic() < end:
-        outcome = await ask(server.port, request)
-        measured.health.append(outcome.total_s)
-        measured.statuses.append(outcome.status)
+        result = await send(server.port, request)
+        measured.health.append(result.total_s)
+        measured.statuses.append(result.status)
         if time.monotonic() - noted >= 1:
             noted = time.monotonic()
             measured.memory.append(await asyncio.to_thread(lambda: server.pss_mib))
@@ -83,8 +83,8 @@ async def watch_health(server: Server, end: float, measured: Measured) -> None:
 async def measure(server: Server, seconds: float) -> Measured:
     """Measure the good clients, /health and the memory for `seconds`."""
     measured, end = Measured(), time.monotonic() + seconds
-    good = (ask_questions(server, end, measured) for _ in range(GOOD_CLIENTS))
-    await asyncio.gather(watch_health(server, end, measured), *good)
+    good = (send_light_requests(server, end, measured) for _ in range(NORMAL_CLIENTS))
+    await asyncio.gather(monitor_health(server, end, measured), *good)
     return measured
 
 
@@ -108,22 +108,27 @@ def attack(server: Server, clients: int, seconds: float) -> tuple[Measured, dict
     return measured, report, stopping_s, any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def judge(calm: Measured, busy: Measured, report: dict[str, object], stopping_s: float, left: bool) -> list[str]:
+def failed_checks(
+    baseline: Measured, under_attack: Measured, report: dict[str, object], stopping_s: float, left: bool
+) -> list[str]:
     """Print the measurements, and return the names of failed checks."""
-    before, under = percentile(calm.answers, 0.95), percentile(busy.answers, 0.95)
-    failed = sorted({status for status in busy.statuses if status >= 500 and status != 503})
-    refused = sum(status != 200 for status in busy.statuses)
-    show(f"Small questions, 95 %: {before:.3f} s alone ({len(calm.answers)}), {under:.3f} s ({len(busy.answers)}), ")
-    show(f"  {under / before:.2f} x; at most {MOST_SLOWDOWN:g} x. Not answered by 200: {refused}.")
-    median, latest = percentile(busy.health, 0.5), max(busy.health)
-    show(f"/health: {median:.3f} s median, {latest:.3f} at most; {MOST_HEALTH_S} allowed.")
-    show(f"Memory: {max(calm.memory):.0f} MiB alone, {max(busy.memory):.0f} at most; under {MOST_MIB:.0f}.")
+    before, under = percentile(baseline.answers, 0.95), percentile(under_attack.answers, 0.95)
+    failed = sorted({status for status in under_attack.statuses if status >= 500 and status != 503})
+    refused = sum(status != 200 for status in under_attack.statuses)
+    show(
+        f"Small questions, 95 %: {before:.3f} s alone ({len(baseline.answers)}), "
+        f"{under:.3f} s ({len(under_attack.answers)}), "
+    )
+    show(f"  {under / before:.2f} x; at most {MAX_SLOWDOWN:g} x. Not answered by 200: {refused}.")
+    median, latest = percentile(under_attack.health, 0.5), max(under_attack.health)
+    show(f"/health: {median:.3f} s median, {latest:.3f} at most; {MAX_HEALTH_S} allowed.")
+    show(f"Memory: {max(baseline.memory):.0f} MiB alone, {max(under_attack.memory):.0f} at most; under {MAX_MIB:.0f}.")
     show(f"Statuses of the attackers: {report['statuses']}.")
     show(f"SIGTERM: {stopping_s:.1f} s; at most {SHUTDOWN_S}.")
     checks = {
-        "small questions are slow": under > MOST_SLOWDOWN * before,
-        "/health is late": latest > MOST_HEALTH_S,
-        "too much memory": max(busy.memory) >= MOST_MIB,
+        "small questions are slow": under > MAX_SLOWDOWN * before,
+        "/health is late": latest > MAX_HEALTH_S,
+        "too much memory": max(under_attack.memory) >= MAX_MIB,
         f"statuses {failed} {report['failures']}": bool(failed or report["failures"]),
         "stopping is slow": stopping_s > SHUTDOWN_S,
         "a child process is left": left,
@@ -135,9 +140,9 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
-    parser.add_argument("--clients", type=no_less(1), default=60, help="that attack (default %(default)s)")
-    parser.add_argument("--seconds", type=no_less(3), default=180, help="of the attack (default %(default)s)")
-    parser.add_argument("--calm", type=no_less(3), default=30, help="seconds before (default %(default)s)")
+    parser.add_argument("--clients", type=min_int(1), default=60, help="that attack (default %(default)s)")
+    parser.add_argument("--seconds", type=min_int(3), default=180, help="of the attack (default %(default)s)")
+    parser.add_argument("--calm", type=min_int(3), default=30, help="seconds before (default %(default)s)")
     return parser.parse_args()
 
 
@@ -146,8 +151,8 @@ def main() -> None:
     options = parse_arguments()
     show(f"{describe_machine()}, {options.from_pretrained}, attackers: {options.clients}\n")
     with serving(["--from_pretrained", options.from_pretrained, "--shutdown-timeout", str(SHUTDOWN_S)]) as server:
-        calm = asyncio.run(measure(server, options.calm))
-        failures = judge(calm, *attack(server, options.clients, options.seconds))
+        baseline = asyncio.run(measure(server, options.calm))
+        failures = failed_checks(baseline, *attack(server, options.clients, options.seconds))
     show(f"FAILED: {'; '.join(failures)}." if failures else "Passed.")
     sys.exit(bool(failures))
 

@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from benchmarks.parts.http_client import ask, to_request
-from tests.helpers.costly_images import all_kinds
+from benchmarks.parts.http_client import send, to_request
+from tests.helpers.costly_images import costly_files
 
 MIB = 2**20
-LEAVING = 0.1  # share of requests whose client leaves at a random time
-LONGEST_S = 400.0  # the server's own timeout is less
+DISCONNECT_RATE = 0.1  # share of requests whose client leaves at a random time
+RESPONSE_TIMEOUT_S = 400.0  # the server's own timeout is less
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
 
 
@@ -47,7 +47,7 @@ def costly_requests(model: str) -> dict[str, bytes]:
     for name, body in costly_bodies().items():
         requests[name] = to_request(body, "/")
         requests[f"{name}, /v1"] = to_request(body)
-    for name, data in all_kinds().items():
+    for name, data in costly_files().items():
         text = base64.b64encode(data).decode()
         requests[name] = to_request(
             json.dumps({"text": "What is it?", "image": text, "max_new_tokens": 8}).encode(), "/"
@@ -69,31 +69,35 @@ class Attackers:
     def __init__(self, port: int, model: str) -> None:
         self.port = port
         self.requests = costly_requests(model)
-        self.chance = random.Random(0)
+        self.rng = random.Random(0)
         self.statuses: collections.Counter[int] = collections.Counter()
         self.failures: list[str] = []
 
     async def attack(self, end: float) -> None:
         """Attack until the time is over."""
-        slow: list[Callable[[float], Awaitable[None]]] = [self.be_mute, self.drip_headers, self.drip_body]
+        slow: list[Callable[[float], Awaitable[None]]] = [
+            self.hold_silent_connection,
+            self.drip_headers,
+            self.drip_body,
+        ]
         while time.monotonic() < end:
             with contextlib.suppress(OSError):  # refused, or closed while sending
-                if self.chance.random() < 0.15:
-                    await self.chance.choice(slow)(end)
+                if self.rng.random() < 0.15:
+                    await self.rng.choice(slow)(end)
                 else:
                     await self.send_costly()
             await asyncio.sleep(0.01)
 
     async def send_costly(self) -> None:
         """Send one costly request; some leave before its answer."""
-        name = self.chance.choice(list(self.requests))
-        patience_s = self.chance.uniform(0, 3) if self.chance.random() < LEAVING else LONGEST_S
-        outcome = await ask(self.port, self.requests[name], patience_s)
-        self.statuses[outcome.status] += 1
-        if outcome.status >= 500 and outcome.status != 503:
-            self.failures.append(f"{name}: {outcome.status} {outcome.code}")
+        name = self.rng.choice(list(self.requests))
+        disconnect_after_s = self.rng.uniform(0, 3) if self.rng.random() < DISCONNECT_RATE else RESPONSE_TIMEOUT_S
+        result = await send(self.port, self.requests[name], disconnect_after_s)
+        self.statuses[result.status] += 1
+        if result.status >= 500 and result.status != 503:
+            self.failures.append(f"{name}: {result.status} {result.code}")
 
-    async def be_mute(self, end: float) -> None:
+    async def hold_silent_connection(self, end: float) -> None:
         """Open a connection and say nothing until the server closes it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         await self._wait_for_the_end(reader, end)
@@ -108,7 +112,7 @@ class Attackers:
     async def drip_body(self, end: float) -> None:
         """Send most of a large body, then the rest byte by byte."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(HEAD + bytes(self.chance.randrange(10 * MIB)))
+        writer.write(HEAD + bytes(self.rng.randrange(10 * MIB)))
         await self._drip(reader, writer, end)
 
     async def _drip(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: float) -> None:

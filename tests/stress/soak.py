@@ -23,24 +23,24 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size import Source, add_model_arguments
-from benchmarks.parts.machine import at_least as no_less, describe_machine, name_gpu
+from benchmarks.parts.backends import EngineBackend
+from benchmarks.parts.machine import describe_machine, min_int, name_gpu
 from benchmarks.parts.prompts import SHORT, random_pixels
-from benchmarks.parts.streams import Stream, percentile
-from benchmarks.parts.subjects import Engine
+from benchmarks.parts.streams import StreamReader, percentile
 from benchmarks.parts.table import show
 from model import BusyError
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
 from model.images.embedding_cache import MAX_CACHED_IMAGES
 
-PICTURES = MAX_CACHED_IMAGES + 44  # more than are kept
-CANCELLED, PROBES = 0.3, 0.05  # shares of all requests
+IMAGES = MAX_CACHED_IMAGES + 44  # more than are kept
+CANCEL_RATE, PROBE_RATE = 0.3, 0.05  # shares of all requests
 PROBE_TOKENS = 24
 ALLOWANCE_MIB = 64.0
 
 
 @dataclass
-class Sample:
+class MemorySample:
     """Memory at one moment, in MiB: of the process, and on the GPU in use and reserved."""
 
     seconds: float
@@ -50,10 +50,10 @@ class Sample:
 
 
 @dataclass(eq=False)
-class Asked:
+class PendingRequest:
     """A request under way and what is expected of it."""
 
-    stream: Stream
+    stream: StreamReader
     tokens: int
     is_probe: bool = False
     is_cancelled: bool = False
@@ -68,30 +68,30 @@ class Soak:
         stuck_s: seconds after which a request of which nothing is heard counts as stuck.
     """
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, longest: int, stuck_s: float) -> None:
+    def __init__(self, engine: EngineBackend, scheduler: Scheduler, max_length: int, stuck_s: float) -> None:
         self.engine, self.scheduler = engine, scheduler
-        self.longest, self.stuck_s = longest, stuck_s
-        self.chance = random.Random(0)
-        self.pictures = random_pixels(PICTURES, engine.model.network.image_size, seed=0)
-        self.under_way: set[Asked] = set()
+        self.max_length, self.stuck_s = max_length, stuck_s
+        self.rng = random.Random(0)
+        self.pictures = random_pixels(IMAGES, engine.model.network.image_size, seed=0)
+        self.pending_requests: set[PendingRequest] = set()
         self.counts: collections.Counter[str] = collections.Counter()
         self.firsts: list[float] = []
         self.probe: list[int] | None = None
         self.failures: list[str] = []
 
-    def ask(self) -> None:
+    def send_request(self) -> None:
         """Send one more request."""
-        chance = self.chance
-        if chance.random() < PROBES:
-            stream = Stream(self.scheduler.submit, lambda: self.request(SHORT, PROBE_TOKENS, 0, 0))
-            self.under_way.add(Asked(stream, PROBE_TOKENS, is_probe=True))
+        rng = self.rng
+        if rng.random() < PROBE_RATE:
+            stream = StreamReader(self.scheduler.submit, lambda: self.request(SHORT, PROBE_TOKENS, 0, 0))
+            self.pending_requests.add(PendingRequest(stream, PROBE_TOKENS, is_probe=True))
             return
-        length = chance.choice((SHORT, chance.randint(SHORT, self.longest // 2)))
-        tokens = chance.randint(1, min(256, self.longest - length))
-        picture, seed = chance.randrange(PICTURES), chance.randrange(2**31)
-        most = chance.randint(0, tokens) if chance.random() < CANCELLED else None
-        stream = Stream(self.scheduler.submit, lambda: self.request(length, tokens, picture, seed), most)
-        self.under_way.add(Asked(stream, tokens, is_cancelled=most is not None))
+        length = rng.choice((SHORT, rng.randint(SHORT, self.max_length // 2)))
+        tokens = rng.randint(1, min(256, self.max_length - length))
+        picture, seed = rng.randrange(IMAGES), rng.randrange(2**31)
+        most = rng.randint(0, tokens) if rng.random() < CANCEL_RATE else None
+        stream = StreamReader(self.scheduler.submit, lambda: self.request(length, tokens, picture, seed), most)
+        self.pending_requests.add(PendingRequest(stream, tokens, is_cancelled=most is not None))
 
     def request(self, length: int, tokens: int, picture: int, seed: int) -> Request:
         """Return a request about one of the pictures."""
@@ -100,31 +100,33 @@ class Soak:
     def collect(self) -> None:
         """Count the requests that have ended, and those that should have."""
         now = time.perf_counter()
-        for asked in list(self.under_way):
-            stream = asked.stream
+        for pending in list(self.pending_requests):
+            stream = pending.stream
             if stream.is_done:
-                self.under_way.discard(asked)
-                self.judge(asked)
-            elif now - stream.latest > self.stuck_s:
-                self.under_way.discard(asked)
+                self.pending_requests.discard(pending)
+                self.check(pending)
+            elif now - stream.last_activity > self.stuck_s:
+                self.pending_requests.discard(pending)
                 self.fail(f"nothing was heard of a request for {self.stuck_s:g} s after {len(stream.times)} tokens")
 
-    def judge(self, asked: Asked) -> None:
+    def check(self, pending: PendingRequest) -> None:
         """Count a request that has ended, and say what is wrong with it."""
-        stream = asked.stream
+        stream = pending.stream
         if isinstance(stream.error, BusyError):
             self.counts["refused"] += 1
         elif stream.error is not None:
             self.fail(f"{type(stream.error).__name__}: {stream.error}")
-        elif asked.is_cancelled:
+        elif pending.is_cancelled:
             self.counts["cancelled"] += 1
-        elif len(stream.times) != asked.tokens or stream.finish_reason != "length":
-            self.fail(f"an answer of {asked.tokens} tokens has {len(stream.times)} and ended by {stream.finish_reason}")
+        elif len(stream.times) != pending.tokens or stream.finish_reason != "length":
+            self.fail(
+                f"an answer of {pending.tokens} tokens has {len(stream.times)} and ended by {stream.finish_reason}"
+            )
         else:
             self.counts["answered"] += 1
         self.counts["tokens"] += len(stream.times)
         self.firsts += [stream.times[0] - stream.started] if stream.times else []
-        if asked.is_probe and stream.error is None:
+        if pending.is_probe and stream.error is None:
             self.compare_probe(stream.token_ids)
 
     def compare_probe(self, token_ids: list[int]) -> None:
@@ -141,14 +143,14 @@ class Soak:
         self.failures.append(text)
         show(f"FAILED: {text}")
 
-    def run(self, seconds: float, rate: float, every_s: float) -> list[Sample]:
+    def run(self, seconds: float, rate: float, every_s: float) -> list[MemorySample]:
         """Send requests for so long, then wait for the last ones; return what memory was taken meanwhile."""
         started = next_sample = next_request = time.perf_counter()
-        samples: list[Sample] = []
-        while (now := time.perf_counter()) < started + seconds or self.under_way:
+        samples: list[MemorySample] = []
+        while (now := time.perf_counter()) < started + seconds or self.pending_requests:
             if now >= next_request and now < started + seconds:
-                self.ask()
-                next_request += self.chance.expovariate(rate)
+                self.send_request()
+                next_request += self.rng.expovariate(rate)
             self.collect()
             if now >= next_sample:
                 next_sample += every_s
@@ -157,24 +159,24 @@ class Soak:
             time.sleep(0.002)
         return samples
 
-    def report(self, sample: Sample) -> None:
+    def report(self, sample: MemorySample) -> None:
         """Print a line of how it goes."""
         counts = ", ".join(f"{number:,} {name}" for name, number in sorted(self.counts.items()))
         memory = f"process {sample.process:.0f} MiB, GPU {sample.used:.0f} of {sample.reserved:.0f} MiB"
-        show(f"{sample.seconds:6.0f} s: {len(self.under_way)} under way; {counts or 'none yet'}; {memory}")
+        show(f"{sample.seconds:6.0f} s: {len(self.pending_requests)} under way; {counts or 'none yet'}; {memory}")
 
 
-def take_sample(seconds: float, device: torch.device) -> Sample:
+def take_sample(seconds: float, device: torch.device) -> MemorySample:
     """Return the memory taken now."""
     lines = Path("/proc/self/status").read_text().splitlines()
     process = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
     if device.type != "cuda":
-        return Sample(seconds, process, 0, 0)
+        return MemorySample(seconds, process, 0, 0)
     used, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    return Sample(seconds, process, used / 2**20, reserved / 2**20)
+    return MemorySample(seconds, process, used / 2**20, reserved / 2**20)
 
 
-def growth(samples: list[Sample], name: str) -> float:
+def memory_growth(samples: list[MemorySample], name: str) -> float:
     """Return by how many MiB the mean of the last third of samples exceeds that of the third before it."""
     third = len(samples) // 3
     if not third:
@@ -183,10 +185,10 @@ def growth(samples: list[Sample], name: str) -> float:
     return statistics.mean(values[-third:]) - statistics.mean(values[-2 * third : -third])
 
 
-def check_memory(soak: Soak, samples: list[Sample]) -> None:
+def check_memory(soak: Soak, samples: list[MemorySample]) -> None:
     """Print by how much memory has grown, and fail where that is too much."""
     for name in ("process", "used", "reserved"):
-        more = growth(samples, name)
+        more = memory_growth(samples, name)
         show(f"Memory, {name}: {more:+.1f} MiB from the second third to the last; at most {ALLOWANCE_MIB:+.0f}.")
         if more > ALLOWANCE_MIB:
             soak.fail(f"memory ({name}) has grown by {more:.0f} MiB")
@@ -199,9 +201,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
     parser.add_argument("--minutes", type=float, default=10, help="how long requests come (default %(default)s)")
     parser.add_argument("--rate", type=float, help="requests a second; left out, 20 on a GPU and 4 elsewhere")
-    parser.add_argument("--rows", type=no_less(1), default=16, help="answers at a time (default %(default)s)")
-    parser.add_argument("--most_waiting", type=no_less(0), default=32, help="requests that may wait")
-    parser.add_argument("--longest", type=no_less(256), default=2048, help="tokens of a prompt with its answer")
+    parser.add_argument("--rows", type=min_int(1), default=16, help="answers at a time (default %(default)s)")
+    parser.add_argument("--most_waiting", type=min_int(0), default=32, help="requests that may wait")
+    parser.add_argument("--longest", type=min_int(256), default=2048, help="tokens of a prompt with its answer")
     parser.add_argument("--stuck_s", type=float, default=60, help="silence that counts as stuck (default %(default)s)")
     parser.add_argument("--every_s", type=float, default=10, help="seconds between lines (default %(default)s)")
     return parser.parse_args()
@@ -211,16 +213,16 @@ def main() -> None:
     """Run, print the verdict, and exit with 1 where something failed."""
     options = parse_arguments()
     source = Source(options)
-    engine = Engine(source.sat(options.quant))
+    engine = EngineBackend(source.sat(options.quant))
     show(f"{describe_machine(name_gpu(source.device))}, {source.name}, {source.dtype}, rows: {options.rows}\n")
     scheduler = Scheduler(
         engine.model.network,
         eos_token_id=engine.eos_token_id,
         rows=options.rows,
-        capacity=options.longest,
+        capacity=options.max_length,
         most_waiting=options.most_waiting,
     )
-    soak = Soak(engine, scheduler, options.longest, options.stuck_s)
+    soak = Soak(engine, scheduler, options.max_length, options.stuck_s)
     samples = soak.run(
         60 * options.minutes, options.rate or (20 if source.device.type == "cuda" else 4), options.every_s
     )

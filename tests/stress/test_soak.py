@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.parts.streams import Stream
+from benchmarks.parts.streams import StreamReader
 from model import BusyError, GenerationError
 from model.engine import TokenOutput
-from tests.stress.soak import Asked, Sample, Soak, growth
+from tests.stress.soak import MemorySample, PendingRequest, Soak, memory_growth
 
 
 class Tiny:
@@ -19,10 +19,10 @@ class Tiny:
 
 
 def new_soak() -> Soak:
-    return Soak(Tiny(), None, longest=256, stuck_s=0.05)  # type: ignore[arg-type]
+    return Soak(Tiny(), None, max_length=256, stuck_s=0.05)  # type: ignore[arg-type]
 
 
-def judged(steps: Any, tokens: int, **expected: bool) -> Soak:
+def checked(steps: Any, tokens: int, **expected: bool) -> Soak:
     """Return a soak that has judged one answer."""
 
     def ask(request: object) -> Iterator[TokenOutput]:
@@ -31,14 +31,14 @@ def judged(steps: Any, tokens: int, **expected: bool) -> Soak:
                 raise step
             yield step
 
-    soak, stream = new_soak(), Stream(ask, lambda: None)  # type: ignore[arg-type, return-value]
+    soak, stream = new_soak(), StreamReader(ask, lambda: None)  # type: ignore[arg-type, return-value]
     stream.thread.join()
-    soak.judge(Asked(stream, tokens, **expected))
+    soak.check(PendingRequest(stream, tokens, **expected))
     return soak
 
 
 def test_a_whole_answer_is_counted() -> None:
-    soak = judged([TokenOutput(5), TokenOutput(6, "length")], 2)
+    soak = checked([TokenOutput(5), TokenOutput(6, "length")], 2)
     assert soak.counts["answered"] == 1
     assert not soak.failures
 
@@ -53,11 +53,11 @@ def test_a_whole_answer_is_counted() -> None:
     ],
 )
 def test_an_answer_that_is_not_whole_is_a_failure(steps: list[Any]) -> None:
-    assert len(judged(steps, 2).failures) == 1
+    assert len(checked(steps, 2).failures) == 1
 
 
 def test_a_refusal_is_none() -> None:
-    soak = judged([BusyError("later")], 2)
+    soak = checked([BusyError("later")], 2)
     assert soak.counts["refused"] == 1
     assert not soak.failures
 
@@ -69,8 +69,8 @@ def test_silence_is_a_failure() -> None:
         released.wait()
         yield TokenOutput(5, "length")
 
-    soak, stream = new_soak(), Stream(ask, lambda: None)  # type: ignore[arg-type, return-value]
-    soak.under_way.add(Asked(stream, 1))
+    soak, stream = new_soak(), StreamReader(ask, lambda: None)  # type: ignore[arg-type, return-value]
+    soak.pending_requests.add(PendingRequest(stream, 1))
     soak.collect()
     assert not soak.failures
     stream.started -= 1
@@ -80,9 +80,9 @@ def test_silence_is_a_failure() -> None:
 
 
 def test_growth_compares_the_last_third_with_the_one_before() -> None:
-    def samples(*values: float) -> list[Sample]:
-        return [Sample(0, value, 0, 0) for value in values]
+    def samples(*values: float) -> list[MemorySample]:
+        return [MemorySample(0, value, 0, 0) for value in values]
 
-    assert growth(samples(1, 2, 9, 9, 9, 9), "process") == 0
-    assert growth(samples(1, 1, 2, 2, 5, 5), "process") == 3
-    assert growth(samples(1, 2), "process") == 0
+    assert memory_growth(samples(1, 2, 9, 9, 9, 9), "process") == 0
+    assert memory_growth(samples(1, 1, 2, 2, 5, 5), "process") == 3
+    assert memory_growth(samples(1, 2), "process") == 0

@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune.rows import read_rows
 from model import load_tokenizer
-from tests.helpers.picture_files import difference
+from tests.helpers.image_files import difference
 from tiny.fewshot import (
     ANSWERS,
     COUNT,

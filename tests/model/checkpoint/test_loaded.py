@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.parts.loaded import ORIGINAL, OURS, OURS_HF, Loaded, Loading, measure_loading
+from benchmarks.parts.loading_process import ORIGINAL, OURS, OURS_HF, Loaded, Loading, measure_loading
 from model.checkpoint.convert import convert
 from model.checkpoint.resolve import EMBEDDED
 

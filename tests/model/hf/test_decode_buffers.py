@@ -9,7 +9,7 @@ from model.hf import ChatGLMConfig
 from model.hf.generation_chatglm import CAPACITY_STEP, DecodeBuffers, DeviceUsage, with_headroom
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
 from tests.helpers.hf_graphs import GREEDY, assert_same_logits, prompt_of
-from tests.helpers.hf_models import SPEC, build_golden, left_padded
+from tests.helpers.hf_models import SPEC, build_golden, left_padded_batch
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_padded_rows_with_pictures(
     changes: dict[str, Any], attended_lengths: list[int], golden_pixels: torch.Tensor
 ) -> None:
     model = build_golden(**changes)
-    batch = left_padded(golden_pixels)
+    batch = left_padded_batch(golden_pixels)
     assert_same_logits(model, batch.pop("input_ids"), **batch)
     assert attended_lengths
 

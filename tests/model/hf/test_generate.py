@@ -10,8 +10,8 @@ from tests.helpers.hf_models import (
     CASES,
     SPEC,
     golden_model,
-    left_padded,
-    picture_of,
+    image_arguments,
+    left_padded_batch,
     prompt_ids,
     tiny_model,
     tiny_tokenizer,
@@ -29,13 +29,13 @@ def continue_greedily(ids: torch.Tensor, steps: int = STEPS, **kwargs: Any) -> t
 @pytest.mark.parametrize("name", CASES)
 def test_greedy_tokens_are_the_originals(name: str, golden_pixels: torch.Tensor, golden_numbers: Any) -> None:
     expected = golden_numbers[f"hf/{name}/greedy"].tolist()
-    tokens = continue_greedily(prompt_ids(name), len(expected), **picture_of(name, golden_pixels))
+    tokens = continue_greedily(prompt_ids(name), len(expected), **image_arguments(name, golden_pixels))
     assert tokens[0].tolist() == expected
 
 
 @pytest.mark.parametrize("settings", [{"use_cache": False}, {"cache_implementation": "static"}])
 def test_no_cache_changes_a_token(settings: dict[str, Any], golden_pixels: torch.Tensor) -> None:
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
     expected = continue_greedily(prompt_ids("zh_image"), **picture)
     assert torch.equal(continue_greedily(prompt_ids("zh_image"), **picture, **settings), expected)
 
@@ -45,13 +45,13 @@ def test_no_cache_changes_a_token(settings: dict[str, Any], golden_pixels: torch
 def test_a_left_padded_batch_answers_as_each_row_alone(
     masked: bool, num_beams: int, golden_pixels: torch.Tensor
 ) -> None:
-    batch = left_padded(golden_pixels)
+    batch = left_padded_batch(golden_pixels)
     if not masked:  # transformers then takes the placeholders, written with the pad id, for padding
         del batch["attention_mask"]
     ids, starts = batch.pop("input_ids"), batch.pop("pre_image_length")
     together = continue_greedily(ids, num_beams=num_beams, pre_image_length=starts.tolist(), **batch)
     for row, name in enumerate(CASES):
-        picture = picture_of(name, golden_pixels)
+        picture = image_arguments(name, golden_pixels)
         alone = continue_greedily(prompt_ids(name), num_beams=num_beams, **picture)
         assert torch.equal(together[row], alone[0]), name
 
@@ -68,7 +68,7 @@ def test_one_offset_serves_several_pictures_and_one_picture_several_prompts(gold
 
 
 def test_beams_find_no_less_likely_answers_than_greedy(golden_pixels: torch.Tensor) -> None:
-    ids, picture = prompt_ids("zh_image"), picture_of("zh_image", golden_pixels)
+    ids, picture = prompt_ids("zh_image"), image_arguments("zh_image", golden_pixels)
 
     def likelihood(tokens: torch.Tensor) -> float:
         with torch.no_grad():
@@ -85,14 +85,14 @@ def test_a_picture_is_encoded_once_whatever_the_beams(golden_pixels: torch.Tenso
     calls: list[int] = []
     hook = golden_model().image_encoder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     try:
-        continue_greedily(prompt_ids("zh_image"), num_beams=3, **picture_of("zh_image", golden_pixels))
+        continue_greedily(prompt_ids("zh_image"), num_beams=3, **image_arguments("zh_image", golden_pixels))
     finally:
         hook.remove()
     assert calls == [1]
 
 
 def test_sampling_repeats_with_the_seed_and_varies_without(golden_pixels: torch.Tensor) -> None:
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
 
     def sample(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)

@@ -10,7 +10,7 @@ import torch
 from model import VisualGLMModel, chat
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
 from tests.conftest import relative_error
-from tests.helpers.hf_models import TINY, build_golden, picture_of, prompt_ids, tiny_model, tiny_tokenizer
+from tests.helpers.hf_models import TINY, build_golden, image_arguments, prompt_ids, tiny_model, tiny_tokenizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,7 +24,7 @@ QUESTIONS = ("图片里有几个物体？", "描述这张图片。", "Describe t
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 2e-2)])
 def test_logits(dtype: torch.dtype, tolerance: float, golden_pixels: torch.Tensor) -> None:
     """Compared with float32 on the CPU, on the same weights as rounded to the dtype."""
-    model, picture = build_golden().to(dtype), picture_of("zh_image", golden_pixels)
+    model, picture = build_golden().to(dtype), image_arguments("zh_image", golden_pixels)
     with torch.no_grad():
         expected = model.float()(prompt_ids("zh_image"), **picture).logits
         actual = model.to("cuda", dtype)(prompt_ids("zh_image").cuda(), **picture).logits

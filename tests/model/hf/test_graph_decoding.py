@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from model.hf.generation_chatglm import CAPACITY_STEP, GraphCache, weights_fingerprint
-from tests.helpers.hf_graphs import GREEDY, assert_same_logits, both_ways, prompt_of
+from tests.helpers.hf_graphs import GREEDY, assert_same_logits, generate_with_and_without_graphs, prompt_of
 from tests.helpers.hf_models import (
     build_golden,
     golden_model,
-    left_padded,
-    picture_of,
+    image_arguments,
+    left_padded_batch,
     prompt_ids,
     tiny_model,
     tiny_tokenizer,
@@ -34,7 +34,7 @@ from tests.helpers.hf_models import (
 def test_other_ways_to_generate(settings: dict[str, Any], attended_lengths: list[int]) -> None:
     model = build_golden()
     for ids in (prompt_of(30), torch.cat([prompt_of(CAPACITY_STEP - 3, seed) for seed in range(2)])):
-        ours, expected = both_ways(model, ids, **settings)
+        ours, expected = generate_with_and_without_graphs(model, ids, **settings)
         assert torch.equal(ours, expected)
     assert attended_lengths
 
@@ -42,9 +42,9 @@ def test_other_ways_to_generate(settings: dict[str, Any], attended_lengths: list
 def test_guessed_tokens_and_single_ones_take_turns(attended_lengths: list[int]) -> None:
     model = build_golden()
     settings = {"max_new_tokens": 30, "min_new_tokens": 30}
-    ours, expected = both_ways(model, prompt_of(40), prompt_lookup_num_tokens=2, **settings)
+    ours, expected = generate_with_and_without_graphs(model, prompt_of(40), prompt_lookup_num_tokens=2, **settings)
     assert torch.equal(ours, expected)
-    assert torch.equal(ours, both_ways(model, prompt_of(40), **settings)[1])
+    assert torch.equal(ours, generate_with_and_without_graphs(model, prompt_of(40), **settings)[1])
 
 
 def test_streamed_answers(attended_lengths: list[int]) -> None:
@@ -214,7 +214,7 @@ def test_positions_go_on_as_the_whole_sequence_has_them(golden_pixels: torch.Ten
     model.transformer.register_forward_pre_hook(
         lambda module, given, named: positions.append(named["position_ids"]), with_kwargs=True
     )
-    batch = left_padded(golden_pixels)
+    batch = left_padded_batch(golden_pixels)
     ids = model.generate(**batch, **GREEDY)
     later = torch.cat(positions[1:], dim=-1)
     positions.clear()
@@ -223,4 +223,4 @@ def test_positions_go_on_as_the_whole_sequence_has_them(golden_pixels: torch.Ten
         model(**{**batch, "input_ids": ids[:, :-1]})
     assert torch.equal(later, positions[0][..., -7:])
     text = prompt_ids("zh_text")
-    assert model.generate(text, **picture_of("zh_text", golden_pixels), **GREEDY).shape[1] == text.shape[1] + 8
+    assert model.generate(text, **image_arguments("zh_text", golden_pixels), **GREEDY).shape[1] == text.shape[1] + 8

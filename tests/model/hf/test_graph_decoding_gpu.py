@@ -10,7 +10,7 @@ import torch
 from model.hf.generation_chatglm import CAPACITY_STEP, supports_graphs
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
 from tests.conftest import relative_error
-from tests.helpers.hf_models import TINY, build_golden, left_padded, tiny_model, tiny_tokenizer
+from tests.helpers.hf_models import TINY, build_golden, left_padded_batch, tiny_model, tiny_tokenizer
 from tests.model.hf.test_gpu import GREEDY, QUESTIONS, SCENE
 
 pytestmark = [
@@ -80,7 +80,7 @@ def test_a_room_that_is_full_is_left_for_a_larger_one() -> None:
 
 def test_padded_rows_with_pictures(golden_pixels: torch.Tensor) -> None:
     model = build_golden().cuda()
-    batch = {name: tensor.cuda() for name, tensor in left_padded(golden_pixels).items()}
+    batch = {name: tensor.cuda() for name, tensor in left_padded_batch(golden_pixels).items()}
     assert_same(model, 1e-4, batch.pop("input_ids"), **batch)
 
 
@@ -165,7 +165,7 @@ def test_threads_at_once_sampling_and_greedy() -> None:
 def test_another_stream_or_autocast_goes_layer_by_layer() -> None:
     model = on_gpu()
     expected = tiny_model().chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(torch.cuda.StreamReader()):
         assert model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY) == expected
     assert not graphs_of(model)
     with torch.autocast("cuda", torch.bfloat16):

@@ -21,8 +21,8 @@ from tests.helpers.hf_models import (
     TINY,
     build_golden,
     golden_model,
-    left_padded,
-    picture_of,
+    image_arguments,
+    left_padded_batch,
     prompt_ids,
     tiny_model,
     tiny_tokenizer,
@@ -57,7 +57,7 @@ def test_image_embeddings(golden_pixels: torch.Tensor, golden_numbers: Any) -> N
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_the_originals(name: str, golden_pixels: torch.Tensor, golden_numbers: Any) -> None:
-    logits = logits_of(golden_model(), whole_ids(name), **picture_of(name, golden_pixels))[0]
+    logits = logits_of(golden_model(), whole_ids(name), **image_arguments(name, golden_pixels))[0]
     assert relative_error(logits[:, :: SPEC["vocab_stride"]], golden_numbers[f"hf/{name}/logits"]) < TOLERANCE
     assert logits.argmax(-1).tolist() == golden_numbers[f"hf/{name}/argmax"].tolist()
 
@@ -78,12 +78,12 @@ def test_logits_are_those_of_the_sat_network(image: bool, golden_pixels: torch.T
 def test_a_left_padded_batch_gives_each_row_the_logits_that_it_has_alone(
     masked: bool, golden_pixels: torch.Tensor
 ) -> None:
-    batch = left_padded(golden_pixels)
+    batch = left_padded_batch(golden_pixels)
     if not masked:
         del batch["attention_mask"]
     together = logits_of(golden_model(), **batch)
     for row, name in enumerate(CASES):
-        alone = logits_of(golden_model(), prompt_ids(name), **picture_of(name, golden_pixels))[0]
+        alone = logits_of(golden_model(), prompt_ids(name), **image_arguments(name, golden_pixels))[0]
         assert relative_error(together[row, -len(alone) :], alone) < TOLERANCE
 
 
@@ -92,7 +92,7 @@ def test_tokens_after_a_cache_get_the_logits_that_they_have_in_the_whole(
     steps: int, golden_pixels: torch.Tensor
 ) -> None:
     model, ids = golden_model(), whole_ids("zh_image")
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
     whole = logits_of(model, ids, **picture)
     length = len(SPEC["cases"]["zh_image"]["input_ids"])
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_tokens_after_a_cache_get_the_logits_that_they_have_in_the_whole(
 
 
 def test_the_last_logits_alone_are_the_same(golden_pixels: torch.Tensor) -> None:
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
     whole = logits_of(golden_model(), whole_ids("zh_image"), **picture)
     last = logits_of(golden_model(), whole_ids("zh_image"), logits_to_keep=2, **picture)
     assert last.shape[1] == 2
@@ -143,7 +143,7 @@ def test_another_chatglm_is_refused() -> None:
 
 
 def test_the_loss_is_the_cross_entropy_of_the_next_token(golden_pixels: torch.Tensor) -> None:
-    ids, picture = whole_ids("zh_image"), picture_of("zh_image", golden_pixels)
+    ids, picture = whole_ids("zh_image"), image_arguments("zh_image", golden_pixels)
     labels = ids.clone()
     labels[:, : len(SPEC["cases"]["zh_image"]["input_ids"])] = -100
     with torch.no_grad():
@@ -157,7 +157,7 @@ def gradients(model: HfModel, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return every parameter's gradient of a golden case's loss."""
     ids = whole_ids("zh_image")
     model.train()
-    model(ids, labels=ids, **picture_of("zh_image", pixels)).loss.backward()
+    model(ids, labels=ids, **image_arguments("zh_image", pixels)).loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -176,7 +176,7 @@ def test_gradient_checkpointing_changes_no_gradient(golden_pixels: torch.Tensor)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_follows_float32(dtype: torch.dtype, golden_pixels: torch.Tensor) -> None:
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
     expected = logits_of(golden_model(), whole_ids("zh_image"), **picture)
     model = build_golden().to(dtype)
     actual = logits_of(model, whole_ids("zh_image"), **picture)

@@ -13,7 +13,7 @@ from tests.helpers.hf_models import (
     TINY,
     build_golden,
     golden_model,
-    picture_of,
+    image_arguments,
     prompt_ids,
     tiny_model,
     tiny_tokenizer,
@@ -32,7 +32,7 @@ def adapt(model: HfModel) -> Any:
 
 
 def test_lora_changes_nothing_until_it_is_trained_and_merges_into_what_it_learnt(golden_pixels: torch.Tensor) -> None:
-    adapted, picture = adapt(build_golden()), picture_of("zh_image", golden_pixels)
+    adapted, picture = adapt(build_golden()), image_arguments("zh_image", golden_pixels)
     ids = torch.tensor([SPEC["cases"]["zh_image"]["input_ids"] + SPEC["cases"]["zh_image"]["continuation"]])
     with torch.no_grad():
         assert torch.equal(adapted(input_ids=ids, **picture).logits, golden_model()(ids, **picture).logits)
@@ -57,7 +57,7 @@ def test_lora_changes_nothing_until_it_is_trained_and_merges_into_what_it_learnt
 
 
 def test_an_adapted_model_generates_and_chats(golden_pixels: torch.Tensor) -> None:
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     expected = golden_model().generate(input_ids=prompt_ids("zh_image"), **picture, **settings)
     adapted = adapt(build_golden())

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from model.hf.generation_chatglm import LAYER_GROWTH, PreallocatedLayer, new_cache
-from tests.helpers.hf_models import build_golden, golden_model, left_padded, picture_of, prompt_ids
+from tests.helpers.hf_models import build_golden, golden_model, image_arguments, left_padded_batch, prompt_ids
 
 SHAPE = (2, 3, 1, 4)  # [B, H, N, head_dim]
 
@@ -61,7 +61,7 @@ def test_what_transformers_puts_in_its_place_is_gone_on_from(change: str) -> Non
     "settings", [{}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}]
 )
 def test_answers_are_those_of_transformers_cache(settings: dict[str, object], golden_pixels: torch.Tensor) -> None:
-    asked = {**left_padded(golden_pixels), "max_new_tokens": 6, "do_sample": False, **settings}
+    asked = {**left_padded_batch(golden_pixels), "max_new_tokens": 6, "do_sample": False, **settings}
     torch.manual_seed(0)
     ours = golden_model().generate(**asked)
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_answers_are_those_of_transformers_cache(settings: dict[str, object], go
 
 
 def test_tokens_guessed_from_the_prompt_change_no_answer(golden_pixels: torch.Tensor) -> None:
-    asked = {**picture_of("zh_image", golden_pixels), "max_new_tokens": 8, "do_sample": False}
+    asked = {**image_arguments("zh_image", golden_pixels), "max_new_tokens": 8, "do_sample": False}
     expected = golden_model().generate(prompt_ids("zh_image"), **asked)
     assert torch.equal(golden_model().generate(prompt_ids("zh_image"), **asked, prompt_lookup_num_tokens=3), expected)
 
@@ -79,10 +79,12 @@ def test_a_single_token_after_a_context_without_padding_has_no_mask(golden_pixel
     model.transformer.register_forward_pre_hook(
         lambda module, given, named: masks.append(named["mask"]), with_kwargs=True
     )
-    model.generate(prompt_ids("zh_image"), **picture_of("zh_image", golden_pixels), max_new_tokens=3, do_sample=False)
+    model.generate(
+        prompt_ids("zh_image"), **image_arguments("zh_image", golden_pixels), max_new_tokens=3, do_sample=False
+    )
     assert [mask is None for mask in masks] == [False, True, True]
     masks.clear()
-    model.generate(**left_padded(golden_pixels), max_new_tokens=3, do_sample=False)
+    model.generate(**left_padded_batch(golden_pixels), max_new_tokens=3, do_sample=False)
     assert not any(mask is None for mask in masks)
 
 

@@ -20,7 +20,15 @@ from model.kernels.torch_ops import (
     unpack_int4,
 )
 from tests.conftest import relative_error
-from tests.helpers.hf_models import SPEC, build_golden, golden_model, picture_of, prompt_ids, tiny_model, tiny_tokenizer
+from tests.helpers.hf_models import (
+    SPEC,
+    build_golden,
+    golden_model,
+    image_arguments,
+    prompt_ids,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 
 def test_pairs_lie_as_published() -> None:
@@ -79,7 +87,7 @@ def test_only_the_language_models_layers_are_quantised(
     assert quantized_names(model) == {f"transformer.layers.{n}.{name}" for n in layers for name in QUANTIZED_LAYERS}
     assert model.config.quantization_bit == bits
     assert model.dtype == torch.float32
-    picture = picture_of("zh_image", golden_pixels)
+    picture = image_arguments("zh_image", golden_pixels)
     with torch.no_grad():
         expected, actual = (m(prompt_ids("zh_image"), **picture).logits for m in (golden_model(), model))
     assert relative_error(actual, expected) < tolerance

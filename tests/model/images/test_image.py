@@ -29,7 +29,7 @@ from model.images.preprocess import (
     preprocess,
 )
 from tests.goldens.golden_weights import picture
-from tests.helpers.picture_files import difference, encode, pixel, png_header
+from tests.helpers.image_files import difference, encode, pixel, png_header
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "tiny"
 PNG = encode(picture(1, 64, 64), "PNG")

@@ -34,9 +34,9 @@ from tests.helpers.costly_images import (
     with_gif_comment,
     with_segments,
 )
-from tests.helpers.picture_files import encode, pixel
+from tests.helpers.image_files import encode, pixel
 
-IMAGES = Path(__file__).parents[2] / "pictures"
+IMAGES = Path(__file__).parents[2] / "images"
 COSTLY = {
     "scans": many_scans(MAX_SCANS + 1),
     "scans x pixels": many_scans(30, side=1024),

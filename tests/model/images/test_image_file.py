@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, features
 from model.errors import ImageError
 from model.images.preprocess import CLIP_MEAN, CLIP_STD, ImageLimits, load_image, preprocess, to_rgb
 from tests.goldens.golden_weights import picture
-from tests.helpers.picture_files import difference, encode, pixel, png_header
+from tests.helpers.image_files import difference, encode, pixel, png_header
 
 LOSSY = 12  # most mean difference, of 255, that a lossy format may make on a smooth picture
 

@@ -13,7 +13,7 @@ from model.errors import ImageError
 from model.images.preprocess import load_image
 from tests.helpers.api_server import SCENE, SCENE_URL, SteppedModel, completion, messages, serving
 from tests.helpers.audit_events import record_audit_events
-from tests.helpers.picture_files import encode
+from tests.helpers.image_files import encode
 from tests.helpers.web_server import PUBLIC, address_of, connect_here
 
 PATH = "/v1/chat/completions"

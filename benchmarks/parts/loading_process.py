@@ -22,12 +22,12 @@ from benchmarks.parts.machine import ROOT, synchronize
 
 SECONDS = 600  # that a process may take
 POLL_S = 0.01
-IMPORTED = ("model.loading", "model.hf")
+IMPORTED = ("model.job", "model.hf")
 OURS, OURS_HF, ORIGINAL, ORIGINAL_CPU = "load_sat", "load_hf", "SAT", "SAT, built on the CPU"
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadingJob:
     """What a process is to load.
 
     Attributes:
@@ -36,7 +36,7 @@ class Loading:
         device, dtype, quant: as those of `load_sat`; SAT knows no bits.
     """
 
-    way: str
+    loader: str
     directory: str
     device: str
     dtype: str
@@ -44,7 +44,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadingResult:
     """What loading took; memory in bytes.
 
     Attributes:
@@ -83,17 +83,17 @@ def anonymous_bytes(process: int | str = "self") -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
 
 
-def measure_loading(loading: Loading) -> Loaded:
+def measure_loading(job: LoadingJob) -> LoadingResult:
     """Load in a fresh process, looking at its memory every POLL_S seconds.
 
     Raises:
         RuntimeError: the process failed; its last line says why.
     """
-    command = [sys.executable, "-m", "benchmarks.parts.loaded", json.dumps(asdict(loading))]
+    command = [sys.executable, "-m", "benchmarks.parts.loading_process", json.dumps(asdict(job))]
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=errors)
-        peak = watch(process, started + SECONDS)
+        peak = peak_memory(process, started + SECONDS)
         spent = time.perf_counter() - started
         said.seek(0)
         errors.seek(0)
@@ -101,10 +101,10 @@ def measure_loading(loading: Loading) -> Loaded:
             failed = errors.read()
             sys.stderr.write(failed)
             raise RuntimeError((failed.strip().splitlines() or [f"ended with {process.returncode}"])[-1])
-        return Loaded(process_s=spent, peak=peak, **json.loads(said.read().splitlines()[-1]))
+        return LoadingResult(process_s=spent, peak=peak, **json.loads(said.read().splitlines()[-1]))
 
 
-def watch(process: "subprocess.Popen[bytes]", deadline: float) -> int:
+def peak_memory(process: "subprocess.Popen[bytes]", deadline: float) -> int:
     """Wait for a process; return the most anonymous memory that it was seen with."""
     peak = 0
     while process.poll() is None:
@@ -115,21 +115,21 @@ def watch(process: "subprocess.Popen[bytes]", deadline: float) -> int:
     return peak
 
 
-def load_ours(loading: Loading) -> Any:
+def load_ours(job: LoadingJob) -> Any:
     """Load by `load_sat`; return the network."""
     from model import load_sat
 
-    return load_sat(loading.directory, device=loading.device, dtype=loading.dtype, quant=loading.quant).network
+    return load_sat(job.directory, device=job.device, dtype=job.dtype, quant=job.quant).network
 
 
-def load_ours_hf(loading: Loading) -> Any:
+def load_ours_hf(job: LoadingJob) -> Any:
     """Load by `load_hf`; return the network."""
     from model import load_hf
 
-    return load_hf(loading.directory, device=loading.device, dtype=loading.dtype, quant=loading.quant).network
+    return load_hf(job.directory, device=job.device, dtype=job.dtype, quant=job.quant).network
 
 
-def load_original(loading: Loading, on_device: bool = True) -> Any:
+def load_original(job: LoadingJob, on_device: bool = True) -> Any:
     """Load by SAT's own `from_pretrained` and `load_checkpoint`, as the original's programs ask for it.
 
     Args:
@@ -142,33 +142,33 @@ def load_original(loading: Loading, on_device: bool = True) -> Any:
     from sat.model.base_model import BaseModel
 
     args = Namespace(
-        fp16=loading.dtype == "float16",
-        bf16=loading.dtype == "bfloat16",
+        fp16=job.dtype == "float16",
+        bf16=job.dtype == "bfloat16",
         skip_init=True,
-        use_gpu_initialization=on_device and loading.device != "cpu",
-        device=loading.device,
+        use_gpu_initialization=on_device and job.device != "cpu",
+        device=job.device,
     )
     load: Callable[..., Any] = BaseModel.from_pretrained_base.__func__  # type: ignore[attr-defined]
-    network, _ = load(VisualGLMModel, loading.directory, args)
-    return network.to(loading.device).eval()
+    network, _ = load(VisualGLMModel, job.directory, args)
+    return network.to(job.device).eval()
 
 
-WAYS: dict[str, Callable[[Loading], Any]] = {
+LOADERS: dict[str, Callable[[LoadingJob], Any]] = {
     OURS: load_ours,
     OURS_HF: load_ours_hf,
     ORIGINAL: load_original,
-    ORIGINAL_CPU: lambda loading: load_original(loading, on_device=False),
+    ORIGINAL_CPU: lambda job: load_original(job, on_device=False),
 }
 
 
-def load(loading: Loading) -> dict[str, Any]:
+def load(job: LoadingJob) -> dict[str, Any]:
     """Load in this process; return what it took."""
     for name in IMPORTED:  # by every way, so that none is measured with them
         importlib.import_module(name)
-    device = torch.device(loading.device)
+    device = torch.device(job.device)
     torch.empty(1, device=device)  # makes CUDA's context
     before, started = anonymous_bytes(), time.perf_counter()
-    network = WAYS[loading.way](loading)
+    network = LOADERS[job.loader](job)
     synchronize(device)
     seconds = time.perf_counter() - started
     on_gpu = device.type == "cuda"
@@ -185,7 +185,7 @@ def main() -> None:
     """Load what the parent asks for, and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("loading", help="a Loading, as JSON")
-    print(json.dumps(load(Loading(**json.loads(parser.parse_args().loading)))), flush=True)
+    print(json.dumps(load(LoadingJob(**json.loads(parser.parse_args().job)))), flush=True)
 
 
 if __name__ == "__main__":

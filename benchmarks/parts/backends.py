@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from benchmarks.parts.cases import Case
 from benchmarks.parts.machine import synchronize
-from benchmarks.parts.prompts import SHORT, of_length, question, random_pixels
-from benchmarks.parts.sat_baseline import Sat
+from benchmarks.parts.prompts import SHORT, Case, fixed_length_config, length_question, random_pixels
+from benchmarks.parts.sat_baseline import SatGeneration
 from model import Conversation, HfChatModel, SatChatModel
 from model.engine import Request
 
@@ -23,7 +22,7 @@ FIRST_TOKENS = 2  # of an answer of which only the first token counts; SAT's nee
 
 
 @dataclass(frozen=True)
-class Times:
+class AnswerTimes:
     """Seconds from the question to the first token, and from one token to the next in the mean."""
 
     first_s: float
@@ -31,7 +30,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Together:
+class ConcurrentAnswers:
     """Answers that were asked for at the same moment.
 
     Attributes:
@@ -60,7 +59,7 @@ class Together:
         return sum(begin < moment <= end for one in self.times for moment in one) / (end - begin)
 
 
-class Engine:
+class EngineBackend:
     """Our engine: token ids in, token ids out. The picture is part of the first token's time, text of nothing."""
 
     def __init__(self, model: SatChatModel) -> None:
@@ -68,15 +67,17 @@ class Engine:
         self.eos_token_id = model.tokenizer.eos_token_id
 
     def request(
-        self, length: int, tokens: int, pixels: torch.Tensor, seed: int, images: torch.Tensor | None = None
+        self, length: int, tokens: int, pixels: torch.Tensor, seed: int, embeddings: torch.Tensor | None = None
     ) -> Request:
         """Return what the engine is to answer."""
-        config = of_length(tokens, self.eos_token_id, seed)
-        prompt, request = self.model.make_request(Conversation(pixels), question(length, seed), config, images)
+        config = fixed_length_config(tokens, self.eos_token_id, seed)
+        prompt, request = self.model.make_request(
+            Conversation(pixels), length_question(length, seed), config, embeddings
+        )
         assert len(prompt.token_ids) == length
         return request
 
-    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Times:
+    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> AnswerTimes:
         """Answer one prompt."""
         started = time.perf_counter()
         request = self.request(length, tokens, pixels, seed)
@@ -88,76 +89,76 @@ class Engine:
         """Read a picture as requests do."""
         self.model.image_cache.embed(pixels)
 
-    def answer_many(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Together:
+    def answer_many(self, length: int, tokens: int, images: list[torch.Tensor], seed: int) -> ConcurrentAnswers:
         """Answer as many prompts at once as there are pictures."""
         started = time.perf_counter()
         times: collections.defaultdict[Request, list[float]] = collections.defaultdict(list)
-        requests = self._requests(length, tokens, pictures, seed)
-        for request, step in self.model.scheduler.answer_all(requests, len(pictures)):
+        requests = self._requests(length, tokens, images, seed)
+        for request, step in self.model.scheduler.answer_all(requests, len(images)):
             if isinstance(step, Exception):
                 raise step
             if step.token_id is not None:
                 times[request].append(time.perf_counter())
-        assert [len(one) for one in times.values()] == [tokens] * len(pictures), "an answer has another length"
-        return Together(started, list(times.values()))
+        assert [len(one) for one in times.values()] == [tokens] * len(images), "an answer has another length"
+        return ConcurrentAnswers(started, list(times.values()))
 
-    def _requests(self, length: int, tokens: int, pictures: list[torch.Tensor], seed: int) -> Iterator[Request]:
+    def _requests(self, length: int, tokens: int, images: list[torch.Tensor], seed: int) -> Iterator[Request]:
         """Yield requests as `answer_batch` does: while some are answered, pictures of the next ones are read."""
         preferred_batch_size = self.model.image_cache.preferred_batch_size
-        for start in range(0, len(pictures), preferred_batch_size):
-            group = pictures[start : start + preferred_batch_size]
-            for number, images in enumerate(self.model.image_cache.encode(group), start):
-                yield self.request(length, tokens, pictures[number], seed + number, images)
+        for start in range(0, len(images), preferred_batch_size):
+            group = images[start : start + preferred_batch_size]
+            for number, embeddings in enumerate(self.model.image_cache.encode(group), start):
+                yield self.request(length, tokens, images[number], seed + number, embeddings)
 
 
-class Chat:
+class ChatBackend:
     """A ChatModel, by stream_answer: what a person waits for, text included."""
 
     def __init__(self, model: SatChatModel | HfChatModel) -> None:
         self.model = model
 
-    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Times:
+    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> AnswerTimes:
         """Answer one prompt."""
-        config = of_length(tokens, self.model.tokenizer.eos_token_id, seed)
-        *_, last = self.model.stream_answer(Conversation(pixels), question(length, seed), config)
+        config = fixed_length_config(tokens, self.model.tokenizer.eos_token_id, seed)
+        *_, last = self.model.stream_answer(Conversation(pixels), length_question(length, seed), config)
         usage = last.usage
         assert usage is not None and (usage.prompt_tokens, usage.answer_tokens) == (length, tokens)
-        return Times(usage.first_token_s, (usage.total_s - usage.first_token_s) / (tokens - 1))
+        return AnswerTimes(usage.first_token_s, (usage.total_s - usage.first_token_s) / (tokens - 1))
 
 
-class Original:
+class SatBackend:
     """SAT's own generation on a network of its own; see `sat_baseline`."""
 
     def __init__(self, model: SatChatModel) -> None:
         self.model = model
-        self.sat = Sat(model)
+        self.sat = SatGeneration(model)
 
-    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> Times:
+    def answer(self, length: int, tokens: int, pixels: torch.Tensor, seed: int) -> AnswerTimes:
         """Answer one prompt."""
-        measured = self.sat.answer(Case(question(length, seed), tokens), pixels, seed)
+        measured = self.sat.answer(Case(length_question(length, seed), tokens), pixels, seed)
         assert measured.prompt_tokens == length
-        return Times(measured.first_token_s, 1 / measured.tokens_per_s)
+        return AnswerTimes(measured.first_token_s, 1 / measured.tokens_per_s)
 
     @torch.no_grad()
     def read(self, pixels: torch.Tensor) -> None:
         """Read a picture by the forward pass of SAT's classes."""
         self.model.network.get_mixin("eva").model(pixels)
 
-    def answer_in_turn(self, length: int, tokens: int, pictures: list[torch.Tensor]) -> float:
+    def answer_in_turn(self, length: int, tokens: int, images: list[torch.Tensor]) -> float:
         """Answer one prompt for each picture, one after another; return the tokens a second in all."""
         started = time.perf_counter()
-        for seed, pixels in enumerate(pictures):
+        for seed, pixels in enumerate(images):
             self.answer(length, tokens, pixels, seed)
-        return tokens * len(pictures) / (time.perf_counter() - started)
+        return tokens * len(images) / (time.perf_counter() - started)
 
 
-def to_times(started: float, times: list[float], tokens: int) -> Times:
+def to_times(started: float, times: list[float], tokens: int) -> AnswerTimes:
     """Return the times of an answer whose tokens came at `times`."""
     assert len(times) == tokens, f"the answer has {len(times)} tokens, not {tokens}"
-    return Times(times[0] - started, (times[-1] - times[0]) / (tokens - 1))
+    return AnswerTimes(times[0] - started, (times[-1] - times[0]) / (tokens - 1))
 
 
-class Measured:
+class Measurements:
     """A subject and what was measured of it; several rows may come of one measurement.
 
     Args:
@@ -165,88 +166,88 @@ class Measured:
         repetitions: of every measurement, after one that is not counted; medians are taken.
     """
 
-    def __init__(self, subject: Any, repetitions: int) -> None:
-        self.subject = subject
+    def __init__(self, backend: Any, repetitions: int) -> None:
+        self.backend = backend
         self.repetitions = repetitions
         self.seed = 0
         self.known: dict[tuple[Any, ...], Any] = {}
 
-    def once(self, key: tuple[Any, ...], measure: Callable[[], T]) -> T:
+    def cached(self, key: tuple[Any, ...], measure: Callable[[], T]) -> T:
         """Return what `measure` returns; later calls with the key return the same."""
         if key not in self.known:
             self.known[key] = measure()
         return self.known[key]  # type: ignore[no-any-return]
 
-    def pictures(self, count: int = 1) -> list[torch.Tensor]:
+    def images(self, count: int = 1) -> list[torch.Tensor]:
         """Return new pictures."""
         self.seed += 1000
-        return random_pixels(count, self.subject.model.network.image_size, self.seed)
+        return random_pixels(count, self.backend.model.network.image_size, self.seed)
 
     def median(self, measure: Callable[[], float]) -> float:
         """Return the median of repeated measurements."""
         measure()
         return statistics.median(measure() for _ in range(self.repetitions))
 
-    def ready_s(self) -> float:
+    def startup_s(self) -> float:
         """Seconds that the first answer of a new subject takes beyond the second: captures, compiling, allocating."""
-        [first, second] = self.pictures(2)
-        synchronize(self.subject.model.network.device)
-        seconds = [timed(partial(self.subject.answer, SHORT, 8, one, 0)) for one in (first, second)]
+        [first, second] = self.images(2)
+        synchronize(self.backend.model.network.device)
+        seconds = [time_call(partial(self.backend.answer, SHORT, 8, one, 0)) for one in (first, second)]
         return seconds[0] - seconds[1]
 
     def token_ms(self, length: int, tokens: int) -> float:
         """Milliseconds from token to token."""
-        [pixels] = self.pictures()
+        [pixels] = self.images()
 
         def measure() -> float:
-            return self.median(lambda: self.subject.answer(length, tokens, pixels, self.seed).token_s * 1e3)
+            return self.median(lambda: self.backend.answer(length, tokens, pixels, self.seed).token_s * 1e3)
 
-        return self.once(("token", length, tokens), measure)
+        return self.cached(("token", length, tokens), measure)
 
     def first_ms(self, length: int, known: bool = False) -> float:
         """Milliseconds to the first token, about a new picture or one that is known."""
-        shown = self.pictures(self.repetitions + 1)
-        pictures = iter([shown[0]] * len(shown) if known else shown)
-        return self.median(lambda: self.subject.answer(length, FIRST_TOKENS, next(pictures), self.seed).first_s * 1e3)
+        shown = self.images(self.repetitions + 1)
+        images = iter([shown[0]] * len(shown) if known else shown)
+        return self.median(lambda: self.backend.answer(length, FIRST_TOKENS, next(images), self.seed).first_s * 1e3)
 
-    def together(self, count: int, tokens: int) -> tuple[Together, Together]:
+    def concurrent(self, count: int, tokens: int) -> tuple[ConcurrentAnswers, ConcurrentAnswers]:
         """Return `count` answers at once about as many new pictures, and about the same again; others go before."""
 
-        def measure() -> tuple[Together, Together]:
-            self.subject.answer_many(SHORT, tokens, self.pictures(count), self.seed)
-            shown = self.pictures(count)
-            new, known = (self.subject.answer_many(SHORT, tokens, shown, self.seed) for _ in range(2))
+        def measure() -> tuple[ConcurrentAnswers, ConcurrentAnswers]:
+            self.backend.answer_many(SHORT, tokens, self.images(count), self.seed)
+            shown = self.images(count)
+            new, known = (self.backend.answer_many(SHORT, tokens, shown, self.seed) for _ in range(2))
             return new, known
 
-        return self.once(("rates", count, tokens), measure)
+        return self.cached(("rates", count, tokens), measure)
 
     def image_ms(self) -> float:
         """Milliseconds to read a new picture."""
-        pictures, device = iter(self.pictures(self.repetitions + 1)), self.subject.model.network.device
+        images, device = iter(self.images(self.repetitions + 1)), self.backend.model.network.device
 
         def read() -> None:
-            self.subject.read(next(pictures))
+            self.backend.read(next(images))
             synchronize(device)
 
-        return self.median(lambda: timed(read) * 1e3)
+        return self.median(lambda: time_call(read) * 1e3)
 
     def peak_gib(self, length: int, tokens: int) -> float:
         """The most memory that an answer takes, weights and all; the subject must have the GPU to itself."""
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        self.subject.answer(length, tokens, self.pictures()[0], self.seed)
+        self.backend.answer(length, tokens, self.images()[0], self.seed)
         return torch.cuda.max_memory_allocated() / 2**30
 
 
-def timed(work: Callable[[], Any]) -> float:
+def time_call(work: Callable[[], Any]) -> float:
     """Return the seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def weight_bytes(network: Any) -> int:
+def decoder_weight_bytes(network: Any) -> int:
     """Return the bytes of weights that a language model reads for one token: its layers and its head."""
     parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
     return sum(parameter.nbytes for parameter in parts)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, Source
-from benchmarks.parts.prompts import SHORT, question, random_pixels
-from benchmarks.parts.subjects import Chat, Engine, Measured, Original, Together, to_times
+from benchmarks.parts.backends import ChatBackend, ConcurrentAnswers, EngineBackend, Measurements, SatBackend, to_times
+from benchmarks.parts.prompts import SHORT, length_question, random_pixels
 from model import DEMO, Conversation
 
 
@@ -18,48 +18,48 @@ def source() -> Source:
 
 
 @pytest.fixture(scope="module")
-def engine(source: Source) -> Engine:
+def engine(source: Source) -> EngineBackend:
     """Our engine on visualglm-tiny."""
-    return Engine(source.sat())
+    return EngineBackend(source.sat())
 
 
 @pytest.mark.parametrize("length", [SHORT, 300])
-def test_prompts_have_the_length_asked_for(engine: Engine, length: int) -> None:
+def test_prompts_have_the_length_asked_for(engine: EngineBackend, length: int) -> None:
     [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
-    prompts = [engine.model.encode_prompt(Conversation(pixels), question(length, n), DEMO) for n in (0, 0, 1)]
+    prompts = [engine.model.encode_prompt(Conversation(pixels), length_question(length, n), DEMO) for n in (0, 0, 1)]
     assert {len(prompt.token_ids) for prompt in prompts} == {length}
     assert prompts[0].token_ids == prompts[1].token_ids != prompts[2].token_ids
 
 
-def test_everyone_answers_with_as_many_tokens(engine: Engine, source: Source) -> None:
+def test_everyone_answers_with_as_many_tokens(engine: EngineBackend, source: Source) -> None:
     """A subject fails where its prompt or its answer has another length."""
     [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
-    for subject in (engine, Chat(engine.model), Original(source.sat())):
-        times = subject.answer(SHORT, 4, pixels, 0)
+    for backend in (engine, ChatBackend(engine.model), SatBackend(source.sat())):
+        times = backend.answer(SHORT, 4, pixels, 0)
         assert times.first_s > 0
         assert times.token_s > 0
 
 
-def test_requests_at_once(engine: Engine) -> None:
-    new, known = Measured(engine, 1).together(3, 4)
-    assert new.total > 0
-    assert known.phase > 0
+def test_requests_at_once(engine: EngineBackend) -> None:
+    new, known = Measurements(engine, 1).concurrent(3, 4)
+    assert new.total_rate > 0
+    assert known.steady_rate > 0
     assert [len(times) for times in (*new.times, *known.times)] == [4] * 6
 
 
-def test_a_measurement_is_made_once(engine: Engine) -> None:
-    measured = Measured(engine, 1)
+def test_a_measurement_is_made_once(engine: EngineBackend) -> None:
+    measured = Measurements(engine, 1)
     assert measured.token_ms(SHORT, 3) == measured.token_ms(SHORT, 3)
 
 
 def test_rates_while_all_are_written_leave_out_the_ends() -> None:
     steady = [float(moment) for moment in range(1, 11)]
     late = [moment + 4 for moment in steady]
-    written = Together(0, [steady, late])
-    assert written.phase == 2  # two tokens a second from 5 to 10
-    assert written.total == 20 / 14
+    written = ConcurrentAnswers(0, [steady, late])
+    assert written.steady_rate == 2  # two tokens a second from 5 to 10
+    assert written.total_rate == 20 / 14
     with pytest.raises(RuntimeError, match="never"):
-        _ = Together(0, [[1.0, 2.0], [3.0, 4.0]]).phase
+        _ = ConcurrentAnswers(0, [[1.0, 2.0], [3.0, 4.0]]).steady_rate
 
 
 def test_times_of_an_answer() -> None:

@@ -1,7 +1,7 @@
 """A crowd at the server for minutes: nobody gets a 5xx or gets stuck, nobody waits out of proportion, memory stays.
 
-python -m tests.stress.crowd
-python -m tests.stress.crowd --clients 16 --seconds 20 --warm_up 5
+python -m tests.stress.server_load
+python -m tests.stress.server_load --clients 16 --seconds 20 --warm_up 5
 
 Each of `--clients` clients asks one question after another: streamed or whole, about a picture that is new, or one of a
 few, or none, for an answer of a random length. Some leave after a random time, and some requests are bad, and must get
@@ -21,23 +21,22 @@ import sys
 import time
 from dataclasses import dataclass
 
-from benchmarks.parts.http_bodies import completion, random_png
-from benchmarks.parts.http_client import Outcome, ask, to_request
+from benchmarks.parts.http_client import RequestResult, completion, random_png, send, to_request
 from benchmarks.parts.http_server import Server, serving
-from benchmarks.parts.machine import at_least as no_less, describe_machine
+from benchmarks.parts.machine import describe_machine, min_int
 from benchmarks.parts.streams import percentile
 from benchmarks.parts.table import show
 from model.command_line import ArgumentParser, run_program
 
-BAD, LEAVING = 0.1, 0.2  # shares of all requests
-FEW_PICTURES = 8  # that are asked about again and again
-LONGEST = 128  # tokens of an answer
-MOST_PATIENCE_S = 3.0  # of a client that leaves
-STUCK_S = 120.0
-MOST_GROWTH, MOST_SPREAD = 0.05, 4.0
-NOTHING = b"x"
+INVALID_RATE, DISCONNECT_RATE = 0.1, 0.2  # shares of all requests
+REPEATED_IMAGES = 8  # that are asked about again and again
+MAX_ANSWER_TOKENS = 128  # tokens of an answer
+MAX_DISCONNECT_S = 3.0  # of a client that leaves
+STUCK_AFTER_S = 120.0
+MAX_GROWTH, MAX_SPREAD = 0.05, 4.0
+INVALID_JSON = b"x"
 BAD_BODIES = (
-    NOTHING,
+    INVALID_JSON,
     b"[]",
     b'{"model": "another", "messages": [{"role": "user", "content": "hello"}]}',
     b'{"model": "MODEL", "messages": []}',
@@ -49,17 +48,17 @@ BAD_BODIES = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedRequest:
     """One request, and what is expected of it."""
 
     body: bytes
     is_bad: bool = False
     streamed: bool = False
     tokens: int = 0
-    patience_s: float | None = None
+    disconnect_after_s: float | None = None
 
 
-class Crowd:
+class LoadTest:
     """Clients that ask one question after another.
 
     Args:
@@ -70,134 +69,132 @@ class Crowd:
     def __init__(self, server: Server, pause_s: float) -> None:
         self.server, self.pause_s = server, pause_s
         self.model = server.model
-        self.chance = random.Random(0)
-        self.new_picture = FEW_PICTURES
+        self.rng = random.Random(0)
+        self.next_image = REPEATED_IMAGES
         self.counts: collections.Counter[str] = collections.Counter()
         self.firsts: list[float] = []
         self.waits: list[float] = []
         self.failures: list[str] = []
 
-    def draw(self) -> Plan:
+    def sample_request(self) -> PlannedRequest:
         """Return the next request of somebody."""
-        chance = self.chance
-        if chance.random() < BAD:
-            return Plan(chance.choice(BAD_BODIES).replace(b"MODEL", self.model.encode()), is_bad=True)
-        picture = None
-        if chance.random() < 0.75:
-            self.new_picture += 1
-            known = chance.random() < 0.25
-            picture = random_png(
-                chance.choice((16, 64, 128)), chance.randrange(FEW_PICTURES) if known else self.new_picture
-            )
-        tokens, streamed = chance.randint(1, LONGEST), chance.random() < 0.75
-        text = "Describe the image." + " And then?" * chance.choice((0, 0, 5, 50))
-        body = completion(self.model, tokens, chance.randrange(2**31), picture, stream=streamed, text=text)
-        patience_s = chance.uniform(0, MOST_PATIENCE_S) if chance.random() < LEAVING else None
-        return Plan(json.dumps(body).encode(), False, streamed, tokens, patience_s)
+        rng = self.rng
+        if rng.random() < INVALID_RATE:
+            return PlannedRequest(rng.choice(BAD_BODIES).replace(b"MODEL", self.model.encode()), is_bad=True)
+        image = None
+        if rng.random() < 0.75:
+            self.next_image += 1
+            known = rng.random() < 0.25
+            image = random_png(rng.choice((16, 64, 128)), rng.randrange(REPEATED_IMAGES) if known else self.next_image)
+        tokens, streamed = rng.randint(1, MAX_ANSWER_TOKENS), rng.random() < 0.75
+        text = "Describe the image." + " And then?" * rng.choice((0, 0, 5, 50))
+        body = completion(self.model, tokens, rng.randrange(2**31), image, stream=streamed, text=text)
+        disconnect_after_s = rng.uniform(0, MAX_DISCONNECT_S) if rng.random() < DISCONNECT_RATE else None
+        return PlannedRequest(json.dumps(body).encode(), False, streamed, tokens, disconnect_after_s)
 
-    async def visit(self, end: float) -> None:
+    async def run_client(self, end: float) -> None:
         """Ask until the time is over."""
         while time.monotonic() < end:
-            plan = self.draw()
+            plan = self.sample_request()
             try:
-                async with asyncio.timeout(STUCK_S):
-                    self.judge(plan, await ask(self.server.port, to_request(plan.body), plan.patience_s))
+                async with asyncio.timeout(STUCK_AFTER_S):
+                    self.check(plan, await send(self.server.port, to_request(plan.body), plan.disconnect_after_s))
             except (TimeoutError, OSError) as error:
                 self.fail(f"{type(error).__name__}: {error}")
-            await asyncio.sleep(self.chance.expovariate(1 / self.pause_s) if self.pause_s else 0)
+            await asyncio.sleep(self.rng.expovariate(1 / self.pause_s) if self.pause_s else 0)
 
-    def judge(self, plan: Plan, outcome: Outcome) -> None:
+    def check(self, plan: PlannedRequest, result: RequestResult) -> None:
         """Count what came of a request, and say what is wrong with it."""
-        if outcome.status == 429:
+        if result.status == 429:
             self.counts["refused"] += 1
         elif plan.is_bad:
-            self.expect(400 <= outcome.status < 500, plan, outcome)
+            self.expect(400 <= result.status < 500, plan, result)
             self.counts["bad"] += 1
-        elif plan.patience_s is not None and not outcome.is_complete:
-            self.expect(outcome.status in (0, 200), plan, outcome)
+        elif plan.disconnect_after_s is not None and not result.is_complete:
+            self.expect(result.status in (0, 200), plan, result)
             self.counts["left"] += 1
         else:
-            self.expect(
-                (outcome.status, outcome.tokens, outcome.is_complete) == (200, plan.tokens, True), plan, outcome
-            )
+            self.expect((result.status, result.tokens, result.is_complete) == (200, plan.tokens, True), plan, result)
             self.counts["answered"] += 1
-            self.counts["tokens"] += outcome.tokens
-        if outcome.status == 200 and plan.streamed:
-            self.firsts.append(outcome.first_s)
-            self.waits.append(outcome.longest_wait_s)
+            self.counts["tokens"] += result.tokens
+        if result.status == 200 and plan.streamed:
+            self.firsts.append(result.first_s)
+            self.waits.append(result.longest_wait_s)
 
-    def expect(self, holds: bool, plan: Plan, outcome: Outcome) -> None:
+    def expect(self, holds: bool, plan: PlannedRequest, result: RequestResult) -> None:
         """Note a failure unless it holds."""
         if not holds:
-            self.fail(f"{plan.tokens} tokens wanted, bad: {plan.is_bad}, patience: {plan.patience_s}, but: {outcome}")
+            self.fail(
+                f"{plan.tokens} tokens wanted, bad: {plan.is_bad}, patience: {plan.disconnect_after_s}, but: {result}"
+            )
 
     def fail(self, text: str) -> None:
         """Note a failure, and print it at once."""
         self.failures.append(text)
         show(f"FAILED: {text}")
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin to count, after the warm-up."""
         self.counts.clear()
         self.firsts.clear()
         self.waits.clear()
 
 
-async def watch(crowd: Crowd, warm_up: float, seconds: float, every_s: float) -> list[float]:
+async def monitor(load_test: LoadTest, warm_up: float, seconds: float, every_s: float) -> list[float]:
     """Print now and then how it goes; return the server's memory in MiB, sampled each second after the warm-up."""
     started, samples = time.monotonic(), list[float]()
     for second in range(1, int(warm_up + seconds) + 1):
         await asyncio.sleep(started + second - time.monotonic())
         if second == int(warm_up):
-            crowd.forget()
-        memory = crowd.server.rss_mib
+            load_test.reset()
+        memory = load_test.server.rss_mib
         if second > warm_up:
             samples.append(memory)
         if second % every_s == 0:
-            counts = ", ".join(f"{number:,} {name}" for name, number in sorted(crowd.counts.items()))
+            counts = ", ".join(f"{number:,} {name}" for name, number in sorted(load_test.counts.items()))
             show(f"{second:6.0f} s: {counts or 'none yet'}; server {memory:.0f} MiB")
     return samples
 
 
-async def run(server: Server, options: argparse.Namespace) -> tuple[Crowd, list[float]]:
+async def run(server: Server, options: argparse.Namespace) -> tuple[LoadTest, list[float]]:
     """Let the crowd come; return it, and the server's memory."""
-    crowd = Crowd(server, options.pause_s)
+    load_test = LoadTest(server, options.pause_s)
     end = time.monotonic() + options.warm_up + options.seconds
-    visitors = [asyncio.create_task(crowd.visit(end)) for _ in range(options.clients)]
-    samples = await watch(crowd, options.warm_up, options.seconds, options.every_s)
+    visitors = [asyncio.create_task(load_test.run_client(end)) for _ in range(options.clients)]
+    samples = await monitor(load_test, options.warm_up, options.seconds, options.every_s)
     await asyncio.gather(*visitors)
-    return crowd, samples
+    return load_test, samples
 
 
-def check_memory(crowd: Crowd, samples: list[float]) -> None:
+def check_memory(load_test: LoadTest, samples: list[float]) -> None:
     """Print by how much memory has grown, and fail where that is too much."""
     third = max(1, len(samples) // 3)
     first, last = statistics.mean(samples[:third]), statistics.mean(samples[-third:])
     growth = last / first - 1
-    allowed = f"at most {MOST_GROWTH:+.0%}"
+    allowed = f"at most {MAX_GROWTH:+.0%}"
     show(f"Memory: {first:.0f} MiB in the first third, {last:.0f} in the last: {growth:+.1%}; {allowed}.")
-    if growth > MOST_GROWTH:
-        crowd.fail("memory has grown")
+    if growth > MAX_GROWTH:
+        load_test.fail("memory has grown")
 
 
-def check_waits(crowd: Crowd) -> None:
+def check_latency(load_test: LoadTest) -> None:
     """Print how long first tokens took, and fail where some took too long beside the others."""
-    for name, seconds in (("First token", crowd.firsts), ("Longest wait within an answer", crowd.waits)):
+    for name, seconds in (("First token", load_test.firsts), ("Longest wait within an answer", load_test.waits)):
         spread = ", ".join(f"{share:.0%} {percentile(seconds, share):.3f} s" for share in (0.5, 0.95, 1.0))
         show(f"{name}, {len(seconds)} streams: {spread}.")
-    median, most = (percentile(crowd.firsts, share) for share in (0.5, 0.95))
-    show(f"The first token of 95 % took {most / median:.2f} x the median; at most {MOST_SPREAD:g} x.")
+    median, most = (percentile(load_test.firsts, share) for share in (0.5, 0.95))
+    show(f"The first token of 95 % took {most / median:.2f} x the median; at most {MAX_SPREAD:g} x.")
     # With pauses most questions find a free row, and the ratio tells how often that was not so.
-    if most > MOST_SPREAD * median and not crowd.pause_s:
-        crowd.fail("some wait much longer than others")
+    if most > MAX_SPREAD * median and not load_test.pause_s:
+        load_test.fail("some wait much longer than others")
 
 
-def check_idle(crowd: Crowd) -> None:
+def check_idle(load_test: LoadTest) -> None:
     """Fail where the server still holds places after everybody has left."""
-    end = time.monotonic() + STUCK_S
-    while "visualglm_answers 0.0" not in crowd.server.get("/metrics")[1]:
+    end = time.monotonic() + STUCK_AFTER_S
+    while "visualglm_answers 0.0" not in load_test.server.get("/metrics")[1]:
         if time.monotonic() > end:
-            crowd.fail("places are still held after everybody has left")
+            load_test.fail("places are still held after everybody has left")
             return
         time.sleep(0.1)
 
@@ -206,11 +203,11 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
-    parser.add_argument("--clients", type=no_less(1), default=64, help="default %(default)s")
-    parser.add_argument("--seconds", type=no_less(3), default=180, help="how long (default %(default)s)")
+    parser.add_argument("--clients", type=min_int(1), default=64, help="default %(default)s")
+    parser.add_argument("--seconds", type=min_int(3), default=180, help="how long (default %(default)s)")
     parser.add_argument("--pause_s", type=float, default=0.0, help="before the next question, in the mean")
-    parser.add_argument("--warm_up", type=no_less(0), default=60, help="seconds before (default %(default)s)")
-    parser.add_argument("--every_s", type=no_less(1), default=20, help="seconds between lines (default %(default)s)")
+    parser.add_argument("--warm_up", type=min_int(0), default=60, help="seconds before (default %(default)s)")
+    parser.add_argument("--every_s", type=min_int(1), default=20, help="seconds between lines (default %(default)s)")
     return parser.parse_args()
 
 
@@ -219,13 +216,13 @@ def main() -> None:
     options = parse_arguments()
     show(f"{describe_machine()}, {options.from_pretrained}, clients: {options.clients}\n")
     with serving(["--from_pretrained", options.from_pretrained]) as server:
-        crowd, samples = asyncio.run(run(server, options))
-        check_idle(crowd)
-    check_memory(crowd, samples)
-    check_waits(crowd)
-    verdict = f"FAILED, {len(crowd.failures)} times" if crowd.failures else "Passed"
-    show(f"{verdict}: {dict(sorted(crowd.counts.items()))}.")
-    sys.exit(bool(crowd.failures))
+        load_test, samples = asyncio.run(run(server, options))
+        check_idle(load_test)
+    check_memory(load_test, samples)
+    check_latency(load_test)
+    verdict = f"FAILED, {len(load_test.failures)} times" if load_test.failures else "Passed"
+    show(f"{verdict}: {dict(sorted(load_test.counts.items()))}.")
+    sys.exit(bool(load_test.failures))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a training step at the published size computes and keeps, reckoned without a GPU: on tensors without data.
 
-python -m benchmarks.finetune_reckoned
+python -m benchmarks.estimate_finetune
 
 Operations are counted by torch.utils.flop_counter, matrix products alone, two for a multiplication and an addition;
 neither the language model's attention nor, on the way forth, its 4-bit layers are seen by it. What is kept is what
@@ -42,19 +42,19 @@ from model.tensors import LazyTensors
 
 META, DTYPE = torch.device("meta"), torch.bfloat16
 LENGTH, ANSWER = 320, 270
-TWO = "--use_lora --layer_range 0 14"
+LORA_ON_TWO_LAYERS = "--use_lora --layer_range 0 14"
 CASES = (
-    (4, TWO),
-    (4, f"{TWO} --checkpoint-activations"),
+    (4, LORA_ON_TWO_LAYERS),
+    (4, f"{LORA_ON_TWO_LAYERS} --checkpoint-activations"),
     (1, "--use_lora"),
     (1, "--use_qlora"),
     (1, "--use_qlora --checkpoint-activations"),
     (4, "--use_ptuning"),
 )
-FLOATS_OF_TRAINING = 4 * 4  # bytes for each number: itself, its gradient and two moments
+TRAINING_BYTES_PER_WEIGHT = 4 * 4  # bytes for each number: itself, its gradient and two moments
 
 
-class KernelAttention(torch.autograd.Function):
+class FlashAttentionStub(torch.autograd.Function):
     """Keeps what a GPU's attention keeps, and computes nothing."""
 
     @staticmethod
@@ -71,12 +71,12 @@ class KernelAttention(torch.autograd.Function):
         return *(torch.empty_like(tensor) for tensor in context.saved_tensors[:3]), None
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = None, **_: Any) -> torch.Tensor:
+def stub_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = None, **_: Any) -> torch.Tensor:
     """Stand for scaled_dot_product_attention."""
-    return KernelAttention.apply(q, k, v, attn_mask)  # type: ignore[no-any-return]
+    return FlashAttentionStub.apply(q, k, v, attn_mask)  # type: ignore[no-any-return]
 
 
-def empty_checkpoint() -> Checkpoint:
+def meta_checkpoint() -> Checkpoint:
     """Return a model of the published sizes without data."""
     drawn = random_checkpoint(full_size_config(), META, DTYPE)
     loaders = {
@@ -106,34 +106,34 @@ def make_batch(count: int, image_length: int, image_size: int) -> Batch:
 
 
 @contextmanager
-def counting_kept(held: set[int]) -> Iterator[dict[int, Any]]:
-    """Collect the storages that autograd keeps in the block, by their places, but for those already `held`."""
-    kept: dict[int, Any] = {}
+def collect_saved_tensors(excluded: set[int]) -> Iterator[dict[int, Any]]:
+    """Collect the storages that autograd keeps in the block, by their places, but for those already `excluded`."""
+    saved: dict[int, Any] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in held:
-            kept[storage._cdata] = storage
+        if storage._cdata not in excluded:
+            saved[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
+        yield saved
 
 
-class Live(TorchDispatchMode):
+class LiveMemory(TorchDispatchMode):
     """Counts the bytes of tensors that are made in the block, and are not yet gone.
 
     Args:
-        held: places of storages that do not count.
+        excluded: places of storages that do not count.
 
     Attributes:
-        most: bytes when there were most.
+        peak: bytes when there were most.
     """
 
-    def __init__(self, held: set[int]) -> None:
+    def __init__(self, excluded: set[int]) -> None:
         super().__init__()
-        self.known = set(held)
-        self.now = self.most = 0
+        self.known = set(excluded)
+        self.current = self.peak = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -141,33 +141,34 @@ class Live(TorchDispatchMode):
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self.note(tensor.untyped_storage())
-        self.most = max(self.most, self.now)
+                self.track(tensor.untyped_storage())
+        self.peak = max(self.peak, self.current)
         return made
 
-    def note(self, storage: torch.UntypedStorage) -> None:
+    def track(self, storage: torch.UntypedStorage) -> None:
         """Count a storage until it is gone, if it is new."""
-        place, size = storage._cdata, storage.nbytes()
-        if place not in self.known:
-            self.known.add(place)
-            self.now += size
-            weakref.finalize(storage, self.forget, place, size)
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.current += size
+            weakref.finalize(storage, self.release, key, size)
 
-    def forget(self, place: int, size: int) -> None:
+    def release(self, key: int, size: int) -> None:
         """Count a storage no more."""
-        self.known.discard(place)
-        self.now -= size
+        self.known.discard(key)
+        self.current -= size
 
 
-def weight_bytes(network: Any) -> int:
+def weight_and_optimizer_bytes(network: Any) -> int:
     """Return the bytes of weights, and of the optimiser for those that are trained."""
     rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
     return sum(
-        weight.nbytes + FLOATS_OF_TRAINING * weight.numel() * weight.requires_grad for weight in network.parameters()
+        weight.nbytes + TRAINING_BYTES_PER_WEIGHT * weight.numel() * weight.requires_grad
+        for weight in network.parameters()
     ) + sum(layer.packed.nbytes + layer.scales.nbytes for layer in rounded)
 
 
-def reckon(checkpoint: Checkpoint, count: int, flags: str) -> str:
+def estimate(checkpoint: Checkpoint, count: int, flags: str) -> str:
     """Return the row of one case."""
     options = parse_arguments([*shlex.split(flags), "--train-data", "none"])
     settings = method_settings(options, checkpoint.config["num_layers"])
@@ -175,44 +176,44 @@ def reckon(checkpoint: Checkpoint, count: int, flags: str) -> str:
     choose_trained(network, options)
     module = AnswerLoss(network, options.checkpoint_activations)
     batch = make_batch(count, network.image_length, network.image_size)
-    with patch.object(F, "scaled_dot_product_attention", attend):
-        counts = count_operations(module, batch)
-        sizes = (*count_bytes(module, batch), weight_bytes(network))
+    with patch.object(F, "scaled_dot_product_attention", stub_attention):
+        counts = count_flops(module, batch)
+        sizes = (*measure_memory(module, batch), weight_and_optimizer_bytes(network))
     numbers = [count / 1e12 for count in counts] + [size / 1e9 for size in sizes]
     return f"| {count} x {LENGTH} | `{flags}` | {' | '.join(f'{number:.2f}' for number in numbers)} |"
 
 
-def count_operations(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
+def count_flops(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
     """Return the operations of a step: on the way forth, and in all."""
     with FlopCounterMode(display=False) as counter:
         loss = module(batch, None)
-        forth = counter.get_total_flops()
+        forward_flops = counter.get_total_flops()
         loss.backward()
     module.zero_grad(set_to_none=True)
-    return forth, counter.get_total_flops()
+    return forward_flops, counter.get_total_flops()
 
 
-def count_bytes(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
+def measure_memory(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
     """Return the bytes that a step keeps for its way back, and the most that lies in memory beside weights."""
     network, images = module.network, module.encode_images(batch)
     rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
     weights = [*network.parameters(), *(tensor for layer in rounded for tensor in (layer.packed, layer.scales))]
-    held = {weight.untyped_storage()._cdata for weight in weights}
-    with Live(held) as live:
-        with counting_kept(held) as kept:
+    excluded = {weight.untyped_storage()._cdata for weight in weights}
+    with LiveMemory(excluded) as live:
+        with collect_saved_tensors(excluded) as saved:
             loss = module(batch, images)
-        size = sum(storage.nbytes() for storage in kept.values())
-        kept.clear()  # or nothing of it could go
+        size = sum(storage.nbytes() for storage in saved.values())
+        saved.clear()  # or nothing of it could go
         loss.backward()
-    return size, live.most
+    return size, live.peak
 
 
 def main() -> None:
     """Print a row for each case."""
     show("| rows | flags | TFLOP forth | TFLOP in all | kept, GB | the most, GB | weights, GB |\n" + "|---" * 7 + "|")
-    checkpoint = empty_checkpoint()
+    checkpoint = meta_checkpoint()
     for count, flags in CASES:
-        show(reckon(checkpoint, count, flags))
+        show(estimate(checkpoint, count, flags))
 
 
 if __name__ == "__main__":

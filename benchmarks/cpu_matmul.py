@@ -2,8 +2,8 @@
 
 See `model.kernels.linear.PretransposedLinear`.
 
-OMP_NUM_THREADS=1 python -m benchmarks.products
-python -m benchmarks.products --rows 1 2 4 --sets 1       weights that stay in the cache
+OMP_NUM_THREADS=1 python -m benchmarks.cpu_matmul
+python -m benchmarks.cpu_matmul --rows 1 2 4 --sets 1       weights that stay in the cache
 
 The weights are as large as those of visualglm-tiny's language model, in float32. Several sets of them take turns, so
 that they come from memory, as they do where other programs use the cache. Times are medians.
@@ -16,8 +16,8 @@ from functools import partial
 
 import torch
 
-from benchmarks.parts.machine import at_least, describe_machine
-from benchmarks.parts.subjects import timed
+from benchmarks.parts.backends import time_call
+from benchmarks.parts.machine import describe_machine, min_int
 from benchmarks.parts.table import show
 from model import load_sat
 from model.command_line import ArgumentParser, run_program
@@ -26,7 +26,7 @@ from model.kernels.linear import MAX_TRANSPOSED_ROWS, PretransposedLinear, has_s
 ROWS = (1, 2, 3, MAX_TRANSPOSED_ROWS, 6, 8, 16)
 
 
-def draw_sets(count: int) -> list[list[PretransposedLinear]]:
+def random_weight_sets(count: int) -> list[list[PretransposedLinear]]:
     """Return the layers of a token in their order, so many times with other weights."""
     network = load_sat("visualglm-tiny", device="cpu").network
     parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
@@ -44,16 +44,16 @@ def median_ms(sets: list[list[PretransposedLinear]], rows: int, few: int, repeti
         for layer, x in zip(layers, inputs, strict=True):
             layer(x)
 
-    spent = [timed(partial(multiply, sets[number % len(sets)])) for number in range(repetitions + len(sets))]
+    spent = [time_call(partial(multiply, sets[number % len(sets)])) for number in range(repetitions + len(sets))]
     return statistics.median(spent[len(sets) :]) * 1e3
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=at_least(1), nargs="+", default=ROWS, help="tokens side by side")
-    parser.add_argument("--sets", type=at_least(1), default=4, help="of weights (default %(default)s)")
-    parser.add_argument("--repetitions", type=at_least(1), default=60, help="(default %(default)s)")
+    parser.add_argument("--rows", type=min_int(1), nargs="+", default=ROWS, help="tokens side by side")
+    parser.add_argument("--sets", type=min_int(1), default=4, help="of weights (default %(default)s)")
+    parser.add_argument("--repetitions", type=min_int(1), default=60, help="(default %(default)s)")
     return parser.parse_args()
 
 
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print a table."""
     options = parse_arguments()
-    sets = draw_sets(options.sets)
+    sets = random_weight_sets(options.sets)
     size = sum(layer.weight.nbytes for layer in sets[0])
     chosen = f"by parts up to {MAX_TRANSPOSED_ROWS} rows" if has_slow_small_matmul() else "the usual way"
     show(f"{describe_machine()}, threads: {torch.get_num_threads()}, {size / 1e6:.1f} MB; in use: {chosen}\n")

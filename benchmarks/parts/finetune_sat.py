@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.full_size import Source
-from benchmarks.parts.finetune_subject import taken_before
+from benchmarks.parts.finetune_ours import describe_memory_in_use
 from benchmarks.parts.machine import synchronize
 from finetune.batches import Batch, collate
 from finetune.data import ChatDataset
@@ -45,8 +45,8 @@ class SatTraining:
     def __init__(
         self, source: Source, data: Path, length: int, batch_size: int, rank: int, layers: list[int], steps: int
     ) -> None:
-        self.before = taken_before(source.device)
-        self.network = restore(source.sat().network, rank, layers)
+        self.before = describe_memory_in_use(source.device)
+        self.network = use_sat_modules(source.sat().network, rank, layers)
         self.device, self.steps = source.device, steps
         sizes = {"image_length": self.network.image_length, "image_size": self.network.image_size}
         tokenizer = load_tokenizer(source.name if not source.is_random else "visualglm-tiny")
@@ -95,7 +95,7 @@ class SatTraining:
         return torch.cuda.max_memory_allocated(self.device) / 2**30, self.before
 
 
-def restore(network: Any, rank: int, layers: list[int]) -> Any:
+def use_sat_modules(network: Any, rank: int, layers: list[int]) -> Any:
     """Give a network of ours SAT's own attention and rotary tables in place of ours, and SAT's LoRA."""
     for part in (network.vision_encoder.vit, network.vision_encoder.qformer):
         part.del_mixin("full-attention")

@@ -1,7 +1,7 @@
 """Two checkouts of this repository, measured in turn on one device: decoding and a training step.
 
-python -m benchmarks.trees ../before .
-python -m benchmarks.trees ../before . --rounds 1 --layers 1 --device cpu
+python -m benchmarks.compare_checkouts ../before .
+python -m benchmarks.compare_checkouts ../before . --rounds 1 --layers 1 --device cpu
 
 Each checkout has a process of its own with the published sizes and random weights; both keep it, so the device needs
 memory for two. The order of the two changes from round to round. Medians are compared, with the spread of the rounds.
@@ -15,14 +15,14 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.parts import measured_tree
-from benchmarks.parts.measured_tree import DECODE, TRAIN
+from benchmarks.parts import checkout_process
+from benchmarks.parts.checkout_process import DECODE, TRAIN
 from model.command_line import ArgumentParser, print_text, run_program
 
 SIDES = ("first", "second")
 
 
-class Side:
+class CheckoutProcess:
     """A process that measures one checkout whenever it is told to.
 
     Args:
@@ -31,12 +31,12 @@ class Side:
     """
 
     def __init__(self, checkout: Path, options: argparse.Namespace) -> None:
-        command = [sys.executable, str(Path(measured_tree.__file__)), str(options.layers), options.device]
+        command = [sys.executable, str(Path(checkout_process.__file__)), str(options.layers), options.device]
         self.process = subprocess.Popen(
             command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
-    def ask(self, what: str) -> dict[str, float]:
+    def measure(self, what: str) -> dict[str, float]:
         """Return the numbers of one measurement by name.
 
         Raises:
@@ -55,14 +55,14 @@ class Side:
 
 def compare(first: Path, second: Path, options: argparse.Namespace) -> None:
     """Measure two checkouts in turn and print their medians."""
-    sides = dict(zip(SIDES, (Side(first, options), Side(second, options)), strict=True))
+    sides = dict(zip(SIDES, (CheckoutProcess(first, options), CheckoutProcess(second, options)), strict=True))
     for side in sides.values():
-        side.ask(DECODE)  # captures and compiling
+        side.measure(DECODE)  # captures and compiling
     results: defaultdict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in SIDES})
     for what in (DECODE, TRAIN):
         for number in range(options.rounds):
             for name in SIDES if number % 2 == 0 else reversed(SIDES):
-                for key, value in sides[name].ask(what).items():
+                for key, value in sides[name].measure(what).items():
                     results[key][name].append(value)
     for key, values in results.items():
         medians = [statistics.median(values[name]) for name in SIDES]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size import EMBEDDED_MODEL, Source
-from benchmarks.parts.machine import PICTURE, ROOT
+from benchmarks.parts.machine import EXAMPLE_IMAGE, ROOT
 from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert, copy_tokenizer
 from model.checkpoint.hf import CONFIG_NAME
@@ -32,7 +32,7 @@ def export(source: Source, directory: Path) -> None:
     export_code(directory)
 
 
-class Exported:
+class TransformersBackend:
     """What plain transformers took, for each length of prompt.
 
     Raises:
@@ -62,7 +62,16 @@ def run_script(
     options = {"--device": device, "--dtype": precision, "--tokens": tokens}
     flags = [str(part) for option in options.items() for part in option]
     done = subprocess.run(
-        [sys.executable, "-P", str(SCRIPT), str(directory), str(PICTURE), *flags, "--prompts", *map(str, prompts)],
+        [
+            sys.executable,
+            "-P",
+            str(SCRIPT),
+            str(directory),
+            str(EXAMPLE_IMAGE),
+            *flags,
+            "--prompts",
+            *map(str, prompts),
+        ],
         cwd=directory.parent,
         env=os.environ | {"HF_MODULES_CACHE": str(directory.parent / "modules"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
