@@ -59,7 +59,9 @@ TARGET_MS = {"dense": 3.09, "int8": 1.7, "int4": 1.1}
 # Of the time there is, for compiling in other processes.
 COMPILE_TIME_SHARE = 0.5
 Table = dict[tuple[str, int, int], KernelConfig]
-TABLES = re.compile(r"# One row of activations\.\nMATVEC_CONFIGS: .*?\n}\n# Several rows\.\nMATMUL_CONFIGS: .*?}\n", re.DOTALL)
+TABLES = re.compile(
+    r"# One row of activations\.\nMATVEC_CONFIGS: .*?\n}\n# Several rows\.\nMATMUL_CONFIGS: .*?}\n", re.DOTALL
+)
 
 
 class MatmulCase(NamedTuple):
@@ -288,7 +290,8 @@ def table_source(best: dict[MatmulCase, KernelConfig]) -> str:
     one, several = dict(MATVEC_CONFIGS), dict(MATMUL_CONFIGS)
     for case, config in best.items():
         (one if case.rows == 1 else several)[case[:3]] = config
-    tables = f"# One row of activations.\n{lines('MATVEC_CONFIGS', one)}# Several rows.\n{lines('MATMUL_CONFIGS', several)}"
+    tables = "# One row of activations.\n" + lines("MATVEC_CONFIGS", one)
+    tables += "# Several rows.\n" + lines("MATMUL_CONFIGS", several)
     source, count = TABLES.subn(lambda _: tables, Path(autotune.__file__).read_text(encoding="utf-8"))
     assert count == 1
     return source
