@@ -1,1 +1,1 @@
-"""Weights of 8 or 4 bits for the SAT network: less memory to hold and to read, on any device."""
+"""Quantized weights of 8 or 4 bits for the SAT network: less memory and memory traffic, on any device."""

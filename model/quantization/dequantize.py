@@ -1,8 +1,8 @@
-"""Dequantize weights that were quantized before they were written.
+"""Dequantize the weights of a checkpoint that was saved quantized.
 
-The original's `quantize` gives each row of a matrix one scale: weight = q * scale. int8 holds one q a byte; int4 two,
-the one of the even column in the high half. Ours may also have groups of columns within each row, each with a step
-and a zero: weight = (q * step + zero) * scale. The tokens' embeddings may have int8 where the other matrices have int4.
+The original's `quantize` uses one scale per row: weight = q * scale. An int8 byte holds one q; an int4 byte holds two,
+that of the even column in the high half. Our checkpoints may also have groups of columns within each row, with a step
+and a zero point each: weight = (q * step + zero) * scale. The token embeddings may be int8 if the matrices are int4.
 """
 
 import reprlib
@@ -22,7 +22,7 @@ EMBEDDINGS = "transformer.word_embeddings.weight"
 
 
 def read_bits(config: Mapping[str, Any], file: Path) -> int:
-    """Return the bits of quantised weights that the configuration in `file` tells of, 0 for none."""
+    """Return the bits per quantized weight from the configuration in `file`; 0 if it is not quantized."""
     bits = config.get("quantization_bit") or 0
     if bits not in (0, *BITS):
         raise CheckpointError(f"{file}: quantization_bit is {reprlib.repr(bits)}; it should be 4 or 8, or 0 for none.")
@@ -30,27 +30,28 @@ def read_bits(config: Mapping[str, Any], file: Path) -> int:
 
 
 def stored_quantized(tensors: Tensors) -> Tensors:
-    """Return the quantised weights among `tensors`, with their scales and groups, as they are stored."""
+    """Select the quantized weights of `tensors`, with their scales and groups, in stored form."""
     weights = [name.removesuffix(SCALE_SUFFIX) for name in tensors if name.endswith(f".weight{SCALE_SUFFIX}")]
     parts = (name + ending for name in weights for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX))
     return LazyTensors({name: partial(tensors.__getitem__, name) for name in parts if name in tensors})
 
 
 def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:
-    """Return `tensors` with each quantised matrix in its scale's dtype, and without the scales.
+    """Return `tensors` with each quantized matrix dequantized to its scale's dtype, and without the scales.
 
     Args:
-        bits: of a weight, but for the embeddings, whose rows of `width` numbers tell.
+        bits: bits per weight of the matrices. The embeddings have 8 if their rows hold `width` bytes.
+        width: hidden size of the language model.
 
     Raises:
-        CheckpointError: scales without a number of bits that we know, or a matrix of another dtype.
+        CheckpointError: there are scales but `bits` is not supported, or a quantized matrix is not int8.
     """
     scales = [name for name in tensors if name.endswith(f".weight{SCALE_SUFFIX}")]
     if not scales and not bits:
         return tensors
     if bits not in BITS:
         raise CheckpointError(
-            f"The weights are quantised ({scales[0] if scales else 'says the configuration'}), but quantization_bit in "
+            f"The weights are quantized ({scales[0] if scales else 'by the configuration'}), but quantization_bit in "
             f"the configuration is {bits}; it should be 4 or 8."
         )
     loaders = loaders_of(tensors)
@@ -63,11 +64,11 @@ def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:
 
 
 def dequantize_tensor(tensors: Tensors, name: str, columns: int | None, bits: int) -> torch.Tensor:
-    """Return the matrix called `name`; where `columns` are given, they tell its bits."""
+    """Dequantize the matrix called `name`; it is 8-bit regardless of `bits` if its rows hold `columns` bytes."""
     if name not in tensors or tensors[name].dtype != torch.int8:
-        raise CheckpointError(f"{name}{SCALE_SUFFIX} is there, so {name} should hold int8; it does not.")
+        raise CheckpointError(f"{name}{SCALE_SUFFIX} is present, so {name} should be int8; it is not.")
     with translate_shape_errors(name):
         bits = 8 if columns == tensors[name].shape[1] else bits
         scale = tensors[name + SCALE_SUFFIX]
-        # The product of two numbers of half precision is exact in float32: rounded once.
+        # The product of two half-precision numbers is exact in float32, so the result is rounded only once.
         return dequantize(tensors[name], scale, tensors.get(name + GROUPS_SUFFIX), bits, torch.float32).to(scale.dtype)

@@ -1,7 +1,8 @@
-"""Keep a frozen weight in NF4's 4 bits, for QLoRA: packing, unpacking and the linear layer.
+"""Quantize frozen weights to NF4 for QLoRA: quantization, dequantization and the linear layer.
 
-NF4 rounds to 16 levels of a normal distribution, with one scale for every 64 numbers. A fine-tune by QLoRA is put over
-the same rounded weights again. Paper: https://arxiv.org/abs/2305.14314, whose appendix E gives the levels.
+NF4 rounds to 16 quantiles of a normal distribution, with one scale per block of 64 weights. A QLoRA adapter is loaded
+over the same quantized base weights as in training. Paper: https://arxiv.org/abs/2305.14314; appendix E lists the
+levels.
 """
 
 import functools
@@ -16,7 +17,7 @@ from torch import nn
 from ..kernels.torch_ops import dequantize
 from ..tensors import LazyTensors, Tensors, loaders_of
 from .dequantize import EMBEDDINGS
-from .quantize import EMBEDDING_BITS, quantize_weight as round_to_bits
+from .quantize import EMBEDDING_BITS, quantize_weight
 
 NF4_LEVELS = (
     -1.0,
@@ -37,12 +38,12 @@ NF4_LEVELS = (
     1.0,
 )
 BLOCK_SIZE = 64
-# The matrices of a language model's layer that QLoRA rounds, as SAT's LoraMixin does.
+# The linear layers of the language model that QLoRA quantizes, as in SAT's LoraMixin.
 QUANTIZED_LAYERS = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 def is_quantized(name: str) -> bool:
-    """Whether QLoRA rounds the tensor of this name, be it wrapped by LoRA or not."""
+    """Whether QLoRA quantizes the tensor of this name, with or without a LoRA wrapper around its layer."""
     plain = name.replace(".original.", ".")
     return plain.startswith("transformer.layers.") and plain.endswith(
         tuple(f"{matrix}.weight" for matrix in QUANTIZED_LAYERS)
@@ -50,11 +51,11 @@ def is_quantized(name: str) -> bool:
 
 
 def quantize_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round a weight [O, I].
+    """Quantize a weight [O, I] to NF4.
 
     Returns:
-        The numbers of the levels, uint8 [O * I / 2, 1], two a byte and the first in the high half; and the scales,
-        float32 [blocks], of blocks of 64 in the order of the rows, of which the last may be shorter.
+        The indices of the levels, uint8 [O * I / 2, 1], two per byte and the first in the high half; and the scales,
+        float32 [blocks], of blocks of 64 weights in row-major order, the last of which may be shorter.
     """
     flat = weight.detach().float().flatten()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK_SIZE)).view(-1, BLOCK_SIZE)
@@ -67,24 +68,24 @@ def quantize_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dequantize_nf4(packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return the float32 weight [O, I] of what `quantize_nf4` made."""
+    """Return the float32 weight [O, I] from the output of `quantize_nf4`."""
     indices = torch.cat((packed >> 4, packed & 15), dim=1).flatten()[: shape.numel()]
     levels = torch.tensor(NF4_LEVELS, device=packed.device)[indices.int()]
     return (levels * scales.repeat_interleave(BLOCK_SIZE)[: shape.numel()]).view(shape)
 
 
-def quantize_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight [O, I] as it is after rounding, in its own dtype."""
+def fake_quantize(weight: torch.Tensor) -> torch.Tensor:
+    """Quantize a weight [O, I] and dequantize it again, in its own dtype."""
     return dequantize_nf4(*quantize_nf4(weight), weight.shape).to(weight.dtype)
 
 
 def fake_quantize_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
-    """Return a model's tensors with those that QLoRA rounds as they are after rounding, each when it is read.
+    """Return a model's tensors with the weights that QLoRA quantizes fake-quantized, each when it is accessed.
 
-    Their rows are in the split order: rounding sees blocks that may reach over the ends of rows.
+    Rows must be in the split order, as in training: a block may span two rows.
 
     Args:
-        embeddings: whether those of the tokens were rounded, too, to 8 bits.
+        embeddings: whether the token embeddings were quantized to 8 bits as well.
     """
     loaders = loaders_of(tensors)
     loaders.update((name, partial(fake_quantize_tensor, tensors, name)) for name in filter(is_quantized, tensors))
@@ -94,24 +95,24 @@ def fake_quantize_tensors(tensors: Tensors, *, embeddings: bool) -> Tensors:
 
 
 def fake_quantize_tensor(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    """Return one of `tensors` as it is after rounding."""
-    return quantize_weight(tensors[name])
+    """Return the fake-quantized tensor called `name`."""
+    return fake_quantize(tensors[name])
 
 
 def fake_quantize_embeddings(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the tokens' embeddings as they are after rounding to 8 bits."""
+    """Quantize the token embeddings to 8 bits and dequantize them again."""
     weight = tensors[EMBEDDINGS]
-    return dequantize(*round_to_bits(weight, EMBEDDING_BITS), EMBEDDING_BITS, weight.dtype)
+    return dequantize(*quantize_weight(weight, EMBEDDING_BITS), EMBEDDING_BITS, weight.dtype)
 
 
 class Nf4Linear(nn.Module):
-    """A linear layer [.., I] -> [.., O] that is not trained; gradients pass through it.
+    """A frozen linear layer [.., I] -> [.., O] with an NF4 weight; gradients flow to its input.
 
-    Its weight is no parameter and in no state dict: it is the base model's, rounded anew whenever it is loaded.
-    Multiplied by bitsandbytes where that is installed, else by PyTorch.
+    The weight is neither a parameter nor in the state dict: it is the base model's, quantized again at each load. The
+    product is computed by bitsandbytes if that is installed, otherwise by PyTorch.
 
     Args:
-        weight: [O, I]; one without data is to be given later by `set_weight`.
+        weight: [O, I]; on the meta device if `set_weight` is called later.
         bias: [O], or None.
     """
 
@@ -124,7 +125,7 @@ class Nf4Linear(nn.Module):
         self.register_parameter("bias", bias)
 
     def set_weight(self, weight: torch.Tensor) -> None:
-        """Take a weight [O, I], rounded on the device that it is on."""
+        """Quantize a weight [O, I] on its device and take it over."""
         self.packed, self.scales = quantize_nf4(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -135,7 +136,7 @@ class Nf4Linear(nn.Module):
         return product
 
     def dequantized(self) -> nn.Linear:
-        """Return an ordinary layer with the rounded weight, in the bias's dtype if there is one."""
+        """Return an nn.Linear with the dequantized weight, in the dtype of the bias, or float32 without a bias."""
         dtype = torch.float32 if self.bias is None else self.bias.dtype
         plain = nn.Linear(self.shape[1], self.shape[0], bias=False, device="meta")
         plain.weight = nn.Parameter(dequantize_nf4(self.packed, self.scales, self.shape).to(dtype), requires_grad=False)
@@ -146,7 +147,7 @@ class Nf4Linear(nn.Module):
         return f"in_features={self.shape[1]}, out_features={self.shape[0]}, bits=4"
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Nf4Linear":
-        """Move to another device as a module does; a change of dtype is the bias's alone."""
+        """Move to another device as a module does; only the bias changes its dtype."""
         if not self.scales.is_meta:
             device = function(self.scales).device
             self.packed, self.scales = self.packed.to(device), self.scales.to(device)
@@ -163,7 +164,7 @@ def has_bitsandbytes() -> bool:
 def matmul_by_bitsandbytes(
     x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, shape: torch.Size, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return the product by bitsandbytes' kernels."""
+    """Return x @ weight.T + bias, computed by bitsandbytes' kernels."""
     from bitsandbytes import matmul_4bit
     from bitsandbytes.functional import QuantState
 
@@ -175,12 +176,12 @@ def matmul_by_bitsandbytes(
 
 @functools.lru_cache
 def levels_on(device: torch.device) -> torch.Tensor:
-    """Return NF4's levels on a device."""
+    """Return the NF4 levels as a tensor on a device."""
     return torch.tensor(NF4_LEVELS, device=device)
 
 
 class DequantizedMatmul(torch.autograd.Function):
-    """x @ weight.T + bias, which keeps the weight's few bits for the way back instead of the whole weight."""
+    """x @ weight.T + bias; saves the quantized weight for the backward pass instead of the dequantized one."""
 
     @staticmethod
     def forward(

@@ -1,6 +1,7 @@
-"""Quantize weights to 8 or 4 bits, and replace the layers of a SAT network by layers with such weights.
+"""Quantize weights to 8 or 4 bits, and replace the layers of a SAT network by quantized layers.
 
-See `kernels.torch_ops` for the format of a quantized weight. A row of a 4-bit linear layer has groups of columns.
+`kernels.torch_ops` defines the format of a quantized weight. Here, 8-bit weights have one scale per row, and 4-bit
+weights have a step and a zero point per group of columns as well.
 """
 
 import math
@@ -17,22 +18,23 @@ from ..kernels.torch_ops import QuantizedLinear, QuantizedWeight, check_bits, pa
 
 GROUP_SIZE = 128
 INT4_MIN, INT4_MAX = -8, 7
-# Of a group's range: cutting off its extremes may bring the others closer. The best is chosen for each group.
+# Fractions of a group's value range to cover: clipping outliers may reduce the error of the other values. Each group
+# gets the fraction with the least squared error.
 CLIP_RATIOS = (1.0, 0.94, 0.88, 0.8)
-# Elements rounded at once, so that a matrix of any size needs little beside itself.
+# Elements that are quantized at a time, which limits temporary memory for large matrices.
 CHUNK_ELEMENTS = 2**24
 
 
 def group_count(columns: int) -> int:
-    """Return G, the number of groups in a row: of 128 columns where that divides the row, else of fewer."""
+    """Return G, the number of groups per row. The group size is the greatest common divisor of `columns` and 128."""
     return columns // math.gcd(columns, GROUP_SIZE)
 
 
 def quantize_weight(weight: torch.Tensor, bits: int) -> QuantizedWeight:
-    """Return a weight [O, I] of any floating dtype in 8 or 4 bits, on its device.
+    """Quantize a weight [O, I] of any floating dtype to 8 or 4 bits, on its device.
 
     Raises:
-        SettingError: weights cannot have so many bits.
+        SettingError: `bits` is not supported, or not for this number of columns.
     """
     check_bits(bits, weight.shape[1])
     quantizer = quantize_int8 if bits == 8 else quantize_int4
@@ -44,26 +46,28 @@ def quantize_weight(weight: torch.Tensor, bits: int) -> QuantizedWeight:
 
 
 def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
-    """Return half-precision scales [O] in float32, without zeros: rows of zeros become zeros with any scale."""
+    """Return half-precision scales [O] in float32, zeros replaced by 1: a zero row is zero with any scale."""
     return scale.float().where(scale > 0, 1.0)
 
 
 def quantize_int8(weight: torch.Tensor) -> QuantizedWeight:
-    """Round float32 [O, I] to 8 bits with a scale a row."""
+    """Quantize a float32 weight [O, I] to 8 bits, with one scale per row."""
     numbers, scale = quantize_rows(weight, 8)
     return QuantizedWeight(numbers, nonzero_scale(scale))
 
 
 def quantize_int4(weight: torch.Tensor) -> QuantizedWeight:
-    """Round float32 [O, I] to 4 bits with a step and a zero for each group, those of the least squared error."""
+    """Quantize a float32 weight [O, I] to 4 bits; each group's step and zero point minimize its squared error."""
     scale = nonzero_scale(weight.abs().amax(dim=1).half())
     wanted = (weight / scale[:, None]).view(len(weight), group_count(weight.shape[1]), -1)
     low, high = wanted.amin(-1, keepdim=True), wanted.amax(-1, keepdim=True)
     best, groups = wanted, torch.empty(0)
     least = torch.full_like(low, math.inf)
     for ratio in CLIP_RATIOS:
-        step = round_to_bfloat16((high - low) * (ratio / (INT4_MAX - INT4_MIN))).clamp(min=2.0**-30)  # not zero
-        zero = round_to_bfloat16((high + low) / 2 + step / 2)  # the numbers' middle is -1/2
+        step = round_to_bfloat16((high - low) * (ratio / (INT4_MAX - INT4_MIN))).clamp(
+            min=2.0**-30
+        )  # avoids division by zero
+        zero = round_to_bfloat16((high + low) / 2 + step / 2)  # the middle of -8..7 is -1/2
         numbers = ((wanted - zero) / step).round_().clamp_(INT4_MIN, INT4_MAX)
         error = (torch.addcmul(zero, numbers, step) - wanted).square_().sum(-1, keepdim=True)
         pair, better = torch.cat((step, zero), -1), error < least
@@ -74,38 +78,38 @@ def quantize_int4(weight: torch.Tensor) -> QuantizedWeight:
 
 
 def round_to_bfloat16(values: torch.Tensor) -> torch.Tensor:
-    """Return float32 values rounded to what bfloat16 has."""
+    """Round float32 values to bfloat16 precision, the precision of stored steps and zero points."""
     return values.bfloat16().float()
 
 
 def allocate_linear(
     inputs: int, outputs: int, bits: int, bias: nn.Parameter | None, device: torch.device | None = None
 ) -> QuantizedLinear:
-    """Return a layer whose weights are still to be loaded.
+    """Allocate a quantized linear layer whose weights are loaded later.
 
     Raises:
-        SettingError: weights cannot have so many bits.
+        SettingError: `bits` is not supported, or not for this number of inputs.
     """
     check_bits(bits, inputs)
     return QuantizedLinear(inputs, outputs, bits, bias, device, groups=group_count(inputs) if bits == 4 else 0)
 
 
 def bind_quantized(layer: Any) -> Linear:
-    """Return how the decoder calls a low-bit layer of either network, or of an exported model of before.
+    """Return a callable for the decoder that computes a quantized layer of either network, or of an older export.
 
-    A row of 4 bits without groups is taken for groups of the same step.
+    The 4-bit kernel needs groups: a row without groups gets groups with step 1 and zero point 0.
     """
     if layer.weight.device.type == "cpu":
         return LinearAdapter(layer)
     groups = getattr(layer, "weight_groups", None)
     if groups is None and layer.bits == 4:
-        same = torch.tensor((1.0, 0.0), dtype=torch.bfloat16, device=layer.weight.device)  # step and zero
+        same = torch.tensor((1.0, 0.0), dtype=torch.bfloat16, device=layer.weight.device)  # step and zero point
         groups = same.expand(layer.out_features, group_count(layer.in_features), 2).contiguous()
     return bind_low_bit(layer.weight, layer.weight_scale.float(), groups, layer.bias)
 
 
 class QuantizedEmbedding(QuantizedLinear):
-    """Embeds tokens [...] as [..., D] from rows of 8 bits with a scale each, in the dtype that the model is cast to."""
+    """An embedding of token ids [...] as [..., D], from 8-bit rows with one scale each, in the model's dtype."""
 
     def __init__(
         self, inputs: int, outputs: int, bits: int, bias: nn.Parameter | None, device: torch.device | None = None
@@ -115,7 +119,7 @@ class QuantizedEmbedding(QuantizedLinear):
 
     @classmethod
     def from_weight(cls, weight: torch.Tensor, bits: int, bias: nn.Parameter | None = None) -> Self:
-        """Return an embedding with a rounded copy of `weight` [V, D], which gives its dtype."""
+        """Return an embedding with a quantized copy of `weight` [V, D], whose dtype its output has."""
         made = cls.from_quantized(quantize_weight(weight, bits), bits, bias)
         made.dtype = weight.dtype
         return made
@@ -129,14 +133,14 @@ class QuantizedEmbedding(QuantizedLinear):
         return (rows * scale[..., None]).to(self.dtype)
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move as the linear layers do, and note the dtype."""
+        """Move the weights as a QuantizedLinear does, and take over the output dtype."""
         self.dtype = function(torch.empty(0, dtype=self.dtype, device=self.weight.device)).dtype
         super()._apply(function, recurse)
         return self
 
 
 M = TypeVar("M", bound=nn.Module)
-# SAT's own linear layers. The picture's projection, an nn.Linear, keeps its precision, as with SAT's `quantize`.
+# SAT's linear layers. The image encoder's projection, an nn.Linear, is not quantized, as in SAT's `quantize`.
 LINEAR_CLASSES = ("ColumnParallelLinear", "RowParallelLinear")
 EMBEDDING_CLASS = "VocabParallelEmbedding"
 IMAGE_MIXIN = "eva"
@@ -146,20 +150,20 @@ EMBEDDING_BITS = 8
 def quantize(  # public name
     model: M, weight_bit_width: int, *, quant_vision: bool = False, quant_embeddings: bool = False
 ) -> M:
-    """Replace the linear layers in a SAT network, or in a part of one, by layers of 8 or 4 bits; return it.
+    """Quantize the linear layers of a SAT network, or of one of its modules, to 8 or 4 bits in place; return it.
 
-    The layers of the language model and its head are replaced one by one, so that little memory is needed; layers
-    that are quantised already stay. SAT's function of this name needs a GPU of 2022 or older and quantises the
-    image part as well.
+    The layers of the language model and its head are replaced one by one, which needs little memory; layers that are
+    already quantized stay as they are. SAT's function of this name needs a GPU of 2022 or older and quantizes the
+    image encoder as well.
 
     Args:
         model: on any device, in any dtype.
         weight_bit_width: 8 or 4.
-        quant_vision: quantise the layers of the image part, too. Answers suffer more than from all the others.
-        quant_embeddings: quantise the tokens' embeddings, too, always to 8 bits.
+        quant_vision: also quantize the image encoder. It costs more accuracy than all the other layers together.
+        quant_embeddings: also quantize the token embeddings, always to 8 bits.
 
     Raises:
-        SettingError: weights cannot have so many bits, or `model` is one share of several.
+        SettingError: the bit width is not supported, or `model` is sharded over several processes.
     """
     check_bits(weight_bit_width)
     for parent, name, layer in list(find_linear_layers(model, quant_vision)):
@@ -173,7 +177,7 @@ def quantize(  # public name
 def allocate_quantized(
     model: M, bits: int, device: torch.device, *, quant_vision: bool = False, quant_embeddings: bool = False
 ) -> M:
-    """Do the same with a network whose weights are still to be loaded; those of few bits are zeros on `device`."""
+    """Replace the same layers in a network whose weights are loaded later: quantized weights are zeros on `device`."""
     for parent, name, layer in list(find_linear_layers(model, quant_vision)):
         setattr(parent, name, allocate_linear(layer.input_size, layer.output_size, bits, layer.bias, device))
     for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():
@@ -183,10 +187,10 @@ def allocate_quantized(
 
 
 def find_linear_layers(model: nn.Module, quant_vision: bool) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Yield (parent, name in it, layer) of the linear layers to replace.
+    """Yield (parent, name in it, layer) for each linear layer to quantize.
 
     Raises:
-        SettingError: a layer is one share of several.
+        SettingError: a layer is sharded over several processes.
     """
     for path, parent, name, layer in iterate_layers(model):
         if type(layer).__name__ in LINEAR_CLASSES and (quant_vision or IMAGE_MIXIN not in path):
@@ -195,10 +199,10 @@ def find_linear_layers(model: nn.Module, quant_vision: bool) -> Iterator[tuple[n
 
 
 def find_embeddings(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Yield (parent, name in it, layer) of the tokens' embeddings, not of the image part's queries.
+    """Yield (parent, name in it, layer) for the token embeddings, without the queries of the image encoder.
 
     Raises:
-        SettingError: it is one share of several.
+        SettingError: the layer is sharded over several processes.
     """
     for path, parent, name, layer in iterate_layers(model):
         if type(layer).__name__ == EMBEDDING_CLASS and IMAGE_MIXIN not in path:
@@ -207,24 +211,24 @@ def find_embeddings(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
 
 
 def iterate_layers(model: nn.Module) -> Iterator[tuple[list[str], nn.Module, str, Any]]:
-    """Yield (parts of the parent's full name, parent, name in it, layer) of all layers."""
+    """Yield (components of the parent's full name, parent, name in it, layer) for each module."""
     for path, parent in model.named_modules():
         for name, layer in parent.named_children():
             yield path.split("."), parent, name, layer
 
 
 def check_unsharded(layer: Any, shape: tuple[int, int]) -> None:
-    """Raise SettingError for a layer whose rows or columns lie in other processes, too."""
+    """Raise SettingError for a layer that is sharded over several processes."""
     if tuple(layer.weight.shape) != shape:
-        raise SettingError("A model that is shared out over several processes cannot be quantised. Load it in one.")
+        raise SettingError("A model that is sharded over several processes cannot be quantized. Load it in one.")
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
-    """Return the layers of few bits by their names."""
+    """Return the quantized layers by their full names."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
 
 
 def lay_out_all(model: nn.Module) -> None:
-    """Make every layer whose numbers have been loaded ready to use."""
+    """Prepack the weights of all quantized layers, after they have been loaded."""
     for layer in quantized_layers(model).values():
         layer.prepack()

@@ -91,19 +91,19 @@ def test_only_what_is_added_is_trained() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_rounding_to_nf4(shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    rounded = nf4.quantize_weight(weight)
+    rounded = nf4.fake_quantize(weight)
     assert rounded.dtype == dtype
-    assert torch.equal(nf4.quantize_weight(rounded), rounded)
+    assert torch.equal(nf4.fake_quantize(rounded), rounded)
     # The levels lie at most 0.31 of a block's largest weight apart.
     assert (rounded - weight).abs().max() <= 0.16 * weight.abs().max()
-    assert torch.equal(nf4.quantize_weight(torch.zeros(shape)), torch.zeros(shape))
+    assert torch.equal(nf4.fake_quantize(torch.zeros(shape)), torch.zeros(shape))
 
 
 def test_rounding_is_that_of_bitsandbytes() -> None:
     functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
     weight = torch.randn(24, 128, generator=torch.Generator().manual_seed(0))
     packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
-    assert torch.equal(functional.dequantize_4bit(packed, state), nf4.quantize_weight(weight))
+    assert torch.equal(functional.dequantize_4bit(packed, state), nf4.fake_quantize(weight))
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -113,7 +113,7 @@ def test_a_layer_of_four_bits_computes_with_the_rounded_weight(with_bias: bool) 
     bias = nn.Parameter(torch.randn(24, generator=generator), requires_grad=False) if with_bias else None
     layer = Nf4Linear(weight, bias)
     x = torch.randn(2, 5, 128, generator=generator, requires_grad=True)
-    expected = nn.functional.linear(x, nf4.quantize_weight(weight), bias)
+    expected = nn.functional.linear(x, nf4.fake_quantize(weight), bias)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
     by_torch = DequantizedMatmul.apply(x, layer.packed, layer.scales, layer.shape, bias)
     for result in (layer(x), by_torch, layer.dequantized()(x)):
@@ -128,7 +128,7 @@ def test_qlora_rounds_the_language_model_and_merges(plain: VisualGLMModel) -> No
     assert not linear
     weight = plain.transformer.layers[1].mlp.dense_4h_to_h.weight
     held = network.transformer.layers[1].mlp.dense_4h_to_h
-    assert torch.allclose(held.dequantized().weight, nf4.quantize_weight(weight), atol=1e-6)
+    assert torch.allclose(held.dequantized().weight, nf4.fake_quantize(weight), atol=1e-6)
     move(network)
     tokenizer = load_tokenizer("visualglm-tiny")
     before = logits_of(network, tokenizer)
