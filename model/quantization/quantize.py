@@ -40,9 +40,9 @@ def quantize_weight(weight: torch.Tensor, bits: int) -> QuantizedWeight:
     quantizer = quantize_int8 if bits == 8 else quantize_int4
     height = max(1, CHUNK_ELEMENTS // weight.shape[1])
     parts = [quantizer(part.detach().float()) for part in weight.split(height)]
-    numbers, scale = torch.cat([part.qweight for part in parts]), torch.cat([part.scale for part in parts])
+    qweight, scale = torch.cat([part.qweight for part in parts]), torch.cat([part.scale for part in parts])
     groups = [part.groups for part in parts if part.groups is not None]
-    return QuantizedWeight(numbers, scale, torch.cat(groups) if groups else None)
+    return QuantizedWeight(qweight, scale, torch.cat(groups) if groups else None)
 
 
 def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
@@ -52,8 +52,8 @@ def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
 
 def quantize_int8(weight: torch.Tensor) -> QuantizedWeight:
     """Quantize a float32 weight [O, I] to 8 bits, with one scale per row."""
-    numbers, scale = quantize_rows(weight, 8)
-    return QuantizedWeight(numbers, nonzero_scale(scale))
+    qweight, scale = quantize_rows(weight, 8)
+    return QuantizedWeight(qweight, nonzero_scale(scale))
 
 
 def quantize_int4(weight: torch.Tensor) -> QuantizedWeight:
@@ -68,10 +68,10 @@ def quantize_int4(weight: torch.Tensor) -> QuantizedWeight:
             min=2.0**-30
         )  # avoids division by zero
         zero = round_to_bfloat16((high + low) / 2 + step / 2)  # the middle of -8..7 is -1/2
-        numbers = ((wanted - zero) / step).round_().clamp_(INT4_MIN, INT4_MAX)
-        error = (torch.addcmul(zero, numbers, step) - wanted).square_().sum(-1, keepdim=True)
+        qweight = ((wanted - zero) / step).round_().clamp_(INT4_MIN, INT4_MAX)
+        error = (torch.addcmul(zero, qweight, step) - wanted).square_().sum(-1, keepdim=True)
         pair, better = torch.cat((step, zero), -1), error < least
-        best = torch.where(better, numbers, best)
+        best = torch.where(better, qweight, best)
         groups = torch.where(better, pair, groups) if groups.numel() else pair
         least = torch.minimum(error, least)
     return QuantizedWeight(pack_int4(best.flatten(1).to(torch.int8)), scale, groups.to(torch.bfloat16))
@@ -167,8 +167,8 @@ def quantize(  # public name
     """
     check_bits(weight_bit_width)
     for parent, name, layer in list(find_linear_layers(model, quant_vision)):
-        rounded = quantize_weight(layer.weight, weight_bit_width)
-        setattr(parent, name, QuantizedLinear.from_quantized(rounded, weight_bit_width, layer.bias))
+        quantized = quantize_weight(layer.weight, weight_bit_width)
+        setattr(parent, name, QuantizedLinear.from_quantized(quantized, weight_bit_width, layer.bias))
     for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():
         setattr(parent, name, QuantizedEmbedding.from_weight(layer.weight, EMBEDDING_BITS, None))
     return model
