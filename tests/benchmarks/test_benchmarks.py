@@ -1,17 +1,24 @@
 """The benchmarks run, and print the rows that they promise. How fast anything is, is not tested."""
 
+import functools
+import importlib
+import io
 import re
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import chat, kernels, startup
 from benchmarks.kernels import MatmulCase, candidate_configs, table_source
 from benchmarks.parts.http_client import completion, data_url, random_png
 from benchmarks.startup import IMPORTS, LIMIT_S, ImportTimes, format_row, is_met
+from model.command_line import SUCCESS, USAGE_ERROR, run_program
 from model.images.preprocess import decode_base64
 from tests.stress.attack import Measured, failed_checks
 from tests.stress.attackers import costly_bodies
@@ -21,6 +28,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(module: str, *arguments: str) -> str:
+    """Run a benchmark in this process, which has imported torch; return what it prints."""
+    output = io.StringIO()
+    program = importlib.import_module(module)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as where a person starts it
+        patch.setattr(sys, "argv", [module, *arguments])
+        assert run_program(program.main) == SUCCESS
+    return output.getvalue()
+
+
+def run_alone(module: str, *arguments: str) -> str:
+    """Run a benchmark in a process of its own; return what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -33,7 +52,8 @@ def cells(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:1] == "|"]
 
 
-def test_startup_has_a_row_for_each_import() -> None:
+def test_startup_has_a_row_for_each_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "run_python", functools.cache(startup.run_python))  # the warm-up is the measurement
     rows = cells(run("benchmarks.startup", "--repetitions", "1"))[2:]
     assert [row[1].strip("`") for row in rows] == list(IMPORTS)
     assert [len(row) for row in rows] == [6, 6, 6]
@@ -71,14 +91,14 @@ def test_products_are_measured_both_ways() -> None:
 
 @pytest.mark.slow
 def test_every_row_of_decoding_is_measured() -> None:
-    output = run("benchmarks.decode", "--device", "cpu", "--tokens", "3", "--repetitions", "1")
+    output = run_alone("benchmarks.decode", "--device", "cpu", "--tokens", "3", "--repetitions", "1")
     assert "failed" not in output
     assert {row[0].split("/")[0] for row in cells(output)} >= {"ours", "int8", "int4", "original", "hf", "plain"}
 
 
 @pytest.mark.slow
 def test_loading_is_judged_by_what_it_takes_beside_the_model() -> None:
-    rows = {row[0]: row[1:] for row in cells(run("benchmarks.loading", "--device", "cpu"))}
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.loading", "--device", "cpu"))}
     for name in ("sat", "hf", "load_hf", "int8", "int4"):
         assert float(rows[f"{name}/seconds"][1]) > 0
         assert rows[f"{name}/host"][2] == "at most 2"
@@ -91,7 +111,7 @@ def test_loading_is_judged_by_what_it_takes_beside_the_model() -> None:
 @pytest.mark.slow
 def test_serving_says_how_long_people_wait() -> None:
     few = ["--device", "cpu", "--tokens", "4", "--counts", "2", "--seconds", "0.5"]
-    rows = {row[0]: row[1:] for row in cells(run("benchmarks.serving", *few))}
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.serving", *few))}
     assert float(rows["ours/at-once-2"][1]) > 0
     assert "first token" in rows["ours/at-once-2"][4]
     assert float(rows["ours/stall"][1]) > 0
@@ -101,7 +121,7 @@ def test_serving_says_how_long_people_wait() -> None:
 @pytest.mark.slow
 def test_over_http_each_row_is_beside_the_engine_alone() -> None:
     few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
-    rows = {row[0]: row[1:] for row in cells(run("benchmarks.http_overhead", *few))}
+    rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.http_overhead", *few))}
     for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
         assert float(rows[f"http/{name}"][1]) < 100
         assert re.search(r"\d+ tokens/s alone, \d+ over HTTP", rows[f"http/{name}"][4])
@@ -111,7 +131,7 @@ def test_over_http_each_row_is_beside_the_engine_alone() -> None:
 @pytest.mark.slow
 def test_a_crowd_ends_with_a_verdict() -> None:
     few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
-    output = run("tests.stress.server_load", *few)
+    output = run_alone("tests.stress.server_load", *few)
     assert re.search(r"Passed: .*'answered': [1-9]", output)
     assert "8 s: " in output
 
@@ -125,7 +145,7 @@ def test_a_picture_drawn_for_a_request_is_a_picture() -> None:
 
 @pytest.mark.slow
 def test_a_soak_ends_with_a_verdict() -> None:
-    output = run("tests.stress.soak", "--device", "cpu", "--minutes", "0.05", "--longest", "256", "--rate", "10")
+    output = run_alone("tests.stress.soak", "--device", "cpu", "--minutes", "0.05", "--longest", "256", "--rate", "10")
     assert "Passed: {" in output
     assert "FAILED" not in output
 
@@ -146,12 +166,14 @@ def test_an_import_that_fails_says_why() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--repetitions", "0"], ["--tokens", "1"]])
-def test_senseless_numbers_are_refused(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.chat", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 2
-    assert "should be at least" in done.stderr
+def test_senseless_numbers_are_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.chat", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        chat.main()
+    assert ended.value.code == USAGE_ERROR
+    assert "should be at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rows", [1, 16])
@@ -167,10 +189,10 @@ def test_the_table_of_tiles_is_written_as_it_is_read(kind: str, rows: int) -> No
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_kernels_are_not_measured_without_a_gpu() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.kernels"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "NVIDIA GPU" in done.stderr
+def test_kernels_are_not_measured_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.kernels"])
+    with pytest.raises(SystemExit, match="NVIDIA GPU"):
+        kernels.main()
 
 
 def test_an_attack_is_judged_by_each_promise() -> None:

@@ -15,7 +15,7 @@ from finetune.encoding import IGNORE_INDEX
 from finetune.forward import AnswerLoss
 from finetune.methods import build_network
 from model.loading import build_network as build_plain
-from tests.benchmarks.test_benchmarks import cells, run
+from tests.benchmarks.test_benchmarks import cells, run, run_alone
 from tests.helpers.finetuning import data, train  # noqa: F401
 from tests.stress.crash_resume import log_position, losses_of, newest_run, same_checkpoint
 
@@ -93,7 +93,7 @@ def test_finetune_compares_with_sat() -> None:
 def test_every_row_of_fine_tuning_is_measured() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     # But for four processes, which take two cores a minute and are measured as two are.
-    output = run("benchmarks.finetune", "--device", "cpu", "--steps", "2", "--length", "64", "--only", "[!f]*/*")
+    output = run_alone("benchmarks.finetune", "--device", "cpu", "--steps", "2", "--length", "64", "--only", "[!f]*/*")
     assert "failed" not in output
     assert "could not be made" not in output
     assert {row[0].split("/")[0] for row in cells(output)} >= {
@@ -122,7 +122,7 @@ def test_computing_twice_keeps_less() -> None:
 
 @pytest.mark.slow
 def test_kills_are_survived() -> None:
-    output = run("tests.stress.crash_resume", "--kills", "3", "--steps", "12", "--interval", "2")
+    output = run_alone("tests.stress.crash_resume", "--kills", "3", "--steps", "12", "--interval", "2")
     assert "Passed. 3 kills" in output
     assert len(cells(output)) == 3 + 2
 

@@ -1,6 +1,5 @@
 """Answers to questions made elsewhere are judged by what they say."""
 
-import time
 from typing import get_args
 
 import pytest
@@ -121,7 +120,7 @@ def test_an_answer_without_a_word_is_never_right() -> None:
     assert not is_accepted("en", "Where?", ["?"], "...")
 
 
-def test_long_answers_take_no_time() -> None:
-    started = time.perf_counter()
-    is_accepted("zh", "有什么？", ["左上" * 500 + "个" * 500 + "狗"], "左上" * 500)
-    assert time.perf_counter() - started < 1
+def test_the_time_grows_no_faster_than_the_answer() -> None:
+    """Patterns that try every way to divide such a text would never end."""
+    things = "左上" * 8000
+    assert not is_accepted("zh", "有什么？", [f"{things}{'个' * 8000}狗"], things)

@@ -154,7 +154,7 @@ def test_a_slow_server_is_cut_off(server, stage):
         elif stage == "headers":
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
         if stage == "silence":
-            handler.server.over.wait(20)
+            handler.server.over.wait()
         else:
             handler.drip(lambda: b"1\r\nx\r\n" if stage == "chunks" else b"1")
 
