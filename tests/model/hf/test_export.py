@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -21,52 +22,80 @@ ROOT = Path(__file__).parents[3]
 PICTURE = ROOT / "examples" / "scene.png"
 QUESTION = "图片里有几个物体？"
 LIBRARIES = {"torch", "transformers", "sentencepiece", "numpy", "PIL", "pi_heif", *sys.stdlib_module_names}
+# Arguments: a picture, a question, a folder to save the last model in or "", and directories. Prints what is loaded.
 PROGRAM = """
 import json, sys
 sys.modules["model"] = sys.modules["sat"] = None  # importing either fails
+from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-path, picture, question, copy = sys.argv[1:]
-config = AutoConfig.from_pretrained(path, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
-model = AutoModel.from_pretrained(path, trust_remote_code=True).float().eval()
+picture, question, copy, *paths = sys.argv[1:]
 settings = dict(do_sample=False, min_length=0, repetition_penalty=1.0)
-answer, history = model.chat(tokenizer, picture, question, history=[], **settings)
-*_, last = model.stream_chat(tokenizer, picture, question, history=[], **settings)
-assert last == (answer, history)
-if copy:
-    model.save_pretrained(copy)
-    tokenizer.save_pretrained(copy)
-print(json.dumps([answer, type(model).__module__, type(config).__module__, type(tokenizer).__module__]))
+
+def load(path):
+    loaded = {}
+    if Path(path, "config.json").is_file():
+        config = AutoConfig.from_pretrained(path, trust_remote_code=True)
+        loaded["ignored"] = config.keys_to_ignore_at_inference + ["loss"]  # as Trainer does
+        loaded["config"] = type(config).__module__
+    if Path(path, "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+        loaded["ids"] = tokenizer.encode("你好")
+        loaded["tokenizer"] = type(tokenizer).__module__
+    if Path(path, "model.safetensors").is_file():
+        model = AutoModel.from_pretrained(path, trust_remote_code=True).float().eval()
+        loaded["answer"], history = model.chat(tokenizer, picture, question, history=[], **settings)
+        *_, last = model.stream_chat(tokenizer, picture, question, history=[], **settings)
+        assert last == (loaded["answer"], history)
+        loaded["model"] = type(model).__module__
+        if copy:
+            model.save_pretrained(copy)
+            tokenizer.save_pretrained(copy)
+    return loaded
+
+print(json.dumps({Path(path).name: load(path) for path in paths}))
 """
 
 
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    """visualglm-tiny with the code that it runs on."""
-    directory = tmp_path / "visualglm-tiny"
+def make_export(directory: Path) -> Path:
+    """Make a directory of visualglm-tiny with the code that it runs on."""
     shutil.copytree(TINY, directory)
     export_code(directory)
     return directory
 
 
-def run_elsewhere(program: str, directory: Path, *arguments: str) -> Any:
-    """Run a program on a directory in a fresh process with a module cache of its own; return the JSON it prints."""
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """visualglm-tiny with the code that it runs on."""
+    return make_export(tmp_path / "visualglm-tiny")
+
+
+def load_elsewhere(*directories: Path, copy: str = "") -> dict[str, Any]:
+    """Load directories in a fresh process that knows neither this package nor SAT; return what it prints, by name."""
+    folder = directories[0].parent
     done = subprocess.run(
-        [sys.executable, "-c", program, str(directory), *arguments],
+        [sys.executable, "-c", PROGRAM, str(PICTURE), QUESTION, copy, *map(str, directories)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=directory.parent,
-        env={**os.environ, "HF_MODULES_CACHE": str(directory.parent / "modules"), "HF_HUB_OFFLINE": "1"},
+        cwd=folder,
+        env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    loaded: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return loaded
 
 
-def load_elsewhere(directory: Path, copy: str = "") -> list[str]:
-    """Chat with a directory's model in a fresh process that knows neither this package nor SAT."""
-    answer: list[str] = run_elsewhere(PROGRAM, directory, str(PICTURE), QUESTION, copy)
-    return answer
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two fresh processes load of directories, by name: the first saves `copy`, which the second loads."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    first = load_elsewhere(make_export(folder / "visualglm-tiny"), copy=str(folder / "copy"))
+    load_tiny().save_pretrained(folder / "saved")
+    tiny_tokenizer().save_pretrained(folder / "saved")
+    tiny_tokenizer().save_pretrained(folder / "tokenizer")
+    refresh_code(make_published(folder / "published", folder / "store"))
+    refresh_code(make_old_export(folder / "old"))
+    return {**first, **load_elsewhere(*(folder / name for name in ("copy", "saved", "tokenizer", "published", "old")))}
 
 
 def expected_answer() -> str:
@@ -76,11 +105,11 @@ def expected_answer() -> str:
     )[0]
 
 
-def test_a_fresh_process_chats_and_what_it_saves_loads_again(exported: Path) -> None:
-    answer, *modules = load_elsewhere(exported, str(exported.parent / "copy"))
-    assert answer == expected_answer()
-    assert all(module.startswith("transformers_modules.") for module in modules)
-    assert load_elsewhere(exported.parent / "copy")[0] == answer
+def test_a_fresh_process_chats_and_what_it_saves_loads_again(elsewhere: dict[str, Any]) -> None:
+    loaded = elsewhere["visualglm-tiny"]
+    assert loaded["answer"] == expected_answer()
+    assert all(loaded[part].startswith("transformers_modules.") for part in ("model", "config", "tokenizer"))
+    assert elsewhere["copy"]["answer"] == loaded["answer"]
 
 
 SAVED = {"config.json": "AutoModel", "tokenizer_config.json": "AutoTokenizer"}
@@ -98,21 +127,12 @@ def test_every_order_of_saving_names_the_code(order: tuple[str, ...], tmp_path: 
         assert (tmp_path / f"{module}.py").is_file()
 
 
-def test_a_model_saved_before_its_tokenizer_loads_elsewhere(tmp_path: Path) -> None:
-    load_tiny().save_pretrained(tmp_path / "saved")
-    tiny_tokenizer().save_pretrained(tmp_path / "saved")
-    assert load_elsewhere(tmp_path / "saved")[0] == expected_answer()
+def test_a_model_saved_before_its_tokenizer_loads_elsewhere(elsewhere: dict[str, Any]) -> None:
+    assert elsewhere["saved"]["answer"] == expected_answer()
 
 
-def test_a_tokenizer_saved_alone_loads_elsewhere(tmp_path: Path) -> None:
-    tiny_tokenizer().save_pretrained(tmp_path / "saved")
-    program = """
-import json, sys
-sys.modules["model"] = None
-from transformers import AutoTokenizer
-print(json.dumps(AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True).encode("你好")))
-"""
-    assert run_elsewhere(program, tmp_path / "saved") == tiny_tokenizer().encode("你好")
+def test_a_tokenizer_saved_alone_loads_elsewhere(elsewhere: dict[str, Any]) -> None:
+    assert elsewhere["tokenizer"] == {"ids": tiny_tokenizer().encode("你好"), "tokenizer": ANY}
 
 
 def test_an_export_is_few_files_that_can_be_read(exported: Path) -> None:
@@ -163,10 +183,8 @@ def test_weights_without_configurations_get_the_code_alone(tmp_path: Path) -> No
     assert {path.suffix for path in tmp_path.iterdir()} == {".py"}
 
 
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A directory with old code, linked to as in the hub's cache."""
-    directory, store = tmp_path / "published", tmp_path / "store"
+def make_published(directory: Path, store: Path) -> Path:
+    """Make a directory with old code, linked to as in the hub's cache."""
     shutil.copytree(TINY, store)
     directory.mkdir()
     for name in ("configuration_chatglm.py", "modeling_chatglm.py", "tokenization_chatglm.py", "visual.py"):
@@ -176,7 +194,15 @@ def published(tmp_path: Path) -> Path:
     return directory
 
 
-def test_refreshed_directories_load_and_the_backup_keeps_what_was_there(published: Path) -> None:
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A directory with old code, linked to as in the hub's cache."""
+    return make_published(tmp_path / "published", tmp_path / "store")
+
+
+def test_refreshed_directories_load_and_the_backup_keeps_what_was_there(
+    published: Path, elsewhere: dict[str, Any]
+) -> None:
     before = snapshot(published)
     backup = refresh_code(published)
     assert backup.parent == published
@@ -185,23 +211,19 @@ def test_refreshed_directories_load_and_the_backup_keeps_what_was_there(publishe
     assert {*kept} == {name for name in before if name.endswith((".py", "config.json"))} - {"generation_config.json"}
     assert not (published / "visual.py").exists()
     assert snapshot(published.parent / "store") == before  # links are replaced, not followed
-    assert load_elsewhere(published)[0] == expected_answer()
+    assert elsewhere["published"]["answer"] == expected_answer()
 
 
-def test_refreshing_lets_trainer_evaluate_an_old_export(exported: Path) -> None:
-    file = exported / "configuration_chatglm.py"
-    old = re.sub(
-        r"keys_to_ignore_at_inference = .*", 'keys_to_ignore_at_inference = ("past_key_values",)', file.read_text()
-    )
-    file.write_text(old)
-    program = """
-import json, sys
-from transformers import AutoConfig
-config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
-print(json.dumps(config.keys_to_ignore_at_inference + ["loss"]))  # as Trainer does
-"""
-    refresh_code(exported)
-    assert run_elsewhere(program, exported) == ["past_key_values", "loss"]
+def make_old_export(directory: Path) -> Path:
+    """Make a directory whose code has a tuple where Trainer needs a list."""
+    file = make_export(directory) / "configuration_chatglm.py"
+    ignored = r"keys_to_ignore_at_inference = .*"
+    file.write_text(re.sub(ignored, 'keys_to_ignore_at_inference = ("past_key_values",)', file.read_text()))
+    return directory
+
+
+def test_refreshing_lets_trainer_evaluate_an_old_export(elsewhere: dict[str, Any]) -> None:
+    assert elsewhere["old"]["ignored"] == ["past_key_values", "loss"]
 
 
 def test_refreshing_twice_keeps_both_backups(published: Path) -> None:
