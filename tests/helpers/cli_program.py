@@ -2,11 +2,13 @@
 
 import io
 import os
+import runpy
 import signal
 import struct
 import subprocess
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pexpect
+import pytest
 
 import cli_demo
 from model import Conversation, GenerationConfig, StreamChunk
@@ -74,6 +77,32 @@ def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> 
         timeout=2 * PATIENCE,
         check=False,
     )
+
+
+def run_here(arguments: list[str], *, encoding: str = "utf-8", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in this process, which has imported torch: its file, or the module after "-m", is `__main__`."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    first, *rest = arguments
+    path = rest.pop(0) if first == "-m" else str(ROOT / first)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("ignore")  # the module may have been imported
+        for name, value in changes.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [path, *rest])
+        patch.setattr(sys, "path", [*sys.path])
+        patch.setattr(sys, "stdin", io.StringIO())
+        for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        if first == "-m":
+            runpy.run_module(path, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(path, run_name="__main__")
+    texts = []
+    for stream in streams:
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode(encoding))  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *texts)
 
 
 @contextmanager

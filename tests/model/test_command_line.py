@@ -1,7 +1,6 @@
 """Every program takes options with hyphens and with underscores, whichever its help shows."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from finetune import check, compare, methods as base
 from finetune.arguments import parse_arguments
 from model.checkpoint import convert
 from model.command_line import ArgumentParser
+from tests.helpers.cli_program import run_here
 from visualglm.server import program as server
 from visualglm.terminal import program as terminal
 from visualglm.web import program as web
@@ -121,7 +121,6 @@ def test_each_program_understands_them(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.parametrize("module", ["tiny.evaluate", "benchmarks.decode"])
 def test_so_do_the_modules_that_are_run(module: str) -> None:
-    command = [sys.executable, "-m", module, "--from-pretrained"]  # without its value
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_here(["-m", module, "--from-pretrained"])  # without its value
     assert done.returncode == 2
     assert "--from_pretrained: expected one argument" in done.stderr

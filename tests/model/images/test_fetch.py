@@ -159,9 +159,7 @@ def test_a_slow_server_is_cut_off(server, stage):
             handler.drip(lambda: b"1\r\nx\r\n" if stage == "chunks" else b"1")
 
     server.routes["/slow"] = answer
-    start = time.monotonic()
-    message = rejection_message(f"{server.url}/slow", timeout=0.4)
-    assert time.monotonic() - start < 5
+    message = rejection_message(f"{server.url}/slow", timeout=0.4)  # the server never ends first
     assert "127.0.0.1 did not send it within 0.4 seconds" in message and "Try again later" in message
 
 
