@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as torchrun or the deepspeed launcher has started."""
+"""Distributed training: the processes that torchrun or the deepspeed launcher has started, or a single process."""
 
 import atexit
 import os
@@ -22,12 +22,12 @@ from .errors import TrainingError
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together.
+    """Rank, world size and device of this process.
 
     Attributes:
-        rank: its number.
+        rank: rank of this process.
         world_size: number of processes.
-        device: that this process computes on.
+        device: device of this process.
     """
 
     rank: int
@@ -36,7 +36,7 @@ class DistributedContext:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that speaks and writes."""
+        """Whether this process has rank 0, which prints messages and writes files."""
         return self.rank == 0
 
     def all_reduce(self, value: float) -> float:
@@ -48,7 +48,7 @@ class DistributedContext:
         return float(total)
 
     def all_reduce_async(self, *values: float) -> Sequence[float | torch.Tensor]:
-        """Return the sum of each number over all processes, as the device will have it, which is not waited for."""
+        """Return the sum of each number over all processes, as tensors for which the host has not waited."""
         if self.world_size == 1:
             return values
         totals = torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=self.device.type == "cuda")
@@ -56,26 +56,31 @@ class DistributedContext:
         return totals.unbind()
 
     def broadcast(self, value: Any) -> Any:
-        """Return the first process's object."""
+        """Return the object of rank 0, pickled for the other ranks."""
         if self.world_size == 1:
             return value
-        held = [value]
-        dist.broadcast_object_list(held, device=self.device)
-        return held[0]
+        objects = [value]
+        dist.broadcast_object_list(objects, device=self.device)
+        return objects[0]
 
     @contextmanager
     def raise_on_all_ranks(self) -> Iterator[None]:
-        """End the block when every process has, or raise in all of them if one has failed."""
-        failed: Exception | None = None
+        """Wait at the end of the block for all processes.
+
+        Raises:
+            Exception: the exception of this process's block.
+            TrainingError: the block of another process has raised an exception.
+        """
+        raised: Exception | None = None
         try:
             yield
-        except Exception as error:  # told to the others before it goes on
-            failed = error
-        failures = self.all_reduce(float(failed is not None))
-        if failed is not None:
-            raise failed
+        except Exception as error:  # raised again once the other processes know
+            raised = error
+        failures = self.all_reduce(float(raised is not None))
+        if raised is not None:
+            raise raised
         if failures:
-            raise TrainingError("Another process has failed. Its message says why.")
+            raise TrainingError("Another process has failed. See its error message.")
 
 
 def print_main(processes: DistributedContext, text: str) -> None:
@@ -85,21 +90,21 @@ def print_main(processes: DistributedContext, text: str) -> None:
 
 
 def is_launched() -> bool:
-    """Whether a launcher, torchrun or deepspeed's, has started this process."""
+    """Whether torchrun or the deepspeed launcher has started this process."""
     return read_variable("WORLD_SIZE") is not None
 
 
 def read_world_size() -> int:
-    """How many processes the launcher has started; 1 without one."""
+    """Return the number of processes that the launcher has started; 1 without a launcher."""
     return read_integer("WORLD_SIZE", 1)
 
 
 def init_distributed(device: str | None, wants_nccl: bool) -> DistributedContext:
-    """Meet the processes that a launcher has started.
+    """Initialize torch.distributed for the processes that a launcher has started.
 
     Args:
-        device: name of the device for a single process; None for a GPU where there is one.
-        wants_nccl: whether even a single process on a GPU needs NCCL, as deepspeed does.
+        device: name of the device for a single process; None chooses a GPU if there is one.
+        wants_nccl: whether a single process on a GPU needs NCCL, as it does for deepspeed.
     """
     count = read_world_size()
     if count == 1:
@@ -114,13 +119,13 @@ def init_distributed(device: str | None, wants_nccl: bool) -> DistributedContext
 
 
 def init_from_launcher(device: str | None, count: int) -> DistributedContext:
-    """Meet the others at the address that the launcher has put into the environment."""
+    """Initialize torch.distributed with the address that the launcher has put into the environment."""
     local = read_integer("LOCAL_RANK", 0)
     on_gpu = torch.cuda.is_available() and device != "cpu"
     if on_gpu and local >= torch.cuda.device_count():
         raise SettingError(
-            f"Process {local} of this machine has no GPU: there are {torch.cuda.device_count()}. "
-            "Start as many processes as there are GPUs, or give --device cpu."
+            f"There is no GPU for process {local} of this machine, which has {torch.cuda.device_count()}. "
+            "Start one process per GPU, or give --device cpu."
         )
     chosen = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -131,29 +136,29 @@ def init_from_launcher(device: str | None, count: int) -> DistributedContext:
 
 
 def init_model_parallel() -> None:
-    """Tell SAT's layers that every process has the whole model."""
+    """Initialize SAT's model parallelism with size 1: every process has the complete model."""
     import model.sat.compat  # noqa: F401  (before sat)
 
     # isort: split
     from sat import mpu
 
-    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # SAT guesses it otherwise, and says so
+    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # otherwise SAT guesses it, and prints a message
     mpu.initialize_model_parallel(1)
 
 
 def close_distributed() -> None:
-    """End the meeting of several processes, so that none waits for this one."""
+    """Destroy the process group of several processes, so that no process waits for this one."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.destroy_process_group()
 
 
 def exit_process(status: int) -> NoReturn:
-    """End this process with an exit status, whether or not it has met others.
+    """Exit this process with a status, without shutting Python down if it was started by a launcher.
 
-    A thread of gloo takes Python's lock to let go of the tensors that it has sent, which may be long after they have
-    arrived. If Python is shutting down by then, that aborts the whole process (pytorch/pytorch#190489), and
-    destroy_process_group waits for these threads only if nothing else, as deepspeed does, refers to the group. So a
-    process that has met others ends without that shutdown, after all that is registered to be done at exit.
+    A thread of gloo takes the GIL to release the tensors that it has sent, which may be long after they have arrived.
+    If Python is shutting down by then, this aborts the process (pytorch/pytorch#190489). destroy_process_group waits
+    for these threads only if there is no other reference to the group, but deepspeed has one. So one of several
+    processes runs the functions registered with atexit, and then exits without shutting Python down.
     """
     if read_world_size() > 1:
         atexit._run_exitfuncs()

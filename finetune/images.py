@@ -1,4 +1,4 @@
-"""Vary the pictures of training data at each step, or embed them once while the image part is frozen."""
+"""Augment the images of training data, or cache their embeddings while the image encoder is frozen."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,19 @@ from model.images.embedding_cache import BATCH_BUCKETS, GraphedImageEncoder
 
 from .batches import Batch, replace_images
 
-# Height over width of what is seen, at least and at most.
-ASPECT_RATIOS = (3 / 4, 4 / 3)
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # minimum and maximum of height / width of a random crop
 
 
 def augment_selected(batch: Batch, chosen: Sequence[bool], crop: float, flip: bool) -> Batch:
-    """Return a batch whose chosen examples see a part of their pictures, the same where they share one.
+    """Return a batch with augmented images for some of its examples.
 
-    A picture that others see as well is shown twice: seen whole, it would be known by its things, whatever is asked.
+    Examples with the same image get the same augmentation. If other examples have this image, too, they keep the
+    original, and the batch contains both: with the original an example could be recognized by details of its image.
+
+    Args:
+        batch: the batch.
+        chosen: for each example whether its image is augmented.
+        crop, flip: see `augment`.
     """
     if batch.pixels is None or (crop == 1 and not flip):
         return batch
@@ -36,11 +41,12 @@ def augment_selected(batch: Batch, chosen: Sequence[bool], crop: float, flip: bo
 
 
 def augment(pixels: torch.Tensor, crop: float, flip: bool) -> torch.Tensor:
-    """Return pixels [P, 3, S, S] of random parts of the pictures, drawn by torch's own generator.
+    """Return randomly augmented images [P, 3, S, S], drawn with torch's global generator.
 
     Args:
-        crop: least share of a side that is seen; 1 for the whole picture.
-        flip: whether half of the pictures are mirrored.
+        pixels: images [P, 3, S, S].
+        crop: minimum side of the random crops, as a fraction of the image's; 1 disables cropping.
+        flip: whether to mirror half of the images.
     """
     pictures = [random_crop(image, crop) for image in pixels] if crop < 1 else list(pixels)
     if flip:
@@ -52,13 +58,18 @@ def augment(pixels: torch.Tensor, crop: float, flip: bool) -> torch.Tensor:
 
 
 def draw_flips(count: int) -> list[bool]:
-    """Toss so many coins."""
+    """Return `count` random booleans, each True with probability 1/2."""
     tossed: list[bool] = (torch.rand(count) < 0.5).tolist()
     return tossed
 
 
 def random_crop(image: torch.Tensor, least: float) -> torch.Tensor:
-    """Return a random part of a picture [3, S, S], enlarged to its size."""
+    """Return a random crop of an image [3, S, S], resized to [3, S, S].
+
+    Args:
+        image: the image.
+        least: minimum side of the crop, as a fraction of S.
+    """
     size = image.shape[-1]
     fraction, shape, down, right = torch.rand(4).tolist()
     fraction = least + (1 - least) * fraction
@@ -70,11 +81,15 @@ def random_crop(image: torch.Tensor, least: float) -> torch.Tensor:
 
 
 class FileEmbeddingCache:
-    """Keeps the image embeddings [L, D] of files, in the host's memory, without waiting for a GPU.
+    """Caches the image embeddings [L, D] of files in host memory, without waiting for the GPU.
 
     Args:
-        network: computes them; its image part must not be trained.
-        size: bytes to keep at most; what is beyond is computed each time.
+        network: the network; its image encoder must be frozen.
+        size: maximum bytes to cache; further images are encoded each time.
+
+    Attributes:
+        embeddings: the cached embeddings, by path.
+        bytes_left: free bytes of the cache.
     """
 
     def __init__(self, network: Network, size: float) -> None:
@@ -84,14 +99,14 @@ class FileEmbeddingCache:
         self.embeddings: dict[Path, torch.Tensor] = {}
 
     def embed(self, batch: Batch) -> torch.Tensor | None:
-        """Return the embeddings [P, L, D] of a batch's pictures; None where it has none."""
+        """Return the image embeddings [P, L, D] of a batch; None if it has no images."""
         if not batch.image_paths:
             return None
         known = dict.fromkeys(batch.image_paths)
         known.update((path, self.embeddings[path]) for path in batch.image_paths if path in self.embeddings)
         new = [number for number, path in enumerate(batch.image_paths) if path not in self.embeddings]
         if new and batch.pixels is not None:
-            # Chosen on the device: what an index would copy here is not pinned, and sending it waits.
+            # Index on the device: indexing on the host would make a copy without pinned memory, whose transfer blocks.
             pixels = to_device(batch.pixels, self.network.device)
             chosen = torch.stack([pixels[batch.decoded.index(number)] for number in new])
             for number, embedding in zip(new, self._compute(chosen), strict=True):
@@ -101,11 +116,11 @@ class FileEmbeddingCache:
         return torch.stack([to_device(embedding, device) for embedding in known.values() if embedding is not None])
 
     def is_cached(self, batch: Batch) -> list[bool]:
-        """Return of each example whether its picture needs not be decoded again."""
+        """Return for each example whether its image is cached, so that it need not be decoded again."""
         return [image >= 0 and batch.image_paths[image] in self.embeddings for image in batch.image_indices]
 
     def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
-        # Copies, because the encoder writes into the same place again.
+        # Cloned, because the encoder reuses its output buffer.
         return torch.cat([self.encoder.encode(part).clone() for part in pixels.split(BATCH_BUCKETS[-1])])
 
     def _keep(self, path: Path, embedding: torch.Tensor) -> None:

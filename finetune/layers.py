@@ -1,7 +1,7 @@
-"""A layer of the language model on the way forth and back, in as few steps as it can be made of.
+"""Forward and backward pass of one layer of the language model, with few autograd nodes.
 
-A batch of one short row costs a GPU less than the host takes to start what it computes. So what autograd makes of a
-dozen steps is one, with its way back written by hand, wherever the weights are frozen and nobody watches the calls.
+For a batch of one short sequence a GPU computes faster than the host launches kernels. So autograd functions with
+hand-written backward passes replace a dozen autograd nodes each, if the weights are frozen and have no hooks.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,15 +29,18 @@ def run_layer(
     rotary: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the states [B, T, D] after a layer.
+    """Return the hidden states [B, T, D] after a layer.
 
     Args:
-        attend: computes the context of q, k, v and the mask.
+        layer: the layer.
+        attention_fn: computes the attention output from q, k, v and the mask.
         alpha: factor of the residual branch.
-        factors: LoRA's, as far as they are at hand.
-        again: whether the layer will be computed again on the way back. That ends with the last thing that is kept, so
-            it spares the last product where this is a step by itself.
-        turns: see `rotary_qkv`.
+        factors: LoRA matrices of some of the linear layers, already cast.
+        recompute: whether the layer is recomputed in the backward pass. `FrozenMlp` is not used then: recomputation
+            stops at the last saved tensor, and so skips a last linear layer that is an autograd node of its own.
+        x: hidden states [B, T, D] before the layer.
+        rotary: see `rotary_qkv`.
+        mask: the attention mask or bias.
     """
     h = layer.input_layernorm(x)
     attention = layer.attention
@@ -48,7 +51,7 @@ def run_layer(
     a = torch.add(apply_linear(attention.dense, context.transpose(1, 2).flatten(2), factors), h, alpha=alpha)
     mlp = layer.mlp
     if not recompute and can_fuse_mlp(layer, a):
-        # Weights of 4 bits are for those who have little memory.
+        # 4-bit weights are chosen to save memory, so activations are recomputed, too.
         save_activations = not isinstance(mlp.dense_h_to_4h, Nf4Linear)
         states: torch.Tensor = FrozenMlp.apply(a, layer, alpha, save_activations)
         return states
@@ -58,14 +61,14 @@ def run_layer(
 
 
 def linear_layers(transformer: Any) -> Iterator[nn.Module]:
-    """Yield the linear layers that `run_layer` calls, and what else is beside them, without a walk through them all."""
+    """Yield the linear layers that `run_layer` calls, and their sibling modules; faster than `modules()`."""
     for layer in transformer.layers:
         yield from layer.attention.children()
         yield from layer.mlp.children()
 
 
 def apply_linear(layer: Any, x: torch.Tensor, factors: LoraWeights) -> torch.Tensor:
-    """Return what a linear layer makes of x; as a module, which deepspeed may watch, where nothing shorter will do."""
+    """Apply a linear layer to x; call it as a module, with its hooks, only if there is no faster equivalent."""
     if layer in factors:
         product: torch.Tensor = layer.fused_forward(x, *factors[layer])
         return product
@@ -73,82 +76,86 @@ def apply_linear(layer: Any, x: torch.Tensor, factors: LoraWeights) -> torch.Ten
 
 
 def can_fuse_mlp(layer: Any, x: torch.Tensor) -> bool:
-    """Whether `FrozenMlp` may stand for the second half of a layer."""
+    """Whether `FrozenMlp` may replace the second half of a layer."""
     norm, mlp = layer.post_attention_layernorm, layer.mlp
     plain = isinstance(norm, nn.LayerNorm) and not has_hooks(norm) and not has_hooks(mlp)
-    frozen = plain and not norm.weight.requires_grad and not hasattr(norm.weight, "ds_id")
+    frozen = plain and not norm.weight.requires_grad and not hasattr(norm.weight, "ds_id")  # sharded by ZeRO 3
     return (
         frozen and is_frozen(mlp.dense_h_to_4h) and is_frozen(mlp.dense_4h_to_h) and not autocast_enabled(x.device.type)
     )
 
 
 def rotary_qkv(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the cosines, sines and negated sines [B, T, 3, 1, head_dim] by which q, k and v turn, v not at all.
+    """Return cosines, sines and negated sines [B, T, 3, 1, head_dim] of the rotary embedding of q, k and v.
+
+    For v the cosine is 1 and the sine 0, so that it is not rotated.
 
     Args:
         cos, sin: [B, T, head_dim].
     """
-    cos, sin = (part[:, :, None, None].expand(-1, -1, 2, -1, -1) for part in (cos, sin))
-    cos, sin = (F.pad(part, (0, 0, 0, 0, 0, 1), value=rest) for part, rest in ((cos, 1.0), (sin, 0.0)))
+    cos, sin = (table[:, :, None, None].expand(-1, -1, 2, -1, -1) for table in (cos, sin))
+    cos, sin = (F.pad(table, (0, 0, 0, 0, 0, 1), value=for_v) for table, for_v in ((cos, 1.0), (sin, 0.0)))
     return cos, sin, -sin
 
 
 class RotaryQKV(torch.autograd.Function):
-    """q, k and v [B, H, T, head_dim] of what a layer makes of its states, q and k turned by their positions.
+    """Split the output [B, T, 3 D] of a QKV layer into q, k and v [B, H, T, head_dim], and apply_rotary q and k.
 
-    They lie side by side, so that nothing is copied for the sake of one of them.
+    All three are views of one tensor, which is rotated at once, so that none of them is copied.
     """
 
     @staticmethod
     def forward(
-        context: Any, qkv: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor, back: torch.Tensor
+        ctx: Any, qkv: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor, negated_sin: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        context.save_for_backward(cos, back)
+        ctx.save_for_backward(cos, negated_sin)
         return apply_rotary(qkv.unflatten(-1, (3, heads, -1)), cos, sin).permute(2, 0, 3, 1, 4).unbind(0)
 
     @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradient = torch.stack([part.transpose(1, 2) for part in gradients], dim=2)
-        return apply_rotary(gradient, *context.saved_tensors).flatten(2), None, None, None, None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradient = torch.stack([gradient.transpose(1, 2) for gradient in gradients], dim=2)
+        return apply_rotary(gradient, *ctx.saved_tensors).flatten(2), None, None, None, None
 
 
 class FrozenMlp(torch.autograd.Function):
-    """The second half of a layer that is not trained: m = LN(a);  m * alpha + MLP(m)."""
+    """The second half of a frozen layer: m = LN(a);  m * alpha + MLP(m)."""
 
     @staticmethod
-    def forward(context: Any, a: torch.Tensor, layer: Any, alpha: float, save_activations: bool) -> torch.Tensor:
-        """Return the states [B, T, D].
+    def forward(ctx: Any, a: torch.Tensor, layer: Any, alpha: float, save_activations: bool) -> torch.Tensor:
+        """Return the hidden states [B, T, D] after the layer.
 
         Args:
-            a: [B, T, D], the states after attention.
-            layer: of which this is the second half.
+            ctx: autograd's context.
+            a: hidden states [B, T, D] after attention.
+            layer: the layer.
             alpha: factor of the residual branch.
-            keeps: whether to keep the MLP's inside, 4 D a token, instead of computing it again on the way back.
+            save_activations: whether to save the MLP's inner activations, 4 D per token, instead of recomputing them
+                in the backward pass.
         """
-        m, mean, spread = normalize(layer, a)
+        m, mean, rstd = normalize(layer, a)
         inner = frozen_forward(layer.mlp.dense_h_to_4h, m)
-        made = frozen_forward(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
-        context.save_for_backward(a, mean, spread, inner if save_activations else None)
-        context.layer, context.alpha = layer, alpha
-        return made.add_(m, alpha=alpha)
+        output = frozen_forward(layer.mlp.dense_4h_to_h, F.gelu(inner, approximate="tanh"))
+        ctx.save_for_backward(a, mean, rstd, inner if save_activations else None)
+        ctx.layer, ctx.alpha = layer, alpha
+        return output.add_(m, alpha=alpha)
 
     @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        a, mean, spread, inner = context.saved_tensors
-        layer, gradient = context.layer, gradients[0]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, mean, rstd, inner = ctx.saved_tensors
+        layer, output_gradient = ctx.layer, gradients[0]
         norm, mlp = layer.post_attention_layernorm, layer.mlp
         if inner is None:
             inner = frozen_forward(mlp.dense_h_to_4h, normalize(layer, a)[0])
-        given = input_gradient(mlp.dense_4h_to_h, gradient)
-        given = torch.ops.aten.gelu_backward(given, inner, approximate="tanh")
-        given = input_gradient(mlp.dense_h_to_4h, given).add_(gradient, alpha=context.alpha)
-        wants = (True, False, False)
-        back = torch.ops.aten.native_layer_norm_backward
+        gradient = input_gradient(mlp.dense_4h_to_h, output_gradient)
+        gradient = torch.ops.aten.gelu_backward(gradient, inner, approximate="tanh")
+        gradient = input_gradient(mlp.dense_h_to_4h, gradient).add_(output_gradient, alpha=ctx.alpha)
+        output_mask = (True, False, False)  # the gradient of the input only
+        layer_norm_backward = torch.ops.aten.native_layer_norm_backward
         shape, weight, bias = norm.normalized_shape, norm.weight, norm.bias
-        return back(given, a, shape, mean, spread, weight, bias, wants)[0], None, None, None
+        return layer_norm_backward(gradient, a, shape, mean, rstd, weight, bias, output_mask)[0], None, None, None
 
 
 def normalize(layer: Any, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what a layer's second norm makes of a, and the means and inverse deviations of the rows."""
+    """Apply a layer's second LayerNorm to a; return its output, and mean and reciprocal deviation of each token."""
     norm = layer.post_attention_layernorm
     return torch.native_layer_norm(a, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

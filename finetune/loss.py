@@ -1,7 +1,7 @@
-"""Compute the loss of answers from final states, a few tokens at a time, and the divergence from the base model.
+"""Compute cross-entropy and KL divergence from final hidden states, in chunks of a few tokens.
 
-The logits of all places would be the largest tensor of a training by far: in float32 half a megabyte a place at the
-published size.
+The logits of all positions at once would be by far the largest tensor of the training: at the published size each
+position takes half a megabyte in float32.
 """
 
 import math
@@ -17,20 +17,20 @@ from torch.utils.checkpoint import checkpoint
 from model.sat.lora import LoraLinear, has_dropout
 from model.visualglm import PARALLEL_LAYERS
 
-# Places whose logits lie in memory at a time.
-LOGITS_CHUNK = 256
+LOGITS_CHUNK = 256  # tokens whose logits are in memory at a time
+KL_CHUNK = LOGITS_CHUNK // 2  # there are the logits of student and teacher, and a copy
 
 
 def sum_cross_entropy(
     head: nn.Module, states: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Return the weighted sum of the losses of states, in float32.
+    """Return the weighted sum of the cross-entropy losses, in float32.
 
     Args:
-        head: of the language model.
-        states: [N, D].
-        targets: [N], the tokens to say.
-        counts: [N], what each counts.
+        head: the language model's head.
+        states: final hidden states [N, D].
+        targets: target token ids [N].
+        weights: loss weights [N].
     """
     if torch.is_grad_enabled() and is_frozen_matrix(head):
         loss: torch.Tensor = ChunkedLinearCrossEntropy.apply(states, targets, weights, head.weight)
@@ -38,99 +38,16 @@ def sum_cross_entropy(
     return sum_chunks(head, chunk_cross_entropy, LOGITS_CHUNK, states, targets, weights)
 
 
-def sum_chunks(
-    head: nn.Module, function: Callable[..., torch.Tensor], rows: int, states: torch.Tensor, *others: torch.Tensor
-) -> torch.Tensor:
-    """Return the sum of a function of a head and states [N, D] with what belongs to them, of so many rows at a time."""
-    total = torch.zeros((), device=states.device)
-    number = count_chunks(head, states, rows)
-    for chunk in split_chunks(number, rows, states, *others):
-        if torch.is_grad_enabled() and number > 1:
-            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout(head)}
-            total = total + checkpoint(function, head, *chunk, **options)
-        else:
-            total = total + function(head, *chunk)
-    return total
-
-
-def is_frozen_matrix(head: nn.Module) -> bool:
-    """Whether a head is a matrix that is not trained, and that lies here as a whole."""
-    weight: Any = head.weight if type(head) in PARALLEL_LAYERS else None
-    return weight is not None and not weight.requires_grad and not hasattr(weight, "ds_id")
-
-
-def count_chunks(head: nn.Module, states: torch.Tensor, rows: int) -> int:
-    """Return into how many parts of so many rows the states go.
-
-    ZeRO 3 collects a head from all processes whenever it is called; so all call it as often as the one that has most to
-    say, with nothing where they have said all.
-    """
-    number = max(1, math.ceil(len(states) / rows))
-    if not any(hasattr(weight, "ds_id") for weight in head.parameters()):
-        return number
-    most = torch.tensor(number, device=states.device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return int(most)
-
-
-def split_chunks(number: int, rows: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield so many parts of the tensors, each of so many rows as long as there are some."""
-    for start in range(0, number * rows, rows):
-        yield tuple(tensor[start : start + rows] for tensor in tensors)
-
-
-def chunk_cross_entropy(
-    head: nn.Module, states: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Return the weighted sum of the losses of a few states."""
-    # In float32 as it is computed, and not before, so that there is no second copy of the logits.
-    chances = F.log_softmax(head(states), dim=-1, dtype=torch.float32)
-    return F.nll_loss(chances, targets, reduction="none") @ weights
-
-
-class ChunkedLinearCrossEntropy(torch.autograd.Function):
-    """The same where only states want a gradient: it is made with the loss, so that no logits are made twice."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, states: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
-        total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
-        number = math.ceil(len(states) / LOGITS_CHUNK)
-        for gradient, chunk, wanted, weight_chunk in split_chunks(
-            number, LOGITS_CHUNK, gradients, states, targets, weights
-        ):
-            # In place, as there is no larger tensor in a training: softmax would need two of them.
-            chances = F.linear(chunk, weight).float()
-            most = chances.amax(1, keepdim=True)
-            teacher = chances.gather(1, wanted[:, None]) - most
-            sums = chances.sub_(most).exp_().sum(1, keepdim=True)
-            total += (sums.log() - teacher)[:, 0] @ weight_chunk
-            chances.div_(sums).scatter_add_(1, wanted[:, None], torch.full_like(sums, -1.0))
-            gradient.copy_(chances.mul_(weight_chunk[:, None]).to(weight.dtype) @ weight)
-        ctx.save_for_backward(gradients)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (gradients,) = ctx.saved_tensors
-        return gradients * given[0], None, None, None
-
-
-# Places at a time: there are logits of both, and a copy.
-KL_CHUNK = LOGITS_CHUNK // 2
-
-
 def sum_kl_divergence(
     head: nn.Module, states: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Return the weighted sum of the divergences of states, in float32.
+    """Return the weighted sum of the divergences KL(teacher || student) of the token distributions, in float32.
 
     Args:
-        head: of the language model.
-        states: [N, D] of the network.
-        told: [N, D], those of its base.
-        counts: [N], what each counts.
+        head: the language model's head.
+        states: final hidden states [N, D] of the trained network.
+        teacher: final hidden states [N, D] of the base model.
+        weights: loss weights [N].
     """
     if torch.is_grad_enabled() and is_frozen_matrix(head):
         divergence: torch.Tensor = ChunkedLinearKLDivergence.apply(states, teacher, weights, head.weight)
@@ -138,38 +55,126 @@ def sum_kl_divergence(
     return sum_chunks(head, chunk_kl_divergence, KL_CHUNK, states, teacher, weights)
 
 
+def is_frozen_matrix(head: nn.Module) -> bool:
+    """Whether a head is a single weight matrix that is neither trained nor sharded by ZeRO 3."""
+    weight: Any = head.weight if type(head) in PARALLEL_LAYERS else None
+    return weight is not None and not weight.requires_grad and not hasattr(weight, "ds_id")
+
+
+def sum_chunks(
+    head: nn.Module, function: Callable[..., torch.Tensor], size: int, states: torch.Tensor, *others: torch.Tensor
+) -> torch.Tensor:
+    """Return the sum of `function(head, chunk of states, chunk of each other tensor)` over chunks of `size` tokens.
+
+    If there are several, each chunk is recomputed in the backward pass.
+    """
+    total = torch.zeros((), device=states.device)
+    count = count_chunks(head, states, size)
+    for chunk in split_chunks(count, size, states, *others):
+        if torch.is_grad_enabled() and count > 1:
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": has_dropout(head)}
+            total = total + checkpoint(function, head, *chunk, **options)
+        else:
+            total = total + function(head, *chunk)
+    return total
+
+
+def count_chunks(head: nn.Module, states: torch.Tensor, size: int) -> int:
+    """Return the number of chunks of `size` tokens.
+
+    With ZeRO 3 it is the maximum over all ranks: each call of the head gathers its weights from all of them, so every
+    rank has to make the same number of calls, the last ones with empty chunks.
+    """
+    count = max(1, math.ceil(len(states) / size))
+    if not any(hasattr(weight, "ds_id") for weight in head.parameters()):
+        return count
+    maximum = torch.tensor(count, device=states.device)
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return int(maximum)
+
+
+def split_chunks(count: int, size: int, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield `count` chunks of the tensors, each of `size` rows; the last ones may be shorter or empty."""
+    for start in range(0, count * size, size):
+        yield tuple(tensor[start : start + size] for tensor in tensors)
+
+
+def chunk_cross_entropy(
+    head: nn.Module, states: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return the weighted sum of the cross-entropy losses of one chunk."""
+    # log_softmax converts to float32 while it computes, so that there is no float32 copy of the logits.
+    log_probs = F.log_softmax(head(states), dim=-1, dtype=torch.float32)
+    return F.nll_loss(log_probs, targets, reduction="none") @ weights
+
+
 def chunk_kl_divergence(
     head: nn.Module, states: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Return the weighted sum of the divergences of a few states."""
+    """Return the weighted sum of the KL divergences of one chunk."""
     with torch.no_grad():
-        base = head.original if isinstance(head, LoraLinear) else head
-        expected = F.log_softmax(base(teacher), dim=-1, dtype=torch.float32)
-    chances = F.log_softmax(head(states), dim=-1, dtype=torch.float32)
-    return F.kl_div(chances, expected, reduction="none", log_target=True).sum(1) @ weights
+        base_head = head.original if isinstance(head, LoraLinear) else head
+        teacher_log_probs = F.log_softmax(base_head(teacher), dim=-1, dtype=torch.float32)
+    log_probs = F.log_softmax(head(states), dim=-1, dtype=torch.float32)
+    return F.kl_div(log_probs, teacher_log_probs, reduction="none", log_target=True).sum(1) @ weights
 
 
-class ChunkedLinearKLDivergence(torch.autograd.Function):
-    """The same where only states want a gradient: it is made with the sum, so that no logits are made twice."""
+class ChunkedLinearCrossEntropy(torch.autograd.Function):
+    """`sum_cross_entropy` for a frozen head matrix, whose forward pass also computes the gradient of the states.
+
+    So the logits are not recomputed in the backward pass.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, weight: torch.Tensor
+        ctx: Any, states: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, matrix: torch.Tensor
     ) -> torch.Tensor:
         total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
-        number = math.ceil(len(states) / KL_CHUNK)
-        for gradient, chunk, expected, weight_chunk in split_chunks(
-            number, KL_CHUNK, gradients, states, teacher, weights
-        ):
-            chances = F.log_softmax(F.linear(chunk, weight), dim=-1, dtype=torch.float32)
-            wanted = F.log_softmax(F.linear(expected, weight), dim=-1, dtype=torch.float32)
-            shares = wanted.exp()
-            total += wanted.sub_(chances).mul_(shares).sum(1) @ weight_chunk
-            gradient.copy_(chances.exp_().sub_(shares).mul_(weight_chunk[:, None]).to(weight.dtype) @ weight)
+        count = math.ceil(len(states) / LOGITS_CHUNK)
+        for gradient, state, target, weight in split_chunks(count, LOGITS_CHUNK, gradients, states, targets, weights):
+            # In place, as this is the largest tensor of the training; softmax would need two of them.
+            logits = F.linear(state, matrix).float()
+            maximum = logits.amax(1, keepdim=True)
+            target_logits = logits.gather(1, target[:, None]) - maximum
+            exponentials = logits.sub_(maximum).exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            total += (sums.log() - target_logits)[:, 0] @ weight
+            # d loss / d logits = softmax - one_hot(target)
+            logits_gradient = exponentials.div_(sums).scatter_add_(1, target[:, None], torch.full_like(sums, -1.0))
+            gradient.copy_(logits_gradient.mul_(weight[:, None]).to(matrix.dtype) @ matrix)
         ctx.save_for_backward(gradients)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *output_gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradients,) = ctx.saved_tensors
-        return gradients * given[0], None, None, None
+        return gradients * output_gradients[0], None, None, None
+
+
+class ChunkedLinearKLDivergence(torch.autograd.Function):
+    """`sum_kl_divergence` for a frozen head matrix, whose forward pass also computes the gradient of the states.
+
+    So the logits are not recomputed in the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, matrix: torch.Tensor
+    ) -> torch.Tensor:
+        total, gradients = torch.zeros((), device=states.device), torch.empty_like(states)
+        count = math.ceil(len(states) / KL_CHUNK)
+        for gradient, state, target, weight in split_chunks(count, KL_CHUNK, gradients, states, teacher, weights):
+            log_probs = F.log_softmax(F.linear(state, matrix), dim=-1, dtype=torch.float32)
+            teacher_log_probs = F.log_softmax(F.linear(target, matrix), dim=-1, dtype=torch.float32)
+            teacher_probs = teacher_log_probs.exp()
+            total += teacher_log_probs.sub_(log_probs).mul_(teacher_probs).sum(1) @ weight
+            # d loss / d logits = student probabilities - teacher probabilities
+            logits_gradient = log_probs.exp_().sub_(teacher_probs)
+            gradient.copy_(logits_gradient.mul_(weight[:, None]).to(matrix.dtype) @ matrix)
+        ctx.save_for_backward(gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *output_gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradients,) = ctx.saved_tensors
+        return gradients * output_gradients[0], None, None, None

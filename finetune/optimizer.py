@@ -1,4 +1,4 @@
-"""The optimizer around a module's loss: what the loop needs of one, and a plain one for a single process."""
+"""The interface of optimizers, AdamW for a single process, and the learning-rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -18,14 +18,15 @@ STATE_NAME = "optimizer.pt"
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How to optimize.
+    """Settings of an optimizer.
 
     Attributes:
-        weight_decay: of AdamW.
-        clip_grad: the longest gradient; 0 for any.
-        dtype: that the model computes in.
-        batch_size, accumulation: examples at a time, and batches to a step.
-        zero_stage, offload: of deepspeed.
+        weight_decay: AdamW's weight decay.
+        clip_grad: maximum gradient norm; 0 disables clipping.
+        dtype: dtype of the forward pass.
+        batch_size: examples per forward pass of one process.
+        accumulation: batches per optimizer step of one process.
+        zero_stage, offload: see deepspeed's ZeRO.
     """
 
     weight_decay: float
@@ -39,13 +40,13 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """What came of a step.
+    """The outcome of an optimizer step.
 
-    Either is a number, or a tensor that the device has yet to compute.
+    Each value is a number, or a tensor that the device may not have computed yet.
 
     Attributes:
-        is_skipped: float16 had no room for the gradients, and nothing was changed.
-        norm: length of the gradient before it was clipped; None where it is not known.
+        is_skipped: whether the gradients overflowed float16, so that no parameter was updated.
+        norm: gradient norm before clipping; None if unknown.
     """
 
     is_skipped: bool | torch.Tensor
@@ -53,11 +54,11 @@ class OptimizerStep:
 
 
 class AsyncScalars:
-    """Numbers that the host reads later, without waiting for what a GPU was given to do after them.
+    """Numbers copied to the host asynchronously; reading them does not wait for kernels that were launched later.
 
     Args:
-        numbers: or tensors of one number, still to be computed.
-        device: that computes them.
+        numbers: numbers, or tensors with one element, which the device may not have computed yet.
+        device: the device of the tensors.
     """
 
     def __init__(self, numbers: Iterable[float | torch.Tensor], device: torch.device) -> None:
@@ -72,7 +73,7 @@ class AsyncScalars:
         self.event.record()
 
     def read(self) -> list[float]:
-        """Return the numbers as soon as they are there."""
+        """Wait for the copy, and return the numbers."""
         if self.event is not None:
             self.event.synchronize()
         numbers: list[float] = self.buffer.tolist()
@@ -81,14 +82,15 @@ class AsyncScalars:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that was made and not yet looked at.
+    """The result of a training step whose numbers have not been read yet.
 
     Attributes:
-        number: of the step, from 1.
-        outcome: the loss summed over this process's tokens; the tokens of all processes, those that count less as
-            less; 1 where float16 had no room; the length of the gradient; how many processes were asked to stop.
-        rows: that it saw.
-        rate: of learning.
+        number: number of the step, counted from 1.
+        outcome: five numbers: the loss summed over this process's tokens, the number of tokens of all processes (each
+            counted with its loss weight), 1 if the step was skipped, the gradient norm, and the number of processes
+            that were asked to stop.
+        rows: row numbers of the step's examples.
+        lr: learning rate.
     """
 
     number: int
@@ -98,51 +100,52 @@ class StepResult:
 
 
 class Optimizer(Protocol):
-    """What the loop needs.
+    """The interface of optimizers that the trainer uses.
 
     Attributes:
-        saved_as: the file or directory in a checkpoint that `save` writes.
+        state_name: name of the file or directory that `save` writes into a checkpoint.
     """
 
     state_name: str
 
     def loss(self, batch: Batch, images: torch.Tensor | None, *more: torch.Tensor | None) -> torch.Tensor:
-        """Return the loss of one batch as the module computes it from all that is given."""
+        """Return the module's loss of one batch; all arguments are passed on to the module."""
         ...
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return a context in which the network computes, whatever dtypes its weights have."""
+        """Return a context manager in which the network can run although its weights have different dtypes."""
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of a loss to those of the batches before it in this step."""
+        """Backpropagate a loss; gradients accumulate over the batches of a step."""
         ...
 
     def step(self, lr: float) -> OptimizerStep:
-        """Change the parameters, after the last batch of the step."""
+        """Update the parameters, after the last batch of the step."""
         ...
 
     def wait_for_params(self) -> None:
-        """Let all weights lie where they belong, so that they can be read; every process calls it."""
+        """Wait for outstanding parameter transfers, so that the weights can be read; every process has to call it."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what is needed to go on; every process calls it."""
+        """Write the optimizer's state into a directory; every process has to call it."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Go on from what was written; every process calls it."""
+        """Restore the state that `save` wrote; every process has to call it."""
         ...
 
 
 class PlainOptimizer:
-    """AdamW on numbers in float32, whatever the model computes in.
+    """AdamW with float32 parameters, for any dtype of the forward pass.
 
     Args:
         module: returns a loss.
-        parameters: those to train; they become float32.
-        settings: how.
-        mixed: whether operations must be told to mix dtypes, because trained weights meet others in one.
+        parameters: the parameters to train; they are converted to float32.
+        settings: the settings.
+        uses_autocast: whether the forward pass needs autocast, because trained float32 weights and frozen weights of
+            another dtype occur in one operation.
     """
 
     def __init__(
@@ -156,7 +159,7 @@ class PlainOptimizer:
             parameter.data = parameter.data.float()
         self.device = self.parameters[0].device
         self.uses_autocast = uses_autocast and settings.dtype != torch.float32
-        # Fused, it needs not ask the GPU whether float16 had room, and starts a kernel instead of a dozen.
+        # The fused kernel checks for float16 overflow without waiting for the GPU, and replaces a dozen kernels.
         options: dict[str, Any] = {"weight_decay": settings.weight_decay, "fused": self.device.type == "cuda"}
         self.adam = torch.optim.AdamW(self.parameters, betas=BETAS, eps=EPSILON, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.dtype == torch.float16)
@@ -168,15 +171,15 @@ class PlainOptimizer:
             return loss
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Let torch choose the dtype of each operation, where trained weights in float32 meet others."""
+        """Return torch's autocast if `uses_autocast`, else a context manager that does nothing."""
         return torch.autocast(self.device.type, self.settings.dtype) if self.uses_autocast else nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of a loss."""
+        """Backpropagate a loss, scaled for float16."""
         self.scaler.scale(loss).backward()
 
     def step(self, lr: float) -> OptimizerStep:
-        """Change the parameters."""
+        """Clip the gradients, and update the parameters."""
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.scaler.unscale_(self.adam)
@@ -184,19 +187,19 @@ class PlainOptimizer:
         self.scaler.step(self.adam)
         self.scaler.update()
         self.adam.zero_grad(set_to_none=True)
-        # The scaler skips where a gradient is no number, and then its length is none.
+        # The scaler skips a step exactly if a gradient is inf or NaN, and so is the norm then.
         return OptimizerStep(~norm.isfinite() if self.scaler.is_enabled() else False, norm)
 
     def wait_for_params(self) -> None:
-        """Do nothing: they never move."""
+        """Do nothing: the parameters are never transferred."""
 
     def save(self, folder: Path) -> None:
-        """Write the state, and the numbers in float32 where the weights are saved in less."""
+        """Write the states of AdamW and scaler, and the float32 parameters, which a checkpoint may store in 16 bits."""
         state = {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
         torch.save({**state, "parameters": [parameter.data for parameter in self.parameters]}, folder / STATE_NAME)
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Restore the state that `save` wrote."""
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
         for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
             parameter.data.copy_(kept)
@@ -207,23 +210,24 @@ class PlainOptimizer:
 def learning_rate_at(
     step: int, steps: int, peak: float, *, style: str, warmup: float, ratio: float, decay_steps: int | None
 ) -> float:
-    """Return the learning rate of a step, which counts from 0.
+    """Return the learning rate of a step, counted from 0.
 
     Args:
-        steps: of the whole training.
-        peak: the rate after the warm-up.
+        step: the step.
+        steps: number of steps of the training.
+        peak: the learning rate after warm-up.
         style: constant, linear, cosine or exponential.
-        warmup: share of the steps in which the rate rises in a line.
-        ratio: share of the peak that is left in the end.
-        decay_steps: steps until then; None for all.
+        warmup: fraction of the steps in which the learning rate rises linearly.
+        ratio: fraction of `peak` that the learning rate decays to.
+        decay_steps: the step at which the decay ends; None for the last.
     """
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
+    warmup_steps = math.ceil(warmup * steps)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
     if style == "constant":
         return peak
-    done = min(1.0, (step - rising) / max(1, (decay_steps or steps) - rising))
+    progress = min(1.0, (step - warmup_steps) / max(1, (decay_steps or steps) - warmup_steps))
     if style == "exponential":
-        return float(peak * ratio**done)
-    left = 1 - done if style == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return peak * (ratio + (1 - ratio) * left)
+        return float(peak * ratio**progress)
+    remaining = 1 - progress if style == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return peak * (ratio + (1 - ratio) * remaining)

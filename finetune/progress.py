@@ -1,4 +1,4 @@
-"""What a training tells of itself: a bar, a log of JSON lines, TensorBoard, Weights & Biases."""
+"""Log the progress of a training: progress bar, JSON lines, TensorBoard, Weights & Biases."""
 
 import importlib.util
 import json
@@ -14,13 +14,14 @@ LOG_NAME = "log.jsonl"
 
 
 class TrainingLogger:
-    """Records the numbers of a training; of several processes the first has one.
+    """Logs the metrics of a training; only the main process has one.
 
     Args:
-        run: directory of the log.
-        first, last: steps made already, and in all.
-        summary: directory of TensorBoard's files, used where TensorBoard is installed.
-        wandb: options of wandb.init; None for none.
+        run: directory of the log file.
+        first_step: number of steps made before.
+        last_step: number of the training's last step.
+        summary: directory of TensorBoard's files, written if TensorBoard is installed; None for `run`.
+        wandb: options of wandb.init; None disables Weights & Biases.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class TrainingLogger:
     ) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        # A terminal's bar moves; elsewhere every record is a line.
+        # In a terminal there is a progress bar; elsewhere each record is a line of text.
         self.bar = tqdm(
             total=last_step, initial=first_step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.1
         )
@@ -44,12 +45,12 @@ class TrainingLogger:
         self.first_step, self.last_step = first_step, last_step
 
     def step(self, tokens: float) -> None:
-        """Count a step with so many answer tokens."""
+        """Count a step with `tokens` answer tokens."""
         self.num_tokens += tokens
         self.bar.update()
 
     def log(self, step: int, **numbers: Any) -> None:
-        """Record numbers of a step."""
+        """Log the metrics of a step."""
         self.log_file.write(json.dumps({"step": step, **numbers}, ensure_ascii=False) + "\n")
         self.log_file.flush()
         plain = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
@@ -60,7 +61,7 @@ class TrainingLogger:
             self.wandb.log_file(plain, step=step)
 
     def log_progress(self, step: int, loss: float, lr: float) -> None:
-        """Record how the training goes, and show it."""
+        """Log loss, learning rate, speed and remaining time, and print them."""
         spent = time.perf_counter() - self.start_time
         speed = self.num_tokens / max(spent, 1e-9)
         left = spent / max(1, step - self.first_step) * (self.last_step - step)
@@ -72,11 +73,11 @@ class TrainingLogger:
             )
 
     def write_line(self, text: str) -> None:
-        """Show a line above the bar."""
+        """Print a line above the progress bar."""
         self.bar.write(make_printable(text), file=sys.stderr)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the logs."""
         self.bar.close()
         self.log_file.close()
         if self.tensorboard is not None:
@@ -86,7 +87,7 @@ class TrainingLogger:
 
 
 def open_tensorboard(folder: Path) -> Any:
-    """Return TensorBoard's writer; None where it is not installed."""
+    """Return a TensorBoard writer; None if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
@@ -95,7 +96,7 @@ def open_tensorboard(folder: Path) -> Any:
 
 
 def open_wandb(options: dict[str, Any] | None) -> Any:
-    """Return a run of Weights & Biases; None where none is wanted."""
+    """Start a run of Weights & Biases; return None if `options` is None."""
     if options is None:
         return None
     if importlib.util.find_spec("wandb") is None:

@@ -1,4 +1,4 @@
-"""Which examples each step sees: a function of seed and step alone, so that training can go on anywhere."""
+"""Choose the examples of each step: a function of seed and step only, so that a training can resume at any step."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 import torch
 
-# Steps of examples among which those of like length are put together.
-LENGTH_WINDOW = 50
+LENGTH_WINDOW = 50  # steps whose examples are sorted by length together
 
 
 @dataclass(frozen=True)
 class ResumableBatchSampler:
-    """The order of the examples.
+    """Draws the batches of each step.
 
-    They come in an order drawn anew for each epoch; a step takes the next ones, across the ends of epochs.
+    Each epoch has a random order of its own. A step may contain the end of one epoch and the beginning of the next.
 
     Attributes:
-        count: examples there are.
-        batch_size: of one process.
-        batches: of one process in a step.
-        processes, rank: how many share a step's examples, and which one this is.
-        seed: of the order.
-        sizes: of each example its length, to put those of like length together; None for not.
+        num_examples: number of examples.
+        batch_size: examples per batch of one process.
+        batches_per_step: batches per step of one process.
+        world_size: number of processes that share the examples of a step.
+        rank: rank of this process.
+        seed: random seed.
+        lengths: length of each example, to batch examples of similar length; None for random batches.
     """
 
     num_examples: int
@@ -35,15 +35,15 @@ class ResumableBatchSampler:
 
     @property
     def step_size(self) -> int:
-        """Examples of one step, over all processes."""
+        """Number of examples per step, over all processes."""
         return self.batch_size * self.batches_per_step * self.world_size
 
     def steps(self, epochs: int) -> int:
-        """Return how many steps see every example `epochs` times."""
+        """Return the number of steps that `epochs` epochs take, rounded up."""
         return math.ceil(epochs * self.num_examples / self.step_size)
 
     def batches_from(self, step: int) -> Iterator[list[int]]:
-        """Yield this process's batches, without end, from those of `step` on."""
+        """Yield this process's batches (indices of examples) endlessly, starting with those of `step`."""
         epoch, offset = divmod(step * self.step_size, self.num_examples)
         waiting = self.epoch(epoch)[offset:]
         while True:
@@ -56,13 +56,13 @@ class ResumableBatchSampler:
                 yield taken[start : start + self.batch_size]
 
     def epoch(self, number: int) -> list[int]:
-        """Return the order of one epoch."""
+        """Return the indices of all examples in the order of one epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
         drawn = torch.randperm(self.num_examples, generator=generator).tolist()
         return drawn if self.lengths is None else self._by_length(drawn, generator)
 
     def _by_length(self, drawn: list[int], generator: torch.Generator) -> list[int]:
-        """Put examples of like length side by side, within windows, and their groups in a drawn order."""
+        """Sort the examples of each window by length, form batches, and shuffle the batches of the window."""
         window, lengths = LENGTH_WINDOW * self.step_size, self.lengths or ()
         ordered: list[int] = []
         for start in range(0, len(drawn), window):

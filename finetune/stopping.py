@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT: the first asks a training to stop after its step, the second ends the process at once.
+"""Handle SIGTERM and SIGINT: the first stops the training after its step, a second one ends the process immediately.
 
-Python runs a signal handler only between two operations of the main thread, and a backward pass or the writing of a
-checkpoint is one operation. So a thread of its own learns of signals, through the descriptor to which the interpreter
-writes their numbers as they arrive.
+Python runs a signal handler only between two bytecode instructions of the main thread, and a backward pass or the
+writing of a file is a single one. So a separate thread handles signals: it reads their numbers from the descriptor to
+which the interpreter writes them as they arrive (`signal.set_wakeup_fd`).
 """
 
 import os
@@ -18,20 +18,21 @@ from typing import Any
 from model.command_line import print_text
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SIGNAL_EXIT_BASE = 128  # plus the number of the signal: the exit code that shells give
-# Launchers repeat a signal, and send SIGTERM after the terminal's SIGINT: within this time it is the same request.
+SIGNAL_EXIT_BASE = 128  # plus the number of the signal: a shell's exit status
+# Launchers repeat signals, and send SIGTERM after the terminal's SIGINT: within this time it is the same request.
 REPEATED_S = 3.0
 
 
 class StopRequest:
-    """A request to stop a training after its step.
+    """A request to stop the training after the current step.
 
     Args:
-        speaks: whether this process tells the person that it was asked.
+        announces: whether this process prints a message when a signal arrives.
         is_launched: whether a launcher may repeat signals.
 
     Attributes:
-        signal: the number of the signal that asked; None before.
+        signal: the number of the first signal; None before it arrives.
+        arrived: time at which it arrived, in seconds of `time.monotonic`.
     """
 
     def __init__(self, announces: bool = True, is_launched: bool = False) -> None:
@@ -46,7 +47,7 @@ class StopRequest:
         return self.signal is not None
 
     def handle(self, number: int) -> None:
-        """Note a signal; end the process if it is a second one."""
+        """Handle a signal: request a stop, or end the process if it is a second signal."""
         now = time.monotonic()
         if self.signal is None:
             self.signal, self.arrived = number, now
@@ -59,12 +60,12 @@ class StopRequest:
 
 
 def do_nothing(number: int, frame: Any) -> None:
-    """Handle a signal in the watching thread."""
+    """Replace Python's signal handlers in the main thread; `listen` handles the signals."""
 
 
 @contextmanager
 def catch_signals(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM and SIGINT make a request instead of ending the process; only the main thread can."""
+    """Turn SIGTERM and SIGINT into a stop request during a block; has no effect outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -86,14 +87,14 @@ def catch_signals(request: StopRequest) -> Iterator[None]:
 
 
 def listen(receiver: socket.socket, request: StopRequest) -> None:
-    """Note the signals whose numbers arrive, until the other end is closed."""
+    """Handle the signals whose numbers arrive, until the sending socket is closed."""
     while numbers := receiver.recv(1):
         if numbers[0] in SIGNALS:
             request.handle(numbers[0])
 
 
 def ignore_signals() -> None:
-    """Leave signals to the process that has started this one, which sends them to all that it has started."""
+    """Ignore signals in a worker process, whose parent process handles them and ends its workers."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -103,8 +104,8 @@ def ignore_signals() -> None:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Hold signals back from processes that are started in the block, until they call `ignore_signals`."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+    """Block signals in processes that are started in the block, until they call `ignore_signals`."""
+    if not hasattr(signal, "pthread_sigmask"):  # not available on Windows
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

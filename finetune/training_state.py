@@ -12,17 +12,17 @@ INTEGER_FIELDS = ("step", "examples", "step_size", "seed", "processes", "skipped
 
 @dataclass
 class TrainingState:
-    """Where a training is.
+    """The state of a training: the contents of a checkpoint's state.json.
 
     Attributes:
-        step: optimizer steps that were made.
-        examples: in the data, and in a step, which decide what comes next.
-        step_size: see `examples`.
-        seed: of the order.
-        processes: that trained together.
-        skipped: steps without room in float16.
+        step: number of optimizer steps made.
+        examples: number of examples of the training data.
+        step_size: examples per step, over all processes.
+        seed: seed of the order of the examples.
+        processes: number of processes.
+        skipped: number of steps skipped because of float16 overflow.
         best_loss: lowest held-out loss; None before the first evaluation.
-        worse: evaluations since then.
+        worse: number of evaluations since then.
         train_hashes, valid_hashes: SHA-256 of each file of the training data and of the held-out data; empty in a
             checkpoint that an earlier version wrote.
     """
@@ -40,10 +40,10 @@ class TrainingState:
 
 
 def parse_state(text: str) -> TrainingState:
-    """Read a state from its JSON.
+    """Parse the JSON of a state.
 
     Raises:
-        ValueError: it is no state.
+        ValueError: the text is not the JSON of a state.
     """
     try:
         entries = json.loads(text)
@@ -51,14 +51,14 @@ def parse_state(text: str) -> TrainingState:
             **{entry.name: entries[entry.name] for entry in fields(TrainingState) if entry.name in entries}
         )
     except (TypeError, RecursionError) as error:
-        raise ValueError("it lacks entries") from error
+        raise ValueError("entries are missing") from error
     if any(type(getattr(state, name)) is not int for name in INTEGER_FIELDS):
-        raise ValueError("its entries are not numbers")
+        raise ValueError("an entry is not an integer")
     if not isinstance(state.best_loss, float | int | None):
-        raise ValueError("its best_loss is not a number")
+        raise ValueError("best_loss is not a number")
     for hashes in (state.train_hashes, state.valid_hashes):
         if not isinstance(hashes, list) or not all(isinstance(digest, str) for digest in hashes):
-            raise ValueError("its hashes are not a list of texts")
+            raise ValueError("the hashes are not a list of strings")
     return state
 
 
@@ -73,16 +73,16 @@ def hash_file(path: Path) -> str:
 
 
 def make_manifest(folder: Path) -> str:
-    """Return the text of the manifest of all files in a directory."""
+    """Return the manifest of a directory: JSON with the SHA-256 of each of its files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing does not hold Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
         hashes = pool.map(hash_file, files)
         entries = {path.relative_to(folder).as_posix(): digest for path, digest in zip(files, hashes, strict=True)}
     return json.dumps({FILES_KEY: entries}, indent=2)
 
 
 def find_changed_file(folder: Path) -> str | None:
-    """Return what differs from the manifest of a directory; None if all of its files are as they were written.
+    """Return how a directory differs from its manifest; None if all files are unchanged.
 
     Raises:
         OSError: a file cannot be read.
@@ -95,7 +95,7 @@ def find_changed_file(folder: Path) -> str | None:
     for name, digest in names.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            return f"{MANIFEST_NAME} names a file outside of the checkpoint"
+            return f"{MANIFEST_NAME} lists a file outside of the checkpoint"
         if not (folder / path).is_file():
             return f"{name} is missing"
         if hash_file(folder / path) != digest:

@@ -1,4 +1,4 @@
-"""Two processes, of which the second ends while gloo waits for Python's lock there, to let go of a sum of both.
+"""Run two processes of which the second exits while gloo waits for its GIL, to release the tensor of an all-reduce.
 
 Each is `python -m tests.helpers.gloo_shutdown FOLDER` with its RANK, 0 or 1, and a WORLD_SIZE of 2.
 """
@@ -10,12 +10,12 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-GIL_HELD = "holds"  # a file that says that the second process keeps the lock
-STATUS = 3  # which the second process ends with
+GIL_HELD = "holds"  # name of the file that exists once the second process holds its GIL
+STATUS = 3  # exit status of the second process
 
 
 def hold_the_gil(folder: Path) -> None:
-    """Keep Python's lock while the first process adds its number and gloo is done with the sum."""
+    """Hold the GIL until the first process has joined the all-reduce and gloo has completed it."""
     sys.setswitchinterval(1000)
     (folder / GIL_HELD).touch()
     end = time.monotonic() + 3
@@ -24,10 +24,10 @@ def hold_the_gil(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Meet the other process, and end."""
+    """Join the other process in an all-reduce, and exit."""
     rank = int(os.environ["RANK"])
     if rank == 1:
-        atexit.register(hold_the_gil, folder)  # before torch's, so that nothing is between this and the end
+        atexit.register(hold_the_gil, folder)  # registered before torch's functions, so that it runs last
 
     import torch
     import torch.distributed as dist
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
             time.sleep(0.01)
         dist.all_reduce(number)
         exit_process(0)
-    sys.kept = dist.group.WORLD  # type: ignore[attr-defined]  # as deepspeed keeps it
+    sys.kept = dist.group.WORLD  # type: ignore[attr-defined]  # a reference to the group, as deepspeed has one
     dist.all_reduce(number, async_op=True)
     close_distributed()
     exit_process(STATUS)

@@ -1,4 +1,4 @@
-"""finetune_visualglm.py, where ZeRO 3 treats a small model's weights as it does a large one's: it has few at a time."""
+"""Run finetune_visualglm.py with small ZeRO 3 limits, so that it shards and gathers a small model like a large one."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from finetune import deepspeed_optimizer
 from finetune.finetune_visualglm import main
 from finetune.optimizer import OptimizerSettings
 
-LIMITS = {  # in numbers
+LIMITS = {  # in elements
     "stage3_prefetch_bucket_size": 300_000,
     "stage3_max_reuse_distance": 300_000,
     "stage3_param_persistence_threshold": 0,
@@ -14,9 +14,9 @@ LIMITS = {  # in numbers
 plain_config = deepspeed_optimizer.deepspeed_config
 
 
-def config_with_small_limits(settings: OptimizerSettings, trained: int) -> dict[str, Any]:
-    """Return deepspeed's configuration with other limits."""
-    config = plain_config(settings, trained)
+def config_with_small_limits(settings: OptimizerSettings, num_trained: int) -> dict[str, Any]:
+    """Return deepspeed's configuration with these limits."""
+    config = plain_config(settings, num_trained)
     return {**config, "zero_optimization": {**config["zero_optimization"], **LIMITS}}
 
 
