@@ -1,4 +1,4 @@
-"""`chat` and `stream_chat` as the published model has them: a picture, a question, an answer."""
+"""`chat` and `stream_chat` with the published model's signatures: answer a question about an image."""
 
 import json
 import queue
@@ -33,7 +33,7 @@ from .generation_chatglm import PrefixGenerationMixin
 
 History = list[tuple[str, str]]
 AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None
-# The published model's own settings. A directory's generation_config.json, and then the caller, win over them.
+# The published model's defaults. A directory's generation_config.json overrides them, and the caller overrides both.
 PRESET: dict[str, Any] = {
     "max_length": 1024,
     "min_length": 100,
@@ -43,26 +43,26 @@ PRESET: dict[str, Any] = {
     "temperature": 0.8,
     "repetition_penalty": 1.2,
 }
-# transformers refuses whole numbers here.
+# transformers rejects integers for these.
 FLOAT_SETTINGS = ("top_p", "temperature", "repetition_penalty")
 SAMPLING_ONLY = ("top_p", "top_k", "temperature")
 SETTINGS_FILE = "generation_config.json"
 
 
 class NaNGuard(LogitsProcessor):
-    """Stops where scores are no numbers, before a token is drawn from nonsense."""
+    """Raises GenerationError if a logit is NaN, before a token is sampled."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if torch.isnan(scores).any():
             raise GenerationError(
-                "The model's logits are not numbers (NaN). In float16 that is usually an overflow: "
-                "try bfloat16 or float32, and check that the weights loaded are complete."
+                "The model's logits are not numbers (NaN). In float16 this is usually an overflow: "
+                "try bfloat16 or float32, and check that the loaded weights are complete."
             )
         return scores
 
 
 class StopOnEvent(StoppingCriteria):
-    """Ends generation after the current token once `event` is set."""
+    """Stops generation after the current token once `event` is set."""
 
     def __init__(self, event: threading.Event) -> None:
         self.event = event
@@ -72,7 +72,7 @@ class StopOnEvent(StoppingCriteria):
 
 
 class TokenQueue(BaseStreamer):
-    """Hands the ids of one answer from the thread that generates them to the one that reads them."""
+    """Passes the token ids of one answer from the generating thread to the reading thread."""
 
     def __init__(self) -> None:
         self.items: queue.Queue[torch.Tensor | BaseException | None] = queue.Queue()
@@ -84,7 +84,7 @@ class TokenQueue(BaseStreamer):
         self.prompt_received = True
 
     def end(self) -> None:
-        """The thread says itself when it ends, however it does."""
+        """Do nothing: the generating thread puts the end marker, also after an error."""
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         while (item := self.items.get()) is not None:
@@ -94,7 +94,7 @@ class TokenQueue(BaseStreamer):
 
 
 class ChatMixin(PrefixGenerationMixin):
-    """What a model with `generate` needs to talk with a person."""
+    """Adds `chat` and `stream_chat` to a model with `generate`."""
 
     device: Any
     name_or_path: str
@@ -136,26 +136,25 @@ class ChatMixin(PrefixGenerationMixin):
         english: English = AS_CONFIGURED,
         **kwargs: Any,
     ) -> tuple[str, History]:
-        """Answer `query` about a picture.
+        """Answer `query` about an image.
 
         Args:
             tokenizer: a ChatGLMTokenizer.
-            image_path: a path or an http(s) URL; None or "" for a talk without a picture.
-            query: the question. Nothing in it is taken for a control token or a picture.
-            history: earlier rounds as (question, answer), or as messages {"role": ..., "content": ...}; None for none.
-            max_length, min_length: tokens of prompt and answer together, the picture's included.
-            do_sample: False takes the most likely token, as does a temperature of 0.
-            top_p, top_k, temperature, repetition_penalty, logits_processor, kwargs: as in `generate`. What is left
-                out comes from the model's generation_config.json, else from the published model's settings.
-            english: True to ask with "Q:" and "A:", False with the Chinese marks, None to follow the question. If not
-                given, the configuration's `prompt_language` decides.
+            image_path: a path or an http(s) URL; None or "" for a conversation without an image.
+            query: the question. It is encoded as plain text, without control tokens or images.
+            history: earlier turns as (question, answer), or as messages {"role": ..., "content": ...}; None for none.
+            max_length, min_length: limits of prompt and answer together, in tokens, including those of the image.
+            do_sample: False selects the most likely token (greedy decoding), as does a temperature of 0.
+            top_p, top_k, temperature, repetition_penalty, logits_processor, kwargs: as in `generate`. Missing values
+                are taken from the model's generation_config.json, then from the published model's defaults.
+            english: True to prompt with "Q:" and "A:", False for the Chinese prefixes, None to follow the question. If
+                not given, the configuration's `prompt_language` decides.
 
         Returns:
-            The answer, and the history with this round.
+            The answer, and the history including this turn.
 
         Raises:
-            VisualGLMError: the picture, a setting, the question or the history cannot be used, or the model's numbers
-                are not usable.
+            VisualGLMError: the image, a setting, the question or the history is invalid, or the model's logits are NaN.
         """
         given = {key: value for key, value in locals().items() if key in PRESET}
         turns = to_turns(history)
@@ -182,10 +181,10 @@ class ChatMixin(PrefixGenerationMixin):
         english: English = AS_CONFIGURED,
         **kwargs: Any,
     ) -> Iterator[tuple[str, History]]:
-        """Answer `query` as `chat` does, and yield the result as it grows; closing the iterator stops the model.
+        """Answer `query` as `chat` does, and yield partial results; closing the iterator stops generation.
 
         Yields:
-            The answer so far, of which no word is taken back, and the history with this round.
+            The answer so far, whose text is never revised, and the history including this turn.
         """
         given = {key: value for key, value in locals().items() if key in PRESET}
         turns = to_turns(history)
@@ -204,17 +203,20 @@ class ChatMixin(PrefixGenerationMixin):
     def stream_generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Iterator[torch.Tensor]:
         """Continue one prompt [1, T] as `generate` does; yield the ids so far, [1, T + 1], [1, T + 2], ...
 
-        Closing the iterator ends the work after the current token.
+        Closing the iterator stops generation after the current token.
+
+        Raises:
+            SettingError: beam search is requested, which cannot be streamed.
         """
         if kwargs.get("num_beams") not in (None, 1):
-            raise SettingError("Beams are compared when all are complete, so they cannot be streamed: use chat.")
+            raise SettingError("Beams are compared only when all are complete, so they cannot be streamed: use chat.")
         tokens, stopped = TokenQueue(), threading.Event()
         criteria = StoppingCriteriaList([*(kwargs.pop("stopping_criteria", None) or ()), StopOnEvent(stopped)])
 
         def work() -> None:
             try:
                 self.generate(input_ids=input_ids, streamer=tokens, stopping_criteria=criteria, **kwargs)
-            except BaseException as error:  # it belongs to the reader, whatever it is
+            except BaseException as error:  # raised again in the reading thread
                 tokens.items.put(error)
             tokens.items.put(None)
 
@@ -237,15 +239,15 @@ class ChatMixin(PrefixGenerationMixin):
         max_length: int | None = None,
         english: English = AS_CONFIGURED,
     ) -> dict[str, Any]:
-        """Return what `generate` reads for a question: input_ids [1, T], with a picture also its embeddings.
+        """Return the inputs of `generate` for a question: input_ids [1, T], and the embeddings of an image.
 
-        The oldest turns are left out where they would leave no room for an answer. The arguments are those of `chat`.
+        The oldest turns are dropped if they would leave no tokens for an answer. The arguments are those of `chat`.
         """
         turns = to_turns(history)
         language = choose_language(english, getattr(self.config, "prompt_language", None), query, turns)
         pixels = preprocess(load_image(image_path), self.image_size)[None] if image_path else None
         prompt = self.build_prompt(tokenizer, Conversation(pixels, turns, language), query, max_length)
-        # Where weights wait on a disk, the device is no place; what calls them brings the ids along.
+        # Weights offloaded to disk report the meta device; their hooks move the ids to the device that computes.
         device = "cpu" if self.device.type == "meta" else self.device
         inputs: dict[str, Any] = {"input_ids": torch.tensor([prompt.token_ids], device=device)}
         if pixels is not None:
@@ -256,7 +258,7 @@ class ChatMixin(PrefixGenerationMixin):
     def build_prompt(
         self, tokenizer: Tokenizer, conversation: Conversation, question: str, max_length: int | None
     ) -> Prompt:
-        """Encode `question`, whatever its length: `generate` warns where no room is left."""
+        """Encode `question` even if it exceeds the limit: `generate` then warns that one token is left."""
         length = self.image_length
         limit = self.max_sequence_length if max_length is None else min(max_length, self.max_sequence_length)
         try:
@@ -267,7 +269,7 @@ class ChatMixin(PrefixGenerationMixin):
         if prompt.dropped_turns:
             warnings.warn(
                 f"The conversation has grown past max_length={limit}: its oldest turns ({prompt.dropped_turns}) "
-                "are no longer seen.",
+                "are no longer part of the prompt.",
                 stacklevel=4,
             )
         return prompt
@@ -282,18 +284,18 @@ class ChatMixin(PrefixGenerationMixin):
         processors: LogitsProcessorList | None,
         english: English,
     ) -> dict[str, Any]:
-        """Return the arguments of `generate` for one round."""
+        """Return the arguments of `generate` for one turn."""
         settings = self.chat_settings(given, processors)
         inputs = self.build_inputs(tokenizer, image_path, query, turns, settings["max_length"], english)
         limit = settings["max_length"]
         if limit is None:
             limit = inputs["input_ids"].shape[1] + settings["max_new_tokens"]
-        settings["min_length"] = min(settings["min_length"], limit)  # transformers warns of more
+        settings["min_length"] = min(settings["min_length"], limit)  # transformers warns about a larger one
         return {**settings, **inputs}
 
     def chat_settings(self, given: dict[str, Any], processors: LogitsProcessorList | None = None) -> dict[str, Any]:
-        """Return the arguments of `generate`, from what the caller gave and the defaults."""
-        # transformers takes Python's own numbers alone, not numpy's or tensors.
+        """Return the arguments of `generate` from the caller's values and the defaults."""
+        # transformers accepts Python numbers only, no numpy scalars or tensors.
         chosen = {
             key: value.item() if getattr(value, "ndim", None) == 0 else value
             for key, value in given.items()
@@ -311,9 +313,9 @@ class ChatMixin(PrefixGenerationMixin):
         return settings
 
     def _directory_settings(self) -> dict[str, Any]:
-        """Return what the model's generation_config.json, or later the program, says of the preset's settings.
+        """Return the settings in generation_config.json, or in `generation_config` if the program changed it.
 
-        The file is read as well, since transformers 4 forgets values that are its own defaults.
+        The file is read as well, because transformers 4 drops values that equal its own defaults.
         """
         written = {**read_settings(self.name_or_path), **self.generation_config.to_diff_dict()}
         return {key: written[key] for key in (*PRESET, "max_new_tokens") if written.get(key) is not None}
@@ -323,10 +325,10 @@ class ChatMixin(PrefixGenerationMixin):
 
 
 def to_float(name: str, value: Any) -> float:
-    """Return a setting as a float.
+    """Convert a setting to float.
 
     Raises:
-        SettingError: it is no number.
+        SettingError: the value is not a number.
     """
     try:
         return float(value)
@@ -335,7 +337,11 @@ def to_float(name: str, value: Any) -> float:
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:
-    """Return the generation_config.json of a model's directory, or of the hub's cache; empty where there is none."""
+    """Read generation_config.json from a model's directory or the hub cache; return {} if there is none.
+
+    Raises:
+        SettingError: the file does not contain a JSON object.
+    """
     try:
         found = cached_file(name_or_path, SETTINGS_FILE, local_files_only=True) if name_or_path else None
     except OSError:
@@ -345,4 +351,4 @@ def read_settings(name_or_path: str) -> dict[str, Any]:
     try:
         return dict(json.loads(Path(found).read_text(encoding="utf-8")))
     except (RecursionError, TypeError, ValueError) as error:
-        raise SettingError(f"{found} should hold a JSON object of settings. Get the file again.") from error
+        raise SettingError(f"{found} should contain a JSON object of settings. Download the file again.") from error

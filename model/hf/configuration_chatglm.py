@@ -1,4 +1,4 @@
-"""The sizes and token ids of a VisualGLM model, as config.json holds them."""
+"""The configuration of a VisualGLM model in config.json: sizes and token ids."""
 
 import importlib
 import importlib.util
@@ -12,7 +12,7 @@ EXPORT_MODULE = ".export"
 
 
 def add_code(directory: str | os.PathLike[str], exporter: str) -> None:
-    """Call the function `exporter` of the export module, if there is one, for a directory that was just saved."""
+    """Call the function `exporter` of the export module, if that exists, for a directory that was just saved."""
     if __package__ and importlib.util.find_spec(EXPORT_MODULE, __package__):
         getattr(importlib.import_module(EXPORT_MODULE, __package__), exporter)(directory)
 
@@ -38,23 +38,23 @@ class FormerName:
 
 
 BITS = (0, 4, 8)
-# What transformers may be told of attention. It takes any other name for a package of kernels, on the hub if it is not
-# installed, and these networks compute attention themselves.
+# Accepted values of `attn_implementation`. transformers would take any other for the name of a kernel package, and
+# download it from the hub; these networks compute attention themselves.
 ATTENTION_IMPLEMENTATIONS = (None, True, False, "eager", "sdpa")
 
 IMPLEMENTATION_KEYS = ("attn_implementation", "attn_implementation_internal", "attn_implementation_autoset")
 
 
 class ChatGLMConfig(PretrainedConfig):  # public name
-    """What config.json says. The defaults are the language model of the published VisualGLM-6B.
+    """The content of config.json. The defaults describe the language model of the published VisualGLM-6B.
 
-    The network itself names the parts that it lacks when it is built, so that `ChatGLMConfig()` can be compared
-    with.
+    Missing entries of the image encoder are reported when the network is built, so that `ChatGLMConfig()` is valid:
+    transformers compares configurations with it.
     """
 
     model_type = "chatglm"  # checkpoint key
-    # transformers' caches and tools ask for sizes by these names.
-    attribute_map = {  # noqa: RUF012  transformers wants it so
+    # transformers' caches and tools read the sizes under these names.
+    attribute_map = {  # noqa: RUF012  as in transformers
         "num_hidden_layers": "num_layers",
         "intermediate_size": "inner_hidden_size",
         "max_position_embeddings": "max_sequence_length",
@@ -85,34 +85,37 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         prompt_language: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keep the sizes of the language model and of the image part.
+        """Store the sizes of the language model and of the image encoder.
 
         Args:
-            vocab_size: rows of the embedding; ids without a piece included.
+            vocab_size: rows of the embedding, including ids without a sentencepiece.
             hidden_size: width of the language model.
-            inner_hidden_size: width inside its MLPs; None for four times `hidden_size`.
-            max_sequence_length: tokens that it was trained to read.
+            num_layers, num_attention_heads: layers of the language model, and attention heads per layer.
+            inner_hidden_size: hidden size of its MLPs; None for four times `hidden_size`.
+            max_sequence_length: context length, in tokens, that it was trained with.
+            layernorm_epsilon: epsilon of its LayerNorms.
+            use_cache: whether `forward` returns a KV cache by default.
             bos_token_id, mask_token_id, gmask_token_id: <sop>, [MASK] and [gMASK].
-            position_encoding_2d: always true; kept for readers of the published file.
-            quantization_bit: 4 or 8 where the language model's weights are quantised, else 0.
-            image_length: vectors that stand for a picture.
-            eva_config, qformer_config: sizes of the two networks that read the picture.
-            pre_seq_len: keys and values of P-tuning v2 in each layer; None or 0 for none.
-            prompt_language: of the prompts that `chat` writes: "zh", "en", or "auto" to follow the question; None for
-                Chinese, as the published model has it.
-            kwargs: what every configuration of transformers may hold.
+            position_encoding_2d: must be true; the published file contains it.
+            quantization_bit: 4 or 8 if the language model's weights are quantized, else 0.
+            image_length: number of embeddings of an image.
+            eva_config, qformer_config: sizes of the ViT and the Q-Former of the image encoder.
+            pre_seq_len: number of P-tuning v2 keys and values in each layer; None or 0 for none.
+            prompt_language: language of the prompts that `chat` builds: "zh", "en", or "auto" to follow the question;
+                None for Chinese, as in the published model.
+            kwargs: entries that every transformers configuration accepts.
 
         Raises:
-            ValueError: a variant of ChatGLM that this network is not.
+            ValueError: an unsupported variant of ChatGLM, attention implementation or bit width.
         """
         if not position_encoding_2d:
             raise ValueError("position_encoding_2d is false: this network has two-dimensional positions only.")
         if kwargs.get("prefix_projection"):
-            raise ValueError("prefix_projection is true: P-tuning has keys and values of its own here, and no network.")
+            raise ValueError("prefix_projection is true: only P-tuning without a projection network is supported.")
         for key, value in kwargs.items():
             if key.endswith(IMPLEMENTATION_KEYS) and value not in ATTENTION_IMPLEMENTATIONS:
                 raise ValueError(
-                    f"{key} is {value!r}: this network computes attention itself, and loads no kernels from a hub. "
+                    f"{key} is {value!r}: this network computes attention itself and loads no kernels from the hub. "
                     "Remove the entry."
                 )
         if quantization_bit not in BITS:
@@ -134,14 +137,14 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         self.qformer_config = qformer_config
         self.pre_seq_len = pre_seq_len
         self.prompt_language = prompt_language
-        kwargs["tie_word_embeddings"] = False  # the output has a matrix of its own, whatever a file says
+        kwargs["tie_word_embeddings"] = False  # the output matrix is never tied, even if a file says so
         kwargs.setdefault("tokenizer_class", "ChatGLMTokenizer")
         super().__init__(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write config.json as transformers does, and the code that loads the directory without this package.
+        """Save config.json as transformers does, and export the code that loads the directory without this package.
 
-        Saving a model saves its configuration this way, too.
+        Saving a model calls this as well.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         add_code(save_directory, "export_code")

@@ -1,6 +1,6 @@
-"""The code that a model's directory needs to load in plain transformers with `trust_remote_code=True`.
+"""Export the code that lets transformers load a model's directory with `trust_remote_code=True`.
 
-The modules of this package and the few that they share with the others, all side by side in the directory.
+One directory holds the modules of this package and the modules that they share with other packages.
 """
 
 import json
@@ -22,7 +22,7 @@ HF_MODULES = (
     "modeling_chatglm",
     "tokenization_chatglm",
 )
-SHARED_FILES = (  # of the other packages, by their paths in `model`
+SHARED_FILES = (  # of other packages, by their paths in `model`
     "errors.py",
     "images/decode.py",
     "images/preprocess.py",
@@ -31,9 +31,9 @@ SHARED_FILES = (  # of the other packages, by their paths in `model`
     "prompt.py",
 )
 SHARED_MODULES = tuple(Path(file).stem for file in SHARED_FILES)
-TOKENIZER_MODULE = "tokenization_chatglm"  # which the model does without
+TOKENIZER_MODULE = "tokenization_chatglm"  # not needed by the model
 TOKENIZER_FILES = {f"{TOKENIZER_MODULE}.py", "configuration_chatglm.py"}
-# Modules that exports held before, which nothing imports any more.
+# Modules of earlier exports, which no module imports any more.
 FORMER_MODULES = (
     *("cache_chatglm", "graph_chatglm", "prefix_chatglm", "room_chatglm", "saving_chatglm", "text_chatglm"),
     *("vision_chatglm", "quantization", "kernels", "recording", "file_mode", "history", "image", "image_file"),
@@ -48,18 +48,18 @@ CONFIG_MAP = {
 }
 TOKENIZER_MAP = {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]}
 CONFIG_NAME, TOKENIZER_CONFIG_NAME = "config.json", "tokenizer_config.json"
-# Of the published code, and of our own of before: not needed by today's.
+# Files of the published code and of our earlier exports that the current code does not need.
 FORMER_FILES = ("visual.py", *(f"{module}.py" for module in FORMER_MODULES))
 BACKUP_NAME = "code-backup"
 
 
 def export_code(directory: str | os.PathLike[str]) -> None:
-    """Write the code into a model's `directory`, and into its configurations which classes to find there.
+    """Write the code into a model's `directory`, and the auto_map of its classes into the configurations.
 
-    Each file is replaced as a whole or not at all; a configuration that is not there is passed over.
+    Each file is replaced atomically; a missing configuration is skipped.
 
     Raises:
-        CheckpointError: a configuration is no JSON object.
+        CheckpointError: a configuration is not a JSON object.
         OSError: the directory cannot be written.
     """
     directory = Path(directory)
@@ -70,7 +70,7 @@ def export_code(directory: str | os.PathLike[str]) -> None:
 
 
 def export_tokenizer(directory: str | os.PathLike[str]) -> None:
-    """Write the tokenizer's code alone into `directory`; see `export_code`."""
+    """Write only the tokenizer's code into `directory`; see `export_code`."""
     for name, text in code_files():
         if name in TOKENIZER_FILES:
             write_text_atomically(Path(directory) / name, text)
@@ -78,26 +78,26 @@ def export_tokenizer(directory: str | os.PathLike[str]) -> None:
 
 
 def write_tokenizer_map(directory: Path) -> None:
-    """Write into the tokenizer's configuration, if it is there, which class to find in `directory`."""
+    """Add the tokenizer's auto_map to its configuration in `directory`, if that exists."""
     add_entries(directory / TOKENIZER_CONFIG_NAME, {"auto_map": TOKENIZER_MAP, "tokenizer_class": "ChatGLMTokenizer"})
 
 
 def refresh_code(directory: str | os.PathLike[str]) -> Path:
-    """Replace the code in a model's `directory`, such as the published one, by ours.
+    """Replace the remote code in a model's `directory`, such as the published model's, with ours.
 
     Returns:
-        the new folder, inside `directory`, that keeps every file as it was before.
+        the new backup folder in `directory`, with every changed file in its former version.
 
     Raises:
-        CheckpointError: the directory holds no VisualGLM model of the Hugging Face format.
+        CheckpointError: the directory contains no VisualGLM model in the Hugging Face format.
         OSError: the directory cannot be written.
     """
     directory = Path(directory)
     config = read_object(directory / CONFIG_NAME) if (directory / CONFIG_NAME).is_file() else {}
     if not {"eva_config", "qformer_config"} <= config.keys():
         raise CheckpointError(
-            f"{directory} holds no VisualGLM model of the Hugging Face format: there is no {CONFIG_NAME} with "
-            "eva_config and qformer_config. Name the directory that holds it."
+            f"{directory} contains no VisualGLM model in the Hugging Face format: there is no {CONFIG_NAME} with "
+            "eva_config and qformer_config. Give the directory of the model."
         )
     backup = new_folder(directory)
     replaced = [name for name, _ in code_files()]
@@ -111,7 +111,7 @@ def refresh_code(directory: str | os.PathLike[str]) -> Path:
 
 
 def code_files() -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of every file to write."""
+    """Yield (name, text) for every file to write."""
     package = Path(__file__).parent
     for module in HF_MODULES:
         text = flatten_imports((package / f"{module}.py").read_text(encoding="utf-8"))
@@ -121,20 +121,20 @@ def code_files() -> Iterator[tuple[str, str]]:
 
 
 def flatten_imports(text: str) -> str:
-    """Return a module's text with its relative imports as they are where all modules lie in one directory."""
+    """Rewrite a module's relative imports for a directory that contains all modules."""
     return re.sub(r"^(\s*)from \.+(?:\w+\.)*(\w+) import", r"\1from .\2 import", text, flags=re.MULTILINE)
 
 
 def name_modules(text: str) -> str:
-    """Return lines that import every module which the model's file `text` needs, but does not name itself."""
+    """Return import lines for every module that the model's file `text` needs indirectly only."""
     named = set(re.findall(r"^from \.(\w+) import", text, flags=re.MULTILINE))
     needed = {*HF_MODULES, *SHARED_MODULES} - named - {"modeling_chatglm", TOKENIZER_MODULE}
     lines = (f"from .{module} import __name__ as _{module}\n" for module in sorted(needed))
-    return "\n# transformers 4 copies the modules named here, and not those that they name in turn.\n" + "".join(lines)
+    return "\n# transformers 4 copies only modules that this file imports, not their own imports.\n" + "".join(lines)
 
 
 def new_folder(directory: Path) -> Path:
-    """Make the first of code-backup, code-backup-2, ... that is not there yet."""
+    """Create the first of code-backup, code-backup-2, ... that does not exist yet."""
     number = 1
     while True:
         folder = directory / (BACKUP_NAME if number == 1 else f"{BACKUP_NAME}-{number}")
@@ -147,14 +147,18 @@ def new_folder(directory: Path) -> Path:
 
 
 def add_entries(path: Path, entries: dict[str, Any]) -> None:
-    """Set `entries` in the JSON object in file `path`, if there is such a file."""
+    """Set `entries` in the JSON object in file `path`, if the file exists."""
     if path.is_file():
         text = json.dumps({**read_object(path), **entries}, indent=2, ensure_ascii=False)
         write_text_atomically(path, text + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
+    """Read a JSON object from a file.
+
+    Raises:
+        CheckpointError: the file does not contain a JSON object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -162,5 +166,5 @@ def read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")
+        raise CheckpointError(f"{path} should contain a JSON object, not {type(value).__name__}.")
     return value

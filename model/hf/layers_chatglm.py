@@ -1,4 +1,4 @@
-"""Define the layers of both parts: EVA-ViT-g with QFormer, and ChatGLM-6B; and the masks and positions of a batch.
+"""Layers of the image encoder (EVA-ViT-g, Q-Former) and of ChatGLM-6B; masks and positions of a batch.
 
     pixels [B, 3, S, S] --ViT--> patches [B, 1 + N, Dv] --QFormer--> queries [B, L, Dq] --glm_proj--> [B, L, D]
 
@@ -18,21 +18,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..kernels.torch_ops import QuantizedLinear, apply_rotary, positions_2d, prefix_mask
 from .configuration_chatglm import ChatGLMConfig
 
-Sizes = dict[str, Any]  # an entry eva_config or qformer_config
+Sizes = dict[str, Any]  # eva_config or qformer_config of config.json
 
 
 def split_heads(x: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
-    """Split x [B, T, parts * D], part by part, into [parts, B, H, T, D / H]."""
+    """Split x [B, T, parts * D] into parts and heads: [parts, B, H, T, D / H]."""
     return x.view(*x.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Let every query [B, H, T, D / H] see every key; return [B, T, D]."""
+    """Compute unmasked attention for queries, keys and values [B, H, T, D / H]; return [B, T, D]."""
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
 class VisionAttention(nn.Module):
-    """Everything sees everything."""
+    """Self-attention without a mask."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class VisionAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries look at the picture's features."""
+    """Attention of queries over the features of an image."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact (erf) GELU between them."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -78,12 +78,12 @@ class MLP(nn.Module):
 
 
 def layer_norm(sizes: Sizes) -> nn.LayerNorm:
-    """Return a normalisation of the network's width."""
+    """Return a LayerNorm of the network's width."""
     return nn.LayerNorm(sizes["hidden_size"], eps=sizes.get("layernorm_epsilon", 1e-5))
 
 
 class ViTLayer(nn.Module):
-    """Normalises before attention and before the MLP."""
+    """A pre-norm transformer layer: LayerNorm before attention and before the MLP."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -99,7 +99,10 @@ class ViTLayer(nn.Module):
 
 
 class QFormerLayer(nn.Module):
-    """Normalises after the layer before, and after each attention; the residual branch is the normalised value."""
+    """A post-norm transformer layer: the residual branches start from the normalized values.
+
+    The LayerNorm after the MLP is the `input_layernorm` of the next layer.
+    """
 
     def __init__(self, sizes: Sizes, has_cross_attention: bool) -> None:
         super().__init__()
@@ -122,7 +125,7 @@ class QFormerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The embeddings and layers of a network; the checkpoints keep them one level down."""
+    """The embeddings and layers of a network, which the checkpoints keep under `transformer`."""
 
     def __init__(self, embeddings: int, width: int, layers: list[nn.Module], **others: nn.Module) -> None:
         super().__init__()
@@ -132,14 +135,14 @@ class Transformer(nn.Module):
             self.add_module(name, module)
 
     def embed_all(self, batch: int, device: torch.device) -> torch.Tensor:
-        """Return all embeddings in their order, [B, count, D]."""
+        """Return the complete embedding table, repeated for each image: [B, count, D]."""
         ids = torch.arange(self.word_embeddings.num_embeddings, device=device)
         queries: torch.Tensor = self.word_embeddings(ids).expand(batch, -1, -1)
         return queries
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts a picture into squares and embeds each."""
+    """Splits an image into square patches and embeds each."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -152,7 +155,7 @@ class PatchEmbedding(nn.Module):
 
 
 class FeatureNorm(nn.Module):
-    """Normalises the features of the whole picture."""
+    """LayerNorm of all features of an image."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -164,7 +167,7 @@ class FeatureNorm(nn.Module):
 
 
 class ViT(nn.Module):
-    """Pixels [B, 3, S, S] -> features [B, 1 + N, Dv], the first of which stands for the whole picture."""
+    """The ViT: pixels [B, 3, S, S] -> features [B, 1 + N, Dv], the first of which is the class token's."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -188,7 +191,7 @@ class ViT(nn.Module):
 
 
 class QFormer(nn.Module):
-    """Features [B, 1 + N, Dv] -> [B, L, Dq]: learned queries that read the picture."""
+    """The Q-Former: features [B, 1 + N, Dv] -> outputs [B, L, Dq] of learned queries that attend to them."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -196,7 +199,7 @@ class QFormer(nn.Module):
         has_cross_attention = sizes.get("is_decoder", False)
         if isinstance(has_cross_attention, bool):
             has_cross_attention = [has_cross_attention] * count
-        layers: list[nn.Module] = [QFormerLayer(sizes, has_cross_attention[number]) for number in range(count)]
+        layers: list[nn.Module] = [QFormerLayer(sizes, has_cross_attention[layer_idx]) for layer_idx in range(count)]
         self.transformer: Any = Transformer(  # checkpoint key
             sizes["vocab_size"], sizes["hidden_size"], layers, final_layernorm=layer_norm(sizes)
         )
@@ -210,7 +213,7 @@ class QFormer(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """The whole image part: pixels [B, 3, S, S] -> image embeddings [B, L, D]."""
+    """ViT, Q-Former and projection: pixels [B, 3, S, S] -> image embeddings [B, L, D]."""
 
     def __init__(self, eva_config: Sizes, qformer_config: Sizes, hidden_size: int) -> None:
         super().__init__()
@@ -220,28 +223,28 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         weight = self.glm_proj.weight
-        # Where weights are kept elsewhere until they are used, the device is no place yet.
+        # Offloaded weights report the meta device until the hook of the offloading library loads them.
         pixels = pixels if weight.device.type == "meta" else pixels.to(weight.device)
-        pixels = pixels.to(weight.dtype)  # converted where it is used
+        pixels = pixels.to(weight.dtype)  # converted on the device
         embeddings: torch.Tensor = self.glm_proj(self.qformer(self.vit(pixels)))
         return embeddings
 
 
 def make_linear(config: ChatGLMConfig, inputs: int, outputs: int) -> nn.Module:
-    """Return a linear layer with a bias, quantised where the configuration says so."""
+    """Return a linear layer with a bias; a quantized one if the configuration sets `quantization_bit`."""
     if config.quantization_bit:
         bias = nn.Parameter(torch.zeros(outputs))
         return QuantizedLinear(inputs, outputs, config.quantization_bit, bias, scale_dtype=torch.float16)
     return nn.Linear(inputs, outputs)
 
 
-def stored_length(cache: Any, number: int = 0) -> int:
-    """Return how many tokens layer `number` of a transformers cache holds; 0 without a cache."""
-    return 0 if cache is None else int(cache.get_seq_length(number))
+def stored_length(cache: Any, layer_idx: int = 0) -> int:
+    """Return the number of tokens in a layer of a transformers cache; 0 without a cache."""
+    return 0 if cache is None else int(cache.get_seq_length(layer_idx))
 
 
 class PrefixEncoder(nn.Module):
-    """The keys and values of P-tuning v2, which the tokens of every row see in each layer, without positions."""
+    """Keys and values of P-tuning v2 for each layer, without positions; every token attends to them."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
@@ -252,16 +255,16 @@ class PrefixEncoder(nn.Module):
 
     def forward(self) -> tuple[torch.Tensor, ...]:
         """Return keys and values [2, H, P, head_dim] for each layer."""
-        whole: torch.Tensor = self.embedding.weight.unflatten(-1, self.shape)  # [P, layers, 2, H, head_dim]
-        return whole.permute(1, 2, 3, 0, 4).unbind(0)
+        prefixes: torch.Tensor = self.embedding.weight.unflatten(-1, self.shape)  # [P, layers, 2, H, head_dim]
+        return prefixes.permute(1, 2, 3, 0, 4).unbind(0)
 
 
 class SelfAttention(nn.Module):
-    """Attention with two-dimensional rotary positions."""
+    """Self-attention with two-dimensional rotary position embeddings."""
 
-    def __init__(self, config: ChatGLMConfig, number: int) -> None:
+    def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
         super().__init__()
-        self.number = number
+        self.layer_idx = layer_idx
         self.head_dim: int = config.hidden_size // config.num_attention_heads
         self.query_key_value = make_linear(config, config.hidden_size, 3 * config.hidden_size)  # checkpoint key
         self.dense = make_linear(config, config.hidden_size, config.hidden_size)  # checkpoint key
@@ -277,26 +280,32 @@ class SelfAttention(nn.Module):
     ) -> torch.Tensor:
         """Return [B, T, D] for h [B, T, D].
 
-        The mask [B, 1, T, S] is True where a row sees a column, None for all; the first columns are those of the
-        prefix [2, H, P, head_dim], if there is one.
+        Args:
+            cos, sin: rotary tables, see `apply_rotary`.
+            mask: [B, 1, T, S], True where a query attends to a key; None for all. The first columns belong to the
+                prefix, if there is one.
+            cache: a transformers cache, or None.
+            prefix: keys and values [2, H, P, head_dim] of P-tuning.
         """
         qkv = self.query_key_value(h).unflatten(-1, (-1, 3, self.head_dim))  # [B, T, H, 3, head_dim]
-        turned = apply_rotary(qkv[..., :2, :], cos, sin)  # queries and keys together
-        query, key, value = (one.transpose(1, 2) for one in (*turned.unbind(-2), qkv[..., 2, :]))  # [B, H, T, head_dim]
+        rotated = apply_rotary(qkv[..., :2, :], cos, sin)  # queries and keys together
+        query, key, value = (
+            one.transpose(1, 2) for one in (*rotated.unbind(-2), qkv[..., 2, :])
+        )  # [B, H, T, head_dim]
         if cache is not None:
-            length = stored_length(cache, self.number) + h.shape[1]
-            key, value = cache.update(key, value, self.number)
-            key, value = key[:, :, :length], value[:, :, :length]  # a cache of fixed size has empty places
+            length = stored_length(cache, self.layer_idx) + h.shape[1]
+            key, value = cache.update(key, value, self.layer_idx)
+            key, value = key[:, :, :length], value[:, :, :length]  # a static cache returns its whole capacity
         if prefix is not None:
-            seen = prefix.to(key.dtype)[:, None].expand(-1, len(key), -1, -1, -1)
-            key, value = torch.cat((seen[0], key), dim=2), torch.cat((seen[1], value), dim=2)
+            prefix = prefix.to(key.dtype)[:, None].expand(-1, len(key), -1, -1, -1)
+            key, value = torch.cat((prefix[0], key), dim=2), torch.cat((prefix[1], value), dim=2)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         out: torch.Tensor = self.dense(context.transpose(1, 2).flatten(2))
         return out
 
 
 class GLU(nn.Module):
-    """The MLP. It has no gate, in spite of the name that the published code gave it."""
+    """The MLP; despite its name, which is the published code's, it has no gate."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__()
@@ -311,11 +320,11 @@ class GLU(nn.Module):
 class GLMBlock(GradientCheckpointingLayer):  # public name
     """One layer of the language model."""
 
-    def __init__(self, config: ChatGLMConfig, number: int) -> None:
+    def __init__(self, config: ChatGLMConfig, layer_idx: int) -> None:
         super().__init__()
         self.alpha = float((2 * config.num_layers) ** 0.5)
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)  # checkpoint key
-        self.attention = SelfAttention(config, number)  # checkpoint key
+        self.attention = SelfAttention(config, layer_idx)  # checkpoint key
         self.post_attention_layernorm = nn.LayerNorm(  # checkpoint key
             config.hidden_size, eps=config.layernorm_epsilon
         )
@@ -342,7 +351,7 @@ ImageStarts = int | Sequence[int] | torch.Tensor
 
 @dataclass(frozen=True)
 class SpecialTokenIds:
-    """The token ids that give a prompt its shape."""
+    """Ids of the special tokens that determine positions and masks."""
 
     bos: int
     gmask: int
@@ -351,55 +360,61 @@ class SpecialTokenIds:
 
     @classmethod
     def from_config(cls, config: Any) -> "SpecialTokenIds":
-        """Return those of a model's configuration."""
+        """Return the ids in a model's configuration."""
         return cls(config.bos_token_id, config.gmask_token_id, config.mask_token_id, config.pad_token_id)
 
 
 def image_starts(pre_image_length: ImageStarts | None, batch: int, device: torch.device) -> torch.Tensor:
-    """Return [B], the index of each row's first placeholder; negative where a row has no picture.
+    """Return [B], the index of the first image placeholder of each sequence; negative without an image.
 
     Args:
-        pre_image_length: tokens before the picture, padding included: one number, or one for each row.
+        pre_image_length: number of tokens before the image, padding included: one for all sequences, or one each.
+
+    Raises:
+        ValueError: there is not one number, or one per sequence.
     """
     if pre_image_length is None:
         pre_image_length = -1
     starts = torch.as_tensor(pre_image_length, dtype=torch.long, device=device).reshape(-1)
     if len(starts) not in (1, batch):
-        raise ValueError(f"pre_image_length has {len(starts)} numbers for {batch} rows; give one, or one each.")
+        raise ValueError(f"pre_image_length has {len(starts)} numbers for {batch} sequences; give one, or one each.")
     return starts.expand(batch)
 
 
 def placeholder_indices(starts: torch.Tensor, image_length: int, length: int) -> torch.Tensor:
-    """Return [B, length], the number of the vector that each token stands for, or -1 for none."""
+    """Return [B, length], the index of the image embedding that replaces each token; -1 for other tokens."""
     offsets = torch.arange(length, device=starts.device) - starts[:, None]
     inside = (starts[:, None] >= 0) & (offsets >= 0) & (offsets < image_length)
     return offsets.where(inside, -1)
 
 
 def insert_images(embeddings: torch.Tensor, images: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Replace embeddings [B, T, D] by images [B or 1, L, D] from `starts[b]` on, in a new tensor.
+    """Replace token embeddings [B, T, D] by image embeddings [B or 1, L, D] from `starts[b]` on, in a new tensor.
 
     Raises:
-        ValueError: a picture reaches past the end of the prompt.
+        ValueError: an image does not fit into the prompt, or there is not one image, or one per sequence.
     """
     batch, length, width = embeddings.shape
     if len(images) not in (1, batch):
-        raise ValueError(f"There are {len(images)} pictures for {batch} rows; give one, or one each.")
+        raise ValueError(f"There are {len(images)} images for {batch} sequences; give one, or one each.")
     if int(starts.max()) + images.shape[1] > length:
-        raise ValueError(f"The prompt of {length} tokens has no room for a picture's {images.shape[1]} vectors.")
-    places = placeholder_indices(starts, images.shape[1], length)
+        raise ValueError(f"The prompt of {length} tokens is too short for an image's {images.shape[1]} embeddings.")
+    indices = placeholder_indices(starts, images.shape[1], length)
     images = images.to(embeddings.device, embeddings.dtype).expand(batch, -1, -1)
-    chosen = images.gather(1, places.clamp(min=0)[..., None].expand(-1, -1, width))
-    return chosen.where((places >= 0)[..., None], embeddings)
+    chosen = images.gather(1, indices.clamp(min=0)[..., None].expand(-1, -1, width))
+    return chosen.where((indices >= 0)[..., None], embeddings)
 
 
 def visible_tokens(
     ids: torch.Tensor, attention_mask: torch.Tensor | None, starts: torch.Tensor, image_length: int, pad: int
 ) -> torch.Tensor:
-    """Return [B, S], False for the tokens that nobody may see.
+    """Return [B, S], False for the tokens that are hidden from attention.
 
-    A mask made of `ids != pad` hides a picture's placeholders too, where they are written with the pad id; they
-    are seen all the same. Without a mask, the pads that begin a row are hidden.
+    Image placeholders stay visible, even if they have the pad id and the mask was computed as `ids != pad`. Without a
+    mask, leading pads are hidden.
+
+    Raises:
+        ValueError: the mask has not the shape of `ids`.
     """
     if attention_mask is None:
         attention_mask = (ids != pad).cumsum(dim=-1)
@@ -409,16 +424,16 @@ def visible_tokens(
 
 
 def first_index(found: torch.Tensor) -> torch.Tensor:
-    """Return [B, 1], where the first True of each row of [B, S] stands; S where there is none."""
+    """Return [B, 1], the index of the first True in each row of [B, S]; S if there is none."""
     index = found.int().argmax(dim=-1, keepdim=True)
     return index.where(found.any(dim=-1, keepdim=True), found.shape[1])
 
 
 def context_lengths(ids: torch.Tensor, bos: int) -> torch.Tensor:
-    """Return [B, 1], the index of each row's first <sop>.
+    """Return [B, 1], the context length of each sequence: the index of its first <sop>.
 
     Raises:
-        ValueError: a row has none.
+        ValueError: a sequence has no <sop>.
     """
     lengths = first_index(ids == bos)
     if bool((lengths == ids.shape[1]).any()):
@@ -429,48 +444,49 @@ def context_lengths(ids: torch.Tensor, bos: int) -> torch.Tensor:
 
 
 def token_positions(ids: torch.Tensor, visible: torch.Tensor | None, special_ids: SpecialTokenIds) -> torch.Tensor:
-    """Return the positions [B, 2, S] of whole sequences ids [B, S]; `visible` [B, S] or None for all."""
+    """Return the positions [B, 2, S] of complete sequences ids [B, S]; `visible` is [B, S], or None for all."""
     index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     context = first_index(ids == special_ids.bos)
-    place = first_index((ids == special_ids.gmask) & (index < context))
-    other = first_index((ids == special_ids.mask) & (index < context))
-    place = place.where(place < context, other)
-    rest = place.where(place < context, index)  # without a mask token, places are simply counted on
-    positions = positions_2d(index, context, rest)
+    mask_index = first_index((ids == special_ids.gmask) & (index < context))
+    fallback = first_index((ids == special_ids.mask) & (index < context))
+    mask_index = mask_index.where(mask_index < context, fallback)
+    answer_position = mask_index.where(mask_index < context, index)  # without a mask token, keep counting
+    positions = positions_2d(index, context, answer_position)
     if visible is not None:
         positions[:, 0].sub_(first_index(visible)).clamp_(min=0)
     return positions
 
 
 def check_positions(position_ids: torch.Tensor) -> torch.Tensor:
-    """Return `position_ids` if they are [B, 2, T]."""
+    """Return `position_ids` if their shape is [B, 2, T]; otherwise raise ValueError."""
     if position_ids.ndim != 3 or position_ids.shape[1] != 2:
         raise ValueError(f"position_ids have shape {list(position_ids.shape)}; they should be [B, 2, T].")
     return position_ids
 
 
 def linear_positions(ids: torch.Tensor, visible: torch.Tensor, special_ids: SpecialTokenIds) -> torch.Tensor:
-    """Return [B, 2, 2], offset and slope of the positions after prompts ids [B, T], visible [B, T].
+    """Return [B, 2, 2], offset and slope of the positions that follow prompts ids [B, T], visible [B, T].
 
-    That of the token with index i >= T is offset + i * slope.
+    The position of the token with index i >= T is offset + i * slope.
     """
-    longer, seen = F.pad(ids, (0, 2), value=special_ids.pad), F.pad(visible, (0, 2), value=True)
-    first, second = token_positions(longer, seen, special_ids)[..., -2:].unbind(-1)
+    longer, visible = F.pad(ids, (0, 2), value=special_ids.pad), F.pad(visible, (0, 2), value=True)
+    first, second = token_positions(longer, visible, special_ids)[..., -2:].unbind(-1)
     slope = second - first
     return torch.stack((first - ids.shape[1] * slope, slope), dim=-1)
 
 
 def prefill_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Return [B, 1, S, S], True where a row sees a column, for context lengths [B, 1] and visible tokens [B, S]."""
+    """Return the prefix mask [B, 1, S, S] for context lengths [B, 1] and visible tokens [B, S]; True: attend."""
     index = torch.arange(visible.shape[1], device=visible.device)
-    seen = prefix_mask(index, context[..., None]) & visible[:, None]
-    # A row that sees nothing, as a pad may, would come out as NaN and spoil the values of others.
-    return (seen | (index == index[:, None]))[:, None]
+    mask = prefix_mask(index, context[..., None]) & visible[:, None]
+    # Every token attends to itself: a row of the mask without any True, as a pad's may be, would give NaN, which the
+    # values of other tokens would take over.
+    return (mask | (index == index[:, None]))[:, None]
 
 
 def decode_mask(visible: torch.Tensor, count: int) -> torch.Tensor:
-    """Return [B, 1, count, S] for the last `count` of tokens visible [B, S], all of them after <sop>."""
+    """Return the causal mask [B, 1, count, S] for the last `count` tokens of visible [B, S], all after <sop>."""
     length = visible.shape[1]
     index = torch.arange(length, device=visible.device)
-    seen = index <= index[length - count :, None]
-    return (seen & visible[:, None])[:, None]
+    causal = index <= index[length - count :, None]
+    return (causal & visible[:, None])[:, None]

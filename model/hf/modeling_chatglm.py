@@ -1,9 +1,9 @@
-"""VisualGLM as a transformers model: ChatGLM-6B with a picture's vectors standing where the prompt has placeholders.
+"""VisualGLM as a transformers model: ChatGLM-6B with image embeddings in place of the prompt's placeholders.
 
     images [B, 3, S, S] --image_encoder--> [B, L, D] --+
     input_ids [B, T] --word_embeddings--> [B, T, D] ---+--> layers --> final_layernorm --lm_head--> logits [B, T, V]
 
-Parameters have the names of the published checkpoints. Needs torch, transformers and the modules beside it.
+Parameters have the names of the published checkpoints. Needs torch, transformers and the other exported modules.
 """
 
 import stat
@@ -40,7 +40,7 @@ from .layers_chatglm import (
 
 
 class ChatGLMPreTrainedModel(PreTrainedModel):
-    """What the networks below share with transformers."""
+    """Settings of transformers that both networks below share."""
 
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"  # checkpoint key
@@ -48,23 +48,25 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["GLMBlock", "ViTLayer", "QFormerLayer"]  # noqa: RUF012  transformers wants it so
-    # Rotary frequencies, which published files hold once a layer, are computed.
+    # Published files contain the rotary frequencies of each layer; here they are computed.
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
 
 
 class ChatGLMModel(ChatGLMPreTrainedModel):
-    """The language model without its head: embeddings, layers, normalisation."""
+    """The language model without its head: embeddings, layers, final LayerNorm."""
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)  # checkpoint key
-        self.layers = nn.ModuleList([GLMBlock(config, number) for number in range(config.num_layers)])  # checkpoint key
+        self.layers = nn.ModuleList(
+            [GLMBlock(config, layer_idx) for layer_idx in range(config.num_layers)]
+        )  # checkpoint key
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)  # checkpoint key
         self.prefix_encoder = PrefixEncoder(config) if config.pre_seq_len else None  # checkpoint key
         self.post_init()
 
     def prefix(self) -> tuple[torch.Tensor, ...]:
-        """Return the keys and values [2, H, P, head_dim] of P-tuning for each layer, or nothing."""
+        """Return the keys and values [2, H, P, head_dim] of P-tuning for each layer; empty without P-tuning."""
         prefix: tuple[torch.Tensor, ...] = () if self.prefix_encoder is None else self.prefix_encoder()
         return prefix
 
@@ -85,21 +87,22 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         output_hidden_states: bool | None = None,
         mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPast:
-        """Return the hidden states [B, T, D] of tokens without a picture, or of embedded tokens.
+        """Return the hidden states [B, T, D] of token ids without an image, or of embedded tokens.
 
         Args:
-            input_ids: [B, T], as libraries call the model below the head; the whole model embeds tokens itself.
-            position_ids: [B, 2, T], see `layers_chatglm`; computed from `input_ids` where they are absent.
+            input_ids: [B, T], for libraries that call the model without its head; the complete model embeds tokens
+                itself.
+            position_ids: [B, 2, T], see `layers_chatglm`; computed from `input_ids` if absent.
             attention_mask: [B, S], with `input_ids`; 0 on padding, cached tokens included.
-            past_key_values: a cache of transformers, which the new tokens' keys and values are put into.
-            inputs_embeds: [B, T, D], instead of `input_ids`, with `position_ids`.
-            use_cache: start a cache and return it.
-            output_hidden_states: return what goes into each layer, and the result, as well.
-            mask: [B, 1, T, S], with `inputs_embeds`; True where a token sees one of the S cached and new tokens; None
-                for all.
+            past_key_values: a transformers cache, to which the keys and values of the new tokens are appended.
+            inputs_embeds: [B, T, D], instead of `input_ids`; requires `position_ids`.
+            use_cache: create a cache and return it.
+            output_hidden_states: also return the input of each layer, and the final hidden states.
+            mask: [B, 1, T, S], with `inputs_embeds`; True where a token attends to one of the S cached and new tokens;
+                None for all.
 
         Raises:
-            ValueError: inputs that do not fit together.
+            ValueError: inconsistent inputs.
         """
         if input_ids is not None:
             if inputs_embeds is not None or mask is not None:
@@ -113,8 +116,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = new_cache()
         width = self.config.hidden_size // (2 * self.config.num_attention_heads)  # of half a head
-        places = position_ids.to(inputs_embeds.device).transpose(1, 2)  # [B, T, 2]
-        tables = rotary_tables(places, width, inputs_embeds.dtype)  # [B, T, 2, width] each
+        positions = position_ids.to(inputs_embeds.device).transpose(1, 2)  # [B, T, 2]
+        tables = rotary_tables(positions, width, inputs_embeds.dtype)  # [B, T, 2, width] each
         cos, sin = (table.flatten(2)[:, :, None, None] for table in tables)
         prefixes: tuple[torch.Tensor | None, ...] = self.prefix() or (None,) * len(self.layers)
         if mask is not None:
@@ -143,11 +146,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         """Return the positions [B, 2, T] of tokens and the mask [B, 1, T, S] of `forward`.
 
         Args:
-            ids: [B, T], whole sequences, or those that follow a cached context.
-            starts: [B], as `image_starts` returns them; None without pictures.
+            ids: [B, T], complete sequences, or the tokens after a cached context.
+            starts: [B], from `image_starts`; None without images.
 
         Raises:
-            ValueError: inputs that do not fit together.
+            ValueError: inconsistent inputs.
         """
         if stored_length(past_key_values):
             return self._prepare_decode(ids, position_ids, attention_mask)
@@ -164,29 +167,31 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self, ids: torch.Tensor, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if position_ids is None:
-            raise ValueError("After a cache, position_ids [B, 2, T] are needed: the context is not seen again.")
+            raise ValueError(
+                "After a cache, position_ids [B, 2, T] are required: they cannot be computed without the context."
+            )
         check_positions(position_ids)
         if attention_mask is None and ids.shape[1] == 1:
             return position_ids, None
         if attention_mask is None:
-            raise ValueError("Several tokens after a cache need an attention_mask [B, S] of all tokens.")
+            raise ValueError("Several tokens after a cache require an attention_mask [B, S] of all tokens.")
         return position_ids, decode_mask(attention_mask.bool(), ids.shape[1])
 
 
 class ChatGLMForConditionalGenerationWithImage(  # public name
     ChatMixin, ChatGLMPreTrainedModel, GenerationMixin
 ):
-    """The whole model. Use `chat` and `stream_chat` to talk, `generate` for everything that transformers offers.
+    """The complete model. `chat` and `stream_chat` answer questions; `generate` offers all options of transformers.
 
-    A prompt with a picture is `<img>`, `image_length` placeholders (any id; they are never looked up),
-    `</img>问：...答：` and [gMASK] <sop>, as `build_prompt` makes it.
+    A prompt with an image is `<img>`, `image_length` placeholders (any id, since image embeddings replace them),
+    `</img>问：...答：` and [gMASK] <sop>, as `build_prompt` encodes it.
     """
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
         if config.eva_config is None or config.qformer_config is None:
             raise CheckpointError(
-                "This is no VisualGLM configuration: it lacks eva_config or qformer_config. "
+                "This is not a VisualGLM configuration: it lacks eva_config or qformer_config. "
                 "Other models of the type 'chatglm', such as ChatGLM2-6B, need their own code."
             )
         self.transformer = ChatGLMModel(config)  # checkpoint key
@@ -226,27 +231,28 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         image_embeds: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Return logits [B, T, V], with labels also the loss.
+        """Return logits [B, T, V], and the loss if there are labels.
 
         Args:
-            input_ids: [B, T]; after a cache, the new tokens only.
-            position_ids: [B, 2, T]; computed from whole sequences where they are absent.
-            attention_mask: [B, S], 0 on padding, cached tokens included; without it, pads that begin a row.
-            images: pixels [B or 1, 3, S, S]; or give `image_embeds` [B or 1, L, D] already computed.
-            pre_image_length: tokens before the picture, padding included: one number, or one for each row; a
-                negative number marks a row without a picture.
-            past_key_values: a cache of transformers; the context is read at once, so it holds all of it.
-            inputs_embeds: [B, T, D], instead of the embeddings of `input_ids`, which are needed all the same.
-            labels: [B, T], the ids to learn, -100 where there is nothing to learn. They are shifted here.
-            use_cache: return the cache; by default not while training.
-            output_attentions: not available.
-            logits_to_keep: compute the logits of this many last tokens only; 0 for all.
+            input_ids: [B, T]; after a cache, only the new tokens.
+            position_ids: [B, 2, T]; computed from complete sequences if absent.
+            attention_mask: [B, S], 0 on padding, cached tokens included; if absent, leading pads are hidden.
+            images: pixels [B or 1, 3, S, S]; alternatively `image_embeds` [B or 1, L, D].
+            pre_image_length: number of tokens before the image, padding included: one for all sequences, or one each;
+                negative for a sequence without an image.
+            past_key_values: a transformers cache; it must hold the complete context, which is prefilled in one pass.
+            inputs_embeds: [B, T, D], instead of the embeddings of `input_ids`, which are still required.
+            labels: [B, T], the target ids, -100 for tokens without a loss. They are shifted here.
+            use_cache: return the cache; by default, only outside of training.
+            output_attentions: not supported.
+            image_embeds: image embeddings [B or 1, L, D], instead of `images`.
+            logits_to_keep: number of last tokens to compute logits for, or their indices; 0 for all tokens.
 
         Raises:
-            ValueError: inputs that do not fit together.
+            ValueError: inconsistent inputs.
         """
         if input_ids is None or output_attentions:
-            raise ValueError("Give input_ids; attentions are not returned.")
+            raise ValueError("Give input_ids, and no output_attentions: attention weights are not returned.")
         if inputs_embeds is None and labels is None and not output_hidden_states:
             logits = decode_with_graph(past_key_values, input_ids, position_ids, attention_mask)
             if logits is not None:
@@ -294,40 +300,42 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
         if image_embeds is None:
             return embeddings
         if bool((starts < 0).all()):
-            raise ValueError("Pictures are given, but pre_image_length does not say where they stand.")
+            raise ValueError("Images are given without pre_image_length, the number of tokens before each.")
         return insert_images(embeddings, image_embeds, starts)
 
     def quantize(self, bits: int, *args: Any, **kwargs: Any) -> "ChatGLMForConditionalGenerationWithImage":
-        """Quantise the weights of the language model's layers to 8 or 4 bits, in place; return the model.
+        """Quantize the weights of the language model's layers to 8 or 4 bits, in place; return the model.
 
-        Embeddings, head and image part keep their precision. Nothing happens where it was done before, or where
-        `bits` is 0. Other arguments are those of the published code and change nothing.
+        Embeddings, head and image encoder keep their precision. If `bits` is 0, or the weights have this bit width
+        already, nothing changes. Other arguments, which the published code has, are ignored.
 
         Raises:
-            SettingError: `bits` is none of these, or differs from what was done before.
+            SettingError: `bits` is not 8, 4 or 0, or the weights are quantized with another bit width.
         """
         present = self.config.quantization_bit
         if bits not in (0, 4, 8):
             raise SettingError(f"Weights can have 4 or 8 bits, not {bits!r}.")
         if present and bits not in (0, present):
-            raise SettingError(f"The weights already have {present} bits; load the model anew for {bits}.")
+            raise SettingError(
+                f"The weights already have {present} bits; load the model again to quantize it to {bits}."
+            )
         if bits and not present:
             quantize_layers(self.transformer.layers, bits)
             self.config.quantization_bit = bits
         return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the model as transformers does; its configuration adds the code that loads it without this package."""
+        """Save the model as transformers does; saving its configuration also exports the code of the model."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
-            # safetensors makes its files with mode 0600, configurations are opened as any file.
+            # safetensors creates files with mode 0600; the configuration's mode follows the umask.
             mode = stat.S_IMODE((Path(save_directory) / "config.json").stat().st_mode)
             for path in Path(save_directory).glob("model*.safetensors"):
-                if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes refuse to set one
+                if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes reject chmod
                     path.chmod(mode)
 
 
 def next_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy, in float32, of each token's logits [B, T, V] against the label after it."""
+    """Return the cross-entropy, in float32, of the logits [B, T, V] and the labels [B, T] shifted by one token."""
     labels = labels.to(logits.device)
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)

@@ -1,6 +1,6 @@
 """The tokenizer of ChatGLM-6B and VisualGLM-6B: sentencepiece's `ice_text.model` as a transformers tokenizer.
 
-Needs transformers, sentencepiece and modules of this package, so that it can be copied into an exported model.
+Needs only transformers, sentencepiece and modules of this package, so that it can be exported with a model.
 Token ids are those of the published tokenizer (https://huggingface.co/THUDM/visualglm-6b).
 """
 
@@ -28,16 +28,16 @@ CLEAN_UPS = (
 
 
 def clean_up_spaces(text: str) -> str:
-    """`text` without the blanks before English marks and contractions: the default of transformers 4.33."""
+    """Remove spaces before English punctuation and contractions, as transformers 4.33 does by default."""
     for spaced, closed in CLEAN_UPS:
         text = text.replace(spaced, closed)
     return text
 
 
 def encode_whitespace(text: str) -> str:
-    """`text` with newlines, tabs and runs of 2 to 80 blanks written as the pieces which stand for them.
+    """Replace newlines, tabs and runs of 2 to 80 spaces by the pieces that represent them.
 
-    A lone surrogate, which UTF-8 cannot hold, becomes "?".
+    A lone surrogate, which UTF-8 cannot encode, becomes "?".
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = text.replace("\n", NEWLINE).replace("\t", TAB)
@@ -45,31 +45,37 @@ def encode_whitespace(text: str) -> str:
 
 
 def whitespace_pieces() -> dict[str, str]:
-    """The user-defined pieces and the layout that each stands for: `{"<n>": "\\n", ...}`."""
+    """Return the user-defined pieces and the whitespace that each represents: `{"<n>": "\\n", ...}`."""
     blanks = {f"<|blank_{count}|>": " " * count for count in range(2, MAX_SPACES + 1)}
     return {NEWLINE: "\n", TAB: "\t", **blanks}
 
 
 class IncrementalDecoder:
-    """Turns one answer's ids into text as they come.
+    """Decodes the token ids of one answer to text, one id at a time.
 
-    The texts of all `push` calls and of the last `flush`, joined, are the text of all ids, before clean-up.
-    A layout piece is known by its id: "<", "n" and ">" written one by one stay "<n>", which the original,
-    replacing in the finished text, took for a newline.
+    The concatenated texts of all `push` calls and of the final `flush` are the text of all ids, before clean-up.
+    Whitespace pieces are recognized by id: the tokens "<", "n" and ">" decode to "<n>", which the original, replacing
+    in the final text, turned into a newline.
     """
 
     def __init__(self, sp_model: SentencePieceProcessor, texts: Mapping[int, str], pad_token_id: int) -> None:
-        """`texts`: those that differ from the piece. An id with neither is passed over, as a pad is."""
+        """Start an answer.
+
+        Args:
+            sp_model: the vocabulary.
+            texts: the text of each id that does not decode to its piece. An id without piece and text is skipped.
+            pad_token_id: skipped as well.
+        """
         self._sp_model = sp_model
         self._texts = {sp_model.unk_id(): UNKNOWN_TOKEN_TEXT, **texts}
         self._pad_token_id = pad_token_id
-        # An invalid byte becomes one surrogate, hence one U+FFFD: sentencepiece does not merge them.
+        # As in sentencepiece, each invalid byte becomes one U+FFFD: it is decoded to a surrogate, which is replaced.
         self._bytes = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._at_start = True
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes: "" for a control piece, and while a character lacks bytes."""
-        token_id = int(token_id)  # a tensor's number is found in no dictionary
+        """Decode one more id; return the text it completes: "" for a control piece or an incomplete character."""
+        token_id = int(token_id)  # a tensor element is no dictionary key
         if token_id == self._pad_token_id or not self._has_text(token_id):
             return ""
         if token_id not in self._texts and self._sp_model.is_byte(token_id):
@@ -80,7 +86,7 @@ class IncrementalDecoder:
         return held + text
 
     def flush(self) -> str:
-        """The bytes still held back, one U+FFFD for each; the stream may go on afterwards."""
+        """Return one U+FFFD for each byte of an incomplete character; more ids may follow."""
         return self._bytes.decode(b"", final=True).translate(LONE_SURROGATES)
 
     def _has_text(self, token_id: int) -> bool:
@@ -97,12 +103,12 @@ class IncrementalDecoder:
         if self._sp_model.is_control(token_id):
             return ""
         piece = self._sp_model.id_to_piece(token_id)
-        if self._at_start:  # the blank that encoding put before the text
+        if self._at_start:  # the space that encoding adds before the text
             piece = piece.removeprefix("▁")
         return piece.replace("▁", " ")
 
 
-SPECIAL_TOKENS = {  # the strings that `encode` takes for control tokens
+SPECIAL_TOKENS = {  # the strings that `encode` converts to control tokens
     "bos_token": "<sop>",
     "eos_token": "<eop>",
     "mask_token": "[MASK]",
@@ -119,12 +125,16 @@ OWN_SETTINGS = (
     "english_forbidden_ids",
 )
 PUBLISHED_PIECES = 130_344
-# From "。" up to the special tokens: Chinese and other scripts. The original's demos forbid it in English.
+# From "。" up to the special tokens: Chinese and other scripts, which the original's demos forbid in English answers.
 PUBLISHED_ENGLISH_FORBIDDEN = ((63_823, 130_000),)
 
 
 def load_sentencepiece(vocab_file: str | Path | None, required: Iterable[str]) -> SentencePieceProcessor:
-    """The sentencepiece model in `vocab_file`; ValueError if it is absent, unreadable or lacks a piece."""
+    """Load the sentencepiece model in `vocab_file`.
+
+    Raises:
+        ValueError: the file is missing or unreadable, or lacks one of the pieces `required`.
+    """
     if vocab_file is None or not Path(vocab_file).is_file():
         raise ValueError(f"No ice_text.model at {vocab_file}: put the checkpoint's file there, or name its directory.")
     try:
@@ -141,12 +151,12 @@ def load_sentencepiece(vocab_file: str | Path | None, required: Iterable[str]) -
 
 
 def make_special_token(token: str) -> AddedToken:
-    """A special string that `encode` cuts out of text, white space around it included, as in 4.33."""
+    """Return an AddedToken that `encode` matches in text together with surrounding whitespace, as in 4.33."""
     return AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
 
 
 def pad_left(encoded: MutableMapping[str, Any], missing: int, pad_token_id: int) -> None:
-    """Puts `missing` fillers before each sequence of one example, in place; none if it is negative."""
+    """Pad each sequence of one example on the left by `missing` elements, in place; by none if it is negative."""
     fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
     for name in fillers.keys() & encoded.keys():
         encoded[name] = [fillers[name]] * missing + encoded[name]
@@ -155,15 +165,15 @@ def pad_left(encoded: MutableMapping[str, Any], missing: int, pad_token_id: int)
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
-    """Text to ids and back, as the published tokenizer did under transformers 4.33.
+    """Encodes and decodes text as the published tokenizer did with transformers 4.33.
 
-    `encode` and `tokenizer(...)` are transformers' own: "<sop>", "<eop>", "[MASK]", "<pad>" and "<unk>" in
-    the text become control tokens and lose the white space around them ("[gMASK]" and "</s>" stay words), and
-    `[gMASK] <sop>` is appended. Without padding they return input_ids only, with it also attention_mask
-    (0 on pads) and position_ids (two rows). For what a person typed use `encode_text`, which parses nothing.
+    `encode` and `tokenizer(...)` are transformers' own: "<sop>", "<eop>", "[MASK]", "<pad>" and "<unk>" in the text
+    become control tokens and lose surrounding whitespace ("[gMASK]" and "</s>" remain text), and `[gMASK] <sop>` is
+    appended. Without padding they return only input_ids, with padding also attention_mask (0 on pads) and
+    position_ids (two rows). Use `encode_text` for user input: it recognizes no control tokens.
     """
 
-    vocab_files_names = {"vocab_file": "ice_text.model"}  # noqa: RUF012  transformers wants it so; checkpoint key
+    vocab_files_names = {"vocab_file": "ice_text.model"}  # noqa: RUF012  as in transformers; checkpoint key
     model_input_names = ["input_ids", "attention_mask", "position_ids"]  # noqa: RUF012
     padding_side = "left"
 
@@ -179,34 +189,34 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         english_forbidden_ids: Sequence[Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Reads `vocab_file`; everything else is what tokenizer_config.json may hold.
+        """Load `vocab_file`; the other arguments are the entries of tokenizer_config.json.
 
         Args:
             vocab_file: path of ice_text.model.
-            gmask_token: stands where the answer will be.
-            end_token: ends a document; the model makes no use of it.
-            do_lower_case: lower the text before encoding.
-            remove_space: strip the text and make each run of white space one blank before encoding.
-            num_image_tokens: 0; the old vocabulary, which began with 20000 image tokens, is not supported.
-            english_forbidden_ids: half-open ranges [start, stop) of the ids that an English answer must not
-                contain; None means the published range for the published vocabulary, and none for any other.
+            gmask_token: marks the position of the answer.
+            end_token: ends a document; the model does not use it.
+            do_lower_case: convert text to lower case before encoding.
+            remove_space: strip the text and collapse each run of whitespace to one space before encoding.
+            num_image_tokens: must be 0; the old vocabulary, which began with 20000 image tokens, is not supported.
+            english_forbidden_ids: half-open ranges [start, stop) of ids that an English answer must not contain; None
+                for the published range if the vocabulary is the published one, and for no range otherwise.
             kwargs: settings of transformers, such as bos_token.
 
         Raises:
-            ValueError: a vocabulary file or a setting that cannot be used.
+            ValueError: an unusable vocabulary file or setting.
         """
         if num_image_tokens:
             raise ValueError(
                 f"num_image_tokens is {num_image_tokens}, but the old vocabulary with image tokens is not "
-                "supported: take the checkpoint's current files, where it is 0."
+                "supported: use the checkpoint's current files, in which it is 0."
             )
         kwargs = {**TRANSFORMERS_SETTINGS, **kwargs}
-        # transformers 5 collects every other *_token here and would look for these two in text as well.
+        # transformers 5 collects all other *_token settings here, and would match these two in text as well.
         named = dict(kwargs.pop("model_specific_special_tokens", None) or {})
         self.gmask_token = str(named.pop("gmask_token", gmask_token))
         self.end_token = str(named.pop("end_token", end_token))
         self.do_lower_case, self.remove_space, self.num_image_tokens = do_lower_case, remove_space, 0
-        # The vocabulary comes before super().__init__, which asks for it.
+        # The vocabulary is loaded before super().__init__, which uses it.
         special = {name: str(kwargs[name]) for name in SPECIAL_TOKENS}
         pieces = [*special.values(), self.gmask_token, self.end_token, *whitespace_pieces()]
         self.sp_model = load_sentencepiece(vocab_file, pieces)
@@ -220,30 +230,30 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         self.init_kwargs.update({name: getattr(self, name) for name in OWN_SETTINGS})
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text: nothing in it becomes a control token, and none is added.
+        """Encode plain text: nothing in it becomes a control token, and none is added.
 
-        Layout pieces written out ("<n>", "<|tab|>") do become newline and tab, as in the original.
+        Whitespace pieces in the text ("<n>", "<|tab|>") do become newline and tab, as in the original.
         """
         ids: list[int] = self.sp_model.encode(self._prepare(text))
         return ids
 
     def decode_text(self, ids: Iterable[int]) -> str:
-        """Text of `ids`, as `decode` gives it; ids without a piece, pads and control tokens give nothing."""
+        """Decode ids as `decode` does; ids without a piece, pads and control tokens are skipped."""
         return self._decode(list(ids))
 
     def clean_up_spaces(self, text: str) -> str:
-        """Join punctuation and English endings to the word before them, as `decode` does."""
+        """Remove spaces before punctuation and English contractions, as `decode` does."""
         return clean_up_spaces(text)
 
     def stream(self) -> IncrementalDecoder:
-        """A decoder for one answer that comes id by id; its text is not cleaned up."""
+        """Return an incremental decoder for one answer; its text is not cleaned up."""
         layout = {self.sp_model.piece_to_id(piece): text for piece, text in whitespace_pieces().items()}
         added = {i: token.content for i, token in self._added_tokens_decoder.items() if i >= self.vocab_size}
         return IncrementalDecoder(self.sp_model, {**layout, **added}, self.pad_token_id)
 
     @property
     def gmask_token_id(self) -> int:
-        """Id of [gMASK], which stands where the answer will be."""
+        """Id of [gMASK], which marks the position of the answer."""
         return int(self.sp_model.piece_to_id(self.gmask_token))
 
     @property
@@ -253,29 +263,29 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of pieces, without tokens added later; the network's embedding may have more rows."""
+        """Number of pieces, excluding added tokens; the network's embedding may have more rows."""
         return int(self.sp_model.get_piece_size())
 
     def get_vocab(self) -> dict[str, int]:
-        """Every piece, and every token added later, with its id."""
+        """Return the id of every piece and of every added token."""
         pieces = self.sp_model.id_to_piece(list(range(self.vocab_size)))
         return {**{piece: i for i, piece in enumerate(pieces)}, **self._added_tokens_encoder}
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Text of `tokens`, without clean-up."""
+        """Decode tokens to text, without clean-up."""
         return self._decode(self.convert_tokens_to_ids(tokens), clean_up_tokenization_spaces=False)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """Write the tokenizer as transformers does, and the code that loads the directory without this package.
+        """Save the tokenizer as transformers does, and export the code that loads it without this package.
 
-        It may be saved before the model or after it, or alone.
+        It may be saved before the model, after it, or alone.
         """
         names: tuple[str, ...] = super().save_pretrained(save_directory, *args, **kwargs)
         add_code(save_directory, "export_tokenizer")
         return names
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Writes ice_text.model, byte for byte as it was read; returns its path."""
+        """Write ice_text.model, byte for byte as it was loaded; return its path."""
         name = self.vocab_files_names["vocab_file"]
         path = Path(save_directory) / (f"{filename_prefix}-{name}" if filename_prefix else name)
         path.write_bytes(self.sp_model.serialized_model_proto())
@@ -284,7 +294,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """`a [gMASK] <sop>`, or with an answer `a [gMASK] <sop> b <eop>`."""
+        """Return `a [gMASK] <sop>`, or with an answer `a [gMASK] <sop> b <eop>`, for ids a and b."""
         prompt = [*token_ids_0, self.gmask_token_id, self.bos_token_id]
         return prompt if token_ids_1 is None else [*prompt, *token_ids_1, self.eos_token_id]
 
@@ -294,7 +304,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         token_ids_1: list[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 for each token that `build_inputs_with_special_tokens` adds, 0 for the others."""
+        """Return 1 for each token that `build_inputs_with_special_tokens` adds, 0 for all other tokens."""
         if already_has_special_tokens:
             special = {*self.all_special_ids, self.gmask_token_id}
             return [int(i in special) for i in token_ids_0]
@@ -341,9 +351,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return_attention_mask: bool | None = None,
     ) -> MutableMapping[str, Any]:
         if (padding_side or self.padding_side) != "left":
-            raise ValueError(
-                'This model reads its prompt up to <sop> at the end: pad on the left (padding_side="left").'
-            )
+            raise ValueError('A prompt must end with <sop>, so pad on the left (padding_side="left").')
         if padding_strategy == PaddingStrategy.DO_NOT_PAD:
             return encoded_inputs
         ids = encoded_inputs["input_ids"]
@@ -358,27 +366,27 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         return encoded_inputs
 
     def _position_rows(self, ids: list[int]) -> list[list[int]]:
-        """[2, len(ids)]: places in the prompt, from <sop> on always the mask's; places in the answer."""
+        """Return [2, len(ids)]: indices in the prompt, constant at the mask token's from <sop> on; answer positions."""
         length = len(ids)
         prefix = ids.index(self.bos_token_id) if self.bos_token_id in ids else length
-        # The network looks for [gMASK] first.
+        # As in the network, [gMASK] takes precedence.
         masks = [ids.index(mask) for mask in (self.gmask_token_id, self.mask_token_id) if mask in ids]
-        places = [masks[0]] * (length - prefix) if masks else list(range(prefix, length))
-        return [[*range(prefix), *places], [0] * prefix + list(range(1, length - prefix + 1))]
+        answer = [masks[0]] * (length - prefix) if masks else list(range(prefix, length))
+        return [[*range(prefix), *answer], [0] * prefix + list(range(1, length - prefix + 1))]
 
     def _forbidden_ranges(self, ranges: Sequence[Sequence[int]] | None) -> list[list[int]]:
         if ranges is None:
             ranges = PUBLISHED_ENGLISH_FORBIDDEN if self.vocab_size == PUBLISHED_PIECES else ()
         if not all(len(r) == 2 and 0 <= r[0] <= r[1] <= self.vocab_size for r in ranges):
             raise ValueError(
-                f"english_forbidden_ids is {ranges}, but has to be a list of [start, stop] within 0..{self.vocab_size}."
+                f"english_forbidden_ids is {ranges}; it should be a list of [start, stop] within 0..{self.vocab_size}."
             )
         return [list(r) for r in ranges]
 
     def _only_added(self, tokens: Mapping[int, AddedToken]) -> dict[int, AddedToken]:
-        """Those of a saved file that were added to the vocabulary.
+        """Return the tokens of a saved file that were added to the vocabulary.
 
-        What such files say of our own depends on the class and the transformers that wrote them.
+        The file's entries for the tokenizer's own tokens depend on the transformers version, and are ignored.
         """
         own = {*self._added_tokens_decoder, self.gmask_token_id, self.end_token_id}
         return {i: token for i, token in tokens.items() if i not in own}

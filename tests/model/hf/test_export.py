@@ -235,7 +235,7 @@ def test_other_directories_are_left_alone(tmp_path: Path, config: str | None) ->
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     before = snapshot(tmp_path)
-    with pytest.raises(CheckpointError, match=r"holds no VisualGLM|JSON"):
+    with pytest.raises(CheckpointError, match=r"no VisualGLM|JSON"):
         refresh_code(tmp_path)
     assert snapshot(tmp_path) == before
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []

@@ -93,8 +93,8 @@ def test_one_picture_serves_every_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("starts", "pictures", "message"), [([3], 1, "no room"), ([0, 0], 3, "3 pictures for 2"), ([0] * 3, 1, "3 numbers")]
+    ("starts", "images", "message"), [([3], 1, "too short"), ([0, 0], 3, "3 images for 2"), ([0] * 3, 1, "3 numbers")]
 )
-def test_pictures_that_do_not_fit_are_refused(starts: list[int], pictures: int, message: str) -> None:
+def test_pictures_that_do_not_fit_are_refused(starts: list[int], images: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        insert_images(torch.zeros(2, 4, 1), torch.ones(pictures, 2, 1), image_starts(starts, 2, torch.device("cpu")))
+        insert_images(torch.zeros(2, 4, 1), torch.ones(images, 2, 1), image_starts(starts, 2, torch.device("cpu")))
