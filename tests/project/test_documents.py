@@ -105,7 +105,7 @@ def test_paths_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESENT)
 def test_modules_that_python_is_told_to_run_exist(name: str) -> None:
-    modules = set(re.findall(r"python3? -m (\w+(?:\.\w+)*)", read(name)))
+    modules = set(re.findall(r"python3? -m (\w+(?:\.\w+)*)", read(name), re.ASCII))
     ours = [module for module in modules if module.split(".")[0] in FOLDERS]
     paths = [ROOT / module.replace(".", "/") for module in ours]
     assert [path for path in paths if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists())] == []
