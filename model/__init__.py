@@ -1,26 +1,29 @@
-"""VisualGLM: a model that talks about a picture, in Chinese and English.
+"""VisualGLM: chat about images in Chinese and English.
 
 >>> from model import VisualGLMModel, chat, load_tokenizer
 >>> network, args = VisualGLMModel.from_pretrained("visualglm-tiny")
 >>> tokenizer = load_tokenizer("visualglm-tiny")
->>> answer, history, image = chat("picture.png", network, tokenizer, "描述这张图片。")
+>>> answer, history, image = chat("image.png", network, tokenizer, "描述这张图片。")
 
-The way of a question, file by file. First the picture:
+The call path of a question, file by file. First the image is encoded:
 
-    chat.py                     the original's arguments -> a conversation and a `GenerationConfig`; reads the stream
-    chat_model.py               conversation + question -> a request to the engine; tokens -> pieces of the answer
-    images/embedding_cache.py   pixels -> image embeddings, each picture once, whichever thread asks
-    visualglm.py                the SAT network; hf_chat.py is its twin on the Hugging Face side
-    blip2.py                    EVA-ViT-g and QFormer, the vision encoder
+    chat.py                     the original's arguments -> `Conversation` and `GenerationConfig`; reads the stream
+    chat_model.py               conversation + question -> `Request`; `TokenOutput` -> `StreamChunk`
+    images/preprocess.py        path, URL, bytes or PIL image -> pixels, with images/decode.py and images/url_fetch.py
+    images/embedding_cache.py   pixels -> image embeddings: cached, and batched across threads
+    visualglm.py                the SAT network; hf_chat.py adapts the Hugging Face network
+    blip2.py                    the vision encoder: EVA-ViT-g and QFormer
 
-Then the answer, from chat_model.py again:
+Then chat_model.py has the answer generated:
 
-    prompt.py                   conversation + question -> token ids; the model's words -> what a person reads
-    engine/scheduler.py         a queue of requests from any thread; its own thread works on the batch
-    engine/batch.py             rows that begin and end between steps
-    engine/decoder.py           prefill and decode, with a KV cache; engine/graph_decoder.py on a GPU
-    engine/layers.py            walks the layers of the language model
-    engine/sampling.py          logits -> the next token of each row
+    prompt.py                   conversation + question -> token ids; raw answer -> clean text
+    engine/scheduler.py         request queue for all threads; the scheduler thread runs the batch
+    engine/batch.py             continuous batching: sequences join and leave between decode steps
+    engine/prefill.py           padded prefill batches on a GPU
+    engine/decoder.py           prefill and decode steps; engine/graph_decoder.py runs them as CUDA graphs
+    engine/kv_cache.py          keys and values of all sequences in the batch
+    engine/layers.py            the transformer layers of the language model
+    engine/sampling.py          logits -> the next token of each sequence
 """
 
 import sys
@@ -74,7 +77,7 @@ if TYPE_CHECKING:
     )
     from .visualglm import VisualGLMModel as VisualGLMModel
 
-# Imported when they are first asked for, so that what needs no torch does not wait for it.
+# Imported at first access, so that programs that need no torch do not wait for its import.
 PUBLIC = {
     "blip2": "BlipImageEvalProcessor",
     "chat": "chat chat_batch stream_chat",
@@ -94,10 +97,10 @@ __all__ = sorted(MODULES)
 
 
 class Package(ModuleType):
-    """This package, whose `chat` is the function `chat` whether or not the module `model.chat` is imported."""
+    """Module type of this package: `model.chat` is always the function `chat`, never the module."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, but leave out a module that has a public name."""
+        """Set an attribute, unless it is a submodule with the name of a public object."""
         if not (name in MODULES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
@@ -105,7 +108,7 @@ class Package(ModuleType):
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Import a public name or a module, also by its former name."""
+        """Import a public object or a submodule on demand, also by its former name."""
         if name in MODULES:
             value = getattr(import_module(f".{MODULES[name]}", __name__), name)
             globals()[name] = value

@@ -91,8 +91,8 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         if layers:
             tensors = checkpoint.split_qkv()
             for name, layer in layers.items():
-                held = name if name in tensors else name.replace(".original.", ".")
-                layer.set_weight(tensors[held].to(self.device, self.dtype))
+                stored_name = name if name in tensors else name.replace(".original.", ".")
+                layer.set_weight(tensors[stored_name].to(self.device, self.dtype))
             rest = {name: load for name, load in loaders_of(tensors).items() if not is_quantized(name)}
             rest = loaders_of(quantize_tensors(LazyTensors(rest), quantized_layers(self)))
             checkpoint = replace(

@@ -1,6 +1,6 @@
-"""Tables of former module paths and of former names in modules, which `model.aliases` serves with a warning."""
+"""Tables of former module paths and former names in modules, for `model.aliases`."""
 
-# Former path -> current path, of a module or of a package with all that it holds.
+# Former path -> current path of a module, or of a package including its modules.
 MOVED = {
     "finetune.adapter": "finetune.forward",
     "finetune.asking": "finetune.evaluation",
@@ -122,7 +122,7 @@ MOVED = {
     "visualglm.web.picture": "visualglm.web.images",
 }
 
-# Current module -> former name -> current name, of what a module defines.
+# Current module -> former name -> current name of an object in it.
 RENAMED: dict[str, dict[str, str]] = {
     "finetune.evaluation": {"Asked": "Question"},
     "finetune.deepspeed_optimizer": {"DeepspeedOptimiser": "DeepspeedOptimizer"},

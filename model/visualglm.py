@@ -117,9 +117,7 @@ class ImageMixin(BaseMixin):
             return embeddings
         if image_embeddings is None and image is not None:
             image_embeddings = self.model(image)
-        if image_embeddings is None:
-            return embeddings
-        return insert_image_embeddings(embeddings, image_embeddings, starts)
+        return embeddings if image_embeddings is None else insert_image_embeddings(embeddings, image_embeddings, starts)
 
 
 def insert_image_embeddings(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
@@ -224,9 +222,8 @@ class VisualGLMModel(ChatGLMModel):
 
         SAT's `from_pretrained` calls this method. Entries of the checkpoint's configuration override those of `args`,
         and `overwrite_args` overrides both; missing entries have the class's defaults. The model is returned in
-        evaluation mode; call `train()` to train it. Parameters that a subclass adds and the checkpoint lacks keep
-        their initial values. Further keywords: `specific_iteration` of a run; `qkv_layout` and `base`, see
-        `open_checkpoint`.
+        evaluation mode. Parameters that a subclass adds and the checkpoint lacks keep their initial values. Further
+        keywords: `specific_iteration` of a run; `qkv_layout` and `base`, see `open_checkpoint`.
 
         Raises:
             CheckpointError: no checkpoint was found, or it cannot be read.
@@ -263,6 +260,7 @@ class VisualGLMModel(ChatGLMModel):
     heads = FormerAttribute("num_heads")
     qkv_by_head = FormerAttribute("qkv_interleaved")
     vocabulary = FormerAttribute("vocab_size")
+    image_part = FormerAttribute("vision_encoder")
 
     @property
     def device(self) -> torch.device:
@@ -323,8 +321,6 @@ class VisualGLMModel(ChatGLMModel):
         """P-tuning keys and values [2, H, P, head_dim] of each layer, which every sequence attends to."""
         return prefixes_of(self.mixins)
 
-    image_part = FormerAttribute("vision_encoder")
-
     @property
     def vision_encoder(self) -> BLIP2:
         encoder: BLIP2 = self.get_mixin("eva").model
@@ -344,9 +340,8 @@ class VisualGLMModel(ChatGLMModel):
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Embed tokens [N]; return [N, D]."""
         table = self.transformer.word_embeddings
-        if self.tp_size == 1 and type(table) is VocabParallelEmbedding:
-            return F.embedding(token_ids, table.weight)
-        embeddings: torch.Tensor = table(token_ids)
+        is_plain = self.tp_size == 1 and type(table) is VocabParallelEmbedding
+        embeddings: torch.Tensor = F.embedding(token_ids, table.weight) if is_plain else table(token_ids)
         return embeddings
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:

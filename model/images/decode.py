@@ -369,12 +369,11 @@ def _name_format(data: bytes, formats: Sequence[str]) -> str | None:
 
 
 def normalize_image(image: Image.Image, name: str, limits: ImageLimits) -> Image.Image:
-    """Return a decoded RGB copy of a PIL image, with its EXIF orientation applied.
+    """Return a decoded RGB copy of a PIL image of any mode, with its EXIF orientation applied.
 
     Args:
-        image: an image in any mode of Pillow, decoded or not.
+        image, limits: the image, and its maximum size.
         name: subject of error messages.
-        limits: maximum size.
 
     Raises:
         ImageError: it has no pixels or more than `limits` allow, or cannot be decoded.

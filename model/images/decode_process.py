@@ -44,7 +44,7 @@ class DecodedImage:
     preview: Image.Image | None = None
 
 
-class WorkerDied(Exception):  # noqa: N818  (turned into an ImageError by the caller)
+class WorkerDied(Exception):  # noqa: N818  (the caller raises ImageError instead)
     """The child process ended before its reply. The argument is its return code."""
 
 
