@@ -1,4 +1,4 @@
-"""The way from `chat()` to the vision encoder is short enough to be read; `model/__init__.py` maps it."""
+"""The call path from `chat()` to the vision encoder is short, and `model/__init__.py` documents it."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ MOST_FRAMES, MOST_FILES = 9, 5
 
 
 def own_frames() -> list[tuple[str, str]]:
-    """Return the file and the function of each frame of the package, the outermost first, without the caller."""
+    """Return file and function of each stack frame in the package, outermost first, without the caller."""
     found, frame = [], sys._getframe(1)
     while frame := frame.f_back:
         path = Path(frame.f_code.co_filename)
@@ -28,7 +28,7 @@ def own_frames() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def path_to_the_encoder(tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The frames that stand between a caller of `chat` and the vision encoder, which is the last."""
+    """The stack frames from `chat` to the vision encoder, which is the last."""
     calls: list[list[tuple[str, str]]] = []
     original = BLIP2.forward
 

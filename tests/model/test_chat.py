@@ -1,4 +1,4 @@
-"""chat() keeps the original's arguments and results; answers stream, and come from the picture."""
+"""chat() keeps the original's arguments and results; answers stream and depend on the image."""
 
 import gc
 import importlib
@@ -59,7 +59,7 @@ def test_returns_answer_history_and_image(tiny: SatChatModel) -> None:
     assert image.shape == (1, 3, 224, 224)
 
 
-def test_second_question_with_what_the_first_returned(tiny: SatChatModel) -> None:
+def test_the_second_question_with_the_first_result(tiny: SatChatModel) -> None:
     _, history, image = ask(tiny, "图片里有汽车吗？")
     answer, longer, again = ask(tiny, "它是什么颜色的？", image_path="", history=history, image=image)
     assert "紫色" in answer
@@ -92,7 +92,7 @@ def test_english(tiny: SatChatModel) -> None:
     assert answer == "The car is purple."
 
 
-def test_invalid_slices_never_come(tiny: SatChatModel) -> None:
+def test_invalid_slices_are_never_generated(tiny: SatChatModel) -> None:
     ((start, stop),) = ENGLISH.forbidden_ids(tiny.tokenizer)
     answer, _, _ = ask(tiny, "描述这张图片。", invalid_slices=[slice(start, stop)], max_length=120)
     assert not any("\u4e00" <= letter <= "\u9fff" for letter in answer)
@@ -104,7 +104,7 @@ def test_english_conversations_forbid_chinese(tiny: SatChatModel) -> None:
     assert not any("\u4e00" <= letter <= "\u9fff" for letter in answer)
 
 
-def test_stream_grows_to_the_whole_answer(tiny: SatChatModel) -> None:
+def test_stream_grows_to_the_complete_answer(tiny: SatChatModel) -> None:
     rounds = list(stream_chat(str(SCENE), tiny.network, tiny.tokenizer, "描述这张图片。", temperature=0))
     answers = [answer for answer, _, _ in rounds]
     assert len(answers) > 5
@@ -120,7 +120,7 @@ def test_a_seed_repeats_an_answer(tiny: SatChatModel) -> None:
     assert ask(tiny, "描述这张图片。", seed=2, **settings)[0] != first
 
 
-def test_pieces_end_with_a_reason_and_the_token_counts(tiny: SatChatModel) -> None:
+def test_chunks_have_token_counts_and_the_last_a_finish_reason(tiny: SatChatModel) -> None:
     conversation = Conversation(Image.open(SCENE))
     *body, last = tiny.stream_answer(conversation, "描述这张图片。", GREEDY)
     assert all(chunk.finish_reason is None and chunk.usage is not None for chunk in body)
@@ -146,8 +146,8 @@ def test_an_image_is_encoded_once(tiny: SatChatModel, monkeypatch: pytest.Monkey
     assert len(calls) == 2
 
 
-def test_bytes_of_characters_outside_the_vocabulary_come_out_whole(tiny: SatChatModel) -> None:
-    """Force an answer of an emoji, byte by byte."""
+def test_byte_tokens_of_a_character_are_decoded_together(tiny: SatChatModel) -> None:
+    """Decode the byte tokens of an emoji one by one."""
     ids = tiny.tokenizer.encode_text("😀，好")
     decoder, shown = tiny.tokenizer.stream(), []
     shown = [decoder.push(token) for token in ids] + [decoder.flush()]
@@ -166,7 +166,7 @@ def test_nothing_in_a_question_opens_a_file(tiny: SatChatModel, monkeypatch: pyt
         assert image is None
 
 
-def test_an_answer_with_an_answer_mark_stays_whole(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_with_answer_markers_is_complete(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tiny.tokenizer.encode_text("A: one 答：two")
     ticket = RequestHandle(Request(ids, GREEDY), queue.SimpleQueue())
     for step in [*map(TokenOutput, ids), TokenOutput(None, "stop")]:
@@ -175,13 +175,13 @@ def test_an_answer_with_an_answer_mark_stays_whole(tiny: SatChatModel, monkeypat
     assert ask(tiny, "?", image_path=None)[0] == "A: one 答：two"
 
 
-def test_an_answer_with_pauses_is_the_same_in_fewer_pieces(tiny: SatChatModel) -> None:
+def test_a_minimum_interval_gives_the_same_answer_in_fewer_chunks(tiny: SatChatModel) -> None:
     asked = Conversation(Image.open(SCENE)), "描述这张图片。", GREEDY
     single, together = list(tiny.stream_answer(*asked)), list(tiny.stream_answer(*asked, min_interval_s=5.0))
     assert "".join(chunk.text for chunk in together) == "".join(chunk.text for chunk in single)
     assert together[-1].finish_reason == single[-1].finish_reason == "stop"
     assert [one[-1].usage.answer_tokens for one in (single, together) if one[-1].usage] == [len(single) - 1] * 2
-    assert len(together) <= 2  # the first, and all the others at the end, which no pause puts off
+    assert len(together) <= 2  # the first chunk, and the final one, which is not delayed
 
 
 def test_an_answer_may_be_closed_while_another_thread_waits_for_it(tiny: SatChatModel) -> None:
@@ -203,7 +203,7 @@ def test_an_answer_may_be_closed_while_another_thread_waits_for_it(tiny: SatChat
     assert list(closed) == []
 
 
-def test_an_answer_that_nobody_holds_is_cancelled_at_once(tiny: SatChatModel) -> None:
+def test_an_unreferenced_answer_is_cancelled(tiny: SatChatModel) -> None:
     answer = tiny.stream_answer(Conversation(), "hello", GREEDY.replace(max_length=2000, min_length=2000))
     next(answer)
     gc.disable()
@@ -217,7 +217,7 @@ def test_an_answer_that_nobody_holds_is_cancelled_at_once(tiny: SatChatModel) ->
         gc.enable()
 
 
-def test_a_long_dialogue_says_once_that_turns_are_dropped(tiny: SatChatModel) -> None:
+def test_a_long_conversation_reports_dropped_turns_once(tiny: SatChatModel) -> None:
     history = [(f"问题{number}" * 5, "回答" * 10) for number in range(30)]
     with pytest.warns(UserWarning, match="oldest .* turns") as caught:
         answer, longer, _ = ask(tiny, "你好", image_path=None, history=history, max_length=200)
@@ -231,12 +231,12 @@ def test_too_long_a_question(tiny: SatChatModel) -> None:
         ask(tiny, "很长的问题" * 1000)
 
 
-def test_path_and_image_together_are_refused(tiny: SatChatModel) -> None:
+def test_path_and_image_together_are_rejected(tiny: SatChatModel) -> None:
     with pytest.raises(ImageError, match="not both"):
         ask(tiny, "?", image=Image.new("RGB", (4, 4)))
 
 
-def test_nonsense_settings_are_refused(tiny: SatChatModel) -> None:
+def test_invalid_settings_are_rejected(tiny: SatChatModel) -> None:
     with pytest.raises(SettingError, match="top_p"):
         ask(tiny, "?", top_p=2.0)
 
@@ -253,7 +253,7 @@ def test_half_precision_chats(dtype: str) -> None:
     "name", ["gpu", "GPU", "gpu:0", "mps", "cuda:x", "cuda:-1", "cuda:99", "xpu", "meta", "cpu:1", ""]
 )
 @pytest.mark.parametrize("load", [load_sat, load_hf])
-def test_a_device_that_cannot_be_used_is_refused_in_our_words(load: Any, name: str) -> None:
+def test_an_unusable_device_raises_an_explained_error(load: Any, name: str) -> None:
     with pytest.raises(SettingError, match="cpu") as caught:
         load("visualglm-tiny", device=name)
     message = str(caught.value)
@@ -261,11 +261,11 @@ def test_a_device_that_cannot_be_used_is_refused_in_our_words(load: Any, name: s
     assert ("called cuda" in message) is ("gpu" in name.lower())
 
 
-def test_a_device_may_be_an_object_of_torch() -> None:
+def test_a_device_may_be_a_torch_device() -> None:
     assert choose_device(torch.device("cpu")) == torch.device("cpu")  # type: ignore[arg-type]
 
 
-def test_unknown_device_and_dtype_are_refused_with_advice() -> None:
+def test_unknown_device_and_dtype_are_rejected_with_advice() -> None:
     with pytest.raises(SettingError, match="cpu"):
         load_sat("visualglm-tiny", device="nonsense")
     with pytest.raises(SettingError, match="float32, bfloat16, float16"):
@@ -289,7 +289,7 @@ def test_turns_and_languages_make_the_prompt(tiny: SatChatModel) -> None:
     assert tiny.tokenizer.decode_text(prompt.token_ids) == "问:q\n答:a\n问:r\n答:"
 
 
-def test_a_batch_has_the_answers_that_each_question_gets_alone(tiny: SatChatModel) -> None:
+def test_a_batch_equals_separate_calls(tiny: SatChatModel) -> None:
     picture = Image.open(SCENE)
     images = [str(SCENE), picture, None, "", str(SCENE)]
     queries = ["描述这张图片。", "有小汽车吗？", "草地是什么颜色的？", "你好", "它是什么颜色的？"]
@@ -309,7 +309,7 @@ def test_a_batch_has_the_answers_that_each_question_gets_alone(tiny: SatChatMode
         assert answer == alone[:2]
 
 
-def test_an_error_in_a_batch_is_one_question_s_own(tiny: SatChatModel) -> None:
+def test_an_error_in_a_batch_affects_only_its_question(tiny: SatChatModel) -> None:
     images = [str(SCENE), "nowhere.png", torch.zeros(3, 20, 20), None]
     first, *errors, long = chat_batch(
         images, tiny.network, tiny.tokenizer, ["图片里有几个物体？", "描述", "描述", "长" * 3000], temperature=0

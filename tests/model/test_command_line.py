@@ -1,4 +1,4 @@
-"""Every program takes options with hyphens and with underscores, whichever its help shows."""
+"""Every program accepts options with hyphens and with underscores."""
 
 import ast
 import sys
@@ -16,7 +16,7 @@ from visualglm.terminal import program as terminal
 from visualglm.web import program as web
 
 ROOT = Path(__file__).parents[2]
-# Other programs start them, with options of one word; they must not import `model` before they know which.
+# Started by other programs with one-word options; they must not import `model` before they know its location.
 WITHOUT_MODEL = {"benchmarks/parts/loading_process.py", "benchmarks/parts/plain_transformers.py"}
 
 
@@ -57,18 +57,18 @@ def test_both_spellings_mean_the_same(parser: ArgumentParser, arguments: list[st
         (["--server_name", "a", "--", "--server-name", "--max_batch_size"], "a", ["--server-name", "--max_batch_size"]),
     ],
 )
-def test_values_stay_as_they_are(parser: ArgumentParser, arguments: list[str], name: str, words: list[str]) -> None:
+def test_values_are_unchanged(parser: ArgumentParser, arguments: list[str], name: str, words: list[str]) -> None:
     options = parser.parse_args(arguments)
     assert (options.server_name, options.words, options.max_batch_size) == (name, words, None)
 
 
-def test_what_is_unknown_is_handed_back_as_it_was_given(parser: ArgumentParser) -> None:
+def test_unknown_arguments_are_returned_unchanged(parser: ArgumentParser) -> None:
     options, unknown = parser.parse_known_args(["--no_such-flag", "--server-name", "a", "--server-namesake=b_c"])
     assert (options.server_name, unknown) == ("a", ["--no_such-flag", "--server-namesake=b_c"])
 
 
 @pytest.mark.parametrize("abbreviation", ["--max-", "--max_"])
-def test_an_abbreviation_of_two_options_is_refused(abbreviation: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ambiguous_abbreviation_is_rejected(abbreviation: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = ArgumentParser()
     parser.add_argument("--max_length")
     parser.add_argument("--max-batch")
@@ -77,7 +77,7 @@ def test_an_abbreviation_of_two_options_is_refused(abbreviation: str, capsys: py
     assert "ambiguous" in capsys.readouterr().err
 
 
-def test_help_shows_the_documented_spelling_alone(parser: ArgumentParser) -> None:
+def test_help_shows_only_the_documented_spelling(parser: ArgumentParser) -> None:
     shown = parser.format_help()
     assert "--server_name" in shown and "--max-batch-size" in shown
     assert "--server-name" not in shown and "--max_batch_size" not in shown
@@ -97,7 +97,7 @@ def test_every_program_has_this_parser() -> None:
     assert {function for functions in made.values() for function in functions} == {"ArgumentParser"}
 
 
-def test_each_program_understands_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_accept_both_spellings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def started(*arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
 
@@ -120,7 +120,7 @@ def test_each_program_understands_them(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("module", ["tiny.evaluate", "benchmarks.decode"])
-def test_so_do_the_modules_that_are_run(module: str) -> None:
-    done = run_here(["-m", module, "--from-pretrained"])  # without its value
+def test_modules_that_are_run_accept_both_spellings(module: str) -> None:
+    done = run_here(["-m", module, "--from-pretrained"])  # value missing
     assert done.returncode == 2
     assert "--from_pretrained: expected one argument" in done.stderr

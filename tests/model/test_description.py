@@ -1,4 +1,4 @@
-"""A model's name and what it knows, as its directory says, reach whoever uses it."""
+"""A model's name and the description in its configuration are shown by every program."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from visualglm.web.layout import localized_properties
 KNOWLEDGE = json.loads((TINY / "config.json").read_text(encoding="utf-8"))["description"]
 
 
-def test_both_sides_name_the_model_and_what_it_knows() -> None:
+def test_both_networks_have_a_name_and_a_description() -> None:
     for load in (load_sat, load_hf):
         model = load("visualglm-tiny", device="cpu")
         assert model.description == Description("visualglm-tiny", KNOWLEDGE)
@@ -29,7 +29,7 @@ def test_both_sides_name_the_model_and_what_it_knows() -> None:
     assert "照片" in KNOWLEDGE["zh"]
 
 
-def test_conversion_keeps_it_and_a_path_is_named_by_its_directory(tmp_path: Path) -> None:
+def test_conversion_keeps_the_description_and_a_path_gives_the_directory_name(tmp_path: Path) -> None:
     convert("visualglm-tiny", tmp_path / "sat", "sat")
     convert(tmp_path / "sat", tmp_path / "hf", "hf")
     for name in ("sat", "hf"):
@@ -37,7 +37,7 @@ def test_conversion_keeps_it_and_a_path_is_named_by_its_directory(tmp_path: Path
         assert describe_model(f"{tmp_path / name}/", checkpoint) == Description(name, KNOWLEDGE)
 
 
-def test_a_model_that_does_not_say_is_named_alone(tmp_path: Path) -> None:
+def test_a_model_without_description_has_only_a_name(tmp_path: Path) -> None:
     shutil.copytree(TINY, tmp_path / "silent")
     config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
     del config["description"]
@@ -47,7 +47,7 @@ def test_a_model_that_does_not_say_is_named_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [None, "text", ["en"], {"en": 5}, {"en": None}])
-def test_another_form_says_nothing(given: object) -> None:
+def test_other_formats_give_no_description(given: object) -> None:
     assert read_description({"description": given}) == {}
 
 

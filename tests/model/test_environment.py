@@ -1,4 +1,4 @@
-"""Environment variables: empty ones count as not set, wrong ones are named, and a service's address is ignored."""
+"""Environment variables: empty means unset, invalid values are named, and service addresses are ignored."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ EVERY_VARIABLE = [variable_name(item) for item in fields(Settings)]
 
 
 def read_settings(*words: str, **variables: str) -> tuple[Settings, list[str]]:
-    """Return the settings, and the notes about ignored variables."""
+    """Return the settings and the notes about ignored variables."""
     parser, notes = ArgumentParser(), []
     Settings.add_arguments(parser)
     return Settings.from_arguments(parser.parse_args(words), variables, notes.append), notes
@@ -60,7 +60,7 @@ def test_a_wrong_value_is_reported_with_the_variables_name(name: str, value: str
         read_settings(**{name: value})
 
 
-def test_a_flag_wins_over_a_wrong_value() -> None:
+def test_a_flag_overrides_an_invalid_value() -> None:
     settings, _ = read_settings("--port", "9", "--log-text", VISUALGLM_PORT="web", VISUALGLM_LOG_TEXT="yep")
     assert (settings.port, settings.log_text) == (9, True)
 
@@ -72,7 +72,7 @@ def test_booleans(value: str, expected: bool) -> None:
     assert read_settings(VISUALGLM_LOG_TEXT=value)[0].log_text is expected
 
 
-def test_the_server_takes_its_variables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_server_reads_its_variables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["api.py"])
     monkeypatch.setenv("VISUALGLM_PORT", SERVICE)
     options, settings = server.parse_arguments()
@@ -95,7 +95,7 @@ def test_the_page_ignores_empty_variables_and_addresses(
         monkeypatch.setenv(name, "")
     options, _ = web.parse_arguments(80)
     assert (options.server_port, options.server_name, options.auth) == (80, "127.0.0.1", [])
-    assert "GRADIO_SERVER_PORT" not in os.environ  # Gradio converts it when it is imported
+    assert "GRADIO_SERVER_PORT" not in os.environ  # Gradio converts it during import
     assert ("GRADIO_SERVER_PORT" in capsys.readouterr().err) is (value == SERVICE)
 
 
@@ -113,7 +113,7 @@ def test_the_page_names_a_wrong_variable(
     assert "hunter2" not in shown
 
 
-def test_the_page_takes_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_reads_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["web_demo.py"])
     monkeypatch.setenv("GRADIO_SERVER_PORT", "99")
     assert web.parse_arguments(80)[0].server_port == 99
@@ -123,9 +123,7 @@ def test_the_page_takes_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1", "nonsense://x", "http://127.0.0.1:1"])
 @pytest.mark.parametrize("share", [False, True])
-def test_no_proxy_stands_between_gradio_and_its_own_page(
-    proxy: str, share: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradio_bypasses_proxies_for_its_own_page(proxy: str, share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 
     for name in ("ALL_PROXY", "HTTP_PROXY", "all_proxy", "http_proxy"):
@@ -151,7 +149,7 @@ LEVELS: list[Any] = [("", "", 30), ("debug", "", 10), ("", "error", 40), ("loud"
 
 
 @pytest.mark.parametrize(("level", "sat_level", "expected"), LEVELS)
-def test_any_level_of_logging_lets_the_package_be_imported(level: str, sat_level: str, expected: int) -> None:
+def test_the_package_can_be_imported_with_any_logging_level(level: str, sat_level: str, expected: int) -> None:
     code = "import logging; from model import VisualGLMModel; print(logging.getLogger('sat').level)"
     variables = environment(LOGLEVEL=level, SAT_LOGLEVEL=sat_level, WORLD_SIZE="")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is exported has the access mode that the umask grants, whichever library has written it."""
+"""Exported files have the permissions that the umask grants, for every library that writes them."""
 
 import os
 import stat
@@ -25,7 +25,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def check_modes(directory: Path, umask: int) -> None:
-    """Assert that `directory` and all in it are as open as `umask` allows, and no more."""
+    """Assert that `directory` and its contents have exactly the permissions that `umask` grants."""
     paths = [directory, *directory.rglob("*")]
     assert any(path.suffix in (".safetensors", ".pt") for path in paths)
     for path in paths:

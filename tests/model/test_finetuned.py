@@ -1,4 +1,4 @@
-"""LoRA, QLoRA and P-tuning as parts of a network: they change nothing at first, and the chat sees what they learned."""
+"""LoRA, QLoRA and P-tuning change nothing before training, and change the answers after it."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -21,13 +21,13 @@ GREEDY = DEMO.replace(temperature=0.0, max_new_tokens=12)
 
 
 def load(name: str = "visualglm-tiny", **settings: Any) -> FineTuneVisualGLMModel:
-    """Load visualglm-tiny with what `settings` add to it."""
+    """Load visualglm-tiny with the adapters that `settings` select."""
     network, _ = FineTuneVisualGLMModel.from_pretrained(name, Namespace(device="cpu", **settings))
     return network
 
 
 def move(network: nn.Module, size: float = 0.1) -> None:
-    """Move what was added away from its start."""
+    """Change the adapter weights from their initial values."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in network.named_parameters():
         if "matrix_" in name or "ptuning" in name:
@@ -36,7 +36,7 @@ def move(network: nn.Module, size: float = 0.1) -> None:
 
 @pytest.fixture(scope="module")
 def plain() -> VisualGLMModel:
-    """visualglm-tiny. Do not change it."""
+    """visualglm-tiny, shared: tests must not change it."""
     return load_sat("visualglm-tiny", device="cpu").network
 
 
@@ -68,7 +68,7 @@ def test_layer_range_lists_layers() -> None:
     assert adapted == [True, False, True, False]
 
 
-def test_the_names_are_sats(base: str, tmp_path: Path) -> None:
+def test_parameter_names_are_those_of_sat(base: str, tmp_path: Path) -> None:
     from sat.model.finetune.lora2 import LoraMixin
 
     theirs, args = VisualGLMModel.from_pretrained(base, Namespace(device="cpu"))
@@ -78,7 +78,7 @@ def test_the_names_are_sats(base: str, tmp_path: Path) -> None:
     assert shapes[0] == shapes[1]
 
 
-def test_only_what_is_added_is_trained() -> None:
+def test_only_adapters_are_trained() -> None:
     for settings in ({"use_lora": True}, {"use_qlora": True}, {"use_ptuning": True}):
         network = load(**settings)
         network.disable_untrainable_params()
@@ -89,17 +89,17 @@ def test_only_what_is_added_is_trained() -> None:
 
 @pytest.mark.parametrize("shape", [(6, 128), (7, 64), (5, 33), (1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_rounding_to_nf4(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_nf4_quantization(shape: tuple[int, int], dtype: torch.dtype) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     rounded = nf4.fake_quantize(weight)
     assert rounded.dtype == dtype
     assert torch.equal(nf4.fake_quantize(rounded), rounded)
-    # The levels lie at most 0.31 of a block's largest weight apart.
+    # Adjacent NF4 levels differ by at most 0.31 of a block's largest weight.
     assert (rounded - weight).abs().max() <= 0.16 * weight.abs().max()
     assert torch.equal(nf4.fake_quantize(torch.zeros(shape)), torch.zeros(shape))
 
 
-def test_rounding_is_that_of_bitsandbytes() -> None:
+def test_nf4_equals_bitsandbytes() -> None:
     functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
     weight = torch.randn(24, 128, generator=torch.Generator().manual_seed(0))
     packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
@@ -107,7 +107,7 @@ def test_rounding_is_that_of_bitsandbytes() -> None:
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_a_layer_of_four_bits_computes_with_the_rounded_weight(with_bias: bool) -> None:
+def test_a_4_bit_layer_computes_with_the_dequantized_weight(with_bias: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(24, 128, generator=generator)
     bias = nn.Parameter(torch.randn(24, generator=generator), requires_grad=False) if with_bias else None
@@ -122,7 +122,7 @@ def test_a_layer_of_four_bits_computes_with_the_rounded_weight(with_bias: bool) 
     assert not layer.state_dict().keys() - {"bias"}
 
 
-def test_qlora_rounds_the_language_model_and_merges(plain: VisualGLMModel) -> None:
+def test_qlora_quantizes_the_language_model_and_merges(plain: VisualGLMModel) -> None:
     network = load(use_qlora=True)
     linear = [module for module in network.transformer.modules() if isinstance(module, ColumnParallelLinear)]
     assert not linear
@@ -138,14 +138,14 @@ def test_qlora_rounds_the_language_model_and_merges(plain: VisualGLMModel) -> No
 
 @pytest.fixture(scope="module")
 def prefixed() -> FineTuneVisualGLMModel:
-    """visualglm-tiny with a prefix that changes its answers. Do not change it."""
+    """visualglm-tiny with a prefix that changes its answers, shared: tests must not change it."""
     network = load(use_ptuning=True, pre_seq_len=6)
     move(network, 3.0)
     return network
 
 
 def greedy_by_sat(network: VisualGLMModel, chat: SatChatModel, conversation: Conversation, question: str) -> list[int]:
-    """Return the most likely tokens by SAT's whole pass over prompt and answer, again for each."""
+    """Decode greedily with SAT's full forward pass over prompt and answer for each token."""
     prompt = chat.encode_prompt(conversation, question, GREEDY)
     ids, context = list(prompt.token_ids), len(prompt.token_ids) - 1
     answer: list[int] = []
@@ -199,7 +199,7 @@ def test_the_originals_fine_tune_loads_as_our_class(tmp_path: Path) -> None:
     tuned = {"model_class": "FineTuneVisualGLMModel", "use_lora": True, "lora_rank": 4, "layer_range": [0, 3]}
     config = {**open_checkpoint("visualglm-tiny").config, **tuned, "use_ptuning": False, "pre_seq_len": 4}
     run = write_sat(tmp_path / "run", network.state_dict(), config, 300)
-    assert class_to_load(run).__name__ == "FineTuneVisualGLMModel"  # of a user's program, where it has one
+    assert class_to_load(run).__name__ == "FineTuneVisualGLMModel"  # a user's program may define it
     tokenizer = load_tokenizer("visualglm-tiny")
     loaded, args = FineTuneVisualGLMModel.from_pretrained(str(run), Namespace(device="cpu"))
     assert args.lora_alpha == 1

@@ -1,4 +1,4 @@
-"""The published sizes, and random weights whose numbers half precision holds."""
+"""The published sizes, and random weights whose activations fit into half precision."""
 
 import math
 from argparse import Namespace
@@ -22,16 +22,16 @@ def test_the_sizes_are_the_published_ones() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED_PARAMETERS
 
 
-def test_fewer_layers_of_each_part() -> None:
+def test_fewer_layers_of_each_component() -> None:
     config = full_size_config(3)
     parts = (config, config["eva_args"], config["qformer_args"])
     assert [part["num_layers"] for part in parts] == [3, 3, 3]
     assert config["qformer_args"]["is_decoder"] == [True, False, True]
-    assert full_size_config()["num_layers"] == 28  # nothing of it is changed
+    assert full_size_config()["num_layers"] == 28  # a copy was changed, not the original
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_logits_of_random_weights_are_numbers(
+def test_logits_of_random_weights_are_finite(
     dtype: torch.dtype, golden_spec: dict[str, Any], golden_pixels: torch.Tensor
 ) -> None:
     network = build_model(golden_spec).to(dtype)

@@ -1,4 +1,4 @@
-"""On a GPU: the same numbers, in float32 and within 1e-2 in half precision; a chat in each dtype."""
+"""On a GPU: the same logits in float32, within 1e-2 in half precision; a chat in each dtype."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ def logits(model: VisualGLMModel, case: dict[str, Any], pixels: torch.Tensor) ->
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("name", ["zh_image", "en_image", "zh_history_image"])
 def test_logits(name: str, dtype: torch.dtype, tolerance: float, golden_spec: Any, golden_pixels: torch.Tensor) -> None:
-    """Compared with float32 on the CPU, on the same weights as rounded to the dtype."""
+    """Compare with float32 on the CPU, with weights rounded to the dtype."""
     case = golden_spec["cases"][name]
     model = build_model(golden_spec).to(dtype)
     expected = logits(model.float(), case, golden_pixels)

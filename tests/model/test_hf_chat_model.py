@@ -1,4 +1,4 @@
-"""The Hugging Face twin: the same dialogue as on the SAT side, through transformers' generation."""
+"""The Hugging Face chat model gives the same answers as the SAT chat model."""
 
 import shutil
 import time
@@ -54,7 +54,9 @@ def text_of(chunks: list[StreamChunk]) -> str:
     ("question", "language"),
     [("描述这张图片。", CHINESE), ("它是什么颜色的？", CHINESE), ("Where is the star?", ENGLISH)],
 )
-def test_the_twins_say_the_same(twin: HfChatModel, sat: SatChatModel, question: str, language: object) -> None:
+def test_both_networks_give_the_same_answers(
+    twin: HfChatModel, sat: SatChatModel, question: str, language: object
+) -> None:
     mine, other = (ask(model, question, GREEDY, language=language) for model in (twin, sat))
     assert text_of(mine) == text_of(other) != ""
     assert (mine[-1].finish_reason, other[-1].finish_reason) == ("stop", "stop")
@@ -108,12 +110,12 @@ def test_a_sat_directory_answers_the_same(tmp_path: Path, twin: HfChatModel) -> 
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_weights_still_describe_the_image(bits: int) -> None:
+def test_quantized_weights_still_describe_the_image(bits: int) -> None:
     model = load_hf("visualglm-tiny", device="cpu", quant=bits)
     assert text_of(ask(model, "图片里有几个物体？", GREEDY)) == "图片中一共有三个物体。"
 
 
-def test_the_program_talks() -> None:
+def test_the_program_chats() -> None:
     program = [str(ROOT / "cli_demo_hf.py"), "--from_pretrained", "visualglm-tiny", "--device", "cpu"]
     typed = b"What colour is the star?\n3+4?\nstop\n"
     done = run_program([*program, "--temperature", "0", "--image", SCENE], typed=typed, LANG="zh_CN.UTF-8")

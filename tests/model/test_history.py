@@ -1,4 +1,4 @@
-"""A history of any form is understood or refused, and a question is text, at every door to the model."""
+"""Every API accepts the same history formats, rejects other formats, and requires questions to be text."""
 
 import json
 from collections import deque
@@ -27,7 +27,7 @@ SCENE = str(Path(__file__).parents[2] / "examples" / "scene.png")
 QUESTION = "它是什么颜色的？"
 PAIR = ("有小汽车吗？", "有，图片中有一辆小汽车。")
 MESSAGES = [{"role": "user", "content": PAIR[0]}, {"role": "assistant", "content": PAIR[1]}]
-UNDERSTOOD: list[tuple[Any, int]] = [  # a history, and how many turns it has
+UNDERSTOOD: list[tuple[Any, int]] = [  # a history and its number of turns
     (None, 0),
     ([], 0),
     ((), 0),
@@ -48,10 +48,10 @@ REFUSED: list[Any] = [
     0,
     True,
     {"role": "user", "content": "a"},
-    PAIR,  # flat
+    PAIR,  # a flat list
     [*PAIR],
     [*PAIR, *PAIR],
-    ["ab"],  # two letters are no pair
+    ["ab"],  # a string of two letters is not a pair
     [b"ab"],
     [("q", "a", "more")],
     [("q",)],
@@ -79,18 +79,18 @@ NO_TEXTS: list[Any] = [None, 3, b"hello", ["a"], {"role": "user", "content": "a"
 
 
 @pytest.mark.parametrize(("history", "count"), UNDERSTOOD, ids=str)
-def test_what_is_understood_becomes_turns(history: Any, count: int) -> None:
+def test_supported_formats_become_turns(history: Any, count: int) -> None:
     assert to_turns(history) == [Turn(*PAIR)] * count
 
 
 @pytest.mark.parametrize("history", REFUSED, ids=str)
-def test_what_is_not_understood_is_refused_with_the_forms_that_are(history: Any) -> None:
+def test_other_formats_are_rejected_with_the_supported_ones(history: Any) -> None:
     with pytest.raises(QuestionError, match=r"role|question"):
         to_turns(history)
 
 
 @pytest.mark.parametrize("value", NO_TEXTS, ids=str)
-def test_no_prompt_can_be_made_of_anything_but_text(value: Any, tiny_model: SatChatModel) -> None:
+def test_prompts_require_text(value: Any, tiny_model: SatChatModel) -> None:
     for make in (lambda: Turn("q", value), lambda: Turn(value, "a"), lambda: build_prompt([], value, CHINESE)):
         with pytest.raises(QuestionError, match="not text"):
             make()
@@ -126,14 +126,14 @@ def ask_batch(model: SatChatModel, query: Any, history: Any) -> Any:
     return answer
 
 
-def put_together(model: SatChatModel, query: Any, history: Any) -> Any:
+def build_input(model: SatChatModel, query: Any, history: Any) -> Any:
     data = generate_input(query, SCENE, history, image_is_encoded=False)
     return ask_sat(model, data["input_query"], data["history"])
 
 
-@pytest.mark.parametrize("ask", [ask_sat, stream_sat, ask_hf, stream_hf, ask_batch, put_together])
-class TestDoors:
-    def test_all_forms_get_one_answer_and_come_back_as_pairs(self, ask: Any, tiny_model: SatChatModel) -> None:
+@pytest.mark.parametrize("ask", [ask_sat, stream_sat, ask_hf, stream_hf, ask_batch, build_input])
+class TestApis:
+    def test_all_formats_get_one_answer_and_are_returned_as_pairs(self, ask: Any, tiny_model: SatChatModel) -> None:
         before = json.dumps(MESSAGES)
         answers = [ask(tiny_model, QUESTION, history) for history in ([PAIR], MESSAGES, [list(PAIR)])]
         assert answers == [answers[0]] * 3
@@ -144,12 +144,12 @@ class TestDoors:
         assert ask(tiny_model, "图片里有什么？", None) == ask(tiny_model, "图片里有什么？", [])
 
     @pytest.mark.parametrize("history", [PAIR, ["ab"], [("q", "a", "b")], [("q", None)], [{"q": "a"}], "你好"], ids=str)
-    def test_other_histories_are_refused(self, ask: Any, history: Any, tiny_model: SatChatModel) -> None:
+    def test_other_histories_are_rejected(self, ask: Any, history: Any, tiny_model: SatChatModel) -> None:
         with pytest.raises(QuestionError):
             ask(tiny_model, QUESTION, history)
 
     @pytest.mark.parametrize("query", NO_TEXTS, ids=str)
-    def test_a_question_that_is_no_text_is_refused(self, ask: Any, query: Any, tiny_model: SatChatModel) -> None:
+    def test_a_question_must_be_text(self, ask: Any, query: Any, tiny_model: SatChatModel) -> None:
         with pytest.raises(QuestionError, match="not text"):
             ask(tiny_model, query, None)
 
@@ -163,7 +163,7 @@ class TestBatch:
         assert len({answer for answer, _ in answers}) == 3
         assert answers == each
 
-    def test_what_is_wrong_with_one_leaves_the_others(self, tiny_model: SatChatModel) -> None:
+    def test_an_error_of_one_question_leaves_the_others(self, tiny_model: SatChatModel) -> None:
         queries: list[Any] = ["图片里有几个物体？", None, QUESTION, QUESTION]
         histories: list[Any] = [None, [], "ab", MESSAGES]
         first, second, third, last = chat_batch(
@@ -183,7 +183,7 @@ class TestBatch:
             ([None] * 2, ["a", "b"], "ab", "histories"),
         ],
     )
-    def test_a_single_value_is_not_taken_for_a_list(
+    def test_a_single_value_is_rejected(
         self, images: Any, queries: Any, histories: Any, named: str, tiny_model: SatChatModel
     ) -> None:
         with pytest.raises(SettingError, match=f"{named}.*type"):

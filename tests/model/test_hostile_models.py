@@ -1,4 +1,4 @@
-"""A model directory is untrusted input: its entries are bounded before they cost anything, and refused in words."""
+"""A model directory is untrusted input: entries are checked before they cost resources, with explained errors."""
 
 import json
 import os
@@ -28,14 +28,14 @@ LOADERS = [load_sat, load_hf]
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """The small model in the Hugging Face format, to be changed."""
+    """A modifiable copy of the small model in the Hugging Face format."""
     shutil.copytree(TINY, tmp_path / "published")
     return tmp_path / "published"
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """The small model in the SAT format, to be changed."""
+    """A modifiable copy of the small model in the SAT format."""
     tiny = open_checkpoint(TINY)
     save_sat(tmp_path / "trained", dict(tiny.tensors()), tiny.config)
     shutil.copy(TINY / VOCABULARY_NAME, tmp_path / "trained")
@@ -44,18 +44,18 @@ def trained(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["published", "trained"])
 def directory(request: pytest.FixtureRequest) -> Path:
-    """The small model in each of the formats."""
+    """A modifiable copy of the small model in each format."""
     found: Path = request.getfixturevalue(request.param)
     return found
 
 
 def config_of(directory: Path) -> Path:
-    """Return the file of the configuration of either format."""
+    """Return the configuration file of either format."""
     return next(directory / name for name in ("config.json", "model_config.json") if (directory / name).is_file())
 
 
 def change(directory: Path, *keys: str, value: Any) -> None:
-    """Set an entry of the configuration; parts of it have one name here for both formats."""
+    """Set an entry of the configuration; its sections have the same names here for both formats."""
     file = config_of(directory)
     config = json.loads(file.read_text())
     *parts, last = keys
@@ -68,7 +68,7 @@ def change(directory: Path, *keys: str, value: Any) -> None:
 
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network may be built."""
+    """Fail the test if a network is built."""
     for module in (model.loading, model.hf_loading):
         monkeypatch.setattr(module, "build_uninitialized", forbidden)
 
@@ -95,8 +95,8 @@ def test_a_deeply_nested_sat_configuration_is_refused(load: Any, trained: Path) 
         load(trained, device="cpu")
 
 
-def test_a_huge_file_of_settings_is_not_read(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.truncate(published / "config.json", 10**12)  # takes no room on the disk
+def test_a_huge_configuration_file_is_not_read(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.truncate(published / "config.json", 10**12)  # a sparse file
     monkeypatch.setattr(Path, "read_text", forbidden)
     with pytest.raises(CheckpointError, match="more than"):
         open_checkpoint(published)
@@ -162,7 +162,7 @@ def test_other_absurd_entries_are_refused(keys: tuple[str, ...], value: Any, dir
 
 @pytest.mark.usefixtures("unbuilt")
 @pytest.mark.parametrize("part", ["eva", "qformer"])
-def test_a_part_without_its_sizes_is_refused(part: str, directory: Path) -> None:
+def test_a_component_without_sizes_is_rejected(part: str, directory: Path) -> None:
     file = config_of(directory)
     name = f"{part}_config" if file.name == "config.json" else f"{part}_args"
     config = json.loads(file.read_text())
@@ -195,7 +195,7 @@ def test_a_model_that_the_files_cannot_hold_is_not_built(changes: dict[tuple[str
             load(directory, device="cpu")
 
 
-def test_what_a_message_shows_of_a_configuration_is_short(directory: Path) -> None:
+def test_messages_quote_little_of_a_configuration(directory: Path) -> None:
     change(directory, "num_layers", value="x" * 10**6)
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(directory)
@@ -222,7 +222,7 @@ def name_base(run: Path, base: object) -> None:
 
 @pytest.mark.parametrize("load", LOADERS)
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_bases_that_lead_back_to_the_run_are_refused(length: int, load: Any, trained: Path, tmp_path: Path) -> None:
+def test_cyclic_bases_are_rejected(length: int, load: Any, trained: Path, tmp_path: Path) -> None:
     runs = [trained, *(tmp_path / f"copy {number}" for number in range(1, length))]
     for run in runs[1:]:
         shutil.copytree(trained, run)
@@ -251,7 +251,7 @@ def test_a_chain_of_bases_is_bounded_and_a_short_one_is_read(trained: Path, tmp_
 
 
 @pytest.mark.parametrize("base", [5, [], "", {"a": 1}, True])
-def test_a_base_that_is_no_name_is_refused(base: object, trained: Path) -> None:
+def test_a_base_that_is_not_a_name_is_rejected(base: object, trained: Path) -> None:
     name_base(trained, base)
     with pytest.raises(CheckpointError, match="base_model"):
         open_checkpoint(trained)
@@ -280,7 +280,7 @@ def test_the_attention_that_every_model_has_may_be_named(key: str, value: str | 
 
 
 def write_double(directory: Path) -> None:
-    """Exchange the weights of a model for the same in double precision."""
+    """Convert the weights of a model directory to double precision."""
     if (directory / "config.json").is_file():
         tensors = load_file(directory / "model.safetensors")
         save_file({name: tensor.double() for name, tensor in tensors.items()}, directory / "model.safetensors")
@@ -340,7 +340,7 @@ def test_tensors_of_odd_shapes_are_refused(
 
 
 def odd_tensors() -> Iterator[torch.Tensor]:
-    """Yield tensors that describe far more numbers than they store."""
+    """Yield tensors whose shapes have far more elements than their storage."""
     yield torch.zeros(1).expand(10**9, 256)
     yield torch.sparse_coo_tensor(
         torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**9, 256), check_invariants=True
@@ -350,7 +350,7 @@ def odd_tensors() -> Iterator[torch.Tensor]:
 
 @pytest.mark.parametrize("tensor", list(odd_tensors()), ids=["repeated", "sparse", "meta"])
 @pytest.mark.parametrize("name", [QKV, "transformer.word_embeddings.weight"])
-def test_a_tensor_without_its_numbers_is_refused(name: str, tensor: torch.Tensor, trained: Path) -> None:
+def test_a_tensor_larger_than_its_storage_is_rejected(name: str, tensor: torch.Tensor, trained: Path) -> None:
     module = torch.load(trained / "1" / RANK_0)["module"]
     torch.save({"module": {**module, name: tensor}}, trained / "1" / RANK_0)
     with pytest.raises(CheckpointError, match=name):

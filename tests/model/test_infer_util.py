@@ -1,4 +1,4 @@
-"""Programs written for the original find its helpers."""
+"""The helpers that programs for the original import work unchanged."""
 
 import base64
 import os
@@ -17,7 +17,7 @@ from model.images.preprocess import load_image
 
 ROOT = Path(__file__).parents[2]
 SCENE = ROOT / "examples" / "scene.png"
-# What the original's HTTP program of the Hugging Face side does with a request.
+# How the original's api_hf.py handles a request.
 SERVER = """
 import base64, os, sys
 import torch
@@ -37,7 +37,7 @@ print(response)
 """
 
 
-def test_a_model_is_loaded_and_answers_what_was_put_together() -> None:
+def test_a_model_is_loaded_and_answers_a_built_input() -> None:
     network, tokenizer = get_infer_setting(name="visualglm-tiny")
     encoded = base64.encodebytes(SCENE.read_bytes()).decode()  # with line breaks
     data = generate_input("图片里有几个物体？", encoded, [("你好", "你好！")], {"temperature": 0, "unknown": 1})
@@ -55,7 +55,7 @@ def test_a_model_is_loaded_and_answers_what_was_put_together() -> None:
     assert len(history) == 2
 
 
-def test_settings_that_are_not_given_are_those_of_the_demonstrations() -> None:
+def test_missing_settings_are_those_of_the_demos() -> None:
     picture = Image.new("RGB", (8, 8))
     data = generate_input("q", picture, image_is_encoded=False)
     assert data["input_image"] is picture
@@ -78,7 +78,7 @@ def test_settings_of_numpy_and_torch_are_python_s_on_every_way_to_chat() -> None
 
 
 @pytest.mark.parametrize("text", ["§§", "aGVsbG8=", None, 3])
-def test_what_is_no_image_is_refused(text: object) -> None:
+def test_invalid_images_are_rejected(text: object) -> None:
     with pytest.raises(ImageError):
         generate_input("q", text)  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def test_a_temporary_directory_that_was_cleaned_is_created_again() -> None:
 
 
 @pytest.mark.parametrize("text", ["§§", "aGVsbG8=", "../examples/scene.png", None, 3])
-def test_no_file_is_written_for_what_is_no_image(text: object) -> None:
+def test_no_file_is_written_for_invalid_images(text: object) -> None:
     folder = Path(process_image(base64.b64encode(SCENE.read_bytes()))).parent
     before = set(folder.iterdir())
     with pytest.raises(ImageError):

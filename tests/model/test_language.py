@@ -1,4 +1,4 @@
-"""Questions are asked in their own language where that is wanted, and in the original's Chinese by default."""
+"""The prompt language follows the question if configured; the default is Chinese, as in the original."""
 
 import argparse
 import json
@@ -56,7 +56,7 @@ def test_a_question_with_letters_has_a_language(question: str, language: Languag
 
 
 @pytest.mark.parametrize("question", ["3+4?", "🦊", "？", "", "  ", "12:30", "①"])
-def test_a_question_without_letters_keeps_the_language_of_before(question: str) -> None:
+def test_a_question_without_letters_keeps_the_previous_language(question: str) -> None:
     for language, said in ((CHINESE, "什么"), (ENGLISH, "What?")):
         assert question_language(question, language) is language
         other = Turn("Other", "a") if language is CHINESE else Turn("别的", "a")
@@ -64,7 +64,7 @@ def test_a_question_without_letters_keeps_the_language_of_before(question: str) 
             assert question_language(question, default, [other, Turn(said, "a"), Turn("1", "one 一")]) is language
 
 
-def test_what_the_caller_says_wins_over_the_configuration() -> None:
+def test_the_argument_overrides_the_configuration() -> None:
     for configured in (None, "zh", "en", "auto"):
         assert choose_language(True, configured, "什么", []) is ENGLISH
         assert choose_language(False, configured, "What?", []) is CHINESE
@@ -77,23 +77,23 @@ def test_what_the_caller_says_wins_over_the_configuration() -> None:
             choose_language(english, configured, "What?", [])
 
 
-class Prompts:
-    """Notes the text of every prompt that a tokenizer encodes."""
+class PromptRecorder:
+    """Records the text of every prompt that a tokenizer encodes."""
 
     def __init__(self, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.texts: list[str] = []
         encode = tokenizer.encode_text
 
-        def noted(text: str) -> list[int]:
+        def recorded(text: str) -> list[int]:
             self.texts.append(text.removeprefix("</img>"))
             return encode(text)  # type: ignore[no-any-return]
 
-        monkeypatch.setattr(tokenizer, "encode_text", noted)
+        monkeypatch.setattr(tokenizer, "encode_text", recorded)
 
 
 @pytest.fixture(scope="module")
-def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """visualglm-tiny with a configuration that says nothing of languages, as the published model's."""
+def unconfigured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """visualglm-tiny without `prompt_language` in its configuration, like the published model."""
     directory = tmp_path_factory.mktemp("models") / "silent"
     shutil.copytree(TINY, directory)
     config = json.loads((directory / "config.json").read_text())
@@ -112,17 +112,17 @@ def test_the_embedded_model_follows_the_question_on_both_sides(tiny_model: SatCh
     assert answer == "The star is red."
 
 
-def test_a_directory_that_says_nothing_has_the_original_s_marks(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sat, hf = load_sat(silent, device="cpu"), load_tiny(silent)
-    prompts, twins = Prompts(sat.tokenizer, monkeypatch), Prompts(tiny_tokenizer(), monkeypatch)
+def test_an_unconfigured_model_uses_the_original_s_markers(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sat, hf = load_sat(unconfigured, device="cpu"), load_tiny(unconfigured)
+    prompts, twins = PromptRecorder(sat.tokenizer, monkeypatch), PromptRecorder(tiny_tokenizer(), monkeypatch)
     for given, mark in (
         ({}, "问："),
         ({"english": False}, "问："),
         ({"english": True}, "Q:"),
         ({"english": None}, "Q:"),
     ):
-        for noted in (prompts, twins):
-            noted.texts.clear()
+        for recorder in (prompts, twins):
+            recorder.texts.clear()
         chat(None, sat.network, sat.tokenizer, STAR, **given, **GREEDY)
         chat_batch([None], sat.network, sat.tokenizer, [STAR], **given, **GREEDY)
         hf.chat(tiny_tokenizer(), None, STAR, **given, **HF_GREEDY)
@@ -131,15 +131,15 @@ def test_a_directory_that_says_nothing_has_the_original_s_marks(silent: Path, mo
 
 
 def test_a_question_without_letters_follows_the_history(tiny_model: SatChatModel, monkeypatch: Any) -> None:
-    prompts = Prompts(tiny_model.tokenizer, monkeypatch)
+    prompts = PromptRecorder(tiny_model.tokenizer, monkeypatch)
     for said, mark in (("What?", "Q:"), ("什么", "问：")):
         prompts.texts.clear()
         chat(None, tiny_model.network, tiny_model.tokenizer, "3+4?", history=[(said, "a")], **GREEDY)
         assert prompts.texts[0].startswith(mark)
 
 
-def test_the_library_s_chats_forbid_only_what_they_are_told(tiny_model: SatChatModel) -> None:
-    """Tokens drawn at random are Chinese ones, too: the original's `chat` forbids none in English."""
+def test_library_calls_forbid_only_the_given_ids(tiny_model: SatChatModel) -> None:
+    """Randomly sampled tokens may be Chinese: the original's `chat` forbids none in English."""
     network, tokenizer = tiny_model.network, tiny_model.tokenizer
     wild: dict[str, Any] = {"english": True, "temperature": 100.0, "top_k": 0, "top_p": 1.0, "max_length": 60}
     answer, _, _ = chat(None, network, tokenizer, STAR, seed=1, **wild)
@@ -155,8 +155,8 @@ def test_the_library_s_chats_forbid_only_what_they_are_told(tiny_model: SatChatM
     assert not is_chinese(answer)
 
 
-def test_conversion_keeps_what_a_configuration_says(silent: Path, tmp_path: Path) -> None:
-    for source, expected in ((TINY, "auto"), (silent, None)):
+def test_conversion_keeps_the_prompt_language(unconfigured: Path, tmp_path: Path) -> None:
+    for source, expected in ((TINY, "auto"), (unconfigured, None)):
         sat, hf = tmp_path / f"sat-{expected}", tmp_path / f"hf-{expected}"
         convert(str(source), sat, "sat")
         convert(str(sat), hf, "hf")
@@ -184,8 +184,8 @@ def test_the_interface_follows_the_locale(variables: dict[str, str], language: L
     assert locale_language(variables) is language
 
 
-class Noting:
-    """A model that notes the languages in which it is asked."""
+class LanguageRecorder:
+    """A model that records the language of each question."""
 
     def __init__(self) -> None:
         self.languages: list[Language] = []
@@ -207,12 +207,12 @@ class Noting:
 def test_the_flags_force_the_language_of_every_program(flags: list[str], languages: list[Language]) -> None:
     parser = argparse.ArgumentParser()
     add_model_arguments(parser)
-    noting = Noting()
-    model = load_model(parser.parse_args(flags), lambda *_, **__: noting)
+    recorder = LanguageRecorder()
+    model = load_model(parser.parse_args(flags), lambda *_, **__: recorder)
     conversations = [Conversation(language=language) for language in (CHINESE, ENGLISH)]
     for conversation in conversations:
         list(model.stream_answer(conversation, "3+4?", DEMO))
-    assert noting.languages == languages
+    assert recorder.languages == languages
     assert [conversation.language for conversation in conversations] == [CHINESE, ENGLISH]
 
 
@@ -224,7 +224,7 @@ def test_the_flags_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> Non
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_the_server_keeps_the_language_of_the_round_before() -> None:
+def test_the_server_keeps_the_language_of_the_previous_turn() -> None:
     model = SteppedModel(free=True, length=1)
     with serving(model) as client:
         for said in ("What?", "什么"):

@@ -1,4 +1,4 @@
-"""A model comes into memory once: what loading takes beyond the model itself is one tensor and little more."""
+"""Loading needs the memory of the model plus little more than one tensor."""
 
 import json
 import shutil
@@ -23,9 +23,9 @@ from tests.conftest import build_model
 from tests.helpers.checkpoints import TINY
 
 ROOT = Path(__file__).parents[2]
-LITTLE = 32 * 2**20  # bytes; the process itself breathes
+LITTLE = 32 * 2**20  # bytes of tolerance for other allocations of the process
 WIDTH, LAYERS = 1024, 12
-# Prints the bytes of the model, of its largest tensor, and the most anonymous memory that loading added.
+# Prints the bytes of the model, of its largest tensor, and the peak increase of anonymous memory during loading.
 MEASURE = """
 import json, sys, threading
 from argparse import Namespace
@@ -42,7 +42,7 @@ def load(name):
     return VisualGLMModel.from_pretrained(name, args=Namespace(bf16=True, device="cpu"))[0]
 
 warm = load_hf if sys.argv[2] == "load_hf" else load_sat
-warm("visualglm-tiny", device="cpu")  # what is imported and allocated once
+warm("visualglm-tiny", device="cpu")  # imports and one-time allocations
 before, peak, done = anonymous(), 0, threading.Event()
 def watch():
     global peak
@@ -59,7 +59,7 @@ print(json.dumps([sum(sizes), max(sizes), max(peak, anonymous()) - before]))
 
 
 def measure(directory: Path, way: str) -> list[int]:
-    """Return what MEASURE prints of a model, loaded one way or another."""
+    """Return the output of MEASURE for a model and a way of loading it."""
     command = [sys.executable, "-c", MEASURE, str(directory), way]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -72,7 +72,7 @@ def make_config(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def random_tensors(config: dict[str, Any], dtype: torch.dtype) -> LazyTensors:
-    """Return random weights of a model, drawn when they are asked for."""
+    """Return random weights of a model, drawn lazily."""
     network = build_uninitialized(
         lambda: VisualGLMModel(Namespace(skip_init=True, **config)), torch.device("meta"), dtype
     )
@@ -103,13 +103,13 @@ def test_loading_takes_the_model_and_one_tensor(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_the_hugging_face_side_rounds_as_it_loads(golden_spec: dict[str, Any], tmp_path: Path) -> None:
+def test_the_hugging_face_side_quantizes_while_loading(golden_spec: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(golden_spec)
     save_hf(tmp_path, random_tensors(config, torch.float16), config, eos_token_id=9, dtype=None)
     shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path)
     whole, largest, peak = measure(tmp_path, "load_hf")
     assert 120e6 < whole < 180e6
-    assert peak < whole + 2 * largest + LITTLE  # of float32 while it is rounded
+    assert peak < whole + 2 * largest + LITTLE  # the tensor in float32 during quantization
 
 
 def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> None:
@@ -128,8 +128,8 @@ def test_building_empty_gives_the_same_network(golden_spec: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_weights_of_few_bits_are_built_without_memory(bits: int) -> None:
-    """Where the network is for a GPU, the host would hold them all."""
+def test_low_bit_weights_are_built_without_memory(bits: int) -> None:
+    """Weights on the CPU would need host memory for a network that runs on a GPU."""
     config = ChatGLMConfig.from_pretrained(TINY)
     config.quantization_bit = bits
     with MetaDeviceMode():
@@ -145,7 +145,7 @@ def test_weights_of_few_bits_are_built_without_memory(bits: int) -> None:
 @pytest.mark.parametrize(("flag", "dtype"), [("bf16", torch.bfloat16), (None, torch.float32)])
 def test_a_subclass_is_built_with_its_data(flag: str | None, dtype: torch.dtype) -> None:
     class Mine(VisualGLMModel):
-        """A subclass that computes with a tensor of its own while it is built."""
+        """A subclass that computes with its own tensor during construction."""
 
         def __init__(self, args: Any, **kwargs: Any) -> None:
             super().__init__(args, **kwargs)

@@ -1,4 +1,4 @@
-"""What programs print reaches the terminal without characters that command it, by one function."""
+"""All programs print through one function that removes terminal control characters."""
 
 import ast
 import json
@@ -17,7 +17,7 @@ from visualglm.server.request_log import JsonFormatter
 
 ATTACK = "\x1b]0;title\x07\x9b2J\r\u202egnp\u2066x\u200f\u061c\x7f\udc80"
 PROGRAMS = ("model", "visualglm", "finetune")
-CONSOLE = ROOT / "visualglm" / "cli.py"  # prints before it knows whose `model` is found, and escapes by `!a`
+CONSOLE = ROOT / "visualglm" / "cli.py"  # prints with `!a` before it knows which `model` is imported
 
 
 def test_only_newlines_and_tabs_of_the_control_characters_are_printed() -> None:
@@ -35,7 +35,7 @@ def test_only_newlines_and_tabs_of_the_control_characters_are_printed() -> None:
 @pytest.mark.parametrize(
     "text", ["图片中有猫。\n\tA cat", "👨\u200d👩\u200d👧 🏳️\u200d🌈 é", "مرحبا שלום", "\u3000\xa0\u200b"]
 )
-def test_text_stays_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printable_text_is_unchanged(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_text(text, 5, sep="|", end="")
     assert capsys.readouterr().out == f"{text}|5"
 
@@ -54,7 +54,7 @@ def test_programs_print_by_one_function(path: Path) -> None:
     assert len(lines) == (1 if path == ROOT / "model" / "command_line.py" else 0), lines
 
 
-def test_a_dialogue_prints_neither_answers_nor_errors_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_conversation_prints_no_control_characters_of_answers_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     talk(ScriptedModel(done(f"answer{ATTACK}"), [CheckpointError(f"error{ATTACK}")]), "one", "two")
     out = capsys.readouterr().out
     assert "answer" in out
@@ -62,7 +62,7 @@ def test_a_dialogue_prints_neither_answers_nor_errors_as_they_are(capsys: pytest
     assert not set(ATTACK) & set(out) - set("0;title2Jgnpx]?")
 
 
-def test_a_piped_dialogue_is_written_out_without_commands() -> None:
+def test_a_piped_conversation_has_no_control_characters() -> None:
     typed = f"\n{ATTACK}\n".encode("utf-8", "surrogateescape")
     finished = run_program([*TINY], typed=typed)
     assert finished.returncode == 0, finished.stderr
@@ -71,7 +71,7 @@ def test_a_piped_dialogue_is_written_out_without_commands() -> None:
     assert text == make_printable(text)
 
 
-def test_convert_prints_names_without_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_prints_names_without_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "model\x1b[31m\u202e"
     folder.mkdir()
     (folder / "config.json").write_text("{")
@@ -81,7 +81,7 @@ def test_convert_prints_names_without_commands(tmp_path: Path, capsys: pytest.Ca
     assert shown == make_printable(shown)
 
 
-def test_the_servers_log_escapes_what_commands_a_terminal() -> None:
+def test_the_server_log_escapes_control_characters() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 1, f"{ATTACK}猫", None, None)
     line = JsonFormatter(with_text=True).format(record)
     assert line == make_printable(line)

@@ -1,4 +1,4 @@
-"""Prompts are the original's ids; answers are cleaned as the original cleans them, and never taken back."""
+"""Prompts and cleaned answers equal the original's; streamed text is never revised."""
 
 import json
 import random
@@ -98,11 +98,11 @@ def test_control_strings_in_a_question_are_plain_words(tokenizer: ChatGLMTokeniz
 
 
 def make_long(turns: int) -> Conversation:
-    """Return a dialogue of many numbered turns."""
+    """Return a conversation of many numbered turns."""
     return Conversation(None, [Turn(f"question {number}", "answer " * 5) for number in range(turns)], ENGLISH)
 
 
-def test_a_dialogue_past_the_limit_drops_its_oldest_turns(tokenizer: ChatGLMTokenizer) -> None:
+def test_a_conversation_past_the_limit_drops_its_oldest_turns(tokenizer: ChatGLMTokenizer) -> None:
     conversation = make_long(30)
     whole = encode_prompt(tokenizer, conversation, "last", image_length=32, max_length=4000)
     assert whole.dropped_turns == 0
@@ -143,7 +143,7 @@ def test_a_question_that_just_fits_is_answered(tokenizer: ChatGLMTokenizer) -> N
 def encode_dropping_one_by_one(
     tokenizer: ChatGLMTokenizer, conversation: Conversation, question: str, max_length: int
 ) -> Prompt:
-    """Encode the whole dialogue again for each dropped turn: the definition of `encode_prompt`'s result."""
+    """Reference for `encode_prompt`: encode the complete conversation again for each dropped turn."""
     length = None if conversation.image is None else 32
     for dropped in range(len(conversation.turns) + 1):
         turns = conversation.turns[dropped:]
@@ -219,7 +219,7 @@ def test_a_prompt_is_that_of_dropping_turns_one_by_one(
 
 
 class CountingTokenizer:
-    """Counts the characters that another tokenizer is given."""
+    """Counts the characters passed to another tokenizer."""
 
     def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -234,7 +234,7 @@ class CountingTokenizer:
 
 
 def count_characters(tokenizer: ChatGLMTokenizer, turns: list[Turn]) -> int:
-    """Return how many characters are encoded for a short question after `turns`."""
+    """Return the number of characters encoded for a short question after `turns`."""
     counting = CountingTokenizer(tokenizer)
     encode_prompt(counting, Conversation("picture", turns), "最后", image_length=32, max_length=512)
     return counting.characters
@@ -246,14 +246,14 @@ def test_dropped_turns_are_not_encoded(tokenizer: ChatGLMTokenizer) -> None:
     assert few == many < 10_000
 
 
-def test_a_giant_turn_is_not_read_to_its_end(tokenizer: ChatGLMTokenizer) -> None:
+def test_a_giant_turn_is_not_tokenized_completely(tokenizer: ChatGLMTokenizer) -> None:
     giant, short = Turn("巨" * 100_000, "word " * 100_000), Turn("a", "b")
     for turns in ([giant], [short, giant], [giant, short], [short, giant, short]):
         assert count_characters(tokenizer, turns) < 50_000
 
 
 @pytest.mark.parametrize("character", ["巨", "a", "😀"])
-def test_a_giant_question_is_refused_by_its_beginning(tokenizer: ChatGLMTokenizer, character: str) -> None:
+def test_a_giant_question_is_rejected_after_its_beginning(tokenizer: ChatGLMTokenizer, character: str) -> None:
     counting = CountingTokenizer(tokenizer)
     with pytest.raises(PromptTooLongError, match="at least"):
         encode_prompt(counting, Conversation(), character * 10_000_000, image_length=32, max_length=512)
@@ -277,7 +277,7 @@ ALPHABET = [*"中文a,.!:;? \n'ntvrems[]训练时间答A1，", "[[训练时间]]
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_a_stream_shows_the_clean_answer_and_never_takes_back(seed: int) -> None:
+def test_streamed_text_is_the_clean_answer_and_is_never_revised(seed: int) -> None:
     draw = random.Random(seed)
 
     def clean(raw: str) -> str:
@@ -291,7 +291,7 @@ def test_a_stream_shows_the_clean_answer_and_never_takes_back(seed: int) -> None
     assert shown + stream.flush() == clean("".join(pieces))
 
 
-def test_a_stream_does_not_hold_back_more_than_it_must() -> None:
+def test_a_stream_delays_no_more_text_than_necessary() -> None:
     stream = StableTextStream()
     assert [stream.push(piece) for piece in ["图片", "中", "有", "猫", ",", "狗"]] == [
         "图片",

@@ -1,4 +1,4 @@
-"""Too little memory or too few file descriptors end a program with a line of words, and a request with 503."""
+"""Exhausted memory or file descriptors end a program with one line of text, and a request with status 503."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ from tests.helpers.api_server import SteppedModel, completion, serving
 
 ROOT = Path(__file__).parents[2]
 needs_limits = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")
-# What is imported on the way is imported first: an import that fails for want of memory kills the interpreter.
+# Import everything first: an import that fails for lack of memory kills the interpreter.
 LIMITED = """
 import resource, runpy, sys, os
 from pathlib import Path
@@ -64,27 +64,27 @@ sys.exit(program.main())
         pytest.param("visualglm.web.program", ["--server_port", "17931"], marks=pytest.mark.slow),
     ],
 )
-def test_a_program_that_lacks_something_ends_with_one_line_of_words(module: str, flags: list[str], kind: str) -> None:
+def test_a_program_without_resources_ends_with_one_line(module: str, flags: list[str], kind: str) -> None:
     program = LIMITED.format(module=module, flags=flags, kind=kind)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
-    # What is asked for first differs: a thread that is refused the memory of its stack cannot be started.
+    # The first failed allocation varies: a thread without memory for its stack cannot be started.
     words = (OUT_OF_MEMORY, OUT_OF_THREADS) if kind == "memory" else (OUT_OF_FILES,)
     assert done.stderr.splitlines()[-1] in [f"error: {each}" for each in words]
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
 
 
-def test_an_allocation_that_fails_while_an_answer_is_written_is_a_generation_error() -> None:
+def test_a_failed_allocation_during_generation_is_a_generation_error() -> None:
     with pytest.raises(GenerationError, match="memory"), translate_oom():
         torch.empty(2**46)
     with pytest.raises(RuntimeError, match="shape"), translate_oom():
         torch.zeros(2).view(3)
 
 
-def test_an_image_that_cannot_be_encoded_for_want_of_memory_is_explained(
+def test_out_of_memory_in_the_vision_encoder_is_explained(
     golden_model: VisualGLMModel, tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(golden_model, "encode_image", lambda pixels: torch.empty(2**46))
@@ -128,7 +128,7 @@ def caused_by(cause: Exception, error: Exception) -> Exception:
         (caused_by(MemoryError(), ImageError("It is damaged.")), OUT_OF_MEMORY),
     ],
 )
-def test_a_shortage_is_recognized_in_what_libraries_raise(error: Exception, reason: str) -> None:
+def test_exhausted_resources_are_detected_in_exceptions_of_libraries(error: Exception, reason: str) -> None:
     assert str(find_resource_error(error)) == reason
     with pytest.raises(ResourceError) as caught, translate_resource_errors():
         raise error
@@ -138,14 +138,14 @@ def test_a_shortage_is_recognized_in_what_libraries_raise(error: Exception, reas
 @pytest.mark.parametrize(
     "error", [ValueError("memory"), OSError(errno.ENOENT, "no file"), RuntimeError("shape"), KeyError("a")]
 )
-def test_any_other_error_stays_what_it_is(error: Exception) -> None:
+def test_other_errors_are_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, translate_resource_errors():
         raise error
     assert caught.value is error and find_resource_error(error) is None
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "x"), ResourceError("There is too little.")])
-def test_a_request_that_meets_a_shortage_gets_503_and_the_next_one_is_served(error: Exception, caplog: Any) -> None:
+def test_a_request_without_resources_gets_503_and_the_next_is_served(error: Exception, caplog: Any) -> None:
     model = SteppedModel(free=True, length=2)
     with serving(model) as client:
         model.error = error
@@ -153,6 +153,6 @@ def test_a_request_that_meets_a_shortage_gets_503_and_the_next_one_is_served(err
             response = client.post(path, json=body)
             assert response.status_code == 503 and "Retry-After" in response.headers
             assert "Try again" in response.text
-        assert any(record.exc_info for record in caplog.records)  # the operator learns more
+        assert any(record.exc_info for record in caplog.records)  # the traceback is in the log
         model.error = None
         assert client.post("/", json={"text": "a"}).status_code == 200

@@ -1,4 +1,4 @@
-"""Programs as people wrote them for the original's SAT side, run unchanged on visualglm-tiny."""
+"""Programs for the original's SAT side run unchanged on visualglm-tiny."""
 
 import argparse
 import importlib.util
@@ -72,14 +72,14 @@ def test_auto_model_takes_names_defaults_and_either_format() -> None:
 
 
 def run(code: str) -> tuple[list[str], str]:
-    """Run code in a fresh interpreter; return the lines that it printed, and what it complained of."""
+    """Run code in a new interpreter; return the lines of its output, and its standard error."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
 
 
 @without_gpu
-def test_a_gpu_asked_for_in_vain_is_said_once() -> None:
+def test_a_missing_gpu_is_reported_once() -> None:
     printed, complaints = run("""
 from argparse import Namespace
 from model import VisualGLMModel
@@ -90,10 +90,10 @@ for device in ("cuda", "cuda:0", 0, "cpu"):
 """)
     assert printed == ["torch.float32 cpu False cpu"] * 4
     assert complaints.count("There is no GPU here: the model is built on the CPU, in float32.") == 1
-    assert "<string>:6: UserWarning" in complaints  # the program's own line
+    assert "<string>:6: UserWarning" in complaints  # the line of the program
 
 
-def test_what_the_cpu_can_do_is_done_as_asked(base: str) -> None:
+def test_supported_cpu_settings_are_respected(base: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plain, _ = VisualGLMModel.from_pretrained(base, args=Namespace(**ON_CPU))
@@ -111,7 +111,7 @@ def test_an_image_prepared_by_hand_is_the_image(base: str, tokenizer: Any) -> No
     assert torch.equal(returned, chat(SCENE, model, tokenizer, QUESTION, temperature=0)[2])
 
 
-def test_the_helpers_are_where_the_original_had_them() -> None:
+def test_helpers_have_the_original_s_import_paths() -> None:
     code = """
 from model import is_chinese, get_infer_setting, generate_input, process_image, chat, BlipImageEvalProcessor
 from model.infer_util import is_chinese as there, get_infer_setting, generate_input, process_image
@@ -123,7 +123,7 @@ print(is_chinese("图片"), there("picture"), isinstance(chat, type(is_chinese))
     assert run(code)[0] == ["True False True"]
 
 
-def test_the_parts_are_where_users_look_for_them(base: str) -> None:
+def test_components_have_the_original_s_attribute_paths(base: str) -> None:
     model, _ = VisualGLMModel.from_pretrained(base, args=Namespace(**ON_CPU))
     for layer in model.transformer.layers:
         assert type(layer.attention.query_key_value) is ColumnParallelLinear
@@ -156,7 +156,7 @@ def test_sats_own_sampling_loop(base: str, tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("loader", [AutoModel, VisualGLMModel])
-def test_models_are_found_under_the_home_that_is_named(loader: Any, base: str, tmp_path: Path, tokenizer: Any) -> None:
+def test_models_are_found_in_the_given_home(loader: Any, base: str, tmp_path: Path, tokenizer: Any) -> None:
     shutil.copytree(base, tmp_path / "visualglm-mine")
     model, _ = loader.from_pretrained("visualglm-mine", args=Namespace(**ON_CPU), home_path=str(tmp_path), url="local")
     assert ask(model, tokenizer) == ANSWER
@@ -175,14 +175,14 @@ def test_other_models_of_sat_load_as_they_did(tmp_path: Path) -> None:
     assert all(torch.equal(tensor.cpu(), expected[name]) for name, tensor in loaded.state_dict().items())
 
 
-# SAT needs what few machines have, partly undeclared: triton for its rotary kernel, requests, and wandb with deepspeed.
+# SAT imports optional packages, some undeclared: triton for its rotary kernel, requests, and wandb with deepspeed.
 SAT_FIRST = """
 import sys, types
 rotary, requests = "sat.model.position_embedding.triton_rotary_embeddings", "requests"
 for name in (rotary, requests):
     sys.modules[name] = types.ModuleType(name)
 sys.modules[rotary].FastRotaryEmbedding = object
-sys.modules["deepspeed"] = None  # with it, SAT imports a good deal more
+sys.modules["deepspeed"] = None  # with deepspeed, SAT imports much more
 """
 
 

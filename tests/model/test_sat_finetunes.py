@@ -1,4 +1,4 @@
-"""Fine-tuning programs as people wrote them for the original: load, adapt, save, load again, merge and chat."""
+"""Fine-tuning programs for the original run unchanged: load, adapt, save, reload, merge and chat."""
 
 import argparse
 from argparse import Namespace
@@ -21,7 +21,7 @@ from tests.helpers.sat_programs import ANSWER, ON_CPU, ask, close, logits_of, sa
 
 
 class FineTuneVisualGLMModel(VisualGLMModel):
-    """The original's fine-tuning class, as users copied it."""
+    """A copy of the original's fine-tuning class, as in users' programs."""
 
     def __init__(self, args: Any, transformer: Any = None, parallel_output: bool = True, **kw_args: Any) -> None:
         super().__init__(args, transformer=transformer, parallel_output=parallel_output, **kw_args)
@@ -57,7 +57,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):
 
 
 class ScaledMixin(BaseMixin):
-    """A user's mixin, which takes its start from the loaded weights."""
+    """A user's mixin that initializes itself from the loaded weights."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class WithScale(VisualGLMModel):
 
 @pytest.fixture
 def trained(base: str) -> FineTuneVisualGLMModel:
-    """A LoRA fine-tune whose matrices have moved."""
+    """A LoRA fine-tune with changed matrices."""
     given = Namespace(use_lora=True, lora_rank=4, layer_range=[0, 3], lora_dropout=0.0, **ON_CPU)
     model, args = FineTuneVisualGLMModel.from_pretrained(base, given)
     model.args = args
@@ -87,7 +87,7 @@ def trained(base: str) -> FineTuneVisualGLMModel:
 
 
 def save_as_training_does(directory: Path, model: VisualGLMModel, args: Namespace) -> str:
-    """Save with SAT's own function, which writes what its training writes without deepspeed."""
+    """Save with SAT's function, in the format of its training without deepspeed."""
     args.save, args.mode = str(directory), "inference"
     save_checkpoint(300, model, None, None, args)
     return str(directory)
@@ -107,7 +107,7 @@ def test_the_finetuning_programs_arguments(base: str) -> None:
     assert args.lora_rank == 3
 
 
-@pytest.mark.parametrize("name", ["base", "visualglm-tiny"])  # of SAT's format, and of the other with its row order
+@pytest.mark.parametrize("name", ["base", "visualglm-tiny"])  # SAT and Hugging Face, with different QKV row order
 def test_lora_starts_as_its_base(name: str, base: str, tokenizer: Any) -> None:
     plain, _ = VisualGLMModel.from_pretrained(base, args=Namespace(**ON_CPU))
     place = base if name == "base" else name
@@ -117,7 +117,7 @@ def test_lora_starts_as_its_base(name: str, base: str, tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("flag", ["use_lora", "use_ptuning"])
-def test_a_finetune_trains_only_what_it_adds(flag: str, base: str, tokenizer: Any) -> None:
+def test_a_finetune_trains_only_its_adapters(flag: str, base: str, tokenizer: Any) -> None:
     model, _ = FineTuneVisualGLMModel.from_pretrained(base, Namespace(**{flag: True}, **ON_CPU))
     model.disable_untrainable_params()
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

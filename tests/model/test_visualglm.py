@@ -1,4 +1,4 @@
-"""The SAT networks answer as the original's: image embeddings, positions, logits and greedy tokens."""
+"""The SAT networks equal the original's: image embeddings, positions, logits and greedy tokens."""
 
 from argparse import Namespace
 from typing import Any
@@ -125,7 +125,7 @@ def test_rotary_frequencies_do_not_follow_the_dtype(golden_spec: Any) -> None:
 
 
 class Mine(VisualGLMModel):
-    """A subclass as users of the original write them."""
+    """A typical subclass of a user of the original."""
 
     def __init__(self, args: Any, transformer: Any = None, parallel_output: bool = True, **kwargs: Any) -> None:
         super().__init__(args, transformer=transformer, parallel_output=parallel_output, **kwargs)

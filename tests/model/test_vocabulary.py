@@ -1,4 +1,4 @@
-"""The tokenizer of a model is found, wherever it lies."""
+"""The tokenizer of a model is found in every supported directory."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_the_tokenizer_is_found_in_the_directory_its_parent_and_sat_home(tmp_pat
         (place / "ice_text.model").unlink()
 
 
-def test_a_tokenizer_that_is_nowhere_says_where_to_get_it(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_tokenizer_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"hf download THUDM/chatglm-6b ice_text\.model"):
         load_tokenizer(tmp_path)
 

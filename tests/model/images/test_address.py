@@ -1,4 +1,4 @@
-"""A URL becomes an address that is safe to ask, or an explanation; on request public addresses alone."""
+"""URLs are validated and resolved safely, optionally only to public addresses; errors explain the reason."""
 
 import socket
 import threading
@@ -71,7 +71,7 @@ def test_hosts_in_any_script(server, monkeypatch, host, asked):
         ("http://a.example/" + "x" * 500, "http://a.example/" + "x" * 182 + "…"),
     ],
 )
-def test_what_is_shown_of_an_address(url, shown):
+def test_displayed_urls_hide_secrets(url, shown):
     assert display_url(url) == shown
 
 
@@ -100,12 +100,12 @@ def test_what_is_shown_of_an_address(url, shown):
         ("http://a.example/\ud800", "control characters"),
     ],
 )
-def test_addresses_that_cannot_be_asked_for(monkeypatch, url, part):
+def test_invalid_urls_are_rejected(monkeypatch, url, part):
     monkeypatch.setattr(socket, "getaddrinfo", forbidden)
     assert part in rejection_message(url)
 
 
-def test_a_slow_resolver_is_cut_off(monkeypatch):
+def test_a_slow_resolver_times_out(monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20))
     assert "within 0.2 seconds" in rejection_message("http://a.example/", timeout=0.2, public_only=True)
@@ -146,8 +146,8 @@ def test_the_second_address_is_tried(server, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_name_is_looked_up_once_and_the_checked_address_connected_to(server, monkeypatch, scheme):
-    """A name whose second answer is an inner address (DNS rebinding) is never asked for that second answer."""
+def test_a_name_is_resolved_once_and_the_checked_address_is_used(server, monkeypatch, scheme):
+    """DNS rebinding: a name whose second resolution is an internal address is resolved only once."""
     answers = iter([PUBLIC, "127.0.0.1"])
     connected = []
 
@@ -166,7 +166,7 @@ def test_a_name_is_looked_up_once_and_the_checked_address_connected_to(server, m
     assert context.names == (["cats.example"] if scheme == "https" else [])
 
 
-def test_only_the_public_ones_of_several_addresses_are_tried(server, monkeypatch):
+def test_only_public_addresses_are_tried(server, monkeypatch):
     connected = []
 
     def connect(sock, address):
@@ -180,7 +180,7 @@ def test_only_the_public_ones_of_several_addresses_are_tried(server, monkeypatch
     assert connected == [PUBLIC, "1.1.1.1"]
 
 
-INNER = """
+INTERNAL = """
     127.0.0.1 127.9.9.9 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.0.1
     169.254.169.254 100.64.0.1 192.0.0.1 192.0.0.9 192.0.2.1 198.18.0.1 198.51.100.1 203.0.113.1
     224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 192.88.99.1 :: ::1
@@ -194,8 +194,8 @@ INNER = """
 """
 
 
-@pytest.mark.parametrize("address", INNER.split())
-def test_inner_and_wrapped_addresses_are_not_public(address):
+@pytest.mark.parametrize("address", INTERNAL.split())
+def test_internal_and_embedded_addresses_are_not_public(address):
     assert not is_public_address(address)
 
 
@@ -206,7 +206,7 @@ def test_public_addresses(address):
     assert is_public_address(address)
 
 
-INNER_HOSTS = """
+INTERNAL_HOSTS = """
     127.0.0.1 localhost 10.0.0.1 192.168.1.1 169.254.169.254 0.0.0.0 [::1] [::]
     168.63.129.16 168.63.33040 [fd00:ec2::254] [64:ff9b::a83f:8110] [::ffff:168.63.129.16]
     [::ffff:127.0.0.1] [::ffff:7f00:1] [64:ff9b::7f00:1] [2002:7f00:1::] [fe80::1] 2130706433 017700000001 0x7f000001
@@ -215,21 +215,21 @@ INNER_HOSTS = """
 """
 
 
-@pytest.mark.parametrize("host", INNER_HOSTS.split())
-def test_inner_hosts_are_refused_in_every_spelling(monkeypatch, host):
+@pytest.mark.parametrize("host", INTERNAL_HOSTS.split())
+def test_internal_hosts_are_rejected_in_every_notation(monkeypatch, host):
     monkeypatch.setattr(address, "_connect_first", forbidden)
     message = rejection_message(f"http://{host}/secret", public_only=True)
     assert "is not a public address, and only those are allowed here" in message
 
 
 @pytest.mark.parametrize("port", [1, 22, 79, 6379, 8080, 65535])
-def test_a_server_asks_no_port_that_is_not_listed(monkeypatch, port):
+def test_a_server_connects_only_to_listed_ports(monkeypatch, port):
     monkeypatch.setattr(address, "_connect_first", forbidden)
     for scheme in ("http", "https"):
         assert f"port {port}" in rejection_message(f"{scheme}://{PUBLIC}:{port}/", public_only=True, ports=(8000,))
 
 
-def test_the_usual_and_the_listed_ports_are_asked(server, monkeypatch):
+def test_default_and_listed_ports_are_allowed(server, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda sock, _: connect_here(sock, server))
     server.routes["/"] = Handler.reply
     for url in (f"http://{PUBLIC}/", f"http://{PUBLIC}:80/", f"http://{PUBLIC}:443/", f"http://{PUBLIC}:8000/"):

@@ -1,4 +1,4 @@
-"""Base64 text and data URLs in every standard form give the same bytes, on every door that takes them."""
+"""Base64 text and data URLs in every standard format give the same bytes in every API that accepts them."""
 
 import base64
 import urllib.parse
@@ -67,12 +67,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_holds_the_same_bytes(name: str) -> None:
+def test_every_format_gives_the_same_bytes(name: str) -> None:
     assert read_data_url(FORMS[name].encode(), MAX_BYTES) == DATA
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_is_the_same_image_in_python(name: str) -> None:
+def test_every_format_gives_the_same_image(name: str) -> None:
     expected = load_image(SCENE)
     assert decode_base64(FORMS[name]) == expected
     assert generate_input("q", FORMS[name])["input_image"] == expected
@@ -80,7 +80,7 @@ def test_every_form_is_the_same_image_in_python(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_base64_is_refused(name: str) -> None:
+def test_invalid_base64_is_rejected(name: str) -> None:
     with pytest.raises(ImageError):
         decode_base64(WRONG[name])
 
@@ -88,7 +88,7 @@ def test_what_is_no_base64_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "form", [STANDARD, URLS["plain"], URLS["percent-encoded data"]], ids=["text", "URL", "escaped"]
 )
-def test_more_bytes_than_allowed_are_refused(form: str) -> None:
+def test_more_bytes_than_allowed_are_rejected(form: str) -> None:
     assert read_data_url(form.encode(), len(DATA)) == DATA
     with pytest.raises(ImageError, match=f"{len(DATA) - 1:,} bytes"):
         read_data_url(form.encode(), len(DATA) - 1)
@@ -100,7 +100,7 @@ def client(tiny_server: httpx.Client) -> httpx.Client:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_native_route_reads_every_form(client: httpx.Client, name: str) -> None:
+def test_the_native_route_accepts_every_format(client: httpx.Client, name: str) -> None:
     response = client.post("/", json={"text": DESCRIBE, "image": FORMS[name], "temperature": 0, "max_new_tokens": 9})
     assert response.status_code == 200, response.text
     assert DESCRIPTION.startswith(response.json()["response"]) and response.json()["response"]
@@ -108,7 +108,7 @@ def test_the_native_route_reads_every_form(client: httpx.Client, name: str) -> N
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("as_text", [True, False], ids=["image_url is a text", "image_url is an object"])
-def test_chat_completions_read_every_form(client: httpx.Client, name: str, as_text: bool) -> None:
+def test_chat_completions_accept_every_format(client: httpx.Client, name: str, as_text: bool) -> None:
     body = completion(DESCRIBE, picture=FORMS[name], max_tokens=9)
     if as_text:
         body["messages"][0]["content"][0]["image_url"] = FORMS[name]

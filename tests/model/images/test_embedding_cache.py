@@ -1,4 +1,4 @@
-"""Pictures computed in any company, each once, and by as many threads as there are cores."""
+"""Image embeddings do not depend on the batch, are computed once, and use at most as many threads as cores."""
 
 import threading
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from model.images.embedding_cache import ImageEmbeddingCache
 from model.images.preprocess import image_digest, preprocess
 from model.visualglm import VisualGLMModel
 
-TASKS = Path("/proc/self/task")  # a folder for each thread of the program
+TASKS = Path("/proc/self/task")  # contains a directory for each thread of the process
 
 
 @pytest.fixture(autouse=True)
-def three_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretend that there are cores for three threads, each of which has as many as torch takes."""
+def three_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend to have cores for three threads, each with torch's number of threads per operation."""
     monkeypatch.setattr(model.images.embedding_cache, "count_cores", lambda: 3 * torch.get_num_threads())
 
 
 def drawn(count: int, size: int = 224) -> list[torch.Tensor]:
-    """Return random pixels."""
+    """Return `count` random images as pixels."""
     return list(torch.randn(count, 1, 3, size, size, generator=torch.Generator().manual_seed(0)).unbind())
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, int]]:
-    """Return a list that gets, for each call of the image part, how many pictures it is for and in which thread."""
+    """Return a list that records batch size and thread of each call of the vision encoder."""
     calls: list[tuple[int, int]] = []
     original = network.encode_image
 
@@ -43,12 +43,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, in
     return calls
 
 
-def test_an_image_s_embeddings_do_not_depend_on_its_company(tiny_model: SatChatModel) -> None:
+def test_an_image_s_embeddings_do_not_depend_on_the_batch(tiny_model: SatChatModel) -> None:
     pictures = drawn(9)
     alone = [ImageEmbeddingCache(tiny_model.network).encode([pixels])[0] for pixels in pictures]
     for count in (2, 5, 9):
         together = ImageEmbeddingCache(tiny_model.network).encode(pictures[:count])
-        # Not to the last bit on every processor: a product of more rows may be summed in another order.
+        # Not bit-identical on every CPU: a larger matrix product may sum in another order.
         torch.testing.assert_close(together, alone[:count], rtol=1e-5, atol=1e-5)
         assert all(rows.is_contiguous() and rows.is_inference() for rows in together)
 
@@ -68,7 +68,7 @@ def test_several_images_are_computed_in_threads(tiny_model: SatChatModel, monkey
     assert threading.get_ident() not in {thread for _, thread in calls}
 
 
-def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
+def test_threads_compute_concurrently_within_the_number_of_cores(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, meeting, lock = golden_model.encode_image, threading.Barrier(3), threading.Lock()
@@ -77,14 +77,14 @@ def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
     def meet(pixels: torch.Tensor) -> torch.Tensor:
         with lock:
             inside[0] += 1
-        meeting.wait(60)  # which nobody passes alone
+        meeting.wait(60)  # passed only if all slots are active
         with lock:
             most.add(inside[0])
             inside[0] -= 1
         return original(pixels)
 
     monkeypatch.setattr(golden_model, "encode_image", meet)
-    with ThreadPoolExecutor(6) as threads:  # each with a model of its own, as callers of chat() have
+    with ThreadPoolExecutor(6) as threads:  # each with its own cache, as in calls of chat()
         answers = list(threads.map(lambda pixels: ImageEmbeddingCache(golden_model).embed(pixels), pictures))
     assert max(most) == 3
     monkeypatch.undo()
@@ -93,7 +93,7 @@ def test_threads_compute_side_by_side_and_no_more_than_there_are_cores_for(
         assert torch.equal(answer, golden_model.encode_image(pixels))
 
 
-def test_threads_that_ask_for_the_same_image_at_once_compute_it_once(
+def test_concurrent_requests_for_one_image_compute_it_once(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch, golden_model)
@@ -107,26 +107,26 @@ def test_threads_that_ask_for_the_same_image_at_once_compute_it_once(
 def test_a_known_image_does_not_wait_for_others(golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, [pixels] = ImageEmbeddingCache(golden_model), drawn(1)
     known = kept.embed(pixels)
-    # Whatever computes, on a GPU one call after another, is not even asked.
+    # Neither the CPU pool nor the GPU batcher is called.
     monkeypatch.setattr(kept, "_calls", None)
     monkeypatch.setattr(model.images.embedding_cache, "cpu_pool", None)
     assert kept.embed(pixels) is known
 
 
-def test_an_image_that_failed_is_tried_again_by_whoever_waits_for_it(
+def test_a_failed_image_is_retried_by_a_waiting_thread(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, is_in, another_asks = golden_model.encode_image, threading.Event(), threading.Event()
+    original, entered, another_asks = golden_model.encode_image, threading.Event(), threading.Event()
     kept, [pixels, other] = ImageEmbeddingCache(golden_model), drawn(2)
 
     def fail_once(pixels: torch.Tensor) -> torch.Tensor:
         monkeypatch.setattr(golden_model, "encode_image", original)
-        is_in.set()
+        entered.set()
         assert another_asks.wait(60)
         raise MemoryError("once")
 
     def ask_later() -> torch.Tensor | None:
-        assert is_in.wait(60)
+        assert entered.wait(60)
         another_asks.set()
         return kept.embed(pixels)
 
@@ -148,24 +148,24 @@ def test_pixels_of_another_shape_are_refused(golden_model: VisualGLMModel) -> No
     assert torch.equal(kept.to_pixels(torch.ones(3, 224, 224)), torch.ones(1, 3, 224, 224))
 
 
-class Kept(dict[str, Any]):
-    """Hooks that are in use."""
+class HooksInUse(dict[str, Any]):
+    """Hooks that another thread is using."""
 
     def clear(self) -> None:
         raise AssertionError("hooks were taken away from who may be in the forward pass")
 
 
-def test_one_thread_does_not_take_another_s_hooks_away(golden_model: VisualGLMModel) -> None:
+def test_a_thread_does_not_remove_the_hooks_of_another(golden_model: VisualGLMModel) -> None:
     part = golden_model.get_mixin("eva").model
     pixels = torch.cat(drawn(1))
     for network in (part.vit, part.qformer):
-        network.transformer.hooks.clear()  # as after a forward pass of another model with the same transformer
+        network.transformer.hooks.clear()  # as a forward pass of another model with the same transformer does
         network.transformer.hooks["word_embedding_forward"] = None
         network.transformer.hooks["routing_forward"] = None
     want = golden_model.encode_image(pixels)
     for network in (part.vit, part.qformer):
         assert network.transformer.hooks == network.hooks
-        network.transformer.hooks, before = Kept(network.hooks), network.transformer.hooks
+        network.transformer.hooks, before = HooksInUse(network.hooks), network.transformer.hooks
         try:
             assert torch.equal(golden_model.encode_image(pixels), want)
         finally:
@@ -173,7 +173,7 @@ def test_one_thread_does_not_take_another_s_hooks_away(golden_model: VisualGLMMo
 
 
 def threads_started(work: Callable[[], object]) -> int:
-    """Return how many threads `work` has started and left, in a thread that had none of torch's yet."""
+    """Return the number of torch threads that `work` starts, measured in a new thread."""
 
     def count() -> int:
         before = set(TASKS.iterdir())
@@ -186,11 +186,11 @@ def threads_started(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="threads are listed there")
-def test_an_image_is_made_ready_without_torch_s_threads() -> None:
+def test_preprocessing_starts_no_torch_threads() -> None:
     image, pixels, before = Image.new("RGB", (500, 300), "red"), drawn(1)[0], torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        assert threads_started(lambda: pixels.half()) == 3  # it can be seen
+        assert threads_started(lambda: pixels.half()) == 3  # the measurement detects torch's threads
         assert threads_started(lambda: image_digest(preprocess(image, 224)[None])) == 0
     finally:
         torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""An address becomes bytes or an explanation, in bounded time and space, directly or through a proxy."""
+"""Downloads are bounded in time and size, directly or through a proxy; errors explain the reason."""
 
 import gzip
 import random
@@ -41,7 +41,7 @@ def test_a_body_without_a_length_and_a_chunked_one(server):
     assert fetch_bytes(f"{server.url}/chunked") == b"abcde"
 
 
-def test_a_password_is_sent_and_never_shown(server):
+def test_a_password_is_sent_and_never_displayed(server):
     server.routes["/cat.png"] = Handler.reply
     port = server.server_port
     assert fetch_bytes(f"http://me:s%40cret@127.0.0.1:{port}/cat.png") == BODY
@@ -94,13 +94,13 @@ def test_a_redirect_loop_ends(server):
         ("https:///", "not a complete http(s) address"),
     ],
 )
-def test_redirects_that_lead_nowhere(server, location, part):
+def test_invalid_redirects_are_rejected(server, location, part):
     server.routes["/a"] = redirect(location)
     assert part in rejection_message(f"{server.url}/a")
 
 
-def test_a_redirect_to_an_inner_address_is_refused(server, monkeypatch):
-    """The first host is public, as far as its name tells; only the second shows what was wanted."""
+def test_a_redirect_to_an_internal_address_is_rejected(server, monkeypatch):
+    """The first host is public by its name; the redirect leads to an internal address."""
     monkeypatch.setattr(socket.socket, "connect", lambda self, _: connect_here(self, server))
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of(host, port)])
     server.routes["/a"] = redirect("http://169.254.169.254/latest")
@@ -109,7 +109,7 @@ def test_a_redirect_to_an_inner_address_is_refused(server, monkeypatch):
     assert len(server.requests) == 1
 
 
-def test_a_redirect_to_a_port_that_is_not_listed_is_refused(server, monkeypatch):
+def test_a_redirect_to_an_unlisted_port_is_rejected(server, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda self, _: connect_here(self, server))
     server.routes |= {"/a": redirect(f"http://{PUBLIC}:6379/b"), "/b": Handler.reply}
     assert "port 6379" in rejection_message(f"http://{PUBLIC}/a", public_only=True)
@@ -117,7 +117,7 @@ def test_a_redirect_to_a_port_that_is_not_listed_is_refused(server, monkeypatch)
     assert fetch_bytes(f"http://{PUBLIC}/a", public_only=True, ports=(6379,)) == BODY
 
 
-def test_too_many_bytes_are_refused(server):
+def test_too_many_bytes_are_rejected(server):
     sent = []
 
     def endless(handler):
@@ -145,7 +145,7 @@ def test_too_many_bytes_are_refused(server):
 
 
 @pytest.mark.parametrize("stage", ["silence", "status", "headers", "body", "chunks"])
-def test_a_slow_server_is_cut_off(server, stage):
+def test_a_slow_server_times_out(server, stage):
     def answer(handler):
         if stage == "body":
             handler.reply(body=b"", Content_Length="1000000")
@@ -163,7 +163,7 @@ def test_a_slow_server_is_cut_off(server, stage):
     assert "127.0.0.1 did not send it within 0.4 seconds" in message and "Try again later" in message
 
 
-def test_redirects_share_one_time_limit(server):
+def test_redirects_share_one_timeout(server):
     def answer(handler):
         time.sleep(0.1)
         redirect("/again")(handler)
@@ -173,7 +173,7 @@ def test_redirects_share_one_time_limit(server):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_breaks_off_is_refused(server, chunked):
+def test_a_truncated_body_is_rejected(server, chunked):
     def answer(handler):
         if chunked:
             handler.reply(body=b"ff\r\nabc", Content_Length="", Transfer_Encoding="chunked")
@@ -188,14 +188,14 @@ def test_a_body_that_breaks_off_is_refused(server, chunked):
 @pytest.mark.parametrize(
     "answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200, b"\0" * 70000]
 )
-def test_an_answer_that_is_no_http_is_refused(server, answer):
+def test_an_invalid_http_response_is_rejected(server, answer):
     server.routes["/odd"] = lambda handler: handler.wfile.write(answer)
     message = rejection_message(f"{server.url}/odd")
     assert "closed the connection or sent an invalid response" in message and "Try again" in message
 
 
 @pytest.mark.parametrize("size", ["-1", "-2", "-ff", "-10000000000000000000000", "x", "", "1_0_", "0x"])
-def test_a_chunk_without_a_valid_size_is_refused(server, size):
+def test_a_chunk_without_a_valid_size_is_rejected(server, size):
     server.routes["/odd"] = lambda handler: handler.reply(
         body=f"{size}\r\n".encode() + b"x" * 1000, Content_Length="", Transfer_Encoding="chunked"
     )
@@ -212,8 +212,8 @@ SENT = (
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_answer_of_a_server_raises_anything_but_an_image_error(monkeypatch, seed):
-    """Answers are changed at random: bytes replaced, removed, repeated, and odd numbers put in."""
+def test_every_invalid_response_raises_an_image_error(monkeypatch, seed):
+    """Fuzz responses: replace, remove and repeat bytes, and insert odd numbers."""
     draw = random.Random(seed)
     odd = [b"-1", b"-", b"\r\n", b"\0", b"\xff", b"99999999999999999999", b"9" * 5000, b":", b" ", b"\x1b[31m", b"["]
 
@@ -265,7 +265,7 @@ def test_other_statuses_are_explained(server, status, part):
     assert message.startswith(f"The image {server.url}/x could not be fetched: 127.0.0.1 ") and part in message
 
 
-def test_compression_that_was_not_asked_for(server):
+def test_unrequested_compression(server):
     bodies = {
         "/gzip": ("gzip", gzip.compress(BODY)),
         "/deflate": ("Deflate", zlib.compress(BODY)),
@@ -285,7 +285,7 @@ def test_compression_that_was_not_asked_for(server):
     assert "unknown Content-Encoding" in rejection_message(f"{server.url}/br")
 
 
-def test_tls_to_a_server_without_it(server):
+def test_tls_to_a_plain_http_server(server):
     message = rejection_message(server.url.replace("http:", "https:"), timeout=5)
     assert "no secure connection to 127.0.0.1 was possible" in message and "Check the address" in message
 
@@ -331,7 +331,7 @@ def test_a_tunnel_through_the_proxy(server, monkeypatch):
     assert context.names == ["cats.example"] and server.requests[1][1]["Host"] == "cats.example"
 
 
-def test_proxies_that_do_not_work_are_named(server, monkeypatch):
+def test_broken_proxies_are_named_in_the_error(server, monkeypatch):
     advice = "Set HTTP_PROXY and HTTPS_PROXY to http://host:port, or unset them"
     server.routes["cats.example:443"] = lambda handler: handler.reply(407, b"")
     monkeypatch.setenv("https_proxy", server.url)

@@ -1,4 +1,4 @@
-"""Paths, URLs, bytes and pictures become the same pixels, and what leads to no picture is explained."""
+"""Paths, URLs, bytes and PIL images give the same pixels; unusable sources raise explained errors."""
 
 import base64
 import io
@@ -77,7 +77,7 @@ def test_preprocess_ignores_torch_s_default_device_and_dtype():
     assert pixels.device.type == "cpu" and pixels.dtype == torch.float32
 
 
-def test_the_digest_knows_values_shape_and_dtype():
+def test_the_digest_depends_on_values_shape_and_dtype():
     pixels = torch.arange(12.0).reshape(3, 2, 2)
     same = [pixels, pixels.clone(), pixels.flip(0).flip(0), pixels.requires_grad_(True)]
     other = [pixels + 1, pixels.reshape(3, 4), pixels.to(torch.bfloat16), pixels.transpose(1, 2)]
@@ -97,7 +97,7 @@ def test_bytes_paths_and_images_are_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("pasted", ["  {} \n", "'{}'", '"{}"', "“{}”", " '{}' ", "{escaped}"])
-def test_what_a_terminal_adds_to_a_path_does_no_harm(tmp_path, pasted):
+def test_quotes_and_blanks_added_by_a_terminal_are_removed(tmp_path, pasted):
     path = tmp_path / "my cat.png"
     path.write_bytes(encode(Image.new("RGB", (2, 2), "red"), "PNG"))
     escaped = str(path).replace(" ", "\\ ")
@@ -150,10 +150,10 @@ def test_extreme_shapes_work(size):
     assert image.size == size and torch.isfinite(preprocess(image, 224)).all()
 
 
-def test_a_file_that_is_too_large_is_not_read_whole(tmp_path):
+def test_a_file_that_is_too_large_is_not_read_completely(tmp_path):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
-        file.truncate(10**12)  # sparse
+        file.truncate(10**12)  # a sparse file
     with pytest.raises(ImageError, match=r"large\.png.*1,000 bytes"):
         load_image(path, limits=ImageLimits(max_bytes=1000))
 
@@ -181,7 +181,7 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path):
         (np.zeros((2, 2, 3), np.uint8), r"type ndarray\. Give a path"),
     ],
 )
-def test_sources_that_lead_nowhere(tmp_path, monkeypatch, source, message):
+def test_invalid_sources_are_explained(tmp_path, monkeypatch, source, message):
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(PNG)
     with pytest.raises(ImageError, match=message) as error:
@@ -189,7 +189,7 @@ def test_sources_that_lead_nowhere(tmp_path, monkeypatch, source, message):
     assert len(str(error.value)) < 400 and str(error.value).isprintable()
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_without_read_permission(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
 
@@ -202,7 +202,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_does_not_keep_us_waiting(tmp_path):
+def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="regular file"):
         load_image(tmp_path / "pipe.png")
@@ -231,7 +231,7 @@ def test_threads_do_not_disturb_each_other():
     assert outcomes == [outcome(data) for data in sources[:4]] * 8
 
 
-def test_the_modules_work_beside_exported_files_and_import_little(tmp_path):
+def test_the_modules_work_next_to_exported_files_with_few_imports(tmp_path):
     package = tmp_path / "exported"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -272,11 +272,11 @@ def test_base64_text_and_data_urls_are_images(beginning):
         "data:" + "a" * 10**6,
     ],
 )
-def test_other_text_is_no_base64(text):
+def test_invalid_base64_text_is_rejected(text):
     with pytest.raises(ImageError, match=r"base64|is empty"):
         decode_base64(text)
 
 
-def test_base64_text_is_refused_for_its_length_before_it_is_decoded():
+def test_long_base64_text_is_rejected_before_decoding():
     with pytest.raises(ImageError, match="30 bytes"):
         decode_base64("?" * 41, limits=ImageLimits(max_bytes=30))

@@ -1,4 +1,4 @@
-"""Image files are decoded in child processes, as they would be here, and a process that takes too long is ended."""
+"""Child processes decode image files with the same results, and are killed if they take too long."""
 
 import os
 import subprocess
@@ -59,7 +59,7 @@ def test_the_model_sees_the_same_pixels(decoder, data):
     assert decoded.preview.tobytes() == full.tobytes()
 
 
-def test_base64_text_is_read_in_the_child(decoder):
+def test_base64_text_is_decoded_in_the_child(decoder):
     decoded = DecodeTask(decoder, SCENE_URL.encode(), 32, is_text=True).run()
     assert decoded.image.tobytes() == decoder.decode(SCENE.read_bytes(), 32).image.tobytes()
     assert decoded.preview is None
@@ -76,7 +76,7 @@ def test_base64_text_is_read_in_the_child(decoder):
         (encode(Image.new("L", (9, 9)), "JPEG2000"), "JPEG 2000"),
     ],
 )
-def test_what_is_wrong_is_said_in_words(decoder, data, word):
+def test_errors_are_explained(decoder, data, word):
     with pytest.raises(ImageError, match=word):
         decoder.decode(data, 32)
     assert decoder.decode(plain_png(), 32).image.size == (32, 32)
@@ -100,7 +100,7 @@ print(sorted({{"torch", "sat", "transformers", "numpy"}} & set(sys.modules)))
     assert run.stdout.strip() == "[]"
 
 
-def test_a_file_that_takes_too_long_ends_its_process_and_no_other_decoding():
+def test_a_timeout_kills_only_the_process_of_its_image():
     decoder = ImageDecoder(LIMITS, processes=2, seconds=0.1)
     try:
         decoder.warm_up()
@@ -111,7 +111,7 @@ def test_a_file_that_takes_too_long_ends_its_process_and_no_other_decoding():
         decoder.close()
 
 
-def test_cancelling_ends_the_process_at_once(decoder):
+def test_cancelling_kills_the_process_immediately(decoder):
     decoding = DecodeTask(decoder, slow_to_decode(), 32)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(decoding.run)
@@ -125,7 +125,7 @@ def test_cancelling_ends_the_process_at_once(decoder):
     assert not decoder.large.used and not decoder.large.waiting
 
 
-def test_a_decoding_that_waits_can_be_cancelled(decoder):
+def test_a_waiting_task_can_be_cancelled(decoder):
     decoding = DecodeTask(decoder, slow_to_decode(), 32)
     with decoder.large.reserve(LIMITS.max_pixels, lambda: False), ThreadPoolExecutor(1) as pool:
         future = pool.submit(decoding.run)
@@ -174,7 +174,7 @@ def test_closing_leaves_no_process():
     assert not worker.is_alive
 
 
-def test_a_decoder_that_is_forgotten_leaves_no_process():
+def test_a_garbage_collected_decoder_leaves_no_process():
     decoder = ImageDecoder(LIMITS)
     decoder.warm_up()
     (worker,) = decoder.idle
@@ -196,7 +196,7 @@ def test_a_budget_admits_in_order_and_a_large_image_alone():
             threads.append(threading.Thread(target=enter))
             threads[-1].start()
             wait_until(lambda count=number + 1: len(budget.waiting) == count)
-        assert order == []  # the small one would fit, and waits for the large one before it
+        assert order == []  # the small image would fit, but waits for the large one before it
     for thread in threads:
         thread.join()
     assert order == [0, 1]

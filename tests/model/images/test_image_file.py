@@ -1,4 +1,4 @@
-"""Picture files of every kind become the same RGB, and what is no picture is explained."""
+"""Image files of every format and mode give the same RGB; other files raise explained errors."""
 
 import io
 import warnings
@@ -13,7 +13,7 @@ from model.images.preprocess import CLIP_MEAN, CLIP_STD, ImageLimits, load_image
 from tests.goldens.golden_weights import picture
 from tests.helpers.image_files import difference, encode, pixel, png_header
 
-LOSSY = 12  # most mean difference, of 255, that a lossy format may make on a smooth picture
+LOSSY = 12  # maximum mean difference, of 255, caused by a lossy format on a smooth image
 
 
 FORMATS = [
@@ -55,7 +55,7 @@ def test_formats(format_name, options, tolerance):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"])
 @pytest.mark.parametrize("value", [0, 255])
-def test_black_and_white_stay_so_in_every_opaque_mode(mode, value):
+def test_black_and_white_are_preserved_in_every_opaque_mode(mode, value):
     image = Image.new("RGB", (3, 2), (value,) * 3).convert(mode)
     assert pixel(load_image(image)) == (value,) * 3
     assert pixel(to_rgb(image)) == (value,) * 3
@@ -63,7 +63,7 @@ def test_black_and_white_stay_so_in_every_opaque_mode(mode, value):
 
 @pytest.mark.parametrize("format_name", ["JPEG", "TIFF"])
 @pytest.mark.parametrize("mode", ["CMYK", "L", "YCbCr"])
-def test_print_and_video_colours(format_name, mode):
+def test_print_and_video_colors(format_name, mode):
     image = picture(6, 32, 40)
     stored = image.convert(mode)
     assert difference(load_image(encode(stored, format_name)), stored.convert("RGB")) <= LOSSY
@@ -100,20 +100,20 @@ def half_red(mode: str) -> Image.Image:
     ],
     ids=["clear", "opaque", "RGBA", "RGBa", "LA", "La", "PA"],
 )
-def test_alpha_lies_on_white(image, expected):
+def test_alpha_is_composited_on_white(image, expected):
     assert pixel(load_image(image)) == expected
     assert pixel(preprocess_inverse(image)) == expected
 
 
 def preprocess_inverse(image: Image.Image) -> Image.Image:
-    """Return the picture that `preprocess` saw, 2 x 2."""
+    """Invert `preprocess`: return its input image, 2 x 2."""
     pixels = preprocess(image, 2) * torch.tensor(CLIP_STD)[:, None, None]
     values = (pixels + torch.tensor(CLIP_MEAN)[:, None, None]) * 255
     return Image.fromarray(values.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "GIF"])
-def test_a_transparent_palette_colour_lies_on_white(format_name):
+def test_a_transparent_palette_color_is_composited_on_white(format_name):
     image = Image.new("P", (3, 2), 1)
     image.putpalette([255, 0, 0, 0, 255, 0])
     image.putpixel((2, 1), 0)
@@ -121,14 +121,14 @@ def test_a_transparent_palette_colour_lies_on_white(format_name):
     assert pixel(loaded) == (255, 255, 255) and loaded.getpixel((2, 1)) == (255, 0, 0)
 
 
-def test_a_palette_with_degrees_of_transparency_lies_on_white():
+def test_a_palette_with_alpha_is_composited_on_white():
     image = Image.new("P", (3, 2), 1)
     image.putpalette([255, 0, 0, 0, 0, 0])
     assert pixel(load_image(encode(image, "PNG", transparency=bytes([255, 128])))) == (127, 127, 127)
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("L", 7), ("RGB", (7, 8, 9)), ("1", 0), ("I;16", 700)])
-def test_a_transparent_colour_without_alpha_lies_on_white(mode, colour):
+def test_a_transparent_color_without_alpha_is_composited_on_white(mode, colour):
     data = encode(Image.new(mode, (3, 2), colour), "PNG", transparency=colour)
     assert Image.open(io.BytesIO(data)).mode == mode
     assert pixel(load_image(data)) == (255, 255, 255)
@@ -150,7 +150,7 @@ GREY = np.arange(256).reshape(16, 16)
     + [GREY.astype(np.float32) * scale for scale in (1, 1 / 255, 257, 1e6, -1e36)],
     ids=["I;16", "I;16B", "I 16", "I 8", "I 32", "F 8", "F 1", "F 16", "F large", "F negative"],
 )
-def test_deep_grey_is_scaled_and_not_clipped(values):
+def test_high_bit_depth_gray_is_scaled_and_not_clipped(values):
     grey = GREY[::-1, ::-1] if values.min() < -1000 else GREY
     image = Image.fromarray(values)
     for source in (image, encode(image, "TIFF")):
@@ -165,7 +165,7 @@ def test_sixteen_bit_png_is_scaled():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_does_not_spoil_a_float_image(value):
+def test_nan_and_infinity_do_not_spoil_a_float_image(value):
     values = np.array([[0.0, 0.5, 1.0, value]], np.float32)
     loaded = np.asarray(load_image(Image.fromarray(values)))[0, :, 0]
     assert loaded.tolist() == [0, 128, 255, 255 if value > 0 else 0]
@@ -196,7 +196,7 @@ def test_exif_orientation(format_name, orientation):
     opened = Image.open(io.BytesIO(data))
     loaded = load_image(opened)
     assert loaded.size == expected.size and load_image(loaded).size == expected.size
-    if format_name != "TIFF":  # Pillow itself turns a TIFF as it decodes it
+    if format_name != "TIFF":  # Pillow applies the orientation of a TIFF while decoding
         assert opened.size == stored.size
 
 
@@ -207,7 +207,7 @@ def test_broken_exif_does_not_spoil_an_image():
 
 
 @pytest.mark.parametrize("format_name", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_frame_counts(format_name):
+def test_the_first_frame_is_decoded(format_name):
     if format_name == "WEBP" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
@@ -238,7 +238,7 @@ JPEG = encode(picture(1, 64, 64), "JPEG")
         (PNG[:60] + b"\xff" * 60 + PNG[120:], r"The image data .*(Convert|again)"),
     ],
 )
-def test_data_that_is_no_image(data, message):
+def test_invalid_data_is_explained(data, message):
     with pytest.raises(ImageError, match=message) as error:
         load_image(data)
     assert str(error.value).startswith("The image data ") and len(str(error.value)) < 200
@@ -246,7 +246,7 @@ def test_data_that_is_no_image(data, message):
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (10000, 10000), (60000, 60000), (2**31 - 1, 2**31 - 1)])
-def test_too_many_pixels_are_refused_from_the_header_without_a_warning(size):
+def test_too_many_pixels_in_the_header_are_rejected_without_a_warning(size):
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings(record=True) as caught, pytest.raises(ImageError) as error:
         warnings.simplefilter("always")
@@ -257,7 +257,7 @@ def test_too_many_pixels_are_refused_from_the_header_without_a_warning(size):
     )
 
 
-def test_the_limits_can_be_moved():
+def test_limits_are_configurable():
     image = picture(1, 10, 10)
     with pytest.raises(ImageError, match=r"10 x 10.* 99 "):
         load_image(image, limits=ImageLimits(max_pixels=99))
@@ -268,7 +268,7 @@ def test_the_limits_can_be_moved():
 
 
 @pytest.mark.filterwarnings("ignore:Image was not the expected size")
-def test_an_icon_that_lies_about_its_size_is_refused():
+def test_an_icon_with_a_wrong_size_in_its_header_is_rejected():
     inner = encode(picture(1, 300, 300), "PNG")
     entry = bytes([16, 16, 0, 0, 1, 0, 32, 0]) + len(inner).to_bytes(4, "little") + (22).to_bytes(4, "little")
     data = b"\0\0\1\0\1\0" + entry + inner
@@ -283,7 +283,7 @@ def test_an_empty_image_has_no_pixels():
             load_image(Image.new("RGB", size))
 
 
-def test_damage_never_escapes_as_another_error():
+def test_damaged_data_always_raises_an_image_error():
     rng = np.random.default_rng(0)
     samples = [encode(picture(2, 24, 24), name) for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")]
     for number in range(400):

@@ -1,4 +1,4 @@
-"""Threads that call a function together, each for its own items."""
+"""The micro-batcher merges concurrent calls of several threads and returns each thread's own results."""
 
 import threading
 from collections.abc import Iterator
@@ -13,63 +13,64 @@ PATIENCE = 60  # seconds
 
 
 class Doubling:
-    """Doubles numbers, but for 13; once asked for 0, it waits until it is let go.
+    """Doubles numbers; raises an error for 13, and blocks on 0 until released.
 
     Attributes:
-        calls: the items of each.
+        calls: the items of each call.
+        entered, may_return: set when a call that blocks has started, and to release it.
     """
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
-        self.is_in, self.may_go = threading.Event(), threading.Event()
+        self.entered, self.may_return = threading.Event(), threading.Event()
 
     def __call__(self, items: list[int]) -> list[int]:
         self.calls.append(items)
-        if 0 in items and not self.may_go.is_set():
-            self.is_in.set()
-            assert self.may_go.wait(PATIENCE)
+        if 0 in items and not self.may_return.is_set():
+            self.entered.set()
+            assert self.may_return.wait(PATIENCE)
         if 13 in items:
             raise ValueError("13")
         return [2 * item for item in items]
 
 
 @contextmanager
-def asked_while_busy(
+def queued_while_busy(
     doubling: Doubling, shared: MicroBatcher[int, int], *questions: list[int]
 ) -> Iterator[list[Future[list[int]]]]:
-    """Have a thread for each list of items wait, in their order, while another is in the function; then let it go."""
+    """Queue one call per list of items, in order, while another call runs; then release that call."""
     with ThreadPoolExecutor(1 + len(questions)) as threads:
         first = threads.submit(shared.map, [0])
-        assert doubling.is_in.wait(PATIENCE)
+        assert doubling.entered.wait(PATIENCE)
         asked, expected = [], 1
         for items in questions:
             asked.append(threads.submit(shared.map, items))
             expected += len(items)
             while len(shared._queue) < expected:
                 pass
-        doubling.may_go.set()
+        doubling.may_return.set()
         yield asked
         assert first.result(PATIENCE) == [0]
 
 
-def test_what_waits_is_taken_together() -> None:
+def test_queued_calls_are_merged() -> None:
     doubling = Doubling()
     shared = MicroBatcher(doubling, 4)
-    with asked_while_busy(doubling, shared, [1], [2, 3], [4, 5, 6], []) as asked:
+    with queued_while_busy(doubling, shared, [1], [2, 3], [4, 5, 6], []) as asked:
         assert [one.result(PATIENCE) for one in asked] == [[2], [4, 6], [8, 10, 12], []]
     assert doubling.calls == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_one_thread_has_more_than_a_call_takes() -> None:
+def test_a_call_larger_than_a_batch_is_split() -> None:
     doubling = Doubling()
     assert MicroBatcher(doubling, 2).map([1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
     assert doubling.calls == [[1, 2], [3, 4], [5]]
 
 
-def test_a_failure_is_that_of_its_item_alone() -> None:
+def test_a_failed_item_does_not_fail_others() -> None:
     doubling = Doubling()
     shared = MicroBatcher(doubling, 4)
-    with asked_while_busy(doubling, shared, [1], [13], [2]) as asked:
+    with queued_while_busy(doubling, shared, [1], [13], [2]) as asked:
         assert asked[0].result(PATIENCE) == [2]
         with pytest.raises(ValueError, match="13"):
             asked[1].result(PATIENCE)
@@ -77,9 +78,9 @@ def test_a_failure_is_that_of_its_item_alone() -> None:
     assert shared.map([5]) == [10]
 
 
-def test_an_interrupt_takes_nothing_from_others() -> None:
+def test_an_interrupt_loses_no_item_of_other_threads() -> None:
     interrupts, doubling = [KeyboardInterrupt()], Doubling()
-    doubling.may_go.set()
+    doubling.may_return.set()
 
     def double(items: list[int]) -> list[int]:
         if interrupts and 7 in items:
