@@ -57,7 +57,7 @@ class SchedulerLoad:
         made = Scheduler(
             engine.model.network,
             eos_token_id=engine.eos_token_id,
-            rows=rows,
+            max_batch_size=rows,
             capacity=capacity,
             max_queue_size=10 * rows,
         )

@@ -126,7 +126,7 @@ class StreamingAnswer(Iterator[StreamChunk]):
                 prompt, request = self.model.make_request(*self.arguments)
                 self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
                 self.token_stream = self.model.scheduler.submit(request)
-            self.step_groups = self.token_stream.together(self.min_interval_s)
+            self.step_groups = self.token_stream.batches(self.min_interval_s)
             if self.closed:  # by another thread during the submission
                 self.token_stream.close()
         steps = next(self.step_groups)
@@ -233,7 +233,7 @@ class NetworkChatModel:
     def scheduler(self) -> Scheduler:
         """The scheduler of the network, which all chat models of this network share."""
         scheduler = get_scheduler(self.engine_network, self.tokenizer.eos_token_id)
-        scheduler.limit(self.max_batch_size, self.max_queue_size)
+        scheduler.set_limits(self.max_batch_size, self.max_queue_size)
         return scheduler
 
     def encode_prompt(self, conversation: Conversation, question: str, config: GenerationConfig) -> Prompt:

@@ -55,7 +55,7 @@ MOVED = {
     "model.generation": "model.engine",
     "model.generation.attention": "model.engine.layers",
     "model.generation.cache": "model.engine.kv_cache",
-    "model.generation.engine": "model.engine.generate",
+    "model.generation.engine": "model.engine.scheduler",
     "model.generation.graphs": "model.engine.cuda_graph",
     "model.generation.model_decoder": "model.engine.decoder",
     "model.generation.request": "model.engine.sequence",

@@ -1,9 +1,8 @@
-"""Token ids in, token ids out: sampling, the KV cache, and the loop that writes an answer. Knows no text."""
+"""The inference engine, from token ids to token ids: sampling, KV cache, decoding, scheduling. It handles no text."""
 
 from .batch import Batch
 from .config import CHAT, DEMO, HF_CHAT, GenerationConfig
-from .generate import generate, generate_all
-from .scheduler import Scheduler, get_scheduler
+from .scheduler import Scheduler, generate, generate_all, get_scheduler
 from .sequence import Request, TokenOutput, TokenStream
 
 __all__ = [

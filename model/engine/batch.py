@@ -1,4 +1,4 @@
-"""Write answers side by side: they begin and end between steps, each with settings of its own."""
+"""Continuous batching: sequences join and leave the batch between decode steps, with their own sampling parameters."""
 
 import functools
 import logging
@@ -18,62 +18,47 @@ from .decoder import Decoder, EagerDecoder, FallbackDecoder, Prefill
 from .layers import Layers
 from .network import Network, has_foreign_hooks
 from .sampling import NAN_TOKEN, Sampler, SamplingPlan
-from .sequence import Request, RequestOutput, TokenOutput
-
-
-@dataclass(eq=False)
-class RunningSequence:
-    """An answer that is being written.
-
-    Attributes:
-        budget: tokens that it may have.
-        drawn: tokens drawn so far, of which the last may not have been read from the device yet.
-        read: tokens read so far.
-        ended: whether it has left the batch.
-    """
-
-    request: Request
-    budget: int
-    drawn: int = 0
-    read: int = 0
-    ended: bool = False
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache after the next step."""
-        return len(self.request.token_ids) + self.drawn
+from .sequence import Request, RequestOutput, RunningSequence, TokenOutput
 
 
 @dataclass
 class PrefillBatch:
-    """Prompts that are being read, layer by layer, into the rows from `first` on.
+    """Prompts that are being prefilled, layer by layer, into consecutive slots.
 
     Attributes:
-        tokens: their tokens together.
+        first_slot: slot of the first sequence.
+        prefill: the prefill, as an iterator that advances by one layer.
+        num_tokens: total number of prompt tokens.
     """
 
-    rows: list[RunningSequence]
-    first: int
-    work: Prefill
-    tokens: int
+    sequences: list[RunningSequence]
+    first_slot: int
+    prefill: Prefill
+    num_tokens: int
 
 
 @dataclass
 class PendingStep:
-    """A step whose tokens are on their way from the device."""
+    """A launched decode step whose tokens are being copied from the device.
 
-    rows: list[RunningSequence]
+    Attributes:
+        sequences: the sequences of the step, in the order of `tokens`.
+        tokens: int64 [B], valid after `wait`.
+        wait: blocks until the copy is complete.
+    """
+
+    sequences: list[RunningSequence]
     tokens: torch.Tensor
-    landed: Callable[[], object] = field(default=lambda: None)
+    wait: Callable[[], object] = field(default=lambda: None)
 
 
-# A step may have been started when its row turns out to have ended.
+# Extra KV cache positions per slot: a step that was launched ahead still runs for a sequence that has just finished.
 LOOKAHEAD = 1
 
 
 @contextmanager
 def translate_oom() -> Iterator[None]:
-    """Turn a device's want of memory into an error for a person."""
+    """Translate an out-of-memory error of the device into a GenerationError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -86,166 +71,185 @@ def translate_oom() -> Iterator[None]:
 
 
 class Batch:
-    """Rows for answers, of which the first ones are in use. Not for several threads at once.
+    """A batch of running sequences, which occupy the first slots. Not thread-safe.
 
-    On a GPU a step is a CUDA graph, and the next one is started before the tokens of the last are looked at. Memory
-    grows with the rows and the room that are asked for, and stays.
+    On a GPU, a decode step is a CUDA graph, and the next step is launched before the tokens of the last one are
+    inspected. Memory grows with the batch size and the KV cache capacity in use, and is kept.
 
     Args:
-        network: answers.
-        rows: the most answers at a time.
-        capacity: the most tokens of a prompt and its answer.
-        end_id: the token that ends an answer.
+        network: the model.
+        max_batch_size: maximum number of running sequences.
+        capacity: maximum number of tokens of a prompt and its answer; at most the network's maximum sequence length.
+        eos_token_id: the token that ends an answer.
+
+    Attributes:
+        sequences: the running sequences, in the order of their slots.
+        prefilling: the prompts that are being prefilled, None if there are none.
+        pending: the decode step that was launched ahead, None if there is none.
+        cache_capacity: tokens per slot that the KV cache is allocated for.
+        tokens: int64 [slots], the last sampled token of each slot.
     """
 
-    def __init__(self, network: Network, rows: int, capacity: int, eos_token_id: int) -> None:
+    def __init__(self, network: Network, max_batch_size: int, capacity: int, eos_token_id: int) -> None:
         self.network = network
-        self.most = rows
+        self.max_batch_size = max_batch_size
         self.capacity = min(capacity, network.max_sequence_length)
-        self.rows: list[RunningSequence] = []
-        self.opening: PrefillBatch | None = None
-        self.flight: PendingStep | None = None
+        self.sequences: list[RunningSequence] = []
+        self.prefilling: PrefillBatch | None = None
+        self.pending: PendingStep | None = None
         self.eos_token_id = eos_token_id
         self.decoder = make_decoder(network)
         self.graphs = CudaGraphs()
-        self.room = 0
+        self.cache_capacity = 0
         self.sampler = Sampler(0, network.vocab_size, 0, eos_token_id, network.device)
         self.tokens = torch.zeros(0, dtype=torch.long, device=network.device)
 
     @property
     def requests(self) -> list[Request]:
-        """What is being answered."""
-        return [row.request for row in self.rows]
+        """The requests of the running sequences."""
+        return [sequence.request for sequence in self.sequences]
 
     @property
-    def free(self) -> int:
-        """How many answers can begin now; none while prompts are being read."""
-        return 0 if self.opening else self.most - len(self.rows)
+    def free_slots(self) -> int:
+        """How many sequences can be added now; 0 during a prefill."""
+        return 0 if self.prefilling else self.max_batch_size - len(self.sequences)
 
-    def begin(self, *requests: Request) -> list[RequestOutput]:
-        """Read prompts and return the first token of each answer; there must be as many free rows.
+    def add(self, *requests: Request) -> list[RequestOutput]:
+        """Prefill prompts and return the first token of each; needs as many free slots.
 
         Raises:
-            GenerationError: the device's memory does not suffice; the other answers can go on.
+            GenerationError: the device is out of memory; the running sequences can continue.
         """
-        events = self.open(*requests)
-        return events + (self.read() if self.opening else [])
+        outputs = self.start_prefill(*requests)
+        return outputs + (self.continue_prefill() if self.prefilling else [])
 
     @torch.inference_mode()
-    def open(self, *requests: Request) -> list[RequestOutput]:
-        """Make ready to read prompts; return the ends of those that have no room for an answer.
+    def start_prefill(self, *requests: Request) -> list[RequestOutput]:
+        """Allocate slots and prepare a prefill; return final outputs for prompts that leave no tokens for an answer.
 
         Raises:
-            GenerationError: the device's memory does not suffice; the other answers can go on.
+            GenerationError: the device is out of memory; the running sequences can continue.
         """
-        rows = [RunningSequence(request, request.budget(self.capacity)) for request in requests]
-        fitting = [row for row in rows if row.budget]
+        sequences = [RunningSequence(request, request.max_new_tokens(self.capacity)) for request in requests]
+        fitting = [sequence for sequence in sequences if sequence.max_new_tokens]
         if fitting:
+            longest = max(len(one.request.token_ids) + one.max_new_tokens for one in fitting)
             with translate_oom():
-                self._grow(len(self.rows) + len(fitting), max(len(r.request.token_ids) + r.budget for r in fitting))
-            prompts = [row.request for row in fitting]
-            work = self.decoder.prefill(len(self.rows), prompts)
-            self.opening = PrefillBatch(fitting, len(self.rows), work, sum(len(prompt.token_ids) for prompt in prompts))
-        return [(row.request, TokenOutput(None, "length")) for row in rows if not row.budget]
+                self._grow(len(self.sequences) + len(fitting), longest)
+            prompts = [sequence.request for sequence in fitting]
+            prefill = self.decoder.prefill(len(self.sequences), prompts)
+            num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+            self.prefilling = PrefillBatch(fitting, len(self.sequences), prefill, num_tokens)
+        return [(one.request, TokenOutput(None, "length")) for one in sequences if not one.max_new_tokens]
 
     @torch.inference_mode()
-    def read(self, layers: int | None = None) -> list[RequestOutput]:
-        """Go on reading the opened prompts, so many layers or to the end; return their first tokens when done.
+    def continue_prefill(self, layers: int | None = None) -> list[RequestOutput]:
+        """Run the started prefill for some layers; return the first tokens once it is complete.
+
+        Args:
+            layers: number of layers to run; None for all that are left.
 
         Raises:
-            GenerationError: the device's memory does not suffice; the prompts are given up.
+            GenerationError: the device is out of memory; the prefill is dropped.
         """
-        opening = self.opening
-        assert opening is not None, "nothing is opened"
+        prefilling = self.prefilling
+        assert prefilling is not None, "no prefill was started"
         try:
             with translate_oom():
                 for _ in repeat(None) if layers is None else repeat(None, layers):
-                    next(opening.work)
+                    next(prefilling.prefill)
             return []
         except StopIteration as done:
-            return self._join(opening, done.value)
+            return self._finish_prefill(prefilling, done.value)
         except BaseException:
-            self.opening = None
+            self.prefilling = None
             raise
 
     @torch.inference_mode()
     def step(self) -> list[RequestOutput]:
-        """Write the next token of every answer, and return it; ended answers leave their rows.
+        """Run one decode step and return the next token of every sequence; finished sequences leave their slots.
 
         Raises:
-            GenerationError: the device's memory does not suffice.
+            GenerationError: the device is out of memory.
         """
         with translate_oom():
-            flight = self.flight or self._launch()
-            # None is started that nobody could want: a prompt that comes now would wait for it.
-            goes_on = self.decoder.is_graph_capturable and any(row.drawn < row.budget for row in self.rows)
-            self.flight = self._launch() if goes_on else None
-            return self._land(flight)
+            pending = self.pending or self._launch()
+            # Do not launch a step ahead when every sequence has reached its limit: it would only delay the next
+            # prefill.
+            launch_ahead = self.decoder.is_graph_capturable and any(
+                one.num_sampled < one.max_new_tokens for one in self.sequences
+            )
+            self.pending = self._launch() if launch_ahead else None
+            return self._collect(pending)
 
     @torch.inference_mode()
     def cancel(self, request: Request) -> None:
-        """Free the row of an answer that nobody waits for; one that has ended already has none."""
-        for row in self.rows:
-            if row.request is request:
-                self._remove(row)
+        """Remove the sequence of a cancelled request; does nothing if it has finished already."""
+        for sequence in self.sequences:
+            if sequence.request is request:
+                self._remove(sequence)
                 return
-        for row in self.opening.rows if self.opening else []:
-            row.ended = row.ended or row.request is request
+        for sequence in self.prefilling.sequences if self.prefilling else []:
+            sequence.finished = sequence.finished or sequence.request is request
 
-    def _grow(self, rows: int, room: int) -> None:
-        """Make room for so many rows, each of so many tokens."""
-        have = len(self.tokens)
-        if rows <= have and room <= self.room:
+    def _grow(self, batch_size: int, capacity: int) -> None:
+        """Allocate at least `batch_size` slots of at least `capacity` tokens each."""
+        allocated = len(self.tokens)
+        if batch_size <= allocated and capacity <= self.cache_capacity:
             return
-        wanted = have if rows <= have else min(self.most, pad_to_bucket(rows, BATCH_BUCKETS))
-        room = max(self.room, min(round_up(room, CACHE_GROWTH), self.capacity))
+        wanted = (
+            allocated if batch_size <= allocated else min(self.max_batch_size, pad_to_bucket(batch_size, BATCH_BUCKETS))
+        )
+        capacity = max(self.cache_capacity, min(round_up(capacity, CACHE_GROWTH), self.capacity))
         self.graphs.clear()
-        self.decoder.grow(wanted, room + LOOKAHEAD)
-        self.sampler = self.sampler.grown(wanted, room)
+        self.decoder.grow(wanted, capacity + LOOKAHEAD)
+        self.sampler = self.sampler.grown(wanted, capacity)
         tokens = torch.zeros(wanted, dtype=torch.long, device=self.network.device)
-        tokens[:have] = self.tokens
-        self.tokens, self.room = tokens, room  # only now is it there
+        tokens[:allocated] = self.tokens
+        self.tokens, self.cache_capacity = tokens, capacity  # last, because the allocations may fail
 
-    def _join(self, opening: PrefillBatch, logits: torch.Tensor) -> list[RequestOutput]:
-        """Let the rows whose prompts have been read join the others; return their first tokens."""
-        self.opening = None
-        first = len(self.rows)
-        for number, row in enumerate(opening.rows if opening.first != first else ()):  # others have ended meanwhile
-            self.decoder.move(opening.first + number, first + number, len(row.request.token_ids))
-        self.sampler.begin(first, [row.request for row in opening.rows], [row.budget for row in opening.rows])
-        self.rows += opening.rows
-        self._draw(logits, self.sampler.plan((row.request, 0) for row in opening.rows), first)
-        for row in opening.rows:
-            row.drawn += 1
-        events = self._land(self._depart(first))
-        for row in [row for row in opening.rows if row.ended and row in self.rows]:
-            self._remove(row)  # was cancelled while its prompt was read
-        return events
+    def _finish_prefill(self, prefilling: PrefillBatch, logits: torch.Tensor) -> list[RequestOutput]:
+        """Add the prefilled sequences to the batch; return their first tokens."""
+        self.prefilling = None
+        first, new = len(self.sequences), prefilling.sequences
+        if prefilling.first_slot != first:  # sequences have finished during the prefill
+            for index, sequence in enumerate(new):
+                self.decoder.move(prefilling.first_slot + index, first + index, len(sequence.request.token_ids))
+        self.sampler.init_slots(first, [one.request for one in new], [one.max_new_tokens for one in new])
+        self.sequences += new
+        self._sample(logits, self.sampler.plan((sequence.request, 0) for sequence in new), first)
+        for sequence in new:
+            sequence.num_sampled += 1
+        outputs = self._collect(self._copy_tokens_async(first))
+        for sequence in [one for one in new if one.finished and one in self.sequences]:
+            self._remove(sequence)  # cancelled during the prefill
+        return outputs
 
     def _launch(self) -> PendingStep:
-        """Start the next step of every row."""
-        count = len(self.rows)
-        longest = max(row.length for row in self.rows)
-        plan = self.sampler.plan((row.request, row.drawn) for row in self.rows)
+        """Launch the next decode step of all sequences."""
+        batch_size = len(self.sequences)
+        longest = max(sequence.length for sequence in self.sequences)
+        plan = self.sampler.plan((sequence.request, sequence.num_sampled) for sequence in self.sequences)
         if self.decoder.is_graph_capturable:
-            count = min(pad_to_bucket(count, BATCH_BUCKETS), len(self.tokens))
-            longest = min(round_up(longest, ATTENTION_BUCKET), self.room + LOOKAHEAD)
-            self.graphs.run((count, longest, plan), lambda: self._advance(count, longest, plan), self._snapshot)
+            batch_size = min(pad_to_bucket(batch_size, BATCH_BUCKETS), len(self.tokens))
+            longest = min(round_up(longest, ATTENTION_BUCKET), self.cache_capacity + LOOKAHEAD)
+            key = batch_size, longest, plan
+            self.graphs.run(key, lambda: self._decode_step(batch_size, longest, plan), self._snapshot)
         else:
-            self._advance(count, longest, plan)
-        for row in self.rows:
-            row.drawn += 1
-        return self._depart(0)
+            self._decode_step(batch_size, longest, plan)
+        for sequence in self.sequences:
+            sequence.num_sampled += 1
+        return self._copy_tokens_async(0)
 
-    def _advance(self, count: int, longest: int, plan: SamplingPlan) -> None:
-        self._draw(self.decoder.decode(self.tokens[:count].clamp(min=0), longest), plan, 0)
+    def _decode_step(self, batch_size: int, longest: int, plan: SamplingPlan) -> None:
+        self._sample(self.decoder.decode(self.tokens[:batch_size].clamp(min=0), longest), plan, 0)
 
-    def _draw(self, logits: torch.Tensor, plan: SamplingPlan, first: int) -> None:
+    def _sample(self, logits: torch.Tensor, plan: SamplingPlan, first: int) -> None:
         self.tokens[first : first + len(logits)] = self.sampler.sample(logits, plan, first)
 
     def _snapshot(self) -> Restore:
-        """Return what undoes a step, but for the keys and values: the next one stores the same."""
-        changed = [self.tokens, self.sampler.drawn, self.sampler.seen, *self.decoder.counters()]
+        """Return a function that undoes a decode step, except in the KV cache: the next step overwrites that entry."""
+        changed = [self.tokens, self.sampler.num_sampled, self.sampler.seen, *self.decoder.counters()]
         before = [tensor.clone() for tensor in changed]
 
         def restore() -> None:
@@ -254,35 +258,35 @@ class Batch:
 
         return restore
 
-    def _depart(self, first: int) -> PendingStep:
-        """Send the new tokens of the rows from `first` on to the CPU."""
-        rows = self.rows[first:]
-        tokens = self.tokens[first : first + len(rows)]
+    def _copy_tokens_async(self, first: int) -> PendingStep:
+        """Start the copy of the new tokens of the slots from `first` on to the CPU."""
+        sequences = self.sequences[first:]
+        tokens = self.tokens[first : first + len(sequences)]
         if tokens.device.type != "cuda":
-            return PendingStep(rows, tokens)
-        pinned = torch.empty(len(rows), dtype=torch.long, pin_memory=True)
+            return PendingStep(sequences, tokens)
+        pinned = torch.empty(len(sequences), dtype=torch.long, pin_memory=True)
         pinned.copy_(tokens, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        return PendingStep(rows, pinned, event.synchronize)
+        return PendingStep(sequences, pinned, event.synchronize)
 
-    def _land(self, flight: PendingStep) -> list[RequestOutput]:
-        """Read the tokens of a step; answers that have ended since it was started count no more."""
-        flight.landed()
-        events: list[RequestOutput] = []
-        for row, token in zip(flight.rows, flight.tokens.tolist(), strict=True):
-            if row.ended:
+    def _collect(self, pending: PendingStep) -> list[RequestOutput]:
+        """Wait for the tokens of a step and return them; skip sequences that have finished since its launch."""
+        pending.wait()
+        outputs: list[RequestOutput] = []
+        for sequence, token in zip(pending.sequences, pending.tokens.tolist(), strict=True):
+            if sequence.finished:
                 continue
-            row.read += 1
-            step = self._judge(row, token)
-            events.append((row.request, step))
-            if isinstance(step, GenerationError):
-                self.decoder.clear(self.rows.index(row))
-            if isinstance(step, GenerationError) or step.finish_reason is not None:
-                self._remove(row)
-        return events
+            sequence.num_collected += 1
+            output = self._to_output(sequence, token)
+            outputs.append((sequence.request, output))
+            if isinstance(output, GenerationError):
+                self.decoder.clear(self.sequences.index(sequence))
+            if isinstance(output, GenerationError) or output.finish_reason is not None:
+                self._remove(sequence)
+        return outputs
 
-    def _judge(self, row: RunningSequence, token: int) -> TokenOutput | GenerationError:
+    def _to_output(self, sequence: RunningSequence, token: int) -> TokenOutput | GenerationError:
         if token == NAN_TOKEN:
             return GenerationError(
                 "The model's logits are not numbers (NaN). In float16 that is usually an overflow: "
@@ -290,30 +294,30 @@ class Batch:
             )
         if token == self.eos_token_id:
             return TokenOutput(None, "stop")
-        return TokenOutput(token, "length" if row.read == row.budget else None)
+        return TokenOutput(token, "length" if sequence.num_collected == sequence.max_new_tokens else None)
 
-    def _remove(self, row: RunningSequence) -> None:
-        """Put the last row in the place of this one."""
-        row.ended = True
-        place, last = self.rows.index(row), len(self.rows) - 1
-        if place != last:
-            self.decoder.move(last, place, self.rows[last].length)
-            self.sampler.move(last, place)
-            self.tokens[place] = self.tokens[last]
-            self.rows[place] = self.rows[last]
+    def _remove(self, sequence: RunningSequence) -> None:
+        """Remove a sequence; the last sequence moves into its slot."""
+        sequence.finished = True
+        slot, last = self.sequences.index(sequence), len(self.sequences) - 1
+        if slot != last:
+            self.decoder.move(last, slot, self.sequences[last].length)
+            self.sampler.move(last, slot)
+            self.tokens[slot] = self.tokens[last]
+            self.sequences[slot] = self.sequences[last]
         else:
             self.decoder.free(last)
-        self.rows.pop()
-        if not self.rows:
-            self.flight = None
+        self.sequences.pop()
+        if not self.sequences:
+            self.pending = None
 
 
 def make_decoder(network: Network) -> Decoder:
-    """Choose how to run `network`."""
+    """Choose the decoder: fallback for foreign hooks, CUDA graphs where Triton works, otherwise eager."""
     if has_foreign_hooks(network):
         log_once(
-            "A mixin or a hook changes this model's forward pass, so answers come from the whole model, "
-            "row by row: more slowly than from its layers."
+            "A mixin or a hook changes this model's forward pass, so each sequence is decoded by the whole model "
+            "on its own. This is slower than batched decoding of the layers."
         )
         return FallbackDecoder(network)
     layers = Layers(network)
@@ -326,10 +330,10 @@ def make_decoder(network: Network) -> Decoder:
 
 @functools.cache
 def log_once(message: str) -> None:
-    """Log a message, once in a program."""
+    """Log a warning once per process."""
     logging.getLogger(__name__).warning(message)
 
 
 def supports_head_dim(head_dim: int) -> bool:
-    """Whether the GPU's kernels take heads of this width, a power of two."""
+    """Whether the GPU's attention kernels support this head dimension: a power of two, at least 16."""
     return head_dim >= 16 and head_dim & (head_dim - 1) == 0

@@ -1,4 +1,4 @@
-"""Capture the engine's steps as CUDA graphs, for a few sizes that work is padded to."""
+"""Capture the engine's steps as CUDA graphs, for a few bucket sizes that work is padded to."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -9,9 +9,9 @@ from ..kernels.torch_ops import Restore, capture, restore_nothing
 
 
 class CudaGraphs:
-    """Records functions that take and return nothing, each at its first call, and replays them afterwards.
+    """Captures functions without arguments and results as CUDA graphs at their first run, and replays them afterwards.
 
-    What they read and write must stay where it is.
+    The buffers that a function reads and writes must keep their addresses; call `clear` before they move.
     """
 
     def __init__(self) -> None:
@@ -19,17 +19,20 @@ class CudaGraphs:
         self.pool: Any = None
 
     def run(
-        self, key: Hashable, function: Callable[[], None], snapshot: Callable[[], Restore] = lambda: restore_nothing
+        self,
+        key: Hashable,
+        function: Callable[[], None],
+        snapshot: Callable[[], Restore] = lambda: restore_nothing,
     ) -> None:
-        """Run `function`, from its graph if there is one.
+        """Run `function`, by replaying its graph if it has been captured.
 
         Args:
-            key: names the function with all that its kernels depend on.
-            function: is called twice to be recorded.
-            remember: is called before that, and returns what undoes the effects of a call.
+            key: identifies the function and everything that its kernel launches depend on.
+            function: is called twice to be captured.
+            snapshot: is called before the capture; returns a function that undoes the effects of one call.
 
         Raises:
-            RuntimeError: `function` does what cannot be recorded, such as waiting for the device.
+            RuntimeError: `function` contains an operation that cannot be captured, such as a synchronization.
         """
         if key not in self.graphs:
             self.graphs[key], _ = capture(function, self.pool, snapshot())
@@ -37,29 +40,29 @@ class CudaGraphs:
         self.graphs[key].replay()
 
     def clear(self) -> None:
-        """Drop all graphs, because what they read and write is to move."""
+        """Drop all graphs, because their buffers are about to move."""
         if self.graphs:
-            torch.cuda.synchronize()  # one may be running
+            torch.cuda.synchronize()  # a graph may still be running
         self.graphs, self.pool = {}, None
 
 
-# Rows that are computed together.
+# Batch sizes of a decode step are padded to these.
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-# Room for tokens grows in these steps, so that it seldom has to; 57 MB each at full size.
+# The KV cache capacity grows in multiples of these tokens, so that it rarely has to; 57 MB each at full size.
 CACHE_GROWTH = 128
-# A graph of a step serves rows up to the next multiple of these tokens.
+# A captured decode step attends to sequence lengths up to the next multiple of these tokens.
 ATTENTION_BUCKET = 256
-# Prompts of up to so many tokens, padded and all together, are read as one: more would be no faster, and the CPU starts
-# the kernels of longer ones in less time than a GPU takes for them.
+# A prefill of at most so many padded tokens is captured as one graph. More tokens would not gain from it: the CPU
+# launches the kernels of longer prompts in less time than the GPU needs to run them.
 MAX_PREFILL_TOKENS = 512
-# Contexts are padded to these lengths, with whose <sop> they fill whole tiles of the products.
+# Contexts are padded to these lengths: with <sop>, they fill complete tiles of the matrix products.
 PREFILL_LENGTH_BUCKETS = (63, 127, 255, MAX_PREFILL_TOKENS - 1)
 PREFILL_BATCH_BUCKETS = (1, 2, 4, 8)
 
 
-def pad_to_bucket(number: int, sizes: tuple[int, ...]) -> int:
-    """Return the next of `sizes`, or `number` beyond the last."""
-    return next((size for size in sizes if size >= number), number)
+def pad_to_bucket(number: int, buckets: tuple[int, ...]) -> int:
+    """Return the smallest bucket that holds `number`; `number` itself beyond the last bucket."""
+    return next((bucket for bucket in buckets if bucket >= number), number)
 
 
 def round_up(number: int, step: int) -> int:
@@ -68,8 +71,7 @@ def round_up(number: int, step: int) -> int:
 
 
 def fits_prefill_graph(lengths: list[int]) -> bool:
-    """Whether prompts with contexts of these lengths are to be read as one."""
-    size = pad_to_bucket(len(lengths), PREFILL_BATCH_BUCKETS) * (
-        pad_to_bucket(max(lengths), PREFILL_LENGTH_BUCKETS) + 1
-    )
-    return len(lengths) <= PREFILL_BATCH_BUCKETS[-1] and size <= MAX_PREFILL_TOKENS
+    """Whether prompts with these context lengths are prefilled by one CUDA graph."""
+    count = pad_to_bucket(len(lengths), PREFILL_BATCH_BUCKETS)
+    num_tokens = count * (pad_to_bucket(max(lengths), PREFILL_LENGTH_BUCKETS) + 1)
+    return len(lengths) <= PREFILL_BATCH_BUCKETS[-1] and num_tokens <= MAX_PREFILL_TOKENS

@@ -1,8 +1,8 @@
-"""Run the language model with a cache: prefill prompts, then decode one token of every row at a time.
+"""Run the language model with a KV cache: prefill prompts, then decode one token of every sequence per step.
 
-Context tokens, those before <sop>, see one another in both directions; <sop> and the answer see what came before them.
-There are three ways: `EagerDecoder` walks the layers with torch's operations, `graph_decoder.CudaGraphDecoder` with
-kernels for a GPU, and `FallbackDecoder` calls the whole model, whose forward pass a mixin has changed.
+The context, all tokens before <sop>, uses bidirectional attention; <sop> and the answer use causal attention. There are
+three decoders: `EagerDecoder` runs the layers with torch's operations, `graph_decoder.CudaGraphDecoder` with Triton
+kernels on a GPU, and `FallbackDecoder` calls the complete model, for mixins and hooks that change its forward pass.
 """
 
 from collections.abc import Generator, Sequence
@@ -12,86 +12,87 @@ from typing import Any, Protocol
 import torch
 
 from ..kernels.torch_ops import positions_2d, prefix_mask
-from . import layers as attention
 from .kv_cache import KVCache
-from .layers import Layers
+from .layers import Layers, make_decode_attention, make_prefill_attention
 from .network import Network, prefix_length, to_device
 from .sequence import Request
 
-# Yields after each layer, so that others may have their turn; returns the logits [n, V] of the prompts' next tokens.
+# Yields after each layer, so that decode steps can run in between; returns the logits [n, V] of the first new tokens.
 Prefill = Generator[None, None, torch.Tensor]
 
 
 class Decoder(Protocol):
-    """Rows of tokens that grow side by side; the first ones are in use.
+    """Decodes a batch of sequences, which occupy the first slots.
 
     Attributes:
-        is_static: whether `decode` is a fixed series of operations on the device, for as long as `grow` is not called.
+        is_graph_capturable: whether `decode` runs a fixed sequence of device operations between calls of `grow`.
     """
 
     is_graph_capturable: bool
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
-        """Begin the rows from `first` on with prompts."""
+        """Prefill prompts into the slots from `first` on."""
         ...
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
-        """Add one token [B] to each of the first B rows; return the logits [B, V] of their next.
+        """Append one token [B] to each of the first B slots; return the logits [B, V] of the next tokens.
 
-        No row has more than `longest` tokens then; a single row has exactly as many, unless the decoder is static.
+        Args:
+            tokens: int64 [B].
+            longest: upper bound of the new lengths; the exact length for a single sequence without CUDA graphs.
         """
         ...
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` go on where row `source`, of `length` tokens, is; that one is then free."""
+        """Move a sequence of `length` tokens from one slot to another, and free its own slot."""
         ...
 
-    def free(self, row: int) -> None:
-        """Take a row out of use: where it is decoded with others, it does not count."""
+    def free(self, slot: int) -> None:
+        """Mark a slot as free, so that a decode step over padded slots ignores it."""
         ...
 
-    def clear(self, row: int) -> None:
-        """Forget what a row has, which are no numbers, so that they reach no other."""
+    def clear(self, slot: int) -> None:
+        """Clear a slot that contains NaN, so that it cannot contaminate other sequences."""
         ...
 
-    def grow(self, rows: int, room: int) -> None:
-        """Make room for so many rows of so many tokens, which are no fewer than before."""
+    def grow(self, slots: int, capacity: int) -> None:
+        """Allocate `slots` slots of `capacity` tokens each; neither may be less than before."""
         ...
 
     def counters(self) -> list[torch.Tensor]:
-        """Return what `decode` counts on the device."""
+        """Return the device tensors, apart from the KV cache, that `decode` changes."""
         ...
 
 
-def make_cache(layers: Layers, rows: int, room: int) -> KVCache:
-    """Return an empty cache for the layers."""
+def make_cache(layers: Layers, slots: int, capacity: int) -> KVCache:
+    """Return an empty KV cache for the layers."""
     network = layers.network
-    shape = rows, layers.num_heads, room, layers.head_dim
+    shape = slots, layers.num_heads, capacity, layers.head_dim
     return KVCache(len(layers), shape, network.device, network.dtype, prefix_length(network))
 
 
 def context_lengths(requests: Sequence[Request]) -> list[int]:
-    """Return the length of each prompt's context."""
+    """Return the context length of each prompt, which is all tokens but <sop>."""
     return [len(request.token_ids) - 1 for request in requests]
 
 
 def write_prefix(layers: Layers, cache: KVCache, first: int, count: int) -> None:
-    """Let so many rows from `first` on begin with the network's prefix, which training may have changed."""
-    if cache.start:
+    """Write the network's current prefix, if it has one, into `count` slots from `first` on."""
+    if cache.prefix_length:
         cache.write_prefix(slice(first, first + count), layers.network.prefix)
 
 
 def begin_slots(layers: Layers, cache: KVCache, first: int, contexts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prepare the rows from `first` on for prompts; return the rows and the lengths of their contexts, int64 [n]."""
+    """Prepare the slots from `first` on for a prefill; return the slots and the context lengths, int64 [n] each."""
     write_prefix(layers, cache, first, len(contexts))
     device = cache.lengths.device
     begun = torch.arange(first, first + len(contexts), device=device), to_device(contexts, device)
-    cache.set_positions(*begun, layers.angles)
+    cache.set_positions(*begun, layers.cos_sin_table)
     return begun
 
 
 class EagerDecoder:
-    """Runs the layers with a KV cache of its own, which has no room until it grows."""
+    """Runs the layers with torch's operations and a KV cache, which is empty until `grow` is called."""
 
     is_graph_capturable = False
 
@@ -100,117 +101,124 @@ class EagerDecoder:
         self.cache = make_cache(layers, 0, 0)
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
-        """Begin the rows from `first` on with prompts."""
+        """Prefill prompts into the slots from `first` on."""
         contexts = context_lengths(requests)
         begun = begin_slots(self.layers, self.cache, first, contexts)
         embedded = self.layers.embed(requests)
         x = torch.cat([one[:-1] for one in embedded] + [one[-1:] for one in embedded])
-        attend = attention.attend_prefill(self.cache, first, contexts)
-        for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
+        attend = make_prefill_attention(self.cache, first, contexts)
+        for x in self.layers.iter_layers(x, attend):  # noqa: B007, B020  (each layer's output is the next one's input)
             yield
         self.cache.set_lengths(*begun)
         return self.layers.logits(x[-len(requests) :])
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
-        """Add one token [B] to each of the first B rows."""
+        """Append one token [B] to each of the first B slots."""
         count = len(tokens)
-        logits = self.layers.decode(tokens, attention.attend_decode(self.cache, count, self.cache.start + longest))
+        attend = make_decode_attention(self.cache, count, self.cache.prefix_length + longest)
+        logits = self.layers.decode(tokens, attend)
         self.cache.lengths[:count] += 1
         return logits
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` go on where row `source` is."""
+        """Move a sequence from one slot to another."""
         self.cache.move_slot(source, target, length)
 
-    def free(self, row: int) -> None:
-        """Take a row out of use."""
-        self.cache.free_slot(row)
+    def free(self, slot: int) -> None:
+        """Mark a slot as free."""
+        self.cache.free_slot(slot)
 
-    def clear(self, row: int) -> None:
-        """Forget a row whose numbers are none: a mask does not hide them from the next one in its place."""
-        self.cache.zero_slot(row)
+    def clear(self, slot: int) -> None:
+        """Zero a slot that contains NaN: an attention mask would not hide NaN from the next sequence in the slot."""
+        self.cache.zero_slot(slot)
 
-    def grow(self, rows: int, room: int) -> None:
-        """Make room for so many rows of so many tokens."""
-        self.cache = self.cache.grown(rows, room) if self.cache.rows else make_cache(self.layers, rows, room)
+    def grow(self, slots: int, capacity: int) -> None:
+        """Allocate `slots` slots of `capacity` tokens each."""
+        has_slots = self.cache.num_slots > 0
+        self.cache = self.cache.grown(slots, capacity) if has_slots else make_cache(self.layers, slots, capacity)
 
     def counters(self) -> list[torch.Tensor]:
-        """Return what `decode` counts on the device."""
+        """Return the lengths of the slots."""
         return [self.cache.lengths]
 
 
 @dataclass
 class SequenceCache:
-    """One row: what the model returned for its tokens, and how many there are."""
+    """The KV cache of one sequence, as the complete model returns it.
 
-    layers: list[Any]
+    Attributes:
+        key_values: the keys and values of each layer.
+        prompt_length: number of prompt tokens.
+        length: number of tokens so far.
+    """
+
+    key_values: list[Any]
     prompt_length: int
     length: int
 
 
 class FallbackDecoder:
-    """Calls the model's own forward pass, hooks and all, row by row, and keeps the keys and values that it returns."""
+    """Calls the complete model with its hooks, one sequence at a time, and keeps the returned keys and values."""
 
     is_graph_capturable = False
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.rows: list[SequenceCache] = []
+        self.slots: list[SequenceCache] = []
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
-        """Begin the rows from `first` on with prompts."""
+        """Prefill prompts into the slots from `first` on."""
         logits = []
-        for row, request in enumerate(requests, start=first):
-            logits.append(self._read(row, request))
+        for slot, request in enumerate(requests, start=first):
+            logits.append(self._prefill_slot(slot, request))
             yield
         return torch.cat(logits)
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
-        """Add one token [B] to each of the first B rows."""
-        return torch.cat([self._decode_row(past, token) for past, token in zip(self.rows, tokens, strict=False)])
+        """Append one token [B] to each of the first B slots."""
+        return torch.cat([self._decode_one(cache, token) for cache, token in zip(self.slots, tokens, strict=False)])
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` go on where row `source` is."""
-        self.rows[target] = self.rows[source]
+        """Move a sequence from one slot to another."""
+        self.slots[target] = self.slots[source]
 
-    def free(self, row: int) -> None:
-        """Forget a row that is not in use."""
-        self.rows[row] = SequenceCache([], 0, 0)
+    def free(self, slot: int) -> None:
+        """Drop the cache of a slot."""
+        self.slots[slot] = SequenceCache([], 0, 0)
 
-    def clear(self, row: int) -> None:
-        """Nothing to do: rows share nothing."""
+    def clear(self, slot: int) -> None:
+        """Do nothing: slots share no memory."""
 
-    def grow(self, rows: int, room: int) -> None:
-        """Make room for so many rows; their tokens take what they need."""
-        self.rows += [SequenceCache([], 0, 0)] * (rows - len(self.rows))
+    def grow(self, slots: int, capacity: int) -> None:
+        """Allocate `slots` slots; the cache of a sequence grows with its tokens."""
+        self.slots += [SequenceCache([], 0, 0)] * (slots - len(self.slots))
 
     def counters(self) -> list[torch.Tensor]:
-        """Nothing is counted on the device."""
+        """Return nothing: the lengths are kept on the host."""
         return []
 
-    def _read(self, row: int, request: Request) -> torch.Tensor:
+    def _prefill_slot(self, slot: int, request: Request) -> torch.Tensor:
         device, length = self.network.device, len(request.token_ids)
         index = torch.arange(length, device=device)
         positions = positions_2d(index, length - 1)
         mask = prefix_mask(index, length - 1)[None, None].to(self.network.dtype)
-        picture = {}
+        image = {}
         if request.images is not None:
-            picture = {"image_embeddings": request.images, "pre_image": request.image_start}
-        self.rows[row] = SequenceCache([], length, 0)
-        return self._forward(
-            self.rows[row], torch.tensor([request.token_ids], device=device), positions, mask, **picture
-        )
+            image = {"image_embeddings": request.images, "pre_image": request.image_start}
+        self.slots[slot] = SequenceCache([], length, 0)
+        token_ids = torch.tensor([request.token_ids], device=device)
+        return self._forward(self.slots[slot], token_ids, positions, mask, **image)
 
-    def _decode_row(self, past: SequenceCache, token: torch.Tensor) -> torch.Tensor:
-        positions = positions_2d(torch.tensor([past.length], device=token.device), past.prompt_length - 1)
+    def _decode_one(self, cache: SequenceCache, token: torch.Tensor) -> torch.Tensor:
+        positions = positions_2d(torch.tensor([cache.length], device=token.device), cache.prompt_length - 1)
         mask = torch.ones(1, 1, device=token.device)
-        return self._forward(past, token.view(1, 1), positions, mask, past_key_values=past.layers)
+        return self._forward(cache, token.view(1, 1), positions, mask, past_key_values=cache.key_values)
 
     def _forward(
-        self, past: SequenceCache, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **kwargs: Any
+        self, cache: SequenceCache, token_ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         logits: torch.Tensor
         logits, *layers = self.network(input_ids=token_ids, position_ids=positions[None], attention_mask=mask, **kwargs)
-        past.layers = [layer["past_key_values"] for layer in layers]
-        past.length += token_ids.shape[1]
+        cache.key_values = [layer["past_key_values"] for layer in layers]
+        cache.length += token_ids.shape[1]
         return logits[:, -1].float()

@@ -1,4 +1,4 @@
-"""Decode on a GPU with kernels that read the length of rows there, so that one CUDA graph serves any length."""
+"""CUDA-graph decoding: kernels read sequence lengths from device memory, so one captured graph serves any length."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,10 @@ from .sequence import Request
 
 
 class CudaGraphDecoder:
-    """Runs the layers with a KV cache of its own, which has no room until it grows."""
+    """Runs the layers with Triton kernels and a KV cache, which is empty until `grow` is called.
+
+    Short prompts are prefilled by a CUDA graph with padded inputs, long ones layer by layer.
+    """
 
     is_graph_capturable = True
 
@@ -23,93 +26,96 @@ class CudaGraphDecoder:
         self.graphs = CudaGraphs()
         self.device, self.dtype = layers.network.device, layers.network.dtype
         self.cache = make_cache(layers, 0, 0)
-        self.prompts = PrefillInputs(layers.network, layers.weights.width)
-        self.read_logits = torch.zeros(PREFILL_BATCH_BUCKETS[-1], layers.network.vocab_size, device=self.device)
+        self.prefill_inputs = PrefillInputs(layers.network, layers.weights.hidden_size)
+        self.prefill_logits = torch.zeros(PREFILL_BATCH_BUCKETS[-1], layers.network.vocab_size, device=self.device)
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
-        """Begin the rows from `first` on with prompts; short ones are read at once."""
+        """Prefill prompts into the slots from `first` on; short ones in a single step."""
         contexts = context_lengths(requests)
         if not fits_prefill_graph(contexts):
-            return (yield from self._read_long(first, requests, contexts))
-        count, length = (
-            pad_to_bucket(len(requests), PREFILL_BATCH_BUCKETS),
-            pad_to_bucket(max(contexts), PREFILL_LENGTH_BUCKETS),
-        )
+            return (yield from self._prefill_by_layers(first, requests, contexts))
+        count = pad_to_bucket(len(requests), PREFILL_BATCH_BUCKETS)
+        length = pad_to_bucket(max(contexts), PREFILL_LENGTH_BUCKETS)
         write_prefix(self.layers, self.cache, first, len(requests))
-        self.prompts.place(first, requests, count, length, self.cache.start)
-        self.graphs.run((count, length), lambda: self._read(count, length))
-        return self.read_logits[: len(requests)]
+        self.prefill_inputs.copy_in(first, requests, count, length, self.cache.prefix_length)
+        self.graphs.run((count, length), lambda: self._prefill_padded(count, length))
+        return self.prefill_logits[: len(requests)]
 
     def decode(self, tokens: torch.Tensor, longest: int) -> torch.Tensor:
-        """Add one token [B] to each of the first B rows."""
+        """Append one token [B] to each of the first B slots; free slots among them are ignored."""
         count = len(tokens)
+        cache = self.cache
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-            angles = self.cache.cos, self.cache.sin
-            places = self.cache.start + longest
-            return attend_decode(qkv, angles, self.cache.pairs[layer], self.cache.lengths, places)
+            return attend_decode(
+                qkv, (cache.cos, cache.sin), cache.layers[layer], cache.lengths, cache.prefix_length + longest
+            )
 
         logits = self.layers.decode(tokens, attend)
-        self.cache.lengths[:count] += self.cache.lengths[:count] >= 0
+        cache.lengths[:count] += cache.lengths[:count] >= 0
         return logits
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Let row `target` go on where row `source` is."""
+        """Move a sequence from one slot to another."""
         self.cache.move_slot(source, target, length)
 
-    def free(self, row: int) -> None:
-        """Take a row out of use: a graph computes more rows than are, which must not count."""
-        self.cache.free_slot(row)
+    def free(self, slot: int) -> None:
+        """Mark a slot as free: a graph computes a padded batch, in which free slots must be ignored."""
+        self.cache.free_slot(slot)
 
-    def clear(self, row: int) -> None:
-        """Nothing to do: the kernels read no further than a row goes."""
+    def clear(self, slot: int) -> None:
+        """Do nothing: the kernels never read beyond the length of a slot."""
 
-    def grow(self, rows: int, room: int) -> None:
-        """Make room for so many rows of so many tokens."""
+    def grow(self, slots: int, capacity: int) -> None:
+        """Allocate `slots` slots of `capacity` tokens each; drops the captured graphs, whose buffers move."""
         self.graphs.clear()
-        self.cache = self.cache.grown(rows, room) if self.cache.rows else make_cache(self.layers, rows, room)
+        has_slots = self.cache.num_slots > 0
+        self.cache = self.cache.grown(slots, capacity) if has_slots else make_cache(self.layers, slots, capacity)
 
     def counters(self) -> list[torch.Tensor]:
-        """Return what `decode` counts on the device."""
+        """Return the lengths of the slots."""
         return [self.cache.lengths]
 
-    def _read(self, count: int, length: int) -> None:
-        """Read prompts from their places, and leave the logits in theirs."""
-        placed = self.prompts.placed(count, length)
-        self.cache.set_positions(placed.rows, placed.contexts, self.layers.angles)
-        attend = self._attend_prompts(placed.rows, placed.filled, length)
-        x = self.layers.run(self.prompts.embed(placed), attend)
-        self.read_logits[:count] = self.layers.logits(x[-count:])
-        self.cache.set_lengths(placed.rows, placed.contexts)
+    def _prefill_padded(self, count: int, length: int) -> None:
+        """Prefill the prompts in the static input buffers; write the logits to the static output buffer."""
+        prompts = self.prefill_inputs.view(count, length)
+        self.cache.set_positions(prompts.slots, prompts.contexts, self.layers.cos_sin_table)
+        attend = self._make_prefill_attention(prompts.slots, prompts.lengths, length)
+        x = self.layers.run(self.prefill_inputs.embed(prompts), attend)
+        self.prefill_logits[:count] = self.layers.logits(x[-count:])
+        self.cache.set_lengths(prompts.slots, prompts.contexts)
 
-    def _read_long(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
-        """Read prompts layer by layer."""
-        rows, lengths = begin_slots(self.layers, self.cache, first, contexts)
+    def _prefill_by_layers(self, first: int, requests: Sequence[Request], contexts: list[int]) -> Prefill:
+        """Prefill prompts of any length, yielding after each layer."""
+        slots, lengths = begin_slots(self.layers, self.cache, first, contexts)
         longest, count = max(contexts), len(requests)
-        x = torch.zeros(count * (longest + 1), self.layers.weights.width, device=self.device, dtype=self.dtype)
-        for number, prompt in enumerate(self.layers.embed(requests)):
-            x[number * longest : number * longest + len(prompt) - 1] = prompt[:-1]
-            x[count * longest + number] = prompt[-1]
-        attend = self._attend_prompts(rows, self.cache.start + lengths, longest)
-        for x in self.layers.walk(x, attend):  # noqa: B007, B020  (each layer's x is the next one's)
+        x = torch.zeros(count * (longest + 1), self.layers.weights.hidden_size, device=self.device, dtype=self.dtype)
+        for index, prompt in enumerate(self.layers.embed(requests)):
+            x[index * longest : index * longest + len(prompt) - 1] = prompt[:-1]
+            x[count * longest + index] = prompt[-1]
+        attend = self._make_prefill_attention(slots, self.cache.prefix_length + lengths, longest)
+        for x in self.layers.iter_layers(x, attend):  # noqa: B007, B020  (each layer's output is the next one's input)
             yield
-        self.cache.set_lengths(rows, lengths)
+        self.cache.set_lengths(slots, lengths)
         return self.layers.logits(x[-count:])
 
-    def _attend_prompts(self, rows: torch.Tensor, lengths: torch.Tensor, places: int) -> Attend:
-        """Return how prompts attend whose contexts have `places` each, the <sop> of each coming after all of them.
+    def _make_prefill_attention(self, slots: torch.Tensor, lengths: torch.Tensor, padded_length: int) -> Attend:
+        """Return the attention function of a prefill: all padded contexts come first, then the <sop> of each.
 
         Args:
-            lengths: int64 [n], places of each row that are filled before its <sop>.
+            slots: int64 [n], slot of each prompt.
+            lengths: int64 [n], filled positions of each slot before its <sop>; -1 for padding prompts.
+            padded_length: T, tokens of each padded context.
         """
-        tokens = len(rows) * places
+        num_context_tokens = len(slots) * padded_length
 
         def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-            found = torch.empty(len(qkv), self.layers.weights.width, device=self.device, dtype=qkv.dtype)
+            context = torch.empty(len(qkv), self.layers.weights.hidden_size, device=self.device, dtype=qkv.dtype)
             cache = self.cache
-            past = (cache.cos, cache.sin), cache.pairs[layer], lengths
-            attend_prefill(qkv[:tokens], *past, rows, cache.start, found[:tokens])
-            attend_decode(qkv[tokens:], *past, cache.start + places + 1, rows, found[tokens:])
-            return found
+            past = (cache.cos, cache.sin), cache.layers[layer], lengths
+            attend_prefill(qkv[:num_context_tokens], *past, slots, cache.prefix_length, context[:num_context_tokens])
+            longest = cache.prefix_length + padded_length + 1
+            attend_decode(qkv[num_context_tokens:], *past, longest, slots, context[num_context_tokens:])
+            return context
 
         return attend

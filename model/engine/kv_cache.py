@@ -1,4 +1,4 @@
-"""What each row of a batch has behind it, on the device: keys and values, how many, and the angles of its positions."""
+"""Batched KV cache with per-slot lengths and rotary tables, on the device."""
 
 from collections.abc import Sequence
 
@@ -8,95 +8,100 @@ from ..kernels.torch_ops import positions_2d
 
 
 class KVCache:
-    """Room for a fixed number of tokens in each row, filled from the left.
+    """Keys and values of a fixed number of slots with a fixed capacity, each filled from position 0 on.
 
-    It begins as zeros: what a mask hides is multiplied by nothing, and must be a number for that.
+    Initialized with zeros: masked entries get weight 0, and 0 * NaN would still be NaN.
 
     Args:
-        shape: [R, H, room, head_dim].
-        start: places P at the beginning of each row that a prefix takes before the row's tokens.
+        num_layers: layers of the language model.
+        shape: [slots, H, capacity, head_dim].
+        prefix_length: P, positions at the start of each slot that hold a P-tuning prefix, before the slot's own tokens.
 
     Attributes:
-        layers: [layers, 2, R, H, P + room, head_dim], keys and values.
-        lengths: int64 [R], places filled in each row; -1 where it is not in use.
-        angles: [R, 2, P + room, head_dim], cosines and sines of each place, see `torch_ops.rotate`.
+        key_values: [layers, 2, slots, H, P + capacity, head_dim].
+        layers: for each layer, views of its keys and values [slots, H, P + capacity, head_dim].
+        lengths: int64 [slots], filled positions of each slot, prefix included; -1 if the slot is free.
+        cos_sin: [slots, 2, P + capacity, head_dim], cosines and sines of each position, see `torch_ops.apply_rotary`.
     """
 
     def __init__(
         self,
-        layers: int,
+        num_layers: int,
         shape: tuple[int, int, int, int],
         device: torch.device,
         dtype: torch.dtype,
-        start: int = 0,
+        prefix_length: int = 0,
     ) -> None:
-        rows, num_heads, room, head_dim = shape
-        self.start = start
-        self.layers = torch.zeros(layers, 2, rows, num_heads, start + room, head_dim, device=device, dtype=dtype)
-        self.lengths = torch.full((rows,), -1, device=device)
-        self.angles = torch.zeros(rows, 2, start + room, head_dim, device=device, dtype=dtype)
-        self.pairs = [(pair[0], pair[1]) for pair in self.layers]
+        slots, num_heads, capacity, head_dim = shape
+        length = prefix_length + capacity
+        self.prefix_length = prefix_length
+        self.key_values = torch.zeros(num_layers, 2, slots, num_heads, length, head_dim, device=device, dtype=dtype)
+        self.lengths = torch.full((slots,), -1, device=device)
+        self.cos_sin = torch.zeros(slots, 2, length, head_dim, device=device, dtype=dtype)
+        self.layers = [(layer[0], layer[1]) for layer in self.key_values]
 
     @property
     def cos(self) -> torch.Tensor:
-        return self.angles[:, 0]
+        return self.cos_sin[:, 0]
 
     @property
     def sin(self) -> torch.Tensor:
-        return self.angles[:, 1]
+        return self.cos_sin[:, 1]
 
     @property
-    def rows(self) -> int:
-        return self.layers.shape[2]
+    def num_slots(self) -> int:
+        return self.key_values.shape[2]
 
     @property
-    def room(self) -> int:
-        """How many tokens a row can have."""
-        return self.layers.shape[4] - self.start
+    def capacity(self) -> int:
+        """Maximum number of tokens of a slot, without the prefix."""
+        return self.key_values.shape[4] - self.prefix_length
 
-    def grown(self, rows: int, room: int) -> "KVCache":
-        """Return a larger cache with what this one has."""
-        count, _, _, num_heads, _, head_dim = self.layers.shape
-        larger = KVCache(count, (rows, num_heads, room, head_dim), self.layers.device, self.layers.dtype, self.start)
-        places = self.start + self.room
-        larger.layers[:, :, : self.rows, :, :places] = self.layers
-        larger.lengths[: self.rows] = self.lengths
-        larger.angles[: self.rows, :, :places] = self.angles
+    def grown(self, slots: int, capacity: int) -> "KVCache":
+        """Return a larger cache with a copy of the contents of this one."""
+        num_layers, _, _, num_heads, length, head_dim = self.key_values.shape
+        shape = slots, num_heads, capacity, head_dim
+        larger = KVCache(num_layers, shape, self.key_values.device, self.key_values.dtype, self.prefix_length)
+        larger.key_values[:, :, : self.num_slots, :, :length] = self.key_values
+        larger.lengths[: self.num_slots] = self.lengths
+        larger.cos_sin[: self.num_slots, :, :length] = self.cos_sin
         return larger
 
-    def write_prefix(self, rows: slice, prefix: Sequence[torch.Tensor]) -> None:
-        """Let rows begin with keys and values [2, H, P, head_dim] for each layer, which have no positions."""
-        self.layers[:, :, rows, :, : self.start] = torch.stack(list(prefix))[:, :, None]
+    def write_prefix(self, slots: slice, prefix: Sequence[torch.Tensor]) -> None:
+        """Write a prefix, for each layer keys and values [2, H, P, head_dim] without rotary positions, into slots."""
+        self.key_values[:, :, slots, :, : self.prefix_length] = torch.stack(list(prefix))[:, :, None]
 
-    def set_positions(self, rows: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
-        """Prepare rows for prompts: their positions are those of `positions_2d`.
+    def set_positions(self, slots: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
+        """Compute the rotary tables of slots for new prompts, with the positions of `positions_2d`.
 
         Args:
-            rows: int64 [n].
-            contexts: int64 [n], tokens of each prompt's context.
+            slots: int64 [n].
+            contexts: int64 [n], context length of each prompt.
             table: cosines and sines [2, positions, head_dim / 2] of half a head.
         """
-        positions = positions_2d(torch.arange(self.room, device=rows.device), contexts[:, None])  # [n, 2, room]
-        angles = table[:, positions.transpose(1, 2)].flatten(-2)  # [2, n, room, head_dim]
-        self.angles[rows, :, self.start :] = angles.transpose(0, 1)
+        positions = positions_2d(
+            torch.arange(self.capacity, device=slots.device), contexts[:, None]
+        )  # [n, 2, capacity]
+        cos_sin = table[:, positions.transpose(1, 2)].flatten(-2)  # [2, n, capacity, head_dim]
+        self.cos_sin[slots, :, self.prefix_length :] = cos_sin.transpose(0, 1)
 
-    def set_lengths(self, rows: torch.Tensor, contexts: torch.Tensor) -> None:
-        """Note that rows now have prompts with contexts of these lengths."""
-        self.lengths[rows] = self.start + contexts + 1
+    def set_lengths(self, slots: torch.Tensor, contexts: torch.Tensor) -> None:
+        """Set the lengths of slots after a prefill of prompts with these context lengths, int64 [n]."""
+        self.lengths[slots] = self.prefix_length + contexts + 1
 
-    def free_slot(self, row: int) -> None:
-        """Take a row out of use."""
-        # A slice is filled; a place by itself would be copied to from the CPU, which waits for the device.
-        self.lengths[row : row + 1] = -1
+    def free_slot(self, slot: int) -> None:
+        """Mark a slot as free."""
+        # Fills a slice: assigning to a single element would copy from the CPU and synchronize with the device.
+        self.lengths[slot : slot + 1] = -1
 
     def move_slot(self, source: int, target: int, length: int) -> None:
-        """Put a row, of `length` tokens, in the place of another; its own is then free."""
-        places = self.start + length
-        self.layers[:, :, target, :, :places] = self.layers[:, :, source, :, :places]
-        for tensor in (self.lengths, self.angles):
+        """Copy a slot of `length` tokens to another slot, and mark its own as free."""
+        end = self.prefix_length + length
+        self.key_values[:, :, target, :, :end] = self.key_values[:, :, source, :, :end]
+        for tensor in (self.lengths, self.cos_sin):
             tensor[target] = tensor[source]
         self.free_slot(source)
 
-    def zero_slot(self, row: int) -> None:
-        """Put zeros where a row has what are no numbers."""
-        self.layers[:, :, row] = 0
+    def zero_slot(self, slot: int) -> None:
+        """Zero a slot that contains NaN, so that it cannot contaminate the next sequence in that slot."""
+        self.key_values[:, :, slot] = 0

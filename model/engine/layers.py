@@ -1,8 +1,8 @@
-"""Run the language model's layers with torch's own operations: attention to a batch's tokens and to the cache.
+"""Run the language model's layers with torch operations: attention, layer norms, linear layers, logits.
 
-A function that attends takes (layer, qkv [N, 3, H, head_dim]), which is then its own, and returns the context
-[N, H x head_dim]; it stores the keys and values that it is given. On a GPU, prompt_attention.py and token_attention.py
-of `kernels.triton` do that.
+An attention function takes (layer, qkv [N, 3, H, head_dim]), which it may overwrite, and returns the context
+[N, H x head_dim]; it also writes the keys and values to the KV cache. On a GPU, prefill_attention.py and
+decode_attention.py of `kernels.triton` provide the attention.
 """
 
 from collections import deque
@@ -24,56 +24,63 @@ from .sequence import Request
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
 
-def attend_prefill(cache: KVCache, first: int, contexts: list[int]) -> Attend:
-    """Read prompts into the rows from `first` on.
+def make_prefill_attention(cache: KVCache, first: int, contexts: list[int]) -> Attend:
+    """Return the attention function of a prefill into the slots from `first` on.
 
-    The tokens are the contexts, one after the other, and then the <sop> of each. Context tokens see one another in
-    both directions, <sop> sees all of them.
+    Its tokens are all contexts, one after another, and then the <sop> of each. Context tokens attend to their whole
+    context in both directions; <sop> attends to its whole context.
 
     Args:
-        cache: its rows have been begun.
-        first: row of the first prompt.
+        cache: its slots have their positions set.
+        first: slot of the first prompt.
         contexts: length of each context.
     """
-    rows = range(first, first + len(contexts))
-    angles = [
+    slots = range(first, first + len(contexts))
+    start = cache.prefix_length
+    cos_sin = [
         torch.cat(
-            [table[row, cache.start : cache.start + length] for row, length in zip(rows, contexts, strict=True)]
-            + [table[row, cache.start + length, None] for row, length in zip(rows, contexts, strict=True)]
+            [table[slot, start : start + length] for slot, length in zip(slots, contexts, strict=True)]
+            + [table[slot, start + length, None] for slot, length in zip(slots, contexts, strict=True)]
         )[:, None, None]
         for table in (cache.cos, cache.sin)
     ]
-    spans = torch.tensor([0, *contexts]).cumsum(0).tolist()
+    offsets = torch.tensor([0, *contexts]).cumsum(0).tolist()
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        qk = apply_rotary_(qkv[:, :2], *angles)
-        found = torch.empty_like(qkv[:, 0])
-        keys, values = cache.pairs[layer]
-        for number, (row, length) in enumerate(zip(rows, contexts, strict=True)):
-            for tokens, start, end in (
-                (slice(spans[number], spans[number + 1]), cache.start, cache.start + length),
-                (slice(spans[-1] + number, spans[-1] + number + 1), cache.start + length, cache.start + length + 1),
+        qk = apply_rotary_(qkv[:, :2], *cos_sin)
+        context = torch.empty_like(qkv[:, 0])
+        keys, values = cache.layers[layer]
+        for index, (slot, length) in enumerate(zip(slots, contexts, strict=True)):
+            for tokens, begin, end in (
+                (slice(offsets[index], offsets[index + 1]), start, start + length),
+                (slice(offsets[-1] + index, offsets[-1] + index + 1), start + length, start + length + 1),
             ):
-                keys[row, :, start:end] = qk[tokens, 1].transpose(0, 1)
-                values[row, :, start:end] = qkv[tokens, 2].transpose(0, 1)
+                keys[slot, :, begin:end] = qk[tokens, 1].transpose(0, 1)
+                values[slot, :, begin:end] = qkv[tokens, 2].transpose(0, 1)
                 query = qk[tokens, 0].transpose(0, 1)[None]
-                past = keys[row : row + 1, :, :end], values[row : row + 1, :, :end]
-                found[tokens] = F.scaled_dot_product_attention(query, *past)[0].transpose(0, 1)
-        return found.flatten(1)
+                past = keys[slot : slot + 1, :, :end], values[slot : slot + 1, :, :end]
+                context[tokens] = F.scaled_dot_product_attention(query, *past)[0].transpose(0, 1)
+        return context.flatten(1)
 
     return attend
 
 
-def attend_decode(cache: KVCache, count: int, longest: int) -> Attend:
-    """Add a token to each of the first `count` rows, of which the longest fills `longest` places then."""
-    return _attend_alone(cache, longest - 1) if count == 1 else _attend_side_by_side(cache, count, longest)
+def make_decode_attention(cache: KVCache, count: int, longest: int) -> Attend:
+    """Return the attention function of a decode step, which appends a token to each of the first `count` slots.
+
+    Args:
+        cache: the KV cache.
+        count: number of sequences.
+        longest: filled positions of the longest slot after the step, prefix included.
+    """
+    return _make_single_attention(cache, longest - 1) if count == 1 else _make_batched_attention(cache, count, longest)
 
 
-def _attend_alone(cache: KVCache, place: int) -> Attend:
-    """Let a single row attend, without a mask: in few operations, of which each costs more than its arithmetic."""
-    cos, sin = cache.cos[0, place], cache.sin[0, place]
-    new = cache.layers[:, :, 0, :, place].unbind()  # of each layer, [2, H, head_dim]
-    past = cache.layers[:, :, :1, :, : place + 1].flatten(0, 1).unbind()  # keys and values in turn
+def _make_single_attention(cache: KVCache, position: int) -> Attend:
+    """Return the attention of a single sequence: no mask and few operations, whose overhead exceeds their compute."""
+    cos, sin = cache.cos[0, position], cache.sin[0, position]
+    new = cache.key_values[:, :, 0, :, position].unbind()  # for each layer, [2, H, head_dim]
+    past = cache.key_values[:, :, :1, :, : position + 1].flatten(0, 1).unbind()  # keys and values alternate
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
         apply_rotary_(qkv[0, :2], cos, sin)
@@ -84,18 +91,18 @@ def _attend_alone(cache: KVCache, place: int) -> Attend:
     return attend
 
 
-def _attend_side_by_side(cache: KVCache, count: int, longest: int) -> Attend:
-    """Let each row attend to its own past."""
-    rows = torch.arange(count, device=cache.lengths.device)
-    places = cache.lengths[:count].clone()
-    cos, sin = (table[rows, places][:, None, None] for table in (cache.cos, cache.sin))
-    visible = torch.arange(longest, device=rows.device) <= places[:, None, None, None]
+def _make_batched_attention(cache: KVCache, count: int, longest: int) -> Attend:
+    """Return the attention of several sequences, each masked to its own length."""
+    slots = torch.arange(count, device=cache.lengths.device)
+    positions = cache.lengths[:count].clone()
+    cos, sin = (table[slots, positions][:, None, None] for table in (cache.cos, cache.sin))
+    visible = torch.arange(longest, device=slots.device) <= positions[:, None, None, None]
 
     def attend(layer: int, qkv: torch.Tensor) -> torch.Tensor:
         query, key = apply_rotary_(qkv[:, :2], cos, sin).unbind(1)
-        keys, values = cache.pairs[layer]
-        keys[rows, :, places] = key
-        values[rows, :, places] = qkv[:, 2]
+        keys, values = cache.layers[layer]
+        keys[slots, :, positions] = key
+        values[slots, :, positions] = qkv[:, 2]
         past = keys[:count, :, :longest], values[:count, :, :longest]
         return F.scaled_dot_product_attention(query[:, :, None], *past, attn_mask=visible).flatten(1)
 
@@ -104,15 +111,15 @@ def _attend_side_by_side(cache: KVCache, count: int, longest: int) -> Attend:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """A layer normalisation."""
+    """A layer normalization."""
 
     weight: torch.Tensor
     bias: torch.Tensor
     epsilon: float
 
     @classmethod
-    def of(cls, module: Any) -> "LayerNorm":
-        """Return that of a torch module."""
+    def from_module(cls, module: Any) -> "LayerNorm":
+        """Return the layer norm of a torch module."""
         return cls(module.weight, module.bias, module.eps)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +130,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer, in the order of its computation."""
+    """The weights of one layer, in the order of computation."""
 
     input_norm: LayerNorm
     query_key_value: Linear
@@ -135,36 +142,40 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Weights:
-    """All layers, and what follows them."""
+    """The weights of all layers, the final norm and the language model head."""
 
     layers: list[LayerWeights]
     final_norm: LayerNorm
     lm_head: Linear
 
     @property
-    def width(self) -> int:
-        """D, of a token between the layers."""
+    def hidden_size(self) -> int:
+        """D, width of the hidden states."""
         return len(self.final_norm.weight)
 
 
 def collect_weights(network: Network) -> Weights:
-    """Walk the layers of a network by the names that every ChatGLM has."""
+    """Collect the weights of a network by the names that every ChatGLM uses."""
     layers = [
         LayerWeights(
-            LayerNorm.of(layer.input_layernorm),
+            LayerNorm.from_module(layer.input_layernorm),
             network.bind_linear(layer.attention.query_key_value),
             network.bind_linear(layer.attention.dense),
-            LayerNorm.of(layer.post_attention_layernorm),
+            LayerNorm.from_module(layer.post_attention_layernorm),
             network.bind_linear(layer.mlp.dense_h_to_4h),
             network.bind_linear(layer.mlp.dense_4h_to_h),
         )
         for layer in network.transformer.layers
     ]
-    return Weights(layers, LayerNorm.of(network.transformer.final_layernorm), network.bind_linear(network.lm_head))
+    final_norm = LayerNorm.from_module(network.transformer.final_layernorm)
+    return Weights(layers, final_norm, network.bind_linear(network.lm_head))
 
 
 def weights_fingerprint(network: Network) -> tuple[object, ...]:
-    """Return what changes when weights move or are exchanged, or a hook or prefix comes; not when values change."""
+    """Return a value that changes when weights are moved or replaced, or when hooks or the prefix length change.
+
+    It does not change when weights are updated in place.
+    """
     modules = language_model_modules(network)
     weights = [module._parameters.get("weight") for module in modules if module._parameters]
     pointers = [weight.data_ptr() for weight in weights if weight is not None]
@@ -173,43 +184,51 @@ def weights_fingerprint(network: Network) -> tuple[object, ...]:
 
 
 class Layers:
-    """Walks the layers of a network by the names that every ChatGLM uses."""
+    """The language model's layers, as functions of hidden states and an attention function.
+
+    Attributes:
+        weights: the weights of all layers.
+        num_heads: H, attention heads.
+        head_dim: width of a head.
+        residual_scale: factor of the residual branch.
+        cos_sin_table: [2, positions, head_dim / 2], cosines and sines of all positions for half a head.
+    """
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.weights = collect_weights(network)
         self.num_heads = network.num_heads
-        self.head_dim = self.weights.width // self.num_heads
-        self.alpha = network.residual_scale
+        self.head_dim = self.weights.hidden_size // self.num_heads
+        self.residual_scale = network.residual_scale
         positions = torch.arange(network.max_sequence_length + 2, device=network.device)
-        self.angles = torch.stack(rotary_tables(positions, self.head_dim // 2, network.dtype))
+        self.cos_sin_table = torch.stack(rotary_tables(positions, self.head_dim // 2, network.dtype))
 
     def __len__(self) -> int:
         return len(self.weights.layers)
 
-    def walk(self, x: torch.Tensor, attend: Attend) -> Iterator[torch.Tensor]:
-        """Yield x [N, D] after each layer."""
-        for number, layer in enumerate(self.weights.layers):
-            m = self._attend(layer, x, partial(attend, number))
-            x = layer.to_h(layer.to_4h(m, gelu=True), residual=m, alpha=self.alpha)
+    def iter_layers(self, x: torch.Tensor, attend: Attend) -> Iterator[torch.Tensor]:
+        """Yield the hidden states x [N, D] after each layer."""
+        for index, layer in enumerate(self.weights.layers):
+            m = self._attention_block(layer, x, partial(attend, index))
+            x = layer.to_h(layer.to_4h(m, gelu=True), residual=m, alpha=self.residual_scale)
             yield x
 
-    def _attend(self, layer: LayerWeights, x: torch.Tensor, attend: "partial[torch.Tensor]") -> torch.Tensor:
-        """Return m [N, D]. What leads to it is let go before the MLP, which takes the most memory."""
+    def _attention_block(self, layer: LayerWeights, x: torch.Tensor, attend: "partial[torch.Tensor]") -> torch.Tensor:
+        """Return the MLP's input m [N, D]. A function of its own frees its temporaries before the MLP's memory peak."""
         h = layer.input_norm(x)
-        context = attend(self._split(layer.query_key_value(h)))
-        return layer.post_norm(layer.dense(context, residual=h, alpha=self.alpha))
+        context = attend(self._split_qkv(layer.query_key_value(h)))
+        return layer.post_norm(layer.dense(context, residual=h, alpha=self.residual_scale))
 
     def run(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Return x [N, D] after the last layer."""
-        return deque(self.walk(x, attend), maxlen=1)[0]
+        """Return the hidden states x [N, D] after the last layer."""
+        return deque(self.iter_layers(x, attend), maxlen=1)[0]
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, V] after the last layer's x [N, D]."""
+        """Return the logits [N, V] of the last layer's hidden states x [N, D]."""
         return self.weights.lm_head(self.weights.final_norm(x)).float()
 
     def decode(self, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Return the logits [B, V] after one token [B] of each row."""
+        """Return the logits [B, V] after one new token [B] of each sequence."""
         return self.logits(self.run(self.network.embed_tokens(tokens), attend))
 
     def embed(self, requests: Sequence[Request]) -> list[torch.Tensor]:
@@ -220,8 +239,8 @@ class Layers:
             for one in requests
         ]
 
-    def _split(self, qkv: torch.Tensor) -> torch.Tensor:
-        """View the outputs of query_key_value as [N, 3, H, head_dim]."""
+    def _split_qkv(self, qkv: torch.Tensor) -> torch.Tensor:
+        """View the output of query_key_value as [N, 3, H, head_dim]."""
         if self.network.qkv_interleaved:
             return qkv.view(-1, self.num_heads, 3, self.head_dim).transpose(1, 2)
         return qkv.view(-1, 3, self.num_heads, self.head_dim)

@@ -1,4 +1,4 @@
-"""Define what the engine needs of a network: the `Network` protocol, and walks over its modules."""
+"""The engine's interface to a network: the `Network` protocol, and helpers that walk its modules."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -10,45 +10,45 @@ from ..kernels.linear import Linear
 
 
 def list_modules(*roots: nn.Module) -> list[nn.Module]:
-    """Return the roots and all modules within, parents first; one that is used twice comes twice."""
+    """Return the roots and all their submodules, parents first; a module that is used twice is listed twice."""
     modules = [*roots]
-    for module in modules:  # of which there are more meanwhile
+    for module in modules:  # the list grows during the iteration
         if module._modules:
             modules += [child for child in module._modules.values() if child is not None]
     return modules
 
 
 def have_hooks(modules: Iterable[nn.Module]) -> bool:
-    """Whether a torch hook on one of these wants to see or change the forward pass."""
+    """Whether any of the modules has a forward hook or a forward pre-hook of torch."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 class Network(Protocol):
-    """A VisualGLM network. There are two: SAT's, `VisualGLMModel`, and transformers' behind `HfNetwork`."""
+    """A VisualGLM network: SAT's `VisualGLMModel`, or the transformers model wrapped by `HfNetwork`."""
 
     @property
     def transformer(self) -> Any:
-        """The layers, by the names that both networks use: word_embeddings, layers, final_layernorm."""
+        """The language model, with the names that both networks use: word_embeddings, layers, final_layernorm."""
         ...
 
     @property
     def lm_head(self) -> nn.Module:
-        """What makes logits of states."""
+        """The language model head, which maps hidden states to logits."""
         ...
 
     @property
     def vision_encoder(self) -> nn.Module:
-        """What makes embeddings of pixels."""
+        """The vision encoder, which maps pixels to image embeddings."""
         ...
 
     @property
     def num_heads(self) -> int:
-        """Attention heads of the language model."""
+        """H, attention heads of the language model."""
         ...
 
     @property
     def qkv_interleaved(self) -> bool:
-        """Whether the rows of query_key_value lie head by head, [q k v] of each, not part by part."""
+        """Whether the rows of query_key_value are interleaved by head, [q k v] of each head, not split into q, k, v."""
         ...
 
     @property
@@ -58,42 +58,42 @@ class Network(Protocol):
 
     @property
     def prefix(self) -> Sequence[torch.Tensor]:
-        """Keys and values [2, H, P, head_dim] for each layer that the tokens of every row see, or nothing."""
+        """Keys and values [2, H, P, head_dim] of a P-tuning prefix for each layer; empty without a prefix."""
         ...
 
     @property
     def has_foreign_mixins(self) -> bool:
-        """Whether a mixin that is not ours wants to see or change the forward pass."""
+        """Whether a mixin from outside this project may read or change the forward pass."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights that are whole."""
+        """The dtype of the weights that are not quantized."""
         ...
 
     @property
     def max_sequence_length(self) -> int:
-        """The most tokens of a prompt with its answer."""
+        """Maximum number of tokens of a prompt and its answer."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the logits are of."""
+        """V, the number of logits."""
         ...
 
     @property
     def image_length(self) -> int:
-        """L, the vectors that stand for a picture."""
+        """L, the number of embeddings of an image."""
         ...
 
     @property
     def image_size(self) -> int:
-        """S, the side of the square picture in pixels."""
+        """S, height and width of the square input image in pixels."""
         ...
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -101,7 +101,13 @@ class Network(Protocol):
         ...
 
     def embed(self, token_ids: torch.Tensor, images: torch.Tensor | None, image_start: int) -> torch.Tensor:
-        """Embed one prompt [1, T] whose picture, if any, has embeddings [1, L, D]; return [1, T, D]."""
+        """Embed one prompt; return [1, T, D].
+
+        Args:
+            token_ids: int64 [1, T].
+            images: image embeddings [1, L, D], or None.
+            image_start: index of the first image token.
+        """
         ...
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -109,29 +115,29 @@ class Network(Protocol):
         ...
 
     def bind_linear(self, module: nn.Module) -> Linear:
-        """Return how to call a linear layer."""
+        """Return a function that computes a linear layer."""
         ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the whole model, hooks and all; return logits [B, T, V] and what each layer adds."""
+        """Run the complete model with its hooks; return logits [B, T, V] and the outputs of each layer."""
         ...
 
 
 def prefix_length(network: Network) -> int:
-    """Return P, how many keys and values a network's rows begin with."""
+    """Return P, the length of the network's P-tuning prefix."""
     return network.prefix[0].shape[2] if len(network.prefix) else 0
 
 
 def language_model_modules(network: Network) -> list[nn.Module]:
-    """Return the modules whose work the decoder does by itself."""
+    """Return the modules that the eager and CUDA-graph decoders compute without calling them."""
     return list_modules(network.transformer, network.lm_head)
 
 
 def has_foreign_hooks(network: Network) -> bool:
-    """Whether a mixin that is not ours, or a torch hook on a module, wants to see or change the forward pass."""
+    """Whether a mixin from outside this project, or a torch hook, may read or change the forward pass."""
     return network.has_foreign_mixins or have_hooks(language_model_modules(network))
 
 
 def to_device(values: Sequence[int] | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Send numbers to the device without waiting until it has done what it is doing."""
+    """Copy numbers to the device without synchronizing with it."""
     return torch.as_tensor(values).to(device, non_blocking=True)

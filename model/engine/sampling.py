@@ -1,4 +1,4 @@
-"""Sample the next token of every row of a batch, each with settings and a past of its own."""
+"""Sample the next token of every sequence in a batch, each with its own sampling parameters and seed."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,231 +14,254 @@ NEG_INF = float("-inf")
 
 
 class SamplingTensors(NamedTuple):
-    """How each row's distribution is shaped.
+    """Sampling parameters of a batch.
 
     Attributes:
         temperature: float32 [B].
-        top_k, top_p: int64 and float32 [B], as of `effective_limits`.
-        width: candidates to look at: the largest top_k, or the whole vocabulary where that is less.
+        top_k, top_p: int64 and float32 [B], see `effective_limits`.
+        num_candidates: W, candidates per sequence: the largest top_k, at most the vocabulary size.
     """
 
     temperature: torch.Tensor
     top_k: torch.Tensor
     top_p: torch.Tensor
-    width: int
+    num_candidates: int
 
 
 def effective_limits(config: GenerationConfig, vocab_size: int) -> tuple[int, float]:
-    """Return top_k and top_p as numbers to compare with, also where they limit nothing."""
+    """Return top_k and top_p; a disabled limit becomes a value that excludes no token."""
     return config.top_k or vocab_size, float(config.top_p) if config.top_p < 1 else float("inf")
 
 
 def sampling_tensors(config: GenerationConfig, vocab_size: int) -> SamplingTensors:
-    """Return the shape of a single row of sampled answers."""
+    """Return the sampling parameters of a single sequence, B = 1; its temperature is not 0."""
     top_k, top_p = effective_limits(config, vocab_size)
     temperature = torch.tensor([float(config.temperature)])
     return SamplingTensors(temperature, torch.tensor([top_k]), torch.tensor([top_p]), min(top_k, vocab_size))
 
 
 def mark_ranges(mask: torch.Tensor, ranges: Iterable[IdRange]) -> None:
-    """Mark the ids of half-open `ranges` in booleans [..., V]."""
+    """Set the entries of half-open id `ranges` in a boolean mask [..., V] to True."""
     for start, stop in ranges:
         mask[..., start:stop] = True
 
 
 def penalize(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
-    """Lower the logits [B, V] of the ids that are marked in `seen` [B, V], by `penalty` [B, 1].
+    """Apply the repetition penalty [B, 1] to the logits [B, V] of the ids that are True in `seen` [B, V].
 
-    A positive logit is divided and a negative one multiplied, so that either falls.
+    A positive logit is divided and a negative one multiplied, so that both decrease.
     Paper: CTRL, https://arxiv.org/abs/1909.05858.
     """
     lowered = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, lowered, logits)
 
 
-def candidates(logits: torch.Tensor, shape: SamplingTensors) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (probabilities [B, W], token ids [B, W]), most likely first.
+def candidates(logits: torch.Tensor, tensors: SamplingTensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the candidates' probabilities [B, W] and token ids [B, W], most likely first.
 
-    Temperature, then the `top_k` most likely tokens, then the fewest of these whose probabilities sum up to
-    more than `top_p` (nucleus sampling, https://arxiv.org/abs/1904.09751); each works without the others.
+    Applies the temperature, then top-k, then nucleus sampling (https://arxiv.org/abs/1904.09751): the fewest remaining
+    tokens whose probabilities sum to more than `top_p`. Each works without the others.
     """
-    values, ids = torch.topk(logits.float() / shape.temperature[:, None], shape.width, dim=-1)
-    rank = torch.arange(shape.width, device=logits.device)
-    values = values.masked_fill(rank >= shape.top_k[:, None], NEG_INF)
+    values, ids = torch.topk(logits.float() / tensors.temperature[:, None], tensors.num_candidates, dim=-1)
+    rank = torch.arange(tensors.num_candidates, device=logits.device)
+    values = values.masked_fill(rank >= tensors.top_k[:, None], NEG_INF)
     probabilities = values.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # of the first, 0
-    return values.masked_fill(before > shape.top_p[:, None], NEG_INF).softmax(-1), ids
+    before = probabilities.cumsum(-1) - probabilities  # exclusive cumulative sum
+    return values.masked_fill(before > tensors.top_p[:, None], NEG_INF).softmax(-1), ids
 
 
 def sample_inverse_cdf(probabilities: torch.Tensor, ids: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Return the token [B] at which the cumulative probabilities [B, W] pass `uniform` [B], numbers from 0 to 1."""
-    reached = probabilities.cumsum(-1)
-    place = (reached < uniform[:, None] * reached[:, -1:]).sum(-1, keepdim=True)
-    return ids.gather(-1, place).squeeze(-1)
+    """Sample tokens [B] by inverse transform sampling.
+
+    Args:
+        probabilities: [B, W].
+        ids: token ids [B, W].
+        uniform: random numbers [B] from 0 to 1.
+    """
+    cdf = probabilities.cumsum(-1)
+    index = (cdf < uniform[:, None] * cdf[:, -1:]).sum(-1, keepdim=True)
+    return ids.gather(-1, index).squeeze(-1)
 
 
-NAN_TOKEN = -1  # stands for a token where the logits are not numbers
-# Candidates are looked at in so many at a time, so that few settings need a graph of their own. A kernel holds those of
-# a row all at once: of more, such as a whole vocabulary, its compilation does not come to an end.
+NAN_TOKEN = -1  # sampled in place of a token id where the logits contain NaN
+# The number of candidates is padded to these, so that few CUDA graphs cover all settings. The sampling kernel holds all
+# candidates of a sequence at once: with more of them, such as a whole vocabulary, its compilation does not finish.
 CANDIDATE_BUCKETS = (128, 1024)
 
 
 class SamplingPlan(NamedTuple):
-    """What has to be computed for some rows; a graph holds for one plan.
+    """Which sampling operations a batch needs; part of the key of a captured decode step.
 
     Attributes:
-        width: candidates to look at; 0 where every row takes the most likely token.
-        greedy: whether a row takes the most likely token.
-        early: whether a row may not end yet.
-        penalized: whether a row has a repetition penalty.
+        num_candidates: candidates per sequence; 0 if every sequence is greedy.
+        any_greedy: whether a sequence takes the most likely token.
+        enforce_min_length: whether a sequence may not end yet.
+        apply_penalty: whether a sequence has a repetition penalty.
     """
 
-    width: int
-    greedy: bool
-    early: bool
-    penalized: bool
+    num_candidates: int
+    any_greedy: bool
+    enforce_min_length: bool
+    apply_penalty: bool
 
 
 class Sampler:
-    """Draws a token for each row, all on the device.
+    """Samples a token for each slot, entirely on the device.
 
-    A row's random numbers are drawn when it begins, from its own seed, so that its tokens do not depend on who else is
-    in the batch. Methods with rows of `Request` take those that have the first rows, or those from `first` on.
+    The random numbers of a sequence are drawn from its own seed when it starts, so that its tokens do not depend on the
+    other sequences in the batch.
 
     Args:
-        rows: the most rows.
-        vocabulary: V, the number of logits.
-        longest: the most tokens of an answer.
-        end_id: the token that ends an answer.
-        device: where the logits are.
+        slots: number of slots.
+        vocab_size: V, the number of logits.
+        max_new_tokens: maximum number of tokens of an answer.
+        eos_token_id: the token that ends an answer.
+        device: device of the logits.
     """
 
-    def __init__(self, rows: int, vocab_size: int, longest: int, eos_token_id: int, device: torch.device) -> None:
+    def __init__(
+        self, slots: int, vocab_size: int, max_new_tokens: int, eos_token_id: int, device: torch.device
+    ) -> None:
         self.vocab_size = vocab_size
         self.eos_token_id = eos_token_id
         self.has_kernels = has_triton(device)
-        self.drawn = torch.zeros(rows, dtype=torch.long, device=device)
-        self.shortest = torch.zeros(rows, dtype=torch.long, device=device)  # tokens before which none may end
-        self.banned = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
-        self.seen = torch.zeros(rows, vocab_size, dtype=torch.bool, device=device)
-        self.uniform = torch.zeros(rows, longest, device=device)
-        self.sampled = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.temperature = torch.ones(rows, device=device)
-        self.top_k = torch.zeros(rows, dtype=torch.long, device=device)
-        self.top_p = torch.ones(rows, device=device)
-        self.penalty = torch.ones(rows, 1, device=device)
+        self.num_sampled = torch.zeros(slots, dtype=torch.long, device=device)
+        self.min_new_tokens = torch.zeros(slots, dtype=torch.long, device=device)
+        self.banned = torch.zeros(slots, vocab_size, dtype=torch.bool, device=device)
+        self.seen = torch.zeros(slots, vocab_size, dtype=torch.bool, device=device)
+        self.uniform = torch.zeros(slots, max_new_tokens, device=device)
+        self.do_sample = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.temperature = torch.ones(slots, device=device)
+        self.top_k = torch.zeros(slots, dtype=torch.long, device=device)
+        self.top_p = torch.ones(slots, device=device)
+        self.penalty = torch.ones(slots, 1, device=device)
 
-    def grown(self, rows: int, longest: int) -> "Sampler":
-        """Return a sampler for more rows and longer answers, with what this one has."""
-        larger = Sampler(rows, self.vocab_size, longest, self.eos_token_id, self.drawn.device)
+    def grown(self, slots: int, max_new_tokens: int) -> "Sampler":
+        """Return a sampler for more slots and longer answers, with a copy of the state of this one."""
+        larger = Sampler(slots, self.vocab_size, max_new_tokens, self.eos_token_id, self.num_sampled.device)
         for name, tensor in self._tensors():
             part = vars(larger)[name][: len(tensor)]
             (part if tensor.ndim == 1 else part[:, : tensor.shape[1]]).copy_(tensor)
         return larger
 
-    def begin(self, first: int, requests: Sequence[Request], budgets: Sequence[int]) -> None:
-        """Prepare the rows from `first` on for answers of up to so many tokens each.
+    def init_slots(self, first: int, requests: Sequence[Request], max_new_tokens: Sequence[int]) -> None:
+        """Initialize the slots from `first` on for new sequences.
 
-        In few operations for all of them, none of which waits for the device: after each, this thread may have to wait
-        until others let it go on.
+        Uses few batched, asynchronous operations: every operation can make this thread wait for the GIL.
+
+        Args:
+            first: slot of the first sequence.
+            requests: the request of each sequence.
+            max_new_tokens: maximum number of tokens to generate for each sequence.
         """
-        rows, device = slice(first, first + len(requests)), self.drawn.device
+        slots, device = slice(first, first + len(requests)), self.num_sampled.device
         settings = [self._settings(request) for request in requests]
         columns = to_device(torch.tensor(settings, dtype=torch.float64).T, device)
-        held = self.shortest, self.sampled, self.temperature, self.top_k, self.top_p, self.penalty[:, 0]
-        torch._foreach_copy_([tensor[rows] for tensor in held], [*columns])
-        self.drawn[rows] = 0
-        self.seen[rows] = False
-        self.banned[rows] = False
+        stored = [self.min_new_tokens, self.do_sample, self.temperature, self.top_k, self.top_p, self.penalty[:, 0]]
+        torch._foreach_copy_([tensor[slots] for tensor in stored], [*columns])
+        self.num_sampled[slots] = 0
+        self.seen[slots] = False
+        self.banned[slots] = False
         if all(request.forbidden == requests[0].forbidden for request in requests):
-            mark_ranges(self.banned[rows], requests[0].forbidden)
+            mark_ranges(self.banned[slots], requests[0].forbidden)
         else:
-            for number, request in enumerate(requests, start=first):
-                mark_ranges(self.banned[number], request.forbidden)
-        uniform = torch.zeros(len(requests), max(budgets))
-        for row, request, budget in zip(uniform, requests, budgets, strict=True):
+            for slot, request in enumerate(requests, start=first):
+                mark_ranges(self.banned[slot], request.forbidden)
+        uniform = torch.zeros(len(requests), max(max_new_tokens))
+        for row, request, count in zip(uniform, requests, max_new_tokens, strict=True):
             config = request.config
             if config.temperature:
                 generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
-                torch.rand(budget, generator=generator, out=row[:budget])
-        self.uniform[rows, : uniform.shape[1]] = to_device(uniform, device)
-        for number, request in enumerate(requests, start=first):
+                torch.rand(count, generator=generator, out=row[:count])
+        self.uniform[slots, : uniform.shape[1]] = to_device(uniform, device)
+        for slot, request in enumerate(requests, start=first):
             if request.penalize_prompt:
-                self.seen[number].index_fill_(0, to_device(request.token_ids, device), True)
+                self.seen[slot].index_fill_(0, to_device(request.token_ids, device), True)
 
     def move(self, source: int, target: int) -> None:
-        """Let row `target` go on where row `source` is."""
+        """Copy the state of slot `source` to slot `target`."""
         for _, tensor in self._tensors():
             tensor[target] = tensor[source]
 
-    def plan(self, rows: Iterable[tuple[Request, int]]) -> SamplingPlan:
-        """Return what has to be computed for requests that have drawn so many tokens."""
-        rows = list(rows)
-        configs = [request.config for request, _ in rows]
+    def plan(self, sequences: Iterable[tuple[Request, int]]) -> SamplingPlan:
+        """Return the plan for sampling the next tokens.
+
+        Args:
+            sequences: request of each sequence, and the number of tokens sampled so far.
+        """
+        sequences = list(sequences)
+        configs = [request.config for request, _ in sequences]
         return SamplingPlan(
-            self._width(configs),
+            self._num_candidates(configs),
             not all(config.temperature for config in configs),
-            any(drawn < request.config.min_length - len(request.token_ids) for request, drawn in rows),
+            any(sampled < request.config.min_length - len(request.token_ids) for request, sampled in sequences),
             any(config.repetition_penalty != 1 for config in configs),
         )
 
     def sample(self, logits: torch.Tensor, plan: SamplingPlan, first: int = 0) -> torch.Tensor:
-        """Return the next token [B] of the rows from `first` on, from logits [B, V]; BROKEN where these hold NaN."""
-        rows = slice(first, first + len(logits))
-        if self.has_kernels and 0 < plan.width <= CANDIDATE_BUCKETS[-1]:
-            return self._sample_by_kernels(logits, plan, rows)
-        logits = self._restrict(logits.masked_fill(self.banned[rows], NEG_INF), plan, rows)
-        if plan.greedy or not plan.width:
-            tokens = logits.argmax(-1)  # of what is no number, if there is any
-        if plan.width:
-            drawn = self._draw(logits, plan, rows)
-            tokens = torch.where(self.sampled[rows], drawn, tokens) if plan.greedy else drawn
-        broken = logits.gather(1, tokens[:, None]).isnan().squeeze(1)
-        self.seen[rows].scatter_(1, tokens[:, None], True)
-        self.drawn[rows] += 1
-        return tokens.masked_fill(broken, NAN_TOKEN)
+        """Return the next token [B] of the slots from `first` on, NAN_TOKEN for logits that contain NaN.
 
-    def _sample_by_kernels(self, logits: torch.Tensor, plan: SamplingPlan, rows: slice) -> torch.Tensor:
-        """Do the same in two kernels and torch's topk."""
+        Args:
+            logits: [B, V]; not modified.
+            plan: the operations to apply.
+            first: slot of the first sequence.
+        """
+        slots = slice(first, first + len(logits))
+        if self.has_kernels and 0 < plan.num_candidates <= CANDIDATE_BUCKETS[-1]:
+            return self._sample_by_kernels(logits, plan, slots)
+        logits = self._process_logits(logits.masked_fill(self.banned[slots], NEG_INF), plan, slots)
+        if plan.any_greedy or not plan.num_candidates:
+            tokens = logits.argmax(-1)  # the index of a NaN, if there is one
+        if plan.num_candidates:
+            sampled = self._sample_candidates(logits, plan, slots)
+            tokens = torch.where(self.do_sample[slots], sampled, tokens) if plan.any_greedy else sampled
+        has_nan = logits.gather(1, tokens[:, None]).isnan().squeeze(1)
+        self.seen[slots].scatter_(1, tokens[:, None], True)
+        self.num_sampled[slots] += 1
+        return tokens.masked_fill(has_nan, NAN_TOKEN)
+
+    def _sample_by_kernels(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
+        """Compute the same as `sample` with two Triton kernels and torch's topk."""
         from ..kernels.triton import sampling  # imports triton
 
-        marks = self.banned[rows], self.seen[rows], self.penalty[rows], self.temperature[rows]
-        counts = self.drawn[rows], self.shortest[rows]
-        values, ids = sampling.process_logits(logits, *marks, counts, self.eos_token_id).topk(plan.width)
-        effective_limits = self.top_k[rows], self.top_p[rows]
-        chosen = self.uniform[rows], self.sampled[rows], self.drawn[rows], self.seen[rows]
-        return sampling.sample_candidates(values, ids, effective_limits, *chosen, NAN_TOKEN)
+        state = self.banned[slots], self.seen[slots], self.penalty[slots], self.temperature[slots]
+        counts = self.num_sampled[slots], self.min_new_tokens[slots]
+        values, ids = sampling.process_logits(logits, *state, counts, self.eos_token_id).topk(plan.num_candidates)
+        limits = self.top_k[slots], self.top_p[slots]
+        chosen = self.uniform[slots], self.do_sample[slots], self.num_sampled[slots], self.seen[slots]
+        return sampling.sample_candidates(values, ids, limits, *chosen, NAN_TOKEN)
 
-    def _draw(self, logits: torch.Tensor, plan: SamplingPlan, rows: slice) -> torch.Tensor:
-        """Draw a token [B] by each row's random number; one whose logit is no number, if there is any."""
-        shape = SamplingTensors(self.temperature[rows], self.top_k[rows], self.top_p[rows], plan.width)
-        probabilities, ids = candidates(logits, shape)
-        place = self.drawn[rows, None].clamp(max=self.uniform.shape[1] - 1)
-        return sample_inverse_cdf(probabilities, ids, self.uniform[rows].gather(1, place).squeeze(1))
+    def _sample_candidates(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
+        """Sample tokens [B] with the next random number of each slot; a token whose logit is NaN, if there is one."""
+        tensors = SamplingTensors(self.temperature[slots], self.top_k[slots], self.top_p[slots], plan.num_candidates)
+        probabilities, ids = candidates(logits, tensors)
+        index = self.num_sampled[slots, None].clamp(max=self.uniform.shape[1] - 1)
+        return sample_inverse_cdf(probabilities, ids, self.uniform[slots].gather(1, index).squeeze(1))
 
-    def _restrict(self, logits: torch.Tensor, plan: SamplingPlan, rows: slice) -> torch.Tensor:
-        """Forbid an early end, and lower what the answers already have."""
-        if plan.early:
-            early = self.drawn[rows] < self.shortest[rows]
-            logits[:, self.eos_token_id].masked_fill_(early, NEG_INF)
-        if plan.penalized:
-            logits = penalize(logits, self.seen[rows], self.penalty[rows])
+    def _process_logits(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
+        """Mask the end token of sequences below their minimum length, and apply the repetition penalty."""
+        if plan.enforce_min_length:
+            too_short = self.num_sampled[slots] < self.min_new_tokens[slots]
+            logits[:, self.eos_token_id].masked_fill_(too_short, NEG_INF)
+        if plan.apply_penalty:
+            logits = penalize(logits, self.seen[slots], self.penalty[slots])
         return logits
 
-    def _width(self, configs: Sequence[GenerationConfig]) -> int:
-        """Return how many candidates have to be looked at."""
-        widths = [config.top_k or self.vocab_size for config in configs if config.temperature]
-        if not widths:
+    def _num_candidates(self, configs: Sequence[GenerationConfig]) -> int:
+        """Return the number of candidates per sequence: the largest top_k, padded to a bucket; 0 if all are greedy."""
+        counts = [config.top_k or self.vocab_size for config in configs if config.temperature]
+        if not counts:
             return 0
-        wanted = max(widths)
-        return min(next((width for width in CANDIDATE_BUCKETS if width >= wanted), self.vocab_size), self.vocab_size)
+        largest = max(counts)
+        padded = next((bucket for bucket in CANDIDATE_BUCKETS if bucket >= largest), self.vocab_size)
+        return min(padded, self.vocab_size)
 
     def _settings(self, request: Request) -> tuple[float, ...]:
-        """Return shortest, sampled, temperature, top_k, top_p and penalty of a row."""
+        """Return min_new_tokens, do_sample, temperature, top_k, top_p and penalty of a sequence."""
         config = request.config
         top_k, top_p = effective_limits(config, self.vocab_size)
-        shortest, sampled = config.min_length - len(request.token_ids), bool(config.temperature)
-        return shortest, sampled, config.temperature or 1.0, top_k, top_p, config.repetition_penalty
+        min_new_tokens, do_sample = config.min_length - len(request.token_ids), bool(config.temperature)
+        return min_new_tokens, do_sample, config.temperature or 1.0, top_k, top_p, config.repetition_penalty
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)]

@@ -1,11 +1,11 @@
-"""Serve one network to many threads: requests wait their turn, join a batch, and leave it when they end.
+"""Schedule requests: continuous batching on one thread for many callers, and plain loops without a thread.
 
-    scheduler = Scheduler(network, end_id=130005)
-    for step in scheduler.submit(request):     # from any thread; closing the iterator, from any thread, cancels
+    scheduler = Scheduler(network, eos_token_id=130005)
+    for output in scheduler.submit(request):     # from any thread; closing the iterator, from any thread, cancels
         ...
 
-A single thread works on the batch while there is something to do. First come, first served. A long prompt is read a few
-layers at a time, between the steps of the answers that are being written.
+A single thread runs the batch while there are requests, in FIFO order. A long prompt is prefilled a few layers at a
+time between decode steps (chunked prefill), so that running sequences do not wait long.
 """
 
 import queue
@@ -15,108 +15,189 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
+from ..aliases import FormerAttribute, former_keywords
 from ..errors import BusyError, GenerationError
 from .batch import Batch
-from .generate import take_prefill_group
+from .cuda_graph import fits_prefill_graph
 from .layers import weights_fingerprint
 from .network import Network
 from .sequence import OutputQueue, QueuedOutput, Request, RequestHandle, RequestOutput, TokenOutput, TokenStream
 
-# Layers x tokens of prompts that are read between two steps, so that no running answer waits long.
+T = TypeVar("T")
+
+# Layers x prompt tokens to prefill between two decode steps.
 PREFILL_BUDGET = 8192
-# The thread ends after so long without work.
+# The thread ends after this time without requests.
 IDLE_TIMEOUT_S = 5.0
 
 
+def take_prefill_group(waiting: deque[T], most: int, request_of: Callable[[T], Request]) -> list[T]:
+    """Remove and return the requests at the head of a queue that are prefilled together.
+
+    Args:
+        waiting: the queue.
+        most: maximum number of requests.
+        request_of: returns the request of an item of the queue.
+
+    Returns:
+        As many requests as fit into one prefill graph; a single request of any length if the first does not fit.
+    """
+    group: list[T] = []
+    lengths: list[int] = []
+    while waiting and len(group) < most:
+        lengths.append(len(request_of(waiting[0]).token_ids))
+        if group and not fits_prefill_graph(lengths):
+            break
+        group.append(waiting.popleft())
+    return group
+
+
+@former_keywords(end_id="eos_token_id")
+def generate(network: Network, request: Request, *, eos_token_id: int) -> Iterator[TokenOutput]:
+    """Generate the answer to one prompt, token by token; closing the iterator stops.
+
+    Args:
+        network: the model.
+        request: the prompt and its sampling parameters.
+        eos_token_id: the token that ends an answer.
+
+    Raises:
+        GenerationError: the logits contain NaN, or the device is out of memory.
+    """
+    for _, output in generate_all(network, [request], eos_token_id=eos_token_id, max_batch_size=1):
+        if isinstance(output, GenerationError):
+            raise output
+        yield output
+
+
+@former_keywords(end_id="eos_token_id", rows="max_batch_size")
+def generate_all(
+    network: Network, requests: Iterable[Request], *, eos_token_id: int, max_batch_size: int
+) -> Iterator[RequestOutput]:
+    """Generate answers to many prompts with continuous batching, in FIFO order; yield outputs as they are produced.
+
+    The last output of a request has a finish reason, or is an error that concerns this request alone.
+
+    Args:
+        network: the model.
+        requests: the prompts and their sampling parameters.
+        eos_token_id: the token that ends an answer.
+        max_batch_size: maximum number of running sequences.
+
+    Raises:
+        GenerationError: the device is out of memory.
+    """
+    waiting = deque(requests)
+    limit = network.max_sequence_length
+    capacity = max((request.max_total_tokens(limit) for request in waiting), default=0)
+    batch = Batch(network, max_batch_size, capacity, eos_token_id)
+    while waiting or batch.sequences:
+        while group := take_prefill_group(waiting, batch.free_slots, lambda request: request):
+            yield from batch.add(*group)
+        if batch.sequences:
+            yield from batch.step()
+
+
 def close_if_alive(reference: "weakref.ref[Scheduler]") -> None:
-    """Close a scheduler that there still is."""
+    """Close a scheduler unless it has been garbage-collected."""
     scheduler = reference()
     if scheduler is not None:
         scheduler.close()
 
 
 class Scheduler:
-    """Answers requests of several threads side by side.
+    """Runs the requests of many threads in one batch.
 
     Args:
-        network: answers.
-        end_id: the token that ends an answer.
-        rows: the most answers at a time.
-        capacity: the most tokens of a prompt with its answer; None for as many as the network has positions.
-        most_waiting: the most requests that wait for a row.
+        network: the model.
+        eos_token_id: the token that ends an answer.
+        max_batch_size: maximum number of running sequences.
+        capacity: maximum number of tokens of a prompt and its answer; None for the network's maximum sequence length.
+        max_queue_size: maximum number of requests that wait for a slot.
     """
 
+    @former_keywords(end_id="eos_token_id", rows="max_batch_size", most_waiting="max_queue_size")
     def __init__(
         self,
         network: Network,
         *,
         eos_token_id: int,
-        rows: int = 16,
+        max_batch_size: int = 16,
         capacity: int | None = None,
         max_queue_size: int = 64,
     ) -> None:
-        self.batch = Batch(network, rows, network.max_sequence_length if capacity is None else capacity, eos_token_id)
+        capacity = network.max_sequence_length if capacity is None else capacity
+        self.batch = Batch(network, max_batch_size, capacity, eos_token_id)
         self.max_queue_size = max_queue_size
         self.waiting: deque[RequestHandle] = deque()
         self.running: dict[Request, RequestHandle] = {}
         self.changed = threading.Condition()
         self.closed = False
         self.thread: threading.Thread | None = None
-        # Rows in use when the memory did not suffice for one more: it has to wait until there are fewer.
+        # Batch size at which the next prefill ran out of memory; it is retried when fewer sequences are running.
         self.oom_batch_size: int | None = None
-        weakref.finalize(
-            self, close_if_alive, weakref.ref(self)
-        )  # at the end of the program, before threads are killed
+        # At interpreter exit, before daemon threads are killed.
+        weakref.finalize(self, close_if_alive, weakref.ref(self))
 
     def submit(self, request: Request) -> TokenStream:
-        """Queue a request at once, and return an iterator over its steps; closing it cancels.
+        """Queue a request without waiting; return an iterator over its outputs, whose `close` cancels the request.
 
         Raises:
-            BusyError: too many requests wait already.
-            GenerationError: the scheduler is closed, or the prompt is too long for a row.
+            BusyError: the queue is full.
+            GenerationError: the scheduler is closed, or the prompt exceeds the capacity.
         """
         with self.changed:
             if len(self.waiting) >= self.max_queue_size:
                 raise BusyError(f"{self.max_queue_size} questions are waiting already. Try again a little later.")
             return TokenStream(self._enqueue(request, queue.SimpleQueue()))
 
-    def answer_all(self, requests: Iterable[Request], at_once: int) -> Iterator[RequestOutput]:
-        """Answer many requests, up to `at_once` at a time; yield what comes as it comes. Closing cancels the rest.
+    @former_keywords(at_once="max_concurrent")
+    def answer_all(self, requests: Iterable[Request], max_concurrent: int) -> Iterator[RequestOutput]:
+        """Answer many requests and yield outputs as they are produced; closing the iterator cancels the rest.
+
+        Args:
+            requests: read lazily, as earlier ones finish; not limited by `max_queue_size`.
+            max_concurrent: maximum number of these requests in the scheduler; raises `max_batch_size` if that is less.
 
         Raises:
-            GenerationError: the scheduler is closed, or a prompt is too long for a row.
+            GenerationError: the scheduler is closed, or a prompt exceeds the capacity.
         """
-        replies: OutputQueue = queue.SimpleQueue()
-        coming, running = iter(requests), dict[Request, tuple[RequestHandle, Request]]()  # by the ticket's copy
-        self.batch.most = max(self.batch.most, at_once)
+        outputs: OutputQueue = queue.SimpleQueue()
+        # Keyed by the handle's copy of the request, with the caller's own request as the second value.
+        coming, running = iter(requests), dict[Request, tuple[RequestHandle, Request]]()
+        self.batch.max_batch_size = max(self.batch.max_batch_size, max_concurrent)
         try:
             while True:
-                for request in islice(coming, at_once - len(running)):
+                for request in islice(coming, max_concurrent - len(running)):
                     with self.changed:
-                        ticket = self._enqueue(request, replies)
-                    running[ticket.request] = ticket, request
+                        handle = self._enqueue(request, outputs)
+                    running[handle.request] = handle, request
                 if not running:
                     return
-                copied, reply = replies.get()
-                assert reply is not None, "nobody else closes these"
-                if not isinstance(reply, TokenOutput | GenerationError):
-                    raise reply
+                copied, output = outputs.get()
+                assert output is not None, "only a TokenStream cancels by itself"
+                if not isinstance(output, TokenOutput | GenerationError):
+                    raise output
                 _, request = running[copied]
-                if isinstance(reply, GenerationError) or reply.finish_reason is not None:
+                if isinstance(output, GenerationError) or output.finish_reason is not None:
                     del running[copied]
-                yield request, reply
+                yield request, output
         finally:
-            for ticket, _ in running.values():
-                ticket.cancelled = True
+            for handle, _ in running.values():
+                handle.cancelled = True
 
-    def limit(self, rows: int | None, max_queue_size: int | None) -> None:
-        """Change how many answers there may be at a time, and how many requests may wait; None leaves a limit."""
-        self.batch.most = rows or self.batch.most
+    @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
+    def set_limits(self, max_batch_size: int | None, max_queue_size: int | None) -> None:
+        """Change the maximum batch size and queue size; None leaves a limit unchanged."""
+        self.batch.max_batch_size = max_batch_size or self.batch.max_batch_size
         self.max_queue_size = max_queue_size or self.max_queue_size
 
+    limit = FormerAttribute("set_limits")
+
     def close(self) -> None:
-        """End the thread; requests that are not complete get an error."""
+        """Stop the thread; unfinished requests receive a GenerationError."""
         with self.changed:
             self.closed = True
             self.changed.notify()
@@ -126,40 +207,41 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is waiting or being answered."""
+        """Whether no request is waiting or running."""
         return not self.waiting and not self.running
 
-    def _enqueue(self, request: Request, replies: OutputQueue) -> RequestHandle:
-        """Put a request at the end of the queue, `changed` being held."""
-        room = self.batch.capacity
-        if len(request.token_ids) >= room:
-            raise GenerationError(f"The prompt has {len(request.token_ids)} tokens; there is room for {room - 1}.")
+    def _enqueue(self, request: Request, outputs: OutputQueue) -> RequestHandle:
+        """Append a request to the queue; the caller holds `changed`."""
+        capacity = self.batch.capacity
+        if len(request.token_ids) >= capacity:
+            raise GenerationError(
+                f"The prompt has {len(request.token_ids)} tokens, but the maximum prompt length is {capacity - 1}."
+            )
         if self.closed:
             raise GenerationError("The model has been shut down and takes no more questions.")
-        ticket = RequestHandle(replace(request), replies)  # one request may be submitted twice
-        self.waiting.append(ticket)
+        handle = RequestHandle(replace(request), outputs)  # a copy, because one request may be submitted twice
+        self.waiting.append(handle)
         self.changed.notify()
         if self.thread is None:
-            self.thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+            self.thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
             self.thread.start()
-        return ticket
+        return handle
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while self._wait_for_work():
             self._drop_cancelled()
-            if self.batch.opening is None:
-                self._open_next()
-            if self.batch.opening is not None:
-                self._read()
-            if self.batch.rows:
-                self._deal(self.batch.step, self._running(self.batch.requests))
+            if self.batch.prefilling is None:
+                self._start_prefill()
+            if self.batch.prefilling is not None:
+                self._continue_prefill()
+            if self.batch.sequences:
+                self._run_and_deliver(self.batch.step, self._handles_of(self.batch.requests))
         if self.closed:
-            for ticket in (*self.running.values(), *self.waiting):
-                error = GenerationError("The model was shut down before the answer was complete.")
-                ticket.reply(error)
+            for handle in (*self.running.values(), *self.waiting):
+                handle.put(GenerationError("The model was shut down before the answer was complete."))
 
     def _wait_for_work(self) -> bool:
-        """Sleep while there is nothing to do; return whether to go on."""
+        """Block while there are no requests; return whether to continue."""
         with self.changed:
             while not (self.closed or self.waiting or self.running):
                 if not self.changed.wait(IDLE_TIMEOUT_S) and self.is_idle:
@@ -169,90 +251,94 @@ class Scheduler:
 
     def _drop_cancelled(self) -> None:
         with self.changed:
-            self.waiting = deque(ticket for ticket in self.waiting if not ticket.cancelled)
-        for request, ticket in list(self.running.items()):
-            if ticket.cancelled:
+            self.waiting = deque(handle for handle in self.waiting if not handle.cancelled)
+        for request, handle in list(self.running.items()):
+            if handle.cancelled:
                 self.batch.cancel(request)
                 del self.running[request]
 
-    def _open_next(self) -> None:
-        """Make ready to read the prompts that have waited longest, if there are rows and memory for them."""
-        used = len(self.batch.rows)
-        if self.oom_batch_size is not None and used >= self.oom_batch_size:
+    def _start_prefill(self) -> None:
+        """Start the prefill of the oldest waiting requests, as far as slots and memory allow."""
+        batch_size = len(self.batch.sequences)
+        if self.oom_batch_size is not None and batch_size >= self.oom_batch_size:
             return
         with self.changed:
-            free = 1 if self.oom_batch_size is not None else self.batch.free
-            group = take_prefill_group(self.waiting, free, lambda ticket: ticket.request)
+            free = 1 if self.oom_batch_size is not None else self.batch.free_slots
+            group = take_prefill_group(self.waiting, free, lambda handle: handle.request)
         if not group:
             return
         try:
-            events = self.batch.open(*(ticket.request for ticket in group))
+            outputs = self.batch.start_prefill(*(handle.request for handle in group))
         except GenerationError as error:
-            self._make_wait(group, error)
+            self._requeue(group, error)
             return
         self.oom_batch_size = None
-        self.running.update((ticket.request, ticket) for ticket in group)
-        self._hand_out(events)
+        self.running.update((handle.request, handle) for handle in group)
+        self._deliver(outputs)
 
-    def _make_wait(self, group: Sequence[RequestHandle], error: GenerationError) -> None:
-        """Put back what the memory does not suffice for; what is too much even alone ends with `error`."""
-        if len(group) == 1 and not self.batch.rows:
+    def _requeue(self, group: Sequence[RequestHandle], error: GenerationError) -> None:
+        """Requeue requests that ran out of memory; fail with `error` a request that does not fit even alone."""
+        if len(group) == 1 and not self.batch.sequences:
             self.oom_batch_size = None
-            group[0].reply(error)
+            group[0].put(error)
             return
-        self.oom_batch_size = len(self.batch.rows) + (len(group) > 1)  # fewer of them may fit at once
+        # A group is retried at the same batch size, but with a single request.
+        self.oom_batch_size = len(self.batch.sequences) + (len(group) > 1)
         with self.changed:
             self.waiting.extendleft(reversed(group))
 
-    def _read(self) -> None:
-        opening = self.batch.opening
-        assert opening is not None
-        layers = max(1, PREFILL_BUDGET // opening.tokens) if self.batch.rows else None
-        self._deal(lambda: self.batch.read(layers), self._running(row.request for row in opening.rows))
+    def _continue_prefill(self) -> None:
+        prefilling = self.batch.prefilling
+        assert prefilling is not None
+        layers = max(1, PREFILL_BUDGET // prefilling.num_tokens) if self.batch.sequences else None
+        handles = self._handles_of(sequence.request for sequence in prefilling.sequences)
+        self._run_and_deliver(lambda: self.batch.continue_prefill(layers), handles)
 
-    def _running(self, requests: Iterable[Request]) -> list[RequestHandle]:
+    def _handles_of(self, requests: Iterable[Request]) -> list[RequestHandle]:
         return [self.running[request] for request in requests if request in self.running]
 
-    def _deal(self, work: Callable[[], list[RequestOutput]], tickets: list[RequestHandle]) -> None:
-        """Hand out what a piece of work on the batch yields; what it raises ends `tickets`."""
+    def _run_and_deliver(self, work: Callable[[], list[RequestOutput]], handles: list[RequestHandle]) -> None:
+        """Run a prefill or a decode step and deliver its outputs; an exception fails the requests of `handles`."""
         try:
-            events = work()
+            outputs = work()
         except Exception as error:
-            for ticket in tickets:
-                self.batch.cancel(ticket.request)
-                self._end(ticket, error)
+            for handle in handles:
+                self.batch.cancel(handle.request)
+                self._finish(handle, error)
             return
-        self._hand_out(events)
+        self._deliver(outputs)
 
-    def _hand_out(self, events: list[RequestOutput]) -> None:
-        for request, step in events:
-            ticket = self.running.get(request)
-            if ticket is None:  # was cancelled in the meantime
+    def _deliver(self, outputs: list[RequestOutput]) -> None:
+        for request, output in outputs:
+            handle = self.running.get(request)
+            if handle is None:  # cancelled in the meantime
                 continue
-            if isinstance(step, GenerationError) or step.finish_reason is not None:
-                self._end(ticket, step)
+            if isinstance(output, GenerationError) or output.finish_reason is not None:
+                self._finish(handle, output)
             else:
-                ticket.reply(step)
+                handle.put(output)
 
-    def _end(self, ticket: RequestHandle, reply: QueuedOutput) -> None:
-        ticket.reply(reply)
-        del self.running[ticket.request]
+    def _finish(self, handle: RequestHandle, output: QueuedOutput) -> None:
+        handle.put(output)
+        del self.running[handle.request]
 
 
 _lock = threading.Lock()
 _schedulers: "weakref.WeakKeyDictionary[Network, tuple[object, Scheduler]]" = weakref.WeakKeyDictionary()
 
 
+@former_keywords(end_id="eos_token_id")
 def get_scheduler(network: Network, eos_token_id: int) -> Scheduler:
-    """Return the scheduler that answers for `network`, which does not keep the network alive.
+    """Return the shared scheduler of a network; it does not keep the network alive.
 
-    There is a new one when weights have been exchanged or moved, or a hook has come: the other ends its answers.
+    Creates a new one if weights have been replaced or moved, or if hooks have changed; the former one finishes its
+    requests.
     """
-    mark = (eos_token_id, weights_fingerprint(network))
+    fingerprint = (eos_token_id, weights_fingerprint(network))
     with _lock:
         known = _schedulers.get(network)
-        if known is None or known[0] != mark:
-            known = mark, Scheduler(weakref.proxy(network), eos_token_id=eos_token_id)
+        if known is None or known[0] != fingerprint:
+            known = fingerprint, Scheduler(weakref.proxy(network), eos_token_id=eos_token_id)
             _schedulers[network] = known
             weakref.finalize(network, known[1].close)
         return known[1]

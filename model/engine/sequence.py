@@ -1,4 +1,4 @@
-"""Define a request to the engine, its steps, and the queue through which another thread reads them."""
+"""Requests to the engine, their outputs, and the queue that carries outputs from the scheduler thread to the caller."""
 
 import queue
 import threading
@@ -8,17 +8,18 @@ from typing import TypeAlias
 
 import torch
 
+from ..aliases import FormerAttribute
 from ..errors import GenerationError
 from .config import GenerationConfig, IdRange
 
 
 @dataclass(frozen=True)
 class TokenOutput:
-    """One token of an answer.
+    """One generated token.
 
     Attributes:
-        token_id: the token; None in a last step that adds none (the end token is not part of an answer).
-        finish_reason: None while the answer goes on, "stop" at the end token, "length" at a limit.
+        token_id: the token; None in a final output without a token (the end token is not part of the answer).
+        finish_reason: None while the sequence is running, "stop" at the end token, "length" at a length limit.
     """
 
     token_id: int | None
@@ -27,14 +28,15 @@ class TokenOutput:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A prompt to be answered.
+    """A prompt with its sampling parameters.
 
     Attributes:
-        token_ids: it ends with [gMASK] <sop>.
-        config: how the answer is sampled.
-        forbidden: token ids never to answer with, as half-open ranges.
-        images: the picture's embeddings [1, L, D], which replace the tokens from `image_start` on.
-        penalize_prompt: whether the repetition penalty counts the prompt's tokens, too.
+        token_ids: the prompt, which ends with [gMASK] <sop>.
+        config: the sampling parameters and length limits.
+        forbidden: ranges of token ids, half-open, that are never sampled.
+        images: image embeddings [1, L, D], which replace the embeddings of the tokens from `image_start` on.
+        image_start: index of the first image token.
+        penalize_prompt: whether the repetition penalty also applies to the prompt's tokens.
     """
 
     token_ids: Sequence[int]
@@ -44,87 +46,121 @@ class Request:
     image_start: int = 0
     penalize_prompt: bool = False
 
-    def budget(self, longest: int) -> int:
-        """Return how many tokens the answer may have, at least 0, in a model of `longest` positions."""
-        config = self.config
-        room = min(config.max_length, longest) - len(self.token_ids)
-        return max(0, room if config.max_new_tokens is None else min(room, config.max_new_tokens))
+    def max_new_tokens(self, capacity: int) -> int:
+        """Return the maximum number of tokens to generate, at least 0.
 
-    def room(self, longest: int) -> int:
-        """Return how many tokens the prompt and its answer take at most."""
-        return len(self.token_ids) + self.budget(longest)
+        Args:
+            capacity: the maximum number of tokens of a prompt and its answer.
+        """
+        config = self.config
+        available = min(config.max_length, capacity) - len(self.token_ids)
+        return max(0, available if config.max_new_tokens is None else min(available, config.max_new_tokens))
+
+    def max_total_tokens(self, capacity: int) -> int:
+        """Return the maximum number of tokens of the prompt and its answer, see `max_new_tokens`."""
+        return len(self.token_ids) + self.max_new_tokens(capacity)
 
 
 RequestOutput = tuple[Request, TokenOutput | GenerationError]
 
 
-QueuedOutput = TokenOutput | BaseException | None  # None: it was cancelled
-# With the request that each reply is to. Not with its ticket: replies that nobody reads would keep it, and it them.
+@dataclass(eq=False)
+class RunningSequence:
+    """A sequence in the batch.
+
+    Attributes:
+        max_new_tokens: maximum number of tokens to generate.
+        num_sampled: tokens sampled so far; the last one may not have been copied from the device yet.
+        num_collected: tokens copied from the device so far.
+        finished: whether the sequence has left the batch.
+    """
+
+    request: Request
+    max_new_tokens: int
+    num_sampled: int = 0
+    num_collected: int = 0
+    finished: bool = False
+
+    @property
+    def length(self) -> int:
+        """Number of tokens in the KV cache after the next decode step."""
+        return len(self.request.token_ids) + self.num_sampled
+
+
+QueuedOutput = TokenOutput | BaseException | None  # None: the request was cancelled
+# Outputs are paired with their request, not with their handle: a handle owns its queue, and unread outputs that refer
+# to the handle would form a reference cycle, which only the garbage collector frees.
 OutputQueue: TypeAlias = "queue.SimpleQueue[tuple[Request, QueuedOutput]]"
 
 
 @dataclass(eq=False)
 class RequestHandle:
-    """A submitted request, and where its replies go.
+    """A submitted request and its output queue.
 
     Attributes:
-        over: set when the last reply has been given, or when nobody wants one any more.
+        cancelled: set by the caller; the scheduler then drops the request.
+        finished: set after the final output, or when the request is cancelled.
     """
 
     request: Request
-    replies: OutputQueue
+    outputs: OutputQueue
     cancelled: bool = False
-    over: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
 
-    def reply(self, reply: QueuedOutput) -> None:
-        """Give the next reply."""
-        self.replies.put((self.request, reply))
-        if not isinstance(reply, TokenOutput) or reply.finish_reason is not None:
-            self.over.set()
+    def put(self, output: QueuedOutput) -> None:
+        """Append an output to the queue."""
+        self.outputs.put((self.request, output))
+        if not isinstance(output, TokenOutput) or output.finish_reason is not None:
+            self.finished.set()
 
 
 class TokenStream(Iterator[TokenOutput]):
-    """The steps of a submitted request as they come.
+    """Iterates over the outputs of a submitted request; each call of `next` waits for the next token.
 
     Raises:
-        GenerationError: the logits are not numbers, the memory does not suffice, or the scheduler was closed.
+        GenerationError: the logits contain NaN, the device is out of memory, or the scheduler was closed.
     """
 
-    def __init__(self, ticket: RequestHandle) -> None:
-        self.ticket = ticket
-        self.ended = False
+    def __init__(self, handle: RequestHandle) -> None:
+        self.handle = handle
+        self.finished = False
         self.error: BaseException | None = None
 
     def __next__(self) -> TokenOutput:
-        """Wait for the next step."""
-        step = None if self.ended else self._read()
-        if step is None:
+        """Wait for the next output."""
+        output = None if self.finished else self._get()
+        if output is None:
             raise self.error or StopIteration
-        return step
+        return output
 
-    def together(self, pause_s: float) -> Iterator[list[TokenOutput]]:
-        """Yield the steps that have come, and then none for so many seconds, unless it is over; without, each alone."""
-        while not self.ended and (step := self._read()):
-            steps = [step]
-            while pause_s and not self.ended and not self.ticket.replies.empty() and (step := self._read()):
-                steps.append(step)
-            yield steps
-            if pause_s and not self.ended:
-                self.ticket.over.wait(pause_s)
+    def batches(self, min_interval_s: float) -> Iterator[list[TokenOutput]]:
+        """Yield lists of available outputs, at most one list per `min_interval_s` seconds.
+
+        The final output is yielded without waiting for the interval. With min_interval_s=0, each list has one output.
+        """
+        while not self.finished and (output := self._get()):
+            outputs = [output]
+            while min_interval_s and not self.finished and not self.handle.outputs.empty() and (output := self._get()):
+                outputs.append(output)
+            yield outputs
+            if min_interval_s and not self.finished:
+                self.handle.finished.wait(min_interval_s)
         if self.error is not None:
             raise self.error
 
-    def _read(self) -> TokenOutput | None:
-        """Return the next step, None where there is none and never will be."""
-        _, reply = self.ticket.replies.get()
-        self.ended = not isinstance(reply, TokenOutput) or reply.finish_reason is not None
-        self.error = reply if isinstance(reply, BaseException) else None
-        return reply if isinstance(reply, TokenOutput) else None
+    together = FormerAttribute("batches")
+
+    def _get(self) -> TokenOutput | None:
+        """Wait for the next output and return it; None after an error or a cancellation."""
+        _, output = self.handle.outputs.get()
+        self.finished = not isinstance(output, TokenOutput) or output.finish_reason is not None
+        self.error = output if isinstance(output, BaseException) else None
+        return output if isinstance(output, TokenOutput) else None
 
     def close(self) -> None:
-        """Cancel the request, from any thread; whoever waits for a step waits no more."""
-        self.ticket.cancelled = True
-        self.ticket.reply(None)
+        """Cancel the request, from any thread; a thread that waits for an output stops waiting."""
+        self.handle.cancelled = True
+        self.handle.put(None)
 
     def __del__(self) -> None:
-        self.ticket.cancelled = True
+        self.handle.cancelled = True

@@ -168,10 +168,10 @@ def test_nothing_in_a_question_opens_a_file(tiny: SatChatModel, monkeypatch: pyt
 
 def test_an_answer_with_answer_markers_is_complete(tiny: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tiny.tokenizer.encode_text("A: one 答：two")
-    ticket = RequestHandle(Request(ids, GREEDY), queue.SimpleQueue())
+    handle = RequestHandle(Request(ids, GREEDY), queue.SimpleQueue())
     for step in [*map(TokenOutput, ids), TokenOutput(None, "stop")]:
-        ticket.reply(step)
-    monkeypatch.setattr(Scheduler, "submit", lambda *_: TokenStream(ticket))
+        handle.put(step)
+    monkeypatch.setattr(Scheduler, "submit", lambda *_: TokenStream(handle))
     assert ask(tiny, "?", image_path=None)[0] == "A: one 答：two"
 
 
@@ -186,7 +186,7 @@ def test_a_minimum_interval_gives_the_same_answer_in_fewer_chunks(tiny: SatChatM
 
 def test_an_answer_may_be_closed_while_another_thread_waits_for_it(tiny: SatChatModel) -> None:
     endless = GREEDY.replace(max_length=2000, min_length=2000)
-    rows = [tiny.stream_answer(Conversation(), "hello", endless) for _ in range(tiny.scheduler.batch.most)]
+    rows = [tiny.stream_answer(Conversation(), "hello", endless) for _ in range(tiny.scheduler.batch.max_batch_size)]
     for answer in rows:
         next(answer)
     waiting = tiny.stream_answer(Conversation(), "hello", endless)

@@ -218,9 +218,9 @@ def main() -> None:
     scheduler = Scheduler(
         engine.model.network,
         eos_token_id=engine.eos_token_id,
-        rows=options.rows,
+        max_batch_size=options.rows,
         capacity=options.max_length,
-        most_waiting=options.most_waiting,
+        max_queue_size=options.most_waiting,
     )
     soak = Soak(engine, scheduler, options.max_length, options.stuck_s)
     samples = soak.run(

@@ -52,7 +52,7 @@ def alone(model: VisualGLMModel, requests: list[Request]) -> list[list[TokenOutp
 
 def together(model: VisualGLMModel, requests: list[Request], rows: int) -> list[list[Any]]:
     steps: dict[Request, list[Any]] = {request: [] for request in requests}
-    for request, step in generate_all(model, requests, eos_token_id=END, rows=rows):
+    for request, step in generate_all(model, requests, eos_token_id=END, max_batch_size=rows):
         steps[request].append(step)
     return list(steps.values())
 
@@ -71,7 +71,7 @@ def test_random_arrivals_and_cancellations(golden_model: VisualGLMModel, prompts
     batch, rng = Batch(golden_model, 4, 200, END), random.Random(1)
     cancelled = set()
     while waiting or batch.requests:
-        events = batch.begin(waiting.pop(0)) if waiting and batch.free and rng.random() < 0.5 else []
+        events = batch.add(waiting.pop(0)) if waiting and batch.free_slots and rng.random() < 0.5 else []
         if batch.requests and not events:
             events = batch.step()
         for request, step in events:
@@ -80,7 +80,7 @@ def test_random_arrivals_and_cancellations(golden_model: VisualGLMModel, prompts
             gone = rng.choice(batch.requests)
             batch.cancel(gone)
             cancelled.add(gone)
-    assert cancelled and batch.free == 4
+    assert cancelled and batch.free_slots == 4
     for request, got in steps.items():
         full = expected[order[request]]
         assert got == (full[: len(got)] if request in cancelled else full)
@@ -109,9 +109,9 @@ def test_what_is_no_number_does_not_reach_the_next_in_its_place(
 
 def test_a_prompt_without_room_ends_at_once(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:
     batch = Batch(golden_model, 2, 10, END)
-    (event,) = batch.begin(Request(config=GREEDY, **prompts[0]))
+    (event,) = batch.add(Request(config=GREEDY, **prompts[0]))
     assert event[1] == TokenOutput(None, "length")
-    assert batch.free == 2
+    assert batch.free_slots == 2
 
 
 def test_no_step_is_started_that_nobody_could_want(
@@ -128,8 +128,8 @@ def test_no_step_is_started_that_nobody_could_want(
 
     monkeypatch.setattr(batch.decoder, "is_graph_capturable", True, raising=False)
     monkeypatch.setattr(batch.graphs, "run", count)
-    events = batch.begin(*requests)
-    while batch.rows:
+    events = batch.add(*requests)
+    while batch.sequences:
         events += batch.step()
     assert steps == 4, "the first token is the prompt's"
     assert [sum(of is one for of, _ in events) for one in requests] == [5, 5]
@@ -153,23 +153,23 @@ def test_a_prompt_that_is_read_between_steps(golden_model: VisualGLMModel, promp
     expected = dict(zip((*running, *late), alone(golden_model, [*running, *late]), strict=True))
     steps: dict[Request, list[Any]] = {request: [] for request in expected}
     batch = Batch(golden_model, 8, 200, END)
-    for request, step in batch.begin(*running):
+    for request, step in batch.add(*running):
         steps[request].append(step)
-    batch.open(*late)
+    batch.start_prefill(*late)
     reads = 0
-    while batch.rows or batch.opening:
-        events = batch.read(1) if batch.opening else []
-        reads += bool(batch.opening)
-        if reads == 1 and batch.opening:
+    while batch.sequences or batch.prefilling:
+        events = batch.continue_prefill(1) if batch.prefilling else []
+        reads += bool(batch.prefilling)
+        if reads == 1 and batch.prefilling:
             batch.cancel(late[1])
             batch.cancel(running[3])
-        for request, step in events + (batch.step() if batch.rows else []):
+        for request, step in events + (batch.step() if batch.sequences else []):
             steps[request].append(step)
     assert reads == len(golden_model.transformer.layers)
     for request in (*running[:3], late[0], late[2]):
         assert steps[request] == expected[request]
     assert len(steps[late[1]]) <= 1 and len(steps[running[3]]) < 5
-    assert batch.free == 8
+    assert batch.free_slots == 8
 
 
 def test_rows_and_room_grow_while_answers_are_written(
@@ -180,11 +180,11 @@ def test_rows_and_room_grow_while_answers_are_written(
     expected = dict(zip((*small, *large), alone(golden_model, [*small, *large]), strict=True))
     batch = Batch(golden_model, 8, 2000, END)
     steps: dict[Request, list[Any]] = {request: [] for request in expected}
-    events = batch.begin(*small)
+    events = batch.add(*small)
     for _ in range(3):
         events += batch.step()
-    events += batch.begin(*large)
-    while batch.rows:
+    events += batch.add(*large)
+    while batch.sequences:
         events += batch.step()
     for request, step in events:
         steps[request].append(step)

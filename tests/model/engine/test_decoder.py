@@ -217,7 +217,7 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
 def test_rows_have_the_angles_of_their_positions(context: int, golden_model: VisualGLMModel) -> None:
     room = 20
     cache = KVCache(1, (2, 1, room, 4 * len(golden_model.rotary.inv_freq)), torch.device("cpu"), torch.float32)
-    cache.set_positions(torch.tensor([1]), torch.tensor([context]), Layers(golden_model).angles)
+    cache.set_positions(torch.tensor([1]), torch.tensor([context]), Layers(golden_model).cos_sin_table)
     positions = positions_2d(torch.arange(room), context)
     angles = golden_model.rotary.angles(positions.transpose(0, 1)).flatten(1)
     signs = torch.tensor([-1.0, 1.0]).repeat_interleave(angles.shape[1] // 4).repeat(2)

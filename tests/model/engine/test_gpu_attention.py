@@ -59,9 +59,9 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
 
     expected, actual = make_cache(contexts, head_dim, start), make_cache(contexts, head_dim, start)
     rows, lengths = torch.arange(1, len(contexts) + 1, device=DEVICE), torch.tensor(contexts, device=DEVICE) + start
-    past = (actual.cos, actual.sin), actual.pairs[1], lengths
+    past = (actual.cos, actual.sin), actual.layers[1], lengths
     qkv = random_qkv(sum(contexts) + len(contexts), head_dim, by_head)
-    want = attention.attend_prefill(expected, 1, contexts)(1, qkv.clone())  # it takes what it is given
+    want = attention.make_prefill_attention(expected, 1, contexts)(1, qkv.clone())  # it takes what it is given
     padded = spread(qkv, contexts)
     tokens = len(contexts) * max(contexts)
     got = torch.zeros(len(padded), HEADS * head_dim, device=DEVICE)
@@ -74,17 +74,18 @@ def test_prompts_and_tokens(contexts: list[int], head_dim: int, by_head: bool, s
         expected.lengths[1:] = lengths
         longest = start + max(contexts) + 2 + step
         qkv = random_qkv(len(contexts), head_dim, by_head)
-        want = attention.attend_decode(without_first_row(expected), len(contexts), longest)(1, qkv.clone())
+        want = attention.make_decode_attention(without_first_row(expected), len(contexts), longest)(1, qkv.clone())
         got = attend_decode(qkv, *past, -(-longest // 256) * 256, rows)
         assert relative_error(got.cpu(), want.cpu()) < 1e-5
-    assert relative_error(actual.layers.cpu(), expected.layers.cpu()) < 1e-6
+    assert relative_error(actual.key_values.cpu(), expected.key_values.cpu()) < 1e-6
 
 
 def without_first_row(cache: KVCache) -> KVCache:
     """Return a cache that has all rows but the first, in the same memory."""
-    rest = KVCache(0, (1, HEADS, ROOM, cache.angles.shape[3]), torch.device(DEVICE), torch.float32)
-    rest.layers, rest.pairs = cache.layers[:, :, 1:], [(keys[1:], values[1:]) for keys, values in cache.pairs]
-    rest.angles, rest.lengths = cache.angles[1:], cache.lengths[1:]
+    rest = KVCache(0, (1, HEADS, ROOM, cache.cos_sin.shape[3]), torch.device(DEVICE), torch.float32)
+    rest.key_values = cache.key_values[:, :, 1:]
+    rest.layers = [(keys[1:], values[1:]) for keys, values in cache.layers]
+    rest.cos_sin, rest.lengths = cache.cos_sin[1:], cache.lengths[1:]
     return rest
 
 
@@ -93,8 +94,8 @@ def test_rows_not_in_use_are_left_alone() -> None:
 
     cache = make_cache([4, 4], 16)
     cache.lengths[:] = torch.tensor([4, 9, -1])
-    before = cache.layers.clone()
-    past = (cache.cos, cache.sin), cache.pairs[0], cache.lengths
+    before = cache.key_values.clone()
+    past = (cache.cos, cache.sin), cache.layers[0], cache.lengths
     attend_decode(random_qkv(3, 16, False), *past, 256)
-    changed = (cache.layers != before).flatten(3).any(-1)[0]  # [2, R, H]
+    changed = (cache.key_values != before).flatten(3).any(-1)[0]  # [2, R, H]
     assert changed[1, :2].all() and not changed[:, 2].any()

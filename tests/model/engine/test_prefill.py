@@ -33,17 +33,17 @@ def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests:
     layers = Layers(golden_model)
     expected = layers.embed(requests)
     assert {request.images is None for request in requests} == {True, False}
-    held = PrefillInputs(golden_model, layers.weights.width)
-    held.images.fill_(7.0)  # of others before them
+    inputs = PrefillInputs(golden_model, layers.weights.hidden_size)
+    inputs.images.fill_(7.0)  # of others before them
     count, length = 4, PREFILL_LENGTH_BUCKETS[0]
-    held.place(5, requests, count, length, start=9)
-    placed = held.placed(count, length)
+    inputs.copy_in(5, requests, count, length, prefix_length=9)
+    padded = inputs.view(count, length)
     contexts = [len(request.token_ids) - 1 for request in requests]
-    assert placed.rows.tolist() == [5, 6, 7, 5]
-    assert placed.contexts.tolist() == [*contexts, contexts[0]]
-    assert placed.filled.tolist() == [*(9 + context for context in contexts), -1]
+    assert padded.slots.tolist() == [5, 6, 7, 5]
+    assert padded.contexts.tolist() == [*contexts, contexts[0]]
+    assert padded.lengths.tolist() == [*(9 + context for context in contexts), -1]
     with torch.inference_mode():
-        x = held.embed(placed)
+        x = inputs.embed(padded)
     assert len(x) == count * (length + 1)
     for number, (whole, context) in enumerate(zip(expected, contexts, strict=True)):
         assert torch.equal(x[number * length : number * length + context], whole[:-1])
@@ -53,10 +53,10 @@ def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 def test_there_is_room_for_all_that_fits_together(count: int, golden_model: VisualGLMModel) -> None:
     longest = max(length for length in PREFILL_LENGTH_BUCKETS if fits_prefill_graph([length] * count))
-    held = PrefillInputs(golden_model, Layers(golden_model).weights.width)
+    inputs = PrefillInputs(golden_model, Layers(golden_model).weights.hidden_size)
     size = pad_to_bucket(count, PREFILL_BATCH_BUCKETS)
-    held.place(0, [Request([1] * (longest + 1), CONFIG)] * count, size, longest, start=0)
-    assert held.placed(size, longest).ids.shape == (size, longest + 1)
+    inputs.copy_in(0, [Request([1] * (longest + 1), CONFIG)] * count, size, longest, prefix_length=0)
+    assert inputs.view(size, longest).ids.shape == (size, longest + 1)
     assert size * (longest + 1) <= MAX_PREFILL_TOKENS
 
 

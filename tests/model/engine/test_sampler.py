@@ -33,7 +33,7 @@ def ask(config: GenerationConfig, forbidden: list[tuple[int, int]]) -> Request:
 def draw_alone(config: GenerationConfig, logits: torch.Tensor, forbidden: list[tuple[int, int]]) -> list[int]:
     """Return the tokens of one row for logits [steps, V]."""
     sampler, request = make_sampler(1, len(logits)), ask(config, forbidden)
-    sampler.begin(0, [request], [len(logits)])
+    sampler.init_slots(0, [request], [len(logits)])
     return [int(sampler.sample(step[None], sampler.plan([(request, n)]))) for n, step in enumerate(logits)]
 
 
@@ -50,7 +50,7 @@ def test_kernels_draw_among_no_more_candidates_than_they_hold(
     monkeypatch.setattr(Sampler, "_sample_by_kernels", draw_by_kernels)
     sampler, request = Sampler(1, 3000, 4, END, torch.device("cpu")), ask(WILD.replace(top_k=top_k), [])
     sampler.has_kernels = True
-    sampler.begin(0, [request], [4])
+    sampler.init_slots(0, [request], [4])
     token = int(sampler.sample(torch.randn(1, 3000), sampler.plan([(request, 0)])))
     assert 0 <= token < 3000
     assert bool(taken) == by_kernels
@@ -60,8 +60,8 @@ def test_rows_draw_what_each_draws_alone() -> None:
     logits = torch.randn(12, len(CONFIGS), VOCABULARY)
     sampler = make_sampler(len(CONFIGS), 12)
     requests = [ask(config, [(row, row + 2)]) for row, config in enumerate(CONFIGS)]
-    sampler.begin(0, requests[:2], [12, 12])
-    sampler.begin(2, requests[2:], [12] * (len(requests) - 2))
+    sampler.init_slots(0, requests[:2], [12, 12])
+    sampler.init_slots(2, requests[2:], [12] * (len(requests) - 2))
     plans = [sampler.plan((request, drawn) for request in requests) for drawn in range(len(logits))]
     together = torch.stack([sampler.sample(step, plan) for step, plan in zip(logits, plans, strict=True)])
     for row, config in enumerate(CONFIGS):
@@ -72,7 +72,7 @@ def test_rows_draw_what_each_draws_alone() -> None:
 def test_a_moved_row_goes_on_where_it_was_also_in_a_larger_sampler() -> None:
     logits = torch.randn(10, VOCABULARY)
     sampler, request = make_sampler(3, 10), ask(CONFIGS[3], [(0, 5)])
-    sampler.begin(2, [request], [10])
+    sampler.init_slots(2, [request], [10])
     plan = sampler.plan([(request, 0)])
     first = [int(sampler.sample(step[None], plan, first=2)) for step in logits[:5]]
     sampler = sampler.grown(4, 12)
@@ -98,7 +98,7 @@ def test_a_row_without_numbers_is_broken_alone() -> None:
     logits = torch.randn(3, VOCABULARY)
     logits[1, 5] = float("nan")
     sampler, requests = make_sampler(3, 4), [ask(config, []) for config in CONFIGS[:3]]
-    sampler.begin(0, requests, [4, 2, 3])
+    sampler.init_slots(0, requests, [4, 2, 3])
     tokens = sampler.sample(logits, sampler.plan((request, 0) for request in requests)).tolist()
     assert [token == NAN_TOKEN for token in tokens] == [False, True, False]
 
@@ -127,11 +127,11 @@ def test_kernels_draw_what_torch_draws(width: int) -> None:
     for sampler in samplers:
         sampler.has_kernels = sampler is samplers[0]
         seeded = [replace(one, config=one.config.replace(seed=row)) for row, one in enumerate(requests, start=1)]
-        sampler.begin(1, seeded, [12] * len(seeded))
+        sampler.init_slots(1, seeded, [12] * len(seeded))
     for drawn, step in enumerate(logits):  # two more than there are random numbers for
         plan = samplers[0].plan((request, drawn) for request in requests)
         ours, theirs = (sampler.sample(step, plan, first=1) for sampler in samplers)
         assert ours.tolist() == theirs.tolist()
         assert ours[-1] == NAN_TOKEN
-        assert torch.equal(samplers[0].drawn, samplers[1].drawn)
+        assert torch.equal(samplers[0].num_sampled, samplers[1].num_sampled)
     assert torch.equal(samplers[0].seen[1:-1], samplers[1].seen[1:-1])

@@ -26,7 +26,7 @@ LONG = GREEDY.replace(max_new_tokens=150, min_length=2000, max_length=2000)
 
 @pytest.fixture
 def scheduler(golden_model: VisualGLMModel) -> Iterator[Scheduler]:
-    scheduler = Scheduler(golden_model, eos_token_id=END, rows=3, capacity=300, max_queue_size=4)
+    scheduler = Scheduler(golden_model, eos_token_id=END, max_batch_size=3, capacity=300, max_queue_size=4)
     yield scheduler
     scheduler.close()
 
@@ -43,7 +43,7 @@ def test_threads_get_the_answers_that_each_would_get_alone(
     prompts: list[dict[str, Any]],  # noqa: F811
 ) -> None:
     requests = draw_requests(prompts, 24, seed=11)
-    scheduler = Scheduler(golden_model, eos_token_id=END, rows=3, capacity=300)
+    scheduler = Scheduler(golden_model, eos_token_id=END, max_batch_size=3, capacity=300)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda request: list(scheduler.submit(request)), requests))
     scheduler.close()
@@ -79,28 +79,28 @@ def test_a_full_queue_refuses(scheduler: Scheduler, prompts: list[dict[str, Any]
 def test_a_cancelled_request_frees_its_place(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
     steps = scheduler.submit(Request(config=LONG, **prompts[0]))
     next(steps)
-    assert scheduler.batch.free == 2
+    assert scheduler.batch.free_slots == 2
     steps.close()
-    wait_until(lambda: scheduler.batch.free == 3)
+    wait_until(lambda: scheduler.batch.free_slots == 3)
     assert not scheduler.running
 
 
 def test_steps_that_have_come_are_taken_together(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
     request = Request(config=GREEDY.replace(max_new_tokens=9), **prompts[0])
     single, steps = list(scheduler.submit(request)), scheduler.submit(request)
-    assert steps.ticket.over.wait(30)
-    assert list(steps.together(1e-3)) == [single]
-    assert list(steps) == list(steps.together(1e-3)) == []
+    assert steps.handle.finished.wait(30)
+    assert list(steps.batches(1e-3)) == [single]
+    assert list(steps) == list(steps.batches(1e-3)) == []
     steps = scheduler.submit(request)
-    assert steps.ticket.over.wait(30)
-    assert list(steps.together(0.0)) == [[step] for step in single]
+    assert steps.handle.finished.wait(30)
+    assert list(steps.batches(0.0)) == [[step] for step in single]
 
 
 def test_steps_before_an_error_come_before_it() -> None:
-    ticket = RequestHandle(Request([5], GREEDY), queue.SimpleQueue())
+    handle = RequestHandle(Request([5], GREEDY), queue.SimpleQueue())
     for reply in (TokenOutput(1), TokenOutput(2), GenerationError("broken")):
-        ticket.reply(reply)
-    together = TokenStream(ticket).together(1e-3)
+        handle.put(reply)
+    together = TokenStream(handle).batches(1e-3)
     assert next(together) == [TokenOutput(1), TokenOutput(2)]
     with pytest.raises(GenerationError, match="broken"):
         next(together)
@@ -174,7 +174,7 @@ def test_too_long_a_prompt_is_refused(scheduler: Scheduler) -> None:
 
 
 def test_closing_ends_everything(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
-    scheduler = Scheduler(golden_model, eos_token_id=END, rows=1, capacity=300)
+    scheduler = Scheduler(golden_model, eos_token_id=END, max_batch_size=1, capacity=300)
     running, waiting = (scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(2))
     next(running)
     scheduler.close()
@@ -213,10 +213,10 @@ def test_what_the_memory_does_not_suffice_for_waits_until_others_have_ended(
 ) -> None:
     decoder, grow = scheduler.batch.decoder, scheduler.batch.decoder.grow
 
-    def grow_a_little(rows: int, room: int) -> None:
-        if rows > 1 or room > 257:
+    def grow_a_little(slots: int, capacity: int) -> None:
+        if slots > 1 or capacity > 257:
             raise torch.OutOfMemoryError("tried to allocate too much")
-        grow(rows, room)
+        grow(slots, capacity)
 
     monkeypatch.setattr(decoder, "grow", grow_a_little)
     short = GREEDY.replace(max_new_tokens=9)
