@@ -1,4 +1,4 @@
-"""Limit the answers under way, in total and for each key, and the memory of request bodies."""
+"""Admission control: limits on concurrent answers, in total and for each key, and on the memory of request bodies."""
 
 import math
 import time
@@ -6,12 +6,15 @@ from collections import Counter
 
 from .api_errors import ApiError
 
-SMOOTHING = 0.1  # weight of the latest answer in the mean time of one
+SMOOTHING = 0.1  # weight of the latest answer in the moving average of an answer's duration
 MAX_RETRY_AFTER_S = 60
 
 
 class Permit:
-    """A place for an answer, held by everything that works on it; given back when the last of them lets go."""
+    """Permission for one answer, with a reference count; returned to the limiter when the last reference is released.
+
+    The request and the generating thread each hold a reference.
+    """
 
     def __init__(self, limiter: "ConcurrencyLimiter", key: str | None) -> None:
         self.limiter = limiter
@@ -20,29 +23,29 @@ class Permit:
         self.started = time.monotonic()
 
     def retain(self) -> None:
-        """Hold it once more."""
+        """Add a reference."""
         self.references += 1
 
     def release(self) -> None:
-        """Let go once."""
+        """Remove a reference; the last one returns the permit."""
         self.references -= 1
         if self.references == 0:
             self.limiter.release(self)
 
 
 class ConcurrencyLimiter:
-    """Counts the answers under way.
+    """Limits the number of concurrent answers. For use on the event loop only.
 
     Args:
-        rows: answers that are written at a time.
-        most: answers that may be under way, those that wait included.
-        most_per_key: answers of one key that may be under way.
+        max_batch_size: answers that are generated at once.
+        max_concurrent: answers that are generated or queued.
+        max_per_key: answers of one key that are generated or queued.
     """
 
-    def __init__(self, max_batch_size: int, max_concurrent: int, most_per_key: int) -> None:
+    def __init__(self, max_batch_size: int, max_concurrent: int, max_per_key: int) -> None:
         self.max_batch_size = max_batch_size
         self.max_concurrent = max_concurrent
-        self.most_per_key = most_per_key
+        self.max_per_key = max_per_key
         self.running = 0
         self.by_key: Counter[str] = Counter()
         self.closing = False
@@ -50,26 +53,26 @@ class ConcurrencyLimiter:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next request would be sent away."""
+        """Whether the next request would get 429."""
         return self.running >= self.max_concurrent
 
     def acquire(self, key: str | None, count: int) -> list[Permit]:
-        """Take the places of `count` answers.
+        """Return permits for `count` answers.
 
         Raises:
-            Refusal: 429, there are not so many, or not for this key.
+            ApiError: 429, the total limit or the limit of this key is exceeded.
         """
         if self.running + count > self.max_concurrent:
-            raise self._busy_error(f"{self.running} answers are under way or waiting already.")
-        if key is not None and self.by_key[key] + count > self.most_per_key:
-            raise self._busy_error(f"This key has {self.by_key[key]} answers under way already.")
+            raise self._busy_error(f"{self.running} answers are already being generated or queued.")
+        if key is not None and self.by_key[key] + count > self.max_per_key:
+            raise self._busy_error(f"{self.by_key[key]} answers of this key are already being generated or queued.")
         self.running += count
         if key is not None:
             self.by_key[key] += count
         return [Permit(self, key) for _ in range(count)]
 
     def release(self, permit: Permit) -> None:
-        """Give a place back."""
+        """Take a permit back."""
         self.running -= 1
         if permit.key is not None:
             self.by_key[permit.key] -= 1
@@ -77,9 +80,9 @@ class ConcurrencyLimiter:
 
     @property
     def retry_after(self) -> int:
-        """Seconds after which a place should be free: what the answers under way take at the mean pace."""
-        rounds = max(1.0, (self.running - self.max_batch_size) / self.max_batch_size)
-        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self.mean_s * rounds)))
+        """Estimated seconds until a permit is free: the queue's length in batches times the mean duration."""
+        batches = max(1.0, (self.running - self.max_batch_size) / self.max_batch_size)
+        return min(MAX_RETRY_AFTER_S, max(1, math.ceil(self.mean_s * batches)))
 
     def _busy_error(self, reason: str) -> ApiError:
         seconds = self.retry_after
@@ -87,40 +90,39 @@ class ConcurrencyLimiter:
         return ApiError(429, message, code="busy", headers={"Retry-After": str(seconds)})
 
 
-UNCOUNTED_BODY_BYTES = (
-    256 * 1024
-)  # bytes of each body that are not counted: small requests are never refused for large ones
+# Bytes of each body that the budget does not count, so that large requests never cause small ones to be rejected.
+UNCOUNTED_BODY_BYTES = 256 * 1024
 
 
 class BodyBudget:
-    """Bounds the bytes of the bodies in flight. Used on the event loop alone.
+    """A limit on the bytes of all request bodies in flight. For use on the event loop only.
 
     Args:
-        most: bytes of all bodies together.
+        max_bytes: bytes of all bodies together.
     """
 
-    def __init__(self, max_concurrent: int) -> None:
-        self.max_concurrent = max_concurrent
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.used = 0
 
 
 class BodyReservation:
-    """The part of a budget that one body takes."""
+    """The bytes of a budget that one body has reserved."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self.budget = budget
-        self.taken = 0
+        self.reserved = 0
 
     def resize(self, length: int) -> bool:
-        """Take what a body of `length` bytes needs; return False if the budget does not have it."""
-        more = max(0, length - UNCOUNTED_BODY_BYTES) - self.taken
-        if self.budget.used + more > self.budget.max_concurrent:
+        """Reserve the bytes of a body of `length` bytes; return False if the budget has too few left."""
+        more = max(0, length - UNCOUNTED_BODY_BYTES) - self.reserved
+        if self.budget.used + more > self.budget.max_bytes:
             return False
         self.budget.used += more
-        self.taken += more
+        self.reserved += more
         return True
 
     def release(self) -> None:
-        """Give everything back."""
-        self.budget.used -= self.taken
-        self.taken = 0
+        """Return all reserved bytes to the budget."""
+        self.budget.used -= self.reserved
+        self.reserved = 0

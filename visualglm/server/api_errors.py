@@ -1,4 +1,4 @@
-"""What goes wrong with a request -> a status, a message for a person, and the shape that its protocol wants."""
+"""API errors: the status, message and body of a failed request's response, in the format of its protocol."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -35,13 +35,13 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 class ApiError(HTTPException):
-    """A request that is not answered.
+    """An error response.
 
     Args:
-        status: of HTTP.
-        message: what is wrong and what to do, for a person.
-        code: a word for programs.
-        param: the part of the request that is at fault.
+        status: the HTTP status.
+        message: what is wrong and how to fix it, for people.
+        code: the kind of error, for programs.
+        param: path of the request's value that is invalid.
         headers: of the response.
     """
 
@@ -60,12 +60,16 @@ class ApiError(HTTPException):
 
 
 def local_time() -> str:
-    """Return the local time as the original's API writes it."""
+    """Return the local time in the format of the original's API."""
     return datetime.now().strftime(TIME_FORMAT)
 
 
 def to_api_error(error: Exception, retry_after: int = 1) -> ApiError | None:
-    """Return how an error is told to the client; None where it is a bug, of which the client learns nothing."""
+    """Map an exception to an API error; None for unexpected exceptions, whose details are not exposed.
+
+    Args:
+        retry_after: seconds that a client should wait if the server is busy.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, BusyError):
@@ -74,7 +78,7 @@ def to_api_error(error: Exception, retry_after: int = 1) -> ApiError | None:
         if isinstance(error, kind):
             return ApiError(400, str(error), code=code)
     if find_resource_error(error) and not isinstance(error, GenerationError):
-        message = "The server has too little memory, or too many open files, at the moment. Try again a little later."
+        message = "The server is short of memory or file descriptors at the moment. Try again later."
         return ApiError(503, message, code=OVERLOADED, headers={"Retry-After": str(retry_after)})
     if isinstance(error, VisualGLMError):
         return ApiError(500, str(error), code="model_error")
@@ -82,35 +86,35 @@ def to_api_error(error: Exception, retry_after: int = 1) -> ApiError | None:
 
 
 def timeout_error() -> ApiError:
-    """Return the refusal of a request whose time is over."""
-    message = "The answer has taken too long. Ask for a shorter one, or later."
-    # Clients that retry on their own would only wait as long again.
+    """Return the error of a request that exceeded its time limit."""
+    message = "The answer took too long. Ask for a shorter one, or try again later."
+    # Clients that retry automatically would only wait for the same time again.
     return ApiError(408, message, code="timeout", headers={"X-Should-Retry": "false"})
 
 
 def internal_error(request_id: str) -> ApiError:
-    """Return what a client is told of a bug: where its traceback is to be found."""
-    message = f"The server has met an error of its own. Its log tells more under the id {request_id}."
+    """Return the error for an unexpected exception; it names the log entry and hides the details."""
+    message = f"Internal server error. The server's log has the details under the id {request_id}."
     return ApiError(500, message, code="internal_error")
 
 
-def error_body(refusal: ApiError, path: str, request_id: str) -> dict[str, Any]:
-    """Return the body that tells of a refusal: the original's kind for its path, OpenAI's for all others."""
+def error_body(error: ApiError, path: str, request_id: str) -> dict[str, Any]:
+    """Return the body of an error response: in the original's format for `POST /`, else in OpenAI's."""
     if path == "/":
-        return {"error": refusal.detail, "status": refusal.status_code, "time": local_time(), "request_id": request_id}
-    default = "invalid_request_error" if refusal.status_code < 500 else "server_error"
-    kind = ERROR_TYPES.get(refusal.status_code, default)
-    error = {"message": refusal.detail, "type": kind, "param": refusal.param, "code": refusal.code}
-    return {"error": error}
+        return {"error": error.detail, "status": error.status_code, "time": local_time(), "request_id": request_id}
+    default = "invalid_request_error" if error.status_code < 500 else "server_error"
+    kind = ERROR_TYPES.get(error.status_code, default)
+    body = {"message": error.detail, "type": kind, "param": error.param, "code": error.code}
+    return {"error": body}
 
 
-def error_response(refusal: ApiError, path: str, request_id: str) -> JSONResponse:
-    """Return the response that tells of a refusal."""
-    return JSONResponse(error_body(refusal, path, request_id), refusal.status_code, refusal.headers)
+def error_response(error: ApiError, path: str, request_id: str) -> JSONResponse:
+    """Return the response for an error."""
+    return JSONResponse(error_body(error, path, request_id), error.status_code, error.headers)
 
 
 def validation_error(errors: Sequence[Any]) -> ApiError:
-    """Return the refusal of a body that is not as its schema says, from pydantic's first error."""
+    """Return the error of a body that violates its schema, from the first of pydantic's errors."""
     first = errors[0]
-    where = ".".join(str(part)[:100] for part in first["loc"]) or "the body"
-    return ApiError(400, f"{where}: {first['msg']}.", code=first["type"], param=where)
+    path = ".".join(str(part)[:100] for part in first["loc"]) or "the body"
+    return ApiError(400, f"{path}: {first['msg']}.", code=first["type"], param=path)

@@ -1,7 +1,7 @@
-"""Answers that threads write and the event loop reads: what comes within 20 ms is one event, leaving cancels.
+"""Generation in threads: the event loop receives the chunks in batches, and cancels when the client disconnects.
 
-The first piece and the end are sent at once. What comes between is sent at the multiples of 20 ms, so that the loop
-wakes once for all answers that are being written, and not for each piece of each of them.
+The first and the last chunk are delivered immediately. Chunks in between are delivered at multiples of 20 ms, so that
+the event loop wakes up once for all running answers and not once for each chunk.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from .api_errors import timeout_error
 
 
 class StopStringFilter:
-    """Holds back what may become a stop string.
+    """Finds stop strings in streamed text; holds back text that may be the start of one.
 
     Args:
-        stops: the strings, none of them empty.
+        stop_strings: non-empty strings.
     """
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
@@ -32,22 +32,22 @@ class StopStringFilter:
         self.pending = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Take more text; return what may be shown now, and whether a stop string has come."""
+        """Add text; return the text that can be shown, and whether a stop string was found."""
         self.pending += text
-        found = [place for stop in self.stop_strings if (place := self.pending.find(stop)) >= 0]
+        found = [index for stop in self.stop_strings if (index := self.pending.find(stop)) >= 0]
         if found:
             return self._release(min(found)), True
         return self._release(len(self.pending) - self._partial_match_length()), False
 
     def flush(self) -> str:
-        """Return what was held back in vain."""
+        """Return the text that was held back; for the end of an answer."""
         return self._release(len(self.pending))
 
     def _partial_match_length(self) -> int:
-        """Return the length of the longest end that a stop string begins with."""
+        """Return the length of the longest suffix of the pending text that is a prefix of a stop string."""
         longest = min(len(self.pending), max((len(stop) for stop in self.stop_strings), default=1) - 1)
-        ends = (self.pending[-length:] for length in range(longest, 0, -1))
-        return next((len(end) for end in ends if any(stop.startswith(end) for stop in self.stop_strings)), 0)
+        suffixes = (self.pending[-length:] for length in range(longest, 0, -1))
+        return next((len(text) for text in suffixes if any(stop.startswith(text) for stop in self.stop_strings)), 0)
 
     def _release(self, length: int) -> str:
         shown, self.pending = self.pending[:length], self.pending[length:]
@@ -55,7 +55,7 @@ class StopStringFilter:
 
 
 def apply_stop_strings(chunks: Iterator[StreamChunk], stop_strings: Sequence[str]) -> Iterator[StreamChunk]:
-    """Yield the pieces up to the first stop string, which ends the answer; closing it closes `chunks`."""
+    """Yield the chunks up to the first stop string, which ends the answer. Closing the iterator closes `chunks`."""
     stop_filter = StopStringFilter(stop_strings)
     generator: Any = chunks
     with closing(generator):
@@ -74,15 +74,15 @@ ChunkSource = Callable[[], Iterator[StreamChunk]]
 
 
 class GenerationTask:
-    """The answers to one question, written side by side.
+    """Generates the answers to one question concurrently, each in a thread.
 
     Args:
-        pool: threads, one for each answer that may be under way.
-        writes: each starts an answer; closing what it returns cancels the answer.
-        slots: the place of each, given back when its thread has ended.
-        stops: strings before which each answer ends.
-        streamed: whether somebody wants to read before the end.
-        deadline: of the event loop's clock, when it must be over.
+        pool: has a thread for each concurrent answer.
+        sources: each starts an answer; closing the iterator that it returns cancels the answer.
+        permits: one for each answer, released when its thread ends.
+        stop_strings: strings before which each answer ends.
+        streamed: whether the client receives the answer while it is generated.
+        deadline: event-loop time at which the answers time out.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class GenerationTask:
         deadline: float,
     ) -> None:
         self.started = time.perf_counter()
-        self.first_token_s: float | None = None  # until the first token of all
-        self.usages: list[Usage | None] = [None] * len(sources)  # what each has taken so far
+        self.first_token_s: float | None = None  # until the first token of any answer
+        self.usages: list[Usage | None] = [None] * len(sources)  # the latest usage of each answer
         self.cancelled = False
         self.deadline = deadline
         self._stop_strings = stop_strings
@@ -113,84 +113,80 @@ class GenerationTask:
         self._ticking = False
         for index, (source, permit) in enumerate(zip(sources, permits, strict=True)):
             permit.retain()
-            pool.submit(self._write, index, source, permit)
+            pool.submit(self._generate, index, source, permit)
 
     def cancel(self) -> None:
-        """End the answers: those that can be closed while they are waited for at once, others at their next step."""
+        """Cancel the answers: immediately if closable while a thread waits for them, else at their next chunk."""
         self.cancelled = True
         for answer in list(self._open.values()):
-            with contextlib.suppress(ValueError):  # a generator that is being waited for
+            with contextlib.suppress(ValueError):  # a generator cannot be closed while a thread executes it
                 answer.close()
 
     async def events(self) -> AsyncGenerator[list[tuple[int, StreamChunk]], None]:
-        """Yield what has come as (number of the answer, piece), at most one for each answer and event.
+        """Yield batches of (index of the answer, its new chunks merged). Closing the iterator cancels the answers.
 
-        Not streamed, everything comes at once. Leaving cancels.
+        Without streaming, there is one batch, at the end.
 
         Raises:
-            Refusal: 408, the deadline has come.
-            Exception: what the model raised.
+            ApiError: 408, the deadline has passed.
+            Exception: raised by the model.
         """
         alarm = self._loop.call_at(self.deadline, self._expire)
         try:
             while True:
                 await self._new_data.wait()
                 self._new_data.clear()
-                for event in self._merge_pending():
-                    yield event
+                for batch in self._merge_pending():
+                    yield batch
                 if self._complete and not self._pending:
                     return
-                self._check_time()
+                self._check_deadline()
         finally:
             alarm.cancel()
             self.cancel()
 
-    def _check_time(self) -> None:
-        """End the answer where its time is over.
-
-        Raises:
-            Refusal: 408, it is over.
-        """
+    def _check_deadline(self) -> None:
         if self._timed_out:
             raise timeout_error()
 
     def _merge_pending(self) -> Iterator[list[tuple[int, StreamChunk]]]:
-        """Yield what has arrived, joined; raise an error where it stands in it."""
+        """Yield the pending chunks, merged by answer; raise a pending error after the chunks that precede it."""
         with self._lock:
-            arrived, self._pending = self._pending, []
-        joined: dict[int, StreamChunk] = {}
-        for index, item in arrived:
+            pending, self._pending = self._pending, []
+        merged: dict[int, StreamChunk] = {}
+        for index, item in pending:
             if isinstance(item, Exception):
-                if joined:
-                    yield list(joined.items())
+                if merged:
+                    yield list(merged.items())
                 raise item
-            before = joined.get(index)
+            before = merged.get(index)
             text = before.text + item.text if before else item.text
-            joined[index] = StreamChunk(text, item.finish_reason, item.usage)
-        shown = [(index, chunk) for index, chunk in joined.items() if chunk.text or chunk.finish_reason]
+            merged[index] = StreamChunk(text, item.finish_reason, item.usage)
+        shown = [(index, chunk) for index, chunk in merged.items() if chunk.text or chunk.finish_reason]
         if shown:
             yield shown
 
-    def _write(self, index: int, source: ChunkSource, permit: Permit) -> None:
-        """Write one answer; runs in a thread."""
+    def _generate(self, index: int, source: ChunkSource, permit: Permit) -> None:
+        """Generate one answer; runs in a thread of the pool."""
         try:
             answer: Any = source()
             self._open[index] = answer
             with contextlib.closing(answer):
-                if self.cancelled:  # before there was anything to close
+                if self.cancelled:  # before the answer could be closed
                     return
                 for chunk in apply_stop_strings(answer, self._stop_strings) if self._stop_strings else answer:
                     if self.cancelled:
                         return
                     self._enqueue(index, chunk)
-        except Exception as error:  # handed over, to be raised where somebody waits
+        except Exception as error:  # raised again by `events`
             self._enqueue(index, error)
         finally:
             self._open.pop(index, None)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody counts any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, and permits no longer matter
                 self._loop.call_soon_threadsafe(permit.release)
 
     def _enqueue(self, index: int, item: StreamChunk | Exception) -> None:
+        """Queue a chunk or an error for the event loop; wake it up for the first chunk and at the end."""
         if isinstance(item, Exception):
             ended, failed = False, True
         else:
@@ -212,7 +208,7 @@ class GenerationTask:
         self._new_data.set()
 
     def _notify(self, complete: bool) -> None:
-        """Let the reader read at once, and from now on at every beat."""
+        """Deliver the pending chunks now, and from then on at every tick."""
         self._complete = self._complete or complete
         self._new_data.set()
         if not self._ticking:
@@ -220,7 +216,7 @@ class GenerationTask:
             self._flush_tick()
 
     def _flush_tick(self) -> None:
-        """Let the reader read what has come, until it is over. All answers have the same beat."""
+        """Deliver the pending chunks, and schedule the next tick. The ticks of all tasks coincide."""
         if self._complete or self.cancelled:
             return
         if self._pending:
@@ -229,10 +225,10 @@ class GenerationTask:
 
 
 async def collect_answers(task: GenerationTask) -> list[StreamChunk]:
-    """Return each answer whole, its last piece's reason and usage with it."""
-    whole: dict[int, StreamChunk] = {}
-    async for event in task.events():
-        for index, chunk in event:
-            text = whole[index].text + chunk.text if index in whole else chunk.text
-            whole[index] = StreamChunk(text, chunk.finish_reason, chunk.usage)
-    return [whole[index] for index in sorted(whole)]
+    """Return each answer as one chunk: the complete text, with the finish reason and usage of the last chunk."""
+    answers: dict[int, StreamChunk] = {}
+    async for batch in task.events():
+        for index, chunk in batch:
+            text = answers[index].text + chunk.text if index in answers else chunk.text
+            answers[index] = StreamChunk(text, chunk.finish_reason, chunk.usage)
+    return [answers[index] for index in sorted(answers)]

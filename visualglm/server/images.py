@@ -1,4 +1,4 @@
-"""Read the picture of a request: base64 text, a data URL or, where allowed, an address."""
+"""Decode the image of a request: base64 text, a data URL or, if allowed, an http(s) URL."""
 
 import asyncio
 import re
@@ -20,26 +20,26 @@ MAX_DOWNLOADS = 8
 
 
 class ImageSource:
-    """The picture of a request as the client gave it, until it is taken.
+    """Holds the image text of a request until it is taken.
 
-    A picture has megabytes as text, and its answer takes a minute: nothing keeps the text meanwhile.
+    The text can have megabytes, so it is freed before the answer is generated.
     """
 
     def __init__(self, text: str) -> None:
         self._text: str | None = text
 
     def take(self) -> str:
-        """Return the text, and forget it."""
+        """Return the text and drop the reference to it."""
         text, self._text = self._text, None
         assert text is not None
         return text
 
 
 class ImageReader:
-    """Reads pictures in threads and processes of its own, so that no picture holds up other requests.
+    """Decodes images in its own threads and child processes, so that no image delays other requests.
 
     Args:
-        settings: what is allowed.
+        settings: the limits.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,34 +47,34 @@ class ImageReader:
         self.limits = settings.image_limits
         self.decoder = ImageDecoder(self.limits, seconds=settings.decode_timeout)
         self.active: set[DecodeTask] = set()
-        # A thread waits for its child process, or for the pictures before it, and costs little.
-        self.threads = ThreadPoolExecutor(settings.max_concurrent_answers, "picture")
+        # These threads only wait for child processes, so many of them cost little.
+        self.threads = ThreadPoolExecutor(settings.max_concurrent_answers, "image")
         self.downloads = ThreadPoolExecutor(MAX_DOWNLOADS, "download")
 
     async def read(self, source: ImageSource, size: int) -> Image.Image:
-        """Return the picture that `source` holds or, if allowed, links to, resized to `size` x `size` pixels.
+        """Decode the image in `source` or, if allowed, at its URL; resize it to `size` x `size` pixels.
 
-        Cancelling ends the decoding at once.
+        Cancelling stops the decoding immediately.
 
         Raises:
-            ImageError: it is not a picture, not allowed, or cannot be had.
+            ImageError: the image is invalid, exceeds a limit, or cannot be downloaded.
         """
         text = source.take()
         if HTTP_URL.match(text):
             return await self._decode(await self._download(text.strip(), size))
         if scheme := URL_SCHEME.match(text):
-            reason = f"A picture is not read from a {scheme[0].strip()} address."
-            raise ImageError(f"{reason} Send the picture itself, as base64 text or a data URL.")
+            reason = f"Images are not read from {scheme[0].strip()} URLs."
+            raise ImageError(f"{reason} Send the image itself, as base64 text or a data URL.")
         data = text.encode("ascii", "replace")
         del text
-        return await self._decode(DecodeTask(self.decoder, data, size, is_text=True, name="The picture data"))
+        return await self._decode(DecodeTask(self.decoder, data, size, is_text=True, name="The image data"))
 
     async def _download(self, url: str, size: int) -> DecodeTask:
         if not self.allow_urls:
-            raise ImageError("Pictures are not read from addresses here. Send the picture itself as a data URL.")
+            raise ImageError("This server does not read images from URLs. Send the image itself as a data URL.")
         download = partial(fetch_image, url, self.limits)
         data = await asyncio.get_running_loop().run_in_executor(self.downloads, download)
-        return DecodeTask(self.decoder, data, size, name=f"The picture {display_url(url)}")
+        return DecodeTask(self.decoder, data, size, name=f"The image {display_url(url)}")
 
     async def _decode(self, decoding: DecodeTask) -> Image.Image:
         self.active.add(decoding)
@@ -87,7 +87,7 @@ class ImageReader:
             self.active.discard(decoding)
 
     def close(self) -> None:
-        """End the decoding that is under way, the processes and the threads."""
+        """Cancel running decodings and stop the processes and threads."""
         for decoding in list(self.active):
             decoding.cancel()
         for pool in (self.threads, self.downloads):

@@ -1,4 +1,4 @@
-"""`POST /`, as the original documents it."""
+"""The route `POST /`, in the original's protocol."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
@@ -29,18 +29,20 @@ SETTINGS = (
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": NativeError} for status in (400, 401, 403, 408, 413, 429, 500, 503)
 }
-EVENTS = describe_event_stream('The answer; with "stream" as events {"delta": what is new}, and then all of it.')
+EVENTS = describe_event_stream(
+    'The answer; with "stream", events {"delta": new text} and then an event with the complete answer.'
+)
 
 
 def make_router(service: Service) -> APIRouter:
-    """Return the route over `service`."""
+    """Return the router with the route `POST /`."""
     router = APIRouter()
 
     @router.post(
         "/", response_model=NativeAnswer, responses={**ERRORS, **EVENTS}, openapi_extra=describe_body(NativeRequest)
     )
     async def ask(request: Request) -> Response:
-        """Answer a question about a picture, or one without."""
+        """Answer a question, with or without an image."""
         body = await service.parser.read(request, NativeRequest)
         question = to_question(body, service)
         if body.stream:
@@ -54,7 +56,7 @@ def make_router(service: Service) -> APIRouter:
 async def format_events(
     body: NativeRequest, chunks: AsyncIterator[ChunkBatch], _: GenerationTask
 ) -> AsyncGenerator[bytes, None]:
-    """Yield an event for each piece, and at the end one with the whole answer."""
+    """Yield an event for each chunk, then one with the complete answer."""
     text = ""
     async for ((_index, chunk),) in chunks:
         text += chunk.text
@@ -63,10 +65,10 @@ async def format_events(
 
 
 def to_question(body: NativeRequest, service: Service) -> Question:
-    """Return what a request asks; the picture moves from `body` into it.
+    """Convert a request to a question. The image is moved out of `body`, so that its text can be freed.
 
     Raises:
-        Refusal, QuestionError, SettingError: it cannot be answered so.
+        ApiError, QuestionError, SettingError: a value of the request is invalid.
     """
     turns = to_turns(body.history)
     config = service.choose_config(**{name: getattr(body, name) for name in SETTINGS})
@@ -76,6 +78,6 @@ def to_question(body: NativeRequest, service: Service) -> Question:
 
 
 def answer_body(body: NativeRequest, text: str) -> dict[str, object]:
-    """Return the original's kind of answer."""
+    """Return the response body in the original's format."""
     history = [*([turn.question, turn.answer] for turn in to_turns(body.history)), [body.text, text]]
     return {"response": text, "result": text, "history": history, "status": 200, "time": local_time()}

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/models`, in the protocol that today's clients speak."""
+"""The routes `/v1/chat/completions` and `/v1/models`, in OpenAI's protocol."""
 
 import time
 import uuid
@@ -34,19 +34,19 @@ SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length",
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ProtocolError} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
 }
-EVENTS = describe_event_stream("The answer; with stream as events of the kind chat.completion.chunk.")
+EVENTS = describe_event_stream("The answer; with stream, events of type chat.completion.chunk.")
 
 
 @dataclass(frozen=True)
 class ResponseEnvelope:
-    """What all parts of a response begin with."""
+    """The fields that a completion and all its chunks share."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, chunks: Sequence[StreamChunk]) -> dict[str, Any]:
-        """Return the response that has the whole answers."""
+    def completion(self, chunks: Sequence[StreamChunk]) -> dict[str, Any]:
+        """Return the response body with the complete answers."""
         choices = [
             {
                 "index": index,
@@ -56,29 +56,29 @@ class ResponseEnvelope:
             }
             for index, chunk in enumerate(chunks)
         ]
-        usage = count([chunk.usage for chunk in chunks])
+        usage = sum_usages([chunk.usage for chunk in chunks])
         return {**self._envelope("chat.completion"), "choices": choices, "usage": usage}
 
     def chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
-        """Return the event of a part of one answer."""
+        """Return the event for a chunk of one answer."""
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return format_event({**self._envelope("chat.completion.chunk"), "choices": [choice], **more})
 
     def split_around_text(self, index: int, **more: Any) -> tuple[bytes, bytes]:
-        """Return what stands before and after the text, a JSON string, in the chunks of one answer."""
+        """Return the bytes before and after the JSON string of the text in the chunk events of one answer."""
         before, after = self.chunk(index, {"content": ""}, **more).split(b'"content":""')
         return before + b'"content":', after
 
-    def usage(self, usages: Sequence[Usage | None]) -> bytes:
+    def usage_chunk(self, usages: Sequence[Usage | None]) -> bytes:
         """Return the event with the token counts."""
-        return format_event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": count(usages)})
+        return format_event({**self._envelope("chat.completion.chunk"), "choices": [], "usage": sum_usages(usages)})
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def count(usages: Sequence[Usage | None]) -> dict[str, int]:
-    """Return the tokens of the prompt, which the answers share, and of all answers."""
+def sum_usages(usages: Sequence[Usage | None]) -> dict[str, int]:
+    """Return the token counts: the prompt once, because the answers share it, and the sum of all answers."""
     known = [usage for usage in usages if usage is not None]
     prompt = max((usage.prompt_tokens for usage in known), default=0)
     answers = sum(usage.answer_tokens for usage in known)
@@ -86,7 +86,7 @@ def count(usages: Sequence[Usage | None]) -> dict[str, int]:
 
 
 def make_router(service: Service) -> APIRouter:
-    """Return the routes over `service`."""
+    """Return the router with the routes under /v1."""
     router = APIRouter(prefix="/v1")
     name = service.settings.model_name
     started = int(time.time())
@@ -102,7 +102,7 @@ def make_router(service: Service) -> APIRouter:
         """List the model."""
         return {"object": "list", "data": [describe()]}
 
-    # The name of a model may have slashes.
+    # `:path` because the name of a model may contain slashes.
     @router.get(
         "/models/{model:path}",
         response_model=Model,
@@ -120,13 +120,13 @@ def make_router(service: Service) -> APIRouter:
         openapi_extra=describe_body(CompletionRequest),
     )
     async def complete(request: Request) -> Response:
-        """Answer the last message of a dialogue, which may be about a picture."""
+        """Answer the last message of a conversation, with or without an image."""
         body = await service.parser.read(request, CompletionRequest)
         question = to_question(body, service)
         envelope = ResponseEnvelope(name)
         if body.stream:
             return await answer_streamed(request, service, question, partial(format_events, envelope, body))
-        return JSONResponse(envelope.whole(await answer_complete(request, service, question)))
+        return JSONResponse(envelope.completion(await answer_complete(request, service, question)))
 
     return router
 
@@ -134,17 +134,19 @@ def make_router(service: Service) -> APIRouter:
 async def format_events(
     envelope: ResponseEnvelope, body: CompletionRequest, chunks: AsyncIterator[ChunkBatch], task: GenerationTask
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of all answers as they grow, then the token counts if they are asked for."""
+    """Yield the chunk events of all answers, then the token counts if the request includes them."""
     with_usage = bool(body.stream_options and body.stream_options.include_usage)
     counts_each = bool(with_usage and body.stream_options and body.stream_options.continuous_usage_stats)
     more: dict[str, Any] = {"usage": None} if with_usage else {}
     for index in range(body.n or 1):
         yield envelope.chunk(index, {"role": "assistant", "content": ""}, **more)
-    around = [envelope.split_around_text(index, **more) for index in range(body.n or 1)]  # the same in all chunks
-    async for together in chunks:
-        for index, chunk in together:
+    around = [
+        envelope.split_around_text(index, **more) for index in range(body.n or 1)
+    ]  # identical in all chunks, so computed once
+    async for batch in chunks:
+        for index, chunk in batch:
             if counts_each:
-                more = {"usage": count(task.usages)}
+                more = {"usage": sum_usages(task.usages)}
             if chunk.text and counts_each:
                 yield envelope.chunk(index, {"content": chunk.text}, **more)
             elif chunk.text:
@@ -153,15 +155,15 @@ async def format_events(
             if chunk.finish_reason is not None:
                 yield envelope.chunk(index, {}, chunk.finish_reason, **more)
     if with_usage:
-        yield envelope.usage(task.usages)
+        yield envelope.usage_chunk(task.usages)
     yield DONE_EVENT
 
 
 def to_question(body: CompletionRequest, service: Service) -> Question:
-    """Return what a request asks; the messages, one of which holds the picture, go from `body`.
+    """Convert a request to a question. The messages are removed from `body`, so that the image's text can be freed.
 
     Raises:
-        Refusal, SettingError: it cannot be answered so.
+        ApiError, SettingError: a value of the request is invalid.
     """
     check_model(body.model, service.settings.model_name)
     check_parameters(body)
@@ -175,25 +177,27 @@ def to_question(body: CompletionRequest, service: Service) -> Question:
 
 
 def check_model(body: str, name: str) -> None:
-    """Check that a request is for the model that answers.
+    """Check that a request names the served model.
 
     Raises:
-        Refusal: 404, it is for another.
+        ApiError: 404, it names another model.
     """
     if body != name:
-        message = f"There is no model {body[:100]!r} here. The one that answers is {name!r}."
+        message = f"The model {body[:100]!r} does not exist here. The served model is {name!r}."
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
 def choose_configs(body: CompletionRequest, service: Service) -> list[GenerationConfig]:
-    """Return the settings of each answer; with a seed, that of each is one more than that of the one before.
+    """Return the generation settings of each answer; with a seed, answer i has seed + i.
 
     Raises:
-        Refusal, SettingError: one makes no sense, or too many answers are asked for.
+        ApiError, SettingError: a value is invalid, or `n` exceeds the server's limit.
     """
     count, most = body.n or 1, service.settings.max_choices
     if count > most:
-        raise ApiError(400, f"n is {count}; this server gives at most {most} answers.", code="invalid_value", param="n")
+        raise ApiError(
+            400, f"n is {count}; this server allows at most {most} answers.", code="invalid_value", param="n"
+        )
     limit = body.max_completion_tokens or body.max_tokens
     config = service.choose_config(max_new_tokens=limit, **{name: getattr(body, name) for name in SETTINGS})
     if body.seed is None:

@@ -1,6 +1,6 @@
-"""Define what requests and responses contain, as FastAPI checks it and documents it under /docs.
+"""Schemas of requests and responses, for validation and for the documentation under /docs.
 
-Ranges that the engine checks stand here for the reader of the documentation; a test holds that both say the same.
+The ranges of sampling parameters repeat the engine's, so that /docs shows them; a test compares the two.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from .api_errors import ApiError
-from .content import CONTENT_SCHEMA
+from .messages import Message
 
 IMAGE_NAMES = frozenset(
     f"{prefix}{name}{suffix}"
@@ -28,20 +28,20 @@ IMAGE_NAMES = frozenset(
     for prefix in ("", "input_", "base64_")
     for suffix in ("", "_url", "_urls", "_path", "_file", "_base64", "_b64", "_data")
 ) - {"image"}
-MAX_KEYS = 100  # that are looked at; a request may have thousands
-SHORT_NAME_LENGTH = 4  # letters of a name, of which many other words differ by two
+MAX_KEYS = 100  # of a request that are compared; it may have thousands
+SHORT_NAME_LENGTH = 4  # letters; many unrelated words are within two edits of such a name
 EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
 
 
 def check_key_spelling(given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Check that no unknown key of a request is nearly a known one, or another name of the image.
+    """Check that no unknown key of a request is a misspelling of a known key or another name of the image.
 
-    Nearly means: in other case, or up to two letters away, a letter being inserted, left out, replaced, or swapped with
-    its neighbour. Names of up to four letters (`text`, `seed`, `top_k`) have many neighbours, so that only one letter
-    counts there, and only where the name itself is absent. A key whose value is null or empty is ignored.
+    A misspelling differs in case, or by up to two edits; an edit inserts, deletes or replaces a letter, or swaps two
+    neighbors. For short names (`text`, `seed`, `top_k`), only one edit counts, and only if the request lacks the name
+    itself, because many unrelated words are near. A key whose value is null or empty is ignored.
 
     Raises:
-        Refusal: 400; it names the key and the one that is known.
+        ApiError: 400; the message names both the unknown and the known key.
     """
     names = tuple(known)
     for key in islice((key for key in given if key not in names), MAX_KEYS):
@@ -49,29 +49,30 @@ def check_key_spelling(given: Mapping[str, Any], known: Iterable[str]) -> None:
             continue
         lower = key.lower().replace("-", "_")
         if lower in IMAGE_NAMES:
-            raise _unknown_key_error(key, "image", "holds the picture, as base64 text or a data URL")
+            raise _unknown_key_error(key, "image", "holds the image, as base64 text or a data URL")
         near = next(
             (name for name in names if is_misspelling(lower, name) and (not is_short_name(name) or name not in given)),
             None,
         )
         if near is not None:
-            raise _unknown_key_error(key, near, "is perhaps meant")
+            raise _unknown_key_error(key, near, "may be meant")
 
 
 def is_short_name(name: str) -> bool:
-    """Whether a name has so few letters that unrelated words are two letters away."""
+    """Return whether a name is so short that many unrelated words are within two edits."""
     return len(name.replace("_", "")) <= SHORT_NAME_LENGTH
 
 
 def is_misspelling(key: str, name: str) -> bool:
-    """Whether a key is a known name with one or two letters wrong."""
+    """Return whether a key is within one or two edits of a known name."""
     return edit_distance(key, name, 1 if is_short_name(name) else 2) is not None
 
 
 def edit_distance(first: str, second: str, limit: int) -> int | None:
-    """Return how many letters to insert, delete, replace or swap with their neighbours make two words equal.
+    """Return the number of edits between two words, None if there are more than `limit`.
 
-    None if it is more than `limit`. Optimal string alignment, after Damerau (1964).
+    An edit inserts, deletes or replaces a letter, or swaps two neighbors: the optimal string alignment distance, after
+    Damerau (1964).
     """
     if abs(len(first) - len(second)) > limit:
         return None
@@ -93,17 +94,17 @@ def _unknown_key_error(key: str, name: str, reason: str) -> ApiError:
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 256
-MAX_TURNS = 1000  # of a history, and as many messages of each side; the settings may allow fewer
+MAX_TURNS = 1000  # of a history, and messages of each role; the settings may allow fewer
 MAX_INTEGER = 2**31 - 1
 MAX_SEED = 2**63 - 1
 UNLIMITED = -1
 
 
 def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
-    """Return a validator that reads -1, by which other servers' clients ask for no limit or seed, as `instead`.
+    """Return a validator that replaces -1, which clients of other servers send for no limit or seed, by `instead`.
 
     Args:
-        schema: the type of all other values, for the documentation.
+        schema: the type of all other values, for the OpenAPI document.
     """
 
     def replace(value: Any) -> Any:
@@ -113,12 +114,12 @@ def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
 
 
 def to_stop_list(value: Any) -> Any:
-    """Return a single stop string as a list."""
+    """Convert a single stop string to a list."""
     return [value] if isinstance(value, str) else value
 
 
 def drop_empty(stops: list[str] | None) -> list[str] | None:
-    """Return the stop strings that are not empty; an empty one asks for nothing."""
+    """Return the stop strings without empty ones, which have no effect."""
     return stops and [stop for stop in stops if stop]
 
 
@@ -130,10 +131,10 @@ _TopK = Annotated[StrictInteger, Field(ge=0, le=MAX_INTEGER)]
 TopK = Annotated[_TopK | None, replace_unlimited(0, _TopK), Field(description="0 or -1 for all tokens")]
 Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")]
 _Tokens = Annotated[StrictInteger, Field(ge=1, le=MAX_INTEGER)]
-MaxTokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 is read as left out")]
+MaxTokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 for the default")]
 MinTokens = Annotated[StrictInteger | None, Field(ge=0, le=MAX_INTEGER, description="prompt and answer together")]
 _Seed = Annotated[StrictInteger, Field(ge=0, le=MAX_SEED)]
-Seed = Annotated[_Seed | None, replace_unlimited(None, _Seed), Field(description="-1 is read as left out")]
+Seed = Annotated[_Seed | None, replace_unlimited(None, _Seed), Field(description="-1 for a random seed")]
 _Stop = Annotated[str, Len(0, MAX_STOP_LENGTH)]
 _Stops = Annotated[list[_Stop], Len(0, MAX_STOP_STRINGS)]
 Stops = Annotated[
@@ -149,38 +150,32 @@ _MESSAGE = {
     "properties": {"role": {"enum": ["user", "assistant"]}, "content": _TEXT},
     "required": ["role", "content"],
 }
-# `model.prompt.to_turns` reads it and names what is wrong; pydantic would complain of each form in turn.
+# `model.prompt.to_turns` validates it: pydantic would report an error for each alternative of a union.
 History = Annotated[
     Any,
     WithJsonSchema({"anyOf": [{"type": "array", "items": {"anyOf": [_TURN_PAIR, _MESSAGE]}}, {"type": "null"}]}),
     Field(
-        description="earlier rounds, oldest first, as [question, answer], or as messages of user and assistant in turn"
+        description="earlier turns, oldest first: [question, answer] pairs, or alternating user and assistant messages"
     ),
-]
-# `visualglm.server.messages` reads it and names what is wrong.
-Content = Annotated[
-    Any,
-    WithJsonSchema(CONTENT_SCHEMA),
-    Field(description="a text or a list of parts; an image's URL is a data URL, or http(s) where the server allows it"),
 ]
 
 
 class StrictModel(BaseModel):
-    """A part of a request, of which "1" is no number and 1 no text."""
+    """Base of request schemas: types are strict, so "1" is not a number and 1 is not a text."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
 class NativeRequest(StrictModel):
-    """A question in the original's way. Settings left out are the terminal program's; other keys are ignored.
+    """A question in the original's format. Omitted settings have the terminal program's defaults.
 
-    Keys that are nearly one of these (`imgae`, `max_lenght`) or another name of the image (`images`, `img`,
-    `image_url`) are refused.
+    Unknown keys are ignored, except misspelled keys (`imgae`, `max_lenght`) and other names of the image (`images`,
+    `img`, `image_url`), which are rejected.
     """
 
-    text: str = Field(description="the question; its language decides that of the prompt")
+    text: str = Field(description="the question; its language determines the prompt's language")
     image: str | None = Field(
-        None, description="base64 text, with line breaks or not, or a data URL; none to talk without"
+        None, description="base64 text, with or without line breaks, or a data URL; omit it to chat without an image"
     )
     history: History = None
     max_length: MaxTokens = None
@@ -191,20 +186,20 @@ class NativeRequest(StrictModel):
     temperature: Temperature = None
     repetition_penalty: Penalty = None
     seed: Seed = None
-    num_beams: Literal[1] | None = Field(None, description="answers are sampled; there is no beam search")
-    stream: bool | None = Field(None, description="send the answer as server-sent events while it is written")
+    num_beams: Literal[1] | None = Field(None, description="only 1: beam search is not supported")
+    stream: bool | None = Field(None, description="send the answer as server-sent events while it is generated")
 
     @model_validator(mode="before")
     @classmethod
     def check_keys(cls, data: Any) -> Any:
-        """Refuse misspelled keys here, where all keys are seen, so that none is kept."""
+        """Reject misspelled keys before validation, which drops unknown keys."""
         if isinstance(data, dict):
             check_key_spelling(data, cls.model_fields)
         return data
 
 
 class NativeAnswer(BaseModel):
-    """An answer in the original's way; `response` and `result` are the same."""
+    """An answer in the original's format; `response` and `result` are equal."""
 
     response: str
     result: str
@@ -214,7 +209,7 @@ class NativeAnswer(BaseModel):
 
 
 class NativeError(BaseModel):
-    """Why a question was not answered."""
+    """The reason why a request failed."""
 
     error: str
     status: int
@@ -222,56 +217,45 @@ class NativeError(BaseModel):
     request_id: str
 
 
-class Message(StrictModel):
-    """What one side said."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content = None
-
-
 class StreamOptions(StrictModel):
-    """How a streamed answer is sent."""
+    """Options of a streamed answer."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     include_usage: bool | None = Field(None, description="send the token counts after the answer")
     continuous_usage_stats: bool | None = Field(
-        None, description="not of the protocol; with include_usage, send the counts so far with each part"
+        None, description="extension of the protocol; with include_usage, each chunk has the counts so far"
     )
 
 
 class CompletionRequest(StrictModel):
-    """Chat completions. What is not listed is refused by its name, not ignored."""
+    """A request for chat completions. Parameters that are not listed are rejected, not ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    model: str = Field(description="as GET /v1/models names it")
+    model: str = Field(description="the id from GET /v1/models")
     messages: Annotated[list[Message], Field(max_length=2 * MAX_TURNS, fail_fast=True)] = Field(
-        description="System messages are put before the first question. There may be one picture, which stands at the "
-        "prompt's start whatever turn it is in."
+        description="System messages are put before the first question. The conversation can have one image; the "
+        "prompt begins with it, whichever turn contains it."
     )
     max_tokens: MaxTokens = None
     max_completion_tokens: MaxTokens = None
     temperature: Temperature = None
     top_p: TopP = None
     n: Annotated[StrictInteger | None, Field(ge=1, le=128)] = None
-    stop: Stops = Field(None, description="strings before which an answer ends; an empty one is left out")
-    seed: Seed = Field(
-        None, description="the answers to one question have this seed and the ones after it; -1 is read as left out"
-    )
+    stop: Stops = Field(None, description="strings before which an answer ends; empty ones are ignored")
+    seed: Seed = Field(None, description="seed of the first answer; each further one adds 1; -1 for a random seed")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="makes no difference")
-    top_k: TopK = Field(None, description="not of the protocol; 0 or -1 for all tokens")
-    repetition_penalty: Penalty = Field(None, description="not of the protocol; 1 for none")
-    min_length: MinTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
-    max_length: MaxTokens = Field(None, description="not of the protocol; tokens of prompt and answer together")
+    user: str | None = Field(None, description="no effect")
+    top_k: TopK = Field(None, description="extension of the protocol; 0 or -1 for all tokens")
+    repetition_penalty: Penalty = Field(None, description="extension of the protocol; 1 for none")
+    min_length: MinTokens = Field(None, description="extension of the protocol; tokens of prompt and answer together")
+    max_length: MaxTokens = Field(None, description="extension of the protocol; tokens of prompt and answer together")
 
 
 class UsageInfo(BaseModel):
-    """Tokens of a prompt, the picture's included, and of its answers."""
+    """Token counts of the prompt, including the image, and of the answers."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -279,7 +263,7 @@ class UsageInfo(BaseModel):
 
 
 class Answer(BaseModel):
-    """What the assistant said."""
+    """The assistant's message."""
 
     role: Literal["assistant"]
     content: str
@@ -287,7 +271,7 @@ class Answer(BaseModel):
 
 
 class Choice(BaseModel):
-    """One of the answers."""
+    """One answer."""
 
     index: int
     message: Answer
@@ -307,24 +291,24 @@ class Completion(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that answers."""
+    """A served model."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    description: str | None = Field(description="what the model knows; null while it loads or if it does not say")
+    description: str | None = Field(description="what the model knows; null while it loads or if unknown")
 
 
 class Models(BaseModel):
-    """The models that answer."""
+    """The served models."""
 
     object: Literal["list"]
     data: list[Model]
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong, for a person in `message` and for programs in the others."""
+    """An error: `message` is for people, the other fields are for programs."""
 
     message: str
     type: str
@@ -333,12 +317,12 @@ class ErrorDetail(BaseModel):
 
 
 class ProtocolError(BaseModel):
-    """Why a question was not answered."""
+    """The reason why a request failed."""
 
     error: ErrorDetail
 
 
 class Health(BaseModel):
-    """How the server is."""
+    """The server's state."""
 
     status: str

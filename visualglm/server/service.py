@@ -1,4 +1,4 @@
-"""What the routes share: the model, the places, the threads, and the notes about each request."""
+"""The service behind all routes: model, limits, threads, metrics and the request log."""
 
 import asyncio
 import logging
@@ -22,12 +22,12 @@ from .settings import Settings
 
 @dataclass(frozen=True)
 class Question:
-    """What a request asks, whatever its protocol.
+    """The content of a request, independent of its protocol.
 
     Attributes:
-        turns: earlier rounds, oldest first.
-        picture: as the request gave it, or None; it can be read once.
-        configs: of each of its answers.
+        turns: earlier turns, oldest first.
+        picture: the image as the request gave it, or None; it can be read once.
+        configs: generation settings of each answer.
         stops: strings before which an answer ends.
     """
 
@@ -43,8 +43,8 @@ class Service:
     """One model behind all routes.
 
     Args:
-        settings: what is allowed.
-        model: answers; None as long as it is being loaded.
+        settings: the limits.
+        model: generates the answers; None while it is loading.
     """
 
     def __init__(self, settings: Settings, model: ChatModel | None = None) -> None:
@@ -54,7 +54,7 @@ class Service:
         self.body_budget = BodyBudget(settings.max_bodies)
         self.parser = BodyParser(settings.max_json_tokens, settings.max_text)
         self.images = ImageReader(settings)
-        # A place may be free a moment before its thread is, so there are as many threads as places and some more.
+        # A permit is released slightly before its thread is idle, so there are more threads than permits.
         self.pool = ThreadPoolExecutor(settings.max_concurrent_answers + settings.max_batch, "answer")
         self.active: set[GenerationTask] = set()
         self.metrics = Metrics(lambda: self.limiter.running, lambda: self._count(False), lambda: self._count(True))
@@ -63,10 +63,10 @@ class Service:
         return sum((usage is not None) is has_started for task in list(self.active) for usage in task.usages)
 
     def choose_config(self, **given: float | int | None) -> GenerationConfig:
-        """Return the model's settings for demonstrations with those that a request gave.
+        """Return the model's demo settings, overridden by the settings of a request.
 
         Raises:
-            SettingError: one makes no sense, or is more than is allowed here.
+            SettingError: a value is invalid, or exceeds the server's limit.
         """
         length, most = given.get("max_length"), self.settings.max_length
         if length is not None and length > most:
@@ -75,28 +75,28 @@ class Service:
         return config.replace(**{"max_length": min(config.max_length, most), **given})
 
     def check_question(self, text: str, turns: Sequence[Turn]) -> None:
-        """Check a question and its history, the lengths first: the rest reads every character.
+        """Validate a question and its history: first the lengths, because the other checks read every character.
 
         Raises:
-            Refusal: 400, the question is empty, or they are too long or have control characters.
+            ApiError: 400, the question is empty, or the texts are too long or contain control characters.
         """
         if len(turns) > (most := self.settings.max_history):
-            message = f"The history has {len(turns)} rounds; at most {most} are read. Leave out the oldest."
+            message = f"The history has {len(turns)} turns; at most {most} are allowed. Leave out the oldest."
             raise ApiError(400, message, code="history_too_long")
         length = len(text) + sum(len(turn.question) + len(turn.answer) for turn in turns)
         if length > (longest := self.settings.max_text):
-            message = f"Question and history have {length:,} characters; at most {longest:,} are read. Shorten them."
+            message = f"Question and history have {length:,} characters; at most {longest:,} are allowed. Shorten them."
             raise ApiError(400, message, code="text_too_long")
         if not text.strip():
-            raise ApiError(400, "The question is empty. Ask something, also about a picture.", code="empty_question")
+            raise ApiError(400, "The question is empty. Ask a question, even about an image.", code="empty_question")
         check_characters([text, *(part for turn in turns for part in (turn.question, turn.answer))])
 
     async def start(self, question: Question, record: RequestRecord) -> GenerationTask:
-        """Take places for the answers, read the picture, and begin.
+        """Acquire permits for the answers, decode the image, and start generation.
 
         Raises:
-            Refusal: no place is free, the question is too long, or the request's time is over.
-            VisualGLMError: the picture cannot be used.
+            ApiError: the server is busy, the question is invalid, or the request timed out.
+            VisualGLMError: the image cannot be used.
         """
         self.check_question(question.text, question.turns)
         record.answers, record.streamed = len(question.configs), question.streamed
@@ -113,7 +113,7 @@ class Service:
     async def _read_image(self, image: ImageSource | None, deadline: float) -> object:
         if image is None:
             return None
-        assert self.model is not None  # requests are refused until it is loaded
+        assert self.model is not None  # requests are rejected until it is loaded
         try:
             async with asyncio.timeout_at(deadline):
                 return await self.images.read(image, self.model.image_size)
@@ -124,11 +124,10 @@ class Service:
         self, question: Question, image: object, permits: Sequence[Permit], deadline: float
     ) -> GenerationTask:
         assert self.model is not None
-        language = question_language(question.text, ENGLISH, question.turns)  # the original's default here
+        language = question_language(question.text, ENGLISH, question.turns)  # English is the original's default here
         conversation = Conversation(image, list(question.turns), language)
-        min_interval_s = (
-            0.0 if question.stop_strings else EVENT_INTERVAL_S
-        )  # a stop string ends an answer at its very token
+        # With stop strings, each token comes in a chunk of its own, so that generation ends at the matching token.
+        min_interval_s = 0.0 if question.stop_strings else EVENT_INTERVAL_S
         stream = partial(self.model.stream_answer, conversation, question.text, min_interval_s=min_interval_s)
         sources: list[ChunkSource] = [partial(stream, config) for config in question.configs]
         task = GenerationTask(
@@ -138,7 +137,7 @@ class Service:
         return task
 
     def finish(self, task: GenerationTask, question: Question, record: RequestRecord, texts: Sequence[str]) -> None:
-        """Note what the answers of a request took; they end at once if they have not ended."""
+        """Record the usage of a request's answers; cancel answers that are still running."""
         task.cancel()
         self.active.discard(task)
         usages = [usage for usage in task.usages if usage is not None]
@@ -156,15 +155,15 @@ class Service:
             record.text = {"question": question.text, "answers": list(texts)}
 
     def report_error(self, error: Exception, record: RequestRecord) -> ApiError:
-        """Return what the client is told of an error; a bug goes into the log."""
-        refusal = to_api_error(error, self.limiter.retry_after)
-        record.error = type(error).__name__ if refusal is None else refusal.code
-        if refusal is None or refusal.status_code == 500 or refusal.code == OVERLOADED:
+        """Return the API error for an exception; log unexpected exceptions with their traceback."""
+        api_error = to_api_error(error, self.limiter.retry_after)
+        record.error = type(error).__name__ if api_error is None else api_error.code
+        if api_error is None or api_error.status_code == 500 or api_error.code == OVERLOADED:
             log("error", logging.ERROR, error, id=record.id)
-        return refusal or internal_error(record.id)
+        return api_error or internal_error(record.id)
 
     def close(self) -> None:
-        """End the threads; answers that are still being written end at their next step."""
+        """Stop the threads; running answers end at their next chunk."""
         for task in list(self.active):
             task.cancel()
         self.images.close()

@@ -19,7 +19,7 @@ import pytest
 from model import SettingError
 from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
 from visualglm.server import Settings, create_app
-from visualglm.server.process import MALLOC_ARENAS, Server
+from visualglm.server.program import MALLOC_ARENAS, Server
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--from_pretrained", "visualglm-tiny", "--device", "cpu"]
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_said():
     ("host", "keys", "warned"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False), ("localhost", (), False)]
 )
 def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog):
-    from visualglm.server.process import warn_if_unauthenticated
+    from visualglm.server.program import warn_if_unauthenticated
 
     warn_if_unauthenticated(Settings(host=host, api_keys=keys))
     assert bool(caplog.records) is warned
@@ -111,7 +111,7 @@ def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog)
 
 COUNT_ARENAS = """
 import ctypes, threading
-from visualglm.server.process import limit_malloc_arenas
+from visualglm.server.program import limit_malloc_arenas
 
 limit_malloc_arenas()
 libc = ctypes.CDLL(None)

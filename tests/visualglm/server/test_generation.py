@@ -179,7 +179,9 @@ def test_an_answer_that_takes_too_long_is_408(streamed):
             assert last["error"]["code"] == "timeout"
 
 
-@pytest.mark.parametrize(("error", "told"), [(RuntimeError("secret"), "of its own"), (GenerationError("NaN"), "NaN")])
+@pytest.mark.parametrize(
+    ("error", "told"), [(RuntimeError("secret"), "Internal server error"), (GenerationError("NaN"), "NaN")]
+)
 def test_an_error_of_the_model_is_500_with_an_id_and_the_server_lives_on(error, told, caplog):
     model = SteppedModel(free=True)
     with serving(model) as client:

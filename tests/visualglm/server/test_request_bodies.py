@@ -13,7 +13,7 @@ from tests.helpers.bad_requests import to_base64
 from tests.helpers.costly_images import slow_to_decode
 from visualglm.server.admission import UNCOUNTED_BODY_BYTES, BodyBudget, BodyReservation
 from visualglm.server.api_errors import ApiError
-from visualglm.server.content import MAX_PARTS, read_content
+from visualglm.server.messages import MAX_PARTS, read_content
 from visualglm.server.parsing import BodyParser
 from visualglm.server.schemas import CompletionRequest, NativeRequest
 

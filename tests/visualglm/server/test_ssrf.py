@@ -139,7 +139,7 @@ def test_no_picture_of_any_format_makes_its_decoder_open_a_file():
 def test_addresses_are_not_read_unless_that_is_allowed(tiny_server):
     with record_audit_events() as seen:
         response = ask(tiny_server, f"http://{PUBLIC}/x.png")
-    assert response.status_code == 400 and "Send the picture itself" in response.json()["error"]["message"]
+    assert response.status_code == 400 and "Send the image itself" in response.json()["error"]["message"]
     assert response.json()["error"]["code"] == "invalid_image"
     assert seen == []
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_URL, SteppedModel, completion, serving
 from visualglm.server.api_errors import ApiError
-from visualglm.server.content import IMAGE_TYPES, TEXT_TYPES, read_content
+from visualglm.server.messages import IMAGE_TYPES, TEXT_TYPES, read_content
 
 WHERE = "messages.0.content"
 IMAGE = {"type": "image_url", "image_url": {"url": SCENE_URL}}
@@ -46,8 +46,8 @@ def test_the_ways_to_write_parts(tiny_server, parts):
         ([{"text": "a"}], ".0.type", "no type"),
         ([{"type": 1}], ".0.type", "type of a part is a number"),
         ([{"type": []}], ".0.type", "type of a part is a list"),
-        ([{"type": "image", "image": "x"}], ".0.type", "'image' are not read"),
-        ([{"type": "input_audio"}], ".0.type", "'input_audio' are not read"),
+        ([{"type": "image", "image": "x"}], ".0.type", "'image' are not supported"),
+        ([{"type": "input_audio"}], ".0.type", "'input_audio' are not supported"),
         ([{"type": "text"}], ".0.text", "missing"),
         (["a", {"type": "text", "text": None}], ".1.text", "null"),
         ([{"type": "input_text", "text": 3}], ".0.text", "input_text is a number"),
