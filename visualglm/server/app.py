@@ -1,4 +1,4 @@
-"""The application: the routes, behind the doors that every request passes."""
+"""The ASGI application: the routes and the middleware in front of them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,17 +22,17 @@ from .service import Service
 from .settings import Settings
 
 DESCRIPTION = (
-    "Questions about pictures, in Chinese and English: `POST /` as the original documents it, and chat completions."
+    "Questions about images, in Chinese and English: `POST /` in the original's protocol, and chat completions."
 )
 REFERENCE = "#/components/schemas/{model}"
 
 
 def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
-    """Return the application that answers with `model`.
+    """Create the application that serves `model`.
 
     Args:
-        model: answers; None if it is put into `app.state.service.model` later, and requests get 503 until then.
-        settings: what is allowed.
+        model: generates the answers; None to set `app.state.service.model` later. Until then, questions get 503.
+        settings: the limits.
     """
     service = Service(settings, model)
 
@@ -45,18 +45,18 @@ def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
         title="VisualGLM",
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # its page would have its browser ask elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from another site
         redoc_url=None,
     )
     app.state.service = service
     routers = (native.make_router(service), openai.make_router(service), make_operator_router(service))
     for router in (*routers, make_docs_router(app.title, str(app.openapi_url))):
         app.include_router(router)
-    # The one that is added last is passed first.
+    # The middleware that is added last runs first.
     app.add_middleware(BodyLimitMiddleware, service=service)
     app.add_middleware(AuthMiddleware, service=service)
     app.add_middleware(RequestLogMiddleware, service=service)
-    if settings.cors_origins:  # outside of all, so that a page's script can read refusals, too
+    if settings.cors_origins:  # outermost, so that scripts can read error responses, too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -70,17 +70,17 @@ def create_app(model: ChatModel | None, settings: Settings) -> FastAPI:
 
 
 def make_operator_router(service: Service) -> APIRouter:
-    """Return the routes for whoever runs the server."""
+    """Return the router for operators: health, readiness and metrics."""
     router = APIRouter()
 
     @router.get("/health", response_model=Health)
     async def health() -> Any:
-        """Tell that the server is alive."""
+        """Report that the server is alive."""
         return {"status": "ok"}
 
     @router.get("/ready", response_model=Health, responses={503: {"model": Health}})
     async def ready() -> Any:
-        """Tell whether the next question would be answered."""
+        """Report whether the server would accept a question now."""
         limiter = service.limiter
         states = (("stopping", limiter.closing), ("loading", service.model is None), ("busy", limiter.is_full))
         status = next((name for name, holds in states if holds), "ready")
@@ -88,25 +88,25 @@ def make_operator_router(service: Service) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """Return counts and times for Prometheus."""
+        """Return the metrics for Prometheus."""
         return Response(service.metrics.export(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
 def add_error_handlers(app: FastAPI, service: Service) -> None:
-    """Let every error have the shape of its route's protocol."""
+    """Convert HTTP errors to responses in the format of their route's protocol."""
 
     @app.exception_handler(AnyHTTPException)
     async def handle_http(request: Request, error: HTTPException) -> Response:
-        refusal = error if isinstance(error, ApiError) else route_error(app, request, error)
-        refusal.headers = refusal.headers or error.headers
+        api_error = error if isinstance(error, ApiError) else route_error(app, request, error)
+        api_error.headers = api_error.headers or error.headers
         record = request.state.record
-        return error_response(service.report_error(refusal, record), record.path, record.id)
+        return error_response(service.report_error(api_error, record), record.path, record.id)
 
 
 def _document(app: FastAPI) -> None:
-    """Add to the OpenAPI document the bodies that the routes read themselves."""
+    """Add the schemas of the request bodies to the OpenAPI document, because the routes parse the bodies themselves."""
     build = app.openapi
     _, bodies = models_json_schema(
         [(NativeRequest, "validation"), (CompletionRequest, "validation")], ref_template=REFERENCE

@@ -1,4 +1,4 @@
-"""Limits on connections: how many there are, and how long the headers of each request may take."""
+"""Limits on the number of connections, and a timeout for the headers of each request."""
 
 import asyncio
 import ipaddress
@@ -16,20 +16,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..local_address import client_network, parse_address
 from .request_log import log
 
-HEADER_TIMEOUT_S = 20.0  # seconds in which the headers of a request must have arrived
-REPORT_INTERVAL_S = 10.0  # seconds between two lines of the log about refused connections
+HEADER_TIMEOUT_S = 20.0  # seconds until the headers of a request must have arrived
+REPORT_INTERVAL_S = 10.0  # seconds between log lines about rejected connections
 TOO_MANY_RESPONSE = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
 
 
 class ConnectionLimits:
-    """Counts open connections, in total and for each client address. Used on the event loop alone.
+    """Limits the open connections, in total and for each client address. For use on the event loop only.
 
     Args:
         most: connections in total.
-        most_per_client: connections of one client address, loopback and `trusted` excepted.
-        trusted: addresses or networks of proxies, each of which speaks for many clients.
+        most_per_client: connections of one client address, except loopback addresses and `trusted`.
+        trusted: addresses or networks of proxies, whose connections belong to many clients.
     """
 
     def __init__(self, max_total: int, max_per_client: int, trusted: Sequence[str] = ()) -> None:
@@ -42,7 +42,7 @@ class ConnectionLimits:
         self.reported = 0.0
 
     def admit(self, address: str | None) -> bool:
-        """Count a new connection from `address`; return False, and do not count it, if there are too many."""
+        """Count a new connection from `address`; return False, without counting it, if a limit is reached."""
         client = self.client_key(address)
         if self.total >= self.max_total or (client is not None and self.by_client[client] >= self.max_per_client):
             self._report()
@@ -61,7 +61,7 @@ class ConnectionLimits:
                 del self.by_client[client]
 
     def client_key(self, address: str | None) -> str | None:
-        """Return the key under which an address is counted, None if it has no limit of its own."""
+        """Return the key that counts the connections of an address, None if only the total limit applies."""
         if address is None:  # a Unix socket
             return None
         parsed = parse_address(address)
@@ -77,14 +77,14 @@ class ConnectionLimits:
 
 
 def limit_connections(config: uvicorn.Config, limits: ConnectionLimits) -> None:
-    """Let a uvicorn server accept new connections within `limits`; it may be running."""
+    """Apply `limits` to the new connections of a uvicorn server, which may already be running."""
     config.http_protocol_class = partial(LimitedProtocol, limits=limits)  # type: ignore[assignment]
 
 
 class LimitedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol within `ConnectionLimits`, with a timeout for the headers of each request.
+    """uvicorn's HTTP/1.1 protocol with `ConnectionLimits` and a timeout for the headers of each request.
 
-    uvicorn itself times a connection only while nothing has arrived of its next request.
+    uvicorn's own keep-alive timeout ends with the first byte of the next request.
     """
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **settings: Any) -> None:
@@ -95,7 +95,7 @@ class LimitedProtocol(H11Protocol):
         self.header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Admit the connection, or close it."""
+        """Admit the connection, or send 503 and close it."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else None
         self.admitted = self.limits.admit(self.address)
@@ -106,25 +106,25 @@ class LimitedProtocol(H11Protocol):
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop the timer and the counting of the connection."""
         super().connection_lost(exc)
         self._stop_timer()
         if self.admitted:
             self.limits.release(self.address)
 
     def data_received(self, data: bytes) -> None:
-        """Read more of a request; begin to time its headers with the first byte."""
+        """Handle received bytes; ignore them if the connection was not admitted."""
         if self.admitted:
             super().data_received(data)
 
     def handle_events(self) -> None:
-        """Handle what was read."""
+        """Handle parsed events; then start or stop the header timer."""
         super().handle_events()
         if not self.transport.is_closing():
             self._update_header_timer()
 
     def _update_header_timer(self) -> None:
-        """Run the timer exactly while headers are awaited."""
+        """Run the timer exactly while the connection waits for headers."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_timer()
         elif self.header_timer is None:

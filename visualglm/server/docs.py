@@ -1,4 +1,4 @@
-"""Serve the page under /docs from files of its own, and explain requests that match no route."""
+"""The documentation page /docs, served from local files, and the errors for requests that match no route."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -15,16 +15,16 @@ KINDS = {SCRIPT: "text/javascript", STYLE: "text/css", ICON: "image/png"}
 
 
 def make_docs_router(title: str, openapi_url: str) -> APIRouter:
-    """Return the page that describes the API, and its files, which are read now and not when somebody asks.
+    """Return the router of the page /docs and its assets, which are read into memory here.
 
     Args:
         title: of the page.
-        openapi_url: where the document is that it shows.
+        openapi_url: path of the OpenAPI document.
     """
     router = APIRouter(include_in_schema=False)
     static = files("fastapi_offline") / "static"
     assets = {name: (static / name).read_bytes() for name in KINDS}
-    # Addresses are seen from the page, so that they hold below a proxy's prefix, too.
+    # The URLs are relative to the page, so that they also work below a reverse proxy's path prefix.
     page = get_swagger_ui_html(
         openapi_url=openapi_url.removeprefix("/"),
         title=title,
@@ -50,16 +50,16 @@ PROTOCOL = "/v1"
 
 
 def route_error(app: FastAPI, request: Request, error: AnyHTTPException) -> ApiError:
-    """Return the refusal of a request whose path (404) or method (405) the router did not find."""
+    """Return the error for a request with an unknown path (404) or method (405)."""
     path = request.url.path
-    described = f"{DOCS} describes this server."
+    documentation = f"{DOCS} documents the API."
     if error.status_code == 404:
         known = ", ".join(sorted(list_routes(app, PROTOCOL if path.startswith(PROTOCOL) else "")))
-        message = f"There is no {path[:100]!r} here. There are: {known}. {described}"
+        message = f"{path[:100]!r} does not exist here. The routes are: {known}. {documentation}"
         return ApiError(404, message, code="unknown_route")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"{request.method[:20]!r} is not allowed at {path[:100]!r}; send {allowed}. {described}"
+        message = f"{request.method[:20]!r} is not allowed at {path[:100]!r}; send {allowed}. {documentation}"
         return ApiError(405, message, code="method_not_allowed")
     return ApiError(error.status_code, f"{error.detail}.")
 

@@ -1,6 +1,6 @@
-"""What every request passes before its route: a number and a log line, the door, the limits of its body.
+"""Middleware of the server: request log, authentication and origin checks, limits on request bodies.
 
-They are plain ASGI, so that a route's `receive` is the connection's own and tells when the client leaves.
+It is plain ASGI, not `BaseHTTPMiddleware`, so that a route's `receive` reports when the client disconnects.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from .settings import listens_locally
 
 PUBLIC_PATHS = ("/health", "/ready", "/openapi.json", DOCS, *(f"{DOCS}/{name}" for name in KINDS))
 CLOSE_CONNECTION = {"Connection": "close"}
-# A browser posts such bodies for the page of any site without asking this server first whether it may.
+# A browser sends POST requests with these types from any site's page without a CORS preflight.
 SAFELISTED_CONTENT_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class RequestLogMiddleware:
-    """Gives each request an id, writes its line in the log, counts it, and turns errors into responses."""
+    """Gives each request an id, logs and counts it, and converts exceptions to error responses."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
@@ -43,12 +43,12 @@ class RequestLogMiddleware:
             choose_request_id(Headers(scope=scope).get("x-request-id")), scope["method"], scope["path"], client
         )
         scope.setdefault("state", {})["record"] = record
-        has_started = False
+        response_started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal has_started
+            nonlocal response_started
             if message["type"] == "http.response.start":
-                has_started = True
+                response_started = True
                 record.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = record.id
             await send(message)
@@ -58,9 +58,9 @@ class RequestLogMiddleware:
         except ClientDisconnected:
             record.status = 499
         except Exception as error:
-            refusal = self.service.report_error(error, record)
-            if not has_started:
-                await error_response(refusal, record.path, record.id)(scope, receive, send_with_id)
+            api_error = self.service.report_error(error, record)
+            if not response_started:
+                await error_response(api_error, record.path, record.id)(scope, receive, send_with_id)
         finally:
             record.seconds = round(time.perf_counter() - started, 4)
             self.service.metrics.observe_request(record)
@@ -68,7 +68,7 @@ class RequestLogMiddleware:
 
 
 class AuthMiddleware:
-    """Lets in whoever has a key, while the server is able to answer."""
+    """Rejects requests without a valid API key, requests of other sites, and questions before the model is ready."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
@@ -87,10 +87,10 @@ class AuthMiddleware:
         await self.app(scope, receive, send)
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        """Check everything that a request's headers tell.
+        """Check the headers of a request.
 
         Raises:
-            Refusal: it is not let in.
+            ApiError: the request is rejected.
         """
         scope["state"]["record"].key = self.check_key(headers.get("authorization"))
         if scope["method"] == "POST":
@@ -98,70 +98,73 @@ class AuthMiddleware:
             self.check_ready()
 
     def check_key(self, authorization: str | None) -> int | None:
-        """Return the number of the key that a request has brought, None where none is needed.
+        """Return the number of the request's key, counted from 1; None if the server has no keys.
 
         Raises:
-            Refusal: 401, it has no key or another one.
+            ApiError: 401, the key is missing or wrong.
         """
         if not self.keys:
             return None
         scheme, _, key = (authorization or "").partition(" ")
         given = key.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
-        # All are compared, each in constant time: how long it takes tells nothing.
+        # Compare with every key, each in constant time, so that the duration reveals nothing about the keys.
         matches = [hmac.compare_digest(given, known) for known in self.keys]
         if not any(matches):
-            message = "A key is needed: send it as Authorization: Bearer YOUR_KEY."
+            message = "An API key is required. Send the header Authorization: Bearer YOUR_KEY."
             raise ApiError(
                 401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer", **CLOSE_CONNECTION}
             )
         return matches.index(True) + 1
 
     def check_origin(self, headers: Headers) -> None:
-        """Check that no browser sends this for the page of another site that it has not asked about.
+        """Reject requests that a page of another site may send through a visitor's browser (CSRF, DNS rebinding).
+
+        Such a page could keep the model busy, and could read the answers if its host name resolves to this machine.
 
         Raises:
-            Refusal: 403, it may be so. Such a page could keep the model busy, and read answers if it has taken this
-                machine's address for its own name.
+            ApiError: 403, the request may come from such a page.
         """
         origin, host, allowed = headers.get("origin"), headers.get("host", ""), self.service.settings.cors_origins
         if origin is None or origin in allowed or "*" in allowed:
             return
         is_same = origin.partition("://")[2] == host
         if is_same and self.is_local and not is_own_host(host):
-            message = f"The name of this page is not known here: start the server with --cors-origin {origin}."
+            message = (
+                f"Requests from {origin} are not allowed. Start the server with --cors-origin {origin} to allow them."
+            )
             raise ApiError(403, message, code="cross_site", headers=CLOSE_CONNECTION)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if not is_same and kind in SAFELISTED_CONTENT_TYPES:
-            message = "The page of another site may send JSON alone: set Content-Type to application/json."
+            message = "Pages of other sites can only send JSON: set Content-Type to application/json."
             raise ApiError(403, message, code="cross_site", headers=CLOSE_CONNECTION)
 
     def check_ready(self) -> None:
-        """Check that the server answers.
+        """Check that the server accepts questions.
 
         Raises:
-            Refusal: 503, it is being stopped, or still loads its model.
+            ApiError: 503, the server is shutting down, or the model is still loading.
         """
         if self.service.limiter.closing:
             raise ApiError(
-                503, "The server is being stopped.", code="stopping", headers={"Retry-After": "30", **CLOSE_CONNECTION}
+                503, "The server is shutting down.", code="stopping", headers={"Retry-After": "30", **CLOSE_CONNECTION}
             )
         if self.service.model is None:
-            message = "The model is still being loaded. Try again in a minute."
+            message = "The model is still loading. Try again in a minute."
             raise ApiError(503, message, code="loading", headers={"Retry-After": "30", **CLOSE_CONNECTION})
 
 
 def is_public(scope: Scope) -> bool:
-    """Return whether a request needs no key; GET / only says where the documentation is."""
+    """Return whether a request needs no key. GET / is public because its 405 response names the documentation."""
     return scope["path"] in PUBLIC_PATHS or (scope["method"], scope["path"]) == ("GET", "/")
 
 
 def expects_continue(headers: Headers) -> bool:
-    """Whether a client waits for a word before it sends its body, so that one that is refused need not."""
+    """Return whether the client waits for 100 Continue before it sends its body, which a rejection avoids."""
     return headers.get("expect", "").lower() == "100-continue"
 
 
 async def discard_body(headers: Headers, receive: Receive, seconds: float) -> None:
-    """Read a body for so many seconds at most, and drop it: a client that is still sending would not see the answer."""
+    """Read and discard a body for at most `seconds`: a client that is still sending would not read the response."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while not expects_continue(headers) and (await receive()).get("more_body", False):
@@ -169,7 +172,7 @@ async def discard_body(headers: Headers, receive: Receive, seconds: float) -> No
 
 
 class BodyLimitMiddleware:
-    """Reads a request's body within limits of size and time before its route sees anything of it."""
+    """Reads the complete body of a request, within limits of size and time, before its route runs."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
@@ -189,7 +192,7 @@ class BodyLimitMiddleware:
             reservation.release()
 
     async def forward(self, scope: Scope, receive: Receive, send: Send, reservation: BodyReservation) -> None:
-        """Read the body and let the route have it."""
+        """Read the body, then call the route with it."""
         body: bytes | None = await self.read(Headers(scope=scope), receive, reservation)
 
         async def replay() -> Message:
@@ -206,28 +209,29 @@ class BodyLimitMiddleware:
         """Return the body.
 
         Raises:
-            Refusal: 413, it is too large; 408, it has not arrived in time; 503, all bodies together are too large.
-            ClientGone: the client left.
+            ApiError: 413, the body is too large; 408, it did not arrive in time; 503, the memory budget of all bodies
+                is exhausted.
+            ClientDisconnected: the client disconnected.
         """
         announced = headers.get("content-length", "")
-        refusal = self.body_too_large() if announced.isdecimal() and int(announced[:20]) > self.max_bytes else None
-        if refusal and expects_continue(headers):
-            raise refusal
+        rejection = self.body_too_large() if announced.isdecimal() and int(announced[:20]) > self.max_bytes else None
+        if rejection and expects_continue(headers):
+            raise rejection
         try:
             async with asyncio.timeout(self.timeout):
-                body = await self.collect(receive, reservation, refusal)
+                body = await self.collect(receive, reservation, rejection)
         except TimeoutError:
-            reason = f"The request has not arrived within {self.timeout:g} s."
+            reason = f"The request did not arrive within {self.timeout:g} s."
             raise ApiError(408, reason, code="slow_request", headers=CLOSE_CONNECTION) from None
         return body
 
-    async def collect(self, receive: Receive, reservation: BodyReservation, refusal: ApiError | None) -> bytes:
+    async def collect(self, receive: Receive, reservation: BodyReservation, rejection: ApiError | None) -> bytes:
         """Return the body.
 
-        A body that is refused is read to its end and dropped: a client that is still sending would not see the answer.
+        A rejected body is read to its end and discarded: a client that is still sending would not read the response.
 
         Args:
-            refusal: raised at the end of the body, if its announced length is refused.
+            rejection: raised at the end of the body, if its announced length is too large.
         """
         body = bytearray()
         while True:
@@ -235,28 +239,28 @@ class BodyLimitMiddleware:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnected
             part = message.get("body", b"")
-            refusal = refusal or self.check_length(len(body) + len(part), reservation)
-            if refusal is None:
+            rejection = rejection or self.check_length(len(body) + len(part), reservation)
+            if rejection is None:
                 body += part
             elif body:
                 body = bytearray()
                 reservation.release()
             if not message.get("more_body", False):
                 break
-        if refusal is not None:
-            raise refusal
+        if rejection is not None:
+            raise rejection
         return bytes(body)
 
     def check_length(self, length: int, reservation: BodyReservation) -> ApiError | None:
-        """Return why a body of `length` bytes is refused, None if it is not."""
+        """Return the error that rejects a body of `length` bytes, None if it is accepted."""
         if length > self.max_bytes:
             return self.body_too_large()
         if not reservation.resize(length):
-            message = "The server reads too many large requests at the moment. Try again in a few seconds."
+            message = "The server is receiving too many large requests. Try again in a few seconds."
             return ApiError(503, message, code="busy", headers={"Retry-After": "5", **CLOSE_CONNECTION})
         return None
 
     def body_too_large(self) -> ApiError:
-        """Return the refusal of a body for its size."""
-        message = f"The request has more than {self.max_bytes:,} bytes. Send a smaller picture."
+        """Return the error for a body that is too large."""
+        message = f"The request has more than {self.max_bytes:,} bytes. Send a smaller image."
         return ApiError(413, message, code="request_too_large", headers=CLOSE_CONNECTION)

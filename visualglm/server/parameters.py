@@ -1,6 +1,6 @@
-"""Parameters of chat completions that this server lacks: values that request nothing are accepted, all others refused.
+"""Parameters of chat completions that this server does not support: only values without effect are accepted.
 
-Clients and load generators written for other servers send many of them at their defaults.
+Clients and load generators for other servers send many of these parameters with their default values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from .api_errors import ApiError
 from .schemas import CompletionRequest
 
-Values = Mapping[str, Sequence[object]]  # by parameter; null requests nothing in any case
+Values = Mapping[str, Sequence[object]]  # parameter -> values without effect; null never has one
 
 NO_OP_VALUES: Values = {
-    # OpenAI's
+    # OpenAI
     "audio": (),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
@@ -29,7 +29,7 @@ NO_OP_VALUES: Values = {
     "tools": ([],),
     "top_logprobs": (0,),
     "web_search_options": (),
-    # other servers': what is sampled
+    # other servers, sampling
     "bad_words": ([],),
     "best_of": (1,),
     "do_sample": (True,),
@@ -48,7 +48,7 @@ NO_OP_VALUES: Values = {
     "typical_p": (1,),
     "use_beam_search": (False,),
     "xtc_probability": (0,),
-    # other servers': how prompts are built and answers returned
+    # other servers, prompts and responses
     "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
     "allowed_token_ids": (),
@@ -72,7 +72,7 @@ NO_OP_VALUES: Values = {
     "thinking": ({"type": "disabled"},),
     "truncate_prompt_tokens": (),
 }
-# They change no answer, whatever their values.
+# Ignored with any value, because they do not change the answer.
 IGNORED_FIELDS = (
     "cache_prompt",
     "cache_salt",
@@ -92,7 +92,7 @@ MESSAGE_NO_OP_VALUES: Values = {
     "tool_calls": ([],),
     "type": ("message",),
 }
-# What other servers add to an answer, which clients send back with the next question.
+# Fields that other servers add to an answer, and that clients send back with the next question.
 MESSAGE_IGNORED_FIELDS = (
     "id",
     "name",
@@ -106,10 +106,10 @@ STREAM_NO_OP_VALUES: Values = {"include_obfuscation": (False, True)}
 
 
 def check_parameters(body: CompletionRequest) -> None:
-    """Check that a request has no parameter that would have to change its answer and cannot.
+    """Reject parameters that would change the answer but are not supported.
 
     Raises:
-        Refusal: 400, it has one; the message names it.
+        ApiError: 400; the message names the parameter.
     """
     _check_extra(body.model_extra, NO_OP_VALUES, IGNORED_FIELDS, "")
     for number, message in enumerate(body.messages):
@@ -117,7 +117,7 @@ def check_parameters(body: CompletionRequest) -> None:
     if body.stream_options is not None:
         _check_extra(body.stream_options.model_extra, STREAM_NO_OP_VALUES, (), "stream_options.")
         if not body.stream and body.stream_options.include_usage:
-            reason = "stream_options is only for answers that are streamed. Leave it out, or set stream."
+            reason = "stream_options requires stream. Leave it out, or set stream."
             raise ApiError(400, reason, code="invalid_value", param="stream_options")
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         reason = "max_tokens and max_completion_tokens differ. Give one of them."
@@ -129,11 +129,11 @@ def _check_extra(extra: Mapping[str, object] | None, no_op: Values, ignored: Seq
         if value is None or name in ignored or any(_equal(value, allowed) for allowed in no_op.get(name, ())):
             continue
         shown = where + name[:100]
-        reason = "is not supported by this model" if name in no_op else "is not known here"
+        reason = "is not supported by this model" if name in no_op else "is unknown"
         raise ApiError(400, f"{shown} {reason}. Leave it out.", code="unsupported_parameter", param=shown)
 
 
 def _equal(value: object, allowed: object) -> bool:
-    """Whether two JSON values are the same; false is not 0."""
+    """Return whether two JSON values are equal; unlike in Python, false does not equal 0."""
     numbers = isinstance(value, int | float) and isinstance(allowed, int | float)
     return value == allowed and (isinstance(value, bool) is isinstance(allowed, bool) or not numbers)

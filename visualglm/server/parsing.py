@@ -1,4 +1,4 @@
-"""Parse and validate a request's body, as leniently as the original reads it, or refuse it."""
+"""Parse and validate request bodies, as leniently as the original server does."""
 
 import asyncio
 import json
@@ -13,21 +13,22 @@ from .api_errors import ApiError, validation_error
 
 CONTROL_CHARACTERS = {chr(code) for code in range(32)} - {"\t", "\n", "\r"}
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-# What is not counted in a body: all ASCII but the marks of its structure, and the escapes of its strings.
+# ASCII characters that `check_complexity` does not count: all but structural characters and backslashes.
 UNCOUNTED_BYTES = bytes(set(range(128)) - set(b",:[{\\"))
 MAX_UTF8_BYTES = 4  # of a character
-CHARACTERS_PER_ESCAPE = 32  # of base64 text, in which some clients escape slashes and line breaks
+CHARACTERS_PER_ESCAPE = 32  # of base64 text: some clients escape slashes and line breaks in it
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class BodyParser:
-    """Parses the bodies of requests, one at a time: `json` holds Python's lock for up to 0.1 s.
+    """Parses request bodies, one at a time, because `json` holds the GIL for up to 0.1 s.
 
-    FastAPI would keep the body and its parsed form until the answer is complete: several times the picture's size.
+    FastAPI's own parsing would keep the body and its parsed form, several times the image's size, until the answer is
+    complete.
 
     Args:
-        most_tokens: the most commas, colons and opening brackets of a body.
-        max_text: the most characters of a question with its history.
+        max_tokens: maximum of commas, colons and opening brackets in a body.
+        max_text: maximum characters of a question with its history.
     """
 
     def __init__(self, max_tokens: int, max_text: int) -> None:
@@ -36,14 +37,14 @@ class BodyParser:
         self.lock = asyncio.Lock()
 
     async def read(self, request: Request, schema: type[Schema]) -> Schema:
-        """Return a request's body as `schema` has it, whatever its Content-Type says.
+        """Parse a request's body and validate it with `schema`. The Content-Type is ignored.
 
         Raises:
-            Refusal: 400, it is not JSON, too complex, or not as the schema says.
+            ApiError: 400, the body is not JSON, is too complex, or violates the schema.
         """
         body = b"".join([part async for part in request.stream()])
         async with self.lock:
-            await asyncio.sleep(0)  # other requests go on between two large bodies
+            await asyncio.sleep(0)  # lets other requests proceed between two large bodies
             self.check_complexity(body)
             try:
                 return schema.model_validate(parse_json(body))
@@ -53,40 +54,42 @@ class BodyParser:
                 ) from None
 
     def check_complexity(self, body: bytes) -> None:
-        """Check what a body may hold before it is parsed: a value of two bytes takes 60 in memory.
+        """Check a body's number of values and length of text before parsing: a 2-byte value takes 60 bytes in memory.
 
         Raises:
-            Refusal: 400, it may hold too many values, or more text than is read.
+            ApiError: 400, the body may have too many values or too much text.
         """
         marks = body.translate(None, UNCOUNTED_BYTES)
         tokens = sum(map(marks.count, (b",", b":", b"[", b"{")))
         if tokens > self.max_tokens:
-            message = f"The request has {tokens:,} commas, colons and brackets; at most {self.max_tokens:,} are read."
-            raise ApiError(400, f"{message} Shorten it.", code="json_too_complex")
+            message = (
+                f"The request has {tokens:,} commas, colons and brackets; the limit is {self.max_tokens:,}. Shorten it."
+            )
+            raise ApiError(400, message, code="json_too_complex")
         escapes = marks.count(b"\\")
         others = (len(marks) - tokens - escapes) // MAX_UTF8_BYTES
         if max(escapes - len(body) // CHARACTERS_PER_ESCAPE, others) > self.max_text:
-            message = f"The request has more text than the {self.max_text:,} characters that are read. Shorten it."
+            message = f"The text of the request has more than {self.max_text:,} characters. Shorten it."
             raise ApiError(400, message, code="text_too_long")
 
 
 def describe_body(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return the part of a route's OpenAPI document that tells of its body, which a `BodyParser` reads."""
+    """Return the OpenAPI description of a request body that a `BodyParser` reads."""
     reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the value of a JSON text. Its strings may have line breaks: many clients send base64 text so.
+    """Parse JSON. Strings may contain line breaks, because many clients send base64 text with them.
 
     Raises:
-        Refusal: 400, it is not JSON, or not Unicode text.
+        ApiError: 400, the body is not JSON, or not valid Unicode.
     """
     try:
         data = json.loads(
             body.decode("utf-8-sig"), strict=False, parse_float=_to_number, parse_constant=_refuse_constant
         )
-        if SURROGATE_ESCAPE.search(body):  # half a character, unless its other half follows
+        if SURROGATE_ESCAPE.search(body):  # a lone surrogate, unless its pair follows
             json.dumps(data, ensure_ascii=False).encode()
         return data
     except RecursionError as error:
@@ -99,22 +102,22 @@ def parse_json(body: bytes) -> Any:
 
 
 def _to_number(text: str) -> int | float:
-    """Return 3 for 3.0, as JSON knows one kind of number."""
+    """Convert a number; return 3 for 3.0, because JSON does not distinguish integers from floats."""
     number = float(text)
     return int(number) if number.is_integer() else number
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def check_characters(texts: Sequence[str]) -> None:
-    """Check that texts have no control characters but tabs and line breaks.
+    """Check that texts contain no control characters other than tabs and line breaks.
 
     Raises:
-        Refusal: 400, one has.
+        ApiError: 400, a text contains one.
     """
     if any(not CONTROL_CHARACTERS.isdisjoint(text) for text in texts):
         raise ApiError(
-            400, "The text has control characters, such as a null byte. Leave them out.", code="invalid_text"
+            400, "The text contains control characters, such as a null byte. Remove them.", code="invalid_text"
         )

@@ -1,4 +1,4 @@
-"""Record what happens to each request: the log in JSON lines, and the metrics for Prometheus."""
+"""The request log, in JSON lines, and the metrics for Prometheus."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from model.command_line import escape_unprintable
 
-# These write a line for each connection that breaks, or each time that none can be accepted.
+# These loggers write a line for each broken connection, and whenever a connection cannot be accepted.
 NOISY_LOGGERS = ("uvicorn", "uvicorn.error", "asyncio")
 LOGGER = logging.getLogger("visualglm.serving")
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,13 +23,16 @@ REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass
 class RequestRecord:
-    """One request, as the log tells of it: neither its picture nor, unless the operator wants it, its text.
+    """The log record of a request; its fields are the fields of the log line.
+
+    It never holds the image, and holds the text only with --log-text.
 
     Attributes:
-        id: in the response's X-Request-Id, in errors and in each line of the log.
-        status: of the response; 499 if the client left before it.
-        key: which of the keys, as a number from 1; never the key.
-        prompt_tokens, answer_tokens: over all answers of the request.
+        id: also in the header X-Request-Id, in error messages and in other log lines about the request.
+        status: of the response; 499 if the client disconnected before it.
+        key: number of the API key, counted from 1; never the key itself.
+        picture: whether the request has an image.
+        prompt_tokens, answer_tokens: sums over all answers of the request.
     """
 
     id: str
@@ -52,15 +55,15 @@ class RequestRecord:
 
 
 def choose_request_id(given: str | None) -> str:
-    """Return the request's own id if it brought a decent one, else a new one."""
+    """Return the id that the client gave if it is valid, else a new one."""
     return given if given and REQUEST_ID_PATTERN.fullmatch(given) else uuid.uuid4().hex
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes each record as one line of JSON.
+    """Formats each log record as one line of JSON.
 
     Args:
-        with_text: whether messages of unforeseen errors, which may quote a request, are written too.
+        with_text: whether to write the messages of unexpected exceptions, which may quote a request.
     """
 
     def __init__(self, with_text: bool) -> None:
@@ -68,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         self.with_text = with_text
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's line: time, level, event, and what its `details` hold."""
+        """Return the JSON line of a record: time, level, event, and the fields of its `details`."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
@@ -86,10 +89,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets few records of a logger through in a period, and tells with the next how many were left out.
+    """Limits the rate of a logger's records; the first record of a period has the number of those left out before.
 
     Args:
-        most: records in a period.
+        most: records per period.
         seconds: length of a period.
     """
 
@@ -101,7 +104,7 @@ class RateLimitFilter(logging.Filter):
         self.count = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is written."""
+        """Return whether to write the record."""
         if time.monotonic() - self.started >= self.seconds:
             if self.count > self.most:
                 record.details = {"left_out": self.count - self.most}
@@ -111,7 +114,7 @@ class RateLimitFilter(logging.Filter):
 
 
 def set_up_logging(with_text: bool) -> None:
-    """Send our records and those of uvicorn and asyncio to the standard error, as JSON lines."""
+    """Write the log records of the server, uvicorn and asyncio to the standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(with_text))
     for name in (LOGGER.name, *NOISY_LOGGERS):
@@ -123,12 +126,12 @@ def set_up_logging(with_text: bool) -> None:
 
 
 def log(event: str, level: int = logging.INFO, raised: BaseException | None = None, **details: Any) -> None:
-    """Write one line to the log, with the traceback of what was raised."""
+    """Write a log line with the fields `details` and the traceback of `raised`."""
     LOGGER.log(level, event, extra={"details": details}, exc_info=raised)
 
 
 def log_request(record: RequestRecord) -> None:
-    """Write the line of a request that is over."""
+    """Write the log line of a finished request, without empty fields."""
     details = {name: value for name, value in asdict(record).items() if value}
     log("request", **details)
 
@@ -139,22 +142,20 @@ ROUTES = ("/", "/v1/chat/completions", "/v1/models", "/health", "/ready", "/metr
 
 
 class Metrics:
-    """Counts and times of one server.
+    """The Prometheus metrics of one server.
 
     Args:
-        under_way: counts the answers that have a place.
-        waiting: counts those of them that have no token yet.
-        writing: counts those that are being written.
+        running: returns the number of admitted answers.
+        waiting: returns the number of admitted answers that have no token yet.
+        generating: returns the number of admitted answers that have a token.
     """
 
     def __init__(
         self, running: Callable[[], float], waiting: Callable[[], float], generating: Callable[[], float]
     ) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "visualglm_requests", "Requests that are over", ["path", "status"], registry=self.registry
-        )
-        self.tokens = Counter("visualglm_tokens", "Tokens read and written", ["kind"], registry=self.registry)
+        self.requests = Counter("visualglm_requests", "Finished requests", ["path", "status"], registry=self.registry)
+        self.tokens = Counter("visualglm_tokens", "Tokens of prompts and answers", ["kind"], registry=self.registry)
         self.seconds = self._histogram("visualglm_request_seconds", "Time of a request", TIME_BUCKETS)
         self.first = self._histogram(
             "visualglm_time_to_first_token_seconds", "From question to first token", TIME_BUCKETS
@@ -163,9 +164,9 @@ class Metrics:
             "visualglm_time_per_token_seconds", "Mean of an answer's tokens", TOKEN_TIME_BUCKETS
         )
         for name, text, count in (
-            ("visualglm_answers", "Answers that have a place", running),
+            ("visualglm_answers", "Admitted answers", running),
             ("visualglm_queue", "Answers that wait for their first token", waiting),
-            ("visualglm_batch_size", "Answers that are being written", generating),
+            ("visualglm_batch_size", "Answers that are generated", generating),
         ):
             Gauge(name, text, registry=self.registry).set_function(count)
 
@@ -173,23 +174,23 @@ class Metrics:
         return Histogram(name, text, buckets=buckets, registry=self.registry)
 
     def observe_request(self, record: RequestRecord) -> None:
-        """Count a request that is over."""
-        path = record.path if record.path in ROUTES else "other"  # whatever clients think up must not become labels
+        """Count a finished request."""
+        path = record.path if record.path in ROUTES else "other"  # arbitrary paths must not become labels
         self.requests.labels(path, str(record.status)).inc()
         if record.answers:
             self.seconds.observe(record.seconds)
 
     def count_tokens(self, prompt_tokens: int, answer_tokens: int) -> None:
-        """Count the tokens of answers that are over."""
+        """Count the tokens of a finished request."""
         self.tokens.labels("prompt").inc(prompt_tokens)
         self.tokens.labels("answer").inc(answer_tokens)
 
     def observe_times(self, first_s: float, token_s: float | None) -> None:
-        """Note how long a first token took, and those after it on the mean."""
+        """Record the time to the first token of an answer, and the mean time of each later token."""
         self.first.observe(first_s)
         if token_s is not None:
             self.token.observe(token_s)
 
     def export(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)

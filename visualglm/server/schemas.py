@@ -308,7 +308,7 @@ class Models(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """An error: `message` is for people, the other fields are for programs."""
+    """An error: `message` is for people, all further fields are for programs."""
 
     message: str
     type: str

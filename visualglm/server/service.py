@@ -75,7 +75,7 @@ class Service:
         return config.replace(**{"max_length": min(config.max_length, most), **given})
 
     def check_question(self, text: str, turns: Sequence[Turn]) -> None:
-        """Validate a question and its history: first the lengths, because the other checks read every character.
+        """Validate a question and its history: lengths first, because the remaining checks read every character.
 
         Raises:
             ApiError: 400, the question is empty, or the texts are too long or contain control characters.

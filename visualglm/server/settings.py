@@ -1,4 +1,4 @@
-"""Read what an operator may choose, each by a flag or an environment variable, with its default."""
+"""The server's settings, each from a flag, an environment variable or its default."""
 
 import argparse
 import ipaddress
@@ -19,55 +19,61 @@ MIB = 1024 * 1024
 
 
 def setting(default: Any, text: str, flag: str | None = None, minimum: float | None = None) -> Any:
-    """Return a field with its help, its flag where the field's name is not it, and the least value that makes sense."""
+    """Define a field of `Settings`.
+
+    Args:
+        text: the help.
+        flag: if it is not derived from the field's name.
+        minimum: the smallest valid value.
+    """
     return field(default=default, metadata={"help": text, "flag": flag, "minimum": minimum})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How the server answers and what it refuses. Each field's help says what it means.
+    """The settings of the server; the help of each field documents it.
 
     Raises:
-        SettingError: a value that makes no sense.
+        SettingError: a value is invalid.
     """
 
     host: str = setting("127.0.0.1", "address to listen at; 0.0.0.0 for all")
     port: int = setting(8080, "port to listen at", minimum=0)
-    model_name: str = setting("", "the model's name under /v1 (default: what --from_pretrained names)")
-    max_batch: int = setting(16, "answers that are written at a time", minimum=1)
-    max_queue: int = setting(64, "answers that may wait for their turn; more get 429", minimum=0)
-    api_keys: tuple[str, ...] = setting((), "a key that a request must bring; may be given several times", "--api-key")
-    max_per_key: int = setting(32, "answers at a time for one key", minimum=1)
-    max_connections: int = setting(1024, "open connections", minimum=1)
+    model_name: str = setting("", "the model's name under /v1 (default: the last part of --from_pretrained)")
+    max_batch: int = setting(16, "maximum batch size: answers that are generated at once", minimum=1)
+    max_queue: int = setting(64, "answers that may wait in the queue; more get 429", minimum=0)
+    api_keys: tuple[str, ...] = setting((), "API key that requests must have; may be repeated", "--api-key")
+    max_per_key: int = setting(32, "maximum of concurrent answers for one key", minimum=1)
+    max_connections: int = setting(1024, "maximum of open connections", minimum=1)
     max_client_connections: int = setting(
-        256, "open connections of one client address; loopback and --trusted-proxy have no such limit", minimum=1
+        256, "maximum of open connections from one address, except loopback and --trusted-proxy", minimum=1
     )
     trusted_proxies: tuple[str, ...] = setting(
-        (), "address or network of a proxy whose X-Forwarded-For names the client; several times", "--trusted-proxy"
+        (), "address or network of a proxy whose header X-Forwarded-For is trusted; may be repeated", "--trusted-proxy"
     )
     cors_origins: tuple[str, ...] = setting(
-        (), "an origin whose web pages may call, or *; several times", "--cors-origin"
+        (), "origin whose web pages may send requests, or *; may be repeated", "--cors-origin"
     )
-    max_body: int = setting(24 * MIB, "bytes of a request", minimum=1)
+    max_body: int = setting(24 * MIB, "maximum bytes of a request body", minimum=1)
     max_bodies: int = setting(
-        64 * MIB, "bytes of all requests in flight, until their pictures are decoded; more get 503", minimum=1
+        64 * MIB, "maximum bytes of all request bodies whose images are not decoded yet; more get 503", minimum=1
     )
-    max_json_tokens: int = setting(50_000, "commas, colons and opening brackets of a request", minimum=1)
-    body_timeout: float = setting(30.0, "seconds in which a request must have arrived", minimum=0.01)
-    max_picture: int = setting(16 * MIB, "bytes of a picture", minimum=1)
-    max_pixels: int = setting(36_000_000, "pixels of a picture", minimum=1)
-    decode_timeout: float = setting(10.0, "seconds of processor time for decoding a picture", minimum=0.01)
-    max_text: int = setting(32_000, "characters of a question with its history", minimum=1)
-    max_history: int = setting(64, "rounds of history", minimum=0)
-    max_length: int = setting(DEMO.max_length, "tokens of prompt and answer together that may be asked for", minimum=1)
-    max_choices: int = setting(4, "answers to one question (n) that may be asked for", minimum=1)
-    request_timeout: float = setting(300.0, "seconds for a request, its waiting included", minimum=0.01)
-    allow_image_urls: bool = setting(False, "read pictures from http(s) addresses, public ones alone")
-    allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, from these domains alone")
-    allowed_image_ports: tuple[str, ...] = setting((), "with --allow-image-urls, ports to ask besides 80 and 443")
-    image_url_timeout: float = setting(10.0, "seconds for reading a picture from an address", minimum=0.01)
-    shutdown_timeout: float = setting(60.0, "seconds for running answers to end when the server is stopped", minimum=0)
-    log_text: bool = setting(False, "write questions and answers into the log")
+    max_json_tokens: int = setting(50_000, "maximum of commas, colons and opening brackets in a request", minimum=1)
+    body_timeout: float = setting(30.0, "seconds until a request body must have arrived", minimum=0.01)
+    max_picture: int = setting(16 * MIB, "maximum bytes of an image file", minimum=1)
+    max_pixels: int = setting(36_000_000, "maximum pixels of an image", minimum=1)
+    decode_timeout: float = setting(10.0, "CPU seconds for decoding an image", minimum=0.01)
+    max_text: int = setting(32_000, "maximum characters of a question with its history", minimum=1)
+    max_history: int = setting(64, "maximum turns of history", minimum=0)
+    max_length: int = setting(DEMO.max_length, "largest max_length of a request, prompt and answer", minimum=1)
+    max_choices: int = setting(4, "largest n of a request: answers to one question", minimum=1)
+    request_timeout: float = setting(300.0, "seconds until a request times out, queueing included", minimum=0.01)
+    allow_image_urls: bool = setting(False, "read images from http(s) URLs with public addresses")
+    allowed_image_domains: tuple[str, ...] = setting((), "with --allow-image-urls, the only domains to read from")
+    allowed_image_ports: tuple[str, ...] = setting((), "with --allow-image-urls, ports besides 80 and 443 to read from")
+    image_url_timeout: float = setting(10.0, "seconds for downloading an image", minimum=0.01)
+    shutdown_timeout: float = setting(60.0, "seconds for running answers to end at shutdown", minimum=0)
+    log_text: bool = setting(False, "write questions and answers to the log")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -81,12 +87,12 @@ class Settings:
 
     @property
     def max_concurrent_answers(self) -> int:
-        """Answers that may be under way, those that wait included."""
+        """Maximum of answers that are generated or queued."""
         return self.max_batch + self.max_queue
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What a picture may cost."""
+        """Limits on the size and the source of an image."""
         return ImageLimits(
             max_pixels=self.max_pixels,
             max_bytes=self.max_picture,
@@ -99,8 +105,10 @@ class Settings:
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add a flag for each setting; None where it is not given."""
-        group = parser.add_argument_group("the server", f"Each also as {ENVIRONMENT_PREFIX}MAX_QUEUE and the like.")
+        """Add a flag for each setting; the value of an absent flag is None."""
+        group = parser.add_argument_group(
+            "server options", f"Each has a variable, such as {ENVIRONMENT_PREFIX}MAX_QUEUE."
+        )
         for item in fields(cls):
             group.add_argument(flag_name(item), dest=item.name, default=None, **_argument(item))
 
@@ -111,13 +119,13 @@ class Settings:
         environment: Mapping[str, str] = os.environ,
         note: Callable[[str], None] = lambda text: None,
     ) -> "Settings":
-        """Return the settings that the flags of `add_arguments` were given, or else the environment's.
+        """Return the settings from the flags of `add_arguments`; for absent flags, from the environment.
 
         Args:
-            note: is told of each variable that is ignored.
+            note: called with a message for each variable that is ignored.
 
         Raises:
-            SettingError: a value that makes no sense; the message names the flag or the variable.
+            SettingError: a value is invalid; the message names the flag or the variable.
         """
         given: dict[str, Any] = {}
         for item in fields(cls):
@@ -140,10 +148,10 @@ def variable_name(item: Any) -> str:
 
 
 def read_environment(item: Any, environment: Mapping[str, str], note: Callable[[str], None]) -> Any:
-    """Return the value that the environment has for a field; None for none, and for the address of a service.
+    """Return a field's value from the environment; None if unset, or set by Kubernetes to the address of a service.
 
     Raises:
-        SettingError: a value that makes no sense.
+        SettingError: the value is invalid.
     """
     name = variable_name(item)
     given = read_variable(name, environment)
@@ -173,10 +181,10 @@ def _convert(default: Any, given: str, name: str) -> Any:
 
 
 def check_value(item: Any, value: Any, name: str) -> None:
-    """Check the value of a field, which a flag or variable called `name` was given.
+    """Validate the value that the flag or variable `name` has for a field.
 
     Raises:
-        SettingError: a value that makes no sense.
+        SettingError: the value is invalid.
     """
     minimum = item.metadata["minimum"]
     if minimum is not None and not value >= minimum:
@@ -184,7 +192,7 @@ def check_value(item: Any, value: Any, name: str) -> None:
     if item.name == "api_keys" and not all(
         key and key.isascii() and key.isprintable() and " " not in key for key in value
     ):
-        raise SettingError(f"{name}: an API key should be ASCII characters without blanks.")
+        raise SettingError(f"{name}: an API key should be ASCII characters without spaces.")
     if item.name == "trusted_proxies":
         for address in value:
             _check_network(address, name)
@@ -205,7 +213,7 @@ def _check_network(address: str, name: str) -> None:
 
 
 def _argument(item: Any) -> dict[str, Any]:
-    """Return what argparse needs to know of a field."""
+    """Return the arguments of `add_argument` for a field."""
     assert item.default is not MISSING
     text = item.metadata["help"]
     if isinstance(item.default, bool):
@@ -217,5 +225,5 @@ def _argument(item: Any) -> dict[str, Any]:
 
 
 def listens_locally(settings: Settings) -> bool:
-    """Return whether nobody but this machine reaches the server."""
+    """Return whether only this machine can reach the server."""
     return listens_on_loopback(settings.host)
