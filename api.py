@@ -11,7 +11,7 @@ from visualglm.cli import start
 
 
 def main(load: Any = None) -> int:
-    """Run the server on a model that `load` loads, `load_sat` by default; return the exit code."""
+    """Run the server with the model that `load` loads, by default `load_sat`; return the exit code."""
     return start("serve", load=load, description=__doc__)
 
 

@@ -1,4 +1,4 @@
-"""Serve VisualGLM over HTTP, on the Hugging Face model.
+"""Serve VisualGLM over HTTP, with the Hugging Face implementation.
 
 python api_hf.py --from_pretrained visualglm-tiny
 """

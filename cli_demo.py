@@ -1,4 +1,4 @@
-"""Talk with VisualGLM about a picture, in the terminal.
+"""Chat with VisualGLM about images in the terminal.
 
 python cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 python cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png --query 图片里有什么？
@@ -11,7 +11,7 @@ from visualglm.cli import start
 
 
 def main(load: Any = None) -> int:
-    """Run the program on a model that `load` loads, `load_sat` by default; return the exit code."""
+    """Run the program with the model that `load` loads, by default `load_sat`; return the exit code."""
     return start("chat", load=load, description=__doc__)
 
 

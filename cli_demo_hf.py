@@ -1,4 +1,4 @@
-"""Talk with VisualGLM about a picture, in the terminal, on the Hugging Face model.
+"""Chat with VisualGLM about images in the terminal, with the Hugging Face implementation.
 
 python cli_demo_hf.py --from_pretrained visualglm-tiny --image examples/scene.png
 """

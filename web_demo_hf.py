@@ -1,4 +1,4 @@
-"""Talk with VisualGLM about a picture, on a web page at port 8080, on the Hugging Face model.
+"""Chat with VisualGLM about images on a web page at port 8080, with the Hugging Face implementation.
 
 python web_demo_hf.py --from_pretrained visualglm-tiny
 """

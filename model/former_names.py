@@ -121,6 +121,8 @@ MOVED = {
     "visualglm.server.refusals": "visualglm.server.api_errors",
     "visualglm.server.trace": "visualglm.server.request_log",
     "visualglm.terminal.dialogue": "visualglm.terminal.chat",
+    "visualglm.terminal.streams": "visualglm.terminal.chat",
+    "visualglm.web.launch": "visualglm.web.program",
     "visualglm.web.picture": "visualglm.web.images",
 }
 

@@ -1,1 +1,1 @@
-"""The programs: the terminal, the web page and the HTTP server."""
+"""The programs: the chat in the terminal, the web page and the HTTP server."""

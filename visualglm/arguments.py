@@ -1,4 +1,4 @@
-"""Share the flags of all programs: the model to load, and the language of prompts and interface."""
+"""Flags that all programs share: the model to load, and the language of prompts."""
 
 import argparse
 import contextlib
@@ -16,20 +16,20 @@ from model.loading import DTYPES
 
 from .cli import install_command
 
-LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set wins, as POSIX has it
+LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first non-empty one applies, as in POSIX
 
 
 def locale_language(environment: Mapping[str, str]) -> Language:
-    """Return the language of the locale in `environment`: Chinese for zh, English for all others, C and none."""
+    """Return the language of the locale in `environment`: Chinese for zh, else English."""
     name = next(filter(None, map(environment.get, LOCALE_VARIABLES)), "")
     return CHINESE if name.lower().startswith("zh") else ENGLISH
 
 
 class OneLanguageModel:
-    """A ChatModel that writes every prompt in one language, whatever language the question has.
+    """A ChatModel whose prompts are all in one language, independent of the question's language.
 
     Args:
-        model: answers.
+        model: the wrapped model.
         language: of the prompts.
     """
 
@@ -39,7 +39,7 @@ class OneLanguageModel:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of the images that the model sees."""
+        """Side of the model's square image input, pixels."""
         return self.model.image_size
 
     @property
@@ -49,7 +49,7 @@ class OneLanguageModel:
 
     @property
     def sampling(self) -> Mapping[str, Any]:
-        """Sampling settings that the model's directory names."""
+        """Sampling parameters from the model's directory."""
         return getattr(self.model, "sampling", {})
 
     def stream_answer(
@@ -59,16 +59,19 @@ class OneLanguageModel:
         return self.model.stream_answer(replace(conversation, language=self.language), question, config, **options)
 
     def warm_up(self) -> None:
-        """Do what the first answer would have to wait for."""
+        """Warm up the model; see `ChatModel`."""
         self.model.warm_up()
 
 
 @contextlib.contextmanager
 def loading_bar() -> Iterator[Callable[[int, int], None]]:
-    """Show how much of the weights is read, on the standard error if that is a terminal."""
+    """Context manager: show the progress of loading on the standard error if it is a terminal.
+
+    It yields a function that updates the bar from (loaded tensors, total tensors).
+    """
     from tqdm import tqdm
 
-    # The delay lets it begin with the first tensor, after any notice of a download.
+    # The delay makes the bar appear with the first tensor, after any message about a download.
     with tqdm(unit="tensor", desc="Loading", leave=False, disable=None, delay=0.01) as bar:
 
         def update(done: int, total: int) -> None:
@@ -79,29 +82,29 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose a model and how it is loaded."""
+    """Add the flags that choose the model and how to load it."""
     add = parser.add_argument
     names = "visualglm-tiny, visualglm-6b, a directory, or a hub id"
     add("--from_pretrained", default=DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"{names} (default %(default)s)")
     add(
         "--base",
         metavar="NAME_OR_DIR",
-        help="of a fine-tune that holds only what was trained, where its base has moved",
+        help="base model of an adapter-only checkpoint, if it has moved since training",
     )
-    add("--quant", type=int, choices=(8, 4), help="bits of quantised weights")
-    add("--quant_vision", action="store_true", help="with --quant, quantise the image part as well")
-    add("--quant_embeddings", action="store_true", help="with --quant, quantise the tokens' embeddings as well")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
-    add("--hf", action="store_true", help="use the Hugging Face model, not the SAT one")
+    add("--quant", type=int, choices=(8, 4), help="quantize the weights to this many bits")
+    add("--quant_vision", action="store_true", help="with --quant, also quantize the image encoder")
+    add("--quant_embeddings", action="store_true", help="with --quant, also quantize the token embeddings")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if available)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: depends on the device)")
+    add("--hf", action="store_true", help="use the Hugging Face implementation instead of the SAT one")
     add_language_arguments(parser)
 
 
 def add_language_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that force the language of prompts; `language` is None where neither is given."""
+    """Add the flags --english and --chinese; without them, the option `language` is None."""
     add = parser.add_mutually_exclusive_group().add_argument
     for flag, language in (("--english", ENGLISH), ("--chinese", CHINESE)):
-        help_ = f"talk {flag.removeprefix('--').capitalize()} (default: as each question)"
+        help_ = f"use {flag.removeprefix('--').capitalize()} prompts (default: the language of each question)"
         add(flag, dest="language", action="store_const", const=language, help=help_)
 
 
@@ -113,10 +116,10 @@ def print_note(text: str) -> None:
 def choose_loader(
     hf: bool, load: Callable[..., ChatModel] | None, note: Callable[[str], None] = print_note
 ) -> Callable[..., ChatModel]:
-    """Return `load` if given, else `load_hf` where it is asked for or SAT is not installed, else `load_sat`.
+    """Return `load` if given, else `load_hf` if `hf` is set or SAT is not installed, else `load_sat`.
 
     Args:
-        note: is told that SAT is not installed.
+        note: called with a message if SAT is not installed.
     """
     if load is not None:
         return load
@@ -124,7 +127,7 @@ def choose_loader(
         return load_hf
     if find_spec("sat") is None:
         note(
-            "SwissArmyTransformer is not installed, so the Hugging Face model is used, as with --hf. "
+            "SwissArmyTransformer is not installed, so the Hugging Face implementation is used, as with --hf. "
             f"To install it: {install_command('sat')}"
         )
         return load_hf
@@ -132,7 +135,7 @@ def choose_loader(
 
 
 def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
-    """Load the model that the flags of `add_model_arguments` name, showing the progress."""
+    """Load the model that the flags of `add_model_arguments` name, with a progress bar."""
     names = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
     settings = {name: getattr(options, name) for name in names}
     with loading_bar() as progress:

@@ -1,4 +1,4 @@
-"""The console program: `visualglm COMMAND ...`, in any directory. A command's program is imported when it is called."""
+"""The console program `visualglm COMMAND ...`. It imports a command's module only when the command runs."""
 
 import difflib
 import shlex
@@ -9,19 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]  # the directory that holds our packages
+ROOT = Path(__file__).resolve().parents[1]  # the directory of the project's packages
 PACKAGES = ("model", "finetune")
-DONE, FAILED, MISUSED = 0, 1, 2  # exit codes, as in model.command_line, which needs torch
+DONE, FAILED, MISUSED = 0, 1, 2  # exit codes, as in model.command_line, whose import needs torch
 
 
 class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
-        module: its `main` runs the program on the arguments in `sys.argv` and returns the exit code.
+        module: its function `main` runs the program with the arguments in `sys.argv` and returns the exit code.
         help: one line.
-        extra: optional dependencies of this project that it needs, "" for none.
-        needs: modules of these dependencies.
+        extra: the project's extra (optional dependencies) that the command requires, "" for none.
+        needs: modules of the extra that must be importable.
     """
 
     module: str
@@ -31,24 +31,26 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "chat": Command("visualglm.terminal.program", "chat about a picture in the terminal"),
-    "web": Command("visualglm.web.program", "chat on a web page", "web", ("gradio",)),
+    "chat": Command("visualglm.terminal.program", "chat about images in the terminal"),
+    "web": Command("visualglm.web.program", "chat about images on a web page", "web", ("gradio",)),
     "serve": Command(
         "visualglm.server.program",
         "serve the HTTP API",
         "serve",
         ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"),
     ),
-    "finetune": Command("finetune.__main__", "fine-tune a model on your own pictures", "train", ("sat",)),
+    "finetune": Command("finetune.__main__", "fine-tune a model on your own images", "train", ("sat",)),
     "check-data": Command("finetune.check", "check a file of training data"),
-    "merge": Command("finetune.merge", "merge a fine-tune into a whole model, or convert its LoRA", "train", ("sat",)),
-    "compare": Command("finetune.compare", "compare the answers of two models side by side", "sat", ("sat",)),
+    "merge": Command(
+        "finetune.merge", "merge a fine-tuned adapter into its base model, or convert its LoRA", "train", ("sat",)
+    ),
+    "compare": Command("finetune.compare", "compare the answers of two models", "sat", ("sat",)),
     "convert": Command("model.checkpoint.convert", "convert a model between the SAT and the Hugging Face format"),
 }
 
 
 def main() -> int:
-    """Run the command that the command line names; return the exit code."""
+    """Run the command that the command line names; return its exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("-h", "--help"):
         print(describe_commands())
@@ -60,7 +62,7 @@ def main() -> int:
 
 
 def start(name: str, **settings: Any) -> int:
-    """Run the program of a command on the arguments in `sys.argv`; return the exit code.
+    """Run the program of a command with the arguments in `sys.argv`; return its exit code.
 
     Args:
         settings: keyword arguments of the program's `main`.
@@ -81,17 +83,17 @@ def describe_commands() -> str:
         [
             "usage: visualglm COMMAND ...",
             "",
-            "Chat with VisualGLM about a picture, and what goes with it.",
+            "Chat with VisualGLM about images, serve it, fine-tune it, and convert models.",
             "",
             *lines,
             "",
-            "visualglm COMMAND --help explains the options of a command.",
+            "Run `visualglm COMMAND --help` for the options of a command.",
         ]
     )
 
 
 def report_unknown_command(name: str) -> int:
-    """Print what is wrong with the name of a command; return the exit code."""
+    """Print an error for a missing or unknown command; return the exit code."""
     print("usage: visualglm COMMAND ...", file=sys.stderr)
     close = difflib.get_close_matches(name, COMMANDS, 1)
     advice = f"Did you mean {close[0]}?" if close else f"Give one of: {', '.join(COMMANDS)}."
@@ -101,35 +103,35 @@ def report_unknown_command(name: str) -> int:
 
 
 def find_shadowing_module() -> str:
-    """Return what to do about a module of the user's that is found in place of a package of ours; "" if none is.
+    """Return an error message if a user's module shadows a package of the project, else "".
 
-    `python -m visualglm` looks for modules in the working directory first, and all programs do so in PYTHONPATH.
+    `python -m visualglm` searches the working directory first, and all programs search the folders in PYTHONPATH.
     """
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is None or spec.origin is None:
-            return f"The package {name} is not in {str(ROOT)!a}. Install VisualGLM again."
+            return f"The package {name} is missing from {str(ROOT)!a}. Install VisualGLM again."
         found = Path(spec.origin).resolve()
         if found.parent != ROOT / name:
             return (
-                f"Python finds {str(found)!a} in place of VisualGLM's own package {name}. Rename that file, or "
-                "start the program `visualglm` in place of `python -m visualglm`, without that directory in PYTHONPATH."
+                f"{str(found)!a} shadows VisualGLM's package {name}. Rename that file, or run `visualglm` instead of "
+                "`python -m visualglm`, without that directory in PYTHONPATH."
             )
     return ""
 
 
 def find_missing_modules(command: Command) -> str:
-    """Return how to install what a command needs and lacks; "" if it lacks nothing."""
+    """Return an error message that says how to install a command's missing modules, "" if none is missing."""
     absent = [name for name in command.needs if find_spec(name) is None]
     if not absent:
         return ""
-    return f"{', '.join(absent)} cannot be imported. Install what is needed: {install_command(command.extra)}"
+    return f"{', '.join(absent)} cannot be imported. To install the missing packages: {install_command(command.extra)}"
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs this project with optional dependencies."""
+    """Return the shell command that installs the project with an extra."""
     try:
         distribution("visualglm")
-    except PackageNotFoundError:  # a checkout that was not installed
+    except PackageNotFoundError:  # the project runs from a checkout
         return f"pip install {shlex.quote(f'{ROOT}[{extra}]')}"
     return f"pip install {shlex.quote(f'visualglm[{extra}]')}"

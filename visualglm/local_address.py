@@ -1,15 +1,15 @@
-"""Read the addresses of clients and hosts: which mean this machine, and which one client can choose between."""
+"""Classify IP addresses and host names: loopback, this machine, and the network of one client."""
 
 import ipaddress
 import socket
 from collections.abc import Collection
 
 LOCALHOST = "localhost"
-IPV6_PREFIX = 64  # of the network that one client of IPv6 has for itself
+IPV6_PREFIX = 64  # bits; providers assign a network of this size to each IPv6 client
 
 
 def parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parse a numeric address, as IPv4 where it is one in the form of IPv6; None if it is no address."""
+    """Parse an IP address; return IPv4-mapped IPv6 addresses as IPv4, and None if it is invalid."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -19,13 +19,13 @@ def parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether a numeric address is one of this machine's loopback addresses (127.0.0.0/8 and ::1)."""
+    """Return whether an IP address is a loopback address (127.0.0.0/8 or ::1)."""
     parsed = parse_address(address)
     return parsed is not None and parsed.is_loopback
 
 
 def client_network(address: str) -> str:
-    """Return what one client can choose its addresses from: the /64 network of an IPv6 address, else the address."""
+    """Return the /64 network of an IPv6 address, from which one client can choose; else the address itself."""
     parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))
@@ -33,7 +33,7 @@ def client_network(address: str) -> str:
 
 
 def listens_on_loopback(host: str) -> bool:
-    """Return whether a server that listens at `host` ("" for all addresses) is reachable from this machine only."""
+    """Return whether only this machine can reach a server that listens at `host` ("" for all addresses)."""
     try:
         found = socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
@@ -42,16 +42,16 @@ def listens_on_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Return the name in a Host header, without port, brackets and a final dot, in lower case."""
+    """Return the host name of a Host header in lower case, without port, brackets and final dot."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     return name.strip("[]").rstrip(".").lower()
 
 
 def is_own_host(host: str, names: Collection[str] = ()) -> bool:
-    """Return whether a Host header is an address, a name of this machine, or one of `names` (in lower case).
+    """Return whether a Host header is an IP address, localhost, or one of `names` (in lower case).
 
-    The page of another site cannot send such a header: with DNS rebinding, its own host name resolves to this machine
-    for a while, but the browser still sends that name.
+    This prevents DNS rebinding, in which another site's host name resolves to this machine: the browser then sends that
+    name.
     """
     name = host_name(host)
     if name == LOCALHOST or name.endswith(f".{LOCALHOST}") or name in names:

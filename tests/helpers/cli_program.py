@@ -22,7 +22,7 @@ import pytest
 import cli_demo
 from model import Conversation, GenerationConfig, StreamChunk
 from model.description import Description
-from visualglm.terminal.streams import ignore_interrupt, interrupt_once, on_interrupt
+from visualglm.terminal.chat import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
 SCENE = str(ROOT / "examples" / "scene.png")

@@ -1,4 +1,4 @@
-"""The HTTP API: the original's `POST /`, chat completions under `/v1`, and what an operator needs."""
+"""The HTTP server: the original's `POST /`, chat completions under `/v1`, health checks and metrics."""
 
 from .app import create_app
 from .settings import Settings

@@ -1,1 +1,1 @@
-"""The terminal program, and what the command lines of all programs share."""
+"""The chat in the terminal."""

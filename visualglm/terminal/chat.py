@@ -1,9 +1,13 @@
-"""A dialogue with one person at a terminal."""
+"""Chat in the terminal: conversation, input and output, and the handling of Ctrl-C."""
 
 import contextlib
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
 from model.chat import dropped_turns_notice
@@ -11,12 +15,10 @@ from model.command_line import print_text
 from model.images.preprocess import load_image, resize_image
 from model.prompt import question_language
 
-from .streams import ignore_interrupt, interrupt_once, on_interrupt, write
-
 
 @dataclass(frozen=True)
 class Texts:
-    """What the program says in one language."""
+    """The program's texts in one language."""
 
     welcome: str
     model: str
@@ -42,14 +44,14 @@ TEXTS = {
         "再见。",
     ),
     ENGLISH: Texts(
-        "Welcome to VisualGLM. Type a question; clear starts over, stop or Ctrl-D ends, Ctrl-C stops an answer.",
+        "Welcome to VisualGLM. Type a question; clear starts over, stop or Ctrl-D quits, Ctrl-C stops an answer.",
         "Model: {}",
-        "Path or URL of a picture (Enter for a talk without one): ",
+        "Path or URL of an image (press Enter to chat without one): ",
         "You: ",
         "VisualGLM: ",
         "(stopped)",
-        "(max_length reached; the answer is not complete)",
-        "Type stop or press Ctrl-D to end.",
+        "(max_length reached; the answer is incomplete)",
+        "Type stop or press Ctrl-D to quit.",
         "Goodbye.",
     ),
 }
@@ -59,17 +61,17 @@ CLEAR, STOP = "clear", "stop"
 
 
 class ChatEnded(Exception):  # noqa: N818  (not an error)
-    """The person ended the program."""
+    """The user quit the chat."""
 
 
 class TerminalChat:
-    """A dialogue with one person.
+    """A chat with one user.
 
     Args:
-        model: answers.
-        config: how answers are sampled.
-        language: of what the program says, and of questions without letters before any with letters.
-        describe: the first question about every picture; empty for none.
+        model: generates the answers.
+        config: the sampling parameters.
+        language: of the program's texts, and of prompts until a question contains letters.
+        describe: the first question about each image; "" for none.
         read: shows a prompt and returns a line, as `input` does.
     """
 
@@ -86,11 +88,15 @@ class TerminalChat:
         self.dropped_turns_reported = False
 
     def run(self, image: str | None) -> None:
-        """Talk until the person ends it, about `image` first if one is given ("" for none, without asking)."""
+        """Chat until the user quits.
+
+        Args:
+            image: path or URL of the first image; "" to start without an image, None to ask for it.
+        """
         print_text(self.texts.welcome)
         if described := self.model.description.in_language(self.language):
             print_text(self.texts.model.format(described))
-        # Ctrl-C interrupts only what takes time: coming a moment later, it must not end the program.
+        # Ctrl-C only interrupts long operations: pressed a moment after one, it must not end the program.
         with on_interrupt(ignore_interrupt), contextlib.suppress(ChatEnded):
             while True:
                 self.start_conversation(image)
@@ -99,7 +105,7 @@ class TerminalChat:
         print_text(self.texts.goodbye)
 
     def start_conversation(self, source: str | None) -> None:
-        """Start over with a picture, the one given or one asked for, and describe it."""
+        """Start a conversation about the image at `source` (None: ask for it), and ask the first question."""
         image = self.choose_image(source)
         self.conversation = Conversation(image, language=self.conversation.language)
         self.dropped_turns_reported = False
@@ -107,13 +113,13 @@ class TerminalChat:
             self.answer(self.describe)
 
     def choose_image(self, source: str | None) -> Any:
-        """Load the picture at `source`, or ask for one until it can be used; None for a talk without."""
+        """Load the image at `source`; if it is None or unusable, ask for another. Return None to chat without one."""
         while True:
             while source is None or source == CLEAR:
                 source = self.ask(self.texts.ask_image)
             try:
                 with on_interrupt(interrupt_once):
-                    # Every question would resize the full picture again.
+                    # Resized once here, not again for each question.
                     return resize_image(load_image(source), self.model.image_size) if source else None
             except KeyboardInterrupt:
                 print_text(self.texts.stopped)
@@ -122,16 +128,16 @@ class TerminalChat:
             source = None
 
     def answer_questions(self) -> None:
-        """Answer questions until the person wants to start over."""
+        """Answer questions until the user enters `clear`."""
         while (question := self.ask(self.texts.ask_question)) != CLEAR:
             if question:
                 self.answer(question)
 
     def ask(self, prompt: str) -> str:
-        """Ask for a line. Ctrl-C drops what was typed.
+        """Ask for a line. Ctrl-C discards the typed text.
 
         Raises:
-            Ended: at `stop`, Ctrl-D, or the end of the input.
+            ChatEnded: at `stop`, Ctrl-D, or the end of the input.
         """
         while True:
             try:
@@ -147,7 +153,7 @@ class TerminalChat:
             return line
 
     def answer(self, question: str) -> None:
-        """Write the answer as it comes; keep it in the conversation if it becomes complete."""
+        """Stream an answer to the terminal; add the turn to the conversation if the answer is complete."""
         print_text(self.texts.answer, end="")
         try:
             with on_interrupt(interrupt_once):
@@ -161,7 +167,7 @@ class TerminalChat:
             self.conversation.turns.append(Turn(question, text))
 
     def print_chunks(self, question: str) -> Iterator[str]:
-        """Write each piece of an answer, and what is to be said about it at the end; yield it."""
+        """Write each chunk of an answer and yield its text; then write notes about the answer."""
         self.conversation.language = question_language(question, self.conversation.language)
         for chunk in self.model.stream_answer(self.conversation, question, self.config):
             write(chunk.text)
@@ -173,3 +179,54 @@ class TerminalChat:
             if chunk.usage.dropped_turns:
                 self.dropped_turns_reported = True
                 print_text(f"\n{dropped_turns_notice(chunk.usage.dropped_turns)}", end="")
+
+
+@contextlib.contextmanager
+def on_interrupt(handler: Any) -> Iterator[None]:
+    """Context manager: handle SIGINT (Ctrl-C) by `handler` during the block."""
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def ignore_interrupt(*_: Any) -> None:
+    """Ignore SIGINT.
+
+    `signal.SIG_IGN` would not do: Python prints an error if a signal arrives just before it is set.
+    """
+
+
+def interrupt_once(*_: Any) -> NoReturn:
+    """Raise KeyboardInterrupt, and ignore further signals, so that they cannot interrupt its handling."""
+    signal.signal(signal.SIGINT, ignore_interrupt)
+    raise KeyboardInterrupt
+
+
+BOM = "\ufeff"
+
+
+def write(text: str) -> None:
+    """Write a part of an answer immediately."""
+    print_text(text, end="")
+
+
+def make_reader() -> Callable[[str], str]:
+    """Return a function that reads a line: with editing and history at a terminal, else without."""
+    if not sys.stdin.isatty() or not sys.stdout.isatty():
+        return read_line
+    # prompt_toolkit queries the cursor position for its menus, and prints a warning if the terminal does not reply.
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
+    from prompt_toolkit import PromptSession
+
+    return partial(PromptSession[str]().prompt, handle_sigint=False)  # handles Ctrl-C as a key while it reads
+
+
+def read_line(prompt: str) -> str:
+    """Read a line; echo it if it does not come from a terminal, so that the output is a complete transcript."""
+    with on_interrupt(interrupt_once):
+        line = input(prompt).removeprefix(BOM)  # editors on Windows put it at the start of a file
+    if not sys.stdin.isatty():
+        print_text(line)
+    return line

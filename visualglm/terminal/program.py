@@ -1,7 +1,7 @@
-"""Talk with VisualGLM about a picture, in the terminal.
+"""Chat with VisualGLM about images in the terminal.
 
-visualglm chat --from_pretrained visualglm-tiny --image picture.png
-visualglm chat --from_pretrained visualglm-tiny --image picture.png --query 图片里有什么？
+visualglm chat --from_pretrained visualglm-tiny --image image.png
+visualglm chat --from_pretrained visualglm-tiny --image image.png --query 图片里有什么？
 """
 
 import argparse
@@ -24,30 +24,29 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.images.preprocess import load_image
 from model.prompt import question_language
 from visualglm.arguments import add_model_arguments, choose_loader, load_model, locale_language
-from visualglm.terminal.chat import TerminalChat
-from visualglm.terminal.streams import make_reader, write
+from visualglm.terminal.chat import TerminalChat, make_reader, write
 
 
 def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conversation, question: str) -> None:
-    """Write one answer to the standard output as it comes."""
+    """Stream one answer to the standard output."""
     for chunk in model.stream_answer(conversation, question, config):
         write(chunk.text)
     print_text()
 
 
 def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespace, GenerationConfig]:
-    """Read the command line; --help shows `description`."""
+    """Parse the command line; --help shows `description`."""
     parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
-    add("--image", metavar="PATH_OR_URL", help="picture to start with")
+    add("--image", metavar="PATH_OR_URL", help="first image; an empty string to start without one")
     add("--query", help="answer this one question and exit")
     add("--prompt_zh", help=f"first question in Chinese (default {CHINESE.describe})")
     add("--prompt_en", help=f"first question in English (default {ENGLISH.describe})")
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     if options.query is not None and not options.query.strip():
-        parser.error("--query is empty. Give a question, or leave the option out to talk.")
+        parser.error("--query is empty. Give a question, or leave the option out to chat.")
     try:
         return options, DEMO.from_arguments(options)
     except SettingError as error:
@@ -55,9 +54,9 @@ def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespa
 
 
 def first_question(options: argparse.Namespace, language: Language) -> str:
-    """Return the first question about a picture: the one given for `language`, else the only one given, else its own.
+    """Return the first question about each image: from the flag for `language`, another flag, or the default.
 
-    A language that was forced takes no question that was given for the other.
+    If --english or --chinese is set, a flag for another language is ignored.
     """
     given: dict[Language, str | None] = {CHINESE: options.prompt_zh, ENGLISH: options.prompt_en}
     choices = [given[language], *([] if options.language else given.values()), language.describe]
@@ -65,10 +64,11 @@ def first_question(options: argparse.Namespace, language: Language) -> str:
 
 
 def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None) -> None:
-    """Load the model that the command line names, then answer one question or talk."""
-    options, _ = parse_arguments(description)  # the model's own settings are known only when it is loaded
+    """Load the model that the command line names, then answer one question or chat."""
+    options, _ = parse_arguments(description)  # settings are parsed again after loading: the model has defaults
     language = options.language or locale_language(os.environ)
-    image = load_image(options.image) if options.query and options.image else None  # before a long loading
+    # Loaded before the model, so that an invalid image is reported immediately.
+    image = load_image(options.image) if options.query and options.image else None
     model = load_model(options, choose_loader(options.hf or hf, load))
     config = demo_config(model).from_arguments(options)
     if options.query:

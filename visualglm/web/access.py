@@ -1,4 +1,4 @@
-"""Which requests are for this page: its host names, the origins of pages that may use or frame it, its paths."""
+"""Access rules of the page: paths, host names, and the origins that may send requests or embed it."""
 
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -6,12 +6,12 @@ from urllib.parse import urlsplit
 from ..local_address import host_name, is_own_host
 
 SHARE_DOMAIN = ".gradio.live"
-# What the login page needs; GETs only, but for /login.
+# Paths that the login page needs; requested with GET, except /login.
 PUBLIC_PATHS = frozenset(
     {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
 )
 PUBLIC_PREFIXES = ("/assets/", "/static/", "/svelte/")
-# What the page, its browser and gradio_client need once somebody is in. Gradio has more routes; none of them is used.
+# Paths that a logged-in visitor's browser or gradio_client needs. Gradio's further routes are not used.
 PATHS = frozenset(
     {"/config", "/logout"}
     | {
@@ -37,24 +37,24 @@ PREFIXES = ("/gradio_api/file=", "/gradio_api/heartbeat/")
 
 
 def is_public(path: str) -> bool:
-    """Return whether a path needs no login."""
+    """Return whether a path can be requested without a login."""
     return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
 
 
 def is_known(path: str) -> bool:
-    """Return whether a path is one that the page uses."""
+    """Return whether the page uses a path."""
     return is_public(path) or path in PATHS or path.startswith(PREFIXES)
 
 
 class AccessPolicy:
-    """Decides by a request's headers whether it comes from this page.
+    """Decides by the headers Host and Origin whether a request is allowed.
 
     Args:
-        own_host: name or address that the server listens at.
-        names: other names by which the page may be called.
-        any_name: whether it may be called by any.
-        shared: whether it also has an address of Gradio's share servers.
-        frames: origins whose pages may show it in a frame.
+        own_host: host name or address that the server listens at.
+        names: further host names under which browsers may open the page.
+        any_name: whether all host names are allowed.
+        shared: whether the page also has a URL of Gradio's share servers.
+        frame_origins: origins whose pages may embed the page in a frame.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class AccessPolicy:
         self.frame_policy = " ".join(["frame-ancestors 'self'", *frame_origins])
 
     def knows_host(self, host: str) -> bool:
-        """Return whether a Host header is one by which this page may be called.
+        """Return whether the page may be opened under a Host header.
 
-        Otherwise another site's name may stand for this machine's address (DNS rebinding).
+        An unknown host name may be another site's that resolves to this machine (DNS rebinding).
         """
         return self.any_name or is_own_host(host, self.names) or self._is_share(host)
 
     def knows_origin(self, headers: Mapping[str, str]) -> bool:
-        """Return whether a request comes from this page, or without Origin: from a program, or by following a link."""
+        """Return whether a request has this page's Origin, or none, as requests of programs and followed links."""
         origin = headers.get("origin")
         if origin is None:
             return True

@@ -1,4 +1,4 @@
-"""Extend Gradio's Blocks with the page's checks: who may ask, and what an event accepts."""
+"""Gradio's Blocks, extended by checks of requests and of the values that events receive."""
 
 import logging
 import os
@@ -14,17 +14,17 @@ from .middleware import PageMiddleware
 from .uploads import UploadFolder
 
 MAX_PATH = 4096  # characters
-MAX_VALUE = 200_000  # characters of a chat message that an event is about
+MAX_VALUE = 200_000  # characters of the chat message that an event refers to
 
 
 def check_inputs(components: Sequence[Any], values: Any) -> list[Any]:
-    """Return what an event handler gets for the values that were sent for its components; None for a State.
+    """Validate the values that a browser sent for an event's components; return the event handler's arguments.
 
-    Unlike Gradio's own preprocessing, nothing is opened, downloaded, decoded or kept: of a file, the handler gets the
-    path alone, and opens it through the upload folder.
+    Unlike Gradio's own preprocessing, this opens, downloads, decodes and stores nothing: for a file, the handler gets
+    only the path, and opens it through the upload folder. The value for a State is None.
 
     Raises:
-        gr.Error: a value that its component cannot hold.
+        gr.Error: a value is invalid for its component.
     """
     if not isinstance(values, list) or len(values) != len(components):
         raise visitor_error(f"This event takes {len(components)} values.")
@@ -32,10 +32,10 @@ def check_inputs(components: Sequence[Any], values: Any) -> list[Any]:
 
 
 def check_value(component: Any, value: Any) -> Any:
-    """Return the value of one component.
+    """Validate the value of one component and return it.
 
     Raises:
-        gr.Error: the component cannot hold it.
+        gr.Error: the value is invalid.
     """
     if isinstance(component, gr.State):
         return None
@@ -45,11 +45,11 @@ def check_value(component: Any, value: Any) -> Any:
         return check_text(value, component.max_length)
     if isinstance(component, (gr.Slider, gr.Number)):
         return check_number(value, component.minimum, component.maximum, component.precision)
-    raise TypeError(f"{type(component).__name__} is no input of the page")
+    raise TypeError(f"{type(component).__name__} is not an input of the page")
 
 
 def check_file(value: Any) -> str | None:
-    """Return the path in the value of a component for files, None for no file."""
+    """Return the path in a file component's value, None if there is no file."""
     if value is None:
         return None
     if isinstance(value, list) and len(value) == 1:
@@ -61,33 +61,33 @@ def check_file(value: Any) -> str | None:
 
 
 def check_text(value: Any, max_length: int) -> str:
-    """Return the text in a field; "" for none."""
+    """Return the value of a text field, "" for null."""
     if value is None:
         return ""
     if not isinstance(value, str):
         raise visitor_error("A text field takes text.")
     if len(value) > max_length:
         raise visitor_error(f"The text has more than {max_length:,} characters. Shorten it.")
-    return value.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a character, nothing else can
+    return value.encode("utf-8", "replace").decode("utf-8")  # lone surrogates are valid in JSON only
 
 
 def check_number(
     value: Any, minimum: float | None, maximum: float | None, precision: int | None = None
 ) -> float | None:
-    """Return a setting's number, None for an empty field."""
+    """Return the value of a number field, None if it is empty."""
     if value is None:
         return None
     low, high = -(2**63) if minimum is None else minimum, 2**63 - 1 if maximum is None else maximum
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Compared before anything converts it: an integer can be too large for a float.
+    # Compared without conversion, because an integer can be too large for a float.
     if not is_number or value != value or not low <= value <= high:
-        raise visitor_error(f"A setting is out of range: it takes a number from {low} to {high}.")
+        raise visitor_error(f"A setting is out of range: it must be a number from {low} to {high}.")
     number: float = round(value) if precision == 0 else value
     return number
 
 
 def check_event_data(data: Any) -> dict[str, Any]:
-    """Return what is sent about a click in the chat: the message's number (-1 for none) and its text."""
+    """Validate the data of a click in the chat: the message's index (-1 if invalid) and its text."""
     given = data if isinstance(data, dict) else {}
     texts = {name: as_text(given.get(name)) for name in ("value", "previous_value")}
     index = given.get("index")
@@ -96,45 +96,45 @@ def check_event_data(data: Any) -> dict[str, Any]:
 
 
 def as_text(value: Any) -> str:
-    """Return the text of a chat message as the page's own browser sends it, "" for anything else.
+    """Return the text of a chat message, "" if the value is not a string.
 
     Raises:
-        gr.Error: it is too long.
+        gr.Error: the text is too long.
     """
     return check_text(value, MAX_VALUE) if isinstance(value, str) else ""
 
 
 def visitor_error(message: str) -> gr.Error:
-    """Return the error that shows `message` to the visitor and leaves no traceback in the log."""
+    """Return an error that shows `message` to the visitor and writes no traceback to the log."""
     return gr.Error(message, print_exception=False)
 
 
-MAX_ANSWERS = 128  # at a time; more wait in line
-SPARE_THREADS = 32  # beside those that answer, so that nobody's click on Stop waits for one
-MAX_WAITING = 512  # events in the queue
-MAX_SESSIONS = 1000  # visitors whose conversations are kept
-MAX_UPLOAD_BYTES = 32 * 1024 * 1024  # a saved conversation with its picture
-# A notebook shows the page in a frame, at another port of the same machine.
+MAX_ANSWERS = 128  # concurrent answers; more wait in the queue
+SPARE_THREADS = 32  # in addition to the answers' threads, so that clicks on Stop never wait for a thread
+MAX_WAITING = 512  # events in Gradio's queue
+MAX_SESSIONS = 1000  # visitors with a stored session
+MAX_UPLOAD_BYTES = 32 * 1024 * 1024  # enough for a saved conversation with its image
+# A notebook embeds the page in a frame from another port of the same machine.
 NOTEBOOK_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 logger = logging.getLogger(__name__)
 
 
 class PageBlocks(gr.Blocks):
-    """Blocks whose events get checked values only, and whose app checks every request before its routes.
+    """Blocks that validate the values of events, and whose app checks each request before Gradio's routes.
 
     Args:
-        folder: of the uploads.
-        settings: those of gr.Blocks.
+        folder: stores the uploads.
+        settings: arguments of gr.Blocks.
     """
 
     def __init__(self, folder: UploadFolder, **settings: Any) -> None:
-        # Gradio creates a directory in it at once, and its own, /tmp/gradio, may be another user's.
+        # Gradio creates a directory there immediately; its default, /tmp/gradio, may belong to another user.
         gr.routes.DEFAULT_TEMP_DIR = str(folder.root)
         super().__init__(**settings)
         self.folder = folder
 
     async def process_api(self, *arguments: Any, **named: Any) -> dict[str, Any]:
-        """Run an event. What it is about is checked first, because Gradio's event classes fail on anything else."""
+        """Run an event. Its data is validated first, because Gradio's event classes fail on invalid data."""
         event = named.get("event_data")
         if event is not None:
             event._data = check_event_data(event._data)
@@ -142,7 +142,7 @@ class PageBlocks(gr.Blocks):
         return result
 
     async def preprocess_data(self, block_fn: Any, inputs: Any, state: Any, explicit_call: bool = False) -> list[Any]:
-        """Return the values for an event handler; see `check_inputs`, which replaces Gradio's own preprocessing."""
+        """Return the arguments of an event handler; `check_inputs` replaces Gradio's own preprocessing."""
         values = check_inputs(block_fn.inputs, inputs)
         return [
             state[component._id] if component.stateful else value
@@ -150,7 +150,7 @@ class PageBlocks(gr.Blocks):
         ]
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
-        """Return what the browser gets. Gradio's copy of each value, kept for links into a session, is dropped."""
+        """Return the values for the browser. Drop Gradio's copy of each, which serves deep links into a session."""
         output: list[Any] = await super().postprocess_data(block_fn, predictions, state)
         for component in block_fn.outputs:
             if state is not None and not component.stateful:
@@ -167,9 +167,9 @@ class PageBlocks(gr.Blocks):
         """Launch the page as gr.Blocks does.
 
         Args:
-            allow_hosts: names by which the page may be called, besides addresses and localhost; behind a reverse
-                proxy, the proxy's. If none are given and others can reach the server, any.
-            allow_frames: origins whose pages may show this one in a frame.
+            allow_hosts: host names under which browsers may open the page, besides IP addresses and localhost, such as
+                a reverse proxy's. If empty and other machines can reach the server, all names are allowed.
+            allow_frames: origins whose pages may embed this page in a frame.
         """
         host = settings.get("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
         share = bool(settings.get("share")) or os.environ.get("GRADIO_SHARE", "").lower() == "true"

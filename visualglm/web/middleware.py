@@ -1,4 +1,4 @@
-"""Check every request to the page before Gradio sees it: host, login and size."""
+"""Middleware of the page: checks host, origin, path, login and body before Gradio handles a request."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ MAX_ADDRESSES = 10_000
 
 
 class LoginAttempts:
-    """Counts failed logins of each client address. After FREE_ATTEMPTS, each one doubles the wait for the next.
+    """Counts failed logins per client address. After FREE_ATTEMPTS, each failure doubles the waiting time.
 
     Args:
         clock: returns seconds.
@@ -34,10 +34,11 @@ class LoginAttempts:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()  # number and time of the last, oldest first
+        # Count and time of the last failure of each address, oldest first.
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def seconds_to_wait(self, address: str) -> float:
-        """Return the seconds until the address may try again, 0 if it may now."""
+        """Return the seconds until the address may try again, 0 if it may try now."""
         count, last = self._find(address)
         if count < FREE_ATTEMPTS:
             return 0.0
@@ -45,7 +46,7 @@ class LoginAttempts:
         return max(0.0, last + pause - self.clock())
 
     def record_failure(self, address: str) -> int:
-        """Note a failed login; return how many there have been."""
+        """Count a failed login; return the number of failures."""
         count = self._find(address)[0] + 1
         key = client_network(address)
         self._failures[key] = (count, self.clock())
@@ -55,7 +56,7 @@ class LoginAttempts:
         return count
 
     def reset(self, address: str) -> None:
-        """Forget the failures of an address."""
+        """Reset the failures of an address to 0."""
         self._failures.pop(client_network(address), None)
 
     def _find(self, address: str) -> tuple[int, float]:
@@ -64,7 +65,7 @@ class LoginAttempts:
 
 
 def is_logged_in(app: Any, cookie_header: str) -> bool:
-    """Return whether a request's cookies are those of a login to a Gradio app, or the app asks for none."""
+    """Return whether a request's cookies belong to a login, or the Gradio app has no login."""
     if app.auth is None:
         return True
     try:
@@ -75,20 +76,20 @@ def is_logged_in(app: Any, cookie_header: str) -> bool:
     return any(name in cookies and cookies[name].value in app.tokens for name in names)
 
 
-MAX_BODY_BYTES = 1024**2  # of any request but an upload
-MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of one that needs no login
+MAX_BODY_BYTES = 1024**2  # of a request, except an upload
+MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of a request that needs no login
 BODY_TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 600.0
-MAX_PENDING_EVENTS = 16  # of one visitor, whose answers were not fetched
+MAX_PENDING_EVENTS = 16  # of one visitor: events whose results were not fetched
 MAX_PENDING_VISITORS = 4000
 MAX_SESSION_HASH = 64  # characters
-FILE_POLICY = "default-src 'none'; sandbox; "  # an upload that a browser opens may run nothing
+FILE_POLICY = "default-src 'none'; sandbox; "  # an upload that a browser opens must not execute anything
 UPLOAD, JOIN, FILE = "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/file="
 logger = logging.getLogger(__name__)
 
 
 class RequestError(Exception):
-    """A request that is answered with a status and a message instead of reaching its route."""
+    """A request is rejected with a status and a message."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -99,17 +100,17 @@ class PageMiddleware:
     """Checks a request's host, origin, path, login and body.
 
     Args:
-        app: the rest of the page's app.
-        blocks: the page.
-        access: decides who may call.
-        max_upload: bytes of an uploaded file.
+        app: the next ASGI app.
+        blocks: the page's PageBlocks.
+        access: the rules for hosts and origins.
+        max_upload: maximum bytes of an uploaded file.
     """
 
     def __init__(self, app: ASGIApp, blocks: Any, access: AccessPolicy, max_upload: int) -> None:
         self.app = app
         self.blocks = blocks
         self.access = access
-        self.max_upload = max_upload + MAX_BODY_BYTES  # with the form around it
+        self.max_upload = max_upload + MAX_BODY_BYTES  # the request contains the file and its multipart form
         self.attempts = LoginAttempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,10 +133,10 @@ class PageMiddleware:
             await rejection.response(scope, receive, send_guarded)
 
     async def forward(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a request and give it to its route.
+        """Check a request, then call the app.
 
         Raises:
-            RefusedError: it may not reach that.
+            RequestError: the request is rejected.
         """
         headers = Headers(scope=scope)
         self.check_headers(path, scope, headers)
@@ -150,20 +151,20 @@ class PageMiddleware:
         await self.app(scope, receive, send)
 
     def check_headers(self, path: str, scope: Scope, headers: Headers) -> None:
-        """Check what can be checked before the body is read.
+        """Check host, origin, path and login, before the body is read.
 
         Raises:
-            RefusedError: the request may not reach its route.
+            RequestError: the request is rejected.
         """
         host = headers.get("host", "")
         if not self.access.knows_host(host):
-            raise RequestError(403, f"This page is not known as {host!r}: start it with --allow-host and that name.")
+            raise RequestError(403, f"The host {host!r} is not allowed. Start the page with --allow-host and its name.")
         if not self.access.knows_origin(headers):
-            raise RequestError(403, "A page of another site may not call this one. --allow-host NAME allows a proxy's.")
+            raise RequestError(403, "Requests from other sites are not allowed. --allow-host NAME allows a proxy.")
         if not is_known(path) or (path == UPLOAD and scope["method"] != "POST"):
-            raise RequestError(404, "There is nothing here.")
+            raise RequestError(404, "Not found.")
         app = scope["app"]
-        is_starting = path == "/gradio_api/startup-events" and not app.startup_events_triggered  # asked by launch()
+        is_starting = path == "/gradio_api/startup-events" and not app.startup_events_triggered  # requested by launch()
         if not is_public(path) and not is_starting and not is_logged_in(app, headers.get("cookie", "")):
             raise RequestError(401, "Not authenticated")
         if path.startswith(FILE) and not self.blocks.folder.contains(scope["path"].removeprefix(FILE)):
@@ -172,23 +173,23 @@ class PageMiddleware:
             self.check_event_stream(scope)
 
     def check_event_stream(self, scope: Scope) -> None:
-        """Check that there are events to wait for; Gradio would begin to answer and then write a traceback."""
+        """Check that the session has pending events: otherwise Gradio fails with a traceback during the response."""
         given = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
         if given not in self.blocks._queue.pending_messages_per_session:
             raise RequestError(404, "This session has no events.")
 
     def add_headers(self, path: str, response: Message) -> None:
-        """Add what a browser must not do with a response."""
+        """Add the response headers that restrict browsers."""
         prefix = FILE_POLICY if path.startswith(FILE) else ""
         headers = MutableHeaders(scope=response)
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Content-Security-Policy"] = prefix + self.access.frame_policy
 
     async def read_body(self, path: str, receive: Receive) -> Receive:
-        """Read a body within limits of size and time, check it, and return what gives it to the route.
+        """Read a body within limits of size and time, validate it, and return a `receive` that replays it.
 
         Raises:
-            RefusedError: it is too large or too slow, or its route would fail on it.
+            RequestError: the body is too large, too slow or invalid.
         """
         limit = MAX_PUBLIC_BODY_BYTES if is_public(path) else MAX_BODY_BYTES
         body = bytearray()
@@ -198,7 +199,7 @@ class PageMiddleware:
                 while more:
                     message = await receive()
                     body += message.get("body", b"")
-                    more = message.get("more_body", False)  # a disconnect has none, either
+                    more = message.get("more_body", False)  # also False for a disconnect
                     if len(body) > limit:
                         raise RequestError(413, f"The request has more than {limit:,} bytes.", Connection="close")
         except TimeoutError:
@@ -208,10 +209,10 @@ class PageMiddleware:
         return replay(bytes(body), receive)
 
     def check_event(self, body: bytes) -> None:
-        """Check that a body names an event of the page, and that its visitor has few others under way.
+        """Check that a body names an event of the page, and that its visitor has few pending events.
 
         Raises:
-            RefusedError: Gradio would fail on it, or it is one too many.
+            RequestError: the event is invalid, or the visitor has too many pending events.
         """
         try:
             event = json.loads(body)
@@ -228,12 +229,12 @@ class PageMiddleware:
             raise RequestError(422, "An event needs a list of data.")
         pending = self.blocks._queue.pending_event_ids_session
         if len(pending.get(session, ())) >= MAX_PENDING_EVENTS:
-            raise RequestError(429, "Too many events wait for their answers to be fetched.", **{"Retry-After": "5"})
+            raise RequestError(429, "Too many events are pending. Fetch their results first.", **{"Retry-After": "5"})
         if len(pending) > MAX_PENDING_VISITORS:
             self.drop_orphaned_events()
 
     def drop_orphaned_events(self) -> None:
-        """Drop the ids of events whose answers nobody can fetch any more."""
+        """Drop the ids of events of ended sessions, whose results can no longer be fetched."""
         queue = self.blocks._queue
         for session in [
             key for key in queue.pending_event_ids_session if key not in queue.pending_messages_per_session
@@ -241,14 +242,14 @@ class PageMiddleware:
             del queue.pending_event_ids_session[session]
 
     async def handle_login(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let an address try a password, unless it has to wait after wrong ones.
+        """Forward a login and count its failure.
 
         Raises:
-            RefusedError: it has to wait.
+            RequestError: the address has to wait after failed logins.
         """
         address = scope["client"][0] if scope.get("client") else ""
         if seconds_to_wait := self.attempts.seconds_to_wait(address):
-            logger.warning("Login from %s refused: it has to wait %.0f s", address, seconds_to_wait)
+            logger.warning("Login from %s rejected: it has to wait %.0f s", address, seconds_to_wait)
             raise RequestError(
                 429, "Too many wrong passwords. Try again later.", **{"Retry-After": f"{seconds_to_wait:.0f}"}
             )
@@ -264,15 +265,15 @@ class PageMiddleware:
         await self.app(scope, receive, send_noted)
 
     async def handle_upload(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a file be uploaded, within the room of the folder and a limit of time. Failures are logged.
+        """Forward an upload, within the free space of the folder and a time limit. Failures are logged.
 
         Raises:
-            RefusedError: it is too large or too slow, or cannot be stored.
+            RequestError: the upload is too large or too slow, or cannot be stored.
         """
         announced = headers.get("content-length", "")
         size = int(announced) if announced.isdecimal() and len(announced) < 20 else self.max_upload
         folder = self.blocks.folder
-        scope["app"].uploaded_file_dir = str(folder.path)  # Gradio's own is shared by all pages of the process
+        scope["app"].uploaded_file_dir = str(folder.path)  # Gradio's default is shared by all pages of the process
 
         async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
@@ -281,7 +282,7 @@ class PageMiddleware:
 
         try:
             if size > self.max_upload:
-                raise RequestError(413, f"An upload has at most {self.max_upload:,} bytes.", Connection="close")
+                raise RequestError(413, f"An upload can have at most {self.max_upload:,} bytes.", Connection="close")
             with folder.reserve(size):
                 async with asyncio.timeout(UPLOAD_TIMEOUT_S):
                     await self.app(scope, limit_receive(receive, size), send_noted)
@@ -293,13 +294,13 @@ class PageMiddleware:
             raise RequestError(408, "The upload took too long.", Connection="close") from None
         except (OSError, VisualGLMError) as error:
             logger.warning("An upload failed: %s", error)
-            raise RequestError(507, "The upload could not be stored. The server's log says why.") from error
+            raise RequestError(507, "The upload could not be stored. See the server's log.") from error
         finally:
-            self.blocks.upload_file_set.clear()  # Gradio's list for its own removal of files, which is not used
+            self.blocks.upload_file_set.clear()  # the list for Gradio's own cleanup, which is not used, would only grow
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives a body that was read, then what comes after it."""
+    """Return a `receive` that replays a body, then continues with `receive`."""
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
@@ -309,7 +310,7 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def limit_receive(receive: Receive, limit: int) -> Receive:
-    """Return a `receive` that gives up after `limit` bytes."""
+    """Return a `receive` that raises a RequestError after `limit` bytes."""
     total = 0
 
     async def receive_counted() -> Message:

@@ -1,4 +1,4 @@
-"""Talk with VisualGLM about a picture, on a web page.
+"""Chat with VisualGLM about images on a web page.
 
 visualglm web --from_pretrained visualglm-tiny
 visualglm web --server_name 0.0.0.0 --server_port 8080 --auth me:secret
@@ -7,9 +7,12 @@ visualglm web --server_name 0.0.0.0 --server_port 8080 --auth me:secret
 import argparse
 import os
 import re
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError
@@ -18,28 +21,30 @@ from model.command_line import ArgumentParser, print_text, run_program
 from model.environment import is_service_link, read_variable, service_link_note
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
 from visualglm.local_address import listens_on_loopback
-from visualglm.web.launch import launched_page, wait_for_shutdown_signal
 
 PORT = 7860
 PORT_VARIABLE = "GRADIO_SERVER_PORT"
 AUTH_VARIABLE = "VISUALGLM_AUTH"
+MAX_CONNECTIONS = 1024
+MAX_CLIENT_CONNECTIONS = 256  # of one client address, except loopback, where a proxy may run
 
 
 def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argparse.Namespace, GenerationConfig]:
-    """Read the command line; --help shows `description`."""
+    """Parse the command line; --help shows `description`."""
     parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add = parser.add_argument
     address = read_variable("GRADIO_SERVER_NAME") or "127.0.0.1"
-    add("--server_name", default=address, metavar="ADDRESS", help="0.0.0.0 for all (default %(default)s)")
-    add("--server_port", type=parse_port, metavar="PORT", help=f"where it listens (default {port})")
-    add("--share", action="store_true", help="also give the page a public address, through Gradio's servers")
+    help_ = "address to listen at; 0.0.0.0 for all (default %(default)s)"
+    add("--server_name", default=address, metavar="ADDRESS", help=help_)
+    add("--server_port", type=parse_port, metavar="PORT", help=f"port to listen at (default {port})")
+    add("--share", action="store_true", help="create a public URL through Gradio's servers")
     add(
         "--auth",
         metavar="NAME:PASSWORD",
         action="append",
         type=parse_login,
-        help=f"who may enter; may be given several times, or in {AUTH_VARIABLE} with commas in between",
+        help=f"login for the page; may be repeated, or set {AUTH_VARIABLE} to a comma-separated list",
     )
     add(
         "--allow-host",
@@ -47,7 +52,7 @@ def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argpa
         action="append",
         default=[],
         type=parse_host,
-        help="a name by which the page may be called, such as a reverse proxy's; may be given several times",
+        help="host name under which browsers may open the page, such as a reverse proxy's; may be repeated",
     )
     add(
         "--allow-frame",
@@ -55,7 +60,7 @@ def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argpa
         action="append",
         default=[],
         type=parse_origin,
-        help="an origin whose pages may show this one in a frame, like https://example.org; may be given several times",
+        help="origin whose pages may embed this page in a frame, like https://example.org; may be repeated",
     )
     DEMO.add_arguments(parser)
     options = parser.parse_args()
@@ -68,7 +73,7 @@ def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argpa
 
 
 def parse_login(text: str) -> tuple[str, str]:
-    """Read a name and a password with a colon in between."""
+    """Parse NAME:PASSWORD."""
     name, _, password = text.partition(":")
     if not name or not password:
         raise argparse.ArgumentTypeError("A login is a name, a colon and a password, like me:secret.")
@@ -76,21 +81,21 @@ def parse_login(text: str) -> tuple[str, str]:
 
 
 def parse_host(text: str) -> str:
-    """Read the name of a host."""
+    """Parse a host name."""
     if not re.fullmatch(r"[\w.-]+", text):
         raise argparse.ArgumentTypeError("A host is a name without scheme, port and path, like chat.example.org.")
     return text
 
 
 def parse_origin(text: str) -> str:
-    """Read the origin of a web page, which becomes a part of a header."""
+    """Parse the origin of a web page; strictly, because it becomes part of a header."""
     if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", text):
         raise argparse.ArgumentTypeError("An origin is a scheme and a host, like https://example.org or http://a.b:80.")
     return text
 
 
 def read_logins() -> list[tuple[str, str]]:
-    """Read the logins in the environment; raise SettingError for one that has another form, without showing it."""
+    """Return the logins in the environment; the SettingError for an invalid one does not quote it."""
     try:
         return [parse_login(text) for text in filter(None, (read_variable(AUTH_VARIABLE) or "").split(","))]
     except argparse.ArgumentTypeError as error:
@@ -100,10 +105,10 @@ def read_logins() -> list[tuple[str, str]]:
 def read_port(default: int) -> int:
     """Return the port in the environment, or `default`.
 
-    Gradio converts the variable when it is imported, so a value that is not a port is removed from the environment.
+    Gradio parses the variable at import, so the address of a Kubernetes service is removed from the environment.
 
     Raises:
-        SettingError: the value is no port.
+        SettingError: the value is not a port.
     """
     text = read_variable(PORT_VARIABLE)
     if text is None or is_service_link(text):
@@ -118,17 +123,17 @@ def read_port(default: int) -> int:
 
 
 def parse_port(text: str) -> int:
-    """Read the number of a port."""
+    """Parse a port number."""
     if not text.isdecimal() or not 0 < int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"A port is a number from 1 to {2**16 - 1}.")
     return int(text)
 
 
 def check_address(address: str, port: int) -> None:
-    """See whether a server can be there, before a model is loaded for it.
+    """Check that a server can listen at an address, before the model is loaded.
 
     Raises:
-        SettingError: the port is taken, or the address not this machine's.
+        SettingError: the port is in use, or the address does not belong to this machine.
     """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -137,13 +142,14 @@ def check_address(address: str, port: int) -> None:
             listener.bind(where)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SettingError(f"There can be no page at {address}, port {port}: {reason}. Choose another.") from error
+        raise SettingError(f"The page cannot listen at {address} port {port}: {reason}. Choose another.") from error
 
 
 def bypass_proxies(address: str, share: bool) -> None:
-    """Let Gradio, which looks for its own page when it starts, ask no proxy for it.
+    """Exclude the page from the environment's proxies, because Gradio requests its own page at startup.
 
-    Only --share needs others' addresses. Proxies that Gradio's client cannot read, such as SOCKS ones, would end it.
+    Without --share, all proxies are disabled: nothing else is requested, and a proxy that Gradio's HTTP client does not
+    support, such as SOCKS, would make it fail.
     """
     for name in ("no_proxy", "NO_PROXY"):
         own = ",".join(filter(None, [os.environ.get(name), "localhost", "127.0.0.1", address]))
@@ -151,33 +157,100 @@ def bypass_proxies(address: str, share: bool) -> None:
 
 
 def supports_proxies() -> bool:
-    """Return whether Gradio's HTTP client can use the proxies that the environment names."""
+    """Return whether Gradio's HTTP client supports the proxies of the environment."""
     import httpx
 
     try:
         httpx.Client().close()
-    except (ImportError, ValueError, httpx.InvalidURL):  # no SOCKS support, an unknown scheme, no URL
+    except (ImportError, ValueError, httpx.InvalidURL):  # SOCKS, an unknown scheme, or an invalid URL
         return False
     return True
 
 
+@contextmanager
+def launched_page(
+    model: ChatModel,
+    config: GenerationConfig,
+    address: str,
+    port: int,
+    *,
+    auth: list[tuple[str, str]] | None = None,
+    share: bool = False,
+    allow_hosts: Sequence[str] = (),
+    allow_frames: Sequence[str] = (),
+) -> Iterator[list[str]]:
+    """Context manager: serve the page during the block; yield its URLs.
+
+    Args:
+        address: to listen at; 0.0.0.0 for all addresses of this machine.
+        auth: names and passwords of visitors; None for a page without login.
+        share: also request a public URL from Gradio's servers.
+        allow_hosts: host names under which browsers may open the page, besides IP addresses and localhost.
+        allow_frames: origins whose pages may embed this page in a frame.
+
+    Raises:
+        SettingError: the server cannot listen at the address.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio sends usage data to its authors
+    import gradio as gr  # the import takes seconds
+
+    from visualglm.server.connections import ConnectionLimits, limit_connections
+
+    from .layout import CSS, PASTE_JS
+    from .page import Page
+
+    page = Page(model, config)
+    page.reader.decoder.warm_up()
+    try:
+        _, local_url, share_url = page.blocks.launch(
+            server_name=address,
+            server_port=port,
+            share=share,
+            auth=auth or None,
+            quiet=True,
+            prevent_thread_lock=True,
+            allow_hosts=allow_hosts,
+            allow_frames=allow_frames,
+            theme=gr.themes.Default(primary_hue="blue", secondary_hue="blue"),
+            css=CSS,
+            head=PASTE_JS,
+        )
+    except OSError as error:
+        page.close()
+        raise SettingError(f"The page cannot listen at {address} port {port}: {error}. Choose another port.") from error
+    limit_connections(page.blocks.server.config, ConnectionLimits(MAX_CONNECTIONS, MAX_CLIENT_CONNECTIONS))
+    try:
+        yield [url for url in (local_url, share_url) if url]
+    finally:
+        page.blocks.close(verbose=False)
+        page.close()
+
+
+def wait_for_shutdown_signal() -> None:
+    """Wait for SIGINT (Ctrl-C) or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+
+
 def serve_page(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
-    """Show the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM."""
     if not options.auth and (options.share or not listens_on_loopback(options.server_name)):
         print_text(
-            "Warning: everybody who can reach this address can use the page. --auth asks for a login.", file=sys.stderr
+            "Warning: everyone who can reach this address can use the page. --auth requires a login.", file=sys.stderr
         )
     bypass_proxies(options.server_name, options.share)
     allowed = {"allow_hosts": options.allow_host, "allow_frames": options.allow_frame}
     where = (options.server_name, options.server_port)
     with launched_page(model, config, *where, auth=options.auth, share=options.share, **allowed) as urls:
-        print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C ends it)")
+        print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C stops it)")
         wait_for_shutdown_signal()
 
 
 def run(load: Callable[..., ChatModel] | None, port: int, hf: bool, description: str | None) -> None:
-    """Load the model that the command line names, and show the page."""
-    options, _ = parse_arguments(port, description)  # the model's own settings are known only when it is loaded
+    """Load the model that the command line names, and serve the page."""
+    options, _ = parse_arguments(port, description)  # settings are parsed again after loading: the model has defaults
     check_address(options.server_name, options.server_port)
     model = load_model(options, choose_loader(options.hf or hf, load))
     model.warm_up()
@@ -195,7 +268,7 @@ def main(
 
     Args:
         load: loads the model; None for `load_sat` or `load_hf`.
-        port: where the page is if neither a flag nor the environment says so.
+        port: the default port.
         hf: use the Hugging Face model, as the flag --hf does.
         description: shown by --help.
     """

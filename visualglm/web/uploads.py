@@ -1,4 +1,4 @@
-"""The folder of one page's uploads: bounded, private, and the only place from which a visitor's path is opened."""
+"""The upload folder of a page: private, limited in size, and the only folder whose files visitors can name."""
 
 import atexit
 import contextlib
@@ -19,35 +19,35 @@ from model import VisualGLMError
 
 MAX_FOLDER_BYTES = 1024**3
 KEEP_UPLOADS_S = 3600
-MIN_FILE_BYTES = 8192  # what a small file with its directory takes on a disk, so that their number is bounded, too
+MIN_FILE_BYTES = 8192  # disk space of a small file and its directory, so that the number of files is limited, too
 TEMP_DIR_VARIABLE = "GRADIO_TEMP_DIR"
-# O_NONBLOCK: opening a named pipe would wait for its writer. Windows has neither flag.
+# O_NONBLOCK: opening a named pipe would otherwise wait for a writer. Windows lacks O_NOFOLLOW and O_NONBLOCK.
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 logger = logging.getLogger(__name__)
 
 
 class UploadError(VisualGLMError):
-    """An upload that is not there, or for which there is no room."""
+    """An upload does not exist, or cannot be stored."""
 
 
 @functools.cache
 def temporary_root() -> Path:
-    """Create the directory of this process's uploads (mode 700) and make it Gradio's; it is removed at exit.
+    """Create this process's upload directory (mode 700) and configure Gradio to use it; it is removed at exit.
 
-    Gradio's own, /tmp/gradio, is shared: by other pages, and with any user who created it first.
+    Gradio's default, /tmp/gradio, is shared by all pages, and may belong to another user who created it first.
     """
     root = Path(tempfile.mkdtemp(prefix="visualglm-", dir=os.environ.get(TEMP_DIR_VARIABLE) or None)).resolve()
-    os.environ[TEMP_DIR_VARIABLE] = str(root)  # which Gradio reads whenever it handles a file
+    os.environ[TEMP_DIR_VARIABLE] = str(root)  # Gradio reads it each time it handles a file
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return root
 
 
 class UploadFolder:
-    """Keeps uploaded files, for any thread. When there are too many bytes, the oldest files are removed.
+    """Stores uploaded files; removes the oldest files if the folder is full. Thread-safe.
 
     Args:
-        extra_files: files outside of the folder that may be opened as well.
-        max_bytes: bound on the files together.
+        extra_files: files outside the folder that may also be opened.
+        max_bytes: maximum size of all files together.
     """
 
     def __init__(self, extra_files: Collection[Path] = (), max_bytes: int = MAX_FOLDER_BYTES) -> None:
@@ -60,21 +60,21 @@ class UploadFolder:
         self.prepare()
 
     def prepare(self) -> None:
-        """Create the folder if it is not there, as when somebody has cleaned /tmp.
+        """Create the folder if it is missing, for example after a cleanup of /tmp.
 
         Raises:
-            OSError: it cannot be created.
-            UploadError: somebody else has created it.
+            OSError: the folder cannot be created.
+            UploadError: the folder belongs to another user, or is not a directory.
         """
         for folder in (self.root, self.path):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = folder.lstat()
             foreign = hasattr(os, "getuid") and found.st_uid != os.getuid()
             if not stat.S_ISDIR(found.st_mode) or foreign:
-                raise UploadError(f"The upload folder {folder} belongs to somebody else. Restart the page.")
+                raise UploadError(f"The upload folder {folder} is not a directory of this user. Restart the page.")
 
     def contains(self, path: str | Path) -> bool:
-        """Return whether a path, links resolved, is in the folder or one of the extra files."""
+        """Return whether a path, after resolving links, is in the folder or one of the extra files."""
         try:
             real = Path(os.path.realpath(path))
         except (OSError, ValueError):
@@ -84,11 +84,11 @@ class UploadFolder:
     def open(self, path: str) -> BinaryIO:
         """Open an uploaded file.
 
-        What the path names is checked before it is opened, because opening a device can have effects, and again at
-        the open descriptor, because the path may name another file by then.
+        The path is checked before the file is opened, because opening a device can have effects. The open descriptor
+        is checked again, because the path may name another file by then.
 
         Raises:
-            UploadError: it is no regular file of this folder; the message is the same whether it exists.
+            UploadError: the path is not a regular file of this folder; the message does not reveal whether it exists.
         """
         with contextlib.suppress(OSError, ValueError):
             if self.contains(path):
@@ -96,12 +96,12 @@ class UploadFolder:
                     descriptor = os.open(path, OPEN_FLAGS)
                     stack.callback(os.close, descriptor)
                     if self._is_own(path, descriptor):
-                        stack.pop_all()  # which leaves the descriptor open
+                        stack.pop_all()  # keeps the descriptor open
                         return os.fdopen(descriptor, "rb")
         raise UploadError("This is not a file that was uploaded here, or it was removed. Upload it again.")
 
     def _is_own(self, path: str, descriptor: int) -> bool:
-        """Return whether an open file is a regular one, and still what the path, links resolved, names."""
+        """Return whether an open file is a regular file of the folder, and `path` still names it."""
         opened = os.fstat(descriptor)
         if not stat.S_ISREG(opened.st_mode):
             return False
@@ -112,13 +112,13 @@ class UploadFolder:
         """Return the content of an uploaded file.
 
         Raises:
-            UploadError: as for `open`, or it has more than `max_bytes`.
+            UploadError: see `open`, or the file has more than `max_bytes`.
         """
         with self.open(path) as file:
             if os.fstat(file.fileno()).st_size > max_bytes:
                 raise UploadError(f"The file has more than {max_bytes:,} bytes. Use a smaller one.")
             data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:  # it has grown
+        if len(data) > max_bytes:  # the file has grown since
             raise UploadError(f"The file has more than {max_bytes:,} bytes. Use a smaller one.")
         return data
 
@@ -126,7 +126,7 @@ class UploadFolder:
         """Write a file into a new directory with an unguessable name; return its path.
 
         Raises:
-            UploadError: there is no room for it.
+            UploadError: the folder is full or cannot be written.
         """
         with self.reserve(len(data)):
             path = self.path / secrets.token_hex(16) / name
@@ -140,15 +140,15 @@ class UploadFolder:
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Keep room for `size` bytes during the block; old files are removed for it.
+        """Context manager: reserve `size` bytes during the block; remove old files to free them.
 
         Raises:
-            UploadError: uploads that are under way take all the room.
+            UploadError: running uploads have reserved all the space.
         """
         size = max(size, MIN_FILE_BYTES)
         with self._lock:
             if self._reserved + size > self.max_bytes:
-                raise UploadError("Too much is being uploaded at the moment. Try again soon.")
+                raise UploadError("Too many files are being uploaded at the moment. Try again soon.")
             self.prepare()
             self._reserved += size
             self._remove_old(self.max_bytes - self._reserved)
@@ -185,5 +185,5 @@ class UploadFolder:
 
 
 def size_on_disk(status: os.stat_result) -> int:
-    """Return the bytes that a file counts."""
+    """Return the bytes that the size limit counts for a file."""
     return max(status.st_size, MIN_FILE_BYTES)

@@ -117,7 +117,7 @@ class TestTerminal:
         model = ScriptedModel(done("one"))
         talk(model, KeyboardInterrupt, "", KeyboardInterrupt, "1", image=None)
         assert [question for _, question in model.seen] == ["1"]
-        assert capsys.readouterr().out.count("Type stop or press Ctrl-D to end.") == 2
+        assert capsys.readouterr().out.count("Type stop or press Ctrl-D to quit.") == 2
 
     def test_interrupted_picture_is_asked_for_again(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -34,9 +34,9 @@ def started() -> Iterator[Person]:
 def person(started: Person) -> Person:
     """The same dialogue, waiting for a picture."""
     started.presses(CTRL_C)
-    started.sees("Type stop or press Ctrl-D to end.")
+    started.sees("Type stop or press Ctrl-D to quit.")
     started.types("clear")
-    started.sees("clear", "Path or URL of a picture")
+    started.sees("clear", "Path or URL of an image")
     return started
 
 
@@ -66,12 +66,12 @@ class TestDialogue:
     def test_interrupt_drops_the_line(self, person: Person) -> None:
         for keys, prompt in (("examples/sce", "Path or URL"), ("", "Path or URL")):
             person.presses(keys + CTRL_C)
-            person.sees("Type stop or press Ctrl-D to end.", prompt)
+            person.sees("Type stop or press Ctrl-D to quit.", prompt)
         person.types("")
         person.sees("You:")
         for keys in ("How many", ""):
             person.presses(keys + CTRL_C)
-            person.sees("Type stop or press Ctrl-D to end.", "You:")
+            person.sees("Type stop or press Ctrl-D to quit.", "You:")
         person.types("Who are you?")
         person.sees("VisualGLM: ", "You:")
 
@@ -163,7 +163,7 @@ class TestTerminals:
         with at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
             person.sees("Path or URL")
             person.presses(CTRL_C)
-            person.sees("Type stop or press Ctrl-D to end.", "Path or URL")
+            person.sees("Type stop or press Ctrl-D to quit.", "Path or URL")
             person.types(SCENE)
             person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
             person.types("星星在哪里？")
