@@ -26,7 +26,7 @@ class Question:
 
     Attributes:
         turns: earlier turns, oldest first.
-        picture: the image as the request gave it, or None; it can be read once.
+        image: as the request gave it, or None; it can be read once.
         configs: generation settings of each answer.
         stops: strings before which an answer ends.
     """
