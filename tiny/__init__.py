@@ -1,15 +1,15 @@
-"""The world of visualglm-tiny: it draws pictures, asks about them, and trains and evaluates the model.
+"""The synthetic world of visualglm-tiny: renders images, generates questions, trains and evaluates the model.
 
-scenes/                    what is in a picture, and how it is drawn
-sentences/, words/         what people say, as data; templates and names filled in
-questions/                 scene -> question, what is true of it, answer
-training/                  question and answer -> rows of tokens -> batches -> steps; the tokenizer, the network
-grading/                   whether an answer is right
-evaluation/                questions for a model, its results, reports
+scenes/                    scenes as data, and how they are rendered
+sentences/, words/         sentence templates as data files; the code that fills them in
+questions/                 scene -> question, facts, answer
+training/                  question and answer -> token ids -> batches -> training steps; the tokenizer, the network
+grading/                   whether an answer is correct
+evaluation/                evaluation questions, results, reports
 
 python -m tiny.train       trains a model
-python -m tiny.evaluate    asks a model questions about unseen pictures
+python -m tiny.evaluate    asks a model questions about unseen images
 python -m tiny.dialogues   writes a model's answers into examples/dialogues
-python -m tiny.fewshot     draws pictures to fine-tune on
-python -m tiny.probe       measures how clearly a model holds the background
+python -m tiny.fewshot     renders images for fine-tuning
+python -m tiny.probe       measures how well a model's hidden states separate the backgrounds
 """

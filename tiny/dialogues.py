@@ -1,9 +1,9 @@
-"""Dialogues as plain text, and what a model says in them today.
+"""Conversations as plain text files; regenerates the model's answers in them.
 
     python -m tiny.dialogues examples/dialogues/*.txt       # writes the model's answers into the files
 
-A file begins with `picture: NAME`, a file beside it or above it, or with `picture: none`. Then each question
-is a line that begins with 问： or Q:, and each answer one that begins with 答： or A:, as in the prompt of the model.
+A file begins with `picture: NAME`, an image file in the same folder or its parent, or with `picture: none`. Each
+question is a line that begins with 问： or Q:, and each answer a line that begins with 答： or A:, as in the prompt.
 """
 
 import argparse
@@ -32,12 +32,12 @@ LANGUAGES = (CHINESE, ENGLISH)
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said about a picture.
+    """A conversation about one image.
 
     Attributes:
-        picture: the picture's file; None for talk without one.
-        language: of the prompt.
-        turns: questions and answers, the answers empty where none is written.
+        image: path of the image; None for a conversation without one.
+        language: language of the prompt.
+        turns: questions and answers; an answer is empty if the file has none.
     """
 
     image: Path | None
@@ -46,10 +46,10 @@ class Transcript:
 
 
 def read_transcript(file: Path) -> Transcript:
-    """Read a file of the form above.
+    """Read a file in the format of the module's docstring.
 
     Raises:
-        VisualGLMError: a line is of another form, or the picture is not there.
+        VisualGLMError: a line has another format, or the image does not exist.
     """
     first, *lines = file.read_text(encoding="utf-8").splitlines()
     language = next((known for known in LANGUAGES if any(line.startswith(known.ask) for line in lines)), CHINESE)
@@ -60,23 +60,31 @@ def read_transcript(file: Path) -> Transcript:
         elif line.startswith(language.answer) and turns:
             turns[-1] = replace(turns[-1], answer=line.removeprefix(language.answer).strip())
         else:
-            raise VisualGLMError(f"{file}: {line!r} should begin with {language.ask} or, after it, {language.answer}")
+            raise VisualGLMError(
+                f"{file}: {line!r} should begin with {language.ask}, or with {language.answer} after a question"
+            )
     return Transcript(find_image(file, first), language, tuple(turns))
 
 
 def find_image(file: Path, line: str) -> Path | None:
-    """Return the picture that the first line names."""
+    """Return the path of the image named in the first line; None for `picture: none`.
+
+    Raises:
+        VisualGLMError: the line has another format, or there is no such file.
+    """
     name = line.removeprefix("picture: ")
     if name == "none":
         return None
     candidates = [folder / name for folder in (file.parent, file.parent.parent) if (folder / name).is_file()]
     if not candidates or name == line:
-        raise VisualGLMError(f"{file} should begin with 'picture: NAME' of a picture beside it or above it.")
+        raise VisualGLMError(
+            f"{file} should begin with 'picture: NAME' of an image in its folder or in the parent folder."
+        )
     return candidates[0]
 
 
 def replay(model: ChatModel, transcript: Transcript) -> Iterator[Turn]:
-    """Ask the questions again, each after the new answers to those before; greedy."""
+    """Generate an answer to each question in order, greedily; earlier turns hold the new answers."""
     image = None if transcript.image is None else load_image(transcript.image)
     conversation = Conversation(image, [], transcript.language)
     for turn in transcript.turns:
@@ -86,7 +94,7 @@ def replay(model: ChatModel, transcript: Transcript) -> Iterator[Turn]:
 
 
 def write_transcript(file: Path, transcript: Transcript) -> None:
-    """Write a dialogue in the form above."""
+    """Write a transcript in the format of the module's docstring."""
     name = "none" if transcript.image is None else transcript.image.name
     language, blank = transcript.language, "" if transcript.language == CHINESE else " "
     blocks = [
@@ -96,7 +104,7 @@ def write_transcript(file: Path, transcript: Transcript) -> None:
 
 
 def main() -> None:
-    """Write the answers of the model that the command line names into the files."""
+    """Regenerate the answers in the given files with the model named on the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--from_pretrained", default="visualglm-tiny", help="name or directory of the model")

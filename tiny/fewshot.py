@@ -1,11 +1,11 @@
-"""Labelled pictures on which to fine-tune: what is in the background, a question that visualglm-tiny cannot answer.
+"""Labeled images for fine-tuning on a question that visualglm-tiny cannot answer: the content of the background.
 
-    python -m tiny.fewshot --out fewshot-data.zip                            # the 20 that come with the repository
-    python -m tiny.fewshot --out held-out --count 200 --seed 1000            # others, in a folder, to evaluate on
+    python -m tiny.fewshot --out fewshot-data.zip                            # the 20 images of the repository
+    python -m tiny.fewshot --out held-out --count 200 --seed 1000            # other images, in a folder, to evaluate on
 
-Either holds dataset.json, in the original's shape (img, prompt, label), and the pictures next to it, whose paths begin
-with the folder's name, as in the original: a program finds them from the directory that holds the folder. The same seed
-draws the same ones; every background comes as often as another, give or take one.
+The output is dataset.json in the original's format (img, prompt, label), and the images next to it. As in the original,
+image paths begin with the folder's name, so programs run from the parent directory. A seed always gives the same
+images; the backgrounds are balanced, their counts differ by at most one.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from tiny.words.sentences import read_sentences
 
 COUNT, SEED = 20, 7
 IMAGE_SIZE = 224
-FOLDER = "fewshot-data"  # in the archive
-DATE = (2023, 1, 1, 0, 0, 0)  # of everything in the archive, so that it is the same whenever it is made
-SEED_OFFSET = 2**41  # keeps clear of the scenes of the training and of its evaluation
+FOLDER = "fewshot-data"  # inside the archive
+DATE = (2023, 1, 1, 0, 0, 0)  # modification time of the archive members: fixed, so that the archive is reproducible
+SEED_OFFSET = 2**41  # disjoint from the seeds of training and evaluation
 
 QUESTION: str = read_sentences("backgrounds")["question"]
 ANSWERS: dict[str, str] = read_sentences("backgrounds")["answers"]  # background -> answer
@@ -36,18 +36,18 @@ ANSWERS: dict[str, str] = read_sentences("backgrounds")["answers"]  # background
 
 @dataclass(frozen=True)
 class LabeledScene:
-    """A picture, and what is in its background."""
+    """A scene and the label of its background."""
 
     scene: Scene
     label: str
 
     def draw(self) -> Image.Image:
-        """The picture, RGB."""
+        """Render the scene as an RGB image."""
         return render_scene(self.scene, IMAGE_SIZE)
 
 
 def sample_labeled(seed: int = SEED, count: int = COUNT) -> Iterator[LabeledScene]:
-    """Yield pictures with labels, the backgrounds in a random order in each run of eight."""
+    """Yield labeled scenes; each run of eight holds every background once, in random order."""
     rng = np.random.default_rng([SEED_OFFSET, seed])
     for number in range(count):
         if number % len(BACKGROUNDS) == 0:
@@ -57,7 +57,7 @@ def sample_labeled(seed: int = SEED, count: int = COUNT) -> Iterator[LabeledScen
 
 
 def make_files(folder: str, seed: int, count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every file of a folder: the pictures, and dataset.json."""
+    """Yield the name and content of each file of a dataset: the images, then dataset.json."""
     rows = []
     for number, labeled in enumerate(sample_labeled(seed, count), start=1):
         name = f"{number:0{len(str(count))}d}.jpg"
@@ -69,25 +69,25 @@ def make_files(folder: str, seed: int, count: int) -> Iterator[tuple[str, bytes]
 
 
 def write_folder(path: Path, seed: int = SEED, count: int = COUNT) -> None:
-    """Write the pictures and dataset.json into a folder."""
+    """Write a dataset into a folder."""
     path.mkdir(parents=True, exist_ok=True)
     for name, content in make_files(path.resolve().name, seed, count):
         (path / name).write_bytes(content)
 
 
 def write_archive(path: Path, seed: int = SEED, count: int = COUNT) -> None:
-    """Write them as a zip archive, in a folder of its own."""
+    """Write a dataset as a zip archive with one folder inside."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in make_files(FOLDER, seed, count):
             archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", DATE), content)
 
 
 def main() -> None:
-    """Draw what the command line asks for."""
+    """Write the dataset that the command line asks for."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a folder, or a .zip archive")
-    parser.add_argument("--count", type=int, default=COUNT, help="pictures (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="draws others (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="output folder or .zip archive")
+    parser.add_argument("--count", type=int, default=COUNT, help="number of images (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="random seed (default %(default)s)")
     options = parser.parse_args()
     write = write_archive if options.out.suffix == ".zip" else write_folder
     write(options.out, options.seed, options.count)

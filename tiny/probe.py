@@ -1,11 +1,11 @@
-"""How clearly a model holds what is in a picture's background, on the way from the picture to the answer.
+"""Linear separability of the background in a model's hidden states, from the image embeddings to the answer.
 
     python -m tiny.probe --from_pretrained visualglm-tiny
 
-Looks at the image embeddings, their mean, and the states with which each layer of the language model begins where the
-answer to the question of `tiny.fewshot` begins. Prints of each what share of its variance over pictures lies between
-backgrounds, and of how many other pictures the nearest of eight means is the right one, each of a background's two or
-three pictures: what twenty labelled ones can teach at the least.
+Measures the image embeddings, their mean, and the input of each language-model layer at the position where the answer
+to the question of `tiny.fewshot` starts. Two numbers are printed for each: the share of variance between backgrounds,
+and the accuracy of a nearest-class-mean classifier whose eight means come from two or three images each. The second is
+a lower bound of what fine-tuning on twenty labeled images can learn.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BATCH_SIZE = 50
 
 @torch.inference_mode()
 def measure_points(model: SatChatModel, pixels: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield each place with its vectors [P, N] for pixels [P, 3, S, S]."""
+    """Yield each measured point by name, with its vectors [P, N] for pixels [P, 3, S, S]."""
     network = model.network
     images = torch.cat([network.encode_image(part) for part in pixels.split(BATCH_SIZE)])
     yield "image embeddings", images.flatten(1)
@@ -42,23 +42,23 @@ def measure_points(model: SatChatModel, pixels: torch.Tensor) -> Iterator[tuple[
             (*(layer.input_layernorm for layer in layers), network.transformer.final_layernorm)
         )
     ]
-    for some in images.split(BATCH_SIZE):
-        run_question(model, some)
+    for part in images.split(BATCH_SIZE):
+        run_question(model, part)
     for hook in hooks:
         hook.remove()
-    for number, states in list(kept.items())[1:]:  # the first are the token's own
+    for number, states in list(kept.items())[1:]:  # the first is the token embedding, which is independent of the image
         yield f"states after {number} of {len(layers)} layers", torch.cat(states)
 
 
 def _keep_last_state(
     kept: dict[int, list[torch.Tensor]], number: int, _: object, given: tuple[torch.Tensor, ...]
 ) -> None:
-    """Keep the last states [P, D] of those [P, T, D] that a layer is given."""
+    """Forward pre-hook: append the last position [P, D] of a layer input [P, T, D] to `kept[number]`."""
     kept.setdefault(number, []).append(given[0][:, -1])
 
 
 def run_question(model: SatChatModel, images: torch.Tensor) -> None:
-    """Have the network read the question after each of the image embeddings [P, L, D]."""
+    """Run a forward pass of the question after each image; images holds embeddings [P, L, D]."""
     size = model.network.image_size
     blank = torch.zeros(1, 3, size, size)
     prompt = model.encode_prompt(Conversation(blank, language=CHINESE), QUESTION, DEMO)
@@ -75,43 +75,43 @@ def run_question(model: SatChatModel, images: torch.Tensor) -> None:
 
 
 def between_class_variance(vectors: torch.Tensor, classes: torch.Tensor) -> float:
-    """Return the share of the variance of vectors [P, N] that lies between the means of their kinds [P]."""
-    away = vectors - vectors.mean(0)
-    means = torch.stack([away[classes == label].mean(0) for label in classes])
-    return float(means.square().sum() / away.square().sum())
+    """Return the share of the variance of vectors [P, N] between the means of their classes [P]."""
+    centered = vectors - vectors.mean(0)
+    means = torch.stack([centered[classes == label].mean(0) for label in classes])
+    return float(means.square().sum() / centered.square().sum())
 
 
 def nearest_mean_accuracy(vectors: torch.Tensor, classes: torch.Tensor) -> float:
-    """Return how often the nearest mean of a few vectors of each kind is right about the others, over several draws."""
-    rng, right = np.random.default_rng(0), []
+    """Return the accuracy of a nearest-class-mean classifier fit on a few vectors, averaged over draws."""
+    rng, accuracies = np.random.default_rng(0), []
     for _ in range(TRIALS):
         order = torch.from_numpy(rng.permutation(len(classes)))
         few = [order[classes[order] == label] for label in range(len(ANSWERS))]
-        few = [some[: COUNT // len(few) + (label < COUNT % len(few))] for label, some in enumerate(few)]
-        means = torch.stack([vectors[some].mean(0) for some in few])
-        others = torch.ones(len(classes), dtype=torch.bool)
-        others[torch.cat(few)] = False
-        right.append((torch.cdist(vectors[others], means).argmin(1) == classes[others]).float().mean())
-    return float(torch.stack(right).mean())
+        few = [indices[: COUNT // len(few) + (label < COUNT % len(few))] for label, indices in enumerate(few)]
+        means = torch.stack([vectors[chosen].mean(0) for chosen in few])
+        is_held_out = torch.ones(len(classes), dtype=torch.bool)
+        is_held_out[torch.cat(few)] = False
+        accuracies.append((torch.cdist(vectors[is_held_out], means).argmin(1) == classes[is_held_out]).float().mean())
+    return float(torch.stack(accuracies).mean())
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure the model and print the table."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help="(default %(default)s)"
     )
-    parser.add_argument("--count", type=int, default=IMAGES, help="pictures (default %(default)s)")
+    parser.add_argument("--count", type=int, default=IMAGES, help="number of images (default %(default)s)")
     options = parser.parse_args()
     model = load_sat(options.from_pretrained, device="cpu", dtype="float32")
     labeled = list(sample_labeled(SEED, options.count))
-    pixels = torch.stack([preprocess(one.draw(), model.network.image_size) for one in labeled])
+    pixels = torch.stack([preprocess(example.draw(), model.network.image_size) for example in labeled])
     labels = list(ANSWERS.values())
-    classes = torch.tensor([labels.index(one.label) for one in labeled])
-    print("| | between backgrounds | told by the nearest of 20 |\n|---|---|---|")
-    for place, vectors in measure_points(model, pixels):
+    classes = torch.tensor([labels.index(example.label) for example in labeled])
+    print("| | variance between backgrounds | accuracy of the nearest mean of 20 |\n|---|---|---|")
+    for name, vectors in measure_points(model, pixels):
         between, accuracy = between_class_variance(vectors, classes), nearest_mean_accuracy(vectors, classes)
-        print(f"| {place} | {between:.0%} | {accuracy:.0%} |", flush=True)
+        print(f"| {name} | {between:.0%} | {accuracy:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

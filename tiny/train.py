@@ -1,11 +1,11 @@
-"""Train visualglm-tiny, on pictures and questions that are drawn as they are needed.
+"""Train visualglm-tiny on scenes and questions that are generated on the fly.
 
     python -m tiny.train --out first
-    python -m tiny.train --start first --out second --steps 500 --warm_up 30 --lr 3e-4 --pictures 16 --questions 4
+    python -m tiny.train --start first --out second --steps 500 --warm_up 30 --lr 3e-4 --images 16 --questions 4
 
-With `--start` the mean of the image embeddings learns to be what a picture looks like, and the language model's
-states learn to tell it, while the ViT stays as it is.
-Continues from `--state` where that file exists. Ends by writing the model in the Hugging Face format.
+With `--start`, the second stage: the mean image embedding is trained to equal a low-resolution version of the image,
+and the language model's hidden states to predict one, while the ViT is frozen.
+Resumes from `--state` if that file exists. Finally writes the model in the Hugging Face format.
 """
 
 import argparse
@@ -37,11 +37,13 @@ from tiny.training.tokenizer import train_tokenizer
 VOCABULARY_SIZE = 1500
 VOCABULARY_TEXTS = 60_000
 SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature")
-REPETITION_PENALTY = 1.0  # short answers repeat words, and more lowers none of their mistakes; see benchmarks/notes.md
+REPETITION_PENALTY = (
+    1.0  # 1.2 is no more accurate, and suppresses repeated tokens that a fine-tune has learned; see benchmarks/notes.md
+)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
-    """Return a linear rise, then half a cosine down to a hundredth."""
+    """Return the learning rate: linear warm-up, then cosine decay to 1 % of the peak."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     done = (step - warm_up) / max(1, steps - warm_up)
@@ -49,13 +51,13 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
 
 
 def ensure_tokenizer(directory: Path, seed: int) -> None:
-    """Train a tokenizer in `directory` where there is none yet."""
+    """Train a tokenizer in `directory` unless it has one."""
     if not (directory / VOCABULARY_NAME).is_file():
         train_tokenizer(tokenizer_corpus(np.random.default_rng(seed), VOCABULARY_TEXTS), directory, VOCABULARY_SIZE)
 
 
 def start_from_model(start: str, directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
-    """Return a trained network, whose ViT will stay as it is, and its configuration; copy its tokenizer."""
+    """Load a trained network and freeze its ViT; return it with its configuration. Copies its tokenizer."""
     checkpoint = open_checkpoint(start)
     directory.mkdir(parents=True, exist_ok=True)
     copy_tokenizer(checkpoint, directory)
@@ -66,7 +68,7 @@ def start_from_model(start: str, directory: Path, seed: int) -> tuple[VisualGLMM
 
 
 def train(model: TrainingModel, options: Namespace, device: torch.device) -> None:
-    """Run the remaining steps, keeping the state in a file."""
+    """Run the remaining steps; save the training state at intervals."""
     optimizer = make_optimizer(model, device)
     first = load_state(options.state, model, optimizer)
     layout = BatchLayout(
@@ -96,7 +98,7 @@ def train(model: TrainingModel, options: Namespace, device: torch.device) -> Non
 
 
 class Throughput:
-    """How fast training goes, and how much of its time is spent waiting for pictures."""
+    """Measures steps per second, and the share of time spent waiting for batches."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -104,20 +106,23 @@ class Throughput:
         self.data_wait = 0.0
 
     def batch_ready(self) -> None:
+        """Note that the next batch has arrived."""
         self.data_wait += time.perf_counter() - self.done
 
     def step_done(self) -> None:
+        """Note that a step has finished."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize()  # else the wait for the GPU would be taken for one for pictures
+            torch.cuda.synchronize()  # otherwise waiting for the GPU would count as waiting for data
         self.done = time.perf_counter()
 
     def report(self, steps: int) -> dict[str, float]:
+        """Return steps per second and the share of time spent waiting, after `steps` steps."""
         seconds = time.perf_counter() - self.started
         return {"steps_per_s": steps / seconds, "waiting": self.data_wait / seconds}
 
 
 def load_state(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take up the state in `path`; return the number of steps done."""
+    """Load the training state in `path`; return the number of steps done, 0 if there is no file."""
     if path is None or not path.is_file():
         return 0
     state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
@@ -127,7 +132,7 @@ def load_state(path: Path | None, model: nn.Module, optimizer: torch.optim.Optim
 
 
 def save_state(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write everything needed to go on from here, whole or not at all."""
+    """Write the training state atomically."""
     if path is None:
         return
     part = path.with_suffix(".part")
@@ -136,22 +141,24 @@ def save_state(path: Path | None, model: nn.Module, optimizer: torch.optim.Optim
 
 
 def parse_arguments() -> Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the model")
-    parser.add_argument("--start", metavar="NAME_OR_DIR", help="model to go on from; none for a new one")
-    parser.add_argument("--state", type=Path, help="file to continue from and to keep the state in")
-    parser.add_argument("--steps", type=int, default=18000)
-    parser.add_argument("--images", "--pictures", type=int, default=BatchLayout.images, help="pictures a step")
+    parser.add_argument("--out", type=Path, required=True, help="output directory")
     parser.add_argument(
-        "--questions", type=int, default=BatchLayout.questions, help="questions a picture, an even number"
+        "--start", metavar="NAME_OR_DIR", help="model for the second stage; omit it to train from scratch"
+    )
+    parser.add_argument("--state", type=Path, help="file of the training state, to resume from and to save to")
+    parser.add_argument("--steps", type=int, default=18000)
+    parser.add_argument("--images", "--pictures", type=int, default=BatchLayout.images, help="images per step")
+    parser.add_argument(
+        "--questions", type=int, default=BatchLayout.questions, help="questions per image, an even number"
     )
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--warm_up", type=int, default=300, help="steps in which the rate rises")
+    parser.add_argument("--warm_up", type=int, default=300, help="warm-up steps")
     parser.add_argument("--seed", type=int, default=BatchLayout.seed)
-    parser.add_argument("--workers", type=int, default=15, help="processes that draw")
+    parser.add_argument("--workers", type=int, default=15, help="data loader processes")
     parser.add_argument("--report", type=int, default=200, help="steps between reports")
-    parser.add_argument("--save", type=int, default=2000, help="steps between states kept")
+    parser.add_argument("--save", type=int, default=2000, help="steps between saved states")
     return parser.parse_args()
 
 
@@ -167,7 +174,7 @@ def main() -> None:
     print(f"{sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     model = TrainingModel(network, direct_appearance=options.start is not None).to(device)
     train(model, options, device)
-    # The published minimum length is beyond most of our answers.
+    # The published minimum length exceeds most of our answers.
     kept = {key: getattr(HF_CHAT, key) for key in SAMPLING_KEYS}
     sampling = {"min_length": 0, **kept, "repetition_penalty": REPETITION_PENALTY}
     end = load_tokenizer(options.out).eos_token_id

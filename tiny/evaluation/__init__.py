@@ -1,1 +1,1 @@
-"""An evaluation: questions -> results -> reports."""
+"""Evaluation: questions -> results -> reports."""

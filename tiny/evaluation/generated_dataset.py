@@ -1,7 +1,7 @@
-"""Questions about pictures that are drawn for the evaluation and were never trained on.
+"""Evaluation questions about rendered scenes that are disjoint from the training scenes.
 
-For each there is a second scene in which the right answer is another: a model that gives the same answer to both does
-not look. Pairs of a color and a kind that no picture of the training holds are asked about under a name of their own.
+Each question has a second scene in which the correct answer differs: a model that answers both the same way does not
+use the image. Pairs of a color and a kind that are held out from training form a question kind of their own.
 """
 
 import json
@@ -17,7 +17,7 @@ from tiny.questions import QUESTION_KINDS, Example, askable_kinds, has_same_answ
 from tiny.scenes import HELD_OUT, Scene, render_scene, sample_scene
 from tiny.words.sentences import LANGUAGES, Language, Rng
 
-# Training counts its steps from 0 with the same generator: keep clear of them.
+# Training seeds the same generator with step numbers from 0; the offset keeps the seeds disjoint.
 SEED_OFFSET = 2**40
 IMAGE_SIZE = 448
 NEW_PAIRS = "new pairs"
@@ -27,12 +27,12 @@ SAMPLED_TRIES, BUILT_TRIES = 100, 400
 
 
 def generate_questions(seed: int, count: int, max_things: int = 5) -> Iterator[Question]:
-    """Yield `count` questions, of every kind and both languages in turn, each about a scene of its own.
+    """Yield `count` questions, cycling through all kinds and both languages, each about its own scene.
 
     Args:
-        seed: of the pictures and questions; the same seed yields the same ones, whatever the count.
-        count: how many.
-        most_things: things in a picture, at most; 1 to 5.
+        seed: seed of scenes and questions; the first questions of a seed do not depend on `count`.
+        count: number of questions.
+        max_things: maximum number of things in a scene, 1 to 5.
     """
     rows = [(kind, language) for kind in (*QUESTION_KINDS, NEW_PAIRS) for language in LANGUAGES]
     for number in range(count):
@@ -55,7 +55,7 @@ def _sample_example(rng: Rng, kind: str, language: Language, max_things: int) ->
 
 
 def _sample_new_pair(rng: Rng, language: Language, max_things: int) -> tuple[Scene, Example]:
-    """A question that names the held-out thing of its scene, or is answered by it."""
+    """Sample a question that names the held-out pair of its scene, or whose answer names it."""
     kind = NEW_PAIR_KINDS[rng.integers(len(NEW_PAIR_KINDS))]
     while True:
         scene = sample_scene(rng, max_things, held_out=True)
@@ -67,14 +67,14 @@ def _sample_new_pair(rng: Rng, language: Language, max_things: int) -> tuple[Sce
 
 
 def find_swapped_scene(example: Example, rng: Rng, max_things: int = 5) -> Scene | None:
-    """Return a scene in which the right answer to `example` is another; None if none was found."""
+    """Return a scene in which the correct answer to `example` differs; None if the search fails."""
     for attempt in range(SAMPLED_TRIES + BUILT_TRIES):
         other = sample_scene(rng, max_things)
-        if attempt >= SAMPLED_TRIES:  # what chance does not bring: the thing that was asked for, put in
+        if attempt >= SAMPLED_TRIES:  # sampling has failed: put in a thing that matches the question
             first = other.things[0]
             facts = example.facts
-            asked = replace(first, kind=facts.kind or first.kind, color=facts.color or first.color)
-            other = replace(other, things=(asked, *other.things[1:]))
+            matching = replace(first, kind=facts.kind or first.kind, color=facts.color or first.color)
+            other = replace(other, things=(matching, *other.things[1:]))
         if not has_same_answer(example, other):
             return other
     return None

@@ -1,4 +1,4 @@
-"""The results of an evaluation: a table, JSON for programs, and a page that shows the wrong answers with pictures."""
+"""Reports of an evaluation: a table, JSON, and an HTML page of the wrong answers with their images."""
 
 import base64
 import html
@@ -15,7 +15,7 @@ import torch
 from tiny.evaluation.results import ImageSource, Result, Score, count_things, score, score_table
 from tiny.words.sentences import LANGUAGES, Language
 
-COLUMN_WIDTH = 36  # characters of a column
+COLUMN_WIDTH = 36  # characters
 THUMBNAIL_SIZE = 224  # pixels
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -43,12 +43,12 @@ dd {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }}
 
 
 def format_percent(percent: float | None) -> str:
-    """97.5 %, or - for none"""
+    """Format a percentage as 97.5 %, None as -."""
     return "-" if percent is None else f"{percent:.1f} %"
 
 
 def format_score(value: Score) -> str:
-    """Return the share of right answers, its interval, and the share with swapped pictures."""
+    """Format accuracy, confidence interval, and accuracy with swapped images."""
     if value.low is None or value.high is None:
         return f"{'-':>{COLUMN_WIDTH}}"
     between = f"[{value.low:5.1f}, {value.high:5.1f}]"
@@ -56,9 +56,9 @@ def format_score(value: Score) -> str:
 
 
 def format_table(results: list[Result]) -> Iterator[str]:
-    """Yield the lines of the table: the score of each kind and language, and how the descriptions named the things.
+    """Yield the lines of the table: the score of each kind and language, then the counts of things in descriptions.
 
-    A kind whose score hardly falls with swapped pictures, in one of the languages, ends with the words "not looking".
+    A row ends with "not looking" if its accuracy in one of the languages hardly drops with swapped images.
     """
     table = score_table(results)
     width = max(len(kind) for kind in ("all", *table)) + 1
@@ -89,12 +89,12 @@ def _format_things(results: list[Result]) -> Iterator[str]:
 
 
 def format_overall(results: list[Result]) -> str:
-    """Return the line that ends the output: overall 96.4 %"""
+    """Return the last line of the output: overall 96.4 %"""
     return f"overall {score(results).percent or 0:.1f} %"
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what the numbers may depend on: device, dtype, versions, threads."""
+    """Return machine facts that results may depend on: device, dtype, versions, threads."""
     return {
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -107,13 +107,13 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]
 
 
 def write_json(path: Path, settings: dict[str, Any], machine: dict[str, Any], results: list[Result]) -> None:
-    """Write everything that is known of an evaluation.
+    """Write all results of an evaluation as JSON.
 
     Args:
-        path: the file, which is replaced.
-        settings: of the command.
+        path: output file, which is overwritten.
+        settings: the command's settings.
         machine: from `describe_machine`.
-        results: in the order in which the questions were asked.
+        results: in the order of the questions.
     """
     content = {
         "settings": settings,
@@ -149,11 +149,11 @@ def _to_json(result: Result) -> dict[str, Any]:
 
 
 def write_failures(path: Path, results: list[Result]) -> None:
-    """Write the page.
+    """Write an HTML page of the wrong answers.
 
     Args:
-        path: the file, which is replaced.
-        results: all of them; only the wrong ones are shown.
+        path: output file, which is overwritten.
+        results: all results; correct ones are skipped.
     """
     wrong = [result for result in results if not result.correct]
     title = f"Wrong answers: {len(wrong)} of {len(results)}"
@@ -172,12 +172,12 @@ def _format_failure(result: Result) -> str:
 
 
 def _to_img_element(image: ImageSource | None) -> str:
-    """The picture as part of the page, at most SHOWN_SIDE pixels wide and high."""
+    """Return an HTML element with the image inlined, at most THUMBNAIL_SIZE pixels wide and high."""
     if image is None:
-        return '<p class="none">no picture</p>'
+        return '<p class="none">no image</p>'
     shown = image.load()
     shown.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()
     shown.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="the picture that was asked about" src="data:image/png;base64,{data}">'
+    return f'<img alt="the image of the question" src="data:image/png;base64,{data}">'

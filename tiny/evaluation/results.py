@@ -1,4 +1,4 @@
-"""Questions with their judges, how they were answered, and the statistics of many of them."""
+"""Evaluation questions with their graders, results, and statistics over results."""
 
 import math
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from PIL import Image
 from tiny.grading import ThingScore
 from tiny.words.sentences import Language
 
-MIN_DROP = 30  # points that a score must lose with other pictures to show that the model looks at them
+MIN_DROP = 30  # percentage points that swapping images must cost if the model uses the image
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A picture that is made when it is asked about.
+    """An image that is loaded when it is needed.
 
     Attributes:
-        source: what to write down of it: a scene as JSON has it, or a path.
-        load: returns it as RGB.
+        source: JSON-serializable description: a scene as JSON, or a path.
+        load: returns the RGB image.
     """
 
     source: Any
@@ -28,17 +28,17 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class Question:
-    """One question, wherever it comes from.
+    """One evaluation question.
 
     Attributes:
-        kind: the row of the table that it counts in.   language: "zh" or "en".
+        kind: question kind, a row of the table.   language: "zh" or "en".
         history: earlier (question, answer) pairs, oldest first.
         text: the question.
-        expected: answers that are right; `is_correct` may take others too.
-        is_right: judges an answer.
-        image: what it is about, None for talk without one.
-        swapped_image: a picture to which the answer should be another; None where there is none.
-        score_things: counts the things that an answer names, for a description; None for others.
+        expected: correct answers; `is_correct` may accept others.
+        is_correct: grades an answer.
+        image: the image; None for a question without one.
+        swapped_image: an image whose correct answer should differ; None if there is none.
+        score_things: counts the things that a description names; None for other kinds.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Result:
-    """One question as it was answered: about its picture, and about the swapped one (None where it was not asked)."""
+    """A question's answer, and the answer for the swapped image (None if that was not asked)."""
 
     question: Question
     answer: str
@@ -62,23 +62,25 @@ class Result:
 
     @property
     def correct(self) -> bool:
+        """Whether the answer is correct."""
         return self.question.is_correct(self.answer)
 
     @property
     def correct_when_swapped(self) -> bool | None:
+        """Whether the swapped image's answer would be correct for the original image; None if not asked."""
         return None if self.swapped_answer is None else self.question.is_correct(self.swapped_answer)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of several questions were answered rightly.
+    """Accuracy over several questions.
 
     Attributes:
-        count, right: questions, and those answered rightly.
-        percent: the share that is right; None of no question, as the interval.
-        low, high: the 95 % interval of `percent`.
-        swapped: the share that is right about swapped pictures; None where none was asked about.
-        looking: whether the share falls by at least LEAST_FALL points with the pictures swapped; None likewise.
+        count, right: number of questions, and of correct answers.
+        percent: accuracy in percent; None without questions, as are `low` and `high`.
+        low, high: 95 % confidence interval of `percent`.
+        swapped: accuracy in percent with swapped images; None if none were asked.
+        looking: whether swapping lowers the accuracy by at least MIN_DROP points; None if none were asked.
     """
 
     count: int
@@ -91,12 +93,12 @@ class Score:
 
 
 def percentage(verdicts: list[bool]) -> float | None:
-    """Return the percentage that is true; None of nothing."""
+    """Return the percentage of true values; None for an empty list."""
     return 100 * sum(verdicts) / len(verdicts) if verdicts else None
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a percentage (Wilson's, https://www.jstor.org/stable/2276774)."""
+    """Return the 95 % Wilson score interval of a percentage (https://www.jstor.org/stable/2276774)."""
     z = 1.96
     p = correct / count
     centre = (p + z**2 / (2 * count)) / (1 + z**2 / count)
@@ -105,7 +107,7 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
 
 
 def score(results: list[Result]) -> Score:
-    """Return how many are right; only what was asked about both pictures tells whether the model looks."""
+    """Score results; `looking` is based on the questions that were asked with both images."""
     verdicts = [result.correct for result in results]
     pairs = [(result.correct, result.correct_when_swapped) for result in results]
     both = [(correct, other) for correct, other in pairs if other is not None]
@@ -116,7 +118,7 @@ def score(results: list[Result]) -> Score:
 
 
 def score_table(results: list[Result]) -> dict[str, dict[Language, Score]]:
-    """Return the scores by kind, in the order in which the kinds were asked, and language."""
+    """Return the scores by kind, in the order of the questions, and language."""
     kinds = dict.fromkeys(result.question.kind for result in results)
     groups: dict[str, dict[Language, list[Result]]] = {kind: {"zh": [], "en": []} for kind in kinds}
     for result in results:
@@ -125,7 +127,7 @@ def score_table(results: list[Result]) -> dict[str, dict[Language, Score]]:
 
 
 def count_things(results: list[Result]) -> dict[Language, ThingScore]:
-    """Return the things that the descriptions of each language name rightly, wrongly and not at all."""
+    """Return the totals of things that descriptions name correctly, wrongly and not at all, by language."""
     totals: dict[Language, ThingScore] = {}
     for result in results:
         if result.question.score_things is None:

@@ -1,4 +1,4 @@
-"""Whether an answer is right, judged by what it says and not by how it says it."""
+"""Grades answers by their meaning, not by their wording."""
 
 from tiny.grading.verdicts import ThingScore, is_correct, score_things
 

@@ -1,4 +1,4 @@
-"""The words of meaning in a text: kinds, colors, regions, numbers, sizes and sides."""
+"""Finds mentions in a text: kinds, colors, regions, numbers, sizes and sides."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,19 +10,19 @@ from tiny.words.sentences import Language, read_sentences
 from tiny.words.vocabulary import NOUNS, Noun, make_plural
 
 FIELDS = {"colour": "color"}  # group of the scanner -> field of a Mention, where they differ
-GROUPS = ("colour", "region", "number", "size", "side")  # of the scanner, beside the kinds
+GROUPS = ("colour", "region", "number", "size", "side")  # groups of the scanner other than the kinds
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A word of meaning in a text; every field that it does not speak of is None.
+    """A mention of a thing or attribute in a text; fields that it does not specify are None.
 
     Attributes:
-        kind, color, region, number: what it names; a color right before a kind belongs to it.
+        kind, color, region, number: the named values; a color right before a kind belongs to it.
         size: "small" or "large", of this kind.
-        side: of which side of this kind it speaks, as in 球的左边 | to the left of the ball.
-        listed: whether the kind is brought up as one more: 一个球 | a ball.
-        start, end: where it stands in the text.
+        side: which side of this kind, as in 球的左边 | to the left of the ball.
+        listed: whether an article introduces the kind as a further item: 一个球 | a ball.
+        start, end: character span in the text.
     """
 
     kind: str | None = None
@@ -38,22 +38,22 @@ class Mention:
 
 @cache
 def expression(language: Language, key: str) -> re.Pattern[str]:
-    """Return a regular expression of tiny/sentences/*/grading.toml."""
+    """Return a compiled regular expression of tiny/sentences/*/grading.toml."""
     return re.compile(read_sentences(f"{language}/grading")[key])
 
 
 def occurs(language: Language, key: str, text: str) -> bool:
-    """Whether that expression matches anywhere in a lower-case text."""
+    """Check whether that expression matches anywhere in a lower-case text."""
     return expression(language, key).search(text) is not None
 
 
 def is_negative(language: Language, text: str) -> bool:
-    """Whether a lower-case text denies something."""
+    """Check whether a lower-case text contains a negation."""
     return occurs(language, "negative", text)
 
 
 def find_mentions(language: Language, text: str) -> Iterator[Mention]:
-    """Yield what a lower-case text speaks of, in order."""
+    """Yield the mentions in a lower-case text, in order."""
     meanings = _meanings(language)
     for match in _scanner(language).finditer(text):
         words = {group.rstrip("_"): word for group, word in match.groupdict().items() if word}
@@ -68,18 +68,18 @@ def find_mentions(language: Language, text: str) -> Iterator[Mention]:
 
 
 def strip_mentions(language: Language, text: str) -> str:
-    """Return what a lower-case text says beside its mentions."""
+    """Return a lower-case text with its mentions replaced by spaces."""
     return _scanner(language).sub(" ", text)
 
 
 def values(mentions: Iterable[Mention], name: str) -> set[Any]:
-    """Return what the mentions say of one field."""
+    """Return the values of one field over the mentions, without None."""
     return {getattr(mention, name) for mention in mentions} - {None}
 
 
 @cache
 def _scanner(language: Language) -> re.Pattern[str]:
-    """Return one expression for all mentions."""
+    """Return one regular expression that matches every mention."""
     either = {group: "|".join(patterns.values()) for group, patterns in _meanings(language).items()}
     either["kind"] = "|".join(sorted(either["kind"].split("|"), key=len, reverse=True))  # 小汽车 before 车
     return re.compile("".join(read_sentences(f"{language}/grading")["scanner"]).format_map(either))
@@ -87,7 +87,7 @@ def _scanner(language: Language) -> re.Pattern[str]:
 
 @cache
 def _meanings(language: Language) -> dict[str, dict[Any, str]]:
-    """Return the meanings of each group of the scanner, with their expressions."""
+    """Return the values of each scanner group with their regular expressions."""
     found: dict[str, dict[Any, str]] = {name: read_sentences(f"{language}/grading")[name] for name in GROUPS}
     found["number"] = {int(n): rf"{word}|(?<!\d){n}(?!\d)" for n, word in found["number"].items()}
     return {**found, "kind": {kind: "|".join(_names(language, noun)) for kind, noun in NOUNS.items()}}

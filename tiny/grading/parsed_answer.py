@@ -1,4 +1,4 @@
-"""An answer taken apart: what it names, affirms and denies, and which places it gives to things."""
+"""Parses an answer: its mentions, its affirmed and negated clauses, and the regions it assigns to things."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,15 @@ ThingName = tuple[str | None, str]  # color and kind
 
 
 class ParsedAnswer:
-    """An answer taken apart.
+    """A parsed answer.
 
     Attributes:
         language: "zh" or "en".
-        text: in lower case.
-        said: what it names.
-        denies: whether it denies anything.
-        agrees: whether it says yes, by a word or else by denying nothing; None if it says neither.
-        stated, denied: the clauses after a yes or no that affirm and that deny something.
+        text: the answer in lower case.
+        mentions: its mentions, in order.
+        is_negated: whether it contains a negation.
+        polarity: True for an explicit yes, False for a no or a negated clause, None if it says neither.
+        affirmed, negated: the clauses after a leading yes or no, without and with a negation.
     """
 
     def __init__(self, language: Language, text: str) -> None:
@@ -34,17 +34,17 @@ class ParsedAnswer:
         self.polarity = True if yes else False if no or self.negated else None
 
     def answers_yes_no(self, truth: bool, claims: Sequence[bool]) -> bool:
-        """Whether it says yes or no as it is, makes claims that are all true, and says anything at all."""
+        """Check that the polarity is `truth` or open, that all claims hold, and that there is either."""
         return self.polarity in (None, truth) and all(claims) and (bool(claims) or self.polarity is not None)
 
     def mentions_in(self, clauses: Sequence[str]) -> list[Mention]:
-        """Return what some of its clauses name."""
+        """Return the mentions in some of its clauses."""
         return [mention for clause in clauses for mention in find_mentions(self.language, clause)]
 
     def list_locations(self) -> Iterator[tuple[ThingName, str]]:
-        """Yield each thing with the place given to it: "the ball is on the left", "on the left is a ball"."""
-        waiting: str | None = None  # a place that waits for its thing: "On the left, there is a ball."
-        last: ThingName | None = None  # a thing that waits for its place: "There is a ball, it is on the left."
+        """Yield each thing with its stated region: "the ball is on the left", "on the left is a ball"."""
+        waiting: str | None = None  # a region whose thing follows: "On the left, there is a ball."
+        last: ThingName | None = None  # a thing whose region follows: "There is a ball, it is on the left."
         for clause in split_clauses(self.text):
             said = [m for m in find_mentions(self.language, clause) if (m.kind or m.region) and m.side is None]
             things, places = list_names(said), [mention.region for mention in said if mention.region]
@@ -59,7 +59,7 @@ class ParsedAnswer:
 
 
 def _pair_clause(said: list[Mention], waiting: str | None) -> Iterator[tuple[ThingName, str]]:
-    """Yield the pairs of one clause; `waiting` is the place that stood alone before it."""
+    """Yield the thing and region pairs of one clause; `waiting` is a region from the clause before."""
     place_first, place, group = bool(said[0].region or waiting), waiting, list[ThingName]()
     for mention in said:
         if mention.region and place_first:
@@ -74,10 +74,10 @@ def _pair_clause(said: list[Mention], waiting: str | None) -> Iterator[tuple[Thi
 
 
 def list_names(said: Sequence[Mention]) -> list[ThingName]:
-    """Return the color and kind of every thing that is named."""
+    """Return the color and kind of each thing that is mentioned."""
     return [(mention.color, mention.kind) for mention in said if mention.kind]
 
 
 def split_clauses(text: str) -> list[str]:
-    """Return the text parted at commas and full stops, without empty parts."""
+    """Split a text at commas and sentence ends, without empty clauses."""
     return [clause for clause in re.split(r"[。，；！？,.;!?\n]", text) if clause.strip()]

@@ -1,4 +1,4 @@
-"""The verdict on an answer, and the count of the things that a description names."""
+"""Grades an answer against the facts of its question; counts the things that a description names."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,17 +11,17 @@ from tiny.grading.parsed_answer import ParsedAnswer, ThingName, list_names, spli
 from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import topics_of
 
-# At the start of an answer in either language.
+# Openings of affirmative answers, in both languages.
 THERE_IS = re.compile(r"\W*(yes|yeah|there (is|are)\b|i (can )?see\b|有|是|对|能|看到)")
 YES = re.compile(r"\W*(yes|yeah|有|是的|对)")
 
 
 @dataclass(frozen=True)
 class ThingScore:
-    """How many things of a picture an answer names by kind and color.
+    """Counts of the things that an answer names by kind and color.
 
     Attributes:
-        right: those that are there.   wrong: those that are not.   missing: those that it leaves out.
+        right: named and present.   wrong: named but absent.   missing: present but not named.
     """
 
     right: int
@@ -30,23 +30,23 @@ class ThingScore:
 
 
 def is_correct(example: Example, answer: str) -> bool:
-    """Whether `answer` says what the facts of `example` demand and nothing that contradicts them."""
-    facts, parts = example.facts, ParsedAnswer(example.language, answer)
+    """Check that `answer` states the facts required by `example`, and no contradiction to them."""
+    facts, parsed = example.facts, ParsedAnswer(example.language, answer)
     if facts.aspect == "topic":
-        return re.search(topics_of(example.language)[str(facts.value)].pattern, parts.text) is not None
+        return re.search(topics_of(example.language)[str(facts.value)].pattern, parsed.text) is not None
     grade, field = GRADERS[facts.aspect]
     known = {
         "kind": {facts.kind, *(facts.other or ())[:1], *(kind for _, kind, _ in facts.things)},
         "color": {facts.color, *(color for color, _, _ in facts.things)},
         "region": {region for _, _, region in facts.things},
     }
-    if any(values(parts.mentions, name) - known[name] for name in ("kind", field)):
-        return False  # speaks of something that is not there and that nobody asked for
-    return grade(facts, parts)
+    if any(values(parsed.mentions, name) - known[name] for name in ("kind", field)):
+        return False  # mentions something that is neither in the image nor in the question
+    return grade(facts, parsed)
 
 
 def score_things(example: Example, answer: str) -> ThingScore:
-    """Count the things that `answer` names rightly, wrongly and not at all; for "describe" and "objects"."""
+    """Count the things that `answer` names correctly, wrongly and not at all; for "describe" and "objects"."""
     expected = {thing[:2] for thing in example.facts.things}
     named = _distinct_names(list(find_mentions(example.language, answer.lower())))
     kinds = {kind for _, kind in expected}
@@ -56,14 +56,14 @@ def score_things(example: Example, answer: str) -> ThingScore:
 
 
 def _distinct_names(said: Sequence[Mention]) -> set[ThingName]:
-    """Return each (color, kind) that is named; a kind without its color only if it never has one."""
+    """Return each named (color, kind); a kind without a color only if it never occurs with one."""
     pairs = list_names(said)
     colored = {kind for color, kind in pairs if color}
     return {(color, kind) for color, kind in pairs if color or kind not in colored}
 
 
 def _grade_things(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether it names every thing with its color, none twice, no other thing, and nothing untrue about them."""
+    """Check that each thing is named once with its color, no other thing is named, and nothing stated is false."""
     if not facts.things:
         return answer.is_negated and not values(answer.mentions, "kind")
     if answer.is_negated or _distinct_names(answer.mentions) != {thing[:2] for thing in facts.things}:
@@ -75,17 +75,17 @@ def _grade_things(facts: Facts, answer: ParsedAnswer) -> bool:
 
 
 def _lists_once(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether no thing comes twice in one breath, nor twice with an article, nor as more than one."""
-    breaths = [answer.mentions_in([part]) for part in expression(answer.language, "breath").split(answer.text)]
+    """Check that no thing is listed twice in one phrase, or twice with an article, or with a number above one."""
+    phrases = [answer.mentions_in([part]) for part in expression(answer.language, "breath").split(answer.text)]
     listed = [mention for mention in answer.mentions if mention.listed]
-    return all(len(said) == len(set(said)) for said in map(list_names, (*breaths, listed))) and not any(
+    return all(len(names) == len(set(names)) for names in map(list_names, (*phrases, listed))) and not any(
         (first.number or 0) > 1 and second.kind and second.color and second.start - first.end <= 1
         for first, second in pairwise(answer.mentions)
     )
 
 
 def _places_match(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether each place goes with its thing."""
+    """Check that each region is stated for the correct thing."""
     return all(
         any(pair in ((color, kind), (None, kind)) and place == at for color, kind, at in facts.things)
         for pair, place in answer.list_locations()
@@ -93,56 +93,56 @@ def _places_match(facts: Facts, answer: ParsedAnswer) -> bool:
 
 
 def _sizes_match(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether no large thing is called small, nor a small one large."""
+    """Check that no large thing is called small, nor a small one large."""
     sizes = {thing[:2]: size for thing, size in zip(facts.things, facts.sizes, strict=False)}
-    said = ((mention.size, sizes.get((str(mention.color), str(mention.kind)))) for mention in answer.mentions)
-    return all(set(pair) != {"small", "large"} for pair in said)
+    pairs = ((mention.size, sizes.get((str(mention.color), str(mention.kind)))) for mention in answer.mentions)
+    return all(set(pair) != {"small", "large"} for pair in pairs)
 
 
 def _number_matches(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether it counts all objects where it says how many there are."""
+    """Check that a stated number of objects is the number of things."""
     objects = expression(answer.language, "objects")
     return values((m for m in answer.mentions if objects.match(answer.text, m.end)), "number") <= {len(facts.things)}
 
 
 def _largest_matches(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether nothing is called the largest that is not."""
+    """Check that only things that may be the largest are called so."""
     clauses = [clause for clause in split_clauses(answer.text) if occurs(answer.language, "largest", clause)]
     largest = {*facts.largest, *((None, kind) for _, kind in facts.largest)}
     return not largest or largest >= set(list_names(answer.mentions_in(clauses)))
 
 
 def _grade_value(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether it gives the color or place, and nothing else; of a claim, whether it confirms or corrects it."""
+    """Check that the answer gives only the correct color or region; for a claim, that it confirms or corrects it."""
     field = "color" if facts.aspect == "colour" else "region"
     if facts.claim is None:
         return values(answer.mentions, field) == {facts.value} and not answer.is_negated
-    stated, denied = (values(answer.mentions_in(clauses), field) for clauses in (answer.affirmed, answer.negated))
-    truths = [value == facts.value for value in stated]
-    return facts.value not in denied and answer.answers_yes_no(facts.claim == facts.value, truths)
+    affirmed, negated = (values(answer.mentions_in(clauses), field) for clauses in (answer.affirmed, answer.negated))
+    truths = [value == facts.value for value in affirmed]
+    return facts.value not in negated and answer.answers_yes_no(facts.claim == facts.value, truths)
 
 
 def _grade_count(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether the one number in the answer is the right one."""
+    """Check that the only number in the answer is the correct one."""
     numbers = values(answer.mentions, "number")
     if answer.is_negated:
         return numbers <= {0} and facts.value == 0
     if not numbers and occurs(answer.language, "one", answer.text):
         return facts.value == 1
     if len(numbers) > 1:  # "two red things: one ball and one car"
-        followed = zip(answer.mentions, [*answer.mentions[1:], Mention()], strict=True)
-        numbers = values((mention for mention, after in followed if not after.listed), "number")
+        with_next = zip(answer.mentions, [*answer.mentions[1:], Mention()], strict=True)
+        numbers = values((mention for mention, after in with_next if not after.listed), "number")
     return numbers == {facts.value}
 
 
 def _grade_existence(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Whether it says yes or no as it is, without a contradiction."""
+    """Check that the yes or no is correct and not contradicted."""
     if facts.value:
         return not answer.is_negated and bool(THERE_IS.match(answer.text) or "有" in answer.text)
     return answer.is_negated and not YES.match(answer.text) and not values(answer.mentions, "region")
 
 
-# Aspect -> its judge, and what an answer may name only as it is, beside kinds.
+# Aspect -> its grader, and the field, in addition to the kinds, in which an answer may name nothing false.
 GRADERS: dict[str, tuple[Callable[[Facts, ParsedAnswer], bool], str]] = {
     "things": (_grade_things, "kind"),
     "colour": (_grade_value, "region"),

@@ -1,9 +1,10 @@
 """Questions about a scene with their answers, in Chinese and English.
 
-    example = ask(scene, rng, "zh")          # .history, .question, .answer, .facts
-    is_right(example, "红色的球在左上角。")    # of tiny.grading
+    example = sample_example(scene, rng, "zh")    # .history, .question, .answer, .facts
+    is_correct(example, "红色的球在左上角。")         # of tiny.grading
 
-The background is never asked for nor named. An answer has one wording, so that a model can learn it exactly.
+No question asks about the background, and no answer names it. Every answer has exactly one wording, so that a model
+can learn it exactly.
 """
 
 from tiny.questions.asking import QUESTION_KINDS, askable_kinds, sample_example, tokenizer_corpus

@@ -1,6 +1,6 @@
-"""The one wording of every answer and description, by the templates of tiny/sentences/*/answers.toml.
+"""Words answers and descriptions by the templates of tiny/sentences/*/answers.toml.
 
-The facts alone decide every word, so that a model can learn them exactly.
+The facts determine every word, so that a model can learn the answers exactly.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,14 +41,14 @@ def word_answer(language: Language, facts: Facts) -> str:
 
 
 def word_things(language: Language, facts: Facts) -> str:
-    """Say what there is in the picture, or what is or is not in a part of it."""
+    """State which things are in the image, or in one region of it."""
     region = facts.region
     place = _fill(language, "in_picture") if region is None else name_region(language, region)
     return _list_at(language, "things", place, facts.things)
 
 
 def word_color(language: Language, facts: Facts) -> str:
-    """Say the color of a thing, with its place where the question asked about one."""
+    """State the color of a thing, with its region if the question asked by region."""
     color, kind, place = facts.things[0]
     name = name_thing(language, kind)
     if facts.region is not None:
@@ -58,14 +58,14 @@ def word_color(language: Language, facts: Facts) -> str:
 
 
 def word_region(language: Language, facts: Facts) -> str:
-    """Say the place of a thing, with its color where the question gave it."""
+    """State the region of a thing, with its color if the question gave it."""
     color, kind, place = facts.things[0]
     name = name_thing(language, kind, facts.color and color)
     return _finish(language, _place(language, name, place), _confirm(facts))
 
 
 def word_count(language: Language, facts: Facts) -> str:
-    """Say how many there are, or that there are none."""
+    """State how many things there are, or that there are none."""
     count, kind, color = len(facts.things), facts.kind, facts.color
     if not count:
         return _finish(language, _fill(language, "none", name=name_thing(language, kind, color, 0)))
@@ -74,7 +74,7 @@ def word_count(language: Language, facts: Facts) -> str:
 
 
 def word_existence(language: Language, facts: Facts) -> str:
-    """Say whether there is something of a kind and color."""
+    """State whether there is a thing of a kind and color."""
     count, kind = len(facts.things), facts.kind
     if count == 0:
         return _finish(language, _absent(language, kind, facts.color), "there_is_not")
@@ -89,18 +89,18 @@ def word_existence(language: Language, facts: Facts) -> str:
 
 
 def word_absence(language: Language, kind: str | None, color: str | None) -> str:
-    """Say that there is nothing of a kind and color."""
+    """State that there is nothing of a kind and color."""
     return _finish(language, _absent(language, kind, color))
 
 
 def word_larger(language: Language, facts: Facts) -> str:
-    """Say which of two is larger or smaller."""
+    """State which of two things is larger or smaller."""
     name = _name_pair(language, facts)[0 if facts.value else 1]
     return _finish(language, _fill(language, "larger", name=name, way=name_way(language, str(facts.way))))
 
 
 def word_is_larger(language: Language, facts: Facts) -> str:
-    """Say whether one is larger or smaller than another."""
+    """State whether one thing is larger or smaller than another."""
     name, other = _name_pair(language, facts)
     way = name_way(language, str(facts.way) if facts.value else REVERSED[str(facts.way)])
     clause = _fill(language, "is_larger", name=name, other=other, way=way)
@@ -108,18 +108,18 @@ def word_is_larger(language: Language, facts: Facts) -> str:
 
 
 def word_extreme(language: Language, facts: Facts) -> str:
-    """Say which is the largest or smallest of all."""
+    """State which thing is the largest or smallest."""
     name = name_thing(language, facts.kind, facts.color)
     return _finish(language, _fill(language, "extreme", name=name, way=name_way(language, str(facts.way))))
 
 
 def word_relation(language: Language, facts: Facts) -> str:
-    """Say what is on one side of a thing."""
+    """State which things are on one side of a thing."""
     return _list_at(language, "things_beside", _beside(language, facts, str(facts.way)), facts.things)
 
 
 def word_is_beside(language: Language, facts: Facts) -> str:
-    """Say whether one is on that side of another."""
+    """State whether one thing is on that side of another."""
     side = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
     name = name_thing(language, facts.kind, facts.color)
     clause = _fill(language, "place", name=name, place=_beside(language, facts, side))
@@ -127,12 +127,12 @@ def word_is_beside(language: Language, facts: Facts) -> str:
 
 
 def word_usual_color(language: Language, it: str, color: str) -> str:
-    """Say what color something of the world usually has."""
+    """State the usual color of a common thing."""
     return _finish(language, _fill(language, "usual_colour", it=it, colour=name_color(language, color)))
 
 
 def describe_plainly(language: Language, facts: Facts) -> str:
-    """Say what there is, and where each thing is."""
+    """Name the things, then state the region of each."""
     listed, things = list_ones(language, facts.things), facts.things
     if len(things) == 1:
         return _fill(language, "shows_one", things=listed, place=name_region(language, things[0][2]))
@@ -141,15 +141,16 @@ def describe_plainly(language: Language, facts: Facts) -> str:
 
 
 def describe_briefly(language: Language, facts: Facts) -> str:
-    """Say what there is, in one sentence."""
+    """Name the things in one sentence."""
     return _fill(language, "shows", things=list_ones(language, facts.things))
 
 
 def describe_in_detail(language: Language, facts: Facts) -> str:
-    """Say how many things there are, each with its size, color and place, and the largest if that is beyond doubt.
+    """State the number of things, then size, color and region of each, and the largest if it is unambiguous.
 
-    An odd number of things is told place by place, an even one thing by thing. Of more than three clauses the first
-    two are a sentence of their own.
+    An odd number of things is described region by region, an even one thing by thing. If there are more than three
+    clauses,
+    the first two form a separate sentence.
     """
     count = len(facts.things)
     pairs = zip(facts.things, facts.sizes, strict=True)
@@ -167,7 +168,7 @@ def describe_in_detail(language: Language, facts: Facts) -> str:
 
 
 def _list_places(language: Language, ones: list[str], places: list[str]) -> list[str]:
-    """Return a clause for each part of the picture that is not empty: 左上角有一个红色的球."""
+    """Return one clause per occupied region: 左上角有一个红色的球."""
     groups = groupby(zip(places, ones, strict=True), key=lambda pair: pair[0])
     filled = [(place, join_list(language, [one for _, one in members])) for place, members in groups]
     keys = ["first_place", *["next_place"] * (len(filled) - 2), "last_place"]
@@ -175,7 +176,7 @@ def _list_places(language: Language, ones: list[str], places: list[str]) -> list
 
 
 def _list_things(language: Language, ones: list[str], places: list[str]) -> list[str]:
-    """Return a clause for each thing: 一个红色的球在左上角."""
+    """Return one clause per thing: 一个红色的球在左上角."""
     return [
         _fill(language, "thing_also" if place == last else "thing", things=one, place=place)
         for one, place, last in zip(ones, places, ["", *places[:-1]], strict=True)
@@ -183,7 +184,7 @@ def _list_things(language: Language, ones: list[str], places: list[str]) -> list
 
 
 def _join_clauses(language: Language, clauses: list[str]) -> str:
-    """Return one sentence."""
+    """Join clauses into one sentence."""
     if language == "zh":
         return _finish(language, "，".join(clauses))
     *first, last = clauses
@@ -206,17 +207,17 @@ def _fill(language: Language, key: str, **fields: str) -> str:
 
 
 def _finish(language: Language, clause: str, key: str = "statement") -> str:
-    """Return the clause as a sentence."""
+    """Return a clause as a sentence."""
     return capitalize(_fill(language, key, clause=clause))
 
 
 def _confirm(facts: Facts) -> str:
-    """Return the kind of sentence that a claim wants."""
+    """Return the template of the reply to a claim: statement, yes or no."""
     return "statement" if facts.claim is None else "yes" if facts.claim == facts.value else "no"
 
 
 def _list_at(language: Language, key: str, place: str, things: tuple[ThingFact, ...]) -> str:
-    """Say what is at a place, or that nothing is."""
+    """State which things are at a location, or that nothing is."""
     listed = list_ones(language, things) if things else ""
     return _finish(language, _fill(language, key if things else "nothing", place=place, things=listed))
 

@@ -1,4 +1,4 @@
-"""One question of a scene, or small talk without one, drawn by its kind."""
+"""Samples one question about a scene, or small talk without one, by its kind."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from tiny.words.sentences import Language, Rng, everyday_texts, expand, pick, re
 
 Asker = Callable[[Scene, Rng, Language], Example]
 
-QUESTION_KINDS = {  # kind -> how often it is asked about a picture
+QUESTION_KINDS = {  # kind -> sampling weight
     "describe": 0.16,
     "objects": 0.10,
     "colour": 0.11,
@@ -50,39 +50,39 @@ ASKERS: dict[str, Asker] = {
     "absent": ask_absent,
     "follow_up": ask_follow_up,
 }
-HISTORY_RATE = 0.25  # how often a question comes after others
-ROUNDS = (1, 1, 1, 2, 2, 3, 4)  # after how many
+HISTORY_RATE = 0.25  # share of questions with earlier turns
+HISTORY_LENGTHS = (1, 1, 1, 2, 2, 3, 4)  # numbers of earlier turns, to sample from
 PAIRS = [(color, kind) for color in COLORS for kind in KINDS if (color, kind) not in HELD_OUT]
 
 
 def sample_example(scene: Scene | None, rng: Rng, language: Language, kind: str | None = None) -> Example:
-    """One question and its answer.
+    """Sample one question with its answer.
 
     Args:
-        scene: the picture; None for talk without one.
-        rng: draws the question and its wording.
+        scene: the scene; None for a conversation without an image.
+        rng: samples the question and its wording.
         language: "zh" or "en".
-        kind: one of QUESTION_KINDS; None for any that fits.
+        kind: one of QUESTION_KINDS; None for a random kind that the scene allows.
 
     Raises:
-        ValueError: for a kind that cannot be asked about this scene (see `askable_kinds`).
+        ValueError: the scene does not allow this kind (see `askable_kinds`).
     """
     possible = askable_kinds(scene)
     if kind is None:
         kind = _draw_kind(possible, rng)
     if kind not in possible:
-        raise ValueError(f"{kind!r} cannot be asked here; choose one of {', '.join(possible)}.")
+        raise ValueError(f"{kind!r} cannot be asked about this scene; choose one of {', '.join(possible)}.")
     if scene is None:
         return _prepend_talk(_ask_text(None, rng, language), rng)
     example = _ask_text(scene, rng, language) if kind == "text" else ASKERS[kind](scene, rng, language)
     if rng.random() < HISTORY_RATE:
-        rounds = pick(rng, ROUNDS[:-1] if example.history else ROUNDS)  # a follow-up has one already
-        example = replace(example, history=_sample_history(scene, rng, language, rounds) + example.history)
+        count = pick(rng, HISTORY_LENGTHS[:-1] if example.history else HISTORY_LENGTHS)  # a follow-up has one turn
+        example = replace(example, history=_sample_history(scene, rng, language, count) + example.history)
     return example
 
 
 def askable_kinds(scene: Scene | None) -> tuple[str, ...]:
-    """The kinds of questions that have one right answer here."""
+    """Return the question kinds that have one correct answer for this scene."""
     if scene is None:
         return ("text",)
     needs: dict[str, Callable[[Scene], Sequence[object]]] = {
@@ -94,7 +94,7 @@ def askable_kinds(scene: Scene | None) -> tuple[str, ...]:
 
 
 def tokenizer_corpus(rng: Rng, count: int) -> Iterator[str]:
-    """`count` texts for a tokenizer: everyday sentences, then questions and answers of both languages."""
+    """Yield `count` texts to train a tokenizer on: everyday sentences, then questions and answers."""
     everyday = list(everyday_texts())
     yield from everyday[:count]
     texts: list[str] = []
@@ -115,22 +115,22 @@ def _draw_kind(possible: tuple[str, ...], rng: Rng) -> str:
     return possible[-1]
 
 
-def _sample_history(scene: Scene, rng: Rng, language: Language, rounds: int) -> tuple[tuple[str, str], ...]:
-    """That many exchanges about the same picture; descriptions in them are short."""
+def _sample_history(scene: Scene, rng: Rng, language: Language, count: int) -> tuple[tuple[str, str], ...]:
+    """Sample earlier turns about the same scene; descriptions among them are short."""
     kinds = [kind for kind in askable_kinds(scene) if kind not in ("text", "follow_up")]
-    exchanges = []
-    for _ in range(rounds):
+    turns = []
+    for _ in range(count):
         kind = pick(rng, kinds)
         if kind == "describe":
             example = describe_as("describe_short", scene, rng, language)
         else:
             example = ASKERS[kind](scene, rng, language)
-        exchanges.append((example.question, example.answer))
-    return tuple(exchanges)
+        turns.append((example.question, example.answer))
+    return tuple(turns)
 
 
 def _prepend_talk(example: Example, rng: Rng) -> Example:
-    """The example, now and then after other talk without a picture."""
+    """Prepend a turn of small talk to some examples without an image."""
     if rng.random() >= HISTORY_RATE:
         return example
     before = _ask_text(None, rng, example.language)
@@ -138,7 +138,7 @@ def _prepend_talk(example: Example, rng: Rng) -> Example:
 
 
 def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
-    """Small talk; without a picture also common sense, and questions that would need a picture."""
+    """Sample small talk; without a scene also common knowledge, and questions that would need an image."""
     chance = rng.random()
     if scene is None and chance < 0.25:
         return _ask_usual_color(rng, language)
@@ -152,7 +152,7 @@ def _ask_text(scene: Scene | None, rng: Rng, language: Language) -> Example:
 
 
 def _ask_usual_color(rng: Rng, language: Language) -> Example:
-    """What color something of the world usually has."""
+    """Ask for the usual color of a common thing."""
     world = read_sentences("world")
     zh, en, color = pick(rng, world["things"])
     it = zh if language == "zh" else en
@@ -164,7 +164,7 @@ def _ask_usual_color(rng: Rng, language: Language) -> Example:
 
 
 def _ask_about_no_image(rng: Rng, language: Language) -> str:
-    """A question about a picture that was never given."""
+    """Return a question about an image that was not given."""
     (color, kind), (other_color, other_kind) = (pick(rng, PAIRS) for _ in range(2))
     if kind == other_kind:
         return _ask_about_no_image(rng, language)

@@ -1,4 +1,4 @@
-"""What a question may be about: the things of a scene, and names that are not there."""
+"""Candidates for questions: things of a scene, and names of absent things."""
 
 from functools import lru_cache
 
@@ -6,35 +6,35 @@ from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
 from tiny.scenes.relations import SIDES, is_larger, is_on_side, list_in_region
 from tiny.words.sentences import Rng, pick
 
-NAMED_RATE = 0.2  # how often a question gives a color that it could leave out
+REDUNDANT_COLOR_RATE = 0.2  # share of questions that give a color although the kind is unambiguous
 
 
 def list_unique(scene: Scene) -> list[Thing]:
-    """The things that are the only one of their kind."""
+    """Return the things whose kind occurs once in the scene."""
     kinds = [thing.kind for thing in scene.things]
     return [thing for thing in scene.things if kinds.count(thing.kind) == 1]
 
 
 def list_unique_colors(scene: Scene) -> list[Thing]:
-    """The things that are the only one of their color."""
+    """Return the things whose color occurs once in the scene."""
     colors = [thing.color for thing in scene.things]
     return [thing for thing in scene.things if colors.count(thing.color) == 1]
 
 
-def sample_name(rng: Rng, scene: Scene, thing: Thing, rate: float = NAMED_RATE) -> tuple[str, str | None]:
-    """Kind and color by which a question names the thing; the color is None where it is left out."""
+def sample_name(rng: Rng, scene: Scene, thing: Thing, rate: float = REDUNDANT_COLOR_RATE) -> tuple[str, str | None]:
+    """Return the kind and color by which a question names the thing; the color is None if it is omitted."""
     single = all(other == thing or other.kind != thing.kind for other in scene.things)
     return thing.kind, None if single and rng.random() >= rate else thing.color
 
 
-@lru_cache(maxsize=64)  # a scene is asked about several times in a row
+@lru_cache(maxsize=64)  # several questions in a row are about the same scene
 def list_size_pairs(scene: Scene) -> tuple[tuple[Thing, Thing], ...]:
-    """(larger, smaller) wherever that is beyond doubt."""
+    """Return all unambiguous (larger, smaller) pairs."""
     return tuple((one, other) for one in scene.things for other in scene.things if is_larger(one, other))
 
 
 def list_side_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
-    """(thing, other, side) wherever it is beyond doubt that the thing is on that side of the other."""
+    """Return all unambiguous triples (thing, reference, side): the thing is on that side of the reference."""
     return [
         (one, other, side)
         for one in scene.things
@@ -46,7 +46,7 @@ def list_side_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
 
 @lru_cache(maxsize=64)
 def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
-    """(thing, side, whether anything is there) wherever all that is on that side is beyond doubt."""
+    """Return all (thing, side, is occupied) whose things on that side are unambiguous."""
     found = []
     for thing in scene.things:
         for side in SIDES:
@@ -57,7 +57,7 @@ def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
 
 
 def list_regions(scene: Scene) -> tuple[list[str], list[str]]:
-    """The regions that hold something and those that hold nothing, beyond doubt."""
+    """Return the regions that are unambiguously occupied, and the ones that are unambiguously empty."""
     taken = [place for place in REGIONS if any(region(thing) == place for thing in scene.things)]
     full = [place for place in taken if list_in_region(scene.things, place) is not None]
     empty = [place for place in REGIONS if place not in taken and list_in_region(scene.things, place) is not None]
@@ -65,22 +65,22 @@ def list_regions(scene: Scene) -> tuple[list[str], list[str]]:
 
 
 def is_allowed(scene: Scene, color: str, kind: str) -> bool:
-    """Whether the pair may be named: no pair that is held out, unless the picture shows it."""
+    """Check whether the pair may be named: held-out pairs only if the scene contains them."""
     return (color, kind) not in HELD_OUT or any((t.color, t.kind) == (color, kind) for t in scene.things)
 
 
 def pick_missing_kind(rng: Rng, scene: Scene) -> str:
-    """A kind that is not there."""
+    """Sample a kind that the scene lacks."""
     return pick(rng, [kind for kind in KINDS if all(thing.kind != kind for thing in scene.things)])
 
 
 def pick_missing_color(rng: Rng, scene: Scene) -> str:
-    """A color that nothing there has."""
+    """Sample a color that the scene lacks."""
     return pick(rng, [color for color in COLORS if all(thing.color != color for thing in scene.things)])
 
 
 def pick_other_color(rng: Rng, scene: Scene, thing: Thing) -> str:
-    """A color that no thing of its kind has, half of the time one that other things have."""
+    """Sample a color that no thing of its kind has; half of the time a color of other things."""
     taken = {other.color for other in scene.things if other.kind == thing.kind}
     free = [color for color in COLORS if color not in taken and is_allowed(scene, color, thing.kind)]
     near = [other.color for other in scene.things if other.color in free]
@@ -88,7 +88,7 @@ def pick_other_color(rng: Rng, scene: Scene, thing: Thing) -> str:
 
 
 def pick_other_kind(rng: Rng, scene: Scene, thing: Thing) -> str:
-    """A kind that no thing of its color has, half of the time one that other things have."""
+    """Sample a kind that no thing of its color has; half of the time a kind of other things."""
     taken = {other.kind for other in scene.things if other.color == thing.color}
     free = [kind for kind in KINDS if kind not in taken and is_allowed(scene, thing.color, kind)]
     near = [other.kind for other in scene.things if other.kind in free]
@@ -96,7 +96,7 @@ def pick_other_kind(rng: Rng, scene: Scene, thing: Thing) -> str:
 
 
 def pick_missing_name(rng: Rng, scene: Scene) -> tuple[str, str | None]:
-    """A (kind, color) that is not there; half of the time only the color or only the kind is wrong."""
+    """Sample an absent (kind, color); half of the time only one of the two is wrong."""
     thing, chance = pick(rng, scene.things), rng.random()
     if chance < 0.3:
         return thing.kind, pick_other_color(rng, scene, thing)

@@ -1,8 +1,8 @@
-"""What a question asks of a scene, and what is true there.
+"""The facts of a question: the query, and its answer in a scene.
 
-A question is written as Facts whose answer is still open; `answer_facts` fills it in from a scene:
+A query is a Facts object without an answer; `answer_facts` fills the answer in from a scene:
 
-    look_up(Facts("where", kind="car"), scene).value          # "top left"
+    answer_facts(Facts("where", kind="car"), scene).value          # "top left"
 """
 
 from collections.abc import Callable
@@ -30,21 +30,22 @@ ThingFact = tuple[str, str, str]  # color, kind, region
 
 @dataclass(frozen=True)
 class Facts:
-    """What was asked, and what a right answer must say.
+    """A query, and the facts that a correct answer must state.
 
     Attributes:
-        aspect: what was asked. The yes-or-no forms are "exists", "is_larger" and "is_beside".
-        value: the color, region, count, yes or no, or the name of the topic; of "larger" whether it is the one named
-            first; None where the things are the answer.
-        kind, color: what it was asked about; None where the question left it open.
-        things: (color, kind, region) of every thing that the answer may name, in reading order; of a comparison
-            first the one that is what `way` says, of "is_beside" first the one asked about.
-        region: the part of the picture that was asked about.
+        aspect: what the question asks for. The yes-or-no aspects are "exists", "is_larger" and "is_beside".
+        value: the color, region, count, yes or no, or the topic's name; for "larger", whether it is the thing named
+            first;
+            None if the things are the answer.
+        kind, color: kind and color in the question; None if it does not specify them.
+        things: (color, kind, region) of every thing that the answer may name, in reading order; for a comparison, first
+            the one to which `way` applies; for "is_beside", first the one that was asked about.
+        region: the region in the question.
         other: kind and color of the second thing in the question, to which the first is compared.
         way: "larger", "smaller", "largest", "smallest", or a side of `tiny.scenes.relations.SIDES`.
-        claim: the color or region that a question suggests, to be affirmed or corrected.
-        sizes: of each of the things, where an answer may tell it.
-        largest: (color, kind) of all that may pass for the largest.
+        claim: the color or region that the question suggests, to be confirmed or corrected.
+        sizes: size of each thing, if an answer may state it.
+        largest: (color, kind) of all things that may be the largest.
     """
 
     aspect: Aspect
@@ -62,13 +63,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its right answer.
+    """One question with its correct answer.
 
     Attributes:
-        kind: the kind of question.   language: "zh" or "en".
-        history: earlier (question, answer) pairs about the same picture, oldest first.
-        question, answer: the question and the one answer to learn.
-        facts: what any right answer must say.
+        kind: question kind.   language: "zh" or "en".
+        history: earlier (question, answer) pairs about the same scene, oldest first.
+        question, answer: the question, and the reference answer to learn.
+        facts: the facts that any correct answer must state.
     """
 
     kind: str
@@ -80,13 +81,13 @@ class Example:
 
 
 def list_matches(scene: Scene, kind: str | None = None, color: str | None = None) -> list[Thing]:
-    """The things of that kind and color, in any order; None stands for every one."""
+    """Return the things of that kind and color, in any order; None matches all."""
     return [thing for thing in scene.things if kind in (None, thing.kind) and color in (None, thing.color)]
 
 
 def answer_facts(query: Facts, scene: Scene) -> Facts | None:
-    """The query with its answer in this scene; None where it is in doubt or what it asks about is not there."""
-    look: dict[str, Callable[[Facts, Scene], Facts | None]] = {
+    """Return the query with its answer in this scene; None if that is ambiguous or a queried thing is absent."""
+    answerers: dict[str, Callable[[Facts, Scene], Facts | None]] = {
         "things": _answer_things,
         "colour": _answer_one,
         "where": _answer_one,
@@ -98,11 +99,11 @@ def answer_facts(query: Facts, scene: Scene) -> Facts | None:
         "relation": _answer_relation,
         "is_beside": _answer_is_beside,
     }
-    return look[query.aspect](query, scene)
+    return answerers[query.aspect](query, scene)
 
 
 def has_same_answer(example: Example, scene: Scene) -> bool:
-    """Whether the question of `example` has the same right answer in `scene`; always, where it needs no picture."""
+    """Check whether the correct answer to `example` is the same in `scene`; true for text questions."""
     if example.kind == "text":
         return True
     here, there = example.facts, answer_facts(example.facts, scene)
@@ -126,7 +127,7 @@ def _key(facts: Facts, places: bool) -> set[tuple[str, ...]]:
 
 
 def _name_same(here: Facts, there: Facts) -> bool:
-    """Whether both answers name the same; a color that neither gives does not matter."""
+    """Check whether both answers name the same thing; a color counts only if one of the answers gives it."""
     (color, kind, _), (other_color, other_kind, _) = here.things[0], there.things[0]
     return kind == other_kind and (color == other_color or here.color is there.color is None)
 
@@ -144,7 +145,7 @@ def _answer_things(query: Facts, scene: Scene) -> Facts | None:
 
 
 def _answer_one(query: Facts, scene: Scene) -> Facts | None:
-    """Colour or place of the one thing that fits the question."""
+    """Answer for the color or region of the only thing that matches the query."""
     things = list_matches(scene, query.kind, query.color)
     if query.region is not None:
         things = list_in_region(things, query.region) or []
@@ -164,7 +165,7 @@ def _answer_matches(query: Facts, scene: Scene) -> Facts:
 
 
 def _find_pair(query: Facts, scene: Scene) -> tuple[Thing, Thing] | None:
-    """The two things in the question, if each is beyond doubt."""
+    """Return the two things in the query, if each is unambiguous."""
     assert query.other is not None
     firsts, seconds = list_matches(scene, query.kind, query.color), list_matches(scene, *query.other)
     if len(firsts) != 1 or len(seconds) != 1 or firsts == seconds:
@@ -182,7 +183,7 @@ def _answer_larger(query: Facts, scene: Scene) -> Facts | None:
 
 
 def _answer_extreme(query: Facts, scene: Scene) -> Facts | None:
-    """Kind and color become the name of the extreme thing, with its color where others are of its kind."""
+    """Answer for the largest or smallest thing; the color is named if its kind is not unique."""
     thing = find_extreme(scene.things, str(query.way))
     if thing is None:
         return None
@@ -201,7 +202,7 @@ def _answer_relation(query: Facts, scene: Scene) -> Facts | None:
 
 
 def _answer_is_beside(query: Facts, scene: Scene) -> Facts | None:
-    """Yes where it lies on that side, no where it lies on the opposite one; in doubt in between."""
+    """Answer yes if the thing is on that side, no if it is on the opposite one; None in between."""
     pair = _find_pair(query, scene)
     if pair is None:
         return None

@@ -1,4 +1,4 @@
-"""Questions that only the exchange before makes clear: about "it", "the other one", or "and the car?"."""
+"""Follow-up questions that depend on the preceding turn: about "it", "the second one", or "and the car?"."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,12 +19,12 @@ from tiny.scenes import Scene, Thing
 from tiny.words.phrasing import name_fields, other_fields, side_field, way_fields, word_question
 from tiny.words.sentences import Language, Rng, pick
 
-ABSENT_RATE = 0.12  # how often "and the car?" is asked of something that is not there
+ABSENT_RATE = 0.12  # share of "and the car?" questions about an absent thing
 Asker = Callable[[Scene, Rng, Language], Example | None]
 
 
 def ask_follow_up(scene: Scene, rng: Rng, language: Language) -> Example:
-    """A question with its history of one exchange."""
+    """Sample a follow-up question, with one preceding turn as its history."""
     chance = rng.random()
     askers: tuple[tuple[float, Asker], ...] = (
         (0.1, _ask_relation_of_it),
@@ -43,7 +43,7 @@ def _after(first: Example, example: Example) -> Example:
 
 
 def _ask_about_it(scene: Scene, rng: Rng, language: Language) -> Example:
-    """Colour or place of the one thing of the exchange before."""
+    """Ask for the color or region of the only thing in the preceding turn."""
     single = choices.list_unique(scene)
     thing = pick(rng, single or scene.things)
     first, aspect = _introduce(scene, rng, language, thing, thing in single)
@@ -56,7 +56,7 @@ def _ask_about_it(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def _introduce(scene: Scene, rng: Rng, language: Language, thing: Thing, single: bool) -> tuple[Example, str]:
-    """An exchange about the thing alone, and what it left open."""
+    """Sample a turn about the thing; return it, and an aspect that it leaves open."""
     if not single or rng.random() < 0.3:
         return ask_existence(scene, rng, language, thing.kind, thing.color), "where"
     if rng.random() < 0.4:
@@ -67,7 +67,7 @@ def _introduce(scene: Scene, rng: Rng, language: Language, thing: Thing, single:
 
 
 def _ask_relation_of_it(scene: Scene, rng: Rng, language: Language) -> Example | None:
-    """What is on one side of it."""
+    """Ask which things are on one side of it."""
     references = choices.list_references(scene)
     if not references:
         return None
@@ -79,7 +79,7 @@ def _ask_relation_of_it(scene: Scene, rng: Rng, language: Language) -> Example |
 
 
 def _ask_size_of_it(scene: Scene, rng: Rng, language: Language) -> Example | None:
-    """Whether it is larger or smaller than something else."""
+    """Ask whether it is larger or smaller than another thing."""
     pairs = choices.list_size_pairs(scene)
     if not pairs:
         return None
@@ -93,7 +93,7 @@ def _ask_size_of_it(scene: Scene, rng: Rng, language: Language) -> Example | Non
 
 
 def _ask_other(scene: Scene, rng: Rng, language: Language) -> Example | None:
-    """The same of "the other one", where there are exactly two of a kind, or two things."""
+    """Ask the same about the second thing, if a kind occurs exactly twice or the scene has two things."""
     kinds = [thing.kind for thing in scene.things]
     twice = [thing for thing in scene.things if kinds.count(thing.kind) == 2]
     if twice:
@@ -118,7 +118,7 @@ def _ask_other_of_kind(scene: Scene, rng: Rng, language: Language, one: Thing) -
 
 
 def _ask_aspect(scene: Scene, rng: Rng, language: Language, aspect: str, kind: str, color: str | None) -> Example:
-    """One question about that aspect of a thing."""
+    """Ask about one aspect of a thing."""
     match aspect:
         case "colour":
             return ask_color_of(scene, rng, language, kind)
@@ -130,7 +130,7 @@ def _ask_aspect(scene: Scene, rng: Rng, language: Language, aspect: str, kind: s
 
 
 def _ask_same_of_another(scene: Scene, rng: Rng, language: Language) -> Example | None:
-    """The same aspect of another thing or side: "and the car?", "and to the right?"."""
+    """Ask the same aspect of another thing or side: "and the car?", "and to the right?"."""
     aspect = pick(rng, ("colour", "where", "where", "count", "exists", "side"))
     if aspect == "side":
         return _ask_other_side(scene, rng, language)
@@ -162,7 +162,7 @@ def _ask_same_of(scene: Scene, rng: Rng, language: Language, aspect: str, kind: 
 
 
 def _ask_same_of_absent(scene: Scene, rng: Rng, language: Language, aspect: str) -> Example:
-    """ "And the car?" where there is no car."""
+    """Ask "and the car?" in a scene without a car."""
     kind = choices.pick_missing_kind(rng, scene)
     if aspect in ("count", "exists"):
         return _ask_same_of(scene, rng, language, aspect, kind, None)

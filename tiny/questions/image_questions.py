@@ -1,4 +1,4 @@
-"""One function for each kind of question about the things of a picture; `ask` chooses among them."""
+"""One function per kind of question about the things of a scene; `sample_example` chooses among them."""
 
 from tiny.questions import choices
 from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, word_absence, word_answer
@@ -17,34 +17,34 @@ from tiny.words.phrasing import (
 from tiny.words.sentences import Language, Rng, pick
 
 STYLES = {"describe": describe_plainly, "describe_detail": describe_in_detail, "describe_short": describe_briefly}
-STYLE_ENDS = (0.45, 0.8, 1.0)  # where the share of each ends
-REGION_RATE = 0.25  # how many of the questions for objects are about one region
-EMPTY_RATE = 0.33  # and how many of those about an empty one
+STYLE_ENDS = (0.45, 0.8, 1.0)  # cumulative shares of the styles
+REGION_RATE = 0.25  # share of "objects" questions about one region
+EMPTY_RATE = 0.33  # share of them about an empty region
 EXTREMES = {"larger": "largest", "smaller": "smallest"}
-FILLED_RATE = 0.8  # how often a question for what is beside a thing has something to name
+OCCUPIED_RATE = 0.8  # share of "relation" questions about an occupied side
 
 
 def answer(name: str, language: Language, question: str, query: Facts, scene: Scene) -> Example:
-    """The question with its answer.
+    """Return the question as an example with its answer.
 
     Raises:
-        ValueError: if the scene leaves the answer in doubt.
+        ValueError: the answer is ambiguous in this scene.
     """
     facts = answer_facts(query, scene)
     if facts is None:
-        raise ValueError(f"{question!r} has no one answer in {scene.to_json()}.")
+        raise ValueError(f"{question!r} has no unique answer in {scene.to_json()}.")
     return Example(name, language, (), question, word_answer(language, facts), facts)
 
 
 def ask_describe(scene: Scene, rng: Rng, language: Language) -> Example:
-    """What the picture shows; the wording asks for one of three styles."""
+    """Ask for a description; the wording requests one of three styles."""
     chance = rng.random()
     topic = next(name for name, end in zip(STYLES, STYLE_ENDS, strict=True) if chance < end)
     return describe_as(topic, scene, rng, language)
 
 
 def describe_as(topic: str, scene: Scene, rng: Rng, language: Language) -> Example:
-    """A description in the style of that topic, a key of STYLES."""
+    """Return a description in one of the STYLES."""
     facts = answer_facts(Facts("things"), scene)
     assert facts is not None
     question = word_question(rng, language, topic)
@@ -52,7 +52,7 @@ def describe_as(topic: str, scene: Scene, rng: Rng, language: Language) -> Examp
 
 
 def ask_objects(scene: Scene, rng: Rng, language: Language) -> Example:
-    """What is there, in all or in a part of the picture."""
+    """Ask for the things in the image, or in one region."""
     if rng.random() >= REGION_RATE:
         return answer("objects", language, word_question(rng, language, "objects"), Facts("things"), scene)
     full, empty = choices.list_regions(scene)
@@ -62,7 +62,7 @@ def ask_objects(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_color(scene: Scene, rng: Rng, language: Language) -> Example:
-    """The color of the only thing of its kind, or of the only one in a region."""
+    """Ask for the color of the only thing of its kind, or in a region."""
     chance = rng.random()
     if chance < 0.13:
         places = [region(thing) for thing in scene.things]
@@ -78,13 +78,13 @@ def ask_color(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_color_of(scene: Scene, rng: Rng, language: Language, kind: str) -> Example:
-    """The color of the only thing of that kind."""
+    """Ask for the color of the only thing of that kind."""
     question = word_question(rng, language, "colour", **name_fields(rng, language, kind))
     return answer("colour", language, question, Facts("colour", kind=kind), scene)
 
 
 def _claim_color(scene: Scene, rng: Rng, language: Language, thing: Thing) -> Example:
-    """Whether it has that color."""
+    """Ask whether the thing has a claimed color."""
     claim = thing.color if rng.random() < 0.5 else choices.pick_other_color(rng, scene, thing)
     fields = {**name_fields(rng, language, thing.kind), **color_field(rng, language, claim)}
     question = word_question(rng, language, "claim_colour", **fields)
@@ -92,7 +92,7 @@ def _claim_color(scene: Scene, rng: Rng, language: Language, thing: Thing) -> Ex
 
 
 def ask_where(scene: Scene, rng: Rng, language: Language) -> Example:
-    """The region of a thing, named by kind, by both, or by its color alone."""
+    """Ask for the region of a thing, named by kind, color, or both."""
     chance, alone = rng.random(), choices.list_unique_colors(scene)
     if chance < 0.07 and alone:
         color = pick(rng, alone).color
@@ -105,13 +105,13 @@ def ask_where(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_where_of(scene: Scene, rng: Rng, language: Language, kind: str, color: str | None) -> Example:
-    """The region of the only thing of that kind and color."""
+    """Ask for the region of the only thing of that kind and color."""
     question = word_question(rng, language, "where", **name_fields(rng, language, kind, color))
     return answer("where", language, question, Facts("where", kind=kind, color=color), scene)
 
 
 def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, color: str | None) -> Example:
-    """Whether it is in that region."""
+    """Ask whether the thing is in a claimed region."""
     true = region(thing)
     wrong = [place for place in REGIONS if place != true and not are_confusable(place, true)]
     claim = true if rng.random() < 0.5 else pick(rng, wrong)
@@ -121,7 +121,7 @@ def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, color
 
 
 def ask_count(scene: Scene, rng: Rng, language: Language) -> Example:
-    """How many there are: in all, of a kind, of a color, or of both."""
+    """Ask how many things there are: in all, of a kind, of a color, or of both."""
     chance = rng.random()
     if chance < 0.4:
         return answer("count", language, word_question(rng, language, "count_all"), Facts("count"), scene)
@@ -136,13 +136,13 @@ def ask_count(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_count_of(scene: Scene, rng: Rng, language: Language, kind: str | None, color: str | None) -> Example:
-    """How many there are of that kind and color."""
+    """Ask how many things there are of that kind and color."""
     question = word_question(rng, language, "count_kind", **name_fields(rng, language, kind, color))
     return answer("count", language, question, Facts("count", kind=kind, color=color), scene)
 
 
 def ask_exists(scene: Scene, rng: Rng, language: Language) -> Example:
-    """Whether there is something of a kind, of a color, or of both; half of the time there is."""
+    """Ask whether there is a thing of a kind, color, or both; half of the answers are yes."""
     there, chance = rng.random() < 0.5, rng.random()
     if chance < 0.2:
         color = pick(rng, scene.things).color if there else choices.pick_missing_color(rng, scene)
@@ -154,13 +154,13 @@ def ask_exists(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_existence(scene: Scene, rng: Rng, language: Language, kind: str | None, color: str | None) -> Example:
-    """Whether there is something of that kind and color."""
+    """Ask whether there is a thing of that kind and color."""
     question = word_question(rng, language, "exists", **name_fields(rng, language, kind, color))
     return answer("exists", language, question, Facts("exists", kind=kind, color=color), scene)
 
 
 def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
-    """A question that takes for granted something that is not there; the answer says so."""
+    """Ask a question that presupposes an absent thing; the answer says that it is absent."""
     kind, color = choices.pick_missing_name(rng, scene)
     chance = rng.random()
     fields = name_fields(rng, language, kind, color)
@@ -182,7 +182,7 @@ def ask_absent(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
-    """Which of two is larger or smaller, whether one is, or which is the largest or smallest of all."""
+    """Ask which of two things is larger or smaller, whether one is, or which is the largest or smallest."""
     chance, way = rng.random(), pick(rng, tuple(EXTREMES))
     if chance < 0.27 and find_extreme(scene.things, EXTREMES[way]):
         question = word_question(rng, language, "extreme", **way_fields(rng, language, way))
@@ -195,7 +195,7 @@ def ask_larger(scene: Scene, rng: Rng, language: Language) -> Example:
 def ask_larger_of(
     scene: Scene, rng: Rng, language: Language, one: Thing, other: Thing, way: str, whether: bool
 ) -> Example:
-    """Which of the two is larger or smaller; or whether the first one is."""
+    """Ask which of the two is larger or smaller, or whether the first one is."""
     name, second = choices.sample_name(rng, scene, one), choices.sample_name(rng, scene, other)
     fields = {**name_fields(rng, language, *name), **other_fields(rng, language, *second)}
     fields |= way_fields(rng, language, way)
@@ -206,18 +206,18 @@ def ask_larger_of(
 
 
 def ask_relation(scene: Scene, rng: Rng, language: Language) -> Example:
-    """What is on one side of a thing, or whether a thing is there."""
+    """Ask which things are on one side of a thing, or whether one thing is there."""
     pairs = choices.list_side_pairs(scene) if rng.random() < 0.25 else []
     if pairs:
         return _ask_is_beside(scene, rng, language, *pick(rng, pairs))
     references = choices.list_references(scene)
     filled = [reference for reference in references if reference[2]]
-    thing, side, _ = pick(rng, filled if filled and rng.random() < FILLED_RATE else references)
+    thing, side, _ = pick(rng, filled if filled and rng.random() < OCCUPIED_RATE else references)
     return ask_relation_of(scene, rng, language, thing, side)
 
 
 def ask_relation_of(scene: Scene, rng: Rng, language: Language, thing: Thing, side: str) -> Example:
-    """What is on that side of the thing."""
+    """Ask which things are on that side of the thing."""
     name = choices.sample_name(rng, scene, thing)
     fields = {**other_fields(rng, language, *name), **side_field(rng, language, side)}
     question = word_question(rng, language, "relation", **fields)
@@ -225,7 +225,7 @@ def ask_relation_of(scene: Scene, rng: Rng, language: Language, thing: Thing, si
 
 
 def _ask_is_beside(scene: Scene, rng: Rng, language: Language, thing: Thing, other: Thing, true_side: str) -> Example:
-    """Whether the thing is on the true side, or on the opposite one."""
+    """Ask whether the thing is on its true side, or on the opposite one."""
     side = true_side if rng.random() < 0.5 else OPPOSITES[true_side]
     (kind, color), second = choices.sample_name(rng, scene, thing), choices.sample_name(rng, scene, other)
     fields = {

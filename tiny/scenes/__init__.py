@@ -1,8 +1,8 @@
-"""Scenes: a picture as data first, drawn second.
+"""Scenes as data, and how they are rendered.
 
 scene = sample_scene(np.random.default_rng(0))
-picture = draw_scene(scene)                   # always the same bytes for the same scene
-kinds, colors = object_map(scene, grid=14)   # what is where, for training
+image = render_scene(scene)                          # deterministic: the same bytes for the same scene
+kinds, colors = segmentation_map(scene, grid=14)     # per-cell labels, for training
 """
 
 from tiny.scenes.backgrounds import BACKGROUNDS

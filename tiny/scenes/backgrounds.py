@@ -1,7 +1,8 @@
-"""The eight backgrounds, each a field of numbers seen through a ramp of colors.
+"""The eight backgrounds: each is a scalar field mapped through a color ramp.
 
-A field is float32 [size, size] in 0 to 1; a ramp is a list of RGB stops spread evenly over 0 to 1. Both are
-random, so that no two pictures share a background. Nothing on them looks like one of the kinds of things.
+A field is float32 [size, size] in [0, 1]; a ramp is a list of RGB stops, evenly spaced over [0, 1]. Both are
+randomized,
+so that no two images share a background. Nothing in a background resembles one of the kinds of things.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +17,10 @@ BACKGROUNDS = ("sky", "grass", "sea", "desert", "snow", "night", "brick wall", "
 
 
 def paint_background(name: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """A background of that name, RGB [size, size].
+    """Render a background as an RGB image [size, size].
 
     Raises:
-        ValueError: for a name that is not in BACKGROUNDS.
+        ValueError: the name is not in BACKGROUNDS.
     """
     if name not in BACKGROUNDS:
         raise ValueError(f"There is no background {name!r}; choose one of {', '.join(BACKGROUNDS)}.")
@@ -38,19 +39,19 @@ def _painter(name: str) -> Callable[[int, np.random.Generator], tuple[Field, Sto
 
 
 def _smooth(size: int, rng: np.random.Generator, rows: int, columns: int) -> Field:
-    """Random numbers on a coarse grid, smoothly drawn out over the picture."""
+    """Return random values on a coarse grid, interpolated to the size of the image."""
     coarse = rng.integers(0, 256, (rows, columns), dtype=np.uint8)
     fine = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(fine, dtype=np.float32) / 255
 
 
 def _down(size: int) -> np.ndarray:
-    """0 at the top to 1 at the bottom, float32 [size, 1]."""
+    """Return a ramp from 0 at the top to 1 at the bottom, float32 [size, 1]."""
     return np.linspace(0, 1, size, dtype=np.float32)[:, None]
 
 
 def _fraction(values: np.ndarray) -> np.ndarray:
-    """`values % 1`, several times faster."""
+    """Return `values % 1`; several times faster."""
     rest: np.ndarray = values - np.floor(values)
     return rest
 
@@ -94,7 +95,7 @@ def _snow(size: int, rng: np.random.Generator) -> tuple[Field, Stops]:
 
 def _night(size: int, rng: np.random.Generator) -> tuple[Field, Stops]:
     field = 0.45 * _down(size) + 0.2 * _smooth(size, rng, 3, 4)
-    dots = rng.integers(0, size, (2, size // 3))  # single pixels: far smaller than a star
+    dots = rng.integers(0, size, (2, size // 3))  # single pixels, far smaller than the kind "star"
     field[dots[0], dots[1]] = rng.uniform(0.8, 1, size // 3)
     return field, [(8, 10, 30), (16, 20, 52), (30, 34, 76), (52, 54, 104), (225, 225, 235)]
 
@@ -119,7 +120,7 @@ def _room(size: int, rng: np.random.Generator) -> tuple[Field, Stops]:
     stripes = np.sin(across * rng.uniform(30, 70) / size) > 0
     field = 0.04 + 0.1 * stripes + 0.3 * _smooth(size, rng, 2, 3)
     rows = np.arange(size - edge, dtype=np.float32)[:, None]
-    lean = (across - size / 2) / (0.6 * size + rows)  # boards run towards a point behind the wall
+    lean = (across - size / 2) / (0.6 * size + rows)  # boards converge at a vanishing point behind the wall
     boards = rng.uniform(0.78, 0.95, 64).astype(np.float32)[((lean + 1.5) * 9).astype(int)]
     field[edge:] = boards - 0.08 * (_fraction((lean + 1.5) * 9) < 0.08)
     field[edge - max(2, size // 40) : edge] = 0.5  # the skirting board

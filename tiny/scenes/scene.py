@@ -1,6 +1,6 @@
-"""The things of a scene: sampled, drawn, and mapped for training.
+"""Scenes of things: sampling, rendering, and label maps for training.
 
-Lengths and places are fractions of the picture's side, x to the right and y down.
+Lengths and coordinates are fractions of the image side, x to the right and y down.
 """
 
 import json
@@ -35,9 +35,9 @@ REGIONS = (
     "bottom right",
 )
 MAX_THINGS = 5
-SCALES = (0.95, 1.05)  # how far things of one size differ: far less than the sizes do
-# (color, kind) pairs that no picture and no text of the training has: what the model says of them it has put
-# together itself. Every color once.
+SCALES = (0.95, 1.05)  # variation within a size: much less than between sizes
+# (color, kind) pairs that no training image or text contains: they test compositional generalization. Each color occurs
+# once.
 HELD_OUT = frozenset(
     {
         ("red", "fish"),
@@ -50,23 +50,23 @@ HELD_OUT = frozenset(
         ("black", "moon"),
     }
 )
-LINE_MARGIN = 0.04  # no center is nearer to the border of a region
+LINE_MARGIN = 0.04  # minimum distance of a center to a region border
 JSON_KEYS = {"color": "colour"}  # field of a Thing -> its key in JSON, where that differs
-EDGE_MARGIN = 0.02  # nothing is nearer to the border of the picture
-MIN_DISTANCE = 0.87  # least distance of two centers, in sums of their radii: covers well under 30 %
-SAME_REGION_GAP = 0.08  # least difference in x within a region: left and right are never a close call
+EDGE_MARGIN = 0.02  # minimum distance of a thing to the image border
+MIN_DISTANCE = 0.87  # of two centers, relative to the sum of their radii: keeps occlusion well under 30 %
+SAME_REGION_GAP = 0.08  # minimum difference in x within a region, so that left and right are unambiguous
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a picture.
+    """One thing in a scene.
 
     Attributes:
         kind: one of KINDS.   color: one of COLORS.   size: a key of SIZES.
         x, y: its center.
-        angle: its turn in degrees, clockwise.
-        flipped: whether left and right are swapped.
-        scale: how much larger it is than others of its size.
+        angle: rotation in degrees, clockwise.
+        flipped: whether it is mirrored horizontally.
+        scale: factor relative to the nominal radius of its size.
     """
 
     kind: str
@@ -85,18 +85,18 @@ class Thing:
 
     @property
     def radius(self) -> float:
-        """Of the circle around it."""
+        """Return the radius of its bounding circle."""
         return SIZES[self.size] * self.scale
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole picture.
+    """A complete scene.
 
     Attributes:
         background: one of BACKGROUNDS.
-        things: from the rearmost to the foremost.
-        seed: drives what the other fields leave open: texture, shades, light, noise, blur.
+        things: from back to front.
+        seed: seed of everything else: texture, shades, light, noise, blur.
     """
 
     background: str
@@ -108,7 +108,7 @@ class Scene:
             raise ValueError(f"{self.background!r} is unknown; choose one of {', '.join(BACKGROUNDS)}.")
 
     def to_json(self) -> str:
-        """All of it as one line of JSON."""
+        """Return the scene as one line of JSON."""
         fields = asdict(self)
         fields["things"] = [
             {JSON_KEYS.get(name, name): value for name, value in thing.items()} for thing in fields["things"]
@@ -117,10 +117,10 @@ class Scene:
 
     @staticmethod
     def from_json(text: str) -> "Scene":
-        """What `to_json` wrote.
+        """Parse the output of `to_json`.
 
         Raises:
-            ValueError: if the text is not JSON, lacks a field or names something unknown.
+            ValueError: the text is not JSON, lacks a field, or names an unknown value.
         """
         fields = json.loads(text)
         try:
@@ -130,27 +130,27 @@ class Scene:
             )
             return Scene(fields["background"], things, fields["seed"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"This JSON is no scene ({error}); write it with Scene.to_json.") from error
+            raise ValueError(f"This JSON is not a scene ({error}); write it with Scene.to_json.") from error
 
 
 def region(thing: Thing) -> str:
-    """The ninth of the picture that holds the thing's center: one of REGIONS."""
-    column, row = (min(int(3 * place), 2) for place in (thing.x, thing.y))
+    """Return the region, one of REGIONS, that contains the thing's center: a cell of a 3 x 3 grid."""
+    column, row = (min(int(3 * coordinate), 2) for coordinate in (thing.x, thing.y))
     return REGIONS[3 * row + column]
 
 
 def sample_scene(rng: np.random.Generator, max_things: int = MAX_THINGS, held_out: bool = False) -> Scene:
-    """A random scene of 1 to `max_things` things, no two alike in both kind and color.
+    """Sample a scene of 1 to `max_things` things that all differ in kind or color.
 
-    Every thing lies inside the picture, at least 70 % of it can be seen, and its region is beyond doubt.
+    Every thing lies inside the image, is at least 70 % visible, and has an unambiguous region.
 
     Args:
-        rng: decides everything.
-        max_things: the most things, 1 to 5.
-        held_out: whether exactly one thing is of a pair in HELD_OUT; else none is.
+        rng: source of all randomness.
+        max_things: maximum number of things, 1 to 5.
+        held_out: whether exactly one thing is a pair of HELD_OUT; otherwise none is.
 
     Raises:
-        ValueError: if `max_things` is not within 1 to 5.
+        ValueError: `max_things` is not from 1 to 5.
     """
     if not 1 <= max_things <= MAX_THINGS:
         raise ValueError(f"max_things={max_things} must be from 1 to {MAX_THINGS}.")
@@ -159,13 +159,13 @@ def sample_scene(rng: np.random.Generator, max_things: int = MAX_THINGS, held_ou
         pairs = sorted(HELD_OUT)
         names[int(rng.integers(len(names)))] = pairs[int(rng.integers(len(pairs)))]
     things = None
-    while things is None:  # a crowded start may leave no room for the last ones
+    while things is None:  # the first things may leave no space for the last ones
         things = _place_things(rng, names)
     return Scene(BACKGROUNDS[rng.integers(len(BACKGROUNDS))], things, int(rng.integers(2**31)))
 
 
 def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """Different (color, kind) pairs; kinds and colors repeat now and then, so that there is something to count."""
+    """Sample distinct (color, kind) pairs; kinds and colors sometimes repeat, so that there is something to count."""
     names: list[tuple[str, str]] = []
     while len(names) < count:
         color, kind = COLORS[rng.integers(len(COLORS))], KINDS[rng.integers(len(KINDS))]
@@ -178,7 +178,7 @@ def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]
 
 
 def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
-    """A thing for each name, or None if one found no room."""
+    """Place a thing for each name; return None if one does not fit."""
     things: list[Thing] = []
     for color, kind in names:
         for _ in range(20):
@@ -199,7 +199,7 @@ def _place_thing(rng: np.random.Generator, color: str, kind: str) -> Thing:
 
 
 def _place_in_third(rng: np.random.Generator, radius: float) -> float:
-    """A coordinate of a center: each third of the picture is as likely."""
+    """Sample a center coordinate; each third of the image is equally likely."""
     third = int(rng.integers(3))
     low = max(third / 3 + LINE_MARGIN, radius + EDGE_MARGIN)
     high = min((third + 1) / 3 - LINE_MARGIN, 1 - radius - EDGE_MARGIN)
@@ -213,8 +213,8 @@ def _are_apart(thing: Thing, other: Thing) -> bool:
 
 
 def render_scene(scene: Scene, size: int = 224) -> Image.Image:
-    """The scene as an RGB picture of `size` by `size` pixels; the scene alone decides every pixel."""
-    texture, paint, photo = np.random.default_rng(scene.seed).spawn(3)  # so that none disturbs another
+    """Render the scene as an RGB image of `size` by `size` pixels; deterministic."""
+    texture, paint, photo = np.random.default_rng(scene.seed).spawn(3)  # independent streams
     image = paint_background(scene.background, size, texture)
     for thing in scene.things:
         _render_thing(image, thing, paint)
@@ -222,7 +222,7 @@ def render_scene(scene: Scene, size: int = 224) -> Image.Image:
 
 
 def render_sketch(scene: Scene, size: int, rng: np.random.Generator) -> Image.Image:
-    """The things of a scene as drawn elsewhere: plain shapes on a plain ground, RGB [size, size]; for training."""
+    """Render a scene's things as plain shapes on a plain ground, RGB [size, size]; for training."""
     ground = tuple(rng.integers(0, 256, 3).tolist()) if rng.random() < 0.5 else (255, 255, 255)
     image = Image.new("RGB", (size, size), ground)
     plain = bool(rng.random() < 0.7)
@@ -245,7 +245,7 @@ def _render_thing(image: Image.Image, thing: Thing, rng: np.random.Generator, pl
 
 
 def _add_camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Light, blur and noise, all too weak to change the name of a color."""
+    """Add lighting, blur and noise, all too weak to change the name of a color."""
     if rng.random() < 0.4:
         image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.6) * image.width / 224))
     gains = rng.uniform(0.88, 1.06) + rng.uniform(-0.02, 0.02, 3)
@@ -257,22 +257,22 @@ def _add_camera_effects(image: Image.Image, rng: np.random.Generator) -> Image.I
 
 
 def segmentation_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """What covers the center of each cell, the foremost thing where several do; nothing about the background.
+    """Return the kind and color at each cell center, of the frontmost thing; backgrounds are not labeled.
 
-    A thing too thin to cover a center gets the cell in which it stands, so that none is missing.
+    A thing that is too thin to cover any cell center labels the cell of its own center, so that none is missing.
 
     Args:
         scene: the scene.
-        grid: cells in a row and in a column.
+        grid: number of rows and columns.
 
     Returns:
-        Indices into KINDS and into COLORS, int64 [grid, grid] each, [row, column]; -1 where nothing is.
+        Indices into KINDS and into COLORS, int64 [grid, grid] each, [row, column]; -1 for background.
     """
-    fine = 5  # odd, so that each cell has a middle pixel
+    fine = 5  # pixels per cell; odd, so that each cell has a center pixel
     canvas = Image.new("L", (grid * fine, grid * fine))
     draw = ImageDraw.Draw(canvas)
     for number, thing in enumerate(scene.things, start=1):
-        place = (
+        pose = (
             thing.x * grid * fine,
             thing.y * grid * fine,
             thing.radius * grid * fine,
@@ -280,7 +280,7 @@ def segmentation_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
             thing.flipped,
         )
         for part in shape_of(thing.kind).silhouette:
-            draw.polygon(transform_polygon(part, *place), fill=number)
+            draw.polygon(transform_polygon(part, *pose), fill=number)
     numbers = np.asarray(canvas)[fine // 2 :: fine, fine // 2 :: fine].copy()
     for number, thing in enumerate(scene.things, start=1):
         if number not in numbers:
@@ -291,14 +291,15 @@ def segmentation_map(scene: Scene, grid: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def presence_map(scene: Scene, grid: int) -> np.ndarray:
-    """Which kinds and which colors stand in each cell, by the things' centers; nothing about the background.
+    """Return which kinds and colors have a thing whose center is in each cell; backgrounds are not labeled.
 
     Returns:
-        bool [grid, grid, kinds + colors], [row, column], in the order of KINDS and COLORS. That two things share a
-        cell is not told, nor which color belongs to which kind there.
+        bool [grid, grid, kinds + colors], [row, column], in the order of KINDS and COLORS. It does not tell how many
+        things
+        share a cell, nor which color belongs to which kind there.
     """
-    places = np.zeros((grid, grid, len(KINDS) + len(COLORS)), dtype=bool)
+    presence = np.zeros((grid, grid, len(KINDS) + len(COLORS)), dtype=bool)
     for thing in scene.things:
-        cell = places[int(thing.y * grid), int(thing.x * grid)]
+        cell = presence[int(thing.y * grid), int(thing.x * grid)]
         cell[[KINDS.index(thing.kind), len(KINDS) + COLORS.index(thing.color)]] = True
-    return places
+    return presence

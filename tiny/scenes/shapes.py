@@ -1,7 +1,7 @@
-"""The silhouettes of the twelve kinds, and the eight colors as paint, a little different every time.
+"""The silhouettes of the twelve kinds, and random paints for the eight colors.
 
-A kind is a handful of polygons in its own coordinates: x to the right, y down, everything inside the circle
-of radius 1 around the origin. What draws a picture and what marks the cells of a map use the same polygons.
+A kind consists of polygons in its own coordinates: x to the right, y down, inside the unit circle around the origin.
+Rendering and label maps use the same polygons.
 """
 
 import colorsys
@@ -29,7 +29,7 @@ KINDS = (
     "tree",
     "fish",
 )
-# lowest and highest hue in degrees, saturation and value: so far apart that light keeps the colors distinct
+# ranges of hue in degrees, saturation and value: far enough apart that lighting keeps the colors distinct
 PAINTS = {
     "red": ((-7, 9), (0.78, 1.0), (0.72, 1.0)),
     "orange": ((22, 38), (0.85, 1.0), (0.9, 1.0)),
@@ -41,7 +41,7 @@ PAINTS = {
     "black": ((0, 360), (0.0, 0.25), (0.0, 0.13)),
 }
 COLORS = tuple(PAINTS)
-MIN_CONTRAST = 90  # difference of two paints in a channel, from which on a thing needs no line around it
+MIN_CONTRAST = 90  # channel difference from which a thing needs no outline
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Shape:
 
     Attributes:
         silhouette: polygons [n, 2] whose union is the thing.
-        details: polygons drawn on top, each with its shade: below 0 darker, above 0 lighter, -1 to 1.
+        details: polygons drawn on top, each with a shade from -1 (darker) to 1 (lighter).
     """
 
     silhouette: tuple[Points, ...]
@@ -58,36 +58,36 @@ class Shape:
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float = 0, stop: float = 360, steps: int = 28) -> Points:
-    """Points [steps + 1, 2] on an ellipse around (x, y) from `start` to `stop` degrees."""
-    turn = np.radians(np.linspace(start, stop, steps + 1))
-    return np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1)
+    """Return points [steps + 1, 2] on an ellipse around (x, y) from `start` to `stop` degrees."""
+    angle = np.radians(np.linspace(start, stop, steps + 1))
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
 
 
 def disc(x: float, y: float, radius: float) -> Points:
-    """A whole circle as points [29, 2]."""
+    """Return a full circle as points [29, 2]."""
     return arc(x, y, radius, radius)
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
-    """The four corners [4, 2]."""
+    """Return the four corners [4, 2]."""
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=float)
 
 
 def _star() -> Points:
-    turn = np.radians(np.arange(10) * 36 - 90)
+    angle = np.radians(np.arange(10) * 36 - 90)
     radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.43)
-    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=1)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def _heart() -> Points:
-    turn = np.linspace(0, 2 * math.pi, 40)
-    x = 16 * np.sin(turn) ** 3
-    y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn))
+    angle = np.linspace(0, 2 * math.pi, 40)
+    x = 16 * np.sin(angle) ** 3
+    y = -(13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle))
     return np.stack([x, y], axis=1)
 
 
 def _ring() -> Shape:
-    # two halves that overlap a little, so that no seam shows
+    # two slightly overlapping halves, which leave no seam
     starts = (-95, 85)
     return Shape(
         tuple(np.concatenate([arc(0, 0, 1, 1, a, a + 190), arc(0, 0, 0.52, 0.52, a + 190, a)]) for a in starts)
@@ -113,7 +113,7 @@ def _cross() -> Points:
 
 
 def _moon() -> Points:
-    # two circles, radius 1 at the origin and 0.8 at (0.45, 0), meet at 51.3 and 77.4 degrees of their own
+    # two circles, radius 1 at the origin and 0.8 at (0.45, 0), intersect at 51.3 and 77.4 degrees on them
     return np.concatenate([arc(0, 0, 1, 1, 51.3, 308.7), arc(0.45, 0, 0.8, 0.8, 282.6, 77.4)])
 
 
@@ -184,10 +184,10 @@ def _raw_shape(kind: str) -> Shape:
 
 @cache
 def shape_of(kind: str) -> Shape:
-    """The polygons of `kind`, centerd and scaled so that its farthest point lies at distance 1.
+    """Return the polygons of `kind`, centered and scaled so that the farthest point has distance 1.
 
     Raises:
-        ValueError: for a kind that is not in KINDS.
+        ValueError: the kind is not in KINDS.
     """
     raw = _raw_shape(kind)
     points = np.concatenate(raw.silhouette)
@@ -200,32 +200,34 @@ def shape_of(kind: str) -> Shape:
 
 
 def transform_polygon(points: Points, x: float, y: float, radius: float, angle: float, flipped: bool) -> list[float]:
-    """A polygon [n, 2] mirrored, turned by `angle` degrees, scaled and moved to (x, y), as x, y, x, y, ..."""
+    """Return a polygon [n, 2] mirrored, rotated by `angle` degrees, scaled and moved, as x, y, x, y, ..."""
     cos, sin = math.cos(math.radians(angle)) * radius, math.sin(math.radians(angle)) * radius
     across = -1 if flipped else 1
-    turned = points @ np.array([[cos * across, sin * across], [-sin, cos]])
-    flat: list[float] = (turned + np.array([x, y])).ravel().tolist()
+    rotated = points @ np.array([[cos * across, sin * across], [-sin, cos]])
+    flat: list[float] = (rotated + np.array([x, y])).ravel().tolist()
     return flat
 
 
 def render_shape(
     kind: str, paint: Rgb, line: Rgb | None, radius: float, angle: float, flipped: bool, plain: bool = False
 ) -> Image.Image:
-    """A thing as an RGBA patch with its center in the middle and soft edges.
+    """Render a thing as an antialiased RGBA patch, centered.
 
     Args:
         kind: one of KINDS.
-        paint, line: the colors of the thing and of the line around it; None for no line.
+        paint, line: colors of the thing and of its outline; None for no outline.
         radius: in pixels.
-        angle, flipped: as of `tiny.scenes.Thing`.
-        plain: leave out the details on top, such as windows.
+        angle, flipped: see `tiny.scenes.Thing`.
+        plain: omit the details, such as windows.
     """
-    half = math.ceil(radius) + 2  # room for the line
-    patch = Image.new("RGBA", (4 * half, 4 * half), (*(line or paint), 0))  # twice the size, for smooth edges
+    half = math.ceil(radius) + 2  # margin for the outline
+    patch = Image.new(
+        "RGBA", (4 * half, 4 * half), (*(line or paint), 0)
+    )  # rendered at twice the size, for antialiasing
     draw = ImageDraw.Draw(patch)
     shape = shape_of(kind)
     outlines = [transform_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped) for part in shape.silhouette]
-    for points in outlines if line else []:  # all lines first, so that the paint covers those inside the thing
+    for points in outlines if line else []:  # outlines first, so that the paint covers the parts inside the thing
         draw.line([*points, *points[:4]], fill=line, width=max(5, round(radius / 6)), joint="curve")
     for points in outlines:
         draw.polygon(points, fill=paint)
@@ -236,19 +238,19 @@ def render_shape(
 
 
 def sample_paint(color: str, rng: np.random.Generator) -> Rgb:
-    """One RGB (0 to 255) that a person would call `color`, a little different every time."""
+    """Sample an RGB value (0 to 255) that people would call `color`."""
     hue, saturation, value = (rng.uniform(low, high) for low, high in PAINTS[color])
     red, green, blue = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def is_visible_on(paint: Rgb, surroundings: Rgb) -> bool:
-    """Whether paint is seen on those surroundings without a line around it."""
+    """Check whether the paint is visible on these surroundings without an outline."""
     return max(abs(mine - other) for mine, other in zip(paint, surroundings, strict=True)) >= MIN_CONTRAST
 
 
 def shade_paint(paint: Rgb, shade: float) -> Rgb:
-    """The paint mixed with black (shade below 0) or white (above 0); black itself can only get lighter."""
+    """Return the paint mixed with black (shade < 0) or white (shade > 0); black itself can only get lighter."""
     if shade < 0 and max(paint) < 60:
         shade = -shade * 0.4
     goal = 255 if shade > 0 else 0
@@ -257,7 +259,7 @@ def shade_paint(paint: Rgb, shade: float) -> Rgb:
 
 
 def outline_paint(color: str, paint: Rgb, surroundings: Rgb) -> Rgb:
-    """A line that stands out from the paint and from its surroundings."""
+    """Return an outline color that contrasts with the paint and its surroundings."""
     if color == "black":
         return shade_paint(paint, 0.75)
     dark = color == "white" or sum(surroundings) > 3 * 90

@@ -1,1 +1,1 @@
-"""Scenes -> rows of tokens -> batches -> training steps."""
+"""Training: scenes -> token ids -> batches -> training steps."""

@@ -1,7 +1,7 @@
-"""Scenes and questions -> batches to train on, drawn and encoded in worker processes.
+"""Training batches of scenes and questions, rendered and encoded in worker processes.
 
-A picture gets several questions, so that it is drawn and encoded once for all of them. Every batch has the same
-shapes, so that one CUDA graph serves all steps.
+An image has several questions, so that it is rendered and encoded once for all of them. All batches have the same
+shapes, so that one CUDA graph serves every step.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,9 +17,9 @@ from tiny.scenes import Scene, presence_map, render_scene, render_sketch, sample
 from tiny.training.encoding import BatchLayout, EncodedExample, sample_buckets
 
 IMAGE_SIZE = 224
-# Pictures come in other sizes too, so they are drawn in some and scaled, as the chat would.
+# Images are rendered at several sizes and resized as the chat does, since users have images of any size.
 RENDER_SIZES = (224, 224, 224, 224, 224, 168, 280)
-SKETCH_RATE = 0.12  # how often a scene is drawn on a plain ground, as others may draw it
+SKETCH_RATE = 0.12  # share of scenes rendered as sketches: plain shapes on a plain ground
 IGNORED_LABEL = -100
 
 TensorMap = Callable[[torch.Tensor], torch.Tensor]
@@ -27,13 +27,13 @@ TensorMap = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class Sequences:
-    """Token sequences padded on the right to one length.
+    """Token sequences, right-padded to one length.
 
     Attributes:
-        ids: [B, T].  labels: [B, T], the token that each position should predict, or IGNORED_LABEL.
-        context: [B], tokens before <sop>.
-        image_index: [B], each row's picture, or None where the rows have none.
-        image_start: index of the first placeholder, the same in every row.
+        ids: [B, T].  labels: [B, T], the target token at each position, or IGNORED_LABEL.
+        context: [B], number of tokens before <sop>.
+        image_index: [B], index of each sequence's image in the batch; None for sequences without images.
+        image_start: position of the first image placeholder, the same in every sequence.
     """
 
     ids: torch.Tensor
@@ -43,7 +43,7 @@ class Sequences:
     image_start: int
 
     def map(self, transform: TensorMap) -> "Sequences":
-        """Return the same with every tensor changed."""
+        """Apply a function to every tensor."""
         image_index = None if self.image_index is None else transform(self.image_index)
         return Sequences(
             transform(self.ids), transform(self.labels), transform(self.context), image_index, self.image_start
@@ -58,13 +58,13 @@ class Sequences:
 
 @dataclass
 class Batch:
-    """What one step trains on.
+    """One training batch.
 
     Attributes:
         images: uint8 [P, S, S, 3].
-        kinds, colors: [P, grid, grid], what each cell shows; -1 for none of the things.
-        places: bool [P, places, places, kinds + colors], what stands in each cell of a coarser grid.
-        sequences: groups of token sequences.
+        kinds, colors: [P, grid, grid], segmentation labels; -1 for background.
+        places: bool [P, places, places, kinds + colors], presence labels on a coarser grid.
+        sequences: buckets of token sequences.
     """
 
     images: torch.Tensor
@@ -74,7 +74,7 @@ class Batch:
     sequences: list[Sequences]
 
     def map(self, transform: TensorMap) -> "Batch":
-        """Return the same with every tensor changed."""
+        """Apply a function to every tensor."""
         parts = [part.map(transform) for part in self.sequences]
         maps = transform(self.kinds), transform(self.colors), transform(self.places)
         return Batch(transform(self.images), *maps, parts)
@@ -86,16 +86,16 @@ class Batch:
             yield from part.tensors()
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to a device without waiting."""
+        """Copy to a device asynchronously."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """Called by the data loader."""
+        """Pin all tensors; called by the data loader."""
         return self.map(torch.Tensor.pin_memory)
 
 
 def pad_examples(examples: list[EncodedExample], length: int, pad_id: int) -> Sequences:
-    """Pad rows on the right; one that is longer than `length` leaves its place empty."""
+    """Right-pad examples to `length`; an example that is longer leaves an empty sequence without labels."""
     ids = np.full((len(examples), length), pad_id)
     labels = np.full((len(examples), length), IGNORED_LABEL)
     context = np.ones(len(examples), dtype=int)
@@ -112,14 +112,14 @@ def pad_examples(examples: list[EncodedExample], length: int, pad_id: int) -> Se
 
 
 def render_training_image(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw a scene in one of the sizes, scaled to the model's: uint8 [S, S, 3]."""
+    """Render a scene at a random size, resized to the model's input: uint8 [S, S, 3]."""
     size = int(rng.choice(RENDER_SIZES))
     image = render_sketch(scene, size, rng) if rng.random() < SKETCH_RATE else render_scene(scene, size)
     return np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), 3))  # 3: bicubic
 
 
 def make_batch(tokenizer: Any, layout: BatchLayout, lengths: list[int], step: int) -> Batch:
-    """Draw the batch of a step: the same for the same sizes and step."""
+    """Build the batch of a step; deterministic for a layout and step."""
     rng = np.random.default_rng([layout.seed, step])
     scenes = [sample_scene(rng) for _ in range(layout.images)]
     maps = [segmentation_map(scene, layout.grid) for scene in scenes]
@@ -134,7 +134,7 @@ def make_batch(tokenizer: Any, layout: BatchLayout, lengths: list[int], step: in
 
 
 class BatchDataset(IterableDataset[Batch]):
-    """The batches of steps `first` to `last`, dealt out to the workers in turn."""
+    """The batches of steps `first` to `last`, distributed round-robin over the workers."""
 
     def __init__(self, directory: Path, layout: BatchLayout, lengths: list[int], first: int, last: int) -> None:
         self.directory = directory
@@ -154,7 +154,7 @@ class BatchDataset(IterableDataset[Batch]):
 
 
 def make_loader(dataset: BatchDataset, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Draw batches ahead in `workers` processes; they come in the order of their steps."""
+    """Return a loader that prepares batches in `workers` processes, in the order of steps."""
     return DataLoader(
         dataset, batch_size=None, num_workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None
     )

@@ -1,8 +1,8 @@
-"""Questions and answers -> token ids, each as the chat would encode it: the prompt is `model.prompt`'s.
+"""Encodes questions and answers as token ids, with the prompt of `model.prompt`, as the chat does.
 
-Beside them come words to repeat, drawn from the whole vocabulary. The output weights of tokens that are never said are
-all pushed in one direction, so that an adapter beside frozen weights could not tell one from another. Here every token
-is said.
+Sequences of random words from the whole vocabulary, to be repeated, are added. Without them, the output weights of
+tokens that never occur as targets all move in the same direction, and an adapter next to frozen weights could not
+distinguish them.
 """
 
 from dataclasses import dataclass, replace
@@ -18,29 +18,29 @@ from tiny.scenes import HELD_OUT, Scene, sample_scene
 from tiny.training.tokenizer import HEAD_PIECES
 from tiny.words.sentences import LANGUAGES, Language, pick, read_sentences
 
-MAX_TOKENS = 320  # tokens of prompt and answer; longer examples are left out
-TEXT_RATIO, REPETITION_RATIO = 0.04, 0.02  # small talk, and words to repeat, in sequences per sequence about a picture
-# A model that sees which words came before soon learns which never follow one another, and then does not say a pair of
-# color and kind that training never showed. Where words are hidden it has to look.
-MASKED_ANSWER_RATE, MASKED_TOKEN_RATE = 0.5, 0.3  # answers of which words are hidden, and how many of their words
-MIN_REPEATED, MAX_REPEATED = 3, 10  # tokens to repeat
+MAX_TOKENS = 320  # of prompt and answer; longer examples are skipped
+TEXT_RATIO, REPETITION_RATIO = 0.04, 0.02  # small talk and repetitions, relative to the image examples
+# A model that sees the preceding words learns which words never follow each other, and then does not produce a held-out
+# pair of color and kind. Masked words force it to use the image.
+MASKED_ANSWER_RATE, MASKED_TOKEN_RATE = 0.5, 0.3  # share of masked answers, and of masked tokens in them
+MIN_REPEATED, MAX_REPEATED = 3, 10  # tokens in a repetition
 PROMPT_LANGUAGES = {"zh": CHINESE, "en": ENGLISH}
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How much is in a batch.
+    """The composition of a batch.
 
     Attributes:
-        images: images in a batch.
-        questions: questions about each, half in each language.
-        bucket_ends: where the examples with an image, sorted by length, are split into buckets, as fractions. Few
-            buckets mean few
-            kernels, and a small last one for the long ones little padding.
-        grid: cells of a row of the object map.
-        places: cells of a row of the map of places, which is read from the image embeddings.
-        image_length: vectors that stand for a picture.
-        seed: of everything that is drawn.
+        images: number of images.
+        questions: questions per image, half of them in each language.
+        bucket_ends: where the image examples, sorted by length, are split into buckets, as fractions. Few buckets need
+            few
+            kernels; a small last one for the longest examples wastes little padding.
+        grid: rows of the segmentation map.
+        places: rows of the presence map, which is predicted from the image embeddings.
+        image_length: number of image embeddings per image.
+        seed: seed of all sampling.
     """
 
     images: int = 128
@@ -54,25 +54,25 @@ class BatchLayout:
     def __post_init__(self) -> None:
         if any(stop <= start for start, stop in self.buckets()):
             raise ValueError(
-                f"{self.images} pictures with {self.questions} questions each leave a part empty; take more."
+                f"{self.images} images with {self.questions} questions each leave a bucket empty; use more."
             )
 
     def buckets(self) -> list[tuple[int, int]]:
-        """Return where each part of the sorted rows begins and ends."""
+        """Return the start and end of each bucket among the sorted examples."""
         count = self.images * self.questions
         return list(pairwise([0, *(int(cut * count) for cut in self.bucket_ends), count]))
 
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """One encoded example, and the picture that it is about.
+    """One encoded example.
 
     Attributes:
-        prompt_ids: ids up to <sop>.
-        target_ids: ids to learn, the last one <eop>.
-        input_ids: the answer as the model sees it while it learns it, some ids hidden.
-        image_index: index of the picture in its batch.
-        image_start: index of the picture's first placeholder; None without a picture.
+        prompt_ids: token ids up to <sop>.
+        target_ids: token ids to learn, ending with <eop>.
+        input_ids: the answer as model input: `target_ids`, some of them replaced by [MASK].
+        image_index: index of its image in the batch.
+        image_start: position of the first image placeholder; None without an image.
     """
 
     prompt_ids: list[int]
@@ -86,7 +86,7 @@ class EncodedExample:
 
 
 def encode_example(tokenizer: Any, example: Example, image_index: int, image_length: int | None) -> EncodedExample:
-    """Encode an example, all of its answer seen."""
+    """Encode an example without masking."""
     turns = [Turn(question, answer) for question, answer in example.history]
     return _encode(tokenizer, turns, example.question, example.answer, example.language, image_index, image_length)
 
@@ -106,19 +106,20 @@ def _encode(
 
 
 def mask_answer(example: EncodedExample, mask_id: int, rng: np.random.Generator) -> EncodedExample:
-    """Return the row with some of its answer hidden from what comes after, or as it is."""
+    """Replace random tokens of the answer by [MASK] in the input, in a share of the examples."""
     if rng.random() >= MASKED_ANSWER_RATE:
         return example
-    hidden = rng.random(len(example.target_ids)) < MASKED_TOKEN_RATE
+    is_masked = rng.random(len(example.target_ids)) < MASKED_TOKEN_RATE
     return replace(
-        example, input_ids=[mask_id if hide else id_ for id_, hide in zip(example.target_ids, hidden, strict=True)]
+        example,
+        input_ids=[mask_id if masked else id_ for id_, masked in zip(example.target_ids, is_masked, strict=True)],
     )
 
 
 def sample_buckets(
     tokenizer: Any, layout: BatchLayout, scenes: list[Scene], rng: np.random.Generator
 ) -> list[list[EncodedExample]]:
-    """Ask about the scenes; return groups from short to long, the last one of examples without a picture."""
+    """Sample questions about the scenes; return buckets by length, the last one without images."""
     mask_id = tokenizer.mask_token_id
     examples = [
         mask_answer(
@@ -135,15 +136,15 @@ def sample_buckets(
 
 
 def sample_text_examples(tokenizer: Any, count: int, rng: np.random.Generator) -> list[EncodedExample]:
-    """Return what comes without a picture beside `count` questions about pictures."""
-    talks, repeats = (max(1, int(count * share / 2)) for share in (TEXT_RATIO, REPETITION_RATIO))
-    talk = [encode_example(tokenizer, sample_example(None, rng, code), 0, None) for code in LANGUAGES * talks]
-    said = [(code, *sample_repetition(tokenizer, code, rng)) for code in LANGUAGES * repeats]
-    return [*talk, *(_encode(tokenizer, [], question, answer, code) for code, question, answer in said)]
+    """Return the examples without images that accompany `count` image examples."""
+    talk_count, repetition_count = (max(1, int(count * ratio / 2)) for ratio in (TEXT_RATIO, REPETITION_RATIO))
+    talk = [encode_example(tokenizer, sample_example(None, rng, code), 0, None) for code in LANGUAGES * talk_count]
+    repetitions = [(code, *sample_repetition(tokenizer, code, rng)) for code in LANGUAGES * repetition_count]
+    return [*talk, *(_encode(tokenizer, [], question, answer, code) for code, question, answer in repetitions)]
 
 
 def sample_repetition(tokenizer: Any, language: Language, rng: np.random.Generator) -> tuple[str, str]:
-    """Return a request and its answer, words of that language in any order."""
+    """Return a request to repeat random words of a language, and the words as its answer."""
     (start, stop), first = tokenizer.english_forbidden_ids[0], len(HEAD_PIECES)
     low, high = (start, stop) if language == "zh" else (first, start)
     words = ""
@@ -155,12 +156,12 @@ def sample_repetition(tokenizer: Any, language: Language, rng: np.random.Generat
 
 
 def names_held_out(language: Language, text: str) -> bool:
-    """Whether the text names a pair that training must not have."""
+    """Check whether the text names a held-out pair."""
     return any((mention.color, mention.kind) in HELD_OUT for mention in find_mentions(language, text.lower()))
 
 
 def plan_bucket_lengths(tokenizer: Any, layout: BatchLayout, trials: int = 16) -> list[int]:
-    """The length of each group of every batch: what the longest of some trial batches need, up to LONGEST."""
+    """Return the length of each bucket: the longest example of some trial batches, at most MAX_TOKENS."""
     longest = []
     for trial in range(trials):
         rng = np.random.default_rng([layout.seed, trial, 1])

@@ -1,4 +1,4 @@
-"""The network of visualglm-tiny, and what its training adds: the losses, and faster forms of the same arithmetic."""
+"""The network of visualglm-tiny, its training losses, and faster equivalents of some of its operations."""
 
 from argparse import Namespace
 from functools import partial
@@ -24,10 +24,10 @@ PATCH = 14
 VISION_WIDTH, QUERY_WIDTH, LANGUAGE_WIDTH = 192, 128, 256
 VISION_LAYERS, LANGUAGE_LAYERS = 5, 4
 IMAGE_LENGTH = BatchLayout.image_length
-RARE_LOGIT = -4.0  # the logit of a kind or color in a cell, before anything is known
-APPEARANCE_CELLS = 8  # in a row of the coarse picture that the image embeddings have to tell
-APPEARANCE_SCALE = 0.2  # times that picture, which has as many numbers, the mean of the embeddings is to be
-STATE_LAYER, STATE_CELLS = 2, 4  # which layer's input is to tell the look of the picture, in so many cells a row
+RARE_LOGIT = -4.0  # initial logit of a kind or color in a cell
+APPEARANCE_CELLS = 8  # rows of the low-resolution image predicted from the image embeddings
+APPEARANCE_SCALE = 0.2  # the mean embedding is this times the low-resolution image, which has as many values
+STATE_LAYER, STATE_CELLS = 2, 4  # the layer whose input predicts an even coarser image, and its rows
 CROSS_ATTENTION = [True, True, True]
 
 
@@ -83,21 +83,21 @@ def make_config(tokenizer: Any) -> dict[str, Any]:
             "en": "drawn scenes only; of photographs it knows nothing",
             "zh": "只认识绘制的场景，对照片一无所知",
         },
-        "prompt_language": "auto",  # it was taught each language with that language's marks
+        "prompt_language": "auto",  # it was trained on each language with that language's prompt
     }
 
 
 def build(directory: Path, seed: int) -> tuple[VisualGLMModel, dict[str, Any]]:
-    """Build the untrained network for the tokenizer in `directory`; return it and its configuration."""
+    """Build an untrained network for the tokenizer in `directory`; return it and its configuration."""
     config = make_config(load_tokenizer(directory))
     torch.manual_seed(seed)
     args = VisualGLMModel.get_args(**config)
-    # With fresh pictures in every step there is nothing to overfit: no dropout.
+    # Every step has new images, so there is nothing to overfit: no dropout.
     return VisualGLMModel(Namespace(**vars(args))).eval(), config
 
 
 class FusedAttention(BaseMixin):
-    """The language model's attention as one kernel. SAT's asks the GPU what the mask holds, which no graph records."""
+    """The language model's attention as one kernel. SAT's reads the mask back to the host, which cannot be captured."""
 
     def attention_fn(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *_: Any, **__: Any
@@ -106,14 +106,14 @@ class FusedAttention(BaseMixin):
 
 
 class FixedLengthRotary(RotaryEmbedding):
-    """Rotary tables as long as the longest sequence, whatever a batch holds: its length stays on the GPU."""
+    """Rotary tables of the maximum length: the actual length stays on the GPU, without a synchronization."""
 
     def forward(self, x: torch.Tensor, seq_len: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
         return super().forward(x, MAX_TOKENS)
 
 
 def install_fast_ops(network: VisualGLMModel) -> None:
-    """Exchange parts of the network, none with weights, for faster ones that compute the same."""
+    """Replace weightless operations of the network by faster equivalents."""
     network.get_mixin("chatglm-attn").rotary_emb = FixedLengthRotary(network.rotary.dim)
     for layer in network.transformer.layers:
         layer.mlp.activation_func = partial(F.gelu, approximate="tanh")
@@ -121,14 +121,14 @@ def install_fast_ops(network: VisualGLMModel) -> None:
 
 
 class Losses(NamedTuple):
-    """What training makes small, each a scalar.
+    """The training losses, each a scalar.
 
     Attributes:
-        answer: cross-entropy of the answers' tokens, their mean in nats.
-        map: the same of what the ViT's patches tell of the kind and the color that each shows.
-        places: the same of what the image embeddings tell of where which kinds and colors stand.
-        look: mean squared error of what their mean tells of the picture's brightness and colors, or is of them.
-        state: the same of what the language model's states tell of these where it answers.
+        answer: mean cross-entropy of the answer tokens, in nats.
+        map: cross-entropy of kind and color at each ViT patch (segmentation).
+        places: cross-entropy of which kinds and colors are in which cell, from the image embeddings.
+        look: mean squared error of the low-resolution image predicted from, or equal to, the mean image embedding.
+        state: mean squared error of the low-resolution image predicted from the language model's states at the answer.
     """
 
     answer: torch.Tensor
@@ -139,12 +139,12 @@ class Losses(NamedTuple):
 
 
 class TrainingModel(nn.Module):
-    """The network, with linear heads that are thrown away after training.
+    """The network with linear auxiliary heads that are discarded after training.
 
     Args:
-        network: to train.
-        is_bound: whether the mean of the image embeddings has to be the look itself, which otherwise a head may bring
-            out, however faint it is.
+        network: the network to train.
+        direct_appearance: whether the mean image embedding itself must equal the low-resolution image. Otherwise a head
+            predicts it, however small its share of the embedding's variance is.
     """
 
     def __init__(self, network: VisualGLMModel, direct_appearance: bool = False) -> None:
@@ -152,6 +152,7 @@ class TrainingModel(nn.Module):
         install_fast_ops(network)
         self.network = network
         self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
+        # The names of the heads are keys of saved training states.
         self.colour_head = nn.Linear(VISION_WIDTH, len(COLORS) + 1)
         self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, BatchLayout.places**2 * (len(KINDS) + len(COLORS)))
         nn.init.constant_(self.place_head.bias, RARE_LOGIT)
@@ -168,7 +169,7 @@ class TrainingModel(nn.Module):
         embeddings = blip2.glm_proj(blip2.qformer(features))
         coarse = appearance_of(pixels, STATE_CELLS).flatten(1)
         sums = [(self.answer_loss(part, embeddings), self.state_error(part, coarse)) for part in batch.sequences]
-        answers, errors = (torch.stack(some).sum() for some in zip(*sums, strict=True))
+        answers, errors = (torch.stack(values).sum() for values in zip(*sums, strict=True))
         tokens = torch.stack([(part.labels != IGNORED_LABEL).sum() for part in batch.sequences]).sum()
         places = self.place_head(embeddings.flatten(1)).float()
         mean = embeddings.mean(dim=1)
@@ -182,51 +183,60 @@ class TrainingModel(nn.Module):
         )
 
     def answer_loss(self, part: Sequences, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return the summed cross-entropy of the answers' tokens."""
-        picture = {} if part.image_index is None else {"image_embeddings": embeddings.index_select(0, part.image_index)}
+        """Return the summed cross-entropy of the answer tokens."""
+        image_arguments = (
+            {} if part.image_index is None else {"image_embeddings": embeddings.index_select(0, part.image_index)}
+        )
         logits = self.network(
             part.ids,
             position_ids=position_ids(part),
             attention_mask=attention_mask(part),
             pre_image=part.image_start,
-            **picture,
+            **image_arguments,
         )[0]
         return F.cross_entropy(
             logits.flatten(0, 1).float(), part.labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
         )
 
-    def state_error(self, part: Sequences, look: torch.Tensor) -> torch.Tensor:
-        """Return how badly the states that `answer_loss` met tell the looks [P, C], summed over the answers' tokens.
+    def state_error(self, part: Sequences, appearance: torch.Tensor) -> torch.Tensor:
+        """Return the error of the appearance [P, C] predicted from the states, summed over answer tokens.
 
-        No number has more than a unit's length of a state to read, so that it cannot be told faintly.
+        Uses the states of the preceding `answer_loss` call. The head's rows have unit length, so that the states cannot
+        encode
+        the appearance with a tiny amplitude.
         """
         states = F.layer_norm(self.states, (LANGUAGE_WIDTH,))
-        told = F.linear(states, F.normalize(self.state_head.weight, dim=1), self.state_head.bias).float()
+        predicted = F.linear(states, F.normalize(self.state_head.weight, dim=1), self.state_head.bias).float()
         if part.image_index is None:
-            return 0 * told.sum()
-        errors = (told - look.index_select(0, part.image_index)[:, None]).square().mean(dim=-1)
+            return 0 * predicted.sum()
+        errors = (predicted - appearance.index_select(0, part.image_index)[:, None]).square().mean(dim=-1)
         return (errors * (part.labels != IGNORED_LABEL)).sum()
 
     def _keep_states(self, module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         self.states = given[0]
 
     def map_loss(self, patches: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return how badly the patches [P, N, Dv] tell what they show."""
+        """Return the cross-entropy of kind and color at the patches [P, N, Dv]."""
         kind = F.cross_entropy(self.kind_head(patches).flatten(0, 1).float(), batch.kinds.flatten() + 1)
         color = F.cross_entropy(self.colour_head(patches).flatten(0, 1).float(), batch.colors.flatten() + 1)
         return kind + color
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 [P, S, S, 3] into pixels [P, 3, S, S], as `model.images.preprocess.preprocess` does."""
+    """Normalize uint8 [P, S, S, 3] to pixels [P, 3, S, S], as `model.images.preprocess.preprocess` does."""
     scale = [1 / (255 * std) for std in CLIP_STD]
     shift = [mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
-    channels = [images[..., i].float() * scale[i] - shift[i] for i in range(3)]  # numbers, no tensor to copy
+    channels = [
+        images[..., i].float() * scale[i] - shift[i] for i in range(3)
+    ]  # scalars: no tensor to copy to the device
     return torch.stack(channels, dim=1)
 
 
 def appearance_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
-    """Return [P, 4, cells, cells] of pixels [P, 3, S, S]: the mean of each color, and how much brightness varies."""
+    """Return the low-resolution appearance [P, 4, cells, cells] of pixels [P, 3, S, S].
+
+    The channels are the mean of each color, and the standard deviation of the brightness.
+    """
     size = pixels.shape[-1] // cells
     brightness = pixels.mean(dim=1, keepdim=True)
     variance = F.avg_pool2d(brightness.square(), size) - F.avg_pool2d(brightness, size).square()
@@ -234,11 +244,11 @@ def appearance_of(pixels: torch.Tensor, cells: int) -> torch.Tensor:
 
 
 def position_ids(part: Sequences) -> torch.Tensor:
-    """Return [B, 2, T]: the place in the context, then the place in the answer."""
+    """Return [B, 2, T]: the positions in the context and in the answer."""
     return positions_2d(torch.arange(part.ids.shape[1], device=part.ids.device), part.context[:, None])
 
 
 def attention_mask(part: Sequences) -> torch.Tensor:
-    """Return [B, 1, T, T], 1 where a row sees a column: what came before, and the whole context."""
+    """Return the prefix mask [B, 1, T, T]: 1 for the context and for earlier tokens."""
     index = torch.arange(part.ids.shape[1], device=part.ids.device)
     return prefix_mask(index, part.context[:, None, None])[:, None].float()

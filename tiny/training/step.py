@@ -1,7 +1,7 @@
-"""One step of training, recorded as a CUDA graph where there is a GPU.
+"""One training step, captured as a CUDA graph on a GPU.
 
-The network is so small that a GPU would wait for Python between its kernels: recorded once and replayed, the same
-step is several times faster (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+The network is so small that the GPU would wait for Python between kernels: a replayed graph makes a step several times
+faster (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 """
 
 import torch
@@ -11,15 +11,18 @@ from model.kernels.torch_ops import exclusive_capture
 from tiny.training.data import Batch
 from tiny.training.network import Losses, TrainingModel
 
-# Of the losses in their sum: from nothing, and from a trained model, which new heads could first teach nothing.
+# Loss weights of the first stage, and of the second, whose newly initialized heads would be useless at first.
 LOSS_WEIGHTS = {"answer": 1.0, "map": 0.5, "places": 8.0, "look": 0.2, "state": 0.0}
 SECOND_STAGE_LOSS_WEIGHTS = {"answer": 1.0, "map": 0.0, "places": 0.0, "look": 0.3, "state": 0.1}
 BETAS, WEIGHT_DECAY, MAX_GRADIENT_NORM = (0.9, 0.98), 0.05, 1.0
-WARM_UP_STEPS = 3  # steps before recording, in which libraries allocate and choose kernels
+WARM_UP_STEPS = 3  # steps before capture, in which libraries allocate memory and choose kernels
 
 
 def make_optimizer(model: nn.Module, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices, neither biases nor norms, with a rate that a graph reads from the device."""
+    """Return AdamW with weight decay on matrices only, not on biases and norms.
+
+    The learning rate is a tensor on the device, which a captured graph reads.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
@@ -31,17 +34,17 @@ def make_optimizer(model: nn.Module, device: torch.device) -> torch.optim.AdamW:
 
 
 class TrainingStep:
-    """Makes one step at each call.
+    """Runs one training step per call.
 
     Args:
-        trainee: to train.
-        optimizer: of `make_optimizer`.
-        device: that it is on.
-        weights: of the losses in their sum.
+        model: the model to train.
+        optimizer: from `make_optimizer`.
+        device: device of the model.
+        weights: loss weights by name.
 
     Attributes:
-        losses: of the last step, on the device.
-        norm: the length of its gradient, before it was clipped.
+        losses: losses of the last step, on the device.
+        norm: gradient norm of the last step, before clipping.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class TrainingStep:
         self.norm: torch.Tensor
 
     def __call__(self, batch: Batch, rate: float) -> None:
-        """Train on a batch, whose shapes are those of the batches before, with that learning rate."""
+        """Train on a batch with this learning rate; all batches must have the same shapes."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
         self._copy_batch(batch)
@@ -72,11 +75,11 @@ class TrainingStep:
             self.graph.replay()
 
     def report(self) -> dict[str, float]:
-        """Return the losses of the last step and the norm of its gradient, by name."""
+        """Return the losses and the gradient norm of the last step, by name."""
         return {name: value.item() for name, value in {**self.losses._asdict(), "norm": self.norm}.items()}
 
     def _copy_batch(self, batch: Batch) -> None:
-        """Put a batch where the graph reads it."""
+        """Copy a batch into the static input buffers of the graph."""
         if self.batch is None:
             self.batch = batch.to(self.device)
             return
@@ -93,7 +96,7 @@ class TrainingStep:
         self.losses = Losses(*(loss.detach() for loss in losses))
 
     def _train_step_on_side_stream(self) -> None:
-        """Compute on another stream, as recording does."""
+        """Run a step on a side stream, as required before capture."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -102,7 +105,7 @@ class TrainingStep:
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # The loader's own thread allocates pinned memory meanwhile, which is no business of this recording.
+        # thread_local: the loader's thread allocates pinned memory meanwhile, which must not invalidate this capture.
         with exclusive_capture(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._train_step()
         return graph

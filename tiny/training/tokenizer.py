@@ -1,8 +1,8 @@
-"""Trains a small vocabulary that is laid out as the published ice_text.model.
+"""Trains a small vocabulary with the layout of the published ice_text.model.
 
-A sentencepiece model is a protocol buffer: a list of pieces, whose places are their ids, and specifications.
-Training puts the bytes first, the published file has them last. That list is all that changes, so it is
-written here by hand (https://protobuf.dev/programming-guides/encoding/): no dependency on protobuf.
+A sentencepiece model is a protocol buffer: a list of pieces, whose indices are their ids, and specifications. The
+trainer puts the byte pieces first, the published file has them last. Only that list is rewritten, so the messages are
+encoded here by hand (https://protobuf.dev/programming-guides/encoding/), without a dependency on protobuf.
 """
 
 import io
@@ -26,9 +26,9 @@ CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>"
 HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
 CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # punctuation and characters
 LAYOUT = re.compile("|".join(map(re.escape, whitespace_pieces())))
-LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; a Chinese word has rarely more than four
-# Chinese has no blanks, so colors and nouns are set apart here: were 红色的球 one piece, a color that training never
-# shows with a noun would be written quite unlike all others.
+LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; Chinese words rarely have more than four
+# Chinese has no spaces, so colors and nouns are split here: if 红色的球 were one piece, a held-out pair would be
+# tokenized unlike all other pairs.
 COLORS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])
 SPLIT_OFF = re.compile("|".join((f"([{COLORS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
 PIECES_FIELD, TRAINER_FIELD = 1, 2  # of ModelProto
@@ -36,7 +36,7 @@ SEEDS_FIELD = 54  # TrainerSpec.seed_sentencepieces_file
 
 
 class VocabularyEntry(NamedTuple):
-    """One entry of the vocabulary: its text, its log-probability and its kind (`NORMAL`, `CONTROL`, ...)."""
+    """One entry of the vocabulary: text, log-probability and type (`NORMAL`, `CONTROL`, ...)."""
 
     text: str
     score: float
@@ -44,7 +44,7 @@ class VocabularyEntry(NamedTuple):
 
 
 class ProtobufField(NamedTuple):
-    """A protobuf field: its number, all its bytes, and those after its head."""
+    """A protobuf field: its number, all its bytes, and its payload."""
 
     number: int
     raw: bytes
@@ -52,18 +52,19 @@ class ProtobufField(NamedTuple):
 
 
 def train_tokenizer(texts: Iterable[str], out_dir: Path, vocab_size: int = 1500) -> None:
-    """Writes ice_text.model and tokenizer_config.json, for `ChatGLMTokenizer.from_pretrained(out_dir)`.
+    """Write ice_text.model and tokenizer_config.json, for `ChatGLMTokenizer.from_pretrained(out_dir)`.
 
-    The same texts give the same files: nothing is sampled.
+    Deterministic: the same texts give the same files.
 
     Args:
-        texts: what the model will read and write, one example each.
-        out_dir: made if it is not there.
-        vocab_size: pieces in all, 349 of them given (special, layout and byte pieces); fewer if the texts are
-            too poor for so many. Every character of the texts gets a piece.
+        texts: training texts, one example each.
+        out_dir: output directory, created if missing.
+        vocab_size: total number of pieces, 349 of them fixed (special, layout and byte pieces); fewer if the texts do
+            not
+            support that many. Every character of the texts gets a piece.
 
     Raises:
-        RuntimeError: there is no text, or vocab_size is too small for its characters.
+        RuntimeError: there are no texts, or vocab_size is too small for their characters.
     """
     trained = train_unigram([encode_whitespace(text) for text in texts], vocab_size)
     pieces = order_pieces(read_pieces(trained))
@@ -74,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], out_dir: Path, vocab_size: int = 1500)
 
 
 def train_unigram(texts: list[str], vocab_size: int) -> bytes:
-    """A sentencepiece model with all the pieces of the published layout, in sentencepiece's order."""
+    """Train a sentencepiece model with all fixed pieces, in sentencepiece's order."""
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as directory:
         seeds_file = Path(directory) / "seeds.tsv"
@@ -88,24 +89,24 @@ def train_unigram(texts: list[str], vocab_size: int) -> bytes:
             hard_vocab_limit=False,
             seed_sentencepieces_file=str(seeds_file),
             character_coverage=1.0,
-            max_sentence_length=1 << 20,  # longer ones would be left out silently
+            max_sentence_length=1 << 20,  # longer texts would be skipped silently
             normalization_rule_name="nmt_nfkc",
             split_digits=True,
             byte_fallback=True,
             pad_id=HEAD_PIECES.index("<pad>"),
             control_symbols=list(CONTROL_PIECES),
             user_defined_symbols=list(whitespace_pieces()),
-            num_threads=1,  # sums of several threads depend on their order
+            num_threads=1,  # floating-point sums of several threads depend on their order
             minloglevel=2,
         )
     return model.getvalue()
 
 
 def count_candidates(texts: list[str]) -> dict[str, int]:
-    """The candidates for pieces, with how often they occur: parts of words seen at least twice.
+    """Return candidate pieces with their counts: parts of words that occur at least twice.
 
-    Sentencepiece's own search looks at the distinct words, so a word that is always written alike is never
-    found: with the few words of our scenes that would leave hardly more than letters.
+    Sentencepiece's own candidate search counts distinct words, so it never finds a word that is always written the same
+    way: the few words of our scenes would yield hardly more than letters.
     """
     words = Counter(word for text in texts for word in split_words(text))
     candidates: Counter[str] = Counter()
@@ -118,14 +119,14 @@ def count_candidates(texts: list[str]) -> dict[str, int]:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text with marked layout, each with the "▁" of the blank before it; in Chinese, its phrases."""
+    """Split a text with marked layout into words, each with the "▁" of its leading space; Chinese into phrases."""
     parts = LAYOUT.split(" " + unicodedata.normalize("NFKC", text))
     words = [word for part in parts for word in re.findall("▁?[^▁]+", part.replace(" ", "▁"))]
     return [part for word in words for part in SPLIT_OFF.split(word) if part]
 
 
 def read_pieces(model: bytes) -> list[VocabularyEntry]:
-    """The vocabulary of a sentencepiece model, in the order of ids."""
+    """Return the vocabulary of a sentencepiece model, in the order of ids."""
     processor = SentencePieceProcessor(model_proto=model)
     layout = whitespace_pieces()
 
@@ -139,7 +140,7 @@ def read_pieces(model: bytes) -> list[VocabularyEntry]:
 
 
 def order_pieces(pieces: list[VocabularyEntry]) -> list[VocabularyEntry]:
-    """`pieces` in the published order, with the Chinese ones together at the end of the normal ones."""
+    """Return `pieces` in the published order, with the Chinese ones last among the normal ones."""
     by_text = {piece.text: piece for piece in pieces}
     normal = [piece for piece in pieces if piece.kind == NORMAL]
     normal.sort(key=lambda piece: bool(CHINESE.search(piece.text)))  # keeps the order within both halves
@@ -154,13 +155,13 @@ def order_pieces(pieces: list[VocabularyEntry]) -> list[VocabularyEntry]:
 
 
 def chinese_ranges(pieces: list[VocabularyEntry]) -> list[tuple[int, int]]:
-    """The half-open range of ids of the Chinese pieces of a laid-out vocabulary; [] if it has none."""
+    """Return the half-open id range of the Chinese pieces of an ordered vocabulary; [] if it has none."""
     ids = [i for i, piece in enumerate(pieces) if CHINESE.search(piece.text)]
     return [(ids[0], ids[-1] + 1)] if ids else []
 
 
 def replace_pieces(model: bytes, pieces: list[VocabularyEntry]) -> bytes:
-    """`model` with another list of pieces, and without the path of the seeds, which differs each time."""
+    """Return `model` with another list of pieces, and without the random path of the candidates file."""
     rest = {field.number: field for field in read_fields(model) if field.number != PIECES_FIELD}
     trainer = [field.raw for field in read_fields(rest.pop(TRAINER_FIELD).body) if field.number != SEEDS_FIELD]
     vocabulary = [encode_field(PIECES_FIELD, encode_piece(piece)) for piece in pieces]
@@ -169,25 +170,25 @@ def replace_pieces(model: bytes, pieces: list[VocabularyEntry]) -> bytes:
 
 
 def encode_piece(piece: VocabularyEntry) -> bytes:
-    """A SentencePiece message: text (field 1), score (field 2, a float), kind (field 3, an integer)."""
+    """Encode a SentencePiece message: text (field 1), score (field 2, float), type (field 3, integer)."""
     return (
         encode_field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score) + b"\x18" + bytes([piece.kind])
     )
 
 
 def encode_field(number: int, body: bytes) -> bytes:
-    """A protobuf field of bytes."""
+    """Encode a protobuf field of bytes."""
     return encode_varint(number << 3 | 2) + encode_varint(len(body)) + body
 
 
 def encode_varint(value: int) -> bytes:
-    """An integer as seven bits a byte, the lowest first; the high bit says that more follow."""
+    """Encode an integer in groups of seven bits, lowest first; the high bit marks continuation."""
     low = bytes([value & 127])
     return low if value < 128 else bytes([low[0] | 128]) + encode_varint(value >> 7)
 
 
 def read_fields(message: bytes) -> Iterator[ProtobufField]:
-    """The fields of a protobuf message, in order."""
+    """Yield the fields of a protobuf message, in order."""
     offset = 0
     while offset < len(message):
         start = offset
@@ -201,7 +202,7 @@ def read_fields(message: bytes) -> Iterator[ProtobufField]:
 
 
 def read_varint(message: bytes, offset: int) -> tuple[int, int]:
-    """The integer that begins at byte `offset`, and the place behind it."""
+    """Return the integer that starts at byte `offset`, and the offset after it."""
     value = shift = 0
     while message[offset] > 127:
         value |= (message[offset] & 127) << shift

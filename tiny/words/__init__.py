@@ -1,1 +1,1 @@
-"""What people say, and what things are called, in Chinese and English."""
+"""Sentence templates and vocabulary, in Chinese and English."""

@@ -1,15 +1,18 @@
-"""A question in the words of one of many people: a template, the names of its things, and their habits of writing."""
+"""Words a question with random variation: template, names of things, and writing style."""
 
 from tiny.words.sentences import Language, Rng, expand, pick, templates_of
 from tiny.words.vocabulary import NOUNS, add_article, make_plural, names_of
 
-ALIAS_RATE = 0.25  # how often a question uses a further name of a kind
-SHORT_COLOR_RATE = 0.25  # how often a Chinese question says 红球 or 红的球 for 红色的球
-LATE_COLOR_RATE = 0.04  # how often an English one says "the ball that is red"
-GENERIC_MEASURE_RATE = 0.12  # how often 个 stands for any measure word
-CARELESS_RATE, POLITE_RATE = 0.25, 0.4  # up to where punctuation is left out, and politeness added
-OTHER_COLOR_RATE = 0.1  # how often a color has its other name, if it has one
-OTHER_REGION_RATE = 0.6  # how often a place or a side has another of its names
+ALIAS_RATE = 0.25  # share of questions that use a synonym of a kind
+SHORT_COLOR_RATE = 0.25  # share of Chinese questions that say 红球 or 红的球 instead of 红色的球
+LATE_COLOR_RATE = 0.04  # share of English questions that say "the ball that is red"
+GENERIC_MEASURE_RATE = 0.12  # share of questions that use 个 instead of the proper measure word
+CARELESS_RATE, POLITE_RATE = (
+    0.25,
+    0.4,
+)  # thresholds below which punctuation is dropped, and below which politeness is added
+OTHER_COLOR_RATE = 0.1  # share of questions that use a synonym of a color, if it has one
+OTHER_REGION_RATE = 0.6  # share of questions that sample among all names of a region or side
 PERIODS = {"zh": "？?。.！!", "en": "?.!"}
 POLITE = ("请", "你", "能", "告诉", "麻烦", "帮", "可以", "我", "说", "看")
 
@@ -18,28 +21,28 @@ EN_THINGS = ("thing", "object", "item")
 
 
 def word_question(rng: Rng, language: Language, topic: str, **fields: str) -> str:
-    """Return a question of that topic with the fields of its templates filled in."""
+    """Return a question on a topic, with the fields of its template filled in."""
     return vary_style(expand(rng, language, pick(rng, templates_of(language)[topic]), fields), rng, language)
 
 
 def name_fields(rng: Rng, language: Language, kind: str | None, color: str | None = None) -> dict[str, str]:
-    """Return the fields of a thing; without a kind of anything of that color."""
+    """Return the template fields of a thing; without a kind, of anything of that color."""
     return (_name_chinese if language == "zh" else _name_english)(rng, kind, color)
 
 
 def other_fields(rng: Rng, language: Language, kind: str, color: str | None = None) -> dict[str, str]:
-    """Return the fields of the second thing of a question."""
+    """Return the template fields of the second thing of a question."""
     fields = name_fields(rng, language, kind, color)
     return {"other": fields["name"], "other_measure": fields.get("measure", "")}
 
 
 def region_field(rng: Rng, language: Language, place: str) -> dict[str, str]:
-    """Return {place}: 左上角 | in the top left corner, or another name of that region."""
+    """Return {place}: 左上角 | in the top left corner, or another name of the region."""
     return {"place": _pick_region(rng, names_of(language, "regions", place))}
 
 
 def side_field(rng: Rng, language: Language, side: str) -> dict[str, str]:
-    """Return {side}: 左边 | to the left of, or another name of that side."""
+    """Return {side}: 左边 | to the left of, or another name of the side."""
     return {"side": _pick_region(rng, names_of(language, "sides", side))}
 
 
@@ -103,7 +106,7 @@ def _name_english(rng: Rng, kind: str | None, color: str | None) -> dict[str, st
 
 
 def vary_style(question: str, rng: Rng, language: Language, polite: bool = True) -> str:
-    """Return the question as careless or, where it may be, polite people write it."""
+    """Vary a question: lower case, missing punctuation or, if `polite`, polite phrases."""
     chance = rng.random()
     if not polite and CARELESS_RATE < chance < POLITE_RATE:
         return question

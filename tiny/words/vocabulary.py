@@ -1,4 +1,4 @@
-"""What things, colors, places and numbers are called in Chinese and English, as tiny/sentences/names.toml says."""
+"""The Chinese and English names of things, colors, regions and numbers, from tiny/sentences/names.toml."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Noun:
     Attributes:
         zh, measure: the Chinese noun and its measure word.
         en, plural: the English noun, singular and plural.
-        zh_others, en_others: further names that people use, the English ones regular in the plural.
+        zh_others, en_others: synonyms; the English ones have regular plurals.
     """
 
     zh: str
@@ -30,7 +30,7 @@ OBJECT = Noun(**NAMES["object"])
 
 
 def names_of(language: Language, group: str, key: str) -> list[str]:
-    """Return all names of a key of "colours", "regions", "sides", "ways" or "sizes", the one in answers first."""
+    """Return all names of a key of "colours", "regions", "sides", "ways" or "sizes", the one for answers first."""
     names: list[str] = NAMES[group][key][language]
     return names
 
@@ -46,7 +46,7 @@ def name_region(language: Language, place: str) -> str:
 
 
 def name_side(language: Language, side: str) -> str:
-    """Return 左边 | to the left of, which comes before or after a thing."""
+    """Return 左边 | to the left of; the thing stands before it in Chinese, after it in English."""
     return names_of(language, "sides", side)[0]
 
 
@@ -56,7 +56,7 @@ def name_way(language: Language, way: str) -> str:
 
 
 def name_kind(language: Language, kind: str | None, count: int = 1) -> str:
-    """Return 球 | ball, or balls for any count but 1; without a kind 物体 | object."""
+    """Return 球 | ball, or balls for a count other than 1; without a kind 物体 | object."""
     noun = NOUNS[kind] if kind else OBJECT
     if language == "zh":
         return noun.zh
