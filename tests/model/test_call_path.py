@@ -50,6 +50,6 @@ def test_few_frames_and_files_lead_to_the_encoder(path_to_the_encoder: list[tupl
 
 def test_the_map_names_the_files_in_their_order(path_to_the_encoder: list[tuple[str, str]]) -> None:
     assert model.__doc__ is not None
-    places: list[Any] = [model.__doc__.find(file) for file in dict.fromkeys(file for file, _ in path_to_the_encoder)]
-    assert -1 not in places
-    assert places == sorted(places)
+    positions: list[Any] = [model.__doc__.find(file) for file in dict.fromkeys(file for file, _ in path_to_the_encoder)]
+    assert -1 not in positions
+    assert positions == sorted(positions)

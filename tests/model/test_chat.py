@@ -75,8 +75,8 @@ def test_the_given_history_is_not_changed(tiny: SatChatModel) -> None:
 
 
 def test_positional_arguments_in_the_originals_order(tiny: SatChatModel) -> None:
-    picture = Image.open(SCENE)
-    answer, _, _ = chat("", tiny.network, tiny.tokenizer, "描述这张图片。", [], picture, 300, 0.4, 100, 0.0)
+    image = Image.open(SCENE)
+    answer, _, _ = chat("", tiny.network, tiny.tokenizer, "描述这张图片。", [], image, 300, 0.4, 100, 0.0)
     assert answer == DESCRIPTION
 
 
@@ -290,8 +290,8 @@ def test_turns_and_languages_make_the_prompt(tiny: SatChatModel) -> None:
 
 
 def test_a_batch_equals_separate_calls(tiny: SatChatModel) -> None:
-    picture = Image.open(SCENE)
-    images = [str(SCENE), picture, None, "", str(SCENE)]
+    image = Image.open(SCENE)
+    images = [str(SCENE), image, None, "", str(SCENE)]
     queries = ["描述这张图片。", "有小汽车吗？", "草地是什么颜色的？", "你好", "它是什么颜色的？"]
     histories = [[], [], [], [], [("有小汽车吗？", "有，图片中有一辆小汽车。")]]
     settings = {"temperature": 0, "repetition_penalty": 1.0}

@@ -127,8 +127,8 @@ def test_qlora_quantizes_the_language_model_and_merges(plain: VisualGLMModel) ->
     linear = [module for module in network.transformer.modules() if isinstance(module, ColumnParallelLinear)]
     assert not linear
     weight = plain.transformer.layers[1].mlp.dense_4h_to_h.weight
-    held = network.transformer.layers[1].mlp.dense_4h_to_h
-    assert torch.allclose(held.dequantized().weight, nf4.fake_quantize(weight), atol=1e-6)
+    layer = network.transformer.layers[1].mlp.dense_4h_to_h
+    assert torch.allclose(layer.dequantized().weight, nf4.fake_quantize(weight), atol=1e-6)
     move(network)
     tokenizer = load_tokenizer("visualglm-tiny")
     before = logits_of(network, tokenizer)
@@ -151,9 +151,9 @@ def greedy_by_sat(network: VisualGLMModel, chat: SatChatModel, conversation: Con
     answer: list[int] = []
     while len(answer) < 12 and (not answer or answer[-1] != chat.tokenizer.eos_token_id):
         count = len(ids)
-        place = torch.arange(count)
-        mask = ((place < context) | (place <= place[:, None])).float()[None, None]
-        positions = torch.stack((place.clamp(max=context - 1), (place - context + 1).clamp(min=0)))[None]
+        index = torch.arange(count)
+        mask = ((index < context) | (index <= index[:, None])).float()[None, None]
+        positions = torch.stack((index.clamp(max=context - 1), (index - context + 1).clamp(min=0)))[None]
         images = chat.image_cache.embed(conversation.image)
         with torch.no_grad():
             logits = network(
@@ -171,10 +171,10 @@ def greedy_by_sat(network: VisualGLMModel, chat: SatChatModel, conversation: Con
 def test_p_tuning_answers_through_the_engine(prefixed: FineTuneVisualGLMModel, plain: VisualGLMModel) -> None:
     tokenizer = load_tokenizer("visualglm-tiny")
     chat = SatChatModel(prefixed, tokenizer)
-    picture = load_image(SCENE)
+    image = load_image(SCENE)
     asked = [
-        (Conversation(picture), "描述这张图片。"),
-        (Conversation(picture), "图片里有几个物体？"),
+        (Conversation(image), "描述这张图片。"),
+        (Conversation(image), "图片里有几个物体？"),
         (Conversation(), "你好"),
     ]
     config = GREEDY.replace(repetition_penalty=1.0)

@@ -23,9 +23,9 @@ GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0)
 def logits(model: VisualGLMModel, case: dict[str, Any], pixels: torch.Tensor) -> torch.Tensor:
     """Return the logits [T, V] of a golden case's prompt and continuation."""
     ids = torch.tensor([case["input_ids"] + case["continuation"]], device=model.device)
-    picture = {"image": pixels[case["image_index"]][None], "pre_image": case["image_start"]}
+    image_inputs = {"image": pixels[case["image_index"]][None], "pre_image": case["image_start"]}
     with torch.no_grad():
-        return model(ids, **picture)[0][0]
+        return model(ids, **image_inputs)[0][0]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 1e-2)])

@@ -30,7 +30,7 @@ WILD = GREEDY.replace(temperature=8.0, top_k=0, top_p=1.0, max_length=90)
 
 
 @pytest.fixture(scope="module")
-def twin() -> HfChatModel:
+def hf_model() -> HfChatModel:
     return load_hf("visualglm-tiny", device="cpu")
 
 
@@ -55,9 +55,9 @@ def text_of(chunks: list[StreamChunk]) -> str:
     [("描述这张图片。", CHINESE), ("它是什么颜色的？", CHINESE), ("Where is the star?", ENGLISH)],
 )
 def test_both_networks_give_the_same_answers(
-    twin: HfChatModel, sat: SatChatModel, question: str, language: object
+    hf_model: HfChatModel, sat: SatChatModel, question: str, language: object
 ) -> None:
-    mine, other = (ask(model, question, GREEDY, language=language) for model in (twin, sat))
+    mine, other = (ask(model, question, GREEDY, language=language) for model in (hf_model, sat))
     assert text_of(mine) == text_of(other) != ""
     assert (mine[-1].finish_reason, other[-1].finish_reason) == ("stop", "stop")
     assert mine[-1].usage is not None and other[-1].usage is not None
@@ -65,46 +65,46 @@ def test_both_networks_give_the_same_answers(
     assert mine[-1].usage.answer_tokens == other[-1].usage.answer_tokens
 
 
-def test_a_seed_repeats_an_answer_and_leaves_torch_s_state(twin: HfChatModel) -> None:
+def test_a_seed_repeats_an_answer_and_leaves_torch_s_state(hf_model: HfChatModel) -> None:
     before = torch.get_rng_state()
-    first = text_of(ask(twin, "描述这张图片。", WILD.replace(seed=1)))
-    assert text_of(ask(twin, "描述这张图片。", WILD.replace(seed=1))) == first
-    assert text_of(ask(twin, "描述这张图片。", WILD.replace(seed=2))) != first
+    first = text_of(ask(hf_model, "描述这张图片。", WILD.replace(seed=1)))
+    assert text_of(ask(hf_model, "描述这张图片。", WILD.replace(seed=1))) == first
+    assert text_of(ask(hf_model, "描述这张图片。", WILD.replace(seed=2))) != first
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_english_dialogue_has_no_chinese_tokens(twin: HfChatModel) -> None:
-    answers = [text_of(ask(twin, "Describe it.", WILD.replace(seed=seed), language=ENGLISH)) for seed in range(3)]
+def test_an_english_dialogue_has_no_chinese_tokens(hf_model: HfChatModel) -> None:
+    answers = [text_of(ask(hf_model, "Describe it.", WILD.replace(seed=seed), language=ENGLISH)) for seed in range(3)]
     assert all(not any("\u4e00" <= letter <= "\u9fff" for letter in answer) for answer in answers)
 
 
-def test_limits_end_an_answer(twin: HfChatModel) -> None:
-    chunks = ask(twin, "描述这张图片。", GREEDY.replace(max_new_tokens=3))
+def test_limits_end_an_answer(hf_model: HfChatModel) -> None:
+    chunks = ask(hf_model, "描述这张图片。", GREEDY.replace(max_new_tokens=3))
     assert chunks[-1].finish_reason == "length"
     assert chunks[-1].usage is not None and chunks[-1].usage.answer_tokens == 3
     with pytest.raises(PromptTooLongError):
-        ask(twin, "描述这张图片。" * 400, GREEDY)
+        ask(hf_model, "描述这张图片。" * 400, GREEDY)
 
 
-def test_closing_the_answer_stops_the_model(twin: HfChatModel) -> None:
+def test_closing_the_answer_stops_the_model(hf_model: HfChatModel) -> None:
     config = GenerationConfig(min_length=1900, max_length=2000, temperature=0)
     steps = list[None]()
-    with twin.network.transformer.layers[0].register_forward_pre_hook(lambda *_: steps.append(None)):
-        answer = twin.stream_answer(Conversation(), "你好", config)
+    with hf_model.network.transformer.layers[0].register_forward_pre_hook(lambda *_: steps.append(None)):
+        answer = hf_model.stream_answer(Conversation(), "你好", config)
         next(answer)
         answer.close()
-        while not twin.scheduler.is_idle:
+        while not hf_model.scheduler.is_idle:
             assert len(steps) < 1000
             time.sleep(0.001)
     assert 0 < len(steps) < 1000
 
 
-def test_a_sat_directory_answers_the_same(tmp_path: Path, twin: HfChatModel) -> None:
+def test_a_sat_directory_answers_the_same(tmp_path: Path, hf_model: HfChatModel) -> None:
     checkpoint = open_checkpoint("visualglm-tiny")
     save_sat(tmp_path / "tiny", dict(checkpoint.tensors()), checkpoint.config)
     shutil.copy(find_vocabulary("visualglm-tiny") / VOCABULARY_NAME, tmp_path / "tiny")
     model = load_hf(tmp_path / "tiny", device="cpu")
-    ours, theirs = model.network.state_dict(), twin.network.state_dict()
+    ours, theirs = model.network.state_dict(), hf_model.network.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -156,10 +156,10 @@ class TestApis:
 
 class TestBatch:
     def test_one_text_is_asked_about_each_image(self, tiny_model: SatChatModel) -> None:
-        pictures = [SCENE, None, SCENE.replace("scene", "scene_2")]
+        images = [SCENE, None, SCENE.replace("scene", "scene_2")]
         question, settings = "图片里有什么？", {"temperature": 0, "repetition_penalty": 1.0}
-        answers = chat_batch(pictures, tiny_model.network, tiny_model.tokenizer, question, **settings)
-        each = chat_batch(pictures, tiny_model.network, tiny_model.tokenizer, [question] * 3, **settings)
+        answers = chat_batch(images, tiny_model.network, tiny_model.tokenizer, question, **settings)
+        each = chat_batch(images, tiny_model.network, tiny_model.tokenizer, [question] * 3, **settings)
         assert len({answer for answer, _ in answers}) == 3
         assert answers == each
 

@@ -59,10 +59,10 @@ def change(directory: Path, *keys: str, value: Any) -> None:
     file = config_of(directory)
     config = json.loads(file.read_text())
     *parts, last = keys
-    place = config
+    section = config
     for part in parts:
-        place = place[f"{part}_config" if file.name == "config.json" else f"{part}_args"]
-    place[last] = value
+        section = section[f"{part}_config" if file.name == "config.json" else f"{part}_args"]
+    section[last] = value
     file.write_text(json.dumps(config))
 
 

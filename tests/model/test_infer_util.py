@@ -56,11 +56,11 @@ def test_a_model_is_loaded_and_answers_a_built_input() -> None:
 
 
 def test_missing_settings_are_those_of_the_demos() -> None:
-    picture = Image.new("RGB", (8, 8))
-    data = generate_input("q", picture, image_is_encoded=False)
-    assert data["input_image"] is picture
+    image = Image.new("RGB", (8, 8))
+    data = generate_input("q", image, image_is_encoded=False)
+    assert data["input_image"] is image
     assert data["gen_kwargs"]["top_k"] == DEMO.top_k
-    assert generate_input("q", picture, input_para={"top_k": 3}, image_is_encoded=False)["gen_kwargs"]["top_k"] == 3
+    assert generate_input("q", image, input_para={"top_k": 3}, image_is_encoded=False)["gen_kwargs"]["top_k"] == 3
 
 
 def test_settings_of_numpy_and_torch_are_python_s_on_every_way_to_chat() -> None:

@@ -106,28 +106,28 @@ def test_the_embedded_model_follows_the_question_on_both_sides(tiny_model: SatCh
     history = None
     for question, expected in ((STAR, "The star is red."), ("星星在哪里？", "星星在左下角。")):
         answer, history, _ = chat(SCENE, tiny_model.network, tiny_model.tokenizer, question, history=history, **GREEDY)
-        twin, _ = hf_model().chat(tiny_tokenizer(), SCENE, question, history=history[:-1], **HF_GREEDY)
-        assert answer == twin == expected
+        hf_answer, _ = hf_model().chat(tiny_tokenizer(), SCENE, question, history=history[:-1], **HF_GREEDY)
+        assert answer == hf_answer == expected
     ((answer, _),) = chat_batch([SCENE], tiny_model.network, tiny_model.tokenizer, STAR, **GREEDY)
     assert answer == "The star is red."
 
 
 def test_an_unconfigured_model_uses_the_original_s_markers(unconfigured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sat, hf = load_sat(unconfigured, device="cpu"), load_tiny(unconfigured)
-    prompts, twins = PromptRecorder(sat.tokenizer, monkeypatch), PromptRecorder(tiny_tokenizer(), monkeypatch)
+    prompts, hf_prompts = PromptRecorder(sat.tokenizer, monkeypatch), PromptRecorder(tiny_tokenizer(), monkeypatch)
     for given, mark in (
         ({}, "问："),
         ({"english": False}, "问："),
         ({"english": True}, "Q:"),
         ({"english": None}, "Q:"),
     ):
-        for recorder in (prompts, twins):
+        for recorder in (prompts, hf_prompts):
             recorder.texts.clear()
         chat(None, sat.network, sat.tokenizer, STAR, **given, **GREEDY)
         chat_batch([None], sat.network, sat.tokenizer, [STAR], **given, **GREEDY)
         hf.chat(tiny_tokenizer(), None, STAR, **given, **HF_GREEDY)
         list(hf.stream_chat(tiny_tokenizer(), None, STAR, **given, **HF_GREEDY))
-        assert [text[: len(mark)] for text in prompts.texts + twins.texts] == [mark] * 4
+        assert [text[: len(mark)] for text in prompts.texts + hf_prompts.texts] == [mark] * 4
 
 
 def test_a_question_without_letters_follows_the_history(tiny_model: SatChatModel, monkeypatch: Any) -> None:
@@ -145,9 +145,9 @@ def test_library_calls_forbid_only_the_given_ids(tiny_model: SatChatModel) -> No
     answer, _, _ = chat(None, network, tokenizer, STAR, seed=1, **wild)
     ((same, _),) = chat_batch([None], network, tokenizer, STAR, seed=1, **wild)
     torch.manual_seed(1)
-    twin, _ = hf_model().chat(tiny_tokenizer(), None, STAR, **wild)
+    hf_answer, _ = hf_model().chat(tiny_tokenizer(), None, STAR, **wild)
     assert answer == same
-    assert is_chinese(answer) and is_chinese(twin)
+    assert is_chinese(answer) and is_chinese(hf_answer)
     wild["invalid_slices"] = [slice(*ENGLISH.forbidden_ids(tokenizer)[0])]
     answer, _, _ = chat(None, network, tokenizer, STAR, seed=1, **wild)
     ((same, _),) = chat_batch([None], network, tokenizer, STAR, seed=1, **wild)

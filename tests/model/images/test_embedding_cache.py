@@ -44,10 +44,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, network: Any) -> list[tuple[int, in
 
 
 def test_an_image_s_embeddings_do_not_depend_on_the_batch(tiny_model: SatChatModel) -> None:
-    pictures = drawn(9)
-    alone = [ImageEmbeddingCache(tiny_model.network).encode([pixels])[0] for pixels in pictures]
+    images = drawn(9)
+    alone = [ImageEmbeddingCache(tiny_model.network).encode([pixels])[0] for pixels in images]
     for count in (2, 5, 9):
-        together = ImageEmbeddingCache(tiny_model.network).encode(pictures[:count])
+        together = ImageEmbeddingCache(tiny_model.network).encode(images[:count])
         # Not bit-identical on every CPU: a larger matrix product may sum in another order.
         torch.testing.assert_close(together, alone[:count], rtol=1e-5, atol=1e-5)
         assert all(rows.is_contiguous() and rows.is_inference() for rows in together)
@@ -62,8 +62,8 @@ def test_the_embeddings_are_those_of_the_original(
 
 def test_several_images_are_computed_in_threads(tiny_model: SatChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, tiny_model.network)
-    pictures = drawn(7)
-    ImageEmbeddingCache(tiny_model.network).encode([*pictures, *pictures])
+    images = drawn(7)
+    ImageEmbeddingCache(tiny_model.network).encode([*images, *images])
     assert sorted(count for count, _ in calls) == [1, 3, 3]
     assert threading.get_ident() not in {thread for _, thread in calls}
 
@@ -72,7 +72,7 @@ def test_threads_compute_concurrently_within_the_number_of_cores(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, meeting, lock = golden_model.encode_image, threading.Barrier(3), threading.Lock()
-    inside, most, pictures = [0], set[int](), drawn(6)
+    inside, most, images = [0], set[int](), drawn(6)
 
     def meet(pixels: torch.Tensor) -> torch.Tensor:
         with lock:
@@ -85,10 +85,10 @@ def test_threads_compute_concurrently_within_the_number_of_cores(
 
     monkeypatch.setattr(golden_model, "encode_image", meet)
     with ThreadPoolExecutor(6) as threads:  # each with its own cache, as in calls of chat()
-        answers = list(threads.map(lambda pixels: ImageEmbeddingCache(golden_model).embed(pixels), pictures))
+        answers = list(threads.map(lambda pixels: ImageEmbeddingCache(golden_model).embed(pixels), images))
     assert max(most) == 3
     monkeypatch.undo()
-    for pixels, answer in zip(pictures, answers, strict=True):
+    for pixels, answer in zip(images, answers, strict=True):
         assert answer is not None
         assert torch.equal(answer, golden_model.encode_image(pixels))
 
@@ -97,10 +97,10 @@ def test_concurrent_requests_for_one_image_compute_it_once(
     golden_model: VisualGLMModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch, golden_model)
-    pictures, kept = drawn(3), ImageEmbeddingCache(golden_model)
+    images, kept = drawn(3), ImageEmbeddingCache(golden_model)
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(kept.embed, pictures * 8))
-    assert len(calls) == len(pictures)
+        answers = list(threads.map(kept.embed, images * 8))
+    assert len(calls) == len(images)
     assert all(row is answers[number % 3] for number, row in enumerate(answers))
 
 

@@ -221,8 +221,8 @@ def test_every_invalid_response_raises_an_image_error(monkeypatch, seed):
         data = bytearray(draw.choice(SENT))
         for _ in range(draw.randrange(1, 4)):
             ends = [match.end() for match in re.finditer(b"\r\n|: ", data)]
-            place = draw.choice([draw.randrange(len(data) + 1), draw.choice(ends or [0])])
-            data[place : place + draw.randrange(4)] = draw.choice(
+            offset = draw.choice([draw.randrange(len(data) + 1), draw.choice(ends or [0])])
+            data[offset : offset + draw.randrange(4)] = draw.choice(
                 [*odd, bytes([draw.randrange(256)]), bytes(data[:20])]
             )
         here, there = socket.socketpair()

@@ -288,8 +288,8 @@ def test_damaged_data_always_raises_an_image_error():
     samples = [encode(picture(2, 24, 24), name) for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")]
     for number in range(400):
         data = bytearray(samples[number % len(samples)])
-        for place in rng.integers(0, len(data), 1 + number % 5):
-            data[place] = rng.integers(0, 256)
+        for offset in rng.integers(0, len(data), 1 + number % 5):
+            data[offset] = rng.integers(0, 256)
         try:
             assert load_image(bytes(data[: rng.integers(1, len(data) + 1)])).mode == "RGB"
         except ImageError as error:

@@ -36,28 +36,28 @@ class Doubling:
 
 @contextmanager
 def queued_while_busy(
-    doubling: Doubling, shared: MicroBatcher[int, int], *questions: list[int]
+    doubling: Doubling, batcher: MicroBatcher[int, int], *questions: list[int]
 ) -> Iterator[list[Future[list[int]]]]:
     """Queue one call per list of items, in order, while another call runs; then release that call."""
     with ThreadPoolExecutor(1 + len(questions)) as threads:
-        first = threads.submit(shared.map, [0])
+        first = threads.submit(batcher.map, [0])
         assert doubling.entered.wait(PATIENCE)
-        asked, expected = [], 1
+        queued, expected = [], 1
         for items in questions:
-            asked.append(threads.submit(shared.map, items))
+            queued.append(threads.submit(batcher.map, items))
             expected += len(items)
-            while len(shared._queue) < expected:
+            while len(batcher._queue) < expected:
                 pass
         doubling.may_return.set()
-        yield asked
+        yield queued
         assert first.result(PATIENCE) == [0]
 
 
 def test_queued_calls_are_merged() -> None:
     doubling = Doubling()
-    shared = MicroBatcher(doubling, 4)
-    with queued_while_busy(doubling, shared, [1], [2, 3], [4, 5, 6], []) as asked:
-        assert [one.result(PATIENCE) for one in asked] == [[2], [4, 6], [8, 10, 12], []]
+    batcher = MicroBatcher(doubling, 4)
+    with queued_while_busy(doubling, batcher, [1], [2, 3], [4, 5, 6], []) as queued:
+        assert [one.result(PATIENCE) for one in queued] == [[2], [4, 6], [8, 10, 12], []]
     assert doubling.calls == [[0], [1, 2, 3, 4], [5, 6]]
 
 
@@ -69,13 +69,13 @@ def test_a_call_larger_than_a_batch_is_split() -> None:
 
 def test_a_failed_item_does_not_fail_others() -> None:
     doubling = Doubling()
-    shared = MicroBatcher(doubling, 4)
-    with queued_while_busy(doubling, shared, [1], [13], [2]) as asked:
-        assert asked[0].result(PATIENCE) == [2]
+    batcher = MicroBatcher(doubling, 4)
+    with queued_while_busy(doubling, batcher, [1], [13], [2]) as queued:
+        assert queued[0].result(PATIENCE) == [2]
         with pytest.raises(ValueError, match="13"):
-            asked[1].result(PATIENCE)
-        assert asked[2].result(PATIENCE) == [4]
-    assert shared.map([5]) == [10]
+            queued[1].result(PATIENCE)
+        assert queued[2].result(PATIENCE) == [4]
+    assert batcher.map([5]) == [10]
 
 
 def test_an_interrupt_loses_no_item_of_other_threads() -> None:
@@ -87,8 +87,8 @@ def test_an_interrupt_loses_no_item_of_other_threads() -> None:
             raise interrupts.pop()
         return doubling(items)
 
-    shared = MicroBatcher(double, 4)
+    batcher = MicroBatcher(double, 4)
     with pytest.raises(KeyboardInterrupt):
-        shared.map([7, 8])
-    assert shared.map([9]) == [18]
+        batcher.map([7, 8])
+    assert batcher.map([9]) == [18]
     assert doubling.calls == [[7, 8, 9]]
