@@ -185,7 +185,7 @@ def describe(name: str, value: Any) -> Iterator[tuple[str, list[str] | None]]:
 
 def _describe_member(name: str, cls: type, member: str, found: Any) -> Iterator[tuple[str, list[str] | None]]:
     if isinstance(found, FormerAttribute):
-        found = inspect.getattr_static(cls, member := found.current)
+        found = inspect.getattr_static(cls, member := found.current, None)  # None: set in __init__
     if isinstance(found, classmethod | staticmethod):
         yield name, describe_signature(getattr(cls, member))
     else:
