@@ -3,9 +3,9 @@
 #   docker run -p 127.0.0.1:8080:8080 visualglm
 #   docker run -p 127.0.0.1:8080:8080 visualglm api.py --from_pretrained visualglm-tiny
 #   docker run -it --entrypoint visualglm visualglm chat --from_pretrained visualglm-tiny
-# With a GPU and the published model, which is kept in a volume, for whoever reaches this machine and has the key:
+# With a GPU and the published model, which is kept in a volume, for all who can reach this machine and have the key:
 #   docker run --gpus all -p 8080:8080 -v visualglm:/data -e VISUALGLM_API_KEY visualglm api.py --from_pretrained visualglm-6b
-# The PyTorch that pip finds brings CUDA along. For a smaller image without, name the index of PyTorch's CPU builds:
+# pip's PyTorch includes CUDA. For a smaller image without CUDA, give the index of PyTorch's CPU builds:
 #   docker build --build-arg TORCH_INDEX=<URL> -t visualglm .
 FROM python:3.12-slim
 
@@ -26,7 +26,7 @@ ENV HF_HOME=/data/hub SAT_HOME=/data/sat \
     GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=8080 VISUALGLM_HOST=0.0.0.0 VISUALGLM_PORT=8080
 VOLUME /data
 EXPOSE 8080
-# The API says there that it lives, also while it loads. The page has no such address, and lives if it can say so.
+# The API's liveness route answers also while the model loads. The page has no such route: any answer below 500 counts.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15m CMD ["python", "-c", "import http.client, sys; \
 server = http.client.HTTPConnection('127.0.0.1', 8080, timeout=5); server.request('GET', '/health'); \
 sys.exit(server.getresponse().status >= 500)"]
