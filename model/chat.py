@@ -29,7 +29,7 @@ def make_conversation(model: Network, image: Any, query: str, history: AnyHistor
     """Build the conversation that precedes `query`; see `stream_chat` for the arguments.
 
     Raises:
-        QuestionError: the question is not text, or the history has an unknown form.
+        QuestionError: the question is not text, or the history has an unknown format.
     """
     turns = to_turns(history)
     language = choose_language(english, getattr(model, "prompt_language", None), query, turns)

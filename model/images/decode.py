@@ -132,7 +132,7 @@ def find_exceeded_limit(data: bytes, max_pixels: int) -> str | None:
     """Find what makes an image file too expensive to decode, such as "120 scans"; None if nothing does.
 
     Args:
-        data: the image file after `strip_metadata`.
+        data: the image file, with or without its metadata.
         max_pixels: maximum number of pixels of an image.
     """
     if data.startswith(JPEG_SIGNATURE):
@@ -186,7 +186,7 @@ def iter_tiff_counts(data: bytes) -> Iterator[tuple[int, int]]:
             tag, kind, count = entry.unpack_from(data, directory + number * entry.size)
             if kind not in _TIFF_BYTE_TYPES:
                 yield tag, count
-    except (struct.error, OverflowError):  # an offset beyond the end of the file, or too large for an offset
+    except (struct.error, OverflowError):  # an offset beyond the end of the file, or too large for `struct`
         return
 
 

@@ -156,10 +156,10 @@ class GraphedImageEncoder:
             self.run(count)
 
     def _fill_embeddings(self, count: int) -> None:
-        rows = self.network.encode_image(self.pixels[:count])
+        encoded = self.network.encode_image(self.pixels[:count])
         if not len(self.embeddings):
-            self.embeddings = rows.new_zeros(BATCH_BUCKETS[-1], *rows.shape[1:])
-        self.embeddings[:count] = rows
+            self.embeddings = encoded.new_zeros(BATCH_BUCKETS[-1], *encoded.shape[1:])
+        self.embeddings[:count] = encoded
 
     def _allocate_buffers(self) -> None:
         """Reallocate the static buffers if the weights have moved, detected by the first parameter's data_ptr."""
@@ -268,7 +268,7 @@ class ImageEmbeddingCache:
         # Move to the GPU first: on the CPU, concatenation and conversion would use all cores and wait for a busy one.
         moved = [to_device(pixels, device) for pixels in images]
         encode = self.encoder.encode if device.type == "cuda" else self.network.encode_image
-        return [row[None].clone() for row in encode(torch.cat(moved) if len(moved) > 1 else moved[0])]
+        return [embeddings[None].clone() for embeddings in encode(torch.cat(moved) if len(moved) > 1 else moved[0])]
 
     def _store(self, embeddings: dict[str, torch.Tensor]) -> None:
         """Add embeddings as the most recently used; evict the least recently used."""
