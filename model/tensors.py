@@ -16,7 +16,7 @@ class LazyTensors(Tensors):
     """A mapping from names to tensors that loads a tensor at each access and does not cache it.
 
     Args:
-        loaders: function that loads the tensor, by name.
+        loaders: for each name, a function that loads the tensor.
     """
 
     def __init__(self, loaders: Mapping[str, TensorLoader]) -> None:
@@ -33,13 +33,13 @@ class LazyTensors(Tensors):
 
 
 def loaders_of(tensors: Tensors) -> dict[str, TensorLoader]:
-    """Return what makes each of `tensors`, for a mapping that changes or renames some of them."""
+    """Return the loader of each tensor, for a mapping that changes or renames some of them."""
     return {name: partial(tensors.__getitem__, name) for name in tensors}
 
 
 @contextmanager
 def translate_shape_errors(name: str) -> Iterator[None]:
-    """Turn the error of computing the tensor called `name` from others of odd shapes into an error for a person."""
+    """Convert errors of computing the tensor called `name`, which mismatched shapes cause, to CheckpointError."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -47,6 +47,6 @@ def translate_shape_errors(name: str) -> Iterator[None]:
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{name} does not fit the tensors and sizes that belong to it ({reason}). The weights and the "
+            f"{name} does not match the related tensors and sizes ({reason}). The weights and the "
             "configuration belong to different models. Get both from one source."
         ) from error

@@ -1,4 +1,4 @@
-"""From a model's name to its files, and from its files to tensors with SAT names."""
+"""Find a model's files by its name, and load their tensors under SAT's names."""
 
 from .load import Checkpoint, load_tensors, open_checkpoint
 from .resolve import find_vocabulary, resolve

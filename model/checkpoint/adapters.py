@@ -1,8 +1,8 @@
-"""What a fine-tune adds to a SAT checkpoint: LoRA, which can be merged into the weights, and what cannot.
+"""Adapters in SAT checkpoints: LoRA, which can be merged into the weights; P-tuning and QLoRA, which cannot.
 
 LoRA wraps a linear layer: `original.weight` [out, in], `matrix_A.i` [r, in] and `matrix_B.i` [out / n, r] for each of
-its n parts (q, k, v), with weight = original + alpha / r * cat(B_i A_i). Paper: https://arxiv.org/abs/2106.09685.
-P-tuning adds keys and values to every layer's attention. Paper: https://arxiv.org/abs/2110.07602.
+its n partitions (q, k, v); merged weight = original + alpha / r * cat(B_i A_i). https://arxiv.org/abs/2106.09685
+P-tuning adds keys and values to the attention of every layer. https://arxiv.org/abs/2110.07602
 """
 
 import os
@@ -19,9 +19,9 @@ from ..errors import CheckpointError
 from ..tensors import LazyTensors, Tensors, loaders_of, translate_shape_errors
 from .layout import INTERLEAVED, interleave_qkv, is_language_qkv
 
-# Entry of a fine-tune's model_config.json that names the model that it began from.
+# Entry of a fine-tune's model_config.json that names its base model.
 BASE_KEY = "base_model"
-MAX_BASES = 8  # fine-tunes that began from one another
+MAX_BASES = 8  # maximum length of a chain of fine-tunes, each of which is the base of the next
 BASE_SIZE_KEYS = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 LORA, PTUNING, QLORA = "LoRA", "P-tuning", "QLoRA"
@@ -33,7 +33,7 @@ METHOD_PATTERNS = {
 SAT_PREFIX_NAME = re.compile(r"^mixins\.[^.]+\.prefix\.(\d+)$")
 PREFIX_TABLE = "transformer.prefix_encoder.embedding.weight"
 FIRST_A, ORIGINAL = ".matrix_A.0", ".original.weight"
-# Entries of model_config.json that describe what was added; the programs of fine-tuning have a flag for each.
+# Entries of model_config.json that describe the adapter; the fine-tuning program has a flag for each.
 METHOD_SWITCHES = ("use_lora", "use_qlora", "use_ptuning")
 LORA_DEFAULTS: dict[str, Any] = {
     "lora_rank": 10,
@@ -46,12 +46,12 @@ METHOD_SETTINGS = {*METHOD_SWITCHES, *LORA_DEFAULTS, "round_embeddings", "pre_se
 
 
 def method_of(name: str) -> str | None:
-    """Return the method of fine-tuning that adds a tensor of this name, None for a tensor of the plain model."""
+    """Return the fine-tuning method whose adapter has a tensor of this name; None for a tensor of the base model."""
     return next((method for method, pattern in METHOD_PATTERNS.items() if pattern.search(name)), None)
 
 
 def methods_in(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names that fine-tuning added, by method."""
+    """Group the names of adapter tensors by fine-tuning method."""
     found: dict[str, list[str]] = {}
     for name in names:
         method = method_of(name)
@@ -61,23 +61,23 @@ def methods_in(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def merge_lora(tensors: Tensors, alpha: float) -> Tensors:
-    """Return `tensors` with each LoRA layer merged into one plain weight, under the plain names.
+    """Merge each LoRA layer of `tensors` into one weight, under the name in the base model.
 
-    The rows are those of the file: with rows interleaved by head, the parts of query_key_value were not q, k and v.
+    The row order stays that of the file: LoRA that was trained on interleaved rows has partitions other than q, k, v.
 
     Args:
-        alpha: LoRA's scale, divided by the rank.
+        alpha: LoRA is scaled by alpha / rank.
 
     Raises:
-        CheckpointError: another method has left tensors, or the layers' own weights are not there.
+        CheckpointError: there are tensors of another method, or the original weights are missing.
     """
     refuse_unmergeable(tensors)
     layers = [name.removesuffix(FIRST_A) for name in tensors if name.endswith(FIRST_A)]
     absent = [layer for layer in layers if layer + ORIGINAL not in tensors]
     if absent:
         raise CheckpointError(
-            f"{absent[0]} has LoRA's matrices but no original.weight: only what was trained was saved. "
-            "Name the model that it began from, by --base NAME or base=NAME."
+            f"{absent[0]} has LoRA matrices but no original.weight: the checkpoint contains only the adapter. "
+            "Give its base model by --base NAME or base=NAME."
         )
     loaders = {
         name.replace(".original.", "."): load for name, load in loaders_of(tensors).items() if not is_factor(name)
@@ -88,28 +88,28 @@ def merge_lora(tensors: Tensors, alpha: float) -> Tensors:
 
 
 def refuse_unmergeable(names: Iterable[str]) -> None:
-    """Raise CheckpointError for what no plain weight can express."""
+    """Raise CheckpointError for adapters that cannot be merged into the weights."""
     methods = methods_in(names)
     if PTUNING in methods:
         raise CheckpointError(
-            f"P-tuning ({methods[PTUNING][0]} and others) cannot be merged: its prefixes are keys and values that "
-            "attention sees in every layer, which no weight of the plain model can stand for. "
+            f"P-tuning ({methods[PTUNING][0]} and others) cannot be merged: its prefixes are keys and values in the "
+            "attention of every layer, which the weights of the base model cannot express. "
             "Load it with the model class that it was trained with."
         )
     if QLORA in methods:
         raise CheckpointError(
-            f"QLoRA's 4-bit weights ({methods[QLORA][0]} and others) are bitsandbytes' own and are not read here. "
-            "Merge them with the program that trained them."
+            f"QLoRA's 4-bit weights ({methods[QLORA][0]} and others) have the format of bitsandbytes, which is not "
+            "supported. Merge them with the program that trained them."
         )
 
 
 def is_factor(name: str) -> bool:
-    """Whether `name` is one of LoRA's two factors."""
+    """Whether `name` is one of the LoRA matrices A and B."""
     return ".matrix_A." in name or ".matrix_B." in name
 
 
 def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
-    """Return the weight [out, in] of one layer, original and LoRA together, in the original's dtype."""
+    """Return the merged weight [out, in] of one LoRA layer, in the dtype of the original weight."""
     lora_a: list[torch.Tensor] = []
     lora_b: list[torch.Tensor] = []
     while f"{layer}.matrix_A.{len(lora_a)}" in tensors:
@@ -123,19 +123,23 @@ def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
 def merge_weight(
     weight: torch.Tensor, lora_a: Sequence[torch.Tensor], lora_b: Sequence[torch.Tensor], scaling: float
 ) -> torch.Tensor:
-    """Return weight + scaling * cat(up @ down) [out, in] in the weight's dtype, computed in float32."""
-    parts = [up.float() @ down.float() * scaling for down, up in zip(lora_a, lora_b, strict=True)]
-    return (weight.float() + torch.cat(parts)).to(weight.dtype)
+    """Return weight + scaling * cat(B_i A_i) [out, in] in the dtype of the weight, computed in float32."""
+    partitions = [b.float() @ a.float() * scaling for a, b in zip(lora_a, lora_b, strict=True)]
+    return (weight.float() + torch.cat(partitions)).to(weight.dtype)
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model_config.json's entries as they are once nothing is added to the model."""
+    """Return the entries of model_config.json without those of an adapter."""
     kept = {key: value for key, value in config.items() if key not in METHOD_SETTINGS}
     return {**kept, "model_class": "VisualGLMModel"}
 
 
 def to_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
-    """Return a SAT model with P-tuning as one whose prefixes are the table of the Hugging Face format."""
+    """Convert the P-tuning prefixes of a SAT model to the embedding table of the Hugging Face format.
+
+    Returns:
+        The tensors and the configuration; unchanged if there is no P-tuning.
+    """
     found = {name: match for name in tensors if (match := SAT_PREFIX_NAME.match(name))}
     names = sorted(found, key=lambda name: int(found[name][1]))
     if not names:
@@ -148,14 +152,18 @@ def to_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensor
 
 
 def build_prefix_table(tensors: Tensors, names: list[str]) -> torch.Tensor:
-    """Return the table of the prefixes of these names, in the order of their layers."""
+    """Return the embedding table [P, layers * 2 * D] of the prefixes called `names`, which are in layer order."""
     with translate_shape_errors(PREFIX_TABLE):
         prefixes = torch.stack([tensors[name] for name in names])  # [layers, 2, H, P, head_dim]
         return prefixes.permute(3, 0, 1, 2, 4).flatten(1)
 
 
 def from_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensors, dict[str, Any]]:
-    """Return the tensors and the SAT configuration of a Hugging Face model with its table as SAT's prefixes."""
+    """Convert the P-tuning embedding table of a Hugging Face model to SAT's prefixes.
+
+    Returns:
+        The tensors and the SAT configuration; unchanged if there is no P-tuning.
+    """
     if PREFIX_TABLE not in tensors:
         return tensors, dict(config)
     loaders = {name: load for name, load in loaders_of(tensors).items() if name != PREFIX_TABLE}
@@ -166,18 +174,19 @@ def from_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tens
 
 
 def read_layer_prefix(tensors: Tensors, number: int, layers: int, heads: int) -> torch.Tensor:
-    """Return the prefix [2, H, P, head_dim] of a layer from the table."""
+    """Return the prefix [2, H, P, head_dim] of a layer from the embedding table."""
     table = tensors[PREFIX_TABLE]
     with translate_shape_errors(PREFIX_TABLE):
         return table.view(len(table), layers, 2, heads, -1)[:, number].permute(1, 2, 0, 3).contiguous()
 
 
 def overlay_adapter(base: Tensors, trained: Tensors, layout: str, heads: int) -> Tensors:
-    """Return the tensors of `base`, with those of `trained` in the place of the ones of the same name.
+    """Return the tensors of `base`, replaced and extended by those of an adapter-only checkpoint.
 
     Args:
-        base: in the split order.
-        trained: what was saved, in the row order `layout`, which the result has too.
+        base: the base model, rows in the split order.
+        trained: the saved tensors, rows in the order `layout`, which is that of the result as well.
+        heads: number of attention heads.
     """
     loaders = {}
     for name, load in loaders_of(base).items():
@@ -188,42 +197,43 @@ def overlay_adapter(base: Tensors, trained: Tensors, layout: str, heads: int) ->
 
 
 def wrapped_name(name: str, trained: Tensors) -> str:
-    """Return the name of a plain model's tensor where LoRA in `trained` wraps its layer."""
+    """Return the name of a base model's tensor once LoRA in `trained` wraps its layer."""
     layer, _, kind = name.rpartition(".")
     return f"{layer}.original.{kind}" if layer + FIRST_A in trained else name
 
 
 def interleave_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
-    """Return one of `tensors`, in the split order, with its rows interleaved."""
+    """Convert the rows of the tensor called `name` from the split to the interleaved order."""
     with translate_shape_errors(name):
         return interleave_qkv(tensors[name], heads)
 
 
 def check_base_name(name: Any, runs: Sequence[Path]) -> None:
-    """Raise CheckpointError if `name` would close a cycle of bases, or make the chain of `runs` too long.
+    """Raise CheckpointError if `name` is not a name, or if the chain of base models is cyclic or too long.
 
     Args:
-        runs: directories of a fine-tune, and of the fine-tunes that began from one another to lead to it.
+        name: the base model of the last of `runs`.
+        runs: directories of a fine-tune, of its base, of the base of that, and so on.
     """
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(
             f"{runs[-1]}: {BASE_KEY} is {reprlib.repr(name)}; it should be the name or the directory of a model."
         )
-    places = [os.path.realpath(run) for run in runs]
-    if len(set(places)) < len(places) or len(places) > MAX_BASES:
+    paths = [os.path.realpath(run) for run in runs]
+    if len(set(paths)) < len(paths) or len(paths) > MAX_BASES:
         raise CheckpointError(
-            f"{runs[0]} began from a model that began from another, and so on, back to itself or more than {MAX_BASES} "
-            f"times. Correct {BASE_KEY} in its configuration, or name the base by --base or base=."
+            f"The chain of base models of {runs[0]} is cyclic or has more than {MAX_BASES} models. "
+            f"Correct {BASE_KEY} in its configuration, or give the base by --base or base=."
         )
 
 
 def check_base(
     config: Mapping[str, Any], base_config: Mapping[str, Any], location: object, base_location: object
 ) -> None:
-    """Raise CheckpointError where a fine-tune's configuration tells of another size of model than its base's."""
+    """Raise CheckpointError if the sizes in a fine-tune's configuration differ from its base model's."""
     for key in BASE_SIZE_KEYS:
         if config[key] != base_config[key]:
             raise CheckpointError(
                 f"{base_location} is not the base of {location}: its {key} is {base_config[key]}, the fine-tune's "
-                f"{config[key]}. Name the model that the fine-tune began from."
+                f"{config[key]}. Give the model that the fine-tune was trained from."
             )

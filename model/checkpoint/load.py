@@ -1,4 +1,4 @@
-"""Open a model on disk, of either format: its configuration, and tensors in SAT's names and row order."""
+"""Open a checkpoint of either format: its configuration, and its tensors by SAT name."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -43,10 +43,10 @@ from .sizes import check_file_sizes
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk.
+    """A checkpoint on disk.
 
     Attributes:
-        path: the directory of its configuration.
+        path: the directory of the configuration.
         config: the entries of a SAT model_config.json.
         files: the weight files.
         stored_tensors: the tensors by SAT name, rows in the order of the files, each read when it is accessed; low-bit
@@ -66,42 +66,42 @@ class Checkpoint:
 
     @property
     def count(self) -> int:
-        """Number of tensors, for a progress bar."""
+        """Number of tensors, as the total of a progress bar."""
         return len(self.stored_tensors)
 
     @property
     def size(self) -> int:
-        """Bytes of the weight files."""
+        """Total size of the weight files in bytes."""
         return sum(file.stat().st_size for file in self.files)
 
     @property
     def has_lora(self) -> bool:
-        """Whether a fine-tune left LoRA's matrices beside the weights."""
+        """Whether the checkpoint contains LoRA matrices."""
         return LORA in methods_in(self.stored_tensors)
 
     def check_file_sizes(self) -> None:
-        """Raise CheckpointError where the configuration describes a far larger model than the files can hold."""
-        if not self.files:  # made in memory
+        """Raise CheckpointError if the files are far too small for the model that the configuration describes."""
+        if not self.files:  # a model in memory
             return
         check_file_sizes(
             self.config,
             self.size,
             self.path,
-            f"If only what was trained was saved, name the model that it began from, such as --base {DEFAULT_MODEL} or "
-            f"base={DEFAULT_MODEL!r}.",
+            f"If the checkpoint contains only the trained weights of a fine-tune, give its base model, such as --base "
+            f"{DEFAULT_MODEL} or base={DEFAULT_MODEL!r}.",
         )
 
     def split_qkv(self) -> Tensors:
-        """Return the tensors with query-key-value rows in the split order, each read when it is asked for.
+        """Return the tensors with query-key-value rows in the split order, each loaded on access.
 
         Raises:
-            CheckpointError: the weights clearly have another row order than the configuration says, or LoRA's
-                matrices lie in the interleaved one.
+            CheckpointError: the weights contradict the configured row order, or LoRA matrices have the interleaved
+                order.
         """
         heads = self.config["num_attention_heads"]
         if self.has_lora and self.qkv_layout == INTERLEAVED:
             raise CheckpointError(
-                f"{self.path}: LoRA trained before SAT 0.4.1 belongs to rows in the old order, and can only be merged. "
+                f"{self.path}: LoRA that was trained with SAT < 0.4.1 has interleaved rows, and can only be merged. "
                 "Merge it: python -m model.checkpoint.convert SRC DST --to sat --merge-lora"
             )
         if not self.layout_is_explicit:
@@ -109,14 +109,14 @@ class Checkpoint:
         return split_qkv_rows(self.stored_tensors, self.qkv_layout, heads)
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (SAT name, tensor on the CPU), rows in the split order, one at a time; raises as `split_qkv` does."""
+        """Yield (SAT name, tensor on the CPU) one at a time, rows in the split order; raises as `split_qkv` does."""
         yield from self.split_qkv().items()
 
     def merge_lora(self) -> "Checkpoint":
-        """Return this model with LoRA merged into its weights; the model itself if there is none to merge.
+        """Return the checkpoint with LoRA merged into the weights; the checkpoint itself if it has no LoRA.
 
         Raises:
-            CheckpointError: a fine-tune added something that cannot be merged.
+            CheckpointError: there are adapter tensors that cannot be merged.
         """
         merged = merge_lora(self.stored_tensors, float(self.config.get("lora_alpha") or 1))
         return replace(self, stored_tensors=merged, config=plain_config(self.config)) if self.has_lora else self
@@ -139,18 +139,18 @@ def open_checkpoint(
     iteration: int | None = None,
     base: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """Open the model called `name` without reading its weights yet.
+    """Open the checkpoint of the model called `name` without reading its weights yet.
 
     Args:
         name: see `resolve`.
-        home: where models are kept, instead of $SAT_HOME.
-        qkv_layout: split or interleaved, where the configuration is silent or wrong about the files' row order.
-        iteration: which one of a SAT run directory, instead of the latest.
-        base: the model that a fine-tune began from, where only what was trained was saved; our own fine-tunes name
-            it in their configuration.
+        home: directory of models, instead of $SAT_HOME.
+        qkv_layout: row order of the files, split or interleaved, if the configuration lacks it or is wrong.
+        iteration: iteration of a SAT run directory to open, instead of the latest.
+        base: base model of a fine-tune that contains only the trained weights; our own fine-tunes name it in their
+            configuration.
 
     Raises:
-        CheckpointError: nothing found, or no configuration or weights that we can read, or `base` is no base of it.
+        CheckpointError: the model is not found, its configuration or weights cannot be read, or `base` has other sizes.
     """
     if qkv_layout is not None and qkv_layout not in LAYOUTS:
         raise CheckpointError(f"qkv_layout is {qkv_layout!r}; it should be {' or '.join(LAYOUTS)}.")
@@ -160,18 +160,19 @@ def open_checkpoint(
 
 
 def open_without_base(path: Path, qkv_layout: str | None = None, iteration: int | None = None) -> Checkpoint:
-    """Open the model at `path` without the base that it may need."""
+    """Open the checkpoint at `path` without its base model."""
     with translate_os_errors():
         opened = open_sat(path, qkv_layout, iteration) if sat.is_sat_checkpoint(path) else open_hf(path, qkv_layout)
     return replace(opened, layout_is_explicit=qkv_layout is not None)
 
 
 def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) -> Checkpoint:
-    """Open the model that a fine-tune began from.
+    """Open the base model of a fine-tune, LoRA merged.
 
     Args:
-        name: of the model, as the fine-tune gives it.
-        runs: directories of the fine-tune and of those that began from it, the fine-tune's last.
+        name: name of the base model.
+        runs: directories of a chain of fine-tunes, each the base of the one before it; the last one needs the base.
+        home: directory of models, instead of $SAT_HOME.
     """
     run = runs[-1]
     check_base_name(name, runs)
@@ -179,8 +180,8 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
         base = open_without_base(resolve(name, home=home))
     except CheckpointError as error:
         raise CheckpointError(
-            f"{run} holds what was trained beside {os.fspath(name)}, which is needed, too. If it has moved, say where "
-            f"it is, by --base or base=, or in {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
+            f"{run} contains only the trained weights of a fine-tune of {os.fspath(name)}, which is needed as well. If "
+            f"it has moved, give its path by --base or base=, or in {BASE_KEY} of {run / sat.CONFIG_NAME}.\n{error}"
         ) from error
     named = base.config.get(BASE_KEY)
     if named is not None:
@@ -189,7 +190,7 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
 
 
 def overlay_on_base(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """Return a fine-tune with what it lacks taken from its base, rounded as it was in training."""
+    """Return a fine-tune with missing tensors taken from its base, which is quantized as it was in training."""
     check_base(trained.config, base.config, trained.path, base.path)
     heads = trained.config["num_attention_heads"]
     tensors, config = base.split_qkv(), trained.config
@@ -201,7 +202,7 @@ def overlay_on_base(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
 
 
 def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Checkpoint:
-    """Open a model in the SAT format; `path` is a place of `sat.is_sat_checkpoint`."""
+    """Open a checkpoint in the SAT format; `path` satisfies `sat.is_sat_checkpoint`."""
     directory = sat.find_directory(path)
     config, layout = sat.read_config(directory)
     layout = qkv_layout or layout
@@ -210,32 +211,34 @@ def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Check
     check_heads(stored, config, directory)
     bits = read_bits(config, directory / sat.CONFIG_NAME)
     config = {**config, "model_parallel_size": 1}
-    config.pop("quantization_bit", None)  # from here on the weights are whole
-    whole = dequantize_tensors(stored, bits, config["hidden_size"])
-    return Checkpoint(directory, config, files, whole, layout, quantized=stored_quantized(stored))
+    config.pop("quantization_bit", None)  # the tensors are dequantized below
+    tensors = dequantize_tensors(stored, bits, config["hidden_size"])
+    return Checkpoint(directory, config, files, tensors, layout, quantized=stored_quantized(stored))
 
 
 def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
-    """Open a model in the Hugging Face format; `path` is its directory."""
+    """Open a checkpoint in the Hugging Face format; `path` is its directory."""
     config, bits = hf.read_config(path)
     files = hf.weight_files(path)
     tensors = hf.open_files(files)
     check_heads(tensors, config, path)
     stored = hf.to_sat_names(tensors)
-    whole, config = from_prefix_table(dequantize_tensors(stored, bits, config["hidden_size"]), config)
-    return Checkpoint(path, config, files, whole, qkv_layout or INTERLEAVED, quantized=stored_quantized(stored))
+    dequantized, config = from_prefix_table(dequantize_tensors(stored, bits, config["hidden_size"]), config)
+    return Checkpoint(path, config, files, dequantized, qkv_layout or INTERLEAVED, quantized=stored_quantized(stored))
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
-    """Copy every tensor of `checkpoint` into `model`, to its device and dtype, one at a time.
+    """Copy the tensors of `checkpoint` into `model` one at a time, with its device and dtype.
 
-    LoRA that a fine-tune left is merged where the model itself has none.
+    LoRA in the checkpoint is merged if the model has no LoRA layers.
 
     Args:
-        progress: is called with (tensors read, tensors in all).
+        model: a network with the checkpoint's tensor names.
+        checkpoint: the source.
+        progress: called with (tensors read, total number of tensors).
 
     Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape; they are named.
+        CheckpointError: tensors are missing, unknown, or have a different shape; the message names them.
     """
     targets = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(DERIVED_SUFFIX)}
     if checkpoint.has_lora and LORA not in methods_in(targets):
@@ -254,23 +257,23 @@ def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[i
 
 
 def copy_tensor(target: torch.Tensor, tensor: torch.Tensor, name: str, path: Path) -> None:
-    """Copy `tensor` into the parameter `target` of the same shape."""
+    """Copy `tensor` into the parameter `target`; raise CheckpointError if the shapes differ."""
     check_shape(name, tensor.shape, target.shape, path)
     with torch.no_grad():
         target.copy_(tensor)
 
 
 def check_shape(name: str, shape: torch.Size, expected: torch.Size, location: object) -> None:
-    """Raise CheckpointError if the tensor called `name` of the model in `location` is not of the shape `expected`."""
+    """Raise CheckpointError if the tensor called `name` of the model in `location` does not have the expected shape."""
     if shape != expected:
         raise CheckpointError(
-            f"{location}: {name} has shape {list(shape)}, the configuration asks for {list(expected)}. "
+            f"{location}: {name} has shape {list(shape)}, the configuration requires {list(expected)}. "
             "The weights and the configuration belong to different models. Get both from one source."
         )
 
 
 def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[str]) -> str:
-    """Say which tensors do not fit, a few by name, and why that may be."""
+    """Describe missing and unknown tensors, some of them by name, and a likely cause."""
     lines = [f"The weights in {checkpoint.path} do not fit the model that their configuration describes."]
     for title, names in (("missing", missing), ("unknown", unknown)):
         if names:
@@ -278,12 +281,14 @@ def describe_mismatch(checkpoint: Checkpoint, missing: list[str], unknown: list[
             lines.append(f"{title}: {', '.join(names[:5])}{more}")
     methods = methods_in(unknown)
     if methods:
-        lines.append(f"What is unknown was added by {' and '.join(methods)}: load it with the class that trained it.")
+        lines.append(
+            f"The unknown tensors belong to {' and '.join(methods)}: load them with the class that trained them."
+        )
     elif missing and len(missing) > checkpoint.count:
         lines.append(
-            f"If only what was trained was saved, name the model that it began from, such as --base {DEFAULT_MODEL} or "
-            f"base={DEFAULT_MODEL!r}."
+            f"If the checkpoint contains only the trained weights of a fine-tune, give its base model, such as --base "
+            f"{DEFAULT_MODEL} or base={DEFAULT_MODEL!r}."
         )
     else:
-        lines.append("Is it another model's file, or a fine-tuned one whose method adds tensors of its own?")
+        lines.append("Is it the file of another model, or of a fine-tuning method that adds its own tensors?")
     return "\n".join(lines)

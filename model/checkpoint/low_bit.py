@@ -1,4 +1,4 @@
-"""Quantize the tensors of a checkpoint while they are read, and save a quantized network."""
+"""Quantize the tensors of a checkpoint while they are loaded, and save a quantized network."""
 
 import functools
 import os
@@ -26,13 +26,13 @@ Quantizer = Callable[[torch.Tensor, QuantizedLinear], QuantizedWeight]
 
 
 def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
-    """Return `checkpoint` with the weights of `layers`, by name, in as many bits as these have.
+    """Return `checkpoint` with the weights of `layers`, given by name, quantized to the bits of each layer.
 
-    One whole weight at a time lies in memory, on the device of its layer. Weights that are stored in as many bits
-    keep their numbers, unless LoRA is merged into them.
+    One unquantized weight at a time is in memory, on the device of its layer. Weights that are stored with the same
+    number of bits are kept as they are, unless LoRA is merged into them.
 
     Raises:
-        CheckpointError: as `Checkpoint.split_qkv` and `merge_lora` do.
+        CheckpointError: as `Checkpoint.split_qkv` and `Checkpoint.merge_lora` do.
     """
     kept = {} if checkpoint.has_lora else find_stored_weights(checkpoint, layers)
     if checkpoint.has_lora:
@@ -42,14 +42,14 @@ def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
 
 
 def find_stored_weights(checkpoint: Checkpoint, layers: Layers) -> Readers:
-    """Return what reads the weight of each of `layers` that is stored in as many bits, rows in the split order."""
+    """Return a reader for each layer's weight that is stored with the layer's bits; it gives rows in split order."""
     stored = checkpoint.quantized
     fitting = (name for name, layer in layers.items() if matches_layer(stored, f"{name}.weight", layer))
     return {name: partial(read_low_bit_weight, checkpoint, f"{name}.weight", layers[name]) for name in fitting}
 
 
 def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
-    """Whether the weight of that name is stored as `layer` would have it, or with one scale a row."""
+    """Whether the stored weight of this name has the format of `layer`, or the same bits and one scale per row."""
     if weight not in stored or stored[weight].shape != layer.weight.shape:
         return False
     wanted, groups = layer.weight_groups, weight + GROUPS_SUFFIX
@@ -57,32 +57,34 @@ def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
 
 
 def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> QuantizedWeight:
-    """Read a weight of few bits as it is stored."""
+    """Read a quantized weight as it is stored, with rows in the split order."""
     parts = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX)]
     if is_language_qkv(weight) and checkpoint.qkv_layout == INTERLEAVED:
         heads = checkpoint.config["num_attention_heads"]
         parts = [None if part is None else split_qkv(part, heads) for part in parts]
     if parts[2] is None and layer.weight_groups is not None:
         parts[2] = torch.tensor((1.0, 0.0)).expand_as(layer.weight_groups)
-    return QuantizedWeight(*parts)  # type: ignore[arg-type]  # `matches_layer` says that the first two are there
+    return QuantizedWeight(*parts)  # type: ignore[arg-type]  # `matches_layer` ensures that the first two exist
 
 
 def quantize_for_layer(weight: torch.Tensor, layer: QuantizedLinear) -> QuantizedWeight:
-    """Return a whole weight as a layer of a SAT network has it, rounded on its device."""
+    """Quantize a weight for a layer of a SAT network, on the layer's device."""
     return quantize_weight(weight.to(layer.weight_scale.device), layer.bits)
 
 
 def quantize_tensors(
     tensors: Tensors, layers: Layers, kept: Readers | None = None, quantizer: Quantizer = quantize_for_layer
 ) -> Tensors:
-    """Return `tensors` with a rounded weight and its scales for each of `layers` that they have a weight for.
+    """Return `tensors` with the weight of each of `layers`, if present, replaced by a quantized weight and its scales.
 
     Args:
-        kept: what reads those that are not rounded anew, by the layer's name.
-        rounder: rounds the others.
+        tensors: unquantized tensors by name.
+        layers: quantized layers by name.
+        kept: by layer name, readers of weights that are quantized already.
+        quantizer: quantizes the other weights.
     """
 
-    @functools.lru_cache(maxsize=1)  # its parts are asked for one after another
+    @functools.lru_cache(maxsize=1)  # weight, scale and groups are accessed one after another
     def quantize_once(name: str) -> QuantizedWeight:
         if kept and name in kept:
             return kept[name]()
@@ -99,25 +101,26 @@ def quantize_tensors(
 
 
 def part_loader(quantize_once: Callable[[], tuple[torch.Tensor | None, ...]], number: int) -> TensorLoader:
-    """Return what makes one part of a rounded weight."""
+    """Return a loader for one component (weight, scale or groups) of a quantized weight."""
     return lambda: quantize_once()[number]  # type: ignore[return-value]
 
 
 def save_quantized(network: nn.Module, source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> None:
-    """Write a quantised SAT network into the new directory `destination`, with its tokenizer.
+    """Save a quantized SAT network to the new directory `destination`, with its tokenizer.
 
     Args:
-        network: what `load_sat` or `quantize` quantised.
-        source: the model that it was loaded from, whose configuration and tokenizer are written beside it.
+        network: a network that `load_sat` or `quantize` quantized.
+        source: the model it was loaded from, whose configuration and tokenizer are copied.
+        destination: a directory that does not exist yet, or is empty.
 
     Raises:
-        SettingError: nothing in the network is quantised, or layers have different bits.
+        SettingError: no layer of the network is quantized, or layers have different bits.
         VisualGLMError: the source cannot be read, or the destination cannot be written.
     """
     layers = quantized_layers(network).values()
     bits = {layer.bits for layer in layers if not isinstance(layer, QuantizedEmbedding)}
     if len(bits) != 1:
-        raise SettingError("Only a network whose quantised layers have all 8 bits, or all 4, can be written so.")
+        raise SettingError("Only a network whose quantized layers all have 8 bits, or all 4 bits, can be saved.")
     checkpoint = open_checkpoint(source)
     if checkpoint.has_lora:
         checkpoint = checkpoint.merge_lora()

@@ -1,7 +1,7 @@
-"""Build a network whose weights take no memory yet, then allocate it once, on the wanted device and in its dtype.
+"""Build networks on the meta device, then allocate the parameters once, with the target device and dtype.
 
-A network built the ordinary way is drawn at random on the CPU, part of it in float32, and then copied to its device
-and dtype: that takes the time, and for a while the memory, of more than the weights that are loaded over it.
+Ordinary construction initializes parameters randomly on the CPU, partly in float32, and then copies them to the target
+device and dtype: this takes more time, and temporarily more memory, than the weights that replace them.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ from .load import Checkpoint, check_shape, describe_mismatch
 from .save import to_hf_config
 
 M = TypeVar("M", bound=nn.Module)
-# What draws weights. Where there is no data it would do nothing, after seconds of importing torch's compiler.
+# Initializers. On meta tensors they would do nothing, but import torch's compiler, which takes seconds.
 INIT_FUNCTIONS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
 
 
 class MetaDeviceMode(TorchFunctionMode):
-    """Makes tensors that are to be filled later without data, and draws nothing."""
+    """Creates the results of torch.empty on the meta device, and skips random initializers."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -38,9 +38,9 @@ class MetaDeviceMode(TorchFunctionMode):
 
 
 def build_uninitialized(build: Callable[[], M], device: torch.device, dtype: torch.dtype) -> M:
-    """Return the network that `build` builds, on `device` and in `dtype`, its parameters still to be loaded.
+    """Build a network on `device` in `dtype`, with uninitialized parameters that are loaded later.
 
-    No random number is drawn. What the network computes while it is built, it has.
+    No random numbers are drawn. Tensors that the constructor computes keep their values.
     """
     with MetaDeviceMode():
         network = build()
@@ -53,9 +53,9 @@ def build_uninitialized(build: Callable[[], M], device: torch.device, dtype: tor
 
 
 def materialize(parameter: nn.Parameter, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
-    """Return a parameter like this one with memory, not yet filled, and with SAT's marks for model parallelism.
+    """Return an uninitialized parameter of the same shape on `device`, with SAT's model-parallel attributes.
 
-    Integers, the weights of few bits, stay what they are.
+    Its dtype is `dtype`; integer parameters, which are quantized weights, keep theirs.
     """
     kept = dtype if parameter.is_floating_point() else parameter.dtype
     filled = nn.Parameter(torch.empty_like(parameter, device=device, dtype=kept), parameter.requires_grad)
@@ -64,10 +64,12 @@ def materialize(parameter: nn.Parameter, device: torch.device, dtype: torch.dtyp
 
 
 def validated_tensors(checkpoint: Checkpoint) -> Tensors:
-    """Return the tensors of a model, rows in the split order; the shape of each is checked when it is read.
+    """Check that a checkpoint has exactly the model's tensors; return them, with rows in the split order.
+
+    The shape of each is checked on access.
 
     Raises:
-        CheckpointError: one is missing or unknown, or as `Checkpoint.split_qkv` does.
+        CheckpointError: a tensor is missing or unknown, or as `Checkpoint.split_qkv` does.
     """
     checkpoint.check_file_sizes()
     shapes = expected_shapes(checkpoint.config)
@@ -86,14 +88,14 @@ def validated_tensors(checkpoint: Checkpoint) -> Tensors:
 
 
 def read_validated(tensors: Tensors, name: str, shape: torch.Size, location: object) -> torch.Tensor:
-    """Return one of `tensors` if it has the shape `shape`."""
+    """Return the tensor called `name`; raise CheckpointError if it does not have the shape `shape`."""
     tensor = tensors[name]
     check_shape(name, tensor.shape, shape, location)
     return tensor
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Return the shape of each tensor, by SAT name, of the model that a SAT model_config.json describes."""
+    """Return the shape of each tensor, by SAT name, for the entries of a SAT model_config.json."""
     from ..hf.configuration_chatglm import ChatGLMConfig
     from ..hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
