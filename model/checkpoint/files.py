@@ -1,8 +1,8 @@
-"""Open weight files and map their tensors into memory, or say in words what is wrong with a file.
+"""Open weight files and memory-map their tensors; diagnose damaged files in plain words.
 
-Pickled files are read with `weights_only`: nothing in them is executed. What the training frameworks of old
-fine-tunes left beside the weights (random states, loss scalers, settings) is replaced by inert objects, by name, so
-that none of those packages is needed.
+Pickle files are loaded with `weights_only`: nothing in them is executed. Objects that training frameworks saved with
+the weights of old fine-tunes (random states, loss scalers, settings) are replaced by inert objects, by name, so that
+none of those packages is needed.
 """
 
 import json
@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from ..file_writing import apply_umask
 from ..tensors import LazyTensors, Tensors
 
-# Packages whose objects may lie in a checkpoint beside the weights.
+# Packages whose objects a checkpoint may contain in addition to the weights.
 INERT_PACKAGES = ("apex", "argparse", "bitsandbytes", "deepspeed", "numpy", "pathlib", "sat", "transformers")
 RETRY_ADVICE = "Copy or download it again"
 MAX_JSON_BYTES = 64 * 1024 * 1024  # the index of a model with a million tensors is smaller
@@ -30,7 +30,7 @@ LFS_START = b"version https://git-lfs"
 
 
 class Inert:
-    """Stands where a checkpoint holds an object of another package; takes whatever it is given and does nothing."""
+    """Replaces an object of another package in a checkpoint; accepts any arguments and state, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         return super().__new__(cls)
@@ -44,74 +44,72 @@ class Inert:
 
 @contextmanager
 def translate_os_errors() -> Iterator[None]:
-    """Turn what the system refuses (no permission, a name too long, a disk that fails) into an error for a person."""
+    """Convert OSError (no permission, a name too long, a disk failure) to CheckpointError."""
     try:
         yield
     except OSError as error:
-        place = error.filename if error.filename is not None else "The disk"
+        path = error.filename if error.filename is not None else "The disk"
         raise CheckpointError(
-            f"{place} cannot be read: {error.strerror or error}. Look at its name and its permissions."
+            f"{path} cannot be read: {error.strerror or error}. Check its name and its permissions."
         ) from error
 
 
 @contextmanager
 def translate_read_errors(path: Path) -> Iterator[None]:
-    """Turn what reading a weight file raises into an error for a person."""
+    """Convert any error of reading a weight file to CheckpointError."""
     try:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # pickle, zip and safetensors each raise their own
+    except Exception as error:  # pickle, zip and safetensors raise different exceptions
         reason = describe_damage(path) or f"cannot be read as weights: {describe_error(error)}. {RETRY_ADVICE}."
         raise CheckpointError(f"{path} {reason}") from error
 
 
 def describe_error(error: Exception) -> str:
-    """Say in one line what a reader complains of; torch's own words advise to run what the file holds."""
+    """Describe a reader's error in one line; torch's own message would advise executing the file's code."""
     wanted = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    if wanted is not None:  # in a bare pickle, whose names cannot be listed beforehand
-        return (
-            f"it asks for {wanted[1]}, in a format from before torch 1.6. Where it was written, save only its tensors"
-        )
+    if wanted is not None:  # in a bare pickle, whose globals cannot be listed before loading
+        return f"it requires {wanted[1]}, in the format of torch < 1.6. Save only its tensors where it was written"
     lines = str(error).splitlines()
     if isinstance(error, pickle.UnpicklingError | KeyError | EOFError) or not lines:
-        return "it holds something else, or is damaged"
+        return "it contains something else, or is damaged"
     return lines[0].rstrip(".")
 
 
 def describe_damage(path: Path) -> str | None:
-    """Say what a file that is no weights is instead and what to do, None if nothing is recognised."""
+    """Describe what a file without weights is instead, and what to do; None if it is not recognized."""
     if path.is_symlink() and not path.exists():
-        return f"is a link to {path.readlink()}, which is not there. {RETRY_ADVICE}."
+        return f"is a link to {path.readlink()}, which does not exist. {RETRY_ADVICE}."
     if not path.is_file():
-        return "is not there."
+        return "does not exist."
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}. Look at its permissions."
+        return f"cannot be read: {error.strerror or error}. Check its permissions."
     if not start:
         return f"cannot be read as weights: it is empty. {RETRY_ADVICE}."
     if start.startswith(LFS_START):
         return (
-            f"cannot be read: it is a Git-LFS pointer of {size} bytes, which only names the file. "
+            f"cannot be read: it is a Git-LFS pointer of {size} bytes, which only refers to the file. "
             "Run `git lfs pull` in its directory, or download it with `hf download`."
         )
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return "cannot be read: it is a web page, an error or login page saved by a download. Download it again."
     if start.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
-        return "is a compressed archive, not weights. Unpack it and give the directory that it holds."
+        return "is a compressed archive, not weights. Unpack it and give the directory that it contains."
     if path.suffix == ".safetensors" and not start.startswith(b"PK"):
         return describe_truncation(path, size)
     return describe_archive(path, start)
 
 
 def describe_archive(path: Path, start: bytes) -> str | None:
-    """Say what is wrong with a file that torch.save did not write, or not to its end."""
+    """Describe what is wrong with a file that torch.save did not write, or did not finish."""
     if not start.startswith(b"PK"):
         looks_safe = start[8:10] == b'{"'
-        return "holds safetensors: rename it, with the ending .safetensors." if looks_safe else None
+        return "contains safetensors: rename it to end with .safetensors." if looks_safe else None
     if not zipfile.is_zipfile(path):
         return f"cannot be read as weights: it is truncated, its end is missing. {RETRY_ADVICE}."
     try:
@@ -120,21 +118,21 @@ def describe_archive(path: Path, start: bytes) -> str | None:
     except zipfile.BadZipFile:
         return f"cannot be read as weights: it is damaged. {RETRY_ADVICE}."
     if not any(name.endswith("/data.pkl") for name in names):
-        return "is a zip archive, not weights. Unpack it and give the directory that it holds."
+        return "is a zip archive, not weights. Unpack it and give the directory that it contains."
     if path.suffix == ".safetensors":
         return "was written by torch.save, not as safetensors. Rename it to pytorch_model.bin."
     return None
 
 
 def describe_truncation(path: Path, size: int) -> str | None:
-    """Say that a safetensors file is shorter than its header says."""
+    """Describe a safetensors file that is shorter than its header says; None if the length is right."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size > 9 and file.read(1) != b"{":
-            return f"holds something else than safetensors. {RETRY_ADVICE}."
+            return f"does not contain safetensors. {RETRY_ADVICE}."
         file.seek(8)
         if length > MAX_HEADER_BYTES and length + 8 <= size:
-            return f"holds something else than safetensors. {RETRY_ADVICE}."
+            return f"does not contain safetensors. {RETRY_ADVICE}."
         if length + 8 > size:
             return f"cannot be read as weights: it is truncated to {size} bytes. {RETRY_ADVICE}."
         try:
@@ -144,67 +142,77 @@ def describe_truncation(path: Path, size: int) -> str | None:
             return None
     if end <= size:
         return None
-    return f"cannot be read as weights: it is truncated, {size} of {end} bytes are there. {RETRY_ADVICE}."
+    return f"cannot be read as weights: it is truncated, with {size} of {end} bytes. {RETRY_ADVICE}."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, or say what is wrong with the file."""
+    """Read a JSON object from a file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not contain a JSON object.
+    """
     try:
         if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
-        value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write the mark
+        value = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows add a byte-order mark
     except RecursionError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply. {RETRY_ADVICE}.") from error
     except (OSError, ValueError) as error:
         reason = describe_damage(path) or f"cannot be read as JSON: {error}. {RETRY_ADVICE}."
         raise CheckpointError(f"{path} {reason}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, not {type(value).__name__}.")
+        raise CheckpointError(f"{path} should contain a JSON object, not {type(value).__name__}.")
     return value
 
 
 def load_pickled(path: Path) -> dict[str, Any]:
-    """Map a file of torch.save into memory; its tensors are read when they are used, and nothing is executed.
+    """Load a file of torch.save, memory-mapped: tensors are read when they are used, and nothing is executed.
 
     Raises:
-        CheckpointError: no such file, or one that asks for code of a package that holds no weights.
+        CheckpointError: the file does not exist, is damaged, or requires code that weights do not need.
     """
     with translate_read_errors(path):
-        # Before release 1.6, torch.save wrote a bare pickle, which cannot be mapped.
+        # torch.save < 1.6 wrote a bare pickle, which cannot be memory-mapped.
         mapped = zipfile.is_zipfile(path)
         stand_ins = inert_globals(path) if mapped else []
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} should hold tensors by name, not {type(content).__name__}.")
+        raise CheckpointError(f"{path} should contain tensors by name, not {type(content).__name__}.")
     return dict(content)
 
 
 def inert_globals(path: Path) -> list[Any]:
-    """List a stand-in for each class or function, other than torch's own, that a pickled file names."""
+    """Return an inert replacement for each class or function, other than torch's own, that a pickle file names.
+
+    Raises:
+        CheckpointError: the file names one of a package that is not in INERT_PACKAGES.
+    """
     wanted = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     refused = [name for name in wanted if name.split(".")[0] not in INERT_PACKAGES]
     if refused:
         raise CheckpointError(
             f"{path} asks to run {', '.join(refused[:3])}, which weights never need; it was not opened. "
-            "Get the file from a source that you trust, in safetensors if there is one."
+            "Get the file from a source that you trust, as safetensors if available."
         )
     return [(Inert, name) for name in wanted]
 
 
 def check_tensor_storage(name: str, tensor: torch.Tensor, path: Path) -> torch.Tensor:
-    """Return a tensor of a pickled file; raise CheckpointError for one that holds more numbers than the file does.
+    """Return a tensor of a pickle file; raise CheckpointError if the file does not store all its elements.
 
-    A tensor may be described as sparse, without data, or as one number repeated without end.
+    A malicious file may describe a tensor as sparse, without data, or as one element expanded to any size.
     """
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"{path}: {name} is no plain tensor whose numbers lie in the file. Get the file again.")
+        raise CheckpointError(
+            f"{path}: {name} is not a plain tensor with all its elements in the file. Get the file again."
+        )
     return tensor
 
 
 def open_tensors(path: Path) -> Tensors:
-    """Open a safetensors file or a pickled state dict; each tensor is read when it is asked for."""
+    """Open a safetensors file or a pickled state dict; each tensor is read on access."""
     if path.suffix != ".safetensors":
         content = load_pickled(path).items()
         return {
@@ -218,10 +226,10 @@ def open_tensors(path: Path) -> Tensors:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write `tensors` into the safetensors file `path`, readable to whom the umask allows it.
+    """Write `tensors` to the safetensors file `path`, with the file mode that the umask allows.
 
     Raises:
-        OSError: it cannot be written, or the disk is full.
+        OSError: the file cannot be written, or the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""Reading the Hugging Face format: config.json, tensors in safetensors or .bin shards, names as published."""
+"""Read checkpoints in the Hugging Face format: config.json, and tensors in safetensors or .bin shards."""
 
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ SHARED_KEYS = (
     "gmask_token_id",
     "pad_token_id",
 )
-# Entries of both formats' configurations that a model may lack.
+# Optional entries of the configurations of both formats.
 OPTIONAL_KEYS = ("prompt_language", "description")
 
 
@@ -38,10 +38,13 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
     """Read config.json in directory `path`.
 
     Returns:
-        The entries of a SAT model_config.json, and the bits of quantised weights, 0 for weights that are not.
+        The entries of a SAT model_config.json, and the bits per quantized weight, 0 for unquantized weights.
+
+    Raises:
+        CheckpointError: it is not the configuration of a VisualGLM model, or has impossible sizes.
     """
     config = read_json(path / CONFIG_NAME)
-    if config.get("pad_token_id") is None:  # which programs that save a configuration may drop
+    if config.get("pad_token_id") is None:  # some programs drop it when they save a configuration
         config = {**config, "pad_token_id": PAD_TOKEN_ID}
     absent = [key for key in (*SHARED_KEYS, "eva_config", "qformer_config") if config.get(key) is None]
     if absent:
@@ -65,12 +68,16 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def optional_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the optional entries that a configuration has."""
+    """Return the optional entries that are present in a configuration."""
     return {key: config[key] for key in OPTIONAL_KEYS if config.get(key) is not None}
 
 
 def weight_files(path: Path) -> list[Path]:
-    """List the files that hold the tensors, as the index says, or the single file."""
+    """List the weight files of a directory: the shards in its index, or the single file.
+
+    Raises:
+        CheckpointError: there are none, or the index or a shard is missing.
+    """
     for name in INDEX_NAMES:
         if (path / name).is_file():
             return [require_file(path / shard) for shard in shard_names(path / name)]
@@ -83,48 +90,52 @@ def weight_files(path: Path) -> list[Path]:
     shards = sorted(file.name for file in path.glob("*-of-*") if file.suffix in (".safetensors", ".bin"))
     if shards:
         raise CheckpointError(
-            f"{path} has the weight file {shards[0]}, one of several, but not the index of them all, "
+            f"{path} has the shard {shards[0]}, but not the index of all shards, "
             f"{' or '.join(INDEX_NAMES)}. Copy or download it there."
         )
     raise CheckpointError(
-        f"{path} has a {CONFIG_NAME} but no weights: none of {', '.join(SINGLE_NAMES + INDEX_NAMES)} is there. "
+        f"{path} has a {CONFIG_NAME} but no weights: none of {', '.join(SINGLE_NAMES + INDEX_NAMES)} exists. "
         "Copy or download the weight files into it."
     )
 
 
 def shard_names(index: Path) -> list[str]:
-    """List the files that an index names."""
+    """List the shards that an index names."""
     return sorted(set(read_index(index).values()))
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return the name of the file that holds each tensor."""
+    """Read an index: the file name of the shard of each tensor.
+
+    Raises:
+        CheckpointError: it has no valid weight_map, or names a file outside of its directory.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map that says which file holds which tensor. Get it again.")
+        raise CheckpointError(f"{index} has no weight_map, which maps tensors to files. Get it again.")
     for file in weight_map.values():
         if not isinstance(file, str) or not file or Path(file).name != file:
             raise CheckpointError(
-                f"{index} should name weight files beside it; it names {reprlib.repr(file)}. Get it again."
+                f"{index} should name weight files in its directory; it names {reprlib.repr(file)}. Get it again."
             )
     return weight_map
 
 
 def check_index(path: Path, tensors: Iterable[str]) -> None:
-    """Raise CheckpointError if none of the files in `path` holds a tensor that their index promises."""
+    """Raise CheckpointError if a tensor in the index of `path` is missing from `tensors`, the names in its files."""
     index = next((path / name for name in INDEX_NAMES if (path / name).is_file()), None)
     held = set(tensors)
     promised = read_index(index) if index is not None else {}
     absent = {name: file for name, file in promised.items() if name not in held}
     for name, file in absent.items():
         raise CheckpointError(
-            f"By its index {path / file} holds {name}; neither it nor another file does, and {len(absent) - 1} more "
-            "tensors are absent. The files belong to different models or downloads. Get them again."
+            f"According to the index, {path / file} contains {name}, but no file does; {len(absent) - 1} more tensors "
+            "are missing. The files belong to different models or downloads. Get them again."
         )
 
 
 def require_file(path: Path) -> Path:
-    """Return `path` if the file is there."""
+    """Return `path` if the file exists; otherwise raise CheckpointError."""
     if not path.is_file():
         if path.is_symlink():
             raise CheckpointError(f"{path} {describe_damage(path)}")
@@ -133,10 +144,10 @@ def require_file(path: Path) -> Path:
 
 
 def open_files(files: list[Path]) -> Tensors:
-    """Open weight files; return their tensors by their own names.
+    """Open weight files; return their tensors by the names in the files.
 
     Raises:
-        CheckpointError: one is damaged, or they lack what their index promises.
+        CheckpointError: a file is damaged, or a tensor of the index is missing.
     """
     loaders: dict[str, TensorLoader] = {}
     for file in files:
@@ -146,6 +157,6 @@ def open_files(files: list[Path]) -> Tensors:
 
 
 def to_sat_names(tensors: Tensors) -> Tensors:
-    """Return those of `tensors` that SAT knows, by SAT's names."""
+    """Rename tensors from the Hugging Face format to SAT, without those that SAT computes."""
     named = {to_sat_name(name): load for name, load in loaders_of(tensors).items()}
     return LazyTensors({name: load for name, load in named.items() if name is not None})

@@ -1,7 +1,8 @@
-"""Name tensors as both formats do, and find the row order of a checkpoint's query-key-value tensors.
+"""Convert tensor names between both formats, and check the row order of query-key-value (QKV) tensors.
 
-The wrong one loads without a complaint and answers nonsense. The configuration says which it is; the weights are
-a second witness: q, k and v grow to different sizes in training, so the row norms group by the order they really have.
+A model with the wrong row order loads without an error and generates nonsense. The configuration names the order, and
+the weights are used to verify it: training makes the norms of q, k and v rows differ, so that the row norms cluster
+by the true order.
 """
 
 import math
@@ -18,9 +19,9 @@ IMAGE_PREFIX, SAT_IMAGE_PREFIX = "image_encoder.", "mixins.eva.model."
 # HF name -> SAT name where they differ by more than a prefix.
 HF_TO_SAT = {"lm_head.weight": "mixins.chatglm-final.lm_head.weight"}
 SAT_TO_HF = {sat_name: hf_name for hf_name, sat_name in HF_TO_SAT.items()}
-# Computed from the configuration, never loaded.
+# Suffix of tensors that are computed from the configuration and never loaded.
 DERIVED_SUFFIX = "rotary_emb.inv_freq"
-# Older SAT models own a table that no forward pass reads.
+# A table in older SAT models that no forward pass uses.
 IGNORED_TENSORS = frozenset({"transformer.position_embeddings.weight"})
 
 
@@ -30,7 +31,7 @@ def is_loaded(name: str) -> bool:
 
 
 def to_sat_name(name: str) -> str | None:
-    """Return the SAT name of an HF tensor, None for one that is computed instead of loaded."""
+    """Return the SAT name of an HF tensor; None for a tensor that is computed instead of loaded."""
     if name.endswith(DERIVED_SUFFIX):
         return None
     if name.startswith(IMAGE_PREFIX):
@@ -46,9 +47,9 @@ def to_hf_name(name: str) -> str:
 
 
 def is_language_qkv(name: str) -> bool:
-    """Whether `name` is a query-key-value tensor of the language model, whose rows lie in one of two orders."""
+    """Whether `name` is a QKV tensor of the language model, whose rows have one of two orders."""
     stem, _, kind = name.rpartition(".")
-    module = stem.removesuffix(".original")  # where LoRA wraps the layer
+    module = stem.removesuffix(".original")  # the layer may be wrapped by LoRA
     return (
         name.startswith("transformer.layers.")
         and module.endswith(".attention.query_key_value")
@@ -57,29 +58,29 @@ def is_language_qkv(name: str) -> bool:
 
 
 def split_qkv(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Turn interleaved rows [heads * 3 * head_dim, ...] into split rows of the same shape."""
+    """Convert interleaved rows [heads * 3 * head_dim, ...] to split rows of the same shape."""
     rows = tensor.view(heads, 3, -1, *tensor.shape[1:])
     return rows.transpose(0, 1).reshape(tensor.shape)
 
 
 def interleave_qkv(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Turn split rows [3 * heads * head_dim, ...] into interleaved rows of the same shape."""
+    """Convert split rows [3 * heads * head_dim, ...] to interleaved rows of the same shape."""
     rows = tensor.view(3, heads, -1, *tensor.shape[1:])
     return rows.transpose(0, 1).reshape(tensor.shape)
 
 
 SPLIT, INTERLEAVED = "split", "interleaved"
 LAYOUTS = (SPLIT, INTERLEAVED)
-# The weights veto the configuration only where they say the opposite clearly: on visualglm-tiny the right order
-# explains 0.57 of the variance and the wrong one 0.05. With two heads the wrong one explains a quarter of what the
-# right one does, with more heads less. Random weights veto in less than CHANCE of all cases.
+# The weights override the configuration only if they contradict it clearly: in visualglm-tiny, the right order
+# explains 0.57 of the variance and the wrong one 0.05. With two heads the wrong order explains a quarter of what the
+# right one explains, with more heads less. Random weights contradict it with a probability below MAX_P_VALUE.
 MIN_EXPLAINED_VARIANCE = 0.3
 MIN_VARIANCE_RATIO = 3.0
 MAX_P_VALUE = 1e-4
 
 
 def split_qkv_rows(tensors: Tensors, layout: str, heads: int) -> Tensors:
-    """Return `tensors` of `layout` in the split order."""
+    """Convert the QKV rows of `tensors` from `layout` to the split order, each on access."""
     if layout == SPLIT:
         return tensors
     loaders = loaders_of(tensors)
@@ -89,20 +90,22 @@ def split_qkv_rows(tensors: Tensors, layout: str, heads: int) -> Tensors:
 
 
 def split_qkv_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
-    """Return one of `tensors` with its rows in the split order."""
+    """Convert the rows of the tensor called `name` from the interleaved to the split order."""
     with translate_shape_errors(name):
         return split_qkv(tensors[name], heads)
 
 
 def explained_variance(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dict[str, float], int]:
-    """Measure how well each order explains the row norms.
+    """Compute the share of the variance of row norms that each order explains.
 
     Args:
-        tensors: query-key-value weights [3 * heads * head_dim, D] or biases [3 * heads * head_dim].
+        tensors: QKV weights [3 * heads * head_dim, D] or biases [3 * heads * head_dim].
+        heads: number of attention heads.
 
     Returns:
-        For each order the share, between 0 and 1, of the variance of the norms of 3 * heads row blocks that lies
-        between its three groups, as a mean over the tensors; and how many tensors had any variance.
+        For each order, the explained variance: the between-group variance of its three groups, divided by the total
+        variance of the norms of 3 * heads row blocks, averaged over the tensors; and the number of tensors with
+        nonzero variance.
     """
     ratios: dict[str, list[float]] = {SPLIT: [], INTERLEAVED: []}
     for tensor in tensors:
@@ -119,10 +122,10 @@ def explained_variance(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dic
 
 
 def p_value(share: float, heads: int, count: int) -> float:
-    """Return the probability that `count` random tensors are explained by at least `share`.
+    """Return the p-value: the probability that `count` random tensors have at least the explained variance `share`.
 
-    A share of random blocks follows a beta distribution; its upper tail is a finite sum, because three groups
-    leave two degrees of freedom a tensor.
+    For random blocks it has a beta distribution, whose upper tail is a finite sum, because three groups leave two
+    degrees of freedom per tensor.
     """
     if heads < 2 or count == 0 or share <= 0:
         return 1.0
@@ -137,7 +140,7 @@ def p_value(share: float, heads: int, count: int) -> float:
 
 
 def detect_other_layout(tensors: Iterable[torch.Tensor], layout: str, heads: int) -> str | None:
-    """Return the other layout if the weights clearly have it, None otherwise."""
+    """Return the other row order if the weights clearly have that one; None otherwise."""
     ratios, count = explained_variance(tensors, heads)
     other = INTERLEAVED if layout == SPLIT else SPLIT
     clear = ratios[other] >= max(MIN_EXPLAINED_VARIANCE, MIN_VARIANCE_RATIO * ratios[layout])
@@ -145,26 +148,26 @@ def detect_other_layout(tensors: Iterable[torch.Tensor], layout: str, heads: int
 
 
 def check_layout(tensors: Tensors, layout: str, heads: int, location: object) -> None:
-    """Raise CheckpointError where the weights of the model in `location` clearly have the other row order."""
+    """Raise CheckpointError if the weights of the model in `location` clearly have the other row order."""
     names = [name for name in tensors if is_language_qkv(name)]
     with translate_shape_errors("query_key_value"):
         other = detect_other_layout((tensors[name] for name in names), layout, heads)
     if other is not None:
         raise CheckpointError(
-            f"{location}: by its configuration the rows of query_key_value are {layout}, but the weights look "
-            f"{other}. Read wrongly, the model answers nonsense. Say which is right: "
-            f"qkv_layout={other!r} (most likely) or {layout!r} where the model is loaded, or write the model anew with "
+            f"{location}: according to its configuration the query_key_value rows are {layout}, but the weights look "
+            f"{other}. With the wrong order, the model generates nonsense. Specify the right one: "
+            f"qkv_layout={other!r} (most likely) or {layout!r} where the model is loaded, or convert the model with "
             f"`python -m model.checkpoint.convert SRC DST --to sat --qkv-layout {other}`."
         )
 
 
 def check_heads(tensors: Tensors, config: dict[str, Any], location: object) -> None:
-    """Raise CheckpointError where rotary frequencies among `tensors` belong to another number of heads.
+    """Raise CheckpointError if rotary frequencies among `tensors` imply a different number of heads.
 
     Args:
-        tensors: by their names in either format.
+        tensors: tensors by their names in either format.
         config: the entries of a SAT model_config.json.
-        place: of the model.
+        location: path of the model, for the message.
     """
     name = next((name for name in tensors if name.endswith(DERIVED_SUFFIX)), None)
     if name is None:
@@ -173,7 +176,8 @@ def check_heads(tensors: Tensors, config: dict[str, Any], location: object) -> N
     if width != 4 * count * heads:
         fitting = f"{width // (4 * count)} heads" if count and width % (4 * count) == 0 else "no number of heads"
         raise CheckpointError(
-            f"{location}: by its configuration num_attention_heads is {heads}, but {name} holds {count} frequencies, "
-            f"which with a hidden_size of {width} fit {fitting}. Read wrongly, the model answers nonsense. "
-            "The weights and the configuration belong to different models. Get both from one source."
+            f"{location}: according to its configuration num_attention_heads is {heads}, but {name} has {count} "
+            f"frequencies, which with a hidden_size of {width} imply {fitting}. With a wrong number, the model "
+            "generates nonsense. The weights and the configuration belong to different models. Get both from one "
+            "source."
         )

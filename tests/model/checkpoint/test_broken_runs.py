@@ -73,7 +73,7 @@ def pickle_without_module(run: Path) -> None:
     [
         (remove_latest, r"no file called latest.*iterations 300"),
         (point_to("7"), r"no directory 7.*iterations 300"),
-        (point_to("../../elsewhere"), r"should hold the name of an iteration's directory"),
+        (point_to("../../elsewhere"), r"name of an iteration's directory"),
         (remove_weights, r"mp_rank_00_model_states\.pt is missing"),
         (say_two_ranks, r"weights in 2 files; mp_rank_01_model_states\.pt is missing"),
         (describe_another_model, r"not a VisualGLM configuration: it lacks .*eva_args.*'CogVLMModel'"),
@@ -87,15 +87,15 @@ def pickle_without_module(run: Path) -> None:
         (pickle_without_module, r"no entry 'module'"),
         (break_directory_of_the_archive, r"it is damaged\. Copy or download it again"),
         (put(b"\x1f\x8b\x08" + b"x" * 50), r"compressed archive"),
-        (put(bytes(6) + b"\0\0" + b'{"a":{}}'), r"holds safetensors"),
-        (put(b"words"), r"it holds something else, or is damaged\. Copy"),
+        (put(bytes(6) + b"\0\0" + b'{"a":{}}'), r"contains safetensors"),
+        (put(b"words"), r"something else, or is damaged\. Copy"),
         (set_entry("num_layers", "four"), r"num_layers is 'four'"),
         (set_entry("num_attention_heads", 0), r"num_attention_heads is 0"),
         (set_entry("num_attention_heads", 7), r"num_attention_heads, 7, does not divide"),
         (set_entry("hidden_size", None), r"hidden_size is None"),
         (set_entry("eva_args", 3), r"eva_args should hold sizes by name, not 3"),
         (set_entry("model_parallel_size", "x"), r"model_parallel_size is 'x'"),
-        (point_to("1\n2"), r"it holds '1\\n2'"),
+        (point_to("1\n2"), r"it contains '1\\n2'"),
     ],
 )
 def test_broken_runs_are_explained(damage: Callable[[Path], None], message: str, run: Path) -> None:
