@@ -41,7 +41,7 @@ class LabeledScene:
     scene: Scene
     label: str
 
-    def draw(self) -> Image.Image:
+    def render(self) -> Image.Image:
         """Render the scene as an RGB image."""
         return render_scene(self.scene, IMAGE_SIZE)
 
@@ -62,7 +62,7 @@ def make_files(folder: str, seed: int, count: int) -> Iterator[tuple[str, bytes]
     for number, labeled in enumerate(sample_labeled(seed, count), start=1):
         name = f"{number:0{len(str(count))}d}.jpg"
         buffer = io.BytesIO()
-        labeled.draw().save(buffer, "JPEG", quality=90)
+        labeled.render().save(buffer, "JPEG", quality=90)
         rows.append({"img": f"{folder}/{name}", "prompt": QUESTION, "label": labeled.label})
         yield name, buffer.getvalue()
     yield "dataset.json", (json.dumps(rows, ensure_ascii=False, indent=1) + "\n").encode()

@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     model = load_sat(options.from_pretrained, device="cpu", dtype="float32")
     labeled = list(sample_labeled(SEED, options.count))
-    pixels = torch.stack([preprocess(example.draw(), model.network.image_size) for example in labeled])
+    pixels = torch.stack([preprocess(example.render(), model.network.image_size) for example in labeled])
     labels = list(ANSWERS.values())
     classes = torch.tensor([labels.index(example.label) for example in labeled])
     print("| | variance between backgrounds | accuracy of the nearest mean of 20 |\n|---|---|---|")

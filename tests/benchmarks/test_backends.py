@@ -24,14 +24,14 @@ def engine(source: Source) -> EngineBackend:
 
 
 @pytest.mark.parametrize("length", [SHORT, 300])
-def test_prompts_have_the_length_asked_for(engine: EngineBackend, length: int) -> None:
+def test_prompts_have_the_requested_length(engine: EngineBackend, length: int) -> None:
     [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
     prompts = [engine.model.encode_prompt(Conversation(pixels), length_question(length, n), DEMO) for n in (0, 0, 1)]
     assert {len(prompt.token_ids) for prompt in prompts} == {length}
     assert prompts[0].token_ids == prompts[1].token_ids != prompts[2].token_ids
 
 
-def test_everyone_answers_with_as_many_tokens(engine: EngineBackend, source: Source) -> None:
+def test_every_backend_generates_the_requested_tokens(engine: EngineBackend, source: Source) -> None:
     """A subject fails where its prompt or its answer has another length."""
     [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
     for backend in (engine, ChatBackend(engine.model), SatBackend(source.sat())):
@@ -52,7 +52,7 @@ def test_a_measurement_is_made_once(engine: EngineBackend) -> None:
     assert measured.token_ms(SHORT, 3) == measured.token_ms(SHORT, 3)
 
 
-def test_rates_while_all_are_written_leave_out_the_ends() -> None:
+def test_the_steady_rate_excludes_start_and_end() -> None:
     steady = [float(moment) for moment in range(1, 11)]
     late = [moment + 4 for moment in steady]
     written = ConcurrentAnswers(0, [steady, late])
@@ -69,7 +69,7 @@ def test_times_of_an_answer() -> None:
         to_times(0, [1.0, 2.0], 3)
 
 
-def test_pictures_differ() -> None:
+def test_random_images_differ() -> None:
     one, other = random_pixels(2, 28, seed=0)
     assert not torch.equal(one, other)
     assert torch.equal(one, random_pixels(1, 28, seed=0)[0])

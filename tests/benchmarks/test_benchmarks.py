@@ -83,7 +83,7 @@ def test_decode_compares_with_sat() -> None:
     assert rows["decoding"][3] == "at least 3"
 
 
-def test_products_are_measured_both_ways() -> None:
+def test_cpu_matmul_measures_both_methods() -> None:
     rows = cells(run("benchmarks.cpu_matmul", "--rows", "1", "3", "--sets", "2", "--repetitions", "2"))[2:]
     assert [row[0] for row in rows] == ["1", "3"]
     assert all(float(number) > 0 for row in rows for number in row[1:])
@@ -97,7 +97,7 @@ def test_every_row_of_decoding_is_measured() -> None:
 
 
 @pytest.mark.slow
-def test_loading_is_judged_by_what_it_takes_beside_the_model() -> None:
+def test_loading_is_measured_by_memory_beyond_the_model() -> None:
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.loading", "--device", "cpu"))}
     for name in ("sat", "hf", "load_hf", "int8", "int4"):
         assert float(rows[f"{name}/seconds"][1]) > 0
@@ -109,7 +109,7 @@ def test_loading_is_judged_by_what_it_takes_beside_the_model() -> None:
 
 
 @pytest.mark.slow
-def test_serving_says_how_long_people_wait() -> None:
+def test_serving_reports_latencies() -> None:
     few = ["--device", "cpu", "--tokens", "4", "--counts", "2", "--seconds", "0.5"]
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.serving", *few))}
     assert float(rows["ours/at-once-2"][1]) > 0
@@ -119,7 +119,7 @@ def test_serving_says_how_long_people_wait() -> None:
 
 
 @pytest.mark.slow
-def test_over_http_each_row_is_beside_the_engine_alone() -> None:
+def test_http_overhead_compares_with_the_engine() -> None:
     few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.http_overhead", *few))}
     for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
@@ -129,14 +129,14 @@ def test_over_http_each_row_is_beside_the_engine_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_crowd_ends_with_a_verdict() -> None:
+def test_a_load_test_ends_with_a_verdict() -> None:
     few = ["--clients", "8", "--seconds", "6", "--warm_up", "2", "--every_s", "2", "--pause_s", "0.01"]
     output = run_alone("tests.stress.server_load", *few)
     assert re.search(r"Passed: .*'answered': [1-9]", output)
     assert "8 s: " in output
 
 
-def test_a_picture_drawn_for_a_request_is_a_picture() -> None:
+def test_a_random_png_is_a_valid_image() -> None:
     body = completion("a model", 3, 0, random_png(16, seed=1), stream=True)
     url = body["messages"][0]["content"][1]["image_url"]["url"]
     assert decode_base64(url).size == (16, 16)
@@ -166,7 +166,7 @@ def test_an_import_that_fails_says_why() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--repetitions", "0"], ["--tokens", "1"]])
-def test_senseless_numbers_are_refused(
+def test_invalid_numbers_are_rejected(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks.chat", *arguments])
@@ -178,7 +178,7 @@ def test_senseless_numbers_are_refused(
 
 @pytest.mark.parametrize("rows", [1, 16])
 @pytest.mark.parametrize("kind", ["dense", "int8", "int4"])
-def test_the_table_of_tiles_is_written_as_it_is_read(kind: str, rows: int) -> None:
+def test_the_table_of_configurations_round_trips(kind: str, rows: int) -> None:
     cases = [MatmulCase(kind, 12288, 4096, rows), MatmulCase(kind, 4096, 16384, rows)]
     best = {case: candidate_configs(case)[-1] for case in cases}
     written: dict[str, object] = {"__package__": "model.kernels"}
@@ -195,7 +195,7 @@ def test_kernels_are_not_measured_without_a_gpu(monkeypatch: pytest.MonkeyPatch)
         kernels.main()
 
 
-def test_an_attack_is_judged_by_each_promise() -> None:
+def test_each_limit_of_an_attack_is_checked() -> None:
     baseline = Measured(answers=[0.1] * 20, health=[0.01], memory=[100.0], statuses=[200])
     under_attack = Measured(answers=[0.25] * 20, health=[0.02], memory=[900.0], statuses=[200, 429, 503])
     report: dict[str, object] = {"statuses": {"400": 3}, "failures": []}

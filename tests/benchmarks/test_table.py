@@ -30,7 +30,7 @@ def test_a_failure_stops_nothing_else(capsys: pytest.CaptureFixture[str]) -> Non
     assert table.results == {"one/good": 2.5}
 
 
-def test_only_what_is_chosen_is_made_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_selected_rows_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Row("fast-1", "", lambda subject: 1.0), Row("slow", "", fail)]
     table = Table(["one/fast-*"])
     table.run([Stage("none", refuse, rows), Stage("one", object, rows)])
@@ -38,7 +38,7 @@ def test_only_what_is_chosen_is_made_and_measured(capsys: pytest.CaptureFixture[
     assert "failed" not in capsys.readouterr().out
 
 
-def test_a_promise_is_kept_from_a_ratio_of_one_on() -> None:
+def test_a_ratio_of_one_meets_the_target() -> None:
     assert at_most(10).ratio(5) == 2
     assert at_most(10).ratio(20) == 0.5
     assert at_least(10).ratio(20) == 2

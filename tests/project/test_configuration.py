@@ -46,7 +46,7 @@ def test_each_test_file_in_the_makefile_exists() -> None:
     assert all((ROOT / f"{prefix[1] if prefix else ''}{file}").is_file() for file in files)
 
 
-def test_a_wheel_holds_every_picture_that_the_page_shows() -> None:
+def test_a_wheel_contains_every_example_image_of_the_page() -> None:
     included = TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included == {f"examples/{name}": f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
 

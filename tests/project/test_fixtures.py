@@ -96,7 +96,7 @@ def test_models_answer_as_before(name: str, load: Any, fixtures: Path) -> None:
     assert ask(load(name, device="cpu"), fixtures) == EXPECTED["answers"][name]
 
 
-def test_weights_of_four_bits_are_kept(fixtures: Path) -> None:
+def test_int4_answers_stay_similar(fixtures: Path) -> None:
     answers = ask(load_sat("int4", device="cpu", quant=4), fixtures)
     pairs = list(zip(answers, EXPECTED["answers"]["int4 at 4 bits"], strict=True))
     alike = [actual["text"][:8] == expected["text"][:8] for actual, expected in pairs]
@@ -129,7 +129,7 @@ def test_refreshing_moves_all_code_of_before_into_the_backup(refreshed: Path) ->
     assert {path.name: path.read_bytes() for path in backup.glob("*.py")} == before
 
 
-def test_an_export_answers_as_before_in_plain_transformers_and_beside_this_package(refreshed: Path) -> None:
+def test_an_export_answers_as_before_with_and_without_this_package(refreshed: Path) -> None:
     directories = [str(refreshed.with_name("hf-export")), str(refreshed)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM]
@@ -174,7 +174,7 @@ def test_an_adapter_of_peft_becomes_a_run(fixtures: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("to", ["sat", "hf"])
-def test_a_run_is_merged_into_a_whole_model(to: str, fixtures: Path, tmp_path: Path) -> None:
+def test_a_run_is_merged_into_a_complete_model(to: str, fixtures: Path, tmp_path: Path) -> None:
     merge: Any = importlib.import_module("finetune.merge")
     assert merge.main([str(fixtures / "sat-run"), "--out", str(tmp_path / "whole"), "--to", to]) == 0
     assert ask(load_sat(tmp_path / "whole", device="cpu"), fixtures) == EXPECTED["answers"]["sat-run"]

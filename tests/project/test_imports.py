@@ -83,7 +83,7 @@ def test_fine_tuning_imports_no_program_and_no_drawn_world(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {*LAYERS} - {"finetune"}
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     files = [
         path for folder in ("model", "finetune", "visualglm", "tiny") for path in sorted((ROOT / folder).rglob("*.py"))
     ]

@@ -81,7 +81,7 @@ def test_make_installs_for_the_chat_then_for_the_web_page(clone: Path) -> None:
         assert b"VisualGLM" in page.read()
 
 
-def test_a_wheel_with_what_pip_resolves(clone: Path, tmp_path: Path) -> None:
+def test_a_wheel_with_the_versions_that_pip_resolves(clone: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "model.py").write_text("raise SystemExit('not ours')")  # the console program does not look here

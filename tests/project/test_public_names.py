@@ -41,7 +41,7 @@ def is_gone(name: str) -> bool:
     return name in GONE or any(".".join(parts[: count + 1]) in GONE for count in range(len(parts)))
 
 
-def test_what_is_removed_was_listed_and_is_explained() -> None:
+def test_removed_names_were_listed_and_have_a_reason() -> None:
     for name, reason in GONE.items():
         module, _, attribute = name.partition(":")
         known = [other for other in LISTED["modules"] if other == module or other.startswith(f"{module}.")]

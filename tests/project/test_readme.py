@@ -157,7 +157,7 @@ def flags_named(text: str, program: str) -> set[str]:
         if (ROOT / name).is_file()
     ],
 )
-def test_the_flags_are_the_programs_(page: str, program: str) -> None:
+def test_documented_flags_exist(page: str, program: str) -> None:
     named, known = flags_named(read(page), program), flags_of(program)
     if program == "web_demo.py":  # the page refers to the terminal's
         assert known - flags_of("cli_demo.py") <= named <= known

@@ -37,7 +37,7 @@ def checked(steps: Any, tokens: int, **expected: bool) -> Soak:
     return soak
 
 
-def test_a_whole_answer_is_counted() -> None:
+def test_a_complete_answer_is_counted() -> None:
     soak = checked([TokenOutput(5), TokenOutput(6, "length")], 2)
     assert soak.counts["answered"] == 1
     assert not soak.failures
@@ -52,11 +52,11 @@ def test_a_whole_answer_is_counted() -> None:
         [],
     ],
 )
-def test_an_answer_that_is_not_whole_is_a_failure(steps: list[Any]) -> None:
+def test_an_incomplete_answer_is_a_failure(steps: list[Any]) -> None:
     assert len(checked(steps, 2).failures) == 1
 
 
-def test_a_refusal_is_none() -> None:
+def test_a_rejection_is_no_failure() -> None:
     soak = checked([BusyError("later")], 2)
     assert soak.counts["refused"] == 1
     assert not soak.failures

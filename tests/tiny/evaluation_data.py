@@ -1,4 +1,4 @@
-"""Questions and results that the tests of the evaluation share."""
+"""Questions and results for the tests of the evaluation."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -15,10 +15,10 @@ from tiny.words.sentences import Language
 
 
 class ScriptedModel:
-    """Gives its answers in order, in pieces, and keeps what it was asked.
+    """Gives prepared answers in order, as a stream of chunks, and records the questions.
 
     Args:
-        answers: what it says.
+        answers: the prepared answers.
     """
 
     network = torch.nn.Module()
@@ -39,7 +39,7 @@ class ScriptedModel:
 
 
 def count_words(answer: str) -> ThingScore:
-    """One thing named rightly for each "right" in an answer, one wrongly for each "wrong"; one left out."""
+    """Score an answer: each "right" is a correct thing, each "wrong" a wrong one; one thing is missing."""
     return ThingScore(answer.count("right"), answer.count("wrong"), 1)
 
 
@@ -51,7 +51,7 @@ def make_question(
     swapped_image: str | None = "blue",
     **fields: Any,
 ) -> Question:
-    """A question whose right answer is "right", about a picture of one color."""
+    """Return a question about a single-color image, with the correct answer "right"."""
 
     def paint(color: str | None) -> ImageSource | None:
         return None if color is None else ImageSource(color, partial(Image.new, "RGB", (300, 150), color))
@@ -64,7 +64,7 @@ def make_question(
 
 
 def make_results(right: int, wrong: int, swapped_right: int | None = 0, **fields: Any) -> list[Result]:
-    """`right` + `wrong` results of one kind and language, of which `swapped_right` stay right when swapped."""
+    """Return `right` + `wrong` results of one kind; `swapped_right` of them are correct when swapped."""
     question = make_question(**fields)
     answers = ["right"] * right + ["wrong"] * wrong
     if swapped_right is None:

@@ -1,4 +1,4 @@
-"""Scenes and questions about them, for several tests."""
+"""Scenes and example questions for several tests."""
 
 import numpy as np
 
@@ -26,6 +26,7 @@ ALONE = Scene("night", (Thing("box", "orange", "small", 0.5, 0.8),), 7)
 
 
 def examples(language: str, count: int, seed: int = 0, kind: str | None = None) -> list[tuple[Scene, Example]]:
+    """Return `count` scenes with a question about each."""
     rng = np.random.default_rng(seed)
     drawn = []
     while len(drawn) < count:
@@ -36,7 +37,7 @@ def examples(language: str, count: int, seed: int = 0, kind: str | None = None) 
 
 
 def find(scene: Scene | None, language: str, kind: str, /, **facts: object) -> Example:
-    """The first example of that kind with these facts."""
+    """Return the first sampled example of that kind with these facts."""
     rng = np.random.default_rng(0)
     for _ in range(4000):
         example = sample_example(scene, rng, language, kind)
@@ -46,4 +47,5 @@ def find(scene: Scene | None, language: str, kind: str, /, **facts: object) -> E
 
 
 def texts_of(example: Example) -> list[str]:
+    """Return all texts of an example: history, question and answer."""
     return [*(text for exchange in example.history for text in exchange), example.question, example.answer]

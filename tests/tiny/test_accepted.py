@@ -1,4 +1,4 @@
-"""Answers to questions made elsewhere are judged by what they say."""
+"""Answers to questions of an external dataset are graded by their meaning."""
 
 from typing import get_args
 
@@ -94,21 +94,19 @@ OTHER = [  # language, question, accepted, answers that are wrong
 
 
 @pytest.mark.parametrize(("language", "question", "accepted", "answers"), SAME)
-def test_what_says_the_same_is_right(language: Language, question: str, accepted: str, answers: list[str]) -> None:
+def test_equivalent_answers_are_correct(language: Language, question: str, accepted: str, answers: list[str]) -> None:
     for answer in answers:
         assert is_accepted(language, question, ["something else", accepted], answer), answer
 
 
 @pytest.mark.parametrize(("language", "question", "accepted", "answers"), OTHER)
-def test_what_says_something_else_is_wrong(
-    language: Language, question: str, accepted: str, answers: list[str]
-) -> None:
+def test_other_answers_are_wrong(language: Language, question: str, accepted: str, answers: list[str]) -> None:
     for answer in answers:
         assert not is_accepted(language, question, [accepted], answer), answer
 
 
 @pytest.mark.parametrize("language", get_args(Language))
-def test_every_place_and_every_thing_is_met_by_itself_alone(language: Language) -> None:
+def test_every_region_and_thing_matches_only_itself(language: Language) -> None:
     places = [name_region(language, place) for place in REGIONS]
     things = [name_one(language, kind, color) for kind in KINDS for color in COLORS]
     for names in (places, things):

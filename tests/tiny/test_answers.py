@@ -1,4 +1,4 @@
-"""The one wording of every answer."""
+"""Every answer has exactly one wording."""
 
 import re
 

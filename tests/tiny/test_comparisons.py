@@ -1,4 +1,4 @@
-"""Whether an answer compares sizes and sides rightly."""
+"""Answers that compare sizes and sides are graded correctly."""
 
 import pytest
 
@@ -10,7 +10,7 @@ BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")
 
 
 def example(language: Language, facts: Facts) -> Example:
-    """A question of which only the facts matter."""
+    """Return an example in which only the facts matter."""
     return Example("any", language, (), "", "", facts)
 
 

@@ -1,4 +1,4 @@
-"""The dialogues in examples/ are what the embedded model says."""
+"""The transcripts in examples/ are the answers of the embedded model."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def model() -> Any:
     return load_sat("visualglm-tiny", device="cpu")
 
 
-def test_there_are_dialogues_of_several_rounds_in_both_languages_with_and_without_a_picture() -> None:
+def test_transcripts_cover_both_languages_with_and_without_an_image() -> None:
     transcripts = [read_transcript(file) for file in FILES]
     assert len(transcripts) >= 5
     assert {transcript.language for transcript in transcripts} == {CHINESE, ENGLISH}
@@ -26,12 +26,12 @@ def test_there_are_dialogues_of_several_rounds_in_both_languages_with_and_withou
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_model_says_what_is_written(model: Any, file: Path) -> None:
+def test_the_model_reproduces_the_transcript(model: Any, file: Path) -> None:
     transcript = read_transcript(file)
     assert tuple(replay(model, transcript)) == transcript.turns
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_transcripts_round_trip(tmp_path: Path) -> None:
     (tmp_path / "picture.png").touch()
     for language in (CHINESE, ENGLISH):
         transcript = Transcript(tmp_path / "picture.png", language, (Turn("one?", "1."), Turn("two?", "")))

@@ -1,4 +1,4 @@
-"""The evaluation asks every question as a person would, and its command says what came of it."""
+"""The evaluation asks through the public chat interface, and its command reports the results."""
 
 import json
 import sys
@@ -16,16 +16,16 @@ from tiny.evaluation.generated_dataset import generate_questions
 from tiny.evaluation.results import score, score_table, wilson_interval
 from tiny.questions import QUESTION_KINDS
 
-# What README promises of the embedded model, in percent of the right answers in each language.
-PROMISED = {"zh": 97.8, "en": 98.8}
-HELD_AGAINST = 264  # questions, 11 of each kind and language
+# Accuracy of the embedded model in each language, in percent, as stated in the README.
+STATED = {"zh": 97.8, "en": 98.8}
+QUESTION_COUNT = 264  # 11 of each kind and language
 
 Run = Callable[..., list[str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command on a model, with options; return the lines that it prints."""
+    """Run the command with options on a given model; return the lines that it prints."""
 
     def run_command(model: Any, *options: object) -> list[str]:
         def load(name: str, **settings: Any) -> Any:
@@ -40,9 +40,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """A folder with two questions about two pictures and one about none."""
-    folder = tmp_path / "elsewhere"
+def external_folder(tmp_path: Path) -> Path:
+    """Return a folder with two questions about two images and one without an image."""
+    folder = tmp_path / "external_folder"
     folder.mkdir()
     lines = [{"question": "hello?", "accepted": ["hi"]}]
     for color in ("red", "blue"):
@@ -53,7 +53,7 @@ def elsewhere(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_question_is_asked_about_its_picture_and_the_swapped_one() -> None:
+def test_each_question_is_asked_with_its_image_and_the_swapped_one() -> None:
     question = make_question(text="它呢？", history=(("有球吗？", "有。"),), language="zh")
     model = ScriptedModel(["right", "wrong", "right"])
     results = list(evaluate(model, [question, make_question(image=None, swapped_image=None)]))
@@ -91,7 +91,7 @@ def test_a_model_that_does_not_look_is_found_out(run: Run) -> None:
     blind = [text for question in questions for text in question.expected * (2 if question.swapped_image else 1)]
     lines = run(ScriptedModel(blind), "--seed", 5, "--count", count)
     marked = [line for line in lines if line.endswith("not looking (zh, en)")]
-    assert len(marked) == len(QUESTION_KINDS)  # all but the text, and the new pairs
+    assert len(marked) == len(QUESTION_KINDS)  # all kinds but text, and the new pairs
     assert lines[-1] == "overall 100.0 %"
 
 
@@ -108,9 +108,9 @@ def test_the_command_writes_scores_and_failures(run: Run, tmp_path: Path) -> Non
     assert page.read_text(encoding="utf-8").count("<article>") == 3
 
 
-def test_pictures_and_questions_made_elsewhere_are_asked_about(run: Run, elsewhere: Path, tmp_path: Path) -> None:
+def test_external_datasets_are_evaluated(run: Run, external_folder: Path, tmp_path: Path) -> None:
     model = ScriptedModel(["Hi!", "red", "blue", "yellow", "blue"])
-    lines = run(model, "--scenes", elsewhere, "--json", tmp_path / "results.json")
+    lines = run(model, "--scenes", external_folder, "--json", tmp_path / "results.json")
     assert [line.split()[0] for line in lines] == ["kind", "unnamed", "colour", "all", "overall"]
     assert lines[-1] == "overall 66.7 %"
     assert [conversation.image and conversation.image.getpixel((0, 0)) for conversation, _, _ in model.asked] == [
@@ -125,7 +125,7 @@ def test_pictures_and_questions_made_elsewhere_are_asked_about(run: Run, elsewhe
 
 
 def end_of(load: Any) -> int | str | None:
-    """Return the exit code of the program: argparse exits, and everything else is returned."""
+    """Return the exit code of the program; argparse raises SystemExit for it."""
     try:
         return main(load)
     except SystemExit as end:
@@ -144,13 +144,13 @@ def end_of(load: Any) -> int | str | None:
         ("--quant", "3"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_the_model_is_loaded(
+def test_invalid_options_fail_before_the_model_is_loaded(
     options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["evaluate", *options])
     code = end_of(lambda *_, **__: pytest.fail("the model was loaded"))
-    assert code == (1 if "missing" in options else 2)  # a file that is not there is a failure, not a wrong setting
+    assert code == (1 if "missing" in options else 2)  # a missing file is a failure, not a wrong setting
     printed = capsys.readouterr()
     assert printed.out == ""
     assert options[0] in printed.err or options[1] in printed.err
@@ -170,12 +170,12 @@ def test_an_error_for_a_person_is_one_line(
 
 
 @pytest.mark.slow
-def test_the_embedded_model_answers_as_promised() -> None:
+def test_the_embedded_model_answers_as_stated() -> None:
     model = load_sat("visualglm-tiny", device="cpu")
-    results = list(evaluate(model, list(generate_questions(4321, HELD_AGAINST))))
-    for language, promised in PROMISED.items():
+    results = list(evaluate(model, list(generate_questions(4321, QUESTION_COUNT))))
+    for language, stated in STATED.items():
         reached = score([result for result in results if result.question.language == language])
-        least, _ = wilson_interval(round(promised / 100 * reached.count), reached.count)
+        least, _ = wilson_interval(round(stated / 100 * reached.count), reached.count)
         assert reached.percent is not None
         assert reached.percent >= least
     rows = score_table(results).items()

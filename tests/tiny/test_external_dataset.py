@@ -1,4 +1,4 @@
-"""Pictures and questions made elsewhere are read, judged and swapped; mistakes in them are named."""
+"""External datasets are read, graded and swapped; errors in them are reported with file and line."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def save_picture(folder: Path, name: str, color: str) -> str:
     return name
 
 
-def test_every_file_is_read_in_order_with_what_each_line_gives(tmp_path: Path) -> None:
+def test_files_are_read_in_order_with_all_fields(tmp_path: Path) -> None:
     image = save_picture(tmp_path, "red.png", "red")
     full = {
         **{"image": image, "question": "它在哪里？", "history": [["有球吗？", "有。"]], "accepted": ["左边", "左"]},
@@ -52,7 +52,7 @@ def test_a_language_that_is_given_counts(tmp_path: Path) -> None:
     assert question.language == "en"
 
 
-def test_the_swapped_picture_is_the_next_other_one(tmp_path: Path) -> None:
+def test_the_swapped_image_is_the_next_distinct_one(tmp_path: Path) -> None:
     red, blue = save_picture(tmp_path, "red.png", "red"), save_picture(tmp_path, "blue.png", "blue")
     lines = [{**QUESTION, "image": image} for image in (red, red, blue)]
     questions = read_questions(write_lines(tmp_path, *lines, QUESTION))
@@ -60,7 +60,7 @@ def test_the_swapped_picture_is_the_next_other_one(tmp_path: Path) -> None:
     assert shown == [(0, 0, 255), (0, 0, 255), (255, 0, 0), None]
 
 
-def test_one_picture_is_swapped_for_none(tmp_path: Path) -> None:
+def test_a_single_image_has_no_swapped_image(tmp_path: Path) -> None:
     image = save_picture(tmp_path, "red.png", "red")
     questions = read_questions(write_lines(tmp_path, {**QUESTION, "image": image}, {**QUESTION, "image": image}))
     assert [question.swapped_image for question in questions] == [None, None]
@@ -77,8 +77,8 @@ def test_one_picture_is_swapped_for_none(tmp_path: Path) -> None:
         ({"question": "Where?"}, "no accepted answers"),
         ({"question": "Where?", "accepted": []}, "no accepted answers"),
         ({"question": "Where?", "accepted": ["left", ""]}, "no accepted answers"),
-        ({"question": "Where?", "accepted": [True]}, "not a text"),
-        ({"question": "Where?", "accepted": {"zh": "左"}}, "not a text"),
+        ({"question": "Where?", "accepted": [True]}, "not a string"),
+        ({"question": "Where?", "accepted": {"zh": "左"}}, "not a string"),
         ({**QUESTION, "language": "fr"}, '"language"'),
         ({**QUESTION, "kind": 3}, '"kind"'),
         ({**QUESTION, "kind": "a\nb"}, '"kind"'),

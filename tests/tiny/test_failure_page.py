@@ -1,4 +1,4 @@
-"""The page of wrong answers holds them all, with their pictures, and lets no text act as HTML."""
+"""The page of wrong answers holds all of them with their images, and escapes all text."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ NASTY = "<script>alert('x')</script> & {title} %s \"quoted\""
 
 
 class Reader(HTMLParser):
-    """Collects the text and the tags of a page; what is not closed stays open."""
+    """Collects the texts and tags of a page; checks that every tag is closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def write_page(path: Path, results: list[Result]) -> str:
     return (path / "failures.html").read_text(encoding="utf-8")
 
 
-def test_every_wrong_answer_is_shown_with_all_that_was_said(tmp_path: Path) -> None:
+def test_every_wrong_answer_is_shown_with_its_conversation(tmp_path: Path) -> None:
     question = make_question(
         text="红的吗？", history=(("有球吗？", "有一个。"),), expected=("right", "red"), language="zh"
     )
@@ -55,7 +55,7 @@ def test_every_wrong_answer_is_shown_with_all_that_was_said(tmp_path: Path) -> N
     assert "Wrong answers: 2 of 5" in shown.texts
 
 
-def test_pictures_are_part_of_the_page(tmp_path: Path) -> None:
+def test_images_are_inlined(tmp_path: Path) -> None:
     page = write_page(tmp_path, [Result(make_question(image="green"), "wrong")])
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
@@ -70,7 +70,7 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     shown = Reader(page)
     assert "script" not in shown.tags
     assert shown.texts.count(NASTY) == 5
-    assert "no picture" in shown.texts
+    assert "no image" in shown.texts
 
 
 def test_a_page_without_wrong_answers_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The labelled pictures that come with the repository are those that the script draws, and are good training data."""
+"""The repository's labeled images are reproducible by the script, and are valid training data."""
 
 import io
 import json
@@ -32,11 +32,11 @@ ARCHIVE = Path(__file__).parents[2] / "fewshot-data.zip"
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive's folder."""
-    place = tmp_path_factory.mktemp("fewshot")
+    """Return the unpacked folder of the archive."""
+    folder = tmp_path_factory.mktemp("fewshot")
     with zipfile.ZipFile(ARCHIVE) as archive:
-        archive.extractall(place)
-    return place / FOLDER
+        archive.extractall(folder)
+    return folder / FOLDER
 
 
 def test_the_archive_is_training_data(unpacked: Path) -> None:
@@ -52,13 +52,13 @@ def test_the_archive_is_training_data(unpacked: Path) -> None:
     }
 
 
-def test_the_archives_pictures_are_the_scenes_of_its_seed(unpacked: Path) -> None:
-    told = json.loads((unpacked / "dataset.json").read_text(encoding="utf-8"))
-    for row, labeled in zip(told, sample_labeled(SEED, COUNT), strict=True):
+def test_the_archive_is_reproduced_by_its_seed(unpacked: Path) -> None:
+    rows = json.loads((unpacked / "dataset.json").read_text(encoding="utf-8"))
+    for row, labeled in zip(rows, sample_labeled(SEED, COUNT), strict=True):
         assert row["label"] == ANSWERS[labeled.scene.background] == labeled.label
         with Image.open(unpacked.parent / row["img"]) as image:
             assert image.size == (IMAGE_SIZE, IMAGE_SIZE)
-            assert difference(image.convert("RGB"), labeled.draw()) < 6  # what JPEG changes
+            assert difference(image.convert("RGB"), labeled.render()) < 6  # JPEG artifacts
 
 
 def test_the_same_seed_writes_the_same_archive(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_same_seed_writes_the_same_archive(tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_held_out_pictures_are_others(unpacked: Path, tmp_path: Path) -> None:
+def test_held_out_images_are_disjoint(unpacked: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "held", seed=1000, count=10)
     rows = list(read_rows(tmp_path / "held" / "dataset.json"))
     assert len(rows) == 10
@@ -79,7 +79,7 @@ def test_held_out_pictures_are_others(unpacked: Path, tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(rows[0].image.read_bytes())).format == "JPEG"
 
 
-def test_no_answer_needs_a_token_that_visualglm_tiny_has_never_said() -> None:
+def test_answers_use_only_tokens_that_visualglm_tiny_was_trained_on() -> None:
     tokenizer = load_tokenizer("visualglm-tiny")
     unsaid = {token for answer in ANSWERS.values() for token in tokenizer.encode_text(answer)}
     for number in range(8000):

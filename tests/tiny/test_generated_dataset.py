@@ -1,4 +1,4 @@
-"""Drawn questions are of every kind, repeat with the seed, and have another answer for the swapped picture."""
+"""Generated questions cover every kind, are reproducible, and have another answer for the swapped image."""
 
 from itertools import islice
 from typing import Any
@@ -36,12 +36,12 @@ def content(question: Question) -> tuple[Any, ...]:
     return question.kind, question.language, question.history, question.text, question.expected, sources
 
 
-def test_every_kind_is_asked_in_both_languages_in_turn(questions: list[Question]) -> None:
+def test_kinds_and_languages_alternate(questions: list[Question]) -> None:
     expected = [(kind, language) for kind in KINDS for language in ("zh", "en")]
     assert [(question.kind, question.language) for question in questions] == 10 * expected
 
 
-def test_questions_repeat_with_the_seed_whatever_their_number(questions: list[Question]) -> None:
+def test_questions_depend_on_the_seed_and_not_on_the_count(questions: list[Question]) -> None:
     again = [content(question) for question in generate_questions(7, ROUND)]
     assert again == [content(question) for question in questions[:ROUND]]
     assert again != [content(question) for question in generate_questions(8, ROUND)]
@@ -50,7 +50,7 @@ def test_questions_repeat_with_the_seed_whatever_their_number(questions: list[Qu
     assert np.random.default_rng([SEED_OFFSET, 7, 0]).random() != np.random.default_rng([7, 0]).random()
 
 
-def test_the_expected_answer_is_right_and_the_picture_is_that_of_the_question(questions: list[Question]) -> None:
+def test_the_expected_answer_is_correct(questions: list[Question]) -> None:
     for question in questions:
         assert question.is_correct(question.expected[0])
         assert not question.is_correct("?")
@@ -61,20 +61,20 @@ def test_the_expected_answer_is_right_and_the_picture_is_that_of_the_question(qu
     assert image.load().size == (448, 448)
 
 
-def test_new_pairs_are_asked_about_only_under_their_name(questions: list[Question]) -> None:
+def test_new_pairs_occur_only_in_their_kind(questions: list[Question]) -> None:
     for question in questions:
         if question.image:
             new = [pair for pair in pairs_in(question) if pair in HELD_OUT]
             assert len(new) == (question.kind == NEW_PAIRS)
 
 
-def test_every_picture_has_another_to_be_swapped_for(questions: list[Question]) -> None:
+def test_every_image_has_a_swapped_image(questions: list[Question]) -> None:
     for question in questions:
         assert (question.swapped_image is None) == (question.kind == "text")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in QUESTION_KINDS if kind != "text"])
-def test_the_right_answer_differs_for_the_swapped_picture(kind: str) -> None:
+def test_the_correct_answer_differs_for_the_swapped_scene(kind: str) -> None:
     rng = np.random.default_rng(3)
     scenes = (scene for _ in range(1000) if kind in askable_kinds(scene := sample_scene(rng, 5)))
     for scene in islice(scenes, 40):
@@ -85,7 +85,7 @@ def test_the_right_answer_differs_for_the_swapped_picture(kind: str) -> None:
         assert not has_same_answer(example, other)
 
 
-def test_there_are_no_more_things_than_asked_for() -> None:
+def test_the_number_of_things_is_limited() -> None:
     for question in generate_questions(7, ROUND, max_things=2):
         if question.image:
             assert len(pairs_in(question)) <= 2

@@ -1,3 +1,5 @@
+"""Answers are graded against the facts of their question."""
+
 import pytest
 
 from tiny.grading import is_correct
@@ -11,7 +13,7 @@ BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")
 
 
 def example(language: Language, facts: Facts) -> Example:
-    """A question of which only the facts matter."""
+    """Return an example in which only the facts matter."""
     return Example("any", language, (), "", "", facts)
 
 
@@ -59,12 +61,12 @@ def test_grading_colors(language: Language, answer: str, right: bool) -> None:
         ("en", "The car is in the top left corner.", False),
     ],
 )
-def test_grading_places(language: Language, answer: str, right: bool) -> None:
+def test_grading_regions(language: Language, answer: str, right: bool) -> None:
     assert is_correct(example(language, Facts("where", "top left", "ball", things=(BALL,))), answer) is right
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_region_is_told_from_every_other(language: Language) -> None:
+def test_every_region_is_distinguished(language: Language) -> None:
     phrases = {name: name_region(language, name) for name in REGIONS}
     for name in REGIONS:
         asked = example(language, Facts("where", name, "ball", things=(("red", "ball", name),)))
@@ -181,7 +183,7 @@ def test_grading_absence(language: Language, answer: str, right: bool) -> None:
         ("en", "The picture shows a ball.", False),
     ],
 )
-def test_grading_talk_without_a_picture(language: Language, answer: str, right: bool) -> None:
+def test_grading_questions_without_an_image(language: Language, answer: str, right: bool) -> None:
     assert is_correct(example(language, Facts("topic", "no picture")), answer) is right
 
 

@@ -1,4 +1,4 @@
-"""How clearly a model holds the background of a picture."""
+"""The probe measures how well hidden states separate the backgrounds."""
 
 import torch
 
@@ -10,7 +10,7 @@ from tiny.probe import between_class_variance, measure_points, nearest_mean_accu
 CLASSES = torch.arange(len(ANSWERS)).repeat(20)
 
 
-def test_a_probe_tells_what_stands_out_from_what_is_faint() -> None:
+def test_the_probe_distinguishes_strong_from_weak_signals() -> None:
     torch.manual_seed(0)
     noise, places = torch.randn(len(CLASSES), 30), 10 * torch.randn(len(ANSWERS), 30)
     clear, faint = places[CLASSES] + noise, 0.01 * places[CLASSES] + noise
@@ -20,7 +20,7 @@ def test_a_probe_tells_what_stands_out_from_what_is_faint() -> None:
     assert nearest_mean_accuracy(faint, CLASSES) < 0.3
 
 
-def test_every_place_between_the_picture_and_the_answer_is_looked_at(tiny_model: SatChatModel) -> None:
+def test_all_points_from_image_to_answer_are_measured(tiny_model: SatChatModel) -> None:
     places = dict(measure_points(tiny_model, torch.randn(2, 3, 224, 224)))
     length, width, layers = tiny_model.network.image_length, 256, len(tiny_model.network.transformer.layers)
     shapes = [(2, length * width), (2, width), *[(2, width)] * layers]

@@ -1,4 +1,4 @@
-"""Questions have one right answer, which is in the scene, and many wordings."""
+"""Questions have one correct answer, which holds in the scene, and many wordings."""
 
 import re
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_answers_do_not_depend_on_the_background(language: str) -> None:
 
 
 def answers_in(example: Example, scene: Scene) -> list[str]:
-    """The right answers to the same question in another scene; none where it is in doubt there."""
+    """Return the correct answers to the same question in another scene; none if they are ambiguous there."""
     facts = answer_facts(example.facts, scene)
     if facts is None:
         return []
@@ -198,7 +198,7 @@ def test_the_other_one_is_not_the_one_before(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_history_is_about_the_same_picture(language: str) -> None:
+def test_history_is_about_the_same_scene(language: str) -> None:
     lengths = set()
     for scene, example in examples(language, 300):
         lengths.add(len(example.history))
@@ -211,7 +211,7 @@ def test_history_is_about_the_same_picture(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_talk_without_a_picture(language: str) -> None:
+def test_questions_without_an_image(language: str) -> None:
     rng = np.random.default_rng(0)
     drawn = [sample_example(None, rng, language) for _ in range(1000)]
     assert {example.kind for example in drawn} == {"text"}
@@ -222,7 +222,7 @@ def test_talk_without_a_picture(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_missing_picture_is_said_to_be_missing(language: str) -> None:
+def test_answers_say_that_an_image_is_missing(language: str) -> None:
     example = find(None, language, "text", value="no picture")
     assert not is_correct(example, "图片中有一个球。" if language == "zh" else "The picture shows a ball.")
     rng = np.random.default_rng(0)
@@ -237,12 +237,12 @@ def test_a_missing_picture_is_said_to_be_missing(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_small_talk_replies_do_not_pass_for_one_another(language: str) -> None:
+def test_small_talk_replies_are_distinguished(language: str) -> None:
     for name in topics_of(language):
         example = find(None, language, "text", value=name)
         for other, topic in topics_of(language).items():
             if {name, other} & {"ability", "hello", "who", "how are you", "praise"} and name != other:
-                continue  # these may well say what one another say
+                continue  # replies to these topics may be interchangeable
             assert is_correct(example, topic.answer) == (name == other), (name, other)
 
 
@@ -263,7 +263,7 @@ def test_each_question_has_many_wordings() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_template_reads_well(language: str) -> None:
-    """All its alternatives expand, and leave no field open, no space doubled and no mark repeated."""
+    """All alternatives expand; no field stays open, no space is doubled, no punctuation repeated."""
     rng = np.random.default_rng(0)
     fields = dict.fromkeys(FIELDS, "X")
     for topic, wordings in templates_of(language).items():

@@ -1,3 +1,5 @@
+"""Relations between things are asserted only if they are unambiguous."""
+
 import math
 
 import numpy as np
@@ -41,7 +43,7 @@ def test_larger_is_beyond_doubt() -> None:
     assert is_larger(thing(size="large"), thing(size="small"))
     assert not is_larger(thing(size="small"), thing(size="large"))
     assert not is_larger(thing(), thing(color="blue"))
-    # a ball covers more than a car, but is not longer
+    # a ball has a larger area than a car, but is not longer
     assert not is_larger(thing("ball"), thing("car"))
     assert not is_larger(thing("car"), thing("ball"))
 
@@ -53,7 +55,7 @@ def test_larger_is_an_order() -> None:
     assert all((a, d) in larger for a, b in larger for c, d in larger if b == c)
 
 
-def test_the_extremes_are_larger_or_smaller_than_all_others() -> None:
+def test_extremes_are_larger_or_smaller_than_every_other_thing() -> None:
     rng, found = np.random.default_rng(0), 0
     for _ in range(300):
         things = sample_scene(rng, 5).things
@@ -81,7 +83,7 @@ def test_sides_have_opposites(side: str) -> None:
                     assert is_on_side(other, one, OPPOSITES[side])
 
 
-def test_beside_is_in_doubt_in_between() -> None:
+def test_small_offsets_are_ambiguous() -> None:
     car = thing("car", x=0.5, y=0.5)
     for offset, expected in ((0.2, True), (0.1, None), (0.02, False), (-0.3, False)):
         assert is_on_side(thing(x=0.5 - offset), car, "left") is expected
@@ -90,7 +92,7 @@ def test_beside_is_in_doubt_in_between() -> None:
         assert is_on_side(thing(y=0.5 + offset), car, "below") is expected
 
 
-def test_all_that_is_beside_or_nothing_certain() -> None:
+def test_a_side_with_an_ambiguous_thing_has_no_list() -> None:
     car, near, far = thing("car"), thing("star", x=0.4), thing("tree", x=0.2)
     assert list_on_side([car, far], car, "left") == [far]
     assert list_on_side([car, far], car, "right") == []

@@ -1,4 +1,4 @@
-"""The table for people and the JSON for programs say what the results are."""
+"""The table and the JSON file report the results."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def row_of(kind: str, results: list[Result] = RESULTS) -> str:
     return next(line for line in format_table(results) if line.startswith(f"{kind} "))
 
 
-def test_a_row_has_the_scores_of_both_languages_with_intervals_and_swapped_pictures() -> None:
+def test_a_row_has_scores_intervals_and_control_of_both_languages() -> None:
     zh, en = row_of("colour").index("90.0 %"), row_of("colour").index("100.0 %")
     assert zh < en
     assert row_of("colour").split()[1:7] == ["90.0", "%", "[", "59.6,", "98.2]", "10.0"]
@@ -36,18 +36,18 @@ def test_a_kind_that_does_not_look_is_marked() -> None:
     assert "not looking" not in row_of("all")
 
 
-def test_talk_without_a_picture_has_no_score_with_swapped_ones() -> None:
+def test_questions_without_an_image_have_no_control_score() -> None:
     assert row_of("text").split()[1:] == ["50.0", "%", "[", "9.5,", "90.5]", "-", "-"]
 
 
-def test_columns_stand_below_one_another() -> None:
+def test_columns_are_aligned() -> None:
     lines = [line for line in format_table(RESULTS) if "%" in line and "looking" not in line and ":" not in line]
     assert len(lines) >= 4
     assert len({len(line) for line in lines}) == 1
 
 
-def test_things_named_stand_beneath_the_table_if_there_are_descriptions() -> None:
-    assert list(format_table(RESULTS))[-1] == "things in descriptions: en 4 named rightly, 0 wrongly, 4 left out"
+def test_counts_of_things_follow_the_table_if_there_are_descriptions() -> None:
+    assert list(format_table(RESULTS))[-1] == "things in descriptions: en 4 named correctly, 0 wrongly, 4 missing"
     assert list(format_table(make_results(1, 0)))[-1].startswith("all")
 
 

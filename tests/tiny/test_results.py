@@ -1,4 +1,4 @@
-"""Scores, their intervals, and whether they show that the pictures were looked at."""
+"""Scores, their confidence intervals, and the control with swapped images."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_intervals_are_wilsons() -> None:
     assert wilson_interval(40, 40) == (pytest.approx(91.2, abs=0.1), 100)
 
 
-def test_a_result_is_judged_by_its_question() -> None:
+def test_a_result_is_graded_by_its_question() -> None:
     result = Result(make_question(), "right", "wrong")
     assert (result.right, result.correct_when_swapped) == (True, False)
     assert Result(make_question(), "wrong").correct_when_swapped is None
@@ -22,9 +22,7 @@ def test_a_result_is_judged_by_its_question() -> None:
 @pytest.mark.parametrize(
     ("right", "swapped_right", "looking"), [(10, 0, True), (10, 7, True), (10, 8, False), (2, 0, False), (0, 10, False)]
 )
-def test_a_score_that_hardly_falls_with_swapped_pictures_shows_no_looking(
-    right: int, swapped_right: int, looking: bool
-) -> None:
+def test_a_small_drop_with_swapped_images_means_not_looking(right: int, swapped_right: int, looking: bool) -> None:
     result = score(make_results(right, 10 - right, swapped_right))
     assert (result.count, result.right, result.percent, result.swapped_image) == (
         10,
@@ -35,7 +33,7 @@ def test_a_score_that_hardly_falls_with_swapped_pictures_shows_no_looking(
     assert result.looking is looking
 
 
-def test_only_questions_asked_about_both_pictures_tell_of_looking() -> None:
+def test_looking_is_based_on_questions_with_both_images() -> None:
     without = make_results(10, 0, None)
     assert (score(without).swapped_image, score(without).looking) == (None, None)
     both = score(without + make_results(2, 8, 0))
@@ -53,7 +51,7 @@ def test_nothing_has_no_score() -> None:
     )
 
 
-def test_the_table_has_kinds_in_the_order_asked_and_each_language() -> None:
+def test_the_table_has_kinds_in_order_and_both_languages() -> None:
     results = [
         *make_results(1, 1, kind="where", language="en"),
         *make_results(3, 0, kind="colour", language="en"),

@@ -1,3 +1,5 @@
+"""Scenes are reproducible, obey their constraints, and have correct label maps."""
+
 import colorsys
 import json
 import math
@@ -45,7 +47,7 @@ def mask_of(thing: Thing, side: int) -> np.ndarray:
 
 
 def name_of(rgb: np.ndarray) -> str:
-    """The color that a person would name, by hue unless it is gray."""
+    """Return the color name of an RGB value, by hue unless it is gray."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
     if value < 0.3:
         return "black"
@@ -103,7 +105,7 @@ def test_unknown_names_are_refused() -> None:
         Scene("moonscape", (), 0)
 
 
-def test_held_out_pairs_are_met_only_when_asked_for() -> None:
+def test_held_out_pairs_occur_only_on_request() -> None:
     def pairs(scene: Scene) -> list[bool]:
         return [(thing.color, thing.kind) in HELD_OUT for thing in scene.things]
 
@@ -116,7 +118,7 @@ def test_held_out_pairs_are_met_only_when_asked_for() -> None:
     assert {color for color, _ in HELD_OUT} == set(COLORS)
 
 
-def test_things_of_one_size_differ_less_than_those_of_two() -> None:
+def test_sizes_do_not_overlap() -> None:
     radii = {size: [t.radius for s in scenes(300) for t in s.things if t.size == size] for size in SIZES}
     assert all(len(set(found)) > 50 for found in radii.values())
     assert max(radii["small"]) * 1.2 < min(radii["medium"]) and max(radii["medium"]) * 1.2 < min(radii["large"])
@@ -137,7 +139,7 @@ def test_unfit_number_of_things_is_refused(max_things: int) -> None:
         sample_scene(np.random.default_rng(0), max_things)
 
 
-def test_sampled_scenes_keep_their_promises() -> None:
+def test_sampled_scenes_obey_their_constraints() -> None:
     counts, kinds, colors, places, backgrounds = (set() for _ in range(5))
     for scene in scenes(400):
         names = [(thing.kind, thing.color) for thing in scene.things]
@@ -199,8 +201,8 @@ def test_every_kind_has_the_color_that_it_is_named_by(color: str) -> None:
             assert name_of(np.median(body, axis=0)) == color, (kind, size, scene.background)
 
 
-def test_a_thing_stands_out_from_every_background() -> None:
-    """White on snow and black at night too: their outlines differ from what is around them."""
+def test_a_thing_is_visible_on_every_background() -> None:
+    """White on snow and black at night have outlines that contrast with the surroundings."""
     for background in BACKGROUNDS:
         for color in COLORS:
             scene = single("star", color, background)
@@ -231,7 +233,7 @@ def test_unknown_shape_is_refused() -> None:
 
 
 def traits(background: str, seed: int) -> np.ndarray:
-    """A few numbers that tell backgrounds apart: colors above and below, and how busy each direction is."""
+    """Return features that separate backgrounds: colors of both halves, and variation along each axis."""
     pixels = np.asarray(render_scene(Scene(background, (), seed)), dtype=float)
     halves = [half.mean(axis=(0, 1)) for half in np.split(pixels, 2)]
     grey = pixels.mean(axis=2)
@@ -240,8 +242,8 @@ def traits(background: str, seed: int) -> np.ndarray:
     return np.concatenate([*halves, 3 * np.array(busy)])
 
 
-def test_backgrounds_can_be_told_apart() -> None:
-    """The nearest of some known pictures has the same background."""
+def test_backgrounds_are_distinguishable() -> None:
+    """A nearest-neighbor classifier recognizes the backgrounds."""
     names = [name for name in BACKGROUNDS for _ in range(10)]
     known = np.array([traits(name, seed) for seed, name in enumerate(names)])
     seen = np.array([traits(name, 1000 + seed) for seed, name in enumerate(names)])
@@ -260,7 +262,7 @@ def test_object_map_shows_every_thing_and_nothing_else(grid: int) -> None:
         assert seen == {(thing.kind, thing.color) for thing in scene.things}
 
 
-def test_presence_map_has_kind_and_color_where_each_thing_stands() -> None:
+def test_presence_map_marks_kind_and_color_of_each_thing() -> None:
     for scene in scenes(50):
         expected = set()
         for thing in scene.things:

@@ -1,4 +1,4 @@
-"""The files of sentences say the same kinds of things in both languages."""
+"""The sentence files have the same entries in both languages."""
 
 import re
 from string import Formatter
@@ -24,7 +24,7 @@ def test_both_languages_have_the_same_files() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_an_answer_has_no_field_that_the_other_language_lacks(language: Language) -> None:
-    fields = {"be"}  # English alone tells one from many by its verb
+    fields = {"be"}  # only English verbs mark the plural
     for key, template in read_sentences(f"{language}/answers").items():
         other = read_sentences(f"{'en' if language == 'zh' else 'zh'}/answers")[key]
         mine, theirs = ({field for _, field, _, _ in Formatter().parse(text) if field} for text in (template, other))

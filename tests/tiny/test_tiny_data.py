@@ -1,4 +1,4 @@
-"""Training batches are drawn alike for alike steps, and hold the prompts that the chat uses."""
+"""Training batches are deterministic, and contain the prompts of the chat."""
 
 from dataclasses import replace
 from typing import Any
@@ -75,7 +75,7 @@ def test_labels_are_the_answer_and_its_end_from_sop_on(tokenizer: Any, batch: Ba
             assert labels[answered[-1]] == tokenizer.eos_token_id
 
 
-def test_every_picture_is_asked_about_in_both_languages(tokenizer: Any, batch: Batch) -> None:
+def test_every_image_has_questions_in_both_languages(tokenizer: Any, batch: Batch) -> None:
     asked: dict[int, list[str]] = {}
     for part in batch.sequences:
         if part.image_index is not None:
@@ -94,7 +94,7 @@ def test_masks_and_positions_are_the_models_own(golden_model: VisualGLMModel) ->
     assert torch.equal(attention_mask(part), mask)
 
 
-def test_pictures_become_the_pixels_that_the_chat_sees(batch: Batch) -> None:
+def test_normalization_matches_the_chat(batch: Batch) -> None:
     from PIL import Image
 
     from model.images.preprocess import preprocess
@@ -112,7 +112,7 @@ def test_every_batch_has_the_planned_shapes(tokenizer: Any) -> None:
 
 
 def test_too_few_rows_for_all_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="take more"):
+    with pytest.raises(ValueError, match="use more"):
         BatchLayout(images=2, questions=2)
 
 
@@ -164,7 +164,7 @@ def test_the_look_of_an_image_is_its_colors_and_how_much_they_vary() -> None:
     assert look[0, :, 1:7].abs().max() < 0.01
 
 
-def test_training_computes_what_the_network_does(tokenizer: Any, batch: Batch) -> None:
+def test_fast_ops_are_equivalent(tokenizer: Any, batch: Batch) -> None:
     network = load_sat("visualglm-tiny", device="cpu").network.float()
 
     def run() -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The generated rows of visualglm-tiny's training and evaluation stay the same, byte for byte, at fixed seeds.
 
-tests/tiny/tiny_rows.json holds their SHA-256 hashes. A change that should alter the rows writes them anew:
+tests/tiny/tiny_rows.json holds their SHA-256 hashes. After an intended change of the rows, update the hashes:
 
     python -m tests.tiny.test_tiny_rows
 """
@@ -43,13 +43,13 @@ def hash_lines(lines: Iterable[str]) -> str:
 
 
 def to_line(example: Example) -> str:
-    """Return everything that is learned from an example as one line."""
+    """Return all learned texts of an example as one line."""
     buckets = [example.kind, example.language, example.history, example.question, example.answer]
     return json.dumps(buckets, ensure_ascii=False)
 
 
-def draw_examples(seed: int, language: Language, kind: str) -> Iterator[Example]:
-    """Yield examples of a kind, each about a scene of its own; some of them follow earlier rounds."""
+def sample_examples(seed: int, language: Language, kind: str) -> Iterator[Example]:
+    """Yield examples of a kind, each about its own scene; some of them have earlier turns."""
     rng = np.random.default_rng([seed, LANGUAGES.index(language), list(QUESTION_KINDS).index(kind)])
     count = 0
     while count < EXAMPLES:
@@ -59,7 +59,7 @@ def draw_examples(seed: int, language: Language, kind: str) -> Iterator[Example]
             yield sample_example(scene, rng, language, kind)
 
 
-def draw_small_talk(seed: int, language: Language) -> Iterator[Example]:
+def sample_small_talk(seed: int, language: Language) -> Iterator[Example]:
     """Yield examples without an image."""
     rng = np.random.default_rng([seed, LANGUAGES.index(language), 100])
     for _ in range(SMALL_TALK):
@@ -83,12 +83,12 @@ def evaluation_lines(seed: int) -> Iterator[str]:
 
 
 def hash_rows(seed: int, tokenizer: Any) -> dict[str, str]:
-    """Return the hash of every kind of row."""
+    """Return the hash of each kind of row."""
     hashes = {}
     for language in LANGUAGES:
         for kind in QUESTION_KINDS:
-            hashes[f"{kind} {language}"] = hash_lines(map(to_line, draw_examples(seed, language, kind)))
-        hashes[f"small talk {language}"] = hash_lines(map(to_line, draw_small_talk(seed, language)))
+            hashes[f"{kind} {language}"] = hash_lines(map(to_line, sample_examples(seed, language, kind)))
+        hashes[f"small talk {language}"] = hash_lines(map(to_line, sample_small_talk(seed, language)))
     hashes["batches"] = hash_lines(batch_lines(seed, tokenizer))
     hashes["evaluation"] = hash_lines(evaluation_lines(seed))
     hashes["corpus"] = hash_lines(tokenizer_corpus(np.random.default_rng(seed), CORPUS))
@@ -96,24 +96,24 @@ def hash_rows(seed: int, tokenizer: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_generated_rows_are_those_of_before(seed: int) -> None:
+def test_generated_rows_have_not_changed(seed: int) -> None:
     expected = json.loads(HASHES.read_text(encoding="utf-8"))[str(seed)]
     assert hash_rows(seed, load_tokenizer("visualglm-tiny")) == expected
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_hashed_rows_cover_histories_comparisons_and_small_talk(language: Language) -> None:
-    examples = [example for kind in QUESTION_KINDS for example in draw_examples(SEEDS[0], language, kind)]
+    examples = [example for kind in QUESTION_KINDS for example in sample_examples(SEEDS[0], language, kind)]
     assert {example.kind for example in examples} == set(QUESTION_KINDS)
     assert {example.facts.aspect for example in examples} >= {"larger", "is_larger", "extreme", "relation", "is_beside"}
     assert {len(example.history) for example in examples} >= {0, 1, 2, 3, 4}
-    talk = list(draw_small_talk(SEEDS[0], language))
+    talk = list(sample_small_talk(SEEDS[0], language))
     assert {example.facts.aspect for example in talk} == {"topic", "colour"}
     assert {len(example.history) for example in talk} == {0, 1}
 
 
 def write_hashes() -> None:
-    """Write the hashes of today's rows."""
+    """Write the hashes of the current rows."""
     tokenizer = load_tokenizer("visualglm-tiny")
     hashes = {seed: hash_rows(seed, tokenizer) for seed in SEEDS}
     HASHES.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")

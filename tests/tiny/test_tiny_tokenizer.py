@@ -1,4 +1,4 @@
-"""The vocabulary that tiny/training/tokenizer.py trains has the published structure."""
+"""The vocabulary trained by tiny/training/tokenizer.py has the published layout."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ SHAPES = {"circle": "圆形", "square": "正方形", "star": "星星"}
 VOCAB_SIZE = 480
 
 
-def draw_texts() -> list[str]:
+def make_texts() -> list[str]:
     pairs = itertools.product(COLORS.items(), SHAPES.items())
     return [
         text
@@ -28,7 +28,7 @@ def draw_texts() -> list[str]:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "new"
-    train_tokenizer(draw_texts(), path, VOCAB_SIZE)
+    train_tokenizer(make_texts(), path, VOCAB_SIZE)
     return path
 
 
@@ -56,11 +56,11 @@ def test_kinds_of_pieces(tokenizer: ChatGLMTokenizer, pieces: list[str]) -> None
     assert {piece for i, piece in enumerate(pieces) if model.is_control(i)} == controls
     assert [i for i in range(len(pieces)) if model.is_unknown(i)] == [0]
     assert sum(model.is_byte(i) for i in range(len(pieces))) == 256
-    for piece in whitespace_pieces():  # taken as a whole wherever it stands: user-defined
+    for piece in whitespace_pieces():  # user-defined pieces are matched anywhere as one piece
         assert model.piece_to_id(piece) in model.encode(f"a{piece}b")
 
 
-def test_special_ids_are_those_of_this_vocabulary(tokenizer: ChatGLMTokenizer, pieces: list[str]) -> None:
+def test_special_ids_match_the_vocabulary(tokenizer: ChatGLMTokenizer, pieces: list[str]) -> None:
     assert (tokenizer.unk_token_id, tokenizer.pad_token_id, tokenizer.end_token_id) == (0, 3, 2)
     first = pieces.index("[MASK]")
     ids = (tokenizer.mask_token_id, tokenizer.gmask_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -99,12 +99,12 @@ def test_characters_never_seen_round_trip(tokenizer: ChatGLMTokenizer, text: str
 
 def test_training_texts_round_trip(tokenizer: ChatGLMTokenizer) -> None:
     folded = str.maketrans("：？，", ":?,")
-    for text in draw_texts():
+    for text in make_texts():
         assert tokenizer.decode_text(tokenizer.encode_text(text)) == text.translate(folded)
 
 
 def test_training_is_deterministic(directory: Path, tmp_path: Path) -> None:
-    train_tokenizer(iter(draw_texts()), tmp_path, VOCAB_SIZE)
+    train_tokenizer(iter(make_texts()), tmp_path, VOCAB_SIZE)
     for name in ("ice_text.model", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (directory / name).read_bytes()
     assert str(tmp_path).encode() not in (tmp_path / "ice_text.model").read_bytes()
@@ -118,7 +118,7 @@ def test_without_chinese_nothing_is_forbidden(tmp_path: Path) -> None:
 
 def test_too_small_a_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"[Vv]ocab"):
-        train_tokenizer(draw_texts(), tmp_path, 355)
+        train_tokenizer(make_texts(), tmp_path, 355)
 
 
 def test_seeds_are_parts_of_words_seen_twice() -> None:

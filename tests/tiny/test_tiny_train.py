@@ -1,4 +1,4 @@
-"""Training goes on where it stopped, lowers its loss, and writes a model that loads."""
+"""Training resumes from its state, lowers its loss, and writes a model that loads."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def train(directory: Path, steps: int, *options: str) -> list[dict[str, float]]:
-    """Train a few small steps in a process of their own; return the reports."""
+    """Train a few small steps in a subprocess; return the reports."""
     directory.mkdir(exist_ok=True)
     for name in ("ice_text.model", "tokenizer_config.json"):
         shutil.copy(EMBEDDED / "visualglm-tiny" / name, directory)
-    sizes = ["--pictures", "2", "--questions", "8", "--workers", "0", "--report", "1"]
+    sizes = ["--images", "2", "--questions", "8", "--workers", "0", "--report", "1"]
     command = [sys.executable, "-m", "tiny.train", "--out", str(directory), "--steps", str(steps), *sizes, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -60,7 +60,7 @@ def test_training_lowers_the_loss_and_writes_a_model_that_loads(tmp_path: Path) 
 def test_going_on_from_a_model_leaves_its_vit(tmp_path: Path) -> None:
     directory = tmp_path / "further"
     reports = train(directory, 2, "--start", "visualglm-tiny", "--warm_up", "1", "--lr", "1e-4")
-    assert all(line["look"] < 0.5 for line in reports)  # which the mean of its embeddings shows already
+    assert all(line["look"] < 0.5 for line in reports)  # the mean embedding of the embedded model encodes it already
     assert all(line["answer"] < 0.5 for line in reports)
     expected = dict(open_checkpoint("visualglm-tiny").tensors())
     same = {name for name, tensor in open_checkpoint(directory).tensors() if torch.equal(tensor, expected[name])}

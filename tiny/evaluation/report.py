@@ -83,7 +83,7 @@ def _format_things(results: list[Result]) -> Iterator[str]:
     totals = count_things(results)
     if totals:
         yield "things in descriptions: " + "; ".join(
-            f"{language} {total.right} named rightly, {total.wrong} wrongly, {total.missing} left out"
+            f"{language} {total.right} named correctly, {total.wrong} wrongly, {total.missing} missing"
             for language, total in totals.items()
         )
 

@@ -69,7 +69,7 @@ def sample_example(scene: Scene | None, rng: Rng, language: Language, kind: str 
     """
     possible = askable_kinds(scene)
     if kind is None:
-        kind = _draw_kind(possible, rng)
+        kind = _sample_kind(possible, rng)
     if kind not in possible:
         raise ValueError(f"{kind!r} cannot be asked about this scene; choose one of {', '.join(possible)}.")
     if scene is None:
@@ -106,7 +106,7 @@ def tokenizer_corpus(rng: Rng, count: int) -> Iterator[str]:
         yield texts.pop(0)
 
 
-def _draw_kind(possible: tuple[str, ...], rng: Rng) -> str:
+def _sample_kind(possible: tuple[str, ...], rng: Rng) -> str:
     rest = rng.random() * sum(QUESTION_KINDS[kind] for kind in possible)
     for kind in possible:
         rest -= QUESTION_KINDS[kind]
