@@ -101,7 +101,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
         super().load_checkpoint(checkpoint)
 
     def disable_untrainable_params(self) -> None:  # SAT calls it
-        """Freeze all parameters except those of the adapters."""
+        """Freeze all parameters except the adapters' parameters."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in name for part in TRAINABLE_NAMES))
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint of either format into the Hugging Face network, optionally quantizing each weight as it is read.
+"""Load a checkpoint of either format into the Hugging Face network, optionally quantizing each weight while reading.
 
 transformers' own loading is not used: it initializes a missing tensor instead of failing, and first loads the model
 into CPU memory.

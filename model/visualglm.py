@@ -121,7 +121,7 @@ class ImageMixin(BaseMixin):
 
 
 def insert_image_embeddings(embeddings: torch.Tensor, images: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
-    """Return embeddings [B, T, D] with images [B or 1, L, D] in the positions from `starts[b]` on, as a new tensor."""
+    """Insert images [B or 1, L, D] into embeddings [B, T, D] at position `starts[b]`; return a new tensor."""
     images = images.to(embeddings.device, embeddings.dtype).expand(len(starts), -1, -1)
     length = images.shape[1]
     if len(set(starts)) == 1 and starts[0] >= 0:
@@ -190,7 +190,7 @@ class VisualGLMModel(ChatGLMModel):
 
     @classmethod
     def add_model_specific_args(cls, parser: ArgumentParser) -> ArgumentParser:
-        """Add the flags of VisualGLM to those of ChatGLM."""
+        """Add the flags of VisualGLM to the flags of ChatGLM."""
         group = parser.add_argument_group("VisualGLM", "VisualGLM configuration")
         group.add_argument("--image_length", type=int, help="number of embeddings per image")
         group.add_argument("--eva_args", type=json.loads, default={}, help="sizes of the ViT, as JSON")

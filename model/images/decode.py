@@ -32,7 +32,7 @@ _END_OF_IMAGE, _COMMENT = 0xD9, 0xFE
 
 
 def strip_metadata(data: bytes) -> bytes | None:
-    """Remove metadata that does not change the image from a PNG or JPEG file; None if it has too many segments.
+    """Remove metadata that does not change the image from a PNG or JPEG; None if too many segments.
 
     Other files are returned unchanged. Of several images in a file, only the first may remain.
     """

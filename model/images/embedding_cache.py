@@ -138,7 +138,7 @@ class GraphedImageEncoder:
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Encode pixels [B, 3, S, S], B <= 16, to embeddings [B, L, D] in a buffer valid until the next call."""
+        """Encode pixels [B, 3, S, S], B <= 16, to embeddings [B, L, D], valid until the next call."""
         if self.network.device.type != "cuda":
             return self.network.encode_image(pixels)
         self._allocate_buffers()

@@ -1,4 +1,4 @@
-"""Load an image from bytes, a path, a URL, a data URL or PIL, and preprocess it to pixels [3, S, S].
+"""Load images from bytes, paths, URLs, data URLs or PIL, and preprocess them to pixels [3, S, S].
 
 Only the preprocessing imports torch and numpy: the child processes that decode images do without them.
 """
