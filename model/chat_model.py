@@ -80,17 +80,17 @@ class IncrementalDetokenizer:
         self.answer_tokens = 0
         self.first_token_s = 0.0
 
-    def update(self, *steps: TokenOutput) -> StreamChunk:
-        """Return the chunk for newly generated tokens; the last step may carry the finish reason."""
+    def update(self, *outputs: TokenOutput) -> StreamChunk:
+        """Return the chunk for newly generated tokens; the last output may carry the finish reason."""
         self.first_token_s = self.first_token_s or time.perf_counter() - self.started
-        token_ids = [step.token_id for step in steps if step.token_id is not None]
+        token_ids = [output.token_id for output in outputs if output.token_id is not None]
         self.answer_tokens += len(token_ids)
         text = self.answer.push("".join(map(self.decoder.push, token_ids)))
         total_s = time.perf_counter() - self.started
         usage = Usage(
             len(self.prompt.token_ids), self.answer_tokens, self.prompt.dropped_turns, self.first_token_s, total_s
         )
-        finish_reason = steps[-1].finish_reason
+        finish_reason = outputs[-1].finish_reason
         if finish_reason is not None:
             text += self.answer.push(self.decoder.flush()) + self.answer.flush()
         return StreamChunk(text, finish_reason, usage)
@@ -116,7 +116,7 @@ class StreamingAnswer(Iterator[StreamChunk]):
         self.started = time.perf_counter()
         self.detokenizer: IncrementalDetokenizer | None = None
         self.token_stream: TokenStream | None = None
-        self.step_groups: Iterator[Sequence[TokenOutput]] = iter(())
+        self.output_batches: Iterator[Sequence[TokenOutput]] = iter(())
         self.closed = False
 
     def __next__(self) -> StreamChunk:
@@ -126,12 +126,12 @@ class StreamingAnswer(Iterator[StreamChunk]):
                 prompt, request = self.model.make_request(*self.arguments)
                 self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
                 self.token_stream = self.model.scheduler.submit(request)
-            self.step_groups = self.token_stream.batches(self.min_interval_s)
+            self.output_batches = self.token_stream.batches(self.min_interval_s)
             if self.closed:  # by another thread during the submission
                 self.token_stream.close()
-        steps = next(self.step_groups)
-        assert self.detokenizer is not None  # set before the first steps arrive
-        return self.detokenizer.update(*steps)
+        outputs = next(self.output_batches)
+        assert self.detokenizer is not None  # set before the first outputs arrive
+        return self.detokenizer.update(*outputs)
 
     def close(self) -> None:
         """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
@@ -301,11 +301,11 @@ class NetworkChatModel:
         answers: list[str | VisualGLMError] = [""] * len(questions)
         detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]] = {}
         requests = self._make_requests(questions, config, answers, detokenizers)
-        for request, step in self.scheduler.answer_all(requests, max_batch_size):
+        for request, output in self.scheduler.answer_all(requests, max_batch_size):
             number, detokenizer = detokenizers[request]
-            if isinstance(step, VisualGLMError):
-                answers[number] = step
-            elif chunk := detokenizer.update(step):
+            if isinstance(output, VisualGLMError):
+                answers[number] = output
+            elif chunk := detokenizer.update(output):
                 answers[number] = f"{answers[number]}{chunk.text}"
         return answers
 

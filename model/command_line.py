@@ -125,13 +125,13 @@ class ArgumentParser(argparse.ArgumentParser):
         known = self._option_string_actions
         if not flag.startswith("--") or flag in known:
             return argument
-        same = [option for option in known if normalize_option(option) == normalize_option(flag)]
-        if not same and self.allow_abbrev:
+        matches = [option for option in known if normalize_option(option) == normalize_option(flag)]
+        if not matches and self.allow_abbrev:
             longer = filter(lambda option: normalize_option(option).startswith(normalize_option(flag)), known)
-            same = sorted({option[: len(flag)] for option in longer})
-            if len(same) > 1:
-                self.error(f"ambiguous option: {flag} could match {', '.join(f'{option}...' for option in same)}")
-        return same[0] + equals + value if same else argument
+            matches = sorted({option[: len(flag)] for option in longer})
+            if len(matches) > 1:
+                self.error(f"ambiguous option: {flag} could match {', '.join(f'{option}...' for option in matches)}")
+        return matches[0] + equals + value if matches else argument
 
 
 def normalize_option(option: str) -> str:

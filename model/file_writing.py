@@ -18,11 +18,11 @@ def apply_umask(path: Path) -> None:
     probe = unused_name(path.parent, "mode-")
     probe.touch(exist_ok=False)
     try:
-        wanted = stat.S_IMODE(probe.stat().st_mode)
+        granted_mode = stat.S_IMODE(probe.stat().st_mode)
     finally:
         probe.unlink()
-    if stat.S_IMODE(path.stat().st_mode) != wanted:  # file systems without modes refuse to set one
-        path.chmod(wanted)
+    if stat.S_IMODE(path.stat().st_mode) != granted_mode:  # file systems without modes refuse to set one
+        path.chmod(granted_mode)
 
 
 def unused_name(directory: Path, prefix: str) -> Path:

@@ -38,8 +38,8 @@ class HfNetwork:
 
     @property
     def vision_encoder(self) -> nn.Module:
-        part: nn.Module = self.model.image_encoder
-        return part
+        encoder: nn.Module = self.model.image_encoder
+        return encoder
 
     @property
     def residual_scale(self) -> float:

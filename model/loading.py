@@ -147,13 +147,13 @@ def build_network(
     device: torch.device,
     dtype: torch.dtype,
     quant: int | None = None,
-    **wider: bool,
+    **quant_options: bool,
 ) -> "VisualGLMModel":
     """Build the SAT network of a checkpoint on `device`, without loading its weights.
 
     Args:
         quant: bits of the linear layers, 8 or 4; None for layers that are not quantized.
-        wider: further layers to quantize, see `quantize`.
+        quant_options: further layers to quantize, see `quantize`.
     """
     from .finetuned import FineTuneVisualGLMModel
     from .visualglm import VisualGLMModel
@@ -166,7 +166,7 @@ def build_network(
 
     def make() -> VisualGLMModel:
         network = network_class(args, params_dtype=dtype)
-        return allocate_quantized(network, quant, device, **wider) if quant else network
+        return allocate_quantized(network, quant, device, **quant_options) if quant else network
 
     network = build_uninitialized(make, device, dtype)
     network.eval()
@@ -213,15 +213,15 @@ def load_sat(
     elif quant_vision or quant_embeddings:
         name = "quant_vision" if quant_vision else "quant_embeddings"
         raise SettingError(f"{name} needs quant, the number of bits of the weights: 8 or 4.")
-    chosen = choose_device(device)
+    chosen_device = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
-    chosen_dtype = choose_dtype(dtype, chosen, parameters)
-    if chosen.type == "cpu":
+    chosen_dtype = choose_dtype(dtype, chosen_device, parameters)
+    if chosen_device.type == "cpu":
         limit_threads(parameters)
     network = build_network(
-        checkpoint, chosen, chosen_dtype, quant, quant_vision=quant_vision, quant_embeddings=quant_embeddings
+        checkpoint, chosen_device, chosen_dtype, quant, quant_vision=quant_vision, quant_embeddings=quant_embeddings
     )
     if quant is not None:
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
@@ -266,17 +266,19 @@ def load_hf(
     for option, is_set in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
         if is_set:
             raise SettingError(f"The Hugging Face side quantizes only linear layers. Omit {option}, or use load_sat.")
-    chosen = choose_device(device)
+    chosen_device = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
     parameters = count_parameters(checkpoint.config)
-    if chosen.type == "cpu":
+    if chosen_device.type == "cpu":
         limit_threads(parameters)
-    wanted = choose_dtype(dtype, chosen, parameters)
+    chosen_dtype = choose_dtype(dtype, chosen_device, parameters)
     if has_published_layout(checkpoint) and base is None:
-        network = load_published_network(checkpoint, chosen, wanted, quant, progress)
+        network = load_published_network(checkpoint, chosen_device, chosen_dtype, quant, progress)
     else:
-        network = load_converted_network(checkpoint, tokenizer.eos_token_id, chosen, wanted, quant, progress)
+        network = load_converted_network(
+            checkpoint, tokenizer.eos_token_id, chosen_device, chosen_dtype, quant, progress
+        )
     description = describe_model(name, checkpoint)
     return HfChatModel(
         network,

@@ -178,10 +178,10 @@ def encode_turns(
     text = build_prompt(turns, question, language)
     if image_length is None:
         return Prompt(tokenizer.build_inputs_with_special_tokens(tokenizer.encode_text(text)), None)
-    opening = tokenizer.encode_text(IMAGE_OPEN)
+    image_open_ids = tokenizer.encode_text(IMAGE_OPEN)
     placeholders = [tokenizer.pad_token_id] * image_length
-    ids = opening + placeholders + tokenizer.encode_text(IMAGE_CLOSE + text)
-    return Prompt(tokenizer.build_inputs_with_special_tokens(ids), len(opening))
+    ids = image_open_ids + placeholders + tokenizer.encode_text(IMAGE_CLOSE + text)
+    return Prompt(tokenizer.build_inputs_with_special_tokens(ids), len(image_open_ids))
 
 
 def encode_newest_turns(
@@ -196,15 +196,15 @@ def encode_newest_turns(
 
     The cost depends on `max_tokens` and on the question, not on the number or the length of the dropped turns.
     """
-    alone = encode_turns(tokenizer, (), question, language, image_length)
+    without_turns = encode_turns(tokenizer, (), question, language, image_length)
     if not turns:
-        return alone
-    token_budget = max_tokens - len(alone.token_ids) + BOUNDARY_TOKENS
+        return without_turns
+    token_budget = max_tokens - len(without_turns.token_ids) + BOUNDARY_TOKENS
     for dropped in range(_first_turn_within_budget(tokenizer, turns, language, token_budget), len(turns)):
         prompt = encode_turns(tokenizer, turns[dropped:], question, language, image_length)
         if len(prompt.token_ids) <= max_tokens:
             return replace(prompt, dropped_turns=dropped)
-    return replace(alone, dropped_turns=len(turns))
+    return replace(without_turns, dropped_turns=len(turns))
 
 
 def _first_turn_within_budget(
@@ -367,13 +367,13 @@ class StableTextStream:
     def push(self, raw: str) -> str:
         """Append raw text; return the clean text that has become stable."""
         self.raw += raw
-        return self._show(self.clean(self.raw[: stable_prefix_length(self.raw)]))
+        return self._emit(self.clean(self.raw[: stable_prefix_length(self.raw)]))
 
     def flush(self) -> str:
         """Return the remaining clean text of the complete answer."""
-        return self._show(self.clean(self.raw))
+        return self._emit(self.clean(self.raw))
 
-    def _show(self, text: str) -> str:
+    def _emit(self, text: str) -> str:
         added = text[len(self.emitted) :]
         self.emitted = text
         return added

@@ -252,8 +252,8 @@ class VisualGLMModel(ChatGLMModel):
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Load the weights, then let mixins that the checkpoint lacks initialize themselves, as SAT does."""
-        fitted, new = adapt_checkpoint(checkpoint, self)
-        load_tensors(self, fitted)
+        adapted, new = adapt_checkpoint(checkpoint, self)
+        load_tensors(self, adapted)
         components = {component_of(name) for name in new} - set(BASE_COMPONENTS)
         self.reinit(sorted(name.removeprefix("mixins.") for name in components if name.startswith("mixins.")))
 

@@ -402,8 +402,8 @@ def _check_size(image: Image.Image, name: str, limits: ImageLimits) -> None:
         raise _too_many_pixels(f"{name} has {width} x {height} pixels", limits)
 
 
-def _too_many_pixels(what: str, limits: ImageLimits) -> ImageError:
-    return ImageError(f"{what}; at most {limits.max_pixels:,} are allowed. Scale it down and try again.")
+def _too_many_pixels(problem: str, limits: ImageLimits) -> ImageError:
+    return ImageError(f"{problem}; at most {limits.max_pixels:,} are allowed. Scale it down and try again.")
 
 
 @contextmanager
@@ -441,8 +441,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _convert_lab(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    straight = image.convert("LA") if image.mode == "La" else image
-    rgba = straight if straight.mode == "RGBA" else straight.convert("RGBA")
+    unpremultiplied = image.convert("LA") if image.mode == "La" else image
+    rgba = unpremultiplied if unpremultiplied.mode == "RGBA" else unpremultiplied.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(rgba, mask=rgba)
     return white

@@ -45,12 +45,12 @@ class MicroBatcher(Generic[T, R]):
         Raises:
             Exception: raised by the function, called with one of these items alone.
         """
-        mine = [(item, Future[R]()) for item in items]
-        self._queue.extend(mine)
+        own_items = [(item, Future[R]()) for item in items]
+        self._queue.extend(own_items)
         with self._lock:
-            while not all(future.done() for _, future in mine):
+            while not all(future.done() for _, future in own_items):
                 self._process(min(self.max_batch_size, len(self._queue)))
-        return [future.result() for _, future in mine]
+        return [future.result() for _, future in own_items]
 
     def _process(self, count: int) -> None:
         """Call the function with the first `count` queued items; if it fails, with each item alone.
@@ -266,9 +266,10 @@ class ImageEmbeddingCache:
     def _encode_batch(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
         device = self.network.device
         # Move to the GPU first: on the CPU, concatenation and conversion would use all cores and wait for a busy one.
-        moved = [to_device(pixels, device) for pixels in images]
+        on_device = [to_device(pixels, device) for pixels in images]
         encode = self.encoder.encode if device.type == "cuda" else self.network.encode_image
-        return [embeddings[None].clone() for embeddings in encode(torch.cat(moved) if len(moved) > 1 else moved[0])]
+        batch = torch.cat(on_device) if len(on_device) > 1 else on_device[0]
+        return [embeddings[None].clone() for embeddings in encode(batch)]
 
     def _store(self, embeddings: dict[str, torch.Tensor]) -> None:
         """Add embeddings as the most recently used; evict the least recently used."""
