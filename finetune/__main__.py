@@ -7,7 +7,7 @@ from finetune.distributed import exit_process
 
 
 def main() -> NoReturn:
-    """Run the command line, and end the process."""
+    """Run the command line, and exit the process."""
     exit_process(finetune_visualglm.main())
 
 

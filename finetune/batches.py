@@ -22,12 +22,12 @@ from .errors import DataError, TrainingError
 from .stopping import block_signals, ignore_signals
 
 SHARED_MEMORY = Path("/dev/shm")
-PREFETCH_FACTOR = 2  # batches that each process makes ahead, torch's default
-USABLE_FRACTION = 0.9  # of what is free: the rest is for others
+PREFETCH_FACTOR = 2  # batches that each worker prefetches; torch's default
+USABLE_FRACTION = 0.9  # fraction of the free shared memory to use; the rest is for other programs
 
 
 def free_shared_memory() -> int | None:
-    """Return the free bytes of the shared memory; None if unlimited or unknown."""
+    """Return the free bytes of the shared memory; None if there is no limit or it is unknown."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except (AttributeError, OSError):
@@ -36,94 +36,94 @@ def free_shared_memory() -> int | None:
 
 
 def explain_no_workers() -> str | None:
-    """Return why no process that reads data can be started; None if one can."""
+    """Return why no data worker can be started; None if one can."""
     try:
-        multiprocessing.get_context().Lock()  # a semaphore in the shared memory, as the queues have them
+        multiprocessing.get_context().Lock()  # a semaphore in shared memory, like those of the queues
     except (ImportError, OSError) as error:
         return str(error)
     return None
 
 
 def count_local_processes() -> int:
-    """Return how many processes train on this machine and share its memory."""
+    """Return the number of training processes on this machine, which share its memory."""
     return max(1, read_integer("LOCAL_SIZE", read_integer("LOCAL_WORLD_SIZE", 1)))
 
 
 def choose_workers(wanted: int, batch_bytes: int, batches: int) -> tuple[int, str]:
-    """Return the number of data workers that fit, at most the number wanted, and a notice or an empty string.
+    """Return the number of data workers for which the shared memory suffices, and a notice or "".
 
     Args:
-        wanted: processes.
-        batch_bytes: the most bytes of a batch.
-        batches: of a step.
+        wanted: maximum number of workers.
+        batch_bytes: maximum size of a batch in bytes.
+        batches: batches per step.
     """
     if not wanted:
         return 0, ""
     reason = explain_no_workers()
     if reason is not None:
-        return 0, f"The shared memory {SHARED_MEMORY} cannot be used ({reason}): the training reads its data itself."
+        return 0, f"The shared memory {SHARED_MEMORY} cannot be used ({reason}): data is loaded without workers."
     free = free_shared_memory()
     if free is None:
         return wanted, ""
-    room = int(USABLE_FRACTION * free) // (count_local_processes() * max(1, batch_bytes))
-    # A step holds its batches while the next one's are fetched.
-    count = min(wanted, max(0, (room - 2 * batches) // PREFETCH_FACTOR))
+    capacity = int(USABLE_FRACTION * free) // (count_local_processes() * max(1, batch_bytes))  # batches
+    # A step keeps its batches while those of the next step are fetched.
+    count = min(wanted, max(0, (capacity - 2 * batches) // PREFETCH_FACTOR))
     if count == wanted:
         return count, ""
     return count, (
         f"The shared memory {SHARED_MEMORY} has {free / 1e6:.0f} MB free, which is enough for {count} of {wanted} "
-        "processes that read data (--num-workers). Docker gives more by --shm-size=1g."
+        "data workers (--num-workers). Docker provides more with --shm-size=1g."
     )
 
 
 def start_worker(number: int) -> None:
-    """Prepare a process that reads data, in that process."""
+    """Initialize a data worker, in its process."""
     ignore_signals()
-    # A thread of the queue sends the batches. Where it fails, it drops the batch, for which the training would wait.
+    # A thread of the queue sends the batches. On an error it would drop the batch, and the training would wait forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_worker)  # type: ignore[attr-defined]
 
 
 def end_worker(error: Exception, batch: object) -> None:
-    """End this process after an error of the thread that sends batches, so that the training learns of it."""
-    print_text(f"A process that reads data cannot send a batch: {error}", file=sys.stderr)
+    """End this worker after an error of the thread that sends batches, so that the training fails, too."""
+    print_text(f"A data worker cannot send a batch: {error}", file=sys.stderr)
     os._exit(1)
 
 
 @contextmanager
 def translate_worker_errors() -> Iterator[None]:
-    """Turn torch's error about a process that reads data and has ended into an error for a person."""
+    """Turn torch's error about a data worker that has died into a TrainingError with advice."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
         raise TrainingError(
-            f"A process that reads data has ended ({error}). Often memory ran out: give fewer by --num-workers, 0 for "
-            "none, or a smaller --batch-size."
+            f"A data worker has died ({error}), often for lack of memory. Use a lower --num-workers (0 loads data "
+            "without workers) or a smaller --batch-size."
         ) from error
 
 
-PAD_ID = 0  # the id after an example's end: any does, as it is neither seen nor learned
+PAD_ID = 0  # token id of padding: any will do, as padding is masked and has no loss
 
 
 @dataclass
 class Batch:
-    """Examples side by side, padded on the right: contexts and pictures stand where they do in the chat.
+    """A batch of examples, padded on the right, so that contexts and images have the same positions as in the chat.
 
     Attributes:
         input_ids: [B, T].
-        labels: [B, T], not shifted; -100 where there is no loss.
-        position_ids: [B, 2, T], those of the chat's prefill and decoding.
-        attention_mask: bool [B, 1, T, T], True where a row sees a column; a row of padding sees something, too.
-        image_starts: of each example where its picture's vectors go; -1 without a picture.
-        pixels: float32 [P, 3, S, S], each decoded picture of the batch once; None where none is.
-        pictures: of each example the index of its picture in `image_paths`; -1 without a picture.
-        image_paths: the files of the pictures.
-        decoded: of each of `pixels` its index in `image_paths`.
-        context_lengths: of each example the tokens before <sop>.
-        rows: of each example the number of its row.
-        left_out: of each example how many tokens did not fit.
-        skipped: numbers of rows whose pictures are broken, and which other examples stand for.
+        labels: [B, T], not shifted; -100 at positions without a loss.
+        position_ids: [B, 2, T], as in the chat's prefill and decode steps.
+        attention_mask: bool [B, 1, T, T], True where a query (row) attends to a key (column); padding attends, too.
+        image_starts: for each example the position of its image embeddings; -1 without an image.
+        pixels: float32 [P, 3, S, S], each decoded image of the batch once; None if no image is decoded.
+        image_indices: for each example the index of its image in `image_paths`; -1 without an image.
+        image_paths: the files of the images.
+        decoded: for each image of `pixels` its index in `image_paths`.
+        context_lengths: for each example the number of tokens before <sop>.
+        rows: for each example the number of its row.
+        num_truncated: for each example the number of tokens that did not fit.
+        skipped: numbers of the rows with broken images that are replaced by other examples.
     """
 
     input_ids: torch.Tensor
@@ -141,20 +141,20 @@ class Batch:
     skipped: list[int]
 
     def pin_memory(self) -> "Batch":
-        """Called by the data loader."""
+        """Return the batch in pinned memory; called by torch's DataLoader."""
         names = ("input_ids", "labels", "position_ids", "attention_mask", "pixels")
         tensors = {name: getattr(self, name) for name in names}
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items() if value is not None})
 
 
 def max_batch_bytes(count: int, length: int, image_size: int) -> int:
-    """Return how many bytes a batch of `count` examples of `length` tokens has at most."""
+    """Return the maximum size in bytes of a batch of `count` examples of `length` tokens."""
     tokens = 4 * torch.int64.itemsize * length  # input_ids, labels, and position_ids, which are two
     return count * (tokens + torch.bool.itemsize * length**2 + 3 * torch.float32.itemsize * image_size**2)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Put examples side by side."""
+    """Collate examples into a batch."""
     length = max(len(example.input_ids) for example in examples)
     pixels = {example.image: example.pixels for example in examples if example.image is not None}
     images = list(pixels)
@@ -177,7 +177,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def select_examples(batch: Batch, rows: Sequence[int]) -> Batch:
-    """Return some examples of a batch, as long as the longest of them; pictures keep their places."""
+    """Return some examples of a batch, truncated to the longest of them; images keep their indices."""
     used = (batch.labels[rows] != IGNORE_INDEX).any(0).nonzero()
     length = int(used[-1]) + 1 if len(used) else batch.labels.shape[1]
     return replace(
@@ -195,11 +195,12 @@ def select_examples(batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def replace_images(batch: Batch, pixels: torch.Tensor | None, image_indices: Sequence[int]) -> Batch:
-    """Return a batch whose examples see other pictures, without those that none sees.
+    """Return a batch with other images, of which unused ones are left out.
 
     Args:
-        pixels: [P, 3, S, S].
-        pictures: of each example the index of its picture in `pixels`; -1 without one.
+        batch: the batch.
+        pixels: images [P, 3, S, S].
+        image_indices: for each example the index of its image in `pixels`; -1 without an image.
     """
     used = sorted({picture for picture in image_indices if picture >= 0})
     places = {picture: number for number, picture in enumerate(used)}
@@ -208,28 +209,28 @@ def replace_images(batch: Batch, pixels: torch.Tensor | None, image_indices: Seq
 
 
 def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
-    """Return the ids [length], the end filled up."""
+    """Return ids as a tensor [length], padded on the right."""
     return torch.tensor(ids + [filler] * (length - len(ids)))
 
 
 def make_position_ids(example: Example, length: int) -> torch.Tensor:
-    """Return the position ids [2, length] of an example; those of padding go on."""
+    """Return the position ids [2, length] of an example; those of its padding continue."""
     return positions_2d(torch.arange(length), example.context_length)
 
 
 def make_attention_mask(example: Example, length: int) -> torch.Tensor:
-    """Return [length, length], True where a row sees a column: the context, itself, and what is before it."""
+    """Return a prefix mask [length, length]: True for keys of the context and for keys up to the query."""
     return prefix_mask(torch.arange(length), example.context_length)
 
 
 class _ErrorsAsItems(Dataset[list[Example] | DataError]):
-    """Hands on an error of a row as data: raised in a worker process, it would arrive as the text of a traceback."""
+    """Returns an error of a row as an item: raised in a worker, it would arrive as the text of a traceback."""
 
     def __init__(self, dataset: Dataset[Example]) -> None:
         self.dataset = dataset
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example] | DataError:
-        """Called by the data loader with the indices of a batch."""
+        """Return the examples of a batch, or the first error; called by torch's DataLoader."""
         try:
             return [self.dataset[index] for index in indices]
         except DataError as error:
@@ -243,13 +244,13 @@ def _collate_or_error(examples: list[Example] | DataError) -> Batch | DataError:
 def load_batches(
     dataset: Dataset[Example], batches: Iterable[Sequence[int]], workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """Load batches of examples ahead, in order.
+    """Yield batches of examples in order; workers prefetch them.
 
     Args:
         dataset: the examples.
         batches: the indices of the examples of each batch.
-        workers: processes that encode texts and decode pictures; 0 for this one.
-        pin_memory: whether to make the tensors quick to copy to a GPU.
+        workers: processes that encode texts and decode images; 0 does this in the calling process.
+        pin_memory: whether to put the tensors into pinned memory, for asynchronous copies to a GPU.
 
     Raises:
         DataError: a row cannot be used.
@@ -272,7 +273,7 @@ def load_batches(
                 raise batch
             yield batch
     finally:
-        # An error's traceback may keep the loader, which ends its workers when it is deleted.
+        # The loader ends its workers when it is deleted, but the traceback of an error may refer to it.
         if workers:
             loaded._shutdown_workers()
         for worker in started:

@@ -1,4 +1,4 @@
-"""What is in a file of training data, and what is wrong with it.
+"""Print statistics and errors of a file of training data.
 
 python -m finetune.data check dataset.json
 python -m finetune.data check dataset.jsonl --from_pretrained visualglm-6b --max-length 512
@@ -26,23 +26,24 @@ from .errors import BadRowError
 from .formats import Row
 from .rows import Rows, describe_ignored_keys, iterate_usable_rows, read_rows
 
-MAX_LISTED = 20  # bad rows that are printed
+MAX_LISTED = 20  # bad rows to print
 DEFAULT_MODEL_NAME = "visualglm-tiny"  # needs no download; its tokens are shorter than those of visualglm-6b
 
 
 @dataclass
 class Findings:
-    """What a file holds.
+    """Statistics and errors of a file.
 
     Attributes:
-        rows: how many.
-        bad: the rows that cannot be used.
-        pictures: of each picture the numbers of the rows that have it.
-        with_picture, several_turns: usable rows that have one, and that have more than one answer.
-        languages: answers of each language.
-        prompts, answers: tokens of each prompt and of each answer, as far as they fit.
-        truncated: of each example that is too long, the number of its row and how many tokens do not fit.
-        unread: of each key that is not read, how many usable rows have it.
+        rows: number of rows.
+        bad_rows: errors of the rows that cannot be used.
+        images: for each image the numbers of its rows.
+        with_image: number of usable rows with an image.
+        multi_turn: number of usable rows with several turns.
+        languages: number of answers of each language.
+        prompt_lengths, answer_lengths: tokens of each prompt and of each answer, after truncation.
+        truncated: for each example that is too long the number of its row and the number of tokens that do not fit.
+        ignored_keys: for each ignored key the number of usable rows that have it.
     """
 
     rows: int
@@ -57,7 +58,7 @@ class Findings:
     ignored_keys: Counter[str] = field(default_factory=Counter)
 
     def add_row(self, row: Row) -> None:
-        """Count a row."""
+        """Add a row to the statistics."""
         if row.image is not None:
             self.images.setdefault(row.image, []).append(row.number)
         self.with_image += row.image is not None
@@ -65,7 +66,7 @@ class Findings:
         self.ignored_keys.update(row.ignored_keys)
 
     def add_example(self, example: Example, language: str) -> None:
-        """Count an answer."""
+        """Add an example, which is one answer, to the statistics."""
         learned = sum(label != IGNORE_INDEX for label in example.labels)
         self.prompt_lengths.append(len(example.input_ids) - learned)
         self.answer_lengths.append(learned)
@@ -75,7 +76,7 @@ class Findings:
 
 
 def scan_rows(rows: Rows, encoder: TurnEncoder) -> Findings:
-    """Read and encode every row, and decode every picture once."""
+    """Read and encode every row, and decode every image once."""
     findings = Findings(len(rows))
     for _, row in tqdm(
         iterate_usable_rows(rows, findings.bad_rows), desc="Rows", total=len(rows), leave=False, disable=None
@@ -89,10 +90,14 @@ def scan_rows(rows: Rows, encoder: TurnEncoder) -> Findings:
 
 
 def find_unreadable_images(images: Mapping[Path, Sequence[int]]) -> list[BadRowError]:
-    """Decode pictures, and return what is wrong with the rows of those that cannot be."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets others run while it decodes
+    """Decode images, and return errors for the rows of those that cannot be decoded.
+
+    Args:
+        images: for each image the numbers of its rows.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
         reasons = pool.map(describe_image_error, images)
-        shown = tqdm(reasons, desc="Pictures", total=len(images), leave=False, disable=None)
+        shown = tqdm(reasons, desc="Images", total=len(images), leave=False, disable=None)
         return [
             BadRowError(number, reason)
             for numbers, reason in zip(images.values(), shown, strict=True)
@@ -102,7 +107,7 @@ def find_unreadable_images(images: Mapping[Path, Sequence[int]]) -> list[BadRowE
 
 
 def describe_image_error(path: Path) -> str | None:
-    """Return what is wrong with a picture file; None if nothing is."""
+    """Return the error of an image file; None if it can be decoded."""
     try:
         load_image(path)
     except ImageError as error:
@@ -111,14 +116,14 @@ def describe_image_error(path: Path) -> str | None:
 
 
 def describe_lengths(lengths: Sequence[int]) -> str:
-    """Return the spread of some lengths in words."""
+    """Return minimum, maximum, median and 95th percentile of some lengths as text."""
     ordered = sorted(lengths)
     most = ordered[int(0.95 * (len(ordered) - 1))]
     return f"{ordered[0]} to {ordered[-1]}, half up to {ordered[(len(ordered) - 1) // 2]}, 95 % up to {most}"
 
 
 def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str:
-    """Return what there is to say about a file, a line for each thing."""
+    """Return the statistics and errors of a file as lines of text."""
     usable = findings.rows - len(findings.bad_rows)
     lines = [f"{path}: {findings.rows} rows, {usable} can be used; lengths in tokens of {name}"]
     if findings.answer_lengths:
@@ -126,18 +131,18 @@ def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str
         sizes = list(map(sum, zip(findings.prompt_lengths, findings.answer_lengths, strict=True)))
         lines += [
             f"answers    {len(findings.answer_lengths)} ({spoken}); {findings.multi_turn} rows have several turns",
-            f"pictures   {len(findings.images)} in {findings.with_image} rows",
+            f"images     {len(findings.images)} in {findings.with_image} rows",
             f"prompts    {describe_lengths(findings.prompt_lengths)}",
             f"answers    {describe_lengths(findings.answer_lengths)}; {sum(findings.answer_lengths)} in all",
             f"together   {describe_lengths(sizes)}",
         ]
     if findings.ignored_keys:
-        lines.append(f"not read   {describe_ignored_keys(findings.ignored_keys)}")
+        lines.append(f"ignored    {describe_ignored_keys(findings.ignored_keys)}")
     if findings.truncated:
         number, most = max(findings.truncated, key=lambda found: found[1])
         lines.append(
-            f"too long   {len(findings.truncated)} answers do not fit into {max_length} tokens with all that was said "
-            f"before; the worst is in row {number}, which loses {most}. Raise --max-length to keep all."
+            f"too long   {len(findings.truncated)} answers do not fit into {max_length} tokens with their context; "
+            f"the longest is in row {number}, which loses {most} tokens. Raise --max-length to keep all."
         )
     if findings.bad_rows:
         lines.append(f"bad rows   {len(findings.bad_rows)}")
@@ -148,36 +153,41 @@ def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str
 
 
 def make_encoder(name: str, max_length: int) -> TurnEncoder:
-    """Return the encoder for the model called `name`, without its weights."""
+    """Return the encoder of the model `name`, without loading its weights."""
     checkpoint = open_checkpoint(name)
     return TurnEncoder(load_tokenizer(checkpoint.path), checkpoint.config["image_length"], max_length)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the command line."""
+    """Parse the command line."""
     called = console_command()
     parser = ArgumentParser(
         prog="python -m finetune.data check" if called else "python -m finetune.data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if not called:  # `visualglm check-data` has it in its name
+    if not called:  # `visualglm check-data` needs no subcommand
         parser.add_argument("command", choices=("check",))
     parser.add_argument("file", type=Path, help="JSON lines, or a JSON list")
     parser.add_argument(
-        "--from_pretrained", default=DEFAULT_MODEL_NAME, help="whose tokens are counted (default %(default)s)"
+        "--from_pretrained",
+        default=DEFAULT_MODEL_NAME,
+        help="model whose tokenizer counts the tokens (default %(default)s)",
     )
     parser.add_argument(
-        "--max-length", type=int, default=DEFAULT_MAX_LENGTH, help="tokens of prompt and answer (default %(default)s)"
+        "--max-length",
+        type=int,
+        default=DEFAULT_MAX_LENGTH,
+        help="maximum number of tokens of prompt and answer (default %(default)s)",
     )
     options = vars(parser.parse_args(arguments))
-    options.pop("command", None)  # there is only one
+    options.pop("command", None)  # its only value is "check"
     return options
 
 
 def run(file: Path, from_pretrained: str, max_length: int) -> int:
     """Print the summary of a file; return `FAILURE` if there are rows that cannot be used."""
-    rows = read_rows(file)  # before a model is looked for: the path may be misspelled
+    rows = read_rows(file)  # before the model is opened: the path may be misspelled
     findings = scan_rows(rows, make_encoder(from_pretrained, max_length))
     print_text(summarize(findings, file, from_pretrained, max_length))
     return FAILURE if findings.bad_rows else SUCCESS

@@ -1,14 +1,14 @@
-"""A run's directory: its configuration, and its newest checkpoints, each there as a whole or not at all.
+"""The directory of a run: its configuration, its lock, and its newest checkpoints, which are written atomically.
 
 checkpoints/finetune-visualglm-20240131-120000/
-    model_config.json           the model with what was added, and the name of its base
-    latest                      300
-    300/weights.safetensors     what was trained
-    300/state.json              where the training is
-    300/optimizer.pt            its optimizer, or deepspeed/ with a part for each process
+    model_config.json           configuration of the model and its adapter, and the name of the base model
+    latest                      the step of the newest checkpoint: 300
+    300/weights.safetensors     the trained weights
+    300/state.json              the state of the training
+    300/optimizer.pt            the state of the optimizer; with deepspeed the directory deepspeed/
     300/manifest.json           the SHA-256 of each of these files
-    lock                        locked by the training that is writing
-    log.jsonl                   what was recorded on the way
+    lock                        locked by the training that writes the run
+    log.jsonl                   the logged metrics
 """
 
 import errno
@@ -42,7 +42,10 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
-    """Holds the lock of a run until it is closed or the process ends.
+    """The lock of a run, which keeps a second training from writing into its directory.
+
+    It is held until it is closed or the process ends, in whatever way. It is a POSIX record lock (`fcntl.lockf`), which
+    worker processes forked by the owner do not inherit, as they would with `flock`.
 
     Args:
         run: the run's directory.
@@ -56,7 +59,7 @@ class RunLock:
             self.descriptor: int | None = os.open(run / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise TrainingError(
-                f"The run {run} cannot be locked ({error.strerror}). Look at the permissions of its directory."
+                f"The run {run} cannot be locked ({error.strerror}). Check the permissions of its directory."
             ) from error
         try:
             self._lock(run, self.descriptor)
@@ -67,21 +70,21 @@ class RunLock:
     def _lock(self, run: Path, descriptor: int) -> None:
         try:
             import fcntl
-        except ImportError:  # Windows has none
+        except ImportError:  # not available on Windows
             return
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in UNSUPPORTED:  # a file system without locks
+            if error.errno in UNSUPPORTED:  # the file system has no locks
                 return
             if error.errno not in IN_USE:
                 raise TrainingError(f"The run {run} cannot be locked ({error.strerror}).") from error
             owner = "".join(filter(str.isprintable, os.pread(descriptor, 200, 0).decode("utf-8", "replace")))
             raise TrainingError(
-                f"Another training is using the run {run} ({owner or 'its process is unknown'}). Wait for its end or "
-                "stop it, or begin a new run without --resume."
+                f"Another training is using the run {run} ({owner or 'its process is unknown'}). Wait until it ends, "
+                "stop it, or start a new run without --resume."
             ) from error
-        with suppress(OSError):  # on a full disk the lock holds without its owner's name
+        with suppress(OSError):  # on a full disk the lock works without its owner's name
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
@@ -94,19 +97,19 @@ class RunLock:
 
 STATE_NAME = "state.json"
 PARTIAL_PREFIX = ".part-"
-STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # the name of a checkpoint's directory, as `Run.folder` writes it
+STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # name of a checkpoint's directory
 DAMAGED_PREFIX = "damaged-"
 
 
 class Run:
-    """A run's directory.
+    """The directory of a run.
 
     Args:
         path: the directory.
-        keep: how many checkpoints stay.
+        keep: number of checkpoints to keep.
 
     Attributes:
-        lock: keeps other trainings out; on the first process, once the run is open.
+        lock: the lock; None before the run is open, and on processes other than the main process.
     """
 
     def __init__(self, path: Path, keep: int) -> None:
@@ -115,11 +118,11 @@ class Run:
         self.lock: RunLock | None = None
 
     def directory_steps(self) -> list[int]:
-        """Return the steps that a directory is named after, complete or not, in order."""
+        """Return the steps of all checkpoint directories, complete or not, in ascending order."""
         return sorted(int(path.name) for path in self.path.iterdir() if STEP.fullmatch(path.name) and path.is_dir())
 
     def steps(self) -> list[int]:
-        """Return the steps that there are complete checkpoints of, in order."""
+        """Return the steps of the complete checkpoints, in ascending order."""
         return [step for step in self.directory_steps() if (self.folder(step) / STATE_NAME).is_file()]
 
     def folder(self, step: int) -> Path:
@@ -127,19 +130,19 @@ class Run:
         return self.path / str(step)
 
     def read_state(self, step: int) -> TrainingState:
-        """Read where the training was.
+        """Read the training state of a step's checkpoint.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it holds no state of this step.
+            ValueError: its contents are not the state of this step.
         """
         state = parse_state((self.folder(step) / STATE_NAME).read_text(encoding="utf-8"))
         if state.step != step:
-            raise ValueError(f"it is that of step {state.step}")
+            raise ValueError(f"it is the state of step {state.step}")
         return state
 
     def find_damage(self, step: int) -> str | None:
-        """Return a description of the damage to a step's checkpoint, None if there is none."""
+        """Return a description of the damage of a step's checkpoint; None if it is intact."""
         folder = self.folder(step)
         try:
             if (folder / MANIFEST_NAME).exists():
@@ -158,10 +161,10 @@ class Run:
         return None
 
     def find_intact(self) -> tuple[int, dict[int, str]]:
-        """Return the newest step with a whole checkpoint, and the damage of each newer one.
+        """Return the step of the newest intact checkpoint, and the damage of each newer one.
 
         Raises:
-            TrainingError: no checkpoint is whole.
+            TrainingError: no checkpoint is intact.
         """
         damages: dict[int, str] = {}
         for step in reversed(self.directory_steps()):
@@ -171,15 +174,15 @@ class Run:
             damages[step] = damage
         found = "".join(f"\n  step {step}: {damage}" for step, damage in damages.items())
         raise TrainingError(
-            f"The run {self.path} has no checkpoint that is whole:{found}\nName another run with --resume RUN, or "
-            "begin a new one without --resume."
+            f"The run {self.path} has no intact checkpoint:{found}\nChoose another run with --resume RUN, or start a "
+            "new one without --resume."
         )
 
     def rename_damaged(self, step: int) -> Path:
-        """Rename the directory of a damaged checkpoint, so that nothing takes it for a whole one; return the new path.
+        """Rename the directory of a damaged checkpoint, so that it is not loaded; return the new path.
 
         Raises:
-            OSError: it cannot be renamed.
+            OSError: the directory cannot be renamed.
         """
         path, number = self.path / f"{DAMAGED_PREFIX}{step}", 1
         while path.exists():
@@ -188,10 +191,10 @@ class Run:
         return self.folder(step).rename(path)
 
     def write_latest(self, step: int) -> None:
-        """Have the file `latest`, which readers of the run begin with, name a step.
+        """Write a step into the file `latest`, which names the checkpoint to load.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         write_text_atomically(self.path / LATEST_NAME, str(step))
 
@@ -202,13 +205,16 @@ class Run:
         optimizer: Optimizer,
         distributed: DistributedContext,
     ) -> None:
-        """Write a checkpoint; all processes must call this, and rank 0 writes all but the optimizer's files.
+        """Write a checkpoint; every process has to call it, and rank 0 writes all but the optimizer's files.
 
         Args:
-            tensors: what the first process is to write; empty for the others.
+            state: the state of the training.
+            tensors: the weights to write; empty on ranks other than 0.
+            optimizer: the optimizer.
+            distributed: rank and world size.
 
         Raises:
-            TrainingError: it could not be written, and nothing is left of it.
+            TrainingError: the checkpoint could not be written; its files have been removed.
         """
         partial = distributed.broadcast(self._make_partial() if distributed.is_main_process else None)
         try:
@@ -219,8 +225,8 @@ class Run:
                 self._commit(Path(partial), state.step)
         except (OSError, RuntimeError) as error:
             raise TrainingError(
-                f"The checkpoint of step {state.step} could not be written to {self.path} ({error}). Nothing of it is "
-                "left. Make room or look at the permissions."
+                f"The checkpoint of step {state.step} could not be written to {self.path} ({error}) and has "
+                "been removed. Free disk space or check the permissions."
             ) from error
         finally:
             if distributed.is_main_process and partial is not None:
@@ -235,7 +241,7 @@ class Run:
             return None
 
     def _commit(self, partial: Path, step: int) -> None:
-        """Give a complete checkpoint its name, and remove the oldest beyond those to keep."""
+        """Rename a complete checkpoint to its final name, update `latest`, and remove the oldest checkpoints."""
         if self.folder(step).exists():
             shutil.rmtree(self.folder(step))
         # Written before the checkpoint gets its name, since writing may fail.
@@ -246,27 +252,27 @@ class Run:
             shutil.rmtree(self.folder(old), ignore_errors=True)
 
     def describe(self, saved: int, last: int, is_complete: bool) -> str:
-        """Describe a run that is saved up to step `saved`, with the next command."""
-        advice = f"Talk to it: {chat_command(self.path)}"
+        """Return a message about a run that is saved up to step `saved`, with the command to chat with it."""
+        advice = f"Chat with it: {chat_command(self.path)}"
         if is_complete:
             return f"The run is {self.path}. {advice}"
-        return f"The run {self.path} is saved up to step {saved} of {last}; --resume goes on from there. {advice}"
+        return f"The run {self.path} is saved up to step {saved} of {last}; --resume continues it. {advice}"
 
     def close(self) -> None:
-        """Let other trainings go on with the run."""
+        """Release the lock of the run."""
         if self.lock is not None:
             self.lock.close()
 
     def remove_partial(self) -> None:
-        """Remove what a training that was killed had begun to write."""
+        """Remove the partially written checkpoints of a training that was killed."""
         for partial in self.path.glob(f"{PARTIAL_PREFIX}*"):
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def chat_command(run: Path) -> str:
-    """Return the command that talks to a run; it works in any directory."""
+    """Return the command to chat with a run; it works in any directory."""
     script = Path(__file__).absolute().parents[1] / "cli_demo.py"
-    program = [str(script)] if script.is_file() else ["-m", "visualglm", "chat"]  # there is no script in a wheel
+    program = [str(script)] if script.is_file() else ["-m", "visualglm", "chat"]  # a wheel does not contain the script
     return shlex.join([sys.executable, *program, "--from_pretrained", str(run.absolute())])
 
 
@@ -280,10 +286,10 @@ def write_checkpoint(
     """Write the files of a checkpoint into the directory `partial`.
 
     Raises:
-        OSError: a file cannot be written; None instead of a directory says that it could not be made.
+        OSError: a file cannot be written, or `partial` is None because the directory could not be created.
     """
     if partial is None:
-        raise OSError("no directory could be made there")
+        raise OSError("no directory could be created there")
     folder = Path(partial)
     optimizer.save(folder)
     if is_main_process:

@@ -1,4 +1,4 @@
-"""Ask two models the same questions of held-out data, and show their answers side by side.
+"""Compare the answers of two models to the same questions of held-out data.
 
 python -m finetune.compare visualglm-tiny checkpoints/RUN --data held-out/dataset.json --html page.html
 """
@@ -23,14 +23,14 @@ from .evaluation import ComparedQuestion, Question, ScoredAnswer, questions_of, 
 from .page import Article, Line, write_page
 from .rows import OnBadRow, iterate_usable_rows, raise_for_bad_rows, read_rows
 
-DEFAULT_SHOWN = 20  # questions printed
-MIN_ANSWER_TOKENS = 256  # of an answer that is shown, before it is cut
+DEFAULT_SHOWN = 20  # questions to print
+MIN_ANSWER_TOKENS = 256  # lower bound of the token limit of answers
 CORRECT, WRONG, EXPECTED = "✓", "✗", "expected"
 SCORE_LABEL = "Exactly the expected answer"
 
 
 def to_article(one: ComparedQuestion, names: Sequence[str]) -> Article:
-    """Format a question with its image, its history and both answers."""
+    """Return an article with a question, its image, its history and both answers."""
     question = one.question
     lines = [Line("row", str(question.row))]
     for turn in question.history:
@@ -42,15 +42,15 @@ def to_article(one: ComparedQuestion, names: Sequence[str]) -> Article:
 
 
 def verdict(answer: ScoredAnswer) -> Literal["right", "wrong"]:
-    """Return the style of an answer."""
+    """Return the verdict on an answer."""
     return "right" if answer.is_correct else "wrong"
 
 
 def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[Question]:
-    """Return the first `count` questions of a file, or all.
+    """Return the first `count` questions of a file; None for all.
 
     Raises:
-        DataError: the file cannot be read, or has bad rows that are not to be skipped.
+        DataError: the file cannot be read, has no usable question, or has bad rows that are not to be skipped.
     """
     rows = read_rows(path)
     bad: list[BadRowError] = []
@@ -64,12 +64,12 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
     broken = {error.number for error in bad}
     usable = [one for one in asked if one.row not in broken]
     if not usable:
-        raise DataError(f"No question of {path} can be asked: the pictures of the first {count} are broken.")
+        raise DataError(f"No question of {path} can be asked: the images of the first {count} are broken.")
     return usable
 
 
 def ask_model(model: SatChatModel, asked: Sequence[Question], name: str) -> Iterator[ScoredAnswer]:
-    """Yield a model's answer to each question."""
+    """Yield a model's answer to each question, with a progress bar."""
     yield from tqdm(
         score_answers(model, asked, min_tokens=MIN_ANSWER_TOKENS),
         desc=name,
@@ -80,42 +80,44 @@ def ask_model(model: SatChatModel, asked: Sequence[Question], name: str) -> Iter
 
 
 def describe_score(name: str, answers: Sequence[ScoredAnswer]) -> str:
-    """Return in words how many answers are the expected ones."""
+    """Return the number and the percentage of correct answers as text."""
     right = sum(answer.is_correct for answer in answers)
     return f"{name}: {right} of {len(answers)} ({100 * right / len(answers):.1f} %)"
 
 
 def show_line(text: str) -> str:
-    """Return text on one line, without the control characters that would command the terminal."""
+    """Return text on one line, its control characters replaced, which a terminal would interpret."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def format_compared(one: ComparedQuestion, names: Sequence[str]) -> str:
-    """Return a question with its answers as some lines of text."""
+    """Return a question with both answers as lines of text."""
     question = one.question
-    picture = "no picture" if question.image is None else str(question.image)
+    image = "no image" if question.image is None else str(question.image)
     width = max(map(len, (*names, EXPECTED)))
-    lines = [f"row {question.row}, {picture}", f"  {question.text}", f"  {EXPECTED:{width}}    {question.expected}"]
+    lines = [f"row {question.row}, {image}", f"  {question.text}", f"  {EXPECTED:{width}}    {question.expected}"]
     for name, answer in zip(names, (one.before, one.after), strict=True):
         lines.append(f"  {name:{width}}  {CORRECT if answer.is_correct else WRONG} {answer.text}")
     return "\n".join(map(show_line, lines))
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("base", metavar="BASE", help="the model before: a name or a directory")
-    add("run", metavar="RUN", help="the model after: the directory of a fine-tuning run")
-    add("--data", type=Path, required=True, metavar="FILE", help="JSON lines, or a JSON list")
-    add("--html", type=Path, metavar="PAGE", help="write all questions with their pictures as a page for a browser")
+    add("base", metavar="BASE", help="first model: a name or a directory, usually the base model")
+    add("run", metavar="RUN", help="second model: a name or a directory, usually a fine-tuning run")
+    add("--data", type=Path, required=True, metavar="FILE", help="held-out data: JSON lines or a JSON list")
+    add("--html", type=Path, metavar="PAGE", help="write all questions with their images and answers as an HTML page")
     add("--count", type=int, metavar="N", help="ask only the first N questions")
-    add("--show", type=int, default=DEFAULT_SHOWN, metavar="N", help="print the first N (default %(default)s)")
-    add("--on-bad-row", choices=("error", "skip"), default="error", help="what to do about rows that cannot be used")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    add("--dtype", choices=DTYPES, help="of the weights (default: what suits the device)")
+    help_ = "print the first N questions with their answers (default %(default)s)"
+    add("--show", type=int, default=DEFAULT_SHOWN, metavar="N", help=help_)
+    help_ = "how to treat rows that cannot be used (default %(default)s)"
+    add("--on-bad-row", choices=("error", "skip"), default="error", help=help_)
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add("--dtype", choices=DTYPES, help="dtype of the weights (default: chosen by the device)")
     return vars(parser.parse_args(arguments))
 
 
@@ -132,9 +134,11 @@ def run(
     dtype: str | None,
     load: Callable[..., SatChatModel] = load_sat,
 ) -> None:
-    """Ask one model after the other, so that only one is in memory, and show what they said."""
+    """Let one model answer after the other, so that only one is in memory; print the answers, and write the page."""
     if html is not None and not html.parent.is_dir():
-        raise SettingError(f"There is no folder {html.parent} for the page. Make it, or choose another --html.")
+        raise SettingError(
+            f"The directory {html.parent} of the page does not exist. Create it, or choose another --html."
+        )
     questions = read_questions(data, on_bad_row, count)
     names = (base, run)
     before, after = (list(ask_model(load(name, device=device, dtype=dtype), questions, name)) for name in names)
@@ -142,7 +146,7 @@ def run(
     for one in compared[:show]:
         print_text(format_compared(one, names), end="\n\n")
     if len(compared) > show:
-        print_text(f"... and {len(compared) - show} more; --show prints more, --html writes all.\n")
+        print_text(f"... and {len(compared) - show} more; --show N prints more, --html PAGE writes all.\n")
     scores = [describe_score(name, answers) for name, answers in zip(names, (before, after), strict=True)]
     if html is not None:
         articles = (to_article(one, names) for one in compared)
@@ -151,7 +155,12 @@ def run(
 
 
 def main(arguments: Sequence[str] | None = None, load: Callable[..., SatChatModel] = load_sat) -> int:
-    """Compare the models that the command line names; `load` loads them."""
+    """Run the command line; return its exit code.
+
+    Args:
+        arguments: the command line; None for that of the process.
+        load: loads a model.
+    """
     return run_program(lambda: run(**parse_arguments(arguments), load=load))
 
 

@@ -26,24 +26,24 @@ POSITIVE_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of a training, each under the name of its flag; `finetune/arguments.py` describes the flags.
+    """Settings of a training, each named after its flag.
 
     Attributes:
-        from_pretrained: name or directory of the base model; None chooses visualglm-6b, or visualglm-tiny where there
-            is neither a GPU nor the weights.
+        from_pretrained: name or directory of the base model; None chooses visualglm-6b, or visualglm-tiny if there is
+            neither a GPU nor the weights of visualglm-6b.
         use_lora, use_qlora, use_ptuning, full: the method; exactly one is set.
-        freeze: with `full`, the parts that are not trained.
+        freeze: with `full`, the components that are not trained.
         lora_rank, lora_alpha, lora_dropout, layer_range, lora_targets: see `model.sat.lora.LoraMixin`.
-        pre_seq_len: length of P-tuning's prefix in each layer.
+        pre_seq_len: length of P-tuning's prefix in each layer, in tokens.
         train_data, valid_data: files of training data and of held-out data.
         valid_share: fraction of the training images to hold out.
         max_length: maximum number of tokens of prompt and answer.
-        on_bad_row: what to do about rows that cannot be used.
+        on_bad_row: whether rows that cannot be used are an error or skipped.
         crop: minimum side of the random crops, as a fraction of the image's; 1 disables cropping.
         flip: whether to mirror half of the images.
         rehearsal: number of rehearsal questions.
         rehearsal_weight: loss weight of a rehearsal token.
-        num_workers: processes that load data.
+        num_workers: number of worker processes that load data.
         group_by_length: whether to batch examples of similar length.
         train_iters: optimizer steps; None trains for `epochs`.
         epochs: passes over the data.
@@ -54,7 +54,7 @@ class TrainingConfig:
         weight_decay: AdamW's.
         clip_grad: maximum gradient norm; 0 disables clipping.
         seed: of the order of the examples and of all random numbers.
-        device: name of the device; None chooses a GPU where there is one.
+        device: name of the device; None chooses a GPU if there is one.
         fp16, bf16: the precision; neither leaves the choice to `finetune.methods.choose_precision`.
         checkpoint_activations: whether to recompute layers in the backward pass.
         zero_stage, offload: deepspeed's.
@@ -145,20 +145,22 @@ class TrainingConfig:
             given = f"{' and '.join(f'--{method}' for method in chosen)} are given" if chosen else "none is given"
             raise SettingError(f"Choose one of {', '.join(f'--{method}' for method in METHODS)}; {given}.")
         if self.fp16 and self.bf16:
-            raise SettingError("--fp16 and --bf16 are given. Choose one; bf16 where the GPU knows it.")
+            raise SettingError("--fp16 and --bf16 are given. Choose one; bf16 if the GPU supports it.")
         if self.freeze and not self.full:
-            raise SettingError("--freeze goes with --full: the other methods freeze the whole model anyway.")
+            raise SettingError(
+                "--freeze requires --full: the other methods freeze all weights of the base model anyway."
+            )
         if self.use_qlora and self.save_full:
             raise SettingError(
-                "--save-full does not go with --use_qlora, whose weights of 4 bits are the base's. Make a whole model "
-                "afterwards: python -m finetune.merge"
+                "--save-full cannot be combined with --use_qlora, whose base weights have 4 bits. Merge the run with "
+                "the base model afterwards: python -m finetune.merge"
             )
         self._check_numbers()
         name = self.experiment_name
         if not name or not name.isprintable() or Path(name).name != name or "\\" in name or name == "..":
             raise SettingError(
-                f"--experiment-name is {name!r}; it should be a plain name, the first part of the name of a directory "
-                "in --save. Choose another directory with --save."
+                f"--experiment-name is {name!r}; it should be a plain name without slashes, the prefix of a "
+                "directory's name in --save. Choose another directory with --save."
             )
 
     def _check_numbers(self) -> None:
@@ -169,11 +171,11 @@ class TrainingConfig:
         if self.num_workers < 0:
             raise SettingError(f"--num-workers is {self.num_workers}; it should be at least 0.")
         if not 0 < self.crop <= 1:
-            raise SettingError(
-                f"--crop is {self.crop}; it should be above 0 and at most 1, which is the whole picture."
-            )
+            raise SettingError(f"--crop is {self.crop}; it should be above 0 and at most 1, which disables cropping.")
         if not 0 <= self.valid_share < 1:
-            raise SettingError(f"--valid-share is {self.valid_share}; it should be at least 0 and below 1, as 0.1.")
+            raise SettingError(
+                f"--valid-share is {self.valid_share}; it should be at least 0 and below 1, for example 0.1."
+            )
         if self.lr <= 0:
             raise SettingError(f"--lr is {self.lr}; it should be above 0.")
 

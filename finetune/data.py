@@ -1,11 +1,11 @@
-"""Training data: a file of rows -> examples -> batches.
+"""Datasets of training examples: a file of rows -> examples -> batches.
 
     dataset = ChatDataset("dataset.json", tokenizer, image_length=32, image_size=224, max_length=512)
     for batch in load_batches(dataset, [[0, 1], [2, 3]], workers=2): ...
 
-    python -m finetune.data check dataset.json      # what is in a file, and what is wrong with it
+    python -m finetune.data check dataset.json      # print statistics and errors of a file
 
-The shapes of a row are in finetune/formats.py, the formats of a file in finetune/rows.py.
+The formats of a file are described in finetune/rows.py, those of a row in finetune/formats.py.
 """
 
 import mmap
@@ -35,35 +35,35 @@ __all__ = ["Batch", "ChatDataset", "Example", "Row", "Rows", "collate", "load_ba
 
 
 def load_pixels(path: Path, size: int) -> torch.Tensor:
-    """Return the pixels [3, size, size] of a picture file, as the chat makes them.
+    """Return the pixels [3, size, size] of an image file, preprocessed as in the chat.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the file cannot be read.
     """
     return preprocess(load_image(path), size)
 
 
 class ChatDataset(Dataset[Example]):
-    """The answers of a file of training data, each an example that is encoded when it is asked for.
+    """The answers of a file of training data; each is an example, which is encoded when it is accessed.
 
-    Only the places of the rows are kept: 300,000 of them take some megabytes. The file must not change meanwhile.
+    Only the offsets of the rows are in memory: some megabytes for 300,000 rows. The file must not change meanwhile.
 
     Args:
-        path: JSON lines, or a JSON list; or its rows, where they have been found already.
+        path: a file of JSON lines or with a JSON list; or its `Rows`.
         tokenizer: a ChatGLMTokenizer.
-        image_length: vectors that stand for a picture.
-        image_size: side of the square that the model reads, in pixels.
-        max_length: the most tokens of prompt and answer; what does not fit is left out as `TurnEncoder` says.
-        on_bad_row: "error" stops at rows that cannot be used, "skip" leaves them out.
-        decode_pictures: whether examples come with pixels; whoever has all embeddings already needs none.
+        image_length: number of image embeddings per image.
+        image_size: side of the model's input images, in pixels.
+        max_length: maximum number of tokens of prompt and answer; longer examples are truncated by `TurnEncoder`.
+        on_bad_row: "error" raises an error for rows that cannot be used, "skip" leaves them out.
+        decode_images: whether examples have pixels; False if all image embeddings are cached.
 
     Attributes:
-        known: of each example whether its picture's embedding is known, so that it comes without pixels. It lies in
-            shared memory: what is set here is seen by processes that read the data.
-        bad_rows: the rows left out for what their JSON says or for a picture that is not there. A picture that is
-            there but broken is found when it is decoded: then the next example stands for it, and says so.
-        unread: of each key that is not read, how many rows have it.
-        sizes: of each example about how many tokens it has, at most: its characters and its picture's vectors.
+        is_cached: for each example whether its image's embedding is cached, so that it has no pixels. It is in shared
+            memory, so that workers see changes.
+        bad_rows: the rows left out because of their JSON or a missing image. A broken image is found only when it is
+            decoded; then the next example replaces it, and lists its row in `Example.skipped`.
+        ignored_keys: for each key that is ignored the number of rows that have it.
+        lengths: for each example an upper estimate of its tokens: its characters and image embeddings.
 
     Raises:
         DataError: the file cannot be read, has no usable row, or has bad rows that are not to be skipped.
@@ -89,35 +89,35 @@ class ChatDataset(Dataset[Example]):
         self.bad_rows: list[BadRowError] = []
         self.ignored_keys: Counter[str] = Counter()
         self.lengths = array("i")
-        self._row_indices = array("i")  # of each example the index of its row
-        self._turn_indices = array("i")  # and of its turn
+        self._row_indices = array("i")  # for each example the index of its row
+        self._turn_indices = array("i")  # for each example the index of its turn
         self._scan()
-        # Memory that forked processes share; torch's own would need room in /dev/shm.
+        # An anonymous mapping, which forked processes share; torch's shared memory would take space in /dev/shm.
         self.is_cached = torch.frombuffer(mmap.mmap(-1, len(self)), dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self._row_indices)
 
     def __getitem__(self, index: int) -> Example:
-        """Encode an example, and decode its picture.
+        """Encode an example, and decode its image.
 
         Raises:
-            BadRowError: its picture is broken, and bad rows are not to be skipped.
-            DataError: every picture is broken.
+            BadRowError: its image is broken, and bad rows are not to be skipped.
+            DataError: every image is broken.
         """
         skipped: list[int] = []
         first = range(len(self))[index]
-        for place in (*range(first, len(self)), *range(first)):
+        for candidate in (*range(first, len(self)), *range(first)):
             try:
-                return replace(self._load(place), skipped=tuple(skipped))
+                return replace(self._load(candidate), skipped=tuple(skipped))
             except BadRowError as error:
                 if self.on_bad_row == "error":
                     raise
                 skipped.append(error.number)
-        raise DataError(f"Every picture of the training data {self.rows.path} is broken.")
+        raise DataError(f"Every image of the training data {self.rows.path} is broken.")
 
     def encode(self, index: int) -> Example:
-        """Encode an example without its picture's pixels."""
+        """Encode an example without the pixels of its image."""
         return self.encoder.encode(self.rows[self._row_indices[index]], self._turn_indices[index])
 
     def _load(self, index: int) -> Example:
@@ -130,67 +130,69 @@ class ChatDataset(Dataset[Example]):
             raise BadRowError(example.row, str(error)) from error
 
     def _scan(self) -> None:
-        """Read every row once, to find its answers and what is wrong."""
-        for place, row in iterate_usable_rows(self.rows, self.bad_rows):
-            self._add(place, row)
+        """Read every row once, to index its answers and to collect errors."""
+        for index, row in iterate_usable_rows(self.rows, self.bad_rows):
+            self._add(index, row)
             self.ignored_keys.update(row.ignored_keys)
         raise_for_bad_rows(self.rows, self.bad_rows, self.on_bad_row)
 
-    def _add(self, place: int, row: Row) -> None:
+    def _add(self, index: int, row: Row) -> None:
         length = self.encoder.image_length if row.image else 0
         for number, turn in enumerate(row.turns):
             length += len(turn.question) + len(turn.answer)
             if number >= row.first_trained_turn:
-                self._row_indices.append(place)
+                self._row_indices.append(index)
                 self._turn_indices.append(number)
                 self.lengths.append(min(length, self.encoder.max_length))
 
 
 def split_rows(files: Sequence[Rows], share: float, seed: int) -> tuple[list[Rows], list[Rows]]:
-    """Return the rows to train on and those held back, file by file; files without held-back rows are left out there.
+    """Split rows into training data and held-out data, and return both as lists of files without the empty ones.
 
-    All rows of a picture are on the same side, so that no held-back picture is trained on. The same seed holds back the
-    same rows. Rows that cannot be used stay in the training data, which names them.
+    All rows with the same image are on the same side, so that no held-out image is trained on. The split depends only
+    on the seed. Rows that cannot be used stay in the training data, where they are reported.
 
     Args:
-        share: of the pictures, and of the rows without one, that is held back; at least one is.
+        files: the rows of each file.
+        share: fraction of the images, and of the rows without an image, to hold out; at least one is held out.
+        seed: random seed.
 
     Raises:
-        DataError: nothing would be left to train on.
+        DataError: there would be no training data left.
     """
     groups: dict[Path | tuple[int, int], list[tuple[int, int]]] = {}
     for file, rows in enumerate(files):
-        for place in range(len(rows)):
+        for index in range(len(rows)):
             try:
-                image = rows[place].image
+                image = rows[index].image
             except BadRowError:
                 continue
-            key = (file, place) if image is None else image.resolve()
-            groups.setdefault(key, []).append((file, place))
+            key = (file, index) if image is None else image.resolve()
+            groups.setdefault(key, []).append((file, index))
     keys = list(groups)
     count = max(1, round(share * len(keys)))
     if count >= len(keys):
         raise DataError(
-            f"The training data {files[0].path} has too few pictures ({len(keys)}) to hold {share:.0%} of them back. "
-            "Add some, or leave out --valid-share."
+            f"The training data {files[0].path} has too few images ({len(keys)}) to hold out {share:.0%} of them. "
+            "Add images, or omit --valid-share."
         )
-    held = {position for key in Random(seed).sample(keys, count) for position in groups[key]}
+    held_out = {row for key in Random(seed).sample(keys, count) for row in groups[key]}
 
-    def side(is_held: bool) -> list[Rows]:
-        chosen = (
-            select_rows(rows, [place for place in range(len(rows)) if ((file, place) in held) is is_held])
+    def select(is_held_out: bool) -> list[Rows]:
+        selected = (
+            select_rows(rows, [index for index in range(len(rows)) if ((file, index) in held_out) is is_held_out])
             for file, rows in enumerate(files)
         )
-        return [rows for rows in chosen if len(rows)]
+        return [rows for rows in selected if len(rows)]
 
-    return side(False), side(True)
+    return select(False), select(True)
 
 
-def select_rows(rows: Rows, chosen: Sequence[int]) -> Rows:
-    """Return some rows of a file."""
-    places, selected = rows.offsets, RowOffsets()
-    for place in chosen:
-        selected.add(places.starts[place], places.ends[place], places.numbers[place])
+def select_rows(rows: Rows, indices: Sequence[int]) -> Rows:
+    """Return the rows of a file with the given indices."""
+    offsets, selected = rows.offsets, RowOffsets()
+    for index in indices:
+        selected.add(offsets.starts[index], offsets.ends[index], offsets.numbers[index])
     return Rows(rows.path, selected)
 
 

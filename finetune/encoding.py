@@ -1,7 +1,7 @@
-"""A turn of a row -> the tokens to train on: the chat's own prompt, and the answer that should follow.
+"""Encode a turn of a row as token ids and labels: the prompt, exactly as in the chat, and the answer.
 
-The context is read in both directions, so that an answer in it would see itself: every answer of a conversation is an
-example of its own, with the turns before it as context, exactly as the chat asks for it.
+ChatGLM attends to the context bidirectionally, so an answer in the context would see its own tokens. Therefore every
+answer of a conversation is an example of its own, with the turns before it as context.
 """
 
 from bisect import bisect_left
@@ -16,26 +16,27 @@ from model.prompt import Language, Prompt, Tokenizer, Turn, encode_newest_turns,
 
 from .formats import Row
 
-DEFAULT_MAX_LENGTH = 512  # tokens of prompt and answer, the picture's included
-IGNORE_INDEX = -100  # the label that torch's cross_entropy ignores
-MAX_TOKEN_CHARS = 80  # characters that a token stands for, at most: blanks in a row
+DEFAULT_MAX_LENGTH = 512  # tokens of prompt and answer, image embeddings included
+IGNORE_INDEX = -100  # label without a loss: torch's default `ignore_index`
+MAX_TOKEN_CHARS = 80  # maximum number of characters of a token: a run of blanks
 
 
 @dataclass(frozen=True)
 class Example:
-    """One answer to learn.
+    """An answer to train on, with its prompt.
 
     Attributes:
         input_ids: the prompt, which ends with [gMASK] <sop>, the answer, and <eop>.
-        labels: like input_ids at the answer and <eop>, NO_LOSS before. They are not shifted: the logits at place i
-            should predict labels[i + 1].
-        image_start: index of the picture's first placeholder; None without a picture.
-        image: the picture's file, a key for what is computed from it.
-        context_length: tokens before <sop>, which are read in both directions.
-        row: the number of the row, as a person counts.
-        left_out: tokens of the row that did not fit; of a text that was cut before it was encoded, at least so many.
-        pixels: [3, S, S], where the picture is decoded.
-        skipped: numbers of rows before this one whose pictures are broken and which it stands for.
+        labels: the token ids of the answer and <eop> at their positions, IGNORE_INDEX before. They are not shifted:
+            the logits at position i should predict labels[i + 1].
+        image_start: position of the image's first placeholder; None without an image.
+        image: the image file, which is also the key of its cached embedding; None without an image.
+        context_length: number of tokens before <sop>, which are attended to bidirectionally.
+        row: number of the row, counted from 1.
+        num_truncated: number of tokens of the row that did not fit; a lower bound if a text was truncated before it
+            was encoded.
+        pixels: pixels [3, S, S] of the image; None if it is not decoded.
+        skipped: numbers of the preceding rows with broken images that this example replaces.
     """
 
     input_ids: list[int]
@@ -50,19 +51,19 @@ class Example:
 
 
 class TurnEncoder:
-    """Encodes turns so that prompt and answer fit into a length.
+    """Encodes turns, truncated to a maximum number of tokens of prompt and answer.
 
-    What does not fit is left out: the oldest turns first, then the beginning of the question; the marks and the
-    picture's places stay. An answer that takes more than half of the room for text may lose its end, with <eop>. Text
-    that is so long that it cannot fit is left out before it is encoded, so that no text costs more than `max_length`.
+    First the oldest turns are dropped, then the beginning of the question; the prefixes of question and answer and the
+    image placeholders are kept. If the answer takes more than half of the tokens available for text, it may lose its
+    end, with <eop>. Texts are truncated before they are encoded, so that encoding takes a time limited by `max_length`.
 
     Args:
-        tokenizer: of the model.
-        image_length: vectors that stand for a picture.
-        max_length: the most tokens of prompt and answer.
+        tokenizer: the model's tokenizer.
+        image_length: number of image embeddings per image.
+        max_length: maximum number of tokens of prompt and answer.
 
     Raises:
-        SettingError: max_length leaves no room for text.
+        SettingError: max_length leaves no tokens for text.
     """
 
     def __init__(self, tokenizer: Tokenizer, image_length: int, max_length: int) -> None:
@@ -71,31 +72,31 @@ class TurnEncoder:
         self.max_length = max_length
 
     def encode(self, row: Row, turn: int) -> Example:
-        """Encode the answer of one turn, to be said after the turns before it.
+        """Encode the answer of one turn, with its question and the turns before it as context.
 
         Raises:
-            SettingError: max_length leaves no room for text.
+            SettingError: max_length leaves no tokens for text.
         """
         answer = self._encode_answer(row.turns[turn].answer)
         length = self.image_length if row.image else None
         turns = self._newest_turns(row.turns[: turn + 1])
-        whole = self._prompt(turns[:-1], turns[-1].question, row.language_of(turn), length)
-        prompt, kept = whole, answer
-        if len(whole.token_ids) + len(answer) > self.max_length:
+        complete = self._prompt(turns[:-1], turns[-1].question, row.language_of(turn), length)
+        prompt, kept = complete, answer
+        if len(complete.token_ids) + len(answer) > self.max_length:
             prompt, kept = self._truncate(turns, answer, row.language_of(turn), length)
-        num_truncated = len(whole.token_ids) - len(prompt.token_ids) + len(answer) - len(kept)
+        num_truncated = len(complete.token_ids) - len(prompt.token_ids) + len(answer) - len(kept)
         ids = [*prompt.token_ids, *kept]
         labels = [IGNORE_INDEX] * len(prompt.token_ids) + kept
         return Example(ids, labels, prompt.image_start, row.image, len(prompt.token_ids) - 1, row.number, num_truncated)
 
     def _encode_answer(self, text: str) -> list[int]:
-        """Return the ids of an answer with <eop>, or of as much of its beginning as may fit."""
+        """Return the token ids of an answer with <eop>; of a text that cannot fit, those of its beginning."""
         max_chars = self.max_length * MAX_TOKEN_CHARS
         ids: list[int] = self.tokenizer.encode_text(text[:max_chars])
         return ids if len(text) > max_chars else [*ids, self.tokenizer.eos_token_id]
 
     def _newest_turns(self, turns: Sequence[Turn]) -> list[Turn]:
-        """Return the newest turns that may fit, at least the last one, of whose question the end."""
+        """Return the newest turns that may fit, oldest first; at least the last one, its question truncated."""
         max_chars = self.max_length * MAX_TOKEN_CHARS
         last = turns[-1]
         newest, characters = [Turn(last.question[-max_chars:], "")], len(last.question)
@@ -112,29 +113,29 @@ class TurnEncoder:
     def _truncate(
         self, turns: Sequence[Turn], answer: list[int], language: Language, length: int | None
     ) -> tuple[Prompt, list[int]]:
-        """Leave out what does not fit."""
+        """Return the truncated prompt, and the token ids of the answer, which may be truncated, too."""
         *earlier, last = turns
         budget = self.max_length - len(answer)
         alone = encode_newest_turns(self.tokenizer, earlier, last.question, language, length, budget)
         if len(alone.token_ids) <= budget:
             return alone, answer
-        marks = len(self._prompt([], "", language, length).token_ids)
-        budget = self.max_length - marks
+        template_tokens = len(self._prompt([], "", language, length).token_ids)
+        budget = self.max_length - template_tokens
         if budget < 2:
             raise SettingError(
-                f"max_length={self.max_length} leaves no room for text: the picture's places and the marks alone "
-                f"take {marks} tokens. Raise it."
+                f"max_length={self.max_length} leaves no room for text: the image placeholders and the prompt template "
+                f"take {template_tokens} tokens. Raise it."
             )
         kept = answer[: max(self.max_length - len(alone.token_ids), budget // 2)]
         return self._truncate_question(last.question, self.max_length - len(kept), language, length), kept
 
-    def _truncate_question(self, question: str, max_chars: int, language: Language, length: int | None) -> Prompt:
-        """Return the prompt with as much of the question's end as fits into `max_chars` tokens."""
+    def _truncate_question(self, question: str, max_tokens: int, language: Language, length: int | None) -> Prompt:
+        """Return the prompt with the longest end of the question that fits into `max_tokens` tokens."""
 
         def prompt(cut: int) -> Prompt:
             return self._prompt([], question[cut:], language, length)
 
-        cut = bisect_left(range(len(question)), True, key=lambda cut: len(prompt(cut).token_ids) <= max_chars)
-        while len(prompt(cut).token_ids) > max_chars:  # the pieces of a text may be fewer than those of a part of it
+        cut = bisect_left(range(len(question)), True, key=lambda cut: len(prompt(cut).token_ids) <= max_tokens)
+        while len(prompt(cut).token_ids) > max_tokens:  # bisection is inexact: a shorter text may have more tokens
             cut += 1
         return prompt(cut)

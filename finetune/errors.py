@@ -1,11 +1,11 @@
-"""The errors of fine-tuning that a person may see.
+"""The errors of fine-tuning that are shown to users.
 
     VisualGLMError
-    ├── DataError             a file of training data that cannot be used
-    │   └── BadRowError       one row of it that cannot
-    └── TrainingError         a training that cannot go on
+    ├── DataError             a file of training data cannot be used
+    │   └── BadRowError       a row of it cannot be used
+    └── TrainingError         a training cannot start or continue
 
-Like those of `model.errors` they say what to do.
+Like those of `model.errors` they give advice.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ class DataError(VisualGLMError):
 
 
 class BadRowError(DataError):
-    """A row that cannot be trained on.
+    """A row of training data that cannot be used.
 
     Attributes:
-        number: of the row, as a person counts: from 1; in JSON lines the number of its line.
-        reason: what is wrong with it.
+        number: number of the row, counted from 1; in JSON lines the number of its line.
+        reason: description of the error.
     """
 
     def __init__(self, number: int, reason: str) -> None:
@@ -32,19 +32,19 @@ class BadRowError(DataError):
         self.number = number
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["BadRowError"], tuple[int, str]]:  # worker processes send it
+    def __reduce__(self) -> tuple[type["BadRowError"], tuple[int, str]]:  # workers pickle it
         return type(self), (self.number, self.reason)
 
 
 class RowFormatError(Exception):
-    """A fault of a row; `parse_row` adds its number."""
+    """An error in the format of a row; `parse_row` turns it into a BadRowError with the row's number."""
 
 
 class TrainingError(VisualGLMError):
-    """A training that cannot begin or go on."""
+    """A training that cannot start or continue."""
 
 
 def quote(value: Any) -> str:
-    """Return a value as Python writes it, in a length that a line holds."""
+    """Return the `repr` of a value, truncated to `MAX_QUOTE_LENGTH` characters."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTE_LENGTH else f"{text[:MAX_QUOTE_LENGTH]}…"

@@ -25,20 +25,20 @@ from .formats import Row
 from .rows import iterate_usable_rows
 
 MAX_OPEN_IMAGES = 64  # questions whose images are in memory at a time
-EXTRA_TOKENS = 16  # tokens that an answer may have beyond the longest expected one
+EXTRA_TOKENS = 16  # tokens that an answer may be longer than the longest expected one
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image, or without one.
+    """A question, with or without an image.
 
     Attributes:
         image: path of the image; None for none.
-        language: of the marks before question and answer.
+        language: language of the prompt's prefixes of questions and answers.
         text: the question.
         history: the turns before it.
         expected: the expected answer; "" if there is none.
-        row: the number of its row of data, counted from 1; 0 if it comes from elsewhere.
+        row: number of its row in the data, counted from 1; 0 if it is from no row.
     """
 
     image: Path | None
@@ -60,7 +60,7 @@ class Question:
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """The answer of a model, and whether it is exactly the expected one."""
+    """The answer of a model, and whether it equals the expected one."""
 
     text: str
     is_correct: bool
@@ -76,7 +76,7 @@ class ComparedQuestion:
 
 
 def questions_of(rows: Iterable[Row]) -> Iterator[Question]:
-    """Yield a question for every answer that the rows want learned."""
+    """Yield a question for every answer of the rows that is trained on."""
     for row in rows:
         for number, turn in list(enumerate(row.turns))[row.first_trained_turn :]:
             earlier, language = row.turns[:number], row.language_of(number)
@@ -84,23 +84,25 @@ def questions_of(rows: Iterable[Row]) -> Iterator[Question]:
 
 
 def greedy_config(model: ChatModel, max_new_tokens: int) -> GenerationConfig:
-    """Return the settings that the chat programs take from the model's directory, without sampling."""
+    """Return the generation settings of the chat programs, but with greedy decoding."""
     return demo_config(model).replace(temperature=0, max_new_tokens=max_new_tokens)
 
 
 def answer_all(
-    model: ChatModel, questions: Iterable[tuple[Conversation, str]], config: GenerationConfig, rows: int = 16
+    model: ChatModel, questions: Iterable[tuple[Conversation, str]], config: GenerationConfig, max_batch_size: int = 16
 ) -> Iterator[str | VisualGLMError]:
-    """Yield the answer to each question in order, or the error that this question alone has met.
+    """Yield the answer to each question in order, or the error of this question.
 
     Args:
-        questions: are taken as they are needed, so that an iterator may load their images.
-        rows: questions answered at a time, by a model that can answer several.
+        model: the model.
+        questions: conversations with their next questions; consumed lazily, so that an iterator may load the images.
+        config: generation settings.
+        max_batch_size: maximum batch size, if the model supports batches.
     """
     left, answer_batch = iter(questions), getattr(model, "answer_batch", None)
     while chunk := list(islice(left, MAX_OPEN_IMAGES)):
         if answer_batch is not None:
-            yield from answer_batch(chunk, config, rows)
+            yield from answer_batch(chunk, config, max_batch_size)
         else:
             yield from (answer_alone(model, *one, config) for one in chunk)
 
@@ -116,57 +118,59 @@ def answer_alone(
 
 
 def score_answers(
-    model: SatChatModel, questions: Sequence[Question], *, min_tokens: int = 0, rows: int = 16
+    model: SatChatModel, questions: Sequence[Question], *, min_tokens: int = 0, max_batch_size: int = 16
 ) -> Iterator[ScoredAnswer]:
-    """Yield the model's greedy answer to each question in order, and whether it is right.
+    """Yield the model's greedy answer to each question in order, and whether it is correct.
 
-    A question that cannot be answered has its error as a wrong answer.
+    If a question cannot be answered, the error message is its answer, which is not correct.
 
     Args:
-        least: tokens that an answer may have in any case; it is cut only where it is longer than every expected one.
-        rows: questions answered at a time.
+        model: the model.
+        questions: the questions.
+        min_tokens: lower bound of the answers' token limit, which otherwise depends on the longest expected answer.
+        max_batch_size: maximum batch size.
 
     Raises:
         ImageError: an image is broken.
     """
     requests = ((one.conversation(), one.text) for one in questions)
     config = greedy_config(model, choose_max_new_tokens(model, questions, min_tokens))
-    for one, answer in zip(questions, answer_all(model, requests, config, rows), strict=True):
+    for one, answer in zip(questions, answer_all(model, requests, config, max_batch_size), strict=True):
         is_right = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, one, answer)
         yield ScoredAnswer(str(answer), is_right)
 
 
 def choose_max_new_tokens(model: SatChatModel, questions: Iterable[Question], min_tokens: int) -> int:
-    """Return a maximum of new tokens with which an answer shows whether it is the expected one."""
+    """Return a limit of new tokens that is sufficient to tell whether answers are the expected ones."""
     most: int = model.network.max_sequence_length
     lengths = (len(model.tokenizer.encode_text(one.expected[: most * MAX_TOKEN_CHARS])) for one in questions)
     return min(max(min_tokens, max(lengths, default=0) + EXTRA_TOKENS), most)
 
 
 def displayed_text(tokenizer: Tokenizer, text: str) -> str:
-    """Return an answer of the data as the chat would show it, had the model learned it perfectly."""
+    """Return an answer of the data as the chat would display it if the model generated exactly its tokens."""
     decoded = tokenizer.decode_text(tokenizer.encode_text(text))
     return clean_answer(tokenizer.clean_up_spaces(decoded))
 
 
 def is_expected(tokenizer: Tokenizer, question: Question, answer: str) -> bool:
-    """Whether an answer is exactly the expected one."""
+    """Whether an answer equals the expected one."""
     return answer == displayed_text(tokenizer, question.expected)
 
 
-NUM_SAMPLES = 3  # sample answers
-MAX_SAMPLE_LENGTH = 500  # characters of each text of these
-EVAL_BATCH_SIZE = 8  # answered at a time; the training needs memory, too
+NUM_SAMPLES = 3  # sample answers of an evaluation
+MAX_SAMPLE_LENGTH = 500  # maximum characters of each text of a sample
+EVAL_BATCH_SIZE = 8  # small, because the training needs memory, too
 
 
 @dataclass(frozen=True)
 class Score:
-    """What came of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
-        loss: for each answer token.
-        exact_match: share of the answers that are as they should be; None where none were asked for.
-        samples: questions, the wanted answers and those given.
+        loss: mean loss per answer token.
+        exact_match: fraction of the answers that equal the expected ones; None if no answers were generated.
+        samples: questions, expected answers, and the model's answers.
     """
 
     loss: float
@@ -178,9 +182,9 @@ class Score:
 def held_out_loss(
     loss_of: Callable[[Batch], torch.Tensor], dataset: ChatDataset, batch_size: int, distributed: DistributedContext
 ) -> float:
-    """Return the loss for each answer token, every process taking its share of the batches.
+    """Return the mean loss per answer token; the batches are distributed over the processes.
 
-    Each makes as many forward passes as the others, as deepspeed's ZeRO 3 wants it.
+    All processes run the same number of forward passes, as ZeRO 3 requires.
     """
     batches = [list(range(len(dataset)))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     rounds = -(-len(batches) // distributed.world_size)
@@ -196,13 +200,13 @@ def held_out_loss(
 
 
 def answer_held_out(model: SatChatModel, dataset: ChatDataset, count: int) -> tuple[float, list[tuple[str, str, str]]]:
-    """Ask the first `count` questions of held-out data whose pictures can be read, as `finetune.compare` does.
+    """Answer the first `count` questions of held-out data whose images can be read, as `finetune.compare` does.
 
     Returns:
-        The share of exactly right answers, and (question, expected, answer) of the first few.
+        The fraction of correct answers, and (question, expected, answer) of the first few.
     """
     asked = list(islice(readable_questions(dataset), count))
-    answers = list(score_answers(model, asked, rows=EVAL_BATCH_SIZE))
+    answers = list(score_answers(model, asked, max_batch_size=EVAL_BATCH_SIZE))
     share = sum(answer.is_correct for answer in answers) / len(answers)
     samples = [
         (shorten(one.text), shorten(displayed_text(model.tokenizer, one.expected)), shorten(answer.text))
@@ -212,12 +216,12 @@ def answer_held_out(model: SatChatModel, dataset: ChatDataset, count: int) -> tu
 
 
 def shorten(text: str) -> str:
-    """Return the beginning of a text, in a length that can be shown."""
+    """Return the beginning of a text, at most `MAX_SAMPLE_LENGTH` characters."""
     return text if len(text) <= MAX_SAMPLE_LENGTH else f"{text[:MAX_SAMPLE_LENGTH]}…"
 
 
 def readable_questions(dataset: ChatDataset) -> Iterator[Question]:
-    """Yield the questions of rows that can be used."""
+    """Yield the questions of all rows that can be used and whose images can be read."""
     for one in questions_of(row for _, row in iterate_usable_rows(dataset.rows, [])):
         try:
             one.conversation()

@@ -1,10 +1,10 @@
-"""Fine-tune VisualGLM on your own pictures, in one process or in many.
+"""Fine-tune VisualGLM on your own images, in one or several processes.
 
     python finetune/finetune_visualglm.py --use_lora --train-data dataset.json
     torchrun --nproc_per_node 2 finetune/finetune_visualglm.py --use_lora --zero-stage 1 --train-data dataset.json
     deepspeed finetune/finetune_visualglm.py --use_qlora --train-data dataset.json --resume
 
-Every flag is explained by --help. The original's flags have their meanings.
+--help explains all flags. The original's flags have their original meanings.
 """
 
 import signal
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if not __package__:  # started by its path, as launchers do
+if not __package__:  # run as a file, as launchers do
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from finetune.arguments import parse_arguments
@@ -23,7 +23,7 @@ from finetune.stopping import SIGNAL_EXIT_BASE
 from model.command_line import SUCCESS, run_program
 from model.finetuned import FineTuneVisualGLMModel
 
-__all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the first from here
+__all__ = ["FineTuneVisualGLMModel", "main"]  # programs written for the original import the former from here
 
 
 def run(config: TrainingConfig) -> int:
@@ -38,9 +38,9 @@ def run(config: TrainingConfig) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    said = "Interrupted before the first step: nothing new is saved."
+    message = "Interrupted before the first step: nothing was saved."
     try:
-        return run_program(lambda: run(parse_arguments(arguments)), interrupted=said)
+        return run_program(lambda: run(parse_arguments(arguments)), interrupted=message)
     finally:
         close_distributed()
 

@@ -1,13 +1,13 @@
-"""Parse a row of training data, in the formats of several projects, to its picture and its turns.
+"""Parse a row of training data, in the formats of several projects, into its image and its turns.
 
-    {"img": "a.png", "prompt": "...", "label": "..."}                            the original's
-    {"prompt": "...", "label": "...", "history": [["...", "..."]]}               what was said before; no picture
+    {"img": "a.png", "prompt": "...", "label": "..."}                            the original's format
+    {"prompt": "...", "label": "...", "history": [["...", "..."]]}               with earlier turns; without an image
     {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": "..."}]}
     {"images": ["a.png"], "messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 
-Every answer of a conversation is trained on; those of a `history` are only read. A `system` text goes before the first
-question. "language" may be "zh" or "en". Marks of the picture in questions, such as <image> or <img>a.png</img>, are
-removed, and other names for the picture's key are read: see finetune/row_images.py.
+Every answer of a conversation is trained on; answers of a `history` are only context. A `system` text is inserted
+before the first question. "language" may be "zh" or "en". Image tags in questions, such as <image> or
+<img>a.png</img>, are removed, and the image may have other keys: see finetune/row_images.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,10 +50,10 @@ class Message:
 
     Attributes:
         role: user, assistant or system.
-        text: of all text parts.
-        pictures: paths in its parts.
-        placeholders: parts that stand for a picture that the row names elsewhere.
-        unread: its keys that are not read.
+        text: the texts of its content, joined.
+        images: image paths in its content.
+        placeholders: number of content parts that refer to an image given elsewhere in the row.
+        ignored_keys: its keys that are ignored.
     """
 
     role: str
@@ -64,13 +64,14 @@ class Message:
 
 
 def read_messages(messages: Any, key: str) -> list[Message]:
-    """Return the messages of a row, system messages first, then questions and answers in turn.
+    """Return the messages of a row: system messages, then alternating questions and answers.
 
     Args:
         messages: the value of `key`.
+        key: a key of the row.
 
     Raises:
-        ShapeError: they are something else.
+        RowFormatError: the messages have another format or order.
     """
     if not isinstance(messages, list) or not messages:
         raise RowFormatError(f'its "{key}" is not a list of messages')
@@ -79,17 +80,20 @@ def read_messages(messages: Any, key: str) -> list[Message]:
     first = next((index for index, role in enumerate(roles) if role != "system"), len(roles))
     if "system" in roles[first:]:
         raise RowFormatError(
-            f'its "{key}" has a system message after the first question. Put it at the beginning, or make it part of a '
-            "question"
+            f'its "{key}" has a system message after the first question. Move it to the beginning, or into a question'
         )
     dialog = roles[first:]
     if not dialog or dialog != ["user", "assistant"] * (len(dialog) // 2):
-        raise RowFormatError(f'its "{key}" are not questions and answers in turn, the last one an answer')
+        raise RowFormatError(f'its "{key}" are not alternating questions and answers that end with an answer')
     return read
 
 
 def read_message(value: Any, key: str) -> Message:
-    """Return a message."""
+    """Parse a message.
+
+    Raises:
+        RowFormatError: the value is not a message of user, assistant or system.
+    """
     for role_key, text_key in MESSAGE_FIELDS:
         if isinstance(value, Mapping) and role_key in value and text_key in value:
             role = value[role_key]
@@ -99,16 +103,18 @@ def read_message(value: Any, key: str) -> Message:
             message = Message(ROLES[role.lower()], ignored_keys=ignored_keys)
             add_content(message, value[text_key], key)
             return message
-    raise RowFormatError(f'its "{key}" has {quote(value)}, which is no message of user, assistant or system')
+    raise RowFormatError(f'its "{key}" has {quote(value)}, which is not a message of user, assistant or system')
 
 
 def add_content(message: Message, content: Any, key: str) -> None:
-    """Add a message's content, a text or a list of parts."""
+    """Add the content of a message, which is a text or a list of parts."""
     if isinstance(content, str):
         message.text = content
         return
     if not isinstance(content, list):
-        raise RowFormatError(f'its "{key}" has the content {quote(content)}, which is no message of text or parts')
+        raise RowFormatError(
+            f'its "{key}" has the content {quote(content)}, which is neither a text nor a list of parts'
+        )
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -118,16 +124,16 @@ def add_content(message: Message, content: Any, key: str) -> None:
             add_image(message, part)
         else:
             raise RowFormatError(
-                f'its "{key}" has the part {quote(part)}, which is no message part of text or picture, like '
+                f'its "{key}" has the part {quote(part)}, which is neither a text nor an image, like '
                 '{"type": "text", "text": "..."} or {"type": "image", "image": "a.png"}'
             )
     message.text = "\n".join(texts)
 
 
 def add_image(message: Message, part: Mapping[str, Any]) -> None:
-    """Add the picture of a part to its message."""
+    """Add the image of a content part to its message."""
     if message.role != "user":
-        raise RowFormatError("it has a picture in a message of another role than user, which the model cannot read")
+        raise RowFormatError("it has an image in a message of another role than user, which the model cannot read")
     paths = [path for key in SOURCE_KEYS if key in part for path in paths_of(part[key])]
     message.images += paths
     message.placeholders += not paths
@@ -142,12 +148,12 @@ class Row:
     """One row of training data.
 
     Attributes:
-        number: as a person counts, see `BadRowError`.
-        image: its picture, a file that is there; None for a talk without one.
+        number: number of the row, counted from 1; see `BadRowError`.
+        image: path of its image, which exists; None without an image.
         turns: questions and answers, oldest first.
-        learned_from: index of the first turn whose answer is trained on; those before were said earlier.
-        language: of the marks before questions and answers; None leaves it to each question.
-        unread: keys of the row that are not read; those of messages as in "messages[].weight".
+        first_trained_turn: index of the first turn whose answer is trained on; earlier turns are only context.
+        language: language of the prompt's prefixes of questions and answers; None detects it for each question.
+        ignored_keys: keys of the row that are ignored; keys of messages are written like "messages[].weight".
     """
 
     number: int
@@ -158,22 +164,22 @@ class Row:
     ignored_keys: tuple[str, ...] = ()
 
     def language_of(self, turn: int) -> Language:
-        """Return the language in which a turn is asked: the one given, else that of the question."""
+        """Return the language of a turn: that of the row, or else that of the question."""
         return self.language or question_language(self.turns[turn].question, ENGLISH, self.turns[:turn])
 
 
 @dataclass(frozen=True)
 class RowTexts:
-    """The texts of a row as they stand there, marks included.
+    """The texts of a row as they are in the file, with image tags.
 
     Attributes:
         turns: questions and answers.
-        learned_from: as in `Row`.
-        system: texts to be put before the first question.
-        pictures: paths in content parts.
-        placeholders: content parts that stand for a picture named elsewhere.
-        keys: of the row that were read.
-        unread: keys of messages that were not read.
+        first_trained_turn: see `Row`.
+        system: texts to insert before the first question.
+        images: image paths in content parts.
+        placeholders: number of content parts that refer to an image given elsewhere in the row.
+        keys: keys of the row that were read.
+        ignored_keys: keys of messages that are ignored.
     """
 
     turns: list[tuple[str, str]]
@@ -186,15 +192,15 @@ class RowTexts:
 
 
 def parse_row(record: Any, number: int, folder: Path) -> Row:
-    """Read a row from what its JSON holds.
+    """Parse a row from its decoded JSON.
 
     Args:
-        record: the JSON.
-        number: of the row.
-        folder: of the data file, where a relative path to a picture starts, see `find_image`.
+        record: the decoded JSON.
+        number: number of the row.
+        folder: directory of the data file, to which image paths are relative; see `find_image`.
 
     Raises:
-        BadRowError: it has none of the shapes, an empty text, or a picture that is not there.
+        BadRowError: the row has none of the formats, an empty text, or an image that does not exist.
     """
     try:
         if not isinstance(record, Mapping):
@@ -205,15 +211,19 @@ def parse_row(record: Any, number: int, folder: Path) -> Row:
 
 
 def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
-    """Read a row from an object."""
+    """Parse a row from a JSON object.
+
+    Raises:
+        RowFormatError: see the BadRowError of `parse_row`.
+    """
     texts = read_texts(record)
     named = image_names(record)
     turns, tagged, placeholders = strip_all_marks(texts)
     name = single_image(named, [*texts.images, *tagged])
     if placeholders > int(name is not None):
         raise RowFormatError(
-            f"it has {placeholders} picture marks like <image>, and {'one picture' if name else 'no picture'}. Give "
-            'the picture as "img"'
+            f"it has {placeholders} image tags like <image>, but {'one image' if name else 'no image'}. Give "
+            'the path of the image as "img"'
         )
     read = (*texts.keys, *image_keys(record), "language")
     ignored_keys = [key for key in record if key not in read]
@@ -240,13 +250,13 @@ def read_texts(record: Mapping[str, Any]) -> RowTexts:
 
 
 def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]) -> RowTexts:
-    """Return the texts of a row that has messages under `key`."""
+    """Return the texts of a row whose messages are the value of `key`."""
     if record.get("history"):
-        raise RowFormatError(f'it has a "history" beside "{key}". Put what was said before at the beginning of "{key}"')
+        raise RowFormatError(f'it has both "history" and "{key}". Move the earlier turns to the beginning of "{key}"')
     messages = read_messages(record[key], key)
     opening = [message.text for message in messages if message.role == "system"]
     if system and opening:
-        raise RowFormatError(f'it has a "system" beside a system message in "{key}". Keep one of them')
+        raise RowFormatError(f'it has both "system" and a system message in "{key}". Keep one of them')
     dialog = [message for message in messages if message.role != "system"]
     turns = [
         (require_text(asked.text, "question"), require_text(answer.text, "answer"))
@@ -271,11 +281,11 @@ def read_history(history: Any) -> list[tuple[str, str]]:
     try:
         return [(turn.question, turn.answer) for turn in to_turns(history)]
     except QuestionError as error:
-        raise RowFormatError(f'it has a "history" in another form: {error}') from None
+        raise RowFormatError(f'its "history" has another format: {error}') from None
 
 
 def strip_all_marks(texts: RowTexts) -> tuple[list[Turn], list[str], int]:
-    """Return the turns without picture marks, the paths in these, and the number of placeholders."""
+    """Return the turns without image tags, the paths in the tags, and the number of placeholders."""
     turns, paths, placeholders = [], [], texts.placeholders
     for index, (asked, answer) in enumerate(texts.turns):
         question, found, count = strip_marks(asked)
@@ -290,7 +300,11 @@ def strip_all_marks(texts: RowTexts) -> tuple[list[Turn], list[str], int]:
 
 
 def require_text(value: Any, name: str) -> str:
-    """Return a text that is not empty."""
+    """Return a text.
+
+    Raises:
+        RowFormatError: it is not a text, or is blank.
+    """
     if not isinstance(value, str):
         raise RowFormatError(f'its "{name}" is {quote(value)}, not a text')
     require_nonblank(value, name)
@@ -298,14 +312,18 @@ def require_text(value: Any, name: str) -> str:
 
 
 def require_nonblank(text: str, name: str) -> str:
-    """Return stripped text, which must not be empty."""
+    """Return stripped text.
+
+    Raises:
+        RowFormatError: the text is blank.
+    """
     if not text.strip():
         raise RowFormatError(f'its "{name}" is empty')
     return text.strip()
 
 
 def read_language(record: Mapping[str, Any]) -> Language | None:
-    """Return the language that a row asks for."""
+    """Return the language that a row specifies; None if it specifies none."""
     code = record.get("language")
     if code is None:
         return None

@@ -99,7 +99,7 @@ def rotary_qkv(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 class RotaryQKV(torch.autograd.Function):
-    """Split the output [B, T, 3 D] of a QKV layer into q, k and v [B, H, T, head_dim], and apply_rotary q and k.
+    """Split the output [B, T, 3 D] of a QKV layer into q, k and v [B, H, T, head_dim], and rotate q and k.
 
     All three are views of one tensor, which is rotated at once, so that none of them is copied.
     """

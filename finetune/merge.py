@@ -1,11 +1,11 @@
-"""Make a model of a fine-tune that needs nothing else, or carry its LoRA between SAT and PEFT.
+"""Merge a fine-tuning run with its base model, or convert its LoRA from SAT to PEFT and back.
 
-    python -m finetune.merge RUN --out DIR --to hf          a whole model of the Hugging Face format
-    python -m finetune.merge RUN --out DIR --to sat         a whole model of the SAT format
-    python -m finetune.merge RUN --out DIR --to peft        RUN's LoRA as an adapter of PEFT
-    python -m finetune.merge ADAPTER --out RUN --to run --base visualglm-6b      and back
+    python -m finetune.merge RUN --out DIR --to hf          a complete model in the Hugging Face format
+    python -m finetune.merge RUN --out DIR --to sat         a complete model in the SAT format
+    python -m finetune.merge RUN --out DIR --to peft        the LoRA of RUN as a PEFT adapter
+    python -m finetune.merge ADAPTER --out RUN --to run --base visualglm-6b      a PEFT adapter as a run
 
-RUN is a run's directory, or one of its checkpoints; also one that the original's program has written.
+RUN is the directory of a run or of one of its checkpoints; it may be one of the original's program.
 """
 
 import argparse
@@ -32,12 +32,13 @@ FIRST_STEP = "1"
 
 
 def merge(source: str, destination: Path, to: str, base: str | None = None) -> None:
-    """Write what `source` holds into the new directory `destination`.
+    """Merge or convert `source` into a new directory.
 
     Args:
-        source: a run, or for `to="run"` a PEFT adapter's directory.
+        source: a run, or for `to="run"` the directory of a PEFT adapter.
+        destination: the new directory.
         to: sat, hf, peft or run.
-        base: the model that `source` began from, where it does not say.
+        base: the base model of `source`; None for the one that `source` names.
 
     Raises:
         VisualGLMError: something cannot be read, merged or written.
@@ -53,13 +54,13 @@ def merge(source: str, destination: Path, to: str, base: str | None = None) -> N
 
 
 def read_base_name(source: str) -> str:
-    """Return the name of the model that a run began from."""
+    """Return the name of a run's base model; "" if the run does not name it."""
     config = read_json(find_directory(resolve(source)) / CONFIG_NAME)
     return str(config.get(BASE_KEY, ""))
 
 
 def write_run(adapter: Path, destination: Path, base: str | None) -> None:
-    """Write a PEFT adapter as a run, which can be talked to and merged."""
+    """Convert a PEFT adapter into a run, which can be loaded by the chat programs and merged."""
     from .peft_adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 
     name = base or str(read_json(adapter / ADAPTER_CONFIG_NAME).get("base_model_name_or_path") or "")
@@ -75,19 +76,19 @@ def write_run(adapter: Path, destination: Path, base: str | None) -> None:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(
         prog="python -m finetune.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="RUN", help="what to read")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new directory")
-    parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
-    parser.add_argument("--base", metavar="NAME", help="the model that RUN began from, where RUN does not say")
+    parser.add_argument("source", metavar="RUN", help="directory of a run, or with --to run of a PEFT adapter")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to create")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="output format")
+    parser.add_argument("--base", metavar="NAME", help="base model (default: the one that RUN names)")
     return vars(parser.parse_args(arguments))
 
 
 def run(source: str, out: Path, to: str, base: str | None) -> None:
-    """Merge the run `source` into `out`, and print where the result is; see `merge`."""
+    """Merge or convert `source` into `out`, and print the path of the result; see `merge`."""
     merge(source, out, to, base)
     print_text(f"Written to {out}.")
 

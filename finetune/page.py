@@ -1,4 +1,4 @@
-"""A page for a browser, in one file: images, and beside each what was asked and answered."""
+"""Write an HTML page in one file: images, each with a table of questions and answers."""
 
 import base64
 import html
@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.errors import SettingError
 
-MAX_SIDE = 224  # pixels of an image on the page, at most
+MAX_SIDE = 224  # maximum width and height of an image on the page, in pixels
 PAGE = """<!DOCTYPE html>
 <html lang="{language}">
 <head>
@@ -42,10 +42,12 @@ td {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: .2em .5em; }}
 
 @dataclass(frozen=True)
 class Line:
-    """A line of an article's table.
+    """A row of an article's table.
 
     Attributes:
-        verdict: "right" or "wrong" colors the text; "" does not.
+        name: the left cell.
+        text: the right cell.
+        verdict: "right" or "wrong" gives the text a background color; "" does not.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Article:
-    """An image, or none, and the lines beside it."""
+    """An image, or None, with a table."""
 
     image: Image.Image | None
     lines: Sequence[Line]
@@ -75,11 +77,12 @@ def write_page(
 
     Args:
         path: the file, which is replaced.
-        articles: are taken one by one, so that an iterator may load their images.
+        title: title of the page.
+        articles: the articles; consumed one by one, so that an iterator may load their images.
         summary: a paragraph below the title.
         scores: a list below the summary.
-        language: of most texts, by its code.
-        image_format: of the images in the page.
+        language: language code of the page.
+        image_format: format of the embedded images.
 
     Raises:
         SettingError: the file cannot be written.
@@ -105,12 +108,12 @@ def format_article(article: Article, image_format: Literal["JPEG", "PNG"] = "JPE
 
 
 def embed_image(image: Image.Image | None, image_format: Literal["JPEG", "PNG"] = "JPEG") -> str:
-    """Return an image as part of the page, at most SIDE pixels wide and high."""
+    """Return an image as an HTML element with a data URL, at most MAX_SIDE pixels wide and high."""
     if image is None:
-        return '<p class="none">no picture</p>'
+        return '<p class="none">no image</p>'
     shown = image.copy()
     shown.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     shown.save(buffer, image_format, **({"quality": 85} if image_format == "JPEG" else {}))
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="the picture that was asked about" src="data:image/{image_format.lower()};base64,{data}">'
+    return f'<img alt="the image of the question" src="data:image/{image_format.lower()};base64,{data}">'

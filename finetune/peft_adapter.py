@@ -1,8 +1,9 @@
-"""LoRA as SAT keeps it, and as PEFT does for the Hugging Face network: each from the other, to the same logits.
+"""Convert LoRA between the SAT network and PEFT's format for the Hugging Face network, with the same logits.
 
-SAT has matrices A_i, B_i of rank r for each of a layer's n parts, rows of query_key_value split. PEFT has one A and one
-B for the layer, rows interleaved by head. So n parts become rank n * r, with all A_i below one another and the B_i on
-the diagonal; the other way, every part gets the whole A and its rows of B.
+SAT has matrices A_i and B_i of rank r for each of the n partitions of a layer; the rows of query_key_value are in split
+order. PEFT has one A and one B per layer; the rows are interleaved by head. So n partitions become one LoRA of rank
+n * r, with the A_i concatenated and the B_i on the diagonal of a block matrix. In the other direction, every partition
+gets the complete A and its rows of B.
 """
 
 import json
@@ -26,16 +27,16 @@ CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 PREFIX = "base_model.model."
 MERGE_WITH_PEFT = (
-    "Merge the adapter with PEFT (merge_and_unload, save_pretrained), and convert the whole model: "
+    "Merge the adapter with PEFT (merge_and_unload, save_pretrained), and convert the complete model: "
     "python -m model.checkpoint.convert"
 )
-# Ways to initialize LoRA that also change the base model's weights, which the adapter's files do not hold.
+# LoRA initializations that also change the base model's weights, which the adapter's files do not contain.
 CHANGING_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 LoraFactors = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of its parts
 
 
 def lora_layers(tensors: Tensors) -> dict[str, LoraFactors]:
-    """Return the matrices of each LoRA layer of a SAT fine-tune, by the layer's name."""
+    """Return the matrices of each LoRA layer of a SAT run, by the layer's name."""
     layers: dict[str, LoraFactors] = {}
     for name in tensors:
         if name.endswith(FIRST_A):
@@ -49,19 +50,20 @@ def lora_layers(tensors: Tensors) -> dict[str, LoraFactors]:
 
 
 def write_peft(folder: Path, tensors: Tensors, config: Mapping[str, Any], base: str) -> None:
-    """Write the LoRA of a SAT fine-tune as a PEFT adapter into a directory.
+    """Write the LoRA of a SAT run as a PEFT adapter into a directory.
 
     Args:
-        tensors: of the fine-tune, rows in the split order.
+        folder: the directory.
+        tensors: tensors of the run, with the rows of query_key_value in split order.
         config: its model_config.json.
-        base: name of the model that the adapter belongs to, in the Hugging Face format.
+        base: name of the base model in the Hugging Face format.
 
     Raises:
-        CheckpointError: there is no LoRA in it.
+        CheckpointError: the run has no LoRA.
     """
     layers = lora_layers(tensors)
     if not layers:
-        raise CheckpointError("The run has no LoRA that PEFT could take over: only LoRA and QLoRA runs have.")
+        raise CheckpointError("The run has no LoRA to convert for PEFT. Only LoRA and QLoRA runs have.")
     alpha, heads = float(config.get("lora_alpha") or 1), config["num_attention_heads"]
     written, ranks, alphas = {}, {}, {}
     for layer, (lora_a, lora_b) in layers.items():
@@ -84,7 +86,7 @@ def peft_config(
         "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
-        # As a list, PEFT would take these for the ends of names, which the picture's layers share with the model's.
+        # A list would match suffixes of names, which layers of the image encoder share with the language model's.
         "target_modules": f"({'|'.join(map(re.escape, sorted(ranks)))})",
         "r": next(iter(ranks.values())),
         "lora_alpha": next(iter(alphas.values())),
@@ -106,15 +108,15 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
     """Read a PEFT adapter.
 
     Args:
-        folder: its directory.
-        base: the model that the adapter belongs to.
+        folder: directory of the adapter.
+        base: checkpoint of its base model.
 
     Returns:
-        LoRA's matrices by SAT's names, and the entries of model_config.json that describe them. All layers get one
-        rank, the largest there is, and a scale of 1.
+        The LoRA matrices by their SAT names, and the entries of model_config.json that describe them. All layers get
+        the same rank, which is the largest in the adapter, and a scale of 1.
 
     Raises:
-        CheckpointError: it is no LoRA adapter, or adapts layers that SAT's LoRA does not.
+        CheckpointError: the adapter is not plain LoRA, or adapts layers that SAT's LoRA does not support.
     """
     config = read_json(folder / CONFIG_NAME)
     check_adapter(config, folder)
@@ -137,7 +139,7 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
 
 
 def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise CheckpointError for an adapter that is more than LoRA on linear layers."""
+    """Raise CheckpointError for an adapter that is not plain LoRA on linear layers."""
     more = [name for name in ("use_dora", "modules_to_save", "bias_pattern") if config.get(name)]
     more += ["bias"] if config.get("bias", "none") != "none" else []
     start = str(config.get("init_lora_weights", True))
@@ -148,7 +150,7 @@ def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: Path) -> None:
-    """Raise CheckpointError where an adapter's tensors are not A and B of the layers `names` and nothing else."""
+    """Raise CheckpointError if an adapter's tensors are not exactly A and B of the layers `names`."""
     expected = {name + end for name in names for end in (LORA_A, LORA_B)}
     other = [name for name in sorted({*stored} ^ expected) if not is_base_weight(name, stored, base)]
     if other or not names:
@@ -160,7 +162,7 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
 
 
 def is_base_weight(name: str, stored: Tensors, base: Tensors) -> bool:
-    """Whether a tensor repeats a weight of the base: PEFT also saves the weight of a head or embedding it adapts."""
+    """Whether a tensor is a copy of a base weight: PEFT also saves the weights of adapted heads and embeddings."""
     plain = to_sat_name(name.removeprefix(PREFIX).replace(".base_layer.", "."))
     if plain is None or name not in stored or plain not in base:
         return False
@@ -168,7 +170,7 @@ def is_base_weight(name: str, stored: Tensors, base: Tensors) -> bool:
 
 
 def lora_scale(name: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Return what PEFT multiplies a layer's product with."""
+    """Return PEFT's scale of a LoRA layer, which depends on alpha and rank."""
     alphas = config.get("alpha_pattern") or {}
     matching = [value for key, value in alphas.items() if re.fullmatch(rf"(.*\.)?({key})", name)]  # as PEFT does
     alpha = float(matching[0] if matching else config["lora_alpha"])
@@ -176,13 +178,17 @@ def lora_scale(name: str, rank: int, config: Mapping[str, Any]) -> float:
 
 
 def sat_layer(name: str, folder: Path) -> str:
-    """Return SAT's name of a layer that PEFT adapts."""
+    """Return the SAT name of a layer that PEFT adapts.
+
+    Raises:
+        CheckpointError: SAT's LoRA does not support the layer.
+    """
     sat_name = to_sat_name(f"{name.removeprefix(PREFIX)}.weight") or ""
     layer = sat_name.removesuffix(".weight")
     if layer.rpartition(".")[2] not in PARTITIONS:
         raise CheckpointError(
-            f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}, which SAT's LoRA cannot. It adapts "
-            f"{', '.join(PARTITIONS)}. {MERGE_WITH_PEFT}"
+            f"The adapter in {folder} adapts {name.removeprefix(PREFIX)}, which SAT's LoRA does not support. It "
+            f"supports {', '.join(PARTITIONS)}. {MERGE_WITH_PEFT}"
         )
     return layer
 

@@ -1,4 +1,4 @@
-"""From the command line to a training that can begin."""
+"""Prepare a training: load the model and the data, and open the run."""
 
 import atexit
 import importlib.util
@@ -52,10 +52,12 @@ from .training_state import TrainingState
 
 
 def wants_deepspeed(config: TrainingConfig) -> bool:
-    """Whether deepspeed is to be used: for several processes, ZeRO or offload; a single process needs none of them.
+    """Whether to train with deepspeed: for several processes, ZeRO, or offloading.
+
+    A single process trains without ZeRO if deepspeed is not installed.
 
     Raises:
-        TrainingError: it is needed, and not installed.
+        TrainingError: deepspeed is needed, but not installed.
     """
     several = read_world_size() > 1
     if importlib.util.find_spec("deepspeed") is not None:
@@ -66,27 +68,27 @@ def wants_deepspeed(config: TrainingConfig) -> bool:
 
 
 def max_example_length(config: TrainingConfig, network: Network) -> int:
-    """Return the most tokens of an example for a network."""
+    """Return the maximum number of tokens of an example for a network."""
     return min(int(config.max_length), int(network.max_sequence_length))
 
 
 def open_data(
     config: TrainingConfig, files: Sequence[Rows], network: Network, tokenizer: Tokenizer
 ) -> list[ChatDataset]:
-    """Open files of training data for a network."""
+    """Open files of training data as datasets for a network."""
     sizes: dict[str, Any] = {"image_length": network.image_length, "image_size": network.image_size}
     length = max_example_length(config, network)
     return [ChatDataset(rows, tokenizer, max_length=length, on_bad_row=config.on_bad_row, **sizes) for rows in files]
 
 
 def describe_data(datasets: Sequence[ChatDataset]) -> str:
-    """Say what the data holds, and what of it is left out."""
+    """Return a message with the numbers of answers, rows and bad rows, and the keys that are ignored."""
     answers, rows = sum(map(len, datasets)), sum(len(dataset.rows) for dataset in datasets)
     bad = sum(len(dataset.bad_rows) for dataset in datasets)
     ignored_keys = sum((dataset.ignored_keys for dataset in datasets), Counter())
     skipped = f"; {bad} bad rows are skipped" if bad else ""
-    keys = f" Keys that are not read: {describe_ignored_keys(ignored_keys)}." if ignored_keys else ""
-    return f"Data: {answers} answers to learn in {rows} rows{skipped}.{keys}"
+    keys = f" Ignored keys: {describe_ignored_keys(ignored_keys)}." if ignored_keys else ""
+    return f"Data: {answers} answers to train on, in {rows} rows{skipped}.{keys}"
 
 
 def make_optimizer(
@@ -96,7 +98,7 @@ def make_optimizer(
     dtype: torch.dtype,
     uses_deepspeed: bool,
 ) -> Optimizer:
-    """Return what computes losses and changes the network."""
+    """Return the optimizer, which wraps the loss module."""
     settings = OptimizerSettings(
         config.weight_decay,
         config.clip_grad,
@@ -119,28 +121,31 @@ def build_rehearsal_set(
     tokenizer: Tokenizer,
     train_data: Sequence[ChatDataset],
 ) -> list[ChatDataset]:
-    """Return what the base says of the pictures, as data to be mixed in; it is asked anew where a run goes on."""
+    """Generate answers of the base model about the training images, and return them as datasets.
+
+    A resumed run generates them again.
+    """
     if not config.rehearsal:
         return []
     folder = Path(tempfile.mkdtemp(prefix="visualglm-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the data is read as long as the program runs
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the dataset reads the file until the program ends
     file = folder / "memory.jsonl"
     write_rehearsal_data(file, network, tokenizer, train_data, config.rehearsal, config.seed)
-    held = open_data(config, [read_rows(file)], network, tokenizer) if file.is_file() else []
-    print_main(distributed, f"Remembered: {sum(map(len, held))} answers of the base.")
-    return held
+    datasets = open_data(config, [read_rows(file)], network, tokenizer) if file.is_file() else []
+    print_main(distributed, f"Rehearsal: {sum(map(len, datasets))} answers of the base model.")
+    return datasets
 
 
 def count_repeats(train_data: Sequence[ChatDataset], rehearsal: Sequence[ChatDataset]) -> int:
-    """Return how often what is new comes for what is remembered to come once: so often that it is about as much."""
+    """Return how often to repeat the training data, so that it has about as many answers as the rehearsal data."""
     return max(1, round(sum(map(len, rehearsal)) / sum(map(len, train_data))))
 
 
 def make_sampler(
     config: TrainingConfig, datasets: Sequence[ChatDataset], distributed: DistributedContext
 ) -> ResumableBatchSampler:
-    """Return the order of the examples."""
-    sizes = [size for dataset in datasets for size in dataset.lengths]
+    """Return the sampler of the examples of all datasets."""
+    lengths = [length for dataset in datasets for length in dataset.lengths]
     return ResumableBatchSampler(
         sum(map(len, datasets)),
         config.batch_size,
@@ -148,12 +153,12 @@ def make_sampler(
         distributed.world_size,
         distributed.rank,
         config.seed,
-        sizes if config.group_by_length else None,
+        lengths if config.group_by_length else None,
     )
 
 
 def make_logger(config: TrainingConfig, base: str, run: Path, first: int, last: int) -> TrainingLogger:
-    """Return what records the training."""
+    """Return the logger of the training."""
     settings = {**asdict(config), "from_pretrained": base}
     wandb = {"project": config.wandb_project_name, "name": run.name, "config": settings}
     return TrainingLogger(run, first, last, config.summary_dir, wandb if config.wandb else None)
@@ -164,12 +169,12 @@ class LoadedModel:
     """The model to train.
 
     Attributes:
-        base: name or directory of its base.
-        checkpoint: of its base.
-        settings: what is added, as entries of model_config.json.
+        base: name or directory of the base model.
+        checkpoint: checkpoint of the base model.
+        settings: entries of model_config.json that describe the adapter.
         network, tokenizer: the model.
-        trained: what of it is trained, by name.
-        dtype: that it computes in.
+        trained: the trainable parameters, by name.
+        dtype: dtype of the forward pass.
     """
 
     base: str
@@ -187,7 +192,7 @@ OpenModel = Callable[[str], Checkpoint]
 def load_model(
     config: TrainingConfig, distributed: DistributedContext, open_model: OpenModel = open_base
 ) -> LoadedModel:
-    """Load the base that `open_model` opens, add what is to be trained, and say so."""
+    """Load the base model with `open_model`, add the adapter, choose the trainable parameters, and describe them."""
     base, notice = (config.from_pretrained, "") if config.from_pretrained is not None else choose_base()
     print_main(distributed, notice)
     checkpoint = open_model(base)
@@ -201,16 +206,16 @@ def load_model(
 
 
 def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Trainer:
-    """Make everything ready: processes, model, data, optimizer, and the run, new or resumed.
+    """Prepare a training: processes, model, data, optimizer, and a new or resumed run.
 
     Args:
         config: the settings.
-        open_model: opens the model to begin from.
+        open_model: opens the base model.
 
     Raises:
-        VisualGLMError: something of it cannot be had.
+        VisualGLMError: the model, the data or the run cannot be opened, or the settings do not fit them.
     """
-    # Before anything that takes time: a path may be misspelled.
+    # The data is opened first, since a path may be misspelled and loading the model takes long.
     train_rows, valid_rows = ([read_rows(path) for path in paths] for paths in (config.train_data, config.valid_data))
     held_out_rows: list[Rows] = []
     if config.valid_share:
@@ -225,7 +230,7 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
     )
     print_main(distributed, describe_data(train))
     if held_out_rows:
-        print_main(distributed, f"Held back for the evaluation: {sum(map(len, valid[: len(held_out_rows)]))} answers.")
+        print_main(distributed, f"Held out for the evaluation: {sum(map(len, valid[: len(held_out_rows)]))} answers.")
     rehearsal = build_rehearsal_set(config, distributed, network, tokenizer, train)
     train = train * count_repeats(train, rehearsal)
     sampler = make_sampler(config, train + rehearsal, distributed)
@@ -237,7 +242,7 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
         optimizer = make_optimizer(config, network, loaded.trained, loaded.dtype, uses_deepspeed)
         if state.step:
             load_optimizer(optimizer, run, state)
-            print_main(distributed, f"Goes on with {run.path} after step {state.step}.")
+            print_main(distributed, f"Resuming {run.path} after step {state.step}.")
         last = config.train_iters or sampler.steps(config.epochs)
         logger = make_logger(config, loaded.base, run.path, state.step, last) if distributed.is_main_process else None
     except BaseException:
@@ -265,16 +270,16 @@ def prepare(config: TrainingConfig, open_model: OpenModel = open_base) -> Traine
 
 
 def load_optimizer(optimizer: Optimizer, run: Run, state: TrainingState) -> None:
-    """Go on from the optimizer of a checkpoint.
+    """Restore the optimizer's state from a checkpoint.
 
     Raises:
-        TrainingError: the checkpoint has another optimizer.
+        TrainingError: the checkpoint was written by the other kind of optimizer.
     """
     folder = run.folder(state.step)
     if not (folder / optimizer.state_name).exists():
         raise TrainingError(
-            f"{folder} has no {optimizer.state_name}: it was written with deepspeed and is read without, or "
-            "conversely. Resume with the same command that began the run."
+            f"{folder} has no {optimizer.state_name}: the run was started with deepspeed and is resumed without it, or "
+            "the reverse. Resume with the command that started the run."
         )
     optimizer.load(folder)
 
@@ -282,7 +287,7 @@ def load_optimizer(optimizer: Optimizer, run: Run, state: TrainingState) -> None
 def start_run(
     config: TrainingConfig, distributed: DistributedContext, loaded: LoadedModel, sampler: ResumableBatchSampler
 ) -> tuple[Run, TrainingState]:
-    """Open the run's directory; give the network what a resumed one has kept, before ZeRO 3 cuts it up."""
+    """Open the run's directory; load the trained weights of a resumed run, before ZeRO 3 shards the network."""
     is_standalone = config.save_full or len(loaded.trained) == sum(1 for _ in loaded.network.parameters())
     model_config = run_config(loaded.base, loaded.checkpoint, loaded.settings, is_standalone)
     run, state = open_run(config, distributed, sampler, model_config)
@@ -298,9 +303,9 @@ def start_run(
 
 
 def make_cache(config: TrainingConfig, loaded: LoadedModel) -> FileEmbeddingCache | None:
-    """Return what keeps embeddings, where those of a picture never change."""
+    """Return a cache of image embeddings; None if the embedding of an image may change during the training."""
     varies = trains_image_encoder(loaded.trained) or config.crop < 1 or config.flip
-    # ZeRO 3 gathers weights in the engine's own pass, and for all processes at once.
+    # ZeRO 3 gathers weights only in the engine's forward pass, on all processes at the same time.
     if varies or config.zero_stage == 3:
         return None
     return FileEmbeddingCache(loaded.network, config.cache_images * 1e9)
@@ -309,7 +314,7 @@ def make_cache(config: TrainingConfig, loaded: LoadedModel) -> FileEmbeddingCach
 def collect_weights(
     config: TrainingConfig, distributed: DistributedContext, loaded: LoadedModel
 ) -> dict[str, torch.Tensor]:
-    """Return what a checkpoint holds."""
+    """Return the tensors of a checkpoint on the main process; every process has to call it."""
     tensors: dict[str, torch.Tensor] = dict(loaded.trained)
     if config.save_full:
         tensors = dict(loaded.network.state_dict(keep_vars=True))

@@ -1,6 +1,6 @@
-"""Ask the base model questions about any picture, to rehearse its answers while it is fine-tuned.
+"""Generate rehearsal data: questions about the training images, answered by the base model before the training.
 
-The questions are drawn from templates. Most ask about something that was said of the picture.
+The questions are drawn from templates. Most ask about things that the base model's description of the image mentions.
 """
 
 import json
@@ -21,23 +21,23 @@ from .data import ChatDataset
 from .evaluation import Question, answer_all, greedy_config
 from .forward import Adapter
 
-NAMED_FRACTION = 0.7  # of the questions are about things that were named before
+NAMED_FRACTION = 0.7  # fraction of the things in questions that are drawn from the description
 
 
 @dataclass(frozen=True)
 class QuestionTemplates:
-    """What questions are made of in a language.
+    """Templates of questions in a language, and the words to insert.
 
     Attributes:
-        language: its marks.
-        colored: a thing with its color.
-        things: names of things; {thing} and {other} are any of them, now and then colored, {one} is the first with its
-            article, {many} its plural.
-        plurals: of the things.
-        colors, places, sides: {color}, {place} and {side}.
-        templates: one list for each kind of question.
-        follow_ups: questions that need one before them.
-        no_image: questions that need no picture.
+        language: the language.
+        colored: template of a thing with its color.
+        things: names of things. {thing} and {other} stand for one of them, with or without a color; {one} is {thing}
+            with its article, {many} its plural.
+        plurals: the plurals of the things.
+        colors, places, sides: words for {color}, {place} and {side}.
+        templates: templates of questions about an image, a tuple for each kind.
+        follow_ups: templates of questions that refer to the turn before.
+        no_image: templates of questions without an image.
     """
 
     language: Language
@@ -53,7 +53,7 @@ class QuestionTemplates:
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Return the words of a text."""
+    """Return the words of a text as a tuple."""
     return tuple(text.split())
 
 
@@ -155,44 +155,45 @@ EN = QuestionTemplates(
 TEMPLATES = {templates.language: templates for templates in (ZH, EN)}
 
 
-def draw_question(random: Random, language: Language, said: str) -> str:
-    """Return a question about a picture, any kind as often as another.
+def draw_question(random: Random, language: Language, description: str) -> str:
+    """Return a random question about an image; all kinds have the same probability.
 
     Args:
-        random: draws.
-        said: what was said of the picture before, in the same language.
+        random: random number generator.
+        language: language of the question.
+        description: an answer about the image, in the same language.
     """
     templates = TEMPLATES[language]
-    return fill(random, templates, random.choice(random.choice(templates.templates)), said)
+    return fill(random, templates, random.choice(random.choice(templates.templates)), description)
 
 
-def draw_follow_up(random: Random, language: Language, said: str) -> str:
-    """Return a question that is asked after another one."""
+def draw_follow_up(random: Random, language: Language, description: str) -> str:
+    """Return a random question that refers to the turn before."""
     templates = TEMPLATES[language]
-    return fill(random, templates, random.choice(templates.follow_ups), said)
+    return fill(random, templates, random.choice(templates.follow_ups), description)
 
 
 def draw_no_image(random: Random, language: Language) -> str:
-    """Return a question without a picture."""
+    """Return a random question without an image."""
     templates = TEMPLATES[language]
     return fill(random, templates, random.choice(templates.no_image), "")
 
 
-def fill(random: Random, templates: QuestionTemplates, template: str, said: str) -> str:
-    """Return a template's question."""
-    thing, other = draw_things(random, templates, said)
+def fill(random: Random, templates: QuestionTemplates, template: str, description: str) -> str:
+    """Fill a template with random words."""
+    thing, other = draw_things(random, templates, description)
     color, place, side = (random.choice(some) for some in (templates.colors, templates.places, templates.sides))
     drawn = {"thing": thing, "other": other, "one": with_article(thing), "many": plural_of(templates, thing)}
     return template.format(**drawn, color=color, place=place, side=side)
 
 
-def draw_things(random: Random, templates: QuestionTemplates, said: str) -> Sequence[str]:
-    """Draw the names of two things, mostly from those already named, half of them with a color."""
+def draw_things(random: Random, templates: QuestionTemplates, description: str) -> Sequence[str]:
+    """Draw the names of two things, mostly from those that the description mentions, half of them with a color."""
     colored = [
         templates.colored.format(color=color, thing=thing) for color in templates.colors for thing in templates.things
     ]
     every = [[*templates.things], colored]
-    named = [[name for name in names if name in said] for names in every]
+    named = [[name for name in names if name in description] for names in every]
     drawn = []
     for _ in range(2):
         names = named if random.random() < NAMED_FRACTION else every
@@ -208,17 +209,17 @@ def with_article(thing: str) -> str:
 
 
 def plural_of(templates: QuestionTemplates, thing: str) -> str:
-    """Return the plural of a thing, its color before it if it has one."""
+    """Return the plural of a thing, which may have a color."""
     name, plural = next(
         pair for pair in zip(templates.things, templates.plurals, strict=True) if thing.endswith(pair[0])
     )
     return thing.removesuffix(name) + plural
 
 
-BATCH_SIZE = 16  # answered side by side
-MAX_NEW_TOKENS = 128  # tokens of an answer
-# Of the questions those that ask what a picture shows, at most; of the others those that come after another one, and
-# those without a picture.
+BATCH_SIZE = 16
+MAX_NEW_TOKENS = 128
+# Maximum fraction of questions that ask for a description; of the remaining ones the fractions of follow-up questions
+# and of questions without an image.
 DESCRIBED_FRACTION, FOLLOW_UP_FRACTION, NO_IMAGE_FRACTION = 0.25, 0.25, 0.05
 
 
@@ -226,14 +227,15 @@ DESCRIBED_FRACTION, FOLLOW_UP_FRACTION, NO_IMAGE_FRACTION = 0.25, 0.25, 0.05
 def write_rehearsal_data(
     file: Path, network: VisualGLMModel, tokenizer: Tokenizer, datasets: Sequence[ChatDataset], count: int, seed: int
 ) -> None:
-    """Ask a model as it is without what was added to it, and write what it answers as training data.
+    """Generate answers of the base model, with the adapter disabled, and write them as training data.
 
     Args:
-        file: JSON lines.
-        network: answers.
-        datasets: whose pictures are asked about.
-        count: answers to write, at most.
-        seed: of the questions.
+        file: the file, JSON lines.
+        network: the network.
+        tokenizer: its tokenizer.
+        datasets: datasets whose images are asked about.
+        count: maximum number of answers.
+        seed: random seed of the questions.
     """
     images = image_files(datasets, count)
     if not images:
@@ -249,48 +251,48 @@ def write_rehearsal_data(
 def generate_examples(
     model: SatChatModel, images: Sequence[Path], count: int, random: Random
 ) -> Iterator[tuple[Question, str]]:
-    """Yield up to `count` questions with their answers: what the pictures show, then more of it, then what follows."""
-    seen = list(product(images, (CHINESE, ENGLISH)))
-    random.shuffle(seen)
-    first = seen[: max(1, round(DESCRIBED_FRACTION * count))]
+    """Yield up to `count` questions with their answers: first descriptions, then other questions, then follow-ups."""
+    pairs = list(product(images, (CHINESE, ENGLISH)))
+    random.shuffle(pairs)
+    first = pairs[: max(1, round(DESCRIBED_FRACTION * count))]
     described = answer_questions(model, [Question(image, language, language.describe) for image, language in first])
     yield from described
-    said = {(question.image, question.language): answer for question, answer in described}
-    rest = count - len(first)
-    places = [seen[number % len(seen)] for number in range(rest)]
-    asked = [make_question(random, *place, said.get(place, "")) for place in places]
-    further = round(FOLLOW_UP_FRACTION * rest)
-    answered = answer_questions(model, asked[further:])
+    descriptions = {(question.image, question.language): answer for question, answer in described}
+    remaining = count - len(first)
+    drawn = [pairs[number % len(pairs)] for number in range(remaining)]
+    questions = [make_question(random, *pair, descriptions.get(pair, "")) for pair in drawn]
+    follow_ups = round(FOLLOW_UP_FRACTION * remaining)
+    answered = answer_questions(model, questions[follow_ups:])
     yield from answered
     yield from answer_questions(
-        model, [make_follow_up(random, *random.choice(answered)) for _ in range(further) if answered]
+        model, [make_follow_up(random, *random.choice(answered)) for _ in range(follow_ups) if answered]
     )
 
 
-def make_question(random: Random, image: Path, language: Language, said: str) -> Question:
-    """Return a question about a picture of which something was said, now and then one without it."""
+def make_question(random: Random, image: Path, language: Language, description: str) -> Question:
+    """Return a random question about an image with a description, or sometimes one without an image."""
     if random.random() < NO_IMAGE_FRACTION:
         return Question(None, language, draw_no_image(random, language))
-    return Question(image, language, draw_question(random, language, said))
+    return Question(image, language, draw_question(random, language, description))
 
 
 def make_follow_up(random: Random, before: Question, answer: str) -> Question:
-    """Return a question that comes after another one and its answer."""
+    """Return a question that follows another one and its answer."""
     choose = draw_question if random.random() < 0.5 and before.image is not None else draw_follow_up
     text = choose(random, before.language, answer)
     return Question(before.image, before.language, text, [*before.history, Turn(before.text, answer)])
 
 
 def answer_questions(model: SatChatModel, questions: Sequence[Question]) -> list[tuple[Question, str]]:
-    """Return the questions that the model answers by the most likely tokens, with its answers."""
+    """Return the questions with the model's greedy answers, without those that have an error or a blank answer."""
     config = greedy_config(model, MAX_NEW_TOKENS).replace(repetition_penalty=1.0)
-    told = ((one.conversation(), one.text) for one in questions)
-    answers = zip(questions, answer_all(model, told, config, BATCH_SIZE), strict=True)
+    requests = ((one.conversation(), one.text) for one in questions)
+    answers = zip(questions, answer_all(model, requests, config, BATCH_SIZE), strict=True)
     return [(one, text) for one, text in answers if not isinstance(text, VisualGLMError) and text.strip()]
 
 
 def image_files(datasets: Sequence[ChatDataset], count: int) -> list[Path]:
-    """Return up to `count` pictures of the data."""
+    """Return up to `count` different image files of the datasets."""
     found: dict[Path, None] = {}
     for dataset in datasets:
         for index in range(len(dataset)):

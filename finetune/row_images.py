@@ -1,4 +1,4 @@
-"""Find the picture of a row of training data: in keys, values and marks in its text."""
+"""Find the image of a row of training data: in its keys, their values, and tags in its texts."""
 
 import os
 import re
@@ -18,15 +18,15 @@ HTML_TAG = re.compile(
     rf"{NUMBERED}<img\s(?:[^<>]*?\s)?src\s*=\s*(?P<quote>[\"']?)(?P<path>[^\"'<>]+?)(?P=quote)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
-NOT_PATHS = ("", ".", "./")  # between <image> and </image> where the picture is given elsewhere
+NOT_PATHS = ("", ".", "./")  # contents of <image></image> if the image is given elsewhere
 OTHER_MEDIA = re.compile(r"<\|?(?:video|audio)(?:[ _-]?\d+)?\|?>", re.IGNORECASE)
 
 
 def strip_marks(question: str) -> tuple[str, list[str], int]:
-    """Return a question without picture marks, the paths in its tags, and the number of its placeholders.
+    """Return a question without image tags, the paths in its tags, and the number of its placeholders.
 
     Raises:
-        ShapeError: it has a mark of a video or a sound.
+        RowFormatError: it has a tag of a video or audio.
     """
     reject_other_media(question)
     paths: list[str] = []
@@ -47,65 +47,73 @@ def strip_marks(question: str) -> tuple[str, list[str], int]:
 
 
 def reject_marks(text: str, name: str) -> str:
-    """Return a text that should have no picture mark.
+    """Return a text that must not have an image tag.
 
     Raises:
-        ShapeError: it has one.
+        RowFormatError: it has one.
     """
     reject_other_media(text)
     if found := TAG.search(text) or PLACEHOLDER.search(text):
         raise RowFormatError(
-            f'its "{name}" has the picture mark {found[0]!r}, which would be learned as text. Remove it; marks of '
-            "pictures belong into questions"
+            f'its "{name}" has the image tag {found[0]!r}, which would be trained on as text. Remove it; image tags '
+            "belong in questions"
         )
     return text
 
 
 def reject_other_media(text: str) -> None:
-    """Raise ShapeError for a mark of a video or a sound."""
+    """Raise RowFormatError for a tag of a video or audio."""
     if found := OTHER_MEDIA.search(text):
-        raise RowFormatError(f"it has {found[0]}; the model reads pictures only. Remove the row or the mark")
+        raise RowFormatError(f"it has {found[0]}; the model supports only images. Remove the row or the tag")
 
 
-# Without case, hyphens and underscores: "Image", "image_path" and "imgs" are among them.
+# Normalized keys, see `normalize_key`. They match "Image", "image_path" and "imgs", for example.
 IMAGE_KEYS = frozenset(
     f"{name}{ending}"
     for name in ("img", "image", "picture", "pic", "photo")
     for ending in ("", "s", "path", "paths", "file")
 )
 OTHER_MEDIA_KEYS = ("video", "videos", "audio", "audios")
-SOURCE_KEYS = ("path", "image", "image_url", "url", "file", "filename", "file_name")  # of a picture that is an object
+SOURCE_KEYS = (
+    "path",
+    "image",
+    "image_url",
+    "url",
+    "file",
+    "filename",
+    "file_name",
+)  # keys of an image that is an object
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def normalize_key(key: str) -> str:
-    """Return a key without case, hyphens and underscores."""
+    """Return a key in lower case, without hyphens and underscores."""
     return key.lower().replace("_", "").replace("-", "")
 
 
 def image_keys(record: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a row that name its picture."""
+    """Return the keys of a row whose values name its image."""
     return [key for key in record if normalize_key(key) in IMAGE_KEYS]
 
 
 def image_names(record: Mapping[str, Any]) -> list[str]:
-    """Return the paths of all pictures that the keys of a row name.
+    """Return the paths of all images in the values of a row's keys.
 
     Raises:
-        ShapeError: one is not a path, or there is a video or a sound.
+        RowFormatError: one is not a path, or there is a video or audio.
     """
     for key in OTHER_MEDIA_KEYS:
         if record.get(key):
-            raise RowFormatError(f'it has a "{key}"; the model reads pictures only. Remove the row or the key')
+            raise RowFormatError(f'it has a "{key}"; the model supports only images. Remove the row or the key')
     return [name for key in image_keys(record) for name in paths_of(record[key])]
 
 
 def paths_of(value: Any) -> list[str]:
-    """Return the paths in the value of a picture's key: a path, an object that has one, or a list of them.
+    """Return the paths in the value of an image key: a path, an object with a path, or a list of them.
 
     Raises:
-        ShapeError: there is something else.
+        RowFormatError: the value is something else.
     """
     if value in (None, "", [], {}):
         return []
@@ -117,40 +125,40 @@ def paths_of(value: Any) -> list[str]:
         for key in SOURCE_KEYS:
             if value.get(key):
                 return paths_of(value[key])
-        if all(PLACEHOLDER.fullmatch(key) for key in value):  # {"<image_00>": "a.png"}, as MiniCPM-V has it
+        if all(PLACEHOLDER.fullmatch(key) for key in value):  # {"<image_00>": "a.png"}, the format of MiniCPM-V
             return paths_of(list(value.values()))
-    raise RowFormatError(f"its picture is {quote(value)}, not a path")
+    raise RowFormatError(f"its image is {quote(value)}, not a path")
 
 
 def single_image(named: Iterable[str], tagged: Iterable[str]) -> str | None:
-    """Return the path of a row's picture, or None.
+    """Return the path of a row's image, or None.
 
     Args:
-        named: paths in the row's keys.
-        tagged: paths in its texts, which may repeat those.
+        named: paths in the values of the row's keys.
+        tagged: paths in tags of its texts, which may repeat those.
 
     Raises:
-        ShapeError: there are several pictures.
+        RowFormatError: there are several images.
     """
     names = list(named)
     names += dict.fromkeys(path for path in tagged if path not in names)
     if len(names) > 1:
-        raise RowFormatError(f"it has {len(names)} pictures; the model reads one. Make a row of each")
+        raise RowFormatError(f"it has {len(names)} images; the model supports one. Make a row of each")
     return names[0] if names else None
 
 
 def reject_ignored_image(record: Mapping[str, Any], unread: Iterable[str]) -> None:
-    """Raise ShapeError if a key that is not read holds the path of a picture, in a row that has no other."""
+    """Raise RowFormatError if the value of an ignored key looks like an image path, in a row without an image."""
     for key in unread:
         if any(looks_like_image(key, value) for value in values_in(record[key])):
             raise RowFormatError(
-                f'its "{key}" is {quote(record[key])}, which looks like a picture, but this key is not read. Call it '
+                f'its "{key}" is {quote(record[key])}, which looks like an image, but this key is ignored. Rename it '
                 '"img", or remove it'
             )
 
 
 def values_in(value: Any) -> Iterable[Any]:
-    """Yield a value, or those in a list or an object."""
+    """Yield the values in a list or an object, or else the value itself."""
     if isinstance(value, Mapping):
         yield from value.values()
     elif isinstance(value, list):
@@ -160,7 +168,7 @@ def values_in(value: Any) -> Iterable[Any]:
 
 
 def looks_like_image(key: str, value: Any) -> bool:
-    """Whether a value is the path or address of a picture."""
+    """Whether a value looks like the path or URL of an image."""
     if not isinstance(value, str):
         return False
     is_image_key = any(name in normalize_key(key) for name in ("image", "img", "picture", "photo"))
@@ -169,28 +177,29 @@ def looks_like_image(key: str, value: Any) -> bool:
 
 
 def find_image(name: str, folder: Path) -> Path:
-    """Return the path of a picture.
+    """Return the path of an image file.
 
-    It starts from `folder`, where the data file is, else from the working directory, else, where it begins with the
-    name of `folder`, from the directory above. Backslashes may separate its parts.
+    `name` is relative to `folder` (the directory of the data file), or else to the working directory, or else, if it
+    starts with the name of `folder`, to the parent of `folder`. Its separators may be backslashes.
 
     Raises:
-        ShapeError: there is no such file.
+        RowFormatError: there is no such file.
     """
     if name.startswith("data:"):
-        raise RowFormatError("its picture is a data URL. Write it to a file and give its path")
+        raise RowFormatError("its image is a data URL. Write it to a file and give its path")
     name = name.removeprefix("file://")
     if "://" in name:
-        raise RowFormatError(f"the picture {quote(name)} is an address. Download it and give the path of the file")
+        raise RowFormatError(f"the image {quote(name)} is a URL. Download it and give the path of the file")
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
         candidates = [folder / spelling, Path(spelling)]
         if Path(spelling).parts[:1] == (folder.absolute().name,):
             candidates.append(folder.absolute().parent / spelling)
         for path in candidates:
-            if os.path.isfile(path):  # noqa: PTH113  (says False where a path cannot even be one)
+            if os.path.isfile(path):  # noqa: PTH113  (returns False for an invalid path)
                 return path
     windows = "\\" in name or DRIVE.match(name)
-    hint = ". It is a path of Windows; give it from the data file on, like pictures/a.png" if windows else ""
+    hint = ". It is a Windows path; give one relative to the data file, like images/a.png" if windows else ""
     raise RowFormatError(
-        f"the picture {quote(name)} was found neither beside the data file nor in the working directory{hint}"
+        f"the image {quote(name)} was found neither in the directory of the data file nor in the working directory"
+        f"{hint}"
     )

@@ -1,7 +1,7 @@
-"""Open a file of training data, of which only the offsets of its rows are kept in memory.
+"""Read files of training data, of which only the offsets of the rows are kept in memory.
 
-Two formats: JSON lines, one object a line, of any length; or one JSON list, as the original's dataset.json, which is
-read whole once to find its rows.
+A file has one of two formats: JSON lines, one object per line; or one JSON list, like the original's dataset.json.
+To find the rows of a list, the file is read into memory once.
 """
 
 import codecs
@@ -16,10 +16,10 @@ from typing import Any, Literal
 from .errors import MAX_QUOTE_LENGTH, BadRowError, DataError, quote
 from .formats import Row, parse_row
 
-ADVICE = "Give JSON lines (one object a line), or one list of objects in brackets, in UTF-8."
+ADVICE = "Use JSON lines (one object per line), or a JSON list of objects, in UTF-8."
 BOM = codecs.BOM_UTF8
 HEAD_BYTES = 4096
-# First bytes of files that are not text, and what to do with them. The longer mark of two that begin alike comes first.
+# First bytes of files that are not UTF-8 text, and advice. Of two signatures with a common prefix the longer is first.
 NON_TEXT_SIGNATURES = (
     (b"\x1f\x8b", "compressed by gzip. Unpack it: gunzip FILE.gz"),
     (b"BZh", "compressed by bzip2. Unpack it: bunzip2 FILE.bz2"),
@@ -36,7 +36,7 @@ BRACKETS = (b"{", b"[")
 
 
 def describe_head(head: bytes) -> str | None:
-    """Name the format of a file by its first bytes `head`, with advice; None if it may be UTF-8 text."""
+    """Return a file's format, detected by its first bytes `head`, with advice; None if it may be UTF-8 text."""
     for mark, kind in NON_TEXT_SIGNATURES:
         if head.startswith(mark):
             return kind
@@ -47,7 +47,7 @@ def describe_head(head: bytes) -> str | None:
 
 
 def describe_text(text: bytes) -> str | None:
-    """Return why text is not JSON in UTF-8, and what to do, as far as a common cause explains it."""
+    """Return why `text` is not JSON in UTF-8, with advice; None if there is no common cause."""
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -57,12 +57,12 @@ def describe_text(text: bytes) -> str | None:
             return f"it is not UTF-8 ({error})"
         return "it is not UTF-8, but may be GBK; convert the file: iconv -f GBK -t UTF-8 FILE > NEW"
     if text.lstrip(b"[{ \t\r\n")[:1] == b"'" and text.lstrip()[:1] in BRACKETS:
-        return "it has single quotes, as Python prints objects; JSON has double quotes. Write it with json.dump"
+        return "it has single quotes, like a printed Python object; JSON has double quotes. Write it with json.dump"
     return None
 
 
 def describe_object(path: Path) -> str | None:
-    """Return what to do with a file that is one object over several lines; None if it is not."""
+    """Return advice for a file that is a single JSON object over several lines; None if it is not."""
     with path.open("rb") as file:
         first = file.readline().removeprefix(BOM).strip()
     if not first.startswith(b"{") or first.endswith(b"}"):
@@ -75,11 +75,11 @@ def describe_object(path: Path) -> str | None:
         key for key, inside in value.items() if isinstance(inside, list) and inside and isinstance(inside[0], dict)
     ]
     if "messages" not in lists and "conversations" not in lists and lists:
-        return f'is one object, whose rows may be in "{lists[0]}". Save that list alone.'
+        return f'is one object, whose rows may be in "{lists[0]}". Save only that list.'
     return "is one object over several lines. Put brackets around it, [ ... ], or write it into one line."
 
 
-MAX_LISTED = 10  # bad rows named in a message
+MAX_LISTED = 10  # bad rows listed in a message
 WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 OnBadRow = Literal["error", "skip"]
@@ -87,7 +87,7 @@ OnBadRow = Literal["error", "skip"]
 
 @dataclass
 class RowOffsets:
-    """Where each row stands in the file, in bytes, and its number: 24 bytes a row."""
+    """Byte offsets of each row in the file, and its number; takes 24 bytes per row."""
 
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     ends: "array[int]" = field(default_factory=lambda: array("q"))
@@ -100,7 +100,7 @@ class RowOffsets:
 
 
 class Rows(Sequence[Row]):
-    """The rows of a file, each read when it is asked for; worker processes may share it."""
+    """The rows of a file; each is read from the file when it is accessed. Worker processes may share an object."""
 
     def __init__(self, path: Path, offsets: RowOffsets) -> None:
         self.path = path
@@ -113,15 +113,15 @@ class Rows(Sequence[Row]):
         """Read one row.
 
         Raises:
-            BadRowError: it is not JSON, has none of the shapes, or its picture is not there.
+            BadRowError: the row is not JSON, has none of the formats, or its image does not exist.
         """
         return parse_row(self.read_json(index), self.offsets.numbers[index], self.path.parent)
 
     def read_json(self, index: int) -> Any:
-        """Return what the JSON of a row holds.
+        """Return the decoded JSON of a row.
 
         Raises:
-            BadRowError: it is not JSON.
+            BadRowError: the row is not JSON.
         """
         start, end, number = self.offsets.starts[index], self.offsets.ends[index], self.offsets.numbers[index]
         with self.path.open("rb") as file:
@@ -136,11 +136,11 @@ class Rows(Sequence[Row]):
 
 
 def read_rows(path: str | Path) -> Rows:
-    """Find the rows of a file of training data.
+    """Index the rows of a file of training data.
 
     Raises:
-        DataError: there is no such file, it has no rows, it is not text in UTF-8, it is one object over several lines,
-            or it begins a JSON list that cannot be read to its end.
+        DataError: the file cannot be read, has no rows, is not UTF-8 text, is one object over several lines, or is a
+            JSON list with a syntax error.
     """
     path = Path(path)
     try:
@@ -161,7 +161,7 @@ def read_rows(path: str | Path) -> Rows:
 
 
 def index_lines(path: Path) -> RowOffsets:
-    """Find the lines of a file that are not blank."""
+    """Index the nonblank lines of a file."""
     offsets, end = RowOffsets(), 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -199,10 +199,10 @@ def index_list(path: Path) -> RowOffsets:
 
 
 def element_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where each element of a JSON list begins and ends.
+    """Yield the start and end of each element of a JSON list.
 
     Raises:
-        ValueError: the text is no JSON list.
+        ValueError: the text is not a JSON list.
     """
     decoder = json.JSONDecoder()
     position = skip_whitespace(text, skip_whitespace(text, 0) + 1)
@@ -219,13 +219,13 @@ def element_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def skip_whitespace(text: str, position: int) -> int:
-    """Return the first place from `position` on that is not blank."""
+    """Return the first position, from `position` on, that is not whitespace."""
     match = WHITESPACE.match(text, position)
     return position if match is None else match.end()
 
 
 def iterate_usable_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[int, Row]]:
-    """Yield each row that can be used with its index; add what is wrong with the others to `bad`."""
+    """Yield the index and the row of all usable rows; add the errors of bad rows to `bad`."""
     for index in range(len(rows)):
         try:
             yield index, rows[index]
@@ -234,7 +234,7 @@ def iterate_usable_rows(rows: Rows, bad: list[BadRowError]) -> Iterator[tuple[in
 
 
 def describe_ignored_keys(ignored_keys: Mapping[str, int]) -> str:
-    """Return the keys that are not read, each with the number of rows that have it, the most frequent first."""
+    """Return the ignored keys as text, each with the number of rows that have it, the most frequent first."""
     ordered = sorted(ignored_keys.items(), key=lambda item: -item[1])
     shown = [f'"{key[:MAX_QUOTE_LENGTH]}" ({count} rows)' for key, count in ordered[:MAX_LISTED]]
     more = [f"and {len(ordered) - MAX_LISTED} more keys"] if len(ordered) > MAX_LISTED else []
@@ -242,7 +242,7 @@ def describe_ignored_keys(ignored_keys: Mapping[str, int]) -> str:
 
 
 def raise_for_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBadRow) -> None:
-    """Raise DataError for bad rows that are not to be skipped, or where there are no others."""
+    """Raise DataError if there are bad rows and they are not to be skipped, or if all rows are bad."""
     if not bad or (on_bad_row == "skip" and len(bad) < len(rows)):
         return
     first = "\n".join(f"  {error}" for error in bad[:MAX_LISTED])
@@ -251,5 +251,5 @@ def raise_for_bad_rows(rows: Rows, bad: Sequence[BadRowError], on_bad_row: OnBad
         raise DataError(f"None of the {len(rows)} rows of the training data {rows.path} can be used:\n{first}{more}")
     raise DataError(
         f"{len(bad)} of the {len(rows)} rows of the training data {rows.path} cannot be used:\n{first}{more}\n"
-        "Correct them, or leave them out with --on-bad-row skip."
+        "Correct them, or skip them with --on-bad-row skip."
     )

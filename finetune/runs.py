@@ -1,4 +1,4 @@
-"""Opening a run: a new one, or the one to resume with its newest whole checkpoint."""
+"""Start a run, or resume one from its newest intact checkpoint; save and load its configuration and weights."""
 
 import glob
 import shutil
@@ -35,11 +35,11 @@ def open_run(
     sampler: ResumableBatchSampler,
     model_config: Mapping[str, Any],
 ) -> tuple[Run, TrainingState]:
-    """Make a new run, or find the one to resume; every process gets the same, and the first locks it.
+    """Start a new run, or find the run to resume; all processes get the same one, and the main process locks it.
 
     Raises:
-        VisualGLMError: there is none, it cannot be written, another training uses it, no checkpoint of it is whole, or
-            it was made with other data or batches.
+        VisualGLMError: there is no run, it cannot be written, another training uses it, none of its checkpoints is
+            intact, or it was started with other data, batches, seed or processes.
     """
     start = TrainingState(0, sampler.num_examples, sampler.step_size, sampler.seed, distributed.world_size)
     run: Run | None = None
@@ -48,7 +48,7 @@ def open_run(
         try:
             run, state = open_first(config, distributed, start, model_config)
             opened = run.path, state
-        except VisualGLMError as error:  # every process has to hear of it
+        except VisualGLMError as error:  # raised below by every process
             opened = error
     opened = distributed.broadcast(opened)
     if isinstance(opened, VisualGLMError):
@@ -61,7 +61,7 @@ def open_run(
 def open_first(
     config: TrainingConfig, distributed: DistributedContext, start: TrainingState, model_config: Mapping[str, Any]
 ) -> tuple[Run, TrainingState]:
-    """Make or find a run and lock it, as the first process does."""
+    """Start or find a run, and lock it; for the main process."""
     start.train_hashes = hash_data(config.train_data)
     start.valid_hashes = hash_data(config.valid_data)
     if config.resume is None:
@@ -78,11 +78,16 @@ def open_first(
 
 
 def resume(run: Run, start: TrainingState, config: TrainingConfig, distributed: DistributedContext) -> TrainingState:
-    """Return the state of a run's newest whole checkpoint; rename the newer ones, which are damaged, and say so.
+    """Return the state of a run's newest intact checkpoint; rename newer ones, which are damaged.
 
     Args:
         run: a run that is locked.
-        start: the state of a new run with the same command.
+        start: the initial state of a new run with the same command.
+        config: the settings.
+        distributed: rank and world size.
+
+    Raises:
+        TrainingError: no checkpoint is intact, the run does not fit the command, or its files cannot be changed.
     """
     step, damages = run.find_intact()
     state = run.read_state(step)
@@ -94,18 +99,18 @@ def resume(run: Run, start: TrainingState, config: TrainingConfig, distributed: 
             aside = run.rename_damaged(damaged)
             print_main(
                 distributed,
-                f"The checkpoint of step {damaged} in {run.path} is damaged: {damage}. It is {aside.name} now.",
+                f"The checkpoint of step {damaged} in {run.path} is damaged: {damage}. It was renamed {aside.name}.",
             )
         if damages or not latest_names(run.path / LATEST_NAME, step):
             run.write_latest(step)
     except OSError as error:
-        raise TrainingError(f"{run.path} cannot be changed ({error}). Look at its permissions.") from error
+        raise TrainingError(f"{run.path} cannot be changed ({error}). Check its permissions.") from error
     state.train_hashes, state.valid_hashes = start.train_hashes, start.valid_hashes
     return state
 
 
 def latest_names(latest: Path, step: int) -> bool:
-    """Whether the file `latest` names a step."""
+    """Whether the file `latest` contains the number of a step."""
     try:
         return latest.read_bytes().strip() == str(step).encode()
     except OSError:
@@ -113,7 +118,7 @@ def latest_names(latest: Path, step: int) -> bool:
 
 
 def hash_data(paths: Sequence[Path]) -> list[str]:
-    """Return the SHA-256 of each file of data.
+    """Return the SHA-256 of each data file.
 
     Raises:
         DataError: a file cannot be read.
@@ -125,8 +130,8 @@ def hash_data(paths: Sequence[Path]) -> list[str]:
 
 
 def check_compatible(state: TrainingState, start: TrainingState, run: Run) -> None:
-    """Raise TrainingError where a run cannot go on as it was begun."""
-    for name, what in (
+    """Raise TrainingError if a run was started with other examples, steps, seed or processes."""
+    for name, label in (
         ("examples", "answers in the data"),
         ("step_size", "examples in a step, over all processes"),
         ("seed", "as seed"),
@@ -135,15 +140,15 @@ def check_compatible(state: TrainingState, start: TrainingState, run: Run) -> No
         before, now = getattr(state, name), getattr(start, name)
         if before != now:
             raise TrainingError(
-                f"{run.path} was trained with {before} {what}; now it would be {now}. Resume with the same command, "
-                "or begin a new run from this one: --from_pretrained with its directory, without --resume."
+                f"{run.path} was trained with {before} {label}; this command has {now}. Resume with the same command, "
+                "or start a new run from this one: --from_pretrained with its directory, without --resume."
             )
 
 
 def check_data(
     state: TrainingState, start: TrainingState, config: TrainingConfig, distributed: DistributedContext
 ) -> None:
-    """Compare the data files with the checkpoint's by their SHA-256.
+    """Compare the SHA-256 of the data files with those in the checkpoint; print a message about changed files.
 
     Raises:
         TrainingError: the training data has changed, and --allow-changed-data is not given.
@@ -151,8 +156,8 @@ def check_data(
     changed = changed_files(state.train_hashes, start.train_hashes, config.train_data)
     if changed and not config.allow_changed_data:
         raise TrainingError(
-            f"The training data has changed since the checkpoint of step {state.step} was written: {changed}. Put back "
-            "what it was, or go on with the changed data by --allow-changed-data; the losses will be different ones."
+            f"The training data has changed since the checkpoint of step {state.step} was written: {changed}. Restore "
+            "the files, or continue with the changed data by --allow-changed-data; the losses will differ."
         )
     if changed:
         print_main(distributed, f"The training data has changed since step {state.step}: {changed}.")
@@ -160,13 +165,13 @@ def check_data(
     if changed:
         print_main(
             distributed,
-            f"The held-out data has changed since step {state.step}: {changed}. Its losses cannot be compared with the "
+            f"The held-out data has changed since step {state.step}: {changed}. Its losses are not comparable with the "
             "earlier ones.",
         )
 
 
 def changed_files(before: Sequence[str], now: Sequence[str], paths: Sequence[Path]) -> str:
-    """Return the names of the files that have changed; "" where none has, or where no hashes were kept."""
+    """Return the names of the changed files; "" if none has changed, or if the checkpoint has no hashes."""
     if not before:
         return ""
     if len(before) != len(now):
@@ -175,10 +180,10 @@ def changed_files(before: Sequence[str], now: Sequence[str], paths: Sequence[Pat
 
 
 def make_run(save: Path, experiment: str, model_config: Mapping[str, Any], keep: int) -> Run:
-    """Make the directory of a new run with its configuration.
+    """Create the directory of a new run, with its configuration.
 
     Raises:
-        TrainingError: it cannot be written.
+        TrainingError: the directory cannot be written.
     """
     stem = f"{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
@@ -193,15 +198,17 @@ def make_run(save: Path, experiment: str, model_config: Mapping[str, Any], keep:
                 number += 1
         write_json(path / CONFIG_NAME, model_config)
     except OSError as error:
-        raise TrainingError(f"No run can be written to {save} ({error}). Give another place with --save.") from error
+        raise TrainingError(
+            f"No run can be written to {save} ({error}). Choose another directory with --save."
+        ) from error
     return Run(path, keep)
 
 
 def find_run(save: Path, experiment: str, name: str, keep: int) -> Run:
-    """Find the run to go on with: the one called `name`, or the newest of the experiment that has a checkpoint.
+    """Return the run to resume: the one called `name`, or the newest run of the experiment with a checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such run.
     """
     if name:
         candidates = [Path(name), save / name]
@@ -213,21 +220,22 @@ def find_run(save: Path, experiment: str, name: str, keep: int) -> Run:
             return Run(path, keep)
     looked = ", ".join(str(path) for path in candidates) or f"{save} for {experiment}-*"
     raise CheckpointError(
-        f"There is no run to resume: looked at {looked}. A run is a directory with {CONFIG_NAME} and at least one "
-        "checkpoint. Start anew without --resume."
+        f"There is no run to resume: searched {looked}. A run is a directory with {CONFIG_NAME} and at least one "
+        "checkpoint. Start a new run without --resume."
     )
 
 
 def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], is_standalone: bool) -> dict[str, Any]:
-    """Return the run's model_config.json.
+    """Return the contents of the run's model_config.json.
 
     Args:
-        base: name or directory of the base model, which `checkpoint` is.
-        settings: what `finetune.methods.method_settings` returns.
-        is_whole: whether the run needs no base.
+        base: name or directory of the base model.
+        checkpoint: checkpoint of the base model.
+        settings: the entries of `finetune.methods.method_settings`.
+        is_standalone: whether the run contains all weights, so that it needs no base model.
     """
     config = {**checkpoint.config, **settings, "model_class": FineTuneVisualGLMModel.__name__, "qkv_layout": SPLIT}
-    config.pop(DESCRIPTION_KEY, None)  # what the base knows is not what the run knows
+    config.pop(DESCRIPTION_KEY, None)  # it describes the base model, and need not hold for the fine-tuned one
     if config.get("tokenizer_type") == str(checkpoint.path):
         del config["tokenizer_type"]
     if not is_standalone:
@@ -237,7 +245,7 @@ def run_config(base: str, checkpoint: Checkpoint, settings: Mapping[str, Any], i
 
 
 def copy_companion_files(checkpoint: Checkpoint, run: Run, is_standalone: bool) -> None:
-    """Copy what the base says of its answers into the run, and its tokenizer where the run needs no base."""
+    """Copy the base model's generation settings into the run, and its tokenizer if the run needs no base model."""
     if (checkpoint.path / GENERATION_NAME).is_file():
         shutil.copyfile(checkpoint.path / GENERATION_NAME, run.path / GENERATION_NAME)
     if is_standalone:
@@ -250,7 +258,7 @@ def copy_companion_files(checkpoint: Checkpoint, run: Run, is_standalone: bool) 
 def gather_tensors(
     tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, distributed: DistributedContext
 ) -> dict[str, torch.Tensor]:
-    """Return tensors on the CPU, on the first process; all take part, as ZeRO 3 has cut them among them."""
+    """Return complete tensors on the CPU of the main process; every process has to call it, as ZeRO 3 shards them."""
     collected = {}
     for name, tensor in tensors.items():
         if hasattr(tensor, "ds_id"):
@@ -266,17 +274,17 @@ def gather_tensors(
 
 
 def load_trained(run: Run, state: TrainingState, trained: dict[str, torch.nn.Parameter]) -> None:
-    """Give what is trained the numbers of a checkpoint.
+    """Load the weights of a checkpoint into the trainable parameters.
 
     Raises:
-        TrainingError: the checkpoint is of another method, or of other layers.
+        TrainingError: the checkpoint was trained by another method, or with other layers or sizes.
     """
     stored = open_tensors(run.folder(state.step) / WEIGHTS_NAME)
     differing = [name for name in trained if name not in stored or stored[name].shape != trained[name].shape]
     if differing:
         raise TrainingError(
-            f"{run.path} holds no {differing[0]} as this command would train it. Resume with the same command that "
-            "began the run."
+            f"{run.path} has no {differing[0]} of the shape that this command trains. Resume with the same command "
+            "that started the run."
         )
     with torch.no_grad():
         for name, parameter in trained.items():

@@ -1,4 +1,4 @@
-"""The training itself: batches in, checkpoints and numbers out."""
+"""The training loop, with evaluations and checkpoints."""
 
 import math
 from bisect import bisect_right
@@ -30,34 +30,36 @@ from .sampler import ResumableBatchSampler
 from .stopping import StopRequest, catch_signals
 from .training_state import TrainingState
 
-# Steps in a row without room in float16, after which something else is wrong.
+# After this many consecutive steps with float16 overflow, lowering the loss scale cannot be the solution.
 MAX_SKIPPED_STEPS = 20
 
 
 @dataclass
 class Trainer:
-    """One training.
+    """Trains a network.
 
     Attributes:
         config: the settings.
-        processes: that train together.
+        distributed: rank, world size and device.
         network, tokenizer: the model.
-        optimizer: computes losses and changes the network.
-        pictures: keeps embeddings; None where the image part is trained.
-        train: what is learned; several files are one after another, and what is remembered comes last.
-        new: how many of its examples are not what is remembered.
+        optimizer: computes losses and updates the parameters.
+        image_cache: cache of image embeddings; None if they change during the training.
+        train_data: the examples: those of the training data, file after file, then the rehearsal examples.
+        num_new: number of examples that are no rehearsal examples.
         valid: held-out data.
-        order: of the examples.
-        run: where checkpoints go.
-        state: where the training is.
-        last: the step at which it ends.
-        workers: processes that load data.
-        tensors: what is saved, on the first process; all take part in collecting it.
-        recorder: on the first process.
-        stop: made by signals.
-        saved: the step of the newest checkpoint; 0 before the first.
+        sampler: chooses the examples of each step.
+        run: the directory of checkpoints.
+        state: the current state.
+        last_step: the number of the last step.
+        num_workers: number of worker processes that load data.
+        collect_weights: returns the tensors to save on the main process; every process has to call it.
+        logger: logs metrics; only on the main process.
+        stop_request: set by signals.
+        skipped_in_a_row: number of consecutive skipped steps.
+        save_error: the error of the newest checkpoint; None if it was written.
+        saved_step: the step of the newest checkpoint; 0 before the first.
         is_stopping: whether all processes know that one of them was asked to stop.
-        is_complete: whether the training came to its end and is saved.
+        is_complete: whether the last step was reached and its checkpoint written.
     """
 
     config: TrainingConfig
@@ -87,11 +89,14 @@ class Trainer:
         self.saved_step = self.state.step
 
     def train(self) -> bool:
-        """Train from where the state is to the end, or until SIGTERM or SIGINT; return whether a signal stopped it.
+        """Train from the current state to the last step, or until SIGTERM or SIGINT.
+
+        Returns:
+            Whether a signal stopped the training before its last step.
 
         Raises:
-            TrainingError: the loss is no number, float16 has no room, the last checkpoint cannot be written, or a
-                process that reads data has ended.
+            TrainingError: the loss is not finite, float16 overflows in many consecutive steps, the last checkpoint
+                cannot be written, or a data worker has died.
         """
         with catch_signals(self.stop_request), translate_worker_errors():
             self._train()
@@ -105,7 +110,7 @@ class Trainer:
         set_dropout(self.network, True)
         for batches in self._steps():
             step = self._step(batches)
-            # A step is judged when the next one is on its way, so that a GPU need not wait.
+            # The result of a step is read once the next one has been launched, so that the GPU does not idle.
             if waiting is not None:
                 self._check_step(waiting)
             waiting = step
@@ -118,7 +123,7 @@ class Trainer:
             self._check_step(waiting)
 
     def close(self) -> None:
-        """Flush the records, release the run, and report its last checkpoint."""
+        """Flush the logs, release the run, and print the path of its last checkpoint."""
         if self.logger is not None:
             self.logger.close()
         self.run.close()
@@ -126,13 +131,13 @@ class Trainer:
             print_main(self.distributed, self.run.describe(self.saved_step, self.last_step, self.is_complete))
 
     def _must_stop(self) -> bool:
-        """Whether to stop after this step; the same for all processes."""
+        """Whether to stop after this step; the same on all processes."""
         if self.distributed.world_size == 1:
             self.is_stopping = self.is_stopping or self.stop_request.is_requested
         return self.is_stopping
 
     def _steps(self) -> Iterator[list[tuple[Batch, list[int]]]]:
-        """Yield the batches of each step that is still to be made, with the places of their examples."""
+        """Yield the batches of each remaining step, each with the indices of its examples."""
         count, device = self.sampler.batches_per_step, self.distributed.device
         first = self.state.step
         indices = list(islice(self.sampler.batches_from(first), max(0, self.last_step - first) * count))
@@ -141,23 +146,23 @@ class Trainer:
             yield [(batch, indices[start + number]) for number, batch in enumerate(islice(loaded, count))]
 
     def _step(self, loaded: list[tuple[Batch, list[int]]]) -> StepResult:
-        """Make one step."""
+        """Launch one training step."""
         torch.manual_seed(
             self.sampler.seed * 1_000_003 + self.state.step * self.distributed.world_size + self.distributed.rank
         )
         batches = [self._augment(batch, indices) for batch, indices in loaded]
         weights = [self._example_weights(indices) for _, indices in loaded]
-        mine = sum(
+        own_tokens = sum(
             float((batch.labels != IGNORE_INDEX).sum(1).float() @ w) for batch, w in zip(batches, weights, strict=True)
         )
-        tokens, stops = self.distributed.all_reduce_async(mine, self.stop_request.is_requested)
-        share = self.distributed.world_size * len(batches) / tokens
+        tokens, stops = self.distributed.all_reduce_async(own_tokens, self.stop_request.is_requested)
+        scale = self.distributed.world_size * len(batches) / tokens
         total = torch.zeros((), device=self.distributed.device)
         for batch, example_weights, (_, indices) in zip(batches, weights, loaded, strict=True):
             is_rehearsal = torch.tensor([index >= self.num_new for index in indices]) if self._distills else None
             loss = self.loss_of(batch, example_weights, is_rehearsal)
-            # The optimizer takes the mean over processes and batches; what is wanted is that over tokens.
-            self.optimizer.backward(loss * (share.to(loss.dtype) if isinstance(share, torch.Tensor) else share))
+            # The optimizer averages over processes and batches; the factor turns this into the mean over all tokens.
+            self.optimizer.backward(loss * (scale.to(loss.dtype) if isinstance(scale, torch.Tensor) else scale))
             total += loss.detach()
         for batch, (_, indices) in zip(batches, loaded, strict=True):
             self._mark_cached(batch, indices)
@@ -170,48 +175,52 @@ class Trainer:
 
     @property
     def _distills(self) -> bool:
-        """Whether what is remembered holds the model to its base; where all of it is trained, no base is left."""
+        """Whether rehearsal examples use the KL divergence; full fine-tuning keeps no base model to compute it with."""
         return self.num_new < len(self.train_data) and not self.config.full
 
     def _augment(self, batch: Batch, indices: list[int]) -> Batch:
-        """Show pictures a little differently, but for answers that are learned as they were said of whole ones."""
+        """Augment the images, except for rehearsal examples with a cross-entropy loss: these answer the originals."""
         chosen = [self._distills or index < self.num_new for index in indices]
         return augment_selected(batch, chosen, self.config.crop, self.config.flip)
 
     def _mark_cached(self, batch: Batch, indices: list[int]) -> None:
-        """Let pictures whose embeddings are kept be decoded no more."""
-        if self.image_cache is None or batch.skipped:  # where another example stood for one, its own picture is unknown
+        """Mark examples whose image embeddings are cached, so that workers skip decoding their images."""
+        if self.image_cache is None or batch.skipped:  # an example that replaces a broken one has another index
             return
         ends = self.train_data.cumulative_sizes
         for index, is_known in zip(indices, self.image_cache.is_cached(batch), strict=True):
             if is_known:
                 number = bisect_right(ends, index)
                 dataset = self.train_data.datasets[number]
-                dataset.is_cached[index - ends[number]] = True  # counted from its end
+                dataset.is_cached[index - ends[number]] = True  # a negative index, counted from its end
 
     def _example_weights(self, indices: list[int]) -> torch.Tensor:
-        """Return what the tokens of each example count."""
+        """Return the loss weight of each example's tokens."""
         return torch.tensor([1.0 if index < self.num_new else self.config.rehearsal_weight for index in indices])
 
     def loss_of(self, batch: Batch, *more: torch.Tensor | None) -> torch.Tensor:
-        """Return the summed loss of a batch; `more` is what `AnswerLoss` may be told of its examples."""
+        """Return the summed loss of a batch; `more` are the loss weights and rehearsal flags for `AnswerLoss`."""
         images = None if self.image_cache is None else self.image_cache.embed(batch)
         return self.optimizer.loss(batch, images, *more)
 
     def _learning_rate(self) -> float:
-        given = self.config
+        config = self.config
         return learning_rate_at(
             self.state.step,
             self.last_step,
-            given.lr,
-            style=given.lr_decay_style,
-            warmup=given.warmup,
-            ratio=given.lr_decay_ratio,
-            decay_steps=given.lr_decay_iters,
+            config.lr,
+            style=config.lr_decay_style,
+            warmup=config.warmup,
+            ratio=config.lr_decay_ratio,
+            decay_steps=config.lr_decay_iters,
         )
 
     def _check_step(self, result: StepResult) -> None:
-        """Count a step that was skipped; stop at numbers that are none."""
+        """Read the result of a step: count it if it was skipped, and log it.
+
+        Raises:
+            TrainingError: the loss or the gradient norm is not finite, or too many steps were skipped.
+        """
         loss, tokens, is_skipped, norm, stops = result.outcome.read()
         self.is_stopping = self.is_stopping or stops > 0
         if self.logger is not None:
@@ -222,8 +231,8 @@ class Trainer:
         self.skipped_in_a_row = 0
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
-                f"The loss of step {result.number} or its gradient is not a number. The step saw rows "
-                f"{', '.join(map(str, result.rows))} of the data. Look at these rows, lower --lr, or train in float32."
+                f"The loss of step {result.number} or its gradient is not a number. The step used rows "
+                f"{', '.join(map(str, result.rows))} of the data. Check these rows, lower --lr, or train in float32."
             )
         if result.number % self.config.log_interval == 0:
             mean = self.distributed.all_reduce(loss) / tokens
@@ -240,7 +249,7 @@ class Trainer:
             )
 
     def _is_due(self, step: int) -> bool:
-        """Whether something is to be done after this step."""
+        """Whether an evaluation or a checkpoint is due after this step."""
         return self._saves(step) or self._evaluates(step)
 
     def _evaluates(self, step: int) -> bool:
@@ -250,11 +259,11 @@ class Trainer:
         return self._is_every(self.config.save_interval, step)
 
     def _is_every(self, interval: int | None, step: int) -> bool:
-        """Whether a step is the last, or a multiple of an interval, which is an epoch if None."""
+        """Whether a step is the last or a multiple of an interval; None stands for an epoch."""
         return step == self.last_step or step % (interval or self.sampler.steps(1)) == 0
 
     def _evaluate_and_save(self) -> bool:
-        """Evaluate and save as is due; return whether to stop early."""
+        """Evaluate and save if this is due; return whether to end the training."""
         step, is_enough = self.state.step, False
         if self._evaluates(step) and not self._must_stop():
             is_enough = self._record_evaluation(self.evaluate())
@@ -264,7 +273,7 @@ class Trainer:
         return ends
 
     def evaluate(self) -> Score:
-        """Evaluate on all held-out data."""
+        """Evaluate on all held-out data, without dropout."""
         set_dropout(self.network, False)
         try:
             return self._evaluate()
@@ -275,7 +284,7 @@ class Trainer:
         size, count = self.config.eval_batch_size or self.config.batch_size, self.config.eval_answers
         losses = [held_out_loss(self.loss_of, dataset, size, self.distributed) for dataset in self.valid]
         loss = sum(losses) / len(losses)
-        # ZeRO 3 has no whole model anywhere, and a decoder takes the weights as they lie.
+        # With ZeRO 3 no process has a complete model, which generating answers needs.
         if not count or not self.distributed.is_main_process or self.config.zero_stage == 3:
             return Score(loss)
         with self.optimizer.autocast():
@@ -284,7 +293,7 @@ class Trainer:
         return Score(loss, exact, samples)
 
     def _record_evaluation(self, score: Score) -> bool:
-        """Record an evaluation; return whether it is the one at which to stop early."""
+        """Log an evaluation; return whether to stop early."""
         state = self.state
         better = state.best_loss is None or score.loss < state.best_loss
         state.best_loss, state.worse = (score.loss, 0) if better else (state.best_loss, state.worse + 1)
@@ -293,7 +302,7 @@ class Trainer:
             answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers exactly right"
             self.logger.write_line(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
             for question, wanted, given in score.samples:
-                self.logger.write_line(f"    {question}  wanted: {wanted}  given: {given}")
+                self.logger.write_line(f"    {question}  expected: {wanted}  answer: {given}")
             answers = [list(sample) for sample in score.samples]
             self.logger.log(state.step, valid_loss=score.loss, valid_exact=score.exact_match, samples=answers)
             if stops:
@@ -301,13 +310,13 @@ class Trainer:
         return stops
 
     def _save(self) -> None:
-        """Save; where that fails, say so and go on, since a later one may not."""
+        """Write a checkpoint; if this fails, print the error and go on, since a later one may succeed."""
         self.optimizer.wait_for_params()
-        collect_weights = self.collect_weights()
+        tensors = self.collect_weights()
         try:
-            self.run.save(self.state, collect_weights, self.optimizer, self.distributed)
+            self.run.save(self.state, tensors, self.optimizer, self.distributed)
             self.save_error, self.saved_step = None, self.state.step
         except TrainingError as error:
             self.save_error = error
             if self.logger is not None and self.state.step < self.last_step:
-                self.logger.write_line(f"{error} The training goes on.")
+                self.logger.write_line(f"{error} The training continues.")

@@ -41,7 +41,7 @@ def test_hyphens_and_underscores_are_the_same() -> None:
         ([], "Choose one of --use_lora"),
         (["--use_lora", "--use_ptuning"], "--use_lora and --use_ptuning"),
         (["--use_lora", "--fp16", "--bf16"], "Choose one"),
-        (["--use_lora", "--freeze", "vit"], "goes with --full"),
+        (["--use_lora", "--freeze", "vit"], "requires --full"),
         (["--use_lora", "--batch-size", "0"], "at least 1"),
         (["--use_lora", "--lr", "0"], "above 0"),
         (["--use_lora", "--crop", "1.5"], "at most 1"),

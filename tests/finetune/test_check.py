@@ -62,7 +62,7 @@ def test_rows_that_are_too_long_are_counted(folder: Path, capsys: pytest.Capture
     assert check(folder, [GOOD, {**GOOD, "prompt": "很长" * 100}, GOOD], "--max-length", "60") == 0
     shown = capsys.readouterr().out
     assert "1 answers do not fit into 60 tokens" in shown
-    assert "the worst is in row 2" in shown
+    assert "the longest is in row 2" in shown
 
 
 def test_what_cannot_be_checked_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

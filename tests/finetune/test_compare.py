@@ -139,4 +139,4 @@ def test_bad_data_is_named_or_left_out(data: Path, capsys: pytest.CaptureFixture
     assert main([*flags, "--on-bad-row", "skip"]) == 0
     assert "1 of 3" in capsys.readouterr().out
     assert main([*flags, "--html", str(data.parent / "none" / "page.html")]) == USAGE_ERROR
-    assert "Make it, or choose another --html" in capsys.readouterr().err
+    assert "Create it, or choose another --html" in capsys.readouterr().err

@@ -260,7 +260,7 @@ def test_a_broken_picture_can_be_skipped(model: SatChatModel, folder: Path) -> N
     assert [batch.rows for batch in loaded] == [[1, 4], [1]]
     assert [batch.skipped for batch in loaded] == [[2, 3], [5]]
     only_broken = make_dataset(model, folder, [broken, broken], on_bad_row="skip")
-    with pytest.raises(DataError, match="Every picture"):
+    with pytest.raises(DataError, match="Every image"):
         only_broken[0]
 
 

@@ -40,7 +40,7 @@ def test_texts_are_escaped_and_judged(tmp_path: Path) -> None:
     assert not read.open
     assert "script" not in read.tags
     assert read.texts.count(NASTY) == 5
-    assert "no picture" in read.texts
+    assert "no image" in read.texts
     assert re.findall(r'class="(right|wrong)">(\w+)', page) == [("right", "yes"), ("wrong", "no")]
 
 

@@ -127,14 +127,14 @@ BAD = [
     ({"prompt": "", "label": "乙"}, 'its "prompt" is empty'),
     ({"prompt": "甲", "label": 3}, 'its "label" is 3, not a text'),
     ({"prompt": ["甲"], "label": "乙"}, 'its "prompt" is .* not a text'),
-    ({**GOOD, "img": "none.png"}, "'none.png' was found neither beside"),
+    ({**GOOD, "img": "none.png"}, "'none.png' was found neither in"),
     ({**GOOD, "img": "."}, "'.' was found neither"),
     ({**GOOD, "img": "a\0.png"}, "was found neither"),
     ({**GOOD, "img": "x" * 5000}, "was found neither"),
-    ({**GOOD, "img": "https://example.org/a.png"}, "is an address. Download it"),
-    ({**GOOD, "img": 7}, "its picture is 7, not a path"),
-    ({**GOOD, "images": ["a.png", "a.png"]}, "it has 2 pictures"),
-    ({**GOOD, "img": "a.png", "image": "a.png"}, "it has 2 pictures"),
+    ({**GOOD, "img": "https://example.org/a.png"}, "is a URL. Download it"),
+    ({**GOOD, "img": 7}, "its image is 7, not a path"),
+    ({**GOOD, "images": ["a.png", "a.png"]}, "it has 2 images"),
+    ({**GOOD, "img": "a.png", "image": "a.png"}, "it has 2 images"),
     ({**GOOD, "history": "甲"}, "The history is of type str"),
     ({**GOOD, "history": [["甲"]]}, r"history\[0\] cannot be used: It has 1 parts"),
     ({**GOOD, "history": [["甲", None]]}, r"history\[0\] cannot be used: The answer is of type NoneType"),
@@ -142,19 +142,19 @@ BAD = [
     ({**GOOD, "language": []}, 'its "language" is'),
     ({"conversations": []}, "is not a list of messages"),
     ({"messages": "甲"}, "is not a list of messages"),
-    ({"messages": ["甲"]}, "'甲', which is no message"),
-    ({"messages": [{"role": "tool", "content": "甲"}]}, "which is no message"),
-    ({"messages": [{"role": [], "content": "甲"}]}, "which is no message"),
-    ({"messages": [{"role": "user", "content": ["甲"]}]}, "which is no message"),
-    ({"conversations": TALK[:1]}, "questions and answers in turn"),
-    ({"conversations": TALK[::-1]}, "questions and answers in turn"),
-    ({"conversations": [*TALK, TALK[0]]}, "questions and answers in turn"),
-    ({"conversations": [TALK[0], TALK[0], TALK[1]]}, "questions and answers in turn"),
-    ({"conversations": [{"from": "system", "value": "甲"}]}, "questions and answers in turn"),
+    ({"messages": ["甲"]}, "'甲', which is not a message"),
+    ({"messages": [{"role": "tool", "content": "甲"}]}, "which is not a message"),
+    ({"messages": [{"role": [], "content": "甲"}]}, "which is not a message"),
+    ({"messages": [{"role": "user", "content": ["甲"]}]}, "which is neither a text nor an image"),
+    ({"conversations": TALK[:1]}, "alternating questions and answers"),
+    ({"conversations": TALK[::-1]}, "alternating questions and answers"),
+    ({"conversations": [*TALK, TALK[0]]}, "alternating questions and answers"),
+    ({"conversations": [TALK[0], TALK[0], TALK[1]]}, "alternating questions and answers"),
+    ({"conversations": [{"from": "system", "value": "甲"}]}, "alternating questions and answers"),
     ({"conversations": [TALK[0], {"from": "gpt", "value": ""}]}, 'its "answer" is empty'),
     ({"image": "a.png", "conversations": [{"from": "human", "value": "<image>"}, TALK[1]]}, 'its "question" is empty'),
-    ({"conversations": [{"from": "human", "value": "<image>甲"}, TALK[1]]}, "1 picture marks .*, and no picture"),
-    ({"image": "a.png", "conversations": [{"from": "human", "value": "<image><image>甲"}, TALK[1]]}, "and one picture"),
+    ({"conversations": [{"from": "human", "value": "<image>甲"}, TALK[1]]}, "1 image tags .*, but no image"),
+    ({"image": "a.png", "conversations": [{"from": "human", "value": "<image><image>甲"}, TALK[1]]}, "but one image"),
 ]  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_a_broken_line_is_named_and_its_neighbours_are_read(line: bytes, folder:
 def test_a_file_that_is_no_list_of_rows_is_refused(content: bytes, reason: str, folder: Path) -> None:
     with pytest.raises(DataError, match=reason) as caught:
         read_rows(write(folder, content))
-    assert "Give JSON lines" in str(caught.value)
+    assert "Use JSON lines" in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_refused(folder: Path) -> None:

@@ -89,11 +89,11 @@ def test_a_run_is_evaluated_on_what_is_held_back_and_the_printed_command_talks_t
 ) -> None:
     run = train(data, tmp_path / "run s", "--use_lora", "--train-iters", "1", "--valid-share", "0.3")
     said = capsys.readouterr().err
-    assert "3 answers to learn" in said
-    assert "Held back for the evaluation: 1 answers" in said
+    assert "3 answers to train on" in said
+    assert "Held out for the evaluation: 1 answers" in said
     records = [json.loads(line) for line in (run / LOG_NAME).read_text(encoding="utf-8").splitlines()]
     assert [len(record["samples"]) for record in records if "valid_loss" in record] == [1]
-    printed = re.search("Talk to it: (.*)", said)
+    printed = re.search("Chat with it: (.*)", said)
     assert printed is not None
     command = [*shlex.split(printed[1]), "--device", "cpu", "--query", "你好！", "--temperature", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)

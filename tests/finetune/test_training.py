@@ -175,7 +175,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(data: Path, tmp_path: Path) -> N
     command = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files, cwd=tmp_path)
     assert done.returncode == 1
-    assert "The training goes on." in done.stderr
+    assert "The training continues." in done.stderr
     assert "could not be written" in done.stderr.splitlines()[-1]
     (run,) = tmp_path.glob("finetune-*")
     assert not [path for path in run.iterdir() if path.is_dir()]
