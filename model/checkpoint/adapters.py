@@ -129,7 +129,7 @@ def merge_weight(
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of model_config.json without those of an adapter."""
+    """Remove the adapter entries from a model_config.json."""
     kept = {key: value for key, value in config.items() if key not in METHOD_SETTINGS}
     return {**kept, "model_class": "VisualGLMModel"}
 
@@ -181,7 +181,7 @@ def read_layer_prefix(tensors: Tensors, number: int, layers: int, heads: int) ->
 
 
 def overlay_adapter(base: Tensors, trained: Tensors, layout: str, heads: int) -> Tensors:
-    """Return the tensors of `base`, replaced and extended by those of an adapter-only checkpoint.
+    """Return the tensors of `base`, overlaid by an adapter-only checkpoint.
 
     Args:
         base: the base model, rows in the split order.

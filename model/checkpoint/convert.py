@@ -1,14 +1,15 @@
-"""Write a model in the other format, whole and complete in itself, or not at all.
+"""Convert a model between the SAT and the Hugging Face format.
 
     python -m model.checkpoint.convert SRC DST --to hf
     python -m model.checkpoint.convert RUN DST --to sat --merge-lora
     python -m model.checkpoint.convert RUN DST --to sat --base visualglm-6b
     python -m model.checkpoint.convert --refresh-code DIR
 
-SRC is any model that can be loaded: a name, a directory of either format, a SAT run, one of its iterations, a .pt
-file. DST is a directory that is not there yet. --base names what SRC was trained from, where SRC holds only what was
-trained. --refresh-code exchanges the old remote code in a directory of the Hugging Face format for ours, and keeps a
-copy of the old.
+SRC is any model that can be loaded: a name, a directory in either format, a SAT run, an iteration of a run, or a .pt
+file. DST is a new directory. It is self-contained, and is only created if the conversion succeeds. --base is the base
+model of SRC, required if SRC contains only the trained weights of a fine-tune and does not name its base, or if the
+base has moved. --refresh-code replaces the remote code in a directory in the Hugging Face format with the current
+code, and keeps a backup.
 """
 
 import argparse
@@ -40,7 +41,7 @@ __all__ = ["convert", "main", "save_hf"]
 FORMATS = ("sat", "hf")
 DTYPES = ("float32", "bfloat16", "float16")
 END_OF_ANSWER = "<eop>"
-# As published; the vocabulary itself says which ids these are.
+# The published entries; the ids of these tokens are in the vocabulary.
 TOKENIZER_CONFIG = {
     "bos_token": "<sop>",
     "eos_token": END_OF_ANSWER,
@@ -68,17 +69,19 @@ def convert(
     base: str | os.PathLike[str] | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> None:
-    """Write the model called `source` into the new directory `destination`.
+    """Convert the model called `source`; write it to the new directory `destination`.
 
     Args:
+        source: see `model.checkpoint.resolve`.
+        destination: a directory that does not exist yet, or is empty.
         to: sat or hf.
-        dtype: None keeps each tensor's own, so that converting there and back changes no bit.
-        merge_lora: merge what LoRA trained into the weights; else a model with additions is refused, but for P-tuning's
-            keys and values, which the Hugging Face format has a place for.
-        model_parallel_size: number of weight files of the SAT format.
-        qkv_layout: the row order of `source`, where its configuration is silent or wrong about it.
-        base: the model that `source` began from, where that holds only what was trained.
-        progress: given the number of tensors, returns what is called after each.
+        dtype: dtype to save; None keeps each tensor's dtype, so that a conversion and its inverse change no bit.
+        merge_lora: merge LoRA into the weights; without it, a model with an adapter is rejected, except for P-tuning
+            if `to` is hf, a format that stores its keys and values.
+        model_parallel_size: number of weight files in the SAT format.
+        qkv_layout: row order of `source`, if its configuration lacks it or is wrong.
+        base: base model of `source`, if `source` contains only trained weights.
+        progress: called with the number of tensors; returns a function that is called after each tensor.
 
     Raises:
         VisualGLMError: the model or its tokenizer cannot be read, or the destination cannot be written.
@@ -102,7 +105,7 @@ def convert(
 
 
 def estimate_size(checkpoint: Checkpoint, tensors: Tensors, dtype: torch.dtype | None) -> int:
-    """Return about how many bytes the model takes once written in `dtype`."""
+    """Estimate the size in bytes of the weight files in `dtype`."""
     stored = tensors["transformer.final_layernorm.weight"].dtype
     return checkpoint.size * (dtype or stored).itemsize // stored.itemsize
 
@@ -115,7 +118,7 @@ def write_hf(
     dtype: torch.dtype | None,
     report: Progress | None,
 ) -> None:
-    """Write a model of the Hugging Face format with its tokenizer and the code that it runs on."""
+    """Write weights, configurations and remote code in the Hugging Face format."""
     from ..hf.export import export_code
 
     save_hf(
@@ -138,30 +141,30 @@ def write_sat(
     size: int,
     report: Progress | None,
 ) -> None:
-    """Write a model of the SAT format with its tokenizer."""
+    """Write weights and configurations in the SAT format."""
     if (checkpoint.path / GENERATION_NAME).is_file():
         shutil.copyfile(checkpoint.path / GENERATION_NAME, directory / GENERATION_NAME)
     config = dict(checkpoint.config)
-    if config.get("tokenizer_type") == str(checkpoint.path):  # a Hugging Face model's lies beside it
+    if config.get("tokenizer_type") == str(checkpoint.path):  # a Hugging Face directory, which contains the tokenizer
         config["tokenizer_type"] = "."
     save_sat(directory, tensors, config, dtype=dtype, model_parallel_size=size, progress=report)
 
 
 def refuse_additions(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a model to which fine-tuning added no tensors; raise CheckpointError for another."""
+    """Return the checkpoint if it has no adapter tensors; otherwise raise CheckpointError."""
     refuse_unmergeable(checkpoint.stored_tensors)
     methods = methods_in(checkpoint.stored_tensors)
     if methods:
         added = "; ".join(f"{method}: {names[0]} and {len(names) - 1} more" for method, names in methods.items())
         raise CheckpointError(
-            f"{checkpoint.path} holds tensors that fine-tuning added ({added}), which the format has no place for. "
+            f"{checkpoint.path} contains adapter tensors ({added}), which the format does not support. "
             "LoRA can be merged into the weights: --merge-lora."
         )
     return checkpoint
 
 
 def copy_tokenizer(checkpoint: Checkpoint, directory: Path) -> int:
-    """Copy the model's tokenizer into `directory`; return the id that ends an answer."""
+    """Copy the model's tokenizer to `directory`; return the id of the end-of-answer token."""
     source = find_vocabulary(checkpoint.path)
     shutil.copyfile(source / VOCABULARY_NAME, directory / VOCABULARY_NAME)
     if (source / TOKENIZER_NAME).is_file():
@@ -172,7 +175,7 @@ def copy_tokenizer(checkpoint: Checkpoint, directory: Path) -> int:
 
 
 def find_eos(vocabulary: Path) -> int:
-    """Return the id that ends an answer, which a SAT configuration does not tell."""
+    """Return the id of the end-of-answer token, which a SAT configuration lacks, from the vocabulary."""
     from sentencepiece import SentencePieceProcessor
 
     try:
@@ -185,13 +188,13 @@ def find_eos(vocabulary: Path) -> int:
 
 
 def read_sampling(directory: Path) -> dict[str, Any]:
-    """Return how a model's answers are sampled: as its directory says, else as the original's Hugging Face chat."""
+    """Return the sampling parameters in a model's generation_config.json, by default the original HF chat's."""
     given = read_json(directory / GENERATION_NAME) if (directory / GENERATION_NAME).is_file() else {}
     return {key: given.get(key, getattr(HF_CHAT, key)) for key in ORIGINAL_SETTINGS}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(
         prog="python -m model.checkpoint.convert",
         description=__doc__,
@@ -200,12 +203,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("source", metavar="SRC", nargs="?", help="the model to read")
     parser.add_argument("destination", metavar="DST", nargs="?", type=Path, help="the new directory")
     parser.add_argument("--to", choices=FORMATS, help="the format to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the written weights (default: as they are)")
-    parser.add_argument("--merge-lora", action="store_true", help="merge what LoRA trained into the weights")
-    parser.add_argument("--model-parallel-size", type=int, default=1, metavar="N", help="weight files to write for SAT")
-    parser.add_argument("--qkv-layout", choices=LAYOUTS, help="row order of SRC, where its configuration is wrong")
-    parser.add_argument("--base", metavar="NAME", help="what SRC was trained from, if it holds only what was trained")
-    parser.add_argument("--refresh-code", type=Path, metavar="DIR", help="exchange the remote code in DIR for ours")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the saved weights (default: unchanged)")
+    parser.add_argument("--merge-lora", action="store_true", help="merge LoRA into the weights")
+    parser.add_argument("--model-parallel-size", type=int, default=1, metavar="N", help="number of SAT weight files")
+    parser.add_argument("--qkv-layout", choices=LAYOUTS, help="row order of SRC, if its configuration is wrong")
+    parser.add_argument("--base", metavar="NAME", help="base model, if SRC contains only trained weights")
+    parser.add_argument("--refresh-code", type=Path, metavar="DIR", help="replace the remote code in DIR")
     options = parser.parse_args(arguments)
     if options.refresh_code is None and None in (options.source, options.destination, options.to):
         parser.error("give SRC, DST and --to, or --refresh-code DIR")
@@ -215,17 +218,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def refresh(directory: Path) -> None:
-    """Exchange the remote code in `directory` for ours."""
+    """Replace the remote code in `directory` with the current code."""
     from ..hf.export import refresh_code
 
     try:
         backup = refresh_code(directory)
     except OSError as error:
         raise CheckpointError(
-            f"The code in {directory} could not be exchanged ({error}). Give yourself the right to write there, or "
-            "make room, and run this again."
+            f"The code in {directory} could not be replaced ({error}). Check the write permissions and the free disk "
+            "space, and run this again."
         ) from error
-    print_text(f"The code in {directory} is ours now. The old files are in {backup}")
+    print_text(f"The code in {directory} has been replaced. The old files are in {backup}")
 
 
 def run(
@@ -240,7 +243,7 @@ def run(
     base: str | None,
     refresh_code: Path | None,
 ) -> None:
-    """Convert a model, or exchange the code of an export."""
+    """Convert a model, or refresh the code of an export."""
     if refresh_code is not None:
         refresh(refresh_code)
         return
@@ -272,8 +275,8 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    said = "Interrupted. Nothing is left of the new directory: run it again."
-    return run_program(lambda: run(**parse_arguments(arguments)), interrupted=said)
+    message = "Interrupted. The new directory has been removed: run it again."
+    return run_program(lambda: run(**parse_arguments(arguments)), interrupted=message)
 
 
 if __name__ == "__main__":

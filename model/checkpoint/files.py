@@ -78,7 +78,7 @@ def describe_error(error: Exception) -> str:
 
 
 def describe_damage(path: Path) -> str | None:
-    """Describe what a file without weights is instead, and what to do; None if it is not recognized."""
+    """Identify a file without weights, and say what to do; None if its format is unknown."""
     if path.is_symlink() and not path.exists():
         return f"is a link to {path.readlink()}, which does not exist. {RETRY_ADVICE}."
     if not path.is_file():
@@ -106,7 +106,7 @@ def describe_damage(path: Path) -> str | None:
 
 
 def describe_archive(path: Path, start: bytes) -> str | None:
-    """Describe what is wrong with a file that torch.save did not write, or did not finish."""
+    """Describe the damage of a file that torch.save did not write, or did not finish; None if there is none."""
     if not start.startswith(b"PK"):
         looks_safe = start[8:10] == b'{"'
         return "contains safetensors: rename it to end with .safetensors." if looks_safe else None

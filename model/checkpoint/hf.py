@@ -157,6 +157,6 @@ def open_files(files: list[Path]) -> Tensors:
 
 
 def to_sat_names(tensors: Tensors) -> Tensors:
-    """Rename tensors from the Hugging Face format to SAT, without those that SAT computes."""
+    """Rename tensors from the Hugging Face format to SAT; drop tensors that SAT computes."""
     named = {to_sat_name(name): load for name, load in loaders_of(tensors).items()}
     return LazyTensors({name: load for name, load in named.items() if name is not None})

@@ -140,7 +140,7 @@ def p_value(share: float, heads: int, count: int) -> float:
 
 
 def detect_other_layout(tensors: Iterable[torch.Tensor], layout: str, heads: int) -> str | None:
-    """Return the other row order if the weights clearly have that one; None otherwise."""
+    """Return the opposite row order if the weights clearly have it; None otherwise."""
     ratios, count = explained_variance(tensors, heads)
     other = INTERLEAVED if layout == SPLIT else SPLIT
     clear = ratios[other] >= max(MIN_EXPLAINED_VARIANCE, MIN_VARIANCE_RATIO * ratios[layout])
@@ -148,7 +148,7 @@ def detect_other_layout(tensors: Iterable[torch.Tensor], layout: str, heads: int
 
 
 def check_layout(tensors: Tensors, layout: str, heads: int, location: object) -> None:
-    """Raise CheckpointError if the weights of the model in `location` clearly have the other row order."""
+    """Raise CheckpointError if the weights of the model in `location` clearly contradict the row order `layout`."""
     names = [name for name in tensors if is_language_qkv(name)]
     with translate_shape_errors("query_key_value"):
         other = detect_other_layout((tensors[name] for name in names), layout, heads)

@@ -57,7 +57,7 @@ def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
 
 
 def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> QuantizedWeight:
-    """Read a quantized weight as it is stored, with rows in the split order."""
+    """Read a stored quantized weight; return its rows in the split order."""
     parts = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX)]
     if is_language_qkv(weight) and checkpoint.qkv_layout == INTERLEAVED:
         heads = checkpoint.config["num_attention_heads"]

@@ -1,12 +1,12 @@
-"""A model's name -> the directory with its files, or the file that was named.
+"""Resolve a model's name to a directory or a file; download the model if it is not on this machine.
 
-visualglm-tiny          the small model that comes with this repository
-a directory             itself: a model in either format, a SAT run, or one iteration of it
-a .pt file              itself: the weights of a SAT run
-visualglm-6b            $SAT_HOME/visualglm-6b, ./visualglm-6b, ~/.sat_models/visualglm-6b, else the hub's
-organisation/model      the hub's cache, else the hub; not where ./organisation is a directory: then it is a path
+visualglm-tiny          the small model in this repository
+a directory             that directory: a model in either format, a SAT run, or one iteration of a run
+a .pt file              that file: the weights of a SAT run
+visualglm-6b            $SAT_HOME/visualglm-6b, ./visualglm-6b, ~/.sat_models/visualglm-6b, then the hub
+organization/model      the hub cache, then the hub; if ./organization is a directory, it is a path instead
 
-At a terminal, nothing is downloaded before the person says yes.
+At a terminal, a download starts only after the user confirms it.
 """
 
 import difflib
@@ -28,24 +28,24 @@ from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
 EMBEDDED = Path(__file__).parents[1] / "pretrained"
 DEFAULT_MODEL = "visualglm-6b"
-# What the hub's client takes for a name with an organisation.
+# Model ids with an organization that the hub's client accepts.
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 HUB_IDS = {DEFAULT_MODEL: "THUDM/visualglm-6b"}
-# Bytes of the published weights: 1,039 tensors in half precision, and the tokenizer.
+# Download size in bytes: 1,039 tensors in half precision, and the tokenizer.
 HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
 ADAPTER_NAME = "adapter_config.json"
-RUNS_FOLDER = "checkpoints"  # where the documents have fine-tuning save
+RUNS_FOLDER = "checkpoints"  # the documented destination of fine-tuning
 FILE_ENDINGS = (".pt", ".bin", ".safetensors", ".json")
 WANTED_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
 
 
 def print_notice(text: str) -> None:
-    """Say something to the person at the terminal without disturbing the program's output."""
+    """Print a message for the user to standard error, separate from the program's output."""
     print_text(text, file=sys.stderr)
 
 
 def is_model(path: Path) -> bool:
-    """Whether `path` is a model's directory in either format, or a SAT file."""
+    """Whether `path` is a model directory in either format, or a SAT weight file."""
     return sat.is_sat_checkpoint(path) or (path / hf.CONFIG_NAME).is_file()
 
 
@@ -55,22 +55,23 @@ def resolve(
     home: str | os.PathLike[str] | None = None,
     notice: Callable[[str], None] = print_notice,
 ) -> Path:
-    """Find the directory or file of the model called `name`, downloading it from the hub as the last resort.
+    """Return the directory or file of the model called `name`; download it from the hub if necessary.
 
     Args:
         name: a known name, a directory, a .pt file, or a hub id.
-        home: where models are kept, instead of $SAT_HOME.
-        notice: is told what is going to be downloaded, how large and where to.
+        home: directory of models, instead of $SAT_HOME.
+        notice: called with a message about a download: the model, its size and the destination.
 
     Raises:
-        CheckpointError: it is nowhere, or cannot be read; the message lists the places and how to get it by hand.
+        CheckpointError: the model is not found, or cannot be read; the message lists the searched paths, and how to
+            download the model by hand.
     """
     with translate_os_errors():
         return find_model(os.fspath(name), home, notice)
 
 
 def find_model(name: str, home: str | os.PathLike[str] | None, notice: Callable[[str], None]) -> Path:
-    """Find a model as `resolve` does."""
+    """Find a model as `resolve` does, without translating OSError."""
     if name in embedded_names():
         return EMBEDDED / name
     search_paths = local_search_paths(name, home)
@@ -85,31 +86,31 @@ def find_model(name: str, home: str | os.PathLike[str] | None, notice: Callable[
 
 
 def refuse_non_model(path: Path) -> None:
-    """Raise CheckpointError if `path` is there, but is no model."""
+    """Raise CheckpointError if `path` exists but is not a model."""
     if path.is_dir():
         if (path / ADAPTER_NAME).is_file():
             raise CheckpointError(
-                f"{path} holds an adapter of PEFT, which is not a model by itself. Load the model that it was trained "
-                "from with transformers, and put the adapter on it with peft.PeftModel.from_pretrained."
+                f"{path} holds an adapter of PEFT, which needs its base model. Load the base model with transformers, "
+                "then the adapter with peft.PeftModel.from_pretrained."
             )
-        inside = [*path.glob("snapshots/*"), *path.glob("*")]  # the first as in the hub's cache
+        inside = [*path.glob("snapshots/*"), *path.glob("*")]  # the first as in the hub cache
         found = next((str(folder) for folder in inside if is_model(folder)), "")
         raise CheckpointError(
             f"{path} holds neither model_config.json (SAT format) nor config.json (Hugging Face format). "
-            f"Give the directory that holds one of them{f', such as {found}' if found else ''}."
+            f"Give the directory that contains one of them{f', such as {found}' if found else ''}."
         )
     if path.is_file():
-        reason = describe_damage(path) or "is a file. Give the directory that holds the model, or a .pt file of SAT."
+        reason = describe_damage(path) or "is a file. Give the directory of the model, or a .pt file of SAT."
         raise CheckpointError(f"{path} {reason}")
 
 
 def embedded_names() -> list[str]:
-    """List the models that come with the repository."""
+    """List the names of the models in this repository."""
     return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir())
 
 
 def local_search_paths(name: str, home: str | os.PathLike[str] | None) -> list[Path]:
-    """List the directories where a model called `name` may lie, in order."""
+    """List the local paths to search for a model called `name`, in order."""
     here = expand_home(name)
     if here.is_absolute() or name.startswith("."):
         return [here]
@@ -120,12 +121,12 @@ def local_search_paths(name: str, home: str | os.PathLike[str] | None) -> list[P
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` looks like organisation/model."""
+    """Whether `name` has the form organization/model."""
     return HUB_ID.fullmatch(name) is not None
 
 
 def is_local_path(name: str, search_paths: list[Path]) -> bool:
-    """Return whether `name`, which looks like organisation/model, is rather a path to a model that is not there."""
+    """Whether `name`, which has the form organization/model, is rather the path of a missing model."""
     if name in HUB_SIZES:
         return False
     folder = name.split("/")[0]
@@ -137,7 +138,7 @@ def is_local_path(name: str, search_paths: list[Path]) -> bool:
 
 
 def find_cached_snapshot(hub_id: str) -> Path | None:
-    """Return the hub cache's complete copy of `hub_id`, if there is one."""
+    """Return the directory of a complete copy of `hub_id` in the hub cache; None if there is none."""
     if hub_cache() is None:
         return None
     from huggingface_hub import snapshot_download
@@ -151,7 +152,7 @@ def find_cached_snapshot(hub_id: str) -> Path | None:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether an HF directory has its configuration and all its weights; an interrupted download has not."""
+    """Whether an HF directory has its configuration and all weight files, unlike an interrupted download."""
     try:
         return is_model(path) and bool(hf.weight_files(path))
     except CheckpointError:
@@ -159,7 +160,11 @@ def is_complete(path: Path) -> bool:
 
 
 def download(name: str, hub_id: str, search_paths: list[Path], notice: Callable[[str], None]) -> Path:
-    """Download `hub_id` into the hub's cache, saying so first; return its directory there."""
+    """Download `hub_id` to the hub cache, after a notice; return its directory there.
+
+    Raises:
+        CheckpointError: downloads are disabled or declined, there is too little disk space, or the download fails.
+    """
     from huggingface_hub import constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
@@ -183,7 +188,7 @@ def download(name: str, hub_id: str, search_paths: list[Path], notice: Callable[
     notice(f"{name} is not on this machine. Downloading {hub_id}, {described}, to {cache} ...")
     try:
         return Path(snapshot_download(hub_id, allow_patterns=WANTED_FILES))
-    except Exception as error:  # the hub's client raises many kinds, its transport more
+    except Exception as error:  # the hub's client and its HTTP library raise many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"Downloading {hub_id} failed: {reason}\n{describe_not_found(name, search_paths)}"
@@ -191,14 +196,14 @@ def download(name: str, hub_id: str, search_paths: list[Path], notice: Callable[
 
 
 def is_interactive() -> bool:
-    """Return whether a person at a terminal can be asked."""
+    """Whether standard input and standard error are terminals, so that the user can be asked."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def confirm_download(question: str) -> bool:
-    """Ask the person at the terminal; return whether the answer is yes.
+    """Ask the user a yes/no question at the terminal; return whether the answer is yes.
 
-    Several processes would ask at once: their answer is no, and the weights have to be downloaded beforehand.
+    With several processes, return False without asking: the weights must be downloaded beforehand.
     """
     if read_integer("WORLD_SIZE", 1) > 1:
         return False
@@ -207,7 +212,7 @@ def confirm_download(question: str) -> bool:
 
 
 def hub_cache() -> Path | None:
-    """Return the hub client's cache directory; None if it needs a home directory and there is none."""
+    """Return the directory of the hub cache; None if its path requires a home directory and there is none."""
     from huggingface_hub import constants
 
     path = expand_home(constants.HF_HUB_CACHE)
@@ -215,7 +220,7 @@ def hub_cache() -> Path | None:
 
 
 def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> None:
-    """Raise CheckpointError, with what to do otherwise, where the disk has less than `needed` bytes free."""
+    """Raise CheckpointError if the disk has less than `needed` bytes free; `otherwise` is the message's advice."""
     existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed is not None and free < needed:
@@ -225,21 +230,21 @@ def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> Non
 
 
 def describe_size(size: float) -> str:
-    """Say how many bytes, in GB or, below one, in MB."""
+    """Format a size in bytes as GB, or as MB below 1 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def describe_not_found(name: str, search_paths: list[Path]) -> str:
-    """Say where a model was looked for and how to get it."""
+    """Describe where a model was searched, and how to download it by hand."""
     looked = "\n".join(f"  {directory.absolute()}" for directory in search_paths)
     hub_id = HUB_IDS.get(name, name)
     is_on_hub = is_hub_id(hub_id) and not is_local_path(hub_id, search_paths)
     if is_on_hub and (cache := hub_cache()):
-        looked += f"\nand for a complete copy in the hub's cache,\n  {cache}"
+        looked += f"\nand for a complete copy in the hub cache,\n  {cache}"
     hub_id = hub_id if is_on_hub else HUB_IDS[DEFAULT_MODEL]
     folder = hub_id.split("/")[-1]
     return (
-        f"There is no model called {name!r}. Looked for model_config.json or config.json in\n{looked}\n"
+        f"There is no model called {name!r}. Searched for model_config.json or config.json in\n{looked}\n"
         f"{similar_names(search_paths)}"
         "To get the published model by hand: on a machine that reaches the hub, run\n"
         f"  hf download {hub_id} --local-dir {folder}\n"
@@ -249,10 +254,10 @@ def describe_not_found(name: str, search_paths: list[Path]) -> str:
 
 
 def similar_names(search_paths: list[Path]) -> str:
-    """Return a line with the models whose path is like one of `search_paths`, "" if there are none."""
+    """Return a line that suggests models with a path similar to one of `search_paths`; "" if there are none."""
     found: dict[str, None] = {}
     for directory in search_paths:
-        with suppress(OSError):  # a folder that is not there, or may not be read
+        with suppress(OSError):  # a folder that does not exist, or is not readable
             similar = difflib.get_close_matches(directory.name, [path.name for path in directory.parent.iterdir()])
             found |= dict.fromkeys(
                 str(directory.parent / name) for name in similar if is_model(directory.parent / name)
@@ -261,18 +266,18 @@ def similar_names(search_paths: list[Path]) -> str:
 
 
 VOCABULARY_NAME, TOKENIZER_NAME = "ice_text.model", "tokenizer_config.json"
-# Published repositories that hold the same vocabulary, under their old and new owners.
+# Published repositories with the same vocabulary, under their old and new owners.
 HUB_SOURCES = ("THUDM/visualglm-6b", "THUDM/chatglm-6b", "zai-org/visualglm-6b", "zai-org/chatglm-6b")
 
 
 def find_vocabulary(name: str | os.PathLike[str]) -> Path:
     """Find the directory with `ice_text.model` for the model called `name`, or in directory `name`.
 
-    Looks in the directory, its parent, $SAT_HOME, the published model's places and the hub's cache, in that order:
-    a fine-tune keeps the vocabulary, and SAT does not write it.
+    Searches the directory, its parent, the base model's directories, $SAT_HOME, the published model's paths and the
+    hub cache, in that order: a fine-tune uses its base model's vocabulary, which SAT does not save with it.
 
     Raises:
-        TokenizerError: it is nowhere, or no vocabulary; the message says where to get it.
+        TokenizerError: the vocabulary is not found or invalid; the message describes how to download it.
     """
     with translate_os_errors():
         search_paths = vocabulary_search_paths(os.fspath(name))
@@ -284,15 +289,15 @@ def find_vocabulary(name: str | os.PathLike[str]) -> Path:
         return check_vocabulary(cached)
     looked = "\n".join(f"  {directory.absolute()}" for directory in search_paths)
     raise TokenizerError(
-        f"There is no {VOCABULARY_NAME}, the tokenizer's vocabulary, for {os.fspath(name)!r}. Looked in\n{looked}\n"
-        f"and in the hub's cache. Get it on a machine that reaches the hub, with\n"
+        f"There is no {VOCABULARY_NAME}, the tokenizer's vocabulary, for {os.fspath(name)!r}. Searched\n{looked}\n"
+        f"and the hub cache. Download it on a machine that reaches the hub, with\n"
         f"  hf download {HUB_SOURCES[1]} {VOCABULARY_NAME} --local-dir DIRECTORY\n"
-        "(2.7 MB) and put it beside the model's weights."
+        "(2.7 MB) and copy it next to the model's weights."
     )
 
 
 def check_vocabulary(directory: Path) -> Path:
-    """Return a tokenizer's directory; raise TokenizerError if its files are plainly something else."""
+    """Return `directory`; raise TokenizerError if its tokenizer files are damaged or something else."""
     reason = describe_damage(directory / VOCABULARY_NAME)
     if reason is not None:
         raise TokenizerError(f"{directory / VOCABULARY_NAME}, the tokenizer's vocabulary, {reason}")
@@ -305,7 +310,7 @@ def check_vocabulary(directory: Path) -> Path:
 
 
 def vocabulary_search_paths(name: str, bases: int = MAX_BASES) -> list[Path]:
-    """List the directories to look in, in order."""
+    """List the existing directories to search for the vocabulary, in order."""
     path = expand_home(name)
     if path.name == VOCABULARY_NAME:
         path = path.parent
@@ -326,10 +331,11 @@ def vocabulary_search_paths(name: str, bases: int = MAX_BASES) -> list[Path]:
 
 
 def base_search_paths(run: Path, bases: int) -> list[Path]:
-    """List the directories of the model that the fine-tune in `run` began from, if it names one.
+    """List the directories to search for the vocabulary of a fine-tune's base model, if `run` names one.
 
     Args:
-        bases: most models to follow that began from one another.
+        run: directory of the fine-tune.
+        bases: maximum length of the chain of base models to follow.
     """
     file = run / SAT_CONFIG_NAME
     base = read_json(file).get(BASE_KEY) if bases and file.is_file() else None
@@ -337,7 +343,7 @@ def base_search_paths(run: Path, bases: int) -> list[Path]:
 
 
 def find_cached_vocabulary(name: str) -> Path | None:
-    """Return the directory in the hub's cache that holds the vocabulary, if any does."""
+    """Return the directory in the hub cache that contains the vocabulary; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     wanted = HUB_IDS.get(name, name)
@@ -346,7 +352,7 @@ def find_cached_vocabulary(name: str) -> Path | None:
             continue
         try:
             file = try_to_load_from_cache(hub_id, VOCABULARY_NAME)
-        except ValueError as error:  # not a name that the hub could have
+        except ValueError as error:  # not a valid model id
             raise CheckpointError(f"{name!r} is neither a directory nor a model's name: {error}") from error
         if isinstance(file, str):
             return Path(file).parent

@@ -1,4 +1,4 @@
-"""Write a model in the Hugging Face format or in SAT's, one tensor at a time, into a directory that appears whole."""
+"""Save a model in the Hugging Face or the SAT format, one tensor at a time; the directory is created atomically."""
 
 import errno
 import json
@@ -27,18 +27,18 @@ HF_CLASS = "ChatGLMForConditionalGenerationWithImage"
 GENERATION_NAME = "generation_config.json"
 SHARD_BYTES = 2_000_000_000
 ITERATION = "1"
-# What a SAT configuration leaves to SAT's defaults.
+# SAT's default, which its configurations omit.
 LAYERNORM_EPSILON = 1e-5
 Progress = Callable[[], object]
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object to a file atomically."""
     write_text_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the entries of config.json for those of a SAT model_config.json."""
+    """Convert a SAT model_config.json to the entries of config.json."""
     defaults = {"inner_hidden_size": 4 * config["hidden_size"], "layernorm_epsilon": LAYERNORM_EPSILON}
     return {
         "architectures": [HF_CLASS],
@@ -56,13 +56,13 @@ def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtyp
 
 
 def to_generation_config(config: Mapping[str, Any], eos_token_id: int, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of generation_config.json: how answers are sampled, and the tokens that frame them."""
+    """Return the entries of generation_config.json: sampling parameters and special token ids."""
     ids = {"bos_token_id": config["bos_token_id"], "eos_token_id": eos_token_id, "pad_token_id": config["pad_token_id"]}
     return {**ids, "do_sample": True, **sampling}
 
 
 def to_hf_tensors(tensors: Tensors, heads: int, dtype: torch.dtype | None) -> Tensors:
-    """Return SAT tensors by their HF names, on the CPU, query-key-value rows interleaved by head; None keeps dtypes."""
+    """Convert SAT tensors to HF names and interleaved QKV rows, on the CPU in `dtype`; None keeps each dtype."""
 
     def read(name: str) -> torch.Tensor:
         tensor = tensors[name].detach()
@@ -83,15 +83,19 @@ def save_hf(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write config.json and the weights into `directory`, each file complete or not at all, the configuration last.
+    """Save the weights and config.json to `directory` in the Hugging Face format, the configuration last.
+
+    Each file is written atomically.
 
     Args:
+        directory: created if it does not exist.
         tensors: a SAT state dict, rows in the split order.
         config: the entries of a SAT model_config.json.
-        dtype: None keeps each tensor's own.
-        sampling: entries of generation_config.json; None writes none, and the model's own defaults hold.
-        shard_bytes: weights beyond this go into another file, with an index.
-        progress: is called after each tensor.
+        eos_token_id: the id that ends an answer.
+        dtype: dtype to save; None keeps each tensor's dtype.
+        sampling: sampling entries of generation_config.json; None writes no such file, so the model's defaults apply.
+        shard_bytes: maximum size of a shard; several shards get an index.
+        progress: called after each tensor.
 
     Raises:
         OSError: the directory cannot be written, or the disk is full.
@@ -105,7 +109,7 @@ def save_hf(
 
 
 def write_shards(directory: Path, tensors: Tensors, shard_bytes: int, progress: Progress | None) -> torch.dtype:
-    """Write tensors into as many safetensors files as they need, with an index for several; return their dtype."""
+    """Write tensors to safetensors shards, with an index if there are several; return the first tensor's dtype."""
     shards: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
     total = pending_bytes = 0
@@ -126,20 +130,20 @@ def write_shards(directory: Path, tensors: Tensors, shard_bytes: int, progress: 
 
 
 def temporary_shard_path(directory: Path, number: int) -> Path:
-    """Return the file in which one shard waits for its name, which says how many there are."""
+    """Return the temporary path of a shard, whose final name contains the number of shards."""
     return directory / f"shard-{number:05d}.part"
 
 
 def write_shard(directory: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
-    """Write one shard; return the names in it."""
+    """Write one shard to its temporary path; return the names of its tensors."""
     write_tensors(temporary_shard_path(directory, number), tensors)
     return list(tensors)
 
 
 def rename_shards(directory: Path, shards: list[list[str]], total: int) -> None:
-    """Give the written shards their names, and write the index where there are several."""
+    """Rename the shards to their final names; write the index if there are several."""
     if len(shards) == 1:
-        (directory / INDEX_NAMES[0]).unlink(missing_ok=True)  # of shards that were there before
+        (directory / INDEX_NAMES[0]).unlink(missing_ok=True)  # of an earlier save with several shards
         temporary_shard_path(directory, 0).replace(directory / SINGLE_NAMES[0])
         return
     weight_map = {}
@@ -159,17 +163,18 @@ def save_sat(
     model_parallel_size: int = 1,
     progress: Progress | None = None,
 ) -> None:
-    """Write model_config.json, `latest` and the weights into `directory`, the configuration last.
+    """Save the weights, `latest` and model_config.json to `directory` in the SAT format, the configuration last.
 
     Args:
+        directory: created if it does not exist.
         tensors: a SAT state dict, rows in the split order.
         config: the entries of a SAT model_config.json.
-        dtype: None keeps each tensor's own.
-        model_parallel_size: number of files, one for each of SAT's ranks.
-        progress: is called after each tensor.
+        dtype: dtype to save; None keeps each tensor's dtype.
+        model_parallel_size: number of weight files, one per model-parallel rank.
+        progress: called after each tensor.
 
     Raises:
-        CheckpointError: the model cannot be cut into so many shares.
+        CheckpointError: the model cannot be sharded evenly over that number of ranks.
         OSError: the directory cannot be written, or the disk is full.
     """
     check_parallel_size(model_parallel_size, config)
@@ -192,21 +197,21 @@ def save_sat(
 
 
 def meta_like(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """Return a tensor without data, of the shape of `tensor`."""
+    """Return a meta tensor with the shape of `tensor`, in `dtype` or its own dtype."""
     return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device="meta")
 
 
 def create_mapped(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Write a SAT file with room for tensors of these shapes; return them, mapped so that a copy goes to the file.
+    """Create a SAT file of uninitialized tensors; return them memory-mapped, so that copies go to the file.
 
-    What torch.save writes at once would have to lie in memory whole; the memory of these is never touched.
+    torch.save with data would need all tensors in memory at once; here they are allocated but never touched.
     """
     module = {name: torch.empty(shape.shape, dtype=shape.dtype) for name, shape in shapes.items()}
     try:
         with torch.serialization.skip_data():
             torch.save({"module": module}, path)
-    except RuntimeError as error:  # torch's own writer knows no OSError
-        raise OSError(f"{path.name} has no room, or cannot be opened") from error
+    except RuntimeError as error:  # torch's writer raises no OSError
+        raise OSError(f"{path.name} cannot be opened, or the disk is full") from error
     preallocate(path)
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         content: dict[str, dict[str, torch.Tensor]] = torch.load(path, mmap=True, weights_only=True)
@@ -214,9 +219,10 @@ def create_mapped(path: Path, shapes: dict[str, torch.Tensor]) -> dict[str, torc
 
 
 def preallocate(path: Path) -> None:
-    """Have the disk set aside every block of a file, so that a full disk is an error now.
+    """Allocate the disk blocks of a file, so that a full disk is an error now.
 
-    Writing into a mapped file that has no blocks would end the program by a signal, with nothing said or cleaned up.
+    Writing to a memory-mapped file without allocated blocks would kill the program by a signal (SIGBUS), without a
+    message or cleanup.
     """
     if not hasattr(os, "posix_fallocate"):  # pragma: no cover  (not on every system)
         return
@@ -228,12 +234,20 @@ def preallocate(path: Path) -> None:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-MAX_PREFIX_LENGTH = 60  # characters of a name, which with a suffix stay below 255 bytes in any script
+MAX_PREFIX_LENGTH = 60  # characters; with a suffix, a name stays below 255 bytes in any script
 
 
 @contextmanager
 def new_directory(destination: Path, size: int) -> Iterator[Path]:
-    """Give a directory to write into, which becomes `destination` when all is written, and vanishes otherwise."""
+    """Yield a temporary directory that is renamed to `destination` at the end, or deleted after an error.
+
+    Args:
+        destination: a directory that does not exist yet, or is empty.
+        size: required disk space in bytes.
+
+    Raises:
+        CheckpointError: the destination is taken, or cannot be written.
+    """
     target = Path(os.path.realpath(expand_home(destination)))
     part = None
     try:
@@ -249,7 +263,7 @@ def new_directory(destination: Path, size: int) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(
             f"{destination} could not be written ({error}). Nothing is left of it. "
-            "Make room, look at the permissions, or give another destination."
+            "Free disk space, check the permissions, or give another destination."
         ) from error
     finally:
         if part is not None:
@@ -257,11 +271,11 @@ def new_directory(destination: Path, size: int) -> Iterator[Path]:
 
 
 def check_destination(target: Path) -> None:
-    """Raise CheckpointError unless `target` is not there or an empty directory that can be replaced."""
+    """Raise CheckpointError if `target` exists, unless it is an empty directory that can be replaced."""
     if not target.exists():
         return
     if not target.is_dir() or any(target.iterdir()):
-        raise CheckpointError(f"{target} is there already. Give a directory that is not, or an empty one.")
+        raise CheckpointError(f"{target} already exists. Give a new directory, or an empty one.")
     if target == Path.cwd() or target.is_mount():
         raise CheckpointError(
             f"{target} is in use and cannot be replaced. Give a new directory in it, {target / 'new'}."

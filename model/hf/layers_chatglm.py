@@ -167,7 +167,7 @@ class FeatureNorm(nn.Module):
 
 
 class ViT(nn.Module):
-    """The ViT: pixels [B, 3, S, S] -> features [B, 1 + N, Dv], the first of which is the class token's."""
+    """The ViT: pixels [B, 3, S, S] -> features [B, 1 + N, Dv], with the class token's first."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

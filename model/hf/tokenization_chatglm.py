@@ -189,7 +189,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         english_forbidden_ids: Sequence[Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Load `vocab_file`; the other arguments are the entries of tokenizer_config.json.
+        """Load `vocab_file`; all further arguments are entries of tokenizer_config.json.
 
         Args:
             vocab_file: path of ice_text.model.

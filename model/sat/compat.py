@@ -130,7 +130,7 @@ def _read_level(name: str, environment: Mapping[str, str]) -> str | None:
 
 
 def _unscripted(function: T) -> T:
-    """Replace torch.jit.script, which torch deprecates and whose first calls are slow: return the function as it is."""
+    """Replace torch.jit.script, which is deprecated and slow at first: return the function unchanged."""
     return function
 
 

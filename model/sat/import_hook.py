@@ -25,7 +25,7 @@ class SatFinder(MetaPathFinder, Loader):
         return found and ModuleSpec(SAT, self, origin=found.origin)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import `compat`, which imports the real `sat` by the other finders and leaves it in `sys.modules`."""
+        """Import `compat`; it imports the real `sat` with the remaining finders and leaves it in `sys.modules`."""
         del sys.modules[SAT]  # otherwise `compat` would take the empty module for SAT
         importlib.import_module(COMPAT)
 

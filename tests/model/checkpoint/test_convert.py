@@ -208,7 +208,7 @@ def test_code_that_may_not_be_exchanged_is_said(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert main(["--refresh-code", str(TINY)]) == 1
-    assert "could not be exchanged" in capfd.readouterr().err
+    assert "could not be replaced" in capfd.readouterr().err
 
 
 def test_progress_counts_every_tensor(tmp_path: Path) -> None:

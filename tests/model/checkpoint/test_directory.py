@@ -115,7 +115,7 @@ def test_nothing_is_written_over(tmp_path: Path, capfd: pytest.CaptureFixture[st
     convert("visualglm-tiny", tmp_path / "mine", "sat")  # an empty directory is taken
     before = sorted(path.name for path in (tmp_path / "mine").iterdir())
     assert main(["visualglm-tiny", str(tmp_path / "mine"), "--to", "hf"]) == 1
-    assert "is there already" in capfd.readouterr().err
+    assert "already exists" in capfd.readouterr().err
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == before
 
 

@@ -226,7 +226,7 @@ def test_a_path_that_is_misspelt_is_not_sought_on_the_hub(tmp_path: Path) -> Non
         with pytest.raises(CheckpointError, match="no model") as caught:
             resolve(name, notice=told.append)
         assert f"hf download {name}" not in str(caught.value)
-        assert "hub's cache" not in str(caught.value)
+        assert "hub cache" not in str(caught.value)
         assert ("Did you mean runs/my-run?" in str(caught.value)) == (name == "runs/my-rum")
     assert told == []
 
