@@ -81,6 +81,7 @@ MOVED = {
     "model.image_decoder": "model.images.decode_process",
     "model.image_file": "model.images.decode",
     "model.image_metadata": "model.images.decode",
+    "model.kernels.capability": "model.kernels.dispatch",
     "model.kernels.choice": "model.kernels.dispatch",
     "model.kernels.dense": "model.kernels.linear",
     "model.kernels.device": "model.kernels.triton",

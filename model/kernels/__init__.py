@@ -1,8 +1,9 @@
-"""Products of a few rows of activations with a weight, and layer norm: on a GPU by kernels of our own.
+"""Linear layers and layer norm for few rows of activations, with Triton kernels on a GPU.
 
-    dense.multiply, int8.multiply, int4.multiply     x [B, I], a weight -> act(x @ weight.T + bias) + alpha * residual
-    norm.layer_norm                                  x [B, D] -> [B, D]
+    linear.multiply_dense, multiply_int8, multiply_int4     x [B, I] -> act(x @ weight.T + bias) + alpha * residual
+    norm.layer_norm                                         x [B, D] -> [B, D]
 
-With up to MOST_ROWS rows the time is that of reading the weight, and the kernels in `device` read it once. With more,
-without triton, or where a gradient is wanted, torch does the same: it rounds after each operation, they at the end.
+For up to MAX_ROWS rows, the time is bound by reading the weight, which the kernels in `triton` read once. For more
+rows, without Triton, or if a gradient is needed, torch computes the same. Torch rounds after each operation, the
+kernels only once at the end.
 """

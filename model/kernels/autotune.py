@@ -1,30 +1,30 @@
-"""Choose the tile that one program of a GPU kernel computes, from the shapes that were measured."""
+"""Select the launch configuration of a matrix-product kernel, from a table of measured shapes or from defaults."""
 
 import functools
 import math
 from typing import NamedTuple
 
-# Of activations: with more of them torch is used. The kernels for several rows work on tiles of so many.
+# Maximum rows of activations for the kernels; torch is used for more. The kernels for several rows pad to this many.
 MAX_ROWS = 16
 # Programs that keep an H200 busy: two for each of its 132 multiprocessors.
 TARGET_PROGRAMS = 264
-# Columns of the weight whose sums are worth a part of their own, where a product is split.
+# Minimum columns per split: shorter splits are not worth the reduction of their partial sums.
 MIN_SPLIT_COLUMNS = 512
-# Columns of whole weights, of 8 and of 4 bits that one thread reads at once, 16 bytes; a tile has at least as many.
+# Columns that one thread loads at once, 16 bytes, for 16-bit, 8-bit and 4-bit weights; also the minimum of block_i.
 VECTOR_WIDTH = {"dense": 8, "int8": 16, "int4": 32}
-# tl.dot adds up so many columns at once.
+# Minimum inner dimension of tl.dot.
 MIN_DOT_COLUMNS = 16
 
 
 class KernelConfig(NamedTuple):
-    """What one program does.
+    """The launch configuration of a matrix-product kernel.
 
     Attributes:
-        block_o: rows of the weight, a power of two.
-        block_i: columns at a time, a power of two; for int4 and several rows it is one group, whatever is said here.
-        warps: of 32 threads that share the work.
-        stages: tiles that are on their way at once through shared memory; 1 loads straight to registers.
-        splits: shares of the columns, each the work of a program of its own.
+        block_o: rows of the weight per program, a power of two.
+        block_i: columns per iteration, a power of two; for int4 and several rows, one group is used instead.
+        num_warps: warps (32 threads each) per program.
+        num_stages: stages of the software pipeline through shared memory; 1 loads directly into registers.
+        split_k: number of splits of the columns, each computed by a program of its own.
     """
 
     block_o: int
@@ -34,7 +34,7 @@ class KernelConfig(NamedTuple):
     split_k: int = 1
 
 
-# For one row of activations. With few bits, making x ready costs instructions that more rows of the weight share.
+# For one row of activations. Low-bit kernels first unpack x, so more rows of the weight share the cost of that.
 MATVEC_DEFAULTS = {
     "dense": KernelConfig(4, 1024, 4, 1),
     "int8": KernelConfig(8, 4096, 8, 1),
@@ -43,14 +43,14 @@ MATVEC_DEFAULTS = {
 
 
 def default_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelConfig:
-    """Return a tile for a weight [outputs, inputs] of a shape that was not measured."""
+    """Return a configuration for a weight [outputs, inputs] of a shape that was not measured."""
     if rows == 1:
         return clamp_block_i(MATVEC_DEFAULTS[kind], kind, inputs)
     return clamp_block_i(KernelConfig(32, 128, 4, 4, choose_split_k(outputs, inputs, 32)), kind, inputs)
 
 
 def choose_split_k(outputs: int, inputs: int, block_o: int) -> int:
-    """Return into how many shares the columns are split, a power of two, so that there are enough programs."""
+    """Return the number of splits of the columns, a power of two, that gives enough programs for the GPU."""
     split_k = 1
     while math.ceil(outputs / block_o) * split_k < TARGET_PROGRAMS and inputs >= 2 * split_k * MIN_SPLIT_COLUMNS:
         split_k *= 2
@@ -58,7 +58,7 @@ def choose_split_k(outputs: int, inputs: int, block_o: int) -> int:
 
 
 def clamp_block_i(config: KernelConfig, kind: str, inputs: int) -> KernelConfig:
-    """Return `config` with no more columns than a narrow weight has."""
+    """Return `config` with block_i limited to the columns of the weight, rounded up to a valid block size."""
     narrow = max(VECTOR_WIDTH[kind], MIN_DOT_COLUMNS, 1 << (inputs - 1).bit_length())
     return config._replace(block_i=min(config.block_i, narrow))
 
@@ -103,9 +103,9 @@ MATMUL_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
 
 @functools.cache
 def select_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelConfig:
-    """Return the tile for x [rows, inputs] and a weight of `kind` [outputs, inputs].
+    """Return the configuration for x [rows, inputs] and a weight of `kind` [outputs, inputs].
 
-    All numbers of rows but one share a tile, so that a row's result is the same whatever the others are.
+    All batches of two or more rows share one configuration, so that the result of a row does not depend on the others.
     """
     measured = (MATVEC_CONFIGS if rows == 1 else MATMUL_CONFIGS).get((kind, outputs, inputs))
     return measured or default_config(kind, outputs, inputs, rows)

@@ -1,4 +1,4 @@
-"""What follows a product: bias, GELU and residual."""
+"""The epilogue of a matrix product: bias, GELU and residual."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ class Epilogue(NamedTuple):
 
     Attributes:
         bias: [O], or None.
-        gelu: whether act is GELU with tanh, else nothing.
+        gelu: whether act is the tanh-GELU instead of the identity.
         residual: [B, O], or None.
-        alpha: what the residual is multiplied by.
+        alpha: factor of the residual.
     """
 
     bias: torch.Tensor | None = None
@@ -22,9 +22,14 @@ class Epilogue(NamedTuple):
 
 
 def apply_epilogue(product: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None) -> torch.Tensor:
-    """Do with torch, in place, what follows a product [B, O] that has its bias; return it, in `out` where one is given.
+    """Apply an epilogue with torch, in place, to a product that already includes the bias; return the result.
 
-    Of a long prompt, each copy of what the MLP holds inside would be 30 MB.
+    In place, because each copy of the MLP's inner activations would take 30 MB for a long prompt.
+
+    Args:
+        product: [B, O]; modified.
+        epilogue: its bias is ignored.
+        out: [B, O], where the result is copied to, or None.
     """
     if epilogue.gelu:
         torch.ops.aten.gelu_(product, approximate="tanh")

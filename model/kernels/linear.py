@@ -1,4 +1,4 @@
-"""Multiply activations by weights of 16, 8 or 4 bits, with bias, activation and residual in one call."""
+"""Linear layers with 16-bit, 8-bit or 4-bit weights, and bias, activation and residual fused into one call."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from .dispatch import has_triton, supports_triton_kernel
 from .epilogue import Epilogue, apply_epilogue
 from .torch_ops import quantized_linear
 
-# Up to so many rows, and in so many parts, see `PretransposedLinear`.
+# Maximum rows for the transposed product of `PretransposedLinear`, and the number of blocks of its weight.
 MAX_TRANSPOSED_ROWS, NUM_BLOCKS = 4, 8
 
 
@@ -33,8 +33,9 @@ def multiply_dense(
         x: [B, I] in float32, float16 or bfloat16.
         weight: [O, I] in the dtype of x.
         bias: [O].
-        gelu: act is GELU with tanh, instead of nothing.
+        gelu: whether act is the tanh-GELU instead of the identity.
         residual: [B, O]; may be `out`.
+        alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
     epilogue = Epilogue(bias, gelu, residual, alpha)
@@ -48,50 +49,55 @@ def multiply_dense(
 def multiply_dense_by_torch(
     x: torch.Tensor, weight: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Do the same with torch alone."""
+    """Compute `multiply_dense` with torch alone."""
     return apply_epilogue(F.linear(x, weight, epilogue.bias), epilogue, out)
 
 
 @functools.cache
 def has_slow_small_matmul() -> bool:
-    """Whether what torch calls for few rows is slow on this CPU: Intel's library, on one of AMD."""
+    """Whether torch's products with few rows are slow on this CPU: Intel's MKL on an AMD processor."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.backends.mkl.is_available() and "AMD" in capabilities.get("cpu_name", "")
 
 
 class PretransposedLinear:
-    """x [N, I] -> x @ weight.T + bias [N, O] by torch, the weight being turned once for all calls.
+    """A CPU linear layer x [N, I] -> x @ weight.T + bias [N, O] with a weight that is transposed once.
 
-    Where few rows in float32 would be slow, they are multiplied the other way around, weight @ x.T, by parts of the
-    weight. Where weights come from memory, that takes half the time for one row: `python -m benchmarks.cpu_matmul`.
+    Where torch is slow for few rows in float32, these are computed as weight @ x.T, in blocks of the weight. With
+    weights in main memory, that halves the time for one row: `python -m benchmarks.cpu_matmul`.
 
     Args:
         weight: [O, I].
         bias: [O].
+
+    Attributes:
+        few: maximum rows that are computed as weight @ x.T; 0 for none.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.weight, self.bias = weight.t(), bias
-        turns = weight.device.type == "cpu" and weight.dtype == torch.float32 and has_slow_small_matmul()
-        self.few = MAX_TRANSPOSED_ROWS if turns else 0
+        is_slow = weight.device.type == "cpu" and weight.dtype == torch.float32 and has_slow_small_matmul()
+        self.few = MAX_TRANSPOSED_ROWS if is_slow else 0
         count = math.gcd(len(weight), NUM_BLOCKS)
-        self.parts = weight.unflatten(0, (count, -1))
-        self.biases = (weight.new_zeros(len(weight)) if bias is None else bias).view(count, -1, 1)
+        self.weight_blocks = weight.unflatten(0, (count, -1))
+        self.bias_blocks = (weight.new_zeros(len(weight)) if bias is None else bias).view(count, -1, 1)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) > self.few:
             return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
-        product = torch.baddbmm(self.biases, self.parts, x.t().expand(len(self.parts), -1, -1))
+        x_blocks = x.t().expand(len(self.weight_blocks), -1, -1)
+        product = torch.baddbmm(self.bias_blocks, self.weight_blocks, x_blocks)
         return product.view(1, -1) if len(x) == 1 else product.flatten(0, 1).t().contiguous()
 
 
-# Columns in a group; a thread reads 32 numbers at once, and a tile of several rows' product is one group wide.
+# Supported group sizes, in columns. A thread reads 32 weights at once, and the kernel for several rows reads one group
+# per iteration.
 GROUP_SIZES = (32, 64, 128)
 
 
 def multiply_int4(
     x: torch.Tensor,
-    pairs: torch.Tensor,
+    packed: torch.Tensor,
     scale: torch.Tensor,
     groups: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -105,43 +111,43 @@ def multiply_int4(
 
     Args:
         x: [B, I] in float32, float16 or bfloat16.
-        pairs: int8 [O, I / 2].
+        packed: packed 4-bit weight, int8 [O, I / 2].
         scale: float32 [O].
-        groups: step and zero, bfloat16 [O, G, 2].
+        groups: group scales and zero points, bfloat16 [O, G, 2].
         bias: [O].
-        gelu: act is GELU with tanh, instead of nothing.
+        gelu: whether act is the tanh-GELU instead of the identity.
         residual: [B, O]; may be `out`.
+        alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
     epilogue = Epilogue(bias, gelu, residual, alpha)
-    if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not supports_triton_kernel(
-        x, pairs, scale, groups, bias, residual
-    ):
-        return multiply_int4_by_torch(x, pairs, scale, groups, epilogue, out)
+    has_kernel = supports_triton_kernel(x, packed, scale, groups, bias, residual)
+    if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not has_kernel:
+        return multiply_int4_by_torch(x, packed, scale, groups, epilogue, out)
     from .triton.launch import multiply as launch
 
-    return launch("int4", x, (pairs, scale, groups), epilogue, out)
+    return launch("int4", x, (packed, scale, groups), epilogue, out)
 
 
 def multiply_int4_by_torch(
     x: torch.Tensor,
-    pairs: torch.Tensor,
+    packed: torch.Tensor,
     scale: torch.Tensor,
     groups: torch.Tensor,
     epilogue: Epilogue,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Do the same with torch alone."""
-    return apply_epilogue(quantized_linear(x, pairs, scale, groups, epilogue.bias, 4), epilogue, out)
+    """Compute `multiply_int4` with torch alone."""
+    return apply_epilogue(quantized_linear(x, packed, scale, groups, epilogue.bias, 4), epilogue, out)
 
 
-# Numbers that are read as one integer: a row has a multiple of them.
+# The kernel reads 8-bit weights as int32 words, so the columns must be a multiple of this.
 INT8_PER_WORD = 4
 
 
 def multiply_int8(
     x: torch.Tensor,
-    numbers: torch.Tensor,
+    qweight: torch.Tensor,
     scale: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
@@ -154,30 +160,31 @@ def multiply_int8(
 
     Args:
         x: [B, I] in float32, float16 or bfloat16.
-        numbers: int8 [O, I].
+        qweight: quantized weight, int8 [O, I].
         scale: float32 [O].
         bias: [O].
-        gelu: act is GELU with tanh, instead of nothing.
+        gelu: whether act is the tanh-GELU instead of the identity.
         residual: [B, O]; may be `out`.
+        alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
     epilogue = Epilogue(bias, gelu, residual, alpha)
-    if numbers.shape[1] % INT8_PER_WORD or not supports_triton_kernel(x, numbers, scale, bias, residual):
-        return multiply_int8_by_torch(x, numbers, scale, epilogue, out)
+    if qweight.shape[1] % INT8_PER_WORD or not supports_triton_kernel(x, qweight, scale, bias, residual):
+        return multiply_int8_by_torch(x, qweight, scale, epilogue, out)
     from .triton.launch import multiply as launch
 
-    return launch("int8", x, (numbers, scale), epilogue, out)
+    return launch("int8", x, (qweight, scale), epilogue, out)
 
 
 def multiply_int8_by_torch(
-    x: torch.Tensor, numbers: torch.Tensor, scale: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
+    x: torch.Tensor, qweight: torch.Tensor, scale: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Do the same with torch alone."""
-    return apply_epilogue(quantized_linear(x, numbers, scale, None, epilogue.bias, 8), epilogue, out)
+    """Compute `multiply_int8` with torch alone."""
+    return apply_epilogue(quantized_linear(x, qweight, scale, None, epilogue.bias, 8), epilogue, out)
 
 
 class Linear(Protocol):
-    """act(x @ W.T + bias) + alpha * residual, for x [N, I]; act is the tanh-GELU or nothing."""
+    """act(x @ W.T + bias) + alpha * residual for x [N, I]; act is the tanh-GELU or the identity."""
 
     def __call__(
         self, x: torch.Tensor, *, gelu: bool = False, residual: torch.Tensor | None = None, alpha: float = 1.0
@@ -185,7 +192,10 @@ class Linear(Protocol):
 
 
 class LinearAdapter:
-    """Any function that maps [N, I] to [N, O], a tensor of its own with the bias in it."""
+    """Adds an epilogue to a function that maps [N, I] to [N, O].
+
+    The function includes the bias and returns a new tensor, which the epilogue modifies in place.
+    """
 
     def __init__(self, function: Any) -> None:
         self.function = function
@@ -197,17 +207,17 @@ class LinearAdapter:
 
 
 def bind_dense(module: nn.Module) -> Linear:
-    """Return how to call a layer with a whole weight [O, I] and perhaps a bias."""
-    parts: Any = {"weight": module.weight, "bias": module.bias}
-    if has_triton(parts["weight"].device):
-        return partial(multiply_dense, **parts)
-    return LinearAdapter(PretransposedLinear(**parts))
+    """Return a function that computes a linear layer with an unquantized weight [O, I] and an optional bias."""
+    parameters: Any = {"weight": module.weight, "bias": module.bias}
+    if has_triton(parameters["weight"].device):
+        return partial(multiply_dense, **parameters)
+    return LinearAdapter(PretransposedLinear(**parameters))
 
 
 def bind_low_bit(
-    numbers: torch.Tensor, scale: torch.Tensor, groups: torch.Tensor | None, bias: torch.Tensor | None
+    qweight: torch.Tensor, scale: torch.Tensor, groups: torch.Tensor | None, bias: torch.Tensor | None
 ) -> Linear:
-    """Return how to call a layer with a weight of 8 bits, or with pairs of 4 bits in groups."""
+    """Return a function that computes a linear layer with a quantized weight: 4 bits with groups, 8 bits without."""
     if groups is None:
-        return partial(multiply_int8, numbers=numbers, scale=scale, bias=bias)
-    return partial(multiply_int4, pairs=numbers, scale=scale, groups=groups, bias=bias)
+        return partial(multiply_int8, qweight=qweight, scale=scale, bias=bias)
+    return partial(multiply_int4, packed=qweight, scale=scale, groups=groups, bias=bias)

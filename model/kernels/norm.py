@@ -1,4 +1,4 @@
-"""Layer norm of a few rows."""
+"""Layer norm of few rows."""
 
 import torch
 import torch.nn.functional as F
@@ -6,24 +6,30 @@ import torch.nn.functional as F
 from .dispatch import has_triton
 from .torch_ops import needs_gradient
 
-# Of activations: with more of them torch is used, which does not mind the launch that is saved here.
+# Maximum rows of activations for the kernel; for more, torch is used, because the saved launch overhead is negligible.
 MAX_NORM_ROWS = 128
-# A row lies in one program's registers.
+# A program keeps a whole row in registers.
 MAX_NORM_COLUMNS = 16384
 
 
 def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return each row of x [B, D] less its mean, over its deviation, times weight [D] plus bias [D]; float32 inside.
+    """Return the layer norm of x [B, D]: each row minus its mean, divided by its deviation, times weight plus bias.
+
+    Computed in float32.
 
     Args:
-        out: [B, D] in the dtype of x, to be filled and returned.
+        x: [B, D].
+        weight: [D].
+        bias: [D].
+        eps: added to the variance.
+        out: [B, D] in the dtype of x, to be filled and returned, or None.
     """
     small = x.dim() == 2 and 1 <= len(x) <= MAX_NORM_ROWS and x.shape[1] <= MAX_NORM_COLUMNS
     if not small or any(map(needs_gradient, (x, weight, bias))) or not has_triton(x.device):
         y = F.layer_norm(x, x.shape[-1:], weight, bias, eps)
         return y if out is None else out.copy_(y)
-    from .triton.launch import normalize
+    from .triton.launch import layer_norm as launch
 
-    return normalize(x, weight, bias, eps, out)
+    return launch(x, weight, bias, eps, out)

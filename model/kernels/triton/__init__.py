@@ -1,7 +1,7 @@
-"""What runs on the GPU, in Triton's language. It imports triton, so import it only once that is known to be there.
+"""GPU kernels in Triton's language. These modules import triton: import them only where `dispatch.has_triton`.
 
-A few rows of activations are multiplied in the time that the weights take to arrive from memory, so a weight is read
-once, 16 bytes a thread, and becomes floating point in registers. Every function that a program starts with takes
-    x [B, I], the parts of the weight, bias [O] | None, residual [B, O] | None, out [B, O], alpha, O, ...
-and stores act(x @ weight.T + bias) + alpha * residual, with sums in float32 that are rounded once.
+Products with few rows of activations are bound by memory bandwidth: so each weight is read once, 16 bytes per thread,
+and is dequantized in registers. Every matrix-product kernel takes
+    x [B, I], the weight's tensors, bias [O] | None, residual [B, O] | None, out [B, O], alpha, OUTPUTS, ...
+and stores act(x @ weight.T + bias) + alpha * residual. Sums are float32 and are rounded once.
 """

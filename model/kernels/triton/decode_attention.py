@@ -1,7 +1,7 @@
-"""Attention of one new token of each row to its cached keys and values on a GPU, in Triton.
+"""Decode attention in Triton: one new token of each sequence attends to its cached keys and values.
 
-A row's keys are read in parts, by as many programs as its longest row needs, and a second kernel adds the parts up.
-Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
+The keys of a sequence are split among several programs, as many as the longest sequence needs; a second kernel merges
+the splits. Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
 from typing import Any
@@ -10,20 +10,20 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import pdl_args
+from ..dispatch import pdl_args
 from .prefill_attention import load_rotated
 from .tiles import wait_for_inputs
 
-BLOCK = 64  # keys at a time
-SPLIT_LENGTH = 256  # keys of a program
+BLOCK_KEYS = 64  # keys per iteration
+SPLIT_LENGTH = 256  # keys per program
 
 
 @triton.jit
-def load_keys_values(keys, values, own, places, end, dims, HEAD_DIM: tl.constexpr):
-    """Load the keys and values [BLOCK, HEAD_DIM] at `places` before `end`, zeros elsewhere."""
-    seen = (places < end)[:, None]
-    where = own + places[:, None] * HEAD_DIM + dims[None, :]
-    return tl.load(keys + where, mask=seen, other=0.0), tl.load(values + where, mask=seen, other=0.0)
+def load_keys_values(keys, values, base, positions, end, dims, HEAD_DIM: tl.constexpr):
+    """Load the keys and values [BLOCK_K, HEAD_DIM] at `positions` before `end`, zeros elsewhere."""
+    mask = (positions < end)[:, None]
+    offsets = base + positions[:, None] * HEAD_DIM + dims[None, :]
+    return tl.load(keys + offsets, mask=mask, other=0.0), tl.load(values + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -34,88 +34,90 @@ def attend_split(
     keys,
     values,
     lengths,
-    rows,
+    slots,
     context,
-    parts,
-    sums,
-    qkv_row,
-    qkv_part,
-    qkv_head,
-    angle_row,
-    cache_row,
-    cache_head,
-    room,
+    partials,
+    softmax_stats,
+    qkv_stride_token,
+    qkv_stride_part,
+    qkv_stride_head,
+    cos_stride_slot,
+    cache_stride_slot,
+    cache_stride_head,
+    capacity,
     scale,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
     SPLIT_LENGTH: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Attend with one head of one token to one part of its row's keys.
+    """Compute the attention of one head of one token to one split of its sequence's keys.
 
-    Lengths, angles and earlier keys are of earlier steps, or prompts, so they may be read before the query is there.
+    Lengths, rotary tables and cached keys were written by earlier steps or prefills, so they are loaded before the
+    query is ready. m_i, l_i and acc as in `prefill_attention.attend_block`.
     """
-    token, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + token)
-    place = tl.minimum(length, room - 1)  # the new token's
-    start = part * SPLIT_LENGTH
-    row = token
-    if rows is not None:
-        row = tl.load(rows + token)
+    position = tl.minimum(length, capacity - 1)  # of the new token
+    start = split * SPLIT_LENGTH
+    slot = token
+    if slots is not None:
+        slot = tl.load(slots + token)
     dims = tl.arange(0, HEAD_DIM)
-    own = row.to(tl.int64) * cache_row + head.to(tl.int64) * cache_head
-    end = tl.minimum(start + SPLIT_LENGTH, place)
-    angle = row * angle_row + tl.maximum(place, 0) * HEAD_DIM + dims
-    c, s = tl.load(cos + angle).to(tl.float32), tl.load(sin + angle).to(tl.float32)
-    k, v = load_keys_values(keys, values, own, start + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
+    cached = slot.to(tl.int64) * cache_stride_slot + head.to(tl.int64) * cache_stride_head
+    end = tl.minimum(start + SPLIT_LENGTH, position)
+    rotary_offsets = slot * cos_stride_slot + tl.maximum(position, 0) * HEAD_DIM + dims
+    c, s = tl.load(cos + rotary_offsets).to(tl.float32), tl.load(sin + rotary_offsets).to(tl.float32)
+    k, v = load_keys_values(keys, values, cached, start + tl.arange(0, BLOCK_K), end, dims, HEAD_DIM)
     wait_for_inputs(PDL)
-    if start <= place:
-        base = qkv + token * qkv_row + head * qkv_head
-        query = load_rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
-        highest = -float("inf")
-        total = 0.0
-        found = tl.zeros((HEAD_DIM,), tl.float32)
-        for block in range(start, end, BLOCK):
-            scores = tl.sum(query[None, :] * k.to(tl.float32), 1)
-            scores = tl.where(block + tl.arange(0, BLOCK) < end, scores, -float("inf"))
-            above = tl.maximum(highest, tl.max(scores, 0))
-            shrink = tl.exp(highest - above)
-            weights = tl.exp(scores - above)
-            found = found * shrink + tl.sum(weights[:, None] * v.to(tl.float32), 0)
-            total = total * shrink + tl.sum(weights, 0)
-            highest = above
-            k, v = load_keys_values(keys, values, own, block + BLOCK + tl.arange(0, BLOCK), end, dims, HEAD_DIM)
-        if place < start + SPLIT_LENGTH:  # the new token is in this part
-            key = load_rotated(base + qkv_part, dims, c, s, HEAD_DIM // 4, dims >= 0).to(keys.dtype.element_ty)
-            value = tl.load(base + 2 * qkv_part + dims)
-            tl.store(keys + own + place * HEAD_DIM + dims, key)
-            tl.store(values + own + place * HEAD_DIM + dims, value)
-            score = tl.sum(query * key.to(tl.float32), 0)
-            above = tl.maximum(highest, score)
-            shrink = tl.exp(highest - above)
-            weight = tl.exp(score - above)
-            found = found * shrink + weight * value.to(tl.float32)
-            total = total * shrink + weight
-            highest = above
+    if start <= position:
+        base = qkv + token * qkv_stride_token + head * qkv_stride_head
+        q = load_rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
+        m_i = -float("inf")
+        l_i = 0.0
+        acc = tl.zeros((HEAD_DIM,), tl.float32)
+        for block in range(start, end, BLOCK_K):
+            scores = tl.sum(q[None, :] * k.to(tl.float32), 1)
+            scores = tl.where(block + tl.arange(0, BLOCK_K) < end, scores, -float("inf"))
+            m_new = tl.maximum(m_i, tl.max(scores, 0))
+            alpha = tl.exp(m_i - m_new)
+            p = tl.exp(scores - m_new)
+            acc = acc * alpha + tl.sum(p[:, None] * v.to(tl.float32), 0)
+            l_i = l_i * alpha + tl.sum(p, 0)
+            m_i = m_new
+            next_positions = block + BLOCK_K + tl.arange(0, BLOCK_K)
+            k, v = load_keys_values(keys, values, cached, next_positions, end, dims, HEAD_DIM)
+        if position < start + SPLIT_LENGTH:  # the new token belongs to this split
+            new_k = load_rotated(base + qkv_stride_part, dims, c, s, HEAD_DIM // 4, dims >= 0).to(keys.dtype.element_ty)
+            new_v = tl.load(base + 2 * qkv_stride_part + dims)
+            tl.store(keys + cached + position * HEAD_DIM + dims, new_k)
+            tl.store(values + cached + position * HEAD_DIM + dims, new_v)
+            score = tl.sum(q * new_k.to(tl.float32), 0)
+            m_new = tl.maximum(m_i, score)
+            alpha = tl.exp(m_i - m_new)
+            p_new = tl.exp(score - m_new)
+            acc = acc * alpha + p_new * new_v.to(tl.float32)
+            l_i = l_i * alpha + p_new
+            m_i = m_new
         if NUM_SPLITS == 1:
-            result = (found / total).to(context.dtype.element_ty)
+            result = (acc / l_i).to(context.dtype.element_ty)
             tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, result)
         else:
-            number = (token * HEADS + head) * NUM_SPLITS + part
-            tl.store(parts + number * HEAD_DIM + dims, found)
-            tl.store(sums + number * 2, highest)
-            tl.store(sums + number * 2 + 1, total)
+            index = (token * HEADS + head) * NUM_SPLITS + split
+            tl.store(partials + index * HEAD_DIM + dims, acc)
+            tl.store(softmax_stats + index * 2, m_i)
+            tl.store(softmax_stats + index * 2 + 1, l_i)
 
 
 @triton.jit
 def merge_splits(
-    parts,
-    sums,
+    partials,
+    softmax_stats,
     lengths,
     context,
-    room,
+    capacity,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SPLIT_LENGTH: tl.constexpr,
@@ -123,85 +125,89 @@ def merge_splits(
     NUM_SPLITS_PADDED: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Add up the parts of one head of one token."""
+    """Merge the splits of one head of one token."""
     token, head = tl.program_id(0), tl.program_id(1)
     length = tl.load(lengths + token)
     wait_for_inputs(PDL)
     if length >= 0:
-        place = tl.minimum(length, room - 1)
+        position = tl.minimum(length, capacity - 1)
         dims = tl.arange(0, HEAD_DIM)
-        numbers = tl.arange(0, NUM_SPLITS_PADDED)
-        there = (numbers < NUM_SPLITS) & (numbers * SPLIT_LENGTH <= place)
-        own = (token * HEADS + head) * NUM_SPLITS + numbers
-        highest = tl.load(sums + own * 2, mask=there, other=-float("inf"))
-        total = tl.load(sums + own * 2 + 1, mask=there, other=0.0)
-        found = tl.load(parts + own[:, None] * HEAD_DIM + dims[None, :], mask=there[:, None], other=0.0)
-        masked_softmax = tl.exp(highest - tl.max(highest, 0))
-        joined = tl.sum(found * masked_softmax[:, None], 0) / tl.sum(total * masked_softmax, 0)
-        tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, joined.to(context.dtype.element_ty))
+        splits = tl.arange(0, NUM_SPLITS_PADDED)
+        mask = (splits < NUM_SPLITS) & (splits * SPLIT_LENGTH <= position)
+        index = (token * HEADS + head) * NUM_SPLITS + splits
+        m_i = tl.load(softmax_stats + index * 2, mask=mask, other=-float("inf"))
+        l_i = tl.load(softmax_stats + index * 2 + 1, mask=mask, other=0.0)
+        acc = tl.load(partials + index[:, None] * HEAD_DIM + dims[None, :], mask=mask[:, None], other=0.0)
+        alpha = tl.exp(m_i - tl.max(m_i, 0))
+        result = tl.sum(acc * alpha[:, None], 0) / tl.sum(l_i * alpha, 0)
+        tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, result.to(context.dtype.element_ty))
 
 
 def attend_decode(
     qkv: torch.Tensor,
-    angles: tuple[torch.Tensor, torch.Tensor],
-    pair: tuple[torch.Tensor, torch.Tensor],
+    cos_sin: tuple[torch.Tensor, torch.Tensor],
+    key_values: tuple[torch.Tensor, torch.Tensor],
     lengths: torch.Tensor,
     longest: int,
-    rows: torch.Tensor | None = None,
+    slots: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Add one token to each row and return its context [B, H x head_dim].
+    """Append one token to each sequence and return its attention context [B, H x head_dim].
 
     Args:
-        qkv: [B, 3, H, head_dim], in any order of strides but the last; not yet turned.
-        angles: cos and sin [R, room, head_dim], see `torch_ops.rotate`.
-        pair: keys and values [R, H, room, head_dim], which get those of the token at the place that `lengths` says.
-        lengths: int64 [B], tokens before each; where it is negative, nothing is stored, nor computed of use.
-        longest: no row has more tokens, this one included.
-        rows: int64 [B], the row of each token; None for the first B.
+        qkv: [B, 3, H, head_dim] before RoPE; the last dimension is contiguous, the other strides are arbitrary.
+        cos_sin: cosines and sines [slots, capacity, head_dim], see `torch_ops.apply_rotary`.
+        key_values: keys and values [slots, H, capacity, head_dim]; the new ones are stored at position `lengths`.
+        lengths: int64 [B], tokens before the new one; negative for a free slot, whose output is undefined.
+        longest: upper bound of the lengths, the new token included.
+        slots: int64 [B], slot of each token; None for the first B.
         out: [B, H x head_dim], to be filled and returned.
     """
-    count, _, heads, head_dim = qkv.shape
-    keys, values = pair
-    parts = triton.cdiv(longest, SPLIT_LENGTH)
-    context = torch.empty(count, heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
-    found, sums = context, context
-    if parts > 1:
-        found = torch.empty(count, heads, parts, head_dim, dtype=torch.float32, device=qkv.device)
-        sums = torch.empty(count, heads, parts, 2, dtype=torch.float32, device=qkv.device)
-    sizes: dict[str, Any] = {"HEADS": heads, "HEAD_DIM": head_dim, "SPLIT_LENGTH": SPLIT_LENGTH, "NUM_SPLITS": parts}
-    attend_split[(count, heads, parts)](
+    count, _, num_heads, head_dim = qkv.shape
+    keys, values = key_values
+    num_splits = triton.cdiv(longest, SPLIT_LENGTH)
+    context = torch.empty(count, num_heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
+    partials, softmax_stats = context, context  # not written with a single split
+    if num_splits > 1:
+        partials = torch.empty(count, num_heads, num_splits, head_dim, dtype=torch.float32, device=qkv.device)
+        softmax_stats = torch.empty(count, num_heads, num_splits, 2, dtype=torch.float32, device=qkv.device)
+    sizes: dict[str, Any] = {
+        "HEADS": num_heads,
+        "HEAD_DIM": head_dim,
+        "SPLIT_LENGTH": SPLIT_LENGTH,
+        "NUM_SPLITS": num_splits,
+    }
+    attend_split[(count, num_heads, num_splits)](
         qkv,
-        *angles,
+        *cos_sin,
         keys,
         values,
         lengths,
-        rows,
+        slots,
         context,
-        found,
-        sums,
+        partials,
+        softmax_stats,
         *qkv.stride()[:3],
-        angles[0].stride(0),
+        cos_sin[0].stride(0),
         keys.stride(0),
         keys.stride(1),
         keys.shape[2],
         head_dim**-0.5,
         **sizes,
         **pdl_args(qkv.device),
-        BLOCK=BLOCK,
+        BLOCK_K=BLOCK_KEYS,
         num_warps=4,
     )
-    if parts > 1:
-        padded = triton.next_power_of_2(parts)
-        merge_splits[(count, heads)](
-            found,
-            sums,
+    if num_splits > 1:
+        merge_splits[(count, num_heads)](
+            partials,
+            softmax_stats,
             lengths,
             context,
             keys.shape[2],
             **sizes,
             **pdl_args(qkv.device),
-            NUM_SPLITS_PADDED=padded,
+            NUM_SPLITS_PADDED=triton.next_power_of_2(num_splits),
             num_warps=2,
         )
     return context

@@ -1,4 +1,4 @@
-"""Products with a whole weight [O, I] of 16 or 32 bits."""
+"""Products with an unquantized weight [O, I] of 16 or 32 bits."""
 
 import triton
 import triton.language as tl
@@ -32,26 +32,26 @@ def matvec(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply one row x [1, I]; a program takes BLOCK_O rows of the weight, BLOCK_I columns at a time."""
-    CHUNK: tl.constexpr = 8  # columns that a thread reads at once
-    rows, first = weight_rows(OUTPUTS, BLOCK_O)
-    places = tl.arange(0, BLOCK_I // CHUNK)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
-    w = load_chunks(weight, first * INPUTS, places, INPUTS, BLOCK_I)
+    """Multiply one row x [1, I]; a program computes BLOCK_O rows of the weight, BLOCK_I columns per iteration."""
+    CHUNK: tl.constexpr = 8  # columns that a thread loads at once
+    rows, row_index = weight_rows(OUTPUTS, BLOCK_O)
+    offsets = tl.arange(0, BLOCK_I // CHUNK)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
+    w = load_chunks(weight, row_index * INPUTS, offsets, INPUTS, BLOCK_I)
     b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
     wait_for_inputs(PDL)
-    sums = tl.zeros((BLOCK_I // CHUNK, BLOCK_O), tl.float32)
-    sums = add_columns(sums, w, x, places, INPUTS, BLOCK_I)
+    acc = tl.zeros((BLOCK_I // CHUNK, BLOCK_O), tl.float32)
+    acc = add_columns(acc, w, x, offsets, INPUTS, BLOCK_I)
     for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
-        w = load_chunks(weight, first * INPUTS, start + places, INPUTS, BLOCK_I)
-        sums = add_columns(sums, w, x, start + places, INPUTS, BLOCK_I)
-    store_row(tl.sum(sums, axis=0), b, residual, out, alpha, rows, OUTPUTS, GELU)
+        w = load_chunks(weight, row_index * INPUTS, start + offsets, INPUTS, BLOCK_I)
+        acc = add_columns(acc, w, x, start + offsets, INPUTS, BLOCK_I)
+    store_row(tl.sum(acc, axis=0), b, residual, out, alpha, rows, OUTPUTS, GELU)
 
 
 @triton.jit
-def add_columns(sums, w, x, places, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
-    """Return sums [C, BLOCK_O] + the products of weights w [C, BLOCK_O, N] and activations at places [C, N]."""
-    v = load_row(x, places, INPUTS, BLOCK_I).to(tl.float32)
-    return sums + tl.sum(w.to(tl.float32) * v[:, None, :], axis=2)
+def add_columns(acc, w, x, offsets, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Return acc [C, BLOCK_O] + the products of weights w [C, BLOCK_O, N] and the activations at offsets [C, N]."""
+    v = load_row(x, offsets, INPUTS, BLOCK_I).to(tl.float32)
+    return acc + tl.sum(w.to(tl.float32) * v[:, None, :], axis=2)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -61,7 +61,7 @@ def matmul(
     bias,
     residual,
     out,
-    parts,
+    partials,
     alpha,
     rows,
     OUTPUTS: tl.constexpr,
@@ -73,15 +73,15 @@ def matmul(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
+    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K column splits."""
     wait_for_inputs(PDL)
-    columns, first = weight_rows(OUTPUTS, BLOCK_O)
-    SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
-    begin = tl.program_id(1) * SHARE
-    sums = tl.zeros((16, BLOCK_O), tl.float32)
-    for start in tl.range(0, SHARE, BLOCK_I, num_stages=STAGES):
-        places = begin + start + tl.arange(0, BLOCK_I)
-        v = load_rows(x, places, rows, INPUTS, SPLIT_K * BLOCK_I)
-        w = load_block(weight, first * INPUTS, places, INPUTS, SPLIT_K * BLOCK_I)
-        sums = tl.dot(v, w, sums, input_precision="ieee")
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)
+    columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
+    SPLIT: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
+    first = tl.program_id(1) * SPLIT
+    acc = tl.zeros((16, BLOCK_O), tl.float32)
+    for start in tl.range(0, SPLIT, BLOCK_I, num_stages=STAGES):
+        offsets = first + start + tl.arange(0, BLOCK_I)
+        v = load_rows(x, offsets, rows, INPUTS, SPLIT_K * BLOCK_I)
+        w = load_block(weight, row_index * INPUTS, offsets, INPUTS, SPLIT_K * BLOCK_I)
+        acc = tl.dot(v, w, acc, input_precision="ieee")
+    store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -1,7 +1,7 @@
-"""Products with a weight of 4 bits, pairs [O, I / 2] with groups and a scale; see model/kernels/torch_ops.py.
+"""Products with a packed 4-bit weight [O, I / 2], with group scales and zero points; see model/kernels/torch_ops.py.
 
-Two activations, or the step and zero of a group, come as one integer of twice their width, the first in its low half:
-so a thread has what belongs to the two numbers of a byte without any exchange with others.
+Two activations, or the scale and zero point of a group, are loaded as one integer of twice their width, the first one
+in its low half: so a thread holds what multiplies the two numbers of a byte, without data exchange between threads.
 """
 
 import triton
@@ -24,14 +24,15 @@ from .tiles import (
     weight_rows,
 )
 
-ADD_8 = tl.constexpr(-0x77777778)  # to each of eight numbers of four bits, which then have no sign
+ADD_8 = tl.constexpr(-0x77777778)  # XORed to a word, adds 8 to each of its eight int4, which become unsigned
 
 
 @triton.jit
 def near_one(bits):
     """Return the two numbers n + 8 of a byte that starts at bit 15, as 1.5 + n / 16 and as 1.03125 + n / 256.
 
-    They become the first and the second four bits after the point of a float32 one: a conversion would take longer.
+    The numbers become the first and the second four mantissa bits of a float32 near 1, which is faster than a
+    conversion.
     """
     high, low = (bits & 0x780000) | 0x3F800000, (bits & 0x078000) | 0x3F800000
     return high.to(tl.float32, bitcast=True), low.to(tl.float32, bitcast=True)
@@ -57,40 +58,41 @@ def matvec(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply one row x of pairs [1, I / 2] by words [O, I / 8], BLOCK_O rows and BLOCK_I columns at a time.
+    """Multiply one row x of pairs [1, I / 2] by words [O, I / 8], BLOCK_O rows per program, BLOCK_I columns at a time.
 
-    y = scale * sum over chunks of (step * sum n x + zero * sum x), a chunk being the 32 numbers that a thread reads at
-    once, all of one group.
+    y = scale * sum over chunks of (group_scale * sum n x + zero_point * sum x). A chunk is the 32 numbers, all of one
+    group, that a thread loads at once.
     """
     CHUNKS: tl.constexpr = BLOCK_I // 32
     WORDS: tl.constexpr = INPUTS // 8
-    rows, first = weight_rows(OUTPUTS, BLOCK_O)
+    rows, row_index = weight_rows(OUTPUTS, BLOCK_O)
     chunks = tl.arange(0, CHUNKS)
-    places = chunks[:, None] * 4 + tl.arange(0, 4)[None, :]
-    pairs = chunks[:, None] * 16 + tl.arange(0, 16)[None, :]
-    w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 8)
-    group = load_groups(groups, first, chunks * 32 // GROUP, INPUTS // GROUP)
+    offsets = chunks[:, None] * 4 + tl.arange(0, 4)[None, :]
+    pair_offsets = chunks[:, None] * 16 + tl.arange(0, 16)[None, :]
+    w = load_chunks(words, row_index * WORDS, offsets, WORDS, BLOCK_I // 8)
+    group = load_groups(groups, row_index, chunks * 32 // GROUP, INPUTS // GROUP)
     b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
-    unit = tl.load(scale + first)
+    row_scale = tl.load(scale + row_index)
     wait_for_inputs(PDL)
-    sums = tl.zeros((CHUNKS, BLOCK_O), tl.float32)
-    sums = add_columns(sums, w, group, x, pairs, INPUTS, DTYPE, BLOCK_I)
+    acc = tl.zeros((CHUNKS, BLOCK_O), tl.float32)
+    acc = add_columns(acc, w, group, x, pair_offsets, INPUTS, DTYPE, BLOCK_I)
     for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
-        w = load_chunks(words, first * WORDS, start // 8 + places, WORDS, BLOCK_I // 8)
-        group = load_groups(groups, first, (start + chunks * 32) // GROUP, INPUTS // GROUP)
-        sums = add_columns(sums, w, group, x, start // 2 + pairs, INPUTS, DTYPE, BLOCK_I)
-    y = tl.sum(sums, axis=0) * unit
+        w = load_chunks(words, row_index * WORDS, start // 8 + offsets, WORDS, BLOCK_I // 8)
+        group = load_groups(groups, row_index, (start + chunks * 32) // GROUP, INPUTS // GROUP)
+        acc = add_columns(acc, w, group, x, start // 2 + pair_offsets, INPUTS, DTYPE, BLOCK_I)
+    y = tl.sum(acc, axis=0) * row_scale
     store_row(y, b, residual, out, alpha, rows, OUTPUTS, GELU)
 
 
 @triton.jit
-def add_columns(sums, w, group, x, pairs, INPUTS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_I: tl.constexpr):
-    """Return sums [C, BLOCK_O] + the products of words w [C, BLOCK_O, 4] in groups [C, BLOCK_O], and of activations.
+def add_columns(acc, w, group, x, pair_offsets, INPUTS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Return acc [C, BLOCK_O] + the products of a tile of the weight and its activations.
 
-    `pairs` [C, 16] say which.
+    The weight's words are w [C, BLOCK_O, 4], its group scales and zero points `group` [C, BLOCK_O]; the pairs of
+    activations are loaded at `pair_offsets` [C, 16].
     """
     w = w ^ ADD_8
-    v = load_row(x, pairs, INPUTS // 2, BLOCK_I // 2)
+    v = load_row(x, pair_offsets, INPUTS // 2, BLOCK_I // 2)
     v02, v13 = split_evenly(v)
     v0, v2 = split_evenly(v02)
     v1, v3 = split_evenly(v13)
@@ -98,7 +100,7 @@ def add_columns(sums, w, group, x, pairs, INPUTS: tl.constexpr, DTYPE: tl.conste
     e1, o1 = split_floats(v1, DTYPE)
     e2, o2 = split_floats(v2, DTYPE)
     e3, o3 = split_floats(v3, DTYPE)
-    whole = tl.sum(e0 + e1 + e2 + e3 + o0 + o1 + o2 + o3, axis=1)[:, None]
+    sum_x = tl.sum(e0 + e1 + e2 + e3 + o0 + o1 + o2 + o3, axis=1)[:, None]
     products = tl.zeros(w.shape, tl.float32)
     products = add_product(products, w, o0, 0xF)
     products = add_product(products, w, e0, 0xF0)
@@ -108,27 +110,27 @@ def add_columns(sums, w, group, x, pairs, INPUTS: tl.constexpr, DTYPE: tl.conste
     products = add_product(products, w >> 16, e2, 0xF0)
     products = add_product(products, w >> 16, o3, 0xF00)
     products = add_product(products, w >> 16, e3, 0xF000)
-    step, zero = split_floats(group, tl.bfloat16)
-    return sums + ((tl.sum(products, axis=2) * (1 / UNIT) - whole * 8) * step + whole * zero)
+    group_scale, zero_point = split_floats(group, tl.bfloat16)
+    return acc + ((tl.sum(products, axis=2) * (1 / UNIT) - sum_x * 8) * group_scale + sum_x * zero_point)
 
 
 @triton.jit
-def load_groups(groups, rows, number, GROUPS: tl.constexpr):
-    """Load step and zero of groups `number` [C] in rows [BLOCK_O]: [C, BLOCK_O]; beyond the end, the last one's."""
-    number = tl.minimum(number, GROUPS - 1)
-    return tl.load(groups + rows[None, :] * GROUPS + number[:, None], eviction_policy="evict_first")
+def load_groups(groups, rows, group_index, GROUPS: tl.constexpr):
+    """Load the scales and zero points of groups [C] in rows [BLOCK_O]: [C, BLOCK_O]; the last one's beyond the end."""
+    group_index = tl.minimum(group_index, GROUPS - 1)
+    return tl.load(groups + rows[None, :] * GROUPS + group_index[:, None], eviction_policy="evict_first")
 
 
 @triton.jit(do_not_specialize=["rows"])
 def matmul(
     x,
-    pairs,
+    packed,
     scale,
     groups,
     bias,
     residual,
     out,
-    parts,
+    partials,
     alpha,
     rows,
     OUTPUTS: tl.constexpr,
@@ -141,25 +143,25 @@ def matmul(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of its groups."""
+    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K group splits."""
     wait_for_inputs(PDL)
     BYTES: tl.constexpr = INPUTS // 2
     GROUPS: tl.constexpr = INPUTS // GROUP
-    SHARE: tl.constexpr = tl.cdiv(GROUPS, SPLIT_K)
-    columns, first = weight_rows(OUTPUTS, BLOCK_O)
-    begin = tl.program_id(1) * SHARE
-    sums = tl.zeros((16, BLOCK_O), tl.float32)
-    for number in tl.range(0, SHARE, num_stages=STAGES):
-        number = begin + number
-        places = number * (GROUP // 2) + tl.arange(0, GROUP // 2)
-        even, odd = split_pairs(load_rows(x, places, rows, BYTES, SPLIT_K * GROUP // 2), DTYPE)
-        block = load_block(pairs, first * BYTES, places, BYTES, SPLIT_K * GROUP // 2)
-        group = tl.load(groups + first * GROUPS + tl.minimum(number, GROUPS - 1))
+    SPLIT: tl.constexpr = tl.cdiv(GROUPS, SPLIT_K)
+    columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
+    first = tl.program_id(1) * SPLIT
+    acc = tl.zeros((16, BLOCK_O), tl.float32)
+    for step in tl.range(0, SPLIT, num_stages=STAGES):
+        group_index = first + step
+        offsets = group_index * (GROUP // 2) + tl.arange(0, GROUP // 2)
+        even, odd = split_pairs(load_rows(x, offsets, rows, BYTES, SPLIT_K * GROUP // 2), DTYPE)
+        block = load_block(packed, row_index * BYTES, offsets, BYTES, SPLIT_K * GROUP // 2)
+        group = tl.load(groups + row_index * GROUPS + tl.minimum(group_index, GROUPS - 1))
         high, low = near_one((block.to(tl.int32) ^ ADD_8) << 15)
-        step, zero = split_floats(group[None, :], tl.bfloat16)
-        high = high * (step * 16) + (zero - step * 24)
-        low = low * (step * 256) + (zero - step * 264)
-        sums = tl.dot(even, high.to(DTYPE), sums, input_precision="ieee")
-        sums = tl.dot(odd, low.to(DTYPE), sums, input_precision="ieee")
-    sums *= tl.load(scale + first)[None, :]
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)
+        group_scale, zero_point = split_floats(group[None, :], tl.bfloat16)
+        high = high * (group_scale * 16) + (zero_point - group_scale * 24)
+        low = low * (group_scale * 256) + (zero_point - group_scale * 264)
+        acc = tl.dot(even, high.to(DTYPE), acc, input_precision="ieee")
+        acc = tl.dot(odd, low.to(DTYPE), acc, input_precision="ieee")
+    acc *= tl.load(scale + row_index)[None, :]
+    store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -1,4 +1,4 @@
-"""Products with a weight of 8 bits, int8 [O, I] with a float32 scale [O]; see model/kernels/torch_ops.py."""
+"""Products with an 8-bit weight, int8 [O, I] with a float32 scale [O]; see model/kernels/torch_ops.py."""
 
 import triton
 import triton.language as tl
@@ -19,7 +19,7 @@ from .tiles import (
     weight_rows,
 )
 
-ADD_128 = tl.constexpr(-0x7F7F7F80)  # to each of four numbers of eight bits, which then have no sign
+ADD_128 = tl.constexpr(-0x7F7F7F80)  # XORed to a word, adds 128 to each of its four int8, which become unsigned
 
 
 @triton.jit
@@ -40,52 +40,52 @@ def matvec(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply one row x [1, I] by words [O, I / 4]; a program takes BLOCK_O of their rows, BLOCK_I columns at a time.
+    """Multiply one row x of pairs [1, I / 2] by words [O, I / 4], BLOCK_O rows per program, BLOCK_I columns at a time.
 
     y = scale * sum over the bytes m of a word of (sum n_m x_m).
     """
     WORDS: tl.constexpr = INPUTS // 4
-    rows, first = weight_rows(OUTPUTS, BLOCK_O)
+    rows, row_index = weight_rows(OUTPUTS, BLOCK_O)
     chunks = tl.arange(0, BLOCK_I // 16)[:, None]
-    places = chunks * 4 + tl.arange(0, 4)[None, :]
-    pairs = chunks * 8 + tl.arange(0, 8)[None, :]
-    w = load_chunks(words, first * WORDS, places, WORDS, BLOCK_I // 4)
+    offsets = chunks * 4 + tl.arange(0, 4)[None, :]
+    pair_offsets = chunks * 8 + tl.arange(0, 8)[None, :]
+    w = load_chunks(words, row_index * WORDS, offsets, WORDS, BLOCK_I // 4)
     b = bias if bias is None else load_bias(bias, rows, rows < OUTPUTS)
-    unit = tl.load(scale + first)
+    row_scale = tl.load(scale + row_index)
     wait_for_inputs(PDL)
-    sums = tl.zeros((BLOCK_I // 16, BLOCK_O, 4), tl.float32)
-    sums = add_columns(sums, w, x, pairs, INPUTS, DTYPE, BLOCK_I)
+    acc = tl.zeros((BLOCK_I // 16, BLOCK_O, 4), tl.float32)
+    acc = add_columns(acc, w, x, pair_offsets, INPUTS, DTYPE, BLOCK_I)
     for start in tl.range(BLOCK_I, INPUTS, BLOCK_I, num_stages=STAGES):
-        w = load_chunks(words, first * WORDS, start // 4 + places, WORDS, BLOCK_I // 4)
-        sums = add_columns(sums, w, x, start // 2 + pairs, INPUTS, DTYPE, BLOCK_I)
-    y = tl.sum(tl.sum(sums, axis=2), axis=0) * (unit / UNIT)
+        w = load_chunks(words, row_index * WORDS, start // 4 + offsets, WORDS, BLOCK_I // 4)
+        acc = add_columns(acc, w, x, start // 2 + pair_offsets, INPUTS, DTYPE, BLOCK_I)
+    y = tl.sum(tl.sum(acc, axis=2), axis=0) * (row_scale / UNIT)
     store_row(y, b, residual, out, alpha, rows, OUTPUTS, GELU)
 
 
 @triton.jit
-def add_columns(sums, w, x, pairs, INPUTS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_I: tl.constexpr):
-    """Return sums + the products of words w, both [C, BLOCK_O, 4], and pairs of activations at `pairs` [C, 8]."""
+def add_columns(acc, w, x, pair_offsets, INPUTS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Return acc + the products of words w, both [C, BLOCK_O, 4], and activation pairs at offsets [C, 8]."""
     w = w ^ ADD_128
-    v = load_row(x, pairs, INPUTS // 2, BLOCK_I // 2)
+    v = load_row(x, pair_offsets, INPUTS // 2, BLOCK_I // 2)
     first_half, second_half = split_evenly(v)
     v0, v1 = split_floats(first_half, DTYPE)
     v2, v3 = split_floats(second_half, DTYPE)
-    sums -= (v0 + v1 + v2 + v3)[:, None, :] * (128 * UNIT)
-    sums = add_product(sums, w, v0, 0xFF)
-    sums = add_product(sums, w, v1, 0xFF00)
-    sums = add_product(sums, w >> 16, v2, 0xFF)
-    return add_product(sums, w >> 16, v3, 0xFF00)
+    acc -= (v0 + v1 + v2 + v3)[:, None, :] * (128 * UNIT)
+    acc = add_product(acc, w, v0, 0xFF)
+    acc = add_product(acc, w, v1, 0xFF00)
+    acc = add_product(acc, w >> 16, v2, 0xFF)
+    return add_product(acc, w >> 16, v3, 0xFF00)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def matmul(
     x,
-    numbers,
+    qweight,
     scale,
     bias,
     residual,
     out,
-    parts,
+    partials,
     alpha,
     rows,
     OUTPUTS: tl.constexpr,
@@ -97,16 +97,16 @@ def matmul(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply up to 16 rows; a program takes BLOCK_O rows of the weight and one of SPLITS shares of the columns."""
+    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K column splits."""
     wait_for_inputs(PDL)
-    columns, first = weight_rows(OUTPUTS, BLOCK_O)
-    SHARE: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
-    begin = tl.program_id(1) * SHARE
-    sums = tl.zeros((16, BLOCK_O), tl.float32)
-    for start in tl.range(0, SHARE, BLOCK_I, num_stages=STAGES):
-        places = begin + start + tl.arange(0, BLOCK_I)
-        v = load_rows(x, places, rows, INPUTS, SPLIT_K * BLOCK_I)
-        n = load_block(numbers, first * INPUTS, places, INPUTS, SPLIT_K * BLOCK_I)
-        sums = tl.dot(v, n.to(v.dtype), sums, input_precision="ieee")
-    sums *= tl.load(scale + first)[None, :]
-    store_rows(sums, bias, residual, out, parts, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)
+    columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
+    SPLIT: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
+    first = tl.program_id(1) * SPLIT
+    acc = tl.zeros((16, BLOCK_O), tl.float32)
+    for start in tl.range(0, SPLIT, BLOCK_I, num_stages=STAGES):
+        offsets = first + start + tl.arange(0, BLOCK_I)
+        v = load_rows(x, offsets, rows, INPUTS, SPLIT_K * BLOCK_I)
+        n = load_block(qweight, row_index * INPUTS, offsets, INPUTS, SPLIT_K * BLOCK_I)
+        acc = tl.dot(v, n.to(v.dtype), acc, input_precision="ieee")
+    acc *= tl.load(scale + row_index)[None, :]
+    store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -1,4 +1,4 @@
-"""Starting the kernels: their grids and arguments."""
+"""Launch the kernels: compute their grids and arguments."""
 
 from typing import Any
 
@@ -7,77 +7,70 @@ import triton
 import triton.language as tl
 
 from ..autotune import KernelConfig, default_config, select_config
-from ..capability import supports_pdl
+from ..dispatch import pdl_args
 from ..epilogue import Epilogue
 from . import dense, int4, int8, norm
 from .tiles import reduce_splits
 
 KERNELS = {"dense": dense, "int8": int8, "int4": int4}
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-# Columns that one program adds up the parts of.
+# Columns per program of the split-K reduction.
 REDUCE_BLOCK = 256
-# Elements of a row of layer norm for each warp.
+# Elements of a row per warp of layer norm.
 NORM_ELEMENTS_PER_WARP = 512
 
 
 def multiply(
     kind: str,
     x: torch.Tensor,
-    weights: tuple[torch.Tensor, ...],
+    weight: tuple[torch.Tensor, ...],
     epilogue: Epilogue,
     out: torch.Tensor | None,
     config: KernelConfig | None = None,
 ) -> torch.Tensor:
-    """Return act(x @ weight.T + bias) + alpha * residual [B, O] of x [B, I], B at most 16.
+    """Return act(x @ weight.T + bias) + alpha * residual, [B, O], for x [B, I] with at most 16 rows.
 
     Args:
         kind: "dense", "int8" or "int4".
-        parts: of the weight, in the order in which the public function of that kind takes them.
+        x: the activations.
+        weight: the weight's tensors, in the order of the parameters of `linear.multiply_dense`, `multiply_int8` or
+            `multiply_int4`.
+        epilogue: the bias, activation and residual.
         out: [B, O] to be filled and returned; any strides.
-        tile: another than the table's.
+        config: launch configuration; None for `select_config`.
     """
-    outputs, inputs = len(weights[0]), x.shape[1]
+    outputs, inputs = len(weight[0]), x.shape[1]
     shape = (kind, outputs, inputs, len(x))
-    if config is None:  # those of the table were measured with 16 bits
+    if config is None:  # the table was measured with 16-bit activations
         config = select_config(*shape) if x.element_size() == 2 else default_config(*shape)
     y = out if out is not None and out.is_contiguous() else x.new_empty(len(x), outputs)
     run = launch_matvec if len(x) == 1 else launch_matmul
-    early = pdl_args(x.device, *weights, epilogue.bias)
+    pdl = pdl_args(x.device, *weight, epilogue.bias)
     with torch.cuda.device_of(x):
-        run(kind, x.contiguous(), tuple(part.contiguous() for part in weights), epilogue, y, config, early)
+        run(kind, x.contiguous(), tuple(tensor.contiguous() for tensor in weight), epilogue, y, config, pdl)
     return y if out is None or y is out else out.copy_(y)
-
-
-def pdl_args(device: torch.device, *constants: torch.Tensor | None) -> dict[str, Any]:
-    """Return the arguments with which a kernel starts while the one before it ends, where `device` can do so.
-
-    It may read `constants` at once, so these are not to be copies that are only being made.
-    """
-    if supports_pdl(device) and all(constant is None or constant.is_contiguous() for constant in constants):
-        return {"PDL": True, "launch_pdl": True}
-    return {"PDL": False}
 
 
 def launch_matvec(
     kind: str,
     x: torch.Tensor,
-    weights: tuple[torch.Tensor, ...],
+    weight: tuple[torch.Tensor, ...],
     epilogue: Epilogue,
     out: torch.Tensor,
     config: KernelConfig,
-    early: dict[str, Any],
+    pdl: dict[str, Any],
 ) -> None:
-    """Multiply x [1, I]."""
+    """Launch the product of one row x [1, I]."""
     if kind == "dense":
-        operands = {"x": x, "weight": weights[0]}
+        operands = {"x": x, "weight": weight[0]}
     else:
-        operands = quant_kernel_args(kind, x, weights)
-        operands["words"] = weights[0].view(torch.int32)
+        operands = quant_kernel_args(kind, x, weight)
+        operands["words"] = weight[0].view(torch.int32)
         operands["x"] = view_as_pairs(x)
     KERNELS[kind].matvec[(triton.cdiv(out.shape[1], config.block_o),)](
         **operands,
         **epilogue_args(epilogue, out),
-        **early,
+        **pdl,
         INPUTS=x.shape[1],
         BLOCK_O=config.block_o,
         BLOCK_I=config.block_i,
@@ -89,26 +82,26 @@ def launch_matvec(
 def launch_matmul(
     kind: str,
     x: torch.Tensor,
-    weights: tuple[torch.Tensor, ...],
+    weight: tuple[torch.Tensor, ...],
     epilogue: Epilogue,
     out: torch.Tensor,
     config: KernelConfig,
-    early: dict[str, Any],
+    pdl: dict[str, Any],
 ) -> None:
-    """Multiply x [B, I] of several rows, and add up the parts of a product that is split."""
+    """Launch the product of several rows x [B, I], and with split-K the reduction of the partial sums."""
     rows, outputs = out.shape
     if kind == "dense":
-        operands = {"x": x, "weight": weights[0], "BLOCK_I": config.block_i}
+        operands = {"x": x, "weight": weight[0], "BLOCK_I": config.block_i}
     elif kind == "int8":
-        operands = {"x": x, "numbers": weights[0], "scale": weights[1], "BLOCK_I": config.block_i}
+        operands = {"x": x, "qweight": weight[0], "scale": weight[1], "BLOCK_I": config.block_i}
     else:
-        operands = {**quant_kernel_args(kind, x, weights), "x": view_as_pairs(x), "pairs": weights[0]}
-    sums = x.new_empty(config.split_k, rows, outputs, dtype=torch.float32) if config.split_k > 1 else None
+        operands = {**quant_kernel_args(kind, x, weight), "x": view_as_pairs(x), "packed": weight[0]}
+    partials = x.new_empty(config.split_k, rows, outputs, dtype=torch.float32) if config.split_k > 1 else None
     KERNELS[kind].matmul[(triton.cdiv(outputs, config.block_o), config.split_k)](
         **operands,
         **epilogue_args(epilogue, out),
-        **early,
-        weights=sums,
+        **pdl,
+        partials=partials,
         rows=rows,
         INPUTS=x.shape[1],
         BLOCK_O=config.block_o,
@@ -117,17 +110,17 @@ def launch_matmul(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    if sums is not None:
+    if partials is not None:
         reduce_splits[(triton.cdiv(outputs, REDUCE_BLOCK), rows)](
-            sums, **epilogue_args(epilogue, out), **early, rows=rows, SPLIT_K=config.split_k, BLOCK_O=REDUCE_BLOCK
+            partials, **epilogue_args(epilogue, out), **pdl, rows=rows, SPLIT_K=config.split_k, BLOCK_O=REDUCE_BLOCK
         )
 
 
-def quant_kernel_args(kind: str, x: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> dict[str, Any]:
-    """Return what kernels for weights of few bits are given beside these and x."""
+def quant_kernel_args(kind: str, x: torch.Tensor, weight: tuple[torch.Tensor, ...]) -> dict[str, Any]:
+    """Return the arguments of a low-bit kernel, apart from the activations and the quantized weight itself."""
     if kind == "int8":
-        return {"scale": weights[1], "DTYPE": DTYPES[x.dtype]}
-    _, scale, groups = weights
+        return {"scale": weight[1], "DTYPE": DTYPES[x.dtype]}
+    _, scale, groups = weight
     size = x.shape[1] // groups.shape[1]
     return {
         "scale": scale,
@@ -138,7 +131,7 @@ def quant_kernel_args(kind: str, x: torch.Tensor, weights: tuple[torch.Tensor, .
 
 
 def epilogue_args(epilogue: Epilogue, out: torch.Tensor) -> dict[str, Any]:
-    """Return the arguments that say what follows the sums."""
+    """Return the kernel arguments of an epilogue and its output."""
     return {
         "bias": None if epilogue.bias is None else epilogue.bias.contiguous(),
         "residual": None if epilogue.residual is None else epilogue.residual.contiguous(),
@@ -150,14 +143,14 @@ def epilogue_args(epilogue: Epilogue, out: torch.Tensor) -> dict[str, Any]:
 
 
 def view_as_pairs(x: torch.Tensor) -> torch.Tensor:
-    """Return x [B, I] as integers [B, I / 2] of two activations each."""
+    """View x [B, I] as integers [B, I / 2] that hold two activations each."""
     return x.view(torch.int32 if x.element_size() == 2 else torch.int64)
 
 
-def normalize(
+def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the layer norm of x [B, D]."""
+    """Launch the layer norm of x [B, D]; see `model.kernels.norm.layer_norm`."""
     rows, columns = x.shape
     block = triton.next_power_of_2(columns)
     warps = min(16, max(1, block // NORM_ELEMENTS_PER_WARP))

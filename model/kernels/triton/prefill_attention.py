@@ -1,4 +1,4 @@
-"""Compute the attention of prompts' tokens to one another in Triton, and write their keys and values to the cache."""
+"""Prefill attention in Triton: context tokens attend to one another; their keys and values are cached."""
 
 import torch
 import triton
@@ -7,14 +7,14 @@ import triton.language as tl
 
 @triton.jit
 def load_rotated(base, offsets, cos, sin, QUARTER: tl.constexpr, mask):
-    """Load numbers at `offsets` behind `base` and turn them; number i turns with number i xor QUARTER."""
+    """Load numbers at `offsets` from `base` and apply RoPE, which pairs number i with number i xor QUARTER."""
     x = tl.load(base + offsets, mask=mask, other=0.0).to(tl.float32)
     partner = tl.load(base + (offsets ^ QUARTER), mask=mask, other=0.0).to(tl.float32)
     return x * cos + partner * sin
 
 
-BLOCK = 64  # keys at a time
-BLOCK_Q_SIZE = 64  # tokens of a prompt that one program lets look
+BLOCK_KEYS = 64  # keys per iteration
+BLOCK_QUERIES = 64  # queries per program
 HEADS_PER_PROGRAM = 8
 
 
@@ -27,38 +27,38 @@ def store_token(
     values,
     queries,
     lengths,
-    rows,
+    slots,
     first,
-    qkv_row,
-    qkv_part,
-    qkv_head,
-    angle_row,
-    cache_row,
-    cache_head,
+    qkv_stride_token,
+    qkv_stride_part,
+    qkv_stride_head,
+    cos_stride_slot,
+    cache_stride_slot,
+    cache_stride_head,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEADS_PER_PROGRAM: tl.constexpr,
 ):
-    """Turn some heads of the query and key of one token of a prompt, and store its key and value."""
-    number, prompt = tl.program_id(0), tl.program_id(1)
-    place = first + number
-    if place < tl.load(lengths + prompt):
-        row = tl.load(rows + prompt)
+    """Apply RoPE to some heads of one token's query and key; store the query, and the key and value in the cache."""
+    index, prompt = tl.program_id(0), tl.program_id(1)
+    position = first + index
+    if position < tl.load(lengths + prompt):
+        slot = tl.load(slots + prompt)
         heads = tl.program_id(2) * HEADS_PER_PROGRAM + tl.arange(0, HEADS_PER_PROGRAM)[:, None]
         dims = tl.arange(0, HEAD_DIM)[None, :]
-        there = (heads < HEADS) & (dims >= 0)
-        c = tl.load(cos + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-        s = tl.load(sin + row * angle_row + place * HEAD_DIM + dims).to(tl.float32)
-        offsets = heads * qkv_head + dims
-        token = prompt.to(tl.int64) * tl.num_programs(0) + number
-        base = qkv + token * qkv_row
-        query = load_rotated(base, offsets, c, s, HEAD_DIM // 4, there)
-        key = load_rotated(base + qkv_part, offsets, c, s, HEAD_DIM // 4, there)
-        value = tl.load(base + 2 * qkv_part + offsets, mask=there, other=0.0)
-        where = row * cache_row + heads.to(tl.int64) * cache_head + place * HEAD_DIM + dims
-        tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=there)
-        tl.store(keys + where, key.to(keys.dtype.element_ty), mask=there)
-        tl.store(values + where, value, mask=there)
+        mask = (heads < HEADS) & (dims >= 0)
+        c = tl.load(cos + slot * cos_stride_slot + position * HEAD_DIM + dims).to(tl.float32)
+        s = tl.load(sin + slot * cos_stride_slot + position * HEAD_DIM + dims).to(tl.float32)
+        offsets = heads * qkv_stride_head + dims
+        token = prompt.to(tl.int64) * tl.num_programs(0) + index
+        base = qkv + token * qkv_stride_token
+        query = load_rotated(base, offsets, c, s, HEAD_DIM // 4, mask)
+        key = load_rotated(base + qkv_stride_part, offsets, c, s, HEAD_DIM // 4, mask)
+        value = tl.load(base + 2 * qkv_stride_part + offsets, mask=mask, other=0.0)
+        cached = slot * cache_stride_slot + heads.to(tl.int64) * cache_stride_head + position * HEAD_DIM + dims
+        tl.store(queries + (token * HEADS + heads) * HEAD_DIM + dims, query.to(queries.dtype.element_ty), mask=mask)
+        tl.store(keys + cached, key.to(keys.dtype.element_ty), mask=mask)
+        tl.store(values + cached, value, mask=mask)
 
 
 @triton.jit
@@ -67,108 +67,112 @@ def attend_block(
     keys,
     values,
     lengths,
-    rows,
+    slots,
     context,
     first,
-    cache_row,
-    cache_head,
+    cache_stride_slot,
+    cache_stride_head,
     tokens,
     scale,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_Q: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):
-    """Let a block of tokens of one head of one prompt see its whole context."""
-    number, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
+    """Compute the attention of a block of queries of one head of one prompt to its whole context.
+
+    FlashAttention: https://arxiv.org/abs/2205.14135. m_i is the running maximum of the scores, l_i the running sum of
+    their exponentials, acc the unnormalized output.
+    """
+    first_query, head, prompt = tl.program_id(0) * BLOCK_Q, tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + prompt)
-    if first + number < length:
-        row = tl.load(rows + prompt)
+    if first + first_query < length:
+        slot = tl.load(slots + prompt)
         dims = tl.arange(0, HEAD_DIM)
-        asking = number + tl.arange(0, BLOCK_Q)
-        own = ((prompt.to(tl.int64) * tokens + asking)[:, None] * HEADS + head) * HEAD_DIM + dims[None, :]
-        within = (first + asking < length)[:, None]
-        query = tl.load(queries + own, mask=within, other=0.0)
-        base = row * cache_row + head.to(tl.int64) * cache_head
-        highest = tl.full((BLOCK_Q,), -float("inf"), tl.float32)
-        total = tl.zeros((BLOCK_Q,), tl.float32)
-        found = tl.zeros((BLOCK_Q, HEAD_DIM), tl.float32)
-        for start in range(0, length, BLOCK):
-            places = start + tl.arange(0, BLOCK)
-            seen = places < length
-            where = base + places[:, None] * HEAD_DIM + dims[None, :]
-            key = tl.load(keys + where, mask=seen[:, None], other=0.0)
-            value = tl.load(values + where, mask=seen[:, None], other=0.0)
-            scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-            scores = tl.where(seen[None, :], scores, -float("inf"))
-            above = tl.maximum(highest, tl.max(scores, 1))
-            shrink = tl.exp(highest - above)
-            weights = tl.exp(scores - above[:, None])
-            total = total * shrink + tl.sum(weights, 1)
-            found = tl.dot(weights.to(value.dtype), value, found * shrink[:, None], input_precision="ieee")
-            highest = above
-        tl.store(context + own, (found / total[:, None]).to(context.dtype.element_ty), mask=within)
+        query_index = first_query + tl.arange(0, BLOCK_Q)
+        offsets = ((prompt.to(tl.int64) * tokens + query_index)[:, None] * HEADS + head) * HEAD_DIM + dims[None, :]
+        query_mask = (first + query_index < length)[:, None]
+        q = tl.load(queries + offsets, mask=query_mask, other=0.0)
+        base = slot * cache_stride_slot + head.to(tl.int64) * cache_stride_head
+        m_i = tl.full((BLOCK_Q,), -float("inf"), tl.float32)
+        l_i = tl.zeros((BLOCK_Q,), tl.float32)
+        acc = tl.zeros((BLOCK_Q, HEAD_DIM), tl.float32)
+        for start in range(0, length, BLOCK_K):
+            positions = start + tl.arange(0, BLOCK_K)
+            key_mask = positions < length
+            cached = base + positions[:, None] * HEAD_DIM + dims[None, :]
+            k = tl.load(keys + cached, mask=key_mask[:, None], other=0.0)
+            v = tl.load(values + cached, mask=key_mask[:, None], other=0.0)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+            scores = tl.where(key_mask[None, :], scores, -float("inf"))
+            m_new = tl.maximum(m_i, tl.max(scores, 1))
+            alpha = tl.exp(m_i - m_new)
+            p = tl.exp(scores - m_new[:, None])
+            l_i = l_i * alpha + tl.sum(p, 1)
+            acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
+            m_i = m_new
+        tl.store(context + offsets, (acc / l_i[:, None]).to(context.dtype.element_ty), mask=query_mask)
 
 
 def attend_prefill(
     qkv: torch.Tensor,
-    angles: tuple[torch.Tensor, torch.Tensor],
-    pair: tuple[torch.Tensor, torch.Tensor],
+    cos_sin: tuple[torch.Tensor, torch.Tensor],
+    key_values: tuple[torch.Tensor, torch.Tensor],
     lengths: torch.Tensor,
-    rows: torch.Tensor,
+    slots: torch.Tensor,
     first: int,
     out: torch.Tensor,
 ) -> None:
-    """Let the tokens of each prompt see one another, and store their keys and values in the prompt's row.
+    """Compute the bidirectional attention of n padded contexts, and store their keys and values in the cache.
 
     Args:
-        qkv: [n x T, 3, H, head_dim], T places for each of n prompts.
-        lengths: int64 [n], places that each row has filled then; nothing is stored of tokens beyond.
-        rows: int64 [n], the row of each prompt.
-        first: place of a prompt's first token; it sees the keys before it too, and so do the others.
-        out: [n x T, H x head_dim], to be filled where a place is in use.
-
-    The others are as of `token_attention.attend_tokens`.
+        qkv: [n x T, 3, H, head_dim], T tokens for each of n prompts, before RoPE.
+        cos_sin: see `decode_attention.attend_decode`.
+        key_values: see `decode_attention.attend_decode`.
+        lengths: int64 [n], filled positions of each slot after the prefill; tokens beyond are ignored.
+        slots: int64 [n], slot of each prompt.
+        first: position of each prompt's first token; its tokens also attend to the keys before it.
+        out: [n x T, H x head_dim], filled for the tokens that are not padding.
     """
-    count, _, heads, head_dim = qkv.shape
-    tokens = count // len(rows)
-    keys, values = pair
-    queries = torch.empty(count, heads, head_dim, dtype=qkv.dtype, device=qkv.device)
-    at_once = min(HEADS_PER_PROGRAM, triton.next_power_of_2(heads))
-    store_token[(tokens, len(rows), triton.cdiv(heads, at_once))](
+    count, _, num_heads, head_dim = qkv.shape
+    tokens = count // len(slots)
+    keys, values = key_values
+    queries = torch.empty(count, num_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
+    heads_per_program = min(HEADS_PER_PROGRAM, triton.next_power_of_2(num_heads))
+    store_token[(tokens, len(slots), triton.cdiv(num_heads, heads_per_program))](
         qkv,
-        *angles,
+        *cos_sin,
         keys,
         values,
         queries,
         lengths,
-        rows,
+        slots,
         first,
         *qkv.stride()[:3],
-        angles[0].stride(0),
+        cos_sin[0].stride(0),
         keys.stride(0),
         keys.stride(1),
-        HEADS=heads,
+        HEADS=num_heads,
         HEAD_DIM=head_dim,
-        HEADS_PER_PROGRAM=at_once,
+        HEADS_PER_PROGRAM=heads_per_program,
         num_warps=4,
     )
-    attend_block[(triton.cdiv(tokens, BLOCK_Q_SIZE), heads, len(rows))](
+    attend_block[(triton.cdiv(tokens, BLOCK_QUERIES), num_heads, len(slots))](
         queries,
         keys,
         values,
         lengths,
-        rows,
+        slots,
         out,
         first,
         keys.stride(0),
         keys.stride(1),
         tokens,
         head_dim**-0.5,
-        HEADS=heads,
+        HEADS=num_heads,
         HEAD_DIM=head_dim,
-        BLOCK_Q=BLOCK_Q_SIZE,
-        BLOCK=BLOCK,
+        BLOCK_Q=BLOCK_QUERIES,
+        BLOCK_K=BLOCK_KEYS,
         num_warps=4,
         num_stages=2,
     )

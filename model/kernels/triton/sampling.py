@@ -1,10 +1,10 @@
-"""Drawing tokens on a GPU: two kernels around torch's topk, where torch's own operations would be forty."""
+"""Sampling in Triton: two kernels around torch's topk, in place of some forty torch operations."""
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK = 2048  # logits of a program
+BLOCK_LOGITS = 2048  # logits per program
 
 
 @triton.jit
@@ -14,32 +14,33 @@ def process_logits_block(
     seen,
     penalty,
     temperature,
-    drawn,
-    shortest,
+    num_sampled,
+    min_new_tokens,
     eos_token_id,
     out,
     vocab_size,
     BLOCK: tl.constexpr,
 ):
-    """Restrict some of one row's logits: ban, forbid an early end, lower what was seen, divide by the temperature."""
+    """Process a block of one row's logits: bans, minimum length, repetition penalty, temperature."""
     row = tl.program_id(1)
     ids = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    within = ids < vocab_size
-    places = row.to(tl.int64) * vocab_size + ids
-    x = tl.load(logits + places, mask=within, other=0.0)
-    never = tl.load(banned + places, mask=within, other=0) != 0
-    never = never | ((ids == eos_token_id) & (tl.load(drawn + row) < tl.load(shortest + row)))
-    known = tl.load(seen + places, mask=within, other=0) != 0
+    mask = ids < vocab_size
+    offsets = row.to(tl.int64) * vocab_size + ids
+    x = tl.load(logits + offsets, mask=mask, other=0.0)
+    is_banned = tl.load(banned + offsets, mask=mask, other=0) != 0
+    too_short = tl.load(num_sampled + row) < tl.load(min_new_tokens + row)
+    is_banned = is_banned | ((ids == eos_token_id) & too_short)
+    is_seen = tl.load(seen + offsets, mask=mask, other=0) != 0
     p = tl.load(penalty + row)
-    x = tl.where(known, tl.where(x > 0, x / p, x * p), x) / tl.load(temperature + row)
-    tl.store(out + places, tl.where(never, -float("inf"), x), mask=within)
+    x = tl.where(is_seen, tl.where(x > 0, x / p, x * p), x) / tl.load(temperature + row)
+    tl.store(out + offsets, tl.where(is_banned, -float("inf"), x), mask=mask)
 
 
 @triton.jit
-def masked_softmax(values, inside):
-    """Return the softmax of the values that are `inside`, which has the first, the highest."""
-    weights = tl.where(inside, tl.exp(values - tl.max(tl.where(inside, values, -float("inf")), 0)), 0.0)
-    return weights / tl.sum(weights, 0)
+def masked_softmax(values, mask):
+    """Return the softmax of the values where `mask` is True, zero elsewhere."""
+    exponentials = tl.where(mask, tl.exp(values - tl.max(tl.where(mask, values, -float("inf")), 0)), 0.0)
+    return exponentials / tl.sum(exponentials, 0)
 
 
 @triton.jit
@@ -49,39 +50,39 @@ def sample_token(
     top_k,
     top_p,
     uniform,
-    sampled,
-    drawn,
+    do_sample,
+    num_sampled,
     seen,
     tokens,
-    longest,
+    max_new_tokens,
     vocab_size,
-    broken,
-    WIDTH: tl.constexpr,
+    nan_token,
+    NUM_CANDIDATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Draw one row's token among its candidates, which come most likely first, and note it."""
+    """Sample one row's token from its candidates, sorted from the most likely; update `num_sampled` and `seen`."""
     row = tl.program_id(0)
     rank = tl.arange(0, BLOCK)
-    there = rank < WIDTH
-    x = tl.load(values + row * WIDTH + rank, mask=there, other=-float("inf"))
-    id = tl.load(ids + row * WIDTH + rank, mask=there, other=vocab_size)
-    first = tl.max(tl.where(rank == 0, x, -float("inf")), 0)
-    inside = there & (rank < tl.load(top_k + row))
-    before = masked_softmax(x, inside)
-    before = tl.cumsum(before, 0) - before
-    inside = inside & (before <= tl.load(top_p + row))
-    reached = tl.cumsum(masked_softmax(x, inside), 0)
-    count = tl.load(drawn + row)
-    number = tl.load(uniform + row.to(tl.int64) * longest + tl.minimum(count, longest - 1))
-    place = tl.sum((reached < number * tl.max(reached, 0)).to(tl.int32), 0)
-    token = tl.sum(tl.where(rank == tl.minimum(place, WIDTH - 1), id, 0), 0)
-    if tl.load(sampled + row) == 0:
-        token = tl.min(tl.where(x == first, id, vocab_size), 0)  # of equals the first, as argmax does
-    is_broken = tl.sum(tl.where((rank == 0) & (x != x), 1, 0), 0) > 0  # what is no number comes first of all
-    token = tl.where(is_broken, 0, token)
+    is_candidate = rank < NUM_CANDIDATES
+    x = tl.load(values + row * NUM_CANDIDATES + rank, mask=is_candidate, other=-float("inf"))
+    id = tl.load(ids + row * NUM_CANDIDATES + rank, mask=is_candidate, other=vocab_size)
+    largest = tl.max(tl.where(rank == 0, x, -float("inf")), 0)
+    mask = is_candidate & (rank < tl.load(top_k + row))
+    probabilities = masked_softmax(x, mask)
+    before = tl.cumsum(probabilities, 0) - probabilities  # exclusive cumulative sum
+    mask = mask & (before <= tl.load(top_p + row))
+    cdf = tl.cumsum(masked_softmax(x, mask), 0)
+    count = tl.load(num_sampled + row)
+    random = tl.load(uniform + row.to(tl.int64) * max_new_tokens + tl.minimum(count, max_new_tokens - 1))
+    index = tl.sum((cdf < random * tl.max(cdf, 0)).to(tl.int32), 0)
+    token = tl.sum(tl.where(rank == tl.minimum(index, NUM_CANDIDATES - 1), id, 0), 0)
+    if tl.load(do_sample + row) == 0:
+        token = tl.min(tl.where(x == largest, id, vocab_size), 0)  # the lowest id among equals, like argmax
+    has_nan = tl.sum(tl.where((rank == 0) & (x != x), 1, 0), 0) > 0  # topk sorts NaN first
+    token = tl.where(has_nan, 0, token)
     tl.store(seen + row.to(tl.int64) * vocab_size + token, 1)
-    tl.store(drawn + row, count + 1)
-    tl.store(tokens + row, tl.where(is_broken, broken, token))
+    tl.store(num_sampled + row, count + 1)
+    tl.store(tokens + row, tl.where(has_nan, nan_token, token))
 
 
 def process_logits(
@@ -93,24 +94,30 @@ def process_logits(
     counts: tuple[torch.Tensor, torch.Tensor],
     eos_token_id: int,
 ) -> torch.Tensor:
-    """Return logits [B, V] divided by the temperature, -inf where a token may not be drawn; see `Sampler`.
+    """Return the penalized logits [B, V] divided by the temperature, -inf for banned tokens; see `Sampler`.
 
     Args:
-        counts: tokens drawn, and tokens before which the answer may not end, int64 [B].
+        logits: [B, V].
+        banned: bool [B, V], tokens that are never sampled.
+        seen: bool [B, V], tokens that the repetition penalty applies to.
+        penalty: [B, 1].
+        temperature: [B].
+        counts: tokens sampled so far, and tokens before which the answer may not end, int64 [B] each.
+        eos_token_id: the token that ends an answer.
     """
     rows, vocab_size = logits.shape
     out = torch.empty_like(logits)
-    process_logits_block[(triton.cdiv(vocab_size, BLOCK), rows)](
+    process_logits_block[(triton.cdiv(vocab_size, BLOCK_LOGITS), rows)](
         logits,
-        as_bytes(banned),
-        as_bytes(seen),
+        view_as_bytes(banned),
+        view_as_bytes(seen),
         penalty,
         temperature,
         *counts,
         eos_token_id,
         out,
         vocab_size,
-        BLOCK=BLOCK,
+        BLOCK=BLOCK_LOGITS,
     )
     return out
 
@@ -120,39 +127,44 @@ def sample_candidates(
     ids: torch.Tensor,
     limits: tuple[torch.Tensor, torch.Tensor],
     uniform: torch.Tensor,
-    sampled: torch.Tensor,
-    drawn: torch.Tensor,
+    do_sample: torch.Tensor,
+    num_sampled: torch.Tensor,
     seen: torch.Tensor,
-    broken: int,
+    nan_token: int,
 ) -> torch.Tensor:
-    """Return a token [B] of each row's candidates [B, W], most likely first; `drawn` and `seen` take note of it.
+    """Sample a token [B] from each row's candidates; update `num_sampled` and `seen` in place.
 
     Args:
-        limits: top_k int64 [B] and top_p float32 [B], as of `generation.sampling.limits`.
-        uniform: random numbers [B, longest], of which the one at `drawn` counts.
-        broken: what stands for the token where the highest value is no number.
+        values: logits [B, W] of the candidates, the largest first.
+        ids: token ids [B, W] of the candidates.
+        limits: top_k int64 [B] and top_p float32 [B], see `engine.sampling.effective_limits`.
+        uniform: random numbers [B, max_new_tokens], of which the one at index `num_sampled` is used.
+        do_sample: bool [B]; False takes the most likely token.
+        num_sampled: int64 [B], tokens sampled so far.
+        seen: bool [B, V], where the sampled token is marked.
+        nan_token: returned in place of a token whose row contains NaN.
     """
-    rows, width = values.shape
+    rows, num_candidates = values.shape
     tokens = torch.empty(rows, dtype=torch.long, device=values.device)
     sample_token[(rows,)](
         values,
         ids,
         *limits,
         uniform,
-        as_bytes(sampled),
-        drawn,
-        as_bytes(seen),
+        view_as_bytes(do_sample),
+        num_sampled,
+        view_as_bytes(seen),
         tokens,
         uniform.shape[1],
         seen.shape[1],
-        broken,
-        WIDTH=width,
-        BLOCK=triton.next_power_of_2(width),
+        nan_token,
+        NUM_CANDIDATES=num_candidates,
+        BLOCK=triton.next_power_of_2(num_candidates),
         num_warps=4,
     )
     return tokens
 
 
-def as_bytes(flags: torch.Tensor) -> torch.Tensor:
-    """View booleans as the bytes that they are."""
+def view_as_bytes(flags: torch.Tensor) -> torch.Tensor:
+    """View a boolean tensor as uint8."""
     return flags.view(torch.uint8)
