@@ -1,4 +1,4 @@
-"""The command line of fine-tuning: the original's flags, with their original meanings, and those of this project."""
+"""The command line of fine-tuning: the original's flags, with their original meanings, and additional ones."""
 
 import argparse
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class Group:
 
         Args:
             flag: its name; the setting of this name in `TrainingConfig` is the default.
-            former: earlier names of the flag, which go on working.
+            former: former names of the flag, which still work.
             options: see argparse's `add_argument`.
         """
         name = flag.lstrip("-").replace("-", "_")

@@ -158,7 +158,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     length = max(len(example.input_ids) for example in examples)
     pixels = {example.image: example.pixels for example in examples if example.image is not None}
     images = list(pixels)
-    decoded = {number: picture for number, picture in enumerate(pixels.values()) if picture is not None}
+    decoded = {number: image for number, image in enumerate(pixels.values()) if image is not None}
     return Batch(
         input_ids=torch.stack([pad(example.input_ids, length, PAD_ID) for example in examples]),
         labels=torch.stack([pad(example.labels, length, IGNORE_INDEX) for example in examples]),
@@ -195,17 +195,17 @@ def select_examples(batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def replace_images(batch: Batch, pixels: torch.Tensor | None, image_indices: Sequence[int]) -> Batch:
-    """Return a batch with other images, of which unused ones are left out.
+    """Replace the images of a batch; unused images are left out.
 
     Args:
         batch: the batch.
         pixels: images [P, 3, S, S].
         image_indices: for each example the index of its image in `pixels`; -1 without an image.
     """
-    used = sorted({picture for picture in image_indices if picture >= 0})
-    places = {picture: number for number, picture in enumerate(used)}
-    seen = pixels[used] if pixels is not None and used else None
-    return replace(batch, pixels=seen, image_indices=[places.get(picture, -1) for picture in image_indices])
+    used = sorted({index for index in image_indices if index >= 0})
+    new_indices = {index: number for number, index in enumerate(used)}
+    kept = pixels[used] if pixels is not None and used else None
+    return replace(batch, pixels=kept, image_indices=[new_indices.get(index, -1) for index in image_indices])
 
 
 def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
@@ -214,7 +214,7 @@ def pad(ids: list[int], length: int, filler: int) -> torch.Tensor:
 
 
 def make_position_ids(example: Example, length: int) -> torch.Tensor:
-    """Return the position ids [2, length] of an example; those of its padding continue."""
+    """Return the position ids [2, length] of an example; they continue in its padding."""
     return positions_2d(torch.arange(length), example.context_length)
 
 

@@ -90,7 +90,7 @@ def scan_rows(rows: Rows, encoder: TurnEncoder) -> Findings:
 
 
 def find_unreadable_images(images: Mapping[Path, Sequence[int]]) -> list[BadRowError]:
-    """Decode images, and return errors for the rows of those that cannot be decoded.
+    """Decode images, and return an error for each row of an image that cannot be decoded.
 
     Args:
         images: for each image the numbers of its rows.

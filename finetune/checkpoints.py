@@ -44,8 +44,8 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class RunLock:
     """The lock of a run, which keeps a second training from writing into its directory.
 
-    It is held until it is closed or the process ends, in whatever way. It is a POSIX record lock (`fcntl.lockf`), which
-    worker processes forked by the owner do not inherit, as they would with `flock`.
+    It is held until it is closed or the process ends, even if the process is killed. It is a POSIX record lock
+    (`fcntl.lockf`), which worker processes forked by the owner do not inherit, as they would with `flock`.
 
     Args:
         run: the run's directory.

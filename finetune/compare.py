@@ -55,11 +55,11 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
     rows = read_rows(path)
     bad: list[BadRowError] = []
     asked = list(islice(questions_of(row for _, row in iterate_usable_rows(rows, bad)), count))
-    pictures: dict[Path, list[int]] = {}
+    images: dict[Path, list[int]] = {}
     for one in asked:
         if one.image is not None:
-            pictures.setdefault(one.image, []).append(one.row)
-    bad += find_unreadable_images(pictures)
+            images.setdefault(one.image, []).append(one.row)
+    bad += find_unreadable_images(images)
     raise_for_bad_rows(rows, bad, on_bad_row)
     broken = {error.number for error in bad}
     usable = [one for one in asked if one.row not in broken]
@@ -134,7 +134,7 @@ def run(
     dtype: str | None,
     load: Callable[..., SatChatModel] = load_sat,
 ) -> None:
-    """Let one model answer after the other, so that only one is in memory; print the answers, and write the page."""
+    """Answer with one model, then with the second, so that only one is in memory; print the answers, write the page."""
     if html is not None and not html.parent.is_dir():
         raise SettingError(
             f"The directory {html.parent} of the page does not exist. Create it, or choose another --html."

@@ -56,7 +56,7 @@ class DistributedContext:
         return totals.unbind()
 
     def broadcast(self, value: Any) -> Any:
-        """Return the object of rank 0, pickled for the other ranks."""
+        """Return the object of rank 0 on all ranks; it is pickled."""
         if self.world_size == 1:
             return value
         objects = [value]

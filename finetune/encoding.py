@@ -90,7 +90,7 @@ class TurnEncoder:
         return Example(ids, labels, prompt.image_start, row.image, len(prompt.token_ids) - 1, row.number, num_truncated)
 
     def _encode_answer(self, text: str) -> list[int]:
-        """Return the token ids of an answer with <eop>; of a text that cannot fit, those of its beginning."""
+        """Return the token ids of an answer with <eop>; if the text cannot fit, only of its beginning."""
         max_chars = self.max_length * MAX_TOKEN_CHARS
         ids: list[int] = self.tokenizer.encode_text(text[:max_chars])
         return ids if len(text) > max_chars else [*ids, self.tokenizer.eos_token_id]

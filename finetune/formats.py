@@ -164,7 +164,7 @@ class Row:
     ignored_keys: tuple[str, ...] = ()
 
     def language_of(self, turn: int) -> Language:
-        """Return the language of a turn: that of the row, or else that of the question."""
+        """Return the language of a turn: the row's, or else the question's."""
         return self.language or question_language(self.turns[turn].question, ENGLISH, self.turns[:turn])
 
 

@@ -251,7 +251,7 @@ class AnswerLoss(nn.Module):
         return states.flatten(0, 1).index_select(0, positions)
 
     def encode_images(self, batch: Batch) -> torch.Tensor | None:
-        """Return the image embeddings [P, L, D] of a batch; without images None, or that of a blank image."""
+        """Return the image embeddings [P, L, D] of a batch; without images None, or the one of a blank image."""
         pixels, device = batch.pixels, self.network.device
         if pixels is None and self.use_all_weights:
             pixels = torch.zeros(1, 3, *[self.network.image_size] * 2)

@@ -17,8 +17,8 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)  # minimum and maximum of height / width of a ran
 def augment_selected(batch: Batch, chosen: Sequence[bool], crop: float, flip: bool) -> Batch:
     """Return a batch with augmented images for some of its examples.
 
-    Examples with the same image get the same augmentation. If other examples have this image, too, they keep the
-    original, and the batch contains both: with the original an example could be recognized by details of its image.
+    Chosen examples with the same image get the same augmentation. If other examples have this image, too, the batch
+    contains both versions: with the original image, the model could memorize a chosen example by the image's details.
 
     Args:
         batch: the batch.
@@ -27,17 +27,13 @@ def augment_selected(batch: Batch, chosen: Sequence[bool], crop: float, flip: bo
     """
     if batch.pixels is None or (crop == 1 and not flip):
         return batch
-    varies = [image >= 0 and is_chosen for image, is_chosen in zip(batch.image_indices, chosen, strict=True)]
-    changed = list(
-        dict.fromkeys(image for image, is_varied in zip(batch.image_indices, varies, strict=True) if is_varied)
-    )
-    if not changed:
+    pairs = list(zip(batch.image_indices, chosen, strict=True))
+    sources = list(dict.fromkeys(index for index, is_chosen in pairs if index >= 0 and is_chosen))
+    if not sources:
         return batch
-    moved = {image: len(batch.pixels) + number for number, image in enumerate(changed)}
-    pictures = [
-        moved[image] if is_varied else image for image, is_varied in zip(batch.image_indices, varies, strict=True)
-    ]
-    return replace_images(batch, torch.cat((batch.pixels, augment(batch.pixels[changed], crop, flip))), pictures)
+    augmented = {index: len(batch.pixels) + number for number, index in enumerate(sources)}
+    indices = [augmented[index] if index >= 0 and is_chosen else index for index, is_chosen in pairs]
+    return replace_images(batch, torch.cat((batch.pixels, augment(batch.pixels[sources], crop, flip))), indices)
 
 
 def augment(pixels: torch.Tensor, crop: float, flip: bool) -> torch.Tensor:
@@ -48,31 +44,29 @@ def augment(pixels: torch.Tensor, crop: float, flip: bool) -> torch.Tensor:
         crop: minimum side of the random crops, as a fraction of the image's; 1 disables cropping.
         flip: whether to mirror half of the images.
     """
-    pictures = [random_crop(image, crop) for image in pixels] if crop < 1 else list(pixels)
+    images = [random_crop(image, crop) for image in pixels] if crop < 1 else list(pixels)
     if flip:
-        pictures = [
-            image.flip(-1) if mirrored else image
-            for image, mirrored in zip(pictures, draw_flips(len(pixels)), strict=True)
-        ]
-    return torch.stack(pictures) if crop < 1 or flip else pixels
+        flips = draw_flips(len(pixels))
+        images = [image.flip(-1) if is_flipped else image for image, is_flipped in zip(images, flips, strict=True)]
+    return torch.stack(images) if crop < 1 or flip else pixels
 
 
 def draw_flips(count: int) -> list[bool]:
     """Return `count` random booleans, each True with probability 1/2."""
-    tossed: list[bool] = (torch.rand(count) < 0.5).tolist()
-    return tossed
+    flips: list[bool] = (torch.rand(count) < 0.5).tolist()
+    return flips
 
 
-def random_crop(image: torch.Tensor, least: float) -> torch.Tensor:
+def random_crop(image: torch.Tensor, minimum: float) -> torch.Tensor:
     """Return a random crop of an image [3, S, S], resized to [3, S, S].
 
     Args:
         image: the image.
-        least: minimum side of the crop, as a fraction of S.
+        minimum: minimum side of the crop, as a fraction of S, before its aspect ratio is varied.
     """
     size = image.shape[-1]
-    fraction, shape, down, right = torch.rand(4).tolist()
-    fraction = least + (1 - least) * fraction
+    scale, shape, down, right = torch.rand(4).tolist()
+    fraction = minimum + (1 - minimum) * scale
     aspect = ASPECT_RATIOS[0] * (ASPECT_RATIOS[1] / ASPECT_RATIOS[0]) ** shape
     height, width = (max(1, round(size * min(1.0, fraction * factor))) for factor in (aspect**0.5, aspect**-0.5))
     top, left = int(down * (size - height + 1)), int(right * (size - width + 1))
@@ -127,6 +121,5 @@ class FileEmbeddingCache:
         if embedding.nbytes <= self.bytes_left:
             self.bytes_left -= embedding.nbytes
             kept = torch.empty(embedding.shape, dtype=embedding.dtype, pin_memory=embedding.is_cuda)
-            self.embeddings[path] = kept.copy_(
-                embedding, non_blocking=True
-            )  # read again by the GPU alone, in its order
+            # Asynchronous, because only the GPU reads it again, in stream order.
+            self.embeddings[path] = kept.copy_(embedding, non_blocking=True)

@@ -188,7 +188,7 @@ def fill(random: Random, templates: QuestionTemplates, template: str, descriptio
 
 
 def draw_things(random: Random, templates: QuestionTemplates, description: str) -> Sequence[str]:
-    """Draw the names of two things, mostly from those that the description mentions, half of them with a color."""
+    """Draw the names of two things, mostly from the description, half of them with a color."""
     colored = [
         templates.colored.format(color=color, thing=thing) for color in templates.colors for thing in templates.things
     ]
@@ -284,7 +284,7 @@ def make_follow_up(random: Random, before: Question, answer: str) -> Question:
 
 
 def answer_questions(model: SatChatModel, questions: Sequence[Question]) -> list[tuple[Question, str]]:
-    """Return the questions with the model's greedy answers, without those that have an error or a blank answer."""
+    """Return the questions with the model's greedy answers; errors and blank answers are left out."""
     config = greedy_config(model, MAX_NEW_TOKENS).replace(repetition_penalty=1.0)
     requests = ((one.conversation(), one.text) for one in questions)
     answers = zip(questions, answer_all(model, requests, config, BATCH_SIZE), strict=True)

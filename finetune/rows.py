@@ -1,4 +1,4 @@
-"""Read files of training data, of which only the offsets of the rows are kept in memory.
+"""Read files of training data, keeping only the offsets of their rows in memory.
 
 A file has one of two formats: JSON lines, one object per line; or one JSON list, like the original's dataset.json.
 To find the rows of a list, the file is read into memory once.

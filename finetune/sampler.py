@@ -43,7 +43,7 @@ class ResumableBatchSampler:
         return math.ceil(epochs * self.num_examples / self.step_size)
 
     def batches_from(self, step: int) -> Iterator[list[int]]:
-        """Yield this process's batches (indices of examples) endlessly, starting with those of `step`."""
+        """Yield this process's batches (indices of examples) endlessly, starting at `step`."""
         epoch, offset = divmod(step * self.step_size, self.num_examples)
         waiting = self.epoch(epoch)[offset:]
         while True:
