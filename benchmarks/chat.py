@@ -1,14 +1,15 @@
-"""A chat with a small model against the same weights in SAT's own generation.
+"""Chat with a small model, compared with SAT's own generation on the same weights.
 
 python -m benchmarks.chat
 python -m benchmarks.chat --device cuda --from_pretrained visualglm-6b --dtype float16
 
-Three ways answer the same questions in turn, with the demos' sampling and as many tokens each:
-    ours            stream_answer, text and all
-    SAT             filling_sequence, CachedAutoregressiveMixin and BaseStrategy, as importing `model` leaves SAT
-    SAT, scripted   the same with SAT's functions under torch.jit.script, as SAT alone has them
-SAT's sequences are no longer than the answer needs; in its demos they are always 2,048 long, which costs it more.
-Its picture is encoded for every question, as there. First it is checked that all ways choose the same tokens.
+Three backends answer the same questions in turn, with the demos' sampling and the same number of tokens:
+    ours            stream_answer, including detokenization
+    SAT             filling_sequence, CachedAutoregressiveMixin and BaseStrategy, as they are after importing `model`
+    SAT, scripted   the same with SAT's functions under torch.jit.script, as they are when SAT is imported alone
+SAT's sequences are as short as the answer allows; in its demos they always have 2,048 tokens, which is slower. It
+encodes the image for every question, as in its demos. First, the greedy tokens of all backends are checked for
+equality.
 """
 
 import argparse
@@ -32,26 +33,26 @@ GREEDY = DEMO.replace(temperature=0, repetition_penalty=1.0)
 
 
 class OurBackend:
-    """The public stream_answer, with a picture that it has not seen yet."""
+    """The public stream_answer, with an empty image cache."""
 
     def __init__(self, model: SatChatModel) -> None:
         self.model = model
 
     def settings(self, case: Case, config: GenerationConfig) -> GenerationConfig:
-        """Return `config` with the case's number of tokens, the end token never among them."""
+        """Return `config` with the case's number of tokens, and the end token forbidden."""
         end = self.model.tokenizer.eos_token_id
         return config.replace(max_new_tokens=case.tokens, forbidden_ids=((end, end + 1),))
 
     def greedy(self, case: Case, image: Image.Image) -> list[int]:
-        """Return the most likely tokens."""
+        """Return the greedy tokens."""
         model, config = self.model, self.settings(case, GREEDY)
         _, request = model.make_request(case.conversation(image), case.question, config)
         steps = generate(model.network, request, eos_token_id=model.tokenizer.eos_token_id)
         return [step.token_id for step in steps if step.token_id is not None]
 
     def answer(self, case: Case, image: Image.Image, seed: int) -> Answer:
-        """Answer twice, measuring the second time only the first token."""
-        model = SatChatModel(self.model.network, self.model.tokenizer)  # has no picture cached
+        """Answer twice; of the second answer, only the first token is measured."""
+        model = SatChatModel(self.model.network, self.model.tokenizer)  # with an empty image cache
         config = self.settings(case, DEMO.replace(seed=seed))
         conversation = case.conversation(image)
         *_, last = model.stream_answer(conversation, case.question, config)
@@ -65,13 +66,17 @@ Backend = OurBackend | SatGeneration | ScriptedSatGeneration
 
 
 def check_tokens(backends: dict[str, Backend], cases: list[Case], image: Image.Image) -> None:
-    """Fail unless all contestants choose the same most likely tokens; this also warms them up."""
+    """Check that the greedy tokens of all backends are equal; this also warms them up.
+
+    Raises:
+        AssertionError: they differ.
+    """
     for case in cases:
         expected, *others = [backend.greedy(case, image) for backend in backends.values()]
         assert len(expected) == case.tokens, f"{len(expected)} tokens, not {case.tokens}"
         for name, tokens in zip(list(backends)[1:], others, strict=True):
             same = next((i for i, pair in enumerate(zip(expected, tokens, strict=True)) if len(set(pair)) > 1), None)
-            assert same is None, f"{name} and ours differ from token {same} on, question {case.question}"
+            assert same is None, f"{name} and ours differ from token {same} on: {case.question}"
     total = sum(case.tokens for case in cases)
     print(f"\nGreedy tokens of {', '.join(backends)}: equal, {total} tokens in {len(cases)} cases.\n")
 
@@ -79,7 +84,7 @@ def check_tokens(backends: dict[str, Backend], cases: list[Case], image: Image.I
 def measure(
     backends: dict[str, Backend], cases: list[Case], image: Image.Image, repetitions: int
 ) -> dict[tuple[Case, str], list[Answer]]:
-    """Let everyone answer every case in turn, `repetitions` times."""
+    """Run all cases on all backends in turn, `repetitions` times."""
     answers: dict[tuple[Case, str], list[Answer]] = {(case, name): [] for case in cases for name in backends}
     for seed in range(repetitions):
         for case, name in answers:
@@ -88,29 +93,29 @@ def measure(
 
 
 def median_of(answers: list[Answer], value: Callable[[Answer], float]) -> float:
-    """Return the median of one number of several answers."""
+    """Return the median of one number over several answers."""
     return statistics.median(value(answer) for answer in answers)
 
 
 def print_answers(answers: dict[tuple[Case, str], list[Answer]]) -> None:
-    """Print each contestant's medians and, beside them, ours in their units."""
-    print("| prompt + answer, tokens | who | tokens/s | ours is x as fast | first token, ms | ours takes x as long |")
+    """Print the medians of each backend, and our ratio to them."""
+    print("| prompt + answer, tokens | backend | tokens/s | ours / this | first token, ms | ours / this |")
     print("|---|---|---|---|---|---|")
     for (case, name), measured in answers.items():
         own = answers[case, "ours"]
-        rate, own_rate = (median_of(some, lambda a: a.tokens_per_s) for some in (measured, own))
-        first, own_first = (median_of(some, lambda a: a.first_token_s) for some in (measured, own))
-        again, own_again = (median_of(some, lambda a: a.again_s) for some in (measured, own))
+        rate, own_rate = (median_of(group, lambda a: a.tokens_per_s) for group in (measured, own))
+        first, own_first = (median_of(group, lambda a: a.first_token_s) for group in (measured, own))
+        again, own_again = (median_of(group, lambda a: a.again_s) for group in (measured, own))
         size = f"{measured[0].prompt_tokens} + {case.tokens}"
         numbers = f"{rate:.0f} | {own_rate / rate:.2f} | {first * 1e3:.1f}"
         if name == "ours":
-            print(f"| {size} | {name} | {numbers}; asked again {again * 1e3:.1f} | |")
+            print(f"| {size} | {name} | {numbers}; repeated {again * 1e3:.1f} | |")
         else:
-            print(f"| {size} | {name} | {numbers} | {own_first / first:.2f}; asked again {own_again / again:.2f} |")
+            print(f"| {size} | {name} | {numbers} | {own_first / first:.2f}; repeated {own_again / again:.2f} |")
 
 
 def print_summary(answers: dict[tuple[Case, str], list[Answer]]) -> None:
-    """Print the worst ratio to the faster way of SAT."""
+    """Print the range of ratios to the faster SAT backend."""
     rates = {key: median_of(measured, lambda answer: answer.tokens_per_s) for key, measured in answers.items()}
     cases = dict.fromkeys(case for case, _ in rates)
     ratios = [
@@ -121,20 +126,22 @@ def print_summary(answers: dict[tuple[Case, str], list[Answer]]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", help="of all weights; left out, what suits the device")
-    parser.add_argument("--repetitions", type=min_int(1), default=7, help="of every answer (default %(default)s)")
-    parser.add_argument("--starts", type=min_int(1), default=5, help="fresh processes (default %(default)s)")
-    parser.add_argument("--cases", type=min_int(1), default=len(CASES), help="how many of the questions")
-    parser.add_argument("--tokens", type=min_int(2), help="tokens of every answer, instead of the cases' own")
+    parser.add_argument("--dtype", help="dtype of the weights (default: chosen for the device)")
+    parser.add_argument(
+        "--repetitions", type=min_int(1), default=7, help="repetitions of every answer (default %(default)s)"
+    )
+    parser.add_argument("--starts", type=min_int(1), default=5, help="number of fresh processes (default %(default)s)")
+    parser.add_argument("--cases", type=min_int(1), default=len(CASES), help="number of questions")
+    parser.add_argument("--tokens", type=min_int(2), help="tokens per answer, instead of the numbers of the cases")
     return parser.parse_args()
 
 
 def choose_cases(options: argparse.Namespace) -> list[Case]:
-    """Return the cases asked for."""
+    """Return the cases selected by the options."""
     cases = CASES[: options.cases]
     return [Case(c.question, options.tokens or c.tokens, c.turns, c.language) for c in cases]
 
@@ -147,7 +154,7 @@ def load_backends(options: argparse.Namespace) -> dict[str, Backend]:
 
 
 def main() -> None:
-    """Measure fresh processes, then the three ways, and print two tables."""
+    """Measure fresh processes, then the three backends; print two tables."""
     options = parse_arguments()
     gpu = torch.cuda.get_device_name() if options.device.startswith("cuda") else "no GPU"
     backends, cases, image = load_backends(options), choose_cases(options), load_image(str(EXAMPLE_IMAGE))

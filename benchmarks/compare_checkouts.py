@@ -1,10 +1,11 @@
-"""Two checkouts of this repository, measured in turn on one device: decoding and a training step.
+"""Compare two checkouts of this repository on one device: decoding and a training step.
 
 python -m benchmarks.compare_checkouts ../before .
 python -m benchmarks.compare_checkouts ../before . --rounds 1 --layers 1 --device cpu
 
-Each checkout has a process of its own with the published sizes and random weights; both keep it, so the device needs
-memory for two. The order of the two changes from round to round. Medians are compared, with the spread of the rounds.
+Each checkout runs in its own process with the published sizes and random weights. Both processes stay alive, so the
+device needs memory for two models. Their order alternates between rounds. Prints the medians, the range over the
+rounds, and the ratio of the medians.
 """
 
 import argparse
@@ -23,10 +24,10 @@ SIDES = ("first", "second")
 
 
 class CheckoutProcess:
-    """A process that measures one checkout whenever it is told to.
+    """A process that measures one checkout on request.
 
     Args:
-        checkout: the folder of the repository.
+        checkout: root folder of the checkout.
         options: `layers` and `device`.
     """
 
@@ -37,7 +38,7 @@ class CheckoutProcess:
         )
 
     def measure(self, what: str) -> dict[str, float]:
-        """Return the numbers of one measurement by name.
+        """Return the results of one measurement by name.
 
         Raises:
             RuntimeError: the process has ended or failed.
@@ -48,7 +49,7 @@ class CheckoutProcess:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args} in this checkout failed; run it there to see why.")
+            raise RuntimeError(f"{self.process.args} failed. Run it in the checkout to see the error.")
         numbers: dict[str, float] = json.loads(line)
         return numbers
 
@@ -57,7 +58,7 @@ def compare(first: Path, second: Path, options: argparse.Namespace) -> None:
     """Measure two checkouts in turn and print their medians."""
     sides = dict(zip(SIDES, (CheckoutProcess(first, options), CheckoutProcess(second, options)), strict=True))
     for side in sides.values():
-        side.measure(DECODE)  # captures and compiling
+        side.measure(DECODE)  # warm-up: graph captures, compilation
     results: defaultdict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in SIDES})
     for what in (DECODE, TRAIN):
         for number in range(options.rounds):
@@ -74,13 +75,13 @@ def compare(first: Path, second: Path, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Compare the checkouts that the command line names."""
+    """Compare the checkouts given on the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=0, help="of each part; default: all")
-    parser.add_argument("--device", default="", help="default: a GPU where there is one")
+    parser.add_argument("--layers", type=int, default=0, help="layers of each component (default: all)")
+    parser.add_argument("--device", default="", help="(default: a GPU if available)")
     options = parser.parse_args()
     compare(options.first, options.second, options)
 

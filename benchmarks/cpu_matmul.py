@@ -1,12 +1,12 @@
-"""How long a CPU takes for the products of a token, the usual way and by parts.
+"""CPU time of the matrix products of one token: plain linear layers and pretransposed batched products.
 
 See `model.kernels.linear.PretransposedLinear`.
 
 OMP_NUM_THREADS=1 python -m benchmarks.cpu_matmul
 python -m benchmarks.cpu_matmul --rows 1 2 4 --sets 1       weights that stay in the cache
 
-The weights are as large as those of visualglm-tiny's language model, in float32. Several sets of them take turns, so
-that they come from memory, as they do where other programs use the cache. Times are medians.
+The weights have the shapes of visualglm-tiny's language model, in float32. Several sets of weights are used in turn, so
+that they are read from memory, as they are when other programs use the cache. Times are medians.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROWS = (1, 2, 3, MAX_TRANSPOSED_ROWS, 6, 8, 16)
 
 
 def random_weight_sets(count: int) -> list[list[PretransposedLinear]]:
-    """Return the layers of a token in their order, so many times with other weights."""
+    """Return `count` sets of random weights, each with the layers of one token in order."""
     network = load_sat("visualglm-tiny", device="cpu").network
     parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
     shapes = [part.shape for part in parts if part.ndim == 2]
@@ -35,7 +35,7 @@ def random_weight_sets(count: int) -> list[list[PretransposedLinear]]:
 
 
 def median_ms(sets: list[list[PretransposedLinear]], rows: int, few: int, repetitions: int) -> float:
-    """Return the milliseconds of a token's products for so many rows, of which up to `few` are multiplied by parts."""
+    """Return milliseconds of one token's products for `rows` rows; batched products are used up to `few` rows."""
     inputs = [torch.randn(rows, layer.weight.shape[0]) for layer in sets[0]]
     for layer in (layer for layers in sets for layer in layers):
         layer.few = few
@@ -49,10 +49,10 @@ def median_ms(sets: list[list[PretransposedLinear]], rows: int, few: int, repeti
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=min_int(1), nargs="+", default=ROWS, help="tokens side by side")
-    parser.add_argument("--sets", type=min_int(1), default=4, help="of weights (default %(default)s)")
+    parser.add_argument("--rows", type=min_int(1), nargs="+", default=ROWS, help="numbers of rows (tokens in a batch)")
+    parser.add_argument("--sets", type=min_int(1), default=4, help="sets of weights (default %(default)s)")
     parser.add_argument("--repetitions", type=min_int(1), default=60, help="(default %(default)s)")
     return parser.parse_args()
 
@@ -63,9 +63,9 @@ def main() -> None:
     options = parse_arguments()
     sets = random_weight_sets(options.sets)
     size = sum(layer.weight.nbytes for layer in sets[0])
-    chosen = f"by parts up to {MAX_TRANSPOSED_ROWS} rows" if has_slow_small_matmul() else "the usual way"
+    chosen = f"batched products up to {MAX_TRANSPOSED_ROWS} rows" if has_slow_small_matmul() else "plain linear layers"
     show(f"{describe_machine()}, threads: {torch.get_num_threads()}, {size / 1e6:.1f} MB; in use: {chosen}\n")
-    show("| rows | the usual way, ms | GB/s | by parts, ms | GB/s |\n|---|---|---|---|---|")
+    show("| rows | plain, ms | GB/s | batched, ms | GB/s |\n|---|---|---|---|---|")
     for rows in options.rows:
         spent = [median_ms(sets, rows, few, options.repetitions) for few in (0, rows)]
         show(f"| {rows} | " + " | ".join(f"{one:.3f} | {size / one / 1e6:.1f}" for one in spent) + " |")

@@ -1,23 +1,23 @@
-"""How fast answers are decoded, beside what was promised and beside SAT's own generation in the same run.
+"""Decoding speed, compared with its targets and with SAT's own generation in the same run.
 
 python -m benchmarks.decode
 python -m benchmarks.decode --only 'ours/*' 'original/decode-*'
-python -m benchmarks.decode --only 'ours/ready'           in a fresh process, as a person would start
+python -m benchmarks.decode --only 'ours/ready'           startup, which needs a fresh process
 python -m benchmarks.decode --device cpu                  visualglm-tiny
 python -m benchmarks.decode --device cpu --dtype bfloat16 --from_pretrained full-size --layers 1
 python -m benchmarks.decode --list
 
-Answers have a fixed number of tokens (the end token is forbidden) and the demos' sampling. Pictures are random pixels,
-new ones wherever a row does not say otherwise. The subjects, each alone on the device:
-    ours        the engine: token ids in, token ids out; text-49 adds the text
-    int8, int4  the same on weights of few bits; int4-vision with the image part's in 4 bits as well
-    original    SAT's filling_sequence with CachedAutoregressiveMixin and BaseStrategy on the same network, in whose
-                demos nothing else decodes; its sequences are no longer than needed, which favours it
-    hf          the Hugging Face network, by its ChatModel's stream_answer, text and all
+Answers have a fixed number of tokens (the end token is forbidden), with the demos' sampling. Images are random pixels,
+new ones unless a row says otherwise. The backends, each alone on the device:
+    ours        the engine: token ids in, token ids out; text-49 includes detokenization
+    int8, int4  the same with quantized weights; int4-vision also quantizes the image encoder to 4 bits
+    original    SAT's filling_sequence with CachedAutoregressiveMixin and BaseStrategy on the same network, as in its
+                demos; its sequences are as short as possible, which favors it
+    hf          the Hugging Face network, by its ChatModel's stream_answer, including detokenization
     plain       model.chat of an exported directory, in a process that has only transformers
-Many requests at once are asked twice: about new pictures, and, for the rate while all decode, about the same again.
-A ratio of 1 or more keeps the promise. The promises are for one H200 with the published sizes in float16; the second
-table's hold wherever they are printed.
+Concurrent requests are sent twice: with new images, and, for the rate while all of them decode, with the same images
+again. A ratio of 1 or more meets the target. The targets of the first table are for one H200 with the published sizes
+in float16; the targets of the second table apply wherever they are printed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from benchmarks.parts.table import (
 from benchmarks.parts.transformers_export import TransformersBackend
 from model.command_line import ArgumentParser, run_program
 
-SLOW_TOKENS = 32  # of the answers of those who need tens of milliseconds for each
+SLOW_TOKENS = 32  # tokens of an answer of backends that need tens of milliseconds per token
 # On one H200 at full size in float16, by "stage/row".
 TARGETS: dict[str, Target] = {
     "ours/ready": at_most(10),
@@ -76,7 +76,7 @@ TARGETS: dict[str, Target] = {
     f"hf/first-{LONG}": at_most(35),
     f"plain/decode-{SHORT}": at_most(11),
 }
-# What the original itself was measured at there; SAT's own generation should come near.
+# Results of the original program on such a machine; SAT's own generation should be close.
 ORIGINAL_RESULTS = {
     f"original/decode-{SHORT}": 40.4,
     f"original/decode-{LONG}": 49.5,
@@ -87,14 +87,14 @@ ORIGINAL_RESULTS = {
 
 
 class Plan:
-    """The stages and comparisons for a source of models.
+    """The stages and comparisons for a model source.
 
     Attributes:
-        source: of the models.
-        on_gpu: whether it is a GPU that answers.
-        has_promises: whether the first table's promises are for this model on this kind of device.
-        tokens: of an answer.
-        counts: how many requests are answered at once.
+        source: source of the models.
+        on_gpu: whether the device is a GPU.
+        has_targets: whether the targets of the first table are for this model on this kind of device.
+        tokens: number of tokens of an answer.
+        counts: numbers of concurrent requests.
     """
 
     def __init__(self, source: Source, tokens: int, repetitions: int) -> None:
@@ -107,7 +107,7 @@ class Plan:
         self.concurrent_tokens = 128 if self.on_gpu else tokens
 
     def stages(self) -> list[Stage]:
-        """Return everything that can be measured. Ours comes first, so that its start is that of a fresh process."""
+        """Return all stages. Ours comes first, so that its startup is measured in a fresh process."""
         sat, hf = self.source.sat, self.source.hf
         quantized = [("int8", 8, False), ("int4", 4, False), ("int4-vision", 4, True)]
         return [
@@ -124,99 +124,99 @@ class Plan:
         ]
 
     def stage(self, name: str, make: Callable[[], Any], rows: list[Row]) -> Stage:
-        """Return a stage whose subject is measured as often as asked for."""
+        """Return a stage whose backend is measured `repetitions` times."""
         return Stage(name, lambda: Measurements(make(), self.repetitions), self.with_targets(name, rows))
 
     def with_targets(self, stage: str, rows: list[Row]) -> list[Row]:
-        """Return the rows with their promises, where these are for what is measured."""
+        """Add the targets to the rows, if they apply to this model and device."""
         if not self.has_targets:
             return rows
         return [Row(row.name, row.what, row.measure, TARGETS.get(f"{stage}/{row.name}")) for row in rows]
 
     def quantized_engine(self, bits: int, vision: bool) -> EngineBackend:
-        """Return the engine on weights of few bits."""
+        """Return the engine with quantized weights."""
         return EngineBackend(self.source.sat(bits, vision))
 
     def ready(self) -> list[Row]:
-        """Return the row of the start, which must be its stage's first."""
-        return [Row("ready", "first answer beyond the second's time, s", methodcaller("startup_s"))]
+        """Return the startup row, which must be its stage's first."""
+        return [Row("ready", "first answer minus second answer, s", methodcaller("startup_s"))]
 
     def decode(self, lengths: list[int], tokens: int | None = None) -> list[Row]:
-        """Return the rows of decoding alone."""
+        """Return the rows of decoding time per token."""
         count = tokens or self.tokens
         return [Row(f"decode-{n}", f"prompt {n}, ms/token", methodcaller("token_ms", n, count)) for n in lengths]
 
     def first(self) -> list[Row]:
-        """Return the rows of the first token about a new picture."""
+        """Return the rows of time to first token with a new image."""
         return [Row(f"first-{n}", f"prompt {n}, first token, ms", methodcaller("first_ms", n)) for n in (SHORT, LONG)]
 
     def answers(self) -> list[Row]:
-        """Return the rows of one answer at a time."""
-        what = f"prompt {SHORT}, first token about a known picture, ms"
+        """Return the rows of single answers."""
+        what = f"prompt {SHORT}, first token with a cached image, ms"
         known = Row(f"known-{SHORT}", what, methodcaller("first_ms", SHORT, known=True))
         return [*self.decode([SHORT, LONG]), *self.first(), known]
 
     def engine(self) -> list[Row]:
-        """Return the rows of what the engine does with the device."""
-        image = Row("image", "a picture, ms", methodcaller("image_ms"))
-        text = Row(f"text-{SHORT}", f"prompt {SHORT}, by stream_answer, text and all, ms/token", self.text_ms)
+        """Return the rows of the engine itself."""
+        image = Row("image", "image encoding, ms", methodcaller("image_ms"))
+        text = Row(f"text-{SHORT}", f"prompt {SHORT}, stream_answer with text, ms/token", self.text_ms)
         return [image, text, self.weights(), *self.memory()]
 
     def text_ms(self, measured: Measurements) -> float:
-        """Return milliseconds from token to token where the same model answers in text."""
+        """Return milliseconds per token when the same model answers in text."""
         return Measurements(ChatBackend(measured.backend.model), self.repetitions).token_ms(SHORT, self.tokens)
 
     def weights(self) -> Row:
-        """Return the row of how fast weights are read."""
-        return Row("bandwidth", "weights read while decoding, share of the copy rate", self.bandwidth)
+        """Return the row of weight bandwidth."""
+        return Row("bandwidth", "weight bandwidth while decoding / copy rate", self.bandwidth)
 
     def memory(self) -> list[Row]:
-        """Return the row of the most memory, which the device must count."""
-        what = f"prompt {LONG}, most memory, GiB"
+        """Return the row of peak GPU memory; no row on a CPU."""
+        what = f"prompt {LONG}, peak memory, GiB"
         return [Row("memory", what, methodcaller("peak_gib", LONG, self.tokens))] if self.on_gpu else []
 
     def concurrent(self) -> list[Row]:
-        """Return the rows of many requests at once with pictures of their own."""
+        """Return the rows of concurrent requests, each with its own image."""
         rows = []
         for n in self.counts:
-            what = f"{n} requests at once, {SHORT} + {self.concurrent_tokens}"
+            what = f"{n} concurrent requests, {SHORT} + {self.concurrent_tokens}"
             rows += [
                 Row(f"many-{n}", f"{what}, while all decode, tokens/s", partial(self.steady_rate, n)),
-                Row(f"many-{n}-all", f"{what}, pictures and all, tokens/s", partial(self.total_rate, n)),
+                Row(f"many-{n}-all", f"{what}, total, tokens/s", partial(self.total_rate, n)),
             ]
         return rows
 
     def steady_rate(self, count: int, measured: Measurements) -> float:
-        """Return the tokens a second of so many requests while all decode, their pictures being known."""
+        """Return tokens/s of concurrent requests while all of them decode; their images are cached."""
         return measured.concurrent(count, self.concurrent_tokens)[1].steady_rate
 
     def total_rate(self, count: int, measured: Measurements) -> float:
-        """Return the tokens a second of so many requests from the first question on."""
+        """Return tokens/s of concurrent requests, from submission to the last token."""
         return measured.concurrent(count, self.concurrent_tokens)[0].total_rate
 
     def quantized(self) -> list[Row]:
-        """Return the rows of weights of few bits."""
+        """Return the rows of quantized weights."""
         return [*self.ready(), *self.decode([SHORT, LONG]), self.weights(), *self.memory(), *self.concurrent()[:1]]
 
     def original(self) -> list[Row]:
         """Return the rows of SAT's own generation."""
         count = 2 if self.on_gpu else self.counts[0]
         tokens = SLOW_TOKENS if self.on_gpu else self.concurrent_tokens
-        what = f"{count} requests in turn, {SHORT} + {tokens}, pictures and all, tokens/s"
+        what = f"{count} sequential requests, {SHORT} + {tokens}, total, tokens/s"
         rows = [
             *self.decode([SHORT, LONG], tokens),
             *self.first(),
-            Row("image", "a picture, ms", methodcaller("image_ms")),
+            Row("image", "image encoding, ms", methodcaller("image_ms")),
             Row("in-turn", what, lambda m: m.backend.answer_in_turn(SHORT, tokens, m.images(count))),
         ]
         return [self.with_original_result(row) for row in rows]
 
     def with_original_result(self, row: Row) -> Row:
-        """Return the row of the original with what was measured of it before, where that is comparable."""
+        """Add the original program's result to a row, if it is comparable."""
         before = ORIGINAL_RESULTS.get(f"original/{row.name}")
         if before is None or not self.has_targets:
             return row
-        note = f"the original itself: {before:g}"
+        note = f"original program: {before:g}"
         return Row(row.name, row.what, lambda measured: (row.value(measured)[0], note))
 
     def exported(self) -> list[Row]:
@@ -226,17 +226,17 @@ class Plan:
         return [*decode, Row(f"first-{SHORT}", what, methodcaller("first_ms", SHORT))]
 
     def plain(self) -> TransformersBackend:
-        """Return what plain transformers took."""
+        """Measure plain transformers."""
         return TransformersBackend(self.source, [SHORT, LONG], SLOW_TOKENS)
 
     def bandwidth(self, measured: Measurements) -> tuple[float, str]:
-        """Return the share of the copy rate at which weights are read, and the rates."""
+        """Return the weight bandwidth as a share of the copy rate, and both rates."""
         size, copied = decoder_weight_bytes(measured.backend.model.network), copy_rate(self.source.device)
         read = size / (measured.token_ms(SHORT, self.tokens) / 1e3)
         return read / copied, f"{size / 1e9:.4g} GB at {read / 1e9:.4g} GB/s; copies {copied / 1e9:.4g} GB/s"
 
     def comparisons(self) -> list[Comparison]:
-        """Return what is compared within a run. The tiny model's promises are for two cores, in float32."""
+        """Return the comparisons within a run. The targets of the tiny model are for two cores, in float32."""
         own, theirs = f"ours/decode-{SHORT}", f"original/decode-{SHORT}"
         many = f"ours/many-{self.counts[0]}"
         is_tiny = self.source.dtype == torch.float32 and not (self.on_gpu or self.source.is_random)
@@ -247,28 +247,30 @@ class Plan:
             Comparison("decoding", f"ours/decode-{LONG}", f"original/decode-{LONG}"),
             Comparison("first token", f"ours/first-{SHORT}", f"original/first-{SHORT}"),
             Comparison("first token", f"ours/first-{LONG}", f"original/first-{LONG}"),
-            Comparison("a picture", "ours/image", "original/image"),
-            Comparison("many, pictures and all", f"{many}-all", "original/in-turn", eight, is_time=False),
-            Comparison("many, while all decode", many, "original/rate", eight, is_time=False),
-            Comparison("int8 and whole weights", f"int8/decode-{SHORT}", own, fifth),
-            Comparison("int4 and whole weights", f"int4/decode-{SHORT}", own),
+            Comparison("image encoding", "ours/image", "original/image"),
+            Comparison("concurrent, total", f"{many}-all", "original/in-turn", eight, is_time=False),
+            Comparison("concurrent, while all decode", many, "original/rate", eight, is_time=False),
+            Comparison("int8 and float weights", f"int8/decode-{SHORT}", own, fifth),
+            Comparison("int4 and float weights", f"int4/decode-{SHORT}", own),
             Comparison("text and ids", f"ours/text-{SHORT}", own),
             Comparison("the Hugging Face side and ours", f"hf/decode-{SHORT}", own),
         ]
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
-    parser.add_argument("--tokens", type=min_int(2), default=64, help="of an answer (default %(default)s)")
-    parser.add_argument("--repetitions", type=min_int(1), default=3, help="of a measurement (default %(default)s)")
+    parser.add_argument("--tokens", type=min_int(2), default=64, help="tokens of an answer (default %(default)s)")
+    parser.add_argument(
+        "--repetitions", type=min_int(1), default=3, help="repetitions of a measurement (default %(default)s)"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure the rows asked for and print two tables."""
+    """Measure the selected rows and print two tables."""
     options = parse_arguments()
     source = Source(options)
     plan, table = Plan(source, options.tokens, options.repetitions), Table(options.only)
@@ -284,10 +286,10 @@ def main() -> None:
 
 
 def compare(table: Table, plan: Plan) -> None:
-    """Print what can be compared of the rows measured."""
+    """Print the comparisons of the measured rows."""
     rate = table.results.get(f"original/decode-{SHORT}")
     if rate is not None:
-        table.results["original/rate"] = 1e3 / rate  # tokens/s of one request, which is all that it answers at once
+        table.results["original/rate"] = 1e3 / rate  # tokens/s; it answers one request at a time
     table.compare(plan.comparisons())
 
 

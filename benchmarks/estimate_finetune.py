@@ -1,13 +1,12 @@
-"""What a training step at the published size computes and keeps, reckoned without a GPU: on tensors without data.
+"""Estimates FLOPs and memory of a training step at the published sizes, without a GPU, on the meta device.
 
 python -m benchmarks.estimate_finetune
 
-Operations are counted by torch.utils.flop_counter, matrix products alone, two for a multiplication and an addition;
-neither the language model's attention nor, on the way forth, its 4-bit layers are seen by it. What is kept is what
-autograd holds from the way forth to the way back, weights apart; of attention that is what the GPU's kernels keep.
-The most is what lies in memory beside weights at the moment when most does, the pictures' embedding apart.
-Weights are what lies in memory all the time, the optimiser's float32 copies, moments and gradients included. A GPU
-needs some 0.3 GB beyond the last two columns, for its libraries and for what embeds pictures.
+Operations are matrix products counted by torch.utils.flop_counter, two per multiply-add. It sees neither the language
+model's attention nor, in the forward pass, its 4-bit layers. "Saved" is what autograd saves for the backward pass,
+without weights; attention saves what the GPU kernels save. "Peak" is the largest memory next to the weights at any
+time, without the image encoder. "Weights" is permanent memory, with the optimizer's float32 copies, moments and
+gradients. A GPU needs about 0.3 GB more than the last two columns, for its libraries and the image encoder.
 """
 
 import shlex
@@ -51,11 +50,11 @@ CASES = (
     (1, "--use_qlora --checkpoint-activations"),
     (4, "--use_ptuning"),
 )
-TRAINING_BYTES_PER_WEIGHT = 4 * 4  # bytes for each number: itself, its gradient and two moments
+TRAINING_BYTES_PER_WEIGHT = 4 * 4  # float32: weight, gradient and two moments
 
 
 class FlashAttentionStub(torch.autograd.Function):
-    """Keeps what a GPU's attention keeps, and computes nothing."""
+    """Saves the tensors that a GPU's attention saves, and computes nothing."""
 
     @staticmethod
     def forward(
@@ -72,12 +71,12 @@ class FlashAttentionStub(torch.autograd.Function):
 
 
 def stub_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = None, **_: Any) -> torch.Tensor:
-    """Stand for scaled_dot_product_attention."""
+    """Replace scaled_dot_product_attention."""
     return FlashAttentionStub.apply(q, k, v, attn_mask)  # type: ignore[no-any-return]
 
 
 def meta_checkpoint() -> Checkpoint:
-    """Return a model of the published sizes without data."""
+    """Return a checkpoint of the published sizes on the meta device."""
     drawn = random_checkpoint(full_size_config(), META, DTYPE)
     loaders = {
         name: partial(torch.empty, *load.args[1:2], device=META, dtype=DTYPE) for name, load in loaders_in(drawn)
@@ -86,13 +85,13 @@ def meta_checkpoint() -> Checkpoint:
 
 
 def loaders_in(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
-    """Return what draws each tensor of `random_checkpoint`."""
+    """Return the loader of each tensor of `random_checkpoint`."""
     assert isinstance(checkpoint.stored_tensors, LazyTensors)
     return list(checkpoint.stored_tensors.loaders.items())
 
 
 def make_batch(count: int, image_length: int, image_size: int) -> Batch:
-    """Return rows of random words with pictures."""
+    """Return examples of random tokens with images."""
     words = torch.randint(ORDINARY_IDS.start, ORDINARY_IDS.stop, (count, LENGTH)).tolist()
     pixels, context = torch.zeros(3, image_size, image_size), LENGTH - ANSWER - 1
     return collate(
@@ -107,7 +106,7 @@ def make_batch(count: int, image_length: int, image_size: int) -> Batch:
 
 @contextmanager
 def collect_saved_tensors(excluded: set[int]) -> Iterator[dict[int, Any]]:
-    """Collect the storages that autograd keeps in the block, by their places, but for those already `excluded`."""
+    """Collect the storages that autograd saves in the block, by id, except the `excluded` ones."""
     saved: dict[int, Any] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -121,13 +120,13 @@ def collect_saved_tensors(excluded: set[int]) -> Iterator[dict[int, Any]]:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of tensors that are made in the block, and are not yet gone.
+    """Counts the bytes of tensors that are allocated in the block and still alive.
 
     Args:
-        excluded: places of storages that do not count.
+        excluded: ids of storages that do not count.
 
     Attributes:
-        peak: bytes when there were most.
+        peak: maximum number of bytes.
     """
 
     def __init__(self, excluded: set[int]) -> None:
@@ -146,7 +145,7 @@ class LiveMemory(TorchDispatchMode):
         return made
 
     def track(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage until it is gone, if it is new."""
+        """Count a new storage until it is freed."""
         key, size = storage._cdata, storage.nbytes()
         if key not in self.known:
             self.known.add(key)
@@ -154,22 +153,22 @@ class LiveMemory(TorchDispatchMode):
             weakref.finalize(storage, self.release, key, size)
 
     def release(self, key: int, size: int) -> None:
-        """Count a storage no more."""
+        """Stop counting a storage."""
         self.known.discard(key)
         self.current -= size
 
 
 def weight_and_optimizer_bytes(network: Any) -> int:
-    """Return the bytes of weights, and of the optimiser for those that are trained."""
-    rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
+    """Return the bytes of the weights, and of the optimizer for the trained ones."""
+    quantized = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
     return sum(
         weight.nbytes + TRAINING_BYTES_PER_WEIGHT * weight.numel() * weight.requires_grad
         for weight in network.parameters()
-    ) + sum(layer.packed.nbytes + layer.scales.nbytes for layer in rounded)
+    ) + sum(layer.packed.nbytes + layer.scales.nbytes for layer in quantized)
 
 
 def estimate(checkpoint: Checkpoint, count: int, flags: str) -> str:
-    """Return the row of one case."""
+    """Return the table row of one case."""
     options = parse_arguments([*shlex.split(flags), "--train-data", "none"])
     settings = method_settings(options, checkpoint.config["num_layers"])
     network = build_network(checkpoint, settings, META, DTYPE)
@@ -184,7 +183,7 @@ def estimate(checkpoint: Checkpoint, count: int, flags: str) -> str:
 
 
 def count_flops(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
-    """Return the operations of a step: on the way forth, and in all."""
+    """Return the operations of the forward pass, and of the step."""
     with FlopCounterMode(display=False) as counter:
         loss = module(batch, None)
         forward_flops = counter.get_total_flops()
@@ -194,23 +193,23 @@ def count_flops(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
 
 
 def measure_memory(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
-    """Return the bytes that a step keeps for its way back, and the most that lies in memory beside weights."""
+    """Return the bytes saved for the backward pass, and the peak memory next to the weights."""
     network, images = module.network, module.encode_images(batch)
-    rounded = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
-    weights = [*network.parameters(), *(tensor for layer in rounded for tensor in (layer.packed, layer.scales))]
+    quantized = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
+    weights = [*network.parameters(), *(tensor for layer in quantized for tensor in (layer.packed, layer.scales))]
     excluded = {weight.untyped_storage()._cdata for weight in weights}
     with LiveMemory(excluded) as live:
         with collect_saved_tensors(excluded) as saved:
             loss = module(batch, images)
         size = sum(storage.nbytes() for storage in saved.values())
-        saved.clear()  # or nothing of it could go
+        saved.clear()  # otherwise none of them could be freed
         loss.backward()
     return size, live.peak
 
 
 def main() -> None:
     """Print a row for each case."""
-    show("| rows | flags | TFLOP forth | TFLOP in all | kept, GB | the most, GB | weights, GB |\n" + "|---" * 7 + "|")
+    show("| examples | flags | forward TFLOP | step TFLOP | saved, GB | peak, GB | weights, GB |\n" + "|---" * 7 + "|")
     checkpoint = meta_checkpoint()
     for count, flags in CASES:
         show(estimate(checkpoint, count, flags))

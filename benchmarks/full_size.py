@@ -1,12 +1,12 @@
-"""The published model's sizes with random weights, made in seconds where they are needed: no file is read.
+"""Random-weight models of the published sizes, created in seconds without reading a file.
 
 python -m benchmarks.full_size --device cuda
 python -m benchmarks.full_size --device cuda --quant 4 --quant_vision
 python -m benchmarks.full_size --device cpu --dtype bfloat16 --layers 1
 
-The weights are so small, and the embeddings so large, that half precision holds every number of every layer. The
-script builds the network on each side, says how long that took and what memory it holds, and checks that the logits
-are numbers. `--layers` keeps that many layers of each part, to try it on a small machine.
+The weights are small and the embeddings large enough that all activations fit into half precision. The script builds
+the SAT network and the Hugging Face one, prints the build time and memory, and checks that the logits are finite.
+`--layers` keeps at most that many layers of each component, to try it on a small machine.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
 from model.tensors import LazyTensors, loaders_of
 
-FULL_SIZE = "full-size"  # what scripts call this model on the command line
-EMBEDDED_MODEL = "visualglm-tiny"  # whose tokenizer and control tokens the random one borrows
+FULL_SIZE = "full-size"  # name of this model on the command line
+EMBEDDED_MODEL = "visualglm-tiny"  # the random model uses its tokenizer and control tokens
 WEIGHT_STD, EMBEDDING_STD = 0.02, 1.0
-SIZES: Mapping[str, Any] = {  # of the published model_config.json
+SIZES: Mapping[str, Any] = {  # from the published model_config.json
     "num_layers": 28,
     "hidden_size": 4096,
     "inner_hidden_size": 16384,
@@ -82,10 +82,10 @@ SIZES: Mapping[str, Any] = {  # of the published model_config.json
 
 
 def full_size_config(layers: int | None = None) -> dict[str, Any]:
-    """Return the entries of a SAT model_config.json of the published sizes, with visualglm-tiny's control tokens.
+    """Return a SAT model_config.json of the published sizes, with visualglm-tiny's control tokens.
 
     Args:
-        layers: the most layers of each part; None for all.
+        layers: maximum number of layers of each component; None for all.
     """
     config = {**open_checkpoint(EMBEDDED_MODEL).config, **SIZES}
     for part in ("eva_args", "qformer_args"):
@@ -97,7 +97,7 @@ def full_size_config(layers: int | None = None) -> dict[str, Any]:
 
 @torch.no_grad()
 def draw_weights(network: nn.Module, seed: int = 0) -> None:
-    """Fill a network with random weights: matrices near 0, norms 1 and 0, the language model's embeddings near 1."""
+    """Fill a network with random weights: small matrices, identity norms, large token embeddings."""
     device = next(network.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -105,8 +105,8 @@ def draw_weights(network: nn.Module, seed: int = 0) -> None:
 
 
 def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
-    """Fill a weight of the SAT network, or of the Hugging Face one, as `draw_weights` says."""
-    if weight.ndim == 1:  # of a norm, or a bias
+    """Fill one weight of the SAT or the Hugging Face network; see `draw_weights`."""
+    if weight.ndim == 1:  # a norm or a bias
         weight.fill_(float(name.endswith("weight")))
     else:
         is_embedding = name == "transformer.word_embeddings.weight"
@@ -114,14 +114,14 @@ def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> 
 
 
 def draw_tensor(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Return a weight of random numbers, always the same for the same name."""
+    """Return a random weight, seeded by its name."""
     weight = torch.empty(shape, device=device, dtype=dtype)
     draw_weight(name, weight, torch.Generator(device).manual_seed(zlib.crc32(name.encode())))
     return weight
 
 
 def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Checkpoint:
-    """Return a model of these sizes as if it lay on a disk; its tensors are drawn when they are read."""
+    """Return a checkpoint whose tensors are sampled when they are read."""
     plain = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     shapes = build_network(plain, torch.device("meta"), dtype).state_dict()
     tensors = {name: partial(draw_tensor, name, held.shape, device, dtype) for name, held in shapes.items()}
@@ -129,9 +129,9 @@ def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch
 
 
 def write_full_size(directory: Path, config: dict[str, Any], device: torch.device) -> None:
-    """Write random weights of these sizes in the Hugging Face format, in float16; almost all tokens have a text.
+    """Write random weights of these sizes in the Hugging Face format, in float16.
 
-    The rows of lm_head beyond the borrowed tokenizer are 0: beside random ones such tokens are hardly ever drawn.
+    The rows of lm_head beyond the borrowed vocabulary are 0, so that such tokens are hardly ever sampled.
     """
     tensors, head = random_checkpoint(config, device, torch.float16).stored_tensors, HF_TO_SAT["lm_head.weight"]
     vocabulary = load_tokenizer(EMBEDDED_MODEL).vocab_size
@@ -153,7 +153,7 @@ def random_sat(
     quant: int | None = None,
     quant_vision: bool = False,
 ) -> Any:
-    """Return a SAT network of these sizes with random weights, rounded to `quant` bits if given."""
+    """Return a SAT network with random weights, quantized to `quant` bits if given."""
     checkpoint = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     network = build_network(checkpoint, device, dtype)
     draw_weights(network)
@@ -161,7 +161,7 @@ def random_sat(
 
 
 def random_hf(config: dict[str, Any], device: torch.device, dtype: torch.dtype, quant: int | None = None) -> Any:
-    """Return a Hugging Face network of these sizes with random weights, rounded to `quant` bits if given."""
+    """Return a Hugging Face network with random weights, quantized to `quant` bits if given."""
     from model.hf.configuration_chatglm import ChatGLMConfig  # transformers takes seconds to import
     from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
@@ -173,15 +173,17 @@ def random_hf(config: dict[str, Any], device: torch.device, dtype: torch.dtype, 
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model is measured, and where."""
-    parser.add_argument("--device", help="cpu, cuda, ...; left out, a GPU where there is one")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="left out, what suits the device and the size")
-    parser.add_argument("--from_pretrained", metavar="NAME_OR_DIR", help=f"or {FULL_SIZE}; its default on a GPU")
-    parser.add_argument("--layers", type=int, help=f"the most layers of each part of {FULL_SIZE}, to try a script")
+    """Add the flags that choose the model and the device."""
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if available)")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="(default: chosen for the device and the size)")
+    parser.add_argument(
+        "--from_pretrained", metavar="NAME_OR_DIR", help=f"model, or {FULL_SIZE}, which is the default on a GPU"
+    )
+    parser.add_argument("--layers", type=int, help=f"maximum number of layers of each component of {FULL_SIZE}")
 
 
 class Source:
-    """Where models to measure come from, as the flags of `add_model_arguments` say."""
+    """Creates the models to measure, as the flags of `add_model_arguments` say."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.device = choose_device(options.device)
@@ -192,7 +194,7 @@ class Source:
         self.is_full_size = all(self.config.get(name) == size for name, size in SIZES.items())
 
     def sat(self, quant: int | None = None, quant_vision: bool = False) -> SatChatModel:
-        """Return the model on the SAT side; its prompts are those of `LengthTokenizer`."""
+        """Return the SAT model, with a `LengthTokenizer`."""
         if self.is_random:
             network = random_sat(self.config, self.device, self.dtype, quant, quant_vision)
             tokenizer = load_tokenizer(EMBEDDED_MODEL)
@@ -202,7 +204,7 @@ class Source:
         return SatChatModel(network, LengthTokenizer(tokenizer, network.image_length))
 
     def hf(self, quant: int | None = None) -> HfChatModel:
-        """Return the same on the Hugging Face side."""
+        """Return the Hugging Face model, with a `LengthTokenizer`."""
         if self.is_random:
             network, tokenizer = (
                 random_hf(self.config, self.device, self.dtype, quant),
@@ -218,18 +220,18 @@ class Source:
 
 
 def describe(model: SatChatModel | HfChatModel, seconds: float) -> str:
-    """Say how large a model is and how long it took to make."""
+    """Describe the size of a model and the time to create it."""
     parameters = list(model.network.parameters())
     count, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
-    return f"{type(model).__name__}: {seconds:.1f} s, {count:,} numbers, {size / 2**30:.2f} GiB"
+    return f"{type(model).__name__}: {seconds:.1f} s, {count:,} parameters, {size / 2**30:.2f} GiB"
 
 
 def main() -> None:
-    """Build both sides and let each write a few tokens, which fails where logits are no numbers."""
+    """Build both networks and generate a few tokens, which fails if the logits are not finite."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
-    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
-    parser.add_argument("--quant_vision", action="store_true", help="on the SAT side, of the image part as well")
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")
+    parser.add_argument("--quant_vision", action="store_true", help="also quantize the image encoder of the SAT model")
     options = parser.parse_args()
     options.from_pretrained = options.from_pretrained or FULL_SIZE
     source = Source(options)

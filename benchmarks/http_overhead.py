@@ -1,15 +1,15 @@
-"""What the HTTP layer costs over the engine alone; the server and the client are processes of their own.
+"""Overhead of the HTTP layer over the engine alone; server and client are separate processes.
 
 python -m benchmarks.http_overhead
 python -m benchmarks.http_overhead --only http/streams --device cuda --from_pretrained visualglm-6b
 python -m benchmarks.http_overhead --device cuda --from_pretrained full-size   random weights, in temporary files
 
-Each row asks `--count` requests at once over HTTP, and the same requests, of the same prompts, settings and seeds, at
-the scheduler itself, from threads of this process: turn by turn, `--repetitions` times after one that is not counted.
-What is lost is the median of the ratios.
+Each row sends `--count` concurrent requests over HTTP, and the same requests (prompts, settings and seeds) to the
+scheduler, from threads of this process. Both alternate for `--repetitions` rounds, after an uncounted one. The result
+is the median loss of tokens/s.
     streams, streams-pictures   answers as server-sent events
-    whole, whole-pictures       answers in one piece
-In the rows with pictures each request has its own, which both sides decode and encode, the engine's side from its file.
+    whole, whole-pictures       non-streaming answers
+In the rows with images, each request has its own image, which both sides decode and encode.
 """
 
 import argparse
@@ -42,18 +42,18 @@ from model.loading import DTYPES
 
 IMAGE_SIZE = 64
 TARGET_COUNT = 16
-TARGET_OVERHEAD = {"cpu": at_most(25), "cuda": at_most(10)}  # % of the engine's tokens/s, at so many streams
+TARGET_OVERHEAD = {"cpu": at_most(25), "cuda": at_most(10)}  # % of the engine's tokens/s, at TARGET_COUNT streams
 
 
 class OverheadBenchmark:
-    """The two that are compared: a server with its client, and the engine alone in this process.
+    """Compares a server and its client with the engine alone in this process.
 
     Args:
-        model: the engine's.
-        server: has the same model.
+        model: model of the engine.
+        server: server of the same model.
         client: a process of `http_client`.
-        count, tokens: requests at once, and tokens of an answer.
-        repetitions: of a measurement.
+        count, tokens: number of concurrent requests, and tokens of an answer.
+        repetitions: rounds to measure.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class OverheadBenchmark:
         self.seed = 0
 
     def overhead(self, stream: bool, with_images: bool) -> tuple[float, str]:
-        """Return how many % of the engine's tokens/s are lost over HTTP, and how that came about."""
+        """Return the loss of tokens/s over HTTP in percent, and the numbers behind it."""
         engine, http, costs = [], [], []
         for _ in range(self.repetitions + 1):
             engine.append(self.ask_engine(self.random_images(with_images)))
@@ -83,17 +83,17 @@ class OverheadBenchmark:
         server_s, client_s, events = (statistics.median(column) for column in zip(*costs[1:], strict=True))
         spread = f"lost {100 * min(lost):.0f} to {100 * max(lost):.0f} %"
         note = (
-            f"{rates}; {spread}; CPU: server {server_s:.2f} s, client {client_s:.2f} s; {events:.0f} events an answer"
+            f"{rates}; {spread}; CPU: server {server_s:.2f} s, client {client_s:.2f} s; {events:.0f} events per answer"
         )
         return 100 * statistics.median(lost), note
 
     def random_images(self, wanted: bool) -> list[bytes | None]:
-        """Return a new picture for each request, or none for any."""
+        """Return a new image for each request, or None for each."""
         self.seed += self.count
         return [random_png(IMAGE_SIZE, self.seed + n) if wanted else None for n in range(self.count)]
 
     def ask_engine(self, images: list[bytes | None]) -> float:
-        """Return the tokens a second of requests straight at the scheduler."""
+        """Return tokens/s of requests sent directly to the scheduler."""
         scheduler = self.model.scheduler
         streams = [StreamReader(scheduler.submit, partial(self._request, n, one)) for n, one in enumerate(images)]
         for one in streams:
@@ -107,10 +107,10 @@ class OverheadBenchmark:
         return self.model.make_request(Conversation(image, [], ENGLISH), QUESTION, config)[1]
 
     def ask_server(self, images: list[bytes | None], stream: bool) -> tuple[float, dict[str, Any]]:
-        """Return the seconds that the same takes over HTTP, and what the client has seen.
+        """Return the seconds that the same requests take over HTTP, and the client's report.
 
         Raises:
-            RuntimeError: an answer is not as it should be.
+            RuntimeError: an answer is incomplete.
         """
         name = self.server.model
         bodies = [completion(name, self.tokens, n, one, stream=stream) for n, one in enumerate(images)]
@@ -119,18 +119,18 @@ class OverheadBenchmark:
         answers = json.loads(self.client.stdout.readline())
         for one in answers["outcomes"]:
             if (one["status"], one["tokens"]) != (200, self.tokens):
-                raise RuntimeError(f"An answer is not whole: {one}.")
+                raise RuntimeError(f"An answer is incomplete: {one}.")
         return answers["seconds"], answers
 
 
 def mean_events(answers: dict[str, Any]) -> float:
-    """Return the events of an answer, in the mean."""
+    """Return the mean number of events per answer."""
     return statistics.mean(one["events"] for one in answers["outcomes"])
 
 
 @contextmanager
 def running_client(port: int) -> "Iterator[subprocess.Popen[str]]":
-    """Run a client in the block."""
+    """Run a client process in the block."""
     command = [sys.executable, "-m", "benchmarks.parts.http_client", str(port)]
     client = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -141,7 +141,7 @@ def running_client(port: int) -> "Iterator[subprocess.Popen[str]]":
 
 
 def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> OverheadBenchmark:
-    """Start what is measured; `stack` ends it."""
+    """Start server and client and load the model; `stack` stops them."""
     name = options.from_pretrained if options.from_pretrained != FULL_SIZE else write_random(options, stack)
     chosen = {name: getattr(options, name) for name in ("device", "dtype", "quant") if getattr(options, name)}
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
@@ -153,14 +153,14 @@ def make_benchmark(options: argparse.Namespace, stack: ExitStack) -> OverheadBen
 
 
 def write_random(options: argparse.Namespace, stack: ExitStack) -> str:
-    """Write a model of random weights; return its directory, which `stack` removes."""
+    """Write a model with random weights; return its directory, which `stack` removes."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
     write_full_size(directory, full_size_config(options.layers), torch.device(options.device))
     return str(directory)
 
 
 def make_rows(options: argparse.Namespace) -> list[Row]:
-    """Return everything that can be measured."""
+    """Return all rows."""
     device = "cuda" if (options.device or "").startswith("cuda") else "cpu"
     target = TARGET_OVERHEAD[device] if options.count == TARGET_COUNT else None
     rows = []
@@ -174,22 +174,26 @@ def make_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_table_arguments(parser)
-    parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help=f"or {FULL_SIZE}")
-    parser.add_argument("--layers", type=int, help=f"the most layers of each part of {FULL_SIZE}, to try a script")
-    parser.add_argument("--device", help="cpu, cuda, ...; left out, a GPU where there is one")
+    parser.add_argument(
+        "--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR", help=f"model, or {FULL_SIZE}"
+    )
+    parser.add_argument("--layers", type=int, help=f"maximum number of layers of each component of {FULL_SIZE}")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if available)")
     parser.add_argument("--dtype", choices=list(DTYPES))
-    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
-    parser.add_argument("--count", type=min_int(1), default=TARGET_COUNT, help="requests at once (default %(default)s)")
-    parser.add_argument("--tokens", type=min_int(2), default=128, help="of an answer (default %(default)s)")
-    parser.add_argument("--repetitions", type=min_int(1), default=9, help="default %(default)s")
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")
+    parser.add_argument(
+        "--count", type=min_int(1), default=TARGET_COUNT, help="concurrent requests (default %(default)s)"
+    )
+    parser.add_argument("--tokens", type=min_int(2), default=128, help="tokens of an answer (default %(default)s)")
+    parser.add_argument("--repetitions", type=min_int(1), default=9, help="rounds (default %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure the rows asked for and print them."""
+    """Measure the selected rows and print them."""
     options = parse_arguments()
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with ExitStack() as stack:

@@ -1,12 +1,13 @@
-"""How long products of few rows take on a GPU with each tile worth trying, beside torch's own with a weight in float16.
+"""GPU time of matrix products with few rows, for each candidate launch configuration, compared with torch in float16.
 
-python -m benchmarks.kernels                                  everything, in about 90 seconds
-python -m benchmarks.kernels --only int4 --rows 1             one kind, one row of activations
-python -m benchmarks.kernels --in-use                         the tiles in use alone, in seconds
-python -m benchmarks.kernels --write model/kernels/autotune.py   put the best in use
+python -m benchmarks.kernels                                     everything, in about 90 seconds
+python -m benchmarks.kernels --only int4 --rows 1                one weight kind, one row of activations
+python -m benchmarks.kernels --in-use                            only the current configurations, in seconds
+python -m benchmarks.kernels --write model/kernels/autotune.py   write the best configurations
 
-The matrices are those of the full-size language model. Several copies of each take turns, so that none is in the
-cache. Each tile's product is compared with float32's before it is timed; what fails is named and left out.
+The matrices are those of the full-size language model. Several copies of each are used in turn, so that none is in the
+cache. The product of each configuration is compared with float32 before it is timed; failing ones are reported and
+skipped.
 """
 
 import argparse
@@ -49,14 +50,14 @@ NUM_LAYERS = 28
 LAYER_SHAPES = ((12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384))
 LM_HEAD_SHAPE = (130528, 4096)
 GROUP = 128
-# Bytes of weights between two uses of the same: several times the cache.
+# Bytes of other weights read between two uses of a weight: several times the cache.
 CACHE_FLUSH_BYTES = 2**28
-# Of a replay; there are ten. Graphs of a few milliseconds repeat within a percent.
+# Duration of one of ten graph replays; at a few milliseconds, results vary by less than a percent.
 REPLAY_MS = 4
 MAX_RELATIVE_ERROR = 1e-3
-# Of all the matrices for one row, ms; the floor is that of reading them at the machine's copy rate.
+# Total of all matrices for one row, ms; the floor is reading them at the copy rate of the machine.
 TARGET_MS = {"dense": 3.09, "int8": 1.7, "int4": 1.1}
-# Of the time there is, for compiling in other processes.
+# Share of the time limit for compiling in parallel.
 COMPILE_TIME_SHARE = 0.5
 Table = dict[tuple[str, int, int], KernelConfig]
 TABLES = re.compile(
@@ -75,13 +76,13 @@ class MatmulCase(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def draw_weights(kind: str, outputs: int, inputs: int) -> list[WeightTensors]:
-    """Draw as many weights as the cache cannot hold."""
+    """Sample more copies of a weight than the cache can hold."""
     copies = math.ceil(CACHE_FLUSH_BYTES / (outputs * inputs * BITS[kind] / 8))
     return [draw_weight(kind, outputs, inputs) for _ in range(copies)]
 
 
 def draw_weight(kind: str, outputs: int, inputs: int) -> WeightTensors:
-    """Draw the parts of one weight."""
+    """Sample the tensors of one weight."""
     if kind == "dense":
         return (torch.randn(outputs, inputs, device="cuda", dtype=torch.float16) * 0.02,)
     numbers = torch.randint(-128, 128, (outputs, inputs * BITS[kind] // 8), device="cuda", dtype=torch.int8)
@@ -92,7 +93,7 @@ def draw_weight(kind: str, outputs: int, inputs: int) -> WeightTensors:
 
 
 def draw_rows(case: MatmulCase) -> torch.Tensor:
-    """Draw activations, the same for each kind."""
+    """Sample activations, the same for each kind."""
     generator = torch.Generator("cuda").manual_seed(0)
     return torch.randn(case.rows, case.inputs, device="cuda", generator=generator).half()
 
@@ -105,15 +106,15 @@ def dequantized_weight(kind: str, parts: WeightTensors) -> torch.Tensor:
 
 
 def candidate_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return the tiles to try, the one that is in use first."""
+    """Return the configurations to try, the current one first."""
     used = select_config(*case)
     tried = matvec_configs(case) if case.rows == 1 else matmul_configs(case)
     return [used, *(config for config in dict.fromkeys(tried) if config != used)]
 
 
 def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return tiles for one row: a thread reads one chunk of each row at a time, or two."""
-    width = 32 * VECTOR_WIDTH[case.kind]  # of what a warp reads at once
+    """Return configurations for one row: a thread reads one or two vectors of each weight row at a time."""
+    width = 32 * VECTOR_WIDTH[case.kind]  # elements that a warp reads at once
     one = [KernelConfig(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
     two = [KernelConfig(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
     staged = [KernelConfig(4, 4 * width, 4, 3)]
@@ -121,9 +122,9 @@ def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
 
 
 def matmul_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return tiles for several rows, each with as many splits as give every multiprocessor work, and fewer."""
+    """Return configurations for several rows: enough splits to occupy the whole GPU, and half of them."""
     shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
-    if case.kind == "int4":  # as wide as a group, whatever the tile says
+    if case.kind == "int4":  # the block is as wide as a quantization group
         shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
     enough = [(shape, choose_split_k(case.outputs, case.inputs, shape[0])) for shape in shapes]
     fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
@@ -131,14 +132,14 @@ def matmul_configs(case: MatmulCase) -> list[KernelConfig]:
 
 
 def try_config(case: MatmulCase, config: KernelConfig) -> str:
-    """Compile and run a product; return why it fails, or nothing. Runs in a process of its own."""
+    """Compile and run a product in a subprocess; return the error, or ""."""
     from model.kernels.triton import launch
 
     try:
         x = draw_rows(case)
         launch.multiply(case.kind, x, draw_weight(*case[:3]), Epilogue(), None, config)
         torch.cuda.synchronize()
-    except Exception as error:  # a tile that does not fit the GPU is one of the outcomes
+    except Exception as error:  # a configuration may exceed the resources of the GPU
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 
@@ -146,9 +147,9 @@ def try_config(case: MatmulCase, config: KernelConfig) -> str:
 def compile_all(
     jobs: list[tuple[MatmulCase, KernelConfig]], workers: int, seconds: float
 ) -> set[tuple[MatmulCase, KernelConfig]]:
-    """Compile every tile's kernel into Triton's cache, side by side; return those that fail.
+    """Compile every kernel into Triton's cache in parallel; return the failing jobs.
 
-    What is not ready after `seconds` is compiled when it is measured.
+    Jobs that are not finished after `seconds` are compiled when they are measured.
     """
     failed = set()
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
@@ -156,15 +157,15 @@ def compile_all(
         for job, error in zip(jobs, pool.map(try_config, *zip(*jobs, strict=True), timeout=seconds), strict=True):
             if error:
                 failed.add(job)
-                print(f"left out: {job[0]} {job[1]}: {error}", flush=True)
-    except Exception as error:  # without the other processes it only takes longer
-        print(f"compiling the rest one by one: {error!r}", flush=True)
+                print(f"skipped: {job[0]} {job[1]}: {error}", flush=True)
+    except Exception as error:  # compilation in this process is only slower
+        print(f"compiling the rest in this process: {error!r}", flush=True)
     pool.shutdown(wait=False, cancel_futures=True)
     return failed
 
 
 def time_us(run: Callable[[], object], calls: int) -> float:
-    """Return the microseconds of each of the calls that `run` makes."""
+    """Return the microseconds of each of the `calls` calls that `run` makes."""
     import triton
 
     torch.cuda.synchronize()
@@ -182,14 +183,14 @@ def run_kernels(
 
 
 def run_torch(x: torch.Tensor, weights: list[WeightTensors]) -> None:
-    """Do the same with torch."""
+    """Multiply x by each weight with torch."""
     for parts in weights:
         F.linear(x, parts[0])
 
 
 @functools.cache
 def torch_us(outputs: int, inputs: int, rows: int) -> float:
-    """Return torch's time with a weight in float16."""
+    """Return torch's time with a float16 weight."""
     weights = draw_weights("dense", outputs, inputs)
     return time_us(
         functools.partial(run_torch, draw_rows(MatmulCase("dense", outputs, inputs, rows)), weights), len(weights)
@@ -197,7 +198,7 @@ def torch_us(outputs: int, inputs: int, rows: int) -> float:
 
 
 def measure(case: MatmulCase, configs: list[KernelConfig], until: float) -> dict[KernelConfig, float]:
-    """Return the microseconds of each tile whose product is right; none but the first after the time `until`."""
+    """Return the microseconds of each correct configuration; after the time `until`, only of the first."""
     weights, x = draw_weights(*case[:3]), draw_rows(case)
     expected = x.float() @ dequantized_weight(case.kind, weights[0]).t()
     times: dict[KernelConfig, float] = {}
@@ -209,15 +210,15 @@ def measure(case: MatmulCase, configs: list[KernelConfig], until: float) -> dict
             run_kernels(case, config, x, weights[:1], out)
             error = float((out.float() - expected).norm() / expected.norm())
             if not error < MAX_RELATIVE_ERROR:
-                raise ValueError(f"the product is wrong by {error:.2g}")
+                raise ValueError(f"the relative error of the product is {error:.2g}")
             times[config] = time_us(functools.partial(run_kernels, case, config, x, weights, out), len(weights))
-        except Exception as error:  # one tile must not end the sweep
-            print(f"left out: {case} {config}: {error}".splitlines()[0], flush=True)
+        except Exception as error:  # one configuration must not end the sweep
+            print(f"skipped: {case} {config}: {error}".splitlines()[0], flush=True)
     return times
 
 
 def format_row(case: MatmulCase, times: dict[KernelConfig, float], first: KernelConfig) -> str:
-    """Write a case as a row of the table."""
+    """Format a case as a row of the table."""
     best = min(times, key=lambda config: times[config])
     size = sum(part.nbytes for part in draw_weights(*case[:3])[0])
     used = f"{times[first]:.2f}" if first in times else "-"
@@ -234,7 +235,7 @@ def copy_rate() -> float:
 
 
 def print_totals(best: dict[MatmulCase, float], rate: float) -> None:
-    """Print the time of all the matrices of a step, where all were measured."""
+    """Print the total time of all matrices of a decode step, if all were measured."""
     for kind, rows in dict.fromkeys((case.kind, case.rows) for case in best):
         cases = [MatmulCase(kind, *shape, rows) for shape in (*LAYER_SHAPES, LM_HEAD_SHAPE)]
         if not all(case in best for case in cases):
@@ -246,11 +247,13 @@ def print_totals(best: dict[MatmulCase, float], rate: float) -> None:
         )
         floor = weights * (BITS[kind] / 8 + (4 / GROUP if kind == "int4" else 0)) / rate / 1e6
         target = f", target {TARGET_MS[kind]}" if rows == 1 else ""
-        print(f"{kind}, {rows} rows: {total:.2f} ms a step; floor {floor:.2f}{target}, torch {torchs:.2f}", flush=True)
+        print(
+            f"{kind}, {rows} rows: {total:.2f} ms per step; floor {floor:.2f}{target}, torch {torchs:.2f}", flush=True
+        )
 
 
 def print_norms() -> None:
-    """Print what layer norm takes, which the cache holds."""
+    """Print the time of layer norm, with data in the cache."""
     for rows in (1, MAX_ROWS):
         x, weight = (
             torch.randn(rows, LM_HEAD_SHAPE[1], device="cuda").half(),
@@ -262,7 +265,7 @@ def print_norms() -> None:
 
 
 def sweep(options: argparse.Namespace) -> dict[MatmulCase, KernelConfig]:
-    """Measure and print every case; return the best tiles."""
+    """Measure and print every case; return the best configurations."""
     until = time.monotonic() + options.seconds
     cases = [
         MatmulCase(kind, *shape, rows)
@@ -273,7 +276,7 @@ def sweep(options: argparse.Namespace) -> dict[MatmulCase, KernelConfig]:
     configs = {case: candidate_configs(case)[: 1 if options.in_use else None] for case in cases}
     jobs = [(case, config) for case in cases for config in configs[case]]
     failed = compile_all(jobs, options.workers, options.seconds * COMPILE_TIME_SHARE) if options.workers else set()
-    print("| kind | weight | rows | us | GB/s | tile | us, tile in use | tiles | torch float16, us | x as fast |")
+    print("| kind | weight | rows | us | GB/s | best config | us, current | tried | torch float16, us | speedup |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     measured = {}
     for case in cases:
@@ -286,7 +289,7 @@ def sweep(options: argparse.Namespace) -> dict[MatmulCase, KernelConfig]:
 
 
 def table_source(best: dict[MatmulCase, KernelConfig]) -> str:
-    """Return the source of model/kernels/autotune.py with the tiles of `best` in its tables."""
+    """Return the source of model/kernels/autotune.py with the configurations of `best` in its tables."""
     one, several = dict(MATVEC_CONFIGS), dict(MATMUL_CONFIGS)
     for case, config in best.items():
         (one if case.rows == 1 else several)[case[:3]] = config
@@ -307,23 +310,23 @@ def lines(name: str, table: Table) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights")
     parser.add_argument("--rows", nargs="+", type=min_int(1), default=[1, MAX_ROWS], help="rows of activations")
-    parser.add_argument("--in-use", action="store_true", help="measure only the tiles in use")
-    parser.add_argument("--seconds", type=min_int(1), default=90, help="stop trying tiles after (default %(default)s)")
+    parser.add_argument("--in-use", action="store_true", help="measure only the current configurations")
+    parser.add_argument("--seconds", type=min_int(1), default=90, help="time limit (default %(default)s)")
     workers = max(1, (os.cpu_count() or 2) - 2)
-    parser.add_argument("--workers", type=min_int(0), default=workers, help="processes that compile; 0: none")
-    parser.add_argument("--write", type=Path, help="file for the table of the best tiles")
+    parser.add_argument("--workers", type=min_int(0), default=workers, help="compiling processes; 0 for none")
+    parser.add_argument("--write", type=Path, help="write the best configurations to this file")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Sweep, print, and write the table where one is asked for."""
+    """Sweep, print, and write the table if requested."""
     options = parse_arguments()
     if not torch.cuda.is_available() or not has_triton(torch.device("cuda")):
-        sys.exit("The kernels are measured on an NVIDIA GPU of 2020 or later, where triton works.")
+        sys.exit("The kernels need an NVIDIA GPU of 2020 or later, and triton.")
     print(f"{describe_machine(torch.cuda.get_device_name())}\n", flush=True)
     started = time.monotonic()
     best = sweep(options)

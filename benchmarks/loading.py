@@ -1,4 +1,4 @@
-"""How long loading takes, and how much memory, by each way and from either format, beside SAT's own.
+"""Time and memory of loading, by each loader and from each format, compared with SAT's own.
 
 python -m benchmarks.loading                                   the published sizes with random weights, on a GPU
 python -m benchmarks.loading --only 'sat/*' 'original/*'
@@ -6,16 +6,16 @@ python -m benchmarks.loading --device cpu                      visualglm-tiny, t
 python -m benchmarks.loading --device cpu --from_pretrained full-size --layers 1
 python -m benchmarks.loading --list
 
-Every stage is a fresh process, on files that were written just before and so are cached: two directories of the model,
-in --folder, which take 31 GB at full size. Seconds are those after all imports, for ours with the tokenizer.
+Each stage is a fresh process. The files were just written and are therefore in the page cache: two directories of the
+model, in --folder, which take 31 GB at full size. The time excludes all imports; ours includes the tokenizer.
     sat, hf           load_sat of a directory in SAT's format (one file) and in the Hugging Face format (shards)
     load_hf           load_hf of the latter
-    int8, int4        load_sat of the former, rounded while loading; hf-int8, hf-int4 load_hf of the latter
+    int8, int4        load_sat of the former, quantized while loading; hf-int8, hf-int4: load_hf of the latter
     original          SAT's from_pretrained and load_checkpoint on the same network, built on its device
     original-cpu      the same, built on the CPU and then moved
-Anonymous memory (RssAnon) is that of the whole process: Python, torch and CUDA's context are among it. Promised is, for
-every way of ours, at most the largest tensor + 2 GB beside the model, which counts where it lies: on a GPU, the host's
-memory is held to that without it. A ratio of 1 or more keeps the promise.
+Anonymous memory (RssAnon) is measured for the whole process, with Python, torch and the CUDA context. The target for
+all our loaders is the largest tensor + 2 GB, beyond the model. The model counts where it resides: on a GPU, the host
+memory must meet the target without it. A ratio of 1 or more meets the target.
 """
 
 import argparse
@@ -41,16 +41,16 @@ from model.checkpoint.convert import convert
 from model.checkpoint.meta_init import expected_shapes
 from model.command_line import ArgumentParser, run_program
 
-MAX_EXTRA_GB = 2.0  # that loading may take beside the model and its largest tensor
+MAX_EXTRA_GB = 2.0  # memory beyond the model and its largest tensor
 FORMATS = ("hf", "sat")
 
 
 class ModelDirectories:
-    """The directories of one model, each written when it is first asked for.
+    """The directories of one model, each written on first use.
 
     Args:
-        source: of the model.
-        folder: for the directories.
+        source: source of the model.
+        folder: parent folder of the directories.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
@@ -68,7 +68,7 @@ class ModelDirectories:
         return path
 
     def write(self, format: str, path: Path) -> None:
-        """Write a directory; random weights are drawn in the Hugging Face format, and the other is made of that."""
+        """Write a directory; random weights are written in the Hugging Face format, and converted from it."""
         if format == "hf" and self.source.is_random:
             write_full_size(path, self.source.config, self.source.device)
         else:
@@ -76,10 +76,10 @@ class ModelDirectories:
 
 
 class Plan:
-    """The stages and comparisons for a source of models.
+    """The stages and comparisons for a model source.
 
     Args:
-        source: of the models.
+        source: source of the models.
         models: their directories.
     """
 
@@ -91,7 +91,7 @@ class Plan:
         self.largest_gb = max(shape.numel() for shape in sizes) * source.dtype.itemsize / 1e9
 
     def stages(self) -> list[Stage]:
-        """Return everything that can be measured."""
+        """Return all stages."""
         return [
             self.stage("sat", OURS, "sat"),
             self.stage("hf", OURS, "hf"),
@@ -105,22 +105,22 @@ class Plan:
         ]
 
     def stage(self, name: str, loader: str, format: str, quant: int | None = None) -> Stage:
-        """Return the stage of one way to a model."""
+        """Return the stage of one loader and format."""
         is_ours = loader in (OURS, OURS_HF)
         target = at_most(round(self.largest_gb + MAX_EXTRA_GB, 2)) if is_ours else None
         bits = f", {quant} bits" if quant else ""
         what = f"{loader}, {format}{bits}"
         rows = [
-            Row("seconds", f"{what}: loaded, s", seconds),
-            Row("host", f"{what}: most anonymous memory {self.memory_baseline}, GB", host, target),
-            Row("gpu", f"{what}: most memory of the GPU beyond the model, GB", gpu, target),
+            Row("seconds", f"{what}: loading time, s", seconds),
+            Row("host", f"{what}: peak anonymous memory {self.memory_baseline}, GB", host, target),
+            Row("gpu", f"{what}: peak GPU memory beyond the model, GB", gpu, target),
         ]
         return Stage(name, partial(self.load, loader, format, quant), rows if self.on_gpu else rows[:2])
 
     @property
     def memory_baseline(self) -> str:
-        """What the host's memory is counted beyond."""
-        return "in all" if self.on_gpu else "beyond the model"
+        """The baseline of host memory, in words."""
+        return "in total" if self.on_gpu else "beyond the model"
 
     def load(self, loader: str, format: str, quant: int | None) -> LoadingResult:
         """Load the model once."""
@@ -129,8 +129,8 @@ class Plan:
         return measure_loading(LoadingJob(loader, directory, str(self.source.device), dtype, quant))
 
     def comparisons(self) -> list[Comparison]:
-        """Return what is compared within a run."""
-        rows = {"seconds": "time", "host": "anonymous memory", "gpu": "memory of the GPU beyond the model"}
+        """Return the comparisons within a run."""
+        rows = {"seconds": "time", "host": "anonymous memory", "gpu": "GPU memory beyond the model"}
         return [
             Comparison(f"{what}, {ours} and {other}", f"{ours}/{row}", f"{other}/{row}")
             for row, what in rows.items()
@@ -140,31 +140,31 @@ class Plan:
 
 
 def seconds(result: LoadingResult) -> tuple[float, str]:
-    """Return the seconds that loading took."""
+    """Return the seconds of loading."""
     return result.seconds, f"{result.process_s:.1f} s with imports; {result.model / 1e9:.3g} GB"
 
 
 def host(result: LoadingResult) -> tuple[float, str]:
-    """Return the most anonymous memory in GB, without the model where it lies there."""
+    """Return the peak anonymous memory in GB, without the model if it resides there."""
     return result.host_gb, f"{result.peak / 1e9:.3g} GB, {result.before / 1e9:.3g} before loading began"
 
 
 def gpu(result: LoadingResult) -> tuple[float, str]:
-    """Return the most memory of the GPU beyond the model, in GB."""
+    """Return the peak GPU memory beyond the model, in GB."""
     return result.gpu_gb, f"{result.gpu_peak / 1e9:.4g} GB, the model {result.model / 1e9:.4g}"
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
-    parser.add_argument("--folder", type=Path, help="to write the models in (default: where temporary files go)")
+    parser.add_argument("--folder", type=Path, help="parent folder for the models (default: for temporary files)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure the rows asked for and print two tables."""
+    """Measure the selected rows and print two tables."""
     options = parse_arguments()
     source = Source(options)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

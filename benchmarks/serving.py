@@ -1,15 +1,14 @@
-"""How many people one engine serves: requests from many threads at a scheduler, each answer read as it comes.
+"""Throughput and latency of one engine: requests from many threads to a scheduler, each answer streamed.
 
 python -m benchmarks.serving
 python -m benchmarks.serving --only 'ours/at-once-*' ours/stall
 python -m benchmarks.serving --device cpu --tokens 32
 python -m benchmarks.serving --quant 8 --rate 20 --seconds 10
 
-Every request has a picture of its own, which its own thread has encoded, and an answer of a fixed number of tokens.
-    at-once-N   N requests at the same moment, the median of three times; the note says how long people wait
-    stall       the longest time without a token that running streams see while a prompt of 2,000 tokens is read, in
-                decode steps of theirs
-    arrivals    requests that come at random, --rate of them a second: 95 % have their first token within this time
+Every request has its own image, encoded by its own thread, and an answer with a fixed number of tokens.
+    at-once-N   N simultaneous requests, the median of three rounds; the note shows the latencies
+    stall       the longest gap between tokens of running streams during the prefill of 2,000 tokens, in decode steps
+    arrivals    Poisson arrivals at --rate per second: the 95th percentile of time to first token
 """
 
 import argparse
@@ -34,16 +33,16 @@ from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_le
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
 
-ROUNDS = 3  # that are counted: in an earlier one graphs are recorded, and in a later one when a group has a new size
+ROUNDS = 3  # measured rounds, after a warm-up; a group of a new size still captures its graph in one of them
 LONGEST_PROMPT = 2000
-RUNNING_STREAMS = 8  # streams that a long prompt may stall
-WARM_UP_TOKENS = 32  # after which a running stream shows how long its steps take
+RUNNING_STREAMS = 8  # streams that a long prefill may stall
+WARM_UP_TOKENS = 32  # tokens of a stream before its step time is measured
 STALL_TARGET = at_most(5)
 BURST_TARGETS = {32: at_least(5000), 128: at_least(11000)}  # tokens/s, on one H200 at full size in float16
 
 
 class SchedulerLoad:
-    """An engine and the requests that it is sent."""
+    """An engine and the load on its scheduler."""
 
     def __init__(self, engine: EngineBackend, tokens: int) -> None:
         self.engine = engine
@@ -52,7 +51,7 @@ class SchedulerLoad:
 
     @contextmanager
     def scheduler(self, rows: int, capacity: int) -> Iterator[Scheduler]:
-        """Serve in the block; requests that are not complete at its end get an error."""
+        """Run a scheduler in the block; requests that are unfinished at its end get an error."""
         engine = self.engine
         made = Scheduler(
             engine.model.network,
@@ -67,15 +66,15 @@ class SchedulerLoad:
             made.close()
 
     def request_factories(self, count: int, length: int, tokens: int) -> list[Callable[[], Request]]:
-        """Return what makes `count` requests with new pictures."""
+        """Return factories of `count` requests with new images."""
         self.seed += 1000
         images = random_pixels(count, self.engine.model.network.image_size, self.seed)
         return [partial(self.engine.request, length, tokens, one, self.seed + n) for n, one in enumerate(images)]
 
     def burst(self, count: int) -> tuple[float, str]:
-        """Return the tokens a second of `count` requests at the same moment, and how long people wait."""
+        """Return tokens/s of `count` simultaneous requests, and their latencies."""
         with self.scheduler(count, SHORT + self.tokens) as scheduler:
-            self._send_burst(scheduler, count)  # not counted
+            self._send_burst(scheduler, count)  # warm-up
             rounds = [self._send_burst(scheduler, count) for _ in range(ROUNDS)]
         streams = sorted(rounds, key=duration_s)[ROUNDS // 2]
         return count * self.tokens / duration_s(streams), describe_latency(streams)
@@ -97,17 +96,17 @@ class SchedulerLoad:
         return streams
 
     def prefill_stall(self) -> tuple[float, str]:
-        """Return the longest wait of running streams for a long prompt to be read, in their own decode steps."""
+        """Return the longest stall of running streams by a long prefill, in decode steps."""
         capacity = min(2048, self.engine.model.network.max_sequence_length)
         with self.scheduler(RUNNING_STREAMS + 1, capacity) as scheduler:
-            self._measure_stall(scheduler, capacity)  # not counted
+            self._measure_stall(scheduler, capacity)  # warm-up
             wait, step, read = self._measure_stall(scheduler, capacity)
-        return wait / step, f"{wait * 1e3:.1f} ms of {step * 1e3:.2f} ms a step; the prompt took {read * 1e3:.0f} ms"
+        return wait / step, f"{wait * 1e3:.1f} ms of {step * 1e3:.2f} ms a step; the prefill took {read * 1e3:.0f} ms"
 
     def _measure_stall(self, scheduler: Scheduler, capacity: int) -> tuple[float, float, float]:
-        """Return the longest wait, the usual step and the time to the long prompt's first token, in seconds."""
+        """Return the longest gap, the usual step, and the time of the long prefill, in seconds."""
         [long] = self.request_factories(1, LONGEST_PROMPT, tokens=2)
-        request = long()  # its picture is not what is measured here
+        request = long()  # its image is encoded here, outside the measurement
         running = [
             StreamReader(scheduler.submit, make)
             for make in self.request_factories(RUNNING_STREAMS, SHORT, capacity - SHORT - 1)
@@ -121,7 +120,7 @@ class SchedulerLoad:
         begin, end = stream.started, stream.times[0]
         seen = [list(one.times) for one in running]
         if any(one.is_done for one in running):
-            raise RuntimeError("A running stream ended before the long prompt was read.")
+            raise RuntimeError("A running stream ended before the long prefill did.")
         waits = [later - max(earlier, begin) for one in seen for earlier, later in intervals_within(one, begin, end)]
         usual = [later - earlier for one in seen for earlier, later in intervals_within(one, 0, begin)]
         for one in running:
@@ -130,9 +129,9 @@ class SchedulerLoad:
         return max(waits), statistics.median(usual), end - begin
 
     def random_arrivals(self, rate: float, seconds: float) -> tuple[float, str]:
-        """Return the time in ms within which 95 % of requests that come at random have their first token."""
+        """Return the 95th percentile of time to first token in ms, at random arrivals."""
         with self.scheduler(64, SHORT + self.tokens) as scheduler:
-            self._send_at_random(scheduler, rate, seconds)  # not counted
+            self._send_at_random(scheduler, rate, seconds)  # warm-up
             streams = self._send_at_random(scheduler, rate, seconds)
         total = len(streams) * self.tokens / duration_s(streams)
         firsts = [one.times[0] - one.started for one in streams]
@@ -142,18 +141,18 @@ class SchedulerLoad:
 
 
 def duration_s(streams: list[StreamReader]) -> float:
-    """Return the seconds from the first question to the last token."""
+    """Return the seconds from the first request to the last token."""
     return max(one.times[-1] for one in streams) - min(one.started for one in streams)
 
 
 def intervals_within(times: list[float], begin: float, end: float) -> list[tuple[float, float]]:
-    """Return the pairs of successive times that reach into the span from `begin` to `end`."""
+    """Return the pairs of successive times that overlap the interval from `begin` to `end`."""
     pairs = itertools.pairwise(times)
     return [(earlier, later) for earlier, later in pairs if later > begin and earlier < end]
 
 
 def describe_latency(streams: list[StreamReader]) -> str:
-    """Say how long the readers of streams waited."""
+    """Describe the latencies of streams."""
     firsts = [(one.times[0] - one.started) * 1e3 for one in streams]
     waits = [wait * 1e3 for one in streams for wait in one.token_gaps]
     spread = [f"{percentile(values, share):.1f}" for values in (firsts, waits) for share in (0.5, 0.95)]
@@ -161,12 +160,12 @@ def describe_latency(streams: list[StreamReader]) -> str:
 
 
 def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
-    """Return everything that can be measured."""
+    """Return all stages."""
     on_gpu = source.device.type == "cuda"
     has_targets = on_gpu and source.is_full_size and source.dtype == torch.float16 and not options.quant
     counts = options.counts or ((1, 8, 32, 128) if on_gpu else (1, 4, 16))
     tokens = options.tokens or (128 if on_gpu else 64)
-    what = f"requests at once, {SHORT} + {tokens}, pictures and all, tokens/s"
+    what = f"simultaneous requests, {SHORT} + {tokens}, total, tokens/s"
     rate = options.rate or (16 if on_gpu else 4)
     rows = [
         Row(
@@ -177,8 +176,8 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
         )
         for count in counts
     ]
-    stall = f"longest wait of {RUNNING_STREAMS} streams while {LONGEST_PROMPT} tokens are read, decode steps"
-    arrivals = f"{rate} requests/s for {options.seconds} s, first token of 95 %, ms"
+    stall = f"longest stall of {RUNNING_STREAMS} streams by a prefill of {LONGEST_PROMPT} tokens, decode steps"
+    arrivals = f"{rate} requests/s for {options.seconds} s, time to first token, 95 %, ms"
     rows += [
         Row("stall", stall, methodcaller("prefill_stall"), STALL_TARGET if has_targets else None),
         Row("arrivals", arrivals, methodcaller("random_arrivals", rate, options.seconds)),
@@ -187,20 +186,20 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     add_table_arguments(parser)
-    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
-    parser.add_argument("--counts", type=min_int(1), nargs="+", metavar="N", help="how many requests at once")
-    parser.add_argument("--tokens", type=min_int(2), help="of an answer; left out, 128 on a GPU and 64 elsewhere")
-    parser.add_argument("--rate", type=float, help="requests a second that come at random")
-    parser.add_argument("--seconds", type=float, default=5, help="for how long they come (default %(default)s)")
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")
+    parser.add_argument("--counts", type=min_int(1), nargs="+", metavar="N", help="numbers of simultaneous requests")
+    parser.add_argument("--tokens", type=min_int(2), help="tokens of an answer (default: 128 on a GPU, 64 on a CPU)")
+    parser.add_argument("--rate", type=float, help="mean arrivals per second")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of the arrivals (default %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure the rows asked for and print them."""
+    """Measure the selected rows and print them."""
     options = parse_arguments()
     source = Source(options)
     stages = make_stages(source, options)

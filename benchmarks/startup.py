@@ -1,10 +1,10 @@
-"""How long the imports take, each in fresh processes, against `import torch`.
+"""Startup time: imports in fresh processes compared with `import torch`, and the first words of cli_demo.py.
 
 python -m benchmarks.startup
 python -m benchmarks.startup --python another/environment/bin/python --repetitions 9
 
-The target: `from model import chat, VisualGLMModel` takes at most one second more than `import torch`, whether
-deepspeed is installed or not, and imports none of the packages in HEAVY.
+The target: `from model import chat, VisualGLMModel` takes at most one second more than `import torch`, with and without
+deepspeed installed, and imports none of HEAVY_PACKAGES. `benchmarks.chat` measures cli_demo.py by `measure_start`.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from model.command_line import ArgumentParser, run_program
 IMPORTS = ("import torch", "import sat", "from model import chat, VisualGLMModel")
 HEAVY_PACKAGES = ("deepspeed", "transformers", "triton", "cpm_kernels")
 UNDECLARED = ("requests", "triton", "wandb")
-LIMIT_S = 1.0  # beyond `import torch`
+LIMIT_S = 1.0  # more than `import torch`
 
-# What cli_demo.py prints when it waits for a picture, begins an answer, and waits for a question.
-ASK_PICTURE, ANSWER, ASK_QUESTION = "）：", "VisualGLM：", "\n用户："
-# Runs in the process measured; its last line is the result.
+# Output of cli_demo.py when it waits for an image, starts an answer, and waits for a question.
+ASK_IMAGE, ANSWER, ASK_QUESTION = "）：", "VisualGLM：", "\n用户："
+# Runs in the measured process; its last line is the result.
 IMPORT_PROBE = """
 import json, sys, time
 started = time.perf_counter()
@@ -44,12 +44,12 @@ FIND_SPEC = "import importlib.util, sys; print(importlib.util.find_spec(sys.argv
 
 @dataclass
 class ImportTimes:
-    """What repeated runs of one import statement showed.
+    """Repeated measurements of one import statement.
 
     Attributes:
-        seconds: the duration of each run, without the interpreter's own start.
-        error: why it does not import, or None.
-        loaded: which of HEAVY it imported.
+        seconds: duration of each run, without the start of the interpreter.
+        error: the import error, or None.
+        loaded: imported packages of HEAVY_PACKAGES.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -62,13 +62,13 @@ class ImportTimes:
 
 
 def run_python(python: str, *arguments: str) -> str:
-    """Run `python -c ...` in the repository's root; return the last line that it printed."""
+    """Run `python -c ...` in the repository root; return the last line of its output."""
     done = subprocess.run([python, "-c", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
     return done.stdout.strip().splitlines()[-1]
 
 
 def measure(python: str, repetitions: int) -> dict[str, ImportTimes]:
-    """Run every statement `repetitions` times in turn, after one run of each that is not counted."""
+    """Run all statements in turn, `repetitions` times, after one uncounted run."""
     results = {statement: ImportTimes() for statement in IMPORTS}
     for repetition in range(repetitions + 1):
         for statement, result in results.items():
@@ -80,7 +80,7 @@ def measure(python: str, repetitions: int) -> dict[str, ImportTimes]:
 
 
 def format_row(environment: str, statement: str, result: ImportTimes, torch_s: float) -> str:
-    """Write one result as a row of the table."""
+    """Format one result as a row of the table."""
     name = f"| {environment} | `{statement}` |"
     if result.error is not None:
         return f"{name} does not import: {result.error} | | | |"
@@ -91,9 +91,7 @@ def format_row(environment: str, statement: str, result: ImportTimes, torch_s: f
 
 def print_table(environments: list[tuple[str, dict[str, ImportTimes]]]) -> None:
     """Print the results of each environment, and whether the target is met."""
-    print(
-        f"| environment | statement | median s | min s | beyond torch, s | of {', '.join(HEAVY_PACKAGES)} it imports |"
-    )
+    print(f"| environment | statement | median s | min s | vs. torch, s | imports of {', '.join(HEAVY_PACKAGES)} |")
     print("|---|---|---|---|---|---|")
     for name, results in environments:
         for statement, result in results.items():
@@ -103,20 +101,20 @@ def print_table(environments: list[tuple[str, dict[str, ImportTimes]]]) -> None:
 
 
 def is_met(results: dict[str, ImportTimes]) -> bool:
-    """Whether our own import is as light as it should be."""
+    """Check whether our import meets the target."""
     own = results[IMPORTS[-1]]
     return own.error is None and not own.loaded and own.median - results[IMPORTS[0]].median <= LIMIT_S
 
 
 def name_environment(python: str) -> str:
-    """Say whether an interpreter has deepspeed, and which other packages that SAT imports without declaring them."""
+    """Describe an interpreter: deepspeed, and other packages that SAT imports without declaring them."""
     there = {name for name in ("deepspeed", *UNDECLARED) if run_python(python, FIND_SPEC, name) == "True"}
     named = ["with deepspeed" if "deepspeed" in there else "without deepspeed"]
     return ", with ".join(named + [name for name in UNDECLARED if name in there])
 
 
 class CliProcess:
-    """The program cli_demo.py in a process of its own, without a terminal, and what it has printed."""
+    """The program cli_demo.py in a subprocess without a terminal, and its output."""
 
     def __init__(self, arguments: list[str]) -> None:
         self.started = time.perf_counter()
@@ -131,10 +129,10 @@ class CliProcess:
         self.output = b""
 
     def read_until(self, mark: str, more: int = 0) -> float:
-        """Read until `mark` and `more` bytes after it are there; return the seconds since the last `type` or start.
+        """Read until `mark` and `more` bytes after it; return the seconds since the last `type` or the start.
 
         Raises:
-            RuntimeError: the program ended before.
+            RuntimeError: the program ended first.
         """
         assert self.process.stdout is not None
         text = mark.encode()
@@ -146,20 +144,20 @@ class CliProcess:
         return time.perf_counter() - self.started
 
     def type(self, line: str) -> None:
-        """Enter a line; what was printed before is forgotten."""
+        """Enter a line; discards the output so far."""
         assert self.process.stdin is not None
         self.output, self.started = b"", time.perf_counter()
         self.process.stdin.write(f"{line}\n".encode())
         self.process.stdin.flush()
 
     def close(self) -> None:
-        """Say stop and wait for the end."""
+        """Enter "stop" and wait for the end."""
         self.process.communicate(b"stop\n", timeout=60)
 
 
 @dataclass(frozen=True)
 class StartTimes:
-    """Seconds of a fresh process: to its prompt, to the first word about a picture, to that of a second question."""
+    """Seconds of a fresh process: to its prompt, and to the first word of two answers about an image."""
 
     prompt_s: float
     first_word_s: float
@@ -167,9 +165,9 @@ class StartTimes:
 
 
 def measure_start(arguments: list[str]) -> StartTimes:
-    """Start the program, give it a picture, which it describes, and ask one more question."""
+    """Start the program, let it describe an image, and ask one more question."""
     cli = CliProcess(arguments)
-    prompt_s = cli.read_until(ASK_PICTURE)
+    prompt_s = cli.read_until(ASK_IMAGE)
     cli.type(str(EXAMPLE_IMAGE))
     first_word_s = cli.read_until(ANSWER, more=1)
     cli.read_until(ASK_QUESTION)
@@ -186,8 +184,8 @@ def print_start(starts: list[StartTimes]) -> None:
     print("|---|---|---|---|")
     rows = (
         ("start to prompt", "prompt_s", "< 5"),
-        ("first word about a picture, first question", "first_word_s", "< 1"),
-        ("first word about it, second question", "second_word_s", "< 1"),
+        ("first word about an image, first question", "first_word_s", "< 1"),
+        ("first word, second question", "second_word_s", "< 1"),
     )
     for text, name, target in rows:
         values = [getattr(start, name) for start in starts]
@@ -195,23 +193,25 @@ def print_start(starts: list[StartTimes]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=min_int(1), default=7, help="runs of each import (default %(default)s)")
+    parser.add_argument(
+        "--repetitions", type=min_int(1), default=7, help="repetitions of each import (default %(default)s)"
+    )
     parser.add_argument(
         "--python",
         action="append",
         default=[],
         metavar="PATH",
-        help="interpreter of another environment to measure too; may be repeated",
+        help="interpreter of another environment to measure; may be repeated",
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure this interpreter's environment and those given, and print a table."""
+    """Measure the environments of this interpreter and of the given ones; print a table."""
     options = parse_arguments()
-    print(f"{describe_machine()}; {options.repetitions} fresh processes a row, in turn, files cached\n")
+    print(f"{describe_machine()}; {options.repetitions} fresh processes per row, in turn, files cached\n")
     interpreters = [sys.executable, *options.python]
     print_table([(name_environment(python), measure(python, options.repetitions)) for python in interpreters])
 

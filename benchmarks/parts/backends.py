@@ -1,4 +1,4 @@
-"""Who is measured: our engine, our Hugging Face side and SAT's own generation, each asked in its own way."""
+"""The measured backends (our engine, our chat models, SAT's own generation) and their measurements."""
 
 import collections
 import gc
@@ -18,12 +18,12 @@ from model import Conversation, HfChatModel, SatChatModel
 from model.engine import Request
 
 T = TypeVar("T")
-FIRST_TOKENS = 2  # of an answer of which only the first token counts; SAT's needs a second one to take its time
+FIRST_TOKENS = 2  # tokens of an answer when only the first is measured; SAT's measurement needs a second one
 
 
 @dataclass(frozen=True)
 class AnswerTimes:
-    """Seconds from the question to the first token, and from one token to the next in the mean."""
+    """Seconds to the first token, and mean seconds per further token."""
 
     first_s: float
     token_s: float
@@ -31,36 +31,36 @@ class AnswerTimes:
 
 @dataclass(frozen=True)
 class ConcurrentAnswers:
-    """Answers that were asked for at the same moment.
+    """Token times of answers that were requested at the same moment.
 
     Attributes:
         started: that moment.
-        times: when each token of each answer came.
+        times: times of each token of each answer.
     """
 
     started: float
     times: list[list[float]]
 
     @property
-    def total(self) -> float:
-        """Tokens a second, from the question to the last token."""
+    def total_rate(self) -> float:
+        """Tokens/s from the request to the last token."""
         return sum(map(len, self.times)) / (max(one[-1] for one in self.times) - self.started)
 
     @property
-    def phase(self) -> float:
-        """Tokens a second while all are being written, from the last one's first token to the first one's last.
+    def steady_rate(self) -> float:
+        """Tokens/s while all answers decode: from the latest first token to the earliest last token.
 
         Raises:
-            RuntimeError: they never were.
+            RuntimeError: there is no such interval.
         """
         begin, end = max(one[0] for one in self.times), min(one[-1] for one in self.times)
         if end <= begin:
-            raise RuntimeError("The answers were never all being written at once.")
+            raise RuntimeError("The answers never all decoded at the same time.")
         return sum(begin < moment <= end for one in self.times for moment in one) / (end - begin)
 
 
 class EngineBackend:
-    """Our engine: token ids in, token ids out. The picture is part of the first token's time, text of nothing."""
+    """Our engine: token ids in, token ids out. Time to first token includes the image; there is no text."""
 
     def __init__(self, model: SatChatModel) -> None:
         self.model = model
@@ -69,7 +69,7 @@ class EngineBackend:
     def request(
         self, length: int, tokens: int, pixels: torch.Tensor, seed: int, embeddings: torch.Tensor | None = None
     ) -> Request:
-        """Return what the engine is to answer."""
+        """Return a request to the engine."""
         config = fixed_length_config(tokens, self.eos_token_id, seed)
         prompt, request = self.model.make_request(
             Conversation(pixels), length_question(length, seed), config, embeddings
@@ -86,11 +86,11 @@ class EngineBackend:
         return to_times(started, times, tokens)
 
     def read(self, pixels: torch.Tensor) -> None:
-        """Read a picture as requests do."""
+        """Encode an image as requests do."""
         self.model.image_cache.embed(pixels)
 
     def answer_many(self, length: int, tokens: int, images: list[torch.Tensor], seed: int) -> ConcurrentAnswers:
-        """Answer as many prompts at once as there are pictures."""
+        """Answer one prompt per image concurrently."""
         started = time.perf_counter()
         times: collections.defaultdict[Request, list[float]] = collections.defaultdict(list)
         requests = self._requests(length, tokens, images, seed)
@@ -103,7 +103,7 @@ class EngineBackend:
         return ConcurrentAnswers(started, list(times.values()))
 
     def _requests(self, length: int, tokens: int, images: list[torch.Tensor], seed: int) -> Iterator[Request]:
-        """Yield requests as `answer_batch` does: while some are answered, pictures of the next ones are read."""
+        """Yield requests like `answer_batch`: the next images are encoded while earlier requests decode."""
         preferred_batch_size = self.model.image_cache.preferred_batch_size
         for start in range(0, len(images), preferred_batch_size):
             group = images[start : start + preferred_batch_size]
@@ -112,7 +112,7 @@ class EngineBackend:
 
 
 class ChatBackend:
-    """A ChatModel, by stream_answer: what a person waits for, text included."""
+    """A ChatModel, by stream_answer: user-visible latency, including detokenization."""
 
     def __init__(self, model: SatChatModel | HfChatModel) -> None:
         self.model = model
@@ -127,7 +127,7 @@ class ChatBackend:
 
 
 class SatBackend:
-    """SAT's own generation on a network of its own; see `sat_baseline`."""
+    """SAT's own generation on its own network; see `sat_baseline`."""
 
     def __init__(self, model: SatChatModel) -> None:
         self.model = model
@@ -141,11 +141,11 @@ class SatBackend:
 
     @torch.no_grad()
     def read(self, pixels: torch.Tensor) -> None:
-        """Read a picture by the forward pass of SAT's classes."""
+        """Encode an image by the forward pass of SAT's classes."""
         self.model.network.get_mixin("eva").model(pixels)
 
     def answer_in_turn(self, length: int, tokens: int, images: list[torch.Tensor]) -> float:
-        """Answer one prompt for each picture, one after another; return the tokens a second in all."""
+        """Answer one prompt per image sequentially; return the total tokens/s."""
         started = time.perf_counter()
         for seed, pixels in enumerate(images):
             self.answer(length, tokens, pixels, seed)
@@ -153,17 +153,17 @@ class SatBackend:
 
 
 def to_times(started: float, times: list[float], tokens: int) -> AnswerTimes:
-    """Return the times of an answer whose tokens came at `times`."""
+    """Return the times of an answer from its token times."""
     assert len(times) == tokens, f"the answer has {len(times)} tokens, not {tokens}"
     return AnswerTimes(times[0] - started, (times[-1] - times[0]) / (tokens - 1))
 
 
 class Measurements:
-    """A subject and what was measured of it; several rows may come of one measurement.
+    """A backend and its measurements; several rows may share one measurement.
 
     Args:
-        subject: answers.
-        repetitions: of every measurement, after one that is not counted; medians are taken.
+        backend: the measured backend.
+        repetitions: repetitions of each measurement, after an uncounted one; the median is taken.
     """
 
     def __init__(self, backend: Any, repetitions: int) -> None:
@@ -173,13 +173,13 @@ class Measurements:
         self.known: dict[tuple[Any, ...], Any] = {}
 
     def cached(self, key: tuple[Any, ...], measure: Callable[[], T]) -> T:
-        """Return what `measure` returns; later calls with the key return the same."""
+        """Return the result of `measure`, which is called once per key."""
         if key not in self.known:
             self.known[key] = measure()
         return self.known[key]  # type: ignore[no-any-return]
 
     def images(self, count: int = 1) -> list[torch.Tensor]:
-        """Return new pictures."""
+        """Return new images."""
         self.seed += 1000
         return random_pixels(count, self.backend.model.network.image_size, self.seed)
 
@@ -189,14 +189,14 @@ class Measurements:
         return statistics.median(measure() for _ in range(self.repetitions))
 
     def startup_s(self) -> float:
-        """Seconds that the first answer of a new subject takes beyond the second: captures, compiling, allocating."""
+        """Return how much longer the first answer takes than the second: captures, compilation, allocation."""
         [first, second] = self.images(2)
         synchronize(self.backend.model.network.device)
         seconds = [time_call(partial(self.backend.answer, SHORT, 8, one, 0)) for one in (first, second)]
         return seconds[0] - seconds[1]
 
     def token_ms(self, length: int, tokens: int) -> float:
-        """Milliseconds from token to token."""
+        """Return milliseconds per token."""
         [pixels] = self.images()
 
         def measure() -> float:
@@ -205,13 +205,13 @@ class Measurements:
         return self.cached(("token", length, tokens), measure)
 
     def first_ms(self, length: int, known: bool = False) -> float:
-        """Milliseconds to the first token, about a new picture or one that is known."""
+        """Return milliseconds to the first token, with new images or with a cached one (`known`)."""
         shown = self.images(self.repetitions + 1)
         images = iter([shown[0]] * len(shown) if known else shown)
         return self.median(lambda: self.backend.answer(length, FIRST_TOKENS, next(images), self.seed).first_s * 1e3)
 
     def concurrent(self, count: int, tokens: int) -> tuple[ConcurrentAnswers, ConcurrentAnswers]:
-        """Return `count` answers at once about as many new pictures, and about the same again; others go before."""
+        """Return `count` concurrent answers about new images, and again about the same; after a warm-up."""
 
         def measure() -> tuple[ConcurrentAnswers, ConcurrentAnswers]:
             self.backend.answer_many(SHORT, tokens, self.images(count), self.seed)
@@ -222,7 +222,7 @@ class Measurements:
         return self.cached(("rates", count, tokens), measure)
 
     def image_ms(self) -> float:
-        """Milliseconds to read a new picture."""
+        """Return milliseconds to encode a new image."""
         images, device = iter(self.images(self.repetitions + 1)), self.backend.model.network.device
 
         def read() -> None:
@@ -232,7 +232,7 @@ class Measurements:
         return self.median(lambda: time_call(read) * 1e3)
 
     def peak_gib(self, length: int, tokens: int) -> float:
-        """The most memory that an answer takes, weights and all; the subject must have the GPU to itself."""
+        """Return the peak GPU memory of an answer, with weights; no other backend may use the GPU."""
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -248,6 +248,6 @@ def time_call(work: Callable[[], Any]) -> float:
 
 
 def decoder_weight_bytes(network: Any) -> int:
-    """Return the bytes of weights that a language model reads for one token: its layers and its head."""
+    """Return the bytes of weights that the language model reads per token: its layers and lm_head."""
     parts = (*network.transformer.layers.parameters(), *network.lm_head.parameters())
     return sum(parameter.nbytes for parameter in parts)

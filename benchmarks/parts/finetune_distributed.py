@@ -1,6 +1,6 @@
-"""Fine-tuning in several processes, each started by torchrun as a person would; the first writes what was measured.
+"""Fine-tuning in several processes, started by torchrun as users do; rank 0 writes the measurement.
 
-This module is both sides: `DistributedRunner` starts it, and in the processes `main` measures.
+This module is both sides: `DistributedRunner` starts the processes, and `main` runs in them.
 """
 
 import json
@@ -19,18 +19,18 @@ from benchmarks.parts.machine import ROOT
 from finetune.distributed import close_distributed, exit_process
 from model.command_line import ArgumentParser
 
-SECONDS = 900  # that a launch may take
+TIMEOUT_S = 900
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What processes are to train.
+    """A training job for several processes.
 
     Attributes:
         data: see `write_dataset`.
         length, batch_size, steps: see `OurTraining`.
-        flags: of the program.
-        ends: whether the training goes on to its end, which saves it, instead of being measured.
+        flags: flags of the training program.
+        runs_to_end: train to the end and save, instead of measuring steps.
     """
 
     data: str
@@ -42,30 +42,30 @@ class TrainingJob:
 
 
 class DistributedRunner:
-    """Starts processes.
+    """Starts training processes.
 
     Args:
         model: flags of `add_model_arguments`.
-        processes: how many.
+        processes: number of processes.
     """
 
     def __init__(self, model: list[str], processes: int) -> None:
         self.model = model
         self.processes = processes
 
-    def run(self, launch: TrainingJob) -> dict[str, Any]:
-        """Train; return what the first process wrote.
+    def run(self, job: TrainingJob) -> dict[str, Any]:
+        """Train; return the report of rank 0.
 
         Raises:
             RuntimeError: the processes failed.
         """
-        out = Path(launch.data).parent / "launched.json"
+        out = Path(job.data).parent / "launched.json"
         out.unlink(missing_ok=True)
         module = [
             "-m",
             "benchmarks.parts.finetune_distributed",
             "--launch",
-            json.dumps(asdict(launch)),
+            json.dumps(asdict(job)),
             "--out",
             str(out),
         ]
@@ -73,7 +73,7 @@ class DistributedRunner:
         command = [sys.executable, *(several if self.processes > 1 else []), *module, *self.model]
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, cwd=ROOT)
         if done.returncode != 0 or not out.is_file():
             sys.stderr.write(done.stderr)
             raise RuntimeError(first_error(done.stderr))
@@ -81,22 +81,22 @@ class DistributedRunner:
 
 
 def first_error(stderr: str) -> str:
-    """Return the line of the first error that processes have said, without torchrun's summary of it."""
+    """Return the line of the first error in the processes' output, without torchrun's summary."""
     errors = [line for line in stderr.splitlines() if "Error" in line and "elastic" not in line]
     return errors[0][:200] if errors else "the processes failed"
 
 
-def measure(source: Source, launch: TrainingJob) -> dict[str, Any]:
-    """Measure steps in this process among the others."""
-    ours = OurTraining(source, Path(launch.data), launch.length, launch.batch_size, launch.steps, launch.flags)
+def measure(source: Source, job: TrainingJob) -> dict[str, Any]:
+    """Measure steps in this process."""
+    ours = OurTraining(source, Path(job.data), job.length, job.batch_size, job.steps, job.flags)
     spent, _ = ours.step_ms()
     return {"step_ms": spent, "samples_per_s": 1e3 * ours.rows / spent, "peak_gib": ours.peak_gib()[0]}
 
 
-def train(source: Source, launch: TrainingJob) -> dict[str, Any]:
-    """Train to the end; return where the run is, and its last held-out loss."""
-    more = ["--batch-size", str(launch.batch_size), "--train-iters", str(launch.steps)]
-    training = make_training(source, Path(launch.data), launch.length, [*launch.flags, *more])
+def train(source: Source, job: TrainingJob) -> dict[str, Any]:
+    """Train to the end; return the path of the run and its last held-out loss."""
+    more = ["--batch-size", str(job.batch_size), "--train-iters", str(job.steps)]
+    training = make_training(source, Path(job.data), job.length, [*job.flags, *more])
     try:
         training.train()
     finally:
@@ -105,15 +105,15 @@ def train(source: Source, launch: TrainingJob) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do what the parent asks for."""
+    """Run the job of the parent process."""
     parser = ArgumentParser(description=__doc__)
     add_model_arguments(parser)
-    parser.add_argument("--launch", required=True, help="a Launch, as JSON")
-    parser.add_argument("--out", type=Path, required=True, help="file for the result")
+    parser.add_argument("--launch", required=True, help="a TrainingJob as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="output file")
     options = parser.parse_args()
-    source, launch = Source(options), TrainingJob(**json.loads(options.launch))
+    source, job = Source(options), TrainingJob(**json.loads(options.launch))
     try:
-        result = (train if launch.runs_to_end else measure)(source, launch)
+        result = (train if job.runs_to_end else measure)(source, job)
         if int(os.environ.get("RANK", "0")) == 0:
             options.out.write_text(json.dumps(result), encoding="utf-8")
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:

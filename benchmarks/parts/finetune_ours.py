@@ -1,4 +1,4 @@
-"""Our fine-tuning, measured as its own loop makes it: the model, data, optimiser and steps of finetune_visualglm.py."""
+"""Measures our fine-tuning in its own training loop: the model, data, optimizer and steps of finetune_visualglm.py."""
 
 import json
 import statistics
@@ -20,23 +20,23 @@ from finetune.preparation import prepare
 from finetune.trainer import Trainer
 
 IMAGES, IMAGE_SIZE = 16, 256
-WARM_UP = 6  # steps, in which every picture is seen, kernels are chosen and memory is taken
-WATCHED = WARM_UP - 1  # the step in which waits for a GPU are counted, by PyTorch's warnings
-WAIT = "synchronizing CUDA operation"
-# Longer than any row may be, so that each is cut to exactly the length asked for.
+WARM_UP = 6  # steps in which every image occurs, kernels are chosen and memory is allocated
+SYNC_CHECKED = WARM_UP - 1  # step in which GPU synchronizations are recorded, by PyTorch's warnings
+SYNC_WARNING = "synchronizing CUDA operation"
+# Longer than the maximum length, so that every example is truncated to exactly that length.
 QUESTION, ANSWER = "图片里有什么？", "图片里有三个物体。" * 400
 
 
 class MeasurementDoneError(Exception):
-    """As many steps were made as are measured."""
+    """All measured steps are done."""
 
 
 class StepTimer:
-    """Stands where the loop has its recorder, and takes the time of each step that is done.
+    """Replaces the logger of the training loop, and records the time of each step.
 
     Args:
-        device: whose memory is counted.
-        steps: to measure after the warm-up.
+        device: device whose memory is measured.
+        steps: number of measured steps, after the warm-up.
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
@@ -46,35 +46,35 @@ class StepTimer:
         self.losses: list[float] = []
 
     def step(self, tokens: float) -> None:
-        """Note that a step is done; it is the loop that has waited for it.
+        """Record that a step is done; the loop has already waited for it.
 
         Raises:
-            EnoughError: it was the last to be measured.
+            MeasurementDoneError: it was the last measured step.
         """
         self.times.append(time.perf_counter())
-        if self.device.type == "cuda" and len(self.times) in (WATCHED - 1, WATCHED):
-            torch.cuda.set_sync_debug_mode("warn" if len(self.times) < WATCHED else "default")
+        if self.device.type == "cuda" and len(self.times) in (SYNC_CHECKED - 1, SYNC_CHECKED):
+            torch.cuda.set_sync_debug_mode("warn" if len(self.times) < SYNC_CHECKED else "default")
         if len(self.times) == WARM_UP and self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if len(self.times) == self.count:
             raise MeasurementDoneError
 
     def log_progress(self, step: int, loss: float, lr: float) -> None:
-        """Keep a loss."""
+        """Record a loss."""
         self.losses.append(loss)
 
     def milliseconds(self) -> float:
-        """Return the median time of a step."""
+        """Return the median step time."""
         times = self.times[WARM_UP - 1 :]
         return statistics.median(later - sooner for sooner, later in pairwise(times)) * 1e3
 
     def peak(self) -> float:
-        """Return the most bytes that were taken in the steps measured, weights and all; 0 where nothing counts them."""
+        """Return the peak memory of the measured steps in bytes, with weights; 0 on a CPU."""
         return float(torch.cuda.max_memory_allocated(self.device)) if self.device.type == "cuda" else 0.0
 
 
 def write_dataset(folder: Path, seed: int = 0) -> Path:
-    """Write training data of random pictures, each with an answer that is too long; return its file."""
+    """Write training data of random images with overlong answers; return the path of the file."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(IMAGES):
@@ -87,7 +87,7 @@ def write_dataset(folder: Path, seed: int = 0) -> Path:
 
 
 def make_training(source: Source, data: Path, length: int, flags: Sequence[str]) -> Trainer:
-    """Prepare a training as the program would from these flags; the model may be one of random weights."""
+    """Prepare a training run by these flags, as the program does; the model may have random weights."""
     given = ["--from_pretrained", source.name, "--device", str(source.device), "--train-data", str(data)]
     given += ["--max-length", str(length), "--save", str(data.parent / "runs"), "--eval-answers", "0"]
     options = parse_arguments([*given, *flags])
@@ -96,7 +96,7 @@ def make_training(source: Source, data: Path, length: int, flags: Sequence[str])
 
     def open_random(_: Any) -> Any:
         dtype, _notice = choose_precision(options, source.device, source.config)
-        # Of several processes each draws on its own GPU, which it has chosen by now.
+        # Each process creates the weights on its own GPU, which is selected by now.
         chosen_device = (
             torch.device("cuda", torch.cuda.current_device()) if source.device.type == "cuda" else source.device
         )
@@ -106,28 +106,28 @@ def make_training(source: Source, data: Path, length: int, flags: Sequence[str])
 
 
 def describe_memory_in_use(device: torch.device) -> str:
-    """Say what memory is taken that should not be, since each subject has the device to itself."""
+    """Describe GPU memory that is in use before the backend is created; there should be none."""
     taken = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    return f"{taken / 2**30:.3g} GiB of it were taken before" if taken > 2**28 else ""
+    return f"{taken / 2**30:.3g} GiB of it were in use before" if taken > 2**28 else ""
 
 
 class OurTraining:
-    """A training whose steps are measured once, for all rows that ask.
+    """A training run whose steps are measured once for all rows.
 
     Args:
-        source: of the model.
+        source: source of the model.
         data: see `write_dataset`.
-        length: tokens of each row.
-        batch_size: rows of a step.
-        steps: to measure.
-        flags: of the program.
+        length: tokens per example.
+        batch_size: examples per step and process.
+        steps: number of measured steps.
+        flags: flags of the training program.
     """
 
     def __init__(
         self, source: Source, data: Path, length: int, batch_size: int, steps: int, flags: Sequence[str]
     ) -> None:
         self.before = describe_memory_in_use(source.device)
-        last = WARM_UP + steps + 1  # the loop saves at its last step, which is not made
+        last = WARM_UP + steps + 1  # the loop saves at its last step, which is never reached
         more = ["--batch-size", str(batch_size), "--train-iters", str(last), "--save-interval", str(2 * last)]
         self.training = make_training(source, data, length, [*flags, *more])
         if self.training.logger is not None:
@@ -139,12 +139,12 @@ class OurTraining:
         self.tokens = self.rows * length
 
     def run(self) -> StepTimer:
-        """Return the clock after the steps were made."""
+        """Run the steps, once; return the timer."""
         if not self.timer.times:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._go()
-            self.waits = [warning for warning in caught if WAIT in str(warning.message)]
+            self.waits = [warning for warning in caught if SYNC_WARNING in str(warning.message)]
         return self.timer
 
     def _go(self) -> None:
@@ -155,16 +155,16 @@ class OurTraining:
         raise RuntimeError("The training ended before its steps were measured.")
 
     def step_ms(self) -> tuple[float, str]:
-        """Return milliseconds of a step; and the tokens a second, and where a step waits for a GPU."""
+        """Return milliseconds per step; the note has tokens/s and the lines that synchronize with the GPU."""
         spent = self.run().milliseconds()
-        places = ", ".join(sorted({f"{Path(wait.filename).name}:{wait.lineno}" for wait in self.waits}))
-        waits = f"; waits for the GPU at {places}" if places else ""
+        lines = ", ".join(sorted({f"{Path(wait.filename).name}:{wait.lineno}" for wait in self.waits}))
+        waits = f"; synchronizes at {lines}" if lines else ""
         return spent, f"{1e3 * self.tokens / spent:,.0f} tokens/s{waits}"
 
     def peak_gib(self) -> tuple[float, str]:
-        """Return the most memory in GiB, and what of it was taken before."""
+        """Return the peak memory in GiB; the note reports memory in use before."""
         return self.run().peak() / 2**30, self.before
 
     def peak_gb(self) -> tuple[float, str]:
-        """Return the same in GB, thousand millions of bytes."""
+        """Return the peak memory in GB (10^9 bytes); the note reports memory in use before."""
         return self.run().peak() / 1e9, self.before

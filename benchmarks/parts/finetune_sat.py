@@ -1,7 +1,6 @@
-"""The same steps as SAT makes them: its LoRA, its attention, its activation checkpointing, and its loss on all logits.
+"""The same training steps by SAT: its LoRA, attention, activation checkpointing, and loss on all logits.
 
-What the original's training does beyond that (deepspeed's copies of what is trained, dropout) is left out, which
-favours it.
+The rest of the original's training (deepspeed's copies of trained weights, dropout) is omitted, which favors it.
 """
 
 import statistics
@@ -32,14 +31,14 @@ RATE = 1e-4
 
 
 class SatTraining:
-    """Training of SAT's network by SAT's means.
+    """Training of SAT's network by SAT's functions.
 
     Args:
-        source: of the model, in its dtype.
+        source: source of the model, in its dtype.
         data: training data.
-        length, batch_size: of the one batch that is trained on.
-        rank, layers: of LoRA.
-        steps: to measure.
+        length, batch_size: shape of the one batch that is trained on.
+        rank, layers: LoRA rank and layers.
+        steps: number of measured steps.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class SatTraining:
         self.spent: list[float] = []
 
     def step(self) -> torch.Tensor:
-        """Make one step; return its loss."""
+        """Run one step; return its loss."""
         batch, device = self.batch, self.device
         assert batch.pixels is not None
         ids, labels = batch.input_ids.to(device), batch.labels.to(device)
@@ -72,7 +71,7 @@ class SatTraining:
         return loss.detach()
 
     def measure(self) -> None:
-        """Make the steps, once."""
+        """Run the steps, once."""
         if self.spent:
             return
         for number in range(WARM_UP + self.steps):
@@ -84,27 +83,27 @@ class SatTraining:
             self.spent.append(time.perf_counter() - started)
 
     def step_ms(self) -> tuple[float, str]:
-        """Return milliseconds of a step, and the tokens a second."""
+        """Return milliseconds per step; the note has tokens/s."""
         self.measure()
         spent = statistics.median(self.spent[WARM_UP:]) * 1e3
         return spent, f"{1e3 * self.batch.input_ids.numel() / spent:,.0f} tokens/s"
 
     def peak_gib(self) -> tuple[float, str]:
-        """Return the most memory in GiB, and what of it was taken before."""
+        """Return the peak memory in GiB; the note reports memory in use before."""
         self.measure()
         return torch.cuda.max_memory_allocated(self.device) / 2**30, self.before
 
 
 def use_sat_modules(network: Any, rank: int, layers: list[int]) -> Any:
-    """Give a network of ours SAT's own attention and rotary tables in place of ours, and SAT's LoRA."""
+    """Replace our attention, rotary tables and LoRA in a network by SAT's own."""
     for part in (network.vision_encoder.vit, network.vision_encoder.qformer):
         part.del_mixin("full-attention")
     rotary = RotaryEmbedding(network.rotary.dim)
-    rotary.inv_freq = rotary.inv_freq.half().float()  # as the original's runs in half precision have them
+    rotary.inv_freq = rotary.inv_freq.half().float()  # half precision, as in the original's runs
     network.get_mixin("chatglm-attn").rotary_emb = rotary.to(network.device)
     network.add_mixin("lora", LoraMixin(len(network.transformer.layers), rank, layer_range=layers), reinit=True)
     for name, weight in network.named_parameters():
         weight.requires_grad_("matrix_" in name)
     network.transformer.checkpoint_activations = True
-    network.transformer.training = True  # of itself alone: it lets gradients into what is checkpointed
+    network.transformer.training = True  # only this flag, not its submodules': it enables activation checkpointing
     return network

@@ -1,7 +1,7 @@
-"""A cheap client for many requests side by side: one thread, bare sockets, answers taken apart when they are over.
+"""A client with low overhead for many concurrent requests: one thread, raw sockets; responses are parsed at the end.
 
-As a process of its own, which shares nothing with the server but the machine, it reads lines of JSON from stdin, each a
-list of bodies to post at once, and writes a line for each: what came of them, and what they cost.
+Run as a process, it reads lines of JSON from stdin, each a list of request bodies to send at once. For each line it
+writes a line of JSON: the results, and the CPU time of the client.
 
 python -m benchmarks.parts.http_client 8080
 """
@@ -23,21 +23,21 @@ from typing import Any, cast
 PATH = "/v1/chat/completions"
 EVENT = b"data: "
 QUESTION = "Describe the image."
-MIN_LENGTH = 2048  # tokens of prompt and answer before which the model may not end: max_tokens alone ends the answer
+MIN_LENGTH = 2048  # minimum number of tokens: only max_tokens ends the answer
 
 
 @dataclass(frozen=True)
 class RequestResult:
-    """What came of one request.
+    """The result of one request.
 
     Attributes:
-        status: of the response; 0 where none came.
-        first_s, total_s: seconds from the connection to the first of the response, and to the end.
-        longest_wait_s: the longest time in which nothing new came, once something had.
-        events: server-sent events; 0 where the answer came whole.
-        tokens: of the answer, as the server counts them; 0 where it does not say.
-        is_complete: whether the response has its end.
-        code: what an error is called.
+        status: status code of the response; 0 if there was none.
+        first_s, total_s: seconds from the connection to the first byte of the response, and to its end.
+        longest_wait_s: longest gap between received data.
+        events: number of server-sent events; 0 if not streamed.
+        tokens: tokens of the answer, as reported by the server; 0 if not reported.
+        is_complete: whether the response is complete.
+        code: code of an API error.
     """
 
     status: int
@@ -51,10 +51,10 @@ class RequestResult:
 
 
 class ClientProtocol(asyncio.Protocol):
-    """One request on a connection of its own, and what comes back, with the times.
+    """One request on its own connection, with the received data and times.
 
     Args:
-        request: its bytes.
+        request: bytes of the request.
     """
 
     def __init__(self, request: bytes) -> None:
@@ -69,17 +69,17 @@ class ClientProtocol(asyncio.Protocol):
         cast(asyncio.Transport, transport).write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        """Keep what comes."""
+        """Store the data and its time."""
         self.times.append(time.perf_counter())
         self.parts.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits."""
+        """Mark the response as ended."""
         if not self.ended.done():
             self.ended.set_result(None)
 
     def result(self) -> RequestResult:
-        """Take the response apart."""
+        """Parse the response."""
         total_s = time.perf_counter() - self.started
         if not self.times:
             return RequestResult(0, total_s, total_s)
@@ -103,7 +103,7 @@ class ClientProtocol(asyncio.Protocol):
 
 
 class BytesSocket:
-    """Received bytes as http.client wants them."""
+    """Received bytes as the socket that http.client expects."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -114,22 +114,22 @@ class BytesSocket:
 
 
 def count_tokens(body: bytes) -> int:
-    """Return the tokens of an answer, whole or streamed, as its `usage` counts them; 0 where there is none."""
+    """Return the tokens of an answer, streamed or not, from its `usage`; 0 if there is none."""
     lines = body.replace(EVENT, b"").split(b"\n\n")
     counted = [line for line in lines if b'"completion_tokens"' in line]
     return int(json.loads(counted[-1])["usage"]["completion_tokens"]) if counted else 0
 
 
 def error_code(body: bytes) -> str | None:
-    """Return the error code in a response body, None if there is none."""
+    """Return the error code in a response body, or None."""
     try:
         return str(json.loads(body)["error"]["code"])
-    except (ValueError, KeyError, TypeError):  # no body, or the native route's
+    except (ValueError, KeyError, TypeError):  # no body, or an error of the native route
         return None
 
 
 def random_png(size: int, seed: int) -> bytes:
-    """Return a picture of size x size pixels of random colours, as a PNG file."""
+    """Return an image of size x size random pixels as a PNG file."""
     rng = random.Random(seed)
     rows = b"".join(b"\0" + rng.randbytes(3 * size) for _ in range(size))
     header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
@@ -147,7 +147,7 @@ def data_url(png: bytes) -> str:
 def completion(
     model: str, tokens: int, seed: int, image: bytes | None = None, *, stream: bool, text: str = QUESTION
 ) -> dict[str, Any]:
-    """Return the body that asks for an answer of exactly `tokens` tokens, its counts with it."""
+    """Return the body of a request for an answer of exactly `tokens` tokens, with usage."""
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if image is not None:
         content.append({"type": "image_url", "image_url": {"url": data_url(image)}})
@@ -157,13 +157,13 @@ def completion(
 
 
 def to_request(body: bytes, path: str = PATH) -> bytes:
-    """Return the bytes of a POST on a connection that ends with it."""
+    """Return the bytes of a POST request with `Connection: close`."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 async def send(port: int, request: bytes, disconnect_after_s: float | None = None) -> RequestResult:
-    """Send one request, and return what came of it; the connection is closed after `disconnect_after_s` if given."""
+    """Send one request, and return its result; with `disconnect_after_s`, disconnect early."""
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.create_connection(lambda: ClientProtocol(request), "127.0.0.1", port)
     try:
@@ -174,12 +174,12 @@ async def send(port: int, request: bytes, disconnect_after_s: float | None = Non
 
 
 async def send_all(port: int, requests: list[bytes]) -> list[RequestResult]:
-    """Send requests at the same moment, and return what came of each."""
+    """Send requests at the same moment; return their results."""
     return await asyncio.gather(*(send(port, one) for one in requests))
 
 
 def main() -> None:
-    """Do as the lines of stdin say."""
+    """Process the lines of stdin."""
     port = int(sys.argv[1])
     for line in sys.stdin:
         requests = [to_request(json.dumps(body).encode()) for body in json.loads(line)]

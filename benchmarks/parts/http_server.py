@@ -1,4 +1,4 @@
-"""api.py as a process of its own, watched from outside."""
+"""Runs api.py as a subprocess and measures its memory and CPU time."""
 
 import http.client
 import json
@@ -17,11 +17,11 @@ START_TIMEOUT_S = 600.0
 
 
 class Server:
-    """A server that runs, and its process.
+    """A running server and its process.
 
     Args:
-        process: of api.py.
-        port: at which it listens on this machine.
+        process: process of api.py.
+        port: port on 127.0.0.1.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
@@ -29,7 +29,7 @@ class Server:
         self.port = port
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return the status and the text of a GET."""
+        """Return the status and the text of a GET request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request("GET", path)
@@ -40,7 +40,7 @@ class Server:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it would answer a question now."""
+        """Whether the server is ready to answer."""
         try:
             return self.get("/ready")[0] == 200
         except OSError:
@@ -53,19 +53,19 @@ class Server:
 
     @property
     def rss_mib(self) -> float:
-        """Its memory."""
+        """Its resident memory."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     @property
     def pss_mib(self) -> float:
-        """The memory of its process and of all child processes, shared pages counted once."""
+        """The memory of its process and child processes; shared pages count once."""
         processes = [self.process.pid, *children_of(self.process.pid)]
         return sum(map(pss_kib, processes)) / 1024
 
     @property
     def cpu_s(self) -> float:
-        """The processor time that it has taken."""
+        """The CPU time used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -74,13 +74,13 @@ def children_of(process: int) -> list[int]:
     """Return the child processes of a process."""
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
-        with suppress(OSError):  # a thread that has just ended
+        with suppress(OSError):  # the thread has just ended
             found += map(int, (task / "children").read_text().split())
     return found
 
 
 def pss_kib(process: int) -> int:
-    """Return the memory of a process, pages that it shares divided among those who share them."""
+    """Return the proportional set size of a process: shared pages are divided among the sharing processes."""
     with suppress(OSError):  # it has just ended
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -88,14 +88,14 @@ def pss_kib(process: int) -> int:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
 
 
 @contextmanager
 def serving(arguments: Sequence[str]) -> Iterator[Server]:
-    """Run api.py with these flags in the block; its log goes nowhere."""
+    """Run api.py with these flags in the block, without its log."""
     port = free_port()
     command = [sys.executable, "api.py", "--port", str(port), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -104,7 +104,7 @@ def serving(arguments: Sequence[str]) -> Iterator[Server]:
         end = time.monotonic() + START_TIMEOUT_S
         while not server.is_ready:
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"The server has not started. Run it by hand: {' '.join(command)}")
+                raise RuntimeError(f"The server did not start. Run it manually: {' '.join(command)}")
             time.sleep(0.1)
         yield server
     finally:

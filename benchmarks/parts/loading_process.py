@@ -1,6 +1,6 @@
-"""Loading a model in a process of its own, whose memory its parent watches.
+"""Loads a model in a subprocess, whose memory the parent monitors.
 
-This module is both sides: `measure_loading` starts it, and in the process `main` loads.
+This module is both sides: `measure_loading` starts the process, and `main` runs in it.
 """
 
 import argparse
@@ -20,20 +20,20 @@ import torch
 
 from benchmarks.parts.machine import ROOT, synchronize
 
-SECONDS = 600  # that a process may take
+TIMEOUT_S = 600
 POLL_S = 0.01
-IMPORTED = ("model.job", "model.hf")
+IMPORTS = ("model.job", "model.hf")
 OURS, OURS_HF, ORIGINAL, ORIGINAL_CPU = "load_sat", "load_hf", "SAT", "SAT, built on the CPU"
 
 
 @dataclass(frozen=True)
 class LoadingJob:
-    """What a process is to load.
+    """What to load in a subprocess.
 
     Attributes:
-        way: one of WAYS.
-        directory: of the model.
-        device, dtype, quant: as those of `load_sat`; SAT knows no bits.
+        loader: one of LOADERS.
+        directory: directory of the model.
+        device, dtype, quant: see `load_sat`; SAT's loader has no quantization.
     """
 
     loader: str
@@ -45,14 +45,15 @@ class LoadingJob:
 
 @dataclass(frozen=True)
 class LoadingResult:
-    """What loading took; memory in bytes.
+    """Time and memory of loading; memory in bytes.
 
     Attributes:
-        seconds: of the loading; `process_s` of the whole process, imports and all.
-        model: the weights and buffers, where `on_gpu` says.
-        before: anonymous memory (RssAnon) when loading began, imports and CUDA's context among it.
-        peak: the most anonymous memory of the process.
-        gpu_peak: the most that torch allocated on a GPU; 0 without one.
+        seconds: loading time; `process_s` is that of the whole process, with imports.
+        model: size of weights and buffers.
+        before: anonymous memory (RssAnon) before loading, with imports and the CUDA context.
+        peak: peak anonymous memory of the process.
+        gpu_peak: peak GPU memory allocated by torch; 0 without a GPU.
+        on_gpu: whether the model resides on a GPU.
     """
 
     seconds: float
@@ -65,17 +66,17 @@ class LoadingResult:
 
     @property
     def host_gb(self) -> float:
-        """The most anonymous memory, without the model where it lies there, in GB."""
+        """The peak anonymous memory in GB, without the model if it resides there."""
         return (self.peak - (0 if self.on_gpu else self.model)) / 1e9
 
     @property
     def gpu_gb(self) -> float:
-        """The most memory on the GPU beyond the model, in GB."""
+        """The peak GPU memory beyond the model, in GB."""
         return (self.gpu_peak - self.model) / 1e9
 
 
 def anonymous_bytes(process: int | str = "self") -> int:
-    """Return the anonymous memory (RssAnon) of a process, 0 if it has ended."""
+    """Return the anonymous memory (RssAnon) of a process; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -84,28 +85,28 @@ def anonymous_bytes(process: int | str = "self") -> int:
 
 
 def measure_loading(job: LoadingJob) -> LoadingResult:
-    """Load in a fresh process, looking at its memory every POLL_S seconds.
+    """Load in a fresh process, sampling its memory every POLL_S seconds.
 
     Raises:
-        RuntimeError: the process failed; its last line says why.
+        RuntimeError: the process failed; the message is its last line.
     """
     command = [sys.executable, "-m", "benchmarks.parts.loading_process", json.dumps(asdict(job))]
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=errors)
-        peak = peak_memory(process, started + SECONDS)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=errors)
+        peak = peak_memory(process, started + TIMEOUT_S)
         spent = time.perf_counter() - started
-        said.seek(0)
+        output.seek(0)
         errors.seek(0)
         if process.returncode:
             failed = errors.read()
             sys.stderr.write(failed)
             raise RuntimeError((failed.strip().splitlines() or [f"ended with {process.returncode}"])[-1])
-        return LoadingResult(process_s=spent, peak=peak, **json.loads(said.read().splitlines()[-1]))
+        return LoadingResult(process_s=spent, peak=peak, **json.loads(output.read().splitlines()[-1]))
 
 
 def peak_memory(process: "subprocess.Popen[bytes]", deadline: float) -> int:
-    """Wait for a process; return the most anonymous memory that it was seen with."""
+    """Wait for a process; return its peak anonymous memory."""
     peak = 0
     while process.poll() is None:
         peak = max(peak, anonymous_bytes(process.pid))
@@ -130,11 +131,12 @@ def load_ours_hf(job: LoadingJob) -> Any:
 
 
 def load_original(job: LoadingJob, on_device: bool = True) -> Any:
-    """Load by SAT's own `from_pretrained` and `load_checkpoint`, as the original's programs ask for it.
+    """Load by SAT's own `from_pretrained` and `load_checkpoint`, as the original's programs do.
 
     Args:
-        on_device: whether the network is built on its device, as by the original's cli_demo.py, or on the CPU and then
-            moved, as by its web demo and API.
+        on_device: build the network on its device, as the original's cli_demo.py does, or on the CPU and then move it,
+            as
+            its web demo and API do.
     """
     from model import VisualGLMModel
 
@@ -162,11 +164,11 @@ LOADERS: dict[str, Callable[[LoadingJob], Any]] = {
 
 
 def load(job: LoadingJob) -> dict[str, Any]:
-    """Load in this process; return what it took."""
-    for name in IMPORTED:  # by every way, so that none is measured with them
+    """Load in this process; return the measurements."""
+    for name in IMPORTS:  # for every loader, so that imports are not measured
         importlib.import_module(name)
     device = torch.device(job.device)
-    torch.empty(1, device=device)  # makes CUDA's context
+    torch.empty(1, device=device)  # creates the CUDA context
     before, started = anonymous_bytes(), time.perf_counter()
     network = LOADERS[job.loader](job)
     synchronize(device)
@@ -182,9 +184,9 @@ def load(job: LoadingJob) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Load what the parent asks for, and print what it took."""
+    """Load as the parent asks, and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("loading", help="a Loading, as JSON")
+    parser.add_argument("job", help="a LoadingJob as JSON")
     print(json.dumps(load(LoadingJob(**json.loads(parser.parse_args().job)))), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on, and what its scripts share."""
+"""Describes the machine of a measurement; helpers for all scripts."""
 
 import argparse
 import datetime
@@ -17,7 +17,7 @@ EXAMPLE_IMAGE = ROOT / "examples" / "scene.png"
 
 
 def describe_machine(gpu: str = "no GPU") -> str:
-    """Say in one line on what, with what and when a measurement was made."""
+    """Describe hardware, versions and date of a measurement in one line."""
     info, memory = Path("/proc/cpuinfo"), Path("/proc/meminfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     gib = int(memory.read_text().split()[1]) / 2**20
@@ -31,13 +31,13 @@ def name_gpu(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked for."""
+    """Wait for all work of a GPU; no-op on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def copy_rate(device: torch.device) -> float:
-    """Return the bytes a second that a device reads and writes while it copies much more than its caches hold."""
+    """Return the bytes/s read and written by a copy much larger than the caches."""
     source = torch.ones(2**32 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target, seconds = torch.empty_like(source), []
     for _ in range(6):
@@ -50,7 +50,7 @@ def copy_rate(device: torch.device) -> float:
 
 
 def min_int(least: int) -> Callable[[str], int]:
-    """Return a reader of command line numbers that refuses smaller ones."""
+    """Return an argparse type: an integer of at least `least`."""
 
     def whole_number(text: str) -> int:
         value = int(text)

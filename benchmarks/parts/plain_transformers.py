@@ -1,10 +1,10 @@
-"""What `model.chat` of an exported directory takes in plain transformers; `decode` runs this in a process of its own.
+"""Measures `model.chat` of an exported directory in plain transformers; `decode` runs this as a subprocess.
 
-python benchmarks/parts/plain_transformers.py DIRECTORY PICTURE --device cuda --dtype float16 --prompts 49 1019
+python benchmarks/parts/plain_transformers.py DIRECTORY IMAGE --device cuda --dtype float16 --prompts 49 1019
 
-It must not import this repository: the directory's own code is what is measured, as `trust_remote_code=True` runs it.
-Where the directory has no weights, random ones are drawn. The last line printed is JSON: for each prompt its tokens,
-the milliseconds to the first token and from token to token.
+It must not import this repository: it measures the directory's own code, by `trust_remote_code=True`. If the directory
+has no weights, random ones are created. The last line of output is JSON: for each prompt length, milliseconds to the
+first token and per further token.
 """
 
 import argparse
@@ -23,20 +23,21 @@ WARM_UP_TOKENS = 4
 
 
 class TokenTimer(BaseStreamer):
-    """Notes when each token is there."""
+    """Records the time of each token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def put(self, value: torch.Tensor) -> None:
+        """Record the time."""
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """Every token has been noted."""
+        """Do nothing: every token is recorded."""
 
 
 def load(directory: str, device: str, dtype: torch.dtype) -> Any:
-    """Load the model, or build it with random weights on the device."""
+    """Load the model, or create it with random weights on the device."""
     if any(Path(directory).glob("*.safetensors")):
         return AutoModel.from_pretrained(directory, trust_remote_code=True, dtype=dtype).to(device).eval()
     config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
@@ -45,23 +46,23 @@ def load(directory: str, device: str, dtype: torch.dtype) -> Any:
 
 
 def measure(model: Any, tokenizer: Any, image: str, length: int, tokens: int) -> dict[str, float]:
-    """Ask a question whose prompt has `length` tokens; the end token is forbidden."""
+    """Ask a question whose prompt has `length` tokens, with the end token forbidden."""
     counts = {"<img>": OPENING}
     rest = length - OPENING - CLOSING - model.config.image_length
     tokenizer.encode_text = lambda text: [ORDINARY_ID] * counts.get(text, rest)
     timer, started = TokenTimer(), time.perf_counter()
     settings = {"max_new_tokens": tokens, "suppress_tokens": [tokenizer.eos_token_id], "streamer": timer}
     model.chat(tokenizer, image, "?", **settings)
-    first, *_, last = times = timer.times[1:]  # transformers hands over the prompt first
+    first, *_, last = times = timer.times[1:]  # the streamer receives the prompt first
     assert len(times) == tokens, f"the answer has {len(times)} tokens"
     return {"first_ms": (first - started) * 1e3, "token_ms": (last - first) / (tokens - 1) * 1e3}
 
 
 def main() -> None:
-    """Measure each prompt once, after a short answer that is not counted."""
+    """Measure each prompt length once, after a short warm-up answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory")
-    parser.add_argument("picture")
+    parser.add_argument("image")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--prompts", type=int, nargs="+", default=[49])

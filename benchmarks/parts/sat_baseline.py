@@ -1,4 +1,4 @@
-"""The same network through SAT's own generation, called as the original's chat() does."""
+"""SAT's own generation on the same network, called as in the original's chat()."""
 
 import contextlib
 import time
@@ -25,7 +25,7 @@ SCRIPTED = ((sat_chatglm, "gelu_impl"), (sat_chatglm, "apply_rotary_pos_emb_inde
 
 
 class TimedStrategy(BaseStrategy):
-    """SAT's sampling, noting when each token is there."""
+    """SAT's sampling, which records the time of each token."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -33,30 +33,30 @@ class TimedStrategy(BaseStrategy):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Sample a token."""
-        result = super().forward(*args, **kwargs)  # waits for the token: it looks whether it is an end token
+        result = super().forward(*args, **kwargs)  # synchronizes: it compares the token with the end token
         self.times.append(time.perf_counter())
         return result
 
 
 class SatGeneration:
-    """SAT's filling_sequence, called as the original's chat() does, on a network of its own."""
+    """SAT's filling_sequence, called as in the original's chat(), on its own network."""
 
     def __init__(self, model: SatChatModel) -> None:
         self.model = model
         self.network = model.network
         self.network.add_mixin("auto-regressive", CachedAutoregressiveMixin())
         width = self.network.rotary.dim
-        rotary = RotaryEmbedding(width)  # SAT's, which keeps its tables, with the original's half precision
+        rotary = RotaryEmbedding(width)  # SAT's, which caches its tables; in half precision, as in the original
         rotary.inv_freq = rotary.inv_freq.half().float()
         self.network.get_mixin("chatglm-attn").rotary_emb = rotary.to(self.network.device)
         self.network.eval()
 
     def greedy(self, case: Case, image: Image.Image | torch.Tensor) -> list[int]:
-        """Return the most likely tokens."""
+        """Return the greedy tokens."""
         return self.generate(case, image, self.strategy(top_k=1))[1]
 
     def answer(self, case: Case, image: Image.Image | torch.Tensor, seed: int) -> Answer:
-        """Answer with the demos' sampling; nothing of it is kept for a second question."""
+        """Answer with the demos' sampling; nothing is cached for the next question."""
         torch.manual_seed(seed)
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
         strategy = self.strategy(**{name: getattr(DEMO, name) for name in names})
@@ -89,7 +89,7 @@ class SatGeneration:
 
 
 def masks_and_positions(ids: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return tokens [1, L], mask [1, 1, L, L] and positions [1, 2, L] for a prompt whose <sop> is at `context`."""
+    """Return tokens [1, L], mask [1, 1, L, L] and positions [1, 2, L] for a prompt with <sop> at `context`."""
     length = len(ids)
     mask = torch.ones(1, 1, length, length, device=ids.device).tril_()
     mask[..., :context] = 1
@@ -100,7 +100,7 @@ def masks_and_positions(ids: torch.Tensor, context: int) -> tuple[torch.Tensor, 
 
 @contextlib.contextmanager
 def scripted_functions() -> Iterator[None]:
-    """Put SAT's functions under torch.jit.script, as its decorators would."""
+    """Compile SAT's functions by torch.jit.script in the block, as its decorators would."""
     originals = [getattr(module, name) for module, name in SCRIPTED]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -115,13 +115,13 @@ def scripted_functions() -> Iterator[None]:
 
 
 class ScriptedSatGeneration:
-    """SAT as it is when imported alone."""
+    """SAT's generation with scripted functions, its state when it is imported alone."""
 
     def __init__(self, plain: SatGeneration) -> None:
         self.plain = plain
 
     def greedy(self, case: Case, image: Image.Image | torch.Tensor) -> list[int]:
-        """Return the most likely tokens."""
+        """Return the greedy tokens."""
         with scripted_functions():
             return self.plain.greedy(case, image)
 

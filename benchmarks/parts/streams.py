@@ -1,4 +1,4 @@
-"""Answers that threads of their own read while they come, as the connections of a server do."""
+"""Streams answers in one thread each, like the connections of a server."""
 
 import itertools
 import threading
@@ -10,19 +10,19 @@ from model.engine import Request
 
 
 class StreamReader:
-    """One answer, read by a thread; what reading it raises is kept, too.
+    """Reads one answer in a thread; also stores the exception that ends it.
 
     Args:
-        ask: queues a request and returns the answer's steps; closing them cancels. `Scheduler.submit` is one.
-        make: makes the request, in the thread: its picture counts.
-        most: cancel after so many tokens, with 0 before any is asked for; None reads to the end.
+        ask: submits a request and returns its output stream, whose `close` cancels; for example `Scheduler.submit`.
+        make: creates the request, in the thread, so that encoding the image is included.
+        cancel_after: cancel after this many tokens, with 0 before the first is requested; None reads to the end.
 
     Attributes:
-        started: when it was asked, by `time.perf_counter`.
-        times: when each token came.
-        token_ids: which.
-        error: what ended it, if anything did.
-        finish_reason: why it ended by itself, if it did.
+        started: start time, by `time.perf_counter`.
+        times: time of each token.
+        token_ids: the tokens.
+        error: the exception that ended it, or None.
+        finish_reason: the finish reason, or None.
     """
 
     def __init__(
@@ -49,30 +49,35 @@ class StreamReader:
                 if self.cancelled or len(self.times) == self.cancel_after:
                     break
             steps.close()
-        except Exception as error:  # it belongs to whoever joins
+        except Exception as error:  # `join` raises it
             self.error = error
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the stream has ended."""
         return not self.thread.is_alive()
 
     @property
     def last_activity(self) -> float:
-        """When it was last heard of."""
+        """The time of the last token, or of the start."""
         return self.times[-1] if self.times else self.started
 
     @property
     def token_gaps(self) -> list[float]:
-        """Seconds from each token to the next."""
+        """Seconds between successive tokens."""
         return [later - earlier for earlier, later in itertools.pairwise(self.times)]
 
     def cancel(self) -> None:
-        """Close the answer when its next token comes."""
+        """Close the stream at its next token."""
         self.cancelled = True
 
     def join(self, tokens: int | None = None) -> None:
-        """Wait for the end; raise what ended it, or RuntimeError where it has not `tokens` tokens."""
+        """Wait for the end.
+
+        Raises:
+            RuntimeError: the answer does not have `tokens` tokens.
+            Exception: the exception that ended the stream.
+        """
         self.thread.join()
         if self.error is not None:
             raise self.error
@@ -81,6 +86,6 @@ class StreamReader:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the value that `share` of `values` do not exceed."""
+    """Return the smallest of the values that at least a share of them does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

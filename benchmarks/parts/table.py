@@ -1,4 +1,4 @@
-"""A table of measurements, each row printed as soon as it is measured, beside what was promised of it."""
+"""A table of measurements with targets; rows are printed immediately."""
 
 import argparse
 import fnmatch
@@ -13,13 +13,13 @@ import torch
 
 @dataclass(frozen=True)
 class Target:
-    """What a row should reach: at least `value`, or at most."""
+    """The target of a row: a lower or an upper bound."""
 
     value: float
     is_upper_bound: bool = False
 
     def ratio(self, measured: float) -> float:
-        """Return how many times better than promised a measurement is; the promise is kept from 1 on."""
+        """Return how many times better than the target a measurement is; 1 or more meets it."""
         return self.value / measured if self.is_upper_bound else measured / self.value
 
     def __str__(self) -> str:
@@ -27,23 +27,24 @@ class Target:
 
 
 def at_most(value: float) -> Target:
-    """Return the promise of a time or of memory."""
+    """Return a target for a time or for memory."""
     return Target(value, is_upper_bound=True)
 
 
 def at_least(value: float) -> Target:
-    """Return the promise of a rate."""
+    """Return a target for a rate."""
     return Target(value)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to measure.
+    """One measurement.
 
     Attributes:
-        name: by which it is chosen.
-        what: for a reader, with its unit.
-        measure: given the stage's subject, returns the number and, where there is more to say, a note.
+        name: name to select it by.
+        what: description with unit.
+        measure: given the backend of the stage, returns the number, or the number and a note.
+        target: target of the number, or None.
     """
 
     name: str
@@ -52,14 +53,14 @@ class Row:
     target: Target | None = None
 
     def value(self, subject: Any) -> tuple[float, str]:
-        """Return the number measured and the note."""
+        """Return the measured number and the note."""
         measured = self.measure(subject)
         return measured if isinstance(measured, tuple) else (measured, "")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Rows that are measured on one subject, which is made for them and then given up."""
+    """Rows that are measured on one backend, which is created for them and freed afterwards."""
 
     name: str
     make: Callable[[], Any]
@@ -68,7 +69,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows of one run; their names are "stage/row". `better` is the one that the ratio is in favour of."""
+    """A comparison of two rows, named "stage/row"; the ratio is in favor of `better`."""
 
     what: str
     better: str
@@ -79,22 +80,23 @@ class Comparison:
 
 @dataclass
 class Table:
-    """The rows chosen and what they have shown.
+    """The selected rows and their results.
 
     Attributes:
-        only: patterns of "stage/row"; empty for all.
+        only: patterns of "stage/row"; empty selects all.
+        results: measured numbers by "stage/row".
     """
 
     only: list[str] = field(default_factory=list)
     results: dict[str, float] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
-        """Whether a row is chosen."""
+        """Check whether a row is selected."""
         return not self.only or any(fnmatch.fnmatch(name, pattern) for pattern in self.only)
 
     def run(self, stages: Iterable[Stage]) -> None:
-        """Measure the chosen rows of every stage; what fails is printed in its place, and stops nothing else."""
-        show("| row | what | measured | promise | ratio | note |\n|---|---|---|---|---|---|")
+        """Measure the selected rows of every stage; a failure is printed and does not stop the run."""
+        show("| row | description | measured | target | ratio | note |\n|---|---|---|---|---|---|")
         for stage in stages:
             rows = [row for row in stage.rows if self.wants(f"{stage.name}/{row.name}")]
             if rows:
@@ -105,7 +107,7 @@ class Table:
         try:
             subject = stage.make()
         except Exception as error:
-            show(f"| {stage.name} | could not be made | {format_failure(error)} | | | |")
+            show(f"| {stage.name} | could not be created | {format_failure(error)} | | | |")
             return
         for row in rows:
             self._run_row(f"{stage.name}/{row.name}", row, subject)
@@ -121,8 +123,8 @@ class Table:
         show(f"| {name} | {row.what} | {format_number(value)} | {row.target or ''} | {ratio} | {note} |")
 
     def compare(self, comparisons: Iterable[Comparison]) -> None:
-        """Print by how much rows of this run are better than others, where both were measured."""
-        show("\n| in this run | row | other row | x as good | promise | ratio |\n|---|---|---|---|---|---|")
+        """Print the ratio of rows of this run, for all pairs that were measured."""
+        show("\n| comparison | row | baseline | factor | target | ratio |\n|---|---|---|---|---|---|")
         for one in comparisons:
             if one.better not in self.results or one.other not in self.results:
                 continue
@@ -134,37 +136,39 @@ class Table:
 
 
 def show(text: str) -> None:
-    """Print at once, whatever stands between us and the reader."""
+    """Print without buffering."""
     print(text, flush=True)
 
 
 def format_number(value: float) -> str:
-    """Write a number with three or four digits that matter."""
+    """Format a number with three or four significant digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def format_failure(error: Exception) -> str:
-    """Say what went wrong in the cell of a table; the traceback goes to stderr."""
+    """Format an error as the cell of a table; the traceback goes to stderr."""
     traceback.print_exception(error)
     lines = str(error).splitlines() or [""]
     return f"failed: {type(error).__name__}: {lines[0].replace('|', '/')[:200]}"
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more, so that the next subject has the device to itself."""
+    """Free unreferenced memory, so that the next backend has the whole device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose rows."""
-    parser.add_argument("--only", nargs="+", default=[], metavar="STAGE/ROW", help="rows to measure, such as 'int4/*'")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
+    """Add the flags that select rows."""
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="STAGE/ROW", help="rows to measure, for example 'int4/*'"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the rows and exit")
 
 
 def list_rows(stages: Iterable[Stage]) -> None:
-    """Print the names by which rows are chosen."""
+    """Print the names of all rows."""
     for stage in stages:
         for row in stage.rows:
             show(f"{stage.name}/{row.name}: {row.what}" + (f" ({row.target})" if row.target else ""))

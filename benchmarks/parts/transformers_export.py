@@ -1,4 +1,4 @@
-"""A model's exported directory, and plain transformers run on it in a process that has nothing of this repository."""
+"""Exports a model, and measures plain transformers on it in a process without this repository."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TIME_LIMIT_S = 300
 
 
 def export(source: Source, directory: Path) -> None:
-    """Write the model into a new directory; of random weights only the sizes and the code, the script draws its own."""
+    """Write the model into a new directory; for random weights only the config and the code."""
     if not source.is_random:
         convert(source.name, directory, "hf", dtype=source.dtype)
         return
@@ -33,10 +33,10 @@ def export(source: Source, directory: Path) -> None:
 
 
 class TransformersBackend:
-    """What plain transformers took, for each length of prompt.
+    """Measurements of plain transformers, for each prompt length.
 
     Raises:
-        RuntimeError: the script failed; its last line says why.
+        RuntimeError: the script failed; the message is its last line.
     """
 
     def __init__(self, source: Source, prompts: list[int], tokens: int) -> None:
@@ -46,18 +46,18 @@ class TransformersBackend:
             self.results = run_script(directory, source.device, source.dtype, prompts, tokens)
 
     def token_ms(self, length: int) -> float:
-        """Milliseconds from token to token."""
+        """Return milliseconds per token."""
         return self.results[str(length)]["token_ms"]
 
     def first_ms(self, length: int) -> float:
-        """Milliseconds to the first token, the picture's file read and encoded."""
+        """Return milliseconds to the first token, with reading and encoding the image file."""
         return self.results[str(length)]["first_ms"]
 
 
 def run_script(
     directory: Path, device: torch.device, dtype: torch.dtype, prompts: list[int], tokens: int
 ) -> dict[str, dict[str, float]]:
-    """Run `plain_transformers` beside the exported directory, which keeps its copy of the code, too."""
+    """Run `plain_transformers` next to the exported directory, where transformers also caches its code."""
     precision = str(dtype).removeprefix("torch.")
     options = {"--device": device, "--dtype": precision, "--tokens": tokens}
     flags = [str(part) for option in options.items() for part in option]

@@ -67,8 +67,8 @@ def test_chat_has_a_row_for_each_way_and_the_same_tokens() -> None:
     rows = cells(output)
     assert [row[0] for row in rows if row[0].startswith(("start to", "first word"))] == [
         "start to prompt",
-        "first word about a picture, first question",
-        "first word about it, second question",
+        "first word about an image, first question",
+        "first word, second question",
     ]
     answers = [row for row in rows if row[0] == "56 + 4"]
     assert [row[1] for row in answers] == ["ours", "SAT", "SAT, scripted"]

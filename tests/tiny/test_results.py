@@ -15,7 +15,7 @@ def test_intervals_are_wilsons() -> None:
 
 def test_a_result_is_graded_by_its_question() -> None:
     result = Result(make_question(), "right", "wrong")
-    assert (result.right, result.correct_when_swapped) == (True, False)
+    assert (result.correct, result.correct_when_swapped) == (True, False)
     assert Result(make_question(), "wrong").correct_when_swapped is None
 
 
@@ -24,7 +24,7 @@ def test_a_result_is_graded_by_its_question() -> None:
 )
 def test_a_small_drop_with_swapped_images_means_not_looking(right: int, swapped_right: int, looking: bool) -> None:
     result = score(make_results(right, 10 - right, swapped_right))
-    assert (result.count, result.right, result.percent, result.swapped_image) == (
+    assert (result.count, result.right, result.percent, result.swapped) == (
         10,
         right,
         10 * right,
@@ -35,14 +35,14 @@ def test_a_small_drop_with_swapped_images_means_not_looking(right: int, swapped_
 
 def test_looking_is_based_on_questions_with_both_images() -> None:
     without = make_results(10, 0, None)
-    assert (score(without).swapped_image, score(without).looking) == (None, None)
+    assert (score(without).swapped, score(without).looking) == (None, None)
     both = score(without + make_results(2, 8, 0))
-    assert (both.percent, both.swapped_image, both.looking) == (60, 0, False)
+    assert (both.percent, both.swapped, both.looking) == (60, 0, False)
 
 
 def test_nothing_has_no_score() -> None:
     nothing = score([])
-    assert (nothing.count, nothing.percent, nothing.low, nothing.swapped_image, nothing.looking) == (
+    assert (nothing.count, nothing.percent, nothing.low, nothing.swapped, nothing.looking) == (
         0,
         None,
         None,
