@@ -1,4 +1,4 @@
-"""A server in a thread, and a model that goes on only when a test lets it."""
+"""An HTTP server in a thread, and a model whose steps a test controls."""
 
 import asyncio
 import base64
@@ -28,10 +28,10 @@ DESCRIPTION = (
 
 
 class SteppedModel:
-    """Answers "a0 a1 a2 ..." one step at a time, each when the test lets it.
+    """Answers "a0 a1 a2 ..."; each step waits for a call of `step`.
 
     Args:
-        free: whether it need not be let.
+        free: run without waiting.
         length: steps of an answer.
     """
 
@@ -48,7 +48,7 @@ class SteppedModel:
         self.lock = threading.Lock()
 
     def step(self, count: int = 1) -> None:
-        """Let it go `count` steps."""
+        """Allow `count` steps."""
         self.may_step.release(count)
 
     image_size = 224
@@ -86,7 +86,7 @@ class SteppedModel:
 
 @contextmanager
 def serving(model: Any, **changes: Any) -> Iterator[httpx.Client]:
-    """Serve `model` at a port of its own; the client's `app` and `server` are what runs."""
+    """Context manager: serve `model` at a free port; yield a client, whose attributes include `app` and `server`."""
     settings = Settings(**{"port": 0, "model_name": "visualglm-tiny", **changes})
     app = create_app(model, settings)
     server, sock = Server(app, settings), listen(settings)
@@ -107,15 +107,15 @@ def serving(model: Any, **changes: Any) -> Iterator[httpx.Client]:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something holds; fail if it never does."""
+    """Wait until a condition holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it never came to hold"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
 
 
 def messages(*texts: str, image: str | None = None) -> list[dict[str, Any]]:
-    """A dialogue's messages, the user's first; the picture is in the first."""
+    """Return alternating messages of user and assistant; the first one has the image."""
     said = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     if image is not None:
         parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": texts[0]}]
@@ -124,11 +124,11 @@ def messages(*texts: str, image: str | None = None) -> list[dict[str, Any]]:
 
 
 def completion(*texts: str, image: str | None = None, **more: Any) -> dict[str, Any]:
-    """The body of a request for a completion."""
+    """Return the body of a request for a completion."""
     return {"model": "visualglm-tiny", "messages": messages(*texts, image=image), "temperature": 0, **more}
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    """The JSON of a stream's events but for the last [DONE]."""
+    """Return the JSON of a stream's events, without the final [DONE]."""
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     return [json.loads(line) for line in lines if line != "[DONE]"]

@@ -1,4 +1,4 @@
-"""What other threads than the test's open, connect to, look up or run, as Python's audit hooks see it."""
+"""Record the files, addresses and programs that threads other than the test's open, by Python's audit hooks."""
 
 import sys
 import threading
@@ -32,10 +32,10 @@ def _hook(name: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def record_audit_events() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
-    """Watch in the block; give a list that grows by each (event, its arguments)."""
+    """Context manager: yield a list to which each audit event is appended as (name, arguments)."""
     if not _hooked:
         _hooked.append(True)
-        sys.addaudithook(_hook)  # there is no way to take it out again
+        sys.addaudithook(_hook)  # audit hooks cannot be removed
     seen: list[tuple[str, tuple[Any, ...]]] = []
     _seen.append(seen)
     try:

@@ -1,4 +1,4 @@
-"""Requests that deserve a 4xx, by name: what is sent, and where."""
+"""Invalid requests, each with its name, path, body and expected 4xx status."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ from tests.helpers.image_files import encode
 
 NATIVE, CHAT = "/", "/v1/chat/completions"
 PNG = SCENE.read_bytes()
-# Of the server that is tested with these.
+# Settings of the tested server.
 LIMITS = {"max_body": 2_000_000, "max_picture": 300_000, "max_pixels": 1_000_000, "max_text": 2000, "max_history": 5}
 
 
 class Bad(NamedTuple):
-    """A request: its name, path, body, and the status that it should get."""
+    """An invalid request: name, path, body and expected status."""
 
     name: str
     path: str
@@ -36,7 +36,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_file(width: int, height: int, rows: bytes = b"", *more: bytes) -> bytes:
-    """A PNG whose header claims a size, whatever its data."""
+    """Return a PNG file whose header declares a size, with arbitrary data."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -48,9 +48,9 @@ def png_file(width: int, height: int, rows: bytes = b"", *more: bytes) -> bytes:
 
 
 def images() -> Iterator[tuple[str, str]]:
-    """Yield what is no picture that is accepted, as the text of a request."""
+    """Yield names and texts of invalid or unsupported images."""
     yield from {
-        "not base64": "this is no picture!",
+        "not base64": "this is no image!",
         "a length that no base64 has": SCENE_BASE64[:401],
         "base64 of nothing": "====",
         "another alphabet": SCENE_BASE64.replace("+", "-").replace("/", "_") + "_-",
@@ -121,7 +121,7 @@ def images() -> Iterator[tuple[str, str]]:
 
 
 def bodies() -> Iterator[tuple[str, bytes, int]]:
-    """Yield what is no request at all, for either path."""
+    """Yield bodies that are invalid for both paths: name, body, status."""
     yield from (
         ("nothing", b"", 400),
         ("a blank", b" ", 400),
@@ -153,7 +153,7 @@ def bodies() -> Iterator[tuple[str, bytes, int]]:
 
 
 def settings() -> Iterator[tuple[str, Any]]:
-    """Yield values that a setting of either path cannot have."""
+    """Yield settings with values that are invalid for both paths."""
     for name in ("temperature", "top_p"):
         yield from ((name, value) for value in (-1, -0.001, 1e9, "0.5", "", [], {}, True, [0.5]))
     yield "top_p", 1.1
@@ -166,7 +166,7 @@ def settings() -> Iterator[tuple[str, Any]]:
 
 
 def native() -> Iterator[tuple[str, Any]]:
-    """Yield bodies that POST / refuses."""
+    """Yield bodies that are invalid for POST /."""
     for value in (
         None,
         1,
@@ -218,7 +218,7 @@ def native() -> Iterator[tuple[str, Any]]:
 
 
 def chats() -> Iterator[tuple[str, Any]]:
-    """Yield bodies that chat completions refuse."""
+    """Yield bodies that are invalid for chat completions."""
     user = {"role": "user", "content": "a"}
     for value in (None, "a", 1, {}, [], [1], ["a"], [{}], [{"role": "user"}], [{"content": "a"}], [[user]]):
         yield f"messages {value}", completion("a") | {"messages": value}
@@ -265,7 +265,7 @@ def chats() -> Iterator[tuple[str, Any]]:
     yield "the answer first", completion("a") | {"messages": [answer, user]}
     yield "only a system message", completion("a") | {"messages": [{"role": "system", "content": "a"}]}
     yield (
-        "a picture of the assistant",
+        "an image of the assistant",
         completion("a")
         | {
             "messages": [
@@ -295,7 +295,7 @@ def chats() -> Iterator[tuple[str, Any]]:
 
 
 def bad_requests() -> Iterator[Bad]:
-    """Yield all of them."""
+    """Yield all invalid requests."""
     for path in (NATIVE, CHAT):
         for name, content, status in bodies():
             yield Bad(f"{path} body: {name}", path, content, status)
@@ -307,9 +307,9 @@ def bad_requests() -> Iterator[Bad]:
                 body = json.dumps({"text": "a"} if path == NATIVE else completion("a"))
                 yield Bad(f"{path} {name}: {value}", path, f'{body[:-1]}, "{name}": {value}}}'.encode())
     for name, source in images():
-        if source.strip():  # "" is no picture there
-            yield Bad(f"/ picture: {name}", NATIVE, json.dumps({"text": "a", "image": source}).encode())
-        yield Bad(f"/v1 picture: {name}", CHAT, json.dumps(completion("a", image=source)).encode())
+        if source.strip():  # an empty text means no image there
+            yield Bad(f"/ image: {name}", NATIVE, json.dumps({"text": "a", "image": source}).encode())
+        yield Bad(f"/v1 image: {name}", CHAT, json.dumps(completion("a", image=source)).encode())
     yield from (Bad(f"/ {name}", NATIVE, json.dumps(body).encode()) for name, body in native())
     yield from (Bad(f"/v1 {name}", CHAT, json.dumps(body).encode()) for name, body in chats())
     yield Bad("/v1 another model", CHAT, json.dumps(completion("a") | {"model": "gpt"}).encode(), 404)

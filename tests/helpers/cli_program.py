@@ -1,4 +1,4 @@
-"""The terminal program started as a person starts it: through pipes, or at a pseudo-terminal."""
+"""The terminal program as a child process, with pipes or at a pseudo-terminal."""
 
 import io
 import os
@@ -37,11 +37,11 @@ SLOW = [
     "import sys, cli_demo, tests.helpers.cli_program as t; "
     "sys.exit(cli_demo.main(load=lambda *_, **settings: t.SlowModel()))",
 ]
-PATIENCE = 60  # seconds; the machine may be busy
+PATIENCE = 60  # seconds until a test gives up; the machine may be busy
 
 
 class SlowModel:
-    """Counts to 400 for twenty seconds; asked to "count", says at once how many turns it was shown."""
+    """Counts to 400 in 20 seconds; the question "count" is answered immediately with the number of earlier turns."""
 
     image_size = 224
     description = Description("scripted")
@@ -59,7 +59,7 @@ class SlowModel:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a started program: one thread, UTF-8, an ordinary terminal."""
+    """Return the environment of a child process: one thread, UTF-8, an ordinary terminal."""
     foreign = ("LC_", "PYTHONIOENCODING", "PYTHONUTF8", "PROMPT_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     usual = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
@@ -109,7 +109,7 @@ def run_here(arguments: list[str], *, encoding: str = "utf-8", **changes: str) -
 def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, *arguments]
     settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    # What a shell starts in its background ignores Ctrl-C, and so would what the tests start then.
+    # Background processes of a shell ignore SIGINT, and child processes inherit that.
     settings["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=ROOT, env=environment(), bufsize=0, **settings) as program:
         try:
@@ -119,7 +119,7 @@ def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def interrupt_storm() -> None:
-    """Interrupt short blocks again and again, from another program; print how many of the blocks it hit."""
+    """Interrupt short blocks many times from another process; print the number of interrupted blocks."""
     storm = (
         f"import os, random, time\nfor _ in range(20000): os.kill({os.getpid()}, 2); time.sleep(random.random() / 1e5)"
     )
@@ -138,7 +138,7 @@ def interrupt_storm() -> None:
 
 
 def make_bad_images(directory: Path) -> dict[str, str]:
-    """Write what is no picture, or none that should be read; return the paths with the start of what is said."""
+    """Write invalid images; return their paths, with the start of the error message of each."""
     contents = {
         "empty.png": (b"", "is empty."),
         "text.png": (b"not a picture\n", "is not an image in a known format"),
@@ -152,7 +152,7 @@ def make_bad_images(directory: Path) -> dict[str, str]:
 
 
 def huge_png() -> bytes:
-    """Return a small file whose header promises 60000 x 60000 pixels."""
+    """Return a small PNG file whose header declares 60000 x 60000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -164,14 +164,14 @@ def huge_png() -> bytes:
 
 
 class Person:
-    """Someone at a pseudo-terminal: sees what the program shows and types."""
+    """A user at a pseudo-terminal, who reads the output and types."""
 
     def __init__(self, child: "pexpect.spawn[str]") -> None:
         self.child = child
         self.screen = child.logfile_read = io.StringIO()
 
     def sees(self, *texts: str) -> str:
-        """Wait for `texts` one after the other; return what came before the last."""
+        """Wait for `texts` in this order; return the output before the last one."""
         for text in texts:
             self.child.expect_exact(text)
         return str(self.child.before)
@@ -183,7 +183,7 @@ class Person:
         self.child.send(keys)
 
     def sees_the_end(self) -> None:
-        """Wait until the program has ended as it should."""
+        """Wait until the program has exited with code 0."""
         self.child.expect(pexpect.EOF)
         self.child.close()
         assert (self.child.exitstatus, self.child.signalstatus) == (0, None)
@@ -196,7 +196,7 @@ CTRL_C, CTRL_D, ARROW_UP = "\x03", "\x04", "\x1b[A"
 
 @contextmanager
 def at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Iterator[Person]:
-    """Start the program at a pseudo-terminal of `columns` columns."""
+    """Context manager: start the program at a pseudo-terminal with `columns` columns."""
     size = {"COLUMNS": str(columns)}
     child = pexpect.spawn(
         sys.executable,

@@ -1,4 +1,4 @@
-"""A visitor's program that talks with the page in plain HTTP, and so can send what no browser would."""
+"""An HTTP client of the page that can send requests that no browser sends."""
 
 import json
 import secrets
@@ -12,7 +12,7 @@ DEFAULTS = [2048, 0.4, 100, 0, 1.2, None]
 
 
 class RawVisitor:
-    """One session of the page."""
+    """A visitor with one session of the page."""
 
     def __init__(self, url: str, **headers: str) -> None:
         self.http = httpx.Client(base_url=url, headers=headers, timeout=PATIENCE, trust_env=False)
@@ -22,11 +22,11 @@ class RawVisitor:
         return self.http.post("/login", data={"username": name, "password": password})
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the page's events as its configuration lists them."""
+        """Return the events in the page's configuration."""
         return self.http.get("/config").json()["dependencies"]
 
     def join(self, name: str | int, values: Any, event_data: Any = None) -> httpx.Response:
-        """Ask for an event, by its name or number."""
+        """Start an event, given by its name or number."""
         if isinstance(name, str):
             name = next(event["id"] for event in self.events() if event["api_name"] == name)
         body = {"fn_index": name, "session_hash": self.session, "data": values, "event_data": event_data}
@@ -34,12 +34,12 @@ class RawVisitor:
         return self.http.post("/gradio_api/queue/join", content=json.dumps(body), headers=kind)
 
     def fetch(self) -> list[dict[str, Any]]:
-        """Return the messages of all events that were asked for."""
+        """Return the messages of all started events."""
         answer = self.http.get("/gradio_api/queue/data", params={"session_hash": self.session})
         return [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
 
     def call(self, name: str | int, values: Any, event_data: Any = None) -> list[dict[str, Any]]:
-        """Run an event; return the messages that it gives."""
+        """Run an event; return its messages."""
         joined = self.join(name, values, event_data)
         assert joined.status_code == 200, joined.text
         return [
@@ -47,7 +47,7 @@ class RawVisitor:
         ]
 
     def load(self) -> "RawVisitor":
-        """Open the page as a browser does: its load event updates every component."""
+        """Run the load event, as a browser does when it opens the page; it updates every component."""
         self.call("greet", [None])
         return self
 
@@ -58,13 +58,13 @@ class RawVisitor:
         return answer.json()[0]
 
     def saved(self) -> dict[str, Any]:
-        """Return the conversation as the page saves it."""
+        """Return the JSON document of the saved conversation."""
         path = self.call("save_json", [None])[-1]["output"]["data"][0]["file"]
         return self.http.get(f"/gradio_api/file={path}").json()
 
 
 def shown_messages(messages: list[dict[str, Any]]) -> str:
-    """Return the words that an event shows in a corner of the page: warnings and errors."""
+    """Return the warnings and errors that an event shows in a corner of the page."""
     logs = [message["log"] for message in messages if message["msg"] == "log"]
     errors = [message["output"].get("error") or "" for message in messages if "output" in message]
     return "\n".join(filter(None, [*logs, *errors]))

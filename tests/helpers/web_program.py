@@ -1,4 +1,4 @@
-"""The web page started as a person starts it, on a model that can be slow, busy or broken when asked to."""
+"""The web program as a child process, with a model that special questions make slow, busy or broken."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ DRAWN = str(ROOT / "examples" / "hand_drawn.png")
 
 
 class ModelWithModes:
-    """visualglm-tiny; but questions that are one of the words below show what a page must cope with."""
+    """visualglm-tiny, except that the questions below cause special answers and errors."""
 
     def __init__(self) -> None:
         self.tiny = load_sat("visualglm-tiny", device="cpu")
@@ -50,7 +50,7 @@ class ModelWithModes:
                 yield from self.tiny.stream_answer(conversation, question, config)
 
     def warm_up(self) -> None:
-        """Called by the program before it shows its page."""
+        """Warm up; the program calls it before it serves the page."""
         self.tiny.warm_up()
 
     def count_slowly(self) -> Iterator[StreamChunk]:
@@ -66,14 +66,14 @@ class ModelWithModes:
 
 
 def describe(conversation: Conversation, config: GenerationConfig) -> str:
-    """Return what the model was given."""
+    """Describe the input of the model as text."""
     image = None if conversation.image is None else color_of(conversation.image)
     said = " ".join(turn.question for turn in conversation.turns)
     return f"turns [{said}] image {image} {conversation.language.code} temperature {config.temperature}"
 
 
 def color_of(image: Image.Image) -> str:
-    """Return the mean color of an image, by which the examples can be told from one another."""
+    """Return the mean color of an image, which differs between the examples."""
     return "-".join(str(round(value)) for value in ImageStat.Stat(image).mean)
 
 
@@ -97,7 +97,7 @@ PROGRAM = python("-c", "import sys, web_demo, tests.helpers.web_program as t; sy
 
 @contextmanager
 def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = None, **changes: str) -> Iterator[str]:
-    """Start the page on a free port; give its address. What it prints is added to `log` when it has ended."""
+    """Context manager: start the page on a free port; yield its URL; append its output to `log` at the end."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
     with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
@@ -111,9 +111,9 @@ def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = N
             assert said and said[-1].startswith(STARTED), "".join(said)
             yield said[-1].removeprefix(STARTED).split()[0]
         finally:
-            os.killpg(process.pid, signal.SIGTERM)  # make does not hand it on
+            os.killpg(process.pid, signal.SIGTERM)  # to the process group, because make does not forward signals
             said.append(process.communicate(timeout=PATIENCE)[0])
-            print("".join(said))  # pytest shows it when a test fails
+            print("".join(said))  # pytest shows it if a test fails
             if log is not None:
                 log += said
-    assert process.returncode == 0 or command[0] == "make"  # which calls a signal an error
+    assert process.returncode == 0 or command[0] == "make"  # make reports a signal as an error

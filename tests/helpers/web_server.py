@@ -1,4 +1,4 @@
-"""A web server that answers as a test wants, and what else the tests of address and fetch share."""
+"""A web server with configurable responses, and other helpers for the tests of URL fetching."""
 
 import _socket
 import socket
@@ -16,7 +16,7 @@ PUBLIC = "93.184.216.34"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the function in the server's `routes` does, and notes what was asked."""
+    """Calls the function of the path in the server's `routes`, and records each request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def drip(self, data: Callable[[], bytes]) -> None:
-        """Send a little every few milliseconds until the client leaves or the test ends."""
+        """Send `data()` every 20 ms until the client disconnects or the test ends."""
         while not self.server.over.wait(0.02):
             self.wfile.write(data())
             self.wfile.flush()
@@ -60,13 +60,13 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def handle_error(self, *_) -> None:  # a client that left early is what many tests are about
+    def handle_error(self, *_) -> None:  # many tests disconnect early on purpose
         pass
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A running server, without any proxy setting around it."""
+    """A running server, in an environment without proxy settings."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -80,7 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def rejection_message(url: str, **options) -> str:
-    """Return the message with which `url` is refused."""
+    """Return the error message for a `url` that is rejected."""
     with pytest.raises(ImageError) as error:
         fetch_bytes(url, **options)
     assert str(error.value).isprintable() and len(str(error.value)) < 500
@@ -96,7 +96,7 @@ def connect_here(sock: socket.socket, server: Server) -> None:
 
 
 class PlainContext:
-    """Stands for TLS: notes the server name that would be verified and leaves the socket as it is."""
+    """Replaces the TLS context: records the server name to verify, and returns the socket without encryption."""
 
     names: list[str]
 

@@ -1,4 +1,4 @@
-"""The console program: its commands, its help, and what it says where something is missing or in the way."""
+"""The console program: commands, help, and errors for missing and shadowed modules."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tests.helpers.cli_program import ROOT, environment
 from visualglm import arguments, cli
 from visualglm.cli import COMMANDS
 
-# Makes modules look as if they were not installed.
+# Runs the console program as if some modules were not installed.
 WITHOUT = """
 import importlib.machinery, sys
 

@@ -1,4 +1,4 @@
-"""The programs ask with the sampling settings of the model's directory, unless flags or requests give others."""
+"""The programs use the sampling parameters of the model's directory, unless flags or requests override them."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OWN = {"repetition_penalty": 1.0, "top_k": 7}
 
 
 class OwnModel:
-    """A model whose directory names sampling settings; it keeps the settings that it is asked with."""
+    """A model with sampling parameters from its directory; it records the settings of each question."""
 
     image_size = 8
 

@@ -1,4 +1,4 @@
-"""All programs end alike: their exit codes, the form of their errors, Ctrl-C, and what they write to any stream."""
+"""All programs share exit codes, the form of errors, the handling of Ctrl-C, and output to any encoding."""
 
 import ast
 import io
@@ -16,7 +16,7 @@ from model.command_line import FAILURE, INTERRUPTED, SUCCESS, USAGE_ERROR, Argum
 from tests.helpers.cli_program import ROOT, environment, run_here
 from visualglm.cli import COMMANDS
 
-# Other programs start these.
+# Started as child processes by other programs.
 CHILDREN = ("benchmarks/parts/", "model/images/decode_worker.py")
 
 
@@ -88,7 +88,7 @@ def test_every_program_uses_the_wrapper() -> None:
 
 
 def runs_wrapped(tree: ast.Module) -> bool:
-    """Return whether a program calls the wrapper, or the main function of another program that does."""
+    """Return whether a program calls `run_program`, or the main function of a program that does."""
     if any(isinstance(node, ast.Call) and ast.unparse(node.func) == "run_program" for node in ast.walk(tree)):
         return True
     names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

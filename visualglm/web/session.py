@@ -218,7 +218,7 @@ class MemoryLimiter:
 
     @property
     def memory(self) -> int:
-        """Bytes of the sessions, as of their latest updates."""
+        """Bytes of the sessions at their latest updates."""
         return self._total
 
     def update(self, session: Session) -> None:

@@ -140,7 +140,7 @@ TEXTS = {
 
 
 def choose_language(wanted: str | None, accepted: str | None) -> Language:
-    """Return the page's language: that of `?lang=`, else the browser's first supported one, else Chinese.
+    """Return the page's language: from `?lang=`, the browser's first supported language, or Chinese.
 
     Args:
         wanted: value of the query parameter `lang`.

@@ -1,4 +1,4 @@
-"""The program: what it is started with, and how it ends."""
+"""The server program: its settings, its start and its shutdown."""
 
 import argparse
 import json
@@ -47,7 +47,7 @@ def test_settings_come_from_flags_then_from_the_environment_then_from_their_defa
 
 
 @pytest.mark.parametrize("words", [["--max-batch", "0"], ["--api-key", "a b"], ["--body-timeout", "nan"]])
-def test_settings_that_make_no_sense(words):
+def test_invalid_settings_are_rejected(words):
     with pytest.raises(SettingError):
         parse(*words)
 
@@ -74,9 +74,9 @@ def started(program: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 @pytest.mark.parametrize("program", ["api.py", pytest.param("api_hf.py", marks=pytest.mark.slow)])
-def test_it_loads_answers_and_ends_when_it_is_told_to(program):
+def test_it_loads_the_model_answers_and_stops_at_sigterm(program):
     with started(program, *TINY) as (process, client):
-        assert client.get("/health").status_code == 200  # also while it loads
+        assert client.get("/health").status_code == 200  # even while the model loads
         wait_until(lambda: client.get("/ready").status_code == 200, 60)
         answer = client.post("/", json={"image": SCENE_BASE64, "text": DESCRIBE, "temperature": 0})
         assert answer.json()["response"] == DESCRIPTION
@@ -86,13 +86,13 @@ def test_it_loads_answers_and_ends_when_it_is_told_to(program):
         assert json.loads(process.stderr.read().splitlines()[-1])["event"] == "stopping"
 
 
-def test_a_model_that_cannot_be_loaded_ends_it_with_the_reason(tmp_path):
+def test_a_model_that_cannot_be_loaded_ends_the_program_with_the_reason(tmp_path):
     process = start("api.py", "--from_pretrained", str(tmp_path))
     assert str(tmp_path) in process.communicate(timeout=60)[1].splitlines()[-1]
     assert process.returncode == 1
 
 
-def test_a_port_that_is_taken_is_said():
+def test_a_port_in_use_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start("api.py", *TINY, "--port", str(taken.getsockname()[1]))
         assert "Choose another --host or --port" in process.communicate(timeout=60)[1]
@@ -102,7 +102,7 @@ def test_a_port_that_is_taken_is_said():
 @pytest.mark.parametrize(
     ("host", "keys", "warned"), [("0.0.0.0", (), True), ("0.0.0.0", ("k",), False), ("localhost", (), False)]
 )
-def test_a_public_address_without_a_key_is_warned_of(host, keys, warned, caplog):
+def test_a_public_address_without_a_key_is_logged_as_a_warning(host, keys, warned, caplog):
     from visualglm.server.program import warn_if_unauthenticated
 
     warn_if_unauthenticated(Settings(host=host, api_keys=keys))
@@ -136,7 +136,7 @@ libc.fclose(file)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_nobody_is_answered_before_the_model_is_warm() -> None:
+def test_questions_are_rejected_until_the_model_is_warmed_up() -> None:
     settings, has_begun, may_end = Settings(port=0), threading.Event(), threading.Event()
     server = Server(create_app(None, settings), settings)
 
@@ -152,6 +152,6 @@ def test_nobody_is_answered_before_the_model_is_warm() -> None:
     wait_until(lambda: server.service.model is not None)
 
 
-def test_threads_share_few_heaps() -> None:
+def test_threads_share_few_arenas() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT_ARENAS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 1 <= done.stdout.count("<heap nr=") <= MALLOC_ARENAS

@@ -1,4 +1,4 @@
-"""Hundreds of bad requests: each is refused with words, none disturbs the next."""
+"""Hundreds of invalid requests: each gets an error with a message, and the server continues."""
 
 from collections.abc import Iterator
 
@@ -19,12 +19,12 @@ def client(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
         assert client.service.limiter.running == 0 and not client.service.active
 
 
-def test_there_are_many_and_each_is_one_of_a_kind():
+def test_there_are_at_least_400_different_requests():
     assert len({(bad.path, bad.content) for bad in REQUESTS}) == len(REQUESTS) >= 400
 
 
 @pytest.mark.parametrize("bad", REQUESTS, ids=[bad.name for bad in REQUESTS])
-def test_it_is_refused_with_words(client, bad: Bad):
+def test_it_is_rejected_with_a_message(client, bad: Bad):
     response = client.post(bad.path, content=bad.content, headers={"Content-Type": "application/json"})
     assert response.status_code == bad.status, response.text[:500]
     body = response.json()

@@ -1,4 +1,4 @@
-"""Connections are counted and closed again, and each request's headers have a deadline."""
+"""The number of connections is limited, and the headers of each request have a timeout."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
         wait_until(lambda: client.server.limits.total == 0)
 
 
-def test_a_header_that_drips_does_not_move_the_deadline(monkeypatch):
+def test_a_slow_header_does_not_move_the_deadline(monkeypatch):
     monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.3)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
@@ -72,7 +72,7 @@ def test_the_deadline_does_not_end_a_request_that_is_answered(monkeypatch):
         assert b"200 OK" in sock.recv(9999)
 
 
-def test_more_connections_than_allowed_are_told_so_and_the_server_lives_on():
+def test_too_many_connections_get_503_and_the_server_continues():
     with serving(SteppedModel(free=True), max_connections=5) as client, ExitStack() as stack:
         held = [stack.enter_context(connect(client)) for _ in range(5)]
         wait_until(lambda: client.server.limits.total == 5)
@@ -113,7 +113,7 @@ def test_limits_are_settings():
         Settings(trusted_proxies=("proxy.example",))
 
 
-def test_a_flood_of_log_records_is_cut_and_counted():
+def test_the_rate_of_log_records_is_limited_and_the_rest_is_counted():
     flood = RateLimitFilter(most=3, seconds=60)
 
     def record() -> logging.LogRecord:

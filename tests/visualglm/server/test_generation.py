@@ -1,4 +1,4 @@
-"""Answers run side by side, end when nobody waits for them, and leave nothing behind."""
+"""Answers are generated concurrently, are cancelled when the client disconnects, and release their permits."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ PATH = "/v1/chat/completions"
 NATIVE = {"text": "hello"}
 
 
-def test_a_piece_is_sent_when_it_comes():
+def test_a_chunk_is_sent_immediately():
     model = SteppedModel()
     with serving(model) as client:
         model.step()
@@ -26,11 +26,11 @@ def test_a_piece_is_sent_when_it_comes():
             lines = (json.loads(line[6:]) for line in response.iter_lines() if line)
             texts = (text for line in lines if (text := line["choices"][0]["delta"].get("content")))
             for number in range(5):
-                assert next(texts) == f"a{number} "  # without more being let
+                assert next(texts) == f"a{number} "  # before the model may continue
                 model.step()
 
 
-def test_what_comes_within_20_ms_shares_an_event():
+def test_chunks_within_20_ms_share_an_event():
     model = SteppedModel(free=True, length=3000)
     with serving(model) as client:
         response = client.post(PATH, json=completion("hello", stream=True))
@@ -51,7 +51,7 @@ def test_one_request_does_not_wait_for_another():
 
 
 class Queued:
-    """An answer whose turn never comes; any thread may close it."""
+    """An answer that stays in the queue until a thread closes it."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
@@ -68,7 +68,7 @@ class Queued:
 
 
 class QueueingModel:
-    """Lets every question wait."""
+    """A model whose answers all stay in the queue."""
 
     def __init__(self) -> None:
         self.answers: list[Queued] = []
@@ -83,7 +83,7 @@ class QueueingModel:
 
 @contextmanager
 def asking(client, **body):
-    """Ask by a bare connection, which closes at the end of the block."""
+    """Context manager: send a request on a raw connection, which is closed at the end of the block."""
     data = json.dumps(completion("hello", **body)).encode()
     with socket.create_connection(("127.0.0.1", client.port)) as sock:
         sock.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
@@ -91,7 +91,7 @@ def asking(client, **body):
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"stop": ["x"]}, {"n": 2}])
-def test_leaving_gives_the_place_in_the_queue_back(more):
+def test_disconnecting_cancels_a_queued_answer(more):
     model = QueueingModel()
     with serving(model) as client:
         with asking(client, **more):
@@ -100,14 +100,14 @@ def test_leaving_gives_the_place_in_the_queue_back(more):
         assert all(answer.closed.is_set() for answer in model.answers)
 
 
-def test_the_deadline_gives_the_place_in_the_queue_back():
+def test_the_deadline_cancels_a_queued_answer():
     with serving(QueueingModel(), request_timeout=0.2) as client:
         assert client.post(PATH, json=completion("hello")).status_code == 408
         wait_until(lambda: client.service.limiter.running == 0)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_leaving_ends_the_answer_at_its_next_step(streamed):
+def test_disconnecting_ends_the_answer_at_its_next_step(streamed):
     model = SteppedModel()
     with serving(model) as client:
         with asking(client, stream=streamed):
@@ -156,7 +156,7 @@ def test_a_model_that_is_busy_is_429_too():
         wait_until(lambda: client.service.limiter.running == 0)
 
 
-def test_each_of_several_answers_needs_a_place():
+def test_each_of_several_answers_needs_a_permit():
     model = SteppedModel(free=True, length=2)
     with serving(model, max_batch=1, max_queue=2) as client:
         assert client.post(PATH, json=completion("hello", n=3)).status_code == 200
@@ -196,7 +196,7 @@ def test_an_error_of_the_model_is_500_with_an_id_and_the_server_lives_on(error, 
         assert client.post("/", json={**NATIVE, "max_new_tokens": 2}).json()["response"] == "a0 a1"
 
 
-def test_a_client_that_does_not_read_holds_nobody_up():
+def test_a_client_that_does_not_read_delays_no_other():
     model = SteppedModel(free=True, length=200_000)
     with serving(model, request_timeout=1.0) as client, socket.create_connection(("127.0.0.1", client.port)) as sock:
         body = json.dumps({**NATIVE, "stream": True}).encode()
@@ -225,7 +225,7 @@ def test_answers_of_many_threads_stay_apart():
     assert results == {length: " ".join(f"a{i}" for i in range(length)) for length in range(1, 41)}
 
 
-def test_a_stream_ends_also_where_the_client_has_left_before_its_first_event():
+def test_a_stream_is_closed_if_the_client_disconnects_before_its_first_event():
     ended = []
 
     async def run() -> None:

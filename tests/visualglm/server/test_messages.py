@@ -1,4 +1,4 @@
-"""Chat messages in the shapes that clients send are read, and each fault of a part is named."""
+"""Chat messages are accepted in the forms that clients send, and errors name the invalid part."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def said(client: httpx.Client, *messages: dict[str, Any], **more: Any) -> httpx.
         [{"type": "text", "text": DESCRIBE, "cache_control": {"type": "ephemeral"}}, {**IMAGE, "id": "1"}],
     ],
 )
-def test_the_ways_to_write_parts(tiny_server, parts):
+def test_forms_of_parts(tiny_server, parts):
     response = said(tiny_server, {"role": "user", "content": parts})
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["message"]["content"] == DESCRIPTION
@@ -62,13 +62,13 @@ def test_the_ways_to_write_parts(tiny_server, parts):
         ([{**IMAGE, "detail": 1}], ".0.detail", "detail is a number"),
     ],
 )
-def test_each_fault_of_a_part_has_its_reason_and_its_place(content, param, words):
+def test_an_error_has_the_reason_and_the_path_of_the_invalid_part(content, param, words):
     with pytest.raises(ApiError, match=words) as caught:
         read_content(content, WHERE)
     assert caught.value.status_code == 400 and caught.value.param == WHERE + param
 
 
-def test_a_message_names_the_types_that_are_read():
+def test_an_error_names_the_supported_types():
     with pytest.raises(ApiError) as caught:
         read_content([{"type": "image"}], WHERE)
     assert TEXT_TYPES[0] in caught.value.detail and IMAGE_TYPES[0] in caught.value.detail
@@ -84,7 +84,7 @@ def test_a_message_names_the_types_that_are_read():
         {"reasoning_content": ""},
     ],
 )
-def test_what_other_servers_add_to_an_answer_is_harmless(answer):
+def test_fields_that_other_servers_add_to_an_answer_are_accepted(answer):
     model = SteppedModel(free=True, length=2)
     with serving(model) as client:
         response = said(

@@ -1,4 +1,4 @@
-"""Who may come in, and with what: keys, sizes, times, states, other pages' scripts; and what is written down of it."""
+"""Keys, body limits, timeouts, cross-site requests, server states, the request log and the metrics."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def client():
         yield client
 
 
-def test_a_key_is_needed_where_there_is_one():
+def test_a_key_is_required_if_keys_are_set():
     with serving(SteppedModel(free=True, length=3), api_keys=("first", "second")) as client:
         for authorization in ("", "Bearer", "Bearer firs", "Bearer first second", "Basic first", "first"):
             for path in ("/", PATH):
@@ -48,20 +48,20 @@ def test_a_key_that_is_not_ascii_is_a_wrong_key():
 
 
 @pytest.mark.parametrize(("header", "status"), [("Authorization: Bearer other", b"401"), ("Origin: null", b"403")])
-def test_who_is_not_let_in_is_told_so_after_the_whole_body(header, status):
+def test_a_rejected_client_gets_the_response_after_its_complete_body(header, status):
     keys = ("first",) if status == b"401" else ()
     with (
         serving(SteppedModel(), api_keys=keys) as client,
         socket.create_connection(("127.0.0.1", client.port)) as sock,
     ):
         sock.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n{header}\r\n\r\n".encode())
-        for part in (b"x" * 20, b"y" * 20):  # the first would be answered by a reset of a connection that is closed
+        for part in (b"x" * 20, b"y" * 20):  # on a closed connection, the first part would cause a reset
             time.sleep(0.2)
             sock.sendall(part)
         assert sock.recv(4096).split()[1] == status
 
 
-def test_no_key_takes_all_the_places():
+def test_one_key_cannot_use_all_permits():
     model = SteppedModel()
     with serving(model, api_keys=("a", "b"), max_per_key=1) as client, ThreadPoolExecutor(1) as pool:
         one, two = ({"Authorization": f"Bearer {key}"} for key in "ab")
@@ -82,7 +82,7 @@ def test_a_body_that_is_too_large_is_413(client):
     assert client.post("/", json=NATIVE).status_code == 200
 
 
-def test_whoever_asks_first_need_not_send_a_large_body(client):
+def test_a_client_that_expects_100_continue_need_not_send_a_large_body(client):
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 999999\r\n\r\n")
         assert sock.recv(9999).startswith(b"HTTP/1.1 413")
@@ -96,14 +96,14 @@ def test_whoever_asks_first_need_not_send_a_large_body(client):
         b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"tex\r\n',
     ],
 )
-def test_a_body_that_does_not_come_is_408(client, sent):
+def test_a_body_that_does_not_arrive_is_408(client, sent):
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + sent)
         answer = b"".join(iter(lambda: sock.recv(9999), b""))
     assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive" in answer
 
 
-def test_a_body_that_drips_is_408(client):
+def test_a_body_that_arrives_slowly_is_408(client):
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
         sock.settimeout(0.05)
@@ -129,7 +129,7 @@ def test_connections_that_are_closed_halfway_leave_nothing(client, sent):
     assert client.post("/", json=NATIVE).status_code == 200
 
 
-def test_a_connection_that_is_mute_is_closed(monkeypatch):
+def test_a_silent_connection_is_closed(monkeypatch):
     monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.1)
     with serving(SteppedModel(free=True)) as client:
         for sent in (b"", b"POST / HTTP/1.1\r\nHost"):
@@ -150,7 +150,7 @@ def test_the_server_is_alive_and_not_ready_while_the_model_loads():
         assert client.post("/", json=NATIVE).status_code == 200
 
 
-def test_other_pages_scripts_may_call_only_if_they_are_let():
+def test_scripts_of_other_sites_need_a_cors_origin():
     page = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
     with serving(SteppedModel(free=True)) as client:
         assert "access-control-allow-origin" not in client.post("/", json=NATIVE, headers=page).headers
@@ -169,7 +169,7 @@ def test_other_pages_scripts_may_call_only_if_they_are_let():
     "kind", ["text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "multipart/form-data", None]
 )
 @pytest.mark.parametrize("path", ["/", PATH])
-def test_a_browser_cannot_be_made_to_ask_by_another_site(client, path, kind):
+def test_another_site_cannot_send_questions_through_a_browser(client, path, kind):
     body = json.dumps(NATIVE if path == "/" else completion("hello")).encode()
     unasked = {} if kind is None else {"Content-Type": kind}
 
@@ -187,7 +187,7 @@ def test_a_browser_cannot_be_made_to_ask_by_another_site(client, path, kind):
 
 
 @pytest.mark.parametrize("path", ["/", PATH])
-def test_a_site_that_has_taken_this_machines_address_for_its_name_cannot_ask(client, path):
+def test_a_site_whose_name_resolves_to_this_machine_cannot_ask(client, path):
     body = NATIVE if path == "/" else completion("hello")
 
     def ask(client: httpx.Client, host: str) -> int:
@@ -198,7 +198,7 @@ def test_a_site_that_has_taken_this_machines_address_for_its_name_cannot_ask(cli
     assert ask(client, f"page.example:{port}") == ask(client, "localhost.page.example") == 403
     for name in ("localhost", f"localhost:{port}", f"chat.localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
         assert ask(client, name) == 200
-    assert client.post(path, json=body, headers={"Host": "page.example"}).status_code == 200  # no browser's
+    assert client.post(path, json=body, headers={"Host": "page.example"}).status_code == 200  # not sent by a browser
     with serving(SteppedModel(free=True, length=1), cors_origins=("http://page.example",)) as let:
         assert ask(let, "page.example") == 200
         assert ask(let, "other.example") == 403
@@ -207,7 +207,7 @@ def test_a_site_that_has_taken_this_machines_address_for_its_name_cannot_ask(cli
         assert locked.post(path, json=body, headers=headers).status_code == 200
 
 
-def test_the_page_of_the_documentation_needs_nobody_else(client):
+def test_the_documentation_page_loads_nothing_from_other_sites(client):
     with serving(SteppedModel(), api_keys=("key",)) as locked:
         for server in (client, locked):
             page = server.get("/docs")
@@ -236,7 +236,7 @@ def test_unknown_paths_and_methods(client, method, path, status):
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/completions", "/v1/responses", "/v1/v1/chat/completions"])
-def test_an_unknown_path_under_the_protocol_names_what_there_is(client, path):
+def test_the_error_of_an_unknown_v1_path_lists_the_v1_routes(client, path):
     error = client.post(path, json={}).json()["error"]
     assert error["code"] == "unknown_route" and repr(path) in error["message"]
     for known in ("POST /v1/chat/completions", "GET /v1/models", "/docs"):
@@ -244,12 +244,12 @@ def test_an_unknown_path_under_the_protocol_names_what_there_is(client, path):
     assert "/metrics" not in error["message"]
 
 
-def test_any_other_unknown_path_names_all_that_there_is(client):
+def test_the_error_of_any_other_unknown_path_lists_all_routes(client):
     message = client.post("/chat/completions", json={}).json()["error"]["message"]
     assert all(known in message for known in ("POST /,", "POST /v1/chat/completions", "GET /health", "/docs"))
 
 
-def test_the_root_says_where_the_documentation_is_to_everybody():
+def test_the_root_names_the_documentation_without_a_key():
     with serving(SteppedModel(free=True), api_keys=("key",)) as client:
         response = client.get("/")
         assert response.status_code == 405 and response.headers["allow"] == "POST"
@@ -257,7 +257,7 @@ def test_the_root_says_where_the_documentation_is_to_everybody():
         assert client.post("/", json=NATIVE).status_code == 401
 
 
-def test_a_request_keeps_its_id_if_it_has_a_decent_one(client):
+def test_a_request_keeps_its_id_if_it_is_valid(client):
     assert client.get("/health", headers={"X-Request-Id": "my-1.a"}).headers["X-Request-Id"] == "my-1.a"
     for odd in ("a b", "x" * 65, '"\\', ""):
         given = client.post("/", json={}, headers={"X-Request-Id": odd})
@@ -310,7 +310,7 @@ def test_metrics_count_requests_tokens_and_times(client):
     assert not any("made-up" in name for name in after)
 
 
-def test_metrics_show_who_waits_and_who_is_answered():
+def test_metrics_show_waiting_and_running_answers():
     model = SteppedModel()
     with serving(model) as client, ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 9}) for _ in range(3)]
@@ -326,7 +326,7 @@ def test_metrics_show_who_waits_and_who_is_answered():
 def test_running_answers_end_and_new_questions_are_503_while_the_server_stops():
     model = SteppedModel()
     with serving(model) as client, ThreadPoolExecutor(1) as pool, httpx.Client(base_url=client.base_url) as other:
-        assert other.get("/ready").status_code == 200  # a connection that is open already
+        assert other.get("/ready").status_code == 200  # opened before the shutdown
         asked = pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 4})
         wait_until(lambda: model.open == 1)
         client.server.handle_exit(2, None)

@@ -1,11 +1,11 @@
-"""Misspelled keys and other names of the image are refused on the native route; all other keys are ignored."""
+"""POST / rejects misspelled keys and other names of the image, and ignores all other unknown keys."""
 
 import pytest
 
 from tests.helpers.api_server import SteppedModel, serving
 from visualglm.server.schemas import MAX_KEYS, edit_distance
 
-REFUSED = [
+REJECTED = [
     ("imgae", "image"),
     ("iamge", "image"),
     ("miage", "image"),
@@ -75,8 +75,8 @@ def client():
         yield client
 
 
-@pytest.mark.parametrize(("key", "known"), REFUSED)
-def test_a_key_that_would_be_missed_is_refused_by_name(client, key, known):
+@pytest.mark.parametrize(("key", "known"), REJECTED)
+def test_a_misspelled_key_is_rejected_by_name(client, key, known):
     response = client.post("/", json={"text": "a", key: 1})
     assert response.status_code == 400
     assert repr(key) in response.json()["error"] and repr(known) in response.json()["error"]
@@ -93,7 +93,7 @@ def test_a_misspelled_text_is_named_where_the_text_is_missing(client):
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}])
-def test_a_key_that_holds_nothing_is_ignored(client, value):
+def test_an_empty_key_is_ignored(client, value):
     assert client.post("/", json={"text": "a", "images": value, "imgae": value}).status_code == 200
 
 
@@ -105,7 +105,7 @@ def test_swapped_letters_count_once(first, second, expected):
     assert edit_distance(first, second, 2) == edit_distance(second, first, 2) == expected
 
 
-def test_only_so_many_keys_are_compared(client, monkeypatch):
+def test_the_number_of_compared_keys_is_limited(client, monkeypatch):
     compared = []
     monkeypatch.setattr("visualglm.server.schemas.edit_distance", lambda *words: compared.append(words))
     keys = {f"imb{number}": 1 for number in range(9_000)}

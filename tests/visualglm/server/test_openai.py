@@ -1,4 +1,4 @@
-"""Chat completions, as OpenAI's own client library understands them."""
+"""Chat completions work with OpenAI's client library."""
 
 from collections.abc import Iterator
 
@@ -67,15 +67,15 @@ def test_usage_is_streamed_when_asked_for(client):
     assert all(chunk.usage is None and "usage" in chunk.model_fields_set for chunk in chunks)
 
 
-def test_several_turns_and_the_picture_in_any_of_them(client):
-    dialogue = ("图片里有什么？", "一辆小汽车。", "小汽车是什么颜色？")
-    first = messages(*dialogue, image=SCENE_URL)
-    later = messages(*dialogue)
+def test_several_turns_and_the_image_in_any_of_them(client):
+    turns = ("图片里有什么？", "一辆小汽车。", "小汽车是什么颜色？")
+    first = messages(*turns, image=SCENE_URL)
+    later = messages(*turns)
     later[2]["content"] = [
-        {"type": "text", "text": dialogue[2]},
+        {"type": "text", "text": turns[2]},
         {"type": "image_url", "image_url": {"url": SCENE_URL}},
     ]
-    both = [first[0], first[1], later[2]]  # the same picture twice is one picture
+    both = [first[0], first[1], later[2]]  # the same image twice counts as one image
     for said in (first, later, both):
         assert create(client, messages=said).choices[0].message.content == "小汽车是紫色的。"
 
@@ -90,7 +90,7 @@ def test_a_limit_of_tokens(client, name):
 @pytest.mark.parametrize("stop", ["一辆", ["不在", "紫色的小汽车", "一辆紫"], "在右上角，紫色"])
 def test_an_answer_ends_before_a_stop_string(client, stop):
     stops = [stop] if isinstance(stop, str) else stop
-    expected = DESCRIPTION[: min(place for text in stops if (place := DESCRIPTION.find(text)) >= 0)]
+    expected = DESCRIPTION[: min(index for text in stops if (index := DESCRIPTION.find(text)) >= 0)]
     whole = create(client, DESCRIBE, image=SCENE_URL, stop=stop)
     assert whole.choices[0].message.content == expected and whole.choices[0].finish_reason == "stop"
     assert 0 < whole.usage.completion_tokens < create(client, DESCRIBE, image=SCENE_URL).usage.completion_tokens
@@ -118,7 +118,7 @@ def test_several_answers_to_one_question(client):
     assert streamed == texts
 
 
-def test_what_asks_for_nothing_is_accepted(client):
+def test_parameters_without_effect_are_accepted(client):
     neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "user": "me"}
     more = {"response_format": {"type": "text"}, "metadata": {"a": "b"}, "tools": [], "store": False}
     assert create(client, DESCRIBE, image=SCENE_URL, **neutral, **more).choices[0].message.content == DESCRIPTION
@@ -143,17 +143,17 @@ def test_what_asks_for_nothing_is_accepted(client):
         ("best_of", 2),
     ],
 )
-def test_what_is_not_done_is_refused_by_name(client, name, value):
+def test_unsupported_parameters_are_rejected_by_name(client, name, value):
     with pytest.raises(openai.BadRequestError) as caught:
         create(client, DESCRIBE, extra_body={name: value})
     assert caught.value.param == name and caught.value.code == "unsupported_parameter"
     assert caught.value.type == "invalid_request_error" and name in caught.value.message
 
 
-def test_a_second_picture_is_refused(client):
+def test_a_second_image_is_rejected(client):
     other = SCENE_URL.replace("image/png", "image/x-png")
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in (SCENE_URL, other)]
-    with pytest.raises(openai.BadRequestError, match=r"pictures|images"):
+    with pytest.raises(openai.BadRequestError, match="2 images"):
         create(client, messages=[{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}])
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the server agree, as schemathesis sees it."""
+"""The server behaves as its OpenAPI document says; schemathesis generates the requests."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def document_and_url() -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def check_every_route(url: str, count: int) -> None:
-    """Send `count` requests that schemathesis thinks up to each route."""
+    """Send `count` requests that schemathesis generates to each route."""
     settings = hypothesis.settings(
         max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
     )
@@ -66,7 +66,7 @@ def test_the_ranges_in_the_document_are_the_engine_s(body):
         (bounds,) = (kind for kind in properties[name]["anyOf"] if "minimum" in kind)
         for bound, beyond in (("minimum", -1), ("maximum", 1)):
             GenerationConfig(**{name: bounds[bound]})
-            if bounds[bound] != 2**31 - 1:  # which only keeps numbers to what machines count with
+            if bounds[bound] != 2**31 - 1:  # a bound of the schema only
                 checked += 1
                 with pytest.raises(SettingError):
                     GenerationConfig(**{name: bounds[bound] + beyond})

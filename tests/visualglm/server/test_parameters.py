@@ -1,4 +1,4 @@
-"""Parameters of other servers are accepted where they request nothing, and refused by name where they do."""
+"""Unsupported parameters are accepted if their value has no effect, and rejected by name otherwise."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def served():
 
 
 @pytest.mark.parametrize(("name", "value"), NEUTRAL)
-def test_a_value_that_requests_nothing_is_accepted(served, name, value):
+def test_a_value_without_effect_is_accepted(served, name, value):
     client, model = served
     assert client.post(PATH, json=completion("a")).status_code == 200
     expected = model.requests[-1][2]
@@ -66,7 +66,7 @@ def test_a_value_that_requests_nothing_is_accepted(served, name, value):
 
 
 @pytest.mark.parametrize(("name", "value"), UNSUPPORTED)
-def test_any_other_value_is_refused_by_name(served, name, value):
+def test_any_other_value_is_rejected_by_name(served, name, value):
     response = served[0].post(PATH, json=completion("a", **{name: value}))
     assert response.status_code == 400
     assert response.json()["error"]["param"] == name
@@ -82,7 +82,7 @@ def test_the_native_route_reads_minus_one_in_the_same_way(served, name):
 
 
 @pytest.mark.parametrize("options", [{"include_usage": True, "continuous_usage_stats": True}])
-def test_counts_so_far_are_streamed_when_asked_for(served, options):
+def test_counts_so_far_are_streamed_if_requested(served, options):
     response = served[0].post(PATH, json=completion("a", stream=True, stream_options=options))
     *_, before, last = events(response)
     assert last["choices"] == [] and last["usage"] == before["usage"]

@@ -1,4 +1,4 @@
-"""What a body costs is bounded before it is parsed, and nothing keeps a body while its answer is generated."""
+"""The cost of a body is limited before parsing, and bodies are freed before their answers are generated."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def parser():
 
 
 @pytest.mark.parametrize("body", [b"0," * 1001, b"[]," * 501, b'{"":' * 501, b'"a":' * 1001])
-def test_many_values_are_refused_before_they_are_built(parser, body, monkeypatch):
+def test_many_values_are_rejected_before_they_are_built(parser, body, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("it was parsed")
 
@@ -37,7 +37,7 @@ def test_many_values_are_refused_before_they_are_built(parser, body, monkeypatch
 
 
 @pytest.mark.parametrize("body", ["图" * 1400, '\\"' * 1100, "\\u0041" * 1300, "😀" * 1001])
-def test_more_text_than_is_read_is_refused_before_it_is_parsed(parser, body):
+def test_too_much_text_is_rejected_before_it_is_parsed(parser, body):
     with pytest.raises(ApiError) as caught:
         parser.check_complexity(body.encode())
     assert caught.value.code == "text_too_long"
@@ -46,7 +46,7 @@ def test_more_text_than_is_read_is_refused_before_it_is_parsed(parser, body):
 @pytest.mark.parametrize(
     "body", ["图" * 1000, "a" * 100_000, "\\/".join(["A" * 62] * 2000), "\\r\\n".join(["A" * 76] * 2000)]
 )
-def test_what_may_be_a_picture_or_a_question_is_not(parser, body):
+def test_a_body_of_an_allowed_image_or_question_is_accepted(parser, body):
     parser.check_complexity(body.encode())
 
 
@@ -56,14 +56,14 @@ def test_the_first_error_ends_the_validation_of_a_list():
     assert caught.value.error_count() == 1
 
 
-def test_content_of_many_parts_is_refused_before_any_is_read():
+def test_content_of_many_parts_is_rejected_before_any_is_read():
     with pytest.raises(ApiError, match="101 parts") as caught:
         read_content([0] * (MAX_PARTS + 1), "messages.0.content")
     assert caught.value.param == "messages.0.content"
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_costly_body_is_refused_by_both_routes(path):
+def test_a_costly_body_is_rejected_by_both_routes(path):
     with serving(SteppedModel(free=True)) as client:
         for values in (b"0," * 60_000, b"[]," * 60_000):
             response = client.post(path, content=b'{"text": "a", "history": [' + values + b"0]}")
@@ -71,7 +71,7 @@ def test_a_costly_body_is_refused_by_both_routes(path):
             assert "commas" in response.text
 
 
-def test_a_budget_counts_what_is_large_alone():
+def test_a_budget_counts_large_bodies_only():
     budget = BodyBudget(1000)
     first, second = BodyReservation(budget), BodyReservation(budget)
     assert first.resize(UNCOUNTED_BODY_BYTES) and budget.used == 0
@@ -84,7 +84,7 @@ def test_a_budget_counts_what_is_large_alone():
     assert budget.used == 0
 
 
-def test_bodies_in_flight_share_a_bound_and_small_ones_are_free():
+def test_large_bodies_share_a_budget_and_small_ones_are_not_counted():
     with serving(SteppedModel(free=True), max_bodies=1_000_000) as client:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
         with socket.create_connection(("127.0.0.1", client.port), timeout=20) as slow:
@@ -102,7 +102,7 @@ def requests_about(image: str) -> list[tuple[str, dict]]:
 
 
 def post(client, path: str, content: bytes) -> socket.socket:
-    """Send a request, and return the connection on which the answer will come."""
+    """Send a request; return the connection, from which the response can be read."""
     sock = socket.create_connection(("127.0.0.1", client.port), timeout=20)
     sock.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(content)))
     sock.sendall(content)
@@ -110,7 +110,7 @@ def post(client, path: str, content: bytes) -> socket.socket:
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=PATHS)
-def test_neither_body_nor_picture_text_is_kept_while_the_answer_is_generated(number):
+def test_neither_body_nor_image_text_is_kept_while_the_answer_is_generated(number):
     model = SteppedModel()
     path, body = requests_about(SCENE_BASE64 + " " * 8_000_000)[number]
     content = json.dumps(body).encode()
@@ -128,7 +128,7 @@ def test_neither_body_nor_picture_text_is_kept_while_the_answer_is_generated(num
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=PATHS)
-def test_a_client_that_leaves_ends_the_decoding_of_its_picture(number):
+def test_a_client_that_disconnects_ends_the_decoding_of_its_image(number):
     path, body = requests_about(to_base64(slow_to_decode()))[number]
     content = json.dumps(body).encode()
     with serving(SteppedModel(free=True), max_pixels=100_000_000) as client:
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_ends_the_decoding_of_its_picture(number):
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=PATHS)
-def test_the_time_of_a_request_begins_before_its_picture(number):
+def test_the_time_limit_of_a_request_includes_its_image(number):
     path, body = requests_about(to_base64(slow_to_decode()))[number]
     with serving(SteppedModel(free=True), max_pixels=100_000_000, request_timeout=0.3) as client:
         response = client.post(path, json=body)
@@ -149,7 +149,7 @@ def test_the_time_of_a_request_begins_before_its_picture(number):
         wait_until(lambda: not client.service.images.active and not client.service.images.decoder.large.used)
 
 
-def test_other_requests_go_on_between_two_bodies():
+def test_other_requests_proceed_between_two_bodies():
     ticks: list[int] = [0]
     parsed_at: list[int] = []
 

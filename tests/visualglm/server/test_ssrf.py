@@ -1,4 +1,4 @@
-"""No request makes the server open a file or reach for an address that it should not, whatever it says."""
+"""No request makes the server open a file or connect to an address that is not allowed (SSRF)."""
 
 import base64
 import contextlib
@@ -18,7 +18,7 @@ from tests.helpers.web_server import PUBLIC, address_of, connect_here
 
 PATH = "/v1/chat/completions"
 IMAGE = Image.new("RGB", (32, 32), "red")
-PLACES = (
+LOCATIONS = (
     "/etc/passwd",
     "examples/scene.png",
     "~/.ssh/id_rsa",
@@ -75,7 +75,7 @@ def ask(client: httpx.Client, url: str) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def allowing():
-    """A client of a server that reads pictures from public addresses."""
+    """A client of a server that reads images from public URLs."""
     with serving(SteppedModel(free=True, length=3), allow_image_urls=True) as client:
         ask(client, SCENE_URL)
         yield client
@@ -83,11 +83,11 @@ def allowing():
 
 def test_nothing_in_a_request_is_opened(tiny_server):
     for path, body in (("/", {"text": "你好"}), (PATH, completion("你好"))):
-        tiny_server.post(path, json=body)  # the first of each may import something
-    tiny_server.service.images.decoder.warm_up()  # its start opens pipes
+        tiny_server.post(path, json=body)  # the first request of each kind may import modules
+    tiny_server.service.images.decoder.warm_up()  # starting the child process opens pipes
     with record_audit_events() as seen:
-        for place in PLACES:
-            for text in (place, f"问：<img>{place}</img>"):
+        for location in LOCATIONS:
+            for text in (location, f"问：<img>{location}</img>"):
                 history = [[text, text]]
                 assert (
                     tiny_server.post("/", json={"text": text, "history": history, "max_new_tokens": 1}).status_code
@@ -95,8 +95,8 @@ def test_nothing_in_a_request_is_opened(tiny_server):
                 )
                 body = {"messages": [{"role": "system", "content": text}, *messages(text, text, text)], "max_tokens": 1}
                 assert tiny_server.post(PATH, json={"model": "visualglm-tiny", **body}).status_code == 200
-            assert tiny_server.post("/", json={"text": "?", "image": place}).status_code == 400
-            assert ask(tiny_server, place).status_code == 400
+            assert tiny_server.post("/", json={"text": "?", "image": location}).status_code == 400
+            assert ask(tiny_server, location).status_code == 400
     assert seen == []
 
 
@@ -107,9 +107,9 @@ NOT_IMAGES = (
 )
 
 
-def test_no_picture_of_any_format_makes_the_server_open_a_file():
+def test_no_image_of_any_format_makes_the_server_open_a_file():
     with serving(SteppedModel(free=True, length=1)) as client:
-        client.service.images.decoder.warm_up()  # its start opens pipes
+        client.service.images.decoder.warm_up()  # starting the child process opens pipes
         with record_audit_events() as seen:
             for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
                 source = base64.b64encode(encode(IMAGE, name)).decode()
@@ -120,8 +120,8 @@ def test_no_picture_of_any_format_makes_the_server_open_a_file():
         assert seen == []
 
 
-def test_no_picture_of_any_format_makes_its_decoder_open_a_file():
-    """The server's child processes run this code."""
+def test_no_image_of_any_format_makes_its_decoder_open_a_file():
+    """Decoding runs in the server's child processes, so it is tested directly."""
     formats = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "PPM", "TGA", "PCX", "SGI")
     files = [*(encode(IMAGE, name) for name in formats), *NOT_IMAGES]
 
@@ -130,7 +130,7 @@ def test_no_picture_of_any_format_makes_its_decoder_open_a_file():
             with contextlib.suppress(ImageError):
                 load_image(data)
 
-    decode_all()  # the first of each format may import something
+    decode_all()  # the first image of each format may import modules
     with record_audit_events() as seen, ThreadPoolExecutor(1) as pool:
         pool.submit(decode_all).result()
     assert seen == []
@@ -153,7 +153,7 @@ def test_inner_addresses_are_never_connected_to(allowing, url):
     assert all(event[1][0] in ("/etc/hosts", "/etc/resolv.conf") for event in seen if event[0] == "open")
 
 
-def test_a_name_that_resolves_to_an_inner_address_is_refused(allowing, monkeypatch):
+def test_a_name_that_resolves_to_an_inner_address_is_rejected(allowing, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of("10.0.0.7", port)])
     with record_audit_events() as seen:
         response = ask(allowing, "http://inner.example/x.png")
@@ -164,7 +164,7 @@ def test_a_name_that_resolves_to_an_inner_address_is_refused(allowing, monkeypat
 
 @pytest.fixture
 def public(monkeypatch, allowing, server):
-    """A web server that stands for the public address, and the names that have been looked up."""
+    """A web server that receives the connections to the public address, and records the names looked up."""
     connect = socket.socket.connect
 
     def connect_public(sock, address):
@@ -178,22 +178,22 @@ def public(monkeypatch, allowing, server):
 
 
 def resolve(server, host: str, port: int) -> list:
-    """Answer with the addresses set for a name, each once; the last for ever."""
-    if host != "127.0.0.1":  # the test's own client
+    """Return the addresses set for a name, one per lookup; then the last one again."""
+    if host != "127.0.0.1":  # except lookups of the test's own client
         server.names.append(host)
     answers = server.answers.get(host, [host])
     return [address_of(answers.pop(0) if len(answers) > 1 else answers[0], port)]
 
 
-def test_a_public_picture_is_read(allowing, public):
-    public.answers["pictures.example"] = [PUBLIC]
+def test_a_public_image_is_read(allowing, public):
+    public.answers["images.example"] = [PUBLIC]
     public.routes["/x.png"] = lambda handler: handler.reply(body=SCENE.read_bytes())
-    assert ask(allowing, "http://pictures.example/x.png").status_code == 200
-    assert allowing.post("/", json={"text": "?", "image": "http://pictures.example/x.png"}).status_code == 200
+    assert ask(allowing, "http://images.example/x.png").status_code == 200
+    assert allowing.post("/", json={"text": "?", "image": "http://images.example/x.png"}).status_code == 200
 
 
-def test_a_name_whose_answer_changes_gains_nothing(allowing, public):
-    """It is looked up once, and what was checked is what is connected to."""
+def test_a_name_that_resolves_differently_later_is_not_looked_up_again(allowing, public):
+    """DNS rebinding: the name is looked up once, and the connection uses the checked address."""
     public.answers["changing.example"] = [PUBLIC, "127.0.0.1"]
     public.routes["/x.png"] = lambda handler: handler.reply(body=SCENE.read_bytes())
     assert ask(allowing, "http://changing.example/x.png").status_code == 200
@@ -204,20 +204,20 @@ def test_a_name_whose_answer_changes_gains_nothing(allowing, public):
 @pytest.mark.parametrize(
     "target", ["http://127.0.0.1/", "http://inner.example/", "http://[::1]/", "file:///etc/passwd"]
 )
-def test_redirects_to_inner_addresses_are_refused(allowing, public, target):
-    public.answers |= {"pictures.example": [PUBLIC], "inner.example": ["192.168.0.1"]}
+def test_redirects_to_inner_addresses_are_rejected(allowing, public, target):
+    public.answers |= {"images.example": [PUBLIC], "inner.example": ["192.168.0.1"]}
     public.routes["/x.png"] = lambda handler: handler.reply(302, b"", Location=target)
     with record_audit_events() as seen:
-        assert ask(allowing, "http://pictures.example/x.png").status_code == 400
+        assert ask(allowing, "http://images.example/x.png").status_code == 400
     assert not [event for event in seen if event[0] == "open"]
     assert len(public.requests) == 1
 
 
 def test_environment_proxies_are_not_used(allowing, public, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    public.answers["pictures.example"] = [PUBLIC]
+    public.answers["images.example"] = [PUBLIC]
     public.routes["/x.png"] = lambda handler: handler.reply(body=SCENE.read_bytes())
-    assert ask(allowing, "http://pictures.example/x.png").status_code == 200
+    assert ask(allowing, "http://images.example/x.png").status_code == 200
 
 
 def test_domains_that_are_allowed_are_the_only_ones(public):
@@ -236,18 +236,18 @@ def test_domains_that_are_allowed_are_the_only_ones(public):
         assert public.names == ["a.example"]
 
 
-def test_only_usual_and_listed_ports_are_asked(public):
-    public.answers["pictures.example"] = [PUBLIC]
+def test_only_default_and_listed_ports_are_used(public):
+    public.answers["images.example"] = [PUBLIC]
     public.routes["/x.png"] = lambda handler: handler.reply(body=SCENE.read_bytes())
     with serving(SteppedModel(free=True, length=1), allow_image_urls=True, allowed_image_ports=("8080",)) as client:
-        assert ask(client, "http://pictures.example:8080/x.png").status_code == 200
-        refused = ask(client, "http://pictures.example:8081/x.png")
+        assert ask(client, "http://images.example:8080/x.png").status_code == 200
+        refused = ask(client, "http://images.example:8081/x.png")
         assert refused.status_code == 400
         assert "port 8081" in refused.text
 
 
-def test_large_and_slow_pictures_are_given_up(public):
-    public.answers["pictures.example"] = [PUBLIC]
+def test_large_and_slow_images_are_aborted(public):
+    public.answers["images.example"] = [PUBLIC]
     public.routes["/large"] = lambda handler: handler.reply(body=b"x" * 2000)
     public.routes["/drip"] = lambda handler: (
         handler.reply(body=b"", Content_Length="900"),
@@ -255,5 +255,5 @@ def test_large_and_slow_pictures_are_given_up(public):
     )
     options = {"allow_image_urls": True, "max_picture": 1000, "image_url_timeout": 0.3}
     with serving(SteppedModel(free=True, length=1), **options) as client:
-        assert "more than 1,000 bytes" in ask(client, "http://pictures.example/large").text
-        assert "within 0.3 seconds" in ask(client, "http://pictures.example/drip").text
+        assert "more than 1,000 bytes" in ask(client, "http://images.example/large").text
+        assert "within 0.3 seconds" in ask(client, "http://images.example/drip").text

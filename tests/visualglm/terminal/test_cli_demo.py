@@ -1,4 +1,4 @@
-"""The terminal program: its dialogue with a scripted model, its command line, and its use through pipes."""
+"""The terminal program: conversations with a scripted model, the command line, and use through pipes."""
 
 import io
 import signal
@@ -38,7 +38,7 @@ from visualglm.terminal.chat import TerminalChat
 
 
 class ScriptedModel:
-    """Answers with the pieces given for each question, or raises what stands among them."""
+    """Answers each question with the given chunks, and raises the exceptions among them."""
 
     def __init__(self, *answers: list[StreamChunk | BaseException]) -> None:
         self.answers = list(answers)
@@ -64,7 +64,7 @@ def done(text: str, dropped_turns: int = 0, finish_reason: str = "stop") -> list
 
 
 def scripted_reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
-    """Return what reads `lines` one by one, raising those that are exceptions, and then the end of the input."""
+    """Return a reader of `lines`: it raises the exceptions among them, and EOFError after the last."""
     left = [*lines, EOFError]
 
     def read(prompt: str) -> str:
@@ -78,7 +78,7 @@ def scripted_reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
 
 
 def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | None = "") -> TerminalChat:
-    """Hold a dialogue, in English and without a picture unless one is given; return it when it has ended."""
+    """Run a chat in English, by default without an image; return it when it has ended."""
     terminal = TerminalChat(model, DEMO, ENGLISH, "Describe it.", scripted_reader(*lines))
     terminal.run(image)
     return terminal
@@ -97,12 +97,12 @@ class TestTerminal:
         assert f"VisualGLM: \n{PromptTooLongError(5000, 2048)}\nYou: VisualGLM: four\n" in shown
         assert shown.endswith("You: \nGoodbye.\n")
 
-    def test_blank_lines_ask_nothing(self) -> None:
+    def test_blank_lines_are_ignored(self) -> None:
         model = ScriptedModel()
         talk(model, "", " \t ")
         assert model.seen == []
 
-    def test_clear_forgets_and_asks_for_a_picture(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_clear_forgets_and_asks_for_an_image(self, capsys: pytest.CaptureFixture[str]) -> None:
         model = ScriptedModel(done("one"), done("a scene"))
         terminal = talk(model, "1", "clear", "clear", SCENE)
         assert terminal.conversation.image is not None
@@ -119,17 +119,17 @@ class TestTerminal:
         assert [question for _, question in model.seen] == ["1"]
         assert capsys.readouterr().out.count("Type stop or press Ctrl-D to quit.") == 2
 
-    def test_interrupted_picture_is_asked_for_again(
+    def test_interrupted_image_is_asked_for_again(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def load_slowly(source: str) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(chat, "load_image", load_slowly)
-        talk(ScriptedModel(), image="http://slow.example/picture.png")
+        talk(ScriptedModel(), image="http://slow.example/image.png")
         assert "(stopped)\nPath or URL" in capsys.readouterr().out
 
-    def test_dropped_turns_are_told_once_a_conversation(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_dropped_turns_are_reported_once_per_conversation(self, capsys: pytest.CaptureFixture[str]) -> None:
         talk(ScriptedModel(done("a", 0), done("b", 1), done("c", 2)), "1", "2", "3")
         assert capsys.readouterr().out.count("no longer seen") == 1
         talk(ScriptedModel(done("a", 1), done("b", 1)), "1", "clear", "", "2")
@@ -140,7 +140,7 @@ class TestTerminal:
         assert "There are\n(max_length reached" in capsys.readouterr().out
         assert terminal.conversation.turns == [Turn("1", "There are")]
 
-    def test_answer_cannot_command_the_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_answer_cannot_send_control_sequences_to_the_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         terminal = talk(ScriptedModel(done("a\x1b[2Jb\x9b1mc\r\n\td")), "1")
         assert "a\ufffd[2Jb\ufffd1mc\ufffd\n\td\n" in capsys.readouterr().out
         assert terminal.conversation.turns[0].answer == "a\x1b[2Jb\x9b1mc\r\n\td"
@@ -150,19 +150,19 @@ class TestTerminal:
         TerminalChat(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
         assert model.seen == []
 
-    def test_each_question_is_asked_in_its_language_or_in_that_of_the_round_before(self) -> None:
+    def test_each_question_has_its_own_language_or_that_of_the_previous_turn(self) -> None:
         model = ScriptedModel(*(done("a") for _ in range(5)), [PromptTooLongError(5000, 2048)], done("a"))
         talk(model, "3+4?", "有吗？", "🦊", "clear", "", "!?", "Who?", "什么", "5-2")
         spoken = [ENGLISH, CHINESE, CHINESE, CHINESE, ENGLISH, CHINESE, CHINESE]
         assert model.languages == spoken
 
-    def test_interrupts_go_back_to_whom_they_went_before(self) -> None:
+    def test_the_previous_interrupt_handler_is_restored(self) -> None:
         before = signal.getsignal(signal.SIGINT)
         talk(ScriptedModel([KeyboardInterrupt()]), "1")
         assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_interrupts_in_a_storm_are_not_complained_of() -> None:
+def test_many_fast_interrupts_print_no_error() -> None:
     ended = run_program(["-c", "import tests.helpers.cli_program as t; t.stand_in_a_storm()"])
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert int(ended.stdout) > 100
@@ -192,7 +192,7 @@ def test_bad_settings_exit_with_2(
     monkeypatch.setattr(sys, "argv", ["cli_demo.py", "--from_pretrained", "visualglm-tiny", *arguments])
     try:
         code = cli_demo.main()
-    except SystemExit as exit_:  # from the parser
+    except SystemExit as exit_:  # raised by the argument parser
         code = exit_.code
     shown = capsys.readouterr()
     assert (code, shown.out) == (2, "")
@@ -220,7 +220,7 @@ def test_a_byte_order_mark_in_a_piped_dialogue_is_dropped(
         (["--english"], "zh_CN.UTF-8", ENGLISH.describe),
         (["--chinese"], "en_US.UTF-8", CHINESE.describe),
         (["--prompt_zh", "背景？"], "zh_CN.UTF-8", "背景？"),
-        (["--prompt_zh", "背景？"], "en_US.UTF-8", "背景？"),  # the only one that was given
+        (["--prompt_zh", "背景？"], "en_US.UTF-8", "背景？"),  # the only flag that is given
         (["--prompt_zh", "背景？", "--prompt_en", "And?"], "en_US.UTF-8", "And?"),
         (["--prompt_zh", "背景？", "--english"], "zh_CN.UTF-8", ENGLISH.describe),
         (["--prompt_en", ""], "en_US.UTF-8", None),
@@ -251,18 +251,18 @@ class TestPipes:
         ended = run_program([*TINY, "--image", SCENE, *arguments])
         assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{answer}\n", b"")
 
-    def test_query_about_a_bad_picture_exits_with_1(self) -> None:
+    def test_query_about_a_bad_image_exits_with_1(self) -> None:
         ended = run_program([*TINY, "--image", "nowhere.png", "--query", "描述这张图片。"])
         assert (ended.returncode, ended.stdout) == (1, b"")
         assert ended.stderr.startswith(b"error: The image 'nowhere.png' was not found.")
         assert ended.stderr.count(b"\n") == 1
 
     @pytest.mark.parametrize("bits", ["8", "4"])
-    def test_quantised_weights_answer_alike(self, bits: str) -> None:
+    def test_quantized_weights_give_the_same_answers(self, bits: str) -> None:
         ended = run_program([*TINY, "--quant", bits, "--image", SCENE, "--query", "描述这张图片。"])
         assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{DESCRIBED_ZH}\n", b"")
 
-    def test_dialogue_with_everything_that_can_be_wrong(self, tmp_path: Path) -> None:
+    def test_conversation_with_invalid_input(self, tmp_path: Path) -> None:
         refused = make_bad_images(tmp_path)
         lines = [
             *refused,
@@ -277,7 +277,7 @@ class TestPipes:
             "",
             "Bye?",
         ]
-        typed = "\n".join(lines).encode() + b" caf\xe9 \xff\xfe"  # neither UTF-8 nor the end of a line
+        typed = "\n".join(lines).encode() + b" caf\xe9 \xff\xfe"  # neither valid UTF-8 nor a complete line
         ended = run_program([*TINY, "--english"], typed=typed, PYTHONIOENCODING="utf-8:strict")
         shown = ended.stdout.decode()
         assert (ended.returncode, ended.stderr) == (0, b"")
@@ -292,7 +292,7 @@ class TestPipes:
         assert shown.endswith("You: \nGoodbye.\n")
 
     @pytest.mark.parametrize("offline", ["0", "1"])
-    def test_default_model_that_is_nowhere(self, offline: str, tmp_path: Path) -> None:
+    def test_default_model_that_does_not_exist(self, offline: str, tmp_path: Path) -> None:
         trouble = {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
         homes = {"HF_HOME": str(tmp_path / "hub"), "SAT_HOME": str(tmp_path / "sat"), "HOME": str(tmp_path)}
         ended = run_program([TINY[0]], HF_HUB_CACHE=str(tmp_path / "cache"), **homes, **trouble)
@@ -310,7 +310,7 @@ class TestPipes:
         assert b"I know 0 turns." in ended.stdout
         assert (ended.returncode, ended.stderr) == (0, b"")
 
-    def test_output_that_nobody_reads_any_more(self) -> None:
+    def test_output_pipe_that_was_closed(self) -> None:
         with start_with_pipes([*SLOW, "--image", "", "--query", "long"]) as program:
             assert program.stdout and program.stdout.read(8) == b"number0 "
             program.stdout.close()

@@ -1,4 +1,4 @@
-"""The terminal program as a person meets it: typed at and interrupted, at a pseudo-terminal."""
+"""The terminal program at a pseudo-terminal: typed input and Ctrl-C."""
 
 import time
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from tests.helpers.cli_program import (
     at_terminal,
 )
 
-# pexpect forks, and torch has threads; the child runs another program at once.
+# pexpect forks this multi-threaded process, which is safe because the child executes a program immediately.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Person]:
-    """One English dialogue for several tests."""
+    """An English chat that several tests share."""
     with at_terminal([*TINY, "--english", "--prompt_en", "Describe the image."]) as person:
         person.sees("Loading", "Welcome to VisualGLM.", "Path or URL")
         yield person
@@ -32,7 +32,7 @@ def started() -> Iterator[Person]:
 
 @pytest.fixture
 def person(started: Person) -> Person:
-    """The same dialogue, waiting for a picture."""
+    """The shared chat, asking for an image."""
     started.presses(CTRL_C)
     started.sees("Type stop or press Ctrl-D to quit.")
     started.types("clear")
@@ -41,12 +41,12 @@ def person(started: Person) -> Person:
 
 
 class TestDialogue:
-    """Tests of one dialogue, and one that ends it."""
+    """Tests that share one chat; the last one ends it."""
 
-    def test_describes_the_picture_and_answers(self, person: Person) -> None:
+    def test_describes_the_image_and_answers(self, person: Person) -> None:
         person.types("examples/nowhere.png")
         person.sees("The image 'examples/nowhere.png' was not found.", "Path or URL")
-        person.types(f"'{SCENE}'")  # as dropped into a terminal's window
+        person.types(f"'{SCENE}'")  # quoted, as a file dropped on a terminal window
         person.sees(f"VisualGLM: {DESCRIBED_EN}", "You:")
         person.types("How many objects are there?")
         person.sees("VisualGLM: There are three objects in the picture.", "You:")
@@ -118,7 +118,7 @@ class TestInterrupts:
                     person.presses(CTRL_C)
                     time.sleep(pause / 2000)
                 person.sees("(stopped)")
-                person.types("count")  # the keys before it may still be read
+                person.types("count")  # earlier keys may still be in the input
                 person.sees("I know 0 turns.", "You:")
                 person.types("clear")
                 person.sees("Path or URL")
@@ -140,7 +140,7 @@ class TestInterrupts:
             "1.2",
             "--seed",
             "3",
-        ]  # answers to the limit, for seconds
+        ]  # answers up to the length limit, which takes seconds
         with at_terminal([*TINY, *chaos, "--chinese", "--image", SCENE]) as person:
             person.sees("VisualGLM：")
             time.sleep(0.5)
@@ -176,7 +176,7 @@ class TestTerminals:
 
 
 class TestLanguages:
-    """Each question is answered in its own language, whatever the interface's."""
+    """Each question is answered in its own language, independent of the interface's."""
 
     @pytest.mark.parametrize(
         ("locale", "welcome", "you", "described"),

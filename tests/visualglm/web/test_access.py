@@ -1,4 +1,4 @@
-"""Who may call the page: names, addresses, origins and passwords."""
+"""Access to the page: host names, addresses, origins and failed logins."""
 
 import pytest
 

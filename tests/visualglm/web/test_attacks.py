@@ -1,4 +1,4 @@
-"""What a visitor's program can send to the page opens, stops and exhausts nothing."""
+"""Requests of malicious programs to the page open no files, stop no answers and exhaust no resources."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ JUNK += ["x" * 100_000, {"path": "x" * 100_000}, [{"path": SCENE}] * 3]
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """The page; whatever is sent to it in this file, its log must have no traceback."""
+    """The page; the tests of this file must cause no traceback in its log."""
     log: list[str] = []
     with running_page(PROGRAM, log=log) as address:
         yield address
@@ -44,7 +44,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., RawVisitor]]:
-    """A function that makes a visitor of the page at an address."""
+    """A function that creates a visitor of the page at a URL."""
     visitors: list[RawVisitor] = []
 
     def make(url: str, **headers: str) -> RawVisitor:
@@ -58,13 +58,13 @@ def connect() -> Iterator[Callable[..., RawVisitor]]:
 
 @pytest.fixture
 def visitor(url: str, connect: Callable[..., RawVisitor]) -> RawVisitor:
-    """Somebody after the load event, for which Gradio makes every component anew."""
+    """A visitor after the load event, which updates every component."""
     return connect(url).load()
 
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[str]:
-    """A page with a login, for a reverse proxy with its own name, which another site may show in a frame."""
+    """A page with a login, the host name of a reverse proxy, and a site that may embed it in a frame."""
     flags = ["--auth", "me:secret", "--allow-host", "chat.example", "--allow-frame", "https://frames.example"]
     with running_page([*PROGRAM, *flags]) as address:
         yield address
@@ -77,7 +77,7 @@ def image_bytes(image: Image.Image, kind: str, **settings: Any) -> bytes:
 
 
 def shapes(path: str) -> list[dict[str, Any]]:
-    """Return the forms in which a file component's value can name a path."""
+    """Return values of a file component that name a path in all possible forms."""
     return [
         {"path": path},
         {"path": path, "meta": {"_type": "gradio.FileData"}},
@@ -103,7 +103,7 @@ def test_no_path_outside_the_uploads_is_opened(event: str, visitor: RawVisitor, 
     assert visitor.saved()["image"] is None
 
 
-def test_what_was_uploaded_and_the_examples_are_read(visitor: RawVisitor) -> None:
+def test_uploads_and_examples_are_read(visitor: RawVisitor) -> None:
     for path in (visitor.upload(Path(SCENE).read_bytes(), "a.png"), SCENE):
         for shape in shapes(path):
             visitor.call("offer_picture", [None, None])
@@ -156,7 +156,7 @@ def test_a_question_waits_for_the_image_before_it(visitor: RawVisitor) -> None:
     assert "image None" not in str(visitor.fetch())
 
 
-def test_what_is_wrong_with_an_image_is_said(visitor: RawVisitor) -> None:
+def test_the_error_of_an_image_is_shown(visitor: RawVisitor) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
     for data, keyword in (
         (heic, "image data"),
@@ -179,7 +179,7 @@ def test_addresses_are_refused_by_the_page(visitor: RawVisitor) -> None:
         assert visitor.http.get(f"/gradio_api/file={path}").status_code == 403
 
 
-def test_no_event_fails_on_what_it_is_sent(url: str, visitor: RawVisitor) -> None:
+def test_no_event_fails_on_invalid_values(url: str, visitor: RawVisitor) -> None:
     events = [event for event in visitor.events() if event["backend_fn"]]
     assert len(events) > 10
     for event in events:
@@ -213,19 +213,19 @@ def test_texts_over_the_limit_are_refused(visitor: RawVisitor) -> None:
     assert visitor.http.post("/gradio_api/queue/join", json=too_much).status_code == 413
 
 
-def test_there_is_no_way_past_the_queue(visitor: RawVisitor) -> None:
+def test_the_queue_cannot_be_bypassed(visitor: RawVisitor) -> None:
     for way in ("run", "api", "call", "call/v2"):
         assert visitor.http.post(f"/gradio_api/{way}/ask", json={"data": [None, "seen", *DEFAULTS]}).status_code == 404
 
 
-def test_events_whose_answers_nobody_fetches_are_few(visitor: RawVisitor) -> None:
+def test_the_number_of_unfetched_events_is_limited(visitor: RawVisitor) -> None:
     codes = [visitor.join(0, [None]).status_code for _ in range(MAX_PENDING_EVENTS + 2)]
     assert codes == [200] * MAX_PENDING_EVENTS + [429] * 2
     visitor.fetch()
     assert visitor.join(0, [None]).status_code == 200
 
 
-def test_what_is_too_large_is_not_uploaded(visitor: RawVisitor) -> None:
+def test_too_large_uploads_are_rejected(visitor: RawVisitor) -> None:
     answer = visitor.http.post("/gradio_api/upload", files={"files": ("a", bytes(40 * 2**20))})
     assert answer.status_code == 413
     parts = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n', *[bytes(2**20)] * 40)
@@ -249,7 +249,7 @@ print(json.dumps([(method, route.path) for route in routes for method in route.m
 
 
 def routes() -> list[tuple[str, str]]:
-    """Return method and path of every route of Gradio's app, with a word for each variable part of a path."""
+    """Return method and path of every route of Gradio's app, with 0 for each path parameter."""
     found = subprocess.run(python("-c", ROUTES), cwd=ROOT, capture_output=True, text=True, check=True)
     return [(method, re.sub("{[^}]*}", "0", path)) for method, path in json.loads(found.stdout)]
 
@@ -296,7 +296,7 @@ def test_pages_of_other_sites_get_nothing(origin: str, method: str, url: str, gu
     assert own != 403
 
 
-def test_browsers_are_told_what_not_to_do(url: str, guarded: str, visitor: RawVisitor, connect: Any) -> None:
+def test_responses_have_security_headers(url: str, guarded: str, visitor: RawVisitor, connect: Any) -> None:
     uploaded = visitor.upload(b"<script>alert(1)</script>", "page.html")
     for path in ("/", "/config", "/nothing", "/theme.css", f"/gradio_api/file={uploaded}"):
         headers = visitor.http.get(path).headers
@@ -307,7 +307,7 @@ def test_browsers_are_told_what_not_to_do(url: str, guarded: str, visitor: RawVi
     assert policy == "frame-ancestors 'self' https://frames.example"
 
 
-@pytest.mark.slow  # it waits for the timeout of a request's headers
+@pytest.mark.slow  # waits for the header timeout
 def test_slow_headers_do_not_hold_a_connection(url: str) -> None:
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
@@ -342,14 +342,14 @@ def test_each_page_has_a_folder_of_its_own(tmp_path: Path, connect: Any) -> None
         folder = Path(visitor.upload(image, "scene.png")).parents[1]
         assert folder.is_relative_to(tmp_path)
         assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
-        shutil.rmtree(folder.parent)  # as those programs do that clean /tmp
+        shutil.rmtree(folder.parent)  # as a cleanup of /tmp does
         assert shown_messages(visitor.call("offer_picture", [None, {"path": visitor.upload(image, "again.png")}])) == ""
         assert folder.stat().st_mode & 0o777 == 0o700
         shutil.rmtree(folder)
         folder.write_text("not a folder")
         assert visitor.http.post("/gradio_api/upload", files={"files": ("a.png", image)}).status_code == 507
         folder.unlink()
-        # The image's file is gone, and a smaller copy is saved, with a word about it.
+        # The image's file was removed, so a smaller copy is saved, with a warning.
         assert "smaller copy" in shown_messages(visitor.call("save_json", [None])) or "副本" in shown_messages(
             visitor.call("save_json", [None])
         )

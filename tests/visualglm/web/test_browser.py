@@ -1,4 +1,4 @@
-"""The web page in a browser, used as a person uses it."""
+"""The web page in headless Chromium."""
 
 import json
 import os
@@ -20,13 +20,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; .ci/run installs it"),
 ]
-SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder to keep them in, to look at
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to save screenshots
 PATIENCE_MS = 20_000
 SCENE_COLOR, DRAWN_COLOR = (color_of(load_image(path)) for path in (SCENE, DRAWN))
 
 
 class Person:
-    """Somebody at a browser of their own."""
+    """A user with a browser window."""
 
     def __init__(self, page: Any, url: str) -> None:
         self.page = page
@@ -41,7 +41,7 @@ class Person:
             self.outside.append(address)
 
     def sees(self, text: str, where: str = "body") -> None:
-        """Wait until `text` is to be seen."""
+        """Wait until `text` is visible."""
         playwright.expect(self.page.locator(where)).to_contain_text(text, timeout=PATIENCE_MS)
 
     def sees_no(self, text: str, where: str = "body") -> None:
@@ -76,7 +76,7 @@ class Person:
         field.press("Tab")
 
     def keeps(self, name: str) -> None:
-        """Take a screenshot, where somebody wants to look at them."""
+        """Save a screenshot if SCREENSHOTS is set."""
         if SCREENSHOTS:
             self.page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
 
@@ -97,7 +97,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def enter(chromium: Any, url: str) -> Iterator[Any]:
-    """A function that lets somebody open the page."""
+    """A function that opens the page in a new browser window."""
     contexts = []
 
     def open_page(locale: str = "en-GB", query: str = "", **settings: Any) -> Person:
@@ -118,7 +118,7 @@ def person(enter: Any) -> Iterator[Person]:
     someone.sees("Upload an image")
     someone.sets("temperature", "0")
     yield someone
-    assert someone.outside == []  # the page needs nothing from elsewhere
+    assert someone.outside == []  # the page requests nothing from other hosts
     assert someone.failures == []
 
 
@@ -129,7 +129,7 @@ def test_upload_ask_and_ask_again(person: Person) -> None:
     person.keeps("asked")
 
 
-def test_words_appear_and_stop_ends_them(person: Person) -> None:
+def test_an_answer_is_streamed_and_can_be_stopped(person: Person) -> None:
     person.asks("slow")
     person.sees("number2 ", "#chat")
     person.page.locator("#question .stop-button").click()
@@ -187,7 +187,7 @@ def test_an_example_runs(enter: Any) -> None:
     playwright.expect(person.page.locator("#picture img")).to_be_visible()
 
 
-def test_another_image_starts_anew_when_the_visitor_agrees(person: Person) -> None:
+def test_another_image_starts_a_new_conversation_after_confirmation(person: Person) -> None:
     person.gives(SCENE)
     person.asks_and_sees("seen", f"image {SCENE_COLOR}")
     person.gives(DRAWN)
@@ -201,7 +201,7 @@ def test_another_image_starts_anew_when_the_visitor_agrees(person: Person) -> No
     person.asks_and_sees("seen", f"turns [] image {DRAWN_COLOR}")
 
 
-def test_what_is_no_image_is_named(person: Person, tmp_path: Path) -> None:
+def test_an_invalid_image_is_reported(person: Person, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(Path(SCENE).read_bytes()[:2000])
     person.page.set_input_files("#picture input[type=file]", str(tmp_path / "cut.png"))
     person.sees("The image data is truncated")
@@ -258,7 +258,7 @@ def test_two_browsers_stream_at_once(enter: Any) -> None:
         person.sees("Stopped", "#chat")
 
 
-def test_what_was_typed_is_only_words(person: Person) -> None:
+def test_typed_markup_is_shown_as_text(person: Person) -> None:
     tag = "<img src='http://127.0.0.1:9/x.png' onerror='document.title=1'>"
     person.asks(f"{tag} **bold** &lt; [a](http://127.0.0.1:9/) <sop>")
     person.sees("**bold** &\u2060lt; [a](http://127.0.0.1:9/) <\u2060sop>", "#chat")
@@ -282,7 +282,7 @@ def test_nothing_is_cut_off_at_any_width(width: int, height: int, scheme: str, e
     person.keeps(f"question_{scheme}_{width}")
 
 
-def test_a_visitor_who_closes_the_tab_is_not_answered_on(person: Person, enter: Any) -> None:
+def test_closing_the_tab_stops_the_answer(person: Person, enter: Any) -> None:
     person.asks_and_sees("closed", " closed")
     before = person.page.locator("#chat").inner_text()
     other = enter()

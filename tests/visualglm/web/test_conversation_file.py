@@ -1,4 +1,4 @@
-"""Conversations as files: what is saved comes back, and nothing else gets in."""
+"""Conversation files: saved conversations are loaded unchanged, and invalid files are rejected."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ def scene(reader: UploadedImageReader) -> UploadedImage:
 
 
 @pytest.mark.parametrize("with_image", [True, False])
-def test_what_is_saved_comes_back(with_image: bool, folder: UploadFolder, reader: UploadedImageReader) -> None:
+def test_a_saved_conversation_is_restored(with_image: bool, folder: UploadFolder, reader: UploadedImageReader) -> None:
     saved = ConversationState(scene(reader) if with_image else None, TURNS)
     text, is_original = to_json(saved, folder)
     loaded = from_json(text.encode(), reader)
@@ -132,7 +132,7 @@ def test_a_bad_file_is_refused_and_opens_nothing(
     def forbidden(*arguments: Any, **_: Any) -> None:
         raise AssertionError(f"must not happen: {arguments}")
 
-    reader.decoder.warm_up()  # its child process is started before
+    reader.decoder.warm_up()  # starts the child process before files are forbidden
     for target in ("builtins.open", "pathlib.Path.open", "os.open"):
         monkeypatch.setattr(target, forbidden)
     monkeypatch.setattr(socket, "socket", forbidden)
@@ -150,7 +150,7 @@ def test_too_many_parts_are_refused_before_they_are_parsed(
         from_json(BAD_FILES["too many brackets"], reader)
 
 
-def test_half_a_character_does_no_harm(folder: UploadFolder, reader: UploadedImageReader) -> None:
+def test_a_lone_surrogate_is_replaced(folder: UploadFolder, reader: UploadedImageReader) -> None:
     (turn,) = from_json(document(turns=[{"question": "\ud800?", "answer": "\x00"}]), reader).complete_turns
     assert (turn.question.encode(), turn.answer) == (b"??", "\x00")
 
@@ -169,9 +169,7 @@ def test_every_kind_of_image_survives_a_data_url(
     assert again.to_data_url(reader.folder) == (url, True)
 
 
-def test_the_model_sees_the_same_of_an_image_that_was_resized_before(
-    folder: UploadFolder, reader: UploadedImageReader
-) -> None:
+def test_a_resized_image_gives_the_same_model_input(folder: UploadFolder, reader: UploadedImageReader) -> None:
     image = load_image(SCENE)
     assert torch.equal(preprocess(scene(reader).resized, SIZE), preprocess(image, SIZE))
 
@@ -202,7 +200,7 @@ def test_the_page_s_language(wanted: str | None, accepted: str | None, language:
 
 @pytest.mark.parametrize("texts", TEXTS.values(), ids=lambda texts: texts.other_language)
 @pytest.mark.parametrize("status", Status)
-def test_whatever_is_not_an_answer_is_explained(texts: Any, status: Status) -> None:
+def test_every_status_but_done_is_explained(texts: Any, status: Status) -> None:
     note = texts.status_note(TurnState("What?", "", status, "a1b2", 3))
     assert "3" in note.splitlines()[-1]
     assert (len(note.splitlines()) > 1) is (status not in (Status.RUNNING, Status.DONE))

@@ -1,4 +1,4 @@
-"""The web program: its command line, and its page as programs reach it."""
+"""The web program: its command line, and its page used by gradio_client."""
 
 import json
 import re
@@ -27,7 +27,7 @@ SCENE_COLOR = color_of(load_image(SCENE))
 
 
 class Visitor:
-    """Somebody whose program talks with the page."""
+    """A visitor that uses the page through gradio_client."""
 
     def __init__(self, url: str) -> None:
         self.client = gradio_client.Client(url, verbose=False, analytics_enabled=False)
@@ -36,11 +36,11 @@ class Visitor:
         return self.client.predict(*values, api_name=f"/{name}")
 
     def ask(self, question: str, settings: tuple[Any, ...] = GREEDY) -> str:
-        """Return what the page shows as the answer."""
+        """Ask a question; return the answer that the page shows."""
         return shown(self.call("ask", question, *settings))[-1]
 
     def saved(self, name: str) -> bytes:
-        """Return the file that a button lets the browser save."""
+        """Return the file that a save button creates."""
         with urllib.request.urlopen(f"{self.client.src}gradio_api/file={self.call(name)['file']}") as file:
             return file.read()
 
@@ -49,7 +49,7 @@ class Visitor:
 
 
 def shown(updates: Any) -> list[str]:
-    """Return the texts of the chat in what an event has answered."""
+    """Return the texts of the chat in an event's updates."""
     (chat,) = (update for update in updates if isinstance(update, list))
     return [message["content"][0]["text"] for message in chat]
 
@@ -90,7 +90,7 @@ def test_visitors_have_conversations_of_their_own(visitor: Visitor, other: Visit
     assert visitor.ask("seen").startswith(f"turns [有没有小汽车？] image {SCENE_COLOR}")
 
 
-def test_what_went_wrong_is_said_and_forgotten(visitor: Visitor) -> None:
+def test_failed_answers_are_shown_and_not_remembered(visitor: Visitor) -> None:
     busy, broken, cut = (visitor.ask(question) for question in ("busy", "break", "cut"))
     assert "Too many people ask at the moment. Try again soon." in busy
     assert broken.startswith("It begins \n\n⚠ ")
@@ -131,7 +131,7 @@ def join(url: str, name: str, data: list[Any]) -> HTTPConnection:
     return connection
 
 
-def test_a_visitor_who_leaves_is_not_answered_on(url: str, other: Visitor) -> None:
+def test_disconnecting_stops_the_answer(url: str, other: Visitor) -> None:
     before = other.ask("closed")
     with closing(join(url, "ask", [None, "slow", *GREEDY])) as connection:
         stream = connection.getresponse()
@@ -142,7 +142,7 @@ def test_a_visitor_who_leaves_is_not_answered_on(url: str, other: Visitor) -> No
 
 
 @pytest.mark.parametrize("name", ["offer_picture", "offer_file"])
-def test_no_address_and_no_file_of_the_server_is_opened(name: str, url: str, tmp_path: Path, server: Server) -> None:
+def test_no_url_and_no_file_of_the_server_is_opened(name: str, url: str, tmp_path: Path, server: Server) -> None:
     secret = Path(__file__)
     trap_url = f"{server.url}/image.png"
     for path, link in ((trap_url, None), (trap_url, trap_url), (str(secret), None), ("", trap_url)):
@@ -151,7 +151,7 @@ def test_no_address_and_no_file_of_the_server_is_opened(name: str, url: str, tmp
             answer = connection.getresponse().read().decode()
         assert "upload" in answer.lower(), answer
         assert secret.read_text(encoding="utf-8")[:40] not in answer
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_conversation_is_saved_and_loaded_elsewhere(visitor: Visitor, other: Visitor, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_conversation_is_saved_and_loaded_elsewhere(visitor: Visitor, other: V
     assert "busy" not in markdown
 
 
-def test_another_image_waits_for_consent(visitor: Visitor) -> None:
+def test_another_image_waits_for_confirmation(visitor: Visitor) -> None:
     visitor.ask("有没有小汽车？")
     visitor.give(SCENE)
     assert visitor.ask("seen").startswith("turns [有没有小汽车？] image None")
@@ -179,7 +179,7 @@ def test_another_image_waits_for_consent(visitor: Visitor) -> None:
 
 
 def test_the_requirements_are_gradio_s() -> None:
-    """Pillow apart, as requirements_web.txt explains; so nothing may be forgotten there."""
+    """requirements_web.txt lists all of them except Pillow, for the reason that it gives."""
     lines = [(ROOT / f"requirements_{name}.txt").read_text(encoding="utf-8") for name in ("web", "wo_ds")]
     named = {canonical(line) for line in "\n".join(lines).splitlines() if line and line[0] != "#"}
     assert {canonical(text) for text in requires("gradio") or () if "extra ==" not in text} - named == {
@@ -188,7 +188,7 @@ def test_the_requirements_are_gradio_s() -> None:
 
 
 def canonical(requirement: str) -> str:
-    """Return the name in a requirement, as indexes spell it."""
+    """Return the normalized package name of a requirement."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
@@ -203,7 +203,7 @@ def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
 
 
 def run_to_its_end(*flags: str, **changes: str) -> tuple[int, str]:
-    """Run the program where it ends by itself; return its exit code and what it said."""
+    """Run the program until it exits; return its exit code and output."""
     command = [*PROGRAM, *flags]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 2 * PATIENCE, "check": False}
     ended = subprocess.run(command, cwd=ROOT, env=environment(**changes), **settings)

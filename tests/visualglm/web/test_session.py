@@ -1,4 +1,4 @@
-"""A visitor's conversation: what belongs to it, what is only shown, and who may end an answer."""
+"""A visitor's session: which turns become part of the conversation, how answers are stopped, and memory limits."""
 
 import copy
 import gc
@@ -24,7 +24,7 @@ from visualglm.web.session import (
 
 
 class Script:
-    """Answers with the pieces given, or raises what stands among them; notes what it was shown and whether it ended."""
+    """Answers with the given chunks and raises the exceptions among them; records its input and its closing."""
 
     def __init__(self, *pieces: StreamChunk | Exception) -> None:
         self.pieces = pieces

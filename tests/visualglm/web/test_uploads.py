@@ -1,4 +1,4 @@
-"""The folder of uploads opens its own regular files only, and stays within its bound."""
+"""The upload folder only opens its own regular files, and its size is limited."""
 
 import os
 import threading
