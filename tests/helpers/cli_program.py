@@ -118,7 +118,7 @@ def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
             program.kill()
 
 
-def interrupt_storm() -> None:
+def interrupt_many_times() -> None:
     """Interrupt short blocks many times from another process; print the number of interrupted blocks."""
     storm = (
         f"import os, random, time\nfor _ in range(20000): os.kill({os.getpid()}, 2); time.sleep(random.random() / 1e5)"
@@ -137,7 +137,7 @@ def interrupt_storm() -> None:
     print(hit)
 
 
-def make_bad_images(directory: Path) -> dict[str, str]:
+def write_invalid_images(directory: Path) -> dict[str, str]:
     """Write invalid images; return their paths, with the start of the error message of each."""
     contents = {
         "empty.png": (b"", "is empty."),

@@ -38,7 +38,7 @@ class ConnectionLimits:
         self.trusted = [ipaddress.ip_network(address, strict=False) for address in trusted]
         self.total = 0
         self.by_client: Counter[str] = Counter()
-        self.refused = 0
+        self.rejected = 0
         self.reported = 0.0
 
     def admit(self, address: str | None) -> bool:
@@ -70,10 +70,10 @@ class ConnectionLimits:
         return client_network(address)
 
     def _report(self) -> None:
-        self.refused += 1
+        self.rejected += 1
         if time.monotonic() - self.reported >= REPORT_INTERVAL_S:
             self.reported = time.monotonic()
-            log("too many connections", logging.WARNING, open=self.total, refused=self.refused)
+            log("too many connections", logging.WARNING, open=self.total, refused=self.rejected)
 
 
 def limit_connections(config: uvicorn.Config, limits: ConnectionLimits) -> None:

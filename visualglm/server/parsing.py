@@ -87,7 +87,7 @@ def parse_json(body: bytes) -> Any:
     """
     try:
         data = json.loads(
-            body.decode("utf-8-sig"), strict=False, parse_float=_to_number, parse_constant=_refuse_constant
+            body.decode("utf-8-sig"), strict=False, parse_float=_to_number, parse_constant=_reject_constant
         )
         if SURROGATE_ESCAPE.search(body):  # a lone surrogate, unless its pair follows
             json.dumps(data, ensure_ascii=False).encode()
@@ -107,7 +107,7 @@ def _to_number(text: str) -> int | float:
     return int(number) if number.is_integer() else number
 
 
-def _refuse_constant(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
 
 

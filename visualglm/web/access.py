@@ -41,7 +41,7 @@ def is_public(path: str) -> bool:
     return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
 
 
-def is_known(path: str) -> bool:
+def is_used(path: str) -> bool:
     """Return whether the page uses a path."""
     return is_public(path) or path in PATHS or path.startswith(PREFIXES)
 
@@ -72,14 +72,14 @@ class AccessPolicy:
         self.is_shared = shared
         self.frame_policy = " ".join(["frame-ancestors 'self'", *frame_origins])
 
-    def knows_host(self, host: str) -> bool:
+    def allows_host(self, host: str) -> bool:
         """Return whether the page may be opened under a Host header.
 
         An unknown host name may be another site's that resolves to this machine (DNS rebinding).
         """
         return self.any_name or is_own_host(host, self.names) or self._is_share(host)
 
-    def knows_origin(self, headers: Mapping[str, str]) -> bool:
+    def allows_origin(self, headers: Mapping[str, str]) -> bool:
         """Return whether a request has this page's Origin, or none, as requests of programs and followed links."""
         origin = headers.get("origin")
         if origin is None:

@@ -89,13 +89,13 @@ def check_number(
 def check_event_data(data: Any) -> dict[str, Any]:
     """Validate the data of a click in the chat: the message's index (-1 if invalid) and its text."""
     given = data if isinstance(data, dict) else {}
-    texts = {name: as_text(given.get(name)) for name in ("value", "previous_value")}
+    texts = {name: message_text(given.get(name)) for name in ("value", "previous_value")}
     index = given.get("index")
     is_index = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**31
     return {"index": index if is_index else -1, **texts}
 
 
-def as_text(value: Any) -> str:
+def message_text(value: Any) -> str:
     """Return the text of a chat message, "" if the value is not a string.
 
     Raises:

@@ -48,11 +48,11 @@ CSS = """
 PASTE_JS = """<script>
 document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((file) => file.type.startsWith("image/"));
-    const place = document.querySelector("#picture .upload-container");
-    if (!file || !place) return;
+    const target = document.querySelector("#picture .upload-container");
+    if (!file || !target) return;
     const dataTransfer = new DataTransfer();
     dataTransfer.items.add(file);
-    place.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+    target.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
     event.preventDefault();
 });
 </script>"""

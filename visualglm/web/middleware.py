@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model import VisualGLMError
 
 from ..local_address import client_network
-from .access import AccessPolicy, is_known, is_public
+from .access import AccessPolicy, is_public, is_used
 
 FREE_ATTEMPTS = 5
 MAX_WAIT_S = 300.0
@@ -157,11 +157,11 @@ class PageMiddleware:
             RequestError: the request is rejected.
         """
         host = headers.get("host", "")
-        if not self.access.knows_host(host):
+        if not self.access.allows_host(host):
             raise RequestError(403, f"The host {host!r} is not allowed. Start the page with --allow-host and its name.")
-        if not self.access.knows_origin(headers):
+        if not self.access.allows_origin(headers):
             raise RequestError(403, "Requests from other sites are not allowed. --allow-host NAME allows a proxy.")
-        if not is_known(path) or (path == UPLOAD and scope["method"] != "POST"):
+        if not is_used(path) or (path == UPLOAD and scope["method"] != "POST"):
             raise RequestError(404, "Not found.")
         app = scope["app"]
         is_starting = path == "/gradio_api/startup-events" and not app.startup_events_triggered  # requested by launch()

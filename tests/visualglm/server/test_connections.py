@@ -95,7 +95,7 @@ def test_one_client_cannot_take_all_connections():
     for address in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "10.0.0.1", "192.168.0.77", None):
         assert all(limits.admit(address) for _ in range(5))
     assert limits.total == 39
-    assert limits.refused == 1
+    assert limits.rejected == 1
 
 
 def test_ipv6_clients_are_counted_by_network():

@@ -29,9 +29,9 @@ from tests.helpers.cli_program import (
     SCENE,
     SLOW,
     TINY,
-    make_bad_images,
     run_program,
     start_with_pipes,
+    write_invalid_images,
 )
 from visualglm.terminal import chat
 from visualglm.terminal.chat import TerminalChat
@@ -263,7 +263,7 @@ class TestPipes:
         assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{DESCRIBED_ZH}\n", b"")
 
     def test_conversation_with_invalid_input(self, tmp_path: Path) -> None:
-        refused = make_bad_images(tmp_path)
+        refused = write_invalid_images(tmp_path)
         lines = [
             *refused,
             SCENE,

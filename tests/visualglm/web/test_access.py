@@ -44,15 +44,15 @@ def test_names_of_this_machine(host: str, own: bool) -> None:
 def test_a_shared_page_is_known_by_its_public_name() -> None:
     host = "abc123.gradio.live"
     shared = AccessPolicy(own_host="127.0.0.1", names=["chat.example"], shared=True)
-    assert shared.knows_host(host)
-    assert shared.knows_origin({"origin": f"https://{host}", "host": host})
-    assert not AccessPolicy(own_host="127.0.0.1").knows_host(host)
+    assert shared.allows_host(host)
+    assert shared.allows_origin({"origin": f"https://{host}", "host": host})
+    assert not AccessPolicy(own_host="127.0.0.1").allows_host(host)
 
 
 def test_the_origin_of_another_port_is_not_this_page() -> None:
     access = AccessPolicy(own_host="127.0.0.1", any_name=True)
-    assert access.knows_origin({"origin": "http://127.0.0.1:7860", "host": "127.0.0.1:7860"})
-    assert not access.knows_origin({"origin": "http://127.0.0.1:8888", "host": "127.0.0.1:7860"})
+    assert access.allows_origin({"origin": "http://127.0.0.1:7860", "host": "127.0.0.1:7860"})
+    assert not access.allows_origin({"origin": "http://127.0.0.1:8888", "host": "127.0.0.1:7860"})
 
 
 class Clock:
