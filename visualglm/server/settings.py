@@ -106,9 +106,8 @@ class Settings:
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add a flag for each setting; the value of an absent flag is None."""
-        group = parser.add_argument_group(
-            "server options", f"Each has a variable, such as {ENVIRONMENT_PREFIX}MAX_QUEUE."
-        )
+        note = f"Each option has an environment variable, such as {ENVIRONMENT_PREFIX}MAX_QUEUE for --max-queue."
+        group = parser.add_argument_group("server options", note)
         for item in fields(cls):
             group.add_argument(flag_name(item), dest=item.name, default=None, **_argument(item))
 
