@@ -63,7 +63,7 @@ def test_the_help_of_a_command_names_it_as_it_was_called(name: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "advice"), [(["cht"], "chat"), (["\x1b[31m"], "serve"), ([], "serve")])
-def test_an_unknown_command_is_refused(words: list[str], advice: str) -> None:
+def test_an_unknown_command_is_rejected(words: list[str], advice: str) -> None:
     done = run("-m", "visualglm", *words)
     assert (done.returncode, done.stdout) == (cli.MISUSED, "")
     assert advice in done.stderr.splitlines()[-1]
@@ -104,7 +104,7 @@ def test_the_scripts_find_our_packages_from_any_directory(name: str, tmp_path: P
         ("compare", "sat", "sat"),
     ],
 )
-def test_what_is_missing_is_said_with_the_line_to_type(name: str, absent: str, extra: str) -> None:
+def test_missing_modules_are_reported_with_the_install_command(name: str, absent: str, extra: str) -> None:
     done = run("-c", WITHOUT.format(names=[absent]), name, "--help")
     assert (done.returncode, done.stdout) == (cli.FAILED, "")
     assert done.stderr.startswith(f"error: {absent} ")
@@ -120,7 +120,7 @@ def test_chat_without_sat_uses_the_hugging_face_model() -> None:
 
 
 @pytest.mark.parametrize("hf", [True, False])
-def test_the_side_can_be_chosen(hf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_implementation_can_be_chosen(hf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "load_hf", "hf")
     monkeypatch.setattr(arguments, "load_sat", "sat")
     assert arguments.choose_loader(hf, None) == ("hf" if hf else "sat")

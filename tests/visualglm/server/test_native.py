@@ -79,7 +79,7 @@ def test_the_settings_reach_the_model(client):
     )
 
 
-def test_a_whole_number_may_be_written_with_a_point(client):
+def test_an_integer_may_be_written_as_a_float(client):
     assert ask(client, image=SCENE_BASE64, text=DESCRIBE, top_k=1.0, num_beams=1)["response"] == DESCRIPTION
 
 
@@ -90,7 +90,7 @@ def test_other_keys_and_content_types_are_accepted(client):
         assert response.json()["response"] == DESCRIPTION
 
 
-def test_a_streamed_answer_grows_and_ends_with_the_whole(client):
+def test_a_streamed_answer_ends_with_the_complete_answer(client):
     body = {"image": SCENE_BASE64, "text": DESCRIBE, "temperature": 0, "stream": True}
     with httpx_sse.connect_sse(client, "POST", "/", json=body) as source:
         *grown, last = [event.json() for event in source.iter_sse()]

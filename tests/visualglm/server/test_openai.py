@@ -59,7 +59,7 @@ def test_a_streamed_answer(client):
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_usage_is_streamed_when_asked_for(client):
+def test_usage_is_streamed_if_requested(client):
     whole = create(client, DESCRIBE, image=SCENE_URL)
     with create(client, DESCRIBE, image=SCENE_URL, stream=True, stream_options={"include_usage": True}) as stream:
         *chunks, last = stream

@@ -110,7 +110,7 @@ def post(client, path: str, content: bytes) -> socket.socket:
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=PATHS)
-def test_neither_body_nor_image_text_is_kept_while_the_answer_is_generated(number):
+def test_body_and_image_text_are_freed_before_the_answer_is_generated(number):
     model = SteppedModel()
     path, body = requests_about(SCENE_BASE64 + " " * 8_000_000)[number]
     content = json.dumps(body).encode()

@@ -35,7 +35,7 @@ LOCATIONS = (
     "data:text/html,<img src=http://127.0.0.1/>",
     "jar:file:///x!/y",
 )
-INNER = (
+PRIVATE_URLS = (
     "http://127.0.0.1/",
     "http://127.1/",
     "http://2130706433/",
@@ -144,8 +144,8 @@ def test_addresses_are_not_read_unless_that_is_allowed(tiny_server):
     assert seen == []
 
 
-@pytest.mark.parametrize("url", INNER)
-def test_inner_addresses_are_never_connected_to(allowing, url):
+@pytest.mark.parametrize("url", PRIVATE_URLS)
+def test_private_addresses_are_never_connected_to(allowing, url):
     with record_audit_events() as seen:
         response = ask(allowing, url)
     assert response.status_code == 400 and "secret" not in response.text
@@ -153,7 +153,7 @@ def test_inner_addresses_are_never_connected_to(allowing, url):
     assert all(event[1][0] in ("/etc/hosts", "/etc/resolv.conf") for event in seen if event[0] == "open")
 
 
-def test_a_name_that_resolves_to_an_inner_address_is_rejected(allowing, monkeypatch):
+def test_a_name_that_resolves_to_a_private_address_is_rejected(allowing, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of("10.0.0.7", port)])
     with record_audit_events() as seen:
         response = ask(allowing, "http://inner.example/x.png")
@@ -204,7 +204,7 @@ def test_a_name_that_resolves_differently_later_is_not_looked_up_again(allowing,
 @pytest.mark.parametrize(
     "target", ["http://127.0.0.1/", "http://inner.example/", "http://[::1]/", "file:///etc/passwd"]
 )
-def test_redirects_to_inner_addresses_are_rejected(allowing, public, target):
+def test_redirects_to_private_addresses_are_rejected(allowing, public, target):
     public.answers |= {"images.example": [PUBLIC], "inner.example": ["192.168.0.1"]}
     public.routes["/x.png"] = lambda handler: handler.reply(302, b"", Location=target)
     with record_audit_events() as seen:

@@ -201,7 +201,7 @@ def test_bad_settings_exit_with_2(
 
 
 @pytest.mark.parametrize("start", ["\ufeff", ""])
-def test_a_byte_order_mark_in_a_piped_dialogue_is_dropped(
+def test_a_byte_order_mark_in_piped_input_is_dropped(
     start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ScriptedModel(done("a scene"), done("one"))
@@ -305,7 +305,7 @@ class TestPipes:
         assert "--from_pretrained visualglm-tiny" in said
         assert "Traceback" not in said
 
-    def test_characters_that_the_output_lacks(self) -> None:
+    def test_characters_outside_the_output_encoding(self) -> None:
         ended = run_program(SLOW, typed="没有.png\n\ncount\n".encode(), PYTHONIOENCODING="ascii")
         assert b"I know 0 turns." in ended.stdout
         assert (ended.returncode, ended.stderr) == (0, b"")

@@ -75,7 +75,7 @@ class TestDialogue:
         person.types("Who are you?")
         person.sees("VisualGLM: ", "You:")
 
-    def test_long_question_is_refused_and_forgotten(self, person: Person) -> None:
+    def test_long_question_is_rejected_and_forgotten(self, person: Person) -> None:
         person.types("")
         person.sees("You:")
         for _ in range(10):

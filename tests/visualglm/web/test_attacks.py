@@ -170,7 +170,7 @@ def test_the_error_of_an_image_is_shown(visitor: RawVisitor) -> None:
         assert keyword in shown_messages(messages)
 
 
-def test_addresses_are_refused_by_the_page(visitor: RawVisitor) -> None:
+def test_addresses_are_rejected_by_the_page(visitor: RawVisitor) -> None:
     address = "http://127.0.0.1:9/image.png"
     for shape in [*shapes(address), {"path": "", "url": address}, {"url": "data:image/png;base64,AAAA"}]:
         for event in FILE_EVENTS:
@@ -202,7 +202,7 @@ def test_events_without_a_handler_are_not_run(visitor: RawVisitor) -> None:
             assert visitor.join(event["id"], [None]).status_code == 404
 
 
-def test_texts_over_the_limit_are_refused(visitor: RawVisitor) -> None:
+def test_texts_over_the_limit_are_rejected(visitor: RawVisitor) -> None:
     long = "x" * (MAX_QUESTION + 1)
     assert f"{MAX_QUESTION:,}" in shown_messages(visitor.call("ask", [None, long, *DEFAULTS]))
     visitor.call("ask", [None, "seen", *DEFAULTS])

@@ -76,7 +76,7 @@ def test_an_image_whose_file_is_gone_is_saved_smaller(folder: UploadFolder, read
     assert loaded.image.resized.size == (SIZE, SIZE)
 
 
-def test_the_words_are_saved_in_the_visitor_s_language() -> None:
+def test_the_text_is_saved_in_the_visitor_s_language() -> None:
     text = to_markdown(ConversationState(None, TURNS), CHINESE)
     assert "**问：** 图里有什么？" in text
     assert "lost" not in text
@@ -126,7 +126,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("data", BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_a_bad_file_is_refused_and_opens_nothing(
+def test_a_bad_file_is_rejected_and_opens_nothing(
     data: bytes, reader: UploadedImageReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*arguments: Any, **_: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_bad_file_is_refused_and_opens_nothing(
     assert SCENE not in str(error.value)
 
 
-def test_too_many_parts_are_refused_before_they_are_parsed(
+def test_too_many_parts_are_rejected_before_they_are_parsed(
     reader: UploadedImageReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json, "loads", lambda _: pytest.fail("must not be parsed"))

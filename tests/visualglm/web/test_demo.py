@@ -220,14 +220,14 @@ def test_a_taken_port_is_named(url: str) -> None:
     "wrong",
     [("--auth", "nobody"), ("--temperature", "-1"), ("--server_port", "70000"), ("--server_name", "203.0.113.7")],
 )
-def test_a_senseless_flag_is_named(wrong: tuple[str, str]) -> None:
+def test_an_invalid_flag_is_named(wrong: tuple[str, str]) -> None:
     code, said = run_to_its_end(*wrong)
     name = wrong[1] if wrong[0] == "--server_name" else wrong[0].strip("-")
     assert (code, name in said, "Traceback" in said) == (2, True, False)
 
 
 @pytest.mark.slow
-def test_a_login_is_asked_for_and_proxies_are_not_in_the_way() -> None:
+def test_a_login_is_required_and_proxies_are_not_used() -> None:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), f"http://127.0.0.1:{free_port()}")
     with running_page([*PROGRAM, "--auth", "me:secret"], VISUALGLM_AUTH="you:hidden", **nowhere) as url:
         for login, status in (("me", "wrong"), 400), (("me", "secret"), 200), (("you", "hidden"), 200):

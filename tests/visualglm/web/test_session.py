@@ -72,7 +72,7 @@ def test_only_complete_answers_are_remembered() -> None:
     ]
 
 
-def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_shows_its_message_and_a_bug_only_its_number(caplog: pytest.LogCaptureFixture) -> None:
     assert finish(Session(), Script(BusyError("Come back later."))).error == "Come back later."
     with caplog.at_level(logging.ERROR, logger="visualglm.web.session"):
         broken = finish(Session(), Script(StreamChunk("It "), ZeroDivisionError("inside")))
@@ -82,7 +82,7 @@ def test_an_error_keeps_its_own_words_and_a_bug_only_its_number(caplog: pytest.L
 
 
 @pytest.mark.parametrize("how", ["stop", "clear", "leave", "ask"])
-def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
+def test_every_way_to_end_an_answer_closes_the_model(how: str) -> None:
     session, model = Session(), Script(StreamChunk("one "), StreamChunk("two "), DONE)
     asking = session.ask(model, "What?", DEMO)
     next(asking), next(asking)
@@ -100,14 +100,14 @@ def test_whatever_ends_an_answer_closes_the_model(how: str) -> None:
     assert (turn.status, turn.answer, model.closed) == (Status.STOPPED, "one ", True)
 
 
-def test_an_image_reaches_the_model_as_large_as_it_sees_it() -> None:
+def test_an_image_reaches_the_model_at_its_input_size() -> None:
     session, model = Session(), Script(DONE)
     session.offer(ConversationState(UploadedImage(load_image(SCENE).resize((56, 56)), b"", SCENE)))
     finish(session, model)
     assert (model.seen[0].image.size, model.seen[0].image.mode) == ((56, 56), "RGB")
 
 
-def test_what_visitors_take_is_bounded() -> None:
+def test_the_memory_of_all_sessions_is_limited() -> None:
     memory_limiter = MemoryLimiter(max_memory=250_000)
     sessions = [
         Session(conversation=ConversationState(None, [TurnState("?", "a" * 100_000, Status.DONE)])) for _ in range(3)
@@ -121,7 +121,7 @@ def test_what_visitors_take_is_bounded() -> None:
     assert memory_limiter.memory < 250_000
 
 
-def test_a_visitor_who_left_takes_nothing() -> None:
+def test_the_memory_of_a_deleted_session_is_not_counted() -> None:
     memory_limiter = MemoryLimiter()
     session = Session(conversation=ConversationState(None, [TurnState("?", "a" * 1000, Status.DONE)]))
     memory_limiter.update(session)
@@ -141,7 +141,7 @@ def test_a_conversation_that_was_dropped_stops() -> None:
     assert (model.closed, session.was_dropped, session.conversation.turns) == (True, True, [])
 
 
-def test_nothing_is_lost_without_consent() -> None:
+def test_a_conversation_is_replaced_only_after_consent() -> None:
     session = Session()
     assert session.offer(ConversationState())
     kept = session.conversation
@@ -154,7 +154,7 @@ def test_nothing_is_lost_without_consent() -> None:
 
 
 @pytest.mark.parametrize(("index", "question", "left"), [(0, "q0", 0), (2, "q2", 2), (3, "", 3), (-1, "", 3)])
-def test_cut_takes_back_from_an_exchange_on(index: int, question: str, left: int) -> None:
+def test_remove_from_removes_a_turn_and_all_later_ones(index: int, question: str, left: int) -> None:
     session = Session(conversation=ConversationState(None, [TurnState(f"q{n}", "a", Status.DONE) for n in range(3)]))
     assert (session.remove_from(index), len(session.conversation.turns)) == (question, left)
 
@@ -166,7 +166,7 @@ def test_each_visitor_gets_a_copy() -> None:
     assert second.conversation.turns == []
 
 
-def test_fast_pieces_are_shown_together() -> None:
+def test_fast_chunks_are_shown_together() -> None:
     assert len(list(throttle(3600, (None for _ in range(100))))) == 1
     assert len(list(throttle(0, (None for _ in range(100))))) == 100
 

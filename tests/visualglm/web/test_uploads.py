@@ -43,7 +43,7 @@ def test_only_its_own_regular_files_are_opened(folder: UploadFolder, tmp_path: P
     assert folder.read(str(own), 3) == b"own"
 
 
-def test_a_file_that_is_exchanged_while_it_is_opened_is_refused(
+def test_a_file_that_is_replaced_while_it_is_opened_is_rejected(
     folder: UploadFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Path(folder.save(b"own", "own.txt"))
@@ -63,7 +63,7 @@ def test_a_file_that_is_exchanged_while_it_is_opened_is_refused(
     assert len(list(Path("/dev/fd").iterdir())) == len(before)
 
 
-def test_a_file_that_is_removed_while_it_is_opened_is_refused(
+def test_a_file_that_is_removed_while_it_is_opened_is_rejected(
     folder: UploadFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Path(folder.save(b"own", "own.txt"))
@@ -101,7 +101,7 @@ def test_no_descriptor_is_left_open(folder: UploadFolder) -> None:
     assert len(list(Path("/dev/fd").iterdir())) == len(before)
 
 
-def test_the_oldest_files_make_room(folder: UploadFolder) -> None:
+def test_the_oldest_files_are_removed(folder: UploadFolder) -> None:
     paths = [Path(folder.save(bytes(MIN_FILE_BYTES), "file")) for _ in range(3)]
     for age, path in enumerate(paths):
         os.utime(path, (path.stat().st_mtime - 10 + age,) * 2)
@@ -116,7 +116,7 @@ def test_many_small_files_are_bounded_too(folder: UploadFolder) -> None:
     assert len(list(folder.path.iterdir())) <= 10
 
 
-def test_room_is_given_once(folder: UploadFolder) -> None:
+def test_space_is_reserved_once(folder: UploadFolder) -> None:
     with folder.reserve(9 * MIN_FILE_BYTES), pytest.raises(UploadError, match="Try again"):
         folder.save(bytes(2 * MIN_FILE_BYTES), "file")
     folder.save(bytes(2 * MIN_FILE_BYTES), "file")
@@ -129,14 +129,14 @@ def test_old_files_are_removed(folder: UploadFolder) -> None:
     assert not old.exists()
 
 
-def test_it_is_private_and_comes_back(folder: UploadFolder) -> None:
+def test_the_folder_is_private_and_recreated(folder: UploadFolder) -> None:
     assert folder.path.stat().st_mode & 0o777 == folder.root.stat().st_mode & 0o777 == 0o700
     folder.remove()
     folder.save(b"again", "file")
     assert folder.path.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_somebody_else_has_put_in_its_place_is_not_used(folder: UploadFolder, tmp_path: Path) -> None:
+def test_a_file_or_folder_of_another_user_is_not_used(folder: UploadFolder, tmp_path: Path) -> None:
     folder.remove()
     folder.path.symlink_to(tmp_path)
     with pytest.raises(UploadError, match="else"):
