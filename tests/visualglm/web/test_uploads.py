@@ -136,10 +136,10 @@ def test_the_folder_is_private_and_recreated(folder: UploadFolder) -> None:
     assert folder.path.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_file_or_folder_of_another_user_is_not_used(folder: UploadFolder, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_folder_is_not_used(folder: UploadFolder, tmp_path: Path) -> None:
     folder.remove()
     folder.path.symlink_to(tmp_path)
-    with pytest.raises(UploadError, match="else"):
+    with pytest.raises(UploadError, match="not a directory"):
         folder.save(b"data", "file")
     assert list(tmp_path.iterdir()) == []
     folder.path.unlink()
