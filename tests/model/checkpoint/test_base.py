@@ -1,4 +1,4 @@
-"""A fine-tune that holds only what was trained is loaded over its base, also where that has moved."""
+"""A fine-tune with only the trained weights is loaded over its base model, also if that has moved."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 @pytest.fixture
 def moved(tmp_path: Path) -> Path:
-    """A run that trained one bias of visualglm-tiny, and names a base that is not there any more."""
+    """A run that trained one bias of visualglm-tiny, and names a base that no longer exists."""
     tiny = open_checkpoint("visualglm-tiny")
     name = QKV.replace("weight", "bias")
     run = write_sat(tmp_path / "run", {name: dict(tiny.tensors())[name] + 1}, {**tiny.config, "base_model": "./gone"})

@@ -1,4 +1,4 @@
-"""What can be wrong with a SAT run is said, and what to do about it."""
+"""Errors about damaged SAT runs name the fault and the fix."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Converting there and back changes no bit; what is written is whole and complete in itself, or not there."""
+"""A conversion and its inverse change no bit; the new directory is complete, or not created."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def tensors_of(place: Path | str) -> dict[str, torch.Tensor]:
 
 
 def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Hold two models to the same names, dtypes and bits."""
+    """Assert that two models have the same names, dtypes and bits."""
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         assert actual[name].dtype == tensor.dtype, name
@@ -55,7 +55,7 @@ def test_there_and_back_from_sat_changes_no_bit(layout: str, small: Small, tmp_p
     tensors = dict(model.state_dict())
     tensors["transformer.word_embeddings.weight"] = tensors[
         "transformer.word_embeddings.weight"
-    ].half()  # kept as it is
+    ].half()  # kept unchanged
     if layout == "interleaved":
         tensors[QKV] = interleave_qkv(tensors[QKV], config["num_attention_heads"])
         config = {key: value for key, value in config.items() if key != "pad_token_id"}
@@ -73,7 +73,7 @@ def test_there_and_back_from_sat_changes_no_bit(layout: str, small: Small, tmp_p
     }
 
 
-def test_what_is_written_for_sat_is_what_torch_reads_whole(tmp_path: Path) -> None:
+def test_sat_files_are_read_by_torch_load(tmp_path: Path) -> None:
     convert("visualglm-tiny", tmp_path / "sat", "sat")
     content = torch.load(tmp_path / "sat" / "1" / RANK_0, mmap=False, weights_only=True)
     assert_same(content["module"], tensors_of("visualglm-tiny"))
@@ -99,7 +99,7 @@ def test_sampling_is_the_originals_unless_the_model_says_otherwise(tmp_path: Pat
     first = json.loads((tmp_path / "first/generation_config.json").read_text())
     assert (first["min_length"], first["top_p"], first["do_sample"]) == (HF_CHAT.min_length, HF_CHAT.top_p, True)
     (source / "generation_config.json").write_text('{"min_length": 0, "top_p": 0.9}')
-    convert(source, tmp_path / "sat", "sat")  # and through a SAT directory
+    convert(source, tmp_path / "sat", "sat")  # then via a SAT directory
     convert(tmp_path / "sat", tmp_path / "second", "hf")
     second = json.loads((tmp_path / "second/generation_config.json").read_text())
     assert (second["min_length"], second["top_p"], second["top_k"]) == (0, 0.9, HF_CHAT.top_k)
@@ -138,7 +138,7 @@ def test_the_dtype_can_be_chosen(tmp_path: Path) -> None:
 
 def test_the_row_order_can_be_settled(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tiny = open_checkpoint("visualglm-tiny")
-    run = write_sat(tmp_path / "run", tiny.stored_tensors, tiny.config)  # interleaved, and the configuration says split
+    run = write_sat(tmp_path / "run", tiny.stored_tensors, tiny.config)  # interleaved, but the configuration says split
     shutil.copy(TINY / "ice_text.model", run)
     assert main([str(run), str(tmp_path / "sat"), "--to", "sat"]) == 1
     assert "--qkv-layout interleaved" in capfd.readouterr().err
@@ -200,7 +200,7 @@ def test_a_damaged_vocabulary_is_not_passed_on(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_code_that_may_not_be_exchanged_is_said(
+def test_code_that_cannot_be_replaced_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(path: Path, *args: Any, **options: Any) -> None:
@@ -229,7 +229,7 @@ def test_a_model_without_a_tokenizer_is_not_half_converted(small: Small, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_old_remote_code_is_exchanged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_old_remote_code_is_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(TINY, tmp_path / "old")
     (tmp_path / "old" / "modeling_chatglm.py").write_text("raise RuntimeError('old')\n")
     assert main(["--refresh-code", str(tmp_path / "old")]) == 0

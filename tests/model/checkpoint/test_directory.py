@@ -1,4 +1,4 @@
-"""Where a conversion writes: the directory is there whole, or not at all, whatever stops it."""
+"""The destination of a conversion is created completely or not at all, for every kind of interruption."""
 
 import subprocess
 import sys
@@ -112,7 +112,7 @@ def test_a_larger_dtype_needs_more_room(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_nothing_is_written_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
-    convert("visualglm-tiny", tmp_path / "mine", "sat")  # an empty directory is taken
+    convert("visualglm-tiny", tmp_path / "mine", "sat")  # an empty directory is accepted
     before = sorted(path.name for path in (tmp_path / "mine").iterdir())
     assert main(["visualglm-tiny", str(tmp_path / "mine"), "--to", "hf"]) == 1
     assert "already exists" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""A number of attention heads that fits every shape, and is wrong, is noticed where the files tell."""
+"""A wrong number of attention heads that fits all shapes is detected by the rotary frequencies in the files."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 
 def write_tiny(directory: Path, heads: int, frequencies: int) -> Path:
-    """Write visualglm-tiny with so many heads in its configuration and so many frequencies beside its weights."""
+    """Save visualglm-tiny with these numbers of heads in its configuration and of rotary frequencies in its files."""
     directory.mkdir()
     for file in TINY.iterdir():
         (directory / file.name).write_bytes(file.read_bytes())

@@ -1,4 +1,4 @@
-"""The row order of query-key-value is recognised, by the configuration and by the weights; never silently wrong."""
+"""The QKV row order is read from the configuration and verified with the weights."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ OTHER = {"split": "interleaved", "interleaved": "split"}
 
 
 def rewrite(directory: Path, order: str, word: dict[str, Any], has_pad: bool = True) -> dict[str, torch.Tensor]:
-    """Write visualglm-tiny in SAT's format with rows in `order`; return its tensors in the split order."""
+    """Save visualglm-tiny in the SAT format with rows in `order`; return its tensors in the split order."""
     tiny = open_checkpoint("visualglm-tiny")
     tensors, heads = dict(tiny.tensors()), tiny.config["num_attention_heads"]
     stored = {
@@ -100,7 +100,7 @@ def test_random_weights_never_contradict(heads: int, layers: int) -> None:
 
 @pytest.mark.parametrize("heads", [2, 5, 32])
 @pytest.mark.parametrize("layers", [1, 4])
-def test_trained_weights_of_any_head_count_are_recognised(heads: int, layers: int) -> None:
+def test_trained_weights_of_any_head_count_are_recognized(heads: int, layers: int) -> None:
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([1.0, 0.9, 2.0]).repeat_interleave(heads * 16)[:, None]  # of q, k and v
     tensors = [sizes * torch.randn(3 * heads * 16, 64, generator=generator) for _ in range(max(layers, 8 // heads))]
@@ -117,7 +117,7 @@ def test_weights_without_variance_say_nothing() -> None:
     assert detect_other_layout([torch.zeros(24)], "split", 4) is None
 
 
-def test_the_chance_of_a_share_is_that_of_random_blocks() -> None:
+def test_the_p_value_matches_random_blocks() -> None:
     heads, count, draws = 4, 2, 4000
     generator = torch.Generator().manual_seed(0)
     blocks = torch.randn(draws, count, 3, heads, generator=generator)

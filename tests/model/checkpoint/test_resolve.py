@@ -1,4 +1,4 @@
-"""A model's name finds its files, on this machine or on the hub; what is wrong is said."""
+"""A model's name is resolved to files on this machine or on the hub; errors are explained."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def test_names_are_found_in_sat_home_and_here(tmp_path: Path) -> None:
 
 
 def make_cached(folder: Path, files: dict[str, str]) -> Path:
-    """Write a snapshot of the published repository as the hub's client keeps it."""
+    """Write a snapshot of the published repository in the format of the hub cache."""
     repository = folder / "hub" / "models--THUDM--visualglm-6b"
     snapshot = repository / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -49,7 +49,7 @@ def make_cached(folder: Path, files: dict[str, str]) -> Path:
     return snapshot
 
 
-def test_the_hubs_cache_is_found(tmp_path: Path) -> None:
+def test_the_hub_cache_is_found(tmp_path: Path) -> None:
     snapshot = make_cached(tmp_path, {"config.json": "{}", "model.safetensors": "", "ice_text.model": ""})
     assert resolve("visualglm-6b") == snapshot
 
@@ -66,7 +66,7 @@ def test_an_interrupted_download_is_taken_up_again(tmp_path: Path) -> None:
     assert "Downloading" in told[0]
 
 
-def test_a_model_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_model_lists_the_searched_paths_and_what_to_do(tmp_path: Path) -> None:
     told: list[str] = []
     with pytest.raises(CheckpointError) as caught:
         resolve("visualglm-6b", notice=told.append)
@@ -170,7 +170,7 @@ def test_a_tokenizer_that_was_not_downloaded_is_said(name: str, content: bytes, 
 
 @pytest.fixture
 def at_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], io.StringIO]:
-    """Let a person at a terminal type a line; the returned stream has what is shown."""
+    """Simulate a user who types a line at a terminal; return the stream of the output."""
 
     class TerminalChat(io.StringIO):
         def isatty(self) -> bool:
@@ -241,7 +241,7 @@ def test_a_published_model_is_sought_on_the_hub_beside_others_of_its_maker(tmp_p
 
 @pytest.fixture
 def homeless(offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No home directory is known."""
+    """An environment without a home directory."""
 
     def unknown(uid: int) -> None:
         raise KeyError(uid)

@@ -1,4 +1,4 @@
-"""SAT checkpoints of every shape that SAT and old fine-tunes left are read; faults are named."""
+"""All variants of SAT checkpoints, also of old fine-tunes, can be read; errors name the fault."""
 
 import argparse
 import os
@@ -61,7 +61,7 @@ def test_checkpoints_from_before_0_4_1_are_reordered(small: Small, tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_a_model_is_cut_as_sat_cuts_it(size: int, small: Small) -> None:
+def test_a_model_is_sharded_as_sat_shards_it(size: int, small: Small) -> None:
     model, config = small
     seen = set()
     for prefix, module in model.named_modules():
@@ -90,7 +90,7 @@ def test_files_of_several_ranks_are_joined(size: int, small: Small, tmp_path: Pa
         assert args.model_parallel_size == 1
 
 
-def test_old_files_of_several_ranks_hold_whole_heads(small: Small, tmp_path: Path) -> None:
+def test_old_files_of_several_ranks_have_complete_heads(small: Small, tmp_path: Path) -> None:
     model, config = small
     heads, size = config["num_attention_heads"], 2
     save_sat(tmp_path / "run", model.state_dict(), config, model_parallel_size=size)
@@ -121,13 +121,13 @@ def test_ranks_that_do_not_belong_together_are_refused(small: Small, tmp_path: P
 
 
 class Stage(IntEnum):
-    """As deepspeed has for the stages of ZeRO."""
+    """An enum like deepspeed's for the stages of ZeRO."""
 
     TWO = 2
 
 
 class Scaler:
-    """As deepspeed's loss scaler, an object with numbers."""
+    """An object with numbers, like deepspeed's loss scaler."""
 
     def __init__(self) -> None:
         self.scale = 65536.0
@@ -135,7 +135,7 @@ class Scaler:
 
 @contextmanager
 def installed(name: str, *classes: type) -> Iterator[None]:
-    """Have a module with `classes` while a file is written; nothing of it is left when the file is read."""
+    """Provide a module with `classes` while a file is written; it is removed before the file is read."""
     names = [name.rsplit(".", up)[0] if up else name for up in range(name.count(".") + 1)]
     for module in names:
         sys.modules[module] = types.ModuleType(module)
@@ -149,7 +149,7 @@ def installed(name: str, *classes: type) -> Iterator[None]:
             del sys.modules[module]
 
 
-def test_what_old_deepspeed_left_beside_the_weights_is_inert(small: Small, tmp_path: Path) -> None:
+def test_objects_of_old_deepspeed_are_inert(small: Small, tmp_path: Path) -> None:
     model, config = small
     with installed("deepspeed.runtime.fp16.loss_scaler", Scaler, Stage):
         run = write_sat(
@@ -173,7 +173,7 @@ def test_what_old_deepspeed_left_beside_the_weights_is_inert(small: Small, tmp_p
 
 
 class Command:
-    """Runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -199,7 +199,7 @@ def test_missing_and_unknown_tensors_are_named(small: Small, tmp_path: Path) -> 
         read_model(write_sat(tmp_path / "run", tensors, config))
 
 
-def test_only_what_was_trained_asks_for_its_base(small: Small, tmp_path: Path) -> None:
+def test_trained_weights_alone_ask_for_their_base(small: Small, tmp_path: Path) -> None:
     model, config = small
     run = write_sat(tmp_path / "run", {QKV: model.get_parameter(QKV).data}, config)
     with pytest.raises(CheckpointError, match="--base visualglm-6b"):

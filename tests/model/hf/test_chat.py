@@ -1,4 +1,4 @@
-"""`chat` and `stream_chat` keep the published model's contract: arguments, settings, results, pictures, streaming."""
+"""`chat` and `stream_chat` keep the published model's contract: arguments, settings, results, images, streaming."""
 
 import copy
 import itertools
@@ -23,7 +23,7 @@ QUESTION = "图片里有几个物体？"
 
 
 class Lengths(LogitsProcessor):
-    """Notes how many tokens stand before each new one."""
+    """A logits processor that records the number of tokens before each new token."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -61,7 +61,7 @@ def test_a_setting_that_is_no_number_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("image", [str(PICTURE), None])
 @pytest.mark.parametrize("turns", [[], [("你好", "你好！我可以和你聊一聊图片。")]])
-def test_greedy_answers_are_those_of_the_sat_model(image: str | None, turns: list[tuple[str, str]]) -> None:
+def test_greedy_answers_match_the_sat_model(image: str | None, turns: list[tuple[str, str]]) -> None:
     sat, _ = VisualGLMModel.from_pretrained("visualglm-tiny")
     for question in (QUESTION, "描述这张图片。", "Describe the image."):
         expected, _, _ = chat(
@@ -71,13 +71,13 @@ def test_greedy_answers_are_those_of_the_sat_model(image: str | None, turns: lis
         assert response == expected
 
 
-def test_without_a_picture_the_path_may_be_empty_or_none() -> None:
+def test_without_an_image_the_path_may_be_empty_or_none() -> None:
     answers = {tiny_model().chat(tiny_tokenizer(), path, QUESTION, **GREEDY)[0] for path in ("", None)}
     assert len(answers) == 1
     assert answers != {tiny_model().chat(tiny_tokenizer(), PICTURE, QUESTION, **GREEDY)[0]}
 
 
-def test_a_missing_picture_is_explained() -> None:
+def test_a_missing_image_is_explained() -> None:
     with pytest.raises(ImageError, match="found"):
         tiny_model().chat(tiny_tokenizer(), "no/such/picture.png", QUESTION)
 
@@ -193,7 +193,7 @@ def test_a_grown_conversation_loses_its_oldest_turns_and_says_so() -> None:
     assert longer == [*history, (QUESTION, response)]
 
 
-def test_nothing_in_a_question_is_a_picture_or_a_control_token() -> None:
+def test_nothing_in_a_question_is_an_image_or_a_control_token() -> None:
     question = "<img>/no/such/file.png</img><sop>[gMASK]<eop>问：答："
     inputs = tiny_model().build_inputs(tiny_tokenizer(), str(PICTURE), question, [])
     ids = inputs["input_ids"][0].tolist()
@@ -208,7 +208,7 @@ def test_nothing_in_a_question_is_a_picture_or_a_control_token() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_numbers_that_are_none_are_refused_wherever_they_come_from(stream: bool) -> None:
+def test_nan_logits_are_refused(stream: bool) -> None:
     model = copy.deepcopy(tiny_model())
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(GenerationError, match="NaN"):

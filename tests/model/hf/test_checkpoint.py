@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: the published names, shards of either kind, quantised weights; faults are named."""
+"""Hugging Face checkpoints: published names, shards of both kinds, quantized weights, error messages."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ QUANTISED = ("query_key_value.weight", "attention.dense.weight", "dense_h_to_4h.
 
 @pytest.fixture
 def directory(small: Small, tmp_path: Path) -> Path:
-    """It, in the Hugging Face format, in one safetensors file."""
+    """The small model in the Hugging Face format, in one safetensors file."""
     return write_hf(tmp_path / "hf", *small)
 
 
@@ -77,9 +77,9 @@ def test_progress_counts_every_tensor(small: Small, golden_spec: Any, directory:
 
 
 def shard_as_bin(directory: Path) -> None:
-    """Turn the weights into three pickled shards with an index, as published."""
+    """Convert the weights to three pickled shards with an index, as published."""
     tensors = load_file(directory / WEIGHTS)
-    tensors["transformer.layers.0.attention.rotary_emb.inv_freq"] = torch.zeros(4)  # in the published files too
+    tensors["transformer.layers.0.attention.rotary_emb.inv_freq"] = torch.zeros(4)  # as in the published files
     names = list(tensors)
     weight_map = {}
     for number in range(3):
@@ -91,13 +91,13 @@ def shard_as_bin(directory: Path) -> None:
 
 
 def save_as_bin(directory: Path) -> None:
-    """Turn the weights into one pickled file."""
+    """Convert the weights to one pickled file."""
     torch.save(load_file(directory / WEIGHTS), directory / "pytorch_model.bin")
     (directory / WEIGHTS).unlink()
 
 
 def save_before_1_6(directory: Path) -> None:
-    """Turn the weights into one file as torch.save wrote them before release 1.6."""
+    """Convert the weights to one file in the format of torch.save < 1.6."""
     tensors = load_file(directory / WEIGHTS)
     torch.save(tensors, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     (directory / WEIGHTS).unlink()
@@ -117,7 +117,7 @@ def test_safetensors_in_shards_load(small: Small, tmp_path: Path) -> None:
 
 
 def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise a matrix as the original does: int8 [out, in * bits / 8], and the rows' scales."""
+    """Quantize a matrix as the original does; return int8 [out, in * bits / 8] and the scales of the rows."""
     largest = 2 ** (bits - 1) - 1
     scale = (weight.abs().amax(1) / largest).half()
     whole = (weight / scale.float()[:, None]).round().to(torch.int8)
@@ -127,7 +127,7 @@ def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_weights_are_restored(bits: int, directory: Path, small: Small) -> None:
+def test_quantized_weights_are_dequantized(bits: int, directory: Path, small: Small) -> None:
     tensors = load_file(directory / WEIGHTS)
     for name in [name for name in tensors if name.startswith("transformer.") and name.endswith(QUANTISED)]:
         tensors[name], tensors[f"{name}_scale"] = quantize(tensors[name], bits)
@@ -149,7 +149,7 @@ def test_the_even_column_is_in_the_high_half_and_halves_have_signs() -> None:
     assert unpack_int4(packed).tolist() == [[1, -1, 7, 0, -8, 7]]
 
 
-def test_quantised_weights_without_their_bits_are_refused(directory: Path) -> None:
+def test_quantized_weights_without_their_bits_are_refused(directory: Path) -> None:
     tensors = load_file(directory / WEIGHTS)
     name = "transformer.layers.0.attention.dense.weight"
     tensors[name], tensors[f"{name}_scale"] = quantize(tensors[name], 8)
@@ -159,7 +159,7 @@ def test_quantised_weights_without_their_bits_are_refused(directory: Path) -> No
 
 
 def put(name: str, content: str | bytes | None) -> Callable[[Path], None]:
-    """Return what replaces a file's content, or removes the file."""
+    """Return a function that replaces a file's content, or removes the file."""
 
     def damage(directory: Path) -> None:
         if content is None:

@@ -1,4 +1,4 @@
-"""Steps in a room have the logits of the network called layer by layer, however many places they see."""
+"""Decode steps in preallocated buffers give the network's own logits, for every attended length."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from tests.helpers.hf_models import SPEC, build_golden, left_padded_batch
 @pytest.mark.parametrize(
     "length", [2, 49, CAPACITY_STEP - 4, CAPACITY_STEP - 1, CAPACITY_STEP, CAPACITY_STEP + 1, 2 * CAPACITY_STEP - 3]
 )
-def test_lengths_on_both_sides_of_a_border(length: int, attended_lengths: list[int]) -> None:
+def test_lengths_around_capacity_steps(length: int, attended_lengths: list[int]) -> None:
     model = build_golden()
     assert_same_logits(model, prompt_of(length))
-    steps = range(length + 1, length + GREEDY["max_new_tokens"])  # the first token comes with the prompt
+    steps = range(length + 1, length + GREEDY["max_new_tokens"])  # prefill gives the first token
     assert attended_lengths == [min(with_headroom(filled), with_headroom(length + 1)) for filled in steps]
 
 
-def test_a_room_that_is_full_is_left_for_a_larger_one(attended_lengths: list[int]) -> None:
+def test_full_buffers_are_replaced_by_larger_ones(attended_lengths: list[int]) -> None:
     model = build_golden()
     length, steps = CAPACITY_STEP // 2 - 8, CAPACITY_STEP // 2 + 12
     assert_same_logits(model, prompt_of(length), max_new_tokens=steps, min_new_tokens=steps)
@@ -34,7 +34,7 @@ def test_a_room_that_is_full_is_left_for_a_larger_one(attended_lengths: list[int
 
 
 @pytest.mark.parametrize("changes", [{}, {"pre_seq_len": 5}])
-def test_padded_rows_with_pictures(
+def test_padded_batch_with_images(
     changes: dict[str, Any], attended_lengths: list[int], golden_pixels: torch.Tensor
 ) -> None:
     model = build_golden(**changes)
@@ -44,14 +44,14 @@ def test_padded_rows_with_pictures(
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_weights_of_few_bits(bits: int, attended_lengths: list[int]) -> None:
+def test_quantized_weights(bits: int, attended_lengths: list[int]) -> None:
     model = build_golden()
     assert_same_logits(model.quantize(bits), torch.cat([prompt_of(30, seed) for seed in range(3)]))
     assert attended_lengths
 
 
 class Replay:
-    """Stands for a graph: computes again, into the same tensor."""
+    """Replaces a CUDA graph on the CPU: a replay computes again into the same tensor."""
 
     def __init__(self, buffers: DecodeBuffers, model: HfModel, length: int) -> None:
         self.arguments = buffers, model, length
@@ -61,7 +61,7 @@ class Replay:
         self.logits.copy_(DecodeBuffers.compute(*self.arguments))
 
 
-def test_what_was_recorded_serves_the_next_generation(
+def test_captured_graphs_serve_the_next_generation(
     attended_lengths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_golden()
@@ -79,7 +79,7 @@ def test_what_was_recorded_serves_the_next_generation(
     assert recorded == [2 * CAPACITY_STEP, 3 * CAPACITY_STEP, CAPACITY_STEP]
 
 
-def test_a_graph_is_used_until_it_is_full_unless_it_reads_far_too_much() -> None:
+def test_a_graph_is_used_until_it_is_full_unless_it_is_over_twice_too_long() -> None:
     buffers = DecodeBuffers(torch.zeros(1, 2, 1, 4), 3, 6 * CAPACITY_STEP, ())
     assert [buffers.attended_length(filled) for filled in (1, 200, 5 * CAPACITY_STEP, 6 * CAPACITY_STEP)] == [
         CAPACITY_STEP,
@@ -100,8 +100,8 @@ def test_a_graph_is_used_until_it_is_full_unless_it_reads_far_too_much() -> None
 
 
 @pytest.mark.parametrize("changes", [{}, {"pre_seq_len": 5}, {"quantization_bit": 8}, {"quantization_bit": 4}])
-def test_a_step_asks_the_device_nothing(changes: dict[str, Any]) -> None:
-    """Tensors without data have no answer, and a recording cannot wait for one."""
+def test_a_decode_step_does_not_synchronize(changes: dict[str, Any]) -> None:
+    """Meta tensors have no data to wait for, as in a graph capture, which must not synchronize."""
     model = HfModel(ChatGLMConfig(**{**SPEC["hf_config"], **changes})).half().eval().to("meta")
     heads = model.config.num_attention_heads
     like = torch.zeros(2, heads, 1, model.config.hidden_size // heads, dtype=torch.float16, device="meta")
@@ -110,7 +110,7 @@ def test_a_step_asks_the_device_nothing(changes: dict[str, Any]) -> None:
         assert buffers.compute(model, CAPACITY_STEP).shape == (2, 1, model.config.vocab_size)
 
 
-def test_who_records_is_alone() -> None:
+def test_capture_is_exclusive() -> None:
     usage = DeviceUsage()
     with usage.active():
         with usage.exclusive() as is_exclusive:

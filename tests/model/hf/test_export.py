@@ -1,4 +1,4 @@
-"""A directory with exported code is complete in itself: plain transformers loads it where this package is unknown."""
+"""An exported directory is self-contained: transformers loads it without this package."""
 
 import ast
 import itertools
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 PICTURE = ROOT / "examples" / "scene.png"
 QUESTION = "图片里有几个物体？"
 LIBRARIES = {"torch", "transformers", "sentencepiece", "numpy", "PIL", "pi_heif", *sys.stdlib_module_names}
-# Arguments: a picture, a question, a folder to save the last model in or "", and directories. Prints what is loaded.
+# Arguments: an image, a question, a folder to save the last model in or "", and directories. Prints the results.
 PROGRAM = """
 import json, sys
 sys.modules["model"] = sys.modules["sat"] = None  # importing either fails
@@ -57,7 +57,7 @@ print(json.dumps({Path(path).name: load(path) for path in paths}))
 
 
 def make_export(directory: Path) -> Path:
-    """Make a directory of visualglm-tiny with the code that it runs on."""
+    """Create a directory of visualglm-tiny with its exported code."""
     shutil.copytree(TINY, directory)
     export_code(directory)
     return directory
@@ -65,12 +65,12 @@ def make_export(directory: Path) -> Path:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    """visualglm-tiny with the code that it runs on."""
+    """visualglm-tiny with its exported code."""
     return make_export(tmp_path / "visualglm-tiny")
 
 
 def load_elsewhere(*directories: Path, copy: str = "") -> dict[str, Any]:
-    """Load directories in a fresh process that knows neither this package nor SAT; return what it prints, by name."""
+    """Load directories in a new process without this package and SAT; return the printed results by name."""
     folder = directories[0].parent
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(PICTURE), QUESTION, copy, *map(str, directories)],
@@ -87,7 +87,7 @@ def load_elsewhere(*directories: Path, copy: str = "") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two fresh processes load of directories, by name: the first saves `copy`, which the second loads."""
+    """Results of loading directories in two processes, by name; the first saves `copy`, which the second loads."""
     folder = tmp_path_factory.mktemp("elsewhere")
     first = load_elsewhere(make_export(folder / "visualglm-tiny"), copy=str(folder / "copy"))
     load_tiny().save_pretrained(folder / "saved")
@@ -99,7 +99,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def expected_answer() -> str:
-    """Return what the model answers in this process."""
+    """Return the model's answer in this process."""
     return tiny_model().chat(
         tiny_tokenizer(), PICTURE, QUESTION, do_sample=False, min_length=0, repetition_penalty=1.0
     )[0]
@@ -163,7 +163,7 @@ def test_shared_modules_are_copied_with_only_their_imports_changed(exported: Pat
 
 
 def snapshot(directory: Path) -> dict[str, bytes]:
-    """Return the content of every file."""
+    """Return the content of every file in a directory."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
@@ -184,7 +184,7 @@ def test_weights_without_configurations_get_the_code_alone(tmp_path: Path) -> No
 
 
 def make_published(directory: Path, store: Path) -> Path:
-    """Make a directory with old code, linked to as in the hub's cache."""
+    """Create a directory with old code, whose files are links as in the hub cache."""
     shutil.copytree(TINY, store)
     directory.mkdir()
     for name in ("configuration_chatglm.py", "modeling_chatglm.py", "tokenization_chatglm.py", "visual.py"):
@@ -196,7 +196,7 @@ def make_published(directory: Path, store: Path) -> Path:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A directory with old code, linked to as in the hub's cache."""
+    """A directory with old code, whose files are links as in the hub cache."""
     return make_published(tmp_path / "published", tmp_path / "store")
 
 
@@ -215,7 +215,7 @@ def test_refreshed_directories_load_and_the_backup_keeps_what_was_there(
 
 
 def make_old_export(directory: Path) -> Path:
-    """Make a directory whose code has a tuple where Trainer needs a list."""
+    """Create a directory with code that has a tuple instead of the list that Trainer requires."""
     file = make_export(directory) / "configuration_chatglm.py"
     ignored = r"keys_to_ignore_at_inference = .*"
     file.write_text(re.sub(ignored, 'keys_to_ignore_at_inference = ("past_key_values",)', file.read_text()))

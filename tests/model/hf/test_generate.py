@@ -1,4 +1,4 @@
-"""transformers' own generation on our network: greedy, sampling, beams, batches, pictures, length limits."""
+"""transformers' `generate` with our network: greedy, sampling, beam search, batches, images, length limits."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_a_left_padded_batch_answers_as_each_row_alone(
     masked: bool, num_beams: int, golden_pixels: torch.Tensor
 ) -> None:
     batch = left_padded_batch(golden_pixels)
-    if not masked:  # transformers then takes the placeholders, written with the pad id, for padding
+    if not masked:  # transformers then treats the placeholders, which have the pad id, as padding
         del batch["attention_mask"]
     ids, starts = batch.pop("input_ids"), batch.pop("pre_image_length")
     together = continue_greedily(ids, num_beams=num_beams, pre_image_length=starts.tolist(), **batch)
@@ -56,7 +56,7 @@ def test_a_left_padded_batch_answers_as_each_row_alone(
         assert torch.equal(together[row], alone[0]), name
 
 
-def test_one_offset_serves_several_pictures_and_one_picture_several_prompts(golden_pixels: torch.Tensor) -> None:
+def test_one_offset_serves_several_images_and_one_image_several_prompts(golden_pixels: torch.Tensor) -> None:
     ids = prompt_ids("zh_image").expand(2, -1)
     start = SPEC["cases"]["zh_image"]["image_start"]
     two = continue_greedily(ids, images=golden_pixels, pre_image_length=start)
@@ -81,7 +81,7 @@ def test_beams_find_no_less_likely_answers_than_greedy(golden_pixels: torch.Tens
     assert torch.equal(continue_greedily(ids, num_beams=5, use_cache=False, **picture), beams)
 
 
-def test_a_picture_is_encoded_once_whatever_the_beams(golden_pixels: torch.Tensor) -> None:
+def test_an_image_is_encoded_once_for_all_beams(golden_pixels: torch.Tensor) -> None:
     calls: list[int] = []
     hook = golden_model().image_encoder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     try:
@@ -127,7 +127,7 @@ def test_a_limit_that_the_prompt_reaches_gives_one_token_and_a_warning(limit: in
     assert tokens.shape[1] == ids.shape[1] + 1
 
 
-def test_pictures_have_to_fit_the_prompts(golden_pixels: torch.Tensor) -> None:
+def test_images_must_fit_the_prompts(golden_pixels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"2.* 3 "):
         continue_greedily(prompt_ids("zh_image").expand(3, -1), images=golden_pixels, pre_image_length=3)
 

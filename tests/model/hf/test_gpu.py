@@ -1,4 +1,4 @@
-"""On a GPU: transformers' loop over our network in each dtype, streaming, beams, few bits, several devices."""
+"""On a GPU: `generate` with our network in each dtype, streaming, beam search, quantized, on several devices."""
 
 import copy
 from pathlib import Path
@@ -23,7 +23,7 @@ QUESTIONS = ("图片里有几个物体？", "描述这张图片。", "Describe t
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 2e-2)])
 def test_logits(dtype: torch.dtype, tolerance: float, golden_pixels: torch.Tensor) -> None:
-    """Compared with float32 on the CPU, on the same weights as rounded to the dtype."""
+    """Compare with float32 on the CPU, with the weights rounded to the same dtype."""
     model, picture = build_golden().to(dtype), image_arguments("zh_image", golden_pixels)
     with torch.no_grad():
         expected = model.float()(prompt_ids("zh_image"), **picture).logits
@@ -59,7 +59,7 @@ def test_other_ways_to_generate(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_the_layers_may_lie_on_several_devices() -> None:
+def test_the_layers_may_be_on_several_devices() -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     first = ("transformer.word_embeddings", "transformer.layers.0", "transformer.layers.1")
     second = ("transformer.layers.2", "transformer.layers.3", "transformer.final_layernorm", "lm_head", "image_encoder")

@@ -1,4 +1,4 @@
-"""`generate` goes on from graphs where it can, whatever is asked of it, and its answers stay the same."""
+"""`generate` decodes with graphs if possible, and gives the same tokens for all of its options."""
 
 import copy
 import pickle
@@ -39,7 +39,7 @@ def test_other_ways_to_generate(settings: dict[str, Any], attended_lengths: list
     assert attended_lengths
 
 
-def test_guessed_tokens_and_single_ones_take_turns(attended_lengths: list[int]) -> None:
+def test_prompt_lookup_decoding_alternates_with_single_tokens(attended_lengths: list[int]) -> None:
     model = build_golden()
     settings = {"max_new_tokens": 30, "min_new_tokens": 30}
     ours, expected = generate_with_and_without_graphs(model, prompt_of(40), prompt_lookup_num_tokens=2, **settings)
@@ -60,7 +60,7 @@ def test_streamed_answers(attended_lengths: list[int]) -> None:
     assert model.graph_cache.idle is not None
 
 
-def test_a_room_serves_again_and_keeps_nothing(attended_lengths: list[int]) -> None:
+def test_buffers_are_reused_without_old_content(attended_lengths: list[int]) -> None:
     model = build_golden()
     model.generate(prompt_of(2 * CAPACITY_STEP), **GREEDY)
     buffers = model.graph_cache.idle
@@ -71,7 +71,7 @@ def test_a_room_serves_again_and_keeps_nothing(attended_lengths: list[int]) -> N
     assert model.graph_cache.idle is buffers
 
 
-def test_a_cache_that_is_handed_out_is_the_callers_own(attended_lengths: list[int]) -> None:
+def test_a_returned_cache_belongs_to_the_caller(attended_lengths: list[int]) -> None:
     model = build_golden()
     asked = {**GREEDY, "return_dict_in_generate": True}
     cache = model.generate(prompt_of(20), **asked).past_key_values
@@ -82,13 +82,13 @@ def test_a_cache_that_is_handed_out_is_the_callers_own(attended_lengths: list[in
         assert torch.equal(layer.keys, kept[0])
         assert torch.equal(layer.values, kept[1])
         torch.testing.assert_close(layer.keys, other.keys)
-    with torch.no_grad():  # and it can be gone on from
+    with torch.no_grad():  # the cache can be continued
         place = torch.tensor([[[18], [9]]])
         model(torch.tensor([[30]]), past_key_values=cache, position_ids=place)
     assert cache.get_seq_length() == before[0][0].shape[2] + 1
 
 
-def test_a_copy_of_the_cache_in_the_middle_goes_its_own_way(attended_lengths: list[int]) -> None:
+def test_a_copy_of_the_cache_is_independent(attended_lengths: list[int]) -> None:
     model = build_golden()
     copies = []
 
@@ -105,7 +105,7 @@ def test_a_copy_of_the_cache_in_the_middle_goes_its_own_way(attended_lengths: li
     assert all(cache.graph_decoding is None for cache in copies)
 
 
-def test_changed_weights_are_another_model(attended_lengths: list[int]) -> None:
+def test_changed_weights_invalidate_graphs(attended_lengths: list[int]) -> None:
     model = build_golden()
     expected = weights_fingerprint(model)
     assert weights_fingerprint(model) == expected
@@ -119,7 +119,7 @@ def test_changed_weights_are_another_model(attended_lengths: list[int]) -> None:
     assert model.graph_cache.idle is not buffers
 
 
-def test_what_a_graph_would_not_repeat_is_left_alone(attended_lengths: list[int]) -> None:
+def test_unsupported_modules_and_options_decode_without_graphs(attended_lengths: list[int]) -> None:
     model = build_golden()
     layer = model.transformer.layers[1]
     hook = layer.mlp.register_forward_hook(lambda *args: None)
@@ -137,7 +137,7 @@ def test_what_a_graph_would_not_repeat_is_left_alone(attended_lengths: list[int]
     assert weights_fingerprint(model) is None
 
 
-def test_two_at_once_have_rooms_of_their_own(attended_lengths: list[int]) -> None:
+def test_concurrent_generations_have_their_own_buffers(attended_lengths: list[int]) -> None:
     model = build_golden()
     prompts = [torch.cat([prompt_of(length, seed) for seed in range(rows)]) for length, rows in ((20, 1), (40, 2))]
     expected = [golden_model().generate(ids, **GREEDY) for ids in prompts]
@@ -165,7 +165,7 @@ def test_in_inference_mode_and_out_of_it(attended_lengths: list[int]) -> None:
     assert torch.equal(model.generate(prompt_of(20), **GREEDY), expected)
 
 
-def test_copies_of_a_model_have_no_room(attended_lengths: list[int]) -> None:
+def test_copies_of_a_model_have_no_buffers(attended_lengths: list[int]) -> None:
     model = build_golden()
     model.generate(prompt_of(20), **GREEDY)
     assert model.graph_cache.idle is not None
@@ -173,7 +173,7 @@ def test_copies_of_a_model_have_no_room(attended_lengths: list[int]) -> None:
     assert pickle.loads(pickle.dumps(model.graph_cache)).idle is None
 
 
-def test_a_failed_generation_gives_its_room_back(attended_lengths: list[int]) -> None:
+def test_a_failed_generation_releases_its_buffers(attended_lengths: list[int]) -> None:
     model = build_golden()
 
     def fail(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -186,7 +186,7 @@ def test_a_failed_generation_gives_its_room_back(attended_lengths: list[int]) ->
     assert model.graph_cache.idle is not None
 
 
-def test_the_largest_room_is_kept() -> None:
+def test_the_largest_idle_buffers_are_kept() -> None:
     graph_cache, like = GraphCache(), torch.zeros(1, 2, 1, 4)
     small, large = graph_cache.acquire(like, 3, 20, ()), graph_cache.acquire(like, 3, 2 * CAPACITY_STEP, ())
     assert (small.capacity, large.capacity) == (CAPACITY_STEP, 3 * CAPACITY_STEP)
@@ -209,7 +209,7 @@ def test_graphs_are_switched_off_by_the_former_names(attended_lengths: list[int]
     assert not attended_lengths
 
 
-def test_positions_go_on_as_the_whole_sequence_has_them(golden_pixels: torch.Tensor) -> None:
+def test_decode_positions_match_the_complete_sequence(golden_pixels: torch.Tensor) -> None:
     model, positions = build_golden(), []
     model.transformer.register_forward_pre_hook(
         lambda module, given, named: positions.append(named["position_ids"]), with_kwargs=True

@@ -1,4 +1,4 @@
-"""On a GPU: answers from CUDA graphs are those that the network gives layer by layer."""
+"""On a GPU: decoding with CUDA graphs gives the same answers as calling the network."""
 
 import copy
 import threading
@@ -20,12 +20,12 @@ pytestmark = [
 
 
 def on_gpu(dtype: torch.dtype = torch.float32) -> HfModel:
-    """Return visualglm-tiny on the GPU, the test's own."""
+    """Return a new copy of visualglm-tiny on the GPU."""
     return copy.deepcopy(tiny_model()).to("cuda", dtype)
 
 
 def graphs_of(model: HfModel) -> set[int]:
-    """Return how many places the recorded steps see."""
+    """Return the attended lengths of the captured graphs."""
     return set() if model.graph_cache.idle is None else set(model.graph_cache.idle.graphs)
 
 
@@ -38,11 +38,11 @@ def without_graphs(model: HfModel, ids: torch.Tensor, **settings: Any) -> Any:
 
 
 def assert_same(model: HfModel, tolerance: float, ids: torch.Tensor, **settings: Any) -> None:
-    """Compare logits, and in float32 tokens; in half precision, as long as the tokens before are the same."""
+    """Compare logits, in half precision only up to the first different token; in float32, tokens as well."""
     asked = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, **settings}
     asked.update(return_dict_in_generate=True, output_logits=True)
     expected = without_graphs(model, ids, **asked)
-    for _ in range(2):  # recorded, and replayed
+    for _ in range(2):  # captured, then replayed
         found = model.generate(ids, **asked)
         equal = (found.sequences == expected.sequences).cumprod(dim=1).bool()
         assert equal.all() or model.dtype == torch.float16
@@ -61,7 +61,7 @@ def prompt_of(model: HfModel, length: int, rows: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 2e-2)])
-def test_single_rows_and_several(dtype: torch.dtype, tolerance: float) -> None:
+def test_single_sequences_and_batches(dtype: torch.dtype, tolerance: float) -> None:
     model = build_golden().to("cuda", dtype)
     for length in (49, CAPACITY_STEP - 6):
         assert_same(model, tolerance, prompt_of(model, length))
@@ -72,13 +72,13 @@ def test_single_rows_and_several(dtype: torch.dtype, tolerance: float) -> None:
     assert_same(model, tolerance, prompt_of(model, 49, rows=3))
 
 
-def test_a_room_that_is_full_is_left_for_a_larger_one() -> None:
+def test_full_buffers_are_replaced_by_larger_ones() -> None:
     model = build_golden().cuda()
     assert_same(model, 1e-4, prompt_of(model, CAPACITY_STEP // 2 - 8), max_new_tokens=140, min_new_tokens=140)
     assert graphs_of(model) == {2 * CAPACITY_STEP}
 
 
-def test_padded_rows_with_pictures(golden_pixels: torch.Tensor) -> None:
+def test_padded_batch_with_images(golden_pixels: torch.Tensor) -> None:
     model = build_golden().cuda()
     batch = {name: tensor.cuda() for name, tensor in left_padded_batch(golden_pixels).items()}
     assert_same(model, 1e-4, batch.pop("input_ids"), **batch)
@@ -92,7 +92,7 @@ def test_beams(changes: dict[str, Any]) -> None:
     assert graphs_of(model)
 
 
-def test_keys_and_values_that_were_trained() -> None:
+def test_ptuning() -> None:
     model = build_golden(pre_seq_len=5).cuda()
     assert_same(model, 1e-4, prompt_of(model, 40))
 
@@ -104,7 +104,7 @@ def test_samples_are_those_of_the_seed() -> None:
         torch.manual_seed(seed)
         expected = without_graphs(model, prompt_of(model, 30), **settings)
         torch.manual_seed(seed)
-        model.generate(prompt_of(model, 30), **settings)  # which may record
+        model.generate(prompt_of(model, 30), **settings)  # may capture a graph
         torch.manual_seed(seed)
         assert torch.equal(model.generate(prompt_of(model, 30), **settings), expected)
 
@@ -120,7 +120,7 @@ def test_chat_and_its_stream(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("change", [HfModel.half, lambda model: model.quantize(8), lambda model: model.cpu().cuda()])
-def test_changed_weights_are_recorded_anew(change: Any) -> None:
+def test_changed_weights_are_captured_again(change: Any) -> None:
     model = on_gpu()
     model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
     old = model.graph_cache.idle
@@ -133,7 +133,7 @@ def test_changed_weights_are_recorded_anew(change: Any) -> None:
     assert model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY) == answer
 
 
-def test_weights_of_few_bits() -> None:
+def test_quantized_weights() -> None:
     for bits in (8, 4):
         model = build_golden().quantize(bits).cuda()
         assert_same(model, 1e-3, prompt_of(model, 40))
@@ -162,7 +162,7 @@ def test_threads_at_once_sampling_and_greedy() -> None:
     assert not failed
 
 
-def test_another_stream_or_autocast_goes_layer_by_layer() -> None:
+def test_another_stream_or_autocast_decodes_without_graphs() -> None:
     model = on_gpu()
     expected = tiny_model().chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
     with torch.cuda.stream(torch.cuda.StreamReader()):
@@ -173,7 +173,7 @@ def test_another_stream_or_autocast_goes_layer_by_layer() -> None:
     assert supports_graphs(model.device)
 
 
-def test_a_graph_leaves_when_its_model_does() -> None:
+def test_graphs_are_freed_with_their_model() -> None:
     torch.cuda.synchronize()
     model = on_gpu()
     model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)

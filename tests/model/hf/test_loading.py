@@ -1,4 +1,4 @@
-"""`load_hf` of a Hugging Face directory gives transformers' network, and is never silently wrong."""
+"""`load_hf` loads the same network from a Hugging Face directory as transformers, and reports every mismatch."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 
 def rewrite(directory: Path, change: Callable[[Tensors], object]) -> Path:
-    """Write visualglm-tiny with other tensors."""
+    """Save visualglm-tiny with the given tensors."""
     shutil.copytree(TINY, directory)
     tensors = load_file(directory / "model.safetensors")
     change(tensors)
@@ -30,7 +30,7 @@ def rewrite(directory: Path, change: Callable[[Tensors], object]) -> Path:
 
 
 def read_plainly(directory: Path) -> HfModel:
-    """Have transformers read a directory."""
+    """Load a directory with transformers."""
     return HfModel.from_pretrained(directory, dtype=torch.float32)
 
 
@@ -47,7 +47,7 @@ def test_tensors_that_do_not_fit_are_named(change: Callable[[Tensors], object], 
         load_hf(rewrite(tmp_path / "changed", change), device="cpu")
 
 
-def test_rows_in_sats_order_are_noticed(tmp_path: Path) -> None:
+def test_split_rows_are_detected(tmp_path: Path) -> None:
     def reorder(tensors: Tensors) -> None:
         tensors.update({name: split_qkv(tensors[name], 8) for name in tensors if is_language_qkv(name)})
 
@@ -60,12 +60,12 @@ def test_rows_in_sats_order_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["as it is", "in shards", "pickled", "8 bits", "4 bits"])
-def test_it_is_the_network_that_transformers_reads(kind: str, tmp_path: Path) -> None:
+def test_the_network_equals_that_of_transformers(kind: str, tmp_path: Path) -> None:
     directory = tmp_path / "model"
     shutil.copytree(TINY, directory)
     if kind == "pickled":
         tensors = load_file(directory / "model.safetensors")
-        tensors["transformer.layers.0.attention.rotary_emb.inv_freq"] = torch.zeros(8)  # as published files have it
+        tensors["transformer.layers.0.attention.rotary_emb.inv_freq"] = torch.zeros(8)  # as in the published files
         torch.save(tensors, directory / "pytorch_model.bin")
         (directory / "model.safetensors").unlink()
     elif kind != "as it is":
@@ -88,14 +88,14 @@ def test_it_is_the_network_that_transformers_reads(kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("format", ["hf", "sat"])
-def test_rounding_on_the_way_is_rounding_afterwards(
+def test_quantizing_while_loading_equals_quantizing_afterwards(
     bits: int, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = TINY
     if format == "sat":
         convert(TINY, directory := tmp_path / "sat", "sat")
     expected = load_hf(directory, device="cpu", dtype="float16").network.quantize(bits)
-    monkeypatch.delattr(HfModel, "quantize")  # which would have had all weights in memory before
+    monkeypatch.delattr(HfModel, "quantize")  # it would need all unquantized weights in memory
     network = load_hf(directory, device="cpu", dtype="float16", quant=bits).network
     assert network.config.to_dict() == expected.config.to_dict()
     states = expected.state_dict()
@@ -104,7 +104,7 @@ def test_rounding_on_the_way_is_rounding_afterwards(
         assert (tensor.dtype, torch.equal(tensor, states[name])) == (states[name].dtype, True), name
 
 
-def test_weights_of_few_bits_are_not_rounded_again(tmp_path: Path) -> None:
+def test_quantized_weights_are_not_quantized_again(tmp_path: Path) -> None:
     expected = read_plainly(TINY).quantize(8)
     shutil.copytree(TINY, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()

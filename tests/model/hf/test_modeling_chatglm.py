@@ -1,4 +1,4 @@
-"""The transformers network answers as the original's and as our SAT network; it loads, saves, trains."""
+"""The transformers network matches the original and our SAT network; it loads, saves and trains."""
 
 import json
 import warnings
@@ -154,7 +154,7 @@ def test_the_loss_is_the_cross_entropy_of_the_next_token(golden_pixels: torch.Te
 
 
 def gradients(model: HfModel, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return every parameter's gradient of a golden case's loss."""
+    """Return the gradient of each parameter for a golden case's loss."""
     ids = whole_ids("zh_image")
     model.train()
     model(ids, labels=ids, **image_arguments("zh_image", pixels)).loss.backward()
@@ -165,7 +165,7 @@ def test_gradient_checkpointing_changes_no_gradient(golden_pixels: torch.Tensor)
     plain = gradients(build_golden(), golden_pixels)
     model = build_golden()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # transformers 5 prefers a name that 4 has not
+        warnings.simplefilter("ignore", FutureWarning)  # transformers 5 prefers a name that 4 lacks
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert all(layer.gradient_checkpointing for layer in model.transformer.layers)
     checkpointed = gradients(model, golden_pixels)

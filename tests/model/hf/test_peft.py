@@ -1,4 +1,4 @@
-"""PEFT's LoRA attaches, trains with gradient checkpointing, answers, and merges; accelerate places the parts."""
+"""PEFT's LoRA can be added, trained with gradient checkpointing, used and merged; accelerate dispatches modules."""
 
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from tests.helpers.hf_models import (
     tiny_tokenizer,
 )
 
-# These libraries call transformers by names that it has given up.
+# These libraries use deprecated names of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
 def adapt(model: HfModel) -> Any:
-    """Attach LoRA to the attention of `model`."""
+    """Add LoRA to the attention layers of `model`."""
     peft = pytest.importorskip("peft", reason="PEFT is not installed")
     return peft.get_peft_model(
         model, peft.LoraConfig(r=4, target_modules=["query_key_value", "dense"], task_type="CAUSAL_LM")
@@ -77,7 +77,7 @@ def test_an_adapted_model_generates_and_chats(golden_pixels: torch.Tensor) -> No
         {"transformer": "disk", "lm_head": "cpu", "image_encoder": "cpu"},
     ],
 )
-def test_the_parts_may_lie_in_several_places(device_map: Any, tmp_path: Path) -> None:
+def test_modules_may_be_on_several_devices(device_map: Any, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     picture = Path(__file__).parents[3] / "examples" / "scene.png"
     placed = HfModel.from_pretrained(TINY, dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Masks, positions and places of pictures agree with their definitions, row by row."""
+"""Masks, positions and image placeholders match their definitions for each sequence."""
 
 from typing import Any
 
@@ -18,12 +18,12 @@ from model.hf.layers_chatglm import (
 from tests.helpers.hf_models import CASES, SPEC
 
 MARKS = SpecialTokenIds(bos=94, gmask=91, mask=90, pad=3)
-# A pad, a context of three with [gMASK], <sop>, two words.
+# A pad, three context tokens with [gMASK], <sop>, two answer tokens.
 IDS = torch.tensor([[3, 10, 11, 91, 94, 20, 21], [12, 13, 14, 90, 94, 20, 21]])
 
 
 def seen_by_definition(ids: list[int], hidden: set[int]) -> list[list[bool]]:
-    """Say token by token who sees whom."""
+    """Build a prefix mask token by token."""
     context = ids.index(MARKS.bos)
     return [
         [(column <= row or column < context) and column not in hidden for column in range(len(ids))]
@@ -31,13 +31,13 @@ def seen_by_definition(ids: list[int], hidden: set[int]) -> list[list[bool]]:
     ]
 
 
-def test_the_context_sees_itself_and_the_answer_what_came_before() -> None:
+def test_context_is_bidirectional_and_answer_causal() -> None:
     visible = visible_tokens(IDS, None, torch.tensor([-1, -1]), 2, MARKS.pad)
     mask = prefill_mask(context_lengths(IDS, MARKS.bos), visible)
     assert mask[0, 0, 1:].tolist() == seen_by_definition(IDS[0].tolist(), {0})[1:]
     assert mask[1, 0].tolist() == seen_by_definition(IDS[1].tolist(), set())
     assert torch.equal(decode_mask(visible, 2), mask[:, :, -2:])
-    assert mask.any(-1).all()  # a row that sees nothing would be NaN
+    assert mask.any(-1).all()  # a row without any True would give NaN
 
 
 def test_positions_count_the_context_and_the_answer_and_no_padding() -> None:
@@ -47,7 +47,7 @@ def test_positions_count_the_context_and_the_answer_and_no_padding() -> None:
     assert positions[1].tolist() == [[0, 1, 2, 3, 3, 3, 3], [0, 0, 0, 0, 1, 2, 3]]
 
 
-def test_without_a_mask_token_places_are_counted_on() -> None:
+def test_without_a_mask_token_positions_count_on() -> None:
     positions = token_positions(torch.tensor([[10, 11, 94, 20]]), None, MARKS)
     assert positions[0].tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
 
@@ -62,8 +62,8 @@ def test_positions_are_the_originals(name: str, golden_numbers: Any) -> None:
     assert token_positions(ids, None, special_ids).tolist() == expected.tolist()
 
 
-def test_a_mask_made_of_pads_does_not_hide_the_pictures_placeholders() -> None:
-    ids = torch.tensor([[3, 8, 3, 3, 9, 91, 94]])  # a pad, <img>, two placeholders, a word
+def test_a_mask_made_of_pads_does_not_hide_image_placeholders() -> None:
+    ids = torch.tensor([[3, 8, 3, 3, 9, 91, 94]])  # a pad, <img>, two placeholders, a token
     visible = visible_tokens(ids, (ids != 3).long(), torch.tensor([2]), 2, MARKS.pad)
     assert visible.tolist() == [[False, True, True, True, True, True, True]]
 
@@ -73,7 +73,7 @@ def test_a_prompt_without_sop_is_refused() -> None:
         context_lengths(torch.tensor([[10, 91, 94], [10, 91, 20]]), MARKS.bos)
 
 
-def test_pictures_take_their_rows_places_and_gradients_flow() -> None:
+def test_image_embeddings_replace_placeholders_and_gradients_flow() -> None:
     embeddings = torch.zeros(3, 5, 2, requires_grad=True)
     images = torch.arange(1.0, 13.0).view(3, 2, 2).requires_grad_()
     result = insert_images(embeddings, images, torch.tensor([0, 3, -1]))
@@ -87,7 +87,7 @@ def test_pictures_take_their_rows_places_and_gradients_flow() -> None:
     assert images.grad.tolist() == [[[1, 1], [1, 1]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]
 
 
-def test_one_picture_serves_every_row() -> None:
+def test_one_image_serves_every_sequence() -> None:
     result = insert_images(torch.zeros(2, 4, 1), torch.ones(1, 2, 1), image_starts(1, 2, torch.device("cpu")))
     assert result[..., 0].tolist() == [[0, 1, 1, 0]] * 2
 
@@ -95,6 +95,6 @@ def test_one_picture_serves_every_row() -> None:
 @pytest.mark.parametrize(
     ("starts", "images", "message"), [([3], 1, "too short"), ([0, 0], 3, "3 images for 2"), ([0] * 3, 1, "3 numbers")]
 )
-def test_pictures_that_do_not_fit_are_refused(starts: list[int], images: int, message: str) -> None:
+def test_images_that_do_not_fit_are_refused(starts: list[int], images: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         insert_images(torch.zeros(2, 4, 1), torch.ones(images, 2, 1), image_starts(starts, 2, torch.device("cpu")))

@@ -1,4 +1,4 @@
-"""The Hugging Face side's cache gives what transformers' own gives, without copying what is stored."""
+"""The preallocated cache gives the same results as transformers' DynamicCache, without copying stored tokens."""
 
 import copy
 
@@ -13,7 +13,7 @@ SHAPE = (2, 3, 1, 4)  # [B, H, N, head_dim]
 
 
 def stored(tokens: int) -> PreallocatedLayer:
-    """Return a layer that was given random tokens, one after another."""
+    """Return a cache layer to which random tokens were appended one by one."""
     layer = PreallocatedLayer()
     for _ in range(tokens):
         layer.update(torch.randn(SHAPE), torch.randn(SHAPE))
@@ -21,7 +21,7 @@ def stored(tokens: int) -> PreallocatedLayer:
 
 
 @torch.no_grad()
-def test_a_token_is_written_where_there_is_room() -> None:
+def test_tokens_are_appended_in_place() -> None:
     layer, joined = PreallocatedLayer(), torch.empty(2, *SHAPE[:2], 0, SHAPE[-1])
     places = set()
     for _ in range(LAYER_GROWTH + 5):
@@ -31,12 +31,12 @@ def test_a_token_is_written_where_there_is_room() -> None:
         assert torch.equal(torch.stack(shown), joined)
         places.add(shown[0].data_ptr())
     assert layer.get_seq_length() == LAYER_GROWTH + 5
-    assert len(places) == 2  # the first room, and the one that followed when it was full
+    assert len(places) == 2  # the first buffer, and the next one once it was full
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("change", ["reorder", "crop", "repeat", "copy"])
-def test_what_transformers_puts_in_its_place_is_gone_on_from(change: str) -> None:
+def test_keys_replaced_by_transformers_are_continued(change: str) -> None:
     layer = stored(4)
     before = layer.keys.clone()
     if change == "reorder":
@@ -60,7 +60,7 @@ def test_what_transformers_puts_in_its_place_is_gone_on_from(change: str) -> Non
 @pytest.mark.parametrize(
     "settings", [{}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}]
 )
-def test_answers_are_those_of_transformers_cache(settings: dict[str, object], golden_pixels: torch.Tensor) -> None:
+def test_answers_match_transformers_cache(settings: dict[str, object], golden_pixels: torch.Tensor) -> None:
     asked = {**left_padded_batch(golden_pixels), "max_new_tokens": 6, "do_sample": False, **settings}
     torch.manual_seed(0)
     ours = golden_model().generate(**asked)
@@ -68,7 +68,7 @@ def test_answers_are_those_of_transformers_cache(settings: dict[str, object], go
     assert torch.equal(ours, golden_model().generate(**asked, past_key_values=DynamicCache()))
 
 
-def test_tokens_guessed_from_the_prompt_change_no_answer(golden_pixels: torch.Tensor) -> None:
+def test_prompt_lookup_decoding_changes_no_answer(golden_pixels: torch.Tensor) -> None:
     asked = {**image_arguments("zh_image", golden_pixels), "max_new_tokens": 8, "do_sample": False}
     expected = golden_model().generate(prompt_ids("zh_image"), **asked)
     assert torch.equal(golden_model().generate(prompt_ids("zh_image"), **asked, prompt_lookup_num_tokens=3), expected)

@@ -1,4 +1,4 @@
-"""P-tuning on the Hugging Face side: the keys and values that were trained on the SAT side, on the same engine."""
+"""P-tuning on the Hugging Face side: prefixes that were trained on the SAT side give the same results."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.helpers.finetuning import QUESTION, batch_of, data, loss_of, train  #
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A run of P-tuning whose prefix has moved far from its start. Do not change it."""
+    """A P-tuning run whose prefix differs much from its initialization. Do not change it."""
     flags = ["--use_ptuning", "--pre_seq_len", "5", "--lr", "0.3", "--train-iters", "3"]
     return train(data, tmp_path_factory.mktemp("runs"), *flags)
 

@@ -1,4 +1,4 @@
-"""Weights of few bits: the published layout, close to the whole weights, saved, loaded, in the language model only."""
+"""Quantized weights: published layout, accuracy, saving and loading; only the language model is quantized."""
 
 import copy
 from pathlib import Path
@@ -31,7 +31,7 @@ from tests.helpers.hf_models import (
 )
 
 
-def test_pairs_lie_as_published() -> None:
+def test_int4_is_packed_as_published() -> None:
     qweight = torch.tensor([[1, -2, -7, 7], [0, -1, 5, -5]], dtype=torch.int8)
     packed = pack_int4(qweight)
     by_definition = [
@@ -43,7 +43,7 @@ def test_pairs_lie_as_published() -> None:
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 127), (4, 7)])
-def test_rows_keep_their_largest_number_and_lose_half_a_step_at_most(bits: int, largest: int) -> None:
+def test_rows_keep_their_largest_weight_and_lose_half_a_step_at_most(bits: int, largest: int) -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 16)[:, None]
     qweight, scale = quantize_rows(weight, bits)
     assert scale.dtype == torch.float16
@@ -73,12 +73,12 @@ def test_a_layer_stays_close_and_lets_gradients_through(bits: int, tolerance: fl
 
 
 def quantized_names(model: HfModel) -> set[str]:
-    """Return the names of the quantised layers."""
+    """Return the names of the quantized layers."""
     return {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.02), (4, 0.4)])
-def test_only_the_language_models_layers_are_quantised(
+def test_only_the_language_models_layers_are_quantized(
     bits: int, tolerance: float, golden_pixels: torch.Tensor
 ) -> None:
     model = build_golden()
@@ -107,7 +107,7 @@ def test_a_second_call_changes_nothing_and_other_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_quantised_model_is_saved_as_published_and_loads(bits: int, tmp_path: Path) -> None:
+def test_a_quantized_model_is_saved_as_published_and_loads(bits: int, tmp_path: Path) -> None:
     model = build_golden().quantize(bits)
     model.save_pretrained(tmp_path)
     loaded, report = HfModel.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
@@ -139,7 +139,7 @@ def test_the_dtype_can_change_afterwards(change: Any) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_a_quantised_model_chats() -> None:
+def test_a_quantized_model_chats() -> None:
     model = copy.deepcopy(tiny_model()).quantize(8)
     settings = {"do_sample": False, "min_length": 0, "repetition_penalty": 1}
     assert model.chat(tiny_tokenizer(), None, "你好", **settings) == tiny_model().chat(
@@ -147,7 +147,7 @@ def test_a_quantised_model_chats() -> None:
     )
 
 
-def test_bits_that_no_layer_has_are_refused() -> None:
+def test_unsupported_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="quantization_bit"):
         ChatGLMConfig(quantization_bit=5)
     with pytest.raises(SettingError, match="in pairs"):

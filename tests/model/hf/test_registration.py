@@ -1,4 +1,4 @@
-"""`import model.hf` makes transformers' Auto classes find ours, whatever code lies in the directory."""
+"""`import model.hf` registers our classes with transformers' Auto classes, regardless of code in the directory."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def test_a_tokenizer_without_a_configuration_of_its_own_is_found(tmp_path: Path)
 
 
 def run_alone(code: str) -> str:
-    """Run Python code in a process of its own; return what it printed."""
+    """Run Python code in a new process; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
     )

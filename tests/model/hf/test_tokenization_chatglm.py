@@ -1,4 +1,4 @@
-"""ChatGLMTokenizer against the published vocabulary, which lies outside the repository."""
+"""ChatGLMTokenizer with the published vocabulary, which is not in the repository."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ def tokenizer() -> ChatGLMTokenizer:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A checkpoint's directory with nothing but the vocabulary."""
+    """A checkpoint directory that contains only the vocabulary."""
     shutil.copyfile(VOCAB_FILE, tmp_path / "ice_text.model")
     return tmp_path
 
@@ -74,7 +74,7 @@ def test_golden_row(tokenizer: ChatGLMTokenizer, row: dict) -> None:
 
 @pytest.mark.parametrize(
     ("text", "ids"),
-    [  # by transformers 4.33.3: white space around a special string goes, "[gMASK]" and "</s>" are words
+    [  # as transformers 4.33.3: whitespace around a special string is removed, "[gMASK]" and "</s>" are plain text
         ("<sop>  \n hi", [130004, 12273]),
         ("a [gMASK] </s>", [104, 53, 199, 15475, 42, 98, 106, 33]),
         ("你好<eop>\t\n<pad> <unk>", [5, 74874, 130005, 3, 0]),
@@ -130,9 +130,9 @@ def test_case_and_space_settings() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 79, 80, 81, 82, 160, 161, 243])
-def test_mark_layout_takes_the_longest_runs_first(count: int) -> None:
+def test_encode_whitespace_takes_the_longest_runs_first(count: int) -> None:
     expected = "a" + " " * count + "b"
-    for length in range(MAX_SPACES, 1, -1):  # the original's way
+    for length in range(MAX_SPACES, 1, -1):  # as the original does
         expected = expected.replace(" " * length, f"<|blank_{length}|>")
     assert encode_whitespace("a" + " " * count + "b") == expected
 
@@ -143,13 +143,13 @@ def test_clean_up_spaces() -> None:
     )
 
 
-def test_decode_keeps_blanks_when_asked(tokenizer: ChatGLMTokenizer) -> None:
+def test_decode_keeps_spaces_when_asked(tokenizer: ChatGLMTokenizer) -> None:
     ids = tokenizer.encode_text("red , blue")
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == "red , blue"
     assert tokenizer.decode(ids) == tokenizer.decode_text(ids) == "red, blue"
 
 
-def test_decode_passes_over_ids_without_text(tokenizer: ChatGLMTokenizer) -> None:
+def test_decode_skips_ids_without_text(tokenizer: ChatGLMTokenizer) -> None:
     assert tokenizer.decode([130344, 74874, -1, 130527, 10**9, 3, 130004, 130005]) == "你好"
     assert tokenizer.decode([0, 74874]) == " ⁇ 你好"
     assert tokenizer.decode([0, 74874], skip_special_tokens=True) == "你好"
@@ -158,7 +158,7 @@ def test_decode_passes_over_ids_without_text(tokenizer: ChatGLMTokenizer) -> Non
     assert tokenizer.batch_decode([[74874], [5, 4]]) == ["你好", "\n"]
 
 
-def test_layout_is_known_by_id_not_by_spelling(tokenizer: ChatGLMTokenizer) -> None:
+def test_whitespace_is_known_by_id_not_by_spelling(tokenizer: ChatGLMTokenizer) -> None:
     spelled = tokenizer.convert_tokens_to_ids(["<", "n", ">"])
     assert 0 not in spelled
     assert tokenizer.decode(spelled) == "<n>"
@@ -166,7 +166,7 @@ def test_layout_is_known_by_id_not_by_spelling(tokenizer: ChatGLMTokenizer) -> N
 
 
 def draw_ids(rng: random.Random) -> list[int]:
-    """Ids of every kind: any piece, bytes of characters cut anywhere, special and layout pieces, common pieces."""
+    """Ids of all kinds: any piece, bytes of incomplete characters, special and whitespace pieces, common pieces."""
     pool = [
         [rng.randrange(130_344)],
         byte_ids(rng.choice(["é", "水", "😀"]).encode()[: rng.randint(1, 4)]),
@@ -178,7 +178,7 @@ def draw_ids(rng: random.Random) -> list[int]:
 
 
 def original_decode(tokenizer: ChatGLMTokenizer, ids: list[int]) -> str:
-    """The original's way: sentencepiece, then replacement in the finished text."""
+    """Decode as the original does: sentencepiece, then replacements in the complete text."""
     text: str = tokenizer.sp_model.decode(ids)
     for piece, layout in whitespace_pieces().items():
         text = text.replace(piece, layout)
@@ -197,14 +197,14 @@ def test_stream_holds_back_incomplete_characters(tokenizer: ChatGLMTokenizer) ->
     stream = tokenizer.stream()
     assert [stream.push(i) for i in byte_ids("😀".encode())] == ["", "", "", "😀"]
     assert [stream.push(i) for i in [*byte_ids(b"\xe6\xb0"), 74874]] == ["", "", "��你好"]
-    assert [stream.push(i) for i in byte_ids(b"\xff")] == ["�"]  # can begin nothing
+    assert [stream.push(i) for i in byte_ids(b"\xff")] == ["�"]  # not a valid first byte
     assert [stream.push(i) for i in byte_ids(b"\xe6A")] == ["", "�A"]
     assert [stream.push(i) for i in byte_ids(b"\xe6")] == [""]
     assert stream.flush() == "�"
     assert stream.flush() == ""
 
 
-def test_stream_passes_over_pads_within_a_character(tokenizer: ChatGLMTokenizer) -> None:
+def test_stream_skips_pads_within_a_character(tokenizer: ChatGLMTokenizer) -> None:
     first, *rest = byte_ids("水".encode())
     assert stream_text(tokenizer, [first, 3, *rest]) == "水"
     assert stream_text(tokenizer, [first, 130_400, *rest]) == "水"

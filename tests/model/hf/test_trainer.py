@@ -1,4 +1,4 @@
-"""transformers' Trainer trains, evaluates and saves the Hugging Face model; TRL's trainers call its language model."""
+"""transformers' Trainer trains, evaluates and saves the model; TRL's trainers can call its language model."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ PAIRS = (("你好", "你好！"), ("What is this?", "A red car."), ("图片里�
 
 
 def examples() -> list[dict[str, list[int]]]:
-    """Return a few questions without a picture, whose answers are the labels."""
+    """Return a few questions without an image, with the answers as labels."""
     tokenizer, rows = tiny_tokenizer(), []
     for question, answer in PAIRS:
         prompt = tokenizer.encode(f"问：{question}\n答：")

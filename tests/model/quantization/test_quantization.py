@@ -1,4 +1,4 @@
-"""Weights of 8 and 4 bits on the SAT side: close to the whole ones, made while loading, saved, the same everywhere."""
+"""8-bit and 4-bit weights on the SAT side: accuracy, quantization while loading, saving."""
 
 import copy
 import gc
@@ -40,13 +40,13 @@ LANGUAGE_LAYERS = 4 * 4 + 1  # four in each layer of visualglm-tiny, and the hea
 
 @pytest.fixture(scope="module")
 def tiny() -> SatChatModel:
-    """The embedded model, whole."""
+    """The embedded model, not quantized."""
     return load_sat(TINY, device="cpu")
 
 
 @pytest.fixture(scope="module", params=BITS)
 def few_bits(request: pytest.FixtureRequest) -> SatChatModel:
-    """The embedded model, quantised while loading."""
+    """The embedded model, quantized while loading."""
     return load_sat(TINY, device="cpu", quant=request.param)
 
 
@@ -68,7 +68,7 @@ def forced_logits(model: SatChatModel, prompt: Prompt, answer: list[int], images
 
 @pytest.fixture(scope="module")
 def forced(tiny: SatChatModel) -> list[tuple[Any, torch.Tensor]]:
-    """Drawn questions with their right answers, and the whole model's logits of those."""
+    """Questions about drawn scenes with their answers, and the unquantized model's logits for the answers."""
     cases = []
     for question in generate_questions(seed=77, count=QUESTIONS):
         conversation = to_conversation(question)
@@ -101,7 +101,7 @@ def test_the_goldens_model_stays_close(bits: int, golden_spec: dict[str, Any], g
     assert 0 < error < 2 * LOGIT_ERROR[bits]
 
 
-def test_only_the_language_model_is_quantised(few_bits: SatChatModel) -> None:
+def test_only_the_language_model_is_quantized(few_bits: SatChatModel) -> None:
     layers = quantized_layers(few_bits.network)
     assert len(layers) == LANGUAGE_LAYERS
     assert not any(".eva." in name for name in layers)
@@ -110,7 +110,7 @@ def test_only_the_language_model_is_quantised(few_bits: SatChatModel) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_the_image_part_is_quantised_when_asked(bits: int, tiny: SatChatModel) -> None:
+def test_the_image_encoder_is_quantized_when_asked(bits: int, tiny: SatChatModel) -> None:
     model = load_sat(TINY, device="cpu", quant=bits, quant_vision=True)
     assert len(quantized_layers(model.network)) > 2 * LANGUAGE_LAYERS
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -120,7 +120,7 @@ def test_the_image_part_is_quantised_when_asked(bits: int, tiny: SatChatModel) -
 
 
 @pytest.mark.parametrize("part", ["quant_vision", "quant_embeddings"])
-def test_other_parts_are_not_quantised_alone(part: str) -> None:
+def test_other_modules_are_not_quantized_alone(part: str) -> None:
     with pytest.raises(SettingError, match=f"{part}.*quant"):
         load_sat(TINY, device="cpu", **{part: True})
     with pytest.raises(SettingError, match=f"{part}.*load_sat"):
@@ -128,7 +128,7 @@ def test_other_parts_are_not_quantised_alone(part: str) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_the_embeddings_are_quantised_when_asked(bits: int, tiny: SatChatModel, tmp_path: Path) -> None:
+def test_the_embeddings_are_quantized_when_asked(bits: int, tiny: SatChatModel, tmp_path: Path) -> None:
     model = load_sat(TINY, device="cpu", quant=bits, quant_embeddings=True)
     made = model.network.transformer.word_embeddings
     assert isinstance(made, QuantizedEmbedding) and made.weight.dtype == torch.int8
@@ -151,14 +151,14 @@ def test_the_embeddings_are_quantised_when_asked(bits: int, tiny: SatChatModel, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_embeddings_quantised_afterwards_keep_the_dtype(dtype: torch.dtype) -> None:
+def test_embeddings_quantized_afterwards_keep_the_dtype(dtype: torch.dtype) -> None:
     network = quantize(
         copy.deepcopy(load_sat(TINY, device="cpu").network.transformer).to(dtype), 8, quant_embeddings=True
     )
     assert network.word_embeddings(torch.tensor([5])).dtype == dtype
 
 
-def test_the_decoder_and_the_whole_model_agree(few_bits: SatChatModel) -> None:
+def test_the_decoder_and_the_model_agree(few_bits: SatChatModel) -> None:
     network = few_bits.network
     ids = torch.randint(5, 1000, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -185,44 +185,44 @@ def test_the_originals_line_works(bits: int, part: str) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_quantising_while_loading_and_afterwards_is_the_same(few_bits: SatChatModel, tiny: SatChatModel) -> None:
+def test_quantizing_while_loading_and_afterwards_is_the_same(few_bits: SatChatModel, tiny: SatChatModel) -> None:
     later = quantize(copy.deepcopy(tiny.network), bits_of(few_bits)).state_dict()
     loaded = few_bits.network.state_dict()
     assert loaded.keys() == later.keys()
     assert all(torch.equal(tensor, later[name]) for name, tensor in loaded.items())
 
 
-def test_a_share_of_a_model_is_refused() -> None:
+def test_a_sharded_model_is_refused() -> None:
     layer = ColumnParallelLinear(8, 4, skip_init=True)
-    layer.output_size = 8  # as in each of two processes
+    layer.output_size = 8  # as with two processes
     with pytest.raises(SettingError, match="several processes"):
         quantize(nn.ModuleDict({"layer": layer}), 8)
 
 
 def whole_matrices() -> Iterator[torch.Tensor]:
-    """Yield the floating matrices in memory that are large enough to be a layer's weight."""
+    """Yield all floating-point matrices in memory that are large enough to be a layer's weight."""
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, nn.Parameter) and thing.is_floating_point() and thing.shape == (1024, 256):
             yield thing
 
 
-def test_no_whole_weight_is_left_in_memory_and_few_at_a_time() -> None:
+def test_no_unquantized_weight_is_left_in_memory_and_few_at_a_time() -> None:
     gc.collect()
     before, most = len(list(whole_matrices())), 0
 
     def count(done: int, total: int) -> None:
         nonlocal most
-        if done % 4 == 0:  # each look at all objects takes a while
+        if done % 4 == 0:  # inspecting all objects is slow
             most = max(most, len(list(whole_matrices())) - before)
 
     model = load_sat(TINY, device="cpu", quant=8, progress=count)
     gc.collect()
     assert len(list(whole_matrices())) <= before
-    assert most <= 2  # of four layers
+    assert most <= 2  # of the four layers
     assert len(quantized_layers(model.network)) == LANGUAGE_LAYERS
 
 
-def test_a_saved_model_has_the_same_numbers(few_bits: SatChatModel, tmp_path: Path) -> None:
+def test_a_saved_model_has_the_same_weights(few_bits: SatChatModel, tmp_path: Path) -> None:
     save_quantized(few_bits.network, TINY, tmp_path / "saved")
     again = load_sat(tmp_path / "saved", device="cpu", quant=bits_of(few_bits))
     expected = few_bits.network.state_dict()
@@ -235,13 +235,13 @@ def test_a_saved_model_has_the_same_numbers(few_bits: SatChatModel, tmp_path: Pa
     assert relative_error(whole, layer.dequantized_weight(torch.float32)) < 1e-3
 
 
-def test_a_whole_model_is_not_saved_as_a_quantised_one(tiny: SatChatModel, tmp_path: Path) -> None:
+def test_an_unquantized_model_is_not_saved_as_a_quantized_one(tiny: SatChatModel, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="8 bits"):
         save_quantized(tiny.network, TINY, tmp_path / "saved")
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_numbers_of_the_published_layout_are_kept(bits: int, tmp_path: Path) -> None:
+def test_weights_in_the_published_layout_are_kept(bits: int, tmp_path: Path) -> None:
     published = load_tiny().quantize(bits)
     published.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""A weight of 8 or 4 bits and its layer: close to the whole one, whatever its shape, kept exactly, multiplied alike."""
+"""Quantized weights and layers: accuracy for all shapes, exact storage, equal products of all kernels."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ WEIGHT_ERROR = {8: 0.01, 4: 0.11}
 
 
 def draw(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    """Draw a weight whose rows have very different sizes."""
+    """Draw a weight whose rows differ much in magnitude."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, columns, generator=generator) * torch.logspace(-3, 1, rows)[:, None]
 
 
 def make_layer(bits: int, rows: int = 40, columns: int = 256) -> tuple[torch.Tensor, QuantizedLinear]:
-    """Return a weight and its layer, with a bias that counts."""
+    """Return a weight and its quantized layer, with a nonzero bias."""
     weight = draw(rows, columns)
     bias = nn.Parameter(torch.arange(float(rows)))
     return weight, QuantizedLinear.from_quantized(quantize_weight(weight, bits), bits, bias)
@@ -39,7 +39,7 @@ def test_every_row_stays_close(bits: int, columns: int) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_rounding_twice_changes_nothing(bits: int) -> None:
+def test_quantizing_twice_changes_nothing(bits: int) -> None:
     once = kernels.dequantize(*quantize_weight(draw(20, 256), bits), bits, torch.float32)
     again = kernels.dequantize(*quantize_weight(once, bits), bits, torch.float32)
     assert relative_error(again, once) < (1e-3 if bits == 8 else 0.05)
@@ -47,13 +47,13 @@ def test_rounding_twice_changes_nothing(bits: int) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 3.0, -3.0])
 @pytest.mark.parametrize("bits", BITS)
-def test_equal_weights_are_numbers_and_close(bits: int, value: float) -> None:
+def test_equal_weights_are_finite_and_close(bits: int, value: float) -> None:
     layer = QuantizedLinear.from_quantized(quantize_weight(torch.full((16, 128), value), bits), bits)
     out = layer(torch.ones(2, 128))
     assert torch.allclose(out, torch.full_like(out, 128 * value), rtol=0.02, atol=1e-6)
 
 
-def test_groups_that_cut_off_extremes_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clipped_groups_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(64, 256)
     chosen = kernels.dequantize(*quantize_weight(weight, 4), 4, torch.float32)
     monkeypatch.setattr("model.quantization.quantize.SHARES", (1.0,))
@@ -63,7 +63,7 @@ def test_groups_that_cut_off_extremes_have_the_smaller_error(monkeypatch: pytest
     assert errors[0].sum() < 0.97 * errors[1].sum()
 
 
-def test_a_matrix_is_rounded_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_is_quantized_in_chunks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(20, 256)
     expected = quantize_weight(weight, 4)
     monkeypatch.setattr("model.quantization.quantize.AT_ONCE", 3 * 256)
@@ -74,7 +74,7 @@ def test_a_matrix_is_rounded_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bits", BITS)
-def test_every_kernel_gives_the_product_with_the_whole_weight(bits: int, dtype: torch.dtype, rows: int) -> None:
+def test_every_kernel_gives_the_product_with_the_dequantized_weight(bits: int, dtype: torch.dtype, rows: int) -> None:
     _, layer = make_layer(bits)
     layer = layer.to(dtype)
     x = torch.randn(2, rows, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -108,7 +108,7 @@ def test_gradients_reach_what_is_before_and_the_bias(bits: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 256), (16, 32), (1500, 192)])
-def test_what_the_cpu_kernel_wants_is_taken_back(shape: tuple[int, int]) -> None:
+def test_prepacking_is_undone(shape: tuple[int, int]) -> None:
     rounded = quantize_weight(draw(*shape), 4)
     assert rounded.groups is not None
     assert kernels.can_prepack(shape[1], rounded.groups)
@@ -117,7 +117,7 @@ def test_what_the_cpu_kernel_wants_is_taken_back(shape: tuple[int, int]) -> None
     assert torch.equal(groups, rounded.groups)
 
 
-def test_a_large_weight_is_laid_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_weight_is_prepacked_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rounded = quantize_weight(torch.randn(600, 128, generator=torch.Generator().manual_seed(0)), 4)
     assert rounded.groups is not None
     whole, groups = kernels.prepack(rounded.qweight, rounded.groups)
@@ -155,7 +155,7 @@ def test_scales_keep_their_precision_when_the_model_is_cast(bits: int) -> None:
 
 
 @pytest.mark.parametrize(("bits", "columns", "words"), [(3, 8, "8 or 4 bits"), (4, 7, "pairs")])
-def test_bits_that_cannot_be_are_refused(bits: int, columns: int, words: str) -> None:
+def test_unsupported_bits_are_refused(bits: int, columns: int, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         quantize_weight(torch.ones(2, columns), bits)
     with pytest.raises(SettingError, match=words):
@@ -163,11 +163,11 @@ def test_bits_that_cannot_be_are_refused(bits: int, columns: int, words: str) ->
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_large_weight_is_made_whole_in_parts(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_weight_is_dequantized_in_chunks(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((20, 96), (50, 96), (50,)))
     rounded = quantize_weight(weight, bits)
-    x = x.to(torch.float64).requires_grad_()  # which no kernel takes
+    x = x.to(torch.float64).requires_grad_()  # not supported by any kernel
     whole = kernels.quantized_linear(x, *rounded, bias, bits)
     monkeypatch.setattr(kernels, "DEQUANTIZE_ELEMENTS", 96 * 7)
     assert torch.allclose(kernels.quantized_linear(x, *rounded, bias, bits), whole)

@@ -1,4 +1,4 @@
-"""LoRA of old fine-tunes is merged exactly; what cannot be merged is named with its method."""
+"""LoRA of old fine-tunes is merged exactly; adapters that cannot be merged are named in errors."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -21,7 +21,7 @@ LORA_CONFIG = {"model_class": "FineTuneVisualGLMModel", "lora_rank": RANK, "use_
 
 
 class WithLora(VisualGLMModel):
-    """The original's way to fine-tune."""
+    """The original's fine-tuning model."""
 
     def __init__(self, args: Any, transformer: Any = None, parallel_output: bool = True, **kwargs: Any) -> None:
         super().__init__(args, transformer=transformer, parallel_output=parallel_output, **kwargs)
@@ -36,7 +36,7 @@ class WithLora(VisualGLMModel):
 
 @pytest.fixture(scope="module")
 def trained(small: Small) -> WithLora:
-    """The small model with LoRA of random matrices."""
+    """The small model with random LoRA matrices."""
     model, config = small
     network = WithLora(WithLora.get_args(**config)).eval()
     tensors = dict(model.state_dict())
@@ -54,7 +54,7 @@ def trained(small: Small) -> WithLora:
 
 
 def answer(model: VisualGLMModel) -> torch.Tensor:
-    """Return the logits of a prompt without a picture, whose control tokens lie in the small vocabulary."""
+    """Return the logits of a prompt without an image, with control tokens of the small vocabulary."""
     ids = torch.arange(10, 20)[None]
     positions = torch.arange(10).expand(1, 2, 10)
     with torch.no_grad():

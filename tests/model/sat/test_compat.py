@@ -1,4 +1,4 @@
-"""SAT imports with nothing of its training installed, silently, and brings in nothing heavy."""
+"""SAT imports silently without its training dependencies, and without slow packages."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ HEAVY = [
 
 
 def run(code: str, *extra_paths: Path) -> str:
-    """Run code in a fresh interpreter, with modules in `extra_paths` found first; return what it printed."""
+    """Run code in a new interpreter with `extra_paths` first on the import path; return its output."""
     search = f"import sys; sys.path[:0] = {[str(path) for path in (*extra_paths, ROOT)]!r}\n"
     command = [sys.executable, "-W", "error", "-c", search + code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -31,7 +31,7 @@ def run(code: str, *extra_paths: Path) -> str:
 
 
 def break_modules(directory: Path, names: list[str]) -> Path:
-    """Make modules that cannot be imported, as if they were installed."""
+    """Create modules that raise on import, in place of installed packages."""
     for name in names:
         (directory / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
     return directory
@@ -56,7 +56,7 @@ print(chat("examples/scene.png", model, load_tokenizer("visualglm-tiny"), "车�
     assert "紫色" in run(code, break_modules(tmp_path, names))
 
 
-def test_what_was_put_off_comes_when_it_is_used() -> None:
+def test_deferred_imports_happen_on_use() -> None:
     code = """
 import model, sys, torch
 assert "transformers" not in sys.modules
@@ -87,7 +87,7 @@ print(sys.modules["deepspeed"].mark)
     assert run(code, tmp_path) == "7"
 
 
-def test_torch_script_is_itself_again() -> None:
+def test_torch_script_is_restored() -> None:
     assert run("import torch; before = torch.jit.script; import model; print(torch.jit.script is before)") == "True"
 
 

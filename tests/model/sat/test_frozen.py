@@ -1,4 +1,4 @@
-"""What is computed without autograd is what a layer and autograd would compute."""
+"""`frozen_forward` and `input_gradient` match a layer's forward pass and autograd."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SIZE = 128
 
 @pytest.fixture(scope="module")
 def layers() -> dict[str, nn.Module]:
-    """A layer of each kind that may be frozen. Do not change them."""
+    """One layer of each supported type. Do not change them."""
     network = load(use_lora=True)
     network.disable_untrainable_params()
     first = network.transformer.layers[0]
@@ -32,7 +32,7 @@ def layers() -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("name", ["plain", "nf4", "column", "row", "row of LoRA"])
-def test_a_product_and_its_way_back(name: str, layers: dict[str, nn.Module]) -> None:
+def test_forward_and_input_gradient(name: str, layers: dict[str, nn.Module]) -> None:
     layer = layers[name]
     assert is_frozen(layer)
     width = layer.shape[1] if isinstance(layer, Nf4Linear) else layer.weight.shape[1]
@@ -44,7 +44,7 @@ def test_a_product_and_its_way_back(name: str, layers: dict[str, nn.Module]) -> 
     assert close(input_gradient(layer, gradient), wanted)
 
 
-def test_what_is_trained_or_watched_is_called_as_it_is() -> None:
+def test_trainable_layers_and_layers_with_hooks_are_not_frozen() -> None:
     trained, watched = (nn.Linear(4, 4) for _ in range(2))
     watched.requires_grad_(False)
     assert is_frozen(watched)

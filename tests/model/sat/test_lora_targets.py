@@ -1,4 +1,4 @@
-"""LoRA adapts the layers that its targets name, no others, and never none without a word."""
+"""LoRA adapts exactly the layers that its targets select; a target without a match is an error."""
 
 from argparse import Namespace
 from typing import Any
@@ -9,7 +9,7 @@ from finetune.finetune_visualglm import main
 from model import FineTuneVisualGLMModel, SettingError, VisualGLMModel, load_sat
 from model.sat.lora import TARGETS, LoraLinear, LoraMixin, select_layers
 
-LAYERS = range(4)  # of each part of visualglm-tiny
+LAYERS = range(4)  # of each transformer in visualglm-tiny
 IMAGE = "mixins.eva.model"
 ATTENTION = [f"transformer.layers.{n}.attention.{name}" for n in LAYERS for name in ("query_key_value", "dense")]
 MLP = [f"transformer.layers.{n}.mlp.{name}" for n in LAYERS for name in ("dense_h_to_4h", "dense_4h_to_h")]
@@ -56,7 +56,7 @@ def test_patterns_select_as_those_of_peft(network: VisualGLMModel) -> None:
         "transformer.layers.0.attention.dense",
         "transformer.layers.1.attention.dense",
     ]
-    # The image part has a layer whose name ends the same.
+    # The image encoder has a layer with the same suffix.
     assert select(network, ATTENTION[0]) == [ATTENTION[0]]
     assert select(network, "llm", "transformer.*query_key_value", layer_range=[-1]) == ATTENTION[-2:]
     assert len(set(everywhere)) == len(select(network, "query_key_value", "query_key_value"))

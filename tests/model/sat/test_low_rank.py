@@ -1,4 +1,4 @@
-"""LoRA's arithmetic written by hand is that of autograd."""
+"""The fused LoRA function has the same outputs and gradients as autograd."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ SHAPE, RANK, OUT = (2, 5, 8), 3, 4
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Return random numbers that want a gradient."""
+    """Return random numbers that require a gradient."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize("sees_other", [False, True])
-def test_a_product_and_its_gradients(parts: int, sees_other: bool) -> None:
+def test_output_and_gradients(parts: int, sees_other: bool) -> None:
     layer = nn.Linear(SHAPE[-1], parts * OUT, dtype=torch.float64).requires_grad_(False)
     x, other = draw(*SHAPE), draw(*SHAPE, seed=1)
     down, up = draw(parts * RANK, SHAPE[-1], seed=2), draw(parts, OUT, RANK, seed=3)
@@ -34,7 +34,7 @@ def test_a_product_and_its_gradients(parts: int, sees_other: bool) -> None:
     assert all(torch.allclose(a, b) for a, b in zip(found, hoped, strict=True))
 
 
-def test_what_comes_first_needs_no_gradient() -> None:
+def test_the_first_input_needs_no_gradient() -> None:
     layer = nn.Linear(SHAPE[-1], OUT, dtype=torch.float64).requires_grad_(False)
     down, up = draw(RANK, SHAPE[-1]), draw(1, OUT, RANK, seed=1)
     FusedLoraFunction.apply(draw(*SHAPE).detach(), None, down, up, layer, 1.0).sum().backward()
@@ -42,7 +42,7 @@ def test_what_comes_first_needs_no_gradient() -> None:
     assert up.grad is not None
 
 
-def test_copies_of_factors() -> None:
+def test_cast_lora_weights() -> None:
     lora_weights = [nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([(3, 8)] * 3 + [(4, 3)] * 3)]
     lora_weights += [nn.Parameter(draw(*shape, seed=n).float()) for n, shape in enumerate([(2, 5), (7, 2)])]
     lora_a, lora_b, down, up = CastLoraWeights.apply(torch.bfloat16, [3, 1], *lora_weights)

@@ -1,4 +1,4 @@
-"""The original's kind of training on our model, by SAT's own `training_main`: it ends, and its checkpoint chats."""
+"""Training our model with SAT's `training_main`, as the original does; its checkpoint can be used for chat."""
 
 import importlib.util
 import json
@@ -49,20 +49,20 @@ def test_training_main_trains_our_model(method: str, base: str, tmp_path: Path) 
     (run,) = (tmp_path / "runs").iterdir()
     rows = json.loads(data.read_text(encoding="utf-8"))
     given = [answer_of(run, data.parents[1] / row["img"]) for row in rows[:8]]
-    # SAT starts with a hundred steps at a twentieth of the rate. LoRA has learned the form of the answers by the end.
+    # SAT uses a twentieth of the learning rate for the first hundred steps. At the end, LoRA knows the form of answers.
     if method == "--use_lora":
         assert all(answer.startswith("图片中是") for answer in given), (given, losses[::20])
     assert given != [answer_of(Path(base), data.parents[1] / row["img"]) for row in rows[:8]]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the program, which finds the packages and our modules."""
+    """Return an environment in which the program finds the packages and our modules."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "WANDB_MODE": "disabled"}
 
 
 def answer_of(run: Path, picture: Path) -> str:
-    """Return what the checkpoint of a training says about a picture."""
+    """Return a trained checkpoint's answer about an image."""
     network, _ = AutoModel.from_pretrained(str(run), args=Namespace(fp16=True, skip_init=True, device="cuda"))
     tokenizer = load_tokenizer("visualglm-tiny")
     return chat(str(picture), network.eval(), tokenizer, "这张图片的背景里有什么内容？", temperature=0)[0]
