@@ -1,4 +1,4 @@
-"""How an answer is sampled, and the only place where a default of it is written."""
+"""Sampling parameters. Their defaults are defined in this module only."""
 
 import argparse
 import numbers
@@ -14,23 +14,23 @@ IdRange = tuple[int, int]  # half-open
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """Settings of one answer. The defaults are those of the original's `chat()`.
+    """Sampling parameters of one answer. The defaults are the ones of the original's `chat()`.
 
-    Numbers may be of any library: scalars of numpy and tensors of no dimension are stored as Python's own.
+    Numbers of numpy, torch and other libraries are converted to Python numbers.
 
     Attributes:
-        max_length: tokens of prompt and answer together, the picture's included.
-        max_new_tokens: tokens of the answer alone; None leaves max_length as the only limit.
-        min_length: the answer may not end before prompt and answer have this many tokens.
-        temperature: divides the logits; 0 takes the most likely token (greedy).
-        top_k: sample among this many most likely tokens; 0 for all.
-        top_p: sample among the fewest tokens whose probabilities reach this sum; 1 for all.
-        repetition_penalty: lowers the logits of tokens that the answer already has; 1 changes nothing.
-        seed: makes sampling repeatable; None draws a new one each time.
-        forbidden_ids: token ids never to answer with, as half-open ranges; None leaves it to the language.
+        max_length: maximum number of tokens of the prompt and the answer, image tokens included.
+        max_new_tokens: maximum number of tokens of the answer; None for no limit but max_length.
+        min_length: minimum number of tokens of the prompt and the answer, before which the answer may not end.
+        temperature: divides the logits; 0 always takes the most likely token (greedy decoding).
+        top_k: sample from the k most likely tokens; 0 for all tokens.
+        top_p: sample from the fewest tokens whose probabilities sum to p (nucleus sampling); 1 for all tokens.
+        repetition_penalty: lowers the logits of tokens that the answer already contains; 1 disables it.
+        seed: random seed, for reproducible answers; None for a new one each time.
+        forbidden_ids: half-open ranges of token ids that are never sampled; None for those of the language.
 
     Raises:
-        SettingError: a value that makes no sense.
+        SettingError: a value is out of range or of the wrong type.
     """
 
     max_length: int = 1024
@@ -47,16 +47,16 @@ class GenerationConfig:
         for item in fields(self):
             object.__setattr__(self, item.name, to_plain_number(getattr(self, item.name)))
         checks = [
-            ("max_length", self.max_length, is_whole(self.max_length, 1), "a whole number of at least 1"),
+            ("max_length", self.max_length, is_integer(self.max_length, 1), "an integer of at least 1"),
             (
                 "max_new_tokens",
                 self.max_new_tokens,
-                self.max_new_tokens is None or is_whole(self.max_new_tokens, 1),
-                "a whole number of at least 1, or None",
+                self.max_new_tokens is None or is_integer(self.max_new_tokens, 1),
+                "an integer of at least 1, or None",
             ),
-            ("min_length", self.min_length, is_whole(self.min_length, 0), "a whole number of at least 0"),
+            ("min_length", self.min_length, is_integer(self.min_length, 0), "an integer of at least 0"),
             ("temperature", self.temperature, is_number(self.temperature, 0, 100), "between 0 and 100"),
-            ("top_k", self.top_k, is_whole(self.top_k, 0), "a whole number of at least 0 (0 for all tokens)"),
+            ("top_k", self.top_k, is_integer(self.top_k, 0), "an integer of at least 0 (0 for all tokens)"),
             ("top_p", self.top_p, is_number(self.top_p, 0, 1), "between 0 and 1 (1 for all tokens)"),
             (
                 "repetition_penalty",
@@ -67,56 +67,56 @@ class GenerationConfig:
             (
                 "seed",
                 self.seed,
-                self.seed is None or (is_whole(self.seed, 0) and self.seed < 2**63),
-                "a whole number from 0 to 2**63 - 1",
+                self.seed is None or (is_integer(self.seed, 0) and self.seed < 2**63),
+                "an integer from 0 to 2**63 - 1",
             ),
         ]
-        for name, value, fine, wanted in checks:
-            if not fine:
-                raise SettingError(f"{name} is {value!r}; it should be {wanted}.")
+        for name, value, is_valid, expected in checks:
+            if not is_valid:
+                raise SettingError(f"{name} is {value!r}; it should be {expected}.")
 
     def replace(self, **changes: Any) -> "GenerationConfig":
-        """Return a copy with some settings changed; None leaves a setting as it is."""
+        """Return a copy with some parameters changed; None keeps a parameter."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add a flag for each setting that a person may choose; without it the setting is None."""
+        """Add the command-line flags of the sampling parameters; a flag that is not given has the value None."""
         group = parser.add_argument_group(
-            "how answers are sampled", "Defaults are those of the model's generation_config.json, else the ones below."
+            "sampling parameters", "Defaults are read from the model's generation_config.json, otherwise as listed."
         )
         for name, (kind, text) in FLAGS.items():
             group.add_argument(f"--{name}", type=kind, help=f"{text} (default {getattr(self, name)})")
 
     def from_arguments(self, args: argparse.Namespace) -> "GenerationConfig":
-        """Return this configuration with the values that the flags of `add_arguments` were given."""
+        """Return a copy with the values of the given flags of `add_arguments`."""
         known = {field.name for field in fields(self)}
         return self.replace(**{name: value for name, value in vars(args).items() if name in known})
 
 
-# The settings that the original's programs take, by its names.
+# The parameters of the original's programs.
 ORIGINAL_SETTINGS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "max_length": (int, "tokens of prompt and answer together"),
-    "top_p": (float, "sample among the fewest tokens whose probabilities reach this sum; 1 for all"),
-    "top_k": (int, "sample among this many most likely tokens; 0 for all"),
-    "temperature": (float, "divides the logits; 0 always takes the most likely token"),
-    "repetition_penalty": (float, "lowers tokens that the answer already has; 1 for none"),
-    "seed": (int, "makes answers repeatable"),
+    "max_length": (int, "maximum tokens of the prompt and the answer"),
+    "top_p": (float, "sample from the fewest tokens whose probabilities sum to p; 1 for all"),
+    "top_k": (int, "sample from the k most likely tokens; 0 for all"),
+    "temperature": (float, "divides the logits; 0 for greedy decoding"),
+    "repetition_penalty": (float, "lowers the logits of tokens that the answer already contains; 1 for none"),
+    "seed": (int, "random seed, for reproducible answers"),
 }
 
 
 def to_plain_number(value: Any) -> Any:
-    """Return a number of numpy, torch or another library as Python's int or float; anything else unchanged."""
+    """Convert a number of numpy, torch or another library to int or float; return anything else unchanged."""
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(value, numbers.Integral):
         return value if isinstance(value, bool) else int(value)
     if isinstance(value, numbers.Real):
-        with suppress(OverflowError):  # a fraction beyond all floats, which no setting can be
+        with suppress(OverflowError):  # a fraction beyond the range of float is rejected later
             return float(value)
     return value
 
 
-def is_whole(value: Any, least: int) -> bool:
+def is_integer(value: Any, least: int) -> bool:
     """Whether `value` is an integer, not a boolean, of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 

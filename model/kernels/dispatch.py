@@ -59,7 +59,7 @@ def compiles(device: torch.device) -> bool:
 
 @functools.cache
 def supports_pdl(device: torch.device) -> bool:
-    """Whether a kernel may launch before the previous one ends, and wait for its results by itself (PDL)."""
+    """Whether a kernel may launch before the preceding kernel ends, and wait for its writes itself (PDL)."""
     if device.type != "cuda" or is_interpreted():
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY

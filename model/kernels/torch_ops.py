@@ -1,15 +1,15 @@
-"""Operations that need torch alone, shared by both networks. An export puts this file beside a checkpoint.
+"""Operations that need torch alone and that both networks share. An export copies this file into the checkpoint.
 
-    positions and masks     which two positions a token has, and which tokens it sees
-    rotary positions        https://arxiv.org/abs/2104.09864
-    low-bit weights         rounding, dequantization, products, the linear layer
+    positions and masks     two-dimensional positions, and the prefix mask
+    rotary positions        RoPE, https://arxiv.org/abs/2104.09864
+    low-bit weights         quantization, dequantization, matrix products, the linear layer
     CUDA graphs             capture
 
-Weights of 8 bits have one scale a row:               weight = number * scale                     number in -127..127
-Those of 4 bits may have groups within a row as well: weight = (number * step + zero) * scale     number in -8..7
-
-Numbers of 4 bits lie in pairs, the one of the even column in the high half of a byte, as in published files. torch's
-own kernel for the CPU wants another order, which differs between processors: see `prepack`.
+8-bit weights have one scale per row:                        weight = number * scale                number in -127..127
+4-bit weights may have groups of columns within a row, too:  weight = (number * group_scale + zero_point) * scale
+                                                                                                    number in -8..7
+Two 4-bit numbers are packed into a byte, the one of the even column in the high half, as in published files. Torch's
+own CPU kernel needs another order, which depends on the processor: see `prepack`.
 """
 
 import functools
@@ -29,25 +29,29 @@ from ..errors import SettingError
 def positions_2d(
     index: torch.Tensor, context: torch.Tensor | int, mask_position: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """Return the positions [..., 2, T] of the tokens with the indices `index` [..., T].
+    """Return the two-dimensional positions [..., 2, T] of the tokens with the indices `index` [..., T].
 
-    Row 0 counts the context and stays at the mask token's place from <sop> on; row 1 counts from <sop>.
+    Row 0 is the index within the context, and stays at the mask token's position from <sop> on. Row 1 is 0 in the
+    context and counts from 1 at <sop>.
 
     Args:
-        context: tokens before <sop>, [..., 1] or one number.
-        mask_place: where [gMASK] or [MASK] stands, of the shape of `context` or `index`; by default directly before
-            <sop>.
+        index: [..., T].
+        context: context length, which is the number of tokens before <sop>: [..., 1] or one number.
+        mask_position: index of [gMASK] or [MASK], of the shape of `context` or `index`; None for the last token of the
+            context.
     """
-    place = context - 1 if mask_position is None else mask_position
-    return torch.stack((index.where(index < context, place), (index - context + 1).clamp(min=0)), dim=-2)
+    position = context - 1 if mask_position is None else mask_position
+    return torch.stack((index.where(index < context, position), (index - context + 1).clamp(min=0)), dim=-2)
 
 
 def prefix_mask(index: torch.Tensor, context: torch.Tensor | int) -> torch.Tensor:
-    """Return [..., T, T], True where a row sees a column: the context, itself, and what comes before it.
+    """Return the prefix mask [..., T, T], True where a query (row) attends to a key (column).
+
+    Attention is bidirectional within the context, and causal after it.
 
     Args:
         index: [T], the numbers from 0 on.
-        context: tokens before <sop>, [..., 1, 1] or one number.
+        context: context length, [..., 1, 1] or one number.
     """
     return (index < context) | (index <= index[:, None])
 
@@ -56,9 +60,9 @@ ROTARY_BASE = 10000.0
 
 
 def rotary_frequencies(dim: int, device: torch.device | None = None) -> torch.Tensor:
-    """Return the float32 frequencies [dim / 2] of a half head of width `dim`.
+    """Return the rotary frequencies, float32 [dim / 2], of a half head of width `dim`.
 
-    They are rounded to half precision, as every half-precision run of the original has them.
+    They are rounded to half precision, as in every half-precision run of the original.
     """
     exponents = torch.arange(0, dim, 2, device=device).float() / dim
     return (1.0 / ROTARY_BASE**exponents).half().float()
@@ -67,7 +71,7 @@ def rotary_frequencies(dim: int, device: torch.device | None = None) -> torch.Te
 def rotary_tables(positions: torch.Tensor, dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the cosines and sines [..., dim] of positions [...], for `apply_rotary` on half heads of width `dim`.
 
-    The first half of the sines is negated. Angles are computed in float32: in half precision they would lose 0.5 rad
+    The first half of the sines is negated. Angles are computed in float32: half precision would be off by up to 0.5 rad
     above position 512.
     """
     angles = positions.float()[..., None] * rotary_frequencies(dim, positions.device)
@@ -76,40 +80,44 @@ def rotary_tables(positions: torch.Tensor, dim: int, dtype: torch.dtype) -> tupl
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn x [..., head_dim], each half of a head by its own position.
+    """Apply rotary positions (RoPE) to x [..., head_dim], where each half of a head has its own position.
 
-    Numbers i and i + head_dim / 4 of a half turn together. `cos` and `sin` are those of `rotary_tables` for the first
-    half of the head, then for the second.
+    Within a half, numbers i and i + head_dim / 4 are rotated together.
+
+    Args:
+        x: [..., head_dim].
+        cos: cosines of `rotary_tables`, first for the first half of the head, then for the second half.
+        sin: sines of `rotary_tables`, in the same order.
     """
     partners = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
     return torch.addcmul(x * cos, partners, sin)
 
 
 def apply_rotary_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Do the same in place and without gradients: in fewer operations, which counts for a few tokens on a CPU."""
+    """Apply rotary positions in place and without gradients; fewer operations make this faster on a CPU."""
     partners = x.index_select(-1, rotate_half_indices(x.shape[-1], x.device))
     return x.mul_(cos).addcmul_(partners, sin)
 
 
 @functools.cache
 def rotate_half_indices(head_dim: int, device: torch.device) -> torch.Tensor:
-    """Return the places [head_dim] of the numbers that turn with each."""
+    """Return, for each number of a head, the index [head_dim] of the number that it is rotated with."""
     return torch.arange(head_dim, device=device).view(2, 2, -1).flip(-2).flatten()
 
 
-# Of a float32 product on the CPU; with more rows it pays to make the weight whole first. Measured with matrices of
-# 256 to 1,024 rows and columns.
+# Maximum rows of float32 activations for torch's 8-bit CPU kernel; for more rows, dequantizing the weight first is
+# faster. Measured with matrices of 256 to 1,024 rows and columns.
 MAX_INT8_KERNEL_ROWS = 8
-# torch's kernel of 8 bits reads whole blocks of columns, beyond the end of a row that has a part of one.
+# Torch's 8-bit CPU kernel reads complete blocks of columns, even beyond the end of a row.
 COLUMN_BLOCK = 32
-# torch's kernel of 4 bits takes rows by the dozen and groups of these sizes.
+# Torch's 4-bit CPU kernel needs a multiple of these rows, and one of these group sizes.
 ROW_BLOCK = 16
 GROUP_SIZES = (32, 64, 128, 256)
-# It keeps rows in blocks, of a size that differs between processors and divides this one.
+# The 4-bit kernel stores rows in blocks; the block size depends on the processor and divides this number.
 MAX_ROW_BLOCK = 256
-# Rows of the identity that `undo_prepack` multiplies at once, so that it needs little memory.
+# Rows of the identity matrix that `undo_prepack` multiplies at once, to limit its memory.
 UNPACK_COLUMNS = 512
-# Elements of a weight that are made whole at once, so that a large one needs little memory beside itself.
+# Elements of a weight that are dequantized at once, to limit the memory for a large weight.
 DEQUANTIZE_ELEMENTS = 2**23
 
 
@@ -119,25 +127,27 @@ def pack_int4(qweight: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_int4(packed: torch.Tensor) -> torch.Tensor:
-    """Return the 4-bit numbers, int8 [O, I], of bytes [O, I / 2], each with its sign."""
+    """Unpack bytes, int8 [O, I / 2], into signed 4-bit numbers, int8 [O, I]."""
     return torch.stack((packed >> 4, (packed << 4) >> 4), dim=-1).flatten(1)
 
 
 def dequantize(
     qweight: torch.Tensor, scale: torch.Tensor, groups: torch.Tensor | None, bits: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return the whole weight [O, I] in `dtype`.
+    """Return the dequantized weight [O, I] in `dtype`.
 
     Args:
-        numbers: int8 [O, I], or pairs [O, I / 2].
+        qweight: int8 [O, I], or packed 4-bit numbers [O, I / 2].
         scale: [O].
-        groups: step and zero [O, G, 2] of groups of I / G columns; None for rows without.
+        groups: group scales and zero points [O, G, 2] of groups of I / G columns; None without groups.
         bits: 8 or 4.
+        dtype: of the result.
     """
     dequantized = unpack_int4(qweight) if bits == 4 else qweight
     if groups is not None:
-        step, zero = groups.to(dtype).unsqueeze(-1).unbind(2)  # each [O, G, 1]
-        dequantized = torch.addcmul(zero, dequantized.view(*step.shape[:2], -1).to(dtype), step).flatten(1)
+        group_scale, zero_point = groups.to(dtype).unsqueeze(-1).unbind(2)  # each [O, G, 1]
+        grouped = dequantized.view(*group_scale.shape[:2], -1).to(dtype)
+        dequantized = torch.addcmul(zero_point, grouped, group_scale).flatten(1)
     return dequantized * scale.to(dtype)[:, None]
 
 
@@ -149,10 +159,10 @@ def quantized_linear(
     bias: torch.Tensor | None,
     bits: int,
 ) -> torch.Tensor:
-    """Return x @ weight.T + bias, [..., O] in the dtype of x [..., I]; the weight is as of `dequantize`.
+    """Return x @ weight.T + bias, [..., O] in the dtype of x [..., I]; for the weight see `dequantize`.
 
-    A CPU multiplies few rows by weights of 8 bits without making them whole. Activations are then bfloat16 and sums
-    float32, because torch has no fast kernel for others; the error is a fifth of that of the weights.
+    On a CPU, few rows are multiplied by 8-bit weights without dequantizing them. Torch's only fast kernel for that
+    takes bfloat16 activations and sums in float32; its error is a fifth of the quantization error of the weights.
     """
     rows = x.reshape(-1, x.shape[-1])
     if bits == 8 and not needs_gradient(x) and supports_int8_kernel(rows):
@@ -172,17 +182,17 @@ def quantized_linear(
 
 @functools.cache
 def unit_scales(count: int) -> torch.Tensor:
-    """Return the scales that the kernel of 8 bits is given: it would round the true ones to bfloat16."""
+    """Return scales of 1, bfloat16 [count], for torch's 8-bit kernel, which would round real scales to bfloat16."""
     return torch.ones(count, dtype=torch.bfloat16, device="cpu")
 
 
 def needs_gradient(x: torch.Tensor) -> bool:
-    """Whether a gradient is to flow through x, which torch's kernels for weights of few bits do not let through."""
+    """Whether x needs a gradient, which torch's and Triton's low-bit kernels do not compute."""
     return torch.is_grad_enabled() and x.requires_grad
 
 
 def supports_int8_kernel(rows: torch.Tensor) -> bool:
-    """Whether torch's CPU kernel of 8 bits takes rows [N, I], and beats a product with the whole weight."""
+    """Whether torch's 8-bit CPU kernel supports rows [N, I] and is faster than dequantizing the weight."""
     if rows.device.type != "cpu" or rows.shape[1] % COLUMN_BLOCK:
         return False
     return rows.dtype != torch.float32 or len(rows) <= MAX_INT8_KERNEL_ROWS
@@ -191,46 +201,52 @@ def supports_int8_kernel(rows: torch.Tensor) -> bool:
 def scale_product(
     product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor
 ) -> torch.Tensor:
-    """Scale a product [N, O] and add the bias; return it with the dtype and the leading dimensions of x."""
+    """Scale a product [N, O] and add the bias; return it in the dtype and with the leading dimensions of x."""
     out = product * scale if bias is None else torch.addcmul(bias, product, scale)
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 
 
 def can_prepack(columns: int, groups: torch.Tensor) -> bool:
-    """Whether torch's CPU kernel takes 4-bit weights of so many columns in these groups [O, G, 2]."""
+    """Whether torch's CPU kernel supports 4-bit weights with this number of columns and these groups [O, G, 2]."""
     return groups.device.type == "cpu" and columns // groups.shape[1] in GROUP_SIZES
 
 
 def prepack(packed: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pairs [O, I / 2] and groups [O, G, 2] as torch's CPU kernel wants them, with rows up to a full block."""
-    rows = -len(packed) % ROW_BLOCK
+    """Return a packed weight [O, I / 2] and its groups [O, G, 2] in the layout of torch's CPU kernel.
+
+    Rows are padded to a multiple of ROW_BLOCK.
+    """
+    padding = -len(packed) % ROW_BLOCK
     height = max(1, DEQUANTIZE_ELEMENTS // (2 * packed.shape[1] * MAX_ROW_BLOCK)) * MAX_ROW_BLOCK
-    prepacked = torch.cat([prepack_rows(part) for part in F.pad(packed, (0, 0, 0, rows)).split(height)])
-    return prepacked, F.pad(groups, (0, 0, 0, 0, 0, rows)).to(torch.bfloat16).transpose(0, 1).contiguous()
+    prepacked = torch.cat([prepack_rows(part) for part in F.pad(packed, (0, 0, 0, padding)).split(height)])
+    return prepacked, F.pad(groups, (0, 0, 0, 0, 0, padding)).to(torch.bfloat16).transpose(0, 1).contiguous()
 
 
 def prepack_rows(packed: torch.Tensor) -> torch.Tensor:
-    """Return pairs [O, I / 2] of whole blocks of rows as the CPU kernel wants them, which takes int32 [O, I]."""
+    """Return a packed weight [O, I / 2], of complete row blocks, in the layout of torch's CPU kernel."""
     qweight = unpack_int4(packed).to(torch.int32).add_(8)
     prepacked: torch.Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(qweight, 1)
     return prepacked
 
 
 def undo_prepack(prepacked: torch.Tensor, groups: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Undo `prepack` for weights of `rows` rows. The order is the kernel's secret, so it is asked for each column."""
-    plain = torch.zeros_like(groups)
-    plain[..., 0] = 1
+    """Undo `prepack` for a weight of `rows` rows.
+
+    The kernel does not document its layout, so the columns are recovered as products with the identity matrix.
+    """
+    unit_groups = torch.zeros_like(groups)
+    unit_groups[..., 0] = 1
     columns = 2 * prepacked.shape[1]
     qweight = torch.empty(rows, columns, dtype=torch.int8)
     for start in range(0, columns, UNPACK_COLUMNS):
-        asked = torch.arange(start, min(start + UNPACK_COLUMNS, columns))
-        answer = multiply_prepacked(F.one_hot(asked, columns).to(torch.bfloat16), prepacked, plain)
-        qweight[:, asked] = answer[:, :rows].t().to(torch.int8)
+        chunk = torch.arange(start, min(start + UNPACK_COLUMNS, columns))
+        product = multiply_prepacked(F.one_hot(chunk, columns).to(torch.bfloat16), prepacked, unit_groups)
+        qweight[:, chunk] = product[:, :rows].t().to(torch.int8)
     return pack_int4(qweight), groups.transpose(0, 1)[:rows].contiguous()
 
 
 def multiply_prepacked(x: torch.Tensor, prepacked: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return the product [N, O] of bfloat16 x [N, I] with weights that `prepack` returned, rows' scales left out."""
+    """Return the product [N, O] of x, bfloat16 [N, I], with a weight of `prepack`, without the scales of its rows."""
     size = x.shape[1] // len(groups)
     product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, prepacked, size, groups)
     return product
@@ -239,14 +255,14 @@ def multiply_prepacked(x: torch.Tensor, prepacked: torch.Tensor, groups: torch.T
 def prepacked_linear(
     x: torch.Tensor, prepacked: torch.Tensor, scale: torch.Tensor, groups: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return what `quantized_linear` does, with weights of 4 bits that `prepack` returned; no gradient flows to x."""
+    """Compute `quantized_linear` with a 4-bit weight of `prepack`; not differentiable."""
     rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
     return scale_product(multiply_prepacked(rows, prepacked, groups)[:, : len(scale)], scale, bias, x)
 
 
 BITS = (8, 4)
 QUANT_MAX = {4: 7, 8: 127}
-QUANTIZED_LAYERS = (  # of each layer of the language model; all others keep their precision
+QUANTIZED_LAYERS = (  # in each layer of the language model; all other layers keep their precision
     "attention.query_key_value",
     "attention.dense",
     "mlp.dense_h_to_4h",
@@ -258,9 +274,9 @@ class QuantizedWeight(NamedTuple):
     """A low-bit weight.
 
     Attributes:
-        numbers: int8 [O, I], or pairs [O, I / 2] of 4 bits.
-        scale: [O], with values that half precision has.
-        groups: step and zero, bfloat16 [O, G, 2], of groups of I / G columns; None without groups.
+        qweight: int8 [O, I], or packed 4-bit numbers [O, I / 2].
+        scale: [O], rounded to half precision.
+        groups: group scales and zero points, bfloat16 [O, G, 2], of groups of I / G columns; None without groups.
     """
 
     qweight: torch.Tensor
@@ -269,46 +285,51 @@ class QuantizedWeight(NamedTuple):
 
 
 def check_bits(bits: int, columns: int = 2) -> None:
-    """Raise SettingError unless weights with rows of so many columns can have so many bits."""
+    """Raise SettingError unless a weight with this number of columns can be quantized to `bits` bits."""
     if bits not in BITS:
-        raise SettingError(f"Weights have 8 or 4 bits, not {bits!r}.")
+        raise SettingError(f"Weights are quantized to 8 or 4 bits, not {bits!r}.")
     if bits == 4 and columns % 2:
-        raise SettingError(f"Weights of 4 bits are stored in pairs, but a row has {columns} of them. Take 8 bits.")
+        raise SettingError(f"4-bit weights are packed in pairs, but a row has {columns} of them. Use 8 bits.")
 
 
 def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return int8 numbers [O, I] and half-precision scales [O] whose product is close to weight [O, I]."""
+    """Quantize a weight [O, I] to int8 numbers [O, I] with one half-precision scale per row [O]."""
     largest = QUANT_MAX[bits]
     scale = (weight.detach().abs().amax(dim=1).float() / largest).half()
-    # A row of zeros, or of numbers too small for a half-precision scale, becomes zeros.
+    # A row of zeros, or of numbers too small for a half-precision scale, is quantized to zeros.
     divisor = scale.float().where(scale > 0, torch.inf)
     qweight = (weight.detach().float() / divisor[:, None]).round_().clamp_(-largest, largest)
     return qweight.to(torch.int8), scale
 
 
 def quantize_per_channel(weight: torch.Tensor, bits: int) -> QuantizedWeight:
-    """Return a weight [O, I] with one scale a row, as published files have it."""
+    """Quantize a weight [O, I] with one scale per row, the format of published files."""
     qweight, scale = quantize_rows(weight, bits)
     return QuantizedWeight(pack_int4(qweight) if bits == 4 else qweight, scale)
 
 
 def frozen_parameter(tensor: torch.Tensor) -> nn.Parameter:
-    """Return a parameter that is not trained."""
+    """Return a parameter without a gradient."""
     return nn.Parameter(tensor, requires_grad=False)
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer [..., I] -> [..., O] with low-bit weights, to be filled: the scales of a new one are zeros.
+    """A linear layer [..., I] -> [..., O] with a low-bit weight. A new layer has scales of zero until it is loaded.
 
-    `weight`, `weight_scale` and `weight_groups` are as of `QuantizedWeight`; a cast of the model keeps their dtypes.
-    `prepack` exchanges the numbers for what this machine's kernel wants; a state dict never shows them so.
+    For `weight`, `weight_scale` and `weight_groups` see `QuantizedWeight`; casting the model keeps their dtypes.
+    `prepack` converts the weight to the layout of this machine's kernel; a state dict always has the portable layout.
 
     Args:
-        groups: G, the groups of columns within a row; 0 for none.
-        scale_dtype: of the scales.
+        inputs: I.
+        outputs: O.
+        bits: 8 or 4.
+        bias: [O], or None.
+        device: of the new weight.
+        groups: G, groups of columns within a row; 0 for none.
+        scale_dtype: dtype of the scales.
 
     Raises:
-        SettingError: weights cannot have so many bits.
+        SettingError: the weight cannot be quantized to `bits` bits.
     """
 
     weight_groups: nn.Parameter | None
@@ -337,25 +358,22 @@ class QuantizedLinear(nn.Module):
         self.register_parameter("bias", bias)  # checkpoint key
 
     @classmethod
-    def from_quantized(cls, quantized_weight: QuantizedWeight, bits: int, bias: nn.Parameter | None = None) -> Self:
-        """Return a layer with a rounded weight, on its device and ready to use."""
-        rows, columns = quantized_weight.qweight.shape
-        made = cls(columns * 8 // bits, rows, bits, bias, torch.device("meta"))
-        made.set_weight(quantized_weight)
-        made.prepack()
-        return made
+    def from_quantized(cls, quantized: QuantizedWeight, bits: int, bias: nn.Parameter | None = None) -> Self:
+        """Return a layer with a quantized weight, on the device of the weight and ready to use."""
+        rows, columns = quantized.qweight.shape
+        layer = cls(columns * 8 // bits, rows, bits, bias, torch.device("meta"))
+        layer.set_weight(quantized)
+        layer.prepack()
+        return layer
 
-    def set_weight(self, quantized_weight: QuantizedWeight) -> None:
-        """Take over a rounded weight."""
-        self.weight, self.weight_scale = (
-            frozen_parameter(quantized_weight.qweight),
-            frozen_parameter(quantized_weight.scale),
-        )
-        self.weight_groups = None if quantized_weight.groups is None else frozen_parameter(quantized_weight.groups)
+    def set_weight(self, quantized: QuantizedWeight) -> None:
+        """Replace the weight."""
+        self.weight, self.weight_scale = frozen_parameter(quantized.qweight), frozen_parameter(quantized.scale)
+        self.weight_groups = None if quantized.groups is None else frozen_parameter(quantized.groups)
         self.is_prepacked = False
 
     def prepack(self) -> None:
-        """Put the numbers, which are there by now, into the order of this machine's kernel, where it has one."""
+        """Convert the loaded weight to the layout of this machine's CPU kernel, if that supports it."""
         self.is_loaded = True
         if self.weight_groups is None or self.is_prepacked or not can_prepack(self.in_features, self.weight_groups):
             return
@@ -363,7 +381,7 @@ class QuantizedLinear(nn.Module):
         self.is_prepacked = True
 
     def quantized_weight(self) -> QuantizedWeight:
-        """Return the weight in its portable order."""
+        """Return the weight in the portable layout."""
         qweight = self.weight.detach()
         groups = None if self.weight_groups is None else self.weight_groups.detach()
         if self.is_prepacked and groups is not None:
@@ -371,7 +389,7 @@ class QuantizedLinear(nn.Module):
         return QuantizedWeight(qweight, self.weight_scale.detach(), groups)
 
     def dequantized_weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weight [O, I] in `dtype`."""
+        """Return the dequantized weight [O, I] in `dtype`."""
         return dequantize(*self.quantized_weight(), self.bits, dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -385,7 +403,7 @@ class QuantizedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move to another device or dtype as a module does, numbers and scales without a change of dtype."""
+        """Move to another device or dtype like any module, but keep the dtypes of the weight and its scales."""
         if self.is_prepacked:
             self.set_weight(self.quantized_weight())
 
@@ -415,47 +433,45 @@ class QuantizedLinear(nn.Module):
 
 
 def quantize_layers(layers: nn.ModuleList, bits: int) -> None:
-    """Replace the linear layers of the language model's `layers` one by one, so that little memory is needed.
+    """Quantize the linear layers of the language model's `layers` in place, one by one to save memory.
 
     Raises:
-        SettingError: `bits` is not 4 or 8, or an adapter stands where a linear layer should.
+        SettingError: `bits` is not 4 or 8, or a linear layer has been replaced by an adapter.
     """
     for layer in layers:
         for name in QUANTIZED_LAYERS:
             linear: Any = layer.get_submodule(name)
             if type(linear) is not nn.Linear:
                 raise SettingError(
-                    f"{name} is a {type(linear).__name__}: quantise the model before adapters are attached."
+                    f"{name} is a {type(linear).__name__}: quantize the model before attaching adapters."
                 )
             check_bits(bits, linear.in_features)
             parent, _, last = name.rpartition(".")
-            quantized_weight = QuantizedLinear.from_quantized(
-                quantize_per_channel(linear.weight, bits), bits, linear.bias
-            )
-            setattr(layer.get_submodule(parent), last, quantized_weight)
+            quantized = QuantizedLinear.from_quantized(quantize_per_channel(linear.weight, bits), bits, linear.bias)
+            setattr(layer.get_submodule(parent), last, quantized)
 
 
 T = TypeVar("T")
 Restore = Callable[[], None]
-# One at a time: memory of one must not be taken for another's.
+# One capture at a time: a capture must not reuse memory that belongs to another one.
 capture_lock = threading.Lock()
 
 
 def restore_nothing() -> None:
-    """Undo what has no lasting effect."""
+    """Do nothing, for functions without lasting effects."""
 
 
 @functools.cache
 def capture_stream(device: int) -> torch.cuda.Stream:
-    """Return the stream on which everything is recorded: cuBLAS keeps 32 MB for each that it was ever used on."""
+    """Return the stream for all captures of a device: cuBLAS keeps 32 MB for every stream that it was used on."""
     return torch.cuda.Stream(device)
 
 
 @contextmanager
 def exclusive_capture() -> Iterator[None]:
-    """Warm up and record in the block: no other thread does, and no garbage is collected.
+    """Warm up and capture a CUDA graph inside the block, while no other thread does and garbage collection is paused.
 
-    A graph that nobody needs any more may wait for the collector; to destroy it would spoil the recording.
+    Collecting an unreferenced CUDA graph would destroy it, which would invalidate the capture.
     """
     with capture_lock:
         collects = gc.isenabled()
@@ -470,15 +486,15 @@ def exclusive_capture() -> Iterator[None]:
 def capture(
     function: Callable[[], T], pool: Any = None, restore: Restore = restore_nothing
 ) -> tuple[torch.cuda.CUDAGraph, T]:
-    """Record a function on the current device; return its graph, and what it returned while it was recorded.
+    """Capture a function as a CUDA graph on the current device; return the graph and the function's result.
 
     Args:
-        function: is called twice: in the first call libraries allocate and choose kernels.
-        pool: of another graph, whose memory is used again; the two must not run at the same time.
-        undo: undoes the effects of the first call.
+        function: is called twice; during the first call, libraries allocate memory and select kernels.
+        pool: memory pool of another graph to share; the two graphs must not run at the same time.
+        restore: undoes the effects of the first call.
 
     Raises:
-        RuntimeError: `function` does what cannot be recorded, such as waiting for the device.
+        RuntimeError: `function` contains an operation that cannot be captured, such as a synchronization.
     """
     with exclusive_capture():
         here, side = torch.cuda.current_stream(), capture_stream(torch.cuda.current_device())
@@ -488,7 +504,7 @@ def capture(
             restore()
         here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
+        # With thread_local, other threads may use the device during the capture.
         with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             result = function()
     return graph, result
