@@ -314,3 +314,12 @@ def test_tracked_documents_are_all_checked() -> None:
     assert set(listing.stdout.split()) <= {*DOCUMENTS} | {
         name for name in listing.stdout.split() if name.startswith(".github/")
     }
+
+
+def test_the_workflow_runs_what_every_change_has_to_pass() -> None:
+    assert re.search(r"^ +- run: \.ci/run$", read(".github/workflows/test.yml"), re.MULTILINE)
+
+
+def test_bug_reports_ask_for_what_is_needed() -> None:
+    form = read(".github/ISSUE_TEMPLATE/bug_report.yml")
+    assert {"command", "log", "checkpoint", "versions"} <= set(re.findall(r"^ +id: (\w+)$", form, re.MULTILINE))
