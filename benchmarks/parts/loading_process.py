@@ -22,7 +22,7 @@ from benchmarks.parts.machine import ROOT, synchronize
 
 TIMEOUT_S = 600
 POLL_S = 0.01
-IMPORTS = ("model.job", "model.hf")
+IMPORTS = ("model.loading", "model.hf")
 OURS, OURS_HF, ORIGINAL, ORIGINAL_CPU = "load_sat", "load_hf", "SAT", "SAT, built on the CPU"
 
 

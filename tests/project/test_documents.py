@@ -139,7 +139,7 @@ def test_dotted_names_can_be_imported(name: str) -> None:
         "model.bfloat16",
         "model.transformer",
         "model.config",
-        "model.rooms",
+        "model.graph_cache",
         "model.safetensors",
     )
     for span in dotted:
