@@ -191,7 +191,7 @@ def test_regions_are_thirds(x: float, y: float, name: str) -> None:
     assert region(Thing("ball", "red", "small", x, y)) == name
 
 
-@pytest.mark.parametrize("colour", COLORS)
+@pytest.mark.parametrize("color", COLORS)
 def test_every_kind_has_the_color_that_it_is_named_by(color: str) -> None:
     for number, kind in enumerate(KINDS):
         for size in SIZES:
