@@ -145,7 +145,8 @@ def test_a_random_png_is_a_valid_image() -> None:
 
 @pytest.mark.slow
 def test_a_soak_ends_with_a_verdict() -> None:
-    output = run_alone("tests.stress.soak", "--device", "cpu", "--minutes", "0.05", "--longest", "256", "--rate", "10")
+    few = ["--minutes", "0.05", "--max_length", "256", "--rate", "10"]
+    output = run_alone("tests.stress.soak", "--device", "cpu", *few)
     assert "Passed: {" in output
     assert "FAILED" not in output
 

@@ -1,16 +1,16 @@
-"""Attack the server for minutes: it goes on answering its other clients, in bounded memory, and stops when told to.
+"""Attack the server for minutes: it must stay responsive, use bounded memory, and shut down on SIGTERM.
 
 python -m tests.stress.attack
 python -m tests.stress.attack --clients 16 --seconds 20 --calm 10
 
-Four clients ask small questions about a picture, first alone and then while the others send costly pictures, costly
-bodies and slow requests (tests/stress/attackers.py). The server, `api.py`, and the attackers are processes of their
-own. Exits with 1 unless, under attack:
-- the 95th percentile of the four clients' answers is at most 3 times that of the calm before, in the same run;
-- GET /health is never answered later than after 0.3 s;
+Four clients send light requests about an image, first alone, and then while other clients send costly images, costly
+bodies and slow requests (tests/stress/attackers.py). The server, `api.py`, and the attackers are separate processes.
+Exits with 1 unless, under attack:
+- the 95th percentile of the light requests is at most 3 times that of the baseline, in the same run;
+- GET /health always answers within 0.3 s;
 - the memory of the server and its child processes (PSS) stays under 1.5 GiB;
-- there is no 5xx but 503;
-- SIGTERM ends the server within its --shutdown-timeout, and no child process is left.
+- there is no 5xx status except 503;
+- SIGTERM ends the server within its --shutdown-timeout, without orphaned child processes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.parts.table import show
 from model.command_line import ArgumentParser, run_program
 
 NORMAL_CLIENTS = 4
-PAUSE_S = 0.1  # of a good client between an answer and the next question
+PAUSE_S = 0.1  # pause of a normal client between an answer and the next request
 MAX_SLOWDOWN, MAX_HEALTH_S, MAX_MIB = 3.0, 0.3, 1536.0
 SHUTDOWN_S = 60
 EXAMPLE_IMAGE = ROOT / "examples" / "scene.png"
@@ -49,14 +49,14 @@ class Measured:
 
 
 def light_request() -> bytes:
-    """Return a request about a picture whose answer has a few tokens."""
+    """Return a request about an image with a short answer."""
     image = base64.b64encode(EXAMPLE_IMAGE.read_bytes()).decode()
     body = {"text": "What is in the picture?", "image": image, "max_new_tokens": 16, "temperature": 0}
     return to_request(json.dumps(body).encode(), "/")
 
 
 async def send_light_requests(server: Server, end: float, measured: Measured) -> None:
-    """Ask one small question after another."""
+    """Send light requests sequentially."""
     request = light_request()
     while time.monotonic() < end:
         result = await send(server.port, request)
@@ -67,7 +67,7 @@ async def send_light_requests(server: Server, end: float, measured: Measured) ->
 
 
 async def monitor_health(server: Server, end: float, measured: Measured) -> None:
-    """Ask twenty times a second whether the server is alive, and note its memory once a second."""
+    """Request /health twenty times per second, and sample the memory once per second."""
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     noted = 0.0
     while time.monotonic() < end:
@@ -81,7 +81,7 @@ async def monitor_health(server: Server, end: float, measured: Measured) -> None
 
 
 async def measure(server: Server, seconds: float) -> Measured:
-    """Measure the good clients, /health and the memory for `seconds`."""
+    """Measure light requests, /health and memory for `seconds`."""
     measured, end = Measured(), time.monotonic() + seconds
     good = (send_light_requests(server, end, measured) for _ in range(NORMAL_CLIENTS))
     await asyncio.gather(monitor_health(server, end, measured), *good)
@@ -89,15 +89,16 @@ async def measure(server: Server, seconds: float) -> Measured:
 
 
 def attack(server: Server, clients: int, seconds: float) -> tuple[Measured, dict[str, object], float, bool]:
-    """Measure while clients attack; then stop the server in the midst of it.
+    """Measure under attack, then stop the server during the attack.
 
     Returns:
-        What was measured, what the attackers report, the seconds that stopping took, and whether a child was left.
+        The measurements, the attackers' report, the seconds until the server ended, and whether a child process is
+        left.
     """
     command = [sys.executable, "-m", "tests.stress.attackers", str(server.port), server.model, str(clients)]
     with subprocess.Popen([*command, str(seconds + 10)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as attackers:
         assert attackers.stdout is not None
-        attackers.stdout.readline()  # it has made its files
+        attackers.stdout.readline()  # wait until it has created its files
         measured = asyncio.run(measure(server, seconds))
         children = children_of(server.process.pid)
         started = time.monotonic()
@@ -116,17 +117,17 @@ def failed_checks(
     failed = sorted({status for status in under_attack.statuses if status >= 500 and status != 503})
     refused = sum(status != 200 for status in under_attack.statuses)
     show(
-        f"Small questions, 95 %: {before:.3f} s alone ({len(baseline.answers)}), "
+        f"Light requests, 95 %: {before:.3f} s alone ({len(baseline.answers)}), "
         f"{under:.3f} s ({len(under_attack.answers)}), "
     )
-    show(f"  {under / before:.2f} x; at most {MAX_SLOWDOWN:g} x. Not answered by 200: {refused}.")
+    show(f"  {under / before:.2f} x; at most {MAX_SLOWDOWN:g} x. Statuses other than 200: {refused}.")
     median, latest = percentile(under_attack.health, 0.5), max(under_attack.health)
-    show(f"/health: {median:.3f} s median, {latest:.3f} at most; {MAX_HEALTH_S} allowed.")
-    show(f"Memory: {max(baseline.memory):.0f} MiB alone, {max(under_attack.memory):.0f} at most; under {MAX_MIB:.0f}.")
+    show(f"/health: {median:.3f} s median, {latest:.3f} maximum; limit {MAX_HEALTH_S}.")
+    show(f"Memory: {max(baseline.memory):.0f} MiB alone, {max(under_attack.memory):.0f} maximum; limit {MAX_MIB:.0f}.")
     show(f"Statuses of the attackers: {report['statuses']}.")
     show(f"SIGTERM: {stopping_s:.1f} s; at most {SHUTDOWN_S}.")
     checks = {
-        "small questions are slow": under > MAX_SLOWDOWN * before,
+        "light requests are slow": under > MAX_SLOWDOWN * before,
         "/health is late": latest > MAX_HEALTH_S,
         "too much memory": max(under_attack.memory) >= MAX_MIB,
         f"statuses {failed} {report['failures']}": bool(failed or report["failures"]),
@@ -137,17 +138,19 @@ def failed_checks(
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
-    parser.add_argument("--clients", type=min_int(1), default=60, help="that attack (default %(default)s)")
-    parser.add_argument("--seconds", type=min_int(3), default=180, help="of the attack (default %(default)s)")
-    parser.add_argument("--calm", type=min_int(3), default=30, help="seconds before (default %(default)s)")
+    parser.add_argument("--clients", type=min_int(1), default=60, help="attacking clients (default %(default)s)")
+    parser.add_argument("--seconds", type=min_int(3), default=180, help="duration of the attack (default %(default)s)")
+    parser.add_argument(
+        "--calm", type=min_int(3), default=30, help="duration of the baseline in seconds (default %(default)s)"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run, print the verdict, and exit with 1 where something failed."""
+    """Run, print the verdict, and exit with 1 on failure."""
     options = parse_arguments()
     show(f"{describe_machine()}, {options.from_pretrained}, attackers: {options.clients}\n")
     with serving(["--from_pretrained", options.from_pretrained, "--shutdown-timeout", str(SHUTDOWN_S)]) as server:

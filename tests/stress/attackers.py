@@ -1,8 +1,8 @@
-"""Clients that send costly requests to a server; runs as its own process.
+"""Clients that send costly requests to a server; runs as a subprocess.
 
 python -m tests.stress.attackers PORT MODEL CLIENTS SECONDS
 
-Writes a line of JSON at the end: how often each status came, and each attack that was answered by a 5xx other than 503.
+Finally writes a line of JSON: the count of each status, and each request that was answered by a 5xx other than 503.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from benchmarks.parts.http_client import send, to_request
 from tests.helpers.costly_images import costly_files
 
 MIB = 2**20
-DISCONNECT_RATE = 0.1  # share of requests whose client leaves at a random time
-RESPONSE_TIMEOUT_S = 400.0  # the server's own timeout is less
+DISCONNECT_RATE = 0.1  # share of requests whose client disconnects at a random time
+RESPONSE_TIMEOUT_S = 400.0  # longer than the server's own timeout
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
 
 
 def costly_bodies() -> dict[str, bytes]:
-    """Return bodies that cost much to parse or to keep, for either route."""
+    """Return bodies that are expensive to parse or to store, for either route."""
     return {
         "zeros, 1 MiB": b'{"text": "a", "history": [' + b"0," * (MIB // 2) + b"0]}",
         "zeros within the limit": b'{"text": "a", "history": [' + b"0," * 49_000 + b"0]}",
@@ -42,7 +42,7 @@ def costly_bodies() -> dict[str, bytes]:
 
 
 def costly_requests(model: str) -> dict[str, bytes]:
-    """Return whole requests by name: each costly body, and each costly picture, to both routes."""
+    """Return complete requests by name: each costly body and each costly image, to both routes."""
     requests = {}
     for name, body in costly_bodies().items():
         requests[name] = to_request(body, "/")
@@ -59,11 +59,11 @@ def costly_requests(model: str) -> dict[str, bytes]:
 
 
 class Attackers:
-    """Clients that attack one after another until the time is over.
+    """Clients that attack until the time is over.
 
     Args:
-        port: of the server.
-        model: the name of its model.
+        port: port of the server.
+        model: name of its model.
     """
 
     def __init__(self, port: int, model: str) -> None:
@@ -81,7 +81,7 @@ class Attackers:
             self.drip_body,
         ]
         while time.monotonic() < end:
-            with contextlib.suppress(OSError):  # refused, or closed while sending
+            with contextlib.suppress(OSError):  # rejected, or closed while sending
                 if self.rng.random() < 0.15:
                     await self.rng.choice(slow)(end)
                 else:
@@ -89,7 +89,7 @@ class Attackers:
             await asyncio.sleep(0.01)
 
     async def send_costly(self) -> None:
-        """Send one costly request; some leave before its answer."""
+        """Send one costly request; some clients disconnect before its answer."""
         name = self.rng.choice(list(self.requests))
         disconnect_after_s = self.rng.uniform(0, 3) if self.rng.random() < DISCONNECT_RATE else RESPONSE_TIMEOUT_S
         result = await send(self.port, self.requests[name], disconnect_after_s)
@@ -98,7 +98,7 @@ class Attackers:
             self.failures.append(f"{name}: {result.status} {result.code}")
 
     async def hold_silent_connection(self, end: float) -> None:
-        """Open a connection and say nothing until the server closes it."""
+        """Open a connection and send nothing until the server closes it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         await self._wait_for_the_end(reader, end)
         writer.close()
@@ -131,7 +131,7 @@ class Attackers:
 
 
 async def run(port: int, model: str, clients: int, seconds: float) -> Attackers:
-    """Attack with many clients side by side."""
+    """Attack with many clients concurrently."""
     attackers = Attackers(port, model)
     print("ready", flush=True)
     end = time.monotonic() + seconds
@@ -140,9 +140,9 @@ async def run(port: int, model: str, clients: int, seconds: float) -> Attackers:
 
 
 def main() -> None:
-    """Do as the command line says."""
+    """Attack as the command line says."""
     port, model, clients, seconds = sys.argv[1:]
-    os.nice(10)  # what is measured is the server, not the lack of a second machine
+    os.nice(10)  # the attackers share the machine with the measured server
     attackers = asyncio.run(run(int(port), model, int(clients), float(seconds)))
     print(json.dumps({"statuses": attackers.statuses, "failures": attackers.failures}), flush=True)
 

@@ -1,13 +1,13 @@
-"""A training that is killed at random moments and gone on with, beside one that nobody disturbed.
+"""Kill a training run at random moments and resume it; compare it with an uninterrupted reference run.
 
-python -m tests.stress.crash_resume                          20 kills in short trainings of visualglm-tiny, some minutes
+python -m tests.stress.crash_resume                          20 kills in short runs of visualglm-tiny, some minutes
 python -m tests.stress.crash_resume --kills 3 --steps 12
 
-Every process is the program itself, killed by SIGKILL: at a random moment after its first step, at one of its whole
-life, or as soon as a checkpoint begins to be written. After each kill every checkpoint there must hold, bit by bit,
-what the undisturbed training saved at that step; no more than the steps of one interval may be lost; and every loss
-recorded, before kills and after, must be the undisturbed one to the last bit. Prints a line for each kill and a
-verdict, and fails where it is not kept.
+Every process runs the training program, and is killed by SIGKILL: at a random moment after its first step, at a random
+moment of its lifetime, or while it writes a checkpoint. After each kill, every checkpoint must be bit-identical to that
+of the reference run at the same step; at most one save interval of steps may be lost; and every logged loss, before and
+after kills, must equal that of the reference run exactly. Prints a line for each kill and a verdict; fails if a
+condition is violated.
 """
 
 import argparse
@@ -38,24 +38,19 @@ from model.command_line import ArgumentParser, run_program
 
 SCRIPT = ROOT / "finetune" / "finetune_visualglm.py"
 LENGTH, BATCH = 72, 2
-POLL_S = 0.0005  # how often is looked whether a process has come so far
-KILL_IN_SAVE_RATE, KILL_ANYTIME_RATE = (
-    0.3,
-    0.2,
-)  # shares of the kills that wait for a checkpoint to be begun, and that wait for nothing
-MAX_SAVE_DELAY_S = 0.02  # how much later than a checkpoint's beginning those come, at most
-MAX_DELAY_FRACTION = (
-    0.3  # of an undisturbed training's time, in which the others come after the first step of their process
-)
+POLL_S = 0.0005  # polling interval
+KILL_IN_SAVE_RATE, KILL_ANYTIME_RATE = 0.3, 0.2  # shares of kills during a save, and at any time
+MAX_SAVE_DELAY_S = 0.02  # maximum delay of a kill after a save starts
+MAX_DELAY_FRACTION = 0.3  # maximum delay of a kill after the first step, relative to the reference duration
 
 
 @dataclass(frozen=True)
 class TrainingCommand:
-    """A training.
+    """The command of a short training run, and how to start it.
 
     Attributes:
-        data: its file.
-        steps, interval: in all, and between checkpoints.
+        data: path of the training data.
+        steps, interval: number of steps, and steps between checkpoints.
     """
 
     data: Path
@@ -63,22 +58,22 @@ class TrainingCommand:
     interval: int
 
     def command(self, save: Path, keep: int = 2) -> list[str]:
-        """Return the command line of a training that begins, or goes on where there is a checkpoint."""
+        """Return the command line; it resumes if the run has a checkpoint."""
         given = ["--from_pretrained", EMBEDDED_MODEL, "--device", "cpu", "--use_lora", "--lora_dropout", "0.1"]
         given += ["--train-data", str(self.data), "--max-length", str(LENGTH), "--lr", "1e-3", "--num-workers", "0"]
         given += ["--batch-size", str(BATCH), "--train-iters", str(self.steps), "--log-interval", "1"]
         given += ["--save-interval", str(self.interval), "--keep", str(keep), "--save", str(save)]
         run = newest_run(save)
-        goes_on = run is not None and Run(run, keep).steps()
-        return [sys.executable, str(SCRIPT), *given, *(["--resume"] if goes_on else [])]
+        has_checkpoint = run is not None and Run(run, keep).steps()
+        return [sys.executable, str(SCRIPT), *given, *(["--resume"] if has_checkpoint else [])]
 
     def start(self, save: Path) -> "subprocess.Popen[str]":
-        """Start it, or go on with it."""
+        """Start or resume the training."""
         command = self.command(save)
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one_thread())
 
     def train_reference(self, save: Path) -> tuple[Path, float]:
-        """Train to the end, keeping every checkpoint; return the run and the seconds that it took."""
+        """Train without interruption, keeping every checkpoint; return the run and its duration."""
         save.mkdir()
         started = time.perf_counter()
         subprocess.run(self.command(save, self.steps), check=True, stderr=subprocess.DEVNULL, env=one_thread())
@@ -88,15 +83,16 @@ class TrainingCommand:
 
 @dataclass
 class Trial:
-    """Trainings under kills.
+    """Training runs under kills.
 
     Attributes:
-        short: the training.
-        folder: for its runs.
-        undisturbed: run of the one that nobody disturbed.
-        life: seconds that it took.
-        kills: made so far; those while a checkpoint was being written; steps lost by each.
-        wrong: what was not as it should be.
+        training: the training command.
+        folder: folder for the runs.
+        reference: the uninterrupted run.
+        duration_s: duration of the reference run.
+        kills: number of kills so far.   during_save: kills while a checkpoint was being written.   lost: steps lost by
+            each.
+        failures: violated conditions.
     """
 
     short: TrainingCommand
@@ -109,7 +105,7 @@ class Trial:
     failures: list[str] = field(default_factory=list)
 
     def run_with_kills(self, wanted: int, rng: random.Random) -> None:
-        """Train again and again, until so many kills were made and the training that they fell into has ended."""
+        """Train repeatedly until `wanted` kills have been made and the last run has finished."""
         number = 0
         while self.kills < wanted:
             number += 1
@@ -120,7 +116,7 @@ class Trial:
             self.finish(save)
 
     def kill(self, save: Path, rng: random.Random) -> bool:
-        """Start a process and kill it; return False where it ended before."""
+        """Start a process and kill it; return False if it finished before."""
         before, parts = log_position(save), partial_checkpoints(save)
         process = self.short.start(save)
         started = time.perf_counter()
@@ -146,7 +142,7 @@ class Trial:
         return True
 
     def check_after_kill(self, save: Path, seconds: float, reached: int, was_saving: bool) -> None:
-        """Look at what a kill has left of a process that had recorded steps until `reached`, or none."""
+        """Check the run after a kill; `reached` is the last logged step of the process, or 0."""
         run = newest_run(save)
         saved = max([] if run is None else Run(run, 1).steps(), default=0)
         self.during_save += was_saving
@@ -154,24 +150,24 @@ class Trial:
         if self.lost[-1] > self.short.interval:
             self.failures.append(f"kill {self.kills} lost {self.lost[-1]} steps")
         self.failures += [
-            f"kill {self.kills} left another checkpoint of step {step}" for step in self.differing_checkpoints(save)
+            f"kill {self.kills} left a wrong checkpoint of step {step}" for step in self.differing_checkpoints(save)
         ]
         note = "a checkpoint was being written" if was_saving else ""
         show(f"| {self.kills} | {seconds:.2f} | {reached or 'none'} | {saved} | {self.lost[-1]} | {note} |")
 
     def differing_checkpoints(self, save: Path) -> list[int]:
-        """Return the steps whose checkpoints are broken, or not those of the undisturbed training."""
+        """Return the steps whose checkpoints are broken or differ from the reference run."""
         run = newest_run(save)
         steps = [] if run is None else Run(run, 1).steps()
         return [step for step in steps if not same_checkpoint(run, self.reference, step)]
 
     def check_exit(self, status: int, stderr: str) -> None:
-        """Note it where a process has failed."""
+        """Record a failure if a process failed."""
         if status != 0:
-            self.failures.append(f"a training failed: {(stderr.splitlines() or [''])[-1]}")
+            self.failures.append(f"a process failed: {(stderr.splitlines() or [''])[-1]}")
 
     def finish(self, save: Path) -> None:
-        """Let a training end, and compare it with the undisturbed one."""
+        """Finish a run, and compare it with the reference run."""
         run = newest_run(save)
         if run is None or self.short.steps not in Run(run, 1).steps():
             process = self.short.start(save)
@@ -179,20 +175,20 @@ class Trial:
             self.check_exit(process.returncode, stderr)
         run, expected = newest_run(save), losses_of(self.reference)
         if run is None or losses_of(run).keys() != expected.keys() or self.differing_checkpoints(save):
-            self.failures.append(f"{save.name} ended elsewhere")
-        for path in save.iterdir():  # a start that was killed before its first checkpoint has left a run as well
+            self.failures.append(f"{save.name} has other steps or checkpoints at its end")
+        for path in save.iterdir():  # a process that was killed before its first checkpoint left a run, too
             for step, losses in losses_of(path).items():
                 if losses != expected[step]:
-                    self.failures.append(f"step {step} of {save.name} had the losses {losses}, not {expected[step]}")
+                    self.failures.append(f"step {step} of {save.name} has the losses {losses}, not {expected[step]}")
 
 
 def one_thread() -> dict[str, str]:
-    """Return the environment of a process, whose numbers must not depend on how many threads share the work."""
+    """Return an environment with one OpenMP thread: results must not depend on the thread count."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def wait(process: "subprocess.Popen[str]", seconds: float) -> None:
-    """Wait, or until a process ends."""
+    """Wait for some seconds, or until a process ends."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -200,25 +196,25 @@ def wait(process: "subprocess.Popen[str]", seconds: float) -> None:
 
 
 def partial_checkpoints(save: Path) -> set[Path]:
-    """Return what is there of checkpoints that are being written, or were when their process was killed."""
+    """Return all checkpoints that are incomplete: being written, or left by a killed process."""
     return set(save.glob(f"*/{PARTIAL_PREFIX}*"))
 
 
 def wait_until(process: "subprocess.Popen[str]", is_so: Callable[[], bool]) -> None:
-    """Wait until something is so, or a process ends."""
+    """Wait until a condition holds or a process ends."""
     while process.poll() is None and not is_so():
         time.sleep(POLL_S)
 
 
 def newest_run(save: Path) -> Path | None:
-    """Return the newest run; their names hold the time."""
+    """Return the newest run; the names of runs contain the time."""
     return max((path for path in save.iterdir() if path.is_dir()), default=None) if save.is_dir() else None
 
 
 def log_position(save: Path) -> tuple[int, int]:
-    """Return how many records all runs have, and the step of the newest run's last one."""
+    """Return the number of log records of all runs, and the step of the newest run's last one."""
     logs = sorted(save.glob(f"*/{LOG_NAME}"))
-    # A line without its end is being written.
+    # An incomplete line is still being written.
     lines = [
         line for log in logs for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
     ]
@@ -226,7 +222,7 @@ def log_position(save: Path) -> tuple[int, int]:
 
 
 def losses_of(run: Path) -> dict[int, set[float]]:
-    """Return the losses recorded of each step: one, or as many as it was made and came out different."""
+    """Return the distinct losses logged for each step."""
     losses: dict[int, set[float]] = {}
     log = run / LOG_NAME
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
@@ -236,18 +232,18 @@ def losses_of(run: Path) -> dict[int, set[float]]:
 
 
 def same_checkpoint(run: Path | None, other: Path, step: int) -> bool:
-    """Whether the checkpoints of a step are whole, and hold the same weights and optimiser bit by bit."""
+    """Check that the checkpoints of a step are complete and have bit-identical weights and optimizer states."""
     if run is None:
         return False
     try:
         ours, theirs = (read_checkpoint(path / str(step)) for path in (run, other))
-    except Exception:  # whatever a broken file makes its reader say
+    except Exception:  # a broken file may raise anything
         return False
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all numbers of a checkpoint."""
+    """Return all tensors of a checkpoint."""
     state: dict[str, Any] = torch.load(folder / STATE_NAME, weights_only=True)
     moments = state["adam"]["state"]
     numbers = {f"{name} of {place}": tensor for place, held in moments.items() for name, tensor in held.items()}
@@ -255,12 +251,14 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=min_int(1), default=20, help="to make (default %(default)s)")
-    parser.add_argument("--steps", type=min_int(2), default=120, help="of a training (default %(default)s)")
-    parser.add_argument("--interval", type=min_int(1), default=4, help="steps to a checkpoint (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default %(default)s)")
+    parser.add_argument("--kills", type=min_int(1), default=20, help="number of kills (default %(default)s)")
+    parser.add_argument("--steps", type=min_int(2), default=120, help="steps of a run (default %(default)s)")
+    parser.add_argument(
+        "--interval", type=min_int(1), default=4, help="steps between checkpoints (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of kills (default %(default)s)")
     return parser.parse_args()
 
 
@@ -271,13 +269,13 @@ def main() -> int:
         folder = Path(name)
         short = TrainingCommand(write_dataset(folder), options.steps, options.interval)
         reference, duration_s = short.train_reference(folder / "undisturbed")
-        trained = f"{options.steps} steps, a checkpoint every {options.interval}; undisturbed {duration_s:.1f} s"
+        trained = f"{options.steps} steps, a checkpoint every {options.interval}; uninterrupted {duration_s:.1f} s"
         show(f"{describe_machine()}; {trained}\n")
-        show("| kill | after s | last step recorded | last saved | steps lost | note |\n|---|---|---|---|---|---|")
+        show("| kill | after s | last logged step | last saved step | steps lost | note |\n|---|---|---|---|---|---|")
         trial = Trial(short, folder, reference, duration_s)
         trial.run_with_kills(options.kills, random.Random(options.seed))
     verdict = "Failed: " + "; ".join(trial.failures) if trial.failures else "Passed"
-    lost = f"{max(trial.lost)} at most of {options.interval} allowed, {sum(trial.lost) / trial.kills:.1f} in the mean"
+    lost = f"{max(trial.lost)} at most of {options.interval} allowed, {sum(trial.lost) / trial.kills:.1f} on average"
     show(f"\n{verdict}. {trial.kills} kills, {trial.during_save} while a checkpoint was written; steps lost: {lost}.")
     return 1 if trial.failures else 0
 

@@ -1,14 +1,15 @@
-"""A crowd at the server for minutes: nobody gets a 5xx or gets stuck, nobody waits out of proportion, memory stays.
+"""Load test of the server for minutes: no 5xx, no stuck request, bounded latency and memory.
 
 python -m tests.stress.server_load
 python -m tests.stress.server_load --clients 16 --seconds 20 --warm_up 5
 
-Each of `--clients` clients asks one question after another: streamed or whole, about a picture that is new, or one of a
-few, or none, for an answer of a random length. Some leave after a random time, and some requests are bad, and must get
-a 4xx. The server, `api.py`, is a process of its own, and this one is the client. The server's memory is sampled all the
-while: over the last third it may be at most 5 % more in the mean than over the first one after the warm-up. The first
-tokens of 95 % of streamed answers may take at most 4 times the median, unless clients pause between their questions
-(--pause_s). Exits with 1 where anything of this fails.
+Each of `--clients` clients sends one request after another: streamed or not, with a new image, a repeated one, or none,
+for an answer of random length. Some clients disconnect at a random time, and some requests are invalid and must get a
+4xx. The server, `api.py`, is a subprocess, and this process is the client. The server's memory is sampled: its mean
+over
+the last third may exceed that over the first third after the warm-up by at most 5 %. The 95th percentile of the time to
+first token may be at most 4 times the median, unless clients pause between requests (--pause_s). Exits with 1 if any
+condition is violated.
 """
 
 import argparse
@@ -29,9 +30,9 @@ from benchmarks.parts.table import show
 from model.command_line import ArgumentParser, run_program
 
 INVALID_RATE, DISCONNECT_RATE = 0.1, 0.2  # shares of all requests
-REPEATED_IMAGES = 8  # that are asked about again and again
-MAX_ANSWER_TOKENS = 128  # tokens of an answer
-MAX_DISCONNECT_S = 3.0  # of a client that leaves
+REPEATED_IMAGES = 8  # images that are used repeatedly
+MAX_ANSWER_TOKENS = 128
+MAX_DISCONNECT_S = 3.0  # after which a disconnecting client has left
 STUCK_AFTER_S = 120.0
 MAX_GROWTH, MAX_SPREAD = 0.05, 4.0
 INVALID_JSON = b"x"
@@ -49,7 +50,7 @@ BAD_BODIES = (
 
 @dataclass(frozen=True)
 class PlannedRequest:
-    """One request, and what is expected of it."""
+    """One request, and its expected result."""
 
     body: bytes
     is_bad: bool = False
@@ -59,11 +60,11 @@ class PlannedRequest:
 
 
 class LoadTest:
-    """Clients that ask one question after another.
+    """Clients that send one request after another.
 
     Args:
-        server: whom they ask.
-        pause_s: between an answer and the next question, in the mean.
+        server: the server.
+        pause_s: mean pause between an answer and the next request.
     """
 
     def __init__(self, server: Server, pause_s: float) -> None:
@@ -77,7 +78,7 @@ class LoadTest:
         self.failures: list[str] = []
 
     def sample_request(self) -> PlannedRequest:
-        """Return the next request of somebody."""
+        """Sample the next request."""
         rng = self.rng
         if rng.random() < INVALID_RATE:
             return PlannedRequest(rng.choice(BAD_BODIES).replace(b"MODEL", self.model.encode()), is_bad=True)
@@ -93,7 +94,7 @@ class LoadTest:
         return PlannedRequest(json.dumps(body).encode(), False, streamed, tokens, disconnect_after_s)
 
     async def run_client(self, end: float) -> None:
-        """Ask until the time is over."""
+        """Send requests until the time is over."""
         while time.monotonic() < end:
             plan = self.sample_request()
             try:
@@ -104,7 +105,7 @@ class LoadTest:
             await asyncio.sleep(self.rng.expovariate(1 / self.pause_s) if self.pause_s else 0)
 
     def check(self, plan: PlannedRequest, result: RequestResult) -> None:
-        """Count what came of a request, and say what is wrong with it."""
+        """Count the result of a request, and check it."""
         if result.status == 429:
             self.counts["refused"] += 1
         elif plan.is_bad:
@@ -122,26 +123,25 @@ class LoadTest:
             self.waits.append(result.longest_wait_s)
 
     def expect(self, holds: bool, plan: PlannedRequest, result: RequestResult) -> None:
-        """Note a failure unless it holds."""
+        """Record a failure unless the condition holds."""
         if not holds:
-            self.fail(
-                f"{plan.tokens} tokens wanted, bad: {plan.is_bad}, patience: {plan.disconnect_after_s}, but: {result}"
-            )
+            expected = f"{plan.tokens} tokens, invalid: {plan.is_bad}, disconnect after: {plan.disconnect_after_s}"
+            self.fail(f"requested {expected}; got {result}")
 
     def fail(self, text: str) -> None:
-        """Note a failure, and print it at once."""
+        """Record a failure, and print it."""
         self.failures.append(text)
         show(f"FAILED: {text}")
 
     def reset(self) -> None:
-        """Begin to count, after the warm-up."""
+        """Reset the counts after the warm-up."""
         self.counts.clear()
         self.firsts.clear()
         self.waits.clear()
 
 
 async def monitor(load_test: LoadTest, warm_up: float, seconds: float, every_s: float) -> list[float]:
-    """Print now and then how it goes; return the server's memory in MiB, sampled each second after the warm-up."""
+    """Print the progress; return the server's memory in MiB, sampled each second after the warm-up."""
     started, samples = time.monotonic(), list[float]()
     for second in range(1, int(warm_up + seconds) + 1):
         await asyncio.sleep(started + second - time.monotonic())
@@ -157,7 +157,7 @@ async def monitor(load_test: LoadTest, warm_up: float, seconds: float, every_s: 
 
 
 async def run(server: Server, options: argparse.Namespace) -> tuple[LoadTest, list[float]]:
-    """Let the crowd come; return it, and the server's memory."""
+    """Run the load test; return it, and the samples of the server's memory."""
     load_test = LoadTest(server, options.pause_s)
     end = time.monotonic() + options.warm_up + options.seconds
     visitors = [asyncio.create_task(load_test.run_client(end)) for _ in range(options.clients)]
@@ -167,52 +167,52 @@ async def run(server: Server, options: argparse.Namespace) -> tuple[LoadTest, li
 
 
 def check_memory(load_test: LoadTest, samples: list[float]) -> None:
-    """Print by how much memory has grown, and fail where that is too much."""
+    """Print the growth of memory, and fail if it is too large."""
     third = max(1, len(samples) // 3)
     first, last = statistics.mean(samples[:third]), statistics.mean(samples[-third:])
     growth = last / first - 1
     allowed = f"at most {MAX_GROWTH:+.0%}"
     show(f"Memory: {first:.0f} MiB in the first third, {last:.0f} in the last: {growth:+.1%}; {allowed}.")
     if growth > MAX_GROWTH:
-        load_test.fail("memory has grown")
+        load_test.fail("memory grows")
 
 
 def check_latency(load_test: LoadTest) -> None:
-    """Print how long first tokens took, and fail where some took too long beside the others."""
-    for name, seconds in (("First token", load_test.firsts), ("Longest wait within an answer", load_test.waits)):
+    """Print the latencies, and fail if their spread is too large."""
+    for name, seconds in (("First token", load_test.firsts), ("Longest gap within an answer", load_test.waits)):
         spread = ", ".join(f"{share:.0%} {percentile(seconds, share):.3f} s" for share in (0.5, 0.95, 1.0))
         show(f"{name}, {len(seconds)} streams: {spread}.")
     median, most = (percentile(load_test.firsts, share) for share in (0.5, 0.95))
-    show(f"The first token of 95 % took {most / median:.2f} x the median; at most {MAX_SPREAD:g} x.")
-    # With pauses most questions find a free row, and the ratio tells how often that was not so.
+    show(f"The 95th percentile of time to first token is {most / median:.2f} x the median; at most {MAX_SPREAD:g} x.")
+    # With pauses, most requests find a free slot, and the ratio only shows how often there was none.
     if most > MAX_SPREAD * median and not load_test.pause_s:
-        load_test.fail("some wait much longer than others")
+        load_test.fail("some requests wait much longer than the median")
 
 
 def check_idle(load_test: LoadTest) -> None:
-    """Fail where the server still holds places after everybody has left."""
+    """Fail if the server still has active answers after all clients have left."""
     end = time.monotonic() + STUCK_AFTER_S
     while "visualglm_answers 0.0" not in load_test.server.get("/metrics")[1]:
         if time.monotonic() > end:
-            load_test.fail("places are still held after everybody has left")
+            load_test.fail("answers are still active after all clients have left")
             return
         time.sleep(0.1)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--clients", type=min_int(1), default=64, help="default %(default)s")
-    parser.add_argument("--seconds", type=min_int(3), default=180, help="how long (default %(default)s)")
-    parser.add_argument("--pause_s", type=float, default=0.0, help="before the next question, in the mean")
-    parser.add_argument("--warm_up", type=min_int(0), default=60, help="seconds before (default %(default)s)")
+    parser.add_argument("--seconds", type=min_int(3), default=180, help="duration in seconds (default %(default)s)")
+    parser.add_argument("--pause_s", type=float, default=0.0, help="mean pause between requests in seconds")
+    parser.add_argument("--warm_up", type=min_int(0), default=60, help="warm-up in seconds (default %(default)s)")
     parser.add_argument("--every_s", type=min_int(1), default=20, help="seconds between lines (default %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run, print the verdict, and exit with 1 where something failed."""
+    """Run, print the verdict, and exit with 1 on failure."""
     options = parse_arguments()
     show(f"{describe_machine()}, {options.from_pretrained}, clients: {options.clients}\n")
     with serving(["--from_pretrained", options.from_pretrained]) as server:

@@ -1,14 +1,14 @@
-"""An engine under random load for a long time: no request gets stuck, and memory stays where it is.
+"""Soak test of an engine under random load: no request gets stuck, and memory stays constant.
 
 python -m tests.stress.soak
 python -m tests.stress.soak --device cpu --minutes 1 --rate 5
 python -m tests.stress.soak --quant 4 --minutes 10
 
-Requests come at random, with prompts and answers of random lengths, each about one of more pictures than are kept.
-Some are cancelled after a random number of tokens, which may be 0. Requests beyond what may wait are refused, and
-counted. Now and then the same probe is asked; in float32 it must get the same tokens whoever else is answered at the
-time. Memory is sampled all the while: the mean of the last third of samples may exceed that of the third before it by
-no more than the allowance. Exits with 1 where anything of this fails.
+Requests arrive at random, with prompts and answers of random lengths, about more images than the cache holds. Some are
+cancelled after a random number of tokens, which may be 0. Requests beyond the queue size are rejected and counted. A
+probe request is repeated; in float32 it must always get the same tokens, independent of concurrent requests. The mean
+memory over the last third of the samples may exceed that over the third before by at most the allowance. Exits with 1
+if any condition is violated.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
 from model.images.embedding_cache import MAX_CACHED_IMAGES
 
-IMAGES = MAX_CACHED_IMAGES + 44  # more than are kept
+IMAGES = MAX_CACHED_IMAGES + 44  # more than the cache holds
 CANCEL_RATE, PROBE_RATE = 0.3, 0.05  # shares of all requests
 PROBE_TOKENS = 24
 ALLOWANCE_MIB = 64.0
@@ -51,7 +51,7 @@ class MemorySample:
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request under way and what is expected of it."""
+    """A request in progress, and its expected result."""
 
     stream: StreamReader
     tokens: int
@@ -60,12 +60,13 @@ class PendingRequest:
 
 
 class Soak:
-    """Random requests at a scheduler.
+    """Random requests to a scheduler.
 
     Args:
-        engine: whose network answers.
-        longest: the most tokens of a prompt and its answer.
-        stuck_s: seconds after which a request of which nothing is heard counts as stuck.
+        engine: the engine.
+        scheduler: its scheduler.
+        max_length: maximum number of tokens of prompt and answer.
+        stuck_s: seconds without activity after which a request counts as stuck.
     """
 
     def __init__(self, engine: EngineBackend, scheduler: Scheduler, max_length: int, stuck_s: float) -> None:
@@ -94,11 +95,11 @@ class Soak:
         self.pending_requests.add(PendingRequest(stream, tokens, is_cancelled=most is not None))
 
     def request(self, length: int, tokens: int, picture: int, seed: int) -> Request:
-        """Return a request about one of the pictures."""
+        """Return a request about one of the images."""
         return self.engine.request(length, tokens, self.pictures[picture], seed)
 
     def collect(self) -> None:
-        """Count the requests that have ended, and those that should have."""
+        """Check the requests that have ended or are stuck."""
         now = time.perf_counter()
         for pending in list(self.pending_requests):
             stream = pending.stream
@@ -107,10 +108,10 @@ class Soak:
                 self.check(pending)
             elif now - stream.last_activity > self.stuck_s:
                 self.pending_requests.discard(pending)
-                self.fail(f"nothing was heard of a request for {self.stuck_s:g} s after {len(stream.times)} tokens")
+                self.fail(f"a request had no activity for {self.stuck_s:g} s after {len(stream.times)} tokens")
 
     def check(self, pending: PendingRequest) -> None:
-        """Count a request that has ended, and say what is wrong with it."""
+        """Count a request that has ended, and check its result."""
         stream = pending.stream
         if isinstance(stream.error, BusyError):
             self.counts["refused"] += 1
@@ -130,21 +131,21 @@ class Soak:
             self.compare_probe(stream.token_ids)
 
     def compare_probe(self, token_ids: list[int]) -> None:
-        """Compare the probe's tokens with the first ones; beyond float32 a batch's size may change them."""
+        """Compare the probe's tokens with the first ones; below float32, the batch size may change them."""
         self.counts["probes"] += 1
         self.probe = self.probe or token_ids
         if token_ids != self.probe:
             self.counts["probes that differ"] += 1
             if self.engine.model.network.dtype == torch.float32:
-                self.fail("the probe got other tokens than before")
+                self.fail("the probe got different tokens")
 
     def fail(self, text: str) -> None:
-        """Note a failure, and print it at once."""
+        """Record a failure, and print it."""
         self.failures.append(text)
         show(f"FAILED: {text}")
 
     def run(self, seconds: float, rate: float, every_s: float) -> list[MemorySample]:
-        """Send requests for so long, then wait for the last ones; return what memory was taken meanwhile."""
+        """Send requests for `seconds`, then wait for the last ones; return memory samples."""
         started = next_sample = next_request = time.perf_counter()
         samples: list[MemorySample] = []
         while (now := time.perf_counter()) < started + seconds or self.pending_requests:
@@ -160,14 +161,14 @@ class Soak:
         return samples
 
     def report(self, sample: MemorySample) -> None:
-        """Print a line of how it goes."""
+        """Print a line of progress."""
         counts = ", ".join(f"{number:,} {name}" for name, number in sorted(self.counts.items()))
         memory = f"process {sample.process:.0f} MiB, GPU {sample.used:.0f} of {sample.reserved:.0f} MiB"
-        show(f"{sample.seconds:6.0f} s: {len(self.pending_requests)} under way; {counts or 'none yet'}; {memory}")
+        show(f"{sample.seconds:6.0f} s: {len(self.pending_requests)} in progress; {counts or 'none yet'}; {memory}")
 
 
 def take_sample(seconds: float, device: torch.device) -> MemorySample:
-    """Return the memory taken now."""
+    """Sample the memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     process = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
     if device.type != "cuda":
@@ -177,7 +178,7 @@ def take_sample(seconds: float, device: torch.device) -> MemorySample:
 
 
 def memory_growth(samples: list[MemorySample], name: str) -> float:
-    """Return by how many MiB the mean of the last third of samples exceeds that of the third before it."""
+    """Return the growth in MiB of the mean from the second third of the samples to the last."""
     third = len(samples) // 3
     if not third:
         return 0.0
@@ -186,41 +187,53 @@ def memory_growth(samples: list[MemorySample], name: str) -> float:
 
 
 def check_memory(soak: Soak, samples: list[MemorySample]) -> None:
-    """Print by how much memory has grown, and fail where that is too much."""
+    """Print the growth of memory, and fail if it is too large."""
     for name in ("process", "used", "reserved"):
         more = memory_growth(samples, name)
-        show(f"Memory, {name}: {more:+.1f} MiB from the second third to the last; at most {ALLOWANCE_MIB:+.0f}.")
+        show(f"Memory, {name}: {more:+.1f} MiB from the second third to the last; limit {ALLOWANCE_MIB:+.0f}.")
         if more > ALLOWANCE_MIB:
-            soak.fail(f"memory ({name}) has grown by {more:.0f} MiB")
+            soak.fail(f"memory ({name}) grew by {more:.0f} MiB")
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
-    parser.add_argument("--quant", type=int, choices=(8, 4), help="bits of the language model's weights")
-    parser.add_argument("--minutes", type=float, default=10, help="how long requests come (default %(default)s)")
-    parser.add_argument("--rate", type=float, help="requests a second; left out, 20 on a GPU and 4 elsewhere")
-    parser.add_argument("--rows", type=min_int(1), default=16, help="answers at a time (default %(default)s)")
-    parser.add_argument("--most_waiting", type=min_int(0), default=32, help="requests that may wait")
-    parser.add_argument("--longest", type=min_int(256), default=2048, help="tokens of a prompt with its answer")
-    parser.add_argument("--stuck_s", type=float, default=60, help="silence that counts as stuck (default %(default)s)")
+    parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")
+    parser.add_argument("--minutes", type=float, default=10, help="duration of the load (default %(default)s)")
+    parser.add_argument("--rate", type=float, help="mean requests per second (default: 20 on a GPU, 4 on a CPU)")
+    parser.add_argument(
+        "--max_batch_size", type=min_int(1), default=16, help="maximum batch size (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max_queue_size", type=min_int(0), default=32, help="maximum queue size (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max_length",
+        type=min_int(256),
+        default=2048,
+        help="maximum tokens of prompt and answer (default %(default)s)",
+    )
+    parser.add_argument(
+        "--stuck_s", type=float, default=60, help="seconds without activity that count as stuck (default %(default)s)"
+    )
     parser.add_argument("--every_s", type=float, default=10, help="seconds between lines (default %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run, print the verdict, and exit with 1 where something failed."""
+    """Run, print the verdict, and exit with 1 on failure."""
     options = parse_arguments()
     source = Source(options)
     engine = EngineBackend(source.sat(options.quant))
-    show(f"{describe_machine(name_gpu(source.device))}, {source.name}, {source.dtype}, rows: {options.rows}\n")
+    machine = describe_machine(name_gpu(source.device))
+    show(f"{machine}, {source.name}, {source.dtype}, batch size: {options.max_batch_size}\n")
     scheduler = Scheduler(
         engine.model.network,
         eos_token_id=engine.eos_token_id,
-        max_batch_size=options.rows,
+        max_batch_size=options.max_batch_size,
         capacity=options.max_length,
-        max_queue_size=options.most_waiting,
+        max_queue_size=options.max_queue_size,
     )
     soak = Soak(engine, scheduler, options.max_length, options.stuck_s)
     samples = soak.run(

@@ -1,4 +1,4 @@
-"""The soak sees what goes wrong."""
+"""The soak test detects failures."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.stress.soak import MemorySample, PendingRequest, Soak, memory_growth
 
 
 class Tiny:
-    """An engine that is asked for nothing but its pictures' size."""
+    """A stub engine that only has an image size."""
 
     model = type("Model", (), {"network": type("Network", (), {"image_size": 14})})
 
@@ -23,7 +23,7 @@ def new_soak() -> Soak:
 
 
 def checked(steps: Any, tokens: int, **expected: bool) -> Soak:
-    """Return a soak that has judged one answer."""
+    """Return a soak test that has checked one answer."""
 
     def ask(request: object) -> Iterator[TokenOutput]:
         for step in steps:
@@ -76,7 +76,7 @@ def test_silence_is_a_failure() -> None:
     stream.started -= 1
     soak.collect()
     released.set()
-    assert "nothing was heard" in soak.failures[0]
+    assert "no activity" in soak.failures[0]
 
 
 def test_growth_compares_the_last_third_with_the_one_before() -> None:
