@@ -1,4 +1,4 @@
-"""What is remembered holds a network to its base: the network without what was added, seeing the same pictures."""
+"""The KL divergence loss of rehearsal examples: the teacher is the network with its adapter disabled."""
 
 import copy
 from pathlib import Path
@@ -16,35 +16,35 @@ from model.finetuned import FineTuneVisualGLMModel
 from tests.finetune.test_forward import METHODS, TurnedMixin, build, gradients, same
 from tests.helpers.finetuning import batch_of, data, losses_of, train  # noqa: F401
 
-HELD = torch.tensor([False, True, True, False])
+IS_REHEARSAL = torch.tensor([False, True, True, False])
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def network(request: pytest.FixtureRequest) -> FineTuneVisualGLMModel:
-    """A network of each method, moved away from its start. Do not change it."""
+    """A network of each method, with random adapter weights. Do not change it."""
     return build(**METHODS[request.param])
 
 
 @pytest.fixture(scope="module")
 def base() -> Any:
-    """The network that they began as."""
+    """The base model of these networks."""
     return load_sat("visualglm-tiny", device="cpu").network
 
 
 @torch.no_grad()
 def logits(network: Any, batch: Batch, pixels: torch.Tensor | None) -> torch.Tensor:
-    """Return the logits [N, V] at a batch's answers."""
+    """Return the logits [N, V] at the answer tokens of a batch."""
     images = None if pixels is None else network.encode_image(pixels)
     return network.lm_head(final_hidden_states(network, batch, images).flatten(0, 1)[answer_positions(batch.labels)])
 
 
 def divergence(network: Any, base: Any, batch: Batch) -> float:
-    """Return that of all answers from a base, in steps that nobody has to believe."""
+    """Return the KL divergence of all answers from a base model, computed in the simplest way."""
     ours, theirs = (logits(model, batch, batch.pixels).log_softmax(-1) for model in (network, base))
     return float((theirs.exp() * (theirs - ours)).sum())
 
 
-def test_the_base_is_the_network_without_what_was_added(
+def test_the_network_with_disabled_adapter_equals_the_base_model(
     network: FineTuneVisualGLMModel,
     base: Any,
     data: Path,  # noqa: F811
@@ -54,89 +54,93 @@ def test_the_base_is_the_network_without_what_was_added(
         bare = logits(network, batch, batch.pixels)
         assert not len(network.prefix)
     assert not torch.allclose(bare, logits(network, batch, batch.pixels), atol=1e-2)
-    if not any("Nf4" in type(part).__name__ for part in network.modules()):  # whose base is a rounded one
+    if not any("Nf4" in type(part).__name__ for part in network.modules()):  # its base weights are quantized
         assert torch.allclose(bare, logits(base, batch, batch.pixels), atol=1e-4)
 
 
 @torch.no_grad()
-def test_remembered_answers_count_by_their_divergence(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+def test_rehearsal_answers_have_a_weighted_kl_loss(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
     batch, module = batch_of(data, network), AnswerLoss(network)
     bare = copy.deepcopy(network)
     Adapter(bare)._set_enabled(False)
     far = divergence(network, bare, replace_images(select_examples(batch, [1, 2]), batch.pixels, [1, 2]))
     assert far > 1e-3
-    assert module(batch, None, HELD.float(), HELD).item() == pytest.approx(far, rel=1e-2)
-    learned = module(batch, None, (~HELD).float()).item()
+    assert module(batch, None, IS_REHEARSAL.float(), IS_REHEARSAL).item() == pytest.approx(far, rel=1e-2)
+    learned = module(batch, None, (~IS_REHEARSAL).float()).item()
     weights = torch.tensor([1.0, 1e3, 1e3, 1.0])
-    assert module(batch, None, weights, HELD).item() == pytest.approx(learned + 1e3 * far, rel=1e-2)
-    assert module(batch, None, None, HELD | True).item() == pytest.approx(divergence(network, bare, batch), rel=1e-2)
-    assert module(batch, None, None, HELD & False).item() == pytest.approx(module(batch, None).item(), rel=1e-6)
+    assert module(batch, None, weights, IS_REHEARSAL).item() == pytest.approx(learned + 1e3 * far, rel=1e-2)
+    assert module(batch, None, None, IS_REHEARSAL | True).item() == pytest.approx(
+        divergence(network, bare, batch), rel=1e-2
+    )
+    assert module(batch, None, None, IS_REHEARSAL & False).item() == pytest.approx(module(batch, None).item(), rel=1e-6)
     assert all(part.enabled for part in module.adapter.modules)
 
 
-@pytest.mark.parametrize("method", ["lora", "head", "qlora", "qlora-mlp"])  # a prefix is seen from the first step
-def test_what_was_not_trained_yet_is_held_by_nothing(method: str, data: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("method", ["lora", "head", "qlora", "qlora-mlp"])  # a new prefix changes the logits
+def test_an_untrained_adapter_has_no_kl_loss(method: str, data: Path) -> None:  # noqa: F811
     network = build(**METHODS[method])
     for name, weight in network.named_parameters():
         if "matrix_B" in name:
             nn.init.zeros_(weight)
-    total = AnswerLoss(network)(batch_of(data, network), None, None, HELD | True)
+    total = AnswerLoss(network)(batch_of(data, network), None, None, IS_REHEARSAL | True)
     assert abs(total.item()) < 1e-4
     found = gradients(network, total)
     assert found
     assert all(gradient.abs().max() < 1e-2 for gradient in found.values())
 
 
-def test_computing_twice_changes_no_gradient(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+def test_checkpointing_changes_no_gradient(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
     batch = batch_of(data, network)
-    kept = gradients(network, AnswerLoss(network)(batch, None, None, HELD))
-    assert same(gradients(network, AnswerLoss(network, checkpoint_activations=True)(batch, None, None, HELD)), kept)
+    kept = gradients(network, AnswerLoss(network)(batch, None, None, IS_REHEARSAL))
+    assert same(
+        gradients(network, AnswerLoss(network, checkpoint_activations=True)(batch, None, None, IS_REHEARSAL)), kept
+    )
 
 
-def test_nothing_is_asked_of_the_device(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
-    """A tensor without data answers nothing: whoever waited for a GPU would fail here."""
+def test_the_kl_loss_never_waits_for_the_device(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+    """On the meta device, every operation that waits for the device raises an error."""
     there = copy.deepcopy(network).to("meta")
-    loss = AnswerLoss(there)(batch_of(data, network), None, None, HELD)
+    loss = AnswerLoss(there)(batch_of(data, network), None, None, IS_REHEARSAL)
     loss.backward()
     assert all(weight.grad is not None for weight in there.parameters() if weight.requires_grad)
 
 
-def test_a_users_mixin_is_the_bases_too(data: Path) -> None:  # noqa: F811
+def test_a_users_mixin_also_changes_the_teacher(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["lora"])
     network.add_mixin("turned", TurnedMixin())
     batch, module = batch_of(data, network), AnswerLoss(network)
-    assert module(batch, None, None, HELD | True).item() > 1e-3
+    assert module(batch, None, None, IS_REHEARSAL | True).item() > 1e-3
     for name, weight in network.named_parameters():
         if "matrix_B" in name:
             nn.init.zeros_(weight)
-    assert module(batch, None, None, HELD | True).item() == pytest.approx(0, abs=1e-4)
+    assert module(batch, None, None, IS_REHEARSAL | True).item() == pytest.approx(0, abs=1e-4)
 
 
-def test_kept_embeddings_are_the_bases_too(data: Path) -> None:  # noqa: F811
+def test_the_teacher_uses_cached_embeddings(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["head"])
     batch, module, cache = batch_of(data, network), AnswerLoss(network), FileEmbeddingCache(network, 1e6)
-    expected = module(batch, None, None, HELD).item()
+    expected = module(batch, None, None, IS_REHEARSAL).item()
     assert not module.adapter.adapts_image_encoder
     for _ in range(2):
-        assert module(batch, cache.embed(batch), None, HELD).item() == pytest.approx(expected, rel=1e-6)
+        assert module(batch, cache.embed(batch), None, IS_REHEARSAL).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["lora", "head"])
-def test_both_see_the_same_part_of_a_picture(method: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_teacher_gets_the_same_augmented_images(method: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     network = build(**METHODS[method])
     batch, module, seen = batch_of(data, network), AnswerLoss(network), list[torch.Tensor]()
     encode = network.encode_image
     monkeypatch.setattr(network, "encode_image", lambda pixels: seen.append(pixels) or encode(pixels))
     varied = augment_selected(batch, [True] * 4, 0.5, True)
-    module(varied, None, None, HELD)
+    module(varied, None, None, IS_REHEARSAL)
     assert torch.equal(seen[0], varied.pixels)
-    if module.adapter.adapts_image_encoder:  # for itself, but the same, and those of held examples alone
+    if module.adapter.adapts_image_encoder:  # the teacher encodes the same images, but only of the rehearsal examples
         assert torch.equal(seen[1], varied.pixels[[1, 2]])
     assert len(seen) == 1 + module.adapter.adapts_image_encoder
 
 
-def test_where_others_ask_the_base_it_is_asked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """Of all that ZeRO 3 collects, each process calls as much as the others, whatever is in its batch."""
+def test_all_weights_are_used_for_any_batch(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """With `use_all_weights` the calls of modules do not depend on the batch, as ZeRO 3 requires."""
     network = build(use_lora=True, lora_targets=["llm", "head", "vit"])
     batch = batch_of(data, network)
     alone = select_examples(batch, [3])
@@ -145,7 +149,13 @@ def test_where_others_ask_the_base_it_is_asked(data: Path, monkeypatch: pytest.M
     for name, part in network.named_modules():
         part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
     found = []
-    for given in ((batch, HELD), (batch, HELD & False), (batch, HELD | True), (alone, HELD[:1]), (alone, HELD[1:2])):
+    for given in (
+        (batch, IS_REHEARSAL),
+        (batch, IS_REHEARSAL & False),
+        (batch, IS_REHEARSAL | True),
+        (alone, IS_REHEARSAL[:1]),
+        (alone, IS_REHEARSAL[1:2]),
+    ):
         module(given[0], None, None, given[1])
         found.append(calls.copy())
         calls.clear()

@@ -1,4 +1,4 @@
-"""The original's command line parses and means the same; what makes no sense is refused in words."""
+"""The command line of the original works with the same meaning; contradictory flags raise an error."""
 
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -9,7 +9,7 @@ from finetune.arguments import METHODS, parse_arguments
 from finetune.config import TrainingConfig
 from model import SettingError
 
-# As the original's finetune_visualglm.sh has them.
+# The flags of the original's finetune_visualglm.sh.
 ORIGINAL = """--experiment-name finetune-visualglm-6b --model-parallel-size 1 --mode finetune --train-iters 300
 --resume-dataloader --max_source_length 64 --max_target_length 256 --lora_rank 10 --layer_range 0 14 --pre_seq_len 4
 --train-data ./fewshot-data/dataset.json --valid-data ./fewshot-data/dataset.json --distributed-backend nccl
@@ -48,12 +48,12 @@ def test_hyphens_and_underscores_are_the_same() -> None:
         (["--use_qlora", "--save-full"], r"finetune\.merge"),
     ],
 )
-def test_what_makes_no_sense_is_refused(flags: list[str], words: str) -> None:
+def test_contradictory_flags_raise_an_error(flags: list[str], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         parse_arguments([*NEEDED, *flags])
 
 
-def test_keys_and_values_are_learned_faster_where_nothing_is_said() -> None:
+def test_ptuning_has_a_higher_default_learning_rate() -> None:
     rates = {method: parse_arguments([*NEEDED, f"--{method}"]).lr for method in METHODS}
     assert rates.pop("use_ptuning") == 0.02
     assert set(rates.values()) == {1e-4}
@@ -71,7 +71,7 @@ def test_a_configuration_is_the_same_from_the_command_line_and_from_python() -> 
     assert parse_arguments([*NEEDED, "--use_lora"]) == made
 
 
-def test_a_configuration_does_not_change_and_is_checked_wherever_it_is_made() -> None:
+def test_a_configuration_is_immutable_and_always_checked() -> None:
     config = TrainingConfig(train_data=[Path("data.json")], full=True, freeze=["vit"])
     with pytest.raises(FrozenInstanceError):
         config.lr = 1.0  # type: ignore[misc]
@@ -80,5 +80,5 @@ def test_a_configuration_does_not_change_and_is_checked_wherever_it_is_made() ->
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(TrainingConfig) if field.type in (int, "int")])
-def test_whole_numbers_come_as_such(name: str) -> None:
+def test_integer_flags_are_parsed_as_integers(name: str) -> None:
     assert getattr(parse_arguments([*NEEDED, "--use_lora", f"--{name}", "3"]), name) == 3

@@ -1,4 +1,4 @@
-"""The check of training data counts what is there and names what is wrong, each row once."""
+"""The check of training data prints statistics and lists each bad row once."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TALK = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A b
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a picture and half a picture."""
+    """A directory with an image and a truncated image."""
     content = encode(Image.effect_noise((64, 64), 50).convert("RGB"), "PNG")
     (tmp_path / "a.png").write_bytes(content)
     (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
@@ -25,12 +25,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def check(folder: Path, rows: list[Any], *flags: str) -> int:
-    """Run the check on rows."""
+    """Write rows into a file, and run the check on it."""
     (folder / "data.json").write_text(json.dumps(rows), encoding="utf-8")
     return main(["check", str(folder / "data.json"), *flags])
 
 
-def test_a_good_file_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_statistics_of_a_good_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"img": "a.png", **GOOD}, {"img": "a.png", "conversations": TALK * 2}, GOOD]
     assert check(folder, rows) == 0
     shown = capsys.readouterr()
@@ -41,7 +41,7 @@ def test_a_good_file_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[st
     assert not shown.err
 
 
-def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows_and_broken_images_are_listed_in_order(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = {"img": "half.png", **GOOD}
     assert check(folder, [half, 5, {"img": "a.png", **GOOD}, half, {**GOOD, "label": ""}]) == FAILURE
     shown = capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_bad_rows_and_broken_pictures_are_named_in_order(folder: Path, capsys: p
     assert "half.png" in shown
 
 
-def test_a_file_of_bad_rows_alone_is_summed_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_only_bad_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(folder, [5] * 30) == FAILURE
     shown = capsys.readouterr().out
     assert "30 rows, 0 can be used" in shown
@@ -65,7 +65,7 @@ def test_rows_that_are_too_long_are_counted(folder: Path, capsys: pytest.Capture
     assert "the longest is in row 2" in shown
 
 
-def test_what_cannot_be_checked_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_checked_raises_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(folder / "none.json")]) == FAILURE
     assert check(folder, [GOOD], "--max-length", "5") == USAGE_ERROR
     errors = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Two models are asked the same, and what each gets right is counted as the chat shows it."""
+"""Two models answer the same questions; correct answers are counted, compared as the chat displays them."""
 
 import json
 import re
@@ -25,13 +25,13 @@ NASTY = "<script>alert('x')</script> {title} \x1b[2J"
 
 @pytest.fixture(scope="module")
 def model() -> SatChatModel:
-    """The model that comes with the repository. Do not change it."""
+    """visualglm-tiny. Do not change it."""
     return load_sat("visualglm-tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of other weights, which says other things."""
+    """A model with other weights, which gives other answers."""
     place = tmp_path_factory.mktemp("other") / "model"
     changed = load_sat("visualglm-tiny", device="cpu").network
     with torch.no_grad():
@@ -45,7 +45,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(model: SatChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of whose questions visualglm-tiny answers two as expected, one of them in a second turn."""
+    """Three images with questions; visualglm-tiny answers two correctly, one of them in a second turn."""
     folder = tmp_path_factory.mktemp("data")
     write_folder(folder, seed=5, count=3)
     talk = Conversation(load_image(folder / "1.jpg"))
@@ -97,7 +97,7 @@ class Alone:
         self.image_size, self.description, self.warm_up = model.image_size, model.description, model.warm_up
 
 
-def test_one_question_that_cannot_be_answered_leaves_the_others(model: SatChatModel) -> None:
+def test_an_error_of_one_question_does_not_affect_others(model: SatChatModel) -> None:
     talks = [(Conversation(), "你好"), (Conversation(), "长" * 9999), (Conversation(), "Hello!")]
     config = greedy_config(model, 16)
     for some in (model, Alone(model)):
@@ -106,7 +106,7 @@ def test_one_question_that_cannot_be_answered_leaves_the_others(model: SatChatMo
         assert answers[::2] == list(answer_all(model, talks[::2], config))
 
 
-def test_questions_are_taken_as_they_are_needed(model: SatChatModel) -> None:
+def test_questions_are_consumed_lazily(model: SatChatModel) -> None:
     endless = ((Conversation(), "你好") for _ in count())
     assert len(set(islice(answer_all(model, endless, greedy_config(model, 2)), 3))) == 1
 
@@ -117,7 +117,7 @@ def test_an_expected_answer_is_compared_as_the_chat_would_show_it(model: SatChat
     assert displayed_text(model.tokenizer, shown) == shown
 
 
-def test_only_so_many_are_asked_and_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_of_asked_and_printed_questions_are_limited(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data", str(data), "--device", "cpu"]
     assert main(["visualglm-tiny", "visualglm-tiny", *flags, "--count", "2", "--show", "1"]) == 0
     shown = capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_only_so_many_are_asked_and_printed(data: Path, capsys: pytest.CaptureFi
     assert shown.count("1 of 2 (50.0 %)") == 2
 
 
-def test_bad_data_is_named_or_left_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_data_raises_an_error_or_is_skipped(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [*json.loads(data.read_text(encoding="utf-8")), {"img": "half.jpg", "prompt": "甲", "label": "乙"}, 5]
     (data.parent / "half.jpg").write_bytes((data.parent / "1.jpg").read_bytes()[:900])
     path = data.with_name("bad.json")

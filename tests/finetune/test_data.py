@@ -1,4 +1,4 @@
-"""Training reads what the chat reads: the loss of an example is what the chat's own decoding gives its answer."""
+"""Training examples match the chat: their loss equals the negative log-likelihood of the chat's decoding."""
 
 import itertools
 import json
@@ -28,13 +28,13 @@ GOOD = {"img": "0.png", "prompt": "图里有什么？", "label": "一只红色�
 
 @pytest.fixture(scope="module")
 def model() -> SatChatModel:
-    """The model that comes with the repository. Do not change it."""
+    """visualglm-tiny. Do not change it."""
     return load_sat("visualglm-tiny", device="cpu", dtype="float32")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with pictures 0.png and 1.png, and broken.png."""
+    """A directory with the images 0.png and 1.png, and broken.png."""
     import numpy as np
 
     for number in range(2):
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make_dataset(model: SatChatModel, folder: Path, rows: list[Any], **settings: Any) -> ChatDataset:
-    """Write rows into a file, and read it."""
+    """Write rows into a file, and open it as a dataset."""
     file = folder / "dataset.json"
     file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     sizes = {"image_length": model.network.image_length, "image_size": model.network.image_size, "max_length": 512}
@@ -52,7 +52,7 @@ def make_dataset(model: SatChatModel, folder: Path, rows: list[Any], **settings:
 
 
 def make_rows() -> list[dict[str, Any]]:
-    """One row of each shape, of different lengths, with the two pictures and without."""
+    """Return one row of each format, of different lengths, with two different images and without an image."""
     talk = [{"from": role, "value": text} for turn in TURNS for role, text in zip(("human", "gpt"), turn, strict=True)]
     talk[0]["value"] = "<image>\n" + talk[0]["value"]
     messages = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！有什么可以帮你？"}]
@@ -82,7 +82,7 @@ def losses(model: SatChatModel, batch: Batch) -> torch.Tensor:
 
 @torch.no_grad()
 def chat_loss(model: SatChatModel, conversation: Conversation, question: str, answer: list[int]) -> float:
-    """Return minus the log-likelihood that the chat's own decoding gives an answer."""
+    """Return the negative log-likelihood of an answer in the chat's decoding."""
     _, request = model.make_request(conversation, question, CHAT)
     decoder, length = make_decoder(model.network), len(request.token_ids)
     decoder.grow(1, length + len(answer))
@@ -99,7 +99,7 @@ def answer_ids(model: SatChatModel, text: str) -> list[int]:
 
 
 def asked_in_chat(dataset: ChatDataset) -> Iterator[tuple[Conversation, Turn]]:
-    """Yield every answer to learn, as a person would ask for it."""
+    """Yield every answer to train on, with its conversation in the chat."""
     for row in dataset.rows:
         for number, turn in enumerate(row.turns):
             if number >= row.first_trained_turn:
@@ -115,15 +115,17 @@ def test_the_loss_is_that_of_the_chats_own_decoding(model: SatChatModel, folder:
         for conversation, turn in asked_in_chat(dataset)
     ]
     assert batch.rows == [1, 2, 2, 2, 3, 4]
-    assert len(set(map(tuple, batch.position_ids.flatten(1).tolist()))) > 1  # lengths differ: some are padded
+    assert (
+        len(set(map(tuple, batch.position_ids.flatten(1).tolist()))) > 1
+    )  # lengths differ, so some examples are padded
     assert torch.allclose(losses(model, batch), torch.tensor(expected), rtol=1e-4, atol=1e-3)
 
 
-def test_every_answer_of_a_conversation_is_learned_once_and_nothing_else(model: SatChatModel, folder: Path) -> None:
+def test_every_answer_of_a_conversation_is_trained_on_once(model: SatChatModel, folder: Path) -> None:
     dataset = make_dataset(model, folder, make_rows())
     turns = [turn for _, turn in asked_in_chat(dataset)]
     assert [turn.answer for turn in turns[1:4]] == [answer for _, answer in TURNS]
-    assert "A ball." not in {turn.answer for turn in turns}  # said before, in a history
+    assert "A ball." not in {turn.answer for turn in turns}  # an answer of a history
     for index, turn in enumerate(turns):
         example, learned = dataset[index], answer_ids(model, turn.answer)
         assert example.labels == [-100] * (example.context_length + 1) + learned
@@ -146,7 +148,7 @@ def test_padding_changes_no_loss(model: SatChatModel, folder: Path) -> None:
     assert torch.allclose(losses(model, collate(examples)), alone, rtol=1e-4, atol=1e-3)
 
 
-def test_a_batch_has_each_picture_once(model: SatChatModel, folder: Path) -> None:
+def test_a_batch_has_each_image_once(model: SatChatModel, folder: Path) -> None:
     dataset = make_dataset(model, folder, make_rows())
     batch = collate([dataset[index] for index in range(len(dataset))])
     assert batch.image_paths == [folder / "0.png", folder / "1.png"]
@@ -157,7 +159,7 @@ def test_a_batch_has_each_picture_once(model: SatChatModel, folder: Path) -> Non
         assert torch.equal(pixels[None], model.image_cache.to_pixels(load_image(path)))
 
 
-def test_pictures_need_not_be_decoded(model: SatChatModel, folder: Path) -> None:
+def test_decoding_images_can_be_disabled(model: SatChatModel, folder: Path) -> None:
     rows = [*make_rows(), {**GOOD, "img": "broken.png"}]
     dataset = make_dataset(model, folder, rows, decode_images=False)
     batch = collate([dataset[index] for index in range(len(dataset))])
@@ -169,7 +171,7 @@ LONG = "很长的开头" * 200 + "最后的问题"
 
 
 def check_marks(model: SatChatModel, example: Example, most: int) -> str:
-    """Return the text of a prompt that had to be cut; its picture and its marks must stand."""
+    """Return the text of a truncated prompt, after checking its image placeholders and prefixes."""
     ids = example.input_ids[: example.context_length + 1]
     assert len(example.input_ids) <= most
     assert example.num_truncated > 0
@@ -187,7 +189,7 @@ def test_a_long_question_loses_its_beginning(model: SatChatModel, folder: Path, 
     dataset = make_dataset(model, folder, [{**GOOD, "prompt": LONG}], max_length=most)
     example = dataset[0]
     text = check_marks(model, example, most)
-    assert len(example.input_ids) >= most - 8  # no more is left out than must be
+    assert len(example.input_ids) >= most - 8  # no more is dropped than necessary
     assert text.split("\n")[0].endswith("问题")
     assert example.labels[example.context_length + 1 :] == answer_ids(model, GOOD["label"])
 
@@ -202,12 +204,12 @@ def test_a_long_conversation_loses_its_oldest_turns(model: SatChatModel, folder:
     assert GOOD["prompt"][:-1] in text
 
 
-def test_dropping_turns_encodes_a_row_a_few_times_only(model: SatChatModel) -> None:
+def test_dropping_turns_encodes_a_row_only_a_few_times(model: SatChatModel) -> None:
     turns = [Turn(f"第{number}个问题？", "很长的回答" * 20) for number in range(300)]
     counting = CountingTokenizer(model.tokenizer)
     row = Row(turns=turns, image=None, number=1)
     example = TurnEncoder(counting, model.network.image_length, 300).encode(row, len(turns) - 1)
-    assert 0 < 300 - len(example.input_ids) < 120  # no more turns are dropped than must be
+    assert 0 < 300 - len(example.input_ids) < 120  # no more turns are dropped than necessary
     assert counting.characters < 2 * sum(len(turn.question) + len(turn.answer) for turn in turns)
 
 
@@ -220,20 +222,20 @@ def test_a_long_answer_loses_its_end_and_the_token_that_ends_it(model: SatChatMo
     assert example.input_ids[-1] != model.tokenizer.eos_token_id
 
 
-def test_what_is_too_long_on_both_sides_is_cut_on_both(model: SatChatModel, folder: Path) -> None:
+def test_a_long_question_and_a_long_answer_are_both_truncated(model: SatChatModel, folder: Path) -> None:
     dataset = make_dataset(model, folder, [{**GOOD, "prompt": LONG, "label": "很长的回答" * 200}], max_length=200)
     example = dataset[0]
     check_marks(model, example, 200)
     learned = sum(label != -100 for label in example.labels)
-    assert 70 < learned < 80  # half of what the picture's places and the marks leave
+    assert 70 < learned < 80  # half of the tokens available for text
 
 
-def test_a_length_that_leaves_no_room_is_refused(model: SatChatModel, folder: Path) -> None:
+def test_a_max_length_without_tokens_for_text_raises_an_error(model: SatChatModel, folder: Path) -> None:
     with pytest.raises(SettingError, match="max_length=40"):
         make_dataset(model, folder, [GOOD], max_length=40)[0]
 
 
-def test_workers_load_what_this_process_loads(model: SatChatModel, folder: Path) -> None:
+def test_workers_load_the_same_batches_as_one_process(model: SatChatModel, folder: Path) -> None:
     dataset = make_dataset(model, folder, make_rows())
     batches = [[5, 0], [1, 4, 2], [3]]
     for loaded, indices in zip(load_batches(dataset, batches, workers=2), batches, strict=True):
@@ -245,14 +247,14 @@ def test_workers_load_what_this_process_loads(model: SatChatModel, folder: Path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_stops_with_its_row(model: SatChatModel, folder: Path, workers: int) -> None:
+def test_a_broken_image_raises_an_error_with_its_row(model: SatChatModel, folder: Path, workers: int) -> None:
     dataset = make_dataset(model, folder, [GOOD, {**GOOD, "img": "broken.png"}])
     with pytest.raises(BadRowError, match=r"^Row 2: .*broken\.png") as caught:
         list(load_batches(dataset, [[0], [1]], workers))
     assert caught.value.number == 2
 
 
-def test_a_broken_picture_can_be_skipped(model: SatChatModel, folder: Path) -> None:
+def test_a_broken_image_can_be_skipped(model: SatChatModel, folder: Path) -> None:
     broken = {**GOOD, "img": "broken.png"}
     rows = [GOOD, broken, broken, {**GOOD, "img": "1.png"}, broken]
     dataset = make_dataset(model, folder, rows, on_bad_row="skip")
@@ -284,7 +286,7 @@ def test_many_bad_rows_do_not_fill_the_screen(model: SatChatModel, folder: Path)
 
 
 class Counting:
-    """A tokenizer that notes how many characters it encodes."""
+    """A tokenizer that counts the characters it encodes."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -300,8 +302,8 @@ class Counting:
 
 @pytest.mark.parametrize("key", ["prompt", "label"])
 @pytest.mark.parametrize("text", ["the cat sat on a mat. ", "一只猫。", "x" + " " * 79], ids=["en", "zh", "blanks"])
-def test_a_text_of_megabytes_costs_no_more_than_fits(key: str, text: str, model: SatChatModel, folder: Path) -> None:
-    """And it is learned as if all of it had been encoded."""
+def test_encoding_a_text_of_megabytes_is_limited(key: str, text: str, model: SatChatModel, folder: Path) -> None:
+    """The example is the same as if the complete text had been encoded."""
     long = "Count! " + text * (2_000_000 // len(text)) + " end"
     dataset = make_dataset(model, folder, [{**GOOD, key: long}])
     counting = Counting(model.tokenizer)
@@ -319,7 +321,7 @@ def test_a_text_of_megabytes_costs_no_more_than_fits(key: str, text: str, model:
     assert example.num_truncated > 0
 
 
-def test_a_talk_of_many_turns_is_not_encoded_anew_for_each_that_is_dropped(model: SatChatModel, folder: Path) -> None:
+def test_a_long_conversation_is_not_encoded_again_for_each_dropped_turn(model: SatChatModel, folder: Path) -> None:
     history = [[f"What is {number}?", f"It is {number}."] for number in range(3000)]
     dataset = make_dataset(model, folder, [{**GOOD, "history": history}])
     counting = Counting(model.tokenizer)

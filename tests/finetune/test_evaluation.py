@@ -1,4 +1,4 @@
-"""Training and `finetune.compare` ask and judge alike, with the settings of the model's directory, as the chat does."""
+"""Training and `finetune.compare` score answers alike, with the generation settings of the model's directory."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ WRITTEN = {"repetition_penalty": 1.3, "top_k": 7, "temperature": 0.5, "top_p": 0
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Questions without a picture, whose answers the tokenizer writes in another way; two in one conversation."""
+    """Questions without an image, whose answers the tokenizer decodes differently; two in one conversation."""
     rows: list[dict[str, Any]] = [{"prompt": f"question {place}", "label": label} for place, label in enumerate(LABELS)]
     talk = [{"role": "user", "content": "甲"}, {"role": "assistant", "content": "③"}]
     path = tmp_path / "data.json"
@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def perfect(monkeypatch: pytest.MonkeyPatch, data: Path) -> list[GenerationConfig]:
-    """Let every model generate the tokens of the label of each question, within its limit; keep the settings."""
+    """Make every model generate the tokens of each question's label, up to its limit; collect the settings."""
     rows = json.loads(data.read_text(encoding="utf-8"))
     labels = {row["prompt"]: row["label"] for row in rows if "prompt" in row} | {"甲": "③"}
     seen: list[GenerationConfig] = []
@@ -49,7 +49,7 @@ def perfect(monkeypatch: pytest.MonkeyPatch, data: Path) -> list[GenerationConfi
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """visualglm-tiny in a directory of its own, with other sampling settings."""
+    """A copy of visualglm-tiny with other sampling settings."""
     place = tmp_path / "base"
     shutil.copytree(EMBEDDED / "visualglm-tiny", place)
     path = place / "generation_config.json"
@@ -57,7 +57,7 @@ def base(tmp_path: Path) -> Path:
     return place
 
 
-def test_training_and_compare_find_the_same_answers_right(
+def test_training_and_compare_count_the_same_correct_answers(
     data: Path, perfect: list[GenerationConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(data, tmp_path / "runs", "--train-iters", "1", "--use_lora", "--valid-data", str(data))
@@ -80,7 +80,7 @@ def test_a_run_is_evaluated_with_the_settings_of_its_directory(
     assert load_sat(run, device="cpu").sampling == load_hf(run, device="cpu").sampling == WRITTEN
 
 
-def test_a_directorys_settings_replace_those_of_the_demonstrations_but_no_lengths(base: Path) -> None:
+def test_a_directorys_settings_override_the_demo_settings_except_lengths(base: Path) -> None:
     path = base / "generation_config.json"
     path.write_text(json.dumps({**WRITTEN, "max_length": 9, "min_length": 9, "do_sample": False}), encoding="utf-8")
     config = demo_config(load_sat(base, device="cpu"))
@@ -90,7 +90,7 @@ def test_a_directorys_settings_replace_those_of_the_demonstrations_but_no_length
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"top_k": "many"}', '{"repetition_penalty": 0.5}'])
-def test_settings_that_make_no_sense_name_their_file(content: str, base: Path) -> None:
+def test_an_error_of_invalid_settings_names_their_file(content: str, base: Path) -> None:
     (base / "generation_config.json").write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load_sat(base, device="cpu")

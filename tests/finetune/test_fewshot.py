@@ -1,4 +1,4 @@
-"""The demonstration: twenty pictures teach what is in the background, as the script trains without a word more."""
+"""The demonstration: the script, run without flags, teaches the model backgrounds from twenty images."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ HELD_OUT, SEED = 200, 1000
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labelled pictures that no training has seen, and of which the base knows nothing."""
+    """Labeled images outside of the training data, whose questions the base model cannot answer."""
     folder = tmp_path_factory.mktemp("held-out")
     write_folder(folder, SEED, HELD_OUT)
     assert score("visualglm-tiny", folder / "dataset.json") < 0.2
@@ -27,7 +27,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(name: str | Path, data: Path) -> float:
-    """Return the share of exactly right answers."""
+    """Return the fraction of correct answers."""
     model = load_sat(name, device="cpu")
     sizes = {"image_length": model.network.image_length, "image_size": model.network.image_size}
     return answer_held_out(model, ChatDataset(data, model.tokenizer, max_length=512, **sizes), HELD_OUT)[0]
@@ -35,7 +35,7 @@ def score(name: str | Path, data: Path) -> float:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout, where the script unpacks the pictures; others use the checkout, too."""
+    """A copy of the checkout in which the script unpacks the images; other tests use the checkout, too."""
     (tmp_path / "checkout").mkdir()
     for path in ROOT.iterdir():
         if path.name != "fewshot-data":
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run_script(script: Path, *flags: str, **variables: str) -> str:
-    """Run one of the scripts; return what it says."""
+    """Run one of the scripts; return its error output."""
     command = ["bash", str(script), "--device", "cpu", *flags]
     environment = {**os.environ, "PYTHON": sys.executable, **variables}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
@@ -61,7 +61,7 @@ def run_script(script: Path, *flags: str, **variables: str) -> str:
         ("finetune_visualglm.sh", {"METHOD": "--use_ptuning"}, 0.6),
     ],
 )
-def test_twenty_pictures_teach_the_background(
+def test_twenty_images_teach_the_background(
     script: str, variables: dict[str, str], least: float, held_out: Path, checkout: Path, tmp_path: Path
 ) -> None:
     save = ("--save", str(tmp_path / "runs"))
@@ -71,7 +71,7 @@ def test_twenty_pictures_teach_the_background(
 
 
 @pytest.mark.skipif(choose_base()[0] != SMALL_MODEL, reason="this machine has means for the large model")
-def test_without_means_for_more_the_script_trains_the_small_model(checkout: Path, tmp_path: Path) -> None:
+def test_without_a_gpu_the_script_trains_the_small_model(checkout: Path, tmp_path: Path) -> None:
     few = ("--train-iters", "1", "--remember", "4", "--num-workers", "0")
     said = run_script(checkout / "finetune" / "finetune_visualglm.sh", "--save", str(tmp_path / "runs"), *few)
     assert f"the small model {SMALL_MODEL} is trained instead" in said

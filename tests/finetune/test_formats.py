@@ -1,4 +1,4 @@
-"""Rows and files as other projects and programs write them: each is understood, or refused with what to do."""
+"""Rows and files in the formats of other projects: each is read, or raises an error with advice."""
 
 import bz2
 import gzip
@@ -25,23 +25,23 @@ REPLY = {"role": "assistant", "content": ANSWER}
 
 
 def user(content: Any, **more: Any) -> dict[str, Any]:
-    """A question as OpenAI's messages have it."""
+    """Return a question in the format of OpenAI's messages."""
     return {"role": "user", "content": content, **more}
 
 
 def human(value: str) -> dict[str, str]:
-    """A question as LLaVA's conversations have it."""
+    """Return a question in the format of LLaVA's conversations."""
     return {"from": "human", "value": value}
 
 
 def gpt(value: str = ANSWER) -> dict[str, str]:
-    """An answer as LLaVA's conversations have it."""
+    """Return an answer in the format of LLaVA's conversations."""
     return {"from": "gpt", "value": value}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of data with a.png, and sub/a.png; the working directory is another one."""
+    """A data directory with a.png and sub/a.png; it is not the working directory."""
     picture = encode(Image.new("RGB", (4, 4)), "PNG")
     for name in ("data/a.png", "data/sub/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read_row(folder: Path, row: Any) -> Row:
-    """Write one row into a file of data, and read it."""
+    """Write one row into a data file, and read it."""
     path = folder / "data.json"
     path.write_text(json.dumps([row]), encoding="utf-8")
     return read_rows(path)[0]
@@ -128,7 +128,7 @@ UNDERSTOOD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("row", UNDERSTOOD, ids=lambda row: json.dumps(row, ensure_ascii=False)[:70])
-def test_a_picture_is_found_and_its_marks_are_not_learned(row: dict[str, Any], folder: Path) -> None:
+def test_an_image_is_found_and_its_tags_are_removed(row: dict[str, Any], folder: Path) -> None:
     read = read_row(folder, row)
     assert read.image is not None
     assert read.image.resolve() in (folder / "a.png", folder / "sub" / "a.png")
@@ -201,13 +201,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("row", "reason"), REFUSED, ids=lambda value: json.dumps(value, ensure_ascii=False)[:70])
-def test_a_row_that_is_not_understood_says_what_to_do(row: dict[str, Any], reason: str, folder: Path) -> None:
+def test_a_row_of_unknown_format_raises_an_error_with_advice(row: dict[str, Any], reason: str, folder: Path) -> None:
     with pytest.raises(BadRowError, match=reason) as caught:
         read_row(folder, row)
     assert len(str(caught.value)) < 400
 
 
-def test_words_in_angle_brackets_that_mark_no_picture_are_learned(folder: Path) -> None:
+def test_other_words_in_angle_brackets_are_kept(folder: Path) -> None:
     html = '<div><img src="b.png"><picture></picture></div>'
     row = read_row(folder, {"img": "a.png", "prompt": "What does <imagine> mean in <b>this</b>?", "label": html})
     assert row.turns == [Turn("What does <imagine> mean in <b>this</b>?", html)]
@@ -237,7 +237,9 @@ FILES = [
 
 
 @pytest.mark.parametrize(("content", "error", "reason"), FILES, ids=lambda value: str(value)[:40])
-def test_a_file_in_another_form_is_named(content: bytes, error: type[Exception], reason: str, folder: Path) -> None:
+def test_an_error_describes_a_file_of_another_format(
+    content: bytes, error: type[Exception], reason: str, folder: Path
+) -> None:
     path = folder / "data.json"
     path.write_bytes(content)
     with pytest.raises(error, match=reason):
@@ -250,9 +252,7 @@ def test_a_single_object_on_a_line_is_a_row(tail: str, folder: Path) -> None:
     assert next(iter(read_rows(folder / "data.json"))).turns == [Turn(QUESTION, ANSWER)]
 
 
-def test_keys_that_are_not_read_are_counted_by_check_and_training(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ignored_keys_are_counted_by_check_and_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {"img": "a.png", **PAIR, "id": 1, "wieght": 2},
         {"image_path": "a.png", "messages": [user(QUESTION), {**REPLY, "loss": False}], "id": 2, "language": "zh"},

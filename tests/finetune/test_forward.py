@@ -1,4 +1,4 @@
-"""The loss that is trained on is that of the chat, whichever way it is computed."""
+"""The training loss equals SAT's, with each method and each way to compute it."""
 
 import copy
 from argparse import Namespace
@@ -21,9 +21,9 @@ from tests.helpers.finetuning import batch_of, data, dataset_of, losses_of, trai
 
 
 def build(**settings: Any) -> FineTuneVisualGLMModel:
-    """Return visualglm-tiny with what is added moved away from its start."""
+    """Return visualglm-tiny with an adapter that has random weights."""
     args = Namespace(device="cpu", **settings)
-    with torch.random.fork_rng(devices=[]):  # LoRA draws its start, which other tests must not decide
+    with torch.random.fork_rng(devices=[]):  # LoRA is initialized randomly; the result must not depend on other tests
         torch.manual_seed(0)
         network, _ = FineTuneVisualGLMModel.from_pretrained("visualglm-tiny", args)
     network.disable_untrainable_params()
@@ -50,13 +50,13 @@ def network(request: pytest.FixtureRequest) -> FineTuneVisualGLMModel:
 
 
 def loss_by_sat(network: FineTuneVisualGLMModel, batch: Batch) -> torch.Tensor:
-    """Return the summed loss of the logits of SAT's own pass, all of them at once."""
+    """Return the summed loss of the logits of SAT's forward pass, without chunks."""
     logits = sat_logits(network, batch, AnswerLoss(network).encode_images(batch))
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum")
 
 
 def gradients(network: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the gradient of a loss, and leave none behind."""
+    """Return the gradients of a loss by name, and reset the network's gradients."""
     loss.backward()
     found = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
     network.zero_grad(set_to_none=True)
@@ -64,27 +64,27 @@ def gradients(network: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    """Whether gradients are the same but for rounding."""
+    """Whether gradients are equal up to rounding."""
     return ours.keys() == theirs.keys() and all(
         torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3) for name in ours
     )
 
 
-def test_it_is_the_loss_of_sats_own_pass(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+def test_the_loss_equals_that_of_sats_forward_pass(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
     batch, module = batch_of(data, network), AnswerLoss(network)
     ours, theirs = module(batch, None), loss_by_sat(network, batch)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     assert same(gradients(network, ours), gradients(network, theirs))
 
 
-def test_computing_twice_changes_no_gradient(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
+def test_checkpointing_changes_no_gradient(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
     batch = batch_of(data, network)
     kept = gradients(network, AnswerLoss(network)(batch, None))
     assert kept
     assert same(gradients(network, AnswerLoss(network, checkpoint_activations=True)(batch, None)), kept)
 
 
-def test_a_few_places_at_a_time_meet_the_vocabulary(
+def test_the_chunk_size_of_logits_changes_no_gradient(
     network: FineTuneVisualGLMModel,
     data: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,7 @@ def test_a_few_places_at_a_time_meet_the_vocabulary(
     assert same(gradients(network, parts), expected)
 
 
-def test_kept_embeddings_are_those_of_the_pictures(data: Path) -> None:  # noqa: F811
+def test_cached_embeddings_change_no_loss(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["ptuning"])
     batch, module = batch_of(data, network), AnswerLoss(network)
     enough, little = FileEmbeddingCache(network, 1e6), FileEmbeddingCache(network, 40_000)
@@ -118,7 +118,7 @@ class TurnedMixin(BaseMixin):
         return old_impl(hidden_states.roll(1, dims=-1), mask, *args, **kw)
 
 
-def test_a_mixin_that_changes_the_layers_is_seen(data: Path) -> None:  # noqa: F811
+def test_a_mixin_that_changes_the_layers_changes_the_loss(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["lora"])
     batch, module = batch_of(data, network), AnswerLoss(network)
     before = module(batch, None).item()
@@ -127,7 +127,7 @@ def test_a_mixin_that_changes_the_layers_is_seen(data: Path) -> None:  # noqa: F
     assert module(batch, None).item() != pytest.approx(before, rel=1e-2)
 
 
-def test_a_batch_without_pictures(data: Path) -> None:  # noqa: F811
+def test_a_batch_without_images(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["lora"])
     batch = batch_of(data, network)
     batch.pixels, batch.image_paths = None, []
@@ -139,12 +139,12 @@ def test_a_batch_without_pictures(data: Path) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("flags", [{}, {"checkpoint_activations": True}])
-def test_nothing_is_asked_of_the_device_in_a_step(
+def test_a_step_never_waits_for_the_device(
     network: FineTuneVisualGLMModel,
     flags: dict[str, bool],
     data: Path,  # noqa: F811
 ) -> None:
-    """A tensor without data answers nothing: whoever waited for a GPU would fail here."""
+    """On the meta device, every operation that waits for the device raises an error."""
     batch, there = batch_of(data, network), copy.deepcopy(network).to("meta")
     trained = [weight for weight in there.parameters() if weight.requires_grad]
     loss = AnswerLoss(there, **flags)(batch, None)
@@ -153,7 +153,7 @@ def test_nothing_is_asked_of_the_device_in_a_step(
     assert all(weight.grad is not None and weight.grad.is_meta for weight in trained)
 
 
-def test_a_mask_is_what_attention_adds() -> None:
+def test_an_additive_mask_equals_the_bool_mask() -> None:
     mask = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
     mask |= torch.eye(5, dtype=torch.bool)
     q = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
@@ -162,7 +162,7 @@ def test_a_mask_is_what_attention_adds() -> None:
     assert additive_mask(mask, q.dtype).stride(-2) % 8 == 0
 
 
-def test_a_picture_that_is_kept_is_decoded_no_more(
+def test_a_cached_image_is_not_decoded_again(
     data: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -180,7 +180,7 @@ def test_a_picture_that_is_kept_is_decoded_no_more(
     assert losses_of(run) == pytest.approx(losses_of(again), rel=1e-5)
 
 
-def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # noqa: F811
+def test_embeddings_are_matched_if_some_images_are_not_decoded(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["ptuning"])
     dataset = dataset_of(data, network)
     cache, module = FileEmbeddingCache(network, 1e6), AnswerLoss(network)
@@ -193,7 +193,7 @@ def test_a_picture_is_found_where_some_are_not_decoded(data: Path) -> None:  # n
 
 
 class Kept:
-    """Counts what autograd keeps in a block, weights apart."""
+    """Counts the bytes that autograd saves in a block, without weights."""
 
     def __init__(self, network: nn.Module) -> None:
         self.weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
@@ -206,7 +206,7 @@ class Kept:
         return tensor
 
 
-def test_the_inside_of_an_mlp_of_four_bits_is_not_kept(data: Path) -> None:  # noqa: F811
+def test_activations_of_a_four_bit_mlp_are_not_saved(data: Path) -> None:  # noqa: F811
     kept = {}
     for method in ("use_lora", "use_qlora"):
         network = build(**{method: True})
@@ -220,7 +220,7 @@ def test_the_inside_of_an_mlp_of_four_bits_is_not_kept(data: Path) -> None:  # n
     assert kept["use_lora"] - kept["use_qlora"] == pytest.approx(spared, rel=0.1)
 
 
-def test_whoever_watches_a_layer_sees_its_calls(data: Path) -> None:  # noqa: F811
+def test_forward_hooks_of_layers_are_called(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["lora"])
     batch, module, seen = batch_of(data, network), AnswerLoss(network), []
     expected = module(batch, None)

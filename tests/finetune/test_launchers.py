@@ -1,4 +1,4 @@
-"""Started by each launcher, with deepspeed in one process and in two, the training is the same."""
+"""Each launcher, with deepspeed in one or two processes, gives the same training result."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def launch(command: list[str], data: Path, save: Path, *flags: str, cwd: Path | None = None) -> Path:  # noqa: F811
-    """Train in processes of their own; return the run's directory."""
+    """Train in separate processes; return the run's directory."""
     done = start(command, data, save, *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return max(save.iterdir(), key=lambda path: path.stat().st_mtime)
@@ -38,7 +38,7 @@ def start(
     *flags: str,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Start a training and return how it ended."""
+    """Run a training, and return the completed process."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     more = ["--num-workers", "0", "--lr", "1e-3", *flags]
     return subprocess.run(
@@ -53,7 +53,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa
 
 
 def is_near(run: Path, other: Path) -> bool:
-    """Whether two runs had the same losses and came to the same weights."""
+    """Whether two runs have the same losses and weights, up to rounding."""
     ours, theirs = losses_of(run), losses_of(other)
     assert ours.keys() == theirs.keys()
     stored, expected = (open_tensors(path / "3" / "weights.safetensors") for path in (run, other))
@@ -64,7 +64,7 @@ def is_near(run: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
-def test_two_processes_are_as_one(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_two_processes_train_like_one(stage: str, alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = [*METHOD, "--batch-size", "2", "--zero-stage", stage]
     run = launch(TWO, data, tmp_path / "save", *flags)
@@ -86,8 +86,8 @@ def test_deepspeed_in_one_process(stage: str, alone: Path, data: Path, tmp_path:
 
 
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
-def test_numbers_that_are_none_stop_it_in_bfloat16(stage: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Where deepspeed would skip such steps, as in float16."""
+def test_nan_stops_a_bfloat16_training(stage: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """deepspeed itself would skip such steps, as in float16."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = ["--full", "--bf16", "--lr", "1e30", "--clip-grad", "0", "--batch-size", "2", "--zero-stage", stage]
     error = start(TWO, data, tmp_path / "save", *flags).stderr
@@ -103,7 +103,7 @@ def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None
 
 
 def with_whole_embeddings(config: TrainingConfig, layers: int) -> dict[str, Any]:
-    """Return the settings of a method, with tokens' embeddings as ZeRO 3 has them."""
+    """Return the settings of a method without quantized token embeddings, as with ZeRO 3."""
     return {**method_settings(config, layers), "round_embeddings": False}
 
 
@@ -117,7 +117,7 @@ def test_each_method_under_zero_3(
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = ["--train-iters", "2", "--batch-size", "2", "--zero-stage", "3", "--log-interval", "1"]
     run = launch(TWO, data, tmp_path / "save", *flags, *method)
-    if "--use_qlora" in method:  # which alone would round the tokens' embeddings as well
+    if "--use_qlora" in method:  # without ZeRO 3 it would quantize the token embeddings, too
         monkeypatch.setattr(preparation, "method_settings", with_whole_embeddings)
     expected = train(data, tmp_path / "alone", "--batch-size", "4", *method)
     assert loss_of(run, data) == pytest.approx(loss_of(expected, data), rel=2e-3)
@@ -125,7 +125,7 @@ def test_each_method_under_zero_3(
 
 
 def test_a_large_model_is_saved_after_an_evaluation(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Of which ZeRO 3 has a few weights at a time, and fetches the next ones ahead."""
+    """ZeRO 3 gathers a few weights at a time, and prefetches the next ones."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = ["--full", "--lr", "1e-4", "--train-iters", "3", "--batch-size", "4", "--valid-data", str(data)]
     evaluated = ["--eval-interval", "2", "--save-interval", "2", "--eval-batch-size", "99", "--eval-answers", "0"]
@@ -136,7 +136,7 @@ def test_a_large_model_is_saved_after_an_evaluation(data: Path, tmp_path: Path) 
 
 
 def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
-    """One process has more to say in a step than is compared with the vocabulary at a time, the other has less."""
+    """One process has more answer tokens in a step than a chunk of logits, one has fewer."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     lengths = [LOGITS_CHUNK + 40, 3]
     rows = [{"prompt": "Count.", "label": " ".join(map(str, range(length)))} for length in lengths]
@@ -157,8 +157,8 @@ def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
         ("3", ["--use_ptuning", "--pre_seq_len", "4"]),
     ],
 )
-def test_two_processes_remember_as_one(stage: str, method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Now and then one of them has nothing in its batch that was remembered, or nothing else."""
+def test_two_processes_train_with_rehearsal_like_one(stage: str, method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """In some steps a process has no rehearsal examples, or nothing else."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = [*method, "--rehearsal", "5", "--train-iters", "6", "--log-interval", "1"]
     run = launch(TWO, data, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", stage)

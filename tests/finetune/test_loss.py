@@ -1,4 +1,4 @@
-"""The divergence from the base is torch's own, and so is its gradient, however many places are looked at at a time."""
+"""KL divergence and its gradient equal the results of torch, for any chunk size."""
 
 from collections.abc import Callable
 
@@ -16,20 +16,20 @@ COUNT = 11
 
 
 def frozen_head() -> nn.Module:
-    """Return a head that is not trained."""
+    """Return a frozen head."""
     head = load_sat("visualglm-tiny", device="cpu").network.lm_head
     return head.requires_grad_(False)
 
 
 def adapted_head() -> nn.Module:
-    """Return the same with LoRA, moved away from its start."""
+    """Return the frozen head with LoRA that has random weights."""
     head = LoraLinear(frozen_head(), parts=1, rank=2)
     nn.init.normal_(head.matrix_B[0], std=0.1)
     return head
 
 
 def trained_head() -> nn.Module:
-    """Return a head that is trained as it is."""
+    """Return a trainable head."""
     return frozen_head().requires_grad_(True)
 
 
@@ -44,21 +44,23 @@ def head(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return states, those of the base, and what they count."""
+    """Return random hidden states, hidden states of the teacher, and loss weights."""
     torch.manual_seed(1)
     size = load_sat("visualglm-tiny", device="cpu").network.lm_head.weight.shape[1]
     return torch.randn(COUNT, size, requires_grad=True), torch.randn(COUNT, size), torch.rand(COUNT)
 
 
 def torchs(head: nn.Module, states: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the sum as torch computes it from the logits of all places at once."""
+    """Return the weighted sum computed by torch from the logits of all tokens at once."""
     base = getattr(head, "original", head)(teacher).detach().log_softmax(-1)
     each = F.kl_div(head(states).log_softmax(-1), base, reduction="none", log_target=True)
     return (each.sum(1) * weights).sum()
 
 
 @pytest.mark.parametrize("rows", [4, 11, 100])
-def test_it_is_torchs_own(head: nn.Module, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_and_gradient_equal_those_of_torch(
+    head: nn.Module, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(divergence, "KL_CHUNK", rows)
     states, teacher, weights = draw()
     wanted = [states, *(weight for weight in head.parameters() if weight.requires_grad)]
@@ -72,7 +74,7 @@ def test_it_is_torchs_own(head: nn.Module, rows: int, monkeypatch: pytest.Monkey
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
 
 
-def test_what_says_the_same_diverges_in_nothing() -> None:
+def test_equal_states_have_no_divergence() -> None:
     head = frozen_head()
     states, _, weights = draw()
     total = sum_kl_divergence(head, states, states.detach().clone(), weights)
@@ -81,7 +83,7 @@ def test_what_says_the_same_diverges_in_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_numbers_are_summed_in_float32(dtype: torch.dtype) -> None:
+def test_16_bit_losses_are_summed_in_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     head = frozen_head().to(dtype)
     states, teacher, weights = draw()
@@ -93,7 +95,7 @@ def test_half_numbers_are_summed_in_float32(dtype: torch.dtype) -> None:
     assert torch.autograd.grad(total, given)[0].dtype == dtype
 
 
-def test_nothing_held_is_nothing(head: nn.Module) -> None:
+def test_no_tokens_have_a_loss_of_zero(head: nn.Module) -> None:
     states, teacher, weights = (tensor[:0] for tensor in draw())
     total = sum_kl_divergence(head, states, teacher, weights)
     assert total.item() == 0

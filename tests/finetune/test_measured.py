@@ -1,4 +1,4 @@
-"""Fine-tuning is measured beside SAT's own on the same rows; how fast it is, is not tested."""
+"""The benchmarks of fine-tuning compare with SAT on the same rows; their speed is not tested."""
 
 import json
 from argparse import Namespace
@@ -24,17 +24,17 @@ LENGTH = 72
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    """Where visualglm-tiny comes from."""
+    """The source of visualglm-tiny."""
     return Source(Namespace(device="cpu", dtype=None, from_pretrained=EMBEDDED_MODEL, layers=None))
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data to measure with."""
+    """Training data of the benchmarks."""
     return write_dataset(tmp_path_factory.mktemp("rows"))
 
 
-def test_steps_are_those_of_the_loop(source: Source, rows: Path) -> None:
+def test_the_measured_steps_are_the_trainers(source: Source, rows: Path) -> None:
     ours = OurTraining(source, rows, LENGTH, 2, 2, ["--use_lora", "--layer_range", "0", "2"])
     batch, _ = next(ours.training._steps())[0]
     spent, note = ours.step_ms()
@@ -47,7 +47,7 @@ def test_steps_are_those_of_the_loop(source: Source, rows: Path) -> None:
     assert not ours.training.run.steps()
 
 
-def test_sats_loss_is_ours(source: Source, rows: Path) -> None:
+def test_sats_loss_equals_ours(source: Source, rows: Path) -> None:
     sat = SatTraining(source, rows, LENGTH, 3, 10, [0, 2], 1)
     tokens = int((sat.batch.labels != IGNORE_INDEX).sum())
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_sats_loss_is_ours(source: Source, rows: Path) -> None:
     assert float(sat.step()) < before
 
 
-def test_a_random_model_is_read_as_one_from_a_disk(source: Source) -> None:
+def test_a_random_model_is_loaded_like_one_from_disk(source: Source) -> None:
     small = {**source.config, "num_layers": 1}
     checkpoint = random_checkpoint(small, source.device, torch.float32)
     methods = {"use_lora": True, "use_qlora": False, "use_ptuning": False, "lora_rank": 2, "lora_alpha": 1.0}
@@ -76,7 +76,7 @@ def test_a_random_model_is_read_as_one_from_a_disk(source: Source) -> None:
             assert float(stored[held].std()) == pytest.approx(float(tensor.std()), rel=0.1)
 
 
-def test_the_published_sizes_are_known_without_memory() -> None:
+def test_the_published_sizes_are_built_without_memory() -> None:
     checkpoint = random_checkpoint(full_size_config(), torch.device("cpu"), torch.float16)
     assert sum("query_key_value.weight" in name for name in checkpoint.stored_tensors) == 28 + 39 + 12
 
@@ -92,7 +92,7 @@ def test_finetune_compares_with_sat() -> None:
 @pytest.mark.slow
 def test_every_row_of_fine_tuning_is_measured() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    # But for four processes, which take two cores a minute and are measured as two are.
+    # Except four processes, which take a minute on two cores and are measured like two.
     output = run_alone("benchmarks.finetune", "--device", "cpu", "--steps", "2", "--length", "64", "--only", "[!f]*/*")
     assert "failed" not in output
     assert "could not be made" not in output
@@ -106,7 +106,7 @@ def test_every_row_of_fine_tuning_is_measured() -> None:
 
 
 @pytest.mark.slow
-def test_computing_twice_keeps_less() -> None:
+def test_checkpointing_saves_fewer_activations() -> None:
     checkpoint = meta_checkpoint()
     plain, twice = (
         [float(cell) for cell in estimate(checkpoint, 1, f"--use_lora --layer_range 0 14{flag}").split("|")[3:8]]
@@ -117,7 +117,7 @@ def test_computing_twice_keeps_less() -> None:
     assert plain[2] > 5 * twice[2]
     assert plain[2] < plain[3]
     assert twice[2] < twice[3] < plain[3]
-    assert plain[4] == twice[4] == pytest.approx(2 * 7.802, rel=0.01)  # the published parameters, and little more
+    assert plain[4] == twice[4] == pytest.approx(2 * 7.802, rel=0.01)  # little more than the published parameters
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_kills_are_survived() -> None:
     assert len(cells(output)) == 3 + 2
 
 
-def test_a_broken_checkpoint_is_seen(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_broken_checkpoint_is_found(data: Path, tmp_path: Path) -> None:  # noqa: F811
     one, other = (train(data, tmp_path / name, "--use_lora") for name in ("one", "other"))
     assert same_checkpoint(one, other, 2)
     weights = other / "2" / "weights.safetensors"
@@ -140,7 +140,7 @@ def test_a_broken_checkpoint_is_seen(data: Path, tmp_path: Path) -> None:  # noq
     assert not same_checkpoint(None, other, 2)
 
 
-def test_records_tell_of_losses_that_differ(tmp_path: Path) -> None:
+def test_different_losses_are_reported(tmp_path: Path) -> None:
     run_folder = tmp_path / "run-1"
     run_folder.mkdir()
     records = [(1, 2.0), (2, 1.5), (2, 1.5), (1, 2.5)]

@@ -1,4 +1,4 @@
-"""A merged fine-tune has the logits that it had before; LoRA keeps its effect on the way to PEFT and back."""
+"""Merging a run and converting its LoRA to PEFT and back do not change the logits."""
 
 import re
 import warnings
@@ -14,7 +14,7 @@ from model import FineTuneVisualGLMModel, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from tests.helpers.finetuning import batch_of, data, train  # noqa: F401
 
-# PEFT asks transformers by a name that is going to change.
+# PEFT uses a deprecated name of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 EVERYWHERE = ["--use_lora", "--lora_targets", "llm", "mlp", "head", "qformer", "vit", "--layer_range", "0", "2"]
 PATTERNS = ["--use_lora", "--lora_targets", "query_key_value", r".*cross_attention\.(dense|query)"]
@@ -22,12 +22,12 @@ PATTERNS = ["--use_lora", "--lora_targets", "query_key_value", r".*cross_attenti
 
 @pytest.fixture(scope="module", params=[EVERYWHERE, PATTERNS, ["--use_qlora"]], ids=["lora", "patterns", "qlora"])
 def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A run with LoRA that has moved far. Do not change it."""
+    """A run with large LoRA weights. Do not change it."""
     return train(data, tmp_path_factory.mktemp("runs"), *request.param, "--lora_rank", "4", "--lr", "2e-2")
 
 
 def logits(network: Any, data: Path, hf: bool = False) -> torch.Tensor:  # noqa: F811
-    """Return the logits [T, V] of a first example, its picture included."""
+    """Return the logits [T, V] of the first example, with its image."""
     batch = batch_of(data, load_sat("visualglm-tiny", device="cpu").network)
     ids, pixels, start = batch.input_ids[:1], batch.pixels[:1], batch.image_starts[0]
     with torch.no_grad():
@@ -50,10 +50,10 @@ def test_a_merged_model_has_the_same_logits(to: str, run: Path, data: Path, tmp_
         assert torch.allclose(logits(network, data, hf=True), logits(before, data), atol=1e-3)
 
 
-def test_lora_goes_to_peft_and_back(run: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_lora_is_converted_to_peft_and_back(run: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
     peft = pytest.importorskip("peft", reason="peft is not installed")
     if open_checkpoint(run).config["use_qlora"]:
-        return  # its base is rounded, which the one that PEFT adapts is not
+        return  # its base weights are quantized, unlike those that PEFT adapts
     assert main([str(run), "--out", str(tmp_path / "peft"), "--to", "peft"]) == 0
     base = load_hf("visualglm-tiny", device="cpu").network
     adapted = peft.PeftModel.from_pretrained(base, str(tmp_path / "peft"))
@@ -79,7 +79,7 @@ ADAPTERS = {
 
 
 def save_peft_adapter(directory: Path, **settings: Any) -> Any:
-    """Save an adapter that PEFT has attached to visualglm-tiny, with random factors; return the adapted network."""
+    """Save an adapter of PEFT for visualglm-tiny with random weights; return the adapted network."""
     peft = pytest.importorskip("peft", reason="peft is not installed")
     base = load_hf("visualglm-tiny", device="cpu").network
     adapted = peft.get_peft_model(base, peft.LoraConfig(r=3, lora_alpha=7, **settings))
@@ -87,13 +87,13 @@ def save_peft_adapter(directory: Path, **settings: Any) -> Any:
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
-    with warnings.catch_warnings(action="ignore"):  # PEFT says that it also saves the head's own weight
+    with warnings.catch_warnings(action="ignore"):  # PEFT warns that it also saves the weight of the head
         adapted.save_pretrained(directory)
     return adapted
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_an_adapter_that_peft_has_trained_becomes_a_run(
+def test_an_adapter_of_peft_is_converted_to_a_run(
     adapter: str,
     data: Path,  # noqa: F811
     tmp_path: Path,
@@ -131,7 +131,7 @@ def test_an_adapter_that_is_more_than_lora_on_linear_layers_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_merged_is_said(
+def test_a_run_that_cannot_be_merged_raises_an_error(
     data: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""What float16's small range does to a step, and numbers that are read late; all of it without a GPU."""
+"""Loss scaling of float16, skipped steps, and scalars that are read asynchronously; without a GPU."""
 
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ def settings(**changes: Any) -> OptimizerSettings:
 
 
 def optimizer(**changes: Any) -> tuple[nn.Parameter, PlainOptimizer]:
-    """Return a weight of 1, and what trains it."""
+    """Return a parameter of 1 and its optimizer."""
     weight = nn.Parameter(torch.ones(1))
     return weight, PlainOptimizer(nn.Identity(), [weight], settings(**changes), uses_autocast=False)
 
 
-def test_a_scaled_loss_changes_a_weight_as_a_plain_one() -> None:
+def test_loss_scaling_does_not_change_the_update() -> None:
     scaled, plain = optimizer(), optimizer(dtype=torch.float32)
     for weight, trains in (scaled, plain):
         lengths = []
@@ -43,10 +43,10 @@ def test_a_scaled_loss_changes_a_weight_as_a_plain_one() -> None:
     assert torch.allclose(scaled[0], plain[0])
 
 
-def test_a_step_without_room_changes_nothing_and_lowers_the_scale() -> None:
+def test_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
     weight, trains = optimizer()
     scale = trains.scaler.get_scale()
-    trains.backward((weight * 3e38).sum())  # beyond float32 when it is scaled
+    trains.backward((weight * 3e38).sum())  # overflows float32 when it is scaled
     stepped = trains.step(0.1)
     assert bool(stepped.is_skipped)
     assert weight.item() == 1
@@ -56,7 +56,7 @@ def test_a_step_without_room_changes_nothing_and_lowers_the_scale() -> None:
     assert weight.item() == pytest.approx(0.9)
 
 
-def test_the_scale_goes_on_with_a_run(tmp_path: Path) -> None:
+def test_the_scale_is_restored_with_a_run(tmp_path: Path) -> None:
     _, first = optimizer()
     for _ in range(2):
         first.backward((first.parameters[0] * 3e38).sum())
@@ -72,12 +72,12 @@ def test_only_float16_is_scaled(dtype: torch.dtype) -> None:
     weight, trains = optimizer(dtype=dtype)
     trains.backward((weight * torch.inf).sum())
     stepped = trains.step(0.1)
-    assert not bool(stepped.is_skipped)  # what is no number there is an error, which the loop raises
+    assert not bool(stepped.is_skipped)  # the trainer raises an error for it
     assert not torch.isfinite(torch.as_tensor(stepped.norm))
 
 
 class Skips:
-    """Stands before an optimizer, and reports that some of its steps had no room."""
+    """Wraps an optimizer, and reports some of its steps as skipped."""
 
     def __init__(self, trains: Any, skipped: set[int]) -> None:
         self.trains, self.skipped, self.step_number = trains, skipped, 0
@@ -94,7 +94,7 @@ class Skips:
 
 @pytest.fixture
 def skipping(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """The steps that have no room in what is trained next."""
+    """The steps that the next training reports as skipped."""
     from finetune import preparation
 
     make, chosen = preparation.make_optimizer, set[int]()
@@ -109,14 +109,14 @@ def test_skipped_steps_are_counted(skipping: set[int], data: Path, tmp_path: Pat
     assert '"skipped": 2' in (run / "4" / "state.json").read_text(encoding="utf-8")
 
 
-def test_many_in_a_row_end_the_training_with_advice(
+def test_many_consecutive_skipped_steps_raise_an_error(
     skipping: set[int],
     data: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     skipping.update(range(3, 3 + MAX_SKIPPED_STEPS))
-    with pytest.raises(AssertionError):  # of `train`: the program fails
+    with pytest.raises(AssertionError):  # raised by `train`, because the program fails
         train(data, tmp_path, "--use_lora", "--train-iters", "40")
     error = capsys.readouterr().err
     assert f"{MAX_SKIPPED_STEPS} steps in a row" in error
@@ -127,7 +127,7 @@ def options(*flags: str) -> TrainingConfig:
     return parse_arguments(["--use_lora", "--train-data", "data.json", *flags])
 
 
-def test_offload_is_deepspeeds() -> None:
+def test_offload_configures_deepspeed() -> None:
     assert not options().offload
     assert options("--offload", "--zero-stage", "2").offload
     config = deepspeed_config(settings(offload=True, zero_stage=2), 10)
@@ -143,11 +143,11 @@ def test_deepspeed_computes_in_the_models_dtype(dtype: str, names: list[str]) ->
     assert [name for name in ("fp16", "bf16") if config[name]["enabled"]] == names
 
 
-def test_deepspeed_takes_no_memory_for_gradients_that_there_are_not() -> None:
+def test_deepspeeds_bucket_is_no_larger_than_the_gradients() -> None:
     sizes = [deepspeed_config(settings(), n)["zero_optimization"]["reduce_bucket_size"] for n in (7, 10**10)]
     assert sizes == [7, 500_000_000]
 
 
-def test_numbers_are_read_as_they_were() -> None:
+def test_async_scalars_keep_their_values() -> None:
     given = (1.5, torch.tensor(2.25), torch.tensor(True), False, torch.tensor(torch.inf))
     assert AsyncScalars(given, CPU).read() == [1.5, 2.25, 1.0, 0.0, torch.inf]

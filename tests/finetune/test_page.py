@@ -1,4 +1,4 @@
-"""A page shows its images and texts as they are, in one file."""
+"""A page contains its images and texts in one file, unchanged."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def write(path: Path, image: Image.Image | None, image_format: Any) -> str:
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
-def test_an_image_is_part_of_the_page_and_stays_as_it_was(image_format: str, tmp_path: Path) -> None:
+def test_an_image_is_embedded_and_not_modified(image_format: str, tmp_path: Path) -> None:
     image = Image.new("RGB", (2 * MAX_SIDE, MAX_SIDE), "green")
     page = write(tmp_path / "page.html", image, image_format)
     (data,) = re.findall(rf'src="data:image/{image_format.lower()};base64,([^"]+)"', page)
@@ -34,7 +34,7 @@ def test_an_image_is_part_of_the_page_and_stays_as_it_was(image_format: str, tmp
     assert not re.search(r"https?://|<script|<link|url\(", page)
 
 
-def test_texts_are_escaped_and_judged(tmp_path: Path) -> None:
+def test_texts_are_escaped_and_have_a_verdict(tmp_path: Path) -> None:
     page = write(tmp_path / "page.html", None, "JPEG")
     read = Reader(page)
     assert not read.open

@@ -1,4 +1,4 @@
-"""What is remembered is what the base said; pictures are varied where that changes no answer."""
+"""Rehearsal data contains the base model's answers; images are augmented only if this keeps answers correct."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,15 @@ from tests.finetune.test_forward import METHODS, build
 from tests.helpers.finetuning import batch_of, data, dataset_of, loss_of, losses_of, train  # noqa: F401
 
 
-def asked_of(data: Path, network: Any, file: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:  # noqa: F811
-    """Return what a network remembers of the data's pictures."""
+def rehearsal_rows(data: Path, network: Any, file: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:  # noqa: F811
+    """Return the rehearsal data that a network generates for the images of a data file."""
     write_rehearsal_data(file, network, load_tokenizer("visualglm-tiny"), [dataset_of(data, network)], count, seed)
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_answers_are_the_base_s_own(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_rehearsal_answers_are_the_base_models(data: Path, tmp_path: Path) -> None:  # noqa: F811
     model = load_sat("visualglm-tiny", device="cpu")
-    rows = asked_of(data, model.network, tmp_path / "memory.jsonl", 40)
+    rows = rehearsal_rows(data, model.network, tmp_path / "memory.jsonl", 40)
     config = DEMO.replace(temperature=0.0, repetition_penalty=1.0)
     for row in rows[::7]:
         picture = load_image(row["img"]) if "img" in row else None
@@ -34,21 +34,21 @@ def test_the_answers_are_the_base_s_own(data: Path, tmp_path: Path) -> None:  # 
     assert len(rows) == len(dataset_of(tmp_path / "memory.jsonl", model.network)) == 40
 
 
-def test_much_is_asked_in_both_languages_and_after_other_questions(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_rehearsal_questions_are_varied(data: Path, tmp_path: Path) -> None:  # noqa: F811
     network = load_sat("visualglm-tiny", device="cpu").network
-    rows = asked_of(data, network, tmp_path / "memory.jsonl", 60)
-    assert rows == asked_of(data, network, tmp_path / "again.jsonl", 60)
-    assert rows != asked_of(data, network, tmp_path / "other.jsonl", 60, seed=1)
+    rows = rehearsal_rows(data, network, tmp_path / "memory.jsonl", 60)
+    assert rows == rehearsal_rows(data, network, tmp_path / "again.jsonl", 60)
+    assert rows != rehearsal_rows(data, network, tmp_path / "other.jsonl", 60, seed=1)
     assert {row["language"] for row in rows} == {"zh", "en"}
     assert {Path(row["img"]).name for row in rows if "img" in row} == {"0.png", "1.png", "2.png"}
     assert len({row["prompt"] for row in rows}) > 35
     assert 5 < sum(bool(row["history"]) for row in rows) < 25
 
 
-def test_what_was_added_says_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    expected = asked_of(data, load_sat("visualglm-tiny", device="cpu").network, tmp_path / "base.jsonl", 12)
+def test_the_adapter_does_not_change_rehearsal_answers(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    expected = rehearsal_rows(data, load_sat("visualglm-tiny", device="cpu").network, tmp_path / "base.jsonl", 12)
     for method in ("lora", "ptuning"):
-        assert asked_of(data, build(**METHODS[method]), tmp_path / f"{method}.jsonl", 12) == expected
+        assert rehearsal_rows(data, build(**METHODS[method]), tmp_path / f"{method}.jsonl", 12) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_what_was_added_says_nothing(data: Path, tmp_path: Path) -> None:  # noq
     [["--use_lora", "--lora_targets", "llm"], ["--use_qlora"], ["--use_ptuning", "--pre_seq_len", "4"], ["--full"]],
     ids=["lora", "qlora", "p-tuning", "full"],
 )
-def test_every_method_remembers(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """More weight on what is remembered keeps nearer to the base."""
+def test_rehearsal_reduces_forgetting_with_every_method(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """A higher weight of the rehearsal tokens keeps the model closer to the base model."""
     given = [*flags, "--train-iters", "12", "--lr", "0.01" if "--full" not in flags else "0.001", "--rehearsal", "12"]
     memory = tmp_path / "memory.jsonl"
     base = load_sat("visualglm-tiny", device="cpu").network
-    asked_of(data, base, memory, 12, seed=1234)
+    rehearsal_rows(data, base, memory, 12, seed=1234)
     losses = [
         loss_of(train(data, tmp_path / weight, *given, "--rehearsal-weight", weight), memory) for weight in ("0", "3")
     ]
@@ -72,7 +72,7 @@ def test_every_method_remembers(flags: list[str], data: Path, tmp_path: Path) ->
     "method", [["--use_lora", "--lora_targets", "head", "vit"], ["--use_ptuning"]], ids=["lora", "p-tuning"]
 )
 @pytest.mark.parametrize("varied", [[], ["--crop", "0.5", "--flip", "--gradient-accumulation-steps", "2"]])
-def test_a_training_that_remembers_resumes_as_it_was(
+def test_a_training_with_rehearsal_resumes_identically(
     method: list[str],
     varied: list[str],
     data: Path,  # noqa: F811
@@ -85,14 +85,14 @@ def test_a_training_that_remembers_resumes_as_it_was(
     (halted / "3").rename(tmp_path / "away")
     train(data, tmp_path / "halted", *flags, "--resume")
     assert losses_of(halted) == losses_of(straight)
-    # The four answers come twice to the six that are remembered.
+    # The four answers are repeated twice, to balance the six rehearsal answers.
     state = json.loads((halted / "3" / "state.json").read_text(encoding="utf-8"))
     assert state["examples"] == 4 * 2 + 6
     assert ResumableBatchSampler(14, 3).steps(1) == 5
 
 
 @pytest.mark.parametrize("crop", [0.2, 0.7])
-def test_parts_of_pictures_are_enlarged(crop: float) -> None:
+def test_random_crops_are_enlarged(crop: float) -> None:
     torch.manual_seed(0)
     across = torch.linspace(0, 1, 64).expand(3, 64, 64)
     seen = augment(across[None].repeat(40, 1, 1, 1), crop, flip=False)
@@ -104,7 +104,7 @@ def test_parts_of_pictures_are_enlarged(crop: float) -> None:
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+def test_half_of_the_images_are_mirrored() -> None:
     torch.manual_seed(0)
     pixels = torch.arange(8.0).expand(100, 3, 8, 8)
     seen = augment(pixels, 1.0, flip=True)
@@ -115,7 +115,7 @@ def test_half_of_the_pictures_are_mirrored() -> None:
     assert augment(pixels, 1.0, flip=False) is pixels
 
 
-def test_who_shares_a_picture_sees_the_same_part(data: Path) -> None:  # noqa: F811
+def test_examples_with_the_same_image_get_the_same_crop(data: Path) -> None:  # noqa: F811
     batch = batch_of(data, load_sat("visualglm-tiny", device="cpu").network)
     batch.image_indices = [0, 0, 1, -1]
     batch.pixels = torch.rand(3, 3, 64, 64)

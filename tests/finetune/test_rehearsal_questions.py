@@ -1,4 +1,4 @@
-"""Questions are whole sentences, most often about what was named, and many."""
+"""Rehearsal questions are complete sentences, varied, and mostly about things in the description."""
 
 from random import Random
 
@@ -12,7 +12,7 @@ LANGUAGES = pytest.mark.parametrize("language", [CHINESE, ENGLISH])
 
 
 @LANGUAGES
-def test_every_template_makes_a_question(language: Language) -> None:
+def test_every_template_can_be_filled(language: Language) -> None:
     words = TEMPLATES[language]
     for template in (*sum(words.templates, ()), *words.follow_ups, *words.no_image):
         question = fill(Random(0), words, template, "")
@@ -22,7 +22,7 @@ def test_every_template_makes_a_question(language: Language) -> None:
 
 
 @LANGUAGES
-def test_many_are_drawn_and_the_same_by_the_same_seed(language: Language) -> None:
+def test_questions_are_varied_and_determined_by_the_seed(language: Language) -> None:
     first, second = ([draw_question(random, language, "") for _ in range(300)] for random in (Random(7), Random(7)))
     assert first == second
     assert len(set(first)) > 150
@@ -33,7 +33,7 @@ def test_many_are_drawn_and_the_same_by_the_same_seed(language: Language) -> Non
 @pytest.mark.parametrize(
     ("language", "said", "thing"), [(CHINESE, "一条红色的鱼。", "鱼"), (ENGLISH, "A red fish.", "fish")]
 )
-def test_what_was_named_is_asked_about(language: Language, said: str, thing: str) -> None:
+def test_questions_are_about_things_in_the_description(language: Language, said: str, thing: str) -> None:
     random = Random(0)
     template = "{thing}"
     asked = [fill(random, TEMPLATES[language], template, said) for _ in range(400)]

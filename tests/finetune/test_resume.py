@@ -1,4 +1,4 @@
-"""A run is resumed from its newest whole checkpoint, by one training at a time, with the data that it began with."""
+"""A run is resumed from its newest intact checkpoint, by one training at a time, with unchanged data."""
 
 import json
 import shutil
@@ -34,12 +34,12 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # n
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of that run, in a directory of its own."""
+    """A copy of the finished run."""
     return Path(shutil.copytree(finished, tmp_path / "save" / finished.name))
 
 
 def command(file: Path, run: Path, *flags: str) -> list[str]:
-    """Return the arguments that go on with the newest run beside `run`."""
+    """Return the arguments that resume the newest run in the parent directory of `run`."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(file)]
     return [*given, *SHORT, *FLAGS, "--save", str(run.parent), "--resume", *flags]
 
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_named_and_not_resumed_from(
 
 
 @pytest.mark.parametrize("damage", DAMAGES_WITHOUT_MANIFEST.values(), ids=DAMAGES_WITHOUT_MANIFEST)
-def test_a_checkpoint_without_a_manifest_is_looked_at(damage: tuple[str, Callable[[Path], None]], run: Path) -> None:
+def test_damage_is_found_without_a_manifest(damage: tuple[str, Callable[[Path], None]], run: Path) -> None:
     name, change = damage
     for step in "123":
         (run / step / MANIFEST_NAME).unlink()
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_a_manifest_is_looked_at(damage: tuple[str, Callabl
     assert Run(run, 9).find_intact()[0] == 2
 
 
-def test_directories_that_are_no_checkpoints_stay(data: Path, run: Path) -> None:  # noqa: F811
+def test_other_directories_are_not_touched(data: Path, run: Path) -> None:  # noqa: F811
     for name in ("²", "٣", "03", "3.5", "-4"):
         shutil.copytree(run / "3", run / name)
     (run / "9").write_text("a file")
@@ -124,7 +124,7 @@ def test_directories_that_are_no_checkpoints_stay(data: Path, run: Path) -> None
     assert load_sat(run, device="cpu") is not None
 
 
-def test_the_newest_that_is_whole_may_be_older(
+def test_the_newest_intact_checkpoint_may_be_an_older_one(
     data: Path,  # noqa: F811
     run: Path,
     capsys: pytest.CaptureFixture[str],
@@ -136,7 +136,7 @@ def test_the_newest_that_is_whole_may_be_older(
     assert Run(run, 1).directory_steps() == [3]
 
 
-def test_a_run_without_a_whole_checkpoint_says_what_is_wrong_with_each(
+def test_an_error_lists_the_damage_of_all_checkpoints(
     data: Path,  # noqa: F811
     run: Path,
     capsys: pytest.CaptureFixture[str],
@@ -214,20 +214,20 @@ def own_data(data: Path, tmp_path: Path) -> Path:  # noqa: F811
     return Path(shutil.copytree(data.parent, tmp_path / "data")) / data.name
 
 
-def test_changed_training_data_is_refused_unless_it_is_meant(
+def test_changed_training_data_raises_an_error_unless_allowed(
     own_data: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(own_data, run)) == 0  # another path with the same content
+    assert main(command(own_data, run)) == 0  # another path with the same contents
     own_data.write_text(own_data.read_text(encoding="utf-8").replace("Fine", "Good"), encoding="utf-8")
     capsys.readouterr()
     assert main(command(own_data, run)) == 1
     assert str(own_data) in capsys.readouterr().err
     assert main(command(own_data, run, "--allow-changed-data", "--train-iters", "4")) == 0
     assert "has changed" in capsys.readouterr().err
-    assert main(command(own_data, run)) == 0  # what the newest checkpoint was trained with
+    assert main(command(own_data, run)) == 0  # the data of the newest checkpoint
 
 
-def test_changed_held_out_data_is_said(
+def test_changed_held_out_data_is_reported(
     data: Path,  # noqa: F811
     own_data: Path,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Every shape of a row is read, and every kind of broken data is named by its row."""
+"""Every format of a row is read, and every error of the data names its row."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def read_one(folder: Path, row: Any) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the picture a.png; the working directory is another one, with b.png."""
+    """A directory with the image a.png; the working directory is another one, with b.png."""
     from PIL import Image
 
     for place, name in ((tmp_path / "data", "a.png"), (tmp_path / "work", "b.png")):
@@ -59,7 +59,7 @@ def test_all_formats_hold_the_same_rows(writer: str, folder: Path) -> None:
     assert rows[3].turns[0].question == "第3问 😀"
 
 
-def test_rows_of_json_lines_have_the_numbers_of_their_lines(folder: Path) -> None:
+def test_rows_of_json_lines_have_line_numbers(folder: Path) -> None:
     line = json.dumps(GOOD)
     rows = read_rows(write(folder, f"\n{line}\n\n  \n{line}\nnonsense\n"))
     assert rows.offsets.numbers.tolist() == [2, 5, 6]
@@ -77,7 +77,7 @@ def test_rows_of_json_lines_have_the_numbers_of_their_lines(folder: Path) -> Non
         {"images": ["a.png"], "conversations": TALK, "id": "x", "img": None},
     ],
 )
-def test_shapes_with_a_picture(row: dict[str, Any], folder: Path) -> None:
+def test_formats_with_an_image(row: dict[str, Any], folder: Path) -> None:
     read = read_one(folder, row)
     assert read.image == folder / "a.png"
     assert read.turns in ([Turn("问题", "回答")], [Turn("甲", "乙")])
@@ -85,22 +85,22 @@ def test_shapes_with_a_picture(row: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("picture", [{}, {"img": ""}, {"img": None}, {"images": []}])
-def test_rows_without_a_picture(picture: dict[str, Any], folder: Path) -> None:
+def test_rows_without_an_image(picture: dict[str, Any], folder: Path) -> None:
     assert read_one(folder, {**GOOD, **picture}).image is None
 
 
-def test_a_history_is_read_and_not_learned(folder: Path) -> None:
+def test_answers_of_a_history_are_not_trained_on(folder: Path) -> None:
     row = read_one(folder, {**GOOD, "history": [["甲", "乙"], [" 丙\n", "丁"]]})
     assert row.turns == [Turn("甲", "乙"), Turn("丙", "丁"), Turn("问题", "回答")]
     assert row.first_trained_turn == 2
 
 
-def test_what_the_system_says_goes_before_the_first_question(folder: Path) -> None:
+def test_a_system_message_goes_before_the_first_question(folder: Path) -> None:
     messages = [{"from": "system", "value": "你是医生。"}, *TALK, *TALK]
     assert read_one(folder, {"conversations": messages}).turns == [Turn("你是医生。\n甲", "乙"), Turn("甲", "乙")]
 
 
-def test_marks_are_those_of_the_questions_language_unless_the_row_says(folder: Path) -> None:
+def test_the_language_is_the_questions_unless_the_row_has_one(folder: Path) -> None:
     talk = [Turn("图里有什么？", "A ball."), Turn("Where?", "左边。")]
     row = {"prompt": talk[1].question, "label": talk[1].answer, "history": [[talk[0].question, talk[0].answer]]}
     assert [read_one(folder, row).language_of(turn) for turn in range(2)] == [CHINESE, ENGLISH]
@@ -108,7 +108,7 @@ def test_marks_are_those_of_the_questions_language_unless_the_row_says(folder: P
         assert read_one(folder, {**row, "language": code}).language_of(1) is language
 
 
-def test_a_path_starts_beside_the_file_or_else_in_the_working_directory(folder: Path) -> None:
+def test_a_path_is_relative_to_the_file_or_the_working_directory(folder: Path) -> None:
     assert read_one(folder, {**GOOD, "img": "a.png"}).image.samefile(folder / "a.png")
     assert read_one(folder, {**GOOD, "img": "b.png"}).image.samefile("b.png")
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
@@ -160,7 +160,7 @@ BAD = [
 
 @pytest.mark.parametrize("writer", ["list", "lines"])
 @pytest.mark.parametrize(("row", "reason"), BAD)
-def test_a_bad_row_is_named_and_its_neighbours_are_read(row: Any, reason: str, writer: str, folder: Path) -> None:
+def test_a_bad_row_raises_an_error_and_others_are_read(row: Any, reason: str, writer: str, folder: Path) -> None:
     rows = read_rows(write(folder, WRITERS[writer]([GOOD, row, GOOD])))
     with pytest.raises(BadRowError, match=reason) as caught:
         rows[1]
@@ -184,7 +184,7 @@ LINE = json.dumps(GOOD).encode()
         "a,b,c,问".encode(),
     ],
 )
-def test_a_broken_line_is_named_and_its_neighbours_are_read(line: bytes, folder: Path) -> None:
+def test_a_broken_line_raises_an_error_and_others_are_read(line: bytes, folder: Path) -> None:
     rows = read_rows(write(folder, b"\n".join([LINE, line, LINE])))
     with pytest.raises(BadRowError, match=r"Row 2: .*JSON") as caught:
         rows[1]
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_read_is_refused(folder: Path) -> None:
             read_rows(path)
 
 
-def test_errors_survive_the_way_between_processes() -> None:
+def test_errors_can_be_pickled() -> None:
     import pickle
 
     again = pickle.loads(pickle.dumps(BadRowError(7, "it is bad")))
@@ -231,7 +231,7 @@ COUNT_MEMORY = """
 import pathlib, re, sys
 from finetune.data import ChatDataset
 from model import load_tokenizer
-def peak():  # getrusage would count what the process was that started this one
+def peak():  # getrusage would include the parent process before exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 tokenizer = load_tokenizer("visualglm-tiny")
 before = peak()
@@ -253,5 +253,5 @@ def test_300_000_rows_take_little_memory(folder: Path) -> None:
     )
     count, before, after = map(int, done.stdout.split())
     assert count == 300_000
-    assert after < 1_000_000  # kilobytes, with torch and the tokenizer
+    assert after < 1_000_000  # kilobytes, including torch and the tokenizer
     assert after - before < 100_000

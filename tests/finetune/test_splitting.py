@@ -1,4 +1,4 @@
-"""A share of the training data is held back by pictures; the script shows one's own pictures as they are."""
+"""A fraction of the training images is held out; the script does not augment a user's own images."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def write_rows(folder: Path, name: str, rows: list[Any]) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Rows]:
-    """Two files with thirty rows about ten pictures, twenty rows without a picture, and a bad one."""
+    """Two files with thirty rows about ten images, twenty rows without an image, and a bad row."""
     for number in range(10):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
     with_picture = [{"img": f"{number % 10}.png", "prompt": f"{number}?", "label": "x"} for number in range(30)]
@@ -51,12 +51,12 @@ def files(tmp_path: Path) -> list[Rows]:
 
 
 def questions(files: list[Rows]) -> list[str]:
-    """Return the questions of all rows that can be used."""
+    """Return the questions of all usable rows."""
     return [rows[place].turns[0].question for rows in files for place in range(len(rows)) if rows.read_json(place) != 5]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
-def test_no_picture_is_on_both_sides_and_no_row_on_neither(files: list[Rows], share: float) -> None:
+def test_no_image_is_on_both_sides_and_no_row_is_lost(files: list[Rows], share: float) -> None:
     trained, held = split_rows(files, share, seed=1)
     assert sorted(questions(trained) + questions(held)) == sorted(questions(files))
     groups = {
@@ -68,7 +68,7 @@ def test_no_picture_is_on_both_sides_and_no_row_on_neither(files: list[Rows], sh
     assert sum(len(rows) for rows in trained) + sum(len(rows) for rows in held) == sum(map(len, files))
 
 
-def test_the_same_seed_holds_back_the_same_rows(files: list[Rows]) -> None:
+def test_the_same_seed_holds_out_the_same_rows(files: list[Rows]) -> None:
     assert questions(split_rows(files, 0.3, 7)[1]) == questions(split_rows(files, 0.3, 7)[1])
     assert questions(split_rows(files, 0.3, 7)[1]) != questions(split_rows(files, 0.3, 8)[1])
 
@@ -82,7 +82,7 @@ def test_too_little_data_is_not_split(tmp_path: Path) -> None:
             parse_arguments(["--use_lora", "--train-data", "a", "--valid-share", share])
 
 
-def test_a_run_is_evaluated_on_what_is_held_back_and_the_printed_command_talks_to_it(
+def test_a_run_is_evaluated_on_held_out_rows_and_the_printed_chat_command_works(
     data: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -101,7 +101,7 @@ def test_a_run_is_evaluated_on_what_is_held_back_and_the_printed_command_talks_t
 
 
 def script_arguments(tmp_path: Path, *flags: str, base: str = "visualglm-tiny") -> list[str]:
-    """Return the command line that the script would train with."""
+    """Return the command line with which the script would train."""
     stub = tmp_path / "python"
     stub.write_text(STUB.format(base=base), encoding="utf-8")
     stub.chmod(0o755)
@@ -109,28 +109,26 @@ def script_arguments(tmp_path: Path, *flags: str, base: str = "visualglm-tiny") 
     environment = {**os.environ, "PYTHON": str(stub)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     crop = [word for word in ("--crop 0.5", "--flip") if word in done.stderr]
-    assert crop == ([] if "--crop" not in done.stdout else ["--crop 0.5", "--flip"])  # it says so
+    assert crop == ([] if "--crop" not in done.stdout else ["--crop 0.5", "--flip"])  # the script prints its settings
     first, *arguments = done.stdout.splitlines()
     assert first == "finetune/finetune_visualglm.py"
     return arguments
 
 
 @pytest.mark.parametrize("flags", [["--train-data", "x.json"], ["--train_data=x.json"], ["--train_data", "x.json"]])
-def test_ones_own_pictures_are_shown_whole(flags: list[str], tmp_path: Path) -> None:
+def test_a_users_images_are_not_augmented(flags: list[str], tmp_path: Path) -> None:
     options = parse_arguments(script_arguments(tmp_path, *flags))
     assert (options.crop, options.flip, options.train_data) == (1.0, False, [Path("x.json")])
 
 
-def test_the_bundled_pictures_are_cut_and_mirrored_unless_the_flags_say_no(tmp_path: Path) -> None:
+def test_the_bundled_images_are_augmented_unless_flags_disable_it(tmp_path: Path) -> None:
     options = parse_arguments(script_arguments(tmp_path))
     assert (options.crop, options.flip, options.train_data) == (0.5, True, [Path("fewshot-data/dataset.json")])
     options = parse_arguments(script_arguments(tmp_path, "--crop", "1", "--no_flip"))
     assert (options.crop, options.flip) == (1.0, False)
 
 
-def test_the_bundled_pictures_are_found_from_the_data_file_and_from_the_directory_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bundled_images_are_found_from_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(ROOT / "fewshot-data.zip") as archive:
         archive.extractall(tmp_path)
     file = tmp_path / "fewshot-data" / "dataset.json"
@@ -138,5 +136,5 @@ def test_the_bundled_pictures_are_found_from_the_data_file_and_from_the_director
     assert all(row.image is not None for row in read_rows(file))
     monkeypatch.chdir(file.parent)
     assert all(row.image is not None for row in read_rows(file.name))
-    monkeypatch.chdir(tmp_path)  # as the original's program reads it
+    monkeypatch.chdir(tmp_path)  # the original's program starts in this directory
     assert all(Path(row["img"]).is_file() for row in json.loads(file.read_text(encoding="utf-8")))

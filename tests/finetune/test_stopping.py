@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT let a training finish its step and save; a second one ends it at once."""
+"""After SIGTERM or SIGINT a training finishes its step and saves; a second signal ends it immediately."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def start(launcher: list[str], data: Path, save: Path, *flags: str) -> "subprocess.Popen[str]":  # noqa: F811
-    """Start a long training in a session of its own, and wait for its first step."""
+    """Start a long training in a new session, and wait for its first step."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     command = [*launcher, *given, "--use_lora", "--layer_range", "0", *LONG, *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=save.parent)
@@ -39,7 +39,7 @@ def start(launcher: list[str], data: Path, save: Path, *flags: str) -> "subproce
 
 
 def wait_for(process: "subprocess.Popen[str]", start: str) -> None:
-    """Read what a process says up to a line that starts so."""
+    """Read the error output of a process up to a line that starts with `start`."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
@@ -50,7 +50,7 @@ def wait_for(process: "subprocess.Popen[str]", start: str) -> None:
 
 
 def saved_step(save: Path) -> int:
-    """Return the step of the only checkpoint of the only run, which is whole."""
+    """Return the step of the only checkpoint of the only run, after checking that it is intact."""
     (run,) = save.iterdir()
     (step,) = Run(run, 9).directory_steps()
     assert Run(run, 9).find_damage(step) is None
@@ -61,7 +61,7 @@ def saved_step(save: Path) -> int:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_lets_the_training_save(number: signal.Signals, data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Also where the workers get it, as from a terminal or from a manager of services."""
+    """The workers get the signal, too, as from a terminal or a service manager."""
     process = start(PLAIN, data, tmp_path / "save", "--num-workers", "2")
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=100)
@@ -83,7 +83,9 @@ def test_a_signal_to_a_launcher_lets_all_processes_save(
 ) -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     process = start(launcher, data, tmp_path / "save", "--num-workers", "1")
-    if launcher is DEEPSPEED:  # as a terminal does; the outer of its two programs does not pass signals on
+    if (
+        launcher is DEEPSPEED
+    ):  # as a terminal does: the outer one of the launcher's two processes does not forward signals
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
@@ -110,7 +112,7 @@ class SlowToSave(PlainOptimizer):
 
 
 def run_slowly(optimizer: str) -> None:
-    """Be the program that trains with an optimizer of this file; the rest of the command line is its own."""
+    """Run the fine-tuning program with an optimizer of this file and the process's command line."""
     from finetune import preparation
 
     preparation.PlainOptimizer = globals()[optimizer]  # type: ignore[misc]
@@ -118,7 +120,7 @@ def run_slowly(optimizer: str) -> None:
 
 
 def start_slowly(optimizer: str, data: Path, save: Path, line: str, *flags: str) -> "subprocess.Popen[str]":  # noqa: F811
-    """Start a training with an optimizer of this file, and wait until it says `line`."""
+    """Start a training with an optimizer of this file, and wait until it prints `line`."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     code = f"from tests.finetune.test_stopping import run_slowly; run_slowly({optimizer!r})"
     command = [sys.executable, "-c", code, *given, *SHORT, "--use_lora", "--layer_range", "0", *flags]
@@ -128,7 +130,7 @@ def start_slowly(optimizer: str, data: Path, save: Path, line: str, *flags: str)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_signal_ends_a_step_that_does_not_end(
+def test_a_second_signal_ends_a_hanging_step(
     number: signal.Signals,
     data: Path,  # noqa: F811
     tmp_path: Path,
@@ -142,12 +144,12 @@ def test_a_second_signal_ends_a_step_that_does_not_end(
     process.communicate()
 
 
-def test_ending_while_a_checkpoint_is_written_leaves_the_last_one_whole(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_killing_while_a_checkpoint_is_written_keeps_the_last_one_intact(data: Path, tmp_path: Path) -> None:  # noqa: F811
     flags = ("--train-iters", "3", "--save-interval", "1")
     process = start_slowly("SlowToSave", data, tmp_path, "saving has begun", *flags)
     process.send_signal(signal.SIGTERM)
     wait_for(process, "SIGTERM")
-    process.kill()  # as launchers do after their grace
+    process.kill()  # as launchers do after a grace period
     process.communicate()
     (run,) = tmp_path.iterdir()
     assert Run(run, 9).directory_steps() == [1]
@@ -173,7 +175,7 @@ def test_a_signal_at_the_last_step_stops_nothing(
     assert Run(run, 9).directory_steps() == [2]
 
 
-def test_signals_that_a_launcher_repeats_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_signals_of_a_launcher_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now, ended = [100.0], []
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(stopping.os, "_exit", ended.append)
@@ -188,7 +190,7 @@ def test_signals_that_a_launcher_repeats_are_one(monkeypatch: pytest.MonkeyPatch
     assert ended == [128 + signal.SIGTERM, 128 + signal.SIGINT]
 
 
-def test_handlers_come_back_when_a_training_has_ended() -> None:
+def test_signal_handlers_are_restored_after_a_training() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     threads = threading.active_count()
     with catch_signals(StopRequest()):

@@ -1,4 +1,4 @@
-"""Every method trains, is saved in a few files, goes on as if it had never stopped, and is what the chat then loads."""
+"""Every method trains, saves, resumes with identical results, and can be loaded by the chat."""
 
 import json
 import os
@@ -43,7 +43,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("flags", METHODS.values(), ids=METHODS)
-def test_a_run_answers_as_it_was_trained(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_loaded_run_has_the_loss_of_its_evaluation(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
     run = train(data, tmp_path, "--valid-data", str(data), "--eval-answers", "1", "--lr", "1e-2", *flags)
     records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     weighed = [record for record in records if "valid_loss" in record][-1]
@@ -82,7 +82,7 @@ def test_both_sides_load_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F81
     ids=["lora", "qlora", "full"],
 )
 @pytest.mark.parametrize("more", [[], ["--gradient-accumulation-steps", "2", "--batch-size", "2"]])
-def test_resuming_changes_no_bit(
+def test_resuming_is_bit_identical(
     flags: list[str],
     more: list[str],
     data: Path,  # noqa: F811
@@ -108,7 +108,7 @@ def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> Non
     assert load_sat(run / "4", device="cpu") is not None
 
 
-def test_a_run_goes_on_only_as_it_began(
+def test_a_run_resumes_only_with_the_same_settings(
     data: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -134,19 +134,19 @@ def test_a_run_goes_on_only_as_it_began(
         assert words in capsys.readouterr().err
 
 
-def test_resuming_what_is_complete_changes_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_resuming_a_complete_run_changes_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
     run = train(data, tmp_path, "--use_lora", "--train-iters", "3", "--save-interval", "1")
     assert train(data, tmp_path, "--use_lora", "--train-iters", "2", "--resume") == run
     assert Run(run, 9).steps() == [1, 2, 3]
 
 
-def test_a_fine_tune_is_a_base_for_the_next(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_can_be_the_base_model_of_another(data: Path, tmp_path: Path) -> None:  # noqa: F811
     first = train(data, tmp_path / "first", "--use_lora", "--lr", "1e-2")
     second = train(data, tmp_path / "second", "--use_lora", "--from_pretrained", str(first))
     assert loss_of(second, data) < loss_of(first, data) < loss_of("visualglm-tiny", data)
 
 
-def test_numbers_that_are_none_stop_the_training(
+def test_a_nan_loss_stops_the_training(
     data: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -159,19 +159,19 @@ def test_numbers_that_are_none_stop_the_training(
 
 
 def limit_files() -> None:
-    """Let no file grow beyond 200,000 bytes, as on a disk that is full."""
+    """Limit files to 200,000 bytes, to simulate a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
 
 def program(data: Path, save: Path, *flags: str) -> list[str]:  # noqa: F811
-    """Return the command that trains in a process of its own."""
+    """Return the command that trains in a separate process."""
     script = str(ROOT / "finetune" / "finetune_visualglm.py")
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     return [sys.executable, script, *given, "--use_lora", "--log-interval", "1", "--num-workers", "0", *flags]
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_full_disk_is_reported_and_leaves_no_files(data: Path, tmp_path: Path) -> None:  # noqa: F811
     command = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files, cwd=tmp_path)
     assert done.returncode == 1
@@ -181,7 +181,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(data: Path, tmp_path: Path) -> N
     assert not [path for path in run.iterdir() if path.is_dir()]
 
 
-def test_a_last_checkpoint_that_failed_is_not_told_of_as_saved(
+def test_a_failed_last_checkpoint_is_not_reported_as_saved(
     data: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,9 +205,9 @@ def test_a_last_checkpoint_that_failed_is_not_told_of_as_saved(
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_loses_one_interval_at_most(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_killed_training_loses_at_most_one_interval(data: Path, tmp_path: Path) -> None:  # noqa: F811
     flags = ["--train-iters", "12", "--save-interval", "1", "--keep", "2"]
-    # In a process of its own, too: sums of as many threads are the same to the last bit.
+    # In a separate process, too: with the same number of threads, sums are identical to the last bit.
     subprocess.run(program(data, tmp_path / "straight", "--lr", "1e-3", *flags), check=True)
     (straight,) = (tmp_path / "straight").iterdir()
     save = tmp_path / "killed"
@@ -234,7 +234,7 @@ def test_whoever_is_killed_loses_one_interval_at_most(data: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("style", ["constant", "linear", "cosine", "exponential"])
-def test_the_rate_rises_and_falls(style: str) -> None:
+def test_the_learning_rate_rises_and_decays(style: str) -> None:
     rates = [
         learning_rate_at(step, 100, 2.0, style=style, warmup=0.1, ratio=0.25, decay_steps=None) for step in range(101)
     ]
@@ -244,12 +244,12 @@ def test_the_rate_rises_and_falls(style: str) -> None:
     assert rates[100] == pytest.approx(2.0 if style == "constant" else 0.5)
 
 
-def test_lora_hides_inputs_in_training_and_not_in_the_evaluation(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_lora_dropout_is_active_only_in_training(data: Path, tmp_path: Path) -> None:  # noqa: F811
     flags = ["--use_lora", "--lr", "1e-2", "--valid-data", str(data), "--eval-answers", "1", "--train-iters", "3"]
     plain = train(data, tmp_path / "plain", *flags)
     hiding = train(data, tmp_path / "hiding", *flags, "--lora_dropout", "0.5")
     again = train(data, tmp_path / "again", *flags, "--lora_dropout", "0.5", "--checkpoint-activations")
-    assert losses_of(plain)[1] == losses_of(hiding)[1]  # LoRA begins with nothing to hide
+    assert losses_of(plain)[1] == losses_of(hiding)[1]  # LoRA starts with B = 0, so dropout has no effect
     assert losses_of(plain)[3] != losses_of(hiding)[3]
     assert losses_of(again)[3] == pytest.approx(losses_of(hiding)[3], rel=1e-5)
     records = [json.loads(line) for line in (hiding / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""Reading ahead takes no more shared memory than there is, and a worker that fails ends the training."""
+"""Prefetching does not exceed the shared memory, and a failing worker ends the training."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ def bytes_of(batch: Batch) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def test_a_batch_has_at_most_the_bytes_that_are_reckoned(data: Path, tiny_model: Any) -> None:  # noqa: F811
+def test_a_batch_has_at_most_the_estimated_bytes(data: Path, tiny_model: Any) -> None:  # noqa: F811
     dataset = dataset_of(data, tiny_model.network)
     batch = collate([dataset[index] for index in (0, 1, 2)])
     assert bytes_of(batch) == max_batch_bytes(3, batch.input_ids.shape[1], tiny_model.network.image_size)
@@ -38,7 +38,7 @@ def test_a_batch_has_at_most_the_bytes_that_are_reckoned(data: Path, tiny_model:
     ("free", "expected"),
     [(1000 * MB, 4), (64 * MB, 2), (25 * MB, 0), (0, 0), (None, 4)],
 )
-def test_workers_are_as_many_as_the_shared_memory_has_room_for(
+def test_the_shared_memory_limits_the_number_of_workers(
     free: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LOCAL_SIZE", raising=False)
@@ -63,13 +63,13 @@ def refuse(*_: object, **__: object) -> None:
     raise OSError(30, "Read-only file system")
 
 
-def test_a_shared_memory_that_cannot_be_written_is_said_and_training_goes_on(
+def test_unusable_shared_memory_is_reported_and_training_works(
     data: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Neither semaphores nor torch's memory can be made there."""
+    """Neither semaphores nor torch's shared tensors can be created."""
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)  # type: ignore[attr-defined]
     monkeypatch.setattr(torch.UntypedStorage, "_new_using_fd_cpu", refuse)
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", refuse)
@@ -77,7 +77,7 @@ def test_a_shared_memory_that_cannot_be_written_is_said_and_training_goes_on(
     assert "Read-only file system" in capsys.readouterr().err
 
 
-def test_what_is_known_of_pictures_is_shared_with_workers(data: Path, tiny_model: Any) -> None:  # noqa: F811
+def test_workers_see_which_images_are_cached(data: Path, tiny_model: Any) -> None:  # noqa: F811
     dataset = dataset_of(data, tiny_model.network)
     loaded = load_batches(dataset, [[0]] * 20, workers=1)
     assert next(loaded).pixels is not None
@@ -86,7 +86,7 @@ def test_what_is_known_of_pictures_is_shared_with_workers(data: Path, tiny_model
 
 
 class Unsendable(Dataset[Example]):
-    """Examples whose batches cannot leave the worker: the shared memory is full by then."""
+    """Examples whose batches a worker cannot send, because the shared memory is full."""
 
     def __init__(self, dataset: ChatDataset) -> None:
         self.dataset = dataset
@@ -97,7 +97,7 @@ class Unsendable(Dataset[Example]):
 
 
 class Killed(Dataset[Example]):
-    """Examples on which the worker is killed, as for want of memory."""
+    """Examples that kill the worker, like the out-of-memory killer."""
 
     def __getitem__(self, index: int) -> Example:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Run two processes of which the second exits while gloo waits for its GIL, to release the tensor of an all-reduce.
+"""Exit one of two processes while a thread of gloo waits for the GIL, to release the tensor of an all-reduce.
 
 Each is `python -m tests.helpers.gloo_shutdown FOLDER` with its RANK, 0 or 1, and a WORLD_SIZE of 2.
 """
@@ -15,7 +15,7 @@ STATUS = 3  # exit status of the second process
 
 
 def hold_the_gil(folder: Path) -> None:
-    """Hold the GIL until the first process has joined the all-reduce and gloo has completed it."""
+    """Hold the GIL until the first process has called the all-reduce and gloo has completed it."""
     sys.setswitchinterval(1000)
     (folder / GIL_HELD).touch()
     end = time.monotonic() + 3
@@ -24,7 +24,7 @@ def hold_the_gil(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Join the other process in an all-reduce, and exit."""
+    """Take part in an all-reduce of two processes, and exit."""
     rank = int(os.environ["RANK"])
     if rank == 1:
         atexit.register(hold_the_gil, folder)  # registered before torch's functions, so that it runs last

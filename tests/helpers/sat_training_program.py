@@ -1,4 +1,4 @@
-"""Train LoRA as programs for the original do, through SAT's own `training_main`, which needs a GPU and deepspeed.
+"""Train LoRA like programs for the original, with SAT's `training_main`, which needs a GPU and deepspeed.
 
 python tests/helpers/sat_training_program.py BASE DATA --save DIRECTORY --train-iters 50 ...
 """
@@ -24,11 +24,11 @@ SOURCE_LENGTH, TARGET_LENGTH = 64, 64
 
 
 class FewShotDataset(torch.utils.data.Dataset):
-    """Questions about pictures with their answers: the original's layout of ids, padded to one length.
+    """Questions about images with their answers, in the original's layout of token ids, padded to one length.
 
     Args:
-        path: a JSON list of {"img", "prompt", "label"}.
-        args: with `tokenizer`, `image_length` and `image_size`.
+        path: a JSON list of rows with "img", "prompt" and "label".
+        args: has the attributes `tokenizer`, `image_length` and `image_size`.
     """
 
     def __init__(self, path: str, args: Any) -> None:
@@ -72,12 +72,12 @@ def forward_step(rows: Any, model: Any, args: Any, timers: Any) -> tuple[torch.T
     loss = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
     )
-    print(f"loss {loss.item()}", flush=True)  # SAT logs the mean, which its logger shows to those who ask for it
+    print(f"loss {loss.item()}", flush=True)  # SAT logs only the mean, at a level that is not shown
     return loss, {"loss": loss.detach()}
 
 
 def main() -> None:
-    """Train as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("base")
     parser.add_argument("data")
