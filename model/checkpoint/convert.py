@@ -95,13 +95,13 @@ def convert(
     if to == "sat":
         check_parallel_size(model_parallel_size, checkpoint.config)
     tensors = validated_tensors(checkpoint)
-    with new_directory(destination, estimate_size(checkpoint, tensors, dtype)) as part:
-        eos_token_id = copy_tokenizer(checkpoint, part)
+    with new_directory(destination, estimate_size(checkpoint, tensors, dtype)) as temporary:
+        eos_token_id = copy_tokenizer(checkpoint, temporary)
         report = progress(len(tensors)) if progress is not None else None
         if to == "hf":
-            write_hf(checkpoint, tensors, part, eos_token_id, dtype, report)
+            write_hf(checkpoint, tensors, temporary, eos_token_id, dtype, report)
         else:
-            write_sat(checkpoint, tensors, part, dtype, model_parallel_size, report)
+            write_sat(checkpoint, tensors, temporary, dtype, model_parallel_size, report)
 
 
 def estimate_size(checkpoint: Checkpoint, tensors: Tensors, dtype: torch.dtype | None) -> int:

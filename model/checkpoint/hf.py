@@ -124,9 +124,9 @@ def read_index(index: Path) -> dict[str, str]:
 def check_index(path: Path, tensors: Iterable[str]) -> None:
     """Raise CheckpointError if a tensor in the index of `path` is missing from `tensors`, the names in its files."""
     index = next((path / name for name in INDEX_NAMES if (path / name).is_file()), None)
-    held = set(tensors)
+    present = set(tensors)
     promised = read_index(index) if index is not None else {}
-    absent = {name: file for name, file in promised.items() if name not in held}
+    absent = {name: file for name, file in promised.items() if name not in present}
     for name, file in absent.items():
         raise CheckpointError(
             f"According to the index, {path / file} contains {name}, but no file does; {len(absent) - 1} more tensors "

@@ -121,19 +121,19 @@ def explained_variance(tensors: Iterable[torch.Tensor], heads: int) -> tuple[dic
     return {layout: sum(values) / max(1, len(values)) for layout, values in ratios.items()}, len(ratios[SPLIT])
 
 
-def p_value(share: float, heads: int, count: int) -> float:
-    """Return the p-value: the probability that `count` random tensors have at least the explained variance `share`.
+def p_value(explained: float, heads: int, count: int) -> float:
+    """Return the p-value: the probability that `count` random tensors have at least the explained variance `explained`.
 
     For random blocks it has a beta distribution, whose upper tail is a finite sum, because three groups leave two
     degrees of freedom per tensor.
     """
-    if heads < 2 or count == 0 or share <= 0:
+    if heads < 2 or count == 0 or explained <= 0:
         return 1.0
-    if share >= 1:
+    if explained >= 1:
         return 0.0
     a, b = count, 1.5 * count * (heads - 1)
     terms = (
-        b * math.log1p(-share) + j * math.log(share) + math.lgamma(b + j) - math.lgamma(b) - math.lgamma(j + 1)
+        b * math.log1p(-explained) + j * math.log(explained) + math.lgamma(b + j) - math.lgamma(b) - math.lgamma(j + 1)
         for j in range(a)
     )
     return min(1.0, sum(math.exp(term) for term in terms))

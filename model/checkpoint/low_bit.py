@@ -58,13 +58,13 @@ def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
 
 def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLinear) -> QuantizedWeight:
     """Read a stored quantized weight; return its rows in the split order."""
-    parts = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX)]
+    components = [checkpoint.quantized.get(weight + ending) for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX)]
     if is_language_qkv(weight) and checkpoint.qkv_layout == INTERLEAVED:
         heads = checkpoint.config["num_attention_heads"]
-        parts = [None if part is None else split_qkv(part, heads) for part in parts]
-    if parts[2] is None and layer.weight_groups is not None:
-        parts[2] = torch.tensor((1.0, 0.0)).expand_as(layer.weight_groups)
-    return QuantizedWeight(*parts)  # type: ignore[arg-type]  # `matches_layer` ensures that the first two exist
+        components = [None if component is None else split_qkv(component, heads) for component in components]
+    if components[2] is None and layer.weight_groups is not None:
+        components[2] = torch.tensor((1.0, 0.0)).expand_as(layer.weight_groups)
+    return QuantizedWeight(*components)  # type: ignore[arg-type]  # `matches_layer` ensures that the first two exist
 
 
 def quantize_for_layer(weight: torch.Tensor, layer: QuantizedLinear) -> QuantizedWeight:

@@ -182,13 +182,13 @@ def save_sat(
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in tensors if is_loaded(name)]
     files = [folder / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(model_parallel_size)]
-    shares = {name: shard_tensor(name, meta_like(tensors[name], dtype), len(files), config) for name in names}
-    ranks = [create_mapped(file, {name: shares[name][rank] for name in names}) for rank, file in enumerate(files)]
+    shards = {name: shard_tensor(name, meta_like(tensors[name], dtype), len(files), config) for name in names}
+    ranks = [create_mapped(file, {name: shards[name][rank] for name in names}) for rank, file in enumerate(files)]
     for name in names:
-        for target, share in zip(
+        for target, shard in zip(
             ranks, shard_tensor(name, tensors[name].detach().cpu(), len(files), config), strict=True
         ):
-            target[name].copy_(share)
+            target[name].copy_(shard)
         if progress is not None:
             progress()
     (directory / LATEST_NAME).write_text(ITERATION, encoding="utf-8")
@@ -249,25 +249,25 @@ def new_directory(destination: Path, size: int) -> Iterator[Path]:
         CheckpointError: the destination is taken, or cannot be written.
     """
     target = Path(os.path.realpath(expand_home(destination)))
-    part = None
+    temporary = None
     try:
         check_destination(target)
         check_disk_space(target.parent, size, "Free some space. Give a destination on another disk.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = unused_name(target.parent, f"{target.name[:MAX_PREFIX_LENGTH]}.part-")
-        part.mkdir()
-        yield part
+        temporary = unused_name(target.parent, f"{target.name[:MAX_PREFIX_LENGTH]}.part-")
+        temporary.mkdir()
+        yield temporary
         if target.exists():
             target.rmdir()
-        part.rename(target)
+        temporary.rename(target)
     except OSError as error:
         raise CheckpointError(
             f"{destination} could not be written ({error}). Nothing is left of it. "
             "Free disk space, check the permissions, or give another destination."
         ) from error
     finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_destination(target: Path) -> None:

@@ -67,19 +67,19 @@ def check_sizes(config: Mapping[str, Any], file: Path) -> None:
         absent = [key for key in keys if key not in config[name]]
         if absent:
             raise CheckpointError(f"{file}: {name} lacks {', '.join(absent)}. Get the file again.")
-    for title, part in (("", config), *((f"{name}: ", config[name]) for name in SUBMODEL_KEYS)):
-        check_submodel(part, f"{file}: {title}", NULLABLE if title else NULLABLE | UNUSED)
+    for title, sizes in (("", config), *((f"{name}: ", config[name]) for name in SUBMODEL_KEYS)):
+        check_submodel(sizes, f"{file}: {title}", NULLABLE if title else NULLABLE | UNUSED)
     check_image(config["eva_args"], f"{file}: eva_args: ")
     check_queries(config, f"{file}: qformer_args: ")
 
 
-def check_submodel(part: Mapping[str, Any], location: str, nullable: Set[str]) -> None:
+def check_submodel(sizes: Mapping[str, Any], location: str, nullable: Set[str]) -> None:
     """Raise CheckpointError if the entries of one transformer are impossible sizes; `location` begins the message."""
     for key in MAX_SIZES:
-        check_count(part, key, location)
+        check_count(sizes, key, location)
     for key, (least, most) in OPTIONAL_RANGES.items():
-        value = part.get(key)
-        if key not in part or (value is None and key in nullable):
+        value = sizes.get(key)
+        if key not in sizes or (value is None and key in nullable):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise CheckpointError(
@@ -87,12 +87,12 @@ def check_submodel(part: Mapping[str, Any], location: str, nullable: Set[str]) -
                 "Get the file again."
             )
     for key in FLOAT_KEYS:
-        value = part.get(key, 1)
+        value = sizes.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**16:
             raise CheckpointError(
                 f"{location}{key} is {reprlib.repr(value)}; it should be a positive number. Get the file again."
             )
-    hidden, heads = part.get("hidden_size"), part.get("num_attention_heads")
+    hidden, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads")
     if hidden and heads and hidden % heads:
         raise CheckpointError(
             f"{location}hidden_size is {hidden}, which num_attention_heads, {heads}, does not divide. "
@@ -100,35 +100,35 @@ def check_submodel(part: Mapping[str, Any], location: str, nullable: Set[str]) -
         )
 
 
-def check_image(part: Mapping[str, Any], location: str) -> None:
+def check_image(sizes: Mapping[str, Any], location: str) -> None:
     """Raise CheckpointError if image size and patch size do not match the number of positions."""
-    sides, patch, positions = part["image_size"], part["patch_size"], part.get("max_sequence_length")
+    sides, patch, positions = sizes["image_size"], sizes["patch_size"], sizes.get("max_sequence_length")
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_image_side(side) for side in sides):
         raise CheckpointError(
             f"{location}image_size is {reprlib.repr(sides)}; it should be two numbers from 1 to {MAX_IMAGE_SIDE}. "
             "Get the file again."
         )
     if positions is not None:
-        wanted = (sides[0] // patch) * (sides[1] // patch) + part.get("pre_len", 0) + part.get("post_len", 0)
-        if wanted != positions:
+        expected = (sides[0] // patch) * (sides[1] // patch) + sizes.get("pre_len", 0) + sizes.get("post_len", 0)
+        if expected != positions:
             raise CheckpointError(
-                f"{location}max_sequence_length is {positions}, but the patches of an image need {wanted} positions. "
+                f"{location}max_sequence_length is {positions}, but the patches of an image need {expected} positions. "
                 "Get the file again."
             )
 
 
 def check_queries(config: Mapping[str, Any], location: str) -> None:
     """Raise CheckpointError if the number of Q-Former queries differs from the number of image embeddings."""
-    part = config["qformer_args"]
-    layers, decoding, vectors = part["num_layers"], part["is_decoder"], part["vocab_size"]
-    if not isinstance(decoding, list) or len(decoding) != layers or not {*map(type, decoding)} <= {bool}:
+    sizes = config["qformer_args"]
+    layers, flags, query_count = sizes["num_layers"], sizes["is_decoder"], sizes["vocab_size"]
+    if not isinstance(flags, list) or len(flags) != layers or not {*map(type, flags)} <= {bool}:
         raise CheckpointError(
-            f"{location}is_decoder is {reprlib.repr(decoding)}; it should hold a bool for each of {layers} layers. "
+            f"{location}is_decoder is {reprlib.repr(flags)}; it should contain a bool for each of {layers} layers. "
             "Get the file again."
         )
-    if vectors != config.get("image_length", vectors):
+    if query_count != config.get("image_length", query_count):
         raise CheckpointError(
-            f"{location}vocab_size is {vectors}, but image_length is {config['image_length']}. Get the file again."
+            f"{location}vocab_size is {query_count}, but image_length is {config['image_length']}. Get the file again."
         )
 
 
@@ -148,21 +148,21 @@ def check_count(config: Mapping[str, Any], key: str, location: object) -> int | 
     return value
 
 
-def estimate_weights(part: Mapping[str, Any]) -> int:
+def estimate_weights(sizes: Mapping[str, Any]) -> int:
     """Return a lower bound on the number of weights of a transformer with these sizes; 0 if sizes are missing."""
-    layers, hidden = part.get("num_layers") or 0, part.get("hidden_size") or 0
-    inner = part.get("inner_hidden_size") or 4 * hidden
-    layer = 4 * hidden**2 + 2 * hidden * inner + 2 * hidden * (part.get("pre_seq_len") or 0)
-    return int(layers * layer + (part.get("vocab_size") or 0) * hidden)
+    layers, hidden = sizes.get("num_layers") or 0, sizes.get("hidden_size") or 0
+    inner = sizes.get("inner_hidden_size") or 4 * hidden
+    layer = 4 * hidden**2 + 2 * hidden * inner + 2 * hidden * (sizes.get("pre_seq_len") or 0)
+    return int(layers * layer + (sizes.get("vocab_size") or 0) * hidden)
 
 
-def check_file_sizes(config: Mapping[str, Any], held: int, location: object, advice: str) -> None:
-    """Raise CheckpointError if files of `held` bytes are far too small for the model that `config` describes."""
-    wanted = estimate_weights(config) + sum(estimate_weights(config[name]) for name in SUBMODEL_KEYS)
-    if wanted > WEIGHTS_PER_BYTE * held:
+def check_file_sizes(config: Mapping[str, Any], file_bytes: int, location: object, advice: str) -> None:
+    """Raise CheckpointError if files of `file_bytes` bytes are far too small for the model that `config` describes."""
+    weights = estimate_weights(config) + sum(estimate_weights(config[name]) for name in SUBMODEL_KEYS)
+    if weights > WEIGHTS_PER_BYTE * file_bytes:
         raise CheckpointError(
-            f"{location}: the configuration describes a model of more than {wanted:,} weights, but the files have "
-            f"{held:,} bytes. The weights and the configuration belong to different models. {advice}"
+            f"{location}: the configuration describes a model of more than {weights:,} weights, but the files have "
+            f"{file_bytes:,} bytes. The weights and the configuration belong to different models. {advice}"
         )
 
 

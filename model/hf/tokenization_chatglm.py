@@ -80,10 +80,10 @@ class IncrementalDecoder:
             return ""
         if token_id not in self._texts and self._sp_model.is_byte(token_id):
             return self._decode_byte(token_id)
-        held = self.flush()
+        pending = self.flush()
         text = self._piece_text(token_id)
         self._at_start = self._at_start and not text
-        return held + text
+        return pending + text
 
     def flush(self) -> str:
         """Return one U+FFFD for each byte of an incomplete character; more ids may follow."""

@@ -32,8 +32,8 @@ def read_bits(config: Mapping[str, Any], file: Path) -> int:
 def stored_quantized(tensors: Tensors) -> Tensors:
     """Select the quantized weights of `tensors`, with their scales and groups, in stored form."""
     weights = [name.removesuffix(SCALE_SUFFIX) for name in tensors if name.endswith(f".weight{SCALE_SUFFIX}")]
-    parts = (name + ending for name in weights for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX))
-    return LazyTensors({name: partial(tensors.__getitem__, name) for name in parts if name in tensors})
+    components = (name + ending for name in weights for ending in ("", SCALE_SUFFIX, GROUPS_SUFFIX))
+    return LazyTensors({name: partial(tensors.__getitem__, name) for name in components if name in tensors})
 
 
 def dequantize_tensors(tensors: Tensors, bits: int, width: int) -> Tensors:

@@ -39,9 +39,9 @@ def quantize_weight(weight: torch.Tensor, bits: int) -> QuantizedWeight:
     check_bits(bits, weight.shape[1])
     quantizer = quantize_int8 if bits == 8 else quantize_int4
     height = max(1, CHUNK_ELEMENTS // weight.shape[1])
-    parts = [quantizer(part.detach().float()) for part in weight.split(height)]
-    qweight, scale = torch.cat([part.qweight for part in parts]), torch.cat([part.scale for part in parts])
-    groups = [part.groups for part in parts if part.groups is not None]
+    chunks = [quantizer(chunk.detach().float()) for chunk in weight.split(height)]
+    qweight, scale = torch.cat([chunk.qweight for chunk in chunks]), torch.cat([chunk.scale for chunk in chunks])
+    groups = [chunk.groups for chunk in chunks if chunk.groups is not None]
     return QuantizedWeight(qweight, scale, torch.cat(groups) if groups else None)
 
 

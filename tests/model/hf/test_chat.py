@@ -226,7 +226,7 @@ def test_beams_cannot_be_streamed() -> None:
 def test_stream_generate_yields_the_ids_so_far() -> None:
     inputs = tiny_model().build_inputs(tiny_tokenizer(), str(PICTURE), QUESTION, [])
     steps = list(tiny_model().stream_generate(**inputs, do_sample=False, max_new_tokens=6, min_new_tokens=6))
-    whole = tiny_model().generate(**inputs, do_sample=False, max_new_tokens=6, min_new_tokens=6)
+    full = tiny_model().generate(**inputs, do_sample=False, max_new_tokens=6, min_new_tokens=6)
     length = inputs["input_ids"].shape[1]
     assert [step.shape[1] - length for step in steps] == [1, 2, 3, 4, 5, 6]
-    assert torch.equal(steps[-1], whole)
+    assert torch.equal(steps[-1], full)

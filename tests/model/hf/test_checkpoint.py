@@ -62,9 +62,9 @@ def test_weights_give_the_originals_numbers(
     assert args.num_layers == golden_spec["hf_config"]["num_layers"]
     case = golden_spec["cases"][name]
     ids = torch.tensor([case["input_ids"] + case["continuation"]])
-    picture = {"image": golden_pixels[[case["image_index"] or 0]], "pre_image": case["image_start"]}
+    image_inputs = {"image": golden_pixels[[case["image_index"] or 0]], "pre_image": case["image_start"]}
     with torch.no_grad():
-        logits = model(ids, **(picture if case["image"] else {}))[0][0]
+        logits = model(ids, **(image_inputs if case["image"] else {}))[0][0]
     expected = golden_numbers[f"hf/{name}/logits"]
     assert relative_error(logits[:, :: golden_spec["vocab_stride"]], expected) < 1e-5
 
@@ -120,10 +120,10 @@ def quantize(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
     """Quantize a matrix as the original does; return int8 [out, in * bits / 8] and the scales of the rows."""
     largest = 2 ** (bits - 1) - 1
     scale = (weight.abs().amax(1) / largest).half()
-    whole = (weight / scale.float()[:, None]).round().to(torch.int8)
+    full = (weight / scale.float()[:, None]).round().to(torch.int8)
     if bits == 4:
-        whole = (whole[:, 0::2] << 4) | (whole[:, 1::2] & 15)
-    return whole, scale
+        full = (full[:, 0::2] << 4) | (full[:, 1::2] & 15)
+    return full, scale
 
 
 @pytest.mark.parametrize("bits", [8, 4])

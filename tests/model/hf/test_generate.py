@@ -35,9 +35,9 @@ def test_greedy_tokens_are_the_originals(name: str, golden_pixels: torch.Tensor,
 
 @pytest.mark.parametrize("settings", [{"use_cache": False}, {"cache_implementation": "static"}])
 def test_no_cache_changes_a_token(settings: dict[str, Any], golden_pixels: torch.Tensor) -> None:
-    picture = image_arguments("zh_image", golden_pixels)
-    expected = continue_greedily(prompt_ids("zh_image"), **picture)
-    assert torch.equal(continue_greedily(prompt_ids("zh_image"), **picture, **settings), expected)
+    image_inputs = image_arguments("zh_image", golden_pixels)
+    expected = continue_greedily(prompt_ids("zh_image"), **image_inputs)
+    assert torch.equal(continue_greedily(prompt_ids("zh_image"), **image_inputs, **settings), expected)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -51,8 +51,8 @@ def test_a_left_padded_batch_answers_as_each_row_alone(
     ids, starts = batch.pop("input_ids"), batch.pop("pre_image_length")
     together = continue_greedily(ids, num_beams=num_beams, pre_image_length=starts.tolist(), **batch)
     for row, name in enumerate(CASES):
-        picture = image_arguments(name, golden_pixels)
-        alone = continue_greedily(prompt_ids(name), num_beams=num_beams, **picture)
+        image_inputs = image_arguments(name, golden_pixels)
+        alone = continue_greedily(prompt_ids(name), num_beams=num_beams, **image_inputs)
         assert torch.equal(together[row], alone[0]), name
 
 
@@ -68,17 +68,17 @@ def test_one_offset_serves_several_images_and_one_image_several_prompts(golden_p
 
 
 def test_beams_find_no_less_likely_answers_than_greedy(golden_pixels: torch.Tensor) -> None:
-    ids, picture = prompt_ids("zh_image"), image_arguments("zh_image", golden_pixels)
+    ids, image_inputs = prompt_ids("zh_image"), image_arguments("zh_image", golden_pixels)
 
     def likelihood(tokens: torch.Tensor) -> float:
         with torch.no_grad():
-            logits = golden_model()(torch.cat((ids, tokens), dim=1), **picture).logits
+            logits = golden_model()(torch.cat((ids, tokens), dim=1), **image_inputs).logits
         steps = logits[0, ids.shape[1] - 1 : -1].log_softmax(-1)
         return steps.gather(1, tokens[0][:, None]).sum().item()
 
-    beams = continue_greedily(ids, num_beams=5, **picture)
-    assert likelihood(beams) >= likelihood(continue_greedily(ids, **picture)) - 1e-4
-    assert torch.equal(continue_greedily(ids, num_beams=5, use_cache=False, **picture), beams)
+    beams = continue_greedily(ids, num_beams=5, **image_inputs)
+    assert likelihood(beams) >= likelihood(continue_greedily(ids, **image_inputs)) - 1e-4
+    assert torch.equal(continue_greedily(ids, num_beams=5, use_cache=False, **image_inputs), beams)
 
 
 def test_an_image_is_encoded_once_for_all_beams(golden_pixels: torch.Tensor) -> None:
@@ -92,11 +92,11 @@ def test_an_image_is_encoded_once_for_all_beams(golden_pixels: torch.Tensor) -> 
 
 
 def test_sampling_repeats_with_the_seed_and_varies_without(golden_pixels: torch.Tensor) -> None:
-    picture = image_arguments("zh_image", golden_pixels)
+    image_inputs = image_arguments("zh_image", golden_pixels)
 
     def sample(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return continue_greedily(prompt_ids("zh_image"), do_sample=True, num_return_sequences=3, **picture)
+        return continue_greedily(prompt_ids("zh_image"), do_sample=True, num_return_sequences=3, **image_inputs)
 
     assert sample(1).shape == (3, STEPS)
     assert torch.equal(sample(1), sample(1))

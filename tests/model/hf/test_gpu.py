@@ -24,10 +24,10 @@ QUESTIONS = ("图片里有几个物体？", "描述这张图片。", "Describe t
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 2e-2)])
 def test_logits(dtype: torch.dtype, tolerance: float, golden_pixels: torch.Tensor) -> None:
     """Compare with float32 on the CPU, with the weights rounded to the same dtype."""
-    model, picture = build_golden().to(dtype), image_arguments("zh_image", golden_pixels)
+    model, image_inputs = build_golden().to(dtype), image_arguments("zh_image", golden_pixels)
     with torch.no_grad():
-        expected = model.float()(prompt_ids("zh_image"), **picture).logits
-        actual = model.to("cuda", dtype)(prompt_ids("zh_image").cuda(), **picture).logits
+        expected = model.float()(prompt_ids("zh_image"), **image_inputs).logits
+        actual = model.to("cuda", dtype)(prompt_ids("zh_image").cuda(), **image_inputs).logits
     assert relative_error(actual, expected) < tolerance
 
 

@@ -31,7 +31,7 @@ from tests.helpers.hf_models import (
 TOLERANCE = 1e-5
 
 
-def whole_ids(name: str) -> torch.Tensor:
+def full_ids(name: str) -> torch.Tensor:
     """Return the ids [1, T] of a golden case's prompt and answer."""
     case = SPEC["cases"][name]
     return torch.tensor([case["input_ids"] + case["continuation"]])
@@ -57,7 +57,7 @@ def test_image_embeddings(golden_pixels: torch.Tensor, golden_numbers: Any) -> N
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_the_originals(name: str, golden_pixels: torch.Tensor, golden_numbers: Any) -> None:
-    logits = logits_of(golden_model(), whole_ids(name), **image_arguments(name, golden_pixels))[0]
+    logits = logits_of(golden_model(), full_ids(name), **image_arguments(name, golden_pixels))[0]
     assert relative_error(logits[:, :: SPEC["vocab_stride"]], golden_numbers[f"hf/{name}/logits"]) < TOLERANCE
     assert logits.argmax(-1).tolist() == golden_numbers[f"hf/{name}/argmax"].tolist()
 
@@ -68,10 +68,10 @@ def test_logits_are_those_of_the_sat_network(image: bool, golden_pixels: torch.T
     start = tiny_tokenizer().encode_text("<img>")
     middle = [3] * 32 + tiny_tokenizer().encode_text("</img>问：有几个物体？\n答：") if image else [9, 8, 7]
     ids = torch.tensor([tiny_tokenizer().build_inputs_with_special_tokens(start + middle, [20, 30])])
-    picture = {"images": golden_pixels[:1], "pre_image_length": len(start)}
+    image_inputs = {"images": golden_pixels[:1], "pre_image_length": len(start)}
     with torch.no_grad():
         expected = sat.float()(ids, **({"image": golden_pixels[:1], "pre_image": len(start)} if image else {}))[0]
-    assert relative_error(logits_of(tiny_model(), ids, **(picture if image else {})), expected) < TOLERANCE
+    assert relative_error(logits_of(tiny_model(), ids, **(image_inputs if image else {})), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -91,32 +91,32 @@ def test_a_left_padded_batch_gives_each_row_the_logits_that_it_has_alone(
 def test_tokens_after_a_cache_get_the_logits_that_they_have_in_the_whole(
     steps: int, golden_pixels: torch.Tensor
 ) -> None:
-    model, ids = golden_model(), whole_ids("zh_image")
-    picture = image_arguments("zh_image", golden_pixels)
-    whole = logits_of(model, ids, **picture)
+    model, ids = golden_model(), full_ids("zh_image")
+    image_inputs = image_arguments("zh_image", golden_pixels)
+    full = logits_of(model, ids, **image_inputs)
     length = len(SPEC["cases"]["zh_image"]["input_ids"])
     with torch.no_grad():
-        first = model(ids[:, :length], use_cache=True, **picture)
+        first = model(ids[:, :length], use_cache=True, **image_inputs)
         inputs = model.prepare_inputs_for_generation(
             ids[:, : length + steps], first.past_key_values, torch.ones(1, length + steps), use_cache=True
         )
         later = model(**inputs).logits
     assert inputs["input_ids"].shape == (1, steps)
-    assert relative_error(later, whole[:, length : length + steps]) < TOLERANCE
+    assert relative_error(later, full[:, length : length + steps]) < TOLERANCE
 
 
 def test_the_last_logits_alone_are_the_same(golden_pixels: torch.Tensor) -> None:
-    picture = image_arguments("zh_image", golden_pixels)
-    whole = logits_of(golden_model(), whole_ids("zh_image"), **picture)
-    last = logits_of(golden_model(), whole_ids("zh_image"), logits_to_keep=2, **picture)
+    image_inputs = image_arguments("zh_image", golden_pixels)
+    full = logits_of(golden_model(), full_ids("zh_image"), **image_inputs)
+    last = logits_of(golden_model(), full_ids("zh_image"), logits_to_keep=2, **image_inputs)
     assert last.shape[1] == 2
-    assert relative_error(last, whole[:, -2:]) < TOLERANCE
+    assert relative_error(last, full[:, -2:]) < TOLERANCE
 
 
 def test_hidden_states_and_tuples(golden_pixels: torch.Tensor) -> None:
     with torch.no_grad():
-        outputs = golden_model()(whole_ids("zh_text"), output_hidden_states=True, use_cache=False)
-        plain = golden_model()(whole_ids("zh_text"), use_cache=False, return_dict=False)
+        outputs = golden_model()(full_ids("zh_text"), output_hidden_states=True, use_cache=False)
+        plain = golden_model()(full_ids("zh_text"), use_cache=False, return_dict=False)
     assert len(outputs.hidden_states) == SPEC["hf_config"]["num_layers"] + 1
     assert torch.equal(golden_model().lm_head(outputs.hidden_states[-1]), outputs.logits)
     assert outputs.past_key_values is None
@@ -143,11 +143,11 @@ def test_another_chatglm_is_refused() -> None:
 
 
 def test_the_loss_is_the_cross_entropy_of_the_next_token(golden_pixels: torch.Tensor) -> None:
-    ids, picture = whole_ids("zh_image"), image_arguments("zh_image", golden_pixels)
+    ids, image_inputs = full_ids("zh_image"), image_arguments("zh_image", golden_pixels)
     labels = ids.clone()
     labels[:, : len(SPEC["cases"]["zh_image"]["input_ids"])] = -100
     with torch.no_grad():
-        outputs = golden_model()(ids, labels=labels, **picture)
+        outputs = golden_model()(ids, labels=labels, **image_inputs)
     taught = labels[0, 1:] != -100
     chosen = outputs.logits[0, :-1].log_softmax(-1)[taught].gather(1, ids[0, 1:][taught][:, None])
     assert outputs.loss.item() == pytest.approx(-chosen.mean().item(), rel=1e-5)
@@ -155,7 +155,7 @@ def test_the_loss_is_the_cross_entropy_of_the_next_token(golden_pixels: torch.Te
 
 def gradients(model: HfModel, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the gradient of each parameter for a golden case's loss."""
-    ids = whole_ids("zh_image")
+    ids = full_ids("zh_image")
     model.train()
     model(ids, labels=ids, **image_arguments("zh_image", pixels)).loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -176,10 +176,10 @@ def test_gradient_checkpointing_changes_no_gradient(golden_pixels: torch.Tensor)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_follows_float32(dtype: torch.dtype, golden_pixels: torch.Tensor) -> None:
-    picture = image_arguments("zh_image", golden_pixels)
-    expected = logits_of(golden_model(), whole_ids("zh_image"), **picture)
+    image_inputs = image_arguments("zh_image", golden_pixels)
+    expected = logits_of(golden_model(), full_ids("zh_image"), **image_inputs)
     model = build_golden().to(dtype)
-    actual = logits_of(model, whole_ids("zh_image"), **picture)
+    actual = logits_of(model, full_ids("zh_image"), **image_inputs)
     assert actual.dtype == model.dtype == dtype
     assert relative_error(actual, expected) < (1e-2 if dtype == torch.float16 else 3e-2)
 

@@ -32,17 +32,17 @@ def adapt(model: HfModel) -> Any:
 
 
 def test_lora_changes_nothing_until_it_is_trained_and_merges_into_what_it_learnt(golden_pixels: torch.Tensor) -> None:
-    adapted, picture = adapt(build_golden()), image_arguments("zh_image", golden_pixels)
+    adapted, image_inputs = adapt(build_golden()), image_arguments("zh_image", golden_pixels)
     ids = torch.tensor([SPEC["cases"]["zh_image"]["input_ids"] + SPEC["cases"]["zh_image"]["continuation"]])
     with torch.no_grad():
-        assert torch.equal(adapted(input_ids=ids, **picture).logits, golden_model()(ids, **picture).logits)
+        assert torch.equal(adapted(input_ids=ids, **image_inputs).logits, golden_model()(ids, **image_inputs).logits)
     adapted.gradient_checkpointing_enable()
     adapted.enable_input_require_grads()
     adapted.train()
     optimizer = torch.optim.AdamW([weight for weight in adapted.parameters() if weight.requires_grad], 1e-2)
     losses = []
     for _ in range(4):
-        loss = adapted(input_ids=ids, labels=ids, **picture).loss
+        loss = adapted(input_ids=ids, labels=ids, **image_inputs).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -50,18 +50,18 @@ def test_lora_changes_nothing_until_it_is_trained_and_merges_into_what_it_learnt
     assert losses == sorted(losses, reverse=True)
     adapted.eval()
     with torch.no_grad():
-        expected = adapted(input_ids=ids, **picture).logits
+        expected = adapted(input_ids=ids, **image_inputs).logits
         merged = adapted.merge_and_unload()
         assert isinstance(merged, HfModel)
-        assert relative_error(merged(ids, **picture).logits, expected) < 1e-5
+        assert relative_error(merged(ids, **image_inputs).logits, expected) < 1e-5
 
 
 def test_an_adapted_model_generates_and_chats(golden_pixels: torch.Tensor) -> None:
-    picture = image_arguments("zh_image", golden_pixels)
+    image_inputs = image_arguments("zh_image", golden_pixels)
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    expected = golden_model().generate(input_ids=prompt_ids("zh_image"), **picture, **settings)
+    expected = golden_model().generate(input_ids=prompt_ids("zh_image"), **image_inputs, **settings)
     adapted = adapt(build_golden())
-    assert torch.equal(adapted.generate(input_ids=prompt_ids("zh_image"), **picture, **settings), expected)
+    assert torch.equal(adapted.generate(input_ids=prompt_ids("zh_image"), **image_inputs, **settings), expected)
     chatting = adapt(HfModel.from_pretrained(TINY, dtype=torch.float32))
     greedy = {"do_sample": False, "min_length": 0}
     answer = chatting.chat(tiny_tokenizer(), None, "你好", **greedy)
@@ -79,8 +79,8 @@ def test_an_adapted_model_generates_and_chats(golden_pixels: torch.Tensor) -> No
 )
 def test_modules_may_be_on_several_devices(device_map: Any, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed")
-    picture = Path(__file__).parents[3] / "examples" / "scene.png"
+    image_inputs = Path(__file__).parents[3] / "examples" / "scene.png"
     placed = HfModel.from_pretrained(TINY, dtype=torch.float32, device_map=device_map, offload_folder=tmp_path)
     greedy = {"do_sample": False, "min_length": 0}
-    answer = placed.chat(tiny_tokenizer(), picture, "描述这张图片。", **greedy)
-    assert answer == tiny_model().chat(tiny_tokenizer(), picture, "描述这张图片。", **greedy)
+    answer = placed.chat(tiny_tokenizer(), image_inputs, "描述这张图片。", **greedy)
+    assert answer == tiny_model().chat(tiny_tokenizer(), image_inputs, "描述这张图片。", **greedy)

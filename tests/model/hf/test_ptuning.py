@@ -32,12 +32,12 @@ def test_both_sides_have_the_same_logits(run: Path, data: Path) -> None:  # noqa
     plain = load_hf("visualglm-tiny", device="cpu").network
     batch = batch_of(data, ours)
     assert batch.pixels is not None
-    picture = {"pre_image_length": batch.image_starts[0], "images": batch.pixels[:1]}
+    image_inputs = {"pre_image_length": batch.image_starts[0], "images": batch.pixels[:1]}
     with torch.no_grad():
         expected = final_hidden_states(ours, batch, ours.encode_image(batch.pixels))[:1]
         length = len(batch.labels[0])
         own = ours.lm_head(expected)[0]
-        found, before = (network(batch.input_ids[:1], **picture).logits[0] for network in (theirs, plain))
+        found, before = (network(batch.input_ids[:1], **image_inputs).logits[0] for network in (theirs, plain))
     assert found.shape == own.shape == (length, ours.vocabulary)
     assert torch.allclose(found, own, atol=2e-2)
     assert not torch.allclose(found, before, atol=1)
@@ -45,7 +45,7 @@ def test_both_sides_have_the_same_logits(run: Path, data: Path) -> None:  # noqa
 
 def test_both_sides_give_the_same_answers(run: Path) -> None:
     pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "navy", "white")]
-    asked = [(Conversation(picture, language=CHINESE), QUESTION) for picture in pictures]
+    asked = [(Conversation(image_inputs, language=CHINESE), QUESTION) for image_inputs in pictures]
     greedy = DEMO.replace(temperature=0.0, repetition_penalty=1.0, max_new_tokens=24)
     models = [load_sat(run, device="cpu"), load_hf(run, device="cpu")]
     ours, theirs = (model.answer_batch(asked, greedy) for model in models)
@@ -59,14 +59,14 @@ def test_a_cached_prefix_changes_no_logit_of_transformers(run: Path) -> None:
     config = network.config
     ids = torch.tensor([[100, 101, 102, config.gmask_token_id, config.bos_token_id, 103, 104]])
     with torch.no_grad():
-        whole = network(ids).logits[0, -2:]
+        full = network(ids).logits[0, -2:]
         first = network(ids[:, :-2], use_cache=True)
         positions = [torch.tensor([[[3], [number]]]) for number in (2, 3)]
         later = []
         for number, place in enumerate(positions):
             given = {"past_key_values": first.past_key_values, "position_ids": place, "use_cache": True}
             later.append(network(ids[:, 5 + number : 6 + number], **given).logits[0])
-    assert torch.allclose(torch.cat(later), whole, atol=1e-3)
+    assert torch.allclose(torch.cat(later), full, atol=1e-3)
 
 
 def test_it_is_saved_as_published_models_have_it(run: Path, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_only_the_language_models_layers_are_quantized(
     assert quantized_names(model) == {f"transformer.layers.{n}.{name}" for n in layers for name in QUANTIZED_LAYERS}
     assert model.config.quantization_bit == bits
     assert model.dtype == torch.float32
-    picture = image_arguments("zh_image", golden_pixels)
+    image_inputs = image_arguments("zh_image", golden_pixels)
     with torch.no_grad():
-        expected, actual = (m(prompt_ids("zh_image"), **picture).logits for m in (golden_model(), model))
+        expected, actual = (m(prompt_ids("zh_image"), **image_inputs).logits for m in (golden_model(), model))
     assert relative_error(actual, expected) < tolerance
 
 

@@ -89,9 +89,9 @@ def test_the_model_below_the_head_says_what_it_lacks() -> None:
 @torch.no_grad()
 def test_the_model_below_the_head_continues_from_its_cache() -> None:
     model, ids = tiny_model(), torch.tensor([examples()[0]["input_ids"]])
-    whole = model.base_model(input_ids=ids)
-    assert whole.past_key_values is None
+    full = model.base_model(input_ids=ids)
+    assert full.past_key_values is None
     prefix = model.base_model(input_ids=ids[:, :-1], use_cache=True)
     position_ids = model.base_model.prepare_positions_and_mask(ids, None, None, None)[0][..., -1:]
     last = model.base_model(input_ids=ids[:, -1:], position_ids=position_ids, past_key_values=prefix.past_key_values)
-    assert torch.allclose(last.last_hidden_state, whole.last_hidden_state[:, -1:], atol=1e-4)
+    assert torch.allclose(last.last_hidden_state, full.last_hidden_state[:, -1:], atol=1e-4)
