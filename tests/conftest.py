@@ -1,4 +1,4 @@
-"""Tiny models with the goldens' weights, shared by the tests."""
+"""Fixtures for all tests: small models with the goldens' weights."""
 
 import json
 from argparse import Namespace
@@ -18,7 +18,7 @@ from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
 
 GOLDENS = Path(__file__).parent / "goldens"
-pytest_plugins = ["tests.helpers.checkpoints", "tests.helpers.web_server"]  # fixtures of theirs
+pytest_plugins = ["tests.helpers.checkpoints", "tests.helpers.web_server"]  # they define fixtures
 
 
 @pytest.fixture(scope="session")
@@ -29,25 +29,25 @@ def golden_spec() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def golden_numbers() -> Iterator[Any]:
-    """Arrays that the original answered."""
+    """The output arrays of the original."""
     with np.load(GOLDENS / "tiny" / "model.npz") as arrays:
         yield arrays
 
 
 @pytest.fixture(scope="session")
 def golden_images(golden_spec: dict[str, Any]) -> list[Image.Image]:
-    """The pictures of the goldens."""
+    """The images of the goldens."""
     return [golden_weights.picture(**arguments) for arguments in golden_spec["pictures"]]
 
 
 @pytest.fixture(scope="session")
 def golden_pixels(golden_images: list[Image.Image]) -> torch.Tensor:
-    """The pictures of the goldens, preprocessed: [2, 3, 224, 224]."""
-    return torch.stack([preprocess(picture, 224) for picture in golden_images])
+    """The images of the goldens, preprocessed: [2, 3, 224, 224]."""
+    return torch.stack([preprocess(image, 224) for image in golden_images])
 
 
 def build_model(spec: dict[str, Any], **changes: Any) -> VisualGLMModel:
-    """Build the goldens' SAT model with its drawn weights, in float32 on the CPU."""
+    """Build the goldens' SAT model with its weights, in float32 on the CPU."""
     args = VisualGLMModel.get_args(**{**spec["sat_config"], **changes})
     model = VisualGLMModel(Namespace(**vars(args)))
     golden_weights.fill(model.named_parameters(), spec["seed"])
@@ -56,12 +56,12 @@ def build_model(spec: dict[str, Any], **changes: Any) -> VisualGLMModel:
 
 @pytest.fixture(scope="session")
 def golden_model(golden_spec: dict[str, Any]) -> VisualGLMModel:
-    """The goldens' SAT model. Do not change it; build your own with `build_model`."""
+    """The goldens' SAT model. Do not modify it; build another one with `build_model`."""
     return build_model(golden_spec)
 
 
 def relative_error(actual: torch.Tensor, expected: Any) -> float:
-    """Return the norm of the difference over the norm of `expected`."""
+    """Return the norm of the difference divided by the norm of `expected`."""
     reference = torch.as_tensor(expected, dtype=torch.float32)
     difference = actual.detach().float().cpu() - reference
     return float(difference.norm() / reference.norm())
@@ -69,14 +69,14 @@ def relative_error(actual: torch.Tensor, expected: Any) -> float:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> SatChatModel:
-    """visualglm-tiny on the CPU. Do not change it."""
+    """visualglm-tiny on the CPU. Do not modify it."""
     return load_sat("visualglm-tiny", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
-    """A client of a server of visualglm-tiny with the default settings."""
-    from tests.helpers.api_server import serving  # needs fastapi, which other tests do without
+    """A client of a server of visualglm-tiny with default settings."""
+    from tests.helpers.api_server import serving  # needs fastapi, which most tests do not need
 
     with serving(tiny_model) as client:
         yield client
@@ -84,7 +84,7 @@ def tiny_server(tiny_model: SatChatModel) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def attended_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let Hugging Face models use decode buffers on the CPU, too; return the attended length of each step."""
+    """Enable decode buffers of Hugging Face models on the CPU; return the attended length of each step."""
     from model.hf import generation_chatglm
     from model.hf.generation_chatglm import DecodeBuffers
 

@@ -1,4 +1,4 @@
-"""What is measured of answers, and that all who are measured answer the same prompts."""
+"""All backends answer the same prompts, and their measurements are correct."""
 
 from argparse import Namespace
 
@@ -13,13 +13,13 @@ from model import DEMO, Conversation
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    """Where visualglm-tiny comes from."""
+    """The source of visualglm-tiny."""
     return Source(Namespace(device="cpu", dtype=None, from_pretrained=EMBEDDED_MODEL, layers=None))
 
 
 @pytest.fixture(scope="module")
 def engine(source: Source) -> EngineBackend:
-    """Our engine on visualglm-tiny."""
+    """Our engine with visualglm-tiny."""
     return EngineBackend(source.sat())
 
 
@@ -32,7 +32,7 @@ def test_prompts_have_the_requested_length(engine: EngineBackend, length: int) -
 
 
 def test_every_backend_generates_the_requested_tokens(engine: EngineBackend, source: Source) -> None:
-    """A subject fails where its prompt or its answer has another length."""
+    """A backend fails if its prompt or its answer has another length."""
     [pixels] = random_pixels(1, engine.model.network.image_size, seed=0)
     for backend in (engine, ChatBackend(engine.model), SatBackend(source.sat())):
         times = backend.answer(SHORT, 4, pixels, 0)

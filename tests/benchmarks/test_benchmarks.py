@@ -1,4 +1,4 @@
-"""The benchmarks run, and print the rows that they promise. How fast anything is, is not tested."""
+"""The benchmarks run and print their rows; the tests do not check performance."""
 
 import functools
 import importlib
@@ -28,18 +28,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(module: str, *arguments: str) -> str:
-    """Run a benchmark in this process, which has imported torch; return what it prints."""
+    """Run a benchmark in this process, which has already imported torch; return its output."""
     output = io.StringIO()
     program = importlib.import_module(module)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as where a person starts it
+        warnings.simplefilter("ignore")  # warnings are not errors for users
         patch.setattr(sys, "argv", [module, *arguments])
         assert run_program(program.main) == SUCCESS
     return output.getvalue()
 
 
 def run_alone(module: str, *arguments: str) -> str:
-    """Run a benchmark in a process of its own; return what it prints."""
+    """Run a benchmark in a subprocess; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -48,7 +48,7 @@ def run_alone(module: str, *arguments: str) -> str:
 
 
 def cells(output: str) -> list[list[str]]:
-    """Return the table rows of an output, headings included."""
+    """Return the table rows of an output, with headings."""
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:1] == "|"]
 
 

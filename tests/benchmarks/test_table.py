@@ -1,4 +1,4 @@
-"""Tables of measurements: every row is printed, whatever happens to the others."""
+"""Tables of measurements: a failing row does not affect other rows."""
 
 import pytest
 

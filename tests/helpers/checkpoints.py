@@ -1,4 +1,4 @@
-"""Small models on disk, in both formats, for the tests of reading and writing them."""
+"""Small models on disk, in both formats, for the tests of reading and writing checkpoints."""
 
 import json
 from argparse import Namespace
@@ -23,7 +23,7 @@ QKV = "transformer.layers.1.attention.query_key_value.weight"
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test reaches a hub, or models that lie on this machine."""
+    """Disable access to the hub, and to models on this machine."""
 
     def unreachable(*args: Any, local_files_only: bool = False, **kwargs: Any) -> str:
         if local_files_only:
@@ -40,26 +40,26 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def make_small_model(spec: dict[str, Any]) -> Small:
-    """Build a model like the goldens' with a vocabulary just large enough for SAT to cut it; return its config too."""
+    """Build a model with a vocabulary just large enough for SAT to shard; return it with its config."""
     config = {**spec["sat_config"], "vocab_size": 1200}
     return build_model({**spec, "sat_config": config}), config
 
 
 @pytest.fixture(scope="module")
 def small(golden_spec: dict[str, Any]) -> Small:
-    """A small model and its configuration. Do not change it."""
+    """A small model and its configuration. Do not modify it."""
     return make_small_model(golden_spec)
 
 
 @pytest.fixture
 def run(small: Small, tmp_path: Path) -> Path:
-    """The directory of a training run of it."""
+    """The directory of a training run of the small model."""
     model, config = small
     return write_sat(tmp_path / "run", model.state_dict(), config, 300)
 
 
 def read_model(name: str | Path, **options: Any) -> tuple[VisualGLMModel, Namespace]:
-    """Load a model onto the CPU, whatever the machine has."""
+    """Load a model onto the CPU."""
     return VisualGLMModel.from_pretrained(str(name), args=Namespace(device="cpu"), **options)
 
 
@@ -68,12 +68,12 @@ def write_sat(
     tensors: Mapping[str, torch.Tensor],
     config: Mapping[str, Any],
     number: int = 1,
-    **beside: Any,
+    **extra: Any,
 ) -> Path:
-    """Write a SAT checkpoint as SAT's training does, with what it leaves beside the weights."""
+    """Write a SAT checkpoint like SAT's training; `extra` is stored in the same file as the weights."""
     folder = directory / str(number)
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"module": dict(tensors), **beside}, folder / RANK_0)
+    torch.save({"module": dict(tensors), **extra}, folder / RANK_0)
     (directory / "latest").write_text(str(number))
     (directory / "model_config.json").write_text(json.dumps(config))
     return directory
@@ -86,5 +86,5 @@ def write_hf(directory: Path, model: VisualGLMModel, config: Mapping[str, Any], 
 
 
 def differing(model: VisualGLMModel, expected: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the names of the parameters of `model` that are not `expected`, bit by bit."""
+    """Return the names of the parameters of `model` that differ from `expected` in any bit."""
     return [name for name, parameter in model.named_parameters() if not torch.equal(parameter, expected[name])]

@@ -1,4 +1,4 @@
-"""Image files that are small and cost much to decode, or that hold more than their header tells."""
+"""Image files that are small but expensive to decode, or that contain more than their header declares."""
 
 import io
 import re
@@ -12,7 +12,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode(image: Image.Image, format_name: str, **options: Any) -> bytes:
-    """Return an image as a file."""
+    """Encode an image as a file."""
     file = io.BytesIO()
     image.save(file, format_name, **options)
     return file.getvalue()
@@ -26,12 +26,12 @@ def many_scans(count: int, side: int = 64) -> bytes:
 
 
 def slow_to_decode() -> bytes:
-    """A JPEG within the bounds for 100 million pixels whose decoding takes seconds."""
+    """Return a JPEG within the limits for 100 megapixels that takes seconds to decode."""
     return many_scans(99, side=4000)
 
 
 def many_strips(count: int) -> bytes:
-    """A TIFF that announces `count` strips, as its first page's directory tells it."""
+    """Return a TIFF whose first directory declares `count` strips."""
     data = encode(Image.new("L", (8, 8)), "TIFF")
     (start,) = struct.unpack_from("<I", data, 4)
     entry = data.index(struct.pack("<H", 273), start)
@@ -39,35 +39,35 @@ def many_strips(count: int) -> bytes:
 
 
 def png_chunk(kind: bytes, data: bytes, checksum: int | None = None) -> bytes:
-    """A chunk of a PNG, with a wrong checksum if one is given."""
+    """Return a PNG chunk, with a wrong checksum if one is given."""
     checksum = zlib.crc32(kind + data) if checksum is None else checksum
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
-    """A PNG with more chunks after its header."""
+    """Insert chunks into a PNG after its header."""
     end = len(PNG_SIGNATURE) + 25
     return png[:end] + b"".join(chunks) + png[end:]
 
 
 def icon_around(png: bytes) -> bytes:
-    """An icon that announces 16 x 16 pixels and holds any PNG."""
+    """Return an icon that declares 16 x 16 pixels and contains any PNG."""
     entry = bytes([16, 16, 0, 0, 1, 0, 32, 0]) + len(png).to_bytes(4, "little") + (22).to_bytes(4, "little")
     return b"\0\0\1\0\1\0" + entry + png
 
 
 def jpeg_with_random_tail(length: int) -> bytes:
-    """A JPEG followed by other data, as a phone's motion photo is by a film; it looks full of scans."""
+    """Return a JPEG with trailing data, like the video of a motion photo; it looks like many scans."""
     return encode(Image.new("RGB", (64, 64)), "JPEG") + b"\xff\xda\0\x02" * (length // 4)
 
 
 def plain_png(**options: Any) -> bytes:
-    """A PNG of one color."""
+    """Return a PNG of one color."""
     return encode(Image.new("RGB", (8, 6), (10, 20, 30)), "PNG", **options)
 
 
 def run_length_bmp(side: int) -> bytes:
-    """A BMP of runs of one pixel each, which Pillow decodes in Python."""
+    """Return a BMP of runs of one pixel each, which Pillow decodes in Python."""
     rows = (b"\1\7" * side + b"\0\0") * side
     palette = bytes(range(256)) * 4
     offset = 14 + 40 + len(palette)
@@ -76,26 +76,26 @@ def run_length_bmp(side: int) -> bytes:
 
 
 def with_segments(segments: bytes) -> bytes:
-    """A JPEG with more segments after its start."""
+    """Insert segments into a JPEG after its start."""
     data = encode(Image.new("RGB", (64, 64), (10, 20, 30)), "JPEG")
     return data[:2] + segments + data[2:]
 
 
 def with_gif_comment(blocks: bytes) -> bytes:
-    """A GIF with a comment of these sub-blocks before its image."""
+    """Return a GIF with a comment of these sub-blocks before its image."""
     data = encode(Image.new("P", (8, 8)), "GIF")
     start = data.index(b",\0\0\0\0")
     return data[:start] + b"!\xfe" + blocks + b"\0" + data[start:]
 
 
 def tiff_of_entries(count: int) -> bytes:
-    """A TIFF whose directory has `count` entries."""
+    """Return a TIFF whose directory has `count` entries."""
     entries = b"".join(struct.pack("<HHII", 1000 + number, 4, 1, number) for number in range(count))
     return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(4)
 
 
 def costly_files() -> dict[str, bytes]:
-    """Return costly files of many formats by name; the server refuses some of them."""
+    """Return costly files of many formats by name; the server rejects some of them."""
     side = 5900
     smooth = Image.linear_gradient("L").resize((side, side))
     photo = Image.merge("RGB", (smooth, smooth.rotate(90), smooth.rotate(180)))

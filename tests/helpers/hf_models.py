@@ -1,4 +1,4 @@
-"""Small Hugging Face models and their prompts, shared by the tests."""
+"""Small Hugging Face models and prompts for them."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ CASES = ["zh_image", "en_image", "zh_history_image", "zh_text"]
 
 
 def build_golden(**changes: Any) -> HfModel:
-    """Build the goldens' HF model with its drawn weights, in float32 on the CPU."""
+    """Build the goldens' Hugging Face model with its weights, in float32 on the CPU."""
     model = HfModel(ChatGLMConfig(**{**SPEC["hf_config"], **changes}))
     golden_weights.fill(model.named_parameters(), SPEC["seed"])
     return model.float().eval()
@@ -27,7 +27,7 @@ def build_golden(**changes: Any) -> HfModel:
 
 @functools.cache
 def golden_model() -> HfModel:
-    """The goldens' HF model. Do not change it; build your own with `build_golden`."""
+    """Return the goldens' Hugging Face model. Do not modify it; build another one with `build_golden`."""
     return build_golden()
 
 
@@ -38,29 +38,29 @@ def load_tiny(directory: Path = TINY) -> HfModel:
 
 @functools.cache
 def tiny_model() -> HfModel:
-    """visualglm-tiny. Do not change it; load your own with `load_tiny`."""
+    """Return visualglm-tiny. Do not modify it; load another one with `load_tiny`."""
     return load_tiny()
 
 
 @functools.cache
 def tiny_tokenizer() -> ChatGLMTokenizer:
-    """The tokenizer of visualglm-tiny."""
+    """Return the tokenizer of visualglm-tiny."""
     return ChatGLMTokenizer.from_pretrained(TINY)
 
 
 def image_arguments(name: str, pixels: torch.Tensor) -> dict[str, Any]:
-    """Return the arguments of a golden case's picture; none where it has none."""
+    """Return the image arguments of a golden case; empty if it has no image."""
     case = SPEC["cases"][name]
     return {"images": pixels[[case["image_index"]]], "pre_image_length": case["image_start"]} if case["image"] else {}
 
 
 def prompt_ids(name: str) -> torch.Tensor:
-    """Return the ids [1, T] of a golden case's prompt."""
+    """Return the token ids [1, T] of a golden prompt."""
     return torch.tensor([SPEC["cases"][name]["input_ids"]])
 
 
 def left_padded_batch(pixels: torch.Tensor, names: list[str] = CASES) -> dict[str, torch.Tensor]:
-    """Return golden prompts as one batch, padded on the left, with a picture for each row."""
+    """Return golden prompts as one left-padded batch, with an image for each sequence."""
     prompts = [SPEC["cases"][name]["input_ids"] for name in names]
     pads = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
     starts = [SPEC["cases"][name]["image_start"] if SPEC["cases"][name]["image"] else None for name in names]

@@ -1,4 +1,4 @@
-"""What the programs of the original's users share: visualglm-tiny as they have it, and a question about a picture."""
+"""Fixtures for programs of the original's users: visualglm-tiny as a SAT model, and a question about an image."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def tiny_tokenizer() -> Any:
 
 @pytest.fixture(scope="module", name="base")
 def sat_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """visualglm-tiny as a SAT directory. Do not change it."""
+    """visualglm-tiny as a SAT directory. Do not modify it."""
     checkpoint = open_checkpoint("visualglm-tiny")
     directory = tmp_path_factory.mktemp("models") / "base"
     save_sat(directory, checkpoint.split(), {"model_class": "VisualGLMModel", **checkpoint.config})
@@ -31,16 +31,16 @@ def sat_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def ask(model: Any, tokenizer: Any) -> str:
-    """Return what `model` says about the example picture."""
+    """Return the answer of `model` to the question about the example image."""
     return chat(SCENE, model, tokenizer, QUESTION, temperature=0)[0]
 
 
 def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
-    """Return the logits [1, T, V] that a training step would see."""
+    """Return the logits [1, T, V] of a training step."""
     ids = tokenizer([QUESTION], return_tensors="pt")["input_ids"]
     return model(input_ids=ids)[0]
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether two results are the same but for rounding."""
+    """Check that two results are equal up to rounding."""
     return torch.allclose(actual, expected, atol=1e-3, rtol=1e-4)

@@ -1,10 +1,10 @@
-"""What programs of others may rely on: names, keywords, flags. tests/public_names.json lists it.
+"""The public interface: names, keywords and flags, as listed in tests/project/public_names.json.
 
-    python -m tests.project.public_names        # adds what is new; what is listed stays
+    python -m tests.project.public_names        # adds new entries; never removes any
 
-This writes `modules`, `signatures` and `programs`; the rest is written by hand. `moved` names the current place of a
-module that cannot be imported by its former path any more. `gone` names a module (`a.b`) or a name in it (`a.b:name`)
-that was removed, with the reason.
+This writes `modules`, `signatures` and `programs`; the other entries are edited by hand. `moved` maps a module that
+cannot be imported by its former path to its current path. `gone` maps a removed module (`a.b`) or name (`a.b:name`) to
+the reason.
 """
 
 import argparse
@@ -41,7 +41,7 @@ COMMANDS = (
     "tiny.train",
 )
 PROGRAMS = (*(f"{name}.py" for name in SCRIPTS), "finetune/finetune_visualglm.py", *(f"-m {name}" for name in COMMANDS))
-# Where signatures are read, and of which names; None for all that the package lists.
+# Modules whose signatures are listed, and names; None for all in `__all__`.
 DOORS: dict[str, tuple[str, ...] | None] = {
     "model": None,
     "model.checkpoint": None,
@@ -69,7 +69,7 @@ class NotInstalledError(Exception):
 
 
 class ParserFoundError(BaseException):
-    """Ends a program that is about to print its help."""
+    """Ends a program when it is about to print its help."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__()
@@ -77,22 +77,22 @@ class ParserFoundError(BaseException):
 
 
 def read_list() -> dict[str, Any]:
-    """Return what is listed."""
+    """Read the listed names."""
     content: dict[str, Any] = json.loads(LIST.read_text(encoding="utf-8"))
     return content
 
 
 def current_path(name: str, moved: dict[str, str]) -> str:
-    """Return where a module lies that `moved` lists, alone or with its package."""
+    """Return the current path of a module, if `moved` lists it or its package."""
     package, _, rest = name.rpartition(".")
     return moved[name] if name in moved else f"{current_path(package, moved)}.{rest}" if package else name
 
 
 def import_former(name: str, moved: dict[str, str]) -> ModuleType:
-    """Import a module by the path that it was listed with, or from where it has moved to.
+    """Import a module by its listed path, or by its current one.
 
     Raises:
-        ModuleNotFoundError: it is nowhere.
+        ModuleNotFoundError: the module does not exist.
         NotInstalledError: it needs a library that is not installed.
     """
     current = current_path(name, moved)
@@ -111,7 +111,7 @@ def import_former(name: str, moved: dict[str, str]) -> ModuleType:
 
 
 def find_current(name: str, moved: dict[str, str]) -> str | None:
-    """Return the path by which a listed module is known today; None if it is nowhere, or cannot be imported."""
+    """Return the current path of a listed module; None if it does not exist or cannot be imported."""
     try:
         return import_former(name, moved).__name__
     except (ModuleNotFoundError, NotInstalledError):
@@ -150,7 +150,7 @@ def _read_all(module: str) -> list[str]:
 
 
 def describe_signature(function: Any, is_method: bool = False) -> list[str]:
-    """Return the names of a function's parameters, those after `*` keyword-only; with a former name: `new/former`."""
+    """Return a function's parameter names, with `*` before keyword-only ones; former names as `new/former`."""
     source = function.__init__ if inspect.isclass(function) else function
     parameters = list(inspect.signature(function).parameters.values())[is_method:]
     former = {new: old for old, new in getattr(source, "former_keywords", {}).items()}
@@ -164,14 +164,14 @@ def describe_signature(function: Any, is_method: bool = False) -> list[str]:
 
 
 def list_members(cls: type) -> Iterator[tuple[str, Any]]:
-    """Yield the public attributes that classes of ours give `cls`, by name."""
+    """Yield the public attributes of `cls` that our classes define, by name."""
     ours = [base for base in cls.__mro__ if base.__module__.split(".")[0] in PACKAGES]
     for name in sorted({name for base in ours for name in vars(base) if not name.startswith("_")}):
         yield name, inspect.getattr_static(cls, name)
 
 
 def describe(name: str, value: Any) -> Iterator[tuple[str, list[str] | None]]:
-    """Yield the signature of a function, or of a class and its methods; None for what cannot be called."""
+    """Yield the signature of a function, or of a class and its methods; None if not callable."""
     if inspect.isclass(value):
         words = None if issubclass(value, BaseException) else describe_signature(value)
         yield name, words
@@ -193,7 +193,7 @@ def _describe_member(name: str, cls: type, member: str, found: Any) -> Iterator[
 
 
 def describe_door(door: str, moved: dict[str, str], names: Any = None) -> dict[str, list[str] | None]:
-    """Return the signatures of what can be imported from a module."""
+    """Return the signatures of the names that can be imported from a module."""
     module = import_former(door, moved)
     return {
         key: words for name in names or module.__all__ for key, words in describe(str(name), getattr(module, str(name)))
@@ -202,18 +202,18 @@ def describe_door(door: str, moved: dict[str, str], names: Any = None) -> dict[s
 
 @contextmanager
 def command_line(*words: str) -> Iterator[None]:
-    """Let a program find these words as its command line, and the repository as its place."""
+    """Set the command line and the import path of a program."""
     with (
         mock.patch.object(sys, "argv", list(words)),
         mock.patch.object(sys, "path", [str(ROOT), *sys.path]),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # a module that is imported already runs as a program
+        warnings.simplefilter("ignore")  # the module is imported already
         yield
 
 
 def find_parser(program: str) -> argparse.ArgumentParser:
-    """Return the parser whose help a program prints for `--help`."""
+    """Return a program's argument parser."""
 
     def print_help(parser: argparse.ArgumentParser, file: Any = None) -> None:
         raise ParserFoundError(parser)
@@ -245,12 +245,12 @@ def describe_parser(parser: argparse.ArgumentParser) -> dict[str, list[Any]]:
 
 
 def update(listed: dict[str, Any]) -> None:
-    """Add what is new to what is listed."""
+    """Add new names to the list."""
     moved = listed.setdefault("moved", {})
     listed.setdefault("gone", {})
     former = {find_current(name, moved): name for name in listed.setdefault("modules", {})}
     for name in list_modules():
-        if former.get(name, name) == name:  # a module that has moved stays listed under its former path alone
+        if former.get(name, name) == name:  # a moved module stays listed under its former path only
             listed["modules"][name] = sorted({*listed["modules"].get(name, []), *list_names(name)})
     for door, names in DOORS.items():
         known = listed.setdefault("signatures", {}).setdefault(door, {})
@@ -263,14 +263,14 @@ def update(listed: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Write the list with what is new."""
+    """Update the list."""
     listed = read_list() if LIST.is_file() else {}
     update(listed)
     LIST.write_text(to_lines(listed), encoding="utf-8")
 
 
 def to_lines(value: Any, depth: int = 0) -> str:
-    """Return JSON with a line for each entry of the outer three levels."""
+    """Return JSON with one line per entry of the outer three levels."""
     if depth == 3 or not isinstance(value, dict) or not value:
         return json.dumps(value, ensure_ascii=False)
     blank = " " * (depth + 1)

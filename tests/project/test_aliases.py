@@ -1,4 +1,4 @@
-"""Former paths, names, keywords and attributes, and the public names, which are imported on first use."""
+"""Former paths, names, keywords and attributes work and warn; public names are imported on first use."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""What configuration files point at is there."""
+"""Paths in configuration files exist."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ TOOLS = PROJECT["tool"]
 
 
 def patterns() -> Iterator[str]:
-    """Yield the paths and patterns that pyproject.toml names."""
+    """Yield the paths and patterns in pyproject.toml."""
     yield PROJECT["project"]["readme"]
     yield from TOOLS["hatch"]["build"]["targets"]["wheel"]["packages"]
     yield from TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]

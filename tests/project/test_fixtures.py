@@ -1,4 +1,4 @@
-"""What an earlier commit wrote loads with today's code and gives the same: see fixtures/README.md."""
+"""Files written by an earlier commit load with the current code and give the same results: see fixtures/README.md."""
 
 import importlib
 import json
@@ -23,9 +23,9 @@ MODELS = ("hf-export", "sat-run", "int4", "lora", "ptuning", "qlora")
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=24)
 PLAIN = {"do_sample": False, "min_length": 0, "repetition_penalty": 1.0, "max_length": 120}
 TRAINING = ("--device", "cpu", "--num-workers", "0", "--log-interval", "1", "--batch-size", "2", "--lr", "2e-2")
-HALF = 3  # steps of the interrupted training
-# Arguments: directories with code, each of which is loaded as transformers' users do, where our packages are unknown.
-# Then they become known, and the first directory is loaded by them as well.
+HALF = 3  # steps of the interrupted run
+# Arguments: directories with code. Each is loaded by plain transformers while our packages cannot be imported. Then
+# they can, and the first directory is also loaded by them.
 PROGRAM = """
 import json, sys
 sys.modules["model"] = sys.modules["sat"] = None  # importing either fails
@@ -65,7 +65,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the fixtures, where models are found by their names."""
+    """A copy of the fixtures, where models are found by name."""
     folder = tmp_path_factory.mktemp("home") / "fixtures"
     shutil.copytree(FIXTURES, folder)
     for file in folder.glob("*/tokenizer_config.json"):
@@ -76,7 +76,7 @@ def fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def ask(model: ChatModel, folder: Path) -> list[dict[str, Any]]:
-    """Return the greedy answers to the questions, and to a second one in the same conversation."""
+    """Return the greedy answers to the questions, each followed by a second question."""
     answers = []
     for name, mark, question in EXPECTED["questions"]:
         image = None if name is None else Image.open(folder / "data" / name).convert("RGB")
@@ -100,7 +100,7 @@ def test_int4_answers_stay_similar(fixtures: Path) -> None:
     answers = ask(load_sat("int4", device="cpu", quant=4), fixtures)
     pairs = list(zip(answers, EXPECTED["answers"]["int4 at 4 bits"], strict=True))
     alike = [actual["text"][:8] == expected["text"][:8] for actual, expected in pairs]
-    # The products are bfloat16's, which differ between processors, so later tokens may, too.
+    # Products in bfloat16 differ between processors, so later tokens may differ, too.
     assert alike.count(True) >= len(alike) - 2
 
 
@@ -115,7 +115,7 @@ def test_a_run_is_given_a_base_that_has_moved(fixtures: Path, tmp_path: Path, mo
 
 @pytest.fixture(scope="module")
 def refreshed(fixtures: Path) -> Path:
-    """The export with today's code, exchanged by the command line."""
+    """The export with the current code, updated by the command line."""
     directory = shutil.copytree(fixtures / "hf-export", fixtures / "refreshed")
     convert: Any = importlib.import_module("model.checkpoint.convert")
     assert convert.main(["--refresh-code", str(directory)]) == 0
@@ -142,7 +142,7 @@ def test_an_export_answers_as_before_with_and_without_this_package(refreshed: Pa
             **os.environ,
             "HF_MODULES_CACHE": str(refreshed.parent / "modules"),
             "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",  # more only wait for one another in so small a model
+            "OMP_NUM_THREADS": "1",  # more threads are slower for such a small model
         },
     )
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_an_export_answers_as_before_with_and_without_this_package(refreshed: Pa
     assert modules["ours"] == "model"
 
 
-# PEFT calls transformers by names that it has given up.
+# PEFT uses deprecated names of transformers.
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_an_adapter_of_peft_answers_as_before(fixtures: Path) -> None:
     peft = pytest.importorskip("peft", reason="PEFT is not installed")
@@ -186,14 +186,16 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fixtures: Path, t
     method = ("--use_lora", "--lora_targets", "llm", "mlp", "--train-iters", "6", "--save-interval", "3")
     assert finetune([*given, "--save", str(tmp_path), *TRAINING, *method, "--resume"]) == 0
     records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = {str(record["step"]): record["loss"] for record in records if "loss" in record}  # the last of each step
+    losses = {
+        str(record["step"]): record["loss"] for record in records if "loss" in record
+    }  # the last one of each step
     assert losses == pytest.approx(EXPECTED["losses"], rel=1e-4)
     assert [record["step"] for record in records if "loss" in record][-3:] == [HALF + 1, HALF + 2, HALF + 3]
     assert (run / "latest").read_text() == "6"
 
 
 def web_module(name: str) -> Any:
-    """Import a module of the web page, which lies in the package `visualglm` or on its own."""
+    """Import a module of the web page, from the package `visualglm` or by its former path."""
     try:
         return importlib.import_module(f"visualglm.web.{name}")
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Import rules between packages and modules."""
 
 import ast
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "transformers": {"hf", "checkpoint", "hf_loading"},
     "triton": {"kernels"},
 }
-# The parts of the package from top to bottom: each may import those below it, wherever in a file the import stands.
+# The components of the package from top to bottom: each may import the ones below it, anywhere in a file.
 ORDER = (
     *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "chat_model", "finetuned", "visualglm", "blip2"),
     *("sat", "checkpoint", "hf", "images", "engine", "quantization", "kernels"),
@@ -26,12 +26,12 @@ ORDER = (
 
 
 def part_of(path: Path) -> str:
-    """Return the part of the package that a file belongs to: a folder's or a module's name."""
+    """Return the component of the package that a file belongs to: the name of its folder or module."""
     return path.relative_to(ROOT / "model").parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the full name of every module that a file imports, wherever in the file."""
+    """Yield the full name of every module that a file imports, anywhere in it."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,12 +45,12 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def module_name(path: Path) -> str:
-    """Return the name by which a file is imported."""
+    """Return the import path of a file."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def parts_imported(path: Path) -> set[str]:
-    """Return the parts of the package that a file imports, its own left out."""
+    """Return the components of the package that a file imports, except its own."""
     names = [name.split(".") for name in imported(path)]
     known = {part_of(module) for module in MODULES}
     return {name[1] for name in names if name[0] == "model" and len(name) > 1} & known - {part_of(path), "__init__"}
@@ -96,7 +96,7 @@ def test_there_are_no_import_cycles() -> None:
 
 
 def nearest(names: Iterator[str], modules: set[str]) -> set[str]:
-    """Return the modules among imported names, without the packages that only lead to one of them."""
+    """Return the imported modules; a package is omitted if one of its modules is imported."""
     found = {name for name in names if name in modules}
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 

@@ -1,4 +1,4 @@
-"""Every documented way to install, each in a fresh environment, each ending in a chat."""
+"""Every documented installation, each in a fresh environment, each ending with a chat."""
 
 import base64
 import json
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.slow
 
 
 def bare_environment() -> dict[str, str]:
-    """Return the environment as on a machine that has nothing of ours."""
+    """Return the environment variables outside a virtual environment."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
 def run(command: list[str | Path], folder: Path, typed: str = "") -> str:
-    """Run a command as on a machine that has nothing of ours; return what it printed."""
+    """Run a command without our environment; return its output."""
     settings: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     done = subprocess.run(command, cwd=folder, env=bare_environment(), input=typed, **settings)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -43,7 +43,7 @@ def run(command: list[str | Path], folder: Path, typed: str = "") -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy of the files that git tracks, as they are now."""
+    """A copy of the files that git tracks, in their current state."""
     names = run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], ROOT).splitlines()
     for name in names:
         target = tmp_path / "clone" / name
@@ -54,7 +54,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def make_environment(folder: Path) -> Path:
-    """Make a fresh virtual environment; return its interpreter."""
+    """Create a fresh virtual environment; return its interpreter."""
     run([sys.executable, "-m", "venv", folder / ".venv"], folder)
     return folder / ".venv" / "bin" / "python"
 
@@ -84,7 +84,7 @@ def test_make_installs_for_the_chat_then_for_the_web_page(clone: Path) -> None:
 def test_a_wheel_with_the_versions_that_pip_resolves(clone: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "model.py").write_text("raise SystemExit('not ours')")  # the console program does not look here
+    (elsewhere / "model.py").write_text("raise SystemExit('not ours')")  # the console program must not import this
     shutil.copy(ROOT / "examples" / "scene.png", elsewhere)
     wheel = build_wheel(clone, elsewhere)
     shutil.rmtree(clone)
@@ -107,7 +107,7 @@ def test_a_wheel_with_the_versions_that_pip_resolves(clone: Path, tmp_path: Path
 
 
 def build_wheel(clone: Path, folder: Path) -> Path:
-    """Build a wheel from a checkout into `folder`, and check what it contains and that the checkout is as before."""
+    """Build a wheel from a checkout; check its content, and that the checkout is unchanged."""
     before = sorted(clone.rglob("*"))
     run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, "."], clone)
     assert sorted(clone.rglob("*")) == before
@@ -123,7 +123,7 @@ def build_wheel(clone: Path, folder: Path) -> Path:
 
 @contextmanager
 def serving(command: list[str | Path], folder: Path) -> Iterator[str]:
-    """Run the HTTP server; give its address when it is ready."""
+    """Run the HTTP server; yield its URL when it is ready."""
     with subprocess.Popen(command, cwd=folder, env=bare_environment(), stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr
@@ -138,6 +138,7 @@ def serving(command: list[str | Path], folder: Path) -> Iterator[str]:
 
 
 def wait_until_ready(url: str) -> None:
+    """Wait until the server is ready."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -148,9 +149,9 @@ def wait_until_ready(url: str) -> None:
             time.sleep(0.1)
 
 
-def ask(url: str, question: str, picture: Path) -> str:
-    """Return the server's answer to a question about a picture."""
-    body = {"image": base64.b64encode(picture.read_bytes()).decode(), "text": question, "temperature": 0}
+def ask(url: str, question: str, image: Path) -> str:
+    """Return the server's answer to a question about an image."""
+    body = {"image": base64.b64encode(image.read_bytes()).decode(), "text": question, "temperature": 0}
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         return str(json.load(response)["response"])

