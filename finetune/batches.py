@@ -263,10 +263,10 @@ def load_batches(
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
     )
-    others = set(multiprocessing.active_children())
+    existing = set(multiprocessing.active_children())
     with block_signals():
         loaded: Any = iter(loader)
-    started = set(multiprocessing.active_children()) - others
+    started = set(multiprocessing.active_children()) - existing
     try:
         for batch in loaded:
             if isinstance(batch, DataError):

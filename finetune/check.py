@@ -118,8 +118,8 @@ def describe_image_error(path: Path) -> str | None:
 def describe_lengths(lengths: Sequence[int]) -> str:
     """Return minimum, maximum, median and 95th percentile of some lengths as text."""
     ordered = sorted(lengths)
-    most = ordered[int(0.95 * (len(ordered) - 1))]
-    return f"{ordered[0]} to {ordered[-1]}, half up to {ordered[(len(ordered) - 1) // 2]}, 95 % up to {most}"
+    percentile_95 = ordered[int(0.95 * (len(ordered) - 1))]
+    return f"{ordered[0]} to {ordered[-1]}, half up to {ordered[(len(ordered) - 1) // 2]}, 95 % up to {percentile_95}"
 
 
 def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str:
@@ -127,22 +127,22 @@ def summarize(findings: Findings, path: Path, name: str, max_length: int) -> str
     usable = findings.rows - len(findings.bad_rows)
     lines = [f"{path}: {findings.rows} rows, {usable} can be used; lengths in tokens of {name}"]
     if findings.answer_lengths:
-        spoken = ", ".join(f"{count} {code}" for code, count in sorted(findings.languages.items()))
-        sizes = list(map(sum, zip(findings.prompt_lengths, findings.answer_lengths, strict=True)))
+        languages = ", ".join(f"{count} {code}" for code, count in sorted(findings.languages.items()))
+        totals = list(map(sum, zip(findings.prompt_lengths, findings.answer_lengths, strict=True)))
         lines += [
-            f"answers    {len(findings.answer_lengths)} ({spoken}); {findings.multi_turn} rows have several turns",
+            f"answers    {len(findings.answer_lengths)} ({languages}); {findings.multi_turn} rows have several turns",
             f"images     {len(findings.images)} in {findings.with_image} rows",
             f"prompts    {describe_lengths(findings.prompt_lengths)}",
             f"answers    {describe_lengths(findings.answer_lengths)}; {sum(findings.answer_lengths)} in all",
-            f"together   {describe_lengths(sizes)}",
+            f"together   {describe_lengths(totals)}",
         ]
     if findings.ignored_keys:
         lines.append(f"ignored    {describe_ignored_keys(findings.ignored_keys)}")
     if findings.truncated:
-        number, most = max(findings.truncated, key=lambda found: found[1])
+        number, count = max(findings.truncated, key=lambda found: found[1])
         lines.append(
             f"too long   {len(findings.truncated)} answers do not fit into {max_length} tokens with their context; "
-            f"the longest is in row {number}, which loses {most} tokens. Raise --max-length to keep all."
+            f"the longest is in row {number}, which loses {count} tokens. Raise --max-length to keep all."
         )
     if findings.bad_rows:
         lines.append(f"bad rows   {len(findings.bad_rows)}")

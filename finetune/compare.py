@@ -29,14 +29,14 @@ CORRECT, WRONG, EXPECTED = "✓", "✗", "expected"
 SCORE_LABEL = "Exactly the expected answer"
 
 
-def to_article(one: ComparedQuestion, names: Sequence[str]) -> Article:
+def to_article(pair: ComparedQuestion, names: Sequence[str]) -> Article:
     """Return an article with a question, its image, its history and both answers."""
-    question = one.question
+    question = pair.question
     lines = [Line("row", str(question.row))]
     for turn in question.history:
         lines += [Line("before", turn.question), Line("answered", turn.answer)]
     lines += [Line("question", question.text), Line("expected", question.expected)]
-    answers = zip(names, (one.before, one.after), strict=True)
+    answers = zip(names, (pair.before, pair.after), strict=True)
     lines += [Line(name, answer.text, verdict(answer)) for name, answer in answers]
     return Article(None if question.image is None else load_image(question.image), lines)
 
@@ -54,26 +54,26 @@ def read_questions(path: Path, on_bad_row: OnBadRow, count: int | None) -> list[
     """
     rows = read_rows(path)
     bad: list[BadRowError] = []
-    asked = list(islice(questions_of(row for _, row in iterate_usable_rows(rows, bad)), count))
+    questions = list(islice(questions_of(row for _, row in iterate_usable_rows(rows, bad)), count))
     images: dict[Path, list[int]] = {}
-    for one in asked:
-        if one.image is not None:
-            images.setdefault(one.image, []).append(one.row)
+    for question in questions:
+        if question.image is not None:
+            images.setdefault(question.image, []).append(question.row)
     bad += find_unreadable_images(images)
     raise_for_bad_rows(rows, bad, on_bad_row)
     broken = {error.number for error in bad}
-    usable = [one for one in asked if one.row not in broken]
+    usable = [question for question in questions if question.row not in broken]
     if not usable:
         raise DataError(f"No question of {path} can be asked: the images of the first {count} are broken.")
     return usable
 
 
-def ask_model(model: SatChatModel, asked: Sequence[Question], name: str) -> Iterator[ScoredAnswer]:
+def ask_model(model: SatChatModel, questions: Sequence[Question], name: str) -> Iterator[ScoredAnswer]:
     """Yield a model's answer to each question, with a progress bar."""
     yield from tqdm(
-        score_answers(model, asked, min_tokens=MIN_ANSWER_TOKENS),
+        score_answers(model, questions, min_tokens=MIN_ANSWER_TOKENS),
         desc=name,
-        total=len(asked),
+        total=len(questions),
         leave=False,
         disable=None,
     )
@@ -90,13 +90,13 @@ def show_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def format_compared(one: ComparedQuestion, names: Sequence[str]) -> str:
+def format_compared(pair: ComparedQuestion, names: Sequence[str]) -> str:
     """Return a question with both answers as lines of text."""
-    question = one.question
+    question = pair.question
     image = "no image" if question.image is None else str(question.image)
     width = max(map(len, (*names, EXPECTED)))
     lines = [f"row {question.row}, {image}", f"  {question.text}", f"  {EXPECTED:{width}}    {question.expected}"]
-    for name, answer in zip(names, (one.before, one.after), strict=True):
+    for name, answer in zip(names, (pair.before, pair.after), strict=True):
         lines.append(f"  {name:{width}}  {CORRECT if answer.is_correct else WRONG} {answer.text}")
     return "\n".join(map(show_line, lines))
 
@@ -142,14 +142,14 @@ def run(
     questions = read_questions(data, on_bad_row, count)
     names = (base, run)
     before, after = (list(ask_model(load(name, device=device, dtype=dtype), questions, name)) for name in names)
-    compared = [ComparedQuestion(*one) for one in zip(questions, before, after, strict=True)]
-    for one in compared[:show]:
-        print_text(format_compared(one, names), end="\n\n")
+    compared = [ComparedQuestion(*pair) for pair in zip(questions, before, after, strict=True)]
+    for pair in compared[:show]:
+        print_text(format_compared(pair, names), end="\n\n")
     if len(compared) > show:
         print_text(f"... and {len(compared) - show} more; --show N prints more, --html PAGE writes all.\n")
     scores = [describe_score(name, answers) for name, answers in zip(names, (before, after), strict=True)]
     if html is not None:
-        articles = (to_article(one, names) for one in compared)
+        articles = (to_article(pair, names) for pair in compared)
         write_page(html, " → ".join(names), articles, summary=f"{SCORE_LABEL}:", scores=scores)
     print_text(SCORE_LABEL, *scores, sep="\n  ")
 

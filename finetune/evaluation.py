@@ -99,12 +99,12 @@ def answer_all(
         config: generation settings.
         max_batch_size: maximum batch size, if the model supports batches.
     """
-    left, answer_batch = iter(questions), getattr(model, "answer_batch", None)
-    while chunk := list(islice(left, MAX_OPEN_IMAGES)):
+    remaining, answer_batch = iter(questions), getattr(model, "answer_batch", None)
+    while chunk := list(islice(remaining, MAX_OPEN_IMAGES)):
         if answer_batch is not None:
             yield from answer_batch(chunk, config, max_batch_size)
         else:
-            yield from (answer_alone(model, *one, config) for one in chunk)
+            yield from (answer_alone(model, *pair, config) for pair in chunk)
 
 
 def answer_alone(
@@ -112,7 +112,7 @@ def answer_alone(
 ) -> str | VisualGLMError:
     """Return a model's answer to one question, or its error."""
     try:
-        return "".join(piece.text for piece in model.stream_answer(conversation, question, config))
+        return "".join(chunk.text for chunk in model.stream_answer(conversation, question, config))
     except VisualGLMError as error:
         return error
 
@@ -133,18 +133,18 @@ def score_answers(
     Raises:
         ImageError: an image is broken.
     """
-    requests = ((one.conversation(), one.text) for one in questions)
+    requests = ((question.conversation(), question.text) for question in questions)
     config = greedy_config(model, choose_max_new_tokens(model, questions, min_tokens))
-    for one, answer in zip(questions, answer_all(model, requests, config, max_batch_size), strict=True):
-        is_right = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, one, answer)
-        yield ScoredAnswer(str(answer), is_right)
+    for question, answer in zip(questions, answer_all(model, requests, config, max_batch_size), strict=True):
+        is_correct = not isinstance(answer, VisualGLMError) and is_expected(model.tokenizer, question, answer)
+        yield ScoredAnswer(str(answer), is_correct)
 
 
 def choose_max_new_tokens(model: SatChatModel, questions: Iterable[Question], min_tokens: int) -> int:
     """Return a limit of new tokens that is sufficient to tell whether answers are the expected ones."""
-    most: int = model.network.max_sequence_length
-    lengths = (len(model.tokenizer.encode_text(one.expected[: most * MAX_TOKEN_CHARS])) for one in questions)
-    return min(max(min_tokens, max(lengths, default=0) + EXTRA_TOKENS), most)
+    limit: int = model.network.max_sequence_length
+    lengths = (len(model.tokenizer.encode_text(question.expected[: limit * MAX_TOKEN_CHARS])) for question in questions)
+    return min(max(min_tokens, max(lengths, default=0) + EXTRA_TOKENS), limit)
 
 
 def displayed_text(tokenizer: Tokenizer, text: str) -> str:
@@ -188,10 +188,10 @@ def held_out_loss(
     """
     batches = [list(range(len(dataset)))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     rounds = -(-len(batches) // distributed.world_size)
-    mine = [number * distributed.world_size + distributed.rank for number in range(rounds)]
+    own = [number * distributed.world_size + distributed.rank for number in range(rounds)]
     total = tokens = 0.0
-    loaded = load_batches(dataset, [batches[at % len(batches)] for at in mine])
-    for number, batch in zip(mine, loaded, strict=True):
+    loaded = load_batches(dataset, [batches[number % len(batches)] for number in own])
+    for number, batch in zip(own, loaded, strict=True):
         loss = float(loss_of(batch))
         if number < len(batches):
             total += loss
@@ -205,14 +205,14 @@ def answer_held_out(model: SatChatModel, dataset: ChatDataset, count: int) -> tu
     Returns:
         The fraction of correct answers, and (question, expected, answer) of the first few.
     """
-    asked = list(islice(readable_questions(dataset), count))
-    answers = list(score_answers(model, asked, max_batch_size=EVAL_BATCH_SIZE))
-    share = sum(answer.is_correct for answer in answers) / len(answers)
+    questions = list(islice(readable_questions(dataset), count))
+    answers = list(score_answers(model, questions, max_batch_size=EVAL_BATCH_SIZE))
+    fraction = sum(answer.is_correct for answer in answers) / len(answers)
     samples = [
-        (shorten(one.text), shorten(displayed_text(model.tokenizer, one.expected)), shorten(answer.text))
-        for one, answer in list(zip(asked, answers, strict=True))[:NUM_SAMPLES]
+        (shorten(question.text), shorten(displayed_text(model.tokenizer, question.expected)), shorten(answer.text))
+        for question, answer in list(zip(questions, answers, strict=True))[:NUM_SAMPLES]
     ]
-    return share, samples
+    return fraction, samples
 
 
 def shorten(text: str) -> str:
@@ -222,9 +222,9 @@ def shorten(text: str) -> str:
 
 def readable_questions(dataset: ChatDataset) -> Iterator[Question]:
     """Yield the questions of all rows that can be used and whose images can be read."""
-    for one in questions_of(row for _, row in iterate_usable_rows(dataset.rows, [])):
+    for question in questions_of(row for _, row in iterate_usable_rows(dataset.rows, [])):
         try:
-            one.conversation()
+            question.conversation()
         except ImageError:
             continue
-        yield one
+        yield question

@@ -26,9 +26,9 @@ from .row_images import (
     image_names,
     paths_of,
     reject_ignored_image,
-    reject_marks,
+    reject_tags,
     single_image,
-    strip_marks,
+    strip_tags,
 )
 
 ROLES = {
@@ -218,7 +218,7 @@ def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
     """
     texts = read_texts(record)
     named = image_names(record)
-    turns, tagged, placeholders = strip_all_marks(texts)
+    turns, tagged, placeholders = strip_all_tags(texts)
     name = single_image(named, [*texts.images, *tagged])
     if placeholders > int(name is not None):
         raise RowFormatError(
@@ -259,8 +259,8 @@ def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]
         raise RowFormatError(f'it has both "system" and a system message in "{key}". Keep one of them')
     dialog = [message for message in messages if message.role != "system"]
     turns = [
-        (require_text(asked.text, "question"), require_text(answer.text, "answer"))
-        for asked, answer in zip(dialog[::2], dialog[1::2], strict=True)
+        (require_text(question.text, "question"), require_text(answer.text, "answer"))
+        for question, answer in zip(dialog[::2], dialog[1::2], strict=True)
     ]
     images = [path for message in dialog for path in message.images]
     ignored_keys = dict.fromkeys(f"{key}[].{name}" for message in messages for name in message.ignored_keys)
@@ -284,17 +284,17 @@ def read_history(history: Any) -> list[tuple[str, str]]:
         raise RowFormatError(f'its "history" has another format: {error}') from None
 
 
-def strip_all_marks(texts: RowTexts) -> tuple[list[Turn], list[str], int]:
+def strip_all_tags(texts: RowTexts) -> tuple[list[Turn], list[str], int]:
     """Return the turns without image tags, the paths in the tags, and the number of placeholders."""
     turns, paths, placeholders = [], [], texts.placeholders
-    for index, (asked, answer) in enumerate(texts.turns):
-        question, found, count = strip_marks(asked)
+    for index, (question, answer) in enumerate(texts.turns):
+        question, found, count = strip_tags(question)
         paths += found
         placeholders += count
         is_learned = index >= texts.first_trained_turn
-        reject_marks(answer, "answer" if is_learned else "history")
+        reject_tags(answer, "answer" if is_learned else "history")
         turns.append(Turn(require_nonblank(question, "question"), require_nonblank(answer, "answer")))
-    opening = [reject_marks(text, "system").strip() for text in texts.system]
+    opening = [reject_tags(text, "system").strip() for text in texts.system]
     turns[0] = Turn("\n".join([*opening, turns[0].question]), turns[0].answer)
     return turns, paths, placeholders
 

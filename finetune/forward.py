@@ -69,13 +69,13 @@ def final_hidden_states(
 
 def sat_logits(network: VisualGLMModel, batch: Batch, images: torch.Tensor | None) -> torch.Tensor:
     """Return the logits [B, T, V] of SAT's forward pass, which calls every hook."""
-    given: dict[str, Any] = {"pre_image": batch.image_starts}
+    options: dict[str, Any] = {"pre_image": batch.image_starts}
     if images is not None:
-        given["image_embeddings"] = gather_image_embeddings(batch, images)
+        options["image_embeddings"] = gather_image_embeddings(batch, images)
     mask = batch.attention_mask.to(network.device).float()  # in SAT a bool mask is True at hidden positions
     positions = batch.position_ids.to(network.device)
     logits: torch.Tensor
-    logits, *_ = network(batch.input_ids.to(network.device), position_ids=positions, attention_mask=mask, **given)
+    logits, *_ = network(batch.input_ids.to(network.device), position_ids=positions, attention_mask=mask, **options)
     return logits
 
 

@@ -63,11 +63,11 @@ class AsyncScalars:
 
     def __init__(self, numbers: Iterable[float | torch.Tensor], device: torch.device) -> None:
         self.event: torch.cuda.Event | None = None
-        given = [torch.as_tensor(number, dtype=torch.float64) for number in numbers]
+        tensors = [torch.as_tensor(number, dtype=torch.float64) for number in numbers]
         if device.type != "cuda":
-            self.buffer = torch.stack([number.detach().cpu() for number in given])
+            self.buffer = torch.stack([number.detach().cpu() for number in tensors])
             return
-        scalars = torch.stack([number.detach().to(device, non_blocking=True) for number in given])
+        scalars = torch.stack([number.detach().to(device, non_blocking=True) for number in tensors])
         self.buffer = torch.empty(scalars.shape, dtype=scalars.dtype, pin_memory=True).copy_(scalars, non_blocking=True)
         self.event = torch.cuda.Event()
         self.event.record()

@@ -140,13 +140,15 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
 
 def check_adapter(config: Mapping[str, Any], folder: Path) -> None:
     """Raise CheckpointError for an adapter that is not plain LoRA on linear layers."""
-    more = [name for name in ("use_dora", "modules_to_save", "bias_pattern") if config.get(name)]
-    more += ["bias"] if config.get("bias", "none") != "none" else []
+    unsupported = [name for name in ("use_dora", "modules_to_save", "bias_pattern") if config.get(name)]
+    unsupported += ["bias"] if config.get("bias", "none") != "none" else []
     start = str(config.get("init_lora_weights", True))
-    more += [f"init_lora_weights={start}"] if start.lower().startswith(CHANGING_BASE) else []
-    if config.get("peft_type") != "LORA" or more:
-        what = f"LoRA with {', '.join(more)}" if more else f"of type {config.get('peft_type')!r}"
-        raise CheckpointError(f"The adapter in {folder} is {what}; only plain LoRA can be converted. {MERGE_WITH_PEFT}")
+    unsupported += [f"init_lora_weights={start}"] if start.lower().startswith(CHANGING_BASE) else []
+    if config.get("peft_type") != "LORA" or unsupported:
+        description = f"LoRA with {', '.join(unsupported)}" if unsupported else f"of type {config.get('peft_type')!r}"
+        raise CheckpointError(
+            f"The adapter in {folder} is {description}; only plain LoRA can be converted. {MERGE_WITH_PEFT}"
+        )
 
 
 def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: Path) -> None:
@@ -154,10 +156,10 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
     expected = {name + end for name in names for end in (LORA_A, LORA_B)}
     other = [name for name in sorted({*stored} ^ expected) if not is_base_weight(name, stored, base)]
     if other or not names:
-        what = f"{'holds' if other[0] in stored else 'lacks'} {other[0]}" if other else "holds no tensors"
+        description = f"{'holds' if other[0] in stored else 'lacks'} {other[0]}" if other else "holds no tensors"
         raise CheckpointError(
-            f"{folder / WEIGHTS_NAME} {what}. Only LoRA on linear layers can be converted, with {LORA_A[1:]} and "
-            f"{LORA_B[1:]} for each. {MERGE_WITH_PEFT}"
+            f"{folder / WEIGHTS_NAME} {description}. Only LoRA on linear layers can be converted, with {LORA_A[1:]} "
+            f"and {LORA_B[1:]} for each. {MERGE_WITH_PEFT}"
         )
 
 

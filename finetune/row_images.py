@@ -22,7 +22,7 @@ NOT_PATHS = ("", ".", "./")  # contents of <image></image> if the image is given
 OTHER_MEDIA = re.compile(r"<\|?(?:video|audio)(?:[ _-]?\d+)?\|?>", re.IGNORECASE)
 
 
-def strip_marks(question: str) -> tuple[str, list[str], int]:
+def strip_tags(question: str) -> tuple[str, list[str], int]:
     """Return a question without image tags, the paths in its tags, and the number of its placeholders.
 
     Raises:
@@ -46,7 +46,7 @@ def strip_marks(question: str) -> tuple[str, list[str], int]:
     return text.strip(), paths, placeholders + count
 
 
-def reject_marks(text: str, name: str) -> str:
+def reject_tags(text: str, name: str) -> str:
     """Return a text that must not have an image tag.
 
     Raises:

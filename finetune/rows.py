@@ -174,10 +174,10 @@ def index_lines(path: Path) -> RowOffsets:
 
 
 def index_list(path: Path) -> RowOffsets:
-    """Find the elements of a JSON list.
+    """Index the elements of a JSON list.
 
     Raises:
-        DataError: it is no list of JSON values in UTF-8 to its end.
+        DataError: the file is not a JSON list in UTF-8, or has a syntax error.
     """
     offsets = RowOffsets()
     raw = path.read_bytes()

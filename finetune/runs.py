@@ -96,10 +96,10 @@ def resume(run: Run, start: TrainingState, config: TrainingConfig, distributed: 
     run.remove_partial()
     try:
         for damaged, damage in damages.items():
-            aside = run.rename_damaged(damaged)
+            renamed = run.rename_damaged(damaged)
             print_main(
                 distributed,
-                f"The checkpoint of step {damaged} in {run.path} is damaged: {damage}. It was renamed {aside.name}.",
+                f"The checkpoint of step {damaged} in {run.path} is damaged: {damage}. It was renamed {renamed.name}.",
             )
         if damages or not latest_names(run.path / LATEST_NAME, step):
             run.write_latest(step)
@@ -218,9 +218,9 @@ def find_run(save: Path, experiment: str, name: str, keep: int) -> Run:
     for path in candidates:
         if (path / CONFIG_NAME).is_file() and Run(path, keep).directory_steps():
             return Run(path, keep)
-    looked = ", ".join(str(path) for path in candidates) or f"{save} for {experiment}-*"
+    searched = ", ".join(str(path) for path in candidates) or f"{save} for {experiment}-*"
     raise CheckpointError(
-        f"There is no run to resume: searched {looked}. A run is a directory with {CONFIG_NAME} and at least one "
+        f"There is no run to resume: searched {searched}. A run is a directory with {CONFIG_NAME} and at least one "
         "checkpoint. Start a new run without --resume."
     )
 

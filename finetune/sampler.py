@@ -58,16 +58,19 @@ class ResumableBatchSampler:
     def epoch(self, number: int) -> list[int]:
         """Return the indices of all examples in the order of one epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        drawn = torch.randperm(self.num_examples, generator=generator).tolist()
-        return drawn if self.lengths is None else self._by_length(drawn, generator)
+        shuffled = torch.randperm(self.num_examples, generator=generator).tolist()
+        return shuffled if self.lengths is None else self._by_length(shuffled, generator)
 
-    def _by_length(self, drawn: list[int], generator: torch.Generator) -> list[int]:
+    def _by_length(self, shuffled: list[int], generator: torch.Generator) -> list[int]:
         """Sort the examples of each window by length, form batches, and shuffle the batches of the window."""
         window, lengths = LENGTH_WINDOW * self.step_size, self.lengths or ()
         ordered: list[int] = []
-        for start in range(0, len(drawn), window):
-            part = sorted(drawn[start : start + window], key=lambda index: lengths[index])
-            groups = [part[first : first + self.batch_size] for first in range(0, len(part), self.batch_size)]
+        for start in range(0, len(shuffled), window):
+            sorted_window = sorted(shuffled[start : start + window], key=lambda index: lengths[index])
+            groups = [
+                sorted_window[first : first + self.batch_size]
+                for first in range(0, len(sorted_window), self.batch_size)
+            ]
             for group in torch.randperm(len(groups), generator=generator).tolist():
                 ordered += groups[group]
         return ordered

@@ -188,8 +188,8 @@ class Trainer:
         if self.image_cache is None or batch.skipped:  # an example that replaces a broken one has another index
             return
         ends = self.train_data.cumulative_sizes
-        for index, is_known in zip(indices, self.image_cache.is_cached(batch), strict=True):
-            if is_known:
+        for index, is_cached in zip(indices, self.image_cache.is_cached(batch), strict=True):
+            if is_cached:
                 number = bisect_right(ends, index)
                 dataset = self.train_data.datasets[number]
                 dataset.is_cached[index - ends[number]] = True  # a negative index, counted from its end
@@ -295,14 +295,14 @@ class Trainer:
     def _record_evaluation(self, score: Score) -> bool:
         """Log an evaluation; return whether to stop early."""
         state = self.state
-        better = state.best_loss is None or score.loss < state.best_loss
-        state.best_loss, state.worse = (score.loss, 0) if better else (state.best_loss, state.worse + 1)
+        is_better = state.best_loss is None or score.loss < state.best_loss
+        state.best_loss, state.worse = (score.loss, 0) if is_better else (state.best_loss, state.worse + 1)
         stops = 0 < self.config.early_stop <= state.worse
         if self.logger is not None:
             answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers exactly right"
             self.logger.write_line(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
-            for question, wanted, given in score.samples:
-                self.logger.write_line(f"    {question}  expected: {wanted}  answer: {given}")
+            for question, expected, answer in score.samples:
+                self.logger.write_line(f"    {question}  expected: {expected}  answer: {answer}")
             answers = [list(sample) for sample in score.samples]
             self.logger.log(state.step, valid_loss=score.loss, valid_exact=score.exact_match, samples=answers)
             if stops:
