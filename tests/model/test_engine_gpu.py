@@ -1,4 +1,4 @@
-"""On a GPU: graphs, kernels and batches of any size give the tokens that the CPU gives."""
+"""On a GPU, CUDA graphs, kernels and batches of any size generate the same tokens as on the CPU."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 from model import CHINESE, DEMO, Conversation, SatChatModel, Turn, load_hf, load_sat
 from model.images.preprocess import load_image
 from tests.conftest import build_model
-from tests.model.engine.test_batch import draw_requests, prompts, together  # noqa: F401  (a fixture)
+from tests.model.engine.test_batch import draw_requests, generate_batched, prompts  # noqa: F401  (a fixture)
 from tests.model.engine.test_decoder import SharpAttention, build_prefixed
 from tests.model.images.test_embedding_cache import drawn, threads_started
 from tests.model.test_gpu import SCENE
@@ -31,16 +31,16 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[tuple[Conversation, str]]:
-    """Questions with and without a history, of different length."""
+def questions() -> list[tuple[Conversation, str]]:
+    """Return questions with and without a history, of different lengths."""
     rng, image = random.Random(0), load_image(SCENE)
     turns = [Turn("图片里有几个物体？", "图片中一共有三个物体。")] * 9
     return [(Conversation(image, turns[: rng.randrange(10)], CHINESE), rng.choice(QUESTIONS)) for _ in range(40)]
 
 
 @pytest.fixture(scope="module")
-def expected(asked: list[tuple[Conversation, str]]) -> list[Any]:
-    return load_sat("visualglm-tiny", device="cpu").answer_batch(asked, GREEDY)
+def expected(questions: list[tuple[Conversation, str]]) -> list[Any]:
+    return load_sat("visualglm-tiny", device="cpu").answer_batch(questions, GREEDY)
 
 
 @pytest.fixture(scope="module")
@@ -48,80 +48,86 @@ def on_gpu() -> Iterator[SatChatModel]:
     return load_sat("visualglm-tiny", device="cuda", dtype="float32")
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 33])
-def test_batches_of_any_size(rows: int, on_gpu: SatChatModel, asked: Any, expected: list[Any]) -> None:
-    assert on_gpu.answer_batch(asked, GREEDY, max_batch_size=rows) == expected
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 33])
+def test_batches_of_any_size(batch_size: int, on_gpu: SatChatModel, questions: Any, expected: list[Any]) -> None:
+    assert on_gpu.answer_batch(questions, GREEDY, max_batch_size=batch_size) == expected
 
 
-def test_the_twin_has_the_same_engine(asked: Any, expected: list[Any]) -> None:
+def test_the_hugging_face_side_gives_the_same_answers(questions: Any, expected: list[Any]) -> None:
     assert (
-        load_hf("visualglm-tiny", device="cuda", dtype="float32").answer_batch(asked, GREEDY, max_batch_size=5)
+        load_hf("visualglm-tiny", device="cuda", dtype="float32").answer_batch(questions, GREEDY, max_batch_size=5)
         == expected
     )
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_few_bits_in_company_and_alone(bits: int, asked: Any) -> None:
+def test_low_bit_answers_in_any_batch_size(bits: int, questions: Any) -> None:
     model = load_sat("visualglm-tiny", device="cuda", dtype="float32", quant=bits)
-    alone, company = (model.answer_batch(asked, GREEDY, max_batch_size=rows) for rows in (1, 16))
-    cpu = load_sat("visualglm-tiny", device="cpu", quant=bits).answer_batch(asked, GREEDY)
-    for answers in (alone, company):
+    single, batched = (model.answer_batch(questions, GREEDY, max_batch_size=batch_size) for batch_size in (1, 16))
+    cpu = load_sat("visualglm-tiny", device="cpu", quant=bits).answer_batch(questions, GREEDY)
+    for answers in (single, batched):
         assert sum(map(str.__eq__, answers, cpu)) >= 0.9 * len(cpu)
 
 
-def test_sampled_answers_repeat_in_any_company(on_gpu: SatChatModel, asked: Any) -> None:
+def test_sampled_answers_do_not_depend_on_the_batch_size(on_gpu: SatChatModel, questions: Any) -> None:
     config = DEMO.replace(seed=3, top_k=5)
-    assert on_gpu.answer_batch(asked, config, max_batch_size=1) == on_gpu.answer_batch(asked, config, max_batch_size=12)
+    assert on_gpu.answer_batch(questions, config, max_batch_size=1) == on_gpu.answer_batch(
+        questions, config, max_batch_size=12
+    )
 
 
-def test_settings_of_all_kinds_side_by_side(golden_spec: Any, golden_model: Any, prompts: Any) -> None:  # noqa: F811
+def test_mixed_sampling_parameters_in_one_batch(golden_spec: Any, golden_model: Any, prompts: Any) -> None:  # noqa: F811
     model = build_model(golden_spec).to("cuda")
     requests = draw_requests(prompts, 30, seed=5)
-    assert together(model, requests, 6) == together(golden_model, draw_requests(prompts, 30, seed=5), 6)
+    assert generate_batched(model, requests, 6) == generate_batched(golden_model, draw_requests(prompts, 30, seed=5), 6)
 
 
-def test_a_prefix_is_seen(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
+def test_a_prefix_is_attended_to(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
     gpu, cpu = build_prefixed(golden_spec).to("cuda"), build_prefixed(golden_spec)
-    assert together(gpu, draw_requests(prompts, 12, seed=4), 4) == together(cpu, draw_requests(prompts, 12, seed=4), 4)
+    assert generate_batched(gpu, draw_requests(prompts, 12, seed=4), 4) == generate_batched(
+        cpu, draw_requests(prompts, 12, seed=4), 4
+    )
 
 
-def test_a_users_mixin_is_asked(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
+def test_a_foreign_mixin_is_called(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
     gpu, cpu = build_model(golden_spec).to("cuda"), build_model(golden_spec)
     for model in (gpu, cpu):
         model.add_mixin("sharp", SharpAttention())
-    assert together(gpu, draw_requests(prompts, 6, seed=3), 4) == together(cpu, draw_requests(prompts, 6, seed=3), 4)
+    assert generate_batched(gpu, draw_requests(prompts, 6, seed=3), 4) == generate_batched(
+        cpu, draw_requests(prompts, 6, seed=3), 4
+    )
 
 
 def test_images_encoded_by_graphs(on_gpu: SatChatModel) -> None:
     pixels = list(torch.randn(21, 1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).unbind())
     embeddings = torch.cat(on_gpu.image_cache.encode(pixels))
     with torch.no_grad():
-        want = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
-    assert torch.allclose(embeddings, want, atol=1e-4, rtol=1e-4)
+        expected_embeddings = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
+    assert torch.allclose(embeddings, expected_embeddings, atol=1e-4, rtol=1e-4)
     assert len(on_gpu.image_cache.encoder.graphs.graphs) == 2
 
 
 @pytest.mark.parametrize("load", [load_sat, load_hf])
-def test_after_the_warm_up_a_question_has_nothing_recorded(load: Callable[..., Any]) -> None:
+def test_no_graph_is_captured_after_the_warm_up(load: Callable[..., Any]) -> None:
     model, [pixels] = load("visualglm-tiny", device="cuda", dtype="float16"), drawn(1)
     model.warm_up()
-    batch, pictures = model.scheduler.batch, model.image_cache
+    batch, images = model.scheduler.batch, model.image_cache
 
-    def recorded() -> list[set[Any]]:
-        return [set(one.graphs.values()) for one in (batch.graphs, batch.decoder.graphs, pictures.encoder.graphs)]
+    def captured_graphs() -> list[set[Any]]:
+        return [set(one.graphs.values()) for one in (batch.graphs, batch.decoder.graphs, images.encoder.graphs)]
 
-    kept = recorded()
-    assert all(kept)
+    graphs = captured_graphs()
+    assert all(graphs)
     [*model.stream_answer(Conversation(pixels), "图片里有什么？", DEMO)]
-    assert recorded() == kept
+    assert captured_graphs() == graphs
 
 
 def test_an_image_reaches_the_gpu_without_torch_s_threads() -> None:
-    kept, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").image_cache, drawn(2)
-    kept.embed(first)  # starts what CUDA and the graphs need
+    cache, [first, second] = load_sat("visualglm-tiny", device="cuda", dtype="float16").image_cache, drawn(2)
+    cache.embed(first)  # initializes CUDA and captures the graphs
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        assert threads_started(lambda: kept.embed(second)) == 0
+        assert threads_started(lambda: cache.embed(second)) == 0
     finally:
         torch.set_num_threads(before)

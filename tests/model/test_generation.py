@@ -1,4 +1,4 @@
-"""The loop stops where it should, and its settings are checked."""
+"""Generation stops at its limits, and sampling parameters are validated."""
 
 import argparse
 from fractions import Fraction
@@ -27,14 +27,14 @@ def run(model: VisualGLMModel, prompt: list[int], eos_token_id: int = 130005, **
 def test_stops_at_the_end_token_which_is_not_part_of_the_answer(
     golden_model: VisualGLMModel, prompt: list[int]
 ) -> None:
-    free = [step.token_id for step in run(golden_model, prompt, max_new_tokens=6)]
-    eos_token_id = next(token for token in free[1:] if token != free[0])
+    unrestricted = [step.token_id for step in run(golden_model, prompt, max_new_tokens=6)]
+    eos_token_id = next(token for token in unrestricted[1:] if token != unrestricted[0])
     steps = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=6)
-    assert [step.token_id for step in steps[:-1]] == free[: free.index(eos_token_id)]
+    assert [step.token_id for step in steps[:-1]] == unrestricted[: unrestricted.index(eos_token_id)]
     assert steps[-1] == TokenOutput(None, "stop")
 
 
-def test_budget_counts_answer_tokens(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+def test_max_new_tokens_counts_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     steps = run(golden_model, prompt, max_new_tokens=3)
     assert [step.finish_reason for step in steps] == [None, None, "length"]
     assert all(step.token_id is not None for step in steps)
@@ -45,7 +45,7 @@ def test_max_length_counts_the_prompt(golden_model: VisualGLMModel, prompt: list
     assert run(golden_model, prompt, max_length=len(prompt)) == [TokenOutput(None, "length")]
 
 
-def test_the_models_own_length_is_a_limit(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+def test_the_maximum_sequence_length_is_a_limit(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     golden_model.max_sequence_length = len(prompt) + 2
     try:
         assert len(run(golden_model, prompt, max_length=5000)) == 2
@@ -61,15 +61,19 @@ def test_min_length_forbids_the_end_token(golden_model: VisualGLMModel, prompt: 
     assert all(step.token_id != eos_token_id for step in steps)
 
 
-def test_forbidden_ids_do_not_come(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    free = run(golden_model, prompt, max_new_tokens=1)[0].token_id
+def test_forbidden_ids_are_not_sampled(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    unrestricted = run(golden_model, prompt, max_new_tokens=1)[0].token_id
     steps = list(
-        generate(golden_model, Request(prompt, GREEDY.replace(max_new_tokens=4), [(free, free + 1)]), eos_token_id=1)
+        generate(
+            golden_model,
+            Request(prompt, GREEDY.replace(max_new_tokens=4), [(unrestricted, unrestricted + 1)]),
+            eos_token_id=1,
+        )
     )
-    assert free not in [step.token_id for step in steps]
+    assert unrestricted not in [step.token_id for step in steps]
 
 
-def test_a_seed_repeats_an_answer_whatever_was_drawn_before(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+def test_a_seed_makes_an_answer_reproducible(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     config = GenerationConfig(max_new_tokens=8, temperature=2.0, top_k=0, top_p=1.0, seed=5)
     first = list(generate(golden_model, Request(prompt, config), eos_token_id=1))
     torch.rand(3)
@@ -77,15 +81,15 @@ def test_a_seed_repeats_an_answer_whatever_was_drawn_before(golden_model: Visual
     assert list(generate(golden_model, Request(prompt, config.replace(seed=6)), eos_token_id=1)) != first
 
 
-def test_repetition_penalty_counts_only_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    """A prompt full of the first answer token does not make that token less likely."""
+def test_repetition_penalty_applies_only_to_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+    """The first answer token is not penalized for being part of the prompt."""
     plain = run(golden_model, prompt, max_new_tokens=1)[0].token_id
     assert run(golden_model, prompt, max_new_tokens=1, repetition_penalty=50.0)[0].token_id == plain
     tokens = [step.token_id for step in run(golden_model, prompt, max_new_tokens=12, repetition_penalty=50.0)]
     assert len(set(tokens)) == 12
 
 
-def test_closing_stops(golden_model: VisualGLMModel, prompt: list[int]) -> None:
+def test_closing_stops_the_generation(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     steps = generate(golden_model, Request(prompt, GREEDY), eos_token_id=1)
     next(steps)
     steps.close()
@@ -93,7 +97,7 @@ def test_closing_stops(golden_model: VisualGLMModel, prompt: list[int]) -> None:
         next(steps)
 
 
-def test_too_little_memory_is_an_error_for_a_person(
+def test_out_of_memory_is_a_generation_error(
     golden_model: VisualGLMModel, prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def allocate(*args: Any) -> None:
@@ -155,7 +159,7 @@ def test_presets_are_the_originals() -> None:
     ],
     ids=str,
 )
-def test_nonsense_is_refused_by_name(setting: dict[str, Any]) -> None:
+def test_invalid_values_are_rejected_by_name(setting: dict[str, Any]) -> None:
     name = next(iter(setting))
     with pytest.raises(SettingError, match=f"{name} .*should be"):
         GenerationConfig(**setting)
@@ -167,7 +171,7 @@ def test_nonsense_is_refused_by_name(setting: dict[str, Any]) -> None:
     [np.float16, np.float32, np.float64, np.int64, np.array, torch.tensor, Fraction, np.uint8],
     ids=lambda number: number.__name__,
 )
-def test_a_real_number_may_be_of_any_library(name: str, number: Any) -> None:
+def test_real_numbers_of_any_library_are_accepted(name: str, number: Any) -> None:
     config = GenerationConfig(**{name: number(1)})
     assert type(getattr(config, name)) in (int, float)
     assert config == GenerationConfig(**{name: 1})
@@ -176,13 +180,13 @@ def test_a_real_number_may_be_of_any_library(name: str, number: Any) -> None:
 
 @pytest.mark.parametrize("name", ["max_length", "max_new_tokens", "min_length", "top_k", "seed"])
 @pytest.mark.parametrize("number", [np.int64, np.uint8, np.array, torch.tensor], ids=lambda number: number.__name__)
-def test_an_integer_may_be_of_any_library(name: str, number: Any) -> None:
+def test_integers_of_any_library_are_accepted(name: str, number: Any) -> None:
     config = GenerationConfig(**{name: number(7)})
     assert type(getattr(config, name)) is int
     assert config == GenerationConfig(**{name: 7})
 
 
-def test_flags_carry_the_presets_defaults() -> None:
+def test_flags_have_the_defaults_of_the_preset() -> None:
     parser = argparse.ArgumentParser()
     DEMO.add_arguments(parser)
     assert DEMO.from_arguments(parser.parse_args([])) == DEMO

@@ -1,4 +1,4 @@
-"""Nothing comes between the warm-up and the end of a recording."""
+"""Nothing disturbs a CUDA-graph capture, from its warm-up to its end."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ from model.kernels.torch_ops import capture_lock, exclusive_capture
 
 
 class Graph:
-    """What only the garbage collector finds, as it refers to itself."""
+    """An object in a reference cycle, which only the garbage collector frees."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -22,18 +22,18 @@ def collecting() -> None:
 
 
 @pytest.mark.usefixtures("collecting")
-def test_no_garbage_is_collected_meanwhile() -> None:
+def test_garbage_collection_is_paused_during_a_capture() -> None:
     with exclusive_capture():
         graph = weakref.ref(Graph())
-        kept = [[number] for number in range(10 * gc.get_threshold()[0])]  # far more than starts a collection
+        kept = [[number] for number in range(10 * gc.get_threshold()[0])]  # far more than trigger a collection
         assert graph() is not None
     assert gc.isenabled() and len(kept) > 0
 
 
 @pytest.mark.usefixtures("collecting")
-def test_what_was_set_is_set_again() -> None:
-    with pytest.raises(RuntimeError, match="spoilt"), exclusive_capture():
-        raise RuntimeError("spoilt")
+def test_the_garbage_collector_setting_is_restored() -> None:
+    with pytest.raises(RuntimeError, match="invalid"), exclusive_capture():
+        raise RuntimeError("invalid")
     assert gc.isenabled() and not capture_lock.locked()
     gc.disable()
     try:
@@ -44,18 +44,18 @@ def test_what_was_set_is_set_again() -> None:
         gc.enable()
 
 
-def test_one_at_a_time() -> None:
-    begun, order = threading.Event(), []
+def test_captures_exclude_one_another() -> None:
+    started, order = threading.Event(), []
 
-    def record() -> None:
-        begun.set()
+    def capture() -> None:
+        started.set()
         with exclusive_capture():
             order.append("other")
 
-    other = threading.Thread(target=record)
+    other = threading.Thread(target=capture)
     with exclusive_capture():
         other.start()
-        begun.wait()
+        started.wait()
         order.append("first")
     other.join()
     assert order == ["first", "other"]

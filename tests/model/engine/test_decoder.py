@@ -1,4 +1,4 @@
-"""Cached decoding gives what full recomputation gives, alone and under a user's mixin."""
+"""Cached decoding computes the same as full recomputation, also with a foreign mixin."""
 
 import itertools
 from typing import Any
@@ -24,13 +24,13 @@ END = 130005
 
 
 def embeddings(model: VisualGLMModel, case: dict[str, Any], pixels: torch.Tensor) -> torch.Tensor | None:
-    """Return the embeddings [1, L, D] of a golden case's picture."""
+    """Return the image embeddings [1, L, D] of a golden case."""
     with torch.no_grad():
         return model.encode_image(pixels[case["image_index"]][None]) if case["image"] else None
 
 
 def drain(prefill: Prefill) -> torch.Tensor:
-    """Read prompts to the end; return the logits of their next tokens."""
+    """Run a prefill to its end; return the logits of the first new tokens."""
     while True:
         try:
             next(prefill)
@@ -38,13 +38,13 @@ def drain(prefill: Prefill) -> torch.Tensor:
             return done.value  # type: ignore[no-any-return]
 
 
-def request_of(case: dict[str, Any], images: torch.Tensor | None) -> Request:
+def make_request(case: dict[str, Any], images: torch.Tensor | None) -> Request:
     """Return the prompt of a golden case."""
     return Request(case["input_ids"], GREEDY, images=images, image_start=case["image_start"] or 0)
 
 
 def build_prefixed(golden_spec: Any) -> VisualGLMModel:
-    """Return the goldens' model with a prefix of P-tuning."""
+    """Return the goldens' model with a P-tuning prefix."""
     model = build_model(golden_spec)
     num_heads, layers = model.num_heads, len(model.transformer.layers)
     prefix = PTuningV2Mixin(layers, model.transformer.hidden_size // num_heads, num_heads, 5)
@@ -57,7 +57,7 @@ def build_prefixed(golden_spec: Any) -> VisualGLMModel:
 
 @pytest.fixture(scope="module")
 def prefixed_model(golden_spec: Any) -> VisualGLMModel:
-    """The goldens' model with a prefix. Do not change it."""
+    """The goldens' model with a prefix, shared by tests: do not modify it."""
     return build_prefixed(golden_spec)
 
 
@@ -73,12 +73,12 @@ def test_cached_logits_equal_full_recomputation(
     case = golden_spec["cases"][name]
     images = embeddings(model, case, golden_pixels)
     ids = case["input_ids"] + case["continuation"]
-    picture = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
+    image = {} if images is None else {"image_embeddings": images, "pre_image": case["image_start"]}
     with torch.no_grad():
-        expected = model(torch.tensor([ids]), **picture)[0][0]
+        expected = model(torch.tensor([ids]), **image)[0][0]
         decoder = decoder_class(Layers(model) if decoder_class is EagerDecoder else model)
         decoder.grow(1, len(ids))
-        actual = [drain(decoder.prefill(0, [request_of(case, images)]))]
+        actual = [drain(decoder.prefill(0, [make_request(case, images)]))]
         first = len(case["input_ids"]) + 1
         actual += [decoder.decode(torch.tensor([token]), first + n) for n, token in enumerate(case["continuation"])]
     start = len(case["input_ids"]) - 1
@@ -87,35 +87,35 @@ def test_cached_logits_equal_full_recomputation(
 
 @pytest.mark.parametrize("decoder_class", [EagerDecoder, FallbackDecoder])
 @pytest.mark.parametrize("kind", ["golden_model", "prefixed_model"])
-def test_rows_side_by_side_have_the_logits_that_each_has_alone(
+def test_batched_logits_equal_separate_logits(
     decoder_class: Any, kind: str, golden_spec: Any, golden_pixels: torch.Tensor, request: Any
 ) -> None:
     model = request.getfixturevalue(kind)
     cases = [golden_spec["cases"][name] for name in CASES]
-    pictures = {id(case): embeddings(model, case, golden_pixels) for case in cases}
+    images = {id(case): embeddings(model, case, golden_pixels) for case in cases}
     steps = min(len(case["continuation"]) for case in cases)
     longest = max(len(case["input_ids"]) for case in cases)
 
-    def run(chosen: list[dict[str, Any]], groups: list[int], gone: int | None = None) -> torch.Tensor:
-        """Decode some cases together, their prompts read in `groups`; before the last step row `gone` leaves."""
+    def run(chosen: list[dict[str, Any]], groups: list[int], freed_slot: int | None = None) -> torch.Tensor:
+        """Decode cases in one batch, prefilled in `groups`; free `freed_slot` before the last step."""
         decoder = decoder_class(Layers(model) if decoder_class is EagerDecoder else model)
         decoder.grow(len(chosen), longest + steps)
         for start, end in itertools.pairwise(itertools.accumulate(groups, initial=0)):
-            drain(decoder.prefill(start, [request_of(case, pictures[id(case)]) for case in chosen[start:end]]))
+            drain(decoder.prefill(start, [make_request(case, images[id(case)]) for case in chosen[start:end]]))
         for step in range(steps):
-            if gone is not None and step == steps - 1:
+            if freed_slot is not None and step == steps - 1:
                 last = len(chosen) - 1
-                decoder.move(last, gone, len(chosen[last]["input_ids"]) + step)
-                chosen = [*chosen[:gone], chosen[-1], *chosen[gone + 1 : -1]]
-            known = max(len(case["input_ids"]) for case in chosen) + step + 1
-            logits = decoder.decode(torch.tensor([case["continuation"][step] for case in chosen]), known)
+                decoder.move(last, freed_slot, len(chosen[last]["input_ids"]) + step)
+                chosen = [*chosen[:freed_slot], chosen[-1], *chosen[freed_slot + 1 : -1]]
+            longest_now = max(len(case["input_ids"]) for case in chosen) + step + 1
+            logits = decoder.decode(torch.tensor([case["continuation"][step] for case in chosen]), longest_now)
         return logits
 
     with torch.no_grad():
-        alone = torch.cat([run([case], [1]) for case in cases])
-        assert relative_error(run(cases, [1, 1, 1, 1]), alone) < 1e-5
-        assert relative_error(run(cases, [1, 3]), alone) < 1e-5
-        assert relative_error(run(cases, [4], gone=1), alone[[0, 3, 2]]) < 1e-5
+        separate = torch.cat([run([case], [1]) for case in cases])
+        assert relative_error(run(cases, [1, 1, 1, 1]), separate) < 1e-5
+        assert relative_error(run(cases, [1, 3]), separate) < 1e-5
+        assert relative_error(run(cases, [4], freed_slot=1), separate[[0, 3, 2]]) < 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -142,7 +142,7 @@ def test_greedy_tokens_are_the_original_ones(
 
 
 class SharpAttention(BaseMixin):
-    """A user's mixin that changes the attention."""
+    """A foreign mixin that changes the attention."""
 
     @non_conflict
     def attention_fn(
@@ -158,13 +158,13 @@ class SharpAttention(BaseMixin):
         return old_impl(3 * q, k, v, mask, dropout_fn, **kw)
 
 
-def test_a_users_mixin_may_have_the_name_of_ours(golden_spec: Any) -> None:
+def test_a_foreign_mixin_with_a_known_name_uses_the_fallback_decoder(golden_spec: Any) -> None:
     model = build_model(golden_spec)
     model.add_mixin("ptuning", SharpAttention())
     assert isinstance(make_decoder(model), FallbackDecoder)
 
 
-def test_a_users_mixin_changes_the_answer(
+def test_a_foreign_mixin_changes_the_answer(
     golden_spec: Any, golden_pixels: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_once.cache_clear()
@@ -214,11 +214,11 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
 
 
 @pytest.mark.parametrize("context", [1, 5, 19])
-def test_rows_have_the_angles_of_their_positions(context: int, golden_model: VisualGLMModel) -> None:
-    room = 20
-    cache = KVCache(1, (2, 1, room, 4 * len(golden_model.rotary.inv_freq)), torch.device("cpu"), torch.float32)
+def test_slots_have_the_rotary_tables_of_their_positions(context: int, golden_model: VisualGLMModel) -> None:
+    capacity = 20
+    cache = KVCache(1, (2, 1, capacity, 4 * len(golden_model.rotary.inv_freq)), torch.device("cpu"), torch.float32)
     cache.set_positions(torch.tensor([1]), torch.tensor([context]), Layers(golden_model).cos_sin_table)
-    positions = positions_2d(torch.arange(room), context)
+    positions = positions_2d(torch.arange(capacity), context)
     angles = golden_model.rotary.angles(positions.transpose(0, 1)).flatten(1)
     signs = torch.tensor([-1.0, 1.0]).repeat_interleave(angles.shape[1] // 4).repeat(2)
     assert torch.allclose(cache.cos[1], angles.cos()) and torch.allclose(cache.sin[1], angles.sin() * signs)

@@ -1,4 +1,4 @@
-"""Prompts that are brought to the device in one copy are embedded there as one by one."""
+"""Padded prompts that are copied to the device at once are embedded like separate prompts."""
 
 from typing import Any
 
@@ -25,16 +25,18 @@ CONFIG = GenerationConfig()
 
 @pytest.fixture(scope="module")
 def requests(prompts: list[dict[str, Any]]) -> list[Request]:  # noqa: F811
-    """Three of different length, one of them without a picture."""
+    """Three requests of different lengths, one of them without an image."""
     return [Request(config=CONFIG, **prompt) for prompt in (prompts[0], prompts[2], prompts[3])]
 
 
-def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests: list[Request]) -> None:
+def test_padded_prompts_are_embedded_like_separate_prompts(
+    golden_model: VisualGLMModel, requests: list[Request]
+) -> None:
     layers = Layers(golden_model)
     expected = layers.embed(requests)
     assert {request.images is None for request in requests} == {True, False}
     inputs = PrefillInputs(golden_model, layers.weights.hidden_size)
-    inputs.images.fill_(7.0)  # of others before them
+    inputs.images.fill_(7.0)  # left by earlier prompts
     count, length = 4, PREFILL_LENGTH_BUCKETS[0]
     inputs.copy_in(5, requests, count, length, prefix_length=9)
     padded = inputs.view(count, length)
@@ -45,13 +47,13 @@ def test_they_are_embedded_as_one_by_one(golden_model: VisualGLMModel, requests:
     with torch.inference_mode():
         x = inputs.embed(padded)
     assert len(x) == count * (length + 1)
-    for number, (whole, context) in enumerate(zip(expected, contexts, strict=True)):
-        assert torch.equal(x[number * length : number * length + context], whole[:-1])
-        assert torch.equal(x[count * length + number], whole[-1])
+    for index, (prompt, context) in enumerate(zip(expected, contexts, strict=True)):
+        assert torch.equal(x[index * length : index * length + context], prompt[:-1])
+        assert torch.equal(x[count * length + index], prompt[-1])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-def test_there_is_room_for_all_that_fits_together(count: int, golden_model: VisualGLMModel) -> None:
+def test_the_buffers_hold_every_prefill_that_fits_a_graph(count: int, golden_model: VisualGLMModel) -> None:
     longest = max(length for length in PREFILL_LENGTH_BUCKETS if fits_prefill_graph([length] * count))
     inputs = PrefillInputs(golden_model, Layers(golden_model).weights.hidden_size)
     size = pad_to_bucket(count, PREFILL_BATCH_BUCKETS)
@@ -60,12 +62,12 @@ def test_there_is_room_for_all_that_fits_together(count: int, golden_model: Visu
     assert size * (longest + 1) <= MAX_PREFILL_TOKENS
 
 
-def test_a_picture_that_is_embedded_otherwise_is_foreign(golden_spec: Any) -> None:
+def test_a_mixin_that_embeds_images_differently_is_foreign(golden_spec: Any) -> None:
     model = build_model(golden_spec)
     assert not has_foreign_hooks(model)
 
     class Other(type(model.get_mixin("eva"))):  # type: ignore[misc]
-        """Puts pictures elsewhere."""
+        """Embeds images differently."""
 
         def word_embedding_forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             return super().word_embedding_forward(*args, **kwargs)  # type: ignore[no-any-return]

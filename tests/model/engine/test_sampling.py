@@ -1,4 +1,4 @@
-"""The distribution is the original's; each setting does what its name says."""
+"""The sampling distribution equals the original's, and each parameter has its documented effect."""
 
 from typing import Any
 
@@ -45,25 +45,25 @@ def test_everything_off_is_the_softmax() -> None:
     torch.testing.assert_close(distribution(logits, config), logits.softmax(-1))
 
 
-def test_drawing_follows_the_distribution() -> None:
+def test_sampling_follows_the_distribution() -> None:
     probabilities, ids = candidates(
         torch.randn(1, 8), sampling_tensors(GenerationConfig(temperature=1.0, top_k=5, top_p=0.9), 8)
     )
     count = 4000
-    drawn = sample_inverse_cdf(probabilities.expand(count, -1), ids.expand(count, -1), torch.rand(count))
-    frequencies = torch.bincount(drawn, minlength=8) / count
+    sampled = sample_inverse_cdf(probabilities.expand(count, -1), ids.expand(count, -1), torch.rand(count))
+    frequencies = torch.bincount(sampled, minlength=8) / count
     expected = torch.zeros(8).scatter(0, ids[0], probabilities[0])
     torch.testing.assert_close(frequencies, expected, atol=0.04, rtol=0)
     assert not frequencies[expected == 0].any()
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0])
-def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform: float) -> None:
+def test_the_ends_of_the_unit_interval_sample_possible_tokens(uniform: float) -> None:
     probabilities, ids = torch.tensor([[0.75, 0.25, 0.0]]), torch.tensor([[4, 2, 7]])
     assert sample_inverse_cdf(probabilities, ids, torch.tensor([uniform])).item() in (4, 2)
 
 
-def test_penalty_always_lowers_and_only_what_the_answer_has() -> None:
+def test_the_penalty_lowers_only_the_logits_of_seen_tokens() -> None:
     logits = torch.tensor([[2.0, -2.0, 0.5, -0.5]])
     seen = torch.tensor([[True, True, False, False]])
     torch.testing.assert_close(penalize(logits, seen, torch.tensor([[1.25]])), torch.tensor([[1.6, -2.5, 0.5, -0.5]]))

@@ -1,4 +1,4 @@
-"""Requests of many threads are answered side by side, each as it would be alone."""
+"""Concurrent requests are answered in one batch, with the same outputs as separate generation."""
 
 import copy
 import gc
@@ -38,7 +38,7 @@ def wait_until(condition: Any) -> None:
         time.sleep(0.002)
 
 
-def test_threads_get_the_answers_that_each_would_get_alone(
+def test_concurrent_requests_equal_separate_generation(
     golden_model: VisualGLMModel,
     prompts: list[dict[str, Any]],  # noqa: F811
 ) -> None:
@@ -50,143 +50,143 @@ def test_threads_get_the_answers_that_each_would_get_alone(
     assert answers == [list(generate(golden_model, request, eos_token_id=END)) for request in requests]
 
 
-def test_first_come_first_served(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+def test_requests_are_served_in_fifo_order(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
     running = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
-    for steps in running:
-        next(steps)
+    for stream in running:
+        next(stream)
     waiting = [scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=n), **prompts[1])) for n in (5, 2)]
-    running[0].close()  # one row, which both have to take in turn
+    running[0].close()  # frees one slot, which the two requests use one after the other
     first = list(waiting[0])
     assert len(first) == 5
     assert len(list(waiting[1])) == 2
-    assert all(isinstance(next(steps), TokenOutput) for steps in running[1:])
+    assert all(isinstance(next(stream), TokenOutput) for stream in running[1:])
 
 
-def test_a_full_queue_refuses(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
-    held = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
-    for steps in held:
-        next(steps)
-    held += [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(4)]
+def test_a_full_queue_raises_busy_error(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    streams = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    for stream in streams:
+        next(stream)
+    streams += [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(4)]
     with pytest.raises(BusyError, match="waiting"):
         scheduler.submit(Request(config=LONG, **prompts[0]))
-    held[0].close()
+    streams[0].close()
     wait_until(lambda: len(scheduler.waiting) < 4)
-    held.append(scheduler.submit(Request(config=LONG, **prompts[0])))
-    for steps in held:
-        steps.close()
+    streams.append(scheduler.submit(Request(config=LONG, **prompts[0])))
+    for stream in streams:
+        stream.close()
 
 
-def test_a_cancelled_request_frees_its_place(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
-    steps = scheduler.submit(Request(config=LONG, **prompts[0]))
-    next(steps)
+def test_a_cancelled_request_frees_its_slot(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    stream = scheduler.submit(Request(config=LONG, **prompts[0]))
+    next(stream)
     assert scheduler.batch.free_slots == 2
-    steps.close()
+    stream.close()
     wait_until(lambda: scheduler.batch.free_slots == 3)
     assert not scheduler.running
 
 
-def test_steps_that_have_come_are_taken_together(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+def test_available_outputs_are_yielded_in_one_list(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
     request = Request(config=GREEDY.replace(max_new_tokens=9), **prompts[0])
-    single, steps = list(scheduler.submit(request)), scheduler.submit(request)
-    assert steps.handle.finished.wait(30)
-    assert list(steps.batches(1e-3)) == [single]
-    assert list(steps) == list(steps.batches(1e-3)) == []
-    steps = scheduler.submit(request)
-    assert steps.handle.finished.wait(30)
-    assert list(steps.batches(0.0)) == [[step] for step in single]
+    single, stream = list(scheduler.submit(request)), scheduler.submit(request)
+    assert stream.handle.finished.wait(30)
+    assert list(stream.batches(1e-3)) == [single]
+    assert list(stream) == list(stream.batches(1e-3)) == []
+    stream = scheduler.submit(request)
+    assert stream.handle.finished.wait(30)
+    assert list(stream.batches(0.0)) == [[output] for output in single]
 
 
-def test_steps_before_an_error_come_before_it() -> None:
+def test_outputs_before_an_error_are_yielded_first() -> None:
     handle = RequestHandle(Request([5], GREEDY), queue.SimpleQueue())
-    for reply in (TokenOutput(1), TokenOutput(2), GenerationError("broken")):
-        handle.put(reply)
-    together = TokenStream(handle).batches(1e-3)
-    assert next(together) == [TokenOutput(1), TokenOutput(2)]
+    for output in (TokenOutput(1), TokenOutput(2), GenerationError("broken")):
+        handle.put(output)
+    batches = TokenStream(handle).batches(1e-3)
+    assert next(batches) == [TokenOutput(1), TokenOutput(2)]
     with pytest.raises(GenerationError, match="broken"):
-        next(together)
+        next(batches)
 
 
-@pytest.mark.parametrize("read", [0, 2, 9])
-def test_what_is_over_is_let_go_at_once(
-    read: int,
+@pytest.mark.parametrize("tokens_read", [0, 2, 9])
+def test_a_finished_request_is_freed_without_the_garbage_collector(
+    tokens_read: int,
     scheduler: Scheduler,
     prompts: list[dict[str, Any]],  # noqa: F811
 ) -> None:
-    """Not when Python collects garbage, which it may put off for minutes: pictures on a GPU would fill it."""
+    """Garbage collection may be delayed for minutes, in which unreferenced images could fill the GPU's memory."""
     gc.disable()
     try:
         images = prompts[0]["images"].clone()
         kept = weakref.ref(images)
-        steps = scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=5), **{**prompts[0], "images": images}))
+        stream = scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=5), **{**prompts[0], "images": images}))
         del images
-        for _ in islice(steps, read):
+        for _ in islice(stream, tokens_read):
             pass
-        steps.close()
-        del steps
+        stream.close()
+        del stream
         wait_until(lambda: scheduler.is_idle and kept() is None)
     finally:
         gc.enable()
 
 
-def test_closing_ends_the_wait_of_another_thread(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
-    held = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
-    for steps in held:
-        next(steps)
+def test_closing_a_stream_wakes_a_waiting_thread(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    streams = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    for stream in streams:
+        next(stream)
     waiting = scheduler.submit(Request(config=LONG, **prompts[0]))
     with ThreadPoolExecutor() as pool:
-        read = pool.submit(list, waiting)
+        future = pool.submit(list, waiting)
         waiting.close()
-        assert read.result(timeout=30) == []
+        assert future.result(timeout=30) == []
     wait_until(lambda: not scheduler.waiting)
-    for steps in held:
-        steps.close()
+    for stream in streams:
+        stream.close()
 
 
-def test_an_error_ends_one_request(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
-    fine = scheduler.submit(Request(config=LONG, **prompts[0]))
-    next(fine)
-    broken = {**prompts[0], "images": torch.full_like(prompts[0]["images"], float("nan"))}
+def test_an_error_fails_only_its_own_request(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    running = scheduler.submit(Request(config=LONG, **prompts[0]))
+    next(running)
+    nan_prompt = {**prompts[0], "images": torch.full_like(prompts[0]["images"], float("nan"))}
     with pytest.raises(GenerationError, match="not numbers"):
-        list(scheduler.submit(Request(config=GREEDY, **broken)))
-    assert isinstance(next(fine), TokenOutput)
-    fine.close()
+        list(scheduler.submit(Request(config=GREEDY, **nan_prompt)))
+    assert isinstance(next(running), TokenOutput)
+    running.close()
 
 
-def test_a_bug_in_the_network_ends_what_is_running_and_no_more(
+def test_an_exception_in_the_network_fails_only_the_running_requests(
     scheduler: Scheduler,
     prompts: list[dict[str, Any]],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(2)]
-    for steps in running:
-        next(steps)
+    for stream in running:
+        next(stream)
     with monkeypatch.context() as patch:
         patch.setattr(scheduler.batch.decoder, "decode", lambda tokens, longest: 1 / 0)
-        for steps in running:
+        for stream in running:
             with pytest.raises(ZeroDivisionError):
-                list(steps)
+                list(stream)
     assert len(list(scheduler.submit(Request(config=GREEDY.replace(max_new_tokens=3), **prompts[0])))) == 3
 
 
-def test_too_long_a_prompt_is_refused(scheduler: Scheduler) -> None:
+def test_a_prompt_beyond_the_capacity_is_rejected(scheduler: Scheduler) -> None:
     with pytest.raises(GenerationError, match="299"):
         scheduler.submit(Request([5] * 300, GREEDY))
 
 
-def test_closing_ends_everything(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+def test_closing_the_scheduler_fails_all_requests(golden_model: VisualGLMModel, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
     scheduler = Scheduler(golden_model, eos_token_id=END, max_batch_size=1, capacity=300)
     running, waiting = (scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(2))
     next(running)
     scheduler.close()
-    for steps in (running, waiting):
+    for stream in (running, waiting):
         with pytest.raises(GenerationError, match="shut down"):
-            list(steps)
+            list(stream)
     with pytest.raises(GenerationError, match="questions"):
         scheduler.submit(Request(config=LONG, **prompts[0]))
     assert threading.active_count() < 50
 
 
-def test_a_scheduler_is_shared_until_weights_are_exchanged_and_ends_with_its_network(
+def test_a_scheduler_is_shared_until_weights_are_replaced_and_closes_with_its_network(
     golden_spec: Any,
     prompts: list[dict[str, Any]],  # noqa: F811
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_scheduler_is_shared_until_weights_are_exchanged_and_ends_with_its_net
     assert thread is None or not thread.is_alive()
 
 
-def test_what_the_memory_does_not_suffice_for_waits_until_others_have_ended(
+def test_requests_that_run_out_of_memory_wait_for_running_ones(
     scheduler: Scheduler,
     prompts: list[dict[str, Any]],  # noqa: F811
     golden_model: VisualGLMModel,
@@ -213,20 +213,20 @@ def test_what_the_memory_does_not_suffice_for_waits_until_others_have_ended(
 ) -> None:
     decoder, grow = scheduler.batch.decoder, scheduler.batch.decoder.grow
 
-    def grow_a_little(slots: int, capacity: int) -> None:
+    def grow_up_to_a_limit(slots: int, capacity: int) -> None:
         if slots > 1 or capacity > 257:
             raise torch.OutOfMemoryError("tried to allocate too much")
         grow(slots, capacity)
 
-    monkeypatch.setattr(decoder, "grow", grow_a_little)
+    monkeypatch.setattr(decoder, "grow", grow_up_to_a_limit)
     short = GREEDY.replace(max_new_tokens=9)
     running = scheduler.submit(Request(config=short.replace(max_new_tokens=40), **prompts[0]))
     next(running)
     waiting = [scheduler.submit(Request(config=short, **prompts[n])) for n in (1, 2)]
-    answers = [list(running), *(list(steps) for steps in waiting)]
-    assert [len(steps) for steps in answers] == [39, 9, 9]
+    answers = [list(running), *(list(stream) for stream in waiting)]
+    assert [len(outputs) for outputs in answers] == [39, 9, 9]
     assert answers[2] == list(generate(golden_model, Request(config=short, **prompts[2]), eos_token_id=END))
-    for _ in range(2):  # too much even alone
+    for _ in range(2):  # does not fit even alone
         with pytest.raises(GenerationError, match="memory"):
             list(scheduler.submit(Request(config=LONG.replace(max_new_tokens=270), **prompts[0])))
     assert len(list(scheduler.submit(Request(config=short, **prompts[0])))) == 9

@@ -1,6 +1,6 @@
-"""Products of a few rows and layer norm: torch's way everywhere, the kernels on a GPU or in Triton's interpreter.
+"""Products with few rows, and layer norm: torch everywhere, the kernels on a GPU or in Triton's interpreter.
 
-TRITON_INTERPRET=1 python -m pytest tests/model/kernels/test_kernels.py       where triton is installed, without a GPU
+TRITON_INTERPRET=1 python -m pytest tests/model/kernels/test_kernels.py       without a GPU; needs triton
 """
 
 import functools
@@ -39,10 +39,10 @@ BY_TORCH = {
 }
 BITS = {"int8": 8, "int4": 4}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# Of one rounding of the result, and a little for what weights of four bits are rounded to before a product of rows.
+# Relative error of rounding the result once; the 4-bit kernel for several rows also rounds the dequantized weight.
 ERROR = {torch.float32: 5e-6, torch.float16: 4e-4, torch.bfloat16: 6e-3}
 INT4_ERROR = 2e-5
-# torch rounds the weight, and after each operation; on a CPU it rounds x to bfloat16 for weights of 8 bits.
+# Torch rounds the dequantized weight and after each operation; its 8-bit CPU kernel also rounds x to bfloat16.
 TORCH_ERROR = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 INT8_ON_CPU_ERROR = 5e-3
 SHAPES = [(37, 64), (8, 32), (96, 512), (5, 160)]
@@ -55,43 +55,52 @@ needs_triton = pytest.mark.skipif(
 
 @functools.cache
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Draw numbers, some of them large, in float32."""
+    """Return random float32 numbers, some of them large."""
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return (values * (1 + 4 * (values.abs() > 2))).to(DEVICE)
 
 
 @functools.cache
 def make_weight(kind: str, outputs: int, inputs: int, dtype: torch.dtype) -> tuple[tuple[torch.Tensor, ...], Any]:
-    """Return the parts of a weight, and the weight in float64 on the CPU."""
+    """Return the tensors of a weight, and the dequantized weight in float64 on the CPU."""
     weight = draw(outputs, inputs) * torch.logspace(-2, 0, outputs, device=DEVICE)[:, None]
     if kind == "dense":
         return (weight.to(dtype),), weight.to(dtype).double().cpu()
-    parts = quantize_weight(weight, BITS[kind])
-    return tuple(part for part in parts if part is not None), dequantize(*parts, BITS[kind], torch.float64).cpu()
+    quantized = quantize_weight(weight, BITS[kind])
+    dequantized = dequantize(*quantized, BITS[kind], torch.float64).cpu()
+    return tuple(tensor for tensor in quantized if tensor is not None), dequantized
 
 
 def make_case(kind: str, shape: tuple[int, int], rows: int, dtype: torch.dtype, *, gelu: bool = True) -> Any:
-    """Return x, the weight's parts, an ending with everything, and the exact result."""
-    parts, weight = make_weight(kind, *shape, dtype)
+    """Return x, the weight's tensors, an epilogue with all its parts, and the exact result."""
+    weight_tensors, weight = make_weight(kind, *shape, dtype)
     x, residual = draw(rows, shape[1], seed=1).to(dtype), draw(rows, shape[0], seed=2).to(dtype)
     epilogue = Epilogue(draw(shape[0], seed=3).to(dtype), gelu, residual, 1.5)
     product = x.double().cpu() @ weight.T + epilogue.bias.double().cpu()  # type: ignore[union-attr]
     act = F.gelu(product, approximate="tanh") if gelu else product
-    return x, parts, epilogue, (act + 1.5 * residual.double().cpu()).float()
+    return x, weight_tensors, epilogue, (act + 1.5 * residual.double().cpu()).float()
 
 
-def multiply(kind: str, x: torch.Tensor, parts: tuple[torch.Tensor, ...], epilogue: Epilogue, **kwargs: Any) -> Any:
+def multiply(
+    kind: str, x: torch.Tensor, weight_tensors: tuple[torch.Tensor, ...], epilogue: Epilogue, **kwargs: Any
+) -> Any:
     return KINDS[kind](
-        x, *parts, epilogue.bias, gelu=epilogue.gelu, residual=epilogue.residual, alpha=epilogue.alpha, **kwargs
+        x,
+        *weight_tensors,
+        epilogue.bias,
+        gelu=epilogue.gelu,
+        residual=epilogue.residual,
+        alpha=epilogue.alpha,
+        **kwargs,
     )
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_torch_gives_the_product(kind: str, dtype: torch.dtype, rows: int) -> None:
-    x, parts, epilogue, expected = make_case(kind, (37, 64), rows, dtype)
-    y = BY_TORCH[kind](x, *parts, epilogue)
+def test_torch_computes_the_product(kind: str, dtype: torch.dtype, rows: int) -> None:
+    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, dtype)
+    y = BY_TORCH[kind](x, *weight_tensors, epilogue)
     assert y.dtype == dtype
     least = INT8_ON_CPU_ERROR if kind == "int8" and DEVICE.type == "cpu" else 0
     assert relative_error(y, expected) < max(least, TORCH_ERROR[dtype])
@@ -102,42 +111,42 @@ def test_torch_gives_the_product(kind: str, dtype: torch.dtype, rows: int) -> No
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_kernels_give_the_product(kind: str, dtype: torch.dtype, shape: tuple[int, int], rows: int) -> None:
-    skip_what_the_interpreter_cannot(dtype, rows)
-    x, parts, epilogue, expected = make_case(kind, shape, rows, dtype)
-    y = multiply(kind, x, parts, epilogue)
+def test_kernels_compute_the_product(kind: str, dtype: torch.dtype, shape: tuple[int, int], rows: int) -> None:
+    skip_unless_interpretable(dtype, rows)
+    x, weight_tensors, epilogue, expected = make_case(kind, shape, rows, dtype)
+    y = multiply(kind, x, weight_tensors, epilogue)
     assert y.dtype == dtype
     assert relative_error(y, expected) < max(ERROR[dtype], INT4_ERROR if kind == "int4" else 0)
 
 
 @needs_triton
-@pytest.mark.parametrize("tile", [KernelConfig(1, 512, 4, 1), KernelConfig(4, 64, 1, 2), KernelConfig(8, 256, 8, 3)])
+@pytest.mark.parametrize("config", [KernelConfig(1, 512, 4, 1), KernelConfig(4, 64, 1, 2), KernelConfig(8, 256, 8, 3)])
 @pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_row_with_any_tile(kind: str, shape: tuple[int, int], tile: KernelConfig) -> None:
-    check_tile(kind, shape, 1, tile)
+def test_matvec_with_any_config(kind: str, shape: tuple[int, int], config: KernelConfig) -> None:
+    check_config(kind, shape, 1, config)
 
 
 @needs_triton
 @pytest.mark.parametrize(
-    "tile", [KernelConfig(16, 64, 4, 1, 3), KernelConfig(32, 32, 2, 2, 2), KernelConfig(64, 128, 4, 4, 5)]
+    "config", [KernelConfig(16, 64, 4, 1, 3), KernelConfig(32, 32, 2, 2, 2), KernelConfig(64, 128, 4, 4, 5)]
 )
 @pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_rows_with_any_tile_and_split(kind: str, shape: tuple[int, int], tile: KernelConfig) -> None:
-    check_tile(kind, shape, 5, tile)
+def test_matmul_with_any_config_and_split_k(kind: str, shape: tuple[int, int], config: KernelConfig) -> None:
+    check_config(kind, shape, 5, config)
 
 
-def check_tile(kind: str, shape: tuple[int, int], rows: int, tile: KernelConfig) -> None:
-    """A product with a tile that does not fit the shape is right."""
+def check_config(kind: str, shape: tuple[int, int], rows: int, config: KernelConfig) -> None:
+    """Assert that a product is right with a configuration that does not divide the shape."""
     from model.kernels.triton import launch
 
-    x, parts, epilogue, expected = make_case(kind, shape, rows, torch.float16)
-    y = launch.multiply(kind, x, parts, epilogue, None, tile)
+    x, weight_tensors, epilogue, expected = make_case(kind, shape, rows, torch.float16)
+    y = launch.multiply(kind, x, weight_tensors, epilogue, None, config)
     assert relative_error(y, expected) < ERROR[torch.float16]
 
 
-def skip_what_the_interpreter_cannot(dtype: torch.dtype, rows: int) -> None:
+def skip_unless_interpretable(dtype: torch.dtype, rows: int) -> None:
     if INTERPRETED and dtype == torch.bfloat16 and rows > 1:
         pytest.skip("Triton's interpreter takes the bits of bfloat16 for integers in tl.dot")
 
@@ -145,42 +154,42 @@ def skip_what_the_interpreter_cannot(dtype: torch.dtype, rows: int) -> None:
 @needs_triton
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_does_not_depend_on_the_others(kind: str) -> None:
-    x, parts, epilogue, _ = make_case(kind, (37, 512), MAX_ROWS, torch.float16)
-    every = multiply(kind, x, parts, epilogue)
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 512), MAX_ROWS, torch.float16)
+    every = multiply(kind, x, weight_tensors, epilogue)
     for rows in (2, 5, 15):
-        some = multiply(kind, x[:rows], parts, epilogue._replace(residual=epilogue.residual[:rows]))
+        some = multiply(kind, x[:rows], weight_tensors, epilogue._replace(residual=epilogue.residual[:rows]))
         assert torch.equal(some, every[:rows])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("kind", KINDS)
 def test_out_is_filled_and_may_be_the_residual(kind: str, rows: int) -> None:
-    x, parts, epilogue, _ = make_case(kind, (37, 64), rows, torch.float16)
-    expected = multiply(kind, x, parts, epilogue)
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), rows, torch.float16)
+    expected = multiply(kind, x, weight_tensors, epilogue)
     for out in (torch.full_like(expected, torch.nan), torch.full_like(expected, torch.nan).t().contiguous().t()):
-        assert multiply(kind, x, parts, epilogue, out=out) is out
+        assert multiply(kind, x, weight_tensors, epilogue, out=out) is out
         assert torch.equal(out, expected)
     out = epilogue.residual.clone()
-    assert torch.equal(multiply(kind, x, parts, epilogue._replace(residual=out), out=out), expected)
+    assert torch.equal(multiply(kind, x, weight_tensors, epilogue._replace(residual=out), out=out), expected)
     assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_may_have_any_strides(kind: str) -> None:
-    x, parts, epilogue, _ = make_case(kind, (37, 64), 3, torch.float16)
-    expected = multiply(kind, x, parts, epilogue)
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), 3, torch.float16)
+    expected = multiply(kind, x, weight_tensors, epilogue)
     strided = torch.stack((x, x + 1), dim=-1)[..., 0]
     assert torch.equal(
-        multiply(kind, strided, parts, epilogue._replace(residual=epilogue.residual.t().clone().t())), expected
+        multiply(kind, strided, weight_tensors, epilogue._replace(residual=epilogue.residual.t().clone().t())), expected
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_an_ending_it_is_the_product(kind: str) -> None:
-    x, parts, _, _ = make_case(kind, (37, 64), 3, torch.float16)
-    whole = make_weight(kind, 37, 64, torch.float16)[1]
-    y = KINDS[kind](x, *parts)
-    assert relative_error(y, (x.double().cpu() @ whole.T).float()) < TORCH_ERROR[torch.bfloat16]
+def test_without_an_epilogue_the_result_is_the_product(kind: str) -> None:
+    x, weight_tensors, _, _ = make_case(kind, (37, 64), 3, torch.float16)
+    dequantized = make_weight(kind, 37, 64, torch.float16)[1]
+    y = KINDS[kind](x, *weight_tensors)
+    assert relative_error(y, (x.double().cpu() @ dequantized.T).float()) < TORCH_ERROR[torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -188,11 +197,11 @@ def test_without_an_ending_it_is_the_product(kind: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2, linear.MAX_TRANSPOSED_ROWS, linear.MAX_TRANSPOSED_ROWS + 1])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("is_slow", [True, False])
-def test_a_weight_turned_once_gives_the_product(
+def test_pretransposed_linear_computes_the_product(
     is_slow: bool, has_bias: bool, rows: int, outputs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "has_slow_small_matmul", lambda: is_slow)
-    x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x has no ordinary strides
+    x, weight = torch.randn(40, rows).t().to(dtype), torch.randn(outputs, 40).to(dtype)  # x is not contiguous
     bias = torch.randn(outputs).to(dtype) if has_bias else None
     product = linear.PretransposedLinear(weight, bias)(x)
     assert product.is_contiguous()
@@ -200,9 +209,9 @@ def test_a_weight_turned_once_gives_the_product(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_rows_are_torchs(kind: str) -> None:
-    x, parts, epilogue, _ = make_case(kind, (37, 64), MAX_ROWS + 1, torch.float16)
-    assert torch.equal(multiply(kind, x, parts, epilogue), BY_TORCH[kind](x, *parts, epilogue))
+def test_many_rows_use_torch(kind: str) -> None:
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), MAX_ROWS + 1, torch.float16)
+    assert torch.equal(multiply(kind, x, weight_tensors, epilogue), BY_TORCH[kind](x, *weight_tensors, epilogue))
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
@@ -218,14 +227,14 @@ def test_gradients_flow(wanted: str) -> None:
 @needs_triton
 @pytest.mark.parametrize(("kind", "inputs"), [("dense", 5), ("dense", 24), ("int8", 4), ("int8", 12)])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_weights_narrower_than_a_tile(kind: str, inputs: int, rows: int) -> None:
-    x, parts, epilogue, expected = make_case(kind, (5, inputs), rows, torch.float16)
-    assert relative_error(multiply(kind, x, parts, epilogue), expected) < 2 * ERROR[torch.float16]
+def test_weights_narrower_than_a_block(kind: str, inputs: int, rows: int) -> None:
+    x, weight_tensors, epilogue, expected = make_case(kind, (5, inputs), rows, torch.float16)
+    assert relative_error(multiply(kind, x, weight_tensors, epilogue), expected) < 2 * ERROR[torch.float16]
 
 
-def test_groups_narrower_than_a_chunk() -> None:
-    x, parts, epilogue, expected = make_case("int4", (37, 24), 1, torch.float16)
-    assert relative_error(multiply("int4", x, parts, epilogue), expected) < TORCH_ERROR[torch.float16]
+def test_groups_narrower_than_a_vector_load_use_torch() -> None:
+    x, weight_tensors, epilogue, expected = make_case("int4", (37, 24), 1, torch.float16)
+    assert relative_error(multiply("int4", x, weight_tensors, epilogue), expected) < TORCH_ERROR[torch.float16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -245,17 +254,17 @@ def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize(("outputs", "inputs"), [*FULL_SIZE, *SHAPES])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tiles_are_powers_of_two_and_enough(kind: str, outputs: int, inputs: int, rows: int) -> None:
-    for tile in (default_config(kind, outputs, inputs, rows), select_config(kind, outputs, inputs, rows)):
-        assert all(size & (size - 1) == 0 for size in (tile.block_o, tile.block_i, tile.num_warps))
-        assert tile.block_i >= VECTOR_WIDTH[kind]
-        assert inputs < 4096 or outputs / tile.block_o * tile.split_k > TARGET_PROGRAMS / 2
+def test_configs_are_powers_of_two_and_fill_the_gpu(kind: str, outputs: int, inputs: int, rows: int) -> None:
+    for config in (default_config(kind, outputs, inputs, rows), select_config(kind, outputs, inputs, rows)):
+        assert all(size & (size - 1) == 0 for size in (config.block_o, config.block_i, config.num_warps))
+        assert config.block_i >= VECTOR_WIDTH[kind]
+        assert inputs < 4096 or outputs / config.block_o * config.split_k > TARGET_PROGRAMS / 2
 
 
 @pytest.mark.parametrize("table", [MATVEC_CONFIGS, MATMUL_CONFIGS])
-def test_the_table_is_of_known_kinds(table: dict[tuple[str, int, int], KernelConfig]) -> None:
+def test_the_tables_have_known_kinds(table: dict[tuple[str, int, int], KernelConfig]) -> None:
     assert {kind for kind, _, _ in table} <= set(KINDS)
-    assert all(tile.split_k == 1 for tile in MATVEC_CONFIGS.values())
+    assert all(config.split_k == 1 for config in MATVEC_CONFIGS.values())
 
 
 def test_triton_is_imported_only_when_it_is_needed() -> None:
@@ -270,19 +279,23 @@ def test_triton_is_imported_only_when_it_is_needed() -> None:
 @pytest.mark.parametrize("shape", FULL_SIZE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_size(kind: str, shape: tuple[int, int], rows: int) -> None:
-    """The kernels give what float32 does with the whole weight, and the same in a captured graph."""
+    """The kernels agree with float32 and the dequantized weight, also in a captured graph."""
     generator = torch.Generator("cuda").manual_seed(0)
     weight, x = (torch.randn(n, shape[1], generator=generator, device=DEVICE).half() for n in (shape[0], rows))
-    parts = (weight,) if kind == "dense" else tuple(p for p in quantize_weight(weight, BITS[kind]) if p is not None)
-    whole = (
-        weight.float() if kind == "dense" else dequantize(*parts, *[None] * (3 - len(parts)), BITS[kind], torch.float32)
+    weight_tensors = (
+        (weight,) if kind == "dense" else tuple(p for p in quantize_weight(weight, BITS[kind]) if p is not None)
     )
-    expected = x.float() @ whole.t()
-    y = KINDS[kind](x, *parts)
+    dequantized = (
+        weight.float()
+        if kind == "dense"
+        else dequantize(*weight_tensors, *[None] * (3 - len(weight_tensors)), BITS[kind], torch.float32)
+    )
+    expected = x.float() @ dequantized.t()
+    y = KINDS[kind](x, *weight_tensors)
     assert relative_error(y, expected.cpu()) < ERROR[torch.float16]
     graph, out = torch.cuda.CUDAGraph(), torch.empty_like(y)
     with torch.cuda.graph(graph):
-        KINDS[kind](x, *parts, out=out)
+        KINDS[kind](x, *weight_tensors, out=out)
     x.copy_(x.flip(1))
     graph.replay()
-    assert torch.equal(out, KINDS[kind](x, *parts))
+    assert torch.equal(out, KINDS[kind](x, *weight_tensors))
