@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Fine-tune the model: on your pictures, or without --train-data on 20 labelled ones, to say what is in the background.
+# Fine-tune the model on your images, or without --train-data on 20 bundled images, to name their backgrounds.
 #   bash finetune/finetune_visualglm.sh
 #   bash finetune/finetune_visualglm.sh --train-data my-pictures/dataset.json --valid-share 0.1
 #   NUM_GPUS=4 bash finetune/finetune_visualglm.sh --train-data my-pictures/dataset.json --zero-stage 1
-# Flags are passed on to finetune_visualglm.py and override those below; its --help explains them.
+# All flags are passed to finetune_visualglm.py, whose --help explains them; they override the settings below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -22,11 +22,11 @@ fi
 base=$("$python" -m finetune.methods "$@")
 if [ "$base" = visualglm-tiny ]; then
     settings=(--batch-size 8 --rehearsal 360)
-    # Every part of these pictures has the same background. Of other pictures this need not be true: cut or mirrored,
-    # they may have another answer, as to "left or right?".
+    # Cropping and mirroring keep the answers about the bundled images correct, since each has a uniform background. For
+    # other images they may change the answer, for example to "left or right?".
     if [ "$is_bundled" ]; then
         settings+=(--crop 0.5 --flip)
-        advice="; --crop 1 --no-flip shows whole pictures"
+        advice="; --crop 1 --no-flip disables augmentation"
     fi
     if [ "${METHOD:-}" = --use_ptuning ]; then
         settings+=(--pre_seq_len 32 --lr 0.1 --train-iters 400 --rehearsal-weight 0.5)
@@ -36,7 +36,7 @@ if [ "$base" = visualglm-tiny ]; then
 else
     settings=(--layer_range 0 14 --train-iters 300 --batch-size 4)
 fi
-echo "Settings of this script, which yours override: ${settings[*]}${advice:-}" >&2
+echo "Settings of this script, which your flags override: ${settings[*]}${advice:-}" >&2
 launcher=("$python")
 if [ "${NUM_GPUS:-1}" -gt 1 ]; then
     launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS")
