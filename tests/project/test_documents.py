@@ -96,7 +96,9 @@ def test_no_document_names_a_registry_or_a_path_of_somebody_s_machine(name: str)
 def test_paths_exist(name: str) -> None:
     named = [span for span in code_spans(name) if OUR_PATH.fullmatch(span) and "_x.py" not in span]
     named += re.findall(r"(?<![\w/])examples/[\w./-]+", "\n".join(commands(name)))
-    places = ((ROOT / name).parent, ROOT)
+    figures = "\n".join(block.text for block in blocks(name, "mermaid"))
+    named += re.findall(r"[A-Za-z_0-9/]+\.py|(?:model|visualglm|finetune)/\w+", figures)
+    places = ((ROOT / name).parent, ROOT, ROOT / "finetune", ROOT / "model")  # figures shorten paths
     missing = [path for path in named if not any((place / path).exists() for place in places)]
     assert missing == []
 
