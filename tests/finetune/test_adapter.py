@@ -13,7 +13,7 @@ from finetune.forward import Adapter, AnswerLoss, answer_positions, final_hidden
 from finetune.images import FileEmbeddingCache, augment_selected
 from model import load_sat
 from model.finetuned import FineTuneVisualGLMModel
-from tests.finetune.test_forward import METHODS, TurnedMixin, build, gradients, same
+from tests.finetune.test_forward import METHODS, ShiftingMixin, build, gradients, same
 from tests.helpers.finetuning import batch_of, data, losses_of, train  # noqa: F401
 
 IS_REHEARSAL = torch.tensor([False, True, True, False])
@@ -99,15 +99,15 @@ def test_checkpointing_changes_no_gradient(network: FineTuneVisualGLMModel, data
 
 def test_the_kl_loss_never_waits_for_the_device(network: FineTuneVisualGLMModel, data: Path) -> None:  # noqa: F811
     """On the meta device, every operation that waits for the device raises an error."""
-    there = copy.deepcopy(network).to("meta")
-    loss = AnswerLoss(there)(batch_of(data, network), None, None, IS_REHEARSAL)
+    on_meta = copy.deepcopy(network).to("meta")
+    loss = AnswerLoss(on_meta)(batch_of(data, network), None, None, IS_REHEARSAL)
     loss.backward()
-    assert all(weight.grad is not None for weight in there.parameters() if weight.requires_grad)
+    assert all(weight.grad is not None for weight in on_meta.parameters() if weight.requires_grad)
 
 
 def test_a_users_mixin_also_changes_the_teacher(data: Path) -> None:  # noqa: F811
     network = build(**METHODS["lora"])
-    network.add_mixin("turned", TurnedMixin())
+    network.add_mixin("turned", ShiftingMixin())
     batch, module = batch_of(data, network), AnswerLoss(network)
     assert module(batch, None, None, IS_REHEARSAL | True).item() > 1e-3
     for name, weight in network.named_parameters():

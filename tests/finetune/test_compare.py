@@ -32,15 +32,15 @@ def model() -> SatChatModel:
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with other weights, which gives other answers."""
-    place = tmp_path_factory.mktemp("other") / "model"
+    folder = tmp_path_factory.mktemp("other") / "model"
     changed = load_sat("visualglm-tiny", device="cpu").network
     with torch.no_grad():
         changed.transformer.final_layernorm.weight.neg_()
     checkpoint = open_checkpoint("visualglm-tiny")
-    save_sat(place, changed.state_dict(), checkpoint.config)
+    save_sat(folder, changed.state_dict(), checkpoint.config)
     for name in ("ice_text.model", "tokenizer_config.json"):
-        shutil.copy(checkpoint.path / name, place)
-    return place
+        shutil.copy(checkpoint.path / name, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def data(model: SatChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images with questions; visualglm-tiny answers two correctly, one of them in a second turn."""
     folder = tmp_path_factory.mktemp("data")
     write_folder(folder, seed=5, count=3)
-    talk = Conversation(load_image(folder / "1.jpg"))
+    conversation = Conversation(load_image(folder / "1.jpg"))
     question = "描述这张图片。"
-    answer = "".join(piece.text for piece in model.stream_answer(talk, question, greedy_config(model, 256)))
+    answer = "".join(piece.text for piece in model.stream_answer(conversation, question, greedy_config(model, 256)))
     rows: list[dict[str, Any]] = [
         {"img": "1.jpg", "prompt": question, "label": answer},
         {"img": "2.jpg", "prompt": NASTY, "label": NASTY, "history": [[NASTY, NASTY]]},
@@ -80,13 +80,13 @@ def test_both_answers_and_both_scores_are_shown(
 
 
 def test_answers_are_the_chats(model: SatChatModel, data: Path) -> None:
-    asked = list(questions_of(read_rows(data)))
+    questions = list(questions_of(read_rows(data)))
     config = greedy_config(model, 256)
     alone = [
-        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.text, config)) for one in asked
+        "".join(piece.text for piece in model.stream_answer(one.conversation(), one.text, config)) for one in questions
     ]
-    assert [answer.text for answer in score_answers(model, asked, min_tokens=256)] == alone
-    assert asked[1].conversation().turns == asked[1].history != []
+    assert [answer.text for answer in score_answers(model, questions, min_tokens=256)] == alone
+    assert questions[1].conversation().turns == questions[1].history != []
 
 
 class Alone:
@@ -98,12 +98,12 @@ class Alone:
 
 
 def test_an_error_of_one_question_does_not_affect_others(model: SatChatModel) -> None:
-    talks = [(Conversation(), "你好"), (Conversation(), "长" * 9999), (Conversation(), "Hello!")]
+    questions = [(Conversation(), "你好"), (Conversation(), "长" * 9999), (Conversation(), "Hello!")]
     config = greedy_config(model, 16)
     for some in (model, Alone(model)):
-        answers = list(answer_all(some, iter(talks), config))
+        answers = list(answer_all(some, iter(questions), config))
         assert [isinstance(answer, VisualGLMError) for answer in answers] == [False, True, False]
-        assert answers[::2] == list(answer_all(model, talks[::2], config))
+        assert answers[::2] == list(answer_all(model, questions[::2], config))
 
 
 def test_questions_are_consumed_lazily(model: SatChatModel) -> None:

@@ -52,13 +52,15 @@ def make_dataset(model: SatChatModel, folder: Path, rows: list[Any], **settings:
 
 
 def make_rows() -> list[dict[str, Any]]:
-    """Return one row of each format, of different lengths, with two different images and without an image."""
-    talk = [{"from": role, "value": text} for turn in TURNS for role, text in zip(("human", "gpt"), turn, strict=True)]
-    talk[0]["value"] = "<image>\n" + talk[0]["value"]
+    """Return one row of each format, of different lengths, with two images and without an image."""
+    dialog = [
+        {"from": role, "value": text} for turn in TURNS for role, text in zip(("human", "gpt"), turn, strict=True)
+    ]
+    dialog[0]["value"] = "<image>\n" + dialog[0]["value"]
     messages = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！有什么可以帮你？"}]
     return [
         GOOD,
-        {"image": "1.png", "conversations": talk},
+        {"image": "1.png", "conversations": dialog},
         {"messages": messages},
         {"img": "0.png", "prompt": "Is it red?", "label": "Yes, it is.", "history": [["What is it?", "A ball."]]},
     ]
@@ -103,8 +105,8 @@ def asked_in_chat(dataset: ChatDataset) -> Iterator[tuple[Conversation, Turn]]:
     for row in dataset.rows:
         for number, turn in enumerate(row.turns):
             if number >= row.first_trained_turn:
-                picture = None if row.image is None else load_image(row.image)
-                yield Conversation(picture, row.turns[:number], row.language_of(number)), turn
+                image = None if row.image is None else load_image(row.image)
+                yield Conversation(image, row.turns[:number], row.language_of(number)), turn
 
 
 def test_the_loss_is_that_of_the_chats_own_decoding(model: SatChatModel, folder: Path) -> None:

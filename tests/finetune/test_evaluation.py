@@ -23,10 +23,10 @@ WRITTEN = {"repetition_penalty": 1.3, "top_k": 7, "temperature": 0.5, "top_p": 0
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Questions without an image, whose answers the tokenizer decodes differently; two in one conversation."""
-    rows: list[dict[str, Any]] = [{"prompt": f"question {place}", "label": label} for place, label in enumerate(LABELS)]
-    talk = [{"role": "user", "content": "甲"}, {"role": "assistant", "content": "③"}]
+    rows: list[dict[str, Any]] = [{"prompt": f"question {index}", "label": label} for index, label in enumerate(LABELS)]
+    messages = [{"role": "user", "content": "甲"}, {"role": "assistant", "content": "③"}]
     path = tmp_path / "data.json"
-    path.write_text(json.dumps([*rows, {"messages": talk * 2}]), encoding="utf-8")
+    path.write_text(json.dumps([*rows, {"messages": messages * 2}]), encoding="utf-8")
     return path
 
 
@@ -37,10 +37,12 @@ def perfect(monkeypatch: pytest.MonkeyPatch, data: Path) -> list[GenerationConfi
     labels = {row["prompt"]: row["label"] for row in rows if "prompt" in row} | {"甲": "③"}
     seen: list[GenerationConfig] = []
 
-    def answer(model: SatChatModel, asked: Sequence[Any], config: GenerationConfig, rows: int = 16) -> list[str]:
+    def answer(
+        model: SatChatModel, questions: Sequence[Any], config: GenerationConfig, max_batch_size: int = 16
+    ) -> list[str]:
         seen.append(config)
         tokenizer = model.tokenizer
-        ids = [tokenizer.encode_text(labels[question])[: config.max_new_tokens] for _, question in asked]
+        ids = [tokenizer.encode_text(labels[question])[: config.max_new_tokens] for _, question in questions]
         return [clean_answer(tokenizer.clean_up_spaces(tokenizer.decode_text(one))) for one in ids]
 
     monkeypatch.setattr(SatChatModel, "answer_batch", answer)
@@ -50,11 +52,11 @@ def perfect(monkeypatch: pytest.MonkeyPatch, data: Path) -> list[GenerationConfi
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """A copy of visualglm-tiny with other sampling settings."""
-    place = tmp_path / "base"
-    shutil.copytree(EMBEDDED / "visualglm-tiny", place)
-    path = place / "generation_config.json"
+    folder = tmp_path / "base"
+    shutil.copytree(EMBEDDED / "visualglm-tiny", folder)
+    path = folder / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **WRITTEN}), encoding="utf-8")
-    return place
+    return folder
 
 
 def test_training_and_compare_count_the_same_correct_answers(

@@ -73,6 +73,6 @@ def test_twenty_images_teach_the_background(
 @pytest.mark.skipif(choose_base()[0] != SMALL_MODEL, reason="this machine has means for the large model")
 def test_without_a_gpu_the_script_trains_the_small_model(checkout: Path, tmp_path: Path) -> None:
     few = ("--train-iters", "1", "--remember", "4", "--num-workers", "0")
-    said = run_script(checkout / "finetune" / "finetune_visualglm.sh", "--save", str(tmp_path / "runs"), *few)
-    assert f"the small model {SMALL_MODEL} is trained instead" in said
+    output = run_script(checkout / "finetune" / "finetune_visualglm.sh", "--save", str(tmp_path / "runs"), *few)
+    assert f"the small model {SMALL_MODEL} is trained instead" in output
     assert len(list((tmp_path / "runs").iterdir())) == 1

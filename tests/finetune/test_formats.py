@@ -42,10 +42,10 @@ def gpt(value: str = ANSWER) -> dict[str, str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data directory with a.png and sub/a.png; it is not the working directory."""
-    picture = encode(Image.new("RGB", (4, 4)), "PNG")
+    image = encode(Image.new("RGB", (4, 4)), "PNG")
     for name in ("data/a.png", "data/sub/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(picture)
+        (tmp_path / name).write_bytes(image)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "data"
@@ -58,7 +58,7 @@ def read_row(folder: Path, row: Any) -> Row:
     return read_rows(path)[0]
 
 
-MARKED = [
+PLACEHOLDERS = [
     "<image>",
     "<IMAGE>",
     "<Image>\n",
@@ -89,8 +89,8 @@ TAGGED = [
     "<img src='a.png' alt='x'/>",
 ]
 UNDERSTOOD: list[dict[str, Any]] = [
-    *({"img": "a.png", **PAIR, "prompt": f"{mark}{QUESTION}"} for mark in [*MARKED, *TAGGED]),
-    *({"images": ["a.png"], "messages": [user(f"{QUESTION}{mark}"), REPLY]} for mark in [*MARKED, *TAGGED]),
+    *({"img": "a.png", **PAIR, "prompt": f"{tag}{QUESTION}"} for tag in [*PLACEHOLDERS, *TAGGED]),
+    *({"images": ["a.png"], "messages": [user(f"{QUESTION}{tag}"), REPLY]} for tag in [*PLACEHOLDERS, *TAGGED]),
     *({**PAIR, "prompt": f"{tag}{QUESTION}"} for tag in TAGGED),
     *({"id": "0", "conversations": [{"from": "user", "value": f"{tag}{QUESTION}"}, gpt()]} for tag in TAGGED),
     *(
@@ -156,8 +156,8 @@ def test_a_system_text_goes_before_the_history(folder: Path) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     *(
-        ({"img": "a.png", **PAIR, "label": f"{mark}\n{ANSWER}"}, '"answer" has the image tag')
-        for mark in (*MARKED, *TAGGED[:5])
+        ({"img": "a.png", **PAIR, "label": f"{tag}\n{ANSWER}"}, '"answer" has the image tag')
+        for tag in (*PLACEHOLDERS, *TAGGED[:5])
     ),
     (
         {"image": "a.png", "conversations": [human(QUESTION), gpt(f"<image>\n{ANSWER}")]},
@@ -229,7 +229,7 @@ FILES = [
         DataError,
         r"one object over several lines. Put brackets around it",
     ),
-    (json.dumps({"train": [PAIR]}, indent=2).encode(), DataError, 'whose rows may be in "train". Save that list alone'),
+    (json.dumps({"train": [PAIR]}, indent=2).encode(), DataError, 'whose rows may be in "train". Save only that list'),
     (json.dumps({"messages": [user("甲"), REPLY]}, indent=2).encode(), DataError, "Put brackets around it"),
     (repr(json.loads(LINE)).encode(), BadRowError, "single quotes.* Write it with json.dump"),
     (repr([json.loads(LINE)]).encode(), DataError, "single quotes.* Write it with json.dump"),
@@ -264,8 +264,8 @@ def test_ignored_keys_are_counted_by_check_and_training(folder: Path, capsys: py
     dataset = ChatDataset(
         path, load_tokenizer("visualglm-tiny"), image_length=4, image_size=8, max_length=512, on_bad_row="skip"
     )
-    for said in (capsys.readouterr().out, describe_data([dataset])):
+    for output in (capsys.readouterr().out, describe_data([dataset])):
         for part in ('"id" (2 rows)', '"wieght" (1 rows)', '"messages[].loss" (1 rows)'):
-            assert part in said
+            assert part in output
         for name in ("img", "prompt", "image_path", "language"):
-            assert f'"{name}" (' not in said
+            assert f'"{name}" (' not in output

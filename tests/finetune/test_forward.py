@@ -90,12 +90,12 @@ def test_the_chunk_size_of_logits_changes_no_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     batch = batch_of(data, network)
-    whole = AnswerLoss(network)(batch, None)
-    expected = gradients(network, whole)
+    expected_loss = AnswerLoss(network)(batch, None)
+    expected = gradients(network, expected_loss)
     monkeypatch.setattr(head, "LOGITS_CHUNK", 5)
-    parts = AnswerLoss(network)(batch, None)
-    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
-    assert same(gradients(network, parts), expected)
+    chunked = AnswerLoss(network)(batch, None)
+    assert chunked.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert same(gradients(network, chunked), expected)
 
 
 def test_cached_embeddings_change_no_loss(data: Path) -> None:  # noqa: F811
@@ -110,7 +110,7 @@ def test_cached_embeddings_change_no_loss(data: Path) -> None:  # noqa: F811
     assert module(batch, enough.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
 
 
-class TurnedMixin(BaseMixin):
+class ShiftingMixin(BaseMixin):
     """A user's mixin that changes every layer."""
 
     @non_conflict
@@ -122,7 +122,7 @@ def test_a_mixin_that_changes_the_layers_changes_the_loss(data: Path) -> None:  
     network = build(**METHODS["lora"])
     batch, module = batch_of(data, network), AnswerLoss(network)
     before = module(batch, None).item()
-    network.add_mixin("turned", TurnedMixin())
+    network.add_mixin("turned", ShiftingMixin())
     assert module(batch, None).item() == pytest.approx(loss_by_sat(network, batch).item())
     assert module(batch, None).item() != pytest.approx(before, rel=1e-2)
 
@@ -132,9 +132,9 @@ def test_a_batch_without_images(data: Path) -> None:  # noqa: F811
     batch = batch_of(data, network)
     batch.pixels, batch.image_paths = None, []
     batch.image_indices, batch.image_starts = [-1] * len(batch.rows), [-1] * len(batch.rows)
-    plain, looking = AnswerLoss(network), AnswerLoss(network, use_all_weights=True)
+    plain, complete = AnswerLoss(network), AnswerLoss(network, use_all_weights=True)
     assert FileEmbeddingCache(network, 0).embed(batch) is None
-    assert torch.equal(plain(batch, None), looking(batch, None))
+    assert torch.equal(plain(batch, None), complete(batch, None))
     assert plain(batch, None).item() == pytest.approx(loss_by_sat(network, batch).item(), rel=1e-5)
 
 
@@ -145,9 +145,9 @@ def test_a_step_never_waits_for_the_device(
     data: Path,  # noqa: F811
 ) -> None:
     """On the meta device, every operation that waits for the device raises an error."""
-    batch, there = batch_of(data, network), copy.deepcopy(network).to("meta")
-    trained = [weight for weight in there.parameters() if weight.requires_grad]
-    loss = AnswerLoss(there, **flags)(batch, None)
+    batch, on_meta = batch_of(data, network), copy.deepcopy(network).to("meta")
+    trained = [weight for weight in on_meta.parameters() if weight.requires_grad]
+    loss = AnswerLoss(on_meta, **flags)(batch, None)
     assert loss.is_meta
     loss.backward()
     assert all(weight.grad is not None and weight.grad.is_meta for weight in trained)
@@ -192,7 +192,7 @@ def test_embeddings_are_matched_if_some_images_are_not_decoded(data: Path) -> No
     assert module(batch, cache.embed(batch)).item() == pytest.approx(expected, rel=1e-6)
 
 
-class Kept:
+class SavedTensors:
     """Counts the bytes that autograd saves in a block, without weights."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -210,10 +210,10 @@ def test_activations_of_a_four_bit_mlp_are_not_saved(data: Path) -> None:  # noq
     kept = {}
     for method in ("use_lora", "use_qlora"):
         network = build(**{method: True})
-        held = Kept(network)
-        with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda tensor: tensor):
+        saved = SavedTensors(network)
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             loss = AnswerLoss(network)(batch_of(data, network), None)
-        kept[method] = sum(held.sizes.values())
+        kept[method] = sum(saved.sizes.values())
         assert gradients(network, loss)
     inside = network.transformer.layers[0].mlp.dense_h_to_4h.shape[0]
     spared = batch_of(data, network).input_ids.numel() * inside * len(network.transformer.layers) * 4  # float32
@@ -225,9 +225,9 @@ def test_forward_hooks_of_layers_are_called(data: Path) -> None:  # noqa: F811
     batch, module, seen = batch_of(data, network), AnswerLoss(network), []
     expected = module(batch, None)
     layer = network.transformer.layers[0]
-    parts = [layer.attention.query_key_value, layer.attention.dense.original, layer.mlp.dense_h_to_4h]
-    parts += [network.transformer.layers[1].attention.dense, network.transformer.layers[2].post_attention_layernorm]
-    for part in parts:
-        part.register_forward_hook(lambda part, *_: seen.append(part))
+    watched = [layer.attention.query_key_value, layer.attention.dense.original, layer.mlp.dense_h_to_4h]
+    watched += [network.transformer.layers[1].attention.dense, network.transformer.layers[2].post_attention_layernorm]
+    for layer in watched:
+        layer.register_forward_hook(lambda layer, *_: seen.append(layer))
     assert module(batch, None).item() == pytest.approx(expected.item(), rel=1e-5)
-    assert set(seen) == set(parts)
+    assert set(seen) == set(watched)

@@ -23,19 +23,19 @@ def settings(**changes: Any) -> OptimizerSettings:
     )
 
 
-def optimizer(**changes: Any) -> tuple[nn.Parameter, PlainOptimizer]:
+def plain_optimizer(**changes: Any) -> tuple[nn.Parameter, PlainOptimizer]:
     """Return a parameter of 1 and its optimizer."""
     weight = nn.Parameter(torch.ones(1))
     return weight, PlainOptimizer(nn.Identity(), [weight], settings(**changes), uses_autocast=False)
 
 
 def test_loss_scaling_does_not_change_the_update() -> None:
-    scaled, plain = optimizer(), optimizer(dtype=torch.float32)
-    for weight, trains in (scaled, plain):
+    scaled, plain = plain_optimizer(), plain_optimizer(dtype=torch.float32)
+    for weight, optimizer in (scaled, plain):
         lengths = []
         for _ in range(3):
-            trains.backward((3 * weight**2).sum())
-            stepped = trains.step(0.1)
+            optimizer.backward((3 * weight**2).sum())
+            stepped = optimizer.step(0.1)
             assert not bool(stepped.is_skipped)
             lengths.append(float(torch.as_tensor(stepped.norm)))
         assert lengths[0] == 6
@@ -44,51 +44,51 @@ def test_loss_scaling_does_not_change_the_update() -> None:
 
 
 def test_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
-    weight, trains = optimizer()
-    scale = trains.scaler.get_scale()
-    trains.backward((weight * 3e38).sum())  # overflows float32 when it is scaled
-    stepped = trains.step(0.1)
+    weight, optimizer = plain_optimizer()
+    scale = optimizer.scaler.get_scale()
+    optimizer.backward((weight * 3e38).sum())  # overflows float32 when it is scaled
+    stepped = optimizer.step(0.1)
     assert bool(stepped.is_skipped)
     assert weight.item() == 1
-    assert trains.scaler.get_scale() == scale / 2
-    trains.backward(weight.sum())
-    assert not bool(trains.step(0.1).is_skipped)
+    assert optimizer.scaler.get_scale() == scale / 2
+    optimizer.backward(weight.sum())
+    assert not bool(optimizer.step(0.1).is_skipped)
     assert weight.item() == pytest.approx(0.9)
 
 
 def test_the_scale_is_restored_with_a_run(tmp_path: Path) -> None:
-    _, first = optimizer()
+    _, first = plain_optimizer()
     for _ in range(2):
         first.backward((first.parameters[0] * 3e38).sum())
         first.step(0.1)
     first.save(tmp_path)
-    _, second = optimizer()
+    _, second = plain_optimizer()
     second.load(tmp_path)
     assert second.scaler.get_scale() == first.scaler.get_scale() == 2.0**14
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_float16_is_scaled(dtype: torch.dtype) -> None:
-    weight, trains = optimizer(dtype=dtype)
-    trains.backward((weight * torch.inf).sum())
-    stepped = trains.step(0.1)
+    weight, optimizer = plain_optimizer(dtype=dtype)
+    optimizer.backward((weight * torch.inf).sum())
+    stepped = optimizer.step(0.1)
     assert not bool(stepped.is_skipped)  # the trainer raises an error for it
     assert not torch.isfinite(torch.as_tensor(stepped.norm))
 
 
-class Skips:
+class SkippingOptimizer:
     """Wraps an optimizer, and reports some of its steps as skipped."""
 
-    def __init__(self, trains: Any, skipped: set[int]) -> None:
-        self.trains, self.skipped, self.step_number = trains, skipped, 0
+    def __init__(self, optimizer: Any, skipped: set[int]) -> None:
+        self.optimizer, self.skipped, self.step_number = optimizer, skipped, 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.trains, name)
+        return getattr(self.optimizer, name)
 
     def step(self, lr: float) -> OptimizerStep:
         self.step_number += 1
         if self.step_number not in self.skipped:
-            return self.trains.step(lr)  # type: ignore[no-any-return]
+            return self.optimizer.step(lr)  # type: ignore[no-any-return]
         return OptimizerStep(torch.tensor(True), torch.tensor(torch.inf))
 
 
@@ -98,7 +98,7 @@ def skipping(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     from finetune import preparation
 
     make, chosen = preparation.make_optimizer, set[int]()
-    monkeypatch.setattr(preparation, "make_optimizer", lambda *given: Skips(make(*given), chosen))
+    monkeypatch.setattr(preparation, "make_optimizer", lambda *given: SkippingOptimizer(make(*given), chosen))
     return chosen
 
 

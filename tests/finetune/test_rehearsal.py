@@ -27,10 +27,10 @@ def test_rehearsal_answers_are_the_base_models(data: Path, tmp_path: Path) -> No
     rows = rehearsal_rows(data, model.network, tmp_path / "memory.jsonl", 40)
     config = DEMO.replace(temperature=0.0, repetition_penalty=1.0)
     for row in rows[::7]:
-        picture = load_image(row["img"]) if "img" in row else None
+        image = load_image(row["img"]) if "img" in row else None
         turns = [Turn(*turn) for turn in row["history"]]
-        talk = Conversation(picture, turns, ENGLISH if row["language"] == "en" else CHINESE)
-        assert row["label"] == "".join(piece.text for piece in model.stream_answer(talk, row["prompt"], config))
+        conversation = Conversation(image, turns, ENGLISH if row["language"] == "en" else CHINESE)
+        assert row["label"] == "".join(piece.text for piece in model.stream_answer(conversation, row["prompt"], config))
     assert len(rows) == len(dataset_of(tmp_path / "memory.jsonl", model.network)) == 40
 
 
@@ -81,12 +81,12 @@ def test_a_training_with_rehearsal_resumes_identically(
     flags = [*method, *varied, "--remember", "6"]
     flags += ["--train-iters", "3", "--save-interval", "2", "--batch-size", "3"]
     straight = train(data, tmp_path / "straight", *flags)
-    halted = train(data, tmp_path / "halted", *flags)
-    (halted / "3").rename(tmp_path / "away")
+    interrupted = train(data, tmp_path / "halted", *flags)
+    (interrupted / "3").rename(tmp_path / "away")
     train(data, tmp_path / "halted", *flags, "--resume")
-    assert losses_of(halted) == losses_of(straight)
+    assert losses_of(interrupted) == losses_of(straight)
     # The four answers are repeated twice, to balance the six rehearsal answers.
-    state = json.loads((halted / "3" / "state.json").read_text(encoding="utf-8"))
+    state = json.loads((interrupted / "3" / "state.json").read_text(encoding="utf-8"))
     assert state["examples"] == 4 * 2 + 6
     assert ResumableBatchSampler(14, 3).steps(1) == 5
 
@@ -108,8 +108,8 @@ def test_half_of_the_images_are_mirrored() -> None:
     torch.manual_seed(0)
     pixels = torch.arange(8.0).expand(100, 3, 8, 8)
     seen = augment(pixels, 1.0, flip=True)
-    mirrored = [torch.equal(picture, original.flip(-1)) for picture, original in zip(seen, pixels, strict=True)]
-    same = [torch.equal(picture, original) for picture, original in zip(seen, pixels, strict=True)]
+    mirrored = [torch.equal(image, original.flip(-1)) for image, original in zip(seen, pixels, strict=True)]
+    same = [torch.equal(image, original) for image, original in zip(seen, pixels, strict=True)]
     assert sum(mirrored) + sum(same) == 100
     assert 30 < sum(mirrored) < 70
     assert augment(pixels, 1.0, flip=False) is pixels

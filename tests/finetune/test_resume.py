@@ -97,10 +97,10 @@ def test_a_damaged_checkpoint_is_named_and_not_resumed_from(
     name, change = damage
     change(run / "3" / name)
     assert main(command(data, run)) == 0
-    said = capsys.readouterr().err
-    assert "checkpoint of step 3" in said
-    assert "is damaged" in said
-    assert "after step 2" in said
+    output = capsys.readouterr().err
+    assert "checkpoint of step 3" in output
+    assert "is damaged" in output
+    assert "after step 2" in output
     assert Run(run, 9).find_damage(3) is None
     assert (run / "damaged-3").is_dir()
     assert (run / "latest").read_text() == "3"

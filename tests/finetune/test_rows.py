@@ -84,9 +84,9 @@ def test_formats_with_an_image(row: dict[str, Any], folder: Path) -> None:
     assert read.first_trained_turn == 0
 
 
-@pytest.mark.parametrize("picture", [{}, {"img": ""}, {"img": None}, {"images": []}])
-def test_rows_without_an_image(picture: dict[str, Any], folder: Path) -> None:
-    assert read_one(folder, {**GOOD, **picture}).image is None
+@pytest.mark.parametrize("no_image", [{}, {"img": ""}, {"img": None}, {"images": []}])
+def test_rows_without_an_image(no_image: dict[str, Any], folder: Path) -> None:
+    assert read_one(folder, {**GOOD, **no_image}).image is None
 
 
 def test_answers_of_a_history_are_not_trained_on(folder: Path) -> None:

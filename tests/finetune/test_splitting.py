@@ -41,31 +41,31 @@ def files(tmp_path: Path) -> list[Rows]:
     """Two files with thirty rows about ten images, twenty rows without an image, and a bad row."""
     for number in range(10):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
-    with_picture = [{"img": f"{number % 10}.png", "prompt": f"{number}?", "label": "x"} for number in range(30)]
+    with_image = [{"img": f"{number % 10}.png", "prompt": f"{number}?", "label": "x"} for number in range(30)]
     without = [{"prompt": f"{number}!", "label": "x"} for number in range(20)]
     paths = [
-        write_rows(tmp_path, "a.jsonl", with_picture[:15] + without),
-        write_rows(tmp_path, "b.jsonl", [5, *with_picture[15:]]),
+        write_rows(tmp_path, "a.jsonl", with_image[:15] + without),
+        write_rows(tmp_path, "b.jsonl", [5, *with_image[15:]]),
     ]
     return [read_rows(path) for path in paths]
 
 
 def questions(files: list[Rows]) -> list[str]:
     """Return the questions of all usable rows."""
-    return [rows[place].turns[0].question for rows in files for place in range(len(rows)) if rows.read_json(place) != 5]
+    return [rows[index].turns[0].question for rows in files for index in range(len(rows)) if rows.read_json(index) != 5]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
 def test_no_image_is_on_both_sides_and_no_row_is_lost(files: list[Rows], share: float) -> None:
-    trained, held = split_rows(files, share, seed=1)
-    assert sorted(questions(trained) + questions(held)) == sorted(questions(files))
+    trained, held_out = split_rows(files, share, seed=1)
+    assert sorted(questions(trained) + questions(held_out)) == sorted(questions(files))
     groups = {
         side: {int(text[:-1]) % 10 if text[-1] == "?" else text for text in questions(rows)}
-        for side, rows in (("trained", trained), ("held", held))
+        for side, rows in (("trained", trained), ("held", held_out))
     }
     assert not groups["trained"] & groups["held"]
     assert len(groups["held"]) == max(1, round(share * 30))
-    assert sum(len(rows) for rows in trained) + sum(len(rows) for rows in held) == sum(map(len, files))
+    assert sum(len(rows) for rows in trained) + sum(len(rows) for rows in held_out) == sum(map(len, files))
 
 
 def test_the_same_seed_holds_out_the_same_rows(files: list[Rows]) -> None:
@@ -88,12 +88,12 @@ def test_a_run_is_evaluated_on_held_out_rows_and_the_printed_chat_command_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = train(data, tmp_path / "run s", "--use_lora", "--train-iters", "1", "--valid-share", "0.3")
-    said = capsys.readouterr().err
-    assert "3 answers to train on" in said
-    assert "Held out for the evaluation: 1 answers" in said
+    output = capsys.readouterr().err
+    assert "3 answers to train on" in output
+    assert "Held out for the evaluation: 1 answers" in output
     records = [json.loads(line) for line in (run / LOG_NAME).read_text(encoding="utf-8").splitlines()]
     assert [len(record["samples"]) for record in records if "valid_loss" in record] == [1]
-    printed = re.search("Chat with it: (.*)", said)
+    printed = re.search("Chat with it: (.*)", output)
     assert printed is not None
     command = [*shlex.split(printed[1]), "--device", "cpu", "--query", "你好！", "--temperature", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)

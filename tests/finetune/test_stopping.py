@@ -41,12 +41,12 @@ def start(launcher: list[str], data: Path, save: Path, *flags: str) -> "subproce
 def wait_for(process: "subprocess.Popen[str]", start: str) -> None:
     """Read the error output of a process up to a line that starts with `start`."""
     assert process.stderr is not None
-    said = []
+    output = []
     for line in process.stderr:
-        said.append(line)
+        output.append(line)
         if line.startswith(start):
             return
-    raise AssertionError("".join(said))
+    raise AssertionError("".join(output))
 
 
 def saved_step(save: Path) -> int:
@@ -64,12 +64,12 @@ def test_a_signal_lets_the_training_save(number: signal.Signals, data: Path, tmp
     """The workers get the signal, too, as from a terminal or a service manager."""
     process = start(PLAIN, data, tmp_path / "save", "--num-workers", "2")
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=100)
+    _, output = process.communicate(timeout=100)
     assert process.returncode == 128 + number
     step = saved_step(tmp_path / "save")
-    assert number.name in said
-    assert f"saved up to step {step} of 100000" in said
-    assert "Traceback" not in said
+    assert number.name in output
+    assert f"saved up to step {step} of 100000" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_a_signal_to_a_launcher_lets_all_processes_save(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, said = process.communicate(timeout=100)
-    assert f"saved up to step {saved_step(tmp_path / 'save')} of 100000" in said
+    _, output = process.communicate(timeout=100)
+    assert f"saved up to step {saved_step(tmp_path / 'save')} of 100000" in output
 
 
 class SlowOptimizer(PlainOptimizer):

@@ -37,8 +37,8 @@ METHODS = {
     "qlora": ["--use_qlora"],
     "p-tuning": ["--use_ptuning", "--pre_seq_len", "8"],
     "full": ["--full", "--lr", "2e-4"],
-    "full but the picture": ["--full", "--freeze", "vit", "qformer", "proj", "--lr", "2e-4"],
-    "whole": ["--use_lora", "--save-full"],
+    "full but the image encoder": ["--full", "--freeze", "vit", "qformer", "proj", "--lr", "2e-4"],
+    "all weights saved": ["--use_lora", "--save-full"],
 }
 
 
@@ -46,12 +46,12 @@ METHODS = {
 def test_a_loaded_run_has_the_loss_of_its_evaluation(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
     run = train(data, tmp_path, "--valid-data", str(data), "--eval-answers", "1", "--lr", "1e-2", *flags)
     records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    weighed = [record for record in records if "valid_loss" in record][-1]
+    evaluated = [record for record in records if "valid_loss" in record][-1]
     network = load_sat("visualglm-tiny", device="cpu").network
     tokens = int((batch_of(data, network).labels >= 0).sum())
-    assert loss_of(run, data) / tokens == pytest.approx(weighed["valid_loss"], rel=2e-3)
+    assert loss_of(run, data) / tokens == pytest.approx(evaluated["valid_loss"], rel=2e-3)
     assert loss_of(run, data) < loss_of("visualglm-tiny", data)
-    assert len(weighed["samples"]) == 1
+    assert len(evaluated["samples"]) == 1
 
 
 def test_an_adapter_is_small_and_names_its_base(data: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -91,10 +91,10 @@ def test_resuming_is_bit_identical(
     flags = [*flags, *more, "--train-iters", "4", "--save-interval", "2"]
     straight = train(data, tmp_path / "straight", *flags)
     train(data, tmp_path / "halted", *flags)
-    (halted,) = (tmp_path / "halted").iterdir()
-    Run(halted, 9).folder(4).rename(tmp_path / "away")
+    (interrupted,) = (tmp_path / "halted").iterdir()
+    Run(interrupted, 9).folder(4).rename(tmp_path / "away")
     resumed = train(data, tmp_path / "halted", *flags, "--resume")
-    assert resumed == halted
+    assert resumed == interrupted
     assert losses_of(resumed) == losses_of(straight)
     ours, theirs = (open_tensors(run / "4" / "weights.safetensors") for run in (resumed, straight))
     assert ours.keys() == theirs.keys()
@@ -199,9 +199,9 @@ def test_a_failed_last_checkpoint_is_not_reported_as_saved(
     monkeypatch.setattr(checkpoints, "write_tensors", write_once)
     command = program(data, tmp_path, "--train-iters", "2", "--save-interval", "1")
     assert main(command[2:]) == 1
-    said = capsys.readouterr().err
-    assert "The run is" not in said
-    assert "up to step 1 of 2" in said
+    output = capsys.readouterr().err
+    assert "The run is" not in output
+    assert "up to step 1 of 2" in output
 
 
 @pytest.mark.slow
@@ -247,12 +247,12 @@ def test_the_learning_rate_rises_and_decays(style: str) -> None:
 def test_lora_dropout_is_active_only_in_training(data: Path, tmp_path: Path) -> None:  # noqa: F811
     flags = ["--use_lora", "--lr", "1e-2", "--valid-data", str(data), "--eval-answers", "1", "--train-iters", "3"]
     plain = train(data, tmp_path / "plain", *flags)
-    hiding = train(data, tmp_path / "hiding", *flags, "--lora_dropout", "0.5")
+    dropped = train(data, tmp_path / "hiding", *flags, "--lora_dropout", "0.5")
     again = train(data, tmp_path / "again", *flags, "--lora_dropout", "0.5", "--checkpoint-activations")
-    assert losses_of(plain)[1] == losses_of(hiding)[1]  # LoRA starts with B = 0, so dropout has no effect
-    assert losses_of(plain)[3] != losses_of(hiding)[3]
-    assert losses_of(again)[3] == pytest.approx(losses_of(hiding)[3], rel=1e-5)
-    records = [json.loads(line) for line in (hiding / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    weighed = [record["valid_loss"] for record in records if "valid_loss" in record][-1]
+    assert losses_of(plain)[1] == losses_of(dropped)[1]  # LoRA starts with B = 0, so dropout has no effect
+    assert losses_of(plain)[3] != losses_of(dropped)[3]
+    assert losses_of(again)[3] == pytest.approx(losses_of(dropped)[3], rel=1e-5)
+    records = [json.loads(line) for line in (dropped / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    evaluated = [record["valid_loss"] for record in records if "valid_loss" in record][-1]
     tokens = int((batch_of(data, load_sat("visualglm-tiny", device="cpu").network).labels >= 0).sum())
-    assert loss_of(hiding, data) / tokens == pytest.approx(weighed, rel=1e-4)
+    assert loss_of(dropped, data) / tokens == pytest.approx(evaluated, rel=1e-4)
