@@ -186,7 +186,7 @@ class GenerationTask:
                 self._loop.call_soon_threadsafe(permit.release)
 
     def _enqueue(self, index: int, item: StreamChunk | Exception) -> None:
-        """Queue a chunk or an error for the event loop; wake it up for the first chunk and at the end."""
+        """Queue a chunk or error for the event loop; wake it for the first chunk and at the end."""
         if isinstance(item, Exception):
             ended, failed = False, True
         else:

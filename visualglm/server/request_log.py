@@ -89,7 +89,9 @@ class JsonFormatter(logging.Formatter):
 
 
 class RateLimitFilter(logging.Filter):
-    """Limits the rate of a logger's records; the first record of a period has the number of those left out before.
+    """Limits the rate of a logger's records.
+
+    The first record of a period has the number of records that were left out in the period before.
 
     Args:
         most: records per period.

@@ -34,7 +34,7 @@ EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
 
 
 def check_key_spelling(given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Check that no unknown key of a request is a misspelling of a known key or another name of the image.
+    """Reject unknown keys of a request that misspell a known key or are other names of the image.
 
     A misspelling differs in case, or by up to two edits; an edit inserts, deletes or replaces a letter, or swaps two
     neighbors. For short names (`text`, `seed`, `top_k`), only one edit counts, and only if the request lacks the name

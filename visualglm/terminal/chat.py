@@ -224,7 +224,10 @@ def make_reader() -> Callable[[str], str]:
 
 
 def read_line(prompt: str) -> str:
-    """Read a line; echo it if it does not come from a terminal, so that the output is a complete transcript."""
+    """Read a line without editing.
+
+    A line that does not come from a terminal is echoed, so that the output is a complete transcript.
+    """
     with on_interrupt(interrupt_once):
         line = input(prompt).removeprefix(BOM)  # editors on Windows put it at the start of a file
     if not sys.stdin.isatty():

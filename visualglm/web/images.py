@@ -1,4 +1,4 @@
-"""A visitor's image: the resized copy for the model, a preview for the page, and the path of the uploaded file."""
+"""Uploaded images: the resized copy for the model, the preview for the page, and the file's path."""
 
 import base64
 import dataclasses

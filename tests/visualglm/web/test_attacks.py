@@ -64,7 +64,7 @@ def visitor(url: str, connect: Callable[..., RawVisitor]) -> RawVisitor:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[str]:
-    """A page with a login, the host name of a reverse proxy, and a site that may embed it in a frame."""
+    """A page with a login, a reverse proxy's host name, and a site that may embed it."""
     flags = ["--auth", "me:secret", "--allow-host", "chat.example", "--allow-frame", "https://frames.example"]
     with running_page([*PROGRAM, *flags]) as address:
         yield address
