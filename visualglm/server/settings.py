@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from model import DEMO, SettingError
+from model.aliases import FormerAttribute
 from model.environment import is_service_link, read_variable, service_link_note, to_boolean, to_integer, to_number
 from model.images.decode import SERVED_FORMATS
 from model.images.preprocess import ImageLimits
@@ -89,6 +90,8 @@ class Settings:
     def max_concurrent_answers(self) -> int:
         """Maximum of answers that are generated or queued."""
         return self.max_batch + self.max_queue
+
+    most_answers = FormerAttribute("max_concurrent_answers")
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -109,7 +109,7 @@ def test_the_native_route_accepts_every_format(client: httpx.Client, name: str) 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("as_text", [True, False], ids=["image_url is a text", "image_url is an object"])
 def test_chat_completions_accept_every_format(client: httpx.Client, name: str, as_text: bool) -> None:
-    body = completion(DESCRIBE, picture=FORMS[name], max_tokens=9)
+    body = completion(DESCRIBE, image=FORMS[name], max_tokens=9)
     if as_text:
         body["messages"][0]["content"][0]["image_url"] = FORMS[name]
     response = client.post("/v1/chat/completions", json=body)
