@@ -125,7 +125,7 @@ def test_http_overhead_compares_with_the_engine() -> None:
     for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
         assert float(rows[f"http/{name}"][1]) < 100
         assert re.search(r"\d+ tokens/s alone, \d+ over HTTP", rows[f"http/{name}"][4])
-    assert "; 0 events an answer" in rows["http/whole"][4]
+    assert "; 0 events per answer" in rows["http/whole"][4]
 
 
 @pytest.mark.slow

@@ -90,12 +90,12 @@ class Trial:
         folder: folder for the runs.
         reference: the uninterrupted run.
         duration_s: duration of the reference run.
-        kills: number of kills so far.   during_save: kills while a checkpoint was being written.   lost: steps lost by
-            each.
+        kills, during_save: number of kills so far, and of kills while a checkpoint was being written.
+        lost: steps lost by each kill.
         failures: violated conditions.
     """
 
-    short: TrainingCommand
+    training: TrainingCommand
     folder: Path
     reference: Path
     duration_s: float
@@ -109,7 +109,7 @@ class Trial:
         number = 0
         while self.kills < wanted:
             number += 1
-            save = self.folder / f"disturbed-{number}"
+            save = self.folder / f"killed-{number}"
             save.mkdir()
             while self.kills < wanted and self.kill(save, rng):
                 pass
@@ -118,7 +118,7 @@ class Trial:
     def kill(self, save: Path, rng: random.Random) -> bool:
         """Start a process and kill it; return False if it finished before."""
         before, parts = log_position(save), partial_checkpoints(save)
-        process = self.short.start(save)
+        process = self.training.start(save)
         started = time.perf_counter()
         kind = rng.random()
         if kind < KILL_IN_SAVE_RATE:
@@ -147,7 +147,7 @@ class Trial:
         saved = max([] if run is None else Run(run, 1).steps(), default=0)
         self.during_save += was_saving
         self.lost.append(max(0, reached - saved))
-        if self.lost[-1] > self.short.interval:
+        if self.lost[-1] > self.training.interval:
             self.failures.append(f"kill {self.kills} lost {self.lost[-1]} steps")
         self.failures += [
             f"kill {self.kills} left a wrong checkpoint of step {step}" for step in self.differing_checkpoints(save)
@@ -169,8 +169,8 @@ class Trial:
     def finish(self, save: Path) -> None:
         """Finish a run, and compare it with the reference run."""
         run = newest_run(save)
-        if run is None or self.short.steps not in Run(run, 1).steps():
-            process = self.short.start(save)
+        if run is None or self.training.steps not in Run(run, 1).steps():
+            process = self.training.start(save)
             _, stderr = process.communicate()
             self.check_exit(process.returncode, stderr)
         run, expected = newest_run(save), losses_of(self.reference)
@@ -267,12 +267,12 @@ def main() -> int:
     options = parse_arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        short = TrainingCommand(write_dataset(folder), options.steps, options.interval)
-        reference, duration_s = short.train_reference(folder / "undisturbed")
+        training = TrainingCommand(write_dataset(folder), options.steps, options.interval)
+        reference, duration_s = training.train_reference(folder / "reference")
         trained = f"{options.steps} steps, a checkpoint every {options.interval}; uninterrupted {duration_s:.1f} s"
         show(f"{describe_machine()}; {trained}\n")
         show("| kill | after s | last logged step | last saved step | steps lost | note |\n|---|---|---|---|---|---|")
-        trial = Trial(short, folder, reference, duration_s)
+        trial = Trial(training, folder, reference, duration_s)
         trial.run_with_kills(options.kills, random.Random(options.seed))
     verdict = "Failed: " + "; ".join(trial.failures) if trial.failures else "Passed"
     lost = f"{max(trial.lost)} at most of {options.interval} allowed, {sum(trial.lost) / trial.kills:.1f} on average"
