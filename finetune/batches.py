@@ -108,7 +108,7 @@ PAD_ID = 0  # token id of padding: any will do, as padding is masked and has no 
 
 @dataclass
 class Batch:
-    """A batch of examples, padded on the right, so that contexts and images have the same positions as in the chat.
+    """A batch of examples, padded on the right, so that contexts and images have the chat's positions.
 
     Attributes:
         input_ids: [B, T].
@@ -224,7 +224,7 @@ def make_attention_mask(example: Example, length: int) -> torch.Tensor:
 
 
 class _ErrorsAsItems(Dataset[list[Example] | DataError]):
-    """Returns an error of a row as an item: raised in a worker, it would arrive as the text of a traceback."""
+    """Returns the error of a row as an item; if a worker raised it, only its traceback's text would arrive."""
 
     def __init__(self, dataset: Dataset[Example]) -> None:
         self.dataset = dataset

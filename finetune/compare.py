@@ -134,7 +134,7 @@ def run(
     dtype: str | None,
     load: Callable[..., SatChatModel] = load_sat,
 ) -> None:
-    """Answer with one model, then with the second, so that only one is in memory; print the answers, write the page."""
+    """Answer with both models, one after the other to save memory; print the answers, and write the page."""
     if html is not None and not html.parent.is_dir():
         raise SettingError(
             f"The directory {html.parent} of the page does not exist. Create it, or choose another --html."

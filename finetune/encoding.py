@@ -1,4 +1,4 @@
-"""Encode a turn of a row as token ids and labels: the prompt, exactly as in the chat, and the answer.
+"""Encode a turn of a row as token ids and labels: the chat's prompt, and the answer.
 
 ChatGLM attends to the context bidirectionally, so an answer in the context would see its own tokens. Therefore every
 answer of a conversation is an example of its own, with the turns before it as context.

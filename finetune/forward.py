@@ -111,7 +111,7 @@ def matmul_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Convert a bool mask [B, 1, T, T] to the bias that every layer adds to its attention scores: 0 or -inf.
+    """Convert a bool mask [B, 1, T, T] to the bias (0 or -inf) of the attention scores.
 
     With a bool mask each layer would make and save a bias of its own, and a second one if its rows were not aligned.
     """
@@ -129,7 +129,7 @@ def compute_attention(
     v: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the attention output [B, H, T, head_dim] of a layer, computed by the hook of a mixin if there is one."""
+    """Return the attention output [B, H, T, head_dim] of a layer, computed by a mixin's hook if not None."""
     if hook is not None:
         # P-tuning copies k and v to prepend its prefix. A q that is a view would keep the joint QKV tensor in memory.
         return hook(q.contiguous(), k, v, mask, None, layer_id=number)

@@ -68,7 +68,7 @@ def linear_layers(transformer: Any) -> Iterator[nn.Module]:
 
 
 def apply_linear(layer: Any, x: torch.Tensor, factors: LoraWeights) -> torch.Tensor:
-    """Apply a linear layer to x; call it as a module, with its hooks, only if there is no faster equivalent."""
+    """Apply a linear layer to x; call it as a module only if there is no faster equivalent."""
     if layer in factors:
         product: torch.Tensor = layer.fused_forward(x, *factors[layer])
         return product
@@ -99,9 +99,10 @@ def rotary_qkv(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 class RotaryQKV(torch.autograd.Function):
-    """Split the output [B, T, 3 D] of a QKV layer into q, k and v [B, H, T, head_dim], and rotate q and k.
+    """Split the output of a QKV layer into q, k and v, and rotate q and k by their positions.
 
-    All three are views of one tensor, which is rotated at once, so that none of them is copied.
+    The input is [B, T, 3 D], the outputs are [B, H, T, head_dim]. They are views of one tensor, which is rotated as a
+    whole, so that none of them is copied.
     """
 
     @staticmethod

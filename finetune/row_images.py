@@ -110,7 +110,7 @@ def image_names(record: Mapping[str, Any]) -> list[str]:
 
 
 def paths_of(value: Any) -> list[str]:
-    """Return the paths in the value of an image key: a path, an object with a path, or a list of them.
+    """Return the paths in an image key's value: a path, an object with a path, or a list.
 
     Raises:
         RowFormatError: the value is something else.

@@ -94,13 +94,14 @@ class RowOffsets:
     numbers: "array[int]" = field(default_factory=lambda: array("q"))
 
     def add(self, start: int, end: int, number: int) -> None:
+        """Append a row."""
         self.starts.append(start)
         self.ends.append(end)
         self.numbers.append(number)
 
 
 class Rows(Sequence[Row]):
-    """The rows of a file; each is read from the file when it is accessed. Worker processes may share an object."""
+    """The rows of a file; each is read when it is accessed. Worker processes may share an object."""
 
     def __init__(self, path: Path, offsets: RowOffsets) -> None:
         self.path = path

@@ -35,7 +35,7 @@ def open_run(
     sampler: ResumableBatchSampler,
     model_config: Mapping[str, Any],
 ) -> tuple[Run, TrainingState]:
-    """Start a new run, or find the run to resume; all processes get the same one, and the main process locks it.
+    """Start a new run, or find the run to resume, on all processes; the main process locks it.
 
     Raises:
         VisualGLMError: there is no run, it cannot be written, another training uses it, none of its checkpoints is
@@ -258,7 +258,7 @@ def copy_companion_files(checkpoint: Checkpoint, run: Run, is_standalone: bool) 
 def gather_tensors(
     tensors: dict[str, torch.Tensor], dtype: torch.dtype | None, distributed: DistributedContext
 ) -> dict[str, torch.Tensor]:
-    """Return complete tensors on the CPU of the main process; every process has to call it, as ZeRO 3 shards them."""
+    """Return complete tensors on the main process's CPU; every process has to call it, as ZeRO 3 shards them."""
     collected = {}
     for name, tensor in tensors.items():
         if hasattr(tensor, "ds_id"):

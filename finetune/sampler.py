@@ -1,4 +1,4 @@
-"""Choose the examples of each step: a function of seed and step only, so that a training can resume at any step."""
+"""Choose the examples of each step, as a function of seed and step only, so that trainings can be resumed."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Exit one of two processes while a thread of gloo waits for the GIL, to release the tensor of an all-reduce.
+"""Exit one of two processes while a thread of gloo waits for the GIL, to release a tensor.
 
 Each is `python -m tests.helpers.gloo_shutdown FOLDER` with its RANK, 0 or 1, and a WORLD_SIZE of 2.
 """
