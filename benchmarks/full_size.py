@@ -124,7 +124,7 @@ def random_checkpoint(config: dict[str, Any], device: torch.device, dtype: torch
     """Return a checkpoint whose tensors are sampled when they are read."""
     plain = replace(open_checkpoint(EMBEDDED_MODEL), config=config, files=[])
     shapes = build_network(plain, torch.device("meta"), dtype).state_dict()
-    tensors = {name: partial(draw_tensor, name, held.shape, device, dtype) for name, held in shapes.items()}
+    tensors = {name: partial(draw_tensor, name, meta.shape, device, dtype) for name, meta in shapes.items()}
     return replace(plain, stored_tensors=LazyTensors(tensors), qkv_layout=SPLIT, layout_is_explicit=True)
 
 

@@ -7,8 +7,8 @@ python -m benchmarks.http_overhead --device cuda --from_pretrained full-size   r
 Each row sends `--count` concurrent requests over HTTP, and the same requests (prompts, settings and seeds) to the
 scheduler, from threads of this process. Both alternate for `--repetitions` rounds, after an uncounted one. The result
 is the median loss of tokens/s.
-    streams, streams-pictures   answers as server-sent events
-    whole, whole-pictures       non-streaming answers
+    streams, streams-images   answers as server-sent events
+    whole, whole-images       non-streaming answers
 In the rows with images, each request has its own image, which both sides decode and encode.
 """
 
@@ -165,7 +165,7 @@ def make_rows(options: argparse.Namespace) -> list[Row]:
     target = TARGET_OVERHEAD[device] if options.count == TARGET_COUNT else None
     rows = []
     for name, stream in (("streams", True), ("whole", False)):
-        for more, with_images in (("", False), ("-pictures", True)):
+        for more, with_images in (("", False), ("-images", True)):
             what = f"{options.count} x {options.tokens} tokens, % of the engine's tokens/s lost"
             rows.append(
                 Row(f"{name}{more}", what, methodcaller("overhead", stream, with_images), target if stream else None)

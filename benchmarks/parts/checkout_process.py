@@ -16,7 +16,7 @@ from typing import Any
 
 DECODE, TRAIN = "decode", "train"
 FLAGS = ("--use_lora", "--lora_rank", "10", "--layer_range", "0")  # and layer 14, if the model has that many
-BACKENDS = ("benchmarks.parts.backends", "benchmarks.parts.subjects")  # the second name is that of earlier commits
+BACKENDS = ("benchmarks.parts.backends", "benchmarks.parts.subjects")  # the second name is the former one
 TRAININGS = ("benchmarks.parts.finetune_ours", "benchmarks.parts.finetune_subject")
 
 

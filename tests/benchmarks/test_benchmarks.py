@@ -122,7 +122,7 @@ def test_serving_reports_latencies() -> None:
 def test_http_overhead_compares_with_the_engine() -> None:
     few = ["--device", "cpu", "--count", "2", "--tokens", "4", "--repetitions", "1"]
     rows = {row[0]: row[1:] for row in cells(run_alone("benchmarks.http_overhead", *few))}
-    for name in ("streams", "streams-pictures", "whole", "whole-pictures"):
+    for name in ("streams", "streams-images", "whole", "whole-images"):
         assert float(rows[f"http/{name}"][1]) < 100
         assert re.search(r"\d+ tokens/s alone, \d+ over HTTP", rows[f"http/{name}"][4])
     assert "; 0 events per answer" in rows["http/whole"][4]

@@ -82,8 +82,8 @@ def ask(model: ChatModel, folder: Path) -> list[dict[str, Any]]:
         image = None if name is None else Image.open(folder / "data" / name).convert("RGB")
         conversation = Conversation(image, [], CHINESE if mark == CHINESE.ask else ENGLISH)
         for asked in (question, "3+4?"):
-            pieces = list(model.stream_answer(conversation, asked, GREEDY))
-            text, usage = "".join(piece.text for piece in pieces), pieces[-1].usage
+            chunks = list(model.stream_answer(conversation, asked, GREEDY))
+            text, usage = "".join(chunk.text for chunk in chunks), chunks[-1].usage
             assert usage is not None
             conversation.turns.append(Turn(asked, text))
             answers.append({"text": text, "prompt": usage.prompt_tokens, "tokens": usage.answer_tokens})

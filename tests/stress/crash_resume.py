@@ -246,7 +246,7 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     """Return all tensors of a checkpoint."""
     state: dict[str, Any] = torch.load(folder / STATE_NAME, weights_only=True)
     moments = state["adam"]["state"]
-    numbers = {f"{name} of {place}": tensor for place, held in moments.items() for name, tensor in held.items()}
+    numbers = {f"{name} of {index}": tensor for index, state in moments.items() for name, tensor in state.items()}
     return {**numbers, **dict(open_tensors(folder / WEIGHTS_NAME).items())}
 
 

@@ -73,7 +73,7 @@ class Soak:
         self.engine, self.scheduler = engine, scheduler
         self.max_length, self.stuck_s = max_length, stuck_s
         self.rng = random.Random(0)
-        self.pictures = random_pixels(IMAGES, engine.model.network.image_size, seed=0)
+        self.images = random_pixels(IMAGES, engine.model.network.image_size, seed=0)
         self.pending_requests: set[PendingRequest] = set()
         self.counts: collections.Counter[str] = collections.Counter()
         self.firsts: list[float] = []
@@ -89,14 +89,14 @@ class Soak:
             return
         length = rng.choice((SHORT, rng.randint(SHORT, self.max_length // 2)))
         tokens = rng.randint(1, min(256, self.max_length - length))
-        picture, seed = rng.randrange(IMAGES), rng.randrange(2**31)
+        image_index, seed = rng.randrange(IMAGES), rng.randrange(2**31)
         most = rng.randint(0, tokens) if rng.random() < CANCEL_RATE else None
-        stream = StreamReader(self.scheduler.submit, lambda: self.request(length, tokens, picture, seed), most)
+        stream = StreamReader(self.scheduler.submit, lambda: self.request(length, tokens, image_index, seed), most)
         self.pending_requests.add(PendingRequest(stream, tokens, is_cancelled=most is not None))
 
-    def request(self, length: int, tokens: int, picture: int, seed: int) -> Request:
+    def request(self, length: int, tokens: int, image_index: int, seed: int) -> Request:
         """Return a request about one of the images."""
-        return self.engine.request(length, tokens, self.pictures[picture], seed)
+        return self.engine.request(length, tokens, self.images[image_index], seed)
 
     def collect(self) -> None:
         """Check the requests that have ended or are stuck."""
