@@ -316,7 +316,7 @@ def make_decoder(network: Network) -> Decoder:
     """Choose the decoder: fallback for foreign hooks, CUDA graphs where Triton works, otherwise eager."""
     if has_foreign_hooks(network):
         log_once(
-            "A mixin or a hook changes this model's forward pass, so each sequence is decoded by the whole model "
+            "A mixin or a hook changes this model's forward pass, so each sequence is decoded by the complete model "
             "on its own. This is slower than batched decoding of the layers."
         )
         return FallbackDecoder(network)

@@ -52,7 +52,7 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 CACHE_GROWTH = 128
 # A captured decode step attends to sequence lengths up to the next multiple of these tokens.
 ATTENTION_BUCKET = 256
-# A prefill of at most so many padded tokens is captured as one graph. More tokens would not gain from it: the CPU
+# A prefill of at most this many padded tokens is captured as one graph. More tokens would not gain from it: the CPU
 # launches the kernels of longer prompts in less time than the GPU needs to run them.
 MAX_PREFILL_TOKENS = 512
 # Contexts are padded to these lengths: with <sop>, they fill complete tiles of the matrix products.

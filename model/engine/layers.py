@@ -27,8 +27,8 @@ Attend = Callable[[int, torch.Tensor], torch.Tensor]
 def make_prefill_attention(cache: KVCache, first: int, contexts: list[int]) -> Attend:
     """Return the attention function of a prefill into the slots from `first` on.
 
-    Its tokens are all contexts, one after another, and then the <sop> of each. Context tokens attend to their whole
-    context in both directions; <sop> attends to its whole context.
+    Its tokens are all contexts, one after another, and then the <sop> of each. Context tokens attend to the complete
+    context of their prompt in both directions, and so does <sop>.
 
     Args:
         cache: its slots have their positions set.

@@ -60,7 +60,7 @@ def candidates(logits: torch.Tensor, tensors: SamplingTensors) -> tuple[torch.Te
     """Return the candidates' probabilities [B, W] and token ids [B, W], most likely first.
 
     Applies the temperature, then top-k, then nucleus sampling (https://arxiv.org/abs/1904.09751): the fewest remaining
-    tokens whose probabilities sum to more than `top_p`. Each works without the others.
+    tokens whose probabilities sum to more than `top_p`. Each filter also works alone.
     """
     values, ids = torch.topk(logits.float() / tensors.temperature[:, None], tensors.num_candidates, dim=-1)
     rank = torch.arange(tensors.num_candidates, device=logits.device)

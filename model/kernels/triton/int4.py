@@ -1,7 +1,7 @@
 """Products with a packed 4-bit weight [O, I / 2], with group scales and zero points; see model/kernels/torch_ops.py.
 
 Two activations, or the scale and zero point of a group, are loaded as one integer of twice their width, the first one
-in its low half: so a thread holds what multiplies the two numbers of a byte, without data exchange between threads.
+in its low half: so a thread holds the factors of the two numbers of a byte, without data exchange between threads.
 """
 
 import triton

@@ -79,7 +79,7 @@ def attend_block(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute the attention of a block of queries of one head of one prompt to its whole context.
+    """Compute the attention of a block of queries of one head of one prompt to its complete context.
 
     FlashAttention: https://arxiv.org/abs/2205.14135. m_i is the running maximum of the scores, l_i the running sum of
     their exponentials, acc the unnormalized output.

@@ -185,7 +185,7 @@ def test_a_foreign_mixin_changes_the_answer(
     ids = torch.tensor([case["input_ids"]])
     after = answer()
     assert after != before
-    assert [record.levelname for record in caplog.records if "whole model" in record.message] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if "complete model" in record.message] == ["WARNING"]
     with torch.no_grad():  # the mixin's own full forward pass is the reference
         for token in after:
             logits = model(ids, image_embeddings=images, pre_image=case["image_start"])[0]
