@@ -15,6 +15,7 @@ from tests.goldens import golden_weights
 
 TINY = EMBEDDED / "visualglm-tiny"
 SPEC: dict[str, Any] = json.loads((GOLDENS / "tiny" / "model.json").read_text(encoding="utf-8"))
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8}
 CASES = ["zh_image", "en_image", "zh_history_image", "zh_text"]
 
 
@@ -73,3 +74,31 @@ def left_padded_batch(pixels: torch.Tensor, names: list[str] = CASES) -> dict[st
             [-1 if start is None else pad + start for pad, start in zip(pads, starts, strict=True)]
         ),
     }
+
+
+def prompt_of(length: int, seed: int = 0) -> torch.Tensor:
+    """Return random ids [1, length] that end with [gMASK] <sop>."""
+    config = golden_model().config
+    ids = torch.randint(20, 60, (1, length), generator=torch.Generator().manual_seed(seed))
+    ids[0, -2:] = torch.tensor([config.gmask_token_id, config.bos_token_id])
+    return ids
+
+
+def generate_with_and_without_graphs(model: HfModel, ids: torch.Tensor, **settings: Any) -> tuple[Any, Any]:
+    """Generate in decode buffers, then layer by layer."""
+    found = []
+    for model.graph_cache.enabled in (True, False):
+        torch.manual_seed(0)
+        found.append(model.generate(ids, **{**GREEDY, **settings}))
+    model.graph_cache.enabled = True
+    return found[0], found[1]
+
+
+def assert_same_logits(model: HfModel, ids: torch.Tensor, **settings: Any) -> None:
+    """Compare the logits and tokens of all steps."""
+    ours, expected = generate_with_and_without_graphs(
+        model, ids, return_dict_in_generate=True, output_logits=True, **settings
+    )
+    assert torch.equal(ours.sequences, expected.sequences)
+    for one, other in zip(ours.logits, expected.logits, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

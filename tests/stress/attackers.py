@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from benchmarks.parts.http_client import send, to_request
-from tests.helpers.costly_images import costly_files
+from tests.helpers.image_files import costly_files
 
 MIB = 2**20
 DISCONNECT_RATE = 0.1  # share of requests whose client disconnects at a random time

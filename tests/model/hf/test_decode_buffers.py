@@ -8,8 +8,7 @@ import torch
 from model.hf import ChatGLMConfig
 from model.hf.generation_chatglm import CAPACITY_STEP, DecodeBuffers, DeviceUsage, with_headroom
 from model.hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage as HfModel
-from tests.helpers.hf_graphs import GREEDY, assert_same_logits, prompt_of
-from tests.helpers.hf_models import SPEC, build_golden, left_padded_batch
+from tests.helpers.hf_models import GREEDY, SPEC, assert_same_logits, build_golden, left_padded_batch, prompt_of
 
 
 @pytest.mark.parametrize(

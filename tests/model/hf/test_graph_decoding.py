@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from model.hf.generation_chatglm import CAPACITY_STEP, GraphCache, weights_fingerprint
-from tests.helpers.hf_graphs import GREEDY, assert_same_logits, generate_with_and_without_graphs, prompt_of
 from tests.helpers.hf_models import (
+    GREEDY,
+    assert_same_logits,
     build_golden,
+    generate_with_and_without_graphs,
     golden_model,
     image_arguments,
     left_padded_batch,
     prompt_ids,
+    prompt_of,
     tiny_model,
     tiny_tokenizer,
 )

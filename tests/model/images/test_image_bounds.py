@@ -21,11 +21,13 @@ from model.images.decode import (
     strip_metadata,
 )
 from model.images.preprocess import load_image
-from tests.helpers.costly_images import (
+from tests.helpers.image_files import (
+    encode,
     icon_around,
     jpeg_with_random_tail,
     many_scans,
     many_strips,
+    pixel,
     plain_png,
     png_chunk,
     run_length_bmp,
@@ -34,7 +36,6 @@ from tests.helpers.costly_images import (
     with_gif_comment,
     with_segments,
 )
-from tests.helpers.image_files import encode, pixel
 
 IMAGES = Path(__file__).parents[2] / "images"
 COSTLY = {

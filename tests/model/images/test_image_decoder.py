@@ -17,8 +17,7 @@ from model.images.decode_process import SMALL_PIXELS, DecodeTask, ImageDecoder, 
 from model.images.preprocess import load_image, preprocess
 from tests.goldens.golden_weights import picture
 from tests.helpers.api_server import SCENE, SCENE_URL, wait_until
-from tests.helpers.costly_images import many_scans, plain_png, slow_to_decode
-from tests.helpers.image_files import encode
+from tests.helpers.image_files import encode, many_scans, plain_png, slow_to_decode
 
 LIMITS = ImageLimits(max_pixels=100_000_000, formats=SERVED_FORMATS)
 
