@@ -48,7 +48,10 @@ class Network(Protocol):
 
     @property
     def qkv_interleaved(self) -> bool:
-        """Whether the rows of query_key_value are interleaved by head, [q k v] of each head, not split into q, k, v."""
+        """Whether the rows of query_key_value are interleaved by head: [q k v] of each head.
+
+        Otherwise they are split: all of q, then k, then v.
+        """
         ...
 
     @property

@@ -15,7 +15,9 @@ from .sequence import Request
 
 
 class PaddedPrompts(NamedTuple):
-    """A padded batch of n prompts on the device. Padding prompts repeat the first one and write nothing to the cache.
+    """A padded batch of n prompts on the device.
+
+    Padding prompts repeat the first one and write nothing to the cache.
 
     Attributes:
         slots: int64 [n], slot of each prompt in the KV cache.

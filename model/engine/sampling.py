@@ -47,7 +47,7 @@ def mark_ranges(mask: torch.Tensor, ranges: Iterable[IdRange]) -> None:
 
 
 def penalize(logits: torch.Tensor, seen: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
-    """Apply the repetition penalty [B, 1] to the logits [B, V] of the ids that are True in `seen` [B, V].
+    """Apply the repetition penalty [B, 1] to the logits [B, V] where `seen` [B, V] is True.
 
     A positive logit is divided and a negative one multiplied, so that both decrease.
     Paper: CTRL, https://arxiv.org/abs/1909.05858.
@@ -232,7 +232,10 @@ class Sampler:
         return sampling.sample_candidates(values, ids, limits, *chosen, NAN_TOKEN)
 
     def _sample_candidates(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
-        """Sample tokens [B] with the next random number of each slot; a token whose logit is NaN, if there is one."""
+        """Sample tokens [B] with the next random number of each slot.
+
+        A row with a NaN yields a token whose logit is NaN.
+        """
         tensors = SamplingTensors(self.temperature[slots], self.top_k[slots], self.top_p[slots], plan.num_candidates)
         probabilities, ids = candidates(logits, tensors)
         index = self.num_sampled[slots, None].clamp(max=self.uniform.shape[1] - 1)

@@ -61,7 +61,7 @@ def has_slow_small_matmul() -> bool:
 
 
 class PretransposedLinear:
-    """A CPU linear layer x [N, I] -> x @ weight.T + bias [N, O] with a weight that is transposed once.
+    """A CPU linear layer with a pre-transposed weight: x [N, I] -> x @ weight.T + bias [N, O].
 
     Where torch is slow for few rows in float32, these are computed as weight @ x.T, in blocks of the weight. With
     weights in main memory, that halves the time for one row: `python -m benchmarks.cpu_matmul`.

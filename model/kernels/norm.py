@@ -15,9 +15,9 @@ MAX_NORM_COLUMNS = 16384
 def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the layer norm of x [B, D]: each row minus its mean, divided by its deviation, times weight plus bias.
+    """Return the layer norm of x [B, D], computed in float32.
 
-    Computed in float32.
+    Each row minus its mean, divided by its standard deviation, times weight plus bias.
 
     Args:
         x: [B, D].

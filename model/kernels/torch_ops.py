@@ -201,7 +201,7 @@ def supports_int8_kernel(rows: torch.Tensor) -> bool:
 def scale_product(
     product: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor
 ) -> torch.Tensor:
-    """Scale a product [N, O] and add the bias; return it in the dtype and with the leading dimensions of x."""
+    """Scale a product [N, O] and add the bias; return it with the dtype and leading dimensions of x."""
     out = product * scale if bias is None else torch.addcmul(bias, product, scale)
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 
@@ -212,7 +212,7 @@ def can_prepack(columns: int, groups: torch.Tensor) -> bool:
 
 
 def prepack(packed: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a packed weight [O, I / 2] and its groups [O, G, 2] in the layout of torch's CPU kernel.
+    """Convert a packed weight [O, I / 2] and its groups [O, G, 2] to the layout of torch's CPU kernel.
 
     Rows are padded to a multiple of ROW_BLOCK.
     """
@@ -246,7 +246,7 @@ def undo_prepack(prepacked: torch.Tensor, groups: torch.Tensor, rows: int) -> tu
 
 
 def multiply_prepacked(x: torch.Tensor, prepacked: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return the product [N, O] of x, bfloat16 [N, I], with a weight of `prepack`, without the scales of its rows."""
+    """Return the unscaled product [N, O] of x, bfloat16 [N, I], and a weight of `prepack`."""
     size = x.shape[1] // len(groups)
     product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, prepacked, size, groups)
     return product
@@ -314,10 +314,11 @@ def frozen_parameter(tensor: torch.Tensor) -> nn.Parameter:
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer [..., I] -> [..., O] with a low-bit weight. A new layer has scales of zero until it is loaded.
+    """A linear layer [..., I] -> [..., O] with a low-bit weight.
 
-    For `weight`, `weight_scale` and `weight_groups` see `QuantizedWeight`; casting the model keeps their dtypes.
-    `prepack` converts the weight to the layout of this machine's kernel; a state dict always has the portable layout.
+    A new layer has scales of zero until it is loaded. For `weight`, `weight_scale` and `weight_groups`, see
+    `QuantizedWeight`; casting the model keeps their dtypes. `prepack` converts the weight to the layout of this
+    machine's kernel; a state dict always has the portable layout.
 
     Args:
         inputs: I.
@@ -463,7 +464,10 @@ def restore_nothing() -> None:
 
 @functools.cache
 def capture_stream(device: int) -> torch.cuda.Stream:
-    """Return the stream for all captures of a device: cuBLAS keeps 32 MB for every stream that it was used on."""
+    """Return the stream for all captures of a device.
+
+    One stream only, because cuBLAS keeps 32 MB for every stream that it was used on.
+    """
     return torch.cuda.Stream(device)
 
 

@@ -29,8 +29,9 @@ ADD_8 = tl.constexpr(-0x77777778)  # XORed to a word, adds 8 to each of its eigh
 
 @triton.jit
 def near_one(bits):
-    """Return the two numbers n + 8 of a byte that starts at bit 15, as 1.5 + n / 16 and as 1.03125 + n / 256.
+    """Convert the two unsigned numbers n + 8 of a byte to floats near 1.
 
+    The byte starts at bit 15; the results are 1.5 + n / 16 for the high and 1.03125 + n / 256 for the low number.
     The numbers become the first and the second four mantissa bits of a float32 near 1, which is faster than a
     conversion.
     """
@@ -58,7 +59,9 @@ def matvec(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply one row x of pairs [1, I / 2] by words [O, I / 8], BLOCK_O rows per program, BLOCK_I columns at a time.
+    """Multiply one row x of pairs [1, I / 2] by the words [O, I / 8] of the weight.
+
+    A program computes BLOCK_O rows of the weight, BLOCK_I columns per iteration.
 
     y = scale * sum over chunks of (group_scale * sum n x + zero_point * sum x). A chunk is the 32 numbers, all of one
     group, that a thread loads at once.

@@ -40,7 +40,9 @@ def matvec(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply one row x of pairs [1, I / 2] by words [O, I / 4], BLOCK_O rows per program, BLOCK_I columns at a time.
+    """Multiply one row x of pairs [1, I / 2] by the words [O, I / 4] of the weight.
+
+    A program computes BLOCK_O rows of the weight, BLOCK_I columns per iteration.
 
     y = scale * sum over the bytes m of a word of (sum n_m x_m).
     """

@@ -28,11 +28,11 @@ def multiply(
     out: torch.Tensor | None,
     config: KernelConfig | None = None,
 ) -> torch.Tensor:
-    """Return act(x @ weight.T + bias) + alpha * residual, [B, O], for x [B, I] with at most 16 rows.
+    """Return act(x @ weight.T + bias) + alpha * residual, [B, O].
 
     Args:
         kind: "dense", "int8" or "int4".
-        x: the activations.
+        x: the activations [B, I], at most MAX_ROWS rows.
         weight: the weight's tensors, in the order of the parameters of `linear.multiply_dense`, `multiply_int8` or
             `multiply_int4`.
         epilogue: the bias, activation and residual.

@@ -39,7 +39,7 @@ def store_token(
     HEAD_DIM: tl.constexpr,
     HEADS_PER_PROGRAM: tl.constexpr,
 ):
-    """Apply RoPE to some heads of one token's query and key; store the query, and the key and value in the cache."""
+    """Apply RoPE to some heads of one token's query and key; store the query, and cache the key and value."""
     index, prompt = tl.program_id(0), tl.program_id(1)
     position = first + index
     if position < tl.load(lengths + prompt):

@@ -53,7 +53,7 @@ def split_evenly(v):
 
 @triton.jit
 def add_product(acc, words, v, MASK: tl.constexpr):
-    """Return acc + n * v * 2^-85, where n are the numbers that MASK selects in words [C, BLOCK_O, 4], and v is [C, 4].
+    """Return acc + n * v * 2^-85 for the numbers n that MASK selects in words [C, BLOCK_O, 4], and v [C, 4].
 
     The bits of a small integer n, read as float32, are the subnormal number n * 2^-149: so no conversion is needed.
     Activations of 2^63 and more, which float16 cannot represent, overflow.
