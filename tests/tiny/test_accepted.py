@@ -107,9 +107,9 @@ def test_other_answers_are_wrong(language: Language, question: str, accepted: st
 
 @pytest.mark.parametrize("language", get_args(Language))
 def test_every_region_and_thing_matches_only_itself(language: Language) -> None:
-    places = [name_region(language, place) for place in REGIONS]
+    regions = [name_region(language, region) for region in REGIONS]
     things = [name_one(language, kind, color) for kind in KINDS for color in COLORS]
-    for names in (places, things):
+    for names in (regions, things):
         for accepted in names:
             assert [name for name in names if is_accepted(language, "?", [accepted], f"{name}!")] == [accepted]
 

@@ -70,7 +70,7 @@ def test_every_region_is_distinguished(language: Language) -> None:
     phrases = {name: name_region(language, name) for name in REGIONS}
     for name in REGIONS:
         asked = example(language, Facts("where", name, "ball", things=(("red", "ball", name),)))
-        assert [place for place, phrase in phrases.items() if is_correct(asked, phrase)] == [name]
+        assert [region for region, phrase in phrases.items() if is_correct(asked, phrase)] == [name]
 
 
 @pytest.mark.parametrize(

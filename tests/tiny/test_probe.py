@@ -12,8 +12,8 @@ CLASSES = torch.arange(len(ANSWERS)).repeat(20)
 
 def test_the_probe_distinguishes_strong_from_weak_signals() -> None:
     torch.manual_seed(0)
-    noise, places = torch.randn(len(CLASSES), 30), 10 * torch.randn(len(ANSWERS), 30)
-    clear, faint = places[CLASSES] + noise, 0.01 * places[CLASSES] + noise
+    noise, centers = torch.randn(len(CLASSES), 30), 10 * torch.randn(len(ANSWERS), 30)
+    clear, faint = centers[CLASSES] + noise, 0.01 * centers[CLASSES] + noise
     assert between_class_variance(clear, CLASSES) > 0.95
     assert nearest_mean_accuracy(clear, CLASSES) == 1
     assert between_class_variance(faint, CLASSES) < 0.1
@@ -21,9 +21,9 @@ def test_the_probe_distinguishes_strong_from_weak_signals() -> None:
 
 
 def test_all_points_from_image_to_answer_are_measured(tiny_model: SatChatModel) -> None:
-    places = dict(measure_points(tiny_model, torch.randn(2, 3, 224, 224)))
+    points = dict(measure_points(tiny_model, torch.randn(2, 3, 224, 224)))
     length, width, layers = tiny_model.network.image_length, 256, len(tiny_model.network.transformer.layers)
     shapes = [(2, length * width), (2, width), *[(2, width)] * layers]
-    assert [tuple(vectors.shape) for vectors in places.values()] == shapes
-    assert not any(torch.equal(*vectors) for vectors in places.values())
+    assert [tuple(vectors.shape) for vectors in points.values()] == shapes
+    assert not any(torch.equal(*vectors) for vectors in points.values())
     assert not has_foreign_hooks(tiny_model.network)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tiny.scenes import KINDS, REGIONS, SIZES, Thing, region, sample_scene
+from tiny.scenes import KINDS, REGIONS, SIZES, Thing, region_of, sample_scene
 from tiny.scenes.relations import (
     OPPOSITES,
     SIDES,
@@ -114,5 +114,5 @@ def test_reading_order_is_by_region() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         ordered = sort_reading_order(sample_scene(rng, 5).things)
-        places = [REGIONS.index(region(one)) for one in ordered]
-        assert places == sorted(places)
+        regions = [REGIONS.index(region_of(one)) for one in ordered]
+        assert regions == sorted(regions)

@@ -19,7 +19,7 @@ from tiny.scenes import (
     Scene,
     Thing,
     presence_map,
-    region,
+    region_of,
     render_scene,
     render_sketch,
     sample_scene,
@@ -40,9 +40,9 @@ def single(kind: str = "ball", color: str = "red", background: str = "sky", seed
 def mask_of(thing: Thing, side: int) -> np.ndarray:
     canvas = Image.new("1", (side, side))
     draw = ImageDraw.Draw(canvas)
-    place = (thing.x * side, thing.y * side, thing.radius * side, thing.angle, thing.flipped)
+    pose = (thing.x * side, thing.y * side, thing.radius * side, thing.angle, thing.flipped)
     for part in shape_of(thing.kind).silhouette:
-        draw.polygon(transform_polygon(part, *place), fill=1)
+        draw.polygon(transform_polygon(part, *pose), fill=1)
     return np.asarray(canvas)
 
 
@@ -140,7 +140,7 @@ def test_unfit_number_of_things_is_refused(max_things: int) -> None:
 
 
 def test_sampled_scenes_obey_their_constraints() -> None:
-    counts, kinds, colors, places, backgrounds = (set() for _ in range(5))
+    counts, kinds, colors, regions, backgrounds = (set() for _ in range(5))
     for scene in scenes(400):
         names = [(thing.kind, thing.color) for thing in scene.things]
         assert len(set(names)) == len(names)
@@ -149,12 +149,12 @@ def test_sampled_scenes_obey_their_constraints() -> None:
         for thing in scene.things:
             kinds.add(thing.kind)
             colors.add(thing.color)
-            places.add(region(thing))
-            assert all(thing.radius < place < 1 - thing.radius for place in (thing.x, thing.y))
-            assert all(abs(place - line) > 0.039 for place in (thing.x, thing.y) for line in (1 / 3, 2 / 3))
+            regions.add(region_of(thing))
+            assert all(thing.radius < coordinate < 1 - thing.radius for coordinate in (thing.x, thing.y))
+            assert all(abs(coordinate - line) > 0.039 for coordinate in (thing.x, thing.y) for line in (1 / 3, 2 / 3))
     assert counts == {1, 2, 3, 4, 5}
     assert (kinds, colors) == (set(KINDS), set(COLORS))
-    assert (places, backgrounds) == (set(REGIONS), set(BACKGROUNDS))
+    assert (regions, backgrounds) == (set(REGIONS), set(BACKGROUNDS))
 
 
 def test_most_of_every_thing_can_be_seen() -> None:
@@ -168,7 +168,7 @@ def test_most_of_every_thing_can_be_seen() -> None:
 def test_things_of_one_region_have_a_clear_order() -> None:
     for scene in scenes(200):
         for thing in scene.things:
-            same = [other for other in scene.things if region(other) == region(thing) and other != thing]
+            same = [other for other in scene.things if region_of(other) == region_of(thing) and other != thing]
             assert all(abs(thing.x - other.x) >= 0.08 for other in same)
 
 
@@ -188,7 +188,7 @@ def test_things_of_one_region_have_a_clear_order() -> None:
     ],
 )
 def test_regions_are_thirds(x: float, y: float, name: str) -> None:
-    assert region(Thing("ball", "red", "small", x, y)) == name
+    assert region_of(Thing("ball", "red", "small", x, y)) == name
 
 
 @pytest.mark.parametrize("color", COLORS)

@@ -170,12 +170,12 @@ def test_fast_ops_are_equivalent(tokenizer: Any, batch: Batch) -> None:
     def run() -> torch.Tensor:
         part = batch.sequences[0]
         images = network.encode_image(normalize(batch.images)).index_select(0, part.image_index)
-        places = {
+        arguments = {
             "position_ids": position_ids(part),
             "attention_mask": attention_mask(part),
             "pre_image": part.image_start,
         }
-        return network(part.ids, **places, image_embeddings=images)[0]
+        return network(part.ids, **arguments, image_embeddings=images)[0]
 
     with torch.no_grad():
         expected = run()

@@ -41,18 +41,18 @@ def is_equivalent(language: Language, question: str, accepted: str, answer: str)
     """Check whether `answer` means the same as `accepted` in reply to `question`; all texts are normalized."""
     in_question, in_accepted, in_answer = (list(find_mentions(language, text)) for text in (question, accepted, answer))
     new = [mention for mention in in_answer if not _is_repeated(mention, in_question, in_accepted)]
-    is_negated, kinds, places = is_negative(language, answer), values(in_accepted, "kind"), _places(in_accepted)
+    is_negated, kinds, regions = is_negative(language, answer), values(in_accepted, "kind"), _regions(in_accepted)
     numbers = values(new, "number") or ({0} if is_negated else set())
     if is_negated and not (is_negative(language, accepted) or values(in_accepted, "number") == {0}):
         return False
-    pairs = [(values(in_accepted, "number"), numbers), (places, _places(in_answer))]
+    pairs = [(values(in_accepted, "number"), numbers), (regions, _regions(in_answer))]
     if not all(_agree(*pair) for pair in (*pairs, (values(in_accepted, "color"), values(new, "color")))):
         return False
     sought, words = TOKEN.findall(accepted), TOKEN.findall(answer)
     contains = bool(sought) and f" {' '.join(sought)} " in f" {' '.join(words)} "
     if not _is_names(language, accepted, in_accepted):
         return contains
-    may_be_mispaired = len(kinds) > 1 and (bool(places) or set(list_names(in_accepted)) != set(list_names(new)))
+    may_be_mispaired = len(kinds) > 1 and (bool(regions) or set(list_names(in_accepted)) != set(list_names(new)))
     same_things = _agree(kinds, values(new, "kind")) and _chooses(in_question, kinds, in_answer)
     return same_things and (contains or not may_be_mispaired)
 
@@ -69,7 +69,7 @@ def _is_names(language: Language, accepted: str, named: Sequence[Mention]) -> bo
     return bool(named) and not values(named, "size") and all(map(expression(language, "filler").fullmatch, rest))
 
 
-def _places(mentions: Sequence[Mention]) -> set[str]:
+def _regions(mentions: Sequence[Mention]) -> set[str]:
     """Return the named regions, or else the named sides: "left" is matched by "to the left of the car"."""
     return values(mentions, "region") or {REGION_OF_SIDE.get(side, side) for side in values(mentions, "side")}
 

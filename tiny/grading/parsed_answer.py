@@ -47,28 +47,28 @@ class ParsedAnswer:
         last: ThingName | None = None  # a thing whose region follows: "There is a ball, it is on the left."
         for clause in split_clauses(self.text):
             said = [m for m in find_mentions(self.language, clause) if (m.kind or m.region) and m.side is None]
-            things, places = list_names(said), [mention.region for mention in said if mention.region]
+            things, regions = list_names(said), [mention.region for mention in said if mention.region]
             if things:
                 yield from _pair_clause(said, waiting)
-                waiting, last = None, None if places else things[-1]
-            elif places and last:
-                yield from ((last, place) for place in places)
+                waiting, last = None, None if regions else things[-1]
+            elif regions and last:
+                yield from ((last, region) for region in regions)
                 last = None
-            elif places:
-                waiting = places[-1]
+            elif regions:
+                waiting = regions[-1]
 
 
 def _pair_clause(said: list[Mention], waiting: str | None) -> Iterator[tuple[ThingName, str]]:
     """Yield the thing and region pairs of one clause; `waiting` is a region from the clause before."""
-    place_first, place, group = bool(said[0].region or waiting), waiting, list[ThingName]()
+    region_first, region, group = bool(said[0].region or waiting), waiting, list[ThingName]()
     for mention in said:
-        if mention.region and place_first:
-            place = mention.region
+        if mention.region and region_first:
+            region = mention.region
         elif mention.region:
             yield from ((pair, mention.region) for pair in group)
             group = []
-        elif place is not None:
-            yield (mention.color, str(mention.kind)), place
+        elif region is not None:
+            yield (mention.color, str(mention.kind)), region
         else:
             group += list_names([mention])
 

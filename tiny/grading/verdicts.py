@@ -70,7 +70,7 @@ def _grade_things(facts: Facts, answer: ParsedAnswer) -> bool:
         return False
     if facts.region is not None and values(answer.mentions, "region") - {facts.region}:
         return False
-    checks = (_lists_once, _places_match, _sizes_match, _number_matches, _largest_matches)
+    checks = (_lists_once, _regions_match, _sizes_match, _number_matches, _largest_matches)
     return all(check(facts, answer) for check in checks)
 
 
@@ -84,11 +84,11 @@ def _lists_once(facts: Facts, answer: ParsedAnswer) -> bool:
     )
 
 
-def _places_match(facts: Facts, answer: ParsedAnswer) -> bool:
+def _regions_match(facts: Facts, answer: ParsedAnswer) -> bool:
     """Check that each region is stated for the correct thing."""
     return all(
-        any(pair in ((color, kind), (None, kind)) and place == at for color, kind, at in facts.things)
-        for pair, place in answer.list_locations()
+        any(pair in ((color, kind), (None, kind)) and region == at for color, kind, at in facts.things)
+        for pair, region in answer.list_locations()
     )
 
 

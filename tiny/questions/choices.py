@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region
+from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region_of
 from tiny.scenes.relations import SIDES, is_larger, is_on_side, list_in_region
 from tiny.words.sentences import Rng, pick
 
@@ -58,9 +58,9 @@ def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
 
 def list_regions(scene: Scene) -> tuple[list[str], list[str]]:
     """Return the regions that are unambiguously occupied, and the ones that are unambiguously empty."""
-    taken = [place for place in REGIONS if any(region(thing) == place for thing in scene.things)]
-    full = [place for place in taken if list_in_region(scene.things, place) is not None]
-    empty = [place for place in REGIONS if place not in taken and list_in_region(scene.things, place) is not None]
+    taken = [region for region in REGIONS if any(region_of(thing) == region for thing in scene.things)]
+    full = [region for region in taken if list_in_region(scene.things, region) is not None]
+    empty = [region for region in REGIONS if region not in taken and list_in_region(scene.things, region) is not None]
     return full, empty
 
 

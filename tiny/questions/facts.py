@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tiny.scenes import Scene, Thing, region
+from tiny.scenes import Scene, Thing, region_of
 from tiny.scenes.relations import (
     are_confusable,
     find_extreme,
@@ -111,8 +111,8 @@ def has_same_answer(example: Example, scene: Scene) -> bool:
         return False
     match here.aspect:
         case "things":
-            places = example.kind == "describe" or here.region is not None
-            return _key(here, places) == _key(there, places)
+            by_region = example.kind == "describe" or here.region is not None
+            return _key(here, by_region) == _key(there, by_region)
         case "relation":
             return _key(here, False) == _key(there, False)
         case "extreme":
@@ -122,8 +122,8 @@ def has_same_answer(example: Example, scene: Scene) -> bool:
     return here.value == there.value
 
 
-def _key(facts: Facts, places: bool) -> set[tuple[str, ...]]:
-    return {thing if places else thing[:2] for thing in facts.things}
+def _key(facts: Facts, by_region: bool) -> set[tuple[str, ...]]:
+    return {thing if by_region else thing[:2] for thing in facts.things}
 
 
 def _name_same(here: Facts, there: Facts) -> bool:
@@ -133,7 +133,7 @@ def _name_same(here: Facts, there: Facts) -> bool:
 
 
 def _describe(things: list[Thing]) -> tuple[ThingFact, ...]:
-    return tuple((thing.color, thing.kind, region(thing)) for thing in things)
+    return tuple((thing.color, thing.kind, region_of(thing)) for thing in things)
 
 
 def _answer_things(query: Facts, scene: Scene) -> Facts | None:
@@ -152,9 +152,9 @@ def _answer_one(query: Facts, scene: Scene) -> Facts | None:
     if len(things) != 1:
         return None
     (thing,) = things
-    if query.aspect == "where" and query.claim and are_confusable(query.claim, region(thing)):
+    if query.aspect == "where" and query.claim and are_confusable(query.claim, region_of(thing)):
         return None
-    value = thing.color if query.aspect == "colour" else region(thing)
+    value = thing.color if query.aspect == "colour" else region_of(thing)
     return replace(query, value=value, things=_describe(things))
 
 

@@ -3,7 +3,7 @@
 from tiny.questions import choices
 from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, word_absence, word_answer
 from tiny.questions.facts import Example, Facts, answer_facts
-from tiny.scenes import REGIONS, Scene, Thing, region
+from tiny.scenes import REGIONS, Scene, Thing, region_of
 from tiny.scenes.relations import OPPOSITES, are_confusable, find_extreme
 from tiny.words.phrasing import (
     color_field,
@@ -56,21 +56,21 @@ def ask_objects(scene: Scene, rng: Rng, language: Language) -> Example:
     if rng.random() >= REGION_RATE:
         return answer("objects", language, word_question(rng, language, "objects"), Facts("things"), scene)
     full, empty = choices.list_regions(scene)
-    place = pick(rng, full if full and (not empty or rng.random() >= EMPTY_RATE) else empty)
-    question = word_question(rng, language, "region", **region_field(rng, language, place))
-    return answer("objects", language, question, Facts("things", region=place), scene)
+    region = pick(rng, full if full and (not empty or rng.random() >= EMPTY_RATE) else empty)
+    question = word_question(rng, language, "region", **region_field(rng, language, region))
+    return answer("objects", language, question, Facts("things", region=region), scene)
 
 
 def ask_color(scene: Scene, rng: Rng, language: Language) -> Example:
     """Ask for the color of the only thing of its kind, or in a region."""
     chance = rng.random()
     if chance < 0.13:
-        places = [region(thing) for thing in scene.things]
-        full = [place for place in choices.list_regions(scene)[0] if places.count(place) == 1]
+        occupied = [region_of(thing) for thing in scene.things]
+        full = [region for region in choices.list_regions(scene)[0] if occupied.count(region) == 1]
         if full:
-            place = pick(rng, full)
-            question = word_question(rng, language, "region_colour", **region_field(rng, language, place))
-            return answer("colour", language, question, Facts("colour", region=place), scene)
+            region = pick(rng, full)
+            question = word_question(rng, language, "region_colour", **region_field(rng, language, region))
+            return answer("colour", language, question, Facts("colour", region=region), scene)
     thing = pick(rng, choices.list_unique(scene))
     if chance < 0.25:
         return _claim_color(scene, rng, language, thing)
@@ -112,8 +112,8 @@ def ask_where_of(scene: Scene, rng: Rng, language: Language, kind: str, color: s
 
 def _claim_where(scene: Scene, rng: Rng, language: Language, thing: Thing, color: str | None) -> Example:
     """Ask whether the thing is in a claimed region."""
-    true = region(thing)
-    wrong = [place for place in REGIONS if place != true and not are_confusable(place, true)]
+    true = region_of(thing)
+    wrong = [region for region in REGIONS if region != true and not are_confusable(region, true)]
     claim = true if rng.random() < 0.5 else pick(rng, wrong)
     fields = {**name_fields(rng, language, thing.kind, color), **region_field(rng, language, claim)}
     question = word_question(rng, language, "claim_where", **fields)

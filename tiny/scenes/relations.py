@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tiny.scenes.scene import Thing, region
+from tiny.scenes.scene import Thing, region_of
 from tiny.scenes.shapes import shape_of, transform_polygon
 
 MIN_AREA_RATIO = 1.35  # of an unambiguously larger thing to a smaller one
@@ -90,14 +90,14 @@ def list_on_side(things: Sequence[Thing], other: Thing, side: str) -> list[Thing
     return sort_reading_order(thing for thing, verdict in verdicts if verdict)
 
 
-def are_confusable(place: str, other: str) -> bool:
+def are_confusable(region: str, other: str) -> bool:
     """Check whether one region's name may include the second: a corner is also at the top and on the left."""
-    words, others = set(place.split()), set(other.split())
-    return place != other and (words < others or others < words)
+    words, others = set(region.split()), set(other.split())
+    return region != other and (words < others or others < words)
 
 
-def list_in_region(things: Sequence[Thing], place: str) -> list[Thing] | None:
+def list_in_region(things: Sequence[Thing], region: str) -> list[Thing] | None:
     """Return the things in a region, in reading order; None if another thing may count as in it."""
-    if " " not in place and any(are_confusable(place, region(thing)) for thing in things):
+    if " " not in region and any(are_confusable(region, region_of(thing)) for thing in things):
         return None
-    return sort_reading_order(thing for thing in things if region(thing) == place)
+    return sort_reading_order(thing for thing in things if region_of(thing) == region)

@@ -133,7 +133,7 @@ class Scene:
             raise ValueError(f"This JSON is not a scene ({error}); write it with Scene.to_json.") from error
 
 
-def region(thing: Thing) -> str:
+def region_of(thing: Thing) -> str:
     """Return the region, one of REGIONS, that contains the thing's center: a cell of a 3 x 3 grid."""
     column, row = (min(int(3 * coordinate), 2) for coordinate in (thing.x, thing.y))
     return REGIONS[3 * row + column]
@@ -207,7 +207,7 @@ def _place_in_third(rng: np.random.Generator, radius: float) -> float:
 
 
 def _are_apart(thing: Thing, other: Thing) -> bool:
-    if region(thing) == region(other) and abs(thing.x - other.x) < SAME_REGION_GAP:
+    if region_of(thing) == region_of(other) and abs(thing.x - other.x) < SAME_REGION_GAP:
         return False
     return math.hypot(thing.x - other.x, thing.y - other.y) > MIN_DISTANCE * (thing.radius + other.radius)
 

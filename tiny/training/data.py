@@ -63,25 +63,25 @@ class Batch:
     Attributes:
         images: uint8 [P, S, S, 3].
         kinds, colors: [P, grid, grid], segmentation labels; -1 for background.
-        places: bool [P, places, places, kinds + colors], presence labels on a coarser grid.
+        presence: bool [P, rows, rows, kinds + colors], presence labels on a coarser grid.
         sequences: buckets of token sequences.
     """
 
     images: torch.Tensor
     kinds: torch.Tensor
     colors: torch.Tensor
-    places: torch.Tensor
+    presence: torch.Tensor
     sequences: list[Sequences]
 
     def map(self, transform: TensorMap) -> "Batch":
         """Apply a function to every tensor."""
         parts = [part.map(transform) for part in self.sequences]
-        maps = transform(self.kinds), transform(self.colors), transform(self.places)
+        maps = transform(self.kinds), transform(self.colors), transform(self.presence)
         return Batch(transform(self.images), *maps, parts)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """Yield every tensor."""
-        yield from (self.images, self.kinds, self.colors, self.places)
+        yield from (self.images, self.kinds, self.colors, self.presence)
         for part in self.sequences:
             yield from part.tensors()
 
@@ -128,7 +128,7 @@ def make_batch(tokenizer: Any, layout: BatchLayout, lengths: list[int], step: in
         torch.from_numpy(np.stack([render_training_image(scene, rng) for scene in scenes])),
         torch.from_numpy(np.stack([kinds for kinds, _ in maps])),
         torch.from_numpy(np.stack([colors for _, colors in maps])),
-        torch.from_numpy(np.stack([presence_map(scene, layout.places) for scene in scenes])),
+        torch.from_numpy(np.stack([presence_map(scene, layout.presence_grid) for scene in scenes])),
         [pad_examples(group, length, tokenizer.pad_token_id) for group, length in zip(groups, lengths, strict=True)],
     )
 

@@ -38,7 +38,7 @@ class BatchLayout:
             few
             kernels; a small last one for the longest examples wastes little padding.
         grid: rows of the segmentation map.
-        places: rows of the presence map, which is predicted from the image embeddings.
+        presence_grid: rows of the presence map, which is predicted from the image embeddings.
         image_length: number of image embeddings per image.
         seed: seed of all sampling.
     """
@@ -47,7 +47,7 @@ class BatchLayout:
     questions: int = 8
     bucket_ends: tuple[float, ...] = (0.5625, 0.8125, 0.96875)
     grid: int = 16
-    places: int = 6
+    presence_grid: int = 6
     image_length: int = 32
     seed: int = 1
 

@@ -154,7 +154,9 @@ class TrainingModel(nn.Module):
         self.kind_head = nn.Linear(VISION_WIDTH, len(KINDS) + 1)
         # The names of the heads are keys of saved training states.
         self.colour_head = nn.Linear(VISION_WIDTH, len(COLORS) + 1)
-        self.place_head = nn.Linear(IMAGE_LENGTH * LANGUAGE_WIDTH, BatchLayout.places**2 * (len(KINDS) + len(COLORS)))
+        self.place_head = nn.Linear(
+            IMAGE_LENGTH * LANGUAGE_WIDTH, BatchLayout.presence_grid**2 * (len(KINDS) + len(COLORS))
+        )
         nn.init.constant_(self.place_head.bias, RARE_LOGIT)
         self.look_head = None if direct_appearance else nn.Linear(LANGUAGE_WIDTH, 4 * APPEARANCE_CELLS**2)
         self.state_head = nn.Linear(LANGUAGE_WIDTH, 4 * STATE_CELLS**2)
@@ -177,7 +179,7 @@ class TrainingModel(nn.Module):
         return Losses(
             answers / tokens,
             self.map_loss(features[:, 1:], batch),
-            F.binary_cross_entropy_with_logits(places, batch.places.flatten(1).float()),
+            F.binary_cross_entropy_with_logits(places, batch.presence.flatten(1).float()),
             F.mse_loss(look, appearance_of(pixels, APPEARANCE_CELLS).flatten(1)),
             errors / tokens,
         )

@@ -36,9 +36,9 @@ def other_fields(rng: Rng, language: Language, kind: str, color: str | None = No
     return {"other": fields["name"], "other_measure": fields.get("measure", "")}
 
 
-def region_field(rng: Rng, language: Language, place: str) -> dict[str, str]:
+def region_field(rng: Rng, language: Language, region: str) -> dict[str, str]:
     """Return {place}: 左上角 | in the top left corner, or another name of the region."""
-    return {"place": _pick_region(rng, names_of(language, "regions", place))}
+    return {"place": _pick_region(rng, names_of(language, "regions", region))}
 
 
 def side_field(rng: Rng, language: Language, side: str) -> dict[str, str]:

@@ -40,9 +40,9 @@ def name_color(language: Language, color: str) -> str:
     return names_of(language, "colours", color)[0]
 
 
-def name_region(language: Language, place: str) -> str:
+def name_region(language: Language, region: str) -> str:
     """Return 左上角 | in the top left corner."""
-    return names_of(language, "regions", place)[0]
+    return names_of(language, "regions", region)[0]
 
 
 def name_side(language: Language, side: str) -> str:
