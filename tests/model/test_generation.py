@@ -27,17 +27,17 @@ def run(model: VisualGLMModel, prompt: list[int], eos_token_id: int = 130005, **
 def test_stops_at_the_end_token_which_is_not_part_of_the_answer(
     golden_model: VisualGLMModel, prompt: list[int]
 ) -> None:
-    unrestricted = [step.token_id for step in run(golden_model, prompt, max_new_tokens=6)]
+    unrestricted = [output.token_id for output in run(golden_model, prompt, max_new_tokens=6)]
     eos_token_id = next(token for token in unrestricted[1:] if token != unrestricted[0])
-    steps = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=6)
-    assert [step.token_id for step in steps[:-1]] == unrestricted[: unrestricted.index(eos_token_id)]
-    assert steps[-1] == TokenOutput(None, "stop")
+    outputs = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=6)
+    assert [output.token_id for output in outputs[:-1]] == unrestricted[: unrestricted.index(eos_token_id)]
+    assert outputs[-1] == TokenOutput(None, "stop")
 
 
 def test_max_new_tokens_counts_the_answer(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    steps = run(golden_model, prompt, max_new_tokens=3)
-    assert [step.finish_reason for step in steps] == [None, None, "length"]
-    assert all(step.token_id is not None for step in steps)
+    outputs = run(golden_model, prompt, max_new_tokens=3)
+    assert [output.finish_reason for output in outputs] == [None, None, "length"]
+    assert all(output.token_id is not None for output in outputs)
 
 
 def test_max_length_counts_the_prompt(golden_model: VisualGLMModel, prompt: list[int]) -> None:
@@ -56,21 +56,21 @@ def test_the_maximum_sequence_length_is_a_limit(golden_model: VisualGLMModel, pr
 def test_min_length_forbids_the_end_token(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     eos_token_id = run(golden_model, prompt, max_new_tokens=1)[0].token_id
     assert run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=5) == [TokenOutput(None, "stop")]
-    steps = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=5, min_length=len(prompt) + 3)
-    assert sum(step.token_id is not None for step in steps) >= 3
-    assert all(step.token_id != eos_token_id for step in steps)
+    outputs = run(golden_model, prompt, eos_token_id=eos_token_id, max_new_tokens=5, min_length=len(prompt) + 3)
+    assert sum(output.token_id is not None for output in outputs) >= 3
+    assert all(output.token_id != eos_token_id for output in outputs)
 
 
 def test_forbidden_ids_are_not_sampled(golden_model: VisualGLMModel, prompt: list[int]) -> None:
     unrestricted = run(golden_model, prompt, max_new_tokens=1)[0].token_id
-    steps = list(
+    outputs = list(
         generate(
             golden_model,
             Request(prompt, GREEDY.replace(max_new_tokens=4), [(unrestricted, unrestricted + 1)]),
             eos_token_id=1,
         )
     )
-    assert unrestricted not in [step.token_id for step in steps]
+    assert unrestricted not in [output.token_id for output in outputs]
 
 
 def test_a_seed_makes_an_answer_reproducible(golden_model: VisualGLMModel, prompt: list[int]) -> None:
@@ -85,16 +85,16 @@ def test_repetition_penalty_applies_only_to_the_answer(golden_model: VisualGLMMo
     """The first answer token is not penalized for being part of the prompt."""
     plain = run(golden_model, prompt, max_new_tokens=1)[0].token_id
     assert run(golden_model, prompt, max_new_tokens=1, repetition_penalty=50.0)[0].token_id == plain
-    tokens = [step.token_id for step in run(golden_model, prompt, max_new_tokens=12, repetition_penalty=50.0)]
+    tokens = [output.token_id for output in run(golden_model, prompt, max_new_tokens=12, repetition_penalty=50.0)]
     assert len(set(tokens)) == 12
 
 
 def test_closing_stops_the_generation(golden_model: VisualGLMModel, prompt: list[int]) -> None:
-    steps = generate(golden_model, Request(prompt, GREEDY), eos_token_id=1)
-    next(steps)
-    steps.close()
+    outputs = generate(golden_model, Request(prompt, GREEDY), eos_token_id=1)
+    next(outputs)
+    outputs.close()
     with pytest.raises(StopIteration):
-        next(steps)
+        next(outputs)
 
 
 def test_out_of_memory_is_a_generation_error(

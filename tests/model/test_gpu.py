@@ -50,7 +50,7 @@ def test_cached_decoding(
     prompt = {"images": images, "image_start": case["image_start"]}
     config = GREEDY.replace(max_new_tokens=24)
     answer = [
-        step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), eos_token_id=130005)
+        output.token_id for output in generate(model, Request(case["input_ids"], config, **prompt), eos_token_id=130005)
     ]
     if dtype == torch.float32:
         assert answer == golden_numbers["sat/zh_image/greedy"].tolist()

@@ -138,7 +138,7 @@ def test_greedy_tokens_are_the_original_ones(
         ),
         eos_token_id=END,
     )
-    assert [step.token_id for step in steps] == expected
+    assert [output.token_id for output in steps] == expected
 
 
 class SharpAttention(BaseMixin):
@@ -176,7 +176,8 @@ def test_a_foreign_mixin_changes_the_answer(
         config = GREEDY.replace(max_new_tokens=8)
         prompt = {"images": images, "image_start": case["image_start"]}
         return [
-            step.token_id for step in generate(model, Request(case["input_ids"], config, **prompt), eos_token_id=END)
+            output.token_id
+            for output in generate(model, Request(case["input_ids"], config, **prompt), eos_token_id=END)
         ]
 
     before = answer()
@@ -202,12 +203,14 @@ def test_a_torch_hook_on_a_module_is_called_for_every_token(name: str, golden_sp
     )
     prompt = golden_spec["cases"]["zh_text"]["input_ids"]
     hooked = [
-        step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), eos_token_id=END)
+        output.token_id
+        for output in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), eos_token_id=END)
     ]
     assert seen == [len(prompt), 1, 1, 1]
     handle.remove()
     free = [
-        step.token_id for step in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), eos_token_id=END)
+        output.token_id
+        for output in generate(model, Request(prompt, GREEDY.replace(max_new_tokens=4)), eos_token_id=END)
     ]
     assert free == hooked
     assert len(seen) == 4
