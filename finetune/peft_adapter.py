@@ -32,7 +32,7 @@ MERGE_WITH_PEFT = (
 )
 # LoRA initializations that also change the base model's weights, which the adapter's files do not contain.
 CHANGING_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
-LoraFactors = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of its parts
+LoraFactors = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B_i [out / n, r] of a layer
 
 
 def lora_layers(tensors: Tensors) -> dict[str, LoraFactors]:
@@ -41,10 +41,10 @@ def lora_layers(tensors: Tensors) -> dict[str, LoraFactors]:
     for name in tensors:
         if name.endswith(FIRST_A):
             layer = name.removesuffix(FIRST_A)
-            count = sum(f"{layer}.matrix_A.{part}" in tensors for part in range(3))
+            count = sum(f"{layer}.matrix_A.{number}" in tensors for number in range(3))
             layers[layer] = (
-                [tensors[f"{layer}.matrix_A.{part}"].float() for part in range(count)],
-                [tensors[f"{layer}.matrix_B.{part}"].float() for part in range(count)],
+                [tensors[f"{layer}.matrix_A.{number}"].float() for number in range(count)],
+                [tensors[f"{layer}.matrix_B.{number}"].float() for number in range(count)],
             )
     return layers
 
@@ -66,14 +66,14 @@ def write_peft(folder: Path, tensors: Tensors, config: Mapping[str, Any], base: 
         raise CheckpointError("The run has no LoRA to convert for PEFT. Only LoRA and QLoRA runs have.")
     alpha, heads = float(config.get("lora_alpha") or 1), config["num_attention_heads"]
     written, ranks, alphas = {}, {}, {}
-    for layer, (lora_a, lora_b) in layers.items():
+    for layer, (a_partitions, b_partitions) in layers.items():
         name = to_hf_name(f"{layer}.weight").removesuffix(".weight")
-        lora_b = torch.block_diag(*lora_b)  # [out, n * r]
+        lora_b = torch.block_diag(*b_partitions)  # [out, n * r]
         rows = interleave_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
-        written[f"{PREFIX}{name}.lora_A.weight"] = torch.cat(lora_a)
+        written[f"{PREFIX}{name}.lora_A.weight"] = torch.cat(a_partitions)
         written[f"{PREFIX}{name}.lora_B.weight"] = rows.contiguous()
-        ranks[name] = len(lora_a) * len(lora_a[0])
-        alphas[name] = alpha * len(lora_a)  # PEFT divides it by the rank
+        ranks[name] = len(a_partitions) * len(a_partitions[0])
+        alphas[name] = alpha * len(a_partitions)  # PEFT divides it by the rank
     save_adapter(folder, written, peft_config(ranks, alphas, config, base))
 
 
@@ -132,9 +132,9 @@ def read_peft(folder: Path, base: Checkpoint) -> tuple[dict[str, torch.Tensor], 
         lora_b = lora_b * lora_scale(name.removeprefix(PREFIX), len(lora_a), config)
         rows = split_qkv(lora_b, heads) if is_language_qkv(f"{layer}.weight") else lora_b
         padding = rank - len(lora_a)
-        for part, share in enumerate(rows.chunk(PARTITIONS[layer.rpartition(".")[2]])):
-            tensors[f"{layer}.matrix_A.{part}"] = torch.nn.functional.pad(lora_a, (0, 0, 0, padding))
-            tensors[f"{layer}.matrix_B.{part}"] = torch.nn.functional.pad(share, (0, padding))
+        for number, partition in enumerate(rows.chunk(PARTITIONS[layer.rpartition(".")[2]])):
+            tensors[f"{layer}.matrix_A.{number}"] = torch.nn.functional.pad(lora_a, (0, 0, 0, padding))
+            tensors[f"{layer}.matrix_B.{number}"] = torch.nn.functional.pad(partition, (0, padding))
     return tensors, sat_settings(layers.values(), rank)
 
 

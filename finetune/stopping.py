@@ -53,7 +53,7 @@ class StopRequest:
             self.signal, self.arrived = number, now
             if self.announces:
                 name = signal.Signals(number).name
-                text = f"{name}: the training stops after this step and saves. A second signal ends it at once."
+                text = f"{name}: the training stops after this step and saves. A second signal ends it immediately."
                 print_text(text, file=sys.stderr)
         elif not (self.is_launched and now - self.arrived < REPEATED_S):
             os._exit(SIGNAL_EXIT_BASE + number)

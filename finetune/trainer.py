@@ -299,7 +299,7 @@ class Trainer:
         state.best_loss, state.worse = (score.loss, 0) if is_better else (state.best_loss, state.worse + 1)
         stops = 0 < self.config.early_stop <= state.worse
         if self.logger is not None:
-            answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers exactly right"
+            answered = "" if score.exact_match is None else f", {score.exact_match:.0%} of the answers correct"
             self.logger.write_line(f"step {state.step}: held-out loss {score.loss:.4f}{answered}")
             for question, expected, answer in score.samples:
                 self.logger.write_line(f"    {question}  expected: {expected}  answer: {answer}")

@@ -99,5 +99,5 @@ def find_changed_file(folder: Path) -> str | None:
         if not (folder / path).is_file():
             return f"{name} is missing"
         if hash_file(folder / path) != digest:
-            return f"{name} is not as it was written"
+            return f"{name} has changed since it was written"
     return None

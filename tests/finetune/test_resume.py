@@ -144,7 +144,7 @@ def test_an_error_lists_the_damage_of_all_checkpoints(
     for step in "123":
         cut(run / step / "weights.safetensors")
     assert main(command(data, run)) == 1
-    assert capsys.readouterr().err.count("weights.safetensors is not as it was written") == 3
+    assert capsys.readouterr().err.count("weights.safetensors has changed since it was written") == 3
     assert Run(run, 9).directory_steps() == [1, 2, 3]
 
 
