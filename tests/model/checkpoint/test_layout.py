@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import CheckpointError
-from model.checkpoint import open_checkpoint
+from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.layout import (
     check_layout,
     detect_other_layout,
@@ -82,6 +82,18 @@ def test_hugging_face_files_in_the_wrong_order_are_noticed() -> None:
 
 
 @pytest.mark.parametrize("given", ["by qkv_layout", "by argument"])
+def test_a_checkpoint_is_known_by_its_former_names() -> None:
+    with pytest.warns(
+        DeprecationWarning, match="stored_tensors|layout_is_explicit|split_qkv|check_file_sizes"
+    ) as warned:
+        made = Checkpoint(Path(), {"num_attention_heads": 8}, [], stored={}, qkv_layout="split", is_settled=True)  # type: ignore[call-arg]
+        assert made.stored is made.stored_tensors
+        assert made.is_settled
+        assert made.split() == {}
+        made.check_room()
+    assert len(warned) == 6
+
+
 def test_an_unknown_order_is_refused(given: str, tmp_path: Path) -> None:
     rewrite(tmp_path / "run", "split", {"qkv_layout": "sideways"} if given == "by qkv_layout" else {})
     with pytest.raises(CheckpointError, match="'sideways'"):
