@@ -59,7 +59,7 @@ class ChatGLMConfig(PretrainedConfig):  # public name
         "intermediate_size": "inner_hidden_size",
         "max_position_embeddings": "max_sequence_length",
     }
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  Trainer appends to it, which a tuple refuses
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  Trainer appends to it, so it cannot be a tuple
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["GLMBlock", "ViTLayer", "QFormerLayer"]  # noqa: RUF012  transformers wants it so
+    _no_split_modules = ["GLMBlock", "ViTLayer", "QFormerLayer"]  # noqa: RUF012  as in transformers
     # Published files contain the rotary frequencies of each layer; here they are computed.
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
 
