@@ -26,7 +26,7 @@ def sat_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
     """visualglm-tiny as a SAT directory. Do not modify it."""
     checkpoint = open_checkpoint("visualglm-tiny")
     directory = tmp_path_factory.mktemp("models") / "base"
-    save_sat(directory, checkpoint.split(), {"model_class": "VisualGLMModel", **checkpoint.config})
+    save_sat(directory, checkpoint.split_qkv(), {"model_class": "VisualGLMModel", **checkpoint.config})
     return str(directory)
 
 

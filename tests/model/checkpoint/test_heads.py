@@ -35,7 +35,7 @@ def test_hugging_face_files_tell(load: Any, tmp_path: Path) -> None:
     heads = json.loads((TINY / "config.json").read_text())["num_attention_heads"]
     frequencies = json.loads((TINY / "config.json").read_text())["hidden_size"] // heads // 4
     load(write_tiny(tmp_path / "right", heads, frequencies), device="cpu")
-    message = f"num_attention_heads is {heads // 2}.*{FREQUENCIES} holds {frequencies}.* fit {heads} heads"
+    message = f"num_attention_heads is {heads // 2}.*{FREQUENCIES} has {frequencies}.* {heads} heads"
     with pytest.raises(CheckpointError, match=message):
         load(write_tiny(tmp_path / "wrong", heads // 2, frequencies), device="cpu")
 

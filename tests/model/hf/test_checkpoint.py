@@ -234,7 +234,7 @@ def set_bits(bits: object) -> Callable[[Path], None]:
         (put(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git-LFS pointer.*git lfs pull"),
         (put(WEIGHTS, "\n<!DOCTYPE html><html></html>"), "is a web page"),
         (put(WEIGHTS, ""), "it is empty"),
-        (truncate, r"truncated, \d+ of \d+ bytes"),
+        (truncate, r"truncated, with \d+ of \d+ bytes"),
         (truncate_in_header, "truncated to 100 bytes"),
         (remove_shard, r"pytorch_model-00002-of-00003\.bin, which is missing"),
         (truncate_shard, r"pytorch_model-00002-of-00003\.bin .*truncated"),

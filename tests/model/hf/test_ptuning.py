@@ -38,7 +38,7 @@ def test_both_sides_have_the_same_logits(run: Path, data: Path) -> None:  # noqa
         length = len(batch.labels[0])
         own = ours.lm_head(expected)[0]
         found, before = (network(batch.input_ids[:1], **image_inputs).logits[0] for network in (theirs, plain))
-    assert found.shape == own.shape == (length, ours.vocabulary)
+    assert found.shape == own.shape == (length, ours.vocab_size)
     assert torch.allclose(found, own, atol=2e-2)
     assert not torch.allclose(found, before, atol=1)
 

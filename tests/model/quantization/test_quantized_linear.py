@@ -56,7 +56,7 @@ def test_equal_weights_are_finite_and_close(bits: int, value: float) -> None:
 def test_clipped_groups_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(64, 256)
     chosen = kernels.dequantize(*quantize_weight(weight, 4), 4, torch.float32)
-    monkeypatch.setattr("model.quantization.quantize.SHARES", (1.0,))
+    monkeypatch.setattr("model.quantization.quantize.CLIP_RATIOS", (1.0,))
     whole_range = kernels.dequantize(*quantize_weight(weight, 4), 4, torch.float32)
     errors = [(made - weight).view(64, 2, 128).square().sum(-1) for made in (chosen, whole_range)]
     assert (errors[0] <= errors[1]).all()
@@ -66,7 +66,7 @@ def test_clipped_groups_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) 
 def test_a_matrix_is_quantized_in_chunks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(20, 256)
     expected = quantize_weight(weight, 4)
-    monkeypatch.setattr("model.quantization.quantize.AT_ONCE", 3 * 256)
+    monkeypatch.setattr("model.quantization.quantize.CHUNK_ELEMENTS", 3 * 256)
     for part, whole in zip(quantize_weight(weight, 4), expected, strict=True):
         assert torch.equal(part, whole)
 
