@@ -37,7 +37,7 @@ class CheckoutProcess:
             command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
-    def measure(self, what: str) -> dict[str, float]:
+    def measure(self, phase: str) -> dict[str, float]:
         """Return the results of one measurement by name.
 
         Raises:
@@ -45,7 +45,7 @@ class CheckoutProcess:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.write(f"{phase}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
@@ -60,10 +60,10 @@ def compare(first: Path, second: Path, options: argparse.Namespace) -> None:
     for side in sides.values():
         side.measure(DECODE)  # warm-up: graph captures, compilation
     results: defaultdict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in SIDES})
-    for what in (DECODE, TRAIN):
+    for phase in (DECODE, TRAIN):
         for number in range(options.rounds):
             for name in SIDES if number % 2 == 0 else reversed(SIDES):
-                for key, value in sides[name].measure(what).items():
+                for key, value in sides[name].measure(phase).items():
                     results[key][name].append(value)
     for key, values in results.items():
         medians = [statistics.median(values[name]) for name in SIDES]

@@ -131,7 +131,7 @@ class Plan:
         """Add the targets to the rows, if they apply to this model and device."""
         if not self.has_targets:
             return rows
-        return [Row(row.name, row.what, row.measure, TARGETS.get(f"{stage}/{row.name}")) for row in rows]
+        return [Row(row.name, row.description, row.measure, TARGETS.get(f"{stage}/{row.name}")) for row in rows]
 
     def quantized_engine(self, bits: int, vision: bool) -> EngineBackend:
         """Return the engine with quantized weights."""
@@ -152,8 +152,8 @@ class Plan:
 
     def answers(self) -> list[Row]:
         """Return the rows of single answers."""
-        what = f"prompt {SHORT}, first token with a cached image, ms"
-        known = Row(f"known-{SHORT}", what, methodcaller("first_ms", SHORT, known=True))
+        description = f"prompt {SHORT}, first token with a cached image, ms"
+        known = Row(f"known-{SHORT}", description, methodcaller("first_ms", SHORT, known=True))
         return [*self.decode([SHORT, LONG]), *self.first(), known]
 
     def engine(self) -> list[Row]:
@@ -172,17 +172,17 @@ class Plan:
 
     def memory(self) -> list[Row]:
         """Return the row of peak GPU memory; no row on a CPU."""
-        what = f"prompt {LONG}, peak memory, GiB"
-        return [Row("memory", what, methodcaller("peak_gib", LONG, self.tokens))] if self.on_gpu else []
+        description = f"prompt {LONG}, peak memory, GiB"
+        return [Row("memory", description, methodcaller("peak_gib", LONG, self.tokens))] if self.on_gpu else []
 
     def concurrent(self) -> list[Row]:
         """Return the rows of concurrent requests, each with its own image."""
         rows = []
         for n in self.counts:
-            what = f"{n} concurrent requests, {SHORT} + {self.concurrent_tokens}"
+            description = f"{n} concurrent requests, {SHORT} + {self.concurrent_tokens}"
             rows += [
-                Row(f"many-{n}", f"{what}, while all decode, tokens/s", partial(self.steady_rate, n)),
-                Row(f"many-{n}-all", f"{what}, total, tokens/s", partial(self.total_rate, n)),
+                Row(f"many-{n}", f"{description}, while all decode, tokens/s", partial(self.steady_rate, n)),
+                Row(f"many-{n}-all", f"{description}, total, tokens/s", partial(self.total_rate, n)),
             ]
         return rows
 
@@ -202,12 +202,12 @@ class Plan:
         """Return the rows of SAT's own generation."""
         count = 2 if self.on_gpu else self.counts[0]
         tokens = SLOW_TOKENS if self.on_gpu else self.concurrent_tokens
-        what = f"{count} sequential requests, {SHORT} + {tokens}, total, tokens/s"
+        description = f"{count} sequential requests, {SHORT} + {tokens}, total, tokens/s"
         rows = [
             *self.decode([SHORT, LONG], tokens),
             *self.first(),
             Row("image", "image encoding, ms", methodcaller("image_ms")),
-            Row("in-turn", what, lambda m: m.backend.answer_in_turn(SHORT, tokens, m.images(count))),
+            Row("in-turn", description, lambda m: m.backend.answer_in_turn(SHORT, tokens, m.images(count))),
         ]
         return [self.with_original_result(row) for row in rows]
 
@@ -217,13 +217,13 @@ class Plan:
         if before is None or not self.has_targets:
             return row
         note = f"original program: {before:g}"
-        return Row(row.name, row.what, lambda measured: (row.value(measured)[0], note))
+        return Row(row.name, row.description, lambda measured: (row.value(measured)[0], note))
 
     def exported(self) -> list[Row]:
         """Return the rows of plain transformers."""
         decode = [Row(f"decode-{n}", f"prompt {n}, ms/token", methodcaller("token_ms", n)) for n in (SHORT, LONG)]
-        what = f"prompt {SHORT}, first token, ms"
-        return [*decode, Row(f"first-{SHORT}", what, methodcaller("first_ms", SHORT))]
+        description = f"prompt {SHORT}, first token, ms"
+        return [*decode, Row(f"first-{SHORT}", description, methodcaller("first_ms", SHORT))]
 
     def plain(self) -> TransformersBackend:
         """Measure plain transformers."""

@@ -130,7 +130,7 @@ class Plan:
         """Return a stage with its targets; memory is measured on GPUs only."""
         kept = [row for row in rows if self.on_gpu or row.name != "memory"]
         if self.on_gpu and self.source.is_full_size and self.length == 320:
-            kept = [Row(row.name, row.what, row.measure, TARGETS.get(f"{name}/{row.name}")) for row in kept]
+            kept = [Row(row.name, row.description, row.measure, TARGETS.get(f"{name}/{row.name}")) for row in kept]
         return Stage(name, make, kept)
 
     def ours(self, name: str, batch_size: int, flags: list[str], memory: Row = GIB) -> Stage:

@@ -166,9 +166,14 @@ def make_rows(options: argparse.Namespace) -> list[Row]:
     rows = []
     for name, stream in (("streams", True), ("whole", False)):
         for more, with_images in (("", False), ("-images", True)):
-            what = f"{options.count} x {options.tokens} tokens, % of the engine's tokens/s lost"
+            description = f"{options.count} x {options.tokens} tokens, % of the engine's tokens/s lost"
             rows.append(
-                Row(f"{name}{more}", what, methodcaller("overhead", stream, with_images), target if stream else None)
+                Row(
+                    f"{name}{more}",
+                    description,
+                    methodcaller("overhead", stream, with_images),
+                    target if stream else None,
+                )
             )
     return rows
 

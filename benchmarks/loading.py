@@ -109,11 +109,11 @@ class Plan:
         is_ours = loader in (OURS, OURS_HF)
         target = at_most(round(self.largest_gb + MAX_EXTRA_GB, 2)) if is_ours else None
         bits = f", {quant} bits" if quant else ""
-        what = f"{loader}, {format}{bits}"
+        description = f"{loader}, {format}{bits}"
         rows = [
-            Row("seconds", f"{what}: loading time, s", seconds),
-            Row("host", f"{what}: peak anonymous memory {self.memory_baseline}, GB", host, target),
-            Row("gpu", f"{what}: peak GPU memory beyond the model, GB", gpu, target),
+            Row("seconds", f"{description}: loading time, s", seconds),
+            Row("host", f"{description}: peak anonymous memory {self.memory_baseline}, GB", host, target),
+            Row("gpu", f"{description}: peak GPU memory beyond the model, GB", gpu, target),
         ]
         return Stage(name, partial(self.load, loader, format, quant), rows if self.on_gpu else rows[:2])
 
@@ -132,8 +132,8 @@ class Plan:
         """Return the comparisons within a run."""
         rows = {"seconds": "time", "host": "anonymous memory", "gpu": "GPU memory beyond the model"}
         return [
-            Comparison(f"{what}, {ours} and {other}", f"{ours}/{row}", f"{other}/{row}")
-            for row, what in rows.items()
+            Comparison(f"{description}, {ours} and {other}", f"{ours}/{row}", f"{other}/{row}")
+            for row, description in rows.items()
             for other in ("original", "original-cpu")
             for ours in ("sat", "hf", "load_hf")
         ]

@@ -165,12 +165,12 @@ def make_stages(source: Source, options: argparse.Namespace) -> list[Stage]:
     has_targets = on_gpu and source.is_full_size and source.dtype == torch.float16 and not options.quant
     counts = options.counts or ((1, 8, 32, 128) if on_gpu else (1, 4, 16))
     tokens = options.tokens or (128 if on_gpu else 64)
-    what = f"simultaneous requests, {SHORT} + {tokens}, total, tokens/s"
+    description = f"simultaneous requests, {SHORT} + {tokens}, total, tokens/s"
     rate = options.rate or (16 if on_gpu else 4)
     rows = [
         Row(
             f"at-once-{count}",
-            f"{count} {what}",
+            f"{count} {description}",
             methodcaller("burst", count),
             BURST_TARGETS.get(count) if has_targets and tokens == 128 else None,
         )

@@ -42,19 +42,19 @@ class Row:
 
     Attributes:
         name: name to select it by.
-        what: description with unit.
+        description: description with unit.
         measure: given the backend of the stage, returns the number, or the number and a note.
         target: target of the number, or None.
     """
 
     name: str
-    what: str
+    description: str
     measure: Callable[[Any], float | tuple[float, str]]
     target: Target | None = None
 
-    def value(self, subject: Any) -> tuple[float, str]:
+    def value(self, backend: Any) -> tuple[float, str]:
         """Return the measured number and the note."""
-        measured = self.measure(subject)
+        measured = self.measure(backend)
         return measured if isinstance(measured, tuple) else (measured, "")
 
 
@@ -71,7 +71,7 @@ class Stage:
 class Comparison:
     """A comparison of two rows, named "stage/row"; the ratio is in favor of `better`."""
 
-    what: str
+    description: str
     better: str
     other: str
     target: Target | None = None
@@ -105,22 +105,22 @@ class Table:
 
     def _run_stage(self, stage: Stage, rows: list[Row]) -> None:
         try:
-            subject = stage.make()
+            backend = stage.make()
         except Exception as error:
             show(f"| {stage.name} | could not be created | {format_failure(error)} | | | |")
             return
         for row in rows:
-            self._run_row(f"{stage.name}/{row.name}", row, subject)
+            self._run_row(f"{stage.name}/{row.name}", row, backend)
 
-    def _run_row(self, name: str, row: Row, subject: Any) -> None:
+    def _run_row(self, name: str, row: Row, backend: Any) -> None:
         try:
-            value, note = row.value(subject)
+            value, note = row.value(backend)
         except Exception as error:
-            show(f"| {name} | {row.what} | {format_failure(error)} | {row.target or ''} | | |")
+            show(f"| {name} | {row.description} | {format_failure(error)} | {row.target or ''} | | |")
             return
         self.results[name] = value
         ratio = "" if row.target is None else f"{row.target.ratio(value):.2f}"
-        show(f"| {name} | {row.what} | {format_number(value)} | {row.target or ''} | {ratio} | {note} |")
+        show(f"| {name} | {row.description} | {format_number(value)} | {row.target or ''} | {ratio} | {note} |")
 
     def compare(self, comparisons: Iterable[Comparison]) -> None:
         """Print the ratio of rows of this run, for all pairs that were measured."""
@@ -132,7 +132,7 @@ class Table:
             factor = other / better if one.is_time else better / other
             ratio = "" if one.target is None else f"{one.target.ratio(factor):.2f}"
             names = f"{one.better}: {format_number(better)} | {one.other}: {format_number(other)}"
-            show(f"| {one.what} | {names} | {factor:.2f} | {one.target or ''} | {ratio} |")
+            show(f"| {one.description} | {names} | {factor:.2f} | {one.target or ''} | {ratio} |")
 
 
 def show(text: str) -> None:
@@ -171,4 +171,4 @@ def list_rows(stages: Iterable[Stage]) -> None:
     """Print the names of all rows."""
     for stage in stages:
         for row in stage.rows:
-            show(f"{stage.name}/{row.name}: {row.what}" + (f" ({row.target})" if row.target else ""))
+            show(f"{stage.name}/{row.name}: {row.description}" + (f" ({row.target})" if row.target else ""))

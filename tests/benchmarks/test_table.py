@@ -5,7 +5,7 @@ import pytest
 from benchmarks.parts.table import Comparison, Row, Stage, Table, at_least, at_most
 
 
-def fail(subject: object) -> float:
+def fail(backend: object) -> float:
     raise RuntimeError("out of | everything\nand more")
 
 
@@ -20,7 +20,7 @@ def rows_of(output: str) -> dict[str, list[str]]:
 
 
 def test_a_failure_stops_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row("bad", "fails, ms", fail, at_most(3)), Row("good", "works, ms", lambda subject: (2.5, "noted"))]
+    rows = [Row("bad", "fails, ms", fail, at_most(3)), Row("good", "works, ms", lambda backend: (2.5, "noted"))]
     table = Table()
     table.run([Stage("none", refuse, rows), Stage("one", object, rows)])
     printed = rows_of(capsys.readouterr().out)
@@ -31,7 +31,7 @@ def test_a_failure_stops_nothing_else(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_only_selected_rows_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row("fast-1", "", lambda subject: 1.0), Row("slow", "", fail)]
+    rows = [Row("fast-1", "", lambda backend: 1.0), Row("slow", "", fail)]
     table = Table(["one/fast-*"])
     table.run([Stage("none", refuse, rows), Stage("one", object, rows)])
     assert table.results == {"one/fast-1": 1.0}
