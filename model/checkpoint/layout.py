@@ -177,7 +177,7 @@ def check_heads(tensors: Tensors, config: dict[str, Any], location: object) -> N
         fitting = f"{width // (4 * count)} heads" if count and width % (4 * count) == 0 else "no number of heads"
         raise CheckpointError(
             f"{location}: according to its configuration num_attention_heads is {heads}, but {name} has {count} "
-            f"frequencies, which with a hidden_size of {width} imply {fitting}. With a wrong number, the model "
+            f"frequencies, which with a hidden_size of {width} match {fitting}. With a wrong number, the model "
             "generates nonsense. The weights and the configuration belong to different models. Get both from one "
             "source."
         )
