@@ -190,7 +190,7 @@ def open_base(name: Any, runs: list[Path], home: str | os.PathLike[str] | None) 
 
 
 def overlay_on_base(trained: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """Return a fine-tune with missing tensors taken from its base, which is quantized as it was in training."""
+    """Return a fine-tune with missing tensors taken from its base; QLoRA's base is quantized as in training."""
     check_base(trained.config, base.config, trained.path, base.path)
     heads = trained.config["num_attention_heads"]
     tensors, config = base.split_qkv(), trained.config

@@ -1,4 +1,4 @@
-"""Save a model in the Hugging Face or the SAT format, one tensor at a time; the directory is created atomically."""
+"""Save a model in the Hugging Face or the SAT format, tensor by tensor, in a directory that is created atomically."""
 
 import errno
 import json

@@ -123,8 +123,8 @@ def check_queries(config: Mapping[str, Any], location: str) -> None:
     layers, flags, query_count = sizes["num_layers"], sizes["is_decoder"], sizes["vocab_size"]
     if not isinstance(flags, list) or len(flags) != layers or not {*map(type, flags)} <= {bool}:
         raise CheckpointError(
-            f"{location}is_decoder is {reprlib.repr(flags)}; it should contain a bool for each of {layers} layers. "
-            "Get the file again."
+            f"{location}is_decoder is {reprlib.repr(flags)}; it should contain true or false for each of "
+            f"{layers} layers. Get the file again."
         )
     if query_count != config.get("image_length", query_count):
         raise CheckpointError(

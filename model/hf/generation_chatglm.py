@@ -96,7 +96,7 @@ class StaticCacheView:
 
 
 class DecodeBuffers:
-    """Input and KV buffers of a decode step, and the graphs captured of it; used by one generation at a time."""
+    """Input and KV buffers of a decode step, and its captured graphs; used by one generation at a time."""
 
     def __init__(self, like: torch.Tensor, layers: int, capacity: int, fingerprint: Any) -> None:
         """Allocate buffers for `capacity` tokens in `layers` layers, whose keys are `like` [B, H, T, head_dim]."""

@@ -150,7 +150,7 @@ EMBEDDING_BITS = 8
 def quantize(  # public name
     model: M, weight_bit_width: int, *, quant_vision: bool = False, quant_embeddings: bool = False
 ) -> M:
-    """Quantize the linear layers of a SAT network, or of one of its modules, to 8 or 4 bits in place; return it.
+    """Quantize the linear layers of a SAT network or module to 8 or 4 bits in place; return it.
 
     The layers of the language model and its head are replaced one by one, which needs little memory; layers that are
     already quantized stay as they are. SAT's function of this name needs a GPU of 2022 or older and quantizes the

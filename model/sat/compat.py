@@ -119,7 +119,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_level(name: str, environment: Mapping[str, str]) -> str | None:
-    """Return the log level that a variable names, in upper case for SAT; None, with a warning, for an unknown one."""
+    """Return the log level in an environment variable, in upper case; warn and return None if it is unknown."""
     given = read_variable(name, environment)
     if given is None or given.strip().upper() in logging.getLevelNamesMapping():
         return given and given.strip().upper()

@@ -21,7 +21,7 @@ PTUNING = "ptuning"  # checkpoint key
 
 
 class PrefixMixin(PTuningV2Mixin):
-    """SAT's P-tuning v2, with the prefix cast to the dtype of the keys, so that it can be trained in float32.
+    """SAT's P-tuning v2, with the prefix cast to the keys' dtype, so that it can be trained in float32.
 
     Attributes:
         enabled: False leaves out the prefix.
