@@ -104,7 +104,7 @@ def refuse_unmergeable(names: Iterable[str]) -> None:
 
 
 def is_factor(name: str) -> bool:
-    """Whether `name` is one of the LoRA matrices A and B."""
+    """Return whether `name` is one of the LoRA matrices A and B."""
     return ".matrix_A." in name or ".matrix_B." in name
 
 

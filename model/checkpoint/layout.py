@@ -26,7 +26,7 @@ IGNORED_TENSORS = frozenset({"transformer.position_embeddings.weight"})
 
 
 def is_loaded(name: str) -> bool:
-    """Whether the tensor called `name` in either format is part of the model."""
+    """Return whether the tensor called `name` in either format is part of the model."""
     return name not in IGNORED_TENSORS and not name.endswith(DERIVED_SUFFIX)
 
 
@@ -47,7 +47,7 @@ def to_hf_name(name: str) -> str:
 
 
 def is_language_qkv(name: str) -> bool:
-    """Whether `name` is a QKV tensor of the language model, whose rows have one of two orders."""
+    """Return whether `name` is a QKV tensor of the language model, whose rows have one of two orders."""
     stem, _, kind = name.rpartition(".")
     module = stem.removesuffix(".original")  # the layer may be wrapped by LoRA
     return (

@@ -49,7 +49,7 @@ def find_stored_weights(checkpoint: Checkpoint, layers: Layers) -> Readers:
 
 
 def matches_layer(stored: Tensors, weight: str, layer: QuantizedLinear) -> bool:
-    """Whether a stored weight has the format of `layer`, or the same bits and one scale per row."""
+    """Return whether a stored weight has the format of `layer`, or the same bits and one scale per row."""
     if weight not in stored or stored[weight].shape != layer.weight.shape:
         return False
     wanted, groups = layer.weight_groups, weight + GROUPS_SUFFIX

@@ -45,7 +45,7 @@ def print_notice(text: str) -> None:
 
 
 def is_model(path: Path) -> bool:
-    """Whether `path` is a model directory in either format, or a SAT weight file."""
+    """Return whether `path` is a model directory in either format, or a SAT weight file."""
     return sat.is_sat_checkpoint(path) or (path / hf.CONFIG_NAME).is_file()
 
 
@@ -121,12 +121,12 @@ def local_search_paths(name: str, home: str | os.PathLike[str] | None) -> list[P
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form organization/model."""
+    """Return whether `name` has the form organization/model."""
     return HUB_ID.fullmatch(name) is not None
 
 
 def is_local_path(name: str, search_paths: list[Path]) -> bool:
-    """Whether `name`, which has the form organization/model, is rather the path of a missing model."""
+    """Return whether `name`, which has the form organization/model, is rather the path of a missing model."""
     if name in HUB_SIZES:
         return False
     folder = name.split("/")[0]
@@ -152,7 +152,7 @@ def find_cached_snapshot(hub_id: str) -> Path | None:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether an HF directory has its configuration and all weight files, unlike an interrupted download."""
+    """Return whether an HF directory has its configuration and all weight files, unlike an interrupted download."""
     try:
         return is_model(path) and bool(hf.weight_files(path))
     except CheckpointError:
@@ -196,7 +196,7 @@ def download(name: str, hub_id: str, search_paths: list[Path], notice: Callable[
 
 
 def is_interactive() -> bool:
-    """Whether standard input and standard error are terminals, so that the user can be asked."""
+    """Return whether standard input and standard error are terminals, so that the user can be asked."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 

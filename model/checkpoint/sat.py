@@ -49,12 +49,12 @@ def rank_files(folder: Path) -> dict[int, Path]:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether `folder` contains weights, as the directory of an iteration does."""
+    """Return whether `folder` contains weights, as the directory of an iteration does."""
     return (folder / WEIGHTS_NAME).is_file() or bool(rank_files(folder))
 
 
 def is_sat_checkpoint(path: Path) -> bool:
-    """Whether `path` is a run directory, the directory of an iteration, or a weight file."""
+    """Return whether `path` is a run directory, the directory of an iteration, or a weight file."""
     if path.is_dir():
         return (path / CONFIG_NAME).is_file() or holds_weights(path)
     return (path.suffix == ".pt" or path.name == WEIGHTS_NAME) and path.is_file()

@@ -133,7 +133,7 @@ def check_queries(config: Mapping[str, Any], location: str) -> None:
 
 
 def is_image_side(value: object) -> bool:
-    """Whether `value` is a valid side of an image in pixels."""
+    """Return whether `value` is a valid side of an image in pixels."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_IMAGE_SIDE
 
 

@@ -167,7 +167,7 @@ CAPTURABLE_MODULES = {
 
 
 def supports_graphs(device: torch.device) -> bool:
-    """Whether graphs can be captured and replayed on a device now.
+    """Return whether graphs can be captured and replayed on a device now.
 
     They need the device's default stream: the graphs share cuBLAS's workspace, so all of them run on one stream.
     """

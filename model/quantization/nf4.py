@@ -43,7 +43,7 @@ QUANTIZED_LAYERS = ("attention.query_key_value", "attention.dense", "mlp.dense_h
 
 
 def is_quantized(name: str) -> bool:
-    """Whether QLoRA quantizes the tensor of this name, with or without a LoRA wrapper around its layer."""
+    """Return whether QLoRA quantizes the tensor of this name, with or without a LoRA wrapper around its layer."""
     plain = name.replace(".original.", ".")
     return plain.startswith("transformer.layers.") and plain.endswith(
         tuple(f"{matrix}.weight" for matrix in QUANTIZED_LAYERS)
@@ -157,7 +157,7 @@ class Nf4Linear(nn.Module):
 
 @functools.cache
 def has_bitsandbytes() -> bool:
-    """Whether bitsandbytes is installed."""
+    """Return whether bitsandbytes is installed."""
     return importlib.util.find_spec("bitsandbytes") is not None
 
 

@@ -105,7 +105,7 @@ def layer_indices(count: int, layer_range: Iterable[int]) -> set[int]:
 
 
 def is_in_range(name: str, indices: set[int]) -> bool:
-    """Whether a module belongs to one of the language model's layers `indices`, or to another part of the network."""
+    """Return whether a module is in one of the language model's layers `indices`, or outside of its layers."""
     layer = LANGUAGE_LAYER.match(name)
     return layer is None or int(layer[1]) in indices
 
@@ -259,6 +259,6 @@ def set_dropout(network: nn.Module, is_active: bool) -> None:
 
 
 def has_dropout(network: nn.Module) -> bool:
-    """Whether any LoRA dropout is active, so that a forward pass draws random numbers."""
+    """Return whether any LoRA dropout is active, so that a forward pass draws random numbers."""
     drops = (module.dropout for module in network.modules() if isinstance(module, LoraLinear))
     return any(drop.training and drop.p > 0 for drop in drops)

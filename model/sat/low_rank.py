@@ -23,7 +23,7 @@ SUPPORTED_LAYERS = (ColumnParallelLinear, RowParallelLinear, nn.Linear, Nf4Linea
 
 
 def is_frozen(layer: Any) -> bool:
-    """Whether `frozen_forward` and `input_gradient` may replace calls of this layer and autograd's backward pass.
+    """Return whether `frozen_forward` and `input_gradient` may replace this layer's forward and backward pass.
 
     False if the layer is trainable, sharded across processes, or has hooks.
     """
@@ -40,12 +40,12 @@ def is_frozen(layer: Any) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether forward or backward hooks are registered on the module itself."""
+    """Return whether forward or backward hooks are registered on the module itself."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def autocast_enabled(device_type: str) -> bool:
-    """Whether torch's autocast is enabled for this type of device."""
+    """Return whether torch's autocast is enabled for this type of device."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
