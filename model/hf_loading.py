@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def has_published_layout(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's files have the tensor names and the QKV row order of the Hugging Face network."""
+    """Return whether a checkpoint's files have the tensor names and the QKV row order of the Hugging Face network."""
     return (checkpoint.path / CONFIG_NAME).is_file() and checkpoint.qkv_layout == INTERLEAVED
 
 

@@ -264,7 +264,7 @@ def encode_prompt(
 
 
 def is_chinese(text: str) -> bool:  # public name
-    """Whether `text` contains a Chinese character."""
+    """Return whether `text` contains a Chinese character."""
     return re.search("[\u4e00-\u9fff]", text) is not None
 
 
@@ -419,7 +419,7 @@ def to_turns(history: Any) -> list[Turn]:
 
 
 def is_list(value: object) -> bool:
-    """Whether `value` is a sequence other than a string or bytes."""
+    """Return whether `value` is a sequence other than a string or bytes."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
 
 

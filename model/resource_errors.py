@@ -59,7 +59,7 @@ def describe_exhaustion(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python or torch reports a failed memory allocation."""
+    """Return whether an error of Python or torch reports a failed memory allocation."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and ERROR_PATTERNS[0][0].search(str(error)[:MAX_TEXT_LENGTH]) is not None
