@@ -5,14 +5,15 @@
 # make test-kernels   a GPU's kernels, by Triton's interpreter; make test-slow does that, too
 # make check      style, types, import rules
 # Each installs what it needs into .venv. Choose the interpreter with PYTHON=python3.12.
-# Tests run in two processes; WORKERS=8 runs them in eight, WORKERS=0 in one, in their order.
+# Tests run in two processes. WORKERS=8 starts eight; WORKERS=0 runs all tests in one process, in order.
 
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN := $(VENV)/bin/python
-# More threads than cores slow each other down. A worker gets tests that stand together, so that they share their fixtures.
+# One thread per process: more threads than cores slow each other down. worksteal gives a process adjacent tests, which
+# share fixtures.
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 INSTALLED := $(VENV)/.installed
 INSTALLED_WEB := $(VENV)/.installed-web

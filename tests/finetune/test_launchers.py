@@ -15,6 +15,7 @@ from finetune.loss import LOGITS_CHUNK
 from finetune.methods import method_settings
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import data, loss_of, losses_of, train  # noqa: F401
+from tests.helpers.web_program import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")
@@ -97,8 +98,8 @@ def test_nan_stops_a_bfloat16_training(stage: str, data: Path, tmp_path: Path) -
 
 def test_the_deepspeed_launcher(alone: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29571", SCRIPT]
-    run = launch(launcher, data, tmp_path / "save", *METHOD, "--batch-size", "2")
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", str(free_port())]
+    run = launch([*launcher, SCRIPT], data, tmp_path / "save", *METHOD, "--batch-size", "2")
     assert is_near(run, alone)
 
 

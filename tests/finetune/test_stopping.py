@@ -19,12 +19,13 @@ from finetune.optimizer import PlainOptimizer
 from finetune.stopping import StopRequest, catch_signals
 from finetune.trainer import Trainer
 from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
+from tests.helpers.web_program import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")
 PLAIN = [sys.executable, SCRIPT]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
-DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29573", SCRIPT]
+DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port"]
 LONG = ("--train-iters", "100000", "--save-interval", "50000", "--log-interval", "1", "--batch-size", "2")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -82,10 +83,10 @@ def test_a_signal_to_a_launcher_lets_all_processes_save(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    process = start(launcher, data, tmp_path / "save", "--num-workers", "1")
-    if (
-        launcher is DEEPSPEED
-    ):  # as a terminal does: the outer one of the launcher's two processes does not forward signals
+    command = [*launcher, str(free_port()), SCRIPT] if launcher is DEEPSPEED else launcher
+    process = start(command, data, tmp_path / "save", "--num-workers", "1")
+    # As a terminal does: the outer one of deepspeed's two processes does not forward signals.
+    if launcher is DEEPSPEED:
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)

@@ -79,15 +79,32 @@ def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> 
     )
 
 
-def run_here(arguments: list[str], *, encoding: str = "utf-8", **changes: str) -> subprocess.CompletedProcess[str]:
+@contextmanager
+def restored_process() -> Iterator[None]:
+    """Undo what a program does to the environment, and to the handlers of signals, of the tests' process."""
+    variables = {**os.environ}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def run_here(arguments: list[str], *, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     """Run a program in this process, which has imported torch: its file, or the module after "-m", is `__main__`."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
     first, *rest = arguments
     path = rest.pop(0) if first == "-m" else str(ROOT / first)
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+    with (
+        restored_process(),
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+        pytest.raises(SystemExit) as ended,
+    ):
         warnings.simplefilter("ignore")  # the module may have been imported
-        for name, value in changes.items():
-            patch.setenv(name, value)
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", [path, *rest])
         patch.setattr(sys, "path", [*sys.path])

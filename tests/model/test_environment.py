@@ -1,7 +1,6 @@
 """Environment variables: empty means unset, invalid values are named, and service addresses are ignored."""
 
 import os
-import subprocess
 import sys
 from dataclasses import fields
 from typing import Any
@@ -12,7 +11,8 @@ from finetune.batches import count_local_processes
 from finetune.distributed import is_launched, read_world_size
 from model import SettingError
 from model.command_line import ArgumentParser
-from tests.helpers.cli_program import ROOT, environment
+from tests.helpers.cli_program import environment
+from tests.helpers.preloaded import run_preloaded
 from visualglm.server import Settings, program as server
 from visualglm.server.settings import variable_name
 from visualglm.web import program as web
@@ -152,8 +152,6 @@ LEVELS: list[Any] = [("", "", 30), ("debug", "", 10), ("", "error", 40), ("loud"
 def test_the_package_can_be_imported_with_any_logging_level(level: str, sat_level: str, expected: int) -> None:
     code = "import logging; from model import VisualGLMModel; print(logging.getLogger('sat').level)"
     variables = environment(LOGLEVEL=level, SAT_LOGLEVEL=sat_level, WORLD_SIZE="")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
-    )
+    done = run_preloaded(code, variables=variables)
     assert done.stdout == f"{expected}\n", done.stderr
     assert ("LOGLEVEL is 'loud'" in done.stderr) is (level == "loud")

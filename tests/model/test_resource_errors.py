@@ -32,6 +32,7 @@ from model.resource_errors import (
     translate_resource_errors,
 )
 from tests.helpers.api_server import SteppedModel, completion, serving
+from tests.helpers.web_program import free_port
 
 ROOT = Path(__file__).parents[2]
 needs_limits = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")
@@ -61,10 +62,11 @@ sys.exit(program.main())
     [
         ("visualglm.terminal.program", ["--query", "hello"]),
         pytest.param("visualglm.server.program", ["--port", "0"], marks=pytest.mark.slow),
-        pytest.param("visualglm.web.program", ["--server_port", "17931"], marks=pytest.mark.slow),
+        pytest.param("visualglm.web.program", ["--server_port", "PORT"], marks=pytest.mark.slow),
     ],
 )
 def test_a_program_without_resources_ends_with_one_line(module: str, flags: list[str], kind: str) -> None:
+    flags = [str(free_port()) if flag == "PORT" else flag for flag in flags]
     program = LIMITED.format(module=module, flags=flags, kind=kind)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -3,8 +3,6 @@
 import argparse
 import importlib.util
 import shutil
-import subprocess
-import sys
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -23,6 +21,7 @@ from sat.training.model_io import save_checkpoint
 from model import VisualGLMModel, chat
 from model.blip2 import BlipImageEvalProcessor
 from model.images.preprocess import load_image
+from tests.helpers.preloaded import run_preloaded
 from tests.helpers.sat_programs import ANSWER, ON_CPU, QUESTION, ROOT, SCENE, ask, sat_directory, tiny_tokenizer  # noqa: F401
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -73,7 +72,7 @@ def test_auto_model_takes_names_defaults_and_either_format() -> None:
 
 def run(code: str) -> tuple[list[str], str]:
     """Run code in a new interpreter; return the lines of its output, and its standard error."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_preloaded(code)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
 

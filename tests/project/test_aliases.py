@@ -11,6 +11,7 @@ import pytest
 
 import model
 from model.aliases import MOVED, RENAMED, FormerAttribute, find_current, former_keywords
+from tests.helpers.preloaded import run_preloaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,14 +97,14 @@ def test_a_light_import_stays_light(code: str) -> None:
 )
 def test_sat_is_prepared_when_it_is_imported_after_the_package(code: str) -> None:
     check = f"import model; {code}; import sys, sat; from sat import mpu, AutoModel; print(sat.__spec__.origin)"
-    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.strip().endswith("__init__.py")
+    run = run_preloaded(check)
+    assert run.stdout.strip().endswith("__init__.py"), run.stderr
 
 
 def test_chat_is_a_function_whichever_is_imported_first() -> None:
     code = "import model.chat, model.visualglm; from model import chat; print(callable(chat), callable(model.chat))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert run.stdout.split() == ["True", "True"]
+    run = run_preloaded(code)
+    assert run.stdout.split() == ["True", "True"], run.stderr
 
 
 def test_type_checkers_see_the_names_that_are_imported_on_demand() -> None:
@@ -116,8 +117,7 @@ def test_type_checkers_see_the_names_that_are_imported_on_demand() -> None:
 
 def test_modules_are_attributes_of_the_package_by_current_and_former_names() -> None:
     check = "import model; model.prompt.CHINESE; model.image.load_image; print(model.generation.DEMO.temperature)"
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", check]
-    assert float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout) > 0
+    assert float(run_preloaded(check).stdout) > 0
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -18,6 +18,7 @@ import pytest
 import cli_demo
 from finetune import check
 from model import SatChatModel, chat, load_sat
+from tests.helpers.cli_program import run_here
 from tests.helpers.documents import (
     BLOCK,
     CODE_SPAN,
@@ -67,15 +68,8 @@ def with_port(text: str, client: httpx.Client) -> str:
 
 @pytest.mark.parametrize("session", SESSIONS)
 def test_the_python_sessions_print_what_their_comments_say(session: Block, tiny_server: httpx.Client) -> None:
-    command = [sys.executable, "-X", "utf8", "-c", with_port(session.text, tiny_server)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == re.findall(r"^# (.+)$", session.text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("session", SESSIONS)
-def test_the_python_sessions_can_be_pasted_into_the_prompt(session: Block, tiny_server: httpx.Client) -> None:
-    # With -i, Python reads line by line as at a terminal, where only a blank line ends an indented block.
+    # With -i, Python reads line by line as at a terminal, where only a blank line ends an indented block: what can be
+    # pasted into the prompt also runs as a file.
     command = [sys.executable, "-X", "utf8", "-i", "-q"]
     typed = with_port(session.text, tiny_server)
     settings = {"cwd": ROOT, "capture_output": True, "encoding": "utf-8", "timeout": 120, "check": False}
@@ -136,8 +130,7 @@ def test_the_mistake_that_is_quoted_is_made(name: str, model: SatChatModel) -> N
 @functools.cache
 def flags_of(program: str) -> set[str]:
     """Return the flags in a program's help."""
-    command = [sys.executable, program, "--help"]
-    text = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    text = run_here([program, "--help"]).stdout
     return set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
 
 

@@ -11,7 +11,7 @@ from model import CheckpointError, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from model.checkpoint.resolve import VOCABULARY_NAME
 from tests.helpers.checkpoints import QKV, TINY, write_sat
-from tests.helpers.cli_program import ROOT, run_program
+from tests.helpers.cli_program import run_here
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -42,6 +42,6 @@ def test_the_base_can_be_named(load: Any, moved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["cli_demo.py", "cli_demo_hf.py"])
 def test_the_programs_take_it(program: str, moved: Path) -> None:
     flags = ["--from_pretrained", str(moved), "--device", "cpu", "--temperature", "0", "--query", "你好"]
-    done = run_program([str(ROOT / program), *flags, "--base", "visualglm-tiny"])
-    assert done.returncode == 0, done.stderr.decode()
+    done = run_here([program, *flags, "--base", "visualglm-tiny"])
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

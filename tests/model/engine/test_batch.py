@@ -180,7 +180,7 @@ def test_batch_size_and_capacity_grow_during_decoding(
     golden_model: VisualGLMModel, prompts: list[dict[str, Any]]
 ) -> None:
     small = [Request(config=GREEDY.replace(max_new_tokens=40), **prompts[3])]
-    large = [Request(config=WILD.replace(seed=n, max_new_tokens=300), **prompts[2]) for n in range(4)]
+    large = [Request(config=WILD.replace(seed=n, max_new_tokens=160), **prompts[2]) for n in range(4)]
     expected = dict(zip((*small, *large), generate_separately(golden_model, [*small, *large]), strict=True))
     batch = Batch(golden_model, 8, 2000, END)
     outputs_of: dict[Request, list[Any]] = {request: [] for request in expected}

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from model.hf import ChatGLMConfig, ChatGLMForConditionalGenerationWithImage, ChatGLMTokenizer
 from model.hf.export import CONFIG_MAP, TOKENIZER_MAP
 from tests.helpers.hf_models import TINY, tiny_model, tiny_tokenizer
+from tests.helpers.preloaded import run_preloaded
 
 MAJOR = int(transformers.__version__.split(".")[0])
 PUBLISHED_FILES = ("configuration_chatglm", "modeling_chatglm", "tokenization_chatglm", "visual", "quantization")
@@ -68,16 +67,8 @@ def test_a_tokenizer_without_a_configuration_of_its_own_is_found(tmp_path: Path)
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is ChatGLMTokenizer
 
 
-def run_alone(code: str) -> str:
-    """Run Python code in a new process; return its output."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
-    )
-    return done.stdout.strip()
-
-
 def test_what_is_imported_is_what_is_needed() -> None:
     heavy = {"model.hf", "transformers", "transformers.modeling_utils"}
     code = f"print(*sorted({heavy} & {{*sys.modules}}))"
-    assert run_alone(f"import sys, model; {code}") == ""
-    assert run_alone(f"import sys, model.hf; {code}") == "model.hf transformers"
+    assert run_preloaded(f"import sys, model; {code}").stdout.split() == []
+    assert run_preloaded(f"import sys, model.hf; {code}").stdout.split() == ["model.hf", "transformers"]

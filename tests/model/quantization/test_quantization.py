@@ -33,7 +33,7 @@ BITS = [8, 4]
 WEIGHT_ERROR = {8: 0.01, 4: 0.11}
 LOGIT_ERROR = {8: 0.02, 4: 0.2}
 AGREEMENT = {8: 0.995, 4: 0.97}
-QUESTIONS = 208
+QUESTIONS = 80
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_new_tokens=200)
 LANGUAGE_LAYERS = 4 * 4 + 1  # four in each layer of visualglm-tiny, and the head
 
@@ -84,7 +84,7 @@ def test_tokens_agree_with_float32(few_bits: SatChatModel, forced: list[tuple[An
     agreeing = torch.cat([actual.argmax(-1) == expected.argmax(-1) for expected, actual in answers])
     error = sum(relative_error(actual, expected) for expected, actual in answers) / len(answers)
     print(f"int{bits_of(few_bits)}: {agreeing.float().mean():.4%} of {len(agreeing)} tokens, logits {error:.4f}")
-    assert len(agreeing) > 2000
+    assert len(agreeing) > 800
     assert agreeing.float().mean() >= AGREEMENT[bits_of(few_bits)]
     assert error < LOGIT_ERROR[bits_of(few_bits)]
 
@@ -206,18 +206,28 @@ def whole_matrices() -> Iterator[torch.Tensor]:
             yield thing
 
 
-def test_no_unquantized_weight_is_left_in_memory_and_few_at_a_time() -> None:
+@pytest.fixture
+def new_objects_alone() -> Iterator[None]:
+    """Let gc.get_objects list only objects made from now on: to inspect all is slow."""
     gc.collect()
-    before, most = len(list(whole_matrices())), 0
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("new_objects_alone")
+def test_no_unquantized_weight_is_left_in_memory_and_few_at_a_time() -> None:
+    matrix, most = torch.zeros(1024, 256), 0
+    assert len(list(whole_matrices())) == 1  # it can be seen
+    del matrix
 
     def count(done: int, total: int) -> None:
         nonlocal most
-        if done % 4 == 0:  # inspecting all objects is slow
-            most = max(most, len(list(whole_matrices())) - before)
+        most = max(most, len(list(whole_matrices())))
 
     model = load_sat(TINY, device="cpu", quant=8, progress=count)
     gc.collect()
-    assert len(list(whole_matrices())) <= before
+    assert list(whole_matrices()) == []
     assert most <= 2  # of the four layers
     assert len(quantized_layers(model.network)) == LANGUAGE_LAYERS
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.preloaded import run_preloaded
+
 ROOT = Path(__file__).parents[3]
 HEAVY = [
     "deepspeed",
@@ -24,7 +26,15 @@ def run(code: str, *extra_paths: Path) -> str:
     """Run code in a new interpreter with `extra_paths` first on the import path; return its output."""
     search = f"import sys; sys.path[:0] = {[str(path) for path in (*extra_paths, ROOT)]!r}\n"
     command = [sys.executable, "-W", "error", "-c", search + code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return output_of(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False))
+
+
+def run_after_torch(code: str, *extra_paths: Path) -> str:
+    """Run code as `run` does, in an interpreter that has imported torch."""
+    return output_of(run_preloaded(code, *extra_paths, ROOT, strict=True))
+
+
+def output_of(done: "subprocess.CompletedProcess[str]") -> str:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.strip()
@@ -64,7 +74,7 @@ from sat.model.official import GPT2Model, ChatGLMModel
 from sat.model.official.gpt2_model import gelu
 print(round(float(gelu(torch.tensor(1.0))), 3), sys.modules["transformers"].__file__ is not None)
 """
-    assert run(code) == "0.841 True"
+    assert run_after_torch(code) == "0.841 True"
 
 
 def test_training_needs_deepspeed_only_when_called(tmp_path: Path) -> None:
@@ -75,7 +85,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    assert run(code, break_modules(tmp_path, ["deepspeed"])) == "deepspeed was imported"
+    assert run_after_torch(code, break_modules(tmp_path, ["deepspeed"])) == "deepspeed was imported"
 
 
 def test_what_the_program_imported_itself_stays(tmp_path: Path) -> None:
@@ -84,11 +94,14 @@ def test_what_the_program_imported_itself_stays(tmp_path: Path) -> None:
 import deepspeed, model, sys
 print(sys.modules["deepspeed"].mark)
 """
-    assert run(code, tmp_path) == "7"
+    assert run_after_torch(code, tmp_path) == "7"
 
 
 def test_torch_script_is_restored() -> None:
-    assert run("import torch; before = torch.jit.script; import model; print(torch.jit.script is before)") == "True"
+    assert (
+        run_after_torch("import torch; before = torch.jit.script; import model; print(torch.jit.script is before)")
+        == "True"
+    )
 
 
 def test_a_missing_sat_is_named_with_the_command_that_installs_it() -> None:
@@ -101,7 +114,7 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
-    assert "pip install --no-deps SwissArmyTransformer" in run(code)
+    assert "pip install --no-deps SwissArmyTransformer" in run_after_torch(code)
 
 
 def test_looking_for_sat_imports_nothing() -> None:
@@ -125,7 +138,7 @@ VisualGLMModel.from_pretrained("visualglm-tiny")
 from sat import mpu
 print(mpu.get_model_parallel_world_size())
 """
-    assert run(code) == "1"
+    assert run_after_torch(code) == "1"
 
 
 @pytest.mark.parametrize("level", ["INFO"])
@@ -137,4 +150,4 @@ sys.stderr = sys.stdout
 import model
 print(os.environ["SAT_LOGLEVEL"])
 """
-    assert level in run(code).splitlines()[-1]
+    assert level in run_after_torch(code).splitlines()[-1]

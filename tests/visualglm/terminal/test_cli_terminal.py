@@ -151,14 +151,6 @@ class TestInterrupts:
 
 
 class TestTerminals:
-    def test_narrow(self) -> None:
-        with at_terminal([*TINY, "--image", SCENE], columns=20, LANG="zh_CN.UTF-8") as person:
-            person.sees(DESCRIBED_ZH, "用户：")
-            person.types("图片里有几个物体？")
-            person.sees("VisualGLM：", "图片中一共有三个物体。", "用户：")
-            person.presses(CTRL_D)
-            person.sees_the_end()
-
     def test_dumb_in_the_c_locale(self) -> None:
         with at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
             person.sees("Path or URL")
@@ -176,18 +168,20 @@ class TestTerminals:
 
 
 class TestLanguages:
-    """Each question is answered in its own language, independent of the interface's."""
+    """Each question is answered in its own language, independent of the interface's and of the terminal's width."""
 
     @pytest.mark.parametrize(
-        ("locale", "welcome", "you", "described"),
+        ("locale", "columns", "welcome", "you", "described"),
         [
-            ({"LANG": "en_US.UTF-8"}, "Welcome to VisualGLM.", "You:", DESCRIBED_EN),
-            ({"LANG": "zh_CN.UTF-8"}, "欢迎使用 VisualGLM。", "用户：", DESCRIBED_ZH),
+            ({"LANG": "en_US.UTF-8"}, 100, "Welcome to VisualGLM.", "You:", DESCRIBED_EN),
+            ({"LANG": "zh_CN.UTF-8"}, 20, "欢迎使用 VisualGLM。", "用户：", DESCRIBED_ZH),
         ],
         ids=["en", "zh"],
     )
-    def test_questions_of_both_languages(self, locale: dict[str, str], welcome: str, you: str, described: str) -> None:
-        with at_terminal([*TINY, "--image", SCENE], **locale) as person:
+    def test_questions_of_both_languages(
+        self, locale: dict[str, str], columns: int, welcome: str, you: str, described: str
+    ) -> None:
+        with at_terminal([*TINY, "--image", SCENE], columns, **locale) as person:
             person.sees(welcome, described, you)
             person.types("What colour is the star?")
             person.sees("The star is red.", you)

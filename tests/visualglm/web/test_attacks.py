@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +19,9 @@ pytest.importorskip("gradio", reason="the web page needs Gradio")
 
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import PATIENCE, ROOT, SCENE
+from tests.helpers.preloaded import run_preloaded
 from tests.helpers.web_client import DEFAULTS, RawVisitor, shown_messages
-from tests.helpers.web_program import PROGRAM, color_of, python, running_page
+from tests.helpers.web_program import PROGRAM, color_of, running_page
 from visualglm.web.layout import EXAMPLES, MAX_QUESTION
 from visualglm.web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
 
@@ -138,7 +138,7 @@ def test_images_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> Non
     files = {
         "see-through.png": image_bytes(see_through, "PNG"),
         "moving.gif": image_bytes(moving[0], "GIF", save_all=True, append_images=moving[1:]),
-        "phone.heic": (ROOT / "tests" / "pictures" / "drawn.heic").read_bytes(),
+        "phone.heic": (ROOT / "tests" / "images" / "drawn.heic").read_bytes(),
         "turned.jpg": image_bytes(Image.new("RGB", (30, 20)), "JPEG", exif=turned),
     }
     for name, data in files.items():
@@ -250,7 +250,8 @@ print(json.dumps([(method, route.path) for route in routes for method in route.m
 
 def routes() -> list[tuple[str, str]]:
     """Return method and path of every route of Gradio's app, with 0 for each path parameter."""
-    found = subprocess.run(python("-c", ROUTES), cwd=ROOT, capture_output=True, text=True, check=True)
+    found = run_preloaded(ROUTES)
+    assert found.returncode == 0, found.stderr
     return [(method, re.sub("{[^}]*}", "0", path)) for method, path in json.loads(found.stdout)]
 
 

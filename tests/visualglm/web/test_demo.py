@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from model.images.preprocess import load_image
-from tests.helpers.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE, environment
+from tests.helpers.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE
+from tests.helpers.preloaded import run_preloaded
 from tests.helpers.web_program import PROGRAM, color_of, free_port, python, running_page
 from tests.helpers.web_server import Server
 
@@ -202,11 +202,10 @@ def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
             assert visitor.ask("描述这张图片。") == DESCRIBED_ZH
 
 
-def run_to_its_end(*flags: str, **changes: str) -> tuple[int, str]:
+def run_to_its_end(*flags: str) -> tuple[int, str]:
     """Run the program until it exits; return its exit code and output."""
-    command = [*PROGRAM, *flags]
-    settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 2 * PATIENCE, "check": False}
-    ended = subprocess.run(command, cwd=ROOT, env=environment(**changes), **settings)
+    words = ["web_demo.py", "--from_pretrained", "visualglm-tiny", "--device", "cpu", *flags]
+    ended = run_preloaded(f"import sys, web_demo; sys.argv = {words}; sys.exit(web_demo.main())")
     return ended.returncode, ended.stdout + ended.stderr
 
 
