@@ -335,5 +335,5 @@ def log_once(message: str) -> None:
 
 
 def supports_head_dim(head_dim: int) -> bool:
-    """Whether the GPU's attention kernels support this head dimension: a power of two, at least 16."""
+    """Return whether the GPU's attention kernels support this head dimension: a power of two, at least 16."""
     return head_dim >= 16 and head_dim & (head_dim - 1) == 0

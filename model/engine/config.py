@@ -117,12 +117,12 @@ def to_plain_number(value: Any) -> Any:
 
 
 def is_integer(value: Any, least: int) -> bool:
-    """Whether `value` is an integer, not a boolean, of at least `least`."""
+    """Return whether `value` is an integer, not a boolean, of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_number(value: Any, least: float, most: float) -> bool:
-    """Whether `value` is a number between the bounds, both included."""
+    """Return whether `value` is a number between the bounds, both included."""
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 

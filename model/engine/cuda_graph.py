@@ -71,7 +71,7 @@ def round_up(number: int, step: int) -> int:
 
 
 def fits_prefill_graph(lengths: list[int]) -> bool:
-    """Whether prompts with these context lengths are prefilled by one CUDA graph."""
+    """Return whether prompts with these context lengths are prefilled by one CUDA graph."""
     count = pad_to_bucket(len(lengths), PREFILL_BATCH_BUCKETS)
     num_tokens = count * (pad_to_bucket(max(lengths), PREFILL_LENGTH_BUCKETS) + 1)
     return len(lengths) <= PREFILL_BATCH_BUCKETS[-1] and num_tokens <= MAX_PREFILL_TOKENS

@@ -19,7 +19,7 @@ def list_modules(*roots: nn.Module) -> list[nn.Module]:
 
 
 def have_hooks(modules: Iterable[nn.Module]) -> bool:
-    """Whether any of the modules has a forward hook or a forward pre-hook of torch."""
+    """Return whether any of the modules has a forward hook or a forward pre-hook of torch."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
@@ -137,7 +137,7 @@ def language_model_modules(network: Network) -> list[nn.Module]:
 
 
 def has_foreign_hooks(network: Network) -> bool:
-    """Whether a mixin from outside this project, or a torch hook, may read or change the forward pass."""
+    """Return whether a mixin from outside this project, or a torch hook, may read or change the forward pass."""
     return network.has_foreign_mixins or have_hooks(language_model_modules(network))
 
 

@@ -18,7 +18,7 @@ PDL_CAPABILITY = (9, 0)
 
 
 def supports_triton_kernel(x: torch.Tensor, *operands: torch.Tensor | None) -> bool:
-    """Whether a Triton kernel can multiply x [B, I].
+    """Return whether a Triton kernel can multiply x [B, I].
 
     Args:
         x: the activations.
@@ -32,7 +32,10 @@ def supports_triton_kernel(x: torch.Tensor, *operands: torch.Tensor | None) -> b
 
 @functools.cache
 def has_triton(device: torch.device) -> bool:
-    """Whether Triton is installed and works on `device`. Call it before a graph capture: the first call compiles."""
+    """Return whether Triton is installed and works on `device`.
+
+    Call it before a graph capture, because the first call compiles a kernel.
+    """
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type != "cuda":
@@ -43,7 +46,7 @@ def has_triton(device: torch.device) -> bool:
 
 
 def compiles(device: torch.device) -> bool:
-    """Whether Triton can compile and run a kernel; it needs a C compiler, for example."""
+    """Return whether Triton can compile and run a kernel; it needs a C compiler, for example."""
     from .triton.norm import layer_norm
 
     try:
@@ -59,7 +62,7 @@ def compiles(device: torch.device) -> bool:
 
 @functools.cache
 def supports_pdl(device: torch.device) -> bool:
-    """Whether a kernel may launch before the preceding kernel ends, and wait for its writes itself (PDL)."""
+    """Return whether a kernel may launch before the preceding kernel ends, and wait for its writes itself (PDL)."""
     if device.type != "cuda" or is_interpreted():
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
@@ -79,5 +82,5 @@ def pdl_args(device: torch.device, *constants: torch.Tensor | None) -> dict[str,
 
 
 def is_interpreted() -> bool:
-    """Whether TRITON_INTERPRET=1 makes Triton interpret kernels on the CPU."""
+    """Return whether TRITON_INTERPRET=1 makes Triton interpret kernels on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -55,7 +55,7 @@ def multiply_dense_by_torch(
 
 @functools.cache
 def has_slow_small_matmul() -> bool:
-    """Whether torch's products with few rows are slow on this CPU: Intel's MKL on an AMD processor."""
+    """Return whether torch's products with few rows are slow on this CPU: Intel's MKL on an AMD processor."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.backends.mkl.is_available() and "AMD" in capabilities.get("cpu_name", "")
 

@@ -187,12 +187,12 @@ def unit_scales(count: int) -> torch.Tensor:
 
 
 def needs_gradient(x: torch.Tensor) -> bool:
-    """Whether x needs a gradient, which torch's and Triton's low-bit kernels do not compute."""
+    """Return whether x needs a gradient, which torch's and Triton's low-bit kernels do not compute."""
     return torch.is_grad_enabled() and x.requires_grad
 
 
 def supports_int8_kernel(rows: torch.Tensor) -> bool:
-    """Whether torch's 8-bit CPU kernel supports rows [N, I] and is faster than dequantizing the weight."""
+    """Return whether torch's 8-bit CPU kernel supports rows [N, I] and is faster than dequantizing the weight."""
     if rows.device.type != "cpu" or rows.shape[1] % COLUMN_BLOCK:
         return False
     return rows.dtype != torch.float32 or len(rows) <= MAX_INT8_KERNEL_ROWS
@@ -207,7 +207,7 @@ def scale_product(
 
 
 def can_prepack(columns: int, groups: torch.Tensor) -> bool:
-    """Whether torch's CPU kernel supports 4-bit weights with this number of columns and these groups [O, G, 2]."""
+    """Return whether torch's CPU kernel supports 4-bit weights with these columns and groups [O, G, 2]."""
     return groups.device.type == "cpu" and columns // groups.shape[1] in GROUP_SIZES
 
 
