@@ -90,7 +90,7 @@ def print_main(processes: DistributedContext, text: str) -> None:
 
 
 def is_launched() -> bool:
-    """Whether torchrun or the deepspeed launcher has started this process."""
+    """Return whether torchrun or the deepspeed launcher has started this process."""
     return read_variable("WORLD_SIZE") is not None
 
 

@@ -154,7 +154,7 @@ def displayed_text(tokenizer: Tokenizer, text: str) -> str:
 
 
 def is_expected(tokenizer: Tokenizer, question: Question, answer: str) -> bool:
-    """Whether an answer equals the expected one."""
+    """Return whether an answer equals the expected one."""
     return answer == displayed_text(tokenizer, question.expected)
 
 

@@ -80,7 +80,7 @@ def sat_logits(network: VisualGLMModel, batch: Batch, images: torch.Tensor | Non
 
 
 def has_foreign_hooks(network: VisualGLMModel) -> bool:
-    """Whether a mixin from outside of this project implements a hook other than the attention function."""
+    """Return whether a mixin from outside of this project implements a hook other than the attention function."""
     return any(
         BUILT_IN_HOOKS.get(name) != origin for name, origin in network.hook_origins.items() if name != ATTENTION_HOOK
     )

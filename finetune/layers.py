@@ -76,7 +76,7 @@ def apply_linear(layer: Any, x: torch.Tensor, factors: LoraWeights) -> torch.Ten
 
 
 def can_fuse_mlp(layer: Any, x: torch.Tensor) -> bool:
-    """Whether `FrozenMlp` may replace the second half of a layer."""
+    """Return whether `FrozenMlp` may replace the second half of a layer."""
     norm, mlp = layer.post_attention_layernorm, layer.mlp
     plain = isinstance(norm, nn.LayerNorm) and not has_hooks(norm) and not has_hooks(mlp)
     frozen = plain and not norm.weight.requires_grad and not hasattr(norm.weight, "ds_id")  # sharded by ZeRO 3

@@ -56,7 +56,7 @@ def sum_kl_divergence(
 
 
 def is_frozen_matrix(head: nn.Module) -> bool:
-    """Whether a head is a single weight matrix that is neither trained nor sharded by ZeRO 3."""
+    """Return whether a head is a single weight matrix that is neither trained nor sharded by ZeRO 3."""
     weight: Any = head.weight if type(head) in PARALLEL_LAYERS else None
     return weight is not None and not weight.requires_grad and not hasattr(weight, "ds_id")
 

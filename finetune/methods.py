@@ -111,7 +111,7 @@ def component_of(name: str) -> str:
 
 
 def trains_image_encoder(trained: dict[str, torch.nn.Parameter]) -> bool:
-    """Whether the image encoder has trainable parameters, so that image embeddings change in training."""
+    """Return whether the image encoder has trainable parameters, so that image embeddings change in training."""
     return any(name.startswith(IMAGE_ENCODER_PREFIX) for name in trained)
 
 

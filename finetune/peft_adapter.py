@@ -164,7 +164,7 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
 
 
 def is_base_weight(name: str, stored: Tensors, base: Tensors) -> bool:
-    """Whether a tensor is a copy of a base weight: PEFT also saves the weights of adapted heads and embeddings."""
+    """Return whether a tensor copies a base weight: PEFT also saves the weights of adapted heads and embeddings."""
     plain = to_sat_name(name.removeprefix(PREFIX).replace(".base_layer.", "."))
     if plain is None or name not in stored or plain not in base:
         return False

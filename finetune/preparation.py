@@ -52,7 +52,7 @@ from .training_state import TrainingState
 
 
 def wants_deepspeed(config: TrainingConfig) -> bool:
-    """Whether to train with deepspeed: for several processes, ZeRO, or offloading.
+    """Return whether to train with deepspeed: for several processes, ZeRO, or offloading.
 
     A single process trains without ZeRO if deepspeed is not installed.
 

@@ -168,7 +168,7 @@ def values_in(value: Any) -> Iterable[Any]:
 
 
 def looks_like_image(key: str, value: Any) -> bool:
-    """Whether a value looks like the path or URL of an image."""
+    """Return whether a value looks like the path or URL of an image."""
     if not isinstance(value, str):
         return False
     is_image_key = any(name in normalize_key(key) for name in ("image", "img", "picture", "photo"))

@@ -110,7 +110,7 @@ def resume(run: Run, start: TrainingState, config: TrainingConfig, distributed: 
 
 
 def latest_names(latest: Path, step: int) -> bool:
-    """Whether the file `latest` contains the number of a step."""
+    """Return whether the file `latest` contains the number of a step."""
     try:
         return latest.read_bytes().strip() == str(step).encode()
     except OSError:

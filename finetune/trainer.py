@@ -131,7 +131,7 @@ class Trainer:
             print_main(self.distributed, self.run.describe(self.saved_step, self.last_step, self.is_complete))
 
     def _must_stop(self) -> bool:
-        """Whether to stop after this step; the same on all processes."""
+        """Return whether to stop after this step; the same on all processes."""
         if self.distributed.world_size == 1:
             self.is_stopping = self.is_stopping or self.stop_request.is_requested
         return self.is_stopping
@@ -249,7 +249,7 @@ class Trainer:
             )
 
     def _is_due(self, step: int) -> bool:
-        """Whether an evaluation or a checkpoint is due after this step."""
+        """Return whether an evaluation or a checkpoint is due after this step."""
         return self._saves(step) or self._evaluates(step)
 
     def _evaluates(self, step: int) -> bool:
@@ -259,7 +259,7 @@ class Trainer:
         return self._is_every(self.config.save_interval, step)
 
     def _is_every(self, interval: int | None, step: int) -> bool:
-        """Whether a step is the last or a multiple of an interval; None stands for an epoch."""
+        """Return whether a step is the last or a multiple of an interval; None stands for an epoch."""
         return step == self.last_step or step % (interval or self.sampler.steps(1)) == 0
 
     def _evaluate_and_save(self) -> bool:

@@ -64,7 +64,7 @@ def gradients(network: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    """Whether gradients are equal up to rounding."""
+    """Return whether gradients are equal up to rounding."""
     return ours.keys() == theirs.keys() and all(
         torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3) for name in ours
     )

@@ -54,7 +54,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa
 
 
 def is_near(run: Path, other: Path) -> bool:
-    """Whether two runs have the same losses and weights, up to rounding."""
+    """Return whether two runs have the same losses and weights, up to rounding."""
     ours, theirs = losses_of(run), losses_of(other)
     assert ours.keys() == theirs.keys()
     stored, expected = (open_tensors(path / "3" / "weights.safetensors") for path in (run, other))
