@@ -33,8 +33,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .aliases import install_aliases
-from .former_names import RENAMED
+from .aliases import RENAMED, install_aliases
 from .sat.import_hook import install_sat_hook
 
 if TYPE_CHECKING:

@@ -3,17 +3,23 @@
 import functools
 import importlib
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-from .former_names import MOVED, RENAMED
-
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TABLES = tomllib.loads(Path(__file__).with_name("former_names.toml").read_text(encoding="utf-8"))
+# Former module path -> current path, of a module or of a package with all its modules.
+MOVED: dict[str, str] = _TABLES["moved"]
+# Current module path -> former name -> current name.
+RENAMED: dict[str, dict[str, str]] = _TABLES["renamed"]
 
 
 def find_current(name: str) -> str | None:

@@ -21,7 +21,7 @@ ORDER = (
     *("sat", "checkpoint", "hf", "images", "engine", "quantization", "kernels"),
     *("command_line", "tensors", "description", "prompt", "environment", "file_writing"),
     *("resource_errors", "errors"),
-    *("aliases", "former_names"),
+    "aliases",
 )
 
 
