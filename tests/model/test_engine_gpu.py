@@ -104,7 +104,7 @@ def test_images_encoded_by_graphs(on_gpu: SatChatModel) -> None:
     with torch.no_grad():
         expected_embeddings = torch.cat([on_gpu.network.encode_image(one) for one in pixels])
     assert torch.allclose(embeddings, expected_embeddings, atol=1e-4, rtol=1e-4)
-    assert len(on_gpu.image_cache.encoder.graphs.graphs) == 2
+    assert 16 in on_gpu.image_cache.encoder.graphs.graphs
 
 
 @pytest.mark.parametrize("load", [load_sat, load_hf])

@@ -165,7 +165,7 @@ def test_threads_at_once_sampling_and_greedy() -> None:
 def test_another_stream_or_autocast_decodes_without_graphs() -> None:
     model = on_gpu()
     expected = tiny_model().chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY)
-    with torch.cuda.stream(torch.cuda.StreamReader()):
+    with torch.cuda.stream(torch.cuda.Stream()):
         assert model.chat(tiny_tokenizer(), SCENE, QUESTIONS[0], **GREEDY) == expected
     assert not graphs_of(model)
     with torch.autocast("cuda", torch.bfloat16):
