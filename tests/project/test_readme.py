@@ -30,6 +30,7 @@ from tests.helpers.documents import (
     prose,
     read,
 )
+from tests.helpers.preloaded import run_preloaded
 
 READMES = ("README.md", "README_zh.md")
 PAGES = tuple(name for name in find_documents() if name.startswith(("docs/", "README")) and not name.endswith("_zh.md"))
@@ -68,12 +69,11 @@ def with_port(text: str, client: httpx.Client) -> str:
 
 @pytest.mark.parametrize("session", SESSIONS)
 def test_the_python_sessions_print_what_their_comments_say(session: Block, tiny_server: httpx.Client) -> None:
-    # With -i, Python reads line by line as at a terminal, where only a blank line ends an indented block: what can be
-    # pasted into the prompt also runs as a file.
-    command = [sys.executable, "-X", "utf8", "-i", "-q"]
-    typed = with_port(session.text, tiny_server)
-    settings = {"cwd": ROOT, "capture_output": True, "encoding": "utf-8", "timeout": 120, "check": False}
-    result = subprocess.run(command, input=typed, **settings)
+    # Read line by line as at Python's prompt, where only a blank line ends an indented block: what can be pasted there
+    # also runs as a file.
+    lines = [*with_port(session.text, tiny_server).splitlines(), ""]
+    result = run_preloaded(f"import code\nprompt = code.InteractiveConsole()\nfor line in {lines}: prompt.push(line)")
+    assert result.returncode == 0, result.stderr
     assert "Error" not in result.stderr
     assert result.stdout.splitlines() == re.findall(r"^# (.+)$", session.text, re.MULTILINE)
 
