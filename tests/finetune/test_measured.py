@@ -41,7 +41,7 @@ def test_the_measured_steps_are_the_trainers(source: Source, rows: Path) -> None
     assert spent > 0
     assert "tokens/s" in note
     assert batch.input_ids.shape == (2, LENGTH)
-    assert len(ours.training.train) == IMAGES
+    assert len(ours.training.train_data) == IMAGES
     assert ours.training.image_cache is not None
     assert len(ours.training.image_cache.embeddings) > 0
     assert not ours.training.run.steps()

@@ -59,7 +59,7 @@ def test_expensive_images_are_rejected_before_decoding(data, monkeypatch):
         raise AssertionError("it was decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    with pytest.raises(ImageError, match=r"scans|blocks|entries|pieces|strips|run-length|2000 x 2000"):
+    with pytest.raises(ImageError, match=r"scans|blocks|entries|segments|strips|run-length|2000 x 2000"):
         load_image(data, limits=LIMITS)
 
 
