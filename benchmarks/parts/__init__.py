@@ -1,0 +1,1 @@
+"""Code that several benchmarks share, and the processes that they start."""
