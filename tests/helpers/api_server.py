@@ -116,11 +116,11 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def messages(*texts: str, image: str | None = None) -> list[dict[str, Any]]:
     """Return alternating messages of user and assistant; the first one has the image."""
-    said = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    request_messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     if image is not None:
         parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": texts[0]}]
-        said[0]["content"] = parts
-    return said
+        request_messages[0]["content"] = parts
+    return request_messages
 
 
 def completion(*texts: str, image: str | None = None, **more: Any) -> dict[str, Any]:

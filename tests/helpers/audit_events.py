@@ -20,14 +20,14 @@ AUDITED_EVENTS = (
     "subprocess.Popen",
     "urllib.Request",
 )
-_seen: list[list[tuple[str, tuple[Any, ...]]]] = []
+_recorded: list[list[tuple[str, tuple[Any, ...]]]] = []
 _hooked: list[bool] = []
 
 
 def _hook(name: str, arguments: tuple[Any, ...]) -> None:
-    if _seen and name in AUDITED_EVENTS and threading.current_thread() is not threading.main_thread():
-        for seen in _seen:
-            seen.append((name, arguments))
+    if _recorded and name in AUDITED_EVENTS and threading.current_thread() is not threading.main_thread():
+        for recorded in _recorded:
+            recorded.append((name, arguments))
 
 
 @contextmanager
@@ -36,9 +36,9 @@ def record_audit_events() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
     if not _hooked:
         _hooked.append(True)
         sys.addaudithook(_hook)  # audit hooks cannot be removed
-    seen: list[tuple[str, tuple[Any, ...]]] = []
-    _seen.append(seen)
+    recorded: list[tuple[str, tuple[Any, ...]]] = []
+    _recorded.append(recorded)
     try:
-        yield seen
+        yield recorded
     finally:
-        _seen.remove(seen)
+        _recorded.remove(recorded)

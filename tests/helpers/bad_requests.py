@@ -258,8 +258,8 @@ def chats() -> Iterator[tuple[str, Any]]:
         {"type": "image_url", "image_url": {"url": SCENE_URL, "detail": "huge"}},
         {"type": "text", "text": 1},
     ):
-        said = [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]
-        yield f"part {str(part)[:60]}", completion("a") | {"messages": said}
+        request_messages = [{"role": "user", "content": [{"type": "text", "text": "a"}, part]}]
+        yield f"part {str(part)[:60]}", completion("a") | {"messages": request_messages}
     answer = {"role": "assistant", "content": "b"}
     yield "the answer last", completion("a") | {"messages": [user, answer]}
     yield "the answer first", completion("a") | {"messages": [answer, user]}

@@ -68,8 +68,8 @@ class ModelWithModes:
 def describe(conversation: Conversation, config: GenerationConfig) -> str:
     """Describe the input of the model as text."""
     image = None if conversation.image is None else color_of(conversation.image)
-    said = " ".join(turn.question for turn in conversation.turns)
-    return f"turns [{said}] image {image} {conversation.language.code} temperature {config.temperature}"
+    printed = " ".join(turn.question for turn in conversation.turns)
+    return f"turns [{printed}] image {image} {conversation.language.code} temperature {config.temperature}"
 
 
 def color_of(image: Image.Image) -> str:
@@ -102,18 +102,18 @@ def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = N
     variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
     with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
         assert process.stdout
-        said = []
+        printed = []
         try:
             for line in process.stdout:
-                said.append(line)
+                printed.append(line)
                 if line.startswith(STARTED):
                     break
-            assert said and said[-1].startswith(STARTED), "".join(said)
-            yield said[-1].removeprefix(STARTED).split()[0]
+            assert printed and printed[-1].startswith(STARTED), "".join(printed)
+            yield printed[-1].removeprefix(STARTED).split()[0]
         finally:
             os.killpg(process.pid, signal.SIGTERM)  # to the process group, because make does not forward signals
-            said.append(process.communicate(timeout=PATIENCE)[0])
-            print("".join(said))  # pytest shows it if a test fails
+            printed.append(process.communicate(timeout=PATIENCE)[0])
+            print("".join(printed))  # pytest shows it if a test fails
             if log is not None:
-                log += said
+                log += printed
     assert process.returncode == 0 or command[0] == "make"  # make reports a signal as an error

@@ -74,13 +74,13 @@ def test_the_deadline_does_not_end_a_request_that_is_answered(monkeypatch):
 
 def test_too_many_connections_get_503_and_the_server_continues():
     with serving(SteppedModel(free=True), max_connections=5) as client, ExitStack() as stack:
-        held = [stack.enter_context(connect(client)) for _ in range(5)]
+        opened = [stack.enter_context(connect(client)) for _ in range(5)]
         wait_until(lambda: client.server.limits.total == 5)
         with connect(client) as refused:
             assert refused.recv(9999).startswith(b"HTTP/1.1 503")
-        held[0].sendall(REQUEST)
-        assert b"200 OK" in read_answer(held[0])
-        held[1].close()
+        opened[0].sendall(REQUEST)
+        assert b"200 OK" in read_answer(opened[0])
+        opened[1].close()
         wait_until(lambda: client.server.limits.total == 4)
         assert client.get("/health").status_code == 200
     wait_until(lambda: client.server.limits.total == 0)

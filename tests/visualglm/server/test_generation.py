@@ -43,11 +43,11 @@ def test_chunks_within_20_ms_share_an_event():
 def test_one_request_does_not_wait_for_another():
     model = SteppedModel()
     with serving(model) as client, ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(client.post, "/", json={**NATIVE, "max_new_tokens": 2}) for _ in range(8)]
+        futures = [pool.submit(client.post, "/", json={**NATIVE, "max_new_tokens": 2}) for _ in range(8)]
         wait_until(lambda: model.open == 8)
         assert client.get("/health").status_code == 200
         model.step(16)
-        assert {future.result().json()["response"] for future in asked} == {"a0 a1"}
+        assert {future.result().json()["response"] for future in futures} == {"a0 a1"}
 
 
 class Queued:
@@ -134,14 +134,14 @@ def test_a_stop_string_ends_the_answer_in_the_model_too():
 def test_a_full_queue_is_429_with_the_time_to_try_again():
     model = SteppedModel()
     with serving(model, max_batch=1, max_queue=1) as client, ThreadPoolExecutor(2) as pool:
-        asked = [pool.submit(client.post, "/", json={**NATIVE, "max_new_tokens": 1}) for _ in range(2)]
+        futures = [pool.submit(client.post, "/", json={**NATIVE, "max_new_tokens": 1}) for _ in range(2)]
         wait_until(lambda: model.open == 2)
         assert client.get("/ready").status_code == 503
         for response in (client.post("/", json=NATIVE), client.post(PATH, json=completion("hello"))):
             assert response.status_code == 429 and 1 <= int(response.headers["Retry-After"]) <= 60
         assert response.json()["error"]["code"] == "busy"
         model.step(2)
-        assert [future.result().status_code for future in asked] == [200, 200]
+        assert [future.result().status_code for future in futures] == [200, 200]
         wait_until(lambda: client.service.limiter.running == 0)
         assert client.get("/ready").status_code == 200
 
@@ -182,13 +182,13 @@ def test_an_answer_that_takes_too_long_is_408(streamed):
 @pytest.mark.parametrize(
     ("error", "told"), [(RuntimeError("secret"), "Internal server error"), (GenerationError("NaN"), "NaN")]
 )
-def test_an_error_of_the_model_is_500_with_an_id_and_the_server_lives_on(error, told, caplog):
+def test_an_error_of_the_model_is_500_with_an_id_and_the_server_lives_on(error, message, caplog):
     model = SteppedModel(free=True)
     with serving(model) as client:
         model.error = error
         for path, body in (("/", NATIVE), ("/", {**NATIVE, "stream": True}), (PATH, completion("hello"))):
             response = client.post(path, json=body)
-            assert response.status_code == 500 and told in response.text and "secret" not in response.text
+            assert response.status_code == 500 and message in response.text and "secret" not in response.text
             assert response.headers["X-Request-Id"] in {
                 record.details["id"] for record in caplog.records if record.exc_info
             }

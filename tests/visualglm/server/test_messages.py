@@ -13,7 +13,7 @@ WHERE = "messages.0.content"
 IMAGE = {"type": "image_url", "image_url": {"url": SCENE_URL}}
 
 
-def said(client: httpx.Client, *messages: dict[str, Any], **more: Any) -> httpx.Response:
+def post_messages(client: httpx.Client, *messages: dict[str, Any], **more: Any) -> httpx.Response:
     body = {**completion(DESCRIBE), **more, "messages": list(messages)}
     return client.post("/v1/chat/completions", json=body)
 
@@ -29,7 +29,7 @@ def said(client: httpx.Client, *messages: dict[str, Any], **more: Any) -> httpx.
     ],
 )
 def test_forms_of_parts(tiny_server, parts):
-    response = said(tiny_server, {"role": "user", "content": parts})
+    response = post_messages(tiny_server, {"role": "user", "content": parts})
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["message"]["content"] == DESCRIPTION
 
@@ -87,7 +87,7 @@ def test_an_error_names_the_supported_types():
 def test_fields_that_other_servers_add_to_an_answer_are_accepted(answer):
     model = SteppedModel(free=True, length=2)
     with serving(model) as client:
-        response = said(
+        response = post_messages(
             client, {"role": "user", "content": "a"}, {"role": "assistant", **answer}, {"role": "user", "content": "b"}
         )
     assert response.status_code == 200, response.text
@@ -100,5 +100,5 @@ def test_fields_that_other_servers_add_to_an_answer_are_accepted(answer):
 
 @pytest.mark.parametrize("role", ["user", "system"])
 def test_only_an_answer_may_be_null(tiny_server, role):
-    response = said(tiny_server, {"role": role, "content": None}, {"role": "user", "content": "a"})
+    response = post_messages(tiny_server, {"role": role, "content": None}, {"role": "user", "content": "a"})
     assert response.status_code == 400 and response.json()["error"]["param"] == WHERE

@@ -180,10 +180,10 @@ def test_another_site_cannot_send_questions_through_a_browser(client, path, kind
     assert ask(Origin=f"http://127.0.0.1:{client.port + 1}") == 403
     assert ask() == ask(Origin=f"http://127.0.0.1:{client.port}") == 200
     assert ask(Origin="https://page.example", **{"Content-Type": "application/json"}) == 200
-    with serving(SteppedModel(free=True), cors_origins=("https://page.example",)) as let:
+    with serving(SteppedModel(free=True), cors_origins=("https://page.example",)) as allowing:
         for origin, status in (("https://page.example", 200), ("https://other.example", 403)):
             headers = {**unasked, "Origin": origin}
-            assert let.post(path, content=body, headers=headers).status_code == status
+            assert allowing.post(path, content=body, headers=headers).status_code == status
 
 
 @pytest.mark.parametrize("path", ["/", PATH])
@@ -199,17 +199,17 @@ def test_a_site_whose_name_resolves_to_this_machine_cannot_ask(client, path):
     for name in ("localhost", f"localhost:{port}", f"chat.localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
         assert ask(client, name) == 200
     assert client.post(path, json=body, headers={"Host": "page.example"}).status_code == 200  # not sent by a browser
-    with serving(SteppedModel(free=True, length=1), cors_origins=("http://page.example",)) as let:
-        assert ask(let, "page.example") == 200
-        assert ask(let, "other.example") == 403
-    with serving(SteppedModel(free=True, length=1), api_keys=("key",)) as locked:
+    with serving(SteppedModel(free=True, length=1), cors_origins=("http://page.example",)) as allowing:
+        assert ask(allowing, "page.example") == 200
+        assert ask(allowing, "other.example") == 403
+    with serving(SteppedModel(free=True, length=1), api_keys=("key",)) as protected:
         headers = {"Host": "page.example", "Origin": "http://page.example", "Authorization": "Bearer key"}
-        assert locked.post(path, json=body, headers=headers).status_code == 200
+        assert protected.post(path, json=body, headers=headers).status_code == 200
 
 
 def test_the_documentation_page_loads_nothing_from_other_sites(client):
-    with serving(SteppedModel(), api_keys=("key",)) as locked:
-        for server in (client, locked):
+    with serving(SteppedModel(), api_keys=("key",)) as protected:
+        for server in (client, protected):
             page = server.get("/docs")
             needed = re.findall(r'(?:src|href)="([^"]*)"|url: \'([^\']*)\'', page.text)
             addresses = [page.url.join(one or other) for one, other in needed]
@@ -313,38 +313,38 @@ def test_metrics_count_requests_tokens_and_times(client):
 def test_metrics_show_waiting_and_running_answers():
     model = SteppedModel()
     with serving(model) as client, ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 9}) for _ in range(3)]
+        futures = [pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 9}) for _ in range(3)]
         wait_until(lambda: model.open == 3)
         model.step(1)
         wait_until(lambda: "visualglm_queue 2.0" in client.get("/metrics").text)
         assert "visualglm_batch_size 1.0" in client.get("/metrics").text
         assert "visualglm_answers 3.0" in client.get("/metrics").text
         model.step(30)
-        assert {future.result().status_code for future in asked} == {200}
+        assert {future.result().status_code for future in futures} == {200}
 
 
 def test_running_answers_end_and_new_questions_are_503_while_the_server_stops():
     model = SteppedModel()
     with serving(model) as client, ThreadPoolExecutor(1) as pool, httpx.Client(base_url=client.base_url) as other:
         assert other.get("/ready").status_code == 200  # opened before the shutdown
-        asked = pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 4})
+        futures = pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 4})
         wait_until(lambda: model.open == 1)
         client.server.handle_exit(2, None)
         assert other.get("/ready").json() == {"status": "stopping"} and other.get("/health").status_code == 200
         assert (response := other.post("/", json=NATIVE)).status_code == 503 and "Retry-After" in response.headers
         model.step(4)
-        assert asked.result().json()["response"] == "a0 a1 a2 a3"
+        assert futures.result().json()["response"] == "a0 a1 a2 a3"
         wait_until(lambda: client.server.should_exit)
 
 
 def test_an_answer_that_does_not_end_ends_with_the_server():
     model = SteppedModel()
     with serving(model, shutdown_timeout=0.1) as client, ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(client.post, "/", json={"text": "hello"})
+        futures = pool.submit(client.post, "/", json={"text": "hello"})
         wait_until(lambda: model.open == 1)
         client.server.handle_exit(2, None)
         with pytest.raises(httpx.HTTPError):
-            asked.result().raise_for_status()
+            futures.result().raise_for_status()
 
 
 def test_keys_and_limits_are_checked():

@@ -76,8 +76,8 @@ def test_several_turns_and_the_image_in_any_of_them(client):
         {"type": "image_url", "image_url": {"url": SCENE_URL}},
     ]
     both = [first[0], first[1], later[2]]  # the same image twice counts as one image
-    for said in (first, later, both):
-        assert create(client, messages=said).choices[0].message.content == "小汽车是紫色的。"
+    for request_messages in (first, later, both):
+        assert create(client, messages=request_messages).choices[0].message.content == "小汽车是紫色的。"
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -171,7 +171,7 @@ def test_a_question_that_is_too_long_for_its_max_length(client):
 
 def test_system_messages_come_before_the_first_question():
     model = SteppedModel(free=True, length=1)
-    said = [
+    request_messages = [
         {"role": "system", "content": "Be brief."},
         *messages("one", "two"),
         {"role": "developer", "content": [{"type": "text", "text": "Be kind."}]},
@@ -180,7 +180,10 @@ def test_system_messages_come_before_the_first_question():
     ]
     with serving(model) as client:
         assert (
-            client.post("/v1/chat/completions", json={"model": "visualglm-tiny", "messages": said}).status_code == 200
+            client.post(
+                "/v1/chat/completions", json={"model": "visualglm-tiny", "messages": request_messages}
+            ).status_code
+            == 200
         )
     ((conversation, question, _),) = model.requests
     assert question == "three\nfour"
@@ -192,13 +195,13 @@ def test_an_error_in_the_middle_of_a_stream_reaches_the_client():
     with serving(model) as http, openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="x", max_retries=0) as client:
         model.step(2)
         with create(client, "hello", stream=True) as stream:
-            seen = iter(stream)
-            while not next(seen).choices[0].delta.content:
+            rest = iter(stream)
+            while not next(rest).choices[0].delta.content:
                 pass
             model.error = RuntimeError("secret")
             model.step(1)
             with pytest.raises(openai.APIError, match="error") as caught:
-                list(seen)
+                list(rest)
         assert "secret" not in str(caught.value)
         model.error, model.free = None, True
         assert http.post("/v1/chat/completions", json=completion("hello", max_tokens=2)).status_code == 200

@@ -85,7 +85,7 @@ def test_nothing_in_a_request_is_opened(tiny_server):
     for path, body in (("/", {"text": "你好"}), (PATH, completion("你好"))):
         tiny_server.post(path, json=body)  # the first request of each kind may import modules
     tiny_server.service.images.decoder.warm_up()  # starting the child process opens pipes
-    with record_audit_events() as seen:
+    with record_audit_events() as recorded:
         for location in LOCATIONS:
             for text in (location, f"问：<img>{location}</img>"):
                 history = [[text, text]]
@@ -97,7 +97,7 @@ def test_nothing_in_a_request_is_opened(tiny_server):
                 assert tiny_server.post(PATH, json={"model": "visualglm-tiny", **body}).status_code == 200
             assert tiny_server.post("/", json={"text": "?", "image": location}).status_code == 400
             assert ask(tiny_server, location).status_code == 400
-    assert seen == []
+    assert recorded == []
 
 
 NOT_IMAGES = (
@@ -110,14 +110,14 @@ NOT_IMAGES = (
 def test_no_image_of_any_format_makes_the_server_open_a_file():
     with serving(SteppedModel(free=True, length=1)) as client:
         client.service.images.decoder.warm_up()  # starting the child process opens pipes
-        with record_audit_events() as seen:
+        with record_audit_events() as recorded:
             for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
                 source = base64.b64encode(encode(IMAGE, name)).decode()
                 assert client.post("/", json={"text": "?", "image": source}).status_code == 200, name
             for data in (*NOT_IMAGES, encode(IMAGE, "ICO"), encode(IMAGE, "PPM")):
                 source = base64.b64encode(data).decode()
                 assert client.post("/", json={"text": "?", "image": source}).status_code == 400
-        assert seen == []
+        assert recorded == []
 
 
 def test_no_image_of_any_format_makes_its_decoder_open_a_file():
@@ -131,35 +131,35 @@ def test_no_image_of_any_format_makes_its_decoder_open_a_file():
                 load_image(data)
 
     decode_all()  # the first image of each format may import modules
-    with record_audit_events() as seen, ThreadPoolExecutor(1) as pool:
+    with record_audit_events() as recorded, ThreadPoolExecutor(1) as pool:
         pool.submit(decode_all).result()
-    assert seen == []
+    assert recorded == []
 
 
 def test_addresses_are_not_read_unless_that_is_allowed(tiny_server):
-    with record_audit_events() as seen:
+    with record_audit_events() as recorded:
         response = ask(tiny_server, f"http://{PUBLIC}/x.png")
     assert response.status_code == 400 and "Send the image itself" in response.json()["error"]["message"]
     assert response.json()["error"]["code"] == "invalid_image"
-    assert seen == []
+    assert recorded == []
 
 
 @pytest.mark.parametrize("url", PRIVATE_URLS)
 def test_private_addresses_are_never_connected_to(allowing, url):
-    with record_audit_events() as seen:
+    with record_audit_events() as recorded:
         response = ask(allowing, url)
     assert response.status_code == 400 and "secret" not in response.text
-    assert not [event for event in seen if event[0] not in ("socket.getaddrinfo", "open")]
-    assert all(event[1][0] in ("/etc/hosts", "/etc/resolv.conf") for event in seen if event[0] == "open")
+    assert not [event for event in recorded if event[0] not in ("socket.getaddrinfo", "open")]
+    assert all(event[1][0] in ("/etc/hosts", "/etc/resolv.conf") for event in recorded if event[0] == "open")
 
 
 def test_a_name_that_resolves_to_a_private_address_is_rejected(allowing, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [address_of("10.0.0.7", port)])
-    with record_audit_events() as seen:
+    with record_audit_events() as recorded:
         response = ask(allowing, "http://inner.example/x.png")
     assert response.status_code == 400 and "not a public address" in response.json()["error"]["message"]
     assert "10.0.0.7" not in response.text
-    assert seen == []
+    assert recorded == []
 
 
 @pytest.fixture
@@ -207,9 +207,9 @@ def test_a_name_that_resolves_differently_later_is_not_looked_up_again(allowing,
 def test_redirects_to_private_addresses_are_rejected(allowing, public, target):
     public.answers |= {"images.example": [PUBLIC], "inner.example": ["192.168.0.1"]}
     public.routes["/x.png"] = lambda handler: handler.reply(302, b"", Location=target)
-    with record_audit_events() as seen:
+    with record_audit_events() as recorded:
         assert ask(allowing, "http://images.example/x.png").status_code == 400
-    assert not [event for event in seen if event[0] == "open"]
+    assert not [event for event in recorded if event[0] == "open"]
     assert len(public.requests) == 1
 
 

@@ -43,7 +43,7 @@ class ScriptedModel:
 
     def __init__(self, *answers: list[StreamChunk | BaseException]) -> None:
         self.answers = list(answers)
-        self.seen: list[tuple[list[Turn], str]] = []
+        self.inputs: list[tuple[list[Turn], str]] = []
         self.languages: list[Language] = []
 
     image_size = 224
@@ -53,7 +53,7 @@ class ScriptedModel:
         self, conversation: Conversation, question: str, config: GenerationConfig
     ) -> Iterator[StreamChunk]:
         self.languages.append(conversation.language)
-        self.seen.append((list(conversation.turns), question))
+        self.inputs.append((list(conversation.turns), question))
         for item in self.answers.pop(0):
             if isinstance(item, BaseException):
                 raise item
@@ -92,16 +92,16 @@ class TestTerminal:
         )
         terminal = talk(model, "1", "2", "3", "4")
         assert terminal.conversation.turns == [Turn("1", "one"), Turn("4", "four")]
-        assert model.seen[-1] == ([Turn("1", "one")], "4")
-        shown = capsys.readouterr().out
-        assert "VisualGLM: tw(stopped)\nYou: " in shown
-        assert f"VisualGLM: \n{PromptTooLongError(5000, 2048)}\nYou: VisualGLM: four\n" in shown
-        assert shown.endswith("You: \nGoodbye.\n")
+        assert model.inputs[-1] == ([Turn("1", "one")], "4")
+        output = capsys.readouterr().out
+        assert "VisualGLM: tw(stopped)\nYou: " in output
+        assert f"VisualGLM: \n{PromptTooLongError(5000, 2048)}\nYou: VisualGLM: four\n" in output
+        assert output.endswith("You: \nGoodbye.\n")
 
     def test_blank_lines_are_ignored(self) -> None:
         model = ScriptedModel()
         talk(model, "", " \t ")
-        assert model.seen == []
+        assert model.inputs == []
 
     def test_clear_forgets_and_asks_for_an_image(self, capsys: pytest.CaptureFixture[str]) -> None:
         model = ScriptedModel(done("one"), done("a scene"))
@@ -117,7 +117,7 @@ class TestTerminal:
     def test_interrupt_drops_the_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         model = ScriptedModel(done("one"))
         talk(model, KeyboardInterrupt, "", KeyboardInterrupt, "1", image=None)
-        assert [question for _, question in model.seen] == ["1"]
+        assert [question for _, question in model.inputs] == ["1"]
         assert capsys.readouterr().out.count("Type stop or press Ctrl-D to quit.") == 2
 
     def test_interrupted_image_is_asked_for_again(
@@ -149,13 +149,13 @@ class TestTerminal:
     def test_empty_first_question_is_not_asked(self) -> None:
         model = ScriptedModel()
         TerminalChat(model, DEMO, CHINESE, "", scripted_reader()).run(SCENE)
-        assert model.seen == []
+        assert model.inputs == []
 
     def test_each_question_has_its_own_language_or_that_of_the_previous_turn(self) -> None:
         model = ScriptedModel(*(done("a") for _ in range(5)), [PromptTooLongError(5000, 2048)], done("a"))
         talk(model, "3+4?", "有吗？", "🦊", "clear", "", "!?", "Who?", "什么", "5-2")
-        spoken = [ENGLISH, CHINESE, CHINESE, CHINESE, ENGLISH, CHINESE, CHINESE]
-        assert model.languages == spoken
+        expected = [ENGLISH, CHINESE, CHINESE, CHINESE, ENGLISH, CHINESE, CHINESE]
+        assert model.languages == expected
 
     def test_the_previous_interrupt_handler_is_restored(self) -> None:
         before = signal.getsignal(signal.SIGINT)
@@ -195,10 +195,10 @@ def test_bad_settings_exit_with_2(
         code = cli_demo.main()
     except SystemExit as exit_:  # raised by the argument parser
         code = exit_.code
-    shown = capsys.readouterr()
-    assert (code, shown.out) == (2, "")
-    assert "error: " in shown.err
-    assert arguments[0].lstrip("-") in shown.err
+    output = capsys.readouterr()
+    assert (code, output.out) == (2, "")
+    assert "error: " in output.err
+    assert arguments[0].lstrip("-") in output.err
 
 
 @pytest.mark.parametrize("start", ["\ufeff", ""])
@@ -209,7 +209,7 @@ def test_a_byte_order_mark_in_piped_input_is_dropped(
     monkeypatch.setattr(sys, "argv", ["cli_demo.py", "--english"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{start}{SCENE}\n{start}How many?\nstop\n"))
     cli_demo.main(load=lambda *_, **__: model)
-    assert [question for _, question in model.seen] == [ENGLISH.describe, "How many?"]
+    assert [question for _, question in model.inputs] == [ENGLISH.describe, "How many?"]
     assert "\ufeff" not in capsys.readouterr().out
 
 
@@ -235,7 +235,7 @@ def test_the_first_question(
     monkeypatch.setattr(sys, "stdin", io.StringIO("stop\n"))
     monkeypatch.setenv("LC_ALL", locale)
     cli_demo.main(load=lambda *_, **__: model)
-    assert [asked for _, asked in model.seen] == ([] if question is None else [question])
+    assert [asked for _, asked in model.inputs] == ([] if question is None else [question])
 
 
 class TestPipes:
@@ -277,31 +277,31 @@ class TestPipes:
         ]
         typed = "\n".join(lines).encode() + b" caf\xe9 \xff\xfe"  # neither valid UTF-8 nor a complete line
         ended = run_program([*TINY, "--english"], typed=typed, PYTHONIOENCODING="utf-8:strict")
-        shown = ended.stdout.decode()
+        output = ended.stdout.decode()
         assert (ended.returncode, ended.stderr) == (0, b"")
         for path, message in refused.items():
-            assert f"{path}\nThe image {path!r} {message}" in shown
-        assert f"VisualGLM: {DESCRIBED_EN}" in shown
-        assert "VisualGLM: There are three objects in the picture.\nYou: " in shown
-        assert "VisualGLM: \nThe question needs 5" in shown
-        assert shown.count("\nVisualGLM: ") == 7
-        assert "root:" not in shown
-        assert "You: Bye? caf? ??\nVisualGLM: " in shown
-        assert shown.endswith("You: \nGoodbye.\n")
+            assert f"{path}\nThe image {path!r} {message}" in output
+        assert f"VisualGLM: {DESCRIBED_EN}" in output
+        assert "VisualGLM: There are three objects in the picture.\nYou: " in output
+        assert "VisualGLM: \nThe question needs 5" in output
+        assert output.count("\nVisualGLM: ") == 7
+        assert "root:" not in output
+        assert "You: Bye? caf? ??\nVisualGLM: " in output
+        assert output.endswith("You: \nGoodbye.\n")
 
     @pytest.mark.parametrize("offline", ["0", "1"])
     def test_default_model_that_does_not_exist(self, offline: str, tmp_path: Path) -> None:
         trouble = {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
         homes = {"HF_HOME": str(tmp_path / "hub"), "SAT_HOME": str(tmp_path / "sat"), "HOME": str(tmp_path)}
         ended = run_program([TINY[0]], HF_HUB_CACHE=str(tmp_path / "cache"), **homes, **trouble)
-        said = ended.stderr.decode()
+        output = ended.stderr.decode()
         assert (ended.returncode, ended.stdout) == (1, b"")
         downloading = f"Downloading THUDM/visualglm-6b, about 15.6 GB, to {tmp_path / 'cache'}"
-        assert (downloading in said, "HF_HUB_OFFLINE is set" in said) == (offline == "0", offline == "1")
-        assert str(tmp_path / "sat" / "visualglm-6b") in said
-        assert "hf download THUDM/visualglm-6b" in said
-        assert "--from_pretrained visualglm-tiny" in said
-        assert "Traceback" not in said
+        assert (downloading in output, "HF_HUB_OFFLINE is set" in output) == (offline == "0", offline == "1")
+        assert str(tmp_path / "sat" / "visualglm-6b") in output
+        assert "hf download THUDM/visualglm-6b" in output
+        assert "--from_pretrained visualglm-tiny" in output
+        assert "Traceback" not in output
 
     def test_characters_outside_the_output_encoding(self) -> None:
         ended = run_program(SLOW, typed="没有.png\n\ncount\n".encode(), PYTHONIOENCODING="ascii")

@@ -114,12 +114,12 @@ def enter(chromium: Any, url: str) -> Iterator[Any]:
 
 @pytest.fixture
 def person(enter: Any) -> Iterator[Person]:
-    someone = enter()
-    someone.sees("Upload an image")
-    someone.sets("temperature", "0")
-    yield someone
-    assert someone.outside == []  # the page requests nothing from other hosts
-    assert someone.failures == []
+    person = enter()
+    person.sees("Upload an image")
+    person.sets("temperature", "0")
+    yield person
+    assert person.outside == []  # the page requests nothing from other hosts
+    assert person.failures == []
 
 
 def test_upload_ask_and_ask_again(person: Person) -> None:

@@ -37,7 +37,7 @@ class Visitor:
 
     def ask(self, question: str, settings: tuple[Any, ...] = GREEDY) -> str:
         """Ask a question; return the answer that the page shows."""
-        return shown(self.call("ask", question, *settings))[-1]
+        return chat_texts(self.call("ask", question, *settings))[-1]
 
     def saved(self, name: str) -> bytes:
         """Return the file that a save button creates."""
@@ -48,7 +48,7 @@ class Visitor:
         return self.call(name, gradio_client.handle_file(str(path)))
 
 
-def shown(updates: Any) -> list[str]:
+def chat_texts(updates: Any) -> list[str]:
     """Return the texts of the chat in an event's updates."""
     (chat,) = (update for update in updates if isinstance(update, list))
     return [message["content"][0]["text"] for message in chat]
@@ -62,16 +62,16 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def visitor(url: str) -> Iterator[Visitor]:
-    someone = Visitor(url)
-    with closing(someone.client):
-        yield someone
+    visitor = Visitor(url)
+    with closing(visitor.client):
+        yield visitor
 
 
 @pytest.fixture
 def other(url: str) -> Iterator[Visitor]:
-    someone = Visitor(url)
-    with closing(someone.client):
-        yield someone
+    visitor = Visitor(url)
+    with closing(visitor.client):
+        yield visitor
 
 
 def test_answers_about_an_image_and_remembers(visitor: Visitor) -> None:
@@ -102,11 +102,11 @@ def test_failed_answers_are_shown_and_not_remembered(visitor: Visitor) -> None:
 def test_a_stop_reaches_the_model(visitor: Visitor, other: Visitor) -> None:
     before = other.ask("closed")
     job = visitor.client.submit("slow", *GREEDY, api_name="/ask")
-    wait_until(lambda: any("number3" in shown(updates)[-1] for updates in job.outputs()))
-    stopped = shown(visitor.call("stop"))[-1]
+    wait_until(lambda: any("number3" in chat_texts(updates)[-1] for updates in job.outputs()))
+    stopped = chat_texts(visitor.call("stop"))[-1]
     assert "number3" in stopped
     assert "■" in stopped
-    assert shown(job.result(timeout=PATIENCE))[-1].startswith("number0 ")
+    assert chat_texts(job.result(timeout=PATIENCE))[-1].startswith("number0 ")
     assert other.ask("closed") != before
     assert visitor.ask("seen").startswith("turns [] ")
 
@@ -211,8 +211,8 @@ def run_to_its_end(*flags: str) -> tuple[int, str]:
 
 def test_a_taken_port_is_named(url: str) -> None:
     port = str(urlsplit(url).port)
-    code, said = run_to_its_end("--server_port", port)
-    assert (code, f"port {port}" in said, "Traceback" in said) == (2, True, False)
+    code, printed = run_to_its_end("--server_port", port)
+    assert (code, f"port {port}" in printed, "Traceback" in printed) == (2, True, False)
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_a_taken_port_is_named(url: str) -> None:
     [("--auth", "nobody"), ("--temperature", "-1"), ("--server_port", "70000"), ("--server_name", "203.0.113.7")],
 )
 def test_an_invalid_flag_is_named(wrong: tuple[str, str]) -> None:
-    code, said = run_to_its_end(*wrong)
+    code, printed = run_to_its_end(*wrong)
     name = wrong[1] if wrong[0] == "--server_name" else wrong[0].strip("-")
-    assert (code, name in said, "Traceback" in said) == (2, True, False)
+    assert (code, name in printed, "Traceback" in printed) == (2, True, False)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ class Script:
 
     def __init__(self, *pieces: StreamChunk | Exception) -> None:
         self.pieces = pieces
-        self.seen: list[Conversation] = []
+        self.inputs: list[Conversation] = []
         self.closed = False
 
     image_size = 224
@@ -37,7 +37,7 @@ class Script:
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig
     ) -> Iterator[StreamChunk]:
-        self.seen.append(conversation)
+        self.inputs.append(conversation)
         try:
             for piece in self.pieces:
                 if isinstance(piece, Exception):
@@ -63,7 +63,7 @@ def test_only_complete_answers_are_remembered() -> None:
     finish(session, Script(StreamChunk("two"), StreamChunk(" ", "length")), "third")
     model = Script(DONE)
     finish(session, model)
-    assert model.seen[0].turns == [Turn("first", "one"), Turn("third", "two ")]
+    assert model.inputs[0].turns == [Turn("first", "one"), Turn("third", "two ")]
     assert [turn.status for turn in session.conversation.turns] == [
         Status.DONE,
         Status.FAILED,
@@ -104,7 +104,7 @@ def test_an_image_reaches_the_model_at_its_input_size() -> None:
     session, model = Session(), Script(DONE)
     session.offer(ConversationState(UploadedImage(load_image(SCENE).resize((56, 56)), b"", SCENE)))
     finish(session, model)
-    assert (model.seen[0].image.size, model.seen[0].image.mode) == ((56, 56), "RGB")
+    assert (model.inputs[0].image.size, model.inputs[0].image.mode) == ((56, 56), "RGB")
 
 
 def test_the_memory_of_all_sessions_is_limited() -> None:
