@@ -68,8 +68,8 @@ class ModelWithModes:
 def describe(conversation: Conversation, config: GenerationConfig) -> str:
     """Describe the input of the model as text."""
     image = None if conversation.image is None else color_of(conversation.image)
-    printed = " ".join(turn.question for turn in conversation.turns)
-    return f"turns [{printed}] image {image} {conversation.language.code} temperature {config.temperature}"
+    questions = " ".join(turn.question for turn in conversation.turns)
+    return f"turns [{questions}] image {image} {conversation.language.code} temperature {config.temperature}"
 
 
 def color_of(image: Image.Image) -> str:
