@@ -42,7 +42,7 @@ class SteppedModel:
         self.requests: list[tuple[Conversation, str, GenerationConfig]] = []
         self.steps = 0
         self.open = 0
-        self.most_open = 0
+        self.max_open = 0
         self.error: Exception | None = None
         self.busy_at: int | None = None
         self.lock = threading.Lock()
@@ -62,7 +62,7 @@ class SteppedModel:
             if self.busy_at is not None and self.open >= self.busy_at:
                 raise BusyError("The queue is full. Try again.")
             self.open += 1
-            self.most_open = max(self.open, self.most_open)
+            self.max_open = max(self.open, self.max_open)
         try:
             yield from self._pieces(min(self.length, config.max_new_tokens or self.length))
         finally:

@@ -193,13 +193,12 @@ def choose_configs(body: CompletionRequest, service: Service) -> list[Generation
     Raises:
         ApiError, SettingError: a value is invalid, or `n` exceeds the server's limit.
     """
-    count, most = body.n or 1, service.settings.max_choices
-    if count > most:
-        raise ApiError(
-            400, f"n is {count}; this server allows at most {most} answers.", code="invalid_value", param="n"
-        )
-    limit = body.max_completion_tokens or body.max_tokens
-    config = service.choose_config(max_new_tokens=limit, **{name: getattr(body, name) for name in SETTINGS})
+    count, limit = body.n or 1, service.settings.max_choices
+    if count > limit:
+        message = f"n is {count}; this server allows at most {limit} answers."
+        raise ApiError(400, message, code="invalid_value", param="n")
+    max_new_tokens = body.max_completion_tokens or body.max_tokens
+    config = service.choose_config(max_new_tokens=max_new_tokens, **{name: getattr(body, name) for name in SETTINGS})
     if body.seed is None:
         return [config] * count
     return [config.replace(seed=(body.seed + index) % (MAX_SEED + 1)) for index in range(count)]

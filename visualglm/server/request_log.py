@@ -94,13 +94,13 @@ class RateLimitFilter(logging.Filter):
     The first record of a period has the number of records that were left out in the period before.
 
     Args:
-        most: records per period.
+        max_records: per period.
         seconds: length of a period.
     """
 
-    def __init__(self, most: int = 10, seconds: float = 10.0) -> None:
+    def __init__(self, max_records: int = 10, seconds: float = 10.0) -> None:
         super().__init__()
-        self.most = most
+        self.max_records = max_records
         self.seconds = seconds
         self.started = -seconds
         self.count = 0
@@ -108,11 +108,11 @@ class RateLimitFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write the record."""
         if time.monotonic() - self.started >= self.seconds:
-            if self.count > self.most:
-                record.details = {"left_out": self.count - self.most}
+            if self.count > self.max_records:
+                record.details = {"left_out": self.count - self.max_records}
             self.started, self.count = time.monotonic(), 0
         self.count += 1
-        return self.count <= self.most
+        return self.count <= self.max_records
 
 
 def set_up_logging(with_text: bool) -> None:

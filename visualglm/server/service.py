@@ -28,7 +28,7 @@ class Question:
         turns: earlier turns, oldest first.
         image: as the request gave it, or None; it can be read once.
         configs: generation settings of each answer.
-        stops: strings before which an answer ends.
+        stop_strings: strings before which an answer ends.
     """
 
     text: str
@@ -68,11 +68,11 @@ class Service:
         Raises:
             SettingError: a value is invalid, or exceeds the server's limit.
         """
-        length, most = given.get("max_length"), self.settings.max_length
-        if length is not None and length > most:
-            raise SettingError(f"max_length is {length}; this server allows at most {most}.")
+        length, limit = given.get("max_length"), self.settings.max_length
+        if length is not None and length > limit:
+            raise SettingError(f"max_length is {length}; this server allows at most {limit}.")
         config = demo_config(self.model)
-        return config.replace(**{"max_length": min(config.max_length, most), **given})
+        return config.replace(**{"max_length": min(config.max_length, limit), **given})
 
     def check_question(self, text: str, turns: Sequence[Turn]) -> None:
         """Validate a question and its history: lengths first, because the remaining checks read every character.
@@ -80,12 +80,12 @@ class Service:
         Raises:
             ApiError: 400, the question is empty, or the texts are too long or contain control characters.
         """
-        if len(turns) > (most := self.settings.max_history):
-            message = f"The history has {len(turns)} turns; at most {most} are allowed. Leave out the oldest."
+        if len(turns) > (limit := self.settings.max_history):
+            message = f"The history has {len(turns)} turns; at most {limit} are allowed. Leave out the oldest."
             raise ApiError(400, message, code="history_too_long")
         length = len(text) + sum(len(turn.question) + len(turn.answer) for turn in turns)
-        if length > (longest := self.settings.max_text):
-            message = f"Question and history have {length:,} characters; at most {longest:,} are allowed. Shorten them."
+        if length > (limit := self.settings.max_text):
+            message = f"Question and history have {length:,} characters; at most {limit:,} are allowed. Shorten them."
             raise ApiError(400, message, code="text_too_long")
         if not text.strip():
             raise ApiError(400, "The question is empty. Ask a question, even about an image.", code="empty_question")

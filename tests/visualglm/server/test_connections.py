@@ -114,7 +114,7 @@ def test_limits_are_settings():
 
 
 def test_the_rate_of_log_records_is_limited_and_the_rest_is_counted():
-    flood = RateLimitFilter(most=3, seconds=60)
+    flood = RateLimitFilter(max_records=3, seconds=60)
 
     def record() -> logging.LogRecord:
         return logging.LogRecord("asyncio", logging.ERROR, "", 0, "socket.accept() out of system resource", None, None)
