@@ -180,7 +180,7 @@ def test_an_answer_that_takes_too_long_is_408(streamed):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(RuntimeError("secret"), "Internal server error"), (GenerationError("NaN"), "NaN")]
+    ("error", "message"), [(RuntimeError("secret"), "Internal server error"), (GenerationError("NaN"), "NaN")]
 )
 def test_an_error_of_the_model_is_500_with_an_id_and_the_server_lives_on(error, message, caplog):
     model = SteppedModel(free=True)
