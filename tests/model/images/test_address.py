@@ -78,10 +78,10 @@ def test_displayed_urls_hide_secrets(url, shown):
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("ftp://a.example/x", "only addresses that start with http:// or https:// are read"),
-        ("file:///etc/passwd", "only addresses that start with http:// or https:// are read"),
-        ("a.example/x.png", "only addresses that start with http:// or https:// are read"),
-        ("", "only addresses that start with http:// or https:// are read"),
+        ("ftp://a.example/x", "only addresses that start with http:// or https:// are supported"),
+        ("file:///etc/passwd", "only addresses that start with http:// or https:// are supported"),
+        ("a.example/x.png", "only addresses that start with http:// or https:// are supported"),
+        ("", "only addresses that start with http:// or https:// are supported"),
         ("http://", "not a complete http(s) address, like https://example.com/cat.jpg"),
         ("http:///x", "not a complete http(s) address"),
         ("http://a..b/", "not a complete http(s) address"),
