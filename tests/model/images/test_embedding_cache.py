@@ -108,7 +108,7 @@ def test_a_known_image_does_not_wait_for_others(golden_model: VisualGLMModel, mo
     kept, [pixels] = ImageEmbeddingCache(golden_model), drawn(1)
     known = kept.embed(pixels)
     # Neither the CPU pool nor the GPU batcher is called.
-    monkeypatch.setattr(kept, "_calls", None)
+    monkeypatch.setattr(kept, "_batcher", None)
     monkeypatch.setattr(model.images.embedding_cache, "cpu_pool", None)
     assert kept.embed(pixels) is known
 
