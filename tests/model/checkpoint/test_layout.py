@@ -81,7 +81,6 @@ def test_hugging_face_files_in_the_wrong_order_are_noticed() -> None:
         check_layout(tiny.stored_tensors, "split", 8, "visualglm-tiny")
 
 
-@pytest.mark.parametrize("given", ["by qkv_layout", "by argument"])
 def test_a_checkpoint_is_known_by_its_former_names() -> None:
     with pytest.warns(
         DeprecationWarning, match="stored_tensors|layout_is_explicit|split_qkv|check_file_sizes"
@@ -94,6 +93,7 @@ def test_a_checkpoint_is_known_by_its_former_names() -> None:
     assert len(warned) == 6
 
 
+@pytest.mark.parametrize("given", ["by qkv_layout", "by argument"])
 def test_an_unknown_order_is_refused(given: str, tmp_path: Path) -> None:
     rewrite(tmp_path / "run", "split", {"qkv_layout": "sideways"} if given == "by qkv_layout" else {})
     with pytest.raises(CheckpointError, match="'sideways'"):
