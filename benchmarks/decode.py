@@ -49,7 +49,7 @@ from benchmarks.parts.transformers_export import TransformersBackend
 from model.command_line import ArgumentParser, run_program
 
 SLOW_TOKENS = 32  # tokens of an answer of backends that need tens of milliseconds per token
-# On one H200 at full size in float16, by "stage/row".
+# Targets on one H200 at full size in float16, by "stage/row".
 TARGETS: dict[str, Target] = {
     "ours/ready": at_most(10),
     f"ours/decode-{SHORT}": at_most(3.6),
@@ -76,7 +76,7 @@ TARGETS: dict[str, Target] = {
     f"hf/first-{LONG}": at_most(35),
     f"plain/decode-{SHORT}": at_most(11),
 }
-# Results of the original program on such a machine; SAT's own generation should be close.
+# Results of the original program on one H200 at full size in float16; SAT's own generation should be close.
 ORIGINAL_RESULTS = {
     f"original/decode-{SHORT}": 40.4,
     f"original/decode-{LONG}": 49.5,
@@ -220,7 +220,7 @@ class Plan:
         return Row(row.name, row.description, lambda measured: (row.value(measured)[0], note))
 
     def exported(self) -> list[Row]:
-        """Return the rows of plain transformers."""
+        """Return the table rows for plain transformers."""
         decode = [Row(f"decode-{n}", f"prompt {n}, ms/token", methodcaller("token_ms", n)) for n in (SHORT, LONG)]
         description = f"prompt {SHORT}, first token, ms"
         return [*decode, Row(f"first-{SHORT}", description, methodcaller("first_ms", SHORT))]

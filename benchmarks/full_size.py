@@ -175,7 +175,9 @@ def random_hf(config: dict[str, Any], device: torch.device, dtype: torch.dtype, 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose the model and the device."""
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU if available)")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="(default: chosen for the device and the size)")
+    parser.add_argument(
+        "--dtype", choices=list(DTYPES), help="dtype of the weights (default: chosen for the device and the size)"
+    )
     parser.add_argument(
         "--from_pretrained", metavar="NAME_OR_DIR", help=f"model, or {FULL_SIZE}, which is the default on a GPU"
     )

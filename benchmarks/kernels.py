@@ -113,7 +113,7 @@ def candidate_configs(case: MatmulCase) -> list[KernelConfig]:
 
 
 def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return configurations for one row: a thread reads one or two vectors of each weight row at a time."""
+    """Return configurations for one row of activations: a thread reads one or two vectors per weight row at a time."""
     width = 32 * VECTOR_WIDTH[case.kind]  # elements that a warp reads at once
     one = [KernelConfig(block_o, warps * width, warps, 1) for warps in (4, 8, 2) for block_o in (4, 8, 2, 16, 1)]
     two = [KernelConfig(block_o, 8 * width, 4, 1) for block_o in (2, 4, 8)]
@@ -122,7 +122,7 @@ def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
 
 
 def matmul_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return configurations for several rows: enough splits to occupy the whole GPU, and half of them."""
+    """Return configurations for several rows of activations, with enough splits to occupy the GPU, or half as many."""
     shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
     if case.kind == "int4":  # the block is as wide as a quantization group
         shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
@@ -312,8 +312,12 @@ def lines(name: str, table: Table) -> str:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights")
-    parser.add_argument("--rows", nargs="+", type=min_int(1), default=[1, MAX_ROWS], help="rows of activations")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights to measure (default: all)"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", type=min_int(1), default=[1, MAX_ROWS], help="numbers of rows of activations to measure"
+    )
     parser.add_argument("--in-use", action="store_true", help="measure only the current configurations")
     parser.add_argument("--seconds", type=min_int(1), default=90, help="time limit (default %(default)s)")
     workers = max(1, (os.cpu_count() or 2) - 2)

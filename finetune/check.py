@@ -187,7 +187,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def run(file: Path, from_pretrained: str, max_length: int) -> int:
     """Print the summary of a file; return `FAILURE` if there are rows that cannot be used."""
-    rows = read_rows(file)  # before the model is opened: the path may be misspelled
+    rows = read_rows(file)  # read before the model is opened, so that a misspelled path is reported at once
     findings = scan_rows(rows, make_encoder(from_pretrained, max_length))
     print_text(summarize(findings, file, from_pretrained, max_length))
     return FAILURE if findings.bad_rows else SUCCESS

@@ -74,7 +74,7 @@ def read_messages(messages: Any, key: str) -> list[Message]:
         RowFormatError: the messages have another format or order.
     """
     if not isinstance(messages, list) or not messages:
-        raise RowFormatError(f'its "{key}" is not a list of messages')
+        raise RowFormatError(f'its "{key}" is not a list of messages, or is empty')
     read = [read_message(message, key) for message in messages]
     roles = [message.role for message in read]
     first = next((index for index, role in enumerate(roles) if role != "system"), len(roles))
@@ -236,7 +236,11 @@ def read_row(record: Mapping[str, Any], number: int, folder: Path) -> Row:
 
 
 def read_texts(record: Mapping[str, Any]) -> RowTexts:
-    """Return the texts of a row."""
+    """Read the questions, answers and system messages of a row, in any of the formats.
+
+    Raises:
+        RowFormatError: the row has none of the formats.
+    """
     system = read_system(record.get("system"))
     for key in MESSAGE_KEYS:
         if key in record:
@@ -250,7 +254,11 @@ def read_texts(record: Mapping[str, Any]) -> RowTexts:
 
 
 def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]) -> RowTexts:
-    """Return the texts of a row whose messages are the value of `key`."""
+    """Read the questions, answers and system messages of a row whose messages are the value of `key`.
+
+    Raises:
+        RowFormatError: the messages have another format or order, or `history` or `system` is given twice.
+    """
     if record.get("history"):
         raise RowFormatError(f'it has both "history" and "{key}". Move the earlier turns to the beginning of "{key}"')
     messages = read_messages(record[key], key)
@@ -270,14 +278,22 @@ def read_conversation(record: Mapping[str, Any], key: str, system: Sequence[str]
 
 
 def read_system(value: Any) -> list[str]:
-    """Return the `system` of a row as a list of at most one text."""
+    """Return the `system` of a row as a list of at most one text.
+
+    Raises:
+        RowFormatError: the value is not a text.
+    """
     if value in (None, ""):
         return []
     return [require_text(value, "system")]
 
 
 def read_history(history: Any) -> list[tuple[str, str]]:
-    """Return the questions and answers of a `history`."""
+    """Return the questions and answers of a `history`.
+
+    Raises:
+        RowFormatError: the history has another format.
+    """
     try:
         return [(turn.question, turn.answer) for turn in to_turns(history)]
     except QuestionError as error:

@@ -18,7 +18,8 @@ def augment_selected(batch: Batch, chosen: Sequence[bool], crop: float, flip: bo
     """Return a batch with augmented images for some of its examples.
 
     Chosen examples with the same image get the same augmentation. If other examples have this image, too, the batch
-    contains both versions: with the original image, the model could memorize a chosen example by the image's details.
+    contains both versions: a chosen example must not get the original image, by whose details the model could memorize
+    the example.
 
     Args:
         batch: the batch.

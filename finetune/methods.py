@@ -78,7 +78,13 @@ def method_settings(config: TrainingConfig, layers: int) -> dict[str, Any]:
 def build_network(
     checkpoint: Checkpoint, settings: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> FineTuneVisualGLMModel:
-    """Build the network of a checkpoint with the adapter of `method_settings`; only LoRA has dropout."""
+    """Build the network of a checkpoint, in eval mode, with the adapter of `method_settings`.
+
+    The trainer switches on LoRA's dropout only.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete or does not fit the configuration.
+    """
     checkpoint.check_file_sizes()
     defaults = vars(FineTuneVisualGLMModel.get_args())
     args = Namespace(**{**defaults, **checkpoint.config, **settings, "skip_init": True})

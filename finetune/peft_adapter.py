@@ -86,7 +86,8 @@ def peft_config(
         "task_type": None,
         "base_model_name_or_path": base,
         "inference_mode": True,
-        # A list would match suffixes of names, which layers of the image encoder share with the language model's.
+        # A regular expression for full names: PEFT compares a list with the ends of names, and some layers of the
+        # image encoder have names that end like names of the language model.
         "target_modules": f"({'|'.join(map(re.escape, sorted(ranks)))})",
         "r": next(iter(ranks.values())),
         "lora_alpha": next(iter(alphas.values())),

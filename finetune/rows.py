@@ -62,7 +62,7 @@ def describe_text(text: bytes) -> str | None:
 
 
 def describe_object(path: Path) -> str | None:
-    """Return advice for a file that is a single JSON object over several lines; None if it is not."""
+    """Return a predicate with advice ("is one object ...") for a JSON object over several lines; None otherwise."""
     with path.open("rb") as file:
         first = file.readline().removeprefix(BOM).strip()
     if not first.startswith(b"{") or first.endswith(b"}"):
@@ -87,7 +87,7 @@ OnBadRow = Literal["error", "skip"]
 
 @dataclass
 class RowOffsets:
-    """Byte offsets of each row in the file, and its number; takes 24 bytes per row."""
+    """Byte offsets of each row in the file, and the row's number; takes 24 bytes per row."""
 
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     ends: "array[int]" = field(default_factory=lambda: array("q"))
@@ -149,8 +149,8 @@ def read_rows(path: str | Path) -> Rows:
             head = file.read(HEAD_BYTES)
         if kind := describe_head(head):
             raise DataError(f"The training data {path} is {kind}")
-        if fault := describe_object(path):
-            raise DataError(f"The training data {path} {fault}")
+        if predicate := describe_object(path):
+            raise DataError(f"The training data {path} {predicate}")
         is_list = head.removeprefix(BOM).lstrip().startswith(b"[")
         offsets = index_list(path) if is_list else index_lines(path)
     except OSError as error:

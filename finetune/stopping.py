@@ -1,5 +1,7 @@
 """Handle SIGTERM and SIGINT: the first stops the training after its step, a second one ends the process immediately.
 
+A launcher repeats signals: under a launcher, a second signal has no effect until `REPEATED_S` after the first.
+
 Python runs a signal handler only between two bytecode instructions of the main thread, and a backward pass or the
 writing of a file is a single one. So a separate thread handles signals: it reads their numbers from the descriptor to
 which the interpreter writes them as they arrive (`signal.set_wakeup_fd`).
@@ -19,7 +21,8 @@ from model.command_line import print_text
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SIGNAL_EXIT_BASE = 128  # plus the number of the signal: a shell's exit status
-# Launchers repeat signals, and send SIGTERM after the terminal's SIGINT: within this time it is the same request.
+# Launchers repeat signals, and send SIGTERM after the terminal's SIGINT: a signal within this time after the first one
+# is the same request.
 REPEATED_S = 3.0
 
 
@@ -32,7 +35,7 @@ class StopRequest:
 
     Attributes:
         signal: the number of the first signal; None before it arrives.
-        arrived: time at which it arrived, in seconds of `time.monotonic`.
+        arrived: time at which the first signal arrived, in seconds of `time.monotonic`.
     """
 
     def __init__(self, announces: bool = True, is_launched: bool = False) -> None:
@@ -47,7 +50,10 @@ class StopRequest:
         return self.signal is not None
 
     def handle(self, number: int) -> None:
-        """Handle a signal: request a stop, or end the process if it is a second signal."""
+        """Handle a signal: the first requests a stop, a second one ends the process.
+
+        Under a launcher, signals within `REPEATED_S` after the first have no effect.
+        """
         now = time.monotonic()
         if self.signal is None:
             self.signal, self.arrived = number, now

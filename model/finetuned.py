@@ -52,7 +52,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
     """VisualGLM with LoRA, QLoRA or P-tuning v2, selected by `use_lora`, `use_qlora` and `use_ptuning`.
 
     Args:
-        args: a namespace with the entries of model_config.json, and those of `add_model_specific_args`.
+        args: a namespace with the entries of model_config.json and the flags of `add_model_specific_args`.
     """
 
     def __init__(self, args: Namespace, transformer: nn.Module | None = None, **kwargs: Any) -> None:
@@ -62,7 +62,7 @@ class FineTuneVisualGLMModel(VisualGLMModel):  # public name
 
     @classmethod
     def add_model_specific_args(cls, parser: ArgumentParser) -> ArgumentParser:
-        """Add the flags of the fine-tuning methods, with the original's names and defaults."""
+        """Add the flags of the fine-tuning methods; the original's flags keep their names and defaults."""
         group = parser.add_argument_group("VisualGLM-finetune", "fine-tuning methods")
         add_method_flags(group.add_argument, pre_seq_len=8)
         help_ = "QLoRA: quantize the token embeddings to 8 bits"

@@ -29,7 +29,7 @@ from .kernels.torch_ops import check_bits
 from .quantization.quantize import allocate_quantized, lay_out_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
-# Without lengths: those in the file are for transformers' `generate`, and the programs have limits of their own.
+# The lengths in the file are not read: they are for transformers' `generate`; the programs have limits of their own.
 SAMPLING_SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 

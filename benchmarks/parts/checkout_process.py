@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DECODE, TRAIN = "decode", "train"
-FLAGS = ("--use_lora", "--lora_rank", "10", "--layer_range", "0")  # and layer 14, if the model has that many
+FLAGS = ("--use_lora", "--lora_rank", "10", "--layer_range", "0")  # measure_training adds layer 14 if the model has it
 BACKENDS = ("benchmarks.parts.backends", "benchmarks.parts.subjects")  # the second name is the former one
 TRAININGS = ("benchmarks.parts.finetune_ours", "benchmarks.parts.finetune_subject")
 

@@ -48,24 +48,24 @@ class Server:
 
     @property
     def model(self) -> str:
-        """The name of its model."""
+        """The name of the served model."""
         return str(json.loads(self.get("/v1/models")[1])["data"][0]["id"])
 
     @property
     def rss_mib(self) -> float:
-        """Its resident memory."""
+        """The resident memory of the server's process, in MiB."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     @property
     def pss_mib(self) -> float:
-        """The memory of its process and child processes; shared pages count once."""
+        """The memory of the server's process and its child processes, in MiB; shared pages count once."""
         processes = [self.process.pid, *children_of(self.process.pid)]
         return sum(map(pss_kib, processes)) / 1024
 
     @property
     def cpu_s(self) -> float:
-        """The CPU time used so far."""
+        """The CPU time that the server's process has used so far, in seconds."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

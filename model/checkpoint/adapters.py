@@ -94,7 +94,8 @@ def refuse_unmergeable(names: Iterable[str]) -> None:
         raise CheckpointError(
             f"P-tuning ({methods[PTUNING][0]} and others) cannot be merged: its prefixes are keys and values in the "
             "attention of every layer, which the weights of the base model cannot express. "
-            "Load it with the model class that it was trained with."
+            "Load it with the model class that it was trained with, or store the prefixes next to the weights by "
+            "`python -m finetune.merge RUN --out DIR --to hf`."
         )
     if QLORA in methods:
         raise CheckpointError(
@@ -185,7 +186,7 @@ def overlay_adapter(base: Tensors, trained: Tensors, layout: str, heads: int) ->
 
     Args:
         base: the base model, rows in the split order.
-        trained: the saved tensors, rows in the order `layout`, which is that of the result as well.
+        trained: the saved tensors, rows in the order `layout`; the result's rows have this order, too.
         heads: number of attention heads.
     """
     loaders = {}
@@ -209,11 +210,11 @@ def interleave_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
 
 
 def check_base_name(name: Any, runs: Sequence[Path]) -> None:
-    """Raise CheckpointError if `name` is not a name, or if the chain of base models is cyclic or too long.
+    """Raise CheckpointError for a base model without a name, or a chain of base models that is cyclic or too long.
 
     Args:
-        name: the base model of the last of `runs`.
-        runs: directories of a fine-tune, of its base, of the base of that, and so on.
+        name: the base model of the last of `runs`; a nonempty string or path.
+        runs: directories of a fine-tune, its base model, the base model's base model, and so on.
     """
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(

@@ -194,7 +194,7 @@ STACKED_MATRICES = {
     "lm_head": 1,
 }
 ROW_PARALLEL = (".dense.weight", ".dense_4h_to_h.weight")
-# SAT replicates smaller embeddings on every rank.
+# SAT shards embeddings of at least this many rows, and replicates smaller ones on every rank.
 LARGE_VOCABULARY = 1000
 VISION, QFORMER = "mixins.eva.model.vit.", "mixins.eva.model.qformer."
 
@@ -290,7 +290,9 @@ def check_parallel_size(size: int, config: Mapping[str, Any]) -> None:
     for title, sizes in submodels.items():
         heads, vocabulary = sizes["num_attention_heads"], sizes["vocab_size"]
         if size < 1 or heads % size or (vocabulary >= LARGE_VOCABULARY and vocabulary % size):
+            numbers = f"the {title}attention's {heads} heads"
+            if not title:
+                numbers = f"both {numbers} and the vocabulary of {vocabulary}"
             raise CheckpointError(
-                f"A model-parallel size of {size} does not divide the {title}attention's {heads} heads"
-                f"{f' and the vocabulary of {vocabulary}' if not title else ''}. Choose one that does, e.g. 1 or 2."
+                f"A model-parallel size of {size} does not divide {numbers}. Choose one that does, e.g. 1 or 2."
             )

@@ -48,9 +48,10 @@ class CudaGraphs:
 
 # Batch sizes of a decode step are padded to these.
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-# The KV cache capacity grows in multiples of these tokens, so that it rarely has to; 57 MB each at full size.
+# The KV cache's capacity grows in steps of this many tokens, so that it rarely grows. At full size in float16, a step
+# takes 59 MB per slot.
 CACHE_GROWTH = 128
-# A captured decode step attends to sequence lengths up to the next multiple of these tokens.
+# A captured decode step serves all sequence lengths up to a multiple of this many tokens.
 ATTENTION_BUCKET = 256
 # A prefill of at most this many padded tokens is captured as one graph. More tokens would not gain from it: the CPU
 # launches the kernels of longer prompts in less time than the GPU needs to run them.
@@ -61,12 +62,12 @@ PREFILL_BATCH_BUCKETS = (1, 2, 4, 8)
 
 
 def pad_to_bucket(number: int, buckets: tuple[int, ...]) -> int:
-    """Return the smallest bucket that holds `number`; `number` itself beyond the last bucket."""
+    """Return the smallest bucket that holds `number`; `number` itself if it exceeds the last bucket."""
     return next((bucket for bucket in buckets if bucket >= number), number)
 
 
 def round_up(number: int, step: int) -> int:
-    """Return the next multiple of `step`."""
+    """Return the smallest multiple of `step` that is at least `number`."""
     return -(-number // step) * step
 
 

@@ -44,7 +44,7 @@ class Decoder(Protocol):
         ...
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Move a sequence of `length` tokens from one slot to another, and free its own slot."""
+        """Move a sequence of `length` tokens from the slot `source` to `target`, and free `source`."""
         ...
 
     def free(self, slot: int) -> None:
@@ -52,7 +52,7 @@ class Decoder(Protocol):
         ...
 
     def clear(self, slot: int) -> None:
-        """Clear a slot that contains NaN, so that it cannot contaminate other sequences."""
+        """Clear a slot that contains NaN, so that it cannot reach the next sequence in the slot."""
         ...
 
     def grow(self, slots: int, capacity: int) -> None:

@@ -72,12 +72,12 @@ class KVCache:
         self.key_values[:, :, slots, :, : self.prefix_length] = torch.stack(list(prefix))[:, :, None]
 
     def set_positions(self, slots: torch.Tensor, contexts: torch.Tensor, table: torch.Tensor) -> None:
-        """Compute the rotary tables of slots for new prompts, with the positions of `positions_2d`.
+        """Write the rotary tables of slots for new prompts, at the positions that `positions_2d` returns.
 
         Args:
             slots: int64 [n].
             contexts: int64 [n], context length of each prompt.
-            table: cosines and sines [2, positions, head_dim / 2] of half a head.
+            table: cosines and sines [2, positions, head_dim / 2]; each half of a head uses one position id.
         """
         positions = positions_2d(
             torch.arange(self.capacity, device=slots.device), contexts[:, None]
@@ -95,7 +95,7 @@ class KVCache:
         self.lengths[slot : slot + 1] = -1
 
     def move_slot(self, source: int, target: int, length: int) -> None:
-        """Copy a slot of `length` tokens to another slot, and mark its own as free."""
+        """Copy `length` tokens from the slot `source` to `target`, and mark `source` as free."""
         end = self.prefix_length + length
         self.key_values[:, :, target, :, :end] = self.key_values[:, :, source, :, :end]
         for tensor in (self.lengths, self.cos_sin):
@@ -103,5 +103,5 @@ class KVCache:
         self.free_slot(source)
 
     def zero_slot(self, slot: int) -> None:
-        """Zero a slot that contains NaN, so that it cannot contaminate the next sequence in that slot."""
+        """Zero a slot that contains NaN, so that it cannot reach the next sequence in the slot."""
         self.key_values[:, :, slot] = 0

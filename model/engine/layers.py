@@ -191,7 +191,8 @@ class Layers:
         num_heads: H, attention heads.
         head_dim: width of a head.
         residual_scale: factor of the residual branch.
-        cos_sin_table: [2, positions, head_dim / 2], cosines and sines of all positions for half a head.
+        cos_sin_table: cosines and sines of all positions [2, positions, head_dim / 2]; each half of a head uses one
+            position id.
     """
 
     def __init__(self, network: Network) -> None:
@@ -207,7 +208,7 @@ class Layers:
         return len(self.weights.layers)
 
     def iter_layers(self, x: torch.Tensor, attend: Attend) -> Iterator[torch.Tensor]:
-        """Yield the hidden states x [N, D] after each layer."""
+        """Run the layers on x [N, D]; yield the hidden states [N, D] after each layer."""
         for index, layer in enumerate(self.weights.layers):
             m = self._attention_block(layer, x, partial(attend, index))
             x = layer.to_h(layer.to_4h(m, gelu=True), residual=m, alpha=self.residual_scale)
@@ -220,11 +221,11 @@ class Layers:
         return layer.post_norm(layer.dense(context, residual=h, alpha=self.residual_scale))
 
     def run(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Return the hidden states x [N, D] after the last layer."""
+        """Run all layers on x [N, D]; return the hidden states [N, D] after the last layer."""
         return deque(self.iter_layers(x, attend), maxlen=1)[0]
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, V] of the last layer's hidden states x [N, D]."""
+        """Return the logits [N, V] for x [N, D], the hidden states after the last layer."""
         return self.weights.lm_head(self.weights.final_norm(x)).float()
 
     def decode(self, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:

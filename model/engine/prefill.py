@@ -84,7 +84,10 @@ class PrefillInputs:
         return PaddedPrompts(slots, contexts, lengths, image_starts, ids.view(count, length + 1))
 
     def embed(self, prompts: PaddedPrompts) -> torch.Tensor:
-        """Return the embedded prompts [n * length + n, D] with their images: all contexts, then the <sop> of each."""
+        """Return the embedded prompts [n * length + n, D], with the image embeddings in their positions.
+
+        The rows of all contexts, each padded to `length` tokens, come first; then one row per prompt for its <sop>.
+        """
         count, width = prompts.ids.shape
         embedded = self.network.embed_tokens(prompts.ids.flatten()).view(count, width, -1)
         device, last = prompts.ids.device, self.images.shape[1] - 1

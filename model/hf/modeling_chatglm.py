@@ -331,7 +331,8 @@ class ChatGLMForConditionalGenerationWithImage(  # public name
             # safetensors creates files with mode 0600; the configuration's mode follows the umask.
             mode = stat.S_IMODE((Path(save_directory) / "config.json").stat().st_mode)
             for path in Path(save_directory).glob("model*.safetensors"):
-                if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes reject chmod
+                # No chmod without need: file systems without modes reject it.
+                if stat.S_IMODE(path.stat().st_mode) != mode:
                     path.chmod(mode)
 
 

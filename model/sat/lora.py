@@ -116,7 +116,7 @@ class LoraLinear(nn.Module):
     Args:
         original: the unchanged layer, with `weight` [out, in].
         partitions: number of equal partitions of its outputs.
-        rank: of the matrices of each partition.
+        rank: rank of the matrices of each partition.
         alpha: LoRA is scaled by alpha / rank.
         dropout: dropout probability on the LoRA input.
 
@@ -132,7 +132,8 @@ class LoraLinear(nn.Module):
         super().__init__()
         weight: Any = original.weight
         out_size, in_size = weight.shape
-        device = "cpu" if weight.is_meta else weight.device  # a model built on the meta device is moved later
+        # For a model on the meta device, the matrices are created on the CPU: they are moved with the model later.
+        device = "cpu" if weight.is_meta else weight.device
         made: dict[str, Any] = {"dtype": weight.dtype, "device": device}
         self.original = original  # checkpoint key
         bound = in_size**-0.5  # SAT's distribution, by functions that also draw in a model built on the meta device

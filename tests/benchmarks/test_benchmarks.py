@@ -72,7 +72,7 @@ def test_chat_has_a_row_for_each_way_and_the_same_tokens() -> None:
     ]
     answers = [row for row in rows if row[0] == "56 + 4"]
     assert [row[1] for row in answers] == ["ours", "SAT", "SAT, scripted"]
-    assert re.search(r"ours / the faster SAT: [0-9.]+ to [0-9.]+; target at least 2", output)
+    assert re.search(r"the faster SAT row of each case: [0-9.]+ to [0-9.]+; target at least 2", output)
 
 
 def test_decode_compares_with_sat() -> None:

@@ -1,4 +1,4 @@
-"""Two models answer the same questions; correct answers are counted, compared as the chat displays them."""
+"""Two models answer the same questions; an answer is correct if it equals the expected one as the chat displays it."""
 
 import json
 import re

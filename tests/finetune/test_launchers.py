@@ -159,7 +159,7 @@ def test_answers_of_any_length_under_zero_3(tmp_path: Path) -> None:
     ],
 )
 def test_two_processes_train_with_rehearsal_like_one(stage: str, method: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """In some steps a process has no rehearsal examples, or nothing else."""
+    """In some steps a process has no rehearsal examples, or only rehearsal examples."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = [*method, "--rehearsal", "5", "--train-iters", "6", "--log-interval", "1"]
     run = launch(TWO, data, tmp_path / "save", *flags, "--batch-size", "1", "--zero-stage", stage)

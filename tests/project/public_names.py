@@ -171,7 +171,7 @@ def list_members(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def describe(name: str, value: Any) -> Iterator[tuple[str, list[str] | None]]:
-    """Yield the signature of a function, or of a class and its methods; None if not callable."""
+    """Yield (name, signature) of a function, or of a class and its members; the signature is None if not callable."""
     if inspect.isclass(value):
         words = None if issubclass(value, BaseException) else describe_signature(value)
         yield name, words

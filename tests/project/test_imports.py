@@ -11,7 +11,7 @@ MODULES = sorted((ROOT / "model").rglob("*.py"))
 LAYERS = ("visualglm", "finetune", "tiny", "benchmarks", "tests", "cli_demo", "web_demo", "api")
 NEVER = ("gradio", "fastapi", "deepspeed", "ray", "cpm_kernels", "torchvision")
 MAY_IMPORT = {
-    "sat": {"sat", "blip2", "visualglm", "finetuned", "loading"},
+    "sat": {"sat", "blip2", "visualglm", "finetuned"},
     "transformers": {"hf", "checkpoint", "hf_loading"},
     "triton": {"kernels"},
 }

@@ -96,8 +96,9 @@ def grade_is_beside(facts: Facts, answer: ParsedAnswer) -> bool:
     true = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
     claims = []
     for mention in answer.mentions_in(answer.affirmed):
-        if side := _side_of(mention):  # the opposite side, if the clause is about the second thing
+        if side := _side_of(mention):
             is_inverse = mention.kind is not None and match_things(mention, facts.things) == [0]
+            # A side of the second thing relative to the first claims the opposite side of the first thing.
             claims.append((OPPOSITES.get(side) if is_inverse else side) == true)
     return answer.answers_yes_no(bool(facts.value), claims)
 

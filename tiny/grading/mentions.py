@@ -9,8 +9,8 @@ from typing import Any
 from tiny.words.sentences import Language, read_sentences
 from tiny.words.vocabulary import NOUNS, Noun, make_plural
 
-FIELDS = {"colour": "color"}  # group of the scanner -> field of a Mention, where they differ
-GROUPS = ("colour", "region", "number", "size", "side")  # groups of the scanner other than the kinds
+FIELDS = {"colour": "color"}  # named group of the mention scanner -> field of a Mention, if they differ
+GROUPS = ("colour", "region", "number", "size", "side")  # named groups of the mention scanner besides "kind"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def expression(language: Language, key: str) -> re.Pattern[str]:
 
 
 def occurs(language: Language, key: str, text: str) -> bool:
-    """Check whether that expression matches anywhere in a lower-case text."""
+    """Check whether the expression `key` matches anywhere in a lower-case text."""
     return expression(language, key).search(text) is not None
 
 

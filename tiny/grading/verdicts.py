@@ -106,7 +106,7 @@ def _number_matches(facts: Facts, answer: ParsedAnswer) -> bool:
 
 
 def _largest_matches(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Check that only things that may be the largest are called so."""
+    """Check that the answer calls only things the largest that may be the largest."""
     clauses = [clause for clause in split_clauses(answer.text) if occurs(answer.language, "largest", clause)]
     largest = {*facts.largest, *((None, kind) for _, kind in facts.largest)}
     return not largest or largest >= set(list_names(answer.mentions_in(clauses)))
@@ -123,7 +123,10 @@ def _grade_value(facts: Facts, answer: ParsedAnswer) -> bool:
 
 
 def _grade_count(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Check that the only number in the answer is the correct one."""
+    """Check that the answer gives the correct count and no other; counts of the parts of a listing do not matter.
+
+    Without a number, a text with "one" counts as 1, and a negated text as 0.
+    """
     numbers = values(answer.mentions, "number")
     if answer.is_negated:
         return numbers <= {0} and facts.value == 0

@@ -119,7 +119,7 @@ def word_relation(language: Language, facts: Facts) -> str:
 
 
 def word_is_beside(language: Language, facts: Facts) -> str:
-    """State whether one thing is on that side of another."""
+    """State whether one thing is on the asked side of another."""
     side = str(facts.way) if facts.value else OPPOSITES[str(facts.way)]
     name = name_thing(language, facts.kind, facts.color)
     clause = _fill(language, "place", name=name, place=_beside(language, facts, side))

@@ -6,7 +6,7 @@ from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region_o
 from tiny.scenes.relations import SIDES, is_larger, is_on_side, list_in_region
 from tiny.words.sentences import Rng, pick
 
-REDUNDANT_COLOR_RATE = 0.2  # share of questions that give a color although the kind is unambiguous
+REDUNDANT_COLOR_RATE = 0.2  # share of the questions about a thing of unambiguous kind that give its color, too
 
 
 def list_unique(scene: Scene) -> list[Thing]:
@@ -46,7 +46,7 @@ def list_side_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
 
 @lru_cache(maxsize=64)
 def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
-    """Return all (thing, side, is occupied) whose things on that side are unambiguous."""
+    """Return (thing, side, is occupied) for each side of a thing where it is unambiguous which things are there."""
     found = []
     for thing in scene.things:
         for side in SIDES:

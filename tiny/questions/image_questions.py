@@ -19,9 +19,9 @@ from tiny.words.sentences import Language, Rng, pick
 STYLES = {"describe": describe_plainly, "describe_detail": describe_in_detail, "describe_short": describe_briefly}
 STYLE_ENDS = (0.45, 0.8, 1.0)  # cumulative shares of the styles
 REGION_RATE = 0.25  # share of "objects" questions about one region
-EMPTY_RATE = 0.33  # share of them about an empty region
+EMPTY_RATE = 0.33  # share of the questions about one region that are about an empty one
 EXTREMES = {"larger": "largest", "smaller": "smallest"}
-OCCUPIED_RATE = 0.8  # share of "relation" questions about an occupied side
+OCCUPIED_RATE = 0.8  # probability that a "relation" question is restricted to occupied sides, if there are any
 
 
 def answer(name: str, language: Language, question: str, query: Facts, scene: Scene) -> Example:
@@ -206,7 +206,7 @@ def ask_larger_of(
 
 
 def ask_relation(scene: Scene, rng: Rng, language: Language) -> Example:
-    """Ask which things are on one side of a thing, or whether one thing is there."""
+    """Ask which things are on one side of a thing, or whether one thing is on a side of another."""
     pairs = choices.list_side_pairs(scene) if rng.random() < 0.25 else []
     if pairs:
         return _ask_is_beside(scene, rng, language, *pick(rng, pairs))
@@ -217,7 +217,7 @@ def ask_relation(scene: Scene, rng: Rng, language: Language) -> Example:
 
 
 def ask_relation_of(scene: Scene, rng: Rng, language: Language, thing: Thing, side: str) -> Example:
-    """Ask which things are on that side of the thing."""
+    """Ask which things are on the side `side` of the thing."""
     name = choices.sample_name(rng, scene, thing)
     fields = {**other_fields(rng, language, *name), **side_field(rng, language, side)}
     question = word_question(rng, language, "relation", **fields)

@@ -63,7 +63,7 @@ class Thing:
 
     Attributes:
         kind: one of KINDS.   color: one of COLORS.   size: a key of SIZES.
-        x, y: its center.
+        x, y: its center, in fractions of the image side.
         angle: rotation in degrees, clockwise.
         flipped: whether it is mirrored horizontally.
         scale: factor relative to the nominal radius of its size.
@@ -178,7 +178,7 @@ def _sample_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]
 
 
 def _place_things(rng: np.random.Generator, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
-    """Place a thing for each name; return None if one does not fit."""
+    """Place a thing for each (color, kind) pair; return None if one of them finds no free position in 20 attempts."""
     things: list[Thing] = []
     for color, kind in names:
         for _ in range(20):

@@ -32,7 +32,7 @@ CROSS_ATTENTION = [True, True, True]
 
 
 def make_config(tokenizer: Any) -> dict[str, Any]:
-    """Return the entries of model_config.json for a tokenizer's vocabulary."""
+    """Return the content of model_config.json, with the vocabulary size and special tokens of a tokenizer."""
     shared = {"layernorm_order": "pre", "model_parallel_size": 1, "num_attention_heads": 4}
     eva_args = {
         **shared,

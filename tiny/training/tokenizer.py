@@ -24,14 +24,14 @@ from tiny.words.vocabulary import NAMES, NOUNS
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
 CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
-CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # punctuation and characters
+CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # Chinese punctuation and Chinese characters
 LAYOUT = re.compile("|".join(map(re.escape, whitespace_pieces())))
-LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # characters; Chinese words rarely have more than four
+LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # in characters; Chinese words rarely have more than four
 # Chinese has no spaces, so colors and nouns are split here: if 红色的球 were one piece, a held-out pair would be
 # tokenized unlike all other pairs.
 COLORS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])
 SPLIT_OFF = re.compile("|".join((f"([{COLORS}]色?的?)", *(f"({noun.zh})" for noun in NOUNS.values()))))
-PIECES_FIELD, TRAINER_FIELD = 1, 2  # of ModelProto
+PIECES_FIELD, TRAINER_FIELD = 1, 2  # field numbers of ModelProto
 SEEDS_FIELD = 54  # TrainerSpec.seed_sentencepieces_file
 
 

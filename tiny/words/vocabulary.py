@@ -30,7 +30,12 @@ OBJECT = Noun(**NAMES["object"])
 
 
 def names_of(language: Language, group: str, key: str) -> list[str]:
-    """Return all names of a key of "colours", "regions", "sides", "ways" or "sizes", the one for answers first."""
+    """Return all names of `key` in `group`; answers use the first.
+
+    Args:
+        group: "colours", "regions", "sides", "ways" or "sizes".
+        key: a color, region, side, way or size.
+    """
     names: list[str] = NAMES[group][key][language]
     return names
 

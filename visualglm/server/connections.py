@@ -27,8 +27,8 @@ class ConnectionLimits:
     """Limits the open connections, in total and for each client address. For use on the event loop only.
 
     Args:
-        max_total: connections in total.
-        max_per_client: connections of one client address, except loopback addresses and `trusted`.
+        max_total: maximum number of connections.
+        max_per_client: maximum number of connections of one client address, except loopback addresses and `trusted`.
         trusted: addresses or networks of proxies, whose connections belong to many clients.
     """
 

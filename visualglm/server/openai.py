@@ -99,7 +99,7 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/models/", include_in_schema=False)
     @router.get("/models", response_model=Models, responses={401: {"model": ProtocolError}})
     async def models() -> Any:
-        """List the model."""
+        """List the served model."""
         return {"object": "list", "data": [describe()]}
 
     # `:path` because the name of a model may contain slashes.
@@ -109,7 +109,7 @@ def make_router(service: Service) -> APIRouter:
         responses={status: {"model": ProtocolError} for status in (401, 404)},
     )
     async def retrieve(model: str) -> Any:
-        """Describe the model."""
+        """Return the model's entry of /v1/models."""
         check_model(model, name)
         return describe()
 

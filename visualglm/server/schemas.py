@@ -94,14 +94,14 @@ def _unknown_key_error(key: str, name: str, reason: str) -> ApiError:
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 256
-MAX_TURNS = 1000  # of a history, and messages of each role; the settings may allow fewer
+MAX_TURNS = 1000  # maximum of a history; of messages, twice as many are allowed. The settings may allow fewer
 MAX_INTEGER = 2**31 - 1
 MAX_SEED = 2**63 - 1
 UNLIMITED = -1
 
 
 def replace_unlimited(instead: int | None, schema: Any) -> BeforeValidator:
-    """Return a validator that replaces -1, which clients of other servers send for no limit or seed, by `instead`.
+    """Return a validator that replaces -1 by `instead`: clients of other servers send -1 for no limit or no seed.
 
     Args:
         schema: the type of all other values, for the OpenAPI document.

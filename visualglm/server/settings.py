@@ -140,17 +140,17 @@ class Settings:
 
 
 def flag_name(item: Any) -> str:
-    """Return the flag of a field."""
+    """Return the command-line flag of a field of `Settings`."""
     return item.metadata["flag"] or f"--{item.name.replace('_', '-')}"
 
 
 def variable_name(item: Any) -> str:
-    """Return the environment variable of a field."""
+    """Return the environment variable of a field of `Settings`."""
     return ENVIRONMENT_PREFIX + flag_name(item).removeprefix("--").replace("-", "_").upper()
 
 
 def read_environment(item: Any, environment: Mapping[str, str], note: Callable[[str], None]) -> Any:
-    """Return a field's value from the environment; None if unset, or set by Kubernetes to the address of a service.
+    """Return a field's value from the environment; None if the variable is unset or a service link of Kubernetes.
 
     Raises:
         SettingError: the value is invalid.

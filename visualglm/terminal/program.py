@@ -41,8 +41,8 @@ def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespa
     add = parser.add_argument
     add("--image", metavar="PATH_OR_URL", help="first image; an empty string to start without one")
     add("--query", help="answer this one question and exit")
-    add("--prompt_zh", help=f"first question in Chinese (default {CHINESE.describe})")
-    add("--prompt_en", help=f"first question in English (default {ENGLISH.describe})")
+    add("--prompt_zh", help=f"first question about each image, in Chinese (default {CHINESE.describe})")
+    add("--prompt_en", help=f"first question about each image, in English (default {ENGLISH.describe})")
     DEMO.add_arguments(parser)
     options = parser.parse_args()
     if options.query is not None and not options.query.strip():

@@ -37,12 +37,12 @@ PREFIXES = ("/gradio_api/file=", "/gradio_api/heartbeat/")
 
 
 def is_public(path: str) -> bool:
-    """Return whether a path can be requested without a login."""
+    """Return whether a URL path can be requested without a login."""
     return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
 
 
 def is_used(path: str) -> bool:
-    """Return whether the page uses a path."""
+    """Return whether the page sends requests to this URL path."""
     return is_public(path) or path in PATHS or path.startswith(PREFIXES)
 
 
@@ -80,7 +80,10 @@ class AccessPolicy:
         return self.any_name or is_own_host(host, self.names) or self._is_share(host)
 
     def allows_origin(self, headers: Mapping[str, str]) -> bool:
-        """Return whether a request has this page's Origin, or none, as requests of programs and followed links."""
+        """Return whether a request's Origin is this page under one of its names.
+
+        True without an Origin: requests of programs and followed links have none.
+        """
         origin = headers.get("origin")
         if origin is None:
             return True

@@ -76,13 +76,13 @@ def is_logged_in(app: Any, cookie_header: str) -> bool:
     return any(name in cookies and cookies[name].value in app.tokens for name in names)
 
 
-MAX_BODY_BYTES = 1024**2  # of a request, except an upload
-MAX_PUBLIC_BODY_BYTES = 16 * 1024  # of a request that needs no login
+MAX_BODY_BYTES = 1024**2  # maximum body of a request that is not an upload
+MAX_PUBLIC_BODY_BYTES = 16 * 1024  # maximum body of a request that needs no login
 BODY_TIMEOUT_S = 30.0
 UPLOAD_TIMEOUT_S = 600.0
-MAX_PENDING_EVENTS = 16  # of one visitor: events whose results were not fetched
-MAX_PENDING_VISITORS = 4000
-MAX_SESSION_HASH = 64  # characters
+MAX_PENDING_EVENTS = 16  # maximum number of a visitor's events whose results were not fetched
+MAX_PENDING_VISITORS = 4000  # with more, the events of ended sessions are dropped
+MAX_SESSION_HASH = 64  # maximum number of characters of a session_hash
 FILE_POLICY = "default-src 'none'; sandbox; "  # an upload that a browser opens must not execute anything
 UPLOAD, JOIN, FILE = "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/file="
 logger = logging.getLogger(__name__)
@@ -173,7 +173,11 @@ class PageMiddleware:
             self.check_event_stream(scope)
 
     def check_event_stream(self, scope: Scope) -> None:
-        """Check that the session has pending events: otherwise Gradio fails with a traceback during the response."""
+        """Check that the session has pending events: otherwise Gradio fails with a traceback during the response.
+
+        Raises:
+            RequestError: the session has no pending events.
+        """
         given = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
         if given not in self.blocks._queue.pending_messages_per_session:
             raise RequestError(404, "This session has no events.")
@@ -186,10 +190,10 @@ class PageMiddleware:
         headers["Content-Security-Policy"] = prefix + self.access.frame_policy
 
     async def read_body(self, path: str, receive: Receive) -> Receive:
-        """Read a body within limits of size and time, validate it, and return a `receive` that replays it.
+        """Read a body within limits of size and time, check it if it is an event; return a `receive` that replays it.
 
         Raises:
-            RequestError: the body is too large, too slow or invalid.
+            RequestError: the body is too large or too slow, or is an invalid event.
         """
         limit = MAX_PUBLIC_BODY_BYTES if is_public(path) else MAX_BODY_BYTES
         body = bytearray()
@@ -245,7 +249,7 @@ class PageMiddleware:
         """Forward a login and count its failure.
 
         Raises:
-            RequestError: the address has to wait after failed logins.
+            RequestError: the client's address has to wait after failed logins.
         """
         address = scope["client"][0] if scope.get("client") else ""
         if seconds_to_wait := self.attempts.seconds_to_wait(address):

@@ -44,7 +44,7 @@ def make_request(case: dict[str, Any], images: torch.Tensor | None) -> Request:
 
 
 def build_prefixed(golden_spec: Any) -> VisualGLMModel:
-    """Return the goldens' model with a P-tuning prefix."""
+    """Return the small model of the golden outputs, with a P-tuning prefix."""
     model = build_model(golden_spec)
     num_heads, layers = model.num_heads, len(model.transformer.layers)
     prefix = PTuningV2Mixin(layers, model.transformer.hidden_size // num_heads, num_heads, 5)

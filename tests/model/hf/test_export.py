@@ -57,7 +57,7 @@ print(json.dumps({Path(path).name: load(path) for path in paths}))
 
 
 def make_export(directory: Path) -> Path:
-    """Create a directory of visualglm-tiny with its exported code."""
+    """Copy visualglm-tiny to `directory`, with the exported code."""
     shutil.copytree(TINY, directory)
     export_code(directory)
     return directory

@@ -18,7 +18,8 @@ from model.hf.layers_chatglm import (
 from tests.helpers.hf_models import CASES, SPEC
 
 MARKS = SpecialTokenIds(bos=94, gmask=91, mask=90, pad=3)
-# A pad, three context tokens with [gMASK], <sop>, two answer tokens.
+# Row 0: a pad, three context tokens with [gMASK]. Row 1: four context tokens with [MASK], no pad. Then <sop> and two
+# answer tokens each.
 IDS = torch.tensor([[3, 10, 11, 91, 94, 20, 21], [12, 13, 14, 90, 94, 20, 21]])
 
 

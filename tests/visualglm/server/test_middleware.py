@@ -55,7 +55,8 @@ def test_a_rejected_client_gets_the_response_after_its_complete_body(header, sta
         socket.create_connection(("127.0.0.1", client.port)) as sock,
     ):
         sock.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n{header}\r\n\r\n".encode())
-        for part in (b"x" * 20, b"y" * 20):  # on a closed connection, the first part would cause a reset
+        # On a closed connection, the first part would be answered by a reset, and sending the second would fail.
+        for part in (b"x" * 20, b"y" * 20):
             time.sleep(0.2)
             sock.sendall(part)
         assert sock.recv(4096).split()[1] == status
