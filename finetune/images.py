@@ -115,7 +115,7 @@ class FileEmbeddingCache:
         return [image >= 0 and batch.image_paths[image] in self.embeddings for image in batch.image_indices]
 
     def _compute(self, pixels: torch.Tensor) -> torch.Tensor:
-        # Cloned, because the encoder reuses its output buffer.
+        # The embeddings are cloned, because the encoder reuses its output buffer.
         return torch.cat([self.encoder.encode(part).clone() for part in pixels.split(BATCH_BUCKETS[-1])])
 
     def _keep(self, path: Path, embedding: torch.Tensor) -> None:

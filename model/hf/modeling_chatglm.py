@@ -115,7 +115,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             raise ValueError("Give input_ids, or inputs_embeds with position_ids [B, 2, T].")
         if use_cache and past_key_values is None:
             past_key_values = new_cache()
-        width = self.config.hidden_size // (2 * self.config.num_attention_heads)  # of half a head
+        width = self.config.hidden_size // (2 * self.config.num_attention_heads)  # width of half a head
         positions = position_ids.to(inputs_embeds.device).transpose(1, 2)  # [B, T, 2]
         tables = rotary_tables(positions, width, inputs_embeds.dtype)  # [B, T, 2, width] each
         cos, sin = (table.flatten(2)[:, :, None, None] for table in tables)

@@ -145,7 +145,7 @@ def _grade_existence(facts: Facts, answer: ParsedAnswer) -> bool:
     return answer.is_negated and not YES.match(answer.text) and not values(answer.mentions, "region")
 
 
-# Aspect -> its grader, and the field, in addition to the kinds, in which an answer may name nothing false.
+# Aspect -> its grader, and a field: the kinds and the values of this field in an answer must occur in the facts.
 GRADERS: dict[str, tuple[Callable[[Facts, ParsedAnswer], bool], str]] = {
     "things": (_grade_things, "kind"),
     "colour": (_grade_value, "region"),

@@ -51,9 +51,9 @@ HELD_OUT = frozenset(
     }
 )
 LINE_MARGIN = 0.04  # minimum distance of a center to a region border
-JSON_KEYS = {"color": "colour"}  # field of a Thing -> its key in JSON, where that differs
+JSON_KEYS = {"color": "colour"}  # field of a Thing -> its key in JSON, if they differ
 EDGE_MARGIN = 0.02  # minimum distance of a thing to the image border
-MIN_DISTANCE = 0.87  # of two centers, relative to the sum of their radii: keeps occlusion well under 30 %
+MIN_DISTANCE = 0.87  # minimum distance of two centers / sum of the radii: keeps occlusion well under 30 %
 SAME_REGION_GAP = 0.08  # minimum difference in x within a region, so that left and right are unambiguous
 
 

@@ -26,7 +26,7 @@ CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>"
 HEAD_PIECES = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE)
 CHINESE = re.compile("[\u3001-\u303f\u4e00-\u9fff]")  # Chinese punctuation and Chinese characters
 LAYOUT = re.compile("|".join(map(re.escape, whitespace_pieces())))
-LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # in characters; Chinese words rarely have more than four
+LONGEST_PIECE, LONGEST_CHINESE = 16, 4  # maximum characters; Chinese words rarely have more than four
 # Chinese has no spaces, so colors and nouns are split here: if 红色的球 were one piece, a held-out pair would be
 # tokenized unlike all other pairs.
 COLORS = "".join(name[0] for names in NAMES["colours"].values() for name in names["zh"])

@@ -28,7 +28,7 @@ IMAGE_NAMES = frozenset(
     for prefix in ("", "input_", "base64_")
     for suffix in ("", "_url", "_urls", "_path", "_file", "_base64", "_b64", "_data")
 ) - {"image"}
-MAX_KEYS = 100  # of a request that are compared; it may have thousands
+MAX_KEYS = 100  # maximum number of unknown keys of a request that are compared; it may have thousands
 SHORT_NAME_LENGTH = 4  # letters; many unrelated words are within two edits of such a name
 EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
 
@@ -94,7 +94,7 @@ def _unknown_key_error(key: str, name: str, reason: str) -> ApiError:
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 256
-MAX_TURNS = 1000  # maximum of a history; of messages, twice as many are allowed. The settings may allow fewer
+MAX_TURNS = 1000  # half the maximum number of messages; the settings limit the turns of a history
 MAX_INTEGER = 2**31 - 1
 MAX_SEED = 2**63 - 1
 UNLIMITED = -1
