@@ -110,7 +110,11 @@ def is_factor(name: str) -> bool:
 
 
 def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
-    """Return the merged weight [out, in] of one LoRA layer, in the dtype of the original weight."""
+    """Return the merged weight [out, in] of one LoRA layer, in the dtype of the original weight.
+
+    Raises:
+        CheckpointError: the shapes of the tensors do not fit together.
+    """
     lora_a: list[torch.Tensor] = []
     lora_b: list[torch.Tensor] = []
     while f"{layer}.matrix_A.{len(lora_a)}" in tensors:
@@ -153,7 +157,11 @@ def to_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tensor
 
 
 def build_prefix_table(tensors: Tensors, names: list[str]) -> torch.Tensor:
-    """Return the embedding table [P, layers * 2 * D] of the prefixes called `names`, which are in layer order."""
+    """Return the embedding table [P, layers * 2 * D] of the prefixes called `names`, which are in layer order.
+
+    Raises:
+        CheckpointError: the shapes of the tensors do not fit together.
+    """
     with translate_shape_errors(PREFIX_TABLE):
         prefixes = torch.stack([tensors[name] for name in names])  # [layers, 2, H, P, head_dim]
         return prefixes.permute(3, 0, 1, 2, 4).flatten(1)
@@ -175,7 +183,11 @@ def from_prefix_table(tensors: Tensors, config: Mapping[str, Any]) -> tuple[Tens
 
 
 def read_layer_prefix(tensors: Tensors, number: int, layers: int, heads: int) -> torch.Tensor:
-    """Return the prefix [2, H, P, head_dim] of a layer from the embedding table."""
+    """Return the prefix [2, H, P, head_dim] of a layer from the embedding table.
+
+    Raises:
+        CheckpointError: the table's width does not fit the layers and heads.
+    """
     table = tensors[PREFIX_TABLE]
     with translate_shape_errors(PREFIX_TABLE):
         return table.view(len(table), layers, 2, heads, -1)[:, number].permute(1, 2, 0, 3).contiguous()
@@ -204,7 +216,11 @@ def wrapped_name(name: str, trained: Tensors) -> str:
 
 
 def interleave_tensor(tensors: Tensors, name: str, heads: int) -> torch.Tensor:
-    """Convert the rows of the tensor called `name` from the split to the interleaved order."""
+    """Convert the rows of the tensor called `name` from the split to the interleaved order.
+
+    Raises:
+        CheckpointError: the number of rows does not fit the heads.
+    """
     with translate_shape_errors(name):
         return interleave_qkv(tensors[name], heads)
 
