@@ -8,6 +8,7 @@ none of those packages is needed.
 import json
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -239,3 +240,18 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     except SafetensorError as error:
         raise OSError(f"{error}") from error
     apply_umask(path)
+
+
+def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> None:
+    """Raise CheckpointError if the disk has less than `needed` bytes free; `otherwise` is the message's advice."""
+    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed is not None and free < needed:
+        raise CheckpointError(
+            f"{existing} has {describe_size(free)} free, {describe_size(needed)} are needed. {otherwise}"
+        )
+
+
+def describe_size(size: float) -> str:
+    """Format a size in bytes as GB, or as MB below 1 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

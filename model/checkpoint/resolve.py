@@ -12,7 +12,6 @@ At a terminal, a download starts only after the user confirms it.
 import difflib
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from ..environment import expand_home, read_integer, read_variable
 from ..errors import CheckpointError, TokenizerError
 from . import hf, sat
 from .adapters import BASE_KEY, MAX_BASES
-from .files import describe_damage, read_json, translate_os_errors
+from .files import check_disk_space, describe_damage, read_json, translate_os_errors
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
 EMBEDDED = Path(__file__).parents[1] / "pretrained"
@@ -217,21 +216,6 @@ def hub_cache() -> Path | None:
 
     path = expand_home(constants.HF_HUB_CACHE)
     return None if path.parts[:1] == ("~",) else path
-
-
-def check_disk_space(directory: Path, needed: int | None, otherwise: str) -> None:
-    """Raise CheckpointError if the disk has less than `needed` bytes free; `otherwise` is the message's advice."""
-    existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if needed is not None and free < needed:
-        raise CheckpointError(
-            f"{existing} has {describe_size(free)} free, {describe_size(needed)} are needed. {otherwise}"
-        )
-
-
-def describe_size(size: float) -> str:
-    """Format a size in bytes as GB, or as MB below 1 GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def describe_not_found(name: str, search_paths: list[Path]) -> str:

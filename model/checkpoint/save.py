@@ -17,10 +17,9 @@ from ..environment import expand_home
 from ..errors import CheckpointError
 from ..file_writing import unused_name, write_text_atomically
 from ..tensors import LazyTensors, Tensors
-from .files import write_tensors
+from .files import check_disk_space, write_tensors
 from .hf import CONFIG_NAME, INDEX_NAMES, SHARED_KEYS, SINGLE_NAMES, optional_entries
 from .layout import SPLIT, interleave_qkv, is_language_qkv, is_loaded, to_hf_name
-from .resolve import check_disk_space
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME, check_parallel_size, shard_tensor
 
 HF_CLASS = "ChatGLMForConditionalGenerationWithImage"

@@ -5,6 +5,7 @@ An attention function takes (layer, qkv [N, 3, H, head_dim]), which it may overw
 decode_attention.py of `kernels.triton` provide the attention.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,24 @@ import torch.nn.functional as F
 
 from ..kernels.linear import Linear
 from ..kernels.norm import layer_norm
-from ..kernels.torch_ops import apply_rotary_, rotary_tables
+from ..kernels.torch_ops import rotary_tables
 from .kv_cache import KVCache
 from .network import Network, have_hooks, language_model_modules, prefix_length, to_device
 from .sequence import Request
 
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+def apply_rotary_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Apply rotary positions in place and without gradients; fewer operations make this faster on a CPU."""
+    partners = x.index_select(-1, rotate_half_indices(x.shape[-1], x.device))
+    return x.mul_(cos).addcmul_(partners, sin)
+
+
+@functools.cache
+def rotate_half_indices(head_dim: int, device: torch.device) -> torch.Tensor:
+    """Return, for each number of a head, the index [head_dim] of the number that it is rotated with."""
+    return torch.arange(head_dim, device=device).view(2, 2, -1).flip(-2).flatten()
 
 
 def make_prefill_attention(cache: KVCache, first: int, contexts: list[int]) -> Attend:

@@ -5,11 +5,9 @@
     low-bit weights         quantization, dequantization, matrix products, the linear layer
     CUDA graphs             capture
 
-8-bit weights have one scale per row:                        weight = number * scale                number in -127..127
-4-bit weights may have groups of columns within a row, too:  weight = (number * group_scale + zero_point) * scale
-                                                                                                    number in -8..7
-Two 4-bit numbers are packed into a byte, the one of the even column in the high half, as in published files. Torch's
-own CPU kernel needs another order, which depends on the processor: see `prepack`.
+8-bit weights have one scale per row: weight = number * scale, number in -127..127. 4-bit weights may have groups of
+columns, too: weight = (number * group_scale + zero_point) * scale, number in -8..7. Two 4-bit numbers are packed into a
+byte, the even column in the high half, as in published files. `prepack` converts them for torch's own CPU kernel.
 """
 
 import functools
@@ -91,18 +89,6 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     """
     partners = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
     return torch.addcmul(x * cos, partners, sin)
-
-
-def apply_rotary_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply rotary positions in place and without gradients; fewer operations make this faster on a CPU."""
-    partners = x.index_select(-1, rotate_half_indices(x.shape[-1], x.device))
-    return x.mul_(cos).addcmul_(partners, sin)
-
-
-@functools.cache
-def rotate_half_indices(head_dim: int, device: torch.device) -> torch.Tensor:
-    """Return, for each number of a head, the index [head_dim] of the number that it is rotated with."""
-    return torch.arange(head_dim, device=device).view(2, 2, -1).flip(-2).flatten()
 
 
 # Maximum rows of float32 activations for torch's 8-bit CPU kernel; for more rows, dequantizing the weight first is
