@@ -4,9 +4,9 @@ python -m benchmarks.estimate_finetune
 
 Operations are matrix products counted by torch.utils.flop_counter, two per multiply-add. It sees neither the language
 model's attention nor, in the forward pass, its 4-bit layers. "Saved" is what autograd saves for the backward pass,
-without weights; attention saves what the GPU kernels save. "Peak" is the largest memory next to the weights at any
-time, without the image encoder. "Weights" is permanent memory, with the optimizer's float32 copies, moments and
-gradients. A GPU needs about 0.3 GB more than the last two columns, for its libraries and the image encoder.
+without weights; attention saves what the GPU kernels save. "Peak" is the largest memory at any time besides the
+weights, without the image encoder. "Weights" is permanent memory, with the optimizer's float32 copies, moments and
+gradients. A GPU needs about 0.3 GB more than the sum of the last two columns, for its libraries and the image encoder.
 """
 
 import shlex
@@ -193,7 +193,7 @@ def count_flops(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
 
 
 def measure_memory(module: AnswerLoss, batch: Batch) -> tuple[int, int]:
-    """Return the bytes saved for the backward pass, and the peak memory next to the weights."""
+    """Return the bytes saved for the backward pass, and the peak memory besides the weights."""
     network, images = module.network, module.encode_images(batch)
     quantized = [layer for layer in network.modules() if isinstance(layer, Nf4Linear)]
     weights = [*network.parameters(), *(tensor for layer in quantized for tensor in (layer.packed, layer.scales))]

@@ -189,7 +189,7 @@ class Plan:
         return max(1, torch.cuda.device_count()) if self.on_gpu else 2
 
     def train_and_save(self) -> "SavedRun":
-        """Train and save a full model in several processes; a random one has only a few layers."""
+        """Train and save a full model in several processes; one with random weights is reduced to a few layers."""
         flags = ["--full", "--zero-stage", "3", "--lr", "1e-5", "--valid-data", str(self.data), "--save-interval", "99"]
         launched = DistributedRunner([*self.model, *(self.saved_layers_flags or self.depth)], self.process_count())
         found = self.launch(launched, [*flags, "--eval-interval", "2"], steps=2, runs_to_end=True)

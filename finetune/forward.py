@@ -247,7 +247,7 @@ class AnswerLoss(nn.Module):
             states = sat_logits(self.network, batch, images)
         else:
             states = final_hidden_states(self.network, batch, images, self.checkpoint_activations)
-        # Its backward pass adds rows; that of an index in brackets would sort the indices first.
+        # index_select, whose backward pass only adds rows; that of states[positions] would sort the positions first.
         return states.flatten(0, 1).index_select(0, positions)
 
     def encode_images(self, batch: Batch) -> torch.Tensor | None:

@@ -66,7 +66,8 @@ def method_settings(config: TrainingConfig, layers: int) -> dict[str, Any]:
             "a range: omit it for all layers."
         )
     settings: dict[str, Any] = {name: getattr(config, name) for name in METHOD_SWITCHES}
-    if config.use_qlora:  # ZeRO 3 shards weights of a single dtype, and saves enough memory itself
+    if config.use_qlora:
+        # Not with ZeRO 3, which shards weights of a single dtype and saves enough memory itself.
         settings["round_embeddings"] = config.zero_stage < 3
     if config.use_lora or config.use_qlora:
         settings.update({name: getattr(config, name) for name in LORA_DEFAULTS})

@@ -279,10 +279,10 @@ class NetworkChatModel:
         config: GenerationConfig,
         images: torch.Tensor | None = None,
     ) -> tuple[Prompt, Request]:
-        """Build the engine's request for a question.
+        """Return the prompt of a question and the engine's request for it.
 
         Args:
-            images: image embeddings [1, L, D] of the conversation's image; None computes them.
+            images: image embeddings [1, L, D] of the conversation's image; if None, an image is encoded here.
         """
         prompt = self.encode_prompt(conversation, question, config)
         if images is None and conversation.image is not None:

@@ -43,7 +43,7 @@ def add_method_flags(add: Callable[..., Any], pre_seq_len: int) -> None:
     add("--lora_dropout", type=float, default=dropout, help=help_)
     help_ = "indices of the layers to adapt, listed one by one; default all"
     add("--layer_range", nargs="+", type=int, default=layers, metavar="N", help=help_)
-    add("--lora_targets", nargs="+", default=targets, metavar="TARGET", help=f"layers to adapt: {names}")
+    add("--lora_targets", nargs="+", default=targets, metavar="TARGET", help=f"parts of the model to adapt: {names}")
     help_ = "P-tuning: number of trained key-value pairs per layer (default %(default)s)"
     add("--pre_seq_len", type=int, default=pre_seq_len, help=help_)
 

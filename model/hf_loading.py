@@ -74,7 +74,7 @@ def translate_config_errors(file: Path) -> Iterator[None]:
     """Translate the exceptions of transformers for an invalid configuration file into CheckpointError."""
     try:
         yield
-    except Exception as error:  # its validation has exception types of its own
+    except Exception as error:  # transformers' validation raises exception types of its own
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise CheckpointError(f"{file} cannot be used: {reason}. Correct it, or download it again.") from error
 

@@ -78,7 +78,8 @@ def find_image(file: Path, line: str) -> Path | None:
     candidates = [folder / name for folder in (file.parent, file.parent.parent) if (folder / name).is_file()]
     if not candidates or name == line:
         raise VisualGLMError(
-            f"{file} should begin with 'picture: NAME' of an image in its folder or in the parent folder."
+            f"{file} should begin with 'picture: NAME', where NAME is an image in its folder or in the parent folder, "
+            "or with 'picture: none'."
         )
     return candidates[0]
 

@@ -25,7 +25,7 @@ def is_loopback(address: str) -> bool:
 
 
 def client_network(address: str) -> str:
-    """Return the /64 network of an IPv6 address, from which one client can choose; else the address itself."""
+    """Return the /64 network of an IPv6 address, because one client can use all of its addresses; else the address."""
     parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))

@@ -206,7 +206,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the saved weights (default: unchanged)")
     parser.add_argument("--merge-lora", action="store_true", help="merge LoRA into the weights")
     parser.add_argument("--model-parallel-size", type=int, default=1, metavar="N", help="number of SAT weight files")
-    parser.add_argument("--qkv-layout", choices=LAYOUTS, help="row order of SRC, if its configuration is wrong")
+    help_ = "row order of the QKV weights in SRC, if its configuration states a wrong one"
+    parser.add_argument("--qkv-layout", choices=LAYOUTS, help=help_)
     parser.add_argument("--base", metavar="NAME", help="base model, if SRC contains only trained weights")
     parser.add_argument("--refresh-code", type=Path, metavar="DIR", help="replace the remote code in DIR")
     options = parser.parse_args(arguments)

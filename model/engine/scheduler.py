@@ -27,7 +27,7 @@ from .sequence import OutputQueue, QueuedOutput, Request, RequestHandle, Request
 
 T = TypeVar("T")
 
-# Layers x prompt tokens to prefill between two decode steps.
+# Limit of the prefill between two decode steps: number of layers times number of prompt tokens (at least one layer).
 PREFILL_BUDGET = 8192
 # The thread ends after this time without requests.
 IDLE_TIMEOUT_S = 5.0

@@ -485,7 +485,10 @@ def prefill_mask(context: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
 
 
 def decode_mask(visible: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the causal mask [B, 1, count, S] for the last `count` tokens of visible [B, S], all after <sop>."""
+    """Return the causal mask [B, 1, count, S] of the last `count` tokens, which all follow <sop>; True: attend.
+
+    `visible` [B, S] is False for tokens that must not be attended to.
+    """
     length = visible.shape[1]
     index = torch.arange(length, device=visible.device)
     causal = index <= index[length - count :, None]

@@ -53,7 +53,8 @@ def cells(output: str) -> list[list[str]]:
 
 
 def test_startup_has_a_row_for_each_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup, "run_python", functools.cache(startup.run_python))  # the warm-up is the measurement
+    # Runs each import once: the measurement reuses the warm-up's result.
+    monkeypatch.setattr(startup, "run_python", functools.cache(startup.run_python))
     rows = cells(run("benchmarks.startup", "--repetitions", "1"))[2:]
     assert [row[1].strip("`") for row in rows] == list(IMPORTS)
     assert [len(row) for row in rows] == [6, 6, 6]

@@ -193,7 +193,7 @@ def test_embeddings_are_matched_if_some_images_are_not_decoded(data: Path) -> No
 
 
 class SavedTensors:
-    """Counts the bytes that autograd saves in a block, without weights."""
+    """Records the sizes of the tensors that autograd saves, without weights; `pack` is its saved-tensor hook."""
 
     def __init__(self, network: nn.Module) -> None:
         self.weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}

@@ -72,7 +72,7 @@ def test_only_float16_is_scaled(dtype: torch.dtype) -> None:
     weight, optimizer = plain_optimizer(dtype=dtype)
     optimizer.backward((weight * torch.inf).sum())
     stepped = optimizer.step(0.1)
-    assert not bool(stepped.is_skipped)  # the trainer raises an error for it
+    assert not bool(stepped.is_skipped)  # the trainer raises an error for the infinite norm instead
     assert not torch.isfinite(torch.as_tensor(stepped.norm))
 
 

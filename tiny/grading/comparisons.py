@@ -69,7 +69,7 @@ def match_things(mention: Mention, things: Sequence[ThingFact]) -> list[int]:
 
 
 def grade_relation(facts: Facts, answer: ParsedAnswer) -> bool:
-    """Check that the answer names exactly the things on that side; a color may be omitted if unambiguous."""
+    """Check that the answer names exactly the things on the side asked about; a color may be omitted if unambiguous."""
     if {_side_of(mention) for mention in answer.mentions} - {None, facts.way}:
         return False
     things = [mention for mention in answer.mentions if mention.kind and not _is_reference(mention, facts)]

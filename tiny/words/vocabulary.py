@@ -41,27 +41,30 @@ def names_of(language: Language, group: str, key: str) -> list[str]:
 
 
 def name_color(language: Language, color: str) -> str:
-    """Return 红色 | red."""
+    """Return the name of a color: 红色 | red."""
     return names_of(language, "colours", color)[0]
 
 
 def name_region(language: Language, region: str) -> str:
-    """Return 左上角 | in the top left corner."""
+    """Return the words for a region: 左上角 | in the top left corner."""
     return names_of(language, "regions", region)[0]
 
 
 def name_side(language: Language, side: str) -> str:
-    """Return 左边 | to the left of; the thing stands before it in Chinese, after it in English."""
+    """Return the words for a side: 左边 | to the left of.
+
+    The reference thing's name precedes these words in Chinese and follows them in English.
+    """
     return names_of(language, "sides", side)[0]
 
 
 def name_way(language: Language, way: str) -> str:
-    """Return 大 | larger, or 最大 | the largest."""
+    """Return the word for a comparison: 大 | larger, or 最大 | the largest."""
     return names_of(language, "ways", way)[0]
 
 
 def name_kind(language: Language, kind: str | None, count: int = 1) -> str:
-    """Return 球 | ball, or balls for a count other than 1; without a kind 物体 | object."""
+    """Return the name of a kind: 球 | ball, or balls for a count other than 1; without a kind 物体 | object."""
     noun = NOUNS[kind] if kind else OBJECT
     if language == "zh":
         return noun.zh
@@ -69,7 +72,7 @@ def name_kind(language: Language, kind: str | None, count: int = 1) -> str:
 
 
 def name_thing(language: Language, kind: str | None, color: str | None = None, count: int = 1) -> str:
-    """Return 红色的球 | red ball; without a color 球 | ball."""
+    """Return the name of a thing without article: 红色的球 | red ball; without a color 球 | ball."""
     name = name_kind(language, kind, count)
     if color is None:
         return name
@@ -77,7 +80,10 @@ def name_thing(language: Language, kind: str | None, color: str | None = None, c
 
 
 def name_one(language: Language, kind: str, color: str | None = None, size: str = "medium") -> str:
-    """Return 一个红色的球 | a red ball; with a size that has a word 一个小的红色的球 | a small red ball."""
+    """Return the name of one thing, with article: 一个红色的球 | a red ball.
+
+    A size that has a word is named: 一个小的红色的球 | a small red ball.
+    """
     name, (word,) = name_thing(language, kind, color), names_of(language, "sizes", size)
     if language == "zh":
         return f"一{NOUNS[kind].measure}{word + '的' if word else ''}{name}"
@@ -85,23 +91,23 @@ def name_one(language: Language, kind: str, color: str | None = None, size: str 
 
 
 def name_count(language: Language, count: int, kind: str | None, color: str | None = None) -> str:
-    """Return 两个球 | two balls, for a count from 0 to 10; without a kind 两个物体 | two objects."""
+    """Return the name of 0 to 10 things: 两个球 | two balls; without a kind 两个物体 | two objects."""
     number, name = NAMES["numbers"][language][count], name_thing(language, kind, color, count)
     measure = (NOUNS[kind] if kind else OBJECT).measure if language == "zh" else " "
     return f"{number}{measure}{name}"
 
 
 def make_plural(name: str) -> str:
-    """Return circles, boxes, pluses."""
+    """Return the plural of an English name: circles, boxes, pluses."""
     return f"{name}es" if name.endswith(("s", "x")) else f"{name}s"
 
 
 def add_article(name: str) -> str:
-    """Return a red ball, an orange ball."""
+    """Return an English name with its indefinite article: a red ball, an orange ball."""
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def join_list(language: Language, parts: list[str]) -> str:
-    """Return 甲、乙和丙 | A, B and C."""
+    """Return the parts joined to a list: 甲、乙和丙 | A, B and C."""
     comma, last = ("、", "和") if language == "zh" else (", ", " and ")
     return last.join([comma.join(parts[:-1]), parts[-1]] if parts[1:] else parts)

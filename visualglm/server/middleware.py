@@ -68,7 +68,11 @@ class RequestLogMiddleware:
 
 
 class AuthMiddleware:
-    """Rejects requests without a valid API key, requests of other sites, and questions before the model is ready."""
+    """Rejects requests without a valid API key, possible cross-site request forgeries, and premature POST requests.
+
+    Public paths are exempt. Origin and readiness are checked for POST requests only: 403 if a page of another site may
+    have sent one without permission (see `check_origin`), 503 while the model is loading or the server shuts down.
+    """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app

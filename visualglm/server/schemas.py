@@ -94,7 +94,8 @@ def _unknown_key_error(key: str, name: str, reason: str) -> ApiError:
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_LENGTH = 256
-MAX_TURNS = 1000  # half the maximum number of messages; the settings limit the turns of a history
+# A request may have twice as many messages. The setting max_history limits the turns of its history.
+MAX_TURNS = 1000
 MAX_INTEGER = 2**31 - 1
 MAX_SEED = 2**63 - 1
 UNLIMITED = -1

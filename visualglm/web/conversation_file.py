@@ -69,7 +69,7 @@ def from_json(data: bytes, reader: UploadedImageReader) -> ConversationState:
 
 
 def read_image(value: Any, reader: UploadedImageReader) -> UploadedImage | None:
-    """Decode the `image` of a file, a data URL or null."""
+    """Decode a conversation file's `image`, which is a data URL or null."""
     if value is None:
         return None
     if not isinstance(value, str):
