@@ -23,7 +23,7 @@ def frozen_head() -> nn.Module:
 
 def adapted_head() -> nn.Module:
     """Return the frozen head with LoRA that has random weights."""
-    head = LoraLinear(frozen_head(), parts=1, rank=2)
+    head = LoraLinear(frozen_head(), partitions=1, rank=2)
     nn.init.normal_(head.matrix_B[0], std=0.1)
     return head
 
