@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 
 from model.hf.tokenization_chatglm import (
     MAX_SPACES,
@@ -37,6 +38,7 @@ PUBLISHED_CONFIG = {
 }
 SPECIAL_STRINGS = ("<sop>", "<eop>", "[MASK]", "[gMASK]", "[sMASK]", "<pad>", "<unk>", "</s>", "<s>", "<ENC>", "<0x41>")
 FIRST_BYTE = 130_088
+EXTRA_TOKENS_KEY = "additional_special_tokens" if transformers.__version__ < "5" else "extra_special_tokens"
 
 pytestmark = pytest.mark.skipif(
     not VOCAB_FILE.is_file(), reason=f"the published vocabulary is not part of the repository: {VOCAB_FILE}"
@@ -273,7 +275,7 @@ def test_from_pretrained_is_quiet_and_runs_no_remote_code(
 def test_save_and_load_keep_everything(tokenizer: ChatGLMTokenizer, tmp_path: Path) -> None:
     changed = ChatGLMTokenizer(VOCAB_FILE, english_forbidden_ids=[[10, 20], [30, 40]], do_lower_case=True)
     changed.add_tokens(["新词新词"])
-    changed.add_special_tokens({"extra_special_tokens": ["[sMASK]"]})
+    changed.add_special_tokens({EXTRA_TOKENS_KEY: ["[sMASK]"]})
     changed.save_pretrained(tmp_path)
     loaded = ChatGLMTokenizer.from_pretrained(tmp_path)
     text = "A 新词新词[sMASK]</s>[gMASK]<sop>"
