@@ -81,7 +81,7 @@ def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> 
 
 @contextmanager
 def restored_process() -> Iterator[None]:
-    """Undo what a program does to the environment, and to the handlers of signals, of the tests' process."""
+    """Restore the environment variables and signal handlers of the tests' process after the block."""
     variables = {**os.environ}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

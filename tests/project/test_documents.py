@@ -31,7 +31,7 @@ from visualglm.cli import COMMANDS
 
 DOCUMENTS = find_documents()
 # Documents about earlier versions name what existed then.
-HISTORIES = ("CHANGELOG.md", "tests/fixtures/README.md", "benchmarks/notes.md")
+HISTORIES = ("CHANGELOG.md", "tests/goldens/fixtures/README.md", "benchmarks/notes.md")
 PRESENT = [name for name in DOCUMENTS if name not in HISTORIES and not name.startswith("tests/goldens")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Files written by an earlier commit load with the current code and give the same results: see fixtures/README.md."""
+"""Files written by an earlier commit load with the current code and give the same results: see goldens/fixtures."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ from PIL import Image
 from finetune.finetune_visualglm import main as finetune
 from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Turn, load_hf, load_sat, load_tokenizer
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "goldens" / "fixtures"
 EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))
 VOCABULARY = "ice_text.model"
 MODELS = ("hf-export", "sat-run", "int4", "lora", "ptuning", "qlora")
