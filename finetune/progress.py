@@ -58,7 +58,7 @@ class TrainingLogger:
             for name, value in plain.items():
                 self.tensorboard.add_scalar(name, value, step)
         if self.wandb is not None:
-            self.wandb.log_file(plain, step=step)
+            self.wandb.log(plain, step=step)
 
     def log_progress(self, step: int, loss: float, lr: float) -> None:
         """Log loss, learning rate, speed and remaining time, and print them."""

@@ -127,8 +127,9 @@ class ArgumentParser(argparse.ArgumentParser):
             return argument
         matches = [option for option in known if normalize_option(option) == normalize_option(flag)]
         if not matches and self.allow_abbrev:
-            longer = filter(lambda option: normalize_option(option).startswith(normalize_option(flag)), known)
-            matches = sorted({option[: len(flag)] for option in longer})
+            longer = [option for option in known if normalize_option(option).startswith(normalize_option(flag))]
+            same_action = len({id(known[option]) for option in longer}) == 1
+            matches = longer[:1] if same_action else sorted({option[: len(flag)] for option in longer})
             if len(matches) > 1:
                 self.error(f"ambiguous option: {flag} could match {', '.join(f'{option}...' for option in matches)}")
         return matches[0] + equals + value if matches else argument

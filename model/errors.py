@@ -8,7 +8,7 @@
     ├── CheckpointError       the model cannot be found, downloaded or read
     ├── TokenizerError        the tokenizer cannot be found or read
     ├── ResourceError         too little memory, or too few file descriptors or threads
-    ├── GenerationError       the logits are NaN, or generation ran out of memory
+    ├── GenerationError       the logits are NaN, memory ran out, or the scheduler is closed
     └── BusyError             the queue of questions is full
 
 Every message states the problem and its remedy. Any other exception is a bug.
@@ -62,7 +62,7 @@ class ResourceError(VisualGLMError):
 
 
 class GenerationError(VisualGLMError):
-    """The model computed NaN logits, or generation ran out of memory."""
+    """The logits are NaN, memory ran out, a prompt exceeds the capacity, or the scheduler is closed."""
 
 
 class BusyError(VisualGLMError):

@@ -26,7 +26,7 @@ from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
 from .hf_loading import has_published_layout, load_converted_network, load_published_network
 from .kernels.torch_ops import check_bits
-from .quantization.quantize import allocate_quantized, lay_out_all, quantized_layers
+from .quantization.quantize import allocate_quantized, prepack_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
 # The lengths in the file are not read: they are for transformers' `generate`; the programs have limits of their own.
@@ -226,7 +226,7 @@ def load_sat(
     if quant is not None:
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
-    lay_out_all(network)
+    prepack_all(network)
     description = describe_model(name, checkpoint)
     return SatChatModel(
         network,

@@ -277,7 +277,7 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the logits are of."""
+        """V, the number of tokens in the vocabulary."""
         return int(self.transformer.word_embeddings.num_embeddings)
 
     @property

@@ -1,4 +1,4 @@
-"""CUDA-graph decoding: kernels read sequence lengths from device memory, so one captured graph serves any length."""
+"""CUDA-graph decoding: kernels read lengths from device memory, so a graph serves all lengths of its bucket."""
 
 from collections.abc import Sequence
 

@@ -42,7 +42,7 @@ def take_prefill_group(waiting: deque[T], most: int, request_of: Callable[[T], R
         request_of: returns the request of an item of the queue.
 
     Returns:
-        As many requests as fit into one prefill graph; a single request of any length if the first does not fit.
+        The first request, and those after it that share its prefill graph.
     """
     group: list[T] = []
     lengths: list[int] = []

@@ -114,11 +114,6 @@ class ChatMixin(PrefixGenerationMixin):
         """Context length, in tokens, that the model was trained with."""
         return int(self.config.max_sequence_length)
 
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
-        embeddings: torch.Tensor = self.image_encoder(images)
-        return embeddings
-
     def chat(
         self,
         tokenizer: Tokenizer,

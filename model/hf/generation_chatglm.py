@@ -374,6 +374,11 @@ class PrefixGenerationMixin:
 
     rooms = FormerName("graph_cache")
 
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the image embeddings [B, L, D] of pixels [B, 3, S, S]."""
+        embeddings: torch.Tensor = self.image_encoder(images)
+        return embeddings
+
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Change the weights' device or dtype, as `to` and `half` do; drop the graphs captured with the old ones."""
         self.graph_cache.idle = None
@@ -437,7 +442,7 @@ class PrefixGenerationMixin:
         starts = image_starts(kwargs.pop("pre_image_length", None), len(ids), ids.device)
         images, image_embeds = kwargs.pop("images", None), kwargs.pop("image_embeds", None)
         if images is not None and image_embeds is None:
-            image_embeds = self.image_encoder(images)
+            image_embeds = self.encode_image(images)
         if image_embeds is not None:
             if len(image_embeds) == 1:  # one per prompt, so that beam search can multiply them
                 image_embeds = image_embeds.expand(len(ids), -1, -1)

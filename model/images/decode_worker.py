@@ -1,7 +1,7 @@
 """Child process that decodes image files: `ImageDecoder` starts it and may kill it at any time.
 
-It imports neither torch nor sat. Requests on standard input and replies on standard output are a line of JSON, followed
-by the bytes whose number the line gives.
+It imports neither torch nor sat. A request on standard input is a line of JSON, which states the number of bytes that
+follow it. A reply on standard output is a line of JSON, which states the sizes of the images whose pixels follow it.
 """
 
 import json

@@ -340,8 +340,8 @@ class QuantizedLinear(nn.Module):
         qweight = torch.empty(outputs, inputs * bits // 8, dtype=torch.int8, device=device)
         self.weight = frozen_parameter(qweight)  # checkpoint key
         self.weight_scale = frozen_parameter(torch.zeros(outputs, dtype=scale_dtype, device=device))  # checkpoint key
-        steps = torch.zeros(outputs, groups, 2, dtype=torch.bfloat16, device=device) if groups else None
-        self.register_parameter("weight_groups", None if steps is None else frozen_parameter(steps))
+        parameters = torch.zeros(outputs, groups, 2, dtype=torch.bfloat16, device=device) if groups else None
+        self.register_parameter("weight_groups", None if parameters is None else frozen_parameter(parameters))
         self.register_parameter("bias", bias)  # checkpoint key
 
     @classmethod

@@ -228,7 +228,7 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
 
 
-def lay_out_all(model: nn.Module) -> None:
+def prepack_all(model: nn.Module) -> None:
     """Prepack the weights of all quantized layers, after they have been loaded."""
     for layer in quantized_layers(model).values():
         layer.prepack()

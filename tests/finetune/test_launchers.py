@@ -15,7 +15,7 @@ from finetune.loss import LOGITS_CHUNK
 from finetune.methods import method_settings
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import data, loss_of, losses_of, train  # noqa: F401
-from tests.helpers.web_program import free_port
+from tests.helpers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")

@@ -19,7 +19,7 @@ from finetune.optimizer import PlainOptimizer
 from finetune.stopping import StopRequest, catch_signals
 from finetune.trainer import Trainer
 from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
-from tests.helpers.web_program import free_port
+from tests.helpers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")

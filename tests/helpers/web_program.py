@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from PIL import Image, ImageStat
 
 from model import BusyError, Conversation, GenerationConfig, StreamChunk, load_sat
 from tests.helpers.cli_program import PATIENCE, ROOT, environment
+from tests.helpers.ports import free_port
 
 STARTED = "VisualGLM is at "
 DRAWN = str(ROOT / "examples" / "hand_drawn.png")
@@ -79,12 +79,6 @@ def color_of(image: Image.Image) -> str:
 
 def load(*_: Any, **__: Any) -> ModelWithModes:
     return ModelWithModes()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def python(*arguments: str) -> list[str]:

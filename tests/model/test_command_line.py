@@ -67,6 +67,12 @@ def test_unknown_arguments_are_returned_unchanged(parser: ArgumentParser) -> Non
     assert (options.server_name, unknown) == ("a", ["--no_such-flag", "--server-namesake=b_c"])
 
 
+def test_an_abbreviation_of_two_names_of_one_option_is_accepted() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--cache-images", "--cache-pictures", type=int)
+    assert parser.parse_args(["--cache", "2"]).cache_images == 2
+
+
 @pytest.mark.parametrize("abbreviation", ["--max-", "--max_"])
 def test_an_ambiguous_abbreviation_is_rejected(abbreviation: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = ArgumentParser()

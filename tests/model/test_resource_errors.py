@@ -32,7 +32,7 @@ from model.resource_errors import (
     translate_resource_errors,
 )
 from tests.helpers.api_server import SteppedModel, completion, serving
-from tests.helpers.web_program import free_port
+from tests.helpers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 needs_limits = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")

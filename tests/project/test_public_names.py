@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import httpx
 import pytest
 
 from model import Conversation, GenerationConfig, VisualGLMError, load_sat
+from tests.helpers.ports import free_port
 from tests.project import public_names
 from tests.project.public_names import NotInstalledError, command_line, describe_door, find_parser, import_former
 
@@ -214,12 +214,6 @@ def test_other_variables_are_still_read_somewhere(name: str) -> None:
     read = re.compile(rf"[\"'$\{{]{name}\b")
     files = (path for path in SOURCES if path.suffix in (".py", ".sh"))
     assert any(read.search(path.read_text(encoding="utf-8")) for path in files)
-
-
-def free_port() -> int:
-    """Return an unused port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -158,7 +158,8 @@ def attend_decode(
         qkv: [B, 3, H, head_dim] before RoPE; the last dimension is contiguous, the other strides are arbitrary.
         cos_sin: cosines and sines [slots, capacity, head_dim], see `torch_ops.apply_rotary`.
         key_values: keys and values [slots, H, capacity, head_dim]; the new ones are stored at position `lengths`.
-        lengths: int64 [B], tokens before the new one; negative for a free slot, whose output is undefined.
+        lengths: int64 [B], filled positions before the new token, the prefix included; negative for a free slot, whose
+            output is undefined.
         longest: upper bound of the lengths, the new token included.
         slots: int64 [B], slot of each token; None for the first B.
         out: [B, H x head_dim], to be filled and returned.

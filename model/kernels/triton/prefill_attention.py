@@ -129,7 +129,7 @@ def attend_prefill(
         qkv: [n x T, 3, H, head_dim], T tokens for each of n prompts, before RoPE.
         cos_sin: see `decode_attention.attend_decode`.
         key_values: see `decode_attention.attend_decode`.
-        lengths: int64 [n], filled positions of each slot after the prefill; tokens beyond are ignored.
+        lengths: int64 [n], filled positions of each slot after its context, without <sop>; -1 for a padding prompt.
         slots: int64 [n], slot of each prompt.
         first: position of each prompt's first token; its tokens also attend to the keys before it.
         out: [n x T, H x head_dim], filled for the tokens that are not padding.

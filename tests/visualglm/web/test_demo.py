@@ -16,8 +16,9 @@ import pytest
 
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE
+from tests.helpers.ports import free_port
 from tests.helpers.preloaded import run_preloaded
-from tests.helpers.web_program import PROGRAM, color_of, free_port, python, running_page
+from tests.helpers.web_program import PROGRAM, color_of, python, running_page
 from tests.helpers.web_server import Server
 
 gradio_client = pytest.importorskip("gradio_client", reason="the web page needs Gradio")
