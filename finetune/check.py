@@ -67,9 +67,9 @@ class Findings:
 
     def add_example(self, example: Example, language: str) -> None:
         """Add an example, which is one answer, to the statistics."""
-        learned = sum(label != IGNORE_INDEX for label in example.labels)
-        self.prompt_lengths.append(len(example.input_ids) - learned)
-        self.answer_lengths.append(learned)
+        trained = sum(label != IGNORE_INDEX for label in example.labels)
+        self.prompt_lengths.append(len(example.input_ids) - trained)
+        self.answer_lengths.append(trained)
         self.languages[language] = self.languages.get(language, 0) + 1
         if example.num_truncated:
             self.truncated.append((example.row, example.num_truncated))

@@ -84,7 +84,7 @@ class DistributedContext:
 
 
 def print_main(processes: DistributedContext, text: str) -> None:
-    """Tell the person something, from the first process."""
+    """Print a message to standard error, on the main process, unless it is empty."""
     if processes.is_main_process and text:
         print_text(text, file=sys.stderr)
 

@@ -123,8 +123,8 @@ class TurnEncoder:
         budget = self.max_length - template_tokens
         if budget < 2:
             raise SettingError(
-                f"max_length={self.max_length} leaves no room for text: the image placeholders and the prompt template "
-                f"take {template_tokens} tokens. Raise it."
+                f"max_length={self.max_length} leaves no tokens for text: the image placeholders and the prompt "
+                f"template take {template_tokens} tokens. Raise it."
             )
         kept = answer[: max(self.max_length - len(alone.token_ids), budget // 2)]
         return self._truncate_question(last.question, self.max_length - len(kept), language, length), kept

@@ -45,6 +45,6 @@ class TrainingError(VisualGLMError):
 
 
 def quote(value: Any) -> str:
-    """Return the `repr` of a value, truncated to `MAX_QUOTE_LENGTH` characters."""
+    """Return the `repr` of a value; if longer than `MAX_QUOTE_LENGTH` characters, its beginning with an ellipsis."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTE_LENGTH else f"{text[:MAX_QUOTE_LENGTH]}…"

@@ -216,7 +216,7 @@ def answer_held_out(model: SatChatModel, dataset: ChatDataset, count: int) -> tu
 
 
 def shorten(text: str) -> str:
-    """Return the beginning of a text, at most `MAX_SAMPLE_LENGTH` characters."""
+    """Return the first `MAX_SAMPLE_LENGTH` characters of a text, with an ellipsis if there are more."""
     return text if len(text) <= MAX_SAMPLE_LENGTH else f"{text[:MAX_SAMPLE_LENGTH]}…"
 
 

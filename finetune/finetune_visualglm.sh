@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fine-tune the model on your images, or without --train-data on 20 bundled images, to name their backgrounds.
 #   bash finetune/finetune_visualglm.sh
-#   bash finetune/finetune_visualglm.sh --train-data my-pictures/dataset.json --valid-share 0.1
-#   NUM_GPUS=4 bash finetune/finetune_visualglm.sh --train-data my-pictures/dataset.json --zero-stage 1
+#   bash finetune/finetune_visualglm.sh --train-data my-images/dataset.json --valid-share 0.1
+#   NUM_GPUS=4 bash finetune/finetune_visualglm.sh --train-data my-images/dataset.json --zero-stage 1
 # All flags are passed to finetune_visualglm.py, whose --help explains them; they override the settings below.
 set -euo pipefail
 cd "$(dirname "$0")/.."

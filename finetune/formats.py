@@ -307,8 +307,8 @@ def strip_all_tags(texts: RowTexts) -> tuple[list[Turn], list[str], int]:
         question, found, count = strip_tags(question)
         paths += found
         placeholders += count
-        is_learned = index >= texts.first_trained_turn
-        reject_tags(answer, "answer" if is_learned else "history")
+        is_trained = index >= texts.first_trained_turn
+        reject_tags(answer, "answer" if is_trained else "history")
         turns.append(Turn(require_nonblank(question, "question"), require_nonblank(answer, "answer")))
     opening = [reject_tags(text, "system").strip() for text in texts.system]
     turns[0] = Turn("\n".join([*opening, turns[0].question]), turns[0].answer)

@@ -57,10 +57,15 @@ def final_hidden_states(
     checkpoints = recompute and torch.is_grad_enabled()
     # Without dropout there is no random state to restore.
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": checkpoints and has_dropout(transformer)}
-    factors = {} if autocast_enabled(x.device.type) else cast_lora_weights(linear_layers(transformer), x.dtype)
+    lora_weights = {} if autocast_enabled(x.device.type) else cast_lora_weights(linear_layers(transformer), x.dtype)
     for number, layer in enumerate(transformer.layers):
         run = partial(
-            run_layer, layer, partial(compute_attention, hook, number), network.residual_scale, factors, checkpoints
+            run_layer,
+            layer,
+            partial(compute_attention, hook, number),
+            network.residual_scale,
+            lora_weights,
+            checkpoints,
         )
         x = checkpoint(run, x, rotary, visible, **options) if checkpoints else run(x, rotary, visible)
     states: torch.Tensor = transformer.final_layernorm(x)
@@ -160,9 +165,9 @@ class Adapter:
         finally:
             self._set_enabled(True)
 
-    def _set_enabled(self, is_on: bool) -> None:
-        for part in self.modules:
-            part.enabled = is_on
+    def _set_enabled(self, enabled: bool) -> None:
+        for module in self.modules:
+            module.enabled = enabled
 
 
 class AnswerLoss(nn.Module):

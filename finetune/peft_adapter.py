@@ -157,7 +157,7 @@ def check_tensors(stored: Tensors, names: Sequence[str], base: Tensors, folder: 
     expected = {name + end for name in names for end in (LORA_A, LORA_B)}
     other = [name for name in sorted({*stored} ^ expected) if not is_base_weight(name, stored, base)]
     if other or not names:
-        description = f"{'holds' if other[0] in stored else 'lacks'} {other[0]}" if other else "holds no tensors"
+        description = f"{'contains' if other[0] in stored else 'lacks'} {other[0]}" if other else "contains no tensors"
         raise CheckpointError(
             f"{folder / WEIGHTS_NAME} {description}. Only LoRA on linear layers can be converted, with {LORA_A[1:]} "
             f"and {LORA_B[1:]} for each. {MERGE_WITH_PEFT}"

@@ -303,7 +303,7 @@ def start_run(
 
 
 def make_cache(config: TrainingConfig, loaded: LoadedModel) -> FileEmbeddingCache | None:
-    """Return a cache of image embeddings; None if the embedding of an image may change during the training."""
+    """Return a cache of image embeddings; None if they may change during the training, or with ZeRO 3."""
     varies = trains_image_encoder(loaded.trained) or config.crop < 1 or config.flip
     # ZeRO 3 gathers weights only in the engine's forward pass, on all processes at the same time.
     if varies or config.zero_stage == 3:

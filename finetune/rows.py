@@ -37,8 +37,8 @@ BRACKETS = (b"{", b"[")
 
 def describe_head(head: bytes) -> str | None:
     """Return a file's format, detected by its first bytes `head`, with advice; None if it may be UTF-8 text."""
-    for mark, kind in NON_TEXT_SIGNATURES:
-        if head.startswith(mark):
+    for signature, kind in NON_TEXT_SIGNATURES:
+        if head.startswith(signature):
             return kind
     for name, pair in (("UTF-16LE", slice(0, 2)), ("UTF-16BE", slice(1, None, -1))):
         if len(head) > 1 and head[:2][pair][1:] == b"\0" and head[:2][pair][:1] in BRACKETS:

@@ -66,7 +66,7 @@ class StopRequest:
 
 
 def do_nothing(number: int, frame: Any) -> None:
-    """Replace Python's signal handlers in the main thread; `listen` handles the signals."""
+    """Do nothing: a Python-level handler has to be installed, but `listen` handles the signals."""
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def ignore_signals() -> None:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Block signals in processes that are started in the block, until they call `ignore_signals`."""
+    """Block SIGTERM and SIGINT; processes started meanwhile keep them blocked until they call `ignore_signals`."""
     if not hasattr(signal, "pthread_sigmask"):  # not available on Windows
         yield
         return

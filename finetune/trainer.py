@@ -43,9 +43,9 @@ class Trainer:
         distributed: rank, world size and device.
         network, tokenizer: the model.
         optimizer: computes losses and updates the parameters.
-        image_cache: cache of image embeddings; None if they change during the training.
+        image_cache: cache of image embeddings; None if they may change during the training, or with ZeRO 3.
         train_data: the examples: those of the training data, file after file, then the rehearsal examples.
-        num_new: number of examples that are no rehearsal examples.
+        num_new: number of examples of the training data; the rehearsal examples follow them.
         valid: held-out data.
         sampler: chooses the examples of each step.
         run: the directory of checkpoints.
@@ -59,7 +59,8 @@ class Trainer:
         save_error: the error of the newest checkpoint; None if it was written.
         saved_step: the step of the newest checkpoint; 0 before the first.
         is_stopping: whether all processes know that one of them was asked to stop.
-        is_complete: whether the last step was reached and its checkpoint written.
+        is_complete: whether the training ended by itself, at its last step or by early stopping, and its checkpoint is
+            written.
     """
 
     config: TrainingConfig

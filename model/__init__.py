@@ -114,7 +114,9 @@ if not TYPE_CHECKING:
             return value
         for module, names in RENAMED.items():
             if names.get(name) in MODULES and module == f"{__name__}.{MODULES[names[name]]}":
-                warnings.warn(f"model.{name} is now model.{names[name]}.", DeprecationWarning, stacklevel=2)
+                warnings.warn(
+                    f"model.{name} has been renamed; use {names[name]} instead.", DeprecationWarning, stacklevel=2
+                )
                 return __getattr__(names[name])
         if not name.startswith("_") and find_spec(f".{name}", __name__):
             return import_module(f".{name}", __name__)

@@ -79,7 +79,7 @@ def describe_error(error: Exception) -> str:
 
 
 def describe_damage(path: Path) -> str | None:
-    """Identify a file without weights, and say what to do; None if its format is unknown."""
+    """Describe the damage of a file, or what it is instead of weights, with advice; None if nothing is recognized."""
     if path.is_symlink() and not path.exists():
         return f"is a link to {path.readlink()}, which does not exist. {RETRY_ADVICE}."
     if not path.is_file():
@@ -126,7 +126,7 @@ def describe_archive(path: Path, start: bytes) -> str | None:
 
 
 def describe_truncation(path: Path, size: int) -> str | None:
-    """Describe a safetensors file that is shorter than its header says; None if the length is right."""
+    """Describe a .safetensors file that is truncated or contains something else; None if neither is found."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size > 9 and file.read(1) != b"{":
@@ -193,7 +193,7 @@ def inert_globals(path: Path) -> list[Any]:
     refused = [name for name in wanted if name.split(".")[0] not in INERT_PACKAGES]
     if refused:
         raise CheckpointError(
-            f"{path} asks to run {', '.join(refused[:3])}, which weights never need; it was not opened. "
+            f"{path} would execute {', '.join(refused[:3])}, which weights never need; it was not opened. "
             "Get the file from a source that you trust, as safetensors if available."
         )
     return [(Inert, name) for name in wanted]

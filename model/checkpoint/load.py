@@ -228,7 +228,7 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
-    """Copy the tensors of `checkpoint` into `model` one at a time, with its device and dtype.
+    """Copy the tensors of `checkpoint` into `model` one at a time, converted to the model's device and dtype.
 
     LoRA in the checkpoint is merged if the model has no LoRA layers.
 

@@ -1,7 +1,7 @@
 """Build networks on the meta device, then allocate the parameters once, with the target device and dtype.
 
 Ordinary construction initializes parameters randomly on the CPU, partly in float32, and then copies them to the target
-device and dtype: this takes more time, and temporarily more memory, than the weights that replace them.
+device and dtype: this takes more time than loading the weights, and temporarily more memory than they need.
 """
 
 from collections.abc import Callable, Mapping

@@ -89,13 +89,13 @@ def refuse_non_model(path: Path) -> None:
     if path.is_dir():
         if (path / ADAPTER_NAME).is_file():
             raise CheckpointError(
-                f"{path} holds an adapter of PEFT, which needs its base model. Load the base model with transformers, "
-                "then the adapter with peft.PeftModel.from_pretrained."
+                f"{path} contains an adapter of PEFT, which needs its base model. Load the base model with "
+                "transformers, then the adapter with peft.PeftModel.from_pretrained."
             )
         inside = [*path.glob("snapshots/*"), *path.glob("*")]  # the first as in the hub cache
         found = next((str(folder) for folder in inside if is_model(folder)), "")
         raise CheckpointError(
-            f"{path} holds neither model_config.json (SAT format) nor config.json (Hugging Face format). "
+            f"{path} contains neither model_config.json (SAT format) nor config.json (Hugging Face format). "
             f"Give the directory that contains one of them{f', such as {found}' if found else ''}."
         )
     if path.is_file():
@@ -257,8 +257,9 @@ HUB_SOURCES = ("THUDM/visualglm-6b", "THUDM/chatglm-6b", "zai-org/visualglm-6b",
 def find_vocabulary(name: str | os.PathLike[str]) -> Path:
     """Find the directory with `ice_text.model` for the model called `name`, or in directory `name`.
 
-    Searches the directory, its parent, the base model's directories, $SAT_HOME, the published model's paths and the
-    hub cache, in that order: a fine-tune uses its base model's vocabulary, which SAT does not save with it.
+    Searches the bundled model's directory, directory `name`, its parent, the base model's directories, the model's own
+    search paths, $SAT_HOME, the published model's paths and the hub cache, in that order: a fine-tune uses its base
+    model's vocabulary, which SAT does not save with it.
 
     Raises:
         TokenizerError: the vocabulary is not found or invalid; the message describes how to download it.

@@ -330,7 +330,7 @@ def make_decoder(network: Network) -> Decoder:
 
 @functools.cache
 def log_once(message: str) -> None:
-    """Log a warning once per process."""
+    """Log each warning at most once per process."""
     logging.getLogger(__name__).warning(message)
 
 

@@ -84,7 +84,7 @@ class StaticCacheView:
         self.states, self.write_index = states, write_index  # [2 * layers, B, H, S, head_dim], [1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return S - 1: together with the new token, attention covers all S tokens that the mask allows."""
+        """Return S - 1, so that, with the new token, attention spans all S positions; the mask selects among them."""
         return self.states.shape[-2] - 1
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +133,10 @@ class DecodeBuffers:
         return logits.clone()  # the next step overwrites them
 
     def attended_length(self, filled: int) -> int:
-        """Return the length to attend to for `filled` tokens: a captured graph's, unless it is over twice too long."""
+        """Return the length to attend to for `filled` tokens.
+
+        This is a captured graph's, unless that is more than twice the rounded-up number of tokens.
+        """
         fitting = [length for length in self.graphs if filled <= length <= 2 * round_up(filled)]
         return min(fitting, default=min(with_headroom(filled), self.capacity))
 
@@ -481,7 +484,5 @@ class PrefixGenerationMixin:
         unlimited = limit is None or (given is None and limit == GenerationConfig().max_length)
         if unlimited or limit > length or kwargs.get("max_new_tokens") or config.max_new_tokens:
             return kwargs
-        warnings.warn(
-            f"The prompt has {length} tokens, so max_length={limit} leaves room for a single one.", stacklevel=4
-        )
+        warnings.warn(f"The prompt has {length} tokens, so max_length={limit} allows only one new token.", stacklevel=4)
         return {**kwargs, "max_length": length + 1, "min_length": 0}

@@ -177,7 +177,10 @@ def quantize(  # public name
 def allocate_quantized(
     model: M, bits: int, device: torch.device, *, quant_vision: bool = False, quant_embeddings: bool = False
 ) -> M:
-    """Replace the same layers in a network whose weights are loaded later: quantized weights are zeros on `device`."""
+    """Replace the layers that `quantize` would replace, in a network whose weights are loaded later.
+
+    The quantized weights are zeros on `device`.
+    """
     for parent, name, layer in list(find_linear_layers(model, quant_vision)):
         setattr(parent, name, allocate_linear(layer.input_size, layer.output_size, bits, layer.bias, device))
     for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():

@@ -72,8 +72,8 @@ def match_names(target: str, names: Sequence[str]) -> list[str]:
     """Return the names that a target selects.
 
     Args:
-        target: a key of TARGET_PATTERNS; or the full name of a layer; or, as in PEFT, a suffix of names
-            ("query_key_value") or a regular expression that matches full names.
+        target: a key of TARGET_PATTERNS; or the full name of a layer; or, as in PEFT, the last components
+            of names ("query_key_value") or a regular expression that matches full names.
 
     Raises:
         SettingError: the target matches no name.
@@ -87,8 +87,9 @@ def match_names(target: str, names: Sequence[str]) -> list[str]:
     matched = [name for name in names if name.endswith(f".{target}") or pattern.fullmatch(name)]
     if not matched:
         raise SettingError(
-            f"The LoRA target {target!r} matches no linear layer. Give {', '.join(TARGETS)}, or the suffix of a "
-            f"name ({', '.join(PARTITIONS)}), or a regular expression for full names, such as {TARGET_PATTERNS[LLM]}."
+            f"The LoRA target {target!r} matches no linear layer. Give {', '.join(TARGETS)}, or the last part of "
+            f"a layer's name ({', '.join(PARTITIONS)}), or a regular expression for full names, "
+            f"such as {TARGET_PATTERNS[LLM]}."
         )
     return matched
 

@@ -70,4 +70,4 @@ def test_a_file_that_cannot_be_checked_raises_an_error(folder: Path, capsys: pyt
     assert check(folder, [GOOD], "--max-length", "5") == USAGE_ERROR
     errors = capsys.readouterr().err
     assert "none.json cannot be read" in errors
-    assert "max_length=5 leaves no room" in errors
+    assert "max_length=5 leaves no tokens" in errors

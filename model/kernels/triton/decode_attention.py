@@ -56,7 +56,7 @@ def attend_split(
     """Compute the attention of one head of one token to one split of its sequence's keys.
 
     Lengths, rotary tables and cached keys were written by earlier steps or prefills, so they are loaded before the
-    query is ready. m_i, l_i and acc as in `prefill_attention.attend_block`.
+    query is ready. m_i, l_i and acc are those of `prefill_attention.attend_block`.
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + token)

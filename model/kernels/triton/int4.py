@@ -24,7 +24,7 @@ from .tiles import (
     weight_rows,
 )
 
-ADD_8 = tl.constexpr(-0x77777778)  # XORed to a word, adds 8 to each of its eight int4, which become unsigned
+ADD_8 = tl.constexpr(-0x77777778)  # XORed with a word, adds 8 to each of its eight int4, which become unsigned
 
 
 @triton.jit

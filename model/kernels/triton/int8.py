@@ -19,7 +19,7 @@ from .tiles import (
     weight_rows,
 )
 
-ADD_128 = tl.constexpr(-0x7F7F7F80)  # XORed to a word, adds 128 to each of its four int8, which become unsigned
+ADD_128 = tl.constexpr(-0x7F7F7F80)  # XORed with a word, adds 128 to each of its four int8, which become unsigned
 
 
 @triton.jit
