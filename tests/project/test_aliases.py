@@ -98,12 +98,14 @@ def test_a_light_import_stays_light(code: str) -> None:
 def test_sat_is_prepared_when_it_is_imported_after_the_package(code: str) -> None:
     check = f"import model; {code}; import sys, sat; from sat import mpu, AutoModel; print(sat.__spec__.origin)"
     run = run_preloaded(check)
+    assert run.returncode == 0, run.stderr
     assert run.stdout.strip().endswith("__init__.py"), run.stderr
 
 
 def test_chat_is_a_function_whichever_is_imported_first() -> None:
     code = "import model.chat, model.visualglm; from model import chat; print(callable(chat), callable(model.chat))"
     run = run_preloaded(code)
+    assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["True", "True"], run.stderr
 
 
@@ -117,7 +119,9 @@ def test_type_checkers_see_the_names_that_are_imported_on_demand() -> None:
 
 def test_modules_are_attributes_of_the_package_by_current_and_former_names() -> None:
     check = "import model; model.prompt.CHINESE; model.image.load_image; print(model.generation.DEMO.temperature)"
-    assert float(run_preloaded(check).stdout) > 0
+    run = run_preloaded(check)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) > 0
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
