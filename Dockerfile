@@ -26,7 +26,7 @@ ENV HF_HOME=/data/hub SAT_HOME=/data/sat \
     GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=8080 VISUALGLM_HOST=0.0.0.0 VISUALGLM_PORT=8080
 VOLUME /data
 EXPOSE 8080
-# The API's liveness route answers also while the model loads. The page has no such route: any answer below 500 counts.
+# The API's liveness route also answers while the model loads. The page has no such route: any answer below 500 counts.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15m CMD ["python", "-c", "import http.client, sys; \
 server = http.client.HTTPConnection('127.0.0.1', 8080, timeout=5); server.request('GET', '/health'); \
 sys.exit(server.getresponse().status >= 500)"]

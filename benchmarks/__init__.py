@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, one script for each promise."""
+"""Measurements of speed and memory, one script for each target."""

@@ -99,7 +99,9 @@ def median_of(answers: list[Answer], value: Callable[[Answer], float]) -> float:
 
 def print_answers(answers: dict[tuple[Case, str], list[Answer]]) -> None:
     """Print the medians of each backend, and our ratio to them."""
-    print("| prompt + answer, tokens | backend | tokens/s | ours / this | first token, ms | ours / this |")
+    print(
+        "| prompt + answer, tokens | backend | tokens/s | speedup of ours | first token, ms | relative time of ours |"
+    )
     print("|---|---|---|---|---|---|")
     for (case, name), measured in answers.items():
         own = answers[case, "ours"]

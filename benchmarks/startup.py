@@ -1,4 +1,4 @@
-"""Startup time: imports in fresh processes compared with `import torch`, and the first words of cli_demo.py.
+"""Startup time: imports in fresh processes compared with `import torch`.
 
 python -m benchmarks.startup
 python -m benchmarks.startup --python another/environment/bin/python --repetitions 9

@@ -37,9 +37,8 @@ from tiny.training.tokenizer import train_tokenizer
 VOCABULARY_SIZE = 1500
 VOCABULARY_TEXTS = 60_000
 SAMPLING_KEYS = ("max_length", "top_p", "top_k", "temperature")
-REPETITION_PENALTY = (
-    1.0  # 1.2 is no more accurate, and suppresses repeated tokens that a fine-tune has learned; see benchmarks/notes.md
-)
+# 1.2 is no more accurate, and suppresses repeated tokens that a fine-tune has learned; see benchmarks/notes.md.
+REPETITION_PENALTY = 1.0
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:

@@ -1,4 +1,4 @@
-"""Flags that all programs share: the model to load, and the language of prompts."""
+"""Flags of chat, web and serve: the model and the prompt language; the locale's language; the loader."""
 
 import argparse
 import contextlib

@@ -135,8 +135,7 @@ def load_original(job: LoadingJob, on_device: bool = True) -> Any:
 
     Args:
         on_device: build the network on its device, as the original's cli_demo.py does, or on the CPU and then move it,
-            as
-            its web demo and API do.
+            as its web demo and API do.
     """
     from model import VisualGLMModel
 

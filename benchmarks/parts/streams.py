@@ -86,6 +86,6 @@ class StreamReader:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the smallest of the values that at least a share of them does not exceed."""
+    """Return the `share` quantile: the value at index int(share * count) of the sorted values, at most the last."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

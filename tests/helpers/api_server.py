@@ -64,12 +64,12 @@ class SteppedModel:
             self.open += 1
             self.max_open = max(self.open, self.max_open)
         try:
-            yield from self._pieces(min(self.length, config.max_new_tokens or self.length))
+            yield from self._chunks(min(self.length, config.max_new_tokens or self.length))
         finally:
             with self.lock:
                 self.open -= 1
 
-    def _pieces(self, length: int) -> Iterator[StreamChunk]:
+    def _chunks(self, length: int) -> Iterator[StreamChunk]:
         for number in range(length):
             if not self.free:
                 self.may_step.acquire()

@@ -42,7 +42,7 @@ COMMANDS = (
 )
 PROGRAMS = (*(f"{name}.py" for name in SCRIPTS), "finetune/finetune_visualglm.py", *(f"-m {name}" for name in COMMANDS))
 # Modules whose signatures are listed, and names; None for all in `__all__`.
-DOORS: dict[str, tuple[str, ...] | None] = {
+ENTRY_POINTS: dict[str, tuple[str, ...] | None] = {
     "model": None,
     "model.checkpoint": None,
     "model.checkpoint.convert": ("convert", "main"),
@@ -192,9 +192,9 @@ def _describe_member(name: str, cls: type, member: str, found: Any) -> Iterator[
         yield name, describe_signature(found, is_method=True) if inspect.isroutine(found) else None
 
 
-def describe_door(door: str, moved: dict[str, str], names: Any = None) -> dict[str, list[str] | None]:
+def describe_entry_point(entry_point: str, moved: dict[str, str], names: Any = None) -> dict[str, list[str] | None]:
     """Return the signatures of the names that can be imported from a module."""
-    module = import_former(door, moved)
+    module = import_former(entry_point, moved)
     return {
         key: words for name in names or module.__all__ for key, words in describe(str(name), getattr(module, str(name)))
     }
@@ -252,9 +252,11 @@ def update(listed: dict[str, Any]) -> None:
     for name in list_modules():
         if former.get(name, name) == name:  # a moved module stays listed under its former path only
             listed["modules"][name] = sorted({*listed["modules"].get(name, []), *list_names(name)})
-    for door, names in DOORS.items():
-        known = listed.setdefault("signatures", {}).setdefault(door, {})
-        known.update({key: words for key, words in describe_door(door, moved, names).items() if key not in known})
+    for entry_point, names in ENTRY_POINTS.items():
+        known = listed.setdefault("signatures", {}).setdefault(entry_point, {})
+        known.update(
+            {key: words for key, words in describe_entry_point(entry_point, moved, names).items() if key not in known}
+        )
     for program in PROGRAMS:
         flags = listed.setdefault("programs", {}).setdefault(program, {})
         flags.update(

@@ -186,9 +186,8 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fixtures: Path, t
     method = ("--use_lora", "--lora_targets", "llm", "mlp", "--train-iters", "6", "--save-interval", "3")
     assert finetune([*given, "--save", str(tmp_path), *TRAINING, *method, "--resume"]) == 0
     records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = {
-        str(record["step"]): record["loss"] for record in records if "loss" in record
-    }  # the last one of each step
+    # The last one of each step.
+    losses = {str(record["step"]): record["loss"] for record in records if "loss" in record}
     assert losses == pytest.approx(EXPECTED["losses"], rel=1e-4)
     assert [record["step"] for record in records if "loss" in record][-3:] == [HALF + 1, HALF + 2, HALF + 3]
     assert (run / "latest").read_text() == "6"

@@ -22,7 +22,7 @@ import pytest
 from model import Conversation, GenerationConfig, VisualGLMError, load_sat
 from tests.helpers.ports import free_port
 from tests.project import public_names
-from tests.project.public_names import NotInstalledError, command_line, describe_door, find_parser, import_former
+from tests.project.public_names import NotInstalledError, command_line, describe_entry_point, find_parser, import_former
 
 LISTED: dict[str, Any] = public_names.read_list()
 MOVED, GONE = LISTED["moved"], LISTED["gone"]
@@ -110,13 +110,13 @@ def test_signatures_are_compared_as_callers_see_them(current: list[str], expecte
     assert is_served_by(["a", "b", "*", "c"], current) is expected
 
 
-@pytest.mark.parametrize("door", LISTED["signatures"])
-def test_keywords_and_attributes_stay(door: str) -> None:
-    listed = LISTED["signatures"][door]
+@pytest.mark.parametrize("entry_point", LISTED["signatures"])
+def test_keywords_and_attributes_stay(entry_point: str) -> None:
+    listed = LISTED["signatures"][entry_point]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of former names
-        current = describe_door(door, MOVED, dict.fromkeys(name.split(".")[0] for name in listed))
-        missing = [name for name, words in listed.items() if words is None and not has_attribute(door, name)]
+        current = describe_entry_point(entry_point, MOVED, dict.fromkeys(name.split(".")[0] for name in listed))
+        missing = [name for name, words in listed.items() if words is None and not has_attribute(entry_point, name)]
     changed = {
         name: (words, current.get(name))
         for name, words in listed.items()
@@ -125,9 +125,9 @@ def test_keywords_and_attributes_stay(door: str) -> None:
     assert (missing, changed) == ([], {})
 
 
-def has_attribute(door: str, name: str) -> bool:
+def has_attribute(entry_point: str, name: str) -> bool:
     """Check whether a name, or an attribute of a class (`Class.name`), exists."""
-    value: Any = import_former(door, MOVED)
+    value: Any = import_former(entry_point, MOVED)
     for part in name.split("."):
         try:
             value = inspect.getattr_static(value, part) if inspect.isclass(value) else getattr(value, part)

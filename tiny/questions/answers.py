@@ -149,8 +149,7 @@ def describe_in_detail(language: Language, facts: Facts) -> str:
     """State the number of things, then size, color and region of each, and the largest if it is unambiguous.
 
     An odd number of things is described region by region, an even one thing by thing. If there are more than three
-    clauses,
-    the first two form a separate sentence.
+    clauses, the first two form a separate sentence.
     """
     count = len(facts.things)
     pairs = zip(facts.things, facts.sizes, strict=True)

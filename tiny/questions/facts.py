@@ -35,8 +35,7 @@ class Facts:
     Attributes:
         aspect: what the question asks for. The yes-or-no aspects are "exists", "is_larger" and "is_beside".
         value: the color, region, count, yes or no, or the topic's name; for "larger", whether it is the thing named
-            first;
-            None if the things are the answer.
+            first; None if the things are the answer.
         kind, color: kind and color in the question; None if it does not specify them.
         things: (color, kind, region) of every thing that the answer may name, in reading order; for a comparison, first
             the one to which `way` applies; for "is_beside", first the one that was asked about.

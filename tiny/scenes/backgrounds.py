@@ -1,8 +1,7 @@
 """The eight backgrounds: each is a scalar field mapped through a color ramp.
 
 A field is float32 [size, size] in [0, 1]; a ramp is a list of RGB stops, evenly spaced over [0, 1]. Both are
-randomized,
-so that no two images share a background. Nothing in a background resembles one of the kinds of things.
+randomized, so that no two images share a background. Nothing in a background resembles one of the kinds of things.
 """
 
 from collections.abc import Callable, Sequence

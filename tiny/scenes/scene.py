@@ -295,8 +295,7 @@ def presence_map(scene: Scene, grid: int) -> np.ndarray:
 
     Returns:
         bool [grid, grid, kinds + colors], [row, column], in the order of KINDS and COLORS. It does not tell how many
-        things
-        share a cell, nor which color belongs to which kind there.
+        things share a cell, nor which color belongs to which kind there.
     """
     presence = np.zeros((grid, grid, len(KINDS) + len(COLORS)), dtype=bool)
     for thing in scene.things:

@@ -221,9 +221,8 @@ def render_shape(
         plain: omit the details, such as windows.
     """
     half = math.ceil(radius) + 2  # margin for the outline
-    patch = Image.new(
-        "RGBA", (4 * half, 4 * half), (*(line or paint), 0)
-    )  # rendered at twice the size, for antialiasing
+    # Rendered at twice the size, for antialiasing.
+    patch = Image.new("RGBA", (4 * half, 4 * half), (*(line or paint), 0))
     draw = ImageDraw.Draw(patch)
     shape = shape_of(kind)
     outlines = [transform_polygon(part, 2 * half, 2 * half, 2 * radius, angle, flipped) for part in shape.silhouette]

@@ -35,8 +35,7 @@ class BatchLayout:
         images: number of images.
         questions: questions per image, half of them in each language.
         bucket_ends: where the image examples, sorted by length, are split into buckets, as fractions. Few buckets need
-            few
-            kernels; a small last one for the longest examples wastes little padding.
+            few kernels; a small last one for the longest examples wastes little padding.
         grid: rows of the segmentation map.
         presence_grid: rows of the presence map, which is predicted from the image embeddings.
         image_length: number of image embeddings per image.

@@ -204,8 +204,7 @@ class TrainingModel(nn.Module):
         """Return the error of the appearance [P, C] predicted from the states, summed over answer tokens.
 
         Uses the states of the preceding `answer_loss` call. The head's rows have unit length, so that the states cannot
-        encode
-        the appearance with a tiny amplitude.
+        encode the appearance with a tiny amplitude.
         """
         states = F.layer_norm(self.states, (LANGUAGE_WIDTH,))
         predicted = F.linear(states, F.normalize(self.state_head.weight, dim=1), self.state_head.bias).float()
@@ -228,9 +227,8 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     """Normalize uint8 [P, S, S, 3] to pixels [P, 3, S, S], as `model.images.preprocess.preprocess` does."""
     scale = [1 / (255 * std) for std in CLIP_STD]
     shift = [mean / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
-    channels = [
-        images[..., i].float() * scale[i] - shift[i] for i in range(3)
-    ]  # scalars: no tensor to copy to the device
+    # Scalars: no tensor to copy to the device.
+    channels = [images[..., i].float() * scale[i] - shift[i] for i in range(3)]
     return torch.stack(channels, dim=1)
 
 

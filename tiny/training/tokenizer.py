@@ -60,8 +60,7 @@ def train_tokenizer(texts: Iterable[str], out_dir: Path, vocab_size: int = 1500)
         texts: training texts, one example each.
         out_dir: output directory, created if missing.
         vocab_size: total number of pieces, 349 of them fixed (special, layout and byte pieces); fewer if the texts do
-            not
-            support that many. Every character of the texts gets a piece.
+            not support that many. Every character of the texts gets a piece.
 
     Raises:
         RuntimeError: there are no texts, or vocab_size is too small for their characters.

@@ -7,10 +7,8 @@ ALIAS_RATE = 0.25  # share of questions that use a synonym of a kind
 SHORT_COLOR_RATE = 0.25  # share of Chinese questions that say 红球 or 红的球 instead of 红色的球
 LATE_COLOR_RATE = 0.04  # share of English questions that say "the ball that is red"
 GENERIC_MEASURE_RATE = 0.12  # share of questions that use 个 instead of the proper measure word
-CARELESS_RATE, POLITE_RATE = (
-    0.25,
-    0.4,
-)  # thresholds below which punctuation is dropped, and below which politeness is added
+CARELESS_RATE = 0.25  # threshold below which punctuation is dropped
+POLITE_RATE = 0.4  # threshold below which politeness is added
 OTHER_COLOR_RATE = 0.1  # share of questions that use a synonym of a color, if it has one
 OTHER_REGION_RATE = 0.6  # share of questions that sample among all names of a region or side
 PERIODS = {"zh": "？?。.！!", "en": "?.!"}

@@ -55,7 +55,7 @@ def route_error(app: FastAPI, request: Request, error: AnyHTTPException) -> ApiE
     documentation = f"{DOCS} documents the API."
     if error.status_code == 404:
         known = ", ".join(sorted(list_routes(app, PROTOCOL if path.startswith(PROTOCOL) else "")))
-        message = f"{path[:100]!r} does not exist here. The routes are: {known}. {documentation}"
+        message = f"There is no route {path[:100]!r}. The routes are: {known}. {documentation}"
         return ApiError(404, message, code="unknown_route")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")

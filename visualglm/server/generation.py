@@ -1,7 +1,7 @@
 """Generation in threads: the event loop receives the chunks in batches, and cancels when the client disconnects.
 
-The first and the last chunk are delivered immediately. Chunks in between are delivered at multiples of 20 ms, so that
-the event loop wakes up once for all running answers and not once for each chunk.
+If streamed, the first chunk of all answers and the end are delivered immediately. Chunks in between are delivered at
+multiples of 20 ms, so that the event loop wakes up once for all running answers and not once for each chunk.
 """
 
 import asyncio
@@ -116,7 +116,10 @@ class GenerationTask:
             pool.submit(self._generate, index, source, permit)
 
     def cancel(self) -> None:
-        """Cancel the answers: immediately if closable while a thread waits for them, else at their next chunk."""
+        """Cancel the answers.
+
+        An answer that can be closed while its thread waits for a chunk ends immediately, another one at its next chunk.
+        """
         self.cancelled = True
         for answer in list(self._open.values()):
             with contextlib.suppress(ValueError):  # a generator cannot be closed while a thread executes it
@@ -186,7 +189,7 @@ class GenerationTask:
                 self._loop.call_soon_threadsafe(permit.release)
 
     def _enqueue(self, index: int, item: StreamChunk | Exception) -> None:
-        """Queue a chunk or error for the event loop; wake it for the first chunk and at the end."""
+        """Queue a chunk or error for the event loop; wake it at the end and, if streamed, for the first chunk."""
         if isinstance(item, Exception):
             ended, failed = False, True
         else:

@@ -140,9 +140,8 @@ async def format_events(
     more: dict[str, Any] = {"usage": None} if with_usage else {}
     for index in range(body.n or 1):
         yield envelope.chunk(index, {"role": "assistant", "content": ""}, **more)
-    around = [
-        envelope.split_around_text(index, **more) for index in range(body.n or 1)
-    ]  # identical in all chunks, so computed once
+    # Identical in all chunks, so computed once.
+    around = [envelope.split_around_text(index, **more) for index in range(body.n or 1)]
     async for batch in chunks:
         for index, chunk in batch:
             if counts_each:
@@ -176,14 +175,14 @@ def to_question(body: CompletionRequest, service: Service) -> Question:
     return Question(text, turns, image, choose_configs(body, service), stop_strings, bool(body.stream))
 
 
-def check_model(body: str, name: str) -> None:
+def check_model(requested: str, served: str) -> None:
     """Check that a request names the served model.
 
     Raises:
         ApiError: 404, it names another model.
     """
-    if body != name:
-        message = f"The model {body[:100]!r} does not exist here. The served model is {name!r}."
+    if requested != served:
+        message = f"The model {requested[:100]!r} does not exist here. The served model is {served!r}."
         raise ApiError(404, message, code="model_not_found", param="model")
 
 

@@ -61,7 +61,7 @@ class EventStreamResponse(Response):
     Args:
         events: the events' bytes; closed when the client disconnects.
         timeout: seconds until the response is aborted, for clients that stop reading.
-        on_close: called exactly once at the end, even if the client disconnects before the first event.
+        on_close: called when the response ends, even if the client disconnects before the first event.
     """
 
     media_type = "text/event-stream"

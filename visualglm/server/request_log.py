@@ -168,7 +168,7 @@ class Metrics:
         for name, text, count in (
             ("visualglm_answers", "Admitted answers", running),
             ("visualglm_queue", "Answers that wait for their first token", waiting),
-            ("visualglm_batch_size", "Answers that are generated", generating),
+            ("visualglm_batch_size", "Answers that are being generated", generating),
         ):
             Gauge(name, text, registry=self.registry).set_function(count)
 

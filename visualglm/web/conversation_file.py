@@ -18,9 +18,8 @@ from .uploads import UploadFolder
 FORMAT, VERSION = "visualglm-conversation", 1
 MAX_CHARACTERS = 100_000  # of one question or answer
 MAX_TEXT = 1_000_000  # characters of all questions and answers
-MAX_JSON_TOKENS = (
-    500_000  # brackets, commas and colons: parsing spends time and memory on each before anything is validated
-)
+# Brackets, commas and colons: parsing spends time and memory on each before anything is validated.
+MAX_JSON_TOKENS = 500_000
 
 
 class ConversationFileError(VisualGLMError):

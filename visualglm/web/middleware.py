@@ -158,7 +158,8 @@ class PageMiddleware:
         """
         host = headers.get("host", "")
         if not self.access.allows_host(host):
-            raise RequestError(403, f"The host {host!r} is not allowed. Start the page with --allow-host and its name.")
+            remedy = "To allow it, start the page with --allow-host and this host name."
+            raise RequestError(403, f"The host {host!r} is not allowed. {remedy}")
         if not self.access.allows_origin(headers):
             raise RequestError(403, "Requests from other sites are not allowed. --allow-host NAME allows a proxy.")
         if not is_used(path) or (path == UPLOAD and scope["method"] != "POST"):

@@ -68,8 +68,9 @@ class Page:
         self._on(components["language"].click, self.switch_language, [], all_components)
         outputs = [components[name] for name in ("image", "confirm", "chat", "question")]
         # Dropping an image on another sends two events, the first of which removes the old image; only the last counts.
-        name = {"api_name": "offer_picture"}  # public name
-        self._on(components["image"].input, self.offer_image, [components["image"]], outputs, "always_last", **name)
+        # The api_name is a public name.
+        image = components["image"]
+        self._on(image.input, self.offer_image, [image], outputs, "always_last", api_name="offer_picture")
         self._on(components["load"].upload, self.offer_file, [components["load"]], outputs)
         self._on(components["start_new"].click, self.accept, [], outputs)
         self._on(components["keep_old"].click, self.decline, [], outputs)
