@@ -163,7 +163,7 @@ def is_public(scope: Scope) -> bool:
 
 
 def expects_continue(headers: Headers) -> bool:
-    """Return whether the client waits for 100 Continue before it sends its body: a rejected body is not sent."""
+    """Return whether the client waits for 100 Continue so that a rejected body need not be sent."""
     return headers.get("expect", "").lower() == "100-continue"
 
 

@@ -158,8 +158,8 @@ class PageMiddleware:
         """
         host = headers.get("host", "")
         if not self.access.allows_host(host):
-            remedy = "To allow it, start the page with --allow-host and this host name."
-            raise RequestError(403, f"The host {host!r} is not allowed. {remedy}")
+            message = "is not allowed. To allow it, start the page with --allow-host and this host name."
+            raise RequestError(403, f"The host {host!r} {message}")
         if not self.access.allows_origin(headers):
             raise RequestError(403, "Requests from other sites are not allowed. --allow-host NAME allows a proxy.")
         if not is_used(path) or (path == UPLOAD and scope["method"] != "POST"):

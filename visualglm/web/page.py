@@ -68,7 +68,7 @@ class Page:
         self._on(components["language"].click, self.switch_language, [], all_components)
         outputs = [components[name] for name in ("image", "confirm", "chat", "question")]
         # Dropping an image on another sends two events, the first of which removes the old image; only the last counts.
-        # The api_name is a public name.
+        # The former name of offer_image stays the public name of the endpoint.
         image = components["image"]
         self._on(image.input, self.offer_image, [image], outputs, "always_last", api_name="offer_picture")
         self._on(components["load"].upload, self.offer_file, [components["load"]], outputs)
