@@ -62,6 +62,6 @@ def test_each_tuned_product_is_one_of_the_published_model() -> None:
     sizes = ChatGLMConfig()
     hidden, inner, vocabulary = sizes.hidden_size, sizes.inner_hidden_size, sizes.vocab_size
     shapes = {(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner), (vocabulary, hidden)}
-    asked = {(kind, *shape) for kind in ("dense", "int8", "int4") for shape in shapes}
-    assert MATVEC_CONFIGS.keys() <= asked
-    assert MATMUL_CONFIGS.keys() <= asked
+    products = {(kind, *shape) for kind in ("dense", "int8", "int4") for shape in shapes}
+    assert MATVEC_CONFIGS.keys() <= products
+    assert MATMUL_CONFIGS.keys() <= products

@@ -81,11 +81,11 @@ def ask(model: ChatModel, folder: Path) -> list[dict[str, Any]]:
     for name, mark, question in EXPECTED["questions"]:
         image = None if name is None else Image.open(folder / "data" / name).convert("RGB")
         conversation = Conversation(image, [], CHINESE if mark == CHINESE.ask else ENGLISH)
-        for asked in (question, "3+4?"):
-            chunks = list(model.stream_answer(conversation, asked, GREEDY))
+        for query in (question, "3+4?"):
+            chunks = list(model.stream_answer(conversation, query, GREEDY))
             text, usage = "".join(chunk.text for chunk in chunks), chunks[-1].usage
             assert usage is not None
-            conversation.turns.append(Turn(asked, text))
+            conversation.turns.append(Turn(query, text))
             answers.append({"text": text, "prompt": usage.prompt_tokens, "tokens": usage.answer_tokens})
     return answers
 

@@ -74,21 +74,21 @@ def _regions(mentions: Sequence[Mention]) -> set[str]:
     return values(mentions, "region") or {REGION_OF_SIDE.get(side, side) for side in values(mentions, "side")}
 
 
-def _agree(named: set[Any], said: set[Any]) -> bool:
+def _agree(accepted: set[Any], stated: set[Any]) -> bool:
     """Check whether the answer names exactly the values of the accepted answer, if that names any."""
-    return not named or named == said
+    return not accepted or accepted == stated
 
 
-def _is_repeated(mention: Mention, asked: Sequence[Mention], named: Sequence[Mention]) -> bool:
+def _is_repeated(mention: Mention, in_question: Sequence[Mention], in_accepted: Sequence[Mention]) -> bool:
     """Check whether a mention only repeats a thing from the question, so that it is not the answer."""
-    if mention.kind is None or mention.kind not in values(asked, "kind"):
+    if mention.kind is None or mention.kind not in values(in_question, "kind"):
         return False
     if mention.color is None:
-        return mention.kind not in values(named, "kind")
-    return mention in asked and mention not in named
+        return mention.kind not in values(in_accepted, "kind")
+    return mention in in_question and mention not in in_accepted
 
 
-def _chooses(asked: Sequence[Mention], kinds: set[str], spoken: Sequence[Mention]) -> bool:
+def _chooses(in_question: Sequence[Mention], kinds: set[str], in_answer: Sequence[Mention]) -> bool:
     """Check whether the answer names an accepted thing first, if the question offers it among others."""
-    first = next((mention.kind for mention in spoken if mention.kind), None)
-    return not kinds or not kinds < values(asked, "kind") or first in kinds
+    first = next((mention.kind for mention in in_answer if mention.kind), None)
+    return not kinds or not kinds < values(in_question, "kind") or first in kinds

@@ -46,10 +46,10 @@ class ParsedAnswer:
         waiting: str | None = None  # a region whose thing follows: "On the left, there is a ball."
         last: ThingName | None = None  # a thing whose region follows: "There is a ball, it is on the left."
         for clause in split_clauses(self.text):
-            said = [m for m in find_mentions(self.language, clause) if (m.kind or m.region) and m.side is None]
-            things, regions = list_names(said), [mention.region for mention in said if mention.region]
+            mentions = [m for m in find_mentions(self.language, clause) if (m.kind or m.region) and m.side is None]
+            things, regions = list_names(mentions), [mention.region for mention in mentions if mention.region]
             if things:
-                yield from _pair_clause(said, waiting)
+                yield from _pair_clause(mentions, waiting)
                 waiting, last = None, None if regions else things[-1]
             elif regions and last:
                 yield from ((last, region) for region in regions)
@@ -58,10 +58,10 @@ class ParsedAnswer:
                 waiting = regions[-1]
 
 
-def _pair_clause(said: list[Mention], waiting: str | None) -> Iterator[tuple[ThingName, str]]:
+def _pair_clause(mentions: list[Mention], waiting: str | None) -> Iterator[tuple[ThingName, str]]:
     """Yield the thing and region pairs of one clause; `waiting` is a region from the clause before."""
-    region_first, region, group = bool(said[0].region or waiting), waiting, list[ThingName]()
-    for mention in said:
+    region_first, region, group = bool(mentions[0].region or waiting), waiting, list[ThingName]()
+    for mention in mentions:
         if mention.region and region_first:
             region = mention.region
         elif mention.region:
@@ -73,9 +73,9 @@ def _pair_clause(said: list[Mention], waiting: str | None) -> Iterator[tuple[Thi
             group += list_names([mention])
 
 
-def list_names(said: Sequence[Mention]) -> list[ThingName]:
+def list_names(mentions: Sequence[Mention]) -> list[ThingName]:
     """Return the color and kind of each thing that is mentioned."""
-    return [(mention.color, mention.kind) for mention in said if mention.kind]
+    return [(mention.color, mention.kind) for mention in mentions if mention.kind]
 
 
 def split_clauses(text: str) -> list[str]:

@@ -55,9 +55,9 @@ def score_things(example: Example, answer: str) -> ThingScore:
     return ThingScore(right, len(wrong), len(expected) - right)
 
 
-def _distinct_names(said: Sequence[Mention]) -> set[ThingName]:
+def _distinct_names(mentions: Sequence[Mention]) -> set[ThingName]:
     """Return each named (color, kind); a kind without a color only if it never occurs with one."""
-    pairs = list_names(said)
+    pairs = list_names(mentions)
     colored = {kind for color, kind in pairs if color}
     return {(color, kind) for color, kind in pairs if color or kind not in colored}
 
