@@ -114,7 +114,8 @@ def build_wheel(clone: Path, folder: Path) -> Path:
     (wheel,) = folder.glob("visualglm-*.whl")
     names = set(ZipFile(wheel).namelist())
     sources = {str(path.relative_to(clone)) for name in PACKAGES for path in (clone / name).rglob("*.py")}
-    data = {f"{name}/py.typed" for name in PACKAGES} | {f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
+    data = {"model/former_names.toml"} | {f"{name}/py.typed" for name in PACKAGES}
+    data |= {f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
     weights = {str(path.relative_to(clone)) for path in (clone / "model" / "pretrained").rglob("*") if path.is_file()}
     others = {name for name in names if ".dist-info/" not in name}
     assert others == sources | data | weights
