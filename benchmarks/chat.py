@@ -135,7 +135,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from_pretrained", default="visualglm-tiny", metavar="NAME_OR_DIR")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", help="dtype of the weights (default: chosen for the device)")
+    parser.add_argument("--dtype", help="dtype of the weights (default: chosen for the device and the size)")
     parser.add_argument(
         "--repetitions", type=min_int(1), default=7, help="repetitions of every answer (default %(default)s)"
     )

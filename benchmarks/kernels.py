@@ -158,7 +158,7 @@ def compile_all(
             if error:
                 failed.add(job)
                 print(f"skipped: {job[0]} {job[1]}: {error}", flush=True)
-    except Exception as error:  # compilation in this process is only slower
+    except Exception as error:  # not fatal: compiling in this process is only slower
         print(f"compiling the rest in this process: {error!r}", flush=True)
     pool.shutdown(wait=False, cancel_futures=True)
     return failed

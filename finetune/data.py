@@ -172,9 +172,10 @@ def split_rows(files: Sequence[Rows], share: float, seed: int) -> tuple[list[Row
     keys = list(groups)
     count = max(1, round(share * len(keys)))
     if count >= len(keys):
+        paths = ", ".join(str(rows.path) for rows in files)
         raise DataError(
-            f"The training data {files[0].path} has too few images ({len(keys)}) to hold out {share:.0%} of them. "
-            "Add images, or omit --valid-share."
+            f"The training data {paths} has too few images and rows without an image ({len(keys)}) to hold out "
+            f"{share:.0%} of them. Add rows, or omit --valid-share."
         )
     held_out = {row for key in Random(seed).sample(keys, count) for row in groups[key]}
 

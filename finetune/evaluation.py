@@ -25,7 +25,7 @@ from .formats import Row
 from .rows import iterate_usable_rows
 
 MAX_OPEN_IMAGES = 64  # questions whose images are in memory at a time
-EXTRA_TOKENS = 16  # tokens that an answer may be longer than the longest expected one
+EXTRA_TOKENS = 16  # an answer may be longer than the longest expected one by this many tokens
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,10 @@ def has_foreign_hooks(network: VisualGLMModel) -> bool:
 
 
 def gather_image_embeddings(batch: Batch, images: torch.Tensor) -> torch.Tensor:
-    """Return the image embeddings [B, L, D] of the examples from [P, L, D]; arbitrary ones without an image."""
+    """Return the image embeddings [B, L, D] of the examples from [P, L, D].
+
+    An example without an image gets the first image's embeddings, which are not used.
+    """
     return images[to_device(torch.tensor(batch.image_indices).clamp(min=0), images.device)]
 
 

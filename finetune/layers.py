@@ -34,7 +34,7 @@ def run_layer(
     Args:
         layer: the layer.
         attention_fn: computes the attention output from q, k, v and the mask.
-        alpha: factor of the residual branch.
+        alpha: factor of the skip connections.
         factors: LoRA matrices of some of the linear layers, already cast.
         recompute: whether the layer is recomputed in the backward pass. `FrozenMlp` is not used then: recomputation
             stops at the last saved tensor, and so skips a last linear layer that is an autograd node of its own.
@@ -129,7 +129,7 @@ class FrozenMlp(torch.autograd.Function):
             ctx: autograd's context.
             a: hidden states [B, T, D] after attention.
             layer: the layer.
-            alpha: factor of the residual branch.
+            alpha: factor of the skip connections.
             save_activations: whether to save the MLP's inner activations, 4 D per token, instead of recomputing them
                 in the backward pass.
         """
@@ -157,6 +157,10 @@ class FrozenMlp(torch.autograd.Function):
 
 
 def normalize(layer: Any, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Apply a layer's second LayerNorm to a; return its output, and mean and reciprocal deviation of each token."""
+    """Apply a layer's second LayerNorm to `a`.
+
+    Returns:
+        The output, and each token's mean and reciprocal standard deviation.
+    """
     norm = layer.post_attention_layernorm
     return torch.native_layer_norm(a, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

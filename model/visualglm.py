@@ -297,7 +297,7 @@ class VisualGLMModel(ChatGLMModel):
 
     @property
     def residual_scale(self) -> float:
-        """Factor of the residual branch, sqrt(2 x layers)."""
+        """Factor of the skip connections, sqrt(2 x layers)."""
         return float((2 * len(self.transformer.layers)) ** 0.5)
 
     @property

@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--repetition_penalty", type=float, help="1 disables it (default: from generation_config.json, else 1.2)")
     add("--quant", type=int, choices=(8, 4), help="quantize the weights to this many bits")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if available)")
-    add("--dtype", choices=DTYPES, help="dtype of the weights (default: chosen for the device)")
+    add("--dtype", choices=DTYPES, help="dtype of the weights (default: chosen for the device and the size)")
     add("--json", type=Path, metavar="FILE", help="write scores, questions and answers to this file")
     add("--failures", type=Path, metavar="FILE", help="write the wrong answers to this HTML file")
     add("--no_swap", dest="swap", action="store_false", help="skip the control with swapped images")

@@ -95,7 +95,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quant_vision", action="store_true", help="with --quant, also quantize the image encoder")
     add("--quant_embeddings", action="store_true", help="with --quant, also quantize the token embeddings")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if available)")
-    add("--dtype", choices=DTYPES, help="data type of the weights (default: depends on the device)")
+    add("--dtype", choices=DTYPES, help="data type of the weights (default: chosen for the device and the size)")
     add("--hf", action="store_true", help="use the Hugging Face implementation instead of the SAT one")
     add_language_arguments(parser)
 

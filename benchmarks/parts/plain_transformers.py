@@ -23,7 +23,7 @@ WARM_UP_TOKENS = 4
 
 
 class TokenTimer(BaseStreamer):
-    """Records the time of each token."""
+    """Records the time of the prompt, then of each token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -33,7 +33,7 @@ class TokenTimer(BaseStreamer):
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """Do nothing: every token is recorded."""
+        """Do nothing: `put` has recorded the time of every token."""
 
 
 def load(directory: str, device: str, dtype: torch.dtype) -> Any:

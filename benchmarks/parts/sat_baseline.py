@@ -46,8 +46,8 @@ class SatGeneration:
         self.network = model.network
         self.network.add_mixin("auto-regressive", CachedAutoregressiveMixin())
         width = self.network.rotary.dim
-        rotary = RotaryEmbedding(width)  # SAT's, which caches its tables; in half precision, as in the original
-        rotary.inv_freq = rotary.inv_freq.half().float()
+        rotary = RotaryEmbedding(width)  # SAT's, which caches its tables
+        rotary.inv_freq = rotary.inv_freq.half().float()  # rounded to half precision, as in the original
         self.network.get_mixin("chatglm-attn").rotary_emb = rotary.to(self.network.device)
         self.network.eval()
 

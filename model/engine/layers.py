@@ -206,7 +206,7 @@ class Layers:
         weights: the weights of all layers.
         num_heads: H, attention heads.
         head_dim: width of a head.
-        residual_scale: factor of the residual branch.
+        residual_scale: factor of the skip connections: a sublayer f returns f(m) + residual_scale * m.
         cos_sin_table: cosines and sines of all positions [2, positions, head_dim / 2]; each half of a head uses one
             position id.
     """

@@ -56,7 +56,7 @@ class Network(Protocol):
 
     @property
     def residual_scale(self) -> float:
-        """Factor of the residual branch."""
+        """Factor of the skip connections: a sublayer f returns f(m) + residual_scale * m."""
         ...
 
     @property

@@ -99,7 +99,7 @@ class ViTLayer(nn.Module):
 
 
 class QFormerLayer(nn.Module):
-    """A post-norm transformer layer: the residual branches start from the normalized values.
+    """A post-norm transformer layer: the skip connections start from the normalized values.
 
     The LayerNorm after the MLP is the `input_layernorm` of the next layer.
     """

@@ -248,7 +248,7 @@ def prepacked_linear(
 
 BITS = (8, 4)
 QUANT_MAX = {4: 7, 8: 127}
-QUANTIZED_LAYERS = (  # in each layer of the language model; all other layers keep their precision
+QUANTIZED_LAYERS = (  # `quantize_layers` quantizes these in each layer of the language model, and nothing else
     "attention.query_key_value",
     "attention.dense",
     "mlp.dense_h_to_4h",

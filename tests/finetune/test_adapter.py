@@ -76,7 +76,8 @@ def test_rehearsal_answers_have_a_weighted_kl_loss(network: FineTuneVisualGLMMod
     assert all(part.enabled for part in module.adapter.modules)
 
 
-@pytest.mark.parametrize("method", ["lora", "head", "qlora", "qlora-mlp"])  # a new prefix changes the logits
+# Not P-tuning: a new prefix changes the logits.
+@pytest.mark.parametrize("method", ["lora", "head", "qlora", "qlora-mlp"])
 def test_an_untrained_adapter_has_no_kl_loss(method: str, data: Path) -> None:  # noqa: F811
     network = build(**METHODS[method])
     for name, weight in network.named_parameters():

@@ -1,4 +1,4 @@
-"""Each launcher, with deepspeed in one or two processes, gives the same training result."""
+"""Training with each launcher and with deepspeed, in one or two processes, gives the result of a plain run."""
 
 import json
 import subprocess

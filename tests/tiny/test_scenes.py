@@ -47,7 +47,7 @@ def mask_of(thing: Thing, side: int) -> np.ndarray:
 
 
 def name_of(rgb: np.ndarray) -> str:
-    """Return the color name of an RGB value, by hue unless it is gray."""
+    """Return the color name of an RGB value: black if dark, white if pale, otherwise by hue."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(rgb / 255))
     if value < 0.3:
         return "black"

@@ -91,7 +91,7 @@ class AuthMiddleware:
         await self.app(scope, receive, send)
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        """Check the headers of a request.
+        """Check the key of a request, and for POST its origin and that the server is ready; record the key's number.
 
         Raises:
             ApiError: the request is rejected.
@@ -163,7 +163,10 @@ def is_public(scope: Scope) -> bool:
 
 
 def expects_continue(headers: Headers) -> bool:
-    """Return whether the client waits for 100 Continue so that a rejected body need not be sent."""
+    """Return whether the client waits for 100 Continue before it sends the body.
+
+    If its request is rejected, it does not send the body.
+    """
     return headers.get("expect", "").lower() == "100-continue"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from .api_errors import ApiError
 from .schemas import CompletionRequest
 
-Values = Mapping[str, Sequence[object]]  # parameter -> values without effect; null never has one
+Values = Mapping[str, Sequence[object]]  # parameter -> values without effect; null has no effect for any parameter
 
 NO_OP_VALUES: Values = {
     # OpenAI

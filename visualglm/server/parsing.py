@@ -108,7 +108,7 @@ def _to_number(text: str) -> int | float:
 
 
 def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def check_characters(texts: Sequence[str]) -> None:

@@ -133,7 +133,7 @@ def log(event: str, level: int = logging.INFO, raised: BaseException | None = No
 
 
 def log_request(record: RequestRecord) -> None:
-    """Write the log line of a finished request, without empty fields."""
+    """Write the log line of a finished request, without fields that are empty or 0."""
     details = {name: value for name, value in asdict(record).items() if value}
     log("request", **details)
 

@@ -41,7 +41,7 @@ class Page:
 
     def __init__(self, model: ChatModel, config: GenerationConfig) -> None:
         self.model = model
-        self.config = dataclasses.replace(config, seed=None)  # the page's seed field starts empty: no fixed seed
+        self.config = dataclasses.replace(config, seed=None)  # an empty seed field means a random seed
         examples = [EXAMPLES_FOLDER / name for name, _ in EXAMPLES]
         gr.set_static_paths(examples)  # otherwise Gradio copies them to a folder that all pages of a process share
         self.folder = UploadFolder(examples)

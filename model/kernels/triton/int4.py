@@ -29,10 +29,10 @@ ADD_8 = tl.constexpr(-0x77777778)  # XORed with a word, adds 8 to each of its ei
 
 @triton.jit
 def near_one(bits):
-    """Convert the two unsigned numbers n + 8 of a byte to floats near 1.
+    """Convert the two numbers of a byte, each n + 8 for a signed int4 n, to floats in [1, 2).
 
     The byte starts at bit 15; the results are 1.5 + n / 16 for the high and 1.03125 + n / 256 for the low number.
-    The numbers become the first and the second four mantissa bits of a float32 near 1, which is faster than a
+    The numbers become the first and the second four mantissa bits of a float32 in [1, 2), which is faster than a
     conversion.
     """
     high, low = (bits & 0x780000) | 0x3F800000, (bits & 0x078000) | 0x3F800000

@@ -9,7 +9,7 @@ from finetune.finetune_visualglm import main
 from model import FineTuneVisualGLMModel, SettingError, VisualGLMModel, load_sat
 from model.sat.lora import TARGETS, LoraLinear, LoraMixin, select_layers
 
-LAYERS = range(4)  # of each transformer in visualglm-tiny
+LAYERS = range(4)  # of the language model in visualglm-tiny
 IMAGE = "mixins.eva.model"
 ATTENTION = [f"transformer.layers.{n}.attention.{name}" for n in LAYERS for name in ("query_key_value", "dense")]
 MLP = [f"transformer.layers.{n}.mlp.{name}" for n in LAYERS for name in ("dense_h_to_4h", "dense_4h_to_h")]

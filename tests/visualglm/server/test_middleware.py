@@ -327,7 +327,7 @@ def test_metrics_show_waiting_and_running_answers():
 def test_running_answers_end_and_new_questions_are_503_while_the_server_stops():
     model = SteppedModel()
     with serving(model) as client, ThreadPoolExecutor(1) as pool, httpx.Client(base_url=client.base_url) as other:
-        assert other.get("/ready").status_code == 200  # opened before the shutdown
+        assert other.get("/ready").status_code == 200  # opens its connection before the shutdown
         futures = pool.submit(client.post, "/", json={"text": "hello", "max_new_tokens": 4})
         wait_until(lambda: model.open == 1)
         client.server.handle_exit(2, None)
