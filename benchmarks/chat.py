@@ -117,7 +117,7 @@ def print_answers(answers: dict[tuple[Case, str], list[Answer]]) -> None:
 
 
 def print_summary(answers: dict[tuple[Case, str], list[Answer]]) -> None:
-    """Print the range of our tokens/s, divided by those of the faster SAT backend of each case."""
+    """Print the smallest and largest speedup over the faster SAT backend of each case, in tokens/s."""
     rates = {key: median_of(measured, lambda answer: answer.tokens_per_s) for key, measured in answers.items()}
     cases = dict.fromkeys(case for case, _ in rates)
     ratios = [

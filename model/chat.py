@@ -138,7 +138,7 @@ def drain_stream(stream: Callable[P, Iterator[T]], name: str, summary: str) -> C
 chat = drain_stream(  # public name
     stream_chat,
     "chat",
-    """Answer a question about an image. The arguments and errors are those of `stream_chat`.
+    """Answer a question about an image, with the arguments and errors of `stream_chat`.
 
     Returns:
         The answer, the history including this turn, and the image's pixels [1, 3, S, S] for the next call.

@@ -79,7 +79,7 @@ def describe_error(error: Exception) -> str:
 
 
 def describe_damage(path: Path) -> str | None:
-    """Describe the damage of a file, or what it is instead of weights, with advice; None if nothing is recognized."""
+    """Describe a damaged file, or a file of another kind than weights, with advice; None if nothing is recognized."""
     if path.is_symlink() and not path.exists():
         return f"is a link to {path.readlink()}, which does not exist. {RETRY_ADVICE}."
     if not path.is_file():

@@ -46,7 +46,7 @@ def list_side_pairs(scene: Scene) -> list[tuple[Thing, Thing, str]]:
 
 @lru_cache(maxsize=64)
 def list_references(scene: Scene) -> tuple[tuple[Thing, str, bool], ...]:
-    """Return (thing, side, is occupied) for each side of a thing where it is unambiguous which things are there."""
+    """Return (thing, side, is occupied) for each side that every other thing is clearly on or clearly off."""
     found = []
     for thing in scene.things:
         for side in SIDES:
