@@ -1,0 +1,166 @@
+/** Dialogs that ask, and short messages (toasts). */
+
+import { element, icon, iconButton, replaceChildren } from "./dom.js";
+import { texts } from "./i18n.js";
+
+const TOAST_MS = 6000;
+const words = texts({
+    en: { close: "Close", cancel: "Cancel" },
+    zh: { close: "关闭", cancel: "取消" },
+});
+
+/**
+ * Open a modal dialog with any content. Escape and the close button close it; focus returns to where it was.
+ *
+ * @param {Object} options
+ * @param {string|Function} options.title
+ * @param {Array} options.content - children, as `element` takes them
+ * @param {string} [options.className] - further class of the dialog
+ * @param {Function} [options.onClose] - called after it was closed
+ * @returns {HTMLDialogElement} call its `close(value)`
+ */
+export function openDialog({ title, content, className = "", onClose = () => {} }) {
+    const dialog = element("dialog.dialog", { "aria-labelledby": "dialog-title" });
+    if (className) dialog.classList.add(className);
+    const close = iconButton("close", () => words.close, { onclick: () => dialog.close("") });
+    dialog.append(
+        element("header", {}, element("h2", { id: "dialog-title" }, title), close),
+        element("div.dialog-body", {}, content),
+    );
+    dialog.addEventListener("close", () => {
+        dialog.remove();
+        onClose(dialog.returnValue);
+    });
+    dialog.addEventListener("click", (event) => {
+        if (event.target === dialog) dialog.close(""); // the backdrop
+    });
+    document.getElementById("visualglm").append(dialog);
+    dialog.showModal();
+    return dialog;
+}
+
+/**
+ * Ask the visitor; Escape chooses "".
+ *
+ * @param {Object} options
+ * @param {string} options.title
+ * @param {string} options.text - what happens, and what is lost
+ * @param {Array<{value: string, label: string, kind?: "primary"|"danger"}>} options.actions - the first gets the focus
+ * @returns {Promise<string>} the value of the chosen action
+ */
+export function askDialog({ title, text, actions }) {
+    return new Promise((resolve) => {
+        const buttons = actions.map(({ value, label, kind }, index) =>
+            element(
+                `button.button${kind ? `.${kind}` : ""}`,
+                { type: "button", autofocus: index === 0, onclick: () => dialog.close(value) },
+                label,
+            ),
+        );
+        const cancel = element("button.button", { type: "button", onclick: () => dialog.close("") }, words.cancel);
+        const content = [element("p", {}, text), element("div.dialog-actions", {}, cancel, buttons)];
+        const dialog = openDialog({ title, content, onClose: resolve });
+    });
+}
+
+/** Ask for one line of text; the promise is fulfilled with it, or with null if the visitor cancels. */
+export function promptDialog({ title, label, value = "", action }) {
+    return new Promise((resolve) => {
+        const input = element("input.text-input", { type: "text", value, maxlength: 200, "aria-label": label });
+        const form = element("form", { method: "dialog" }, input);
+        const save = element("button.button.primary", { type: "submit" }, action);
+        const cancel = element("button.button", { type: "button", onclick: () => dialog.close("") }, words.cancel);
+        form.append(element("div.dialog-actions", {}, cancel, save));
+        form.addEventListener("submit", (event) => {
+            event.preventDefault();
+            dialog.close("saved");
+        });
+        const dialog = openDialog({
+            title,
+            content: [form],
+            onClose: (result) => resolve(result === "saved" ? input.value.trim() : null),
+        });
+        input.select();
+    });
+}
+
+/**
+ * Show a short message. It goes away by itself, unless it is an error or has an action.
+ *
+ * @param {string} text
+ * @param {Object} [options]
+ * @param {"info"|"error"} [options.kind]
+ * @param {{label: string, run: Function}} [options.action] - a button, such as Undo
+ * @returns {Function} call it to remove the message
+ */
+export function toast(text, { kind = "info", action = null } = {}) {
+    const remove = () => node.remove();
+    const button =
+        action &&
+        element(
+            "button.button",
+            {
+                type: "button",
+                onclick: () => {
+                    remove();
+                    action.run();
+                },
+            },
+            action.label,
+        );
+    const close = iconButton("close", () => words.close, { onclick: remove });
+    const node = element(`div.toast.${kind}`, { role: kind === "error" ? "alert" : "status" }, element("p", {}, text), button, close);
+    document.getElementById("toasts").append(node);
+    if (kind !== "error") setTimeout(remove, action ? 2 * TOAST_MS : TOAST_MS);
+    return remove;
+}
+
+/** Open a menu of actions below a button; Escape, a click elsewhere or a choice closes it. */
+export function openMenu(button, items) {
+    const menu = element("div.menu", { role: "menu", popover: "auto" });
+    replaceChildren(
+        menu,
+        items.map(({ label, iconName, run, kind }) =>
+            element(
+                `button.menu-item${kind ? `.${kind}` : ""}`,
+                {
+                    type: "button",
+                    role: "menuitem",
+                    onclick: () => {
+                        menu.hidePopover();
+                        run();
+                    },
+                },
+                iconName && icon(iconName),
+                label,
+            ),
+        ),
+    );
+    menu.addEventListener("keydown", (event) => moveFocus(event, [...menu.children]));
+    menu.addEventListener("toggle", (event) => {
+        if (event.newState !== "closed") return;
+        menu.remove();
+        button.setAttribute("aria-expanded", "false");
+        if (document.activeElement === document.body) button.focus();
+    });
+    document.getElementById("visualglm").append(menu);
+    menu.showPopover();
+    button.setAttribute("aria-expanded", "true");
+    placeBelow(menu, button);
+    menu.firstElementChild?.focus();
+}
+
+function moveFocus(event, items) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    items.at((items.indexOf(document.activeElement) + step) % items.length)?.focus();
+}
+
+function placeBelow(menu, button) {
+    const anchor = button.getBoundingClientRect();
+    const { width, height } = menu.getBoundingClientRect();
+    const below = anchor.bottom + height + 8 <= window.innerHeight;
+    menu.style.left = `${Math.max(8, Math.min(anchor.left, window.innerWidth - width - 8))}px`;
+    menu.style.top = `${Math.max(8, below ? anchor.bottom + 4 : anchor.top - height - 4)}px`;
+}

@@ -1,0 +1,4 @@
+/** The log: questions, answers, branches. */
+
+/** Build this part of the page. */
+export function buildLog(app) {}

@@ -1,0 +1,71 @@
+/** Starts the page: reads what the server says of itself, opens the store, builds the parts, restores the state. */
+
+import { App } from "./app.js";
+import { setAttribute, replaceChildren } from "./dom.js";
+import { language, setLanguage, texts } from "./i18n.js";
+import { openStore } from "./store.js";
+import { buildComposer } from "./composer.js";
+import { buildConversations } from "./conversations.js";
+import { buildFolder } from "./folder.js";
+import { buildImagePanel } from "./image_panel.js";
+import { buildLog } from "./log.js";
+import { buildSettings } from "./settings.js";
+import { buildShortcuts } from "./shortcuts.js";
+import { buildStatus } from "./status.js";
+import { buildWelcome } from "./welcome.js";
+
+const PARTS = [
+    buildStatus,
+    buildImagePanel,
+    buildLog,
+    buildWelcome,
+    buildComposer,
+    buildConversations,
+    buildSettings,
+    buildFolder,
+    buildShortcuts,
+];
+
+/** Let the texts of the shell, which the server filled in, follow the language. `tables` are those of shell_texts.json. */
+function localizeShell(tables) {
+    const words = texts(tables);
+    const bind = (key, apply) => {
+        for (const node of document.querySelectorAll(`#visualglm [data-${key}]`)) {
+            const name = node.dataset[key];
+            apply(node, () => words[name]);
+        }
+    };
+    bind("text", (node, text) => replaceChildren(node, text));
+    bind("label", (node, text) => setAttribute(node, "aria-label", text));
+    bind("placeholder", (node, text) => setAttribute(node, "placeholder", text));
+}
+
+async function start() {
+    const info = JSON.parse(document.getElementById("page-info").textContent);
+    const store = await openStore(info.user, info.features.history);
+    const chosen = await store.get("values", "language");
+    const wanted = new URLSearchParams(location.search).get("lang");
+    setLanguage(wanted ? language() : (chosen?.value ?? language()));
+    localizeShell(info.shell);
+    const app = new App(info, store);
+    for (const build of PARTS) build(app);
+    const typed = document.getElementById("question").value;
+    await app.restore(typed);
+    document.getElementById("visualglm").dataset.ready = "";
+    return app;
+}
+
+const root = document.getElementById("visualglm");
+window.visualglm = {
+    app: start(),
+    /** Move the page into the component that Gradio has made for it; the focus and what was typed stay. */
+    mount(element) {
+        const { activeElement: active } = document;
+        const selection = active && "selectionStart" in active ? [active.selectionStart, active.selectionEnd] : null;
+        element.append(root);
+        if (active && root.contains(active)) {
+            active.focus({ preventScroll: true });
+            if (selection && selection[0] !== null) active.setSelectionRange(...selection);
+        }
+    },
+};

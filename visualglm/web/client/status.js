@@ -1,0 +1,4 @@
+/** The line that says which model answers. */
+
+/** Build this part of the page. */
+export function buildStatus(app) {}
