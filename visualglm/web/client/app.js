@@ -56,7 +56,11 @@ export class App {
         this.listeners.get(name)?.forEach((listener) => listener(detail));
     }
 
-    /** Restore the settings, and the conversation that was open last. Keep what was typed before the page was ready. */
+    /**
+     * Restore the settings, and the conversation that was open last.
+     *
+     * @param {Function} typed - returns what was typed before the page was ready; it becomes the draft
+     */
     async restore(typed) {
         const [settings, last] = await Promise.all([
             this.store.get("values", "settings"),
@@ -64,8 +68,9 @@ export class App {
         ]);
         Object.assign(this.settings, settings?.values);
         const conversation = last && (await this.store.get("conversations", last.value));
+        const draft = typed();
         if (conversation) this.show(conversation);
-        if (typed) this.setDraft(typed);
+        if (draft) this.setDraft(draft);
         this.emit("settings");
     }
 

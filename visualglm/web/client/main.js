@@ -40,6 +40,18 @@ function localizeShell(tables) {
     bind("placeholder", (node, text) => setAttribute(node, "placeholder", text));
 }
 
+/** Fit the page into what a phone's keyboard leaves of the screen. */
+function followKeyboard() {
+    const viewport = window.visualViewport;
+    if (!viewport) return;
+    const fit = () => {
+        const isZoomed = viewport.scale > 1.01; // a pinch must not change the layout
+        if (!isZoomed) document.documentElement.style.setProperty("--viewport-height", `${viewport.height}px`);
+    };
+    viewport.addEventListener("resize", fit);
+    fit();
+}
+
 async function start() {
     const info = JSON.parse(document.getElementById("page-info").textContent);
     const store = await openStore(info.user, info.features.history);
@@ -49,8 +61,8 @@ async function start() {
     localizeShell(info.shell);
     const app = new App(info, store);
     for (const build of PARTS) build(app);
-    const typed = document.getElementById("question").value;
-    await app.restore(typed);
+    followKeyboard();
+    await app.restore(() => document.getElementById("question").value);
     document.getElementById("visualglm").dataset.ready = "";
     return app;
 }
