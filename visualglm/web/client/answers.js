@@ -1,7 +1,7 @@
 /** Ask questions: send the image if the server needs it, stream the answer into a node, store the result. */
 
 import { ApiError, streamAnswer } from "./api.js";
-import { addNode, promptTurns } from "./conversation.js";
+import { addNode, chooseBranch, newId, promptTurns, shownNodes } from "./conversation.js";
 
 const REDRAW_MS = 50;
 const STORE_MS = 2000; // a growing answer is stored this often
@@ -49,6 +49,39 @@ export async function ask(app, question, options = {}) {
         app.saveNow(conversation);
     }
     return node;
+}
+
+/**
+ * Ask the next question of the open conversation: once, or on both sides while the visitor compares.
+ *
+ * @param {App} app - its `comparison` is null, or {sides: [{model, settings}, {model, settings}]}
+ * @param {string} question
+ * @returns {Promise<Object[]>} the nodes, when their answers have ended
+ */
+export async function askNext(app, question) {
+    const parent = shownNodes(app.conversation).at(-1)?.id ?? null;
+    return app.comparison ? askPair(app, question, parent, app.comparison.sides) : [await ask(app, question, { parent })];
+}
+
+/**
+ * Ask a question twice, to compare the answers. The nodes are branches with the same `pair`; the first one is shown.
+ *
+ * @param {App} app
+ * @param {string} question
+ * @param {string|null} parent - id of the node that precedes both
+ * @param {Array<{model: number, settings: Object}>} sides
+ * @returns {Promise<Object[]>} both nodes, when their answers have ended
+ */
+export function askPair(app, question, parent, sides) {
+    const { conversation } = app;
+    const pair = newId();
+    const created = Date.now();
+    const answers = sides.map(({ model, settings }, side) =>
+        ask(app, question, { parent, model, settings, details: { pair, side, created: created + side } }),
+    );
+    const [first] = Object.values(conversation.nodes).filter((node) => node.pair === pair);
+    chooseBranch(conversation, first);
+    return Promise.all(answers);
 }
 
 /**

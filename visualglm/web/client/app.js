@@ -22,7 +22,7 @@ const words = texts({
  *
  * Events (see `on`): "open": another conversation is shown; "change": its nodes or its draft changed; "node": one node
  * changed (detail: the node); "image": its image changed or is being uploaded; "running": an answer began or ended;
- * "settings": a setting changed; "list": the stored conversations changed.
+ * "settings": a setting changed; "comparison": comparing was switched on, off or changed; "list": the stored conversations changed.
  */
 export class App {
     /**
@@ -34,6 +34,7 @@ export class App {
         this.store = store;
         this.conversation = newConversation();
         this.settings = Object.fromEntries(Object.entries(info.settings).map(([name, { value }]) => [name, value]));
+        this.comparison = null; // {sides: [{model, settings}, {model, settings}]} while each question is asked twice
         this.running = new Map(); // node id -> AbortController
         this.uploads = new Map(); // image id -> promise of its record
         this.opened = new Map([[this.conversation.id, this.conversation]]); // conversations with unsaved or running nodes
@@ -154,11 +155,12 @@ export class App {
         this.timers.set(conversation.id, setTimeout(() => this.saveNow(conversation), SAVE_DELAY_MS));
     }
 
-    /** Save a conversation, unless there is nothing in it. */
+    /** Save a conversation, unless it is new and there is nothing in it. */
     async saveNow(conversation = this.conversation) {
         clearTimeout(this.timers.get(conversation.id));
         this.timers.delete(conversation.id);
-        if (isEmpty(conversation) && !conversation.imageId && !conversation.draft) return;
+        const hasContent = !isEmpty(conversation) || conversation.imageId || conversation.draft;
+        if (!hasContent && !(await this.store.get("conversations", conversation.id))) return;
         await this.store.put("conversations", conversation);
         this.emit("list");
     }

@@ -11,25 +11,50 @@ export function newConversation(imageId = null, imageName = "") {
     return { id: newId(), title: "", created: now, updated: now, imageId, imageName, nodes: {}, chosen: {}, draft: "" };
 }
 
+const FIRST = "start"; // the key of the first place, where nodes have no parent
+const byAge = (a, b) => a.created - b.created || (a.id < b.id ? -1 : 1);
+
 /** Return the nodes with the same parent, oldest first: the branches at one place. `parent` is null at the start. */
 export function branches(conversation, parent) {
     return Object.values(conversation.nodes)
         .filter((node) => node.parent === parent && !node.removed)
-        .sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
+        .sort(byAge);
 }
 
-/** Return the shown nodes from the first to the last: at each place the chosen branch, otherwise the newest. */
-export function shownNodes(conversation) {
-    const shown = [];
-    let parent = null;
-    while (true) {
-        const choices = branches(conversation, parent);
-        const chosen = conversation.chosen[parent ?? "start"];
-        const node = choices.find(({ id }) => id === chosen) ?? choices.at(-1);
-        if (!node) return shown;
-        shown.push(node);
-        parent = node.id;
+/** Return a Map from each parent's id ("start" for none) to its branches, oldest first. */
+function allBranches(conversation) {
+    const places = new Map();
+    for (const node of Object.values(conversation.nodes)) {
+        if (node.removed) continue;
+        const place = node.parent ?? FIRST;
+        if (!places.has(place)) places.set(place, []);
+        places.get(place).push(node);
     }
+    for (const choices of places.values()) choices.sort(byAge);
+    return places;
+}
+
+/**
+ * Return the shown nodes from the first to the last, each with the branches at its place: {node, choices}.
+ *
+ * At each place the chosen branch is shown, otherwise the newest.
+ */
+export function shownPlaces(conversation) {
+    const places = allBranches(conversation);
+    const shown = [];
+    let place = FIRST;
+    while (places.has(place)) {
+        const choices = places.get(place);
+        const node = choices.find(({ id }) => id === conversation.chosen[place]) ?? choices.at(-1);
+        shown.push({ node, choices });
+        place = node.id;
+    }
+    return shown;
+}
+
+/** Return the shown nodes from the first to the last. */
+export function shownNodes(conversation) {
+    return shownPlaces(conversation).map(({ node }) => node);
 }
 
 /** Return the nodes from the start to a node, that one included; [] for null. */
@@ -68,22 +93,28 @@ export function addNode(conversation, parent, question, details = {}) {
         ...details,
     };
     conversation.nodes[node.id] = node;
-    conversation.chosen[parent ?? "start"] = node.id;
+    conversation.chosen[parent ?? FIRST] = node.id;
     conversation.updated = now;
     return node;
 }
 
 /** Show a branch. */
 export function chooseBranch(conversation, node) {
-    conversation.chosen[node.parent ?? "start"] = node.id;
+    conversation.chosen[node.parent ?? FIRST] = node.id;
     conversation.updated = Date.now();
 }
 
 /** Hide a node and what follows it. The record stays, so that another tab's copy does not bring it back. */
 export function removeNode(conversation, node) {
     Object.assign(node, { removed: true, updated: Date.now() });
-    if (conversation.chosen[node.parent ?? "start"] === node.id) delete conversation.chosen[node.parent ?? "start"];
+    if (conversation.chosen[node.parent ?? FIRST] === node.id) delete conversation.chosen[node.parent ?? FIRST];
     conversation.updated = Date.now();
+}
+
+/** Show a removed node again, with what follows it. */
+export function restoreNode(conversation, node) {
+    Object.assign(node, { removed: false, updated: Date.now() });
+    chooseBranch(conversation, node);
 }
 
 /** Return the title for lists: the visitor's, or the beginning of the first question, or the name of the image. */
