@@ -35,10 +35,14 @@ async function request(path, options = {}) {
         throw new ApiError("offline", words.offline);
     }
     if (response.ok) return response;
-    const { error } = await response.json().catch(() => ({}));
-    const code = error?.code ?? (response.status === 401 ? "not_logged_in" : "internal");
+    throw failure(response.status, await response.json().catch(() => ({})));
+}
+
+/** Return the error that a response stands for. */
+function failure(status, { error }) {
+    const code = error?.code ?? (status === 401 ? "not_logged_in" : "internal");
     const message = code === "not_logged_in" ? words.loggedOut : error?.message;
-    throw new ApiError(code, message ?? words.broken(response.status), response.status);
+    return new ApiError(code, message ?? words.broken(status), status);
 }
 
 function postJson(path, body, signal) {
@@ -46,9 +50,29 @@ function postJson(path, body, signal) {
     return request(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
-/** Send an image file; return {id, width, height, preview}. */
-export async function uploadImage(blob, signal) {
-    return (await request("images", { method: "POST", body: blob, signal })).json();
+/**
+ * Send an image file; return {id, width, height, preview}.
+ *
+ * @param {Blob} blob
+ * @param {Object} [options]
+ * @param {AbortSignal} [options.signal]
+ * @param {Function} [options.onProgress] - called with the fraction that was sent
+ */
+export function uploadImage(blob, { signal, onProgress = () => {} } = {}) {
+    return new Promise((resolve, reject) => {
+        const transfer = new XMLHttpRequest(); // fetch does not report the progress of an upload
+        transfer.open("POST", `page/images?lang=${language()}`);
+        transfer.responseType = "json";
+        transfer.upload.onprogress = ({ loaded, total }) => onProgress(total ? loaded / total : 0);
+        transfer.onload = () => {
+            if (transfer.status === 200 && transfer.response) resolve(transfer.response);
+            else reject(failure(transfer.status, transfer.response ?? {}));
+        };
+        transfer.onerror = () => reject(new ApiError("offline", words.offline));
+        transfer.onabort = () => reject(new DOMException("aborted", "AbortError"));
+        signal?.addEventListener("abort", () => transfer.abort(), { once: true });
+        transfer.send(blob);
+    });
 }
 
 /** Append a vote to the server's file; return {count}. */

@@ -21,8 +21,9 @@ const words = texts({
  * The page's state.
  *
  * Events (see `on`): "open": another conversation is shown; "change": its nodes or its draft changed; "node": one node
- * changed (detail: the node); "image": its image changed or is being uploaded; "running": an answer began or ended;
- * "settings": a setting changed; "comparison": comparing was switched on, off or changed; "list": the stored conversations changed.
+ * changed (detail: the node); "image": its image changed, or the upload of an image began or ended; "upload": a part of
+ * an image was sent (detail: the transfer); "running": an answer began or ended; "settings": a setting changed;
+ * "comparison": comparing was switched on, off or changed; "list": the stored conversations changed.
  */
 export class App {
     /**
@@ -37,6 +38,7 @@ export class App {
         this.comparison = null; // {sides: [{model, settings}, {model, settings}]} while each question is asked twice
         this.running = new Map(); // node id -> AbortController
         this.uploads = new Map(); // image id -> promise of its record
+        this.transfers = new Map(); // image id -> {record, fraction, cancel} of its upload
         this.opened = new Map([[this.conversation.id, this.conversation]]); // conversations with unsaved or running nodes
         this.listeners = new Map();
         this.timers = new Map(); // conversation id -> timer of the next save
@@ -89,9 +91,9 @@ export class App {
     }
 
     /** Start a new conversation, about an image of the store or without one; return the former one. */
-    startNew(imageId = null, imageName = "") {
+    startNew(imageId = null, imageName = "", draft = "") {
         const former = this.conversation;
-        this.show(newConversation(imageId, imageName));
+        this.show({ ...newConversation(imageId, imageName), draft });
         return former;
     }
 
@@ -117,19 +119,58 @@ export class App {
      * @throws {ApiError} the file is no image, or the server cannot be reached
      */
     async addImage(blob, name) {
-        const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "" };
-        return this.upload(record);
+        return this.startUpload(blob, name).done;
+    }
+
+    /**
+     * Store an image and start to send it to the server.
+     *
+     * @param {Blob} blob
+     * @param {string} name
+     * @param {Object} [details] - further properties of the record
+     * @returns {{record: Object, done: Promise<Object>}} the record without the server's details, and a promise of all
+     */
+    startUpload(blob, name, details = {}) {
+        const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "", ...details };
+        const done = this.upload(record);
+        done.catch(() => this.store.remove("images", record.id));
+        return { record, done };
     }
 
     /** Send an image's file to the server and store the record with the server's answer. */
     upload(record) {
+        const controller = new AbortController();
+        const transfer = { record, fraction: 0, cancel: () => controller.abort() };
+        const onProgress = (fraction) => {
+            transfer.fraction = fraction;
+            this.emit("upload", transfer);
+        };
         const upload = (async () => {
-            const { id, ...details } = await uploadImage(record.blob);
+            await this.store.put("images", record); // so that a reload during the upload does not lose it
+            const { id, ...details } = await uploadImage(record.blob, { signal: controller.signal, onProgress });
             return this.store.put("images", { ...record, serverId: id, ...details });
         })();
         this.uploads.set(record.id, upload);
-        upload.catch(() => {}).finally(() => this.uploads.delete(record.id));
+        this.transfers.set(record.id, transfer);
+        const end = () => {
+            this.uploads.delete(record.id);
+            this.transfers.delete(record.id);
+            this.emit("image");
+        };
+        upload.then(end, end);
         return upload;
+    }
+
+    /** Return the record of an image without waiting for its upload; undefined if there is none. */
+    async record(id) {
+        return this.transfers.get(id)?.record ?? this.store.get("images", id);
+    }
+
+    /** Change the image of the open conversation, which has no turns. */
+    setImage(imageId, imageName) {
+        Object.assign(this.conversation, { imageId, imageName, updated: Date.now() });
+        this.emit("image");
+        this.save();
     }
 
     /** Return the record of an image, after its upload has ended. */
@@ -163,6 +204,13 @@ export class App {
         if (!hasContent && !(await this.store.get("conversations", conversation.id))) return;
         await this.store.put("conversations", conversation);
         this.emit("list");
+    }
+
+    /** Delete a conversation that was left with nothing in it. */
+    discard(conversation) {
+        clearTimeout(this.timers.get(conversation.id));
+        this.timers.delete(conversation.id);
+        this.store.remove("conversations", conversation.id).then(() => this.emit("list"));
     }
 
     /** Save all conversations with changes, as before the tab is hidden or closed. */

@@ -46,9 +46,10 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
  * @param {string} options.title
  * @param {string} options.text - what happens, and what is lost
  * @param {Array<{value: string, label: string, kind?: "primary"|"danger"}>} options.actions - the first gets the focus
+ * @param {string} [options.cancel] - label of the button that chooses ""
  * @returns {Promise<string>} the value of the chosen action
  */
-export function askDialog({ title, text, actions }) {
+export function askDialog({ title, text, actions, cancel: cancelLabel = words.cancel }) {
     return new Promise((resolve) => {
         const buttons = actions.map(({ value, label, kind }, index) =>
             element(
@@ -57,7 +58,7 @@ export function askDialog({ title, text, actions }) {
                 label,
             ),
         );
-        const cancel = element("button.button", { type: "button", onclick: () => dialog.close("") }, words.cancel);
+        const cancel = element("button.button", { type: "button", onclick: () => dialog.close("") }, cancelLabel);
         const content = [element("p", {}, text), element("div.dialog-actions", {}, cancel, buttons)];
         const dialog = openDialog({ title, content, onClose: resolve });
     });

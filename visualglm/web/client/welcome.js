@@ -1,4 +1,81 @@
-/** What an empty conversation shows: examples and what may be asked. */
+/** What an empty conversation shows: questions about its image, examples, a random scene, the drawing board. */
 
-/** Build this part of the page. */
-export function buildWelcome(app) {}
+import { isEmpty } from "./conversation.js";
+import { element, icon, replaceChildren } from "./dom.js";
+import { openDrawingBoard } from "./drawing.js";
+import { askHere, exampleCard } from "./examples.js";
+import { language, onLanguage, texts } from "./i18n.js";
+import { drawRandomScene } from "./scene.js";
+
+const STARTERS = 4;
+const words = texts({
+    en: {
+        starters: "Ask about your image",
+        startersExample: "Ask about this image",
+        examples: "Try an example",
+        scene: "Draw me a random scene",
+        sceneHint: "The model answers, and you check it against the true answer.",
+        another: "Draw another scene",
+        board: "Drawing board",
+        boardHint: "Draw shapes, and see what the model makes of them.",
+    },
+    zh: {
+        starters: "针对您的图片提问",
+        startersExample: "针对这张图片提问",
+        examples: "试试示例",
+        scene: "给我画一个随机场景",
+        sceneHint: "模型回答后，您可以对照正确答案。",
+        another: "再画一个场景",
+        board: "画板",
+        boardHint: "画一些图形，看看模型怎么理解。",
+    },
+});
+
+/** Return the questions to begin with: those of the example or the scene, otherwise those that suit the model. */
+function starterQuestions(app, record) {
+    const known = record.scene?.questions.map(({ question }) => question[language()]);
+    const example = app.info.examples.find(({ image }) => image === record.example)?.questions[language()];
+    return (known ?? example ?? app.info.suggestions[language()]).slice(0, STARTERS);
+}
+
+/** Create a wide button with an icon, a title and a line that explains it. */
+function offer(iconName, title, hint, onclick) {
+    const text = element("span.offer-text", {}, element("strong", {}, title), element("span", {}, hint));
+    return element("button.offer", { type: "button", onclick }, icon(iconName), text);
+}
+
+/** Build the welcome, which is shown while the conversation has no turns. */
+export function buildWelcome(app) {
+    const welcome = document.getElementById("welcome");
+    const subtitle = welcome.querySelector("p");
+    const starters = element("div.starters", { hidden: true });
+    const isScene = { current: false };
+    const scene = app.info.features.scenes && offer("dice", () => (isScene.current ? words.another : words.scene), () => words.sceneHint, () => drawRandomScene(app));
+    const board = offer("draw", () => words.board, () => words.boardHint, () => openDrawingBoard(app));
+    const examples = element("ul.examples", {}, app.info.examples.map((example) => exampleCard(app, example)));
+    const heading = app.info.examples.length > 0 && element("h3.examples-title", {}, () => words.examples);
+    welcome.append(starters, element("div.offers", {}, scene, board), ...[heading, examples].filter(Boolean));
+
+    const show = () => {
+        welcome.hidden = !isEmpty(app.conversation);
+    };
+    const renderStarters = async () => {
+        const { imageId } = app.conversation;
+        const record = imageId ? await app.record(imageId) : null;
+        if (imageId !== app.conversation.imageId) return;
+        isScene.current = Boolean(record?.scene);
+        starters.hidden = !record;
+        subtitle.hidden = Boolean(record);
+        if (scene) scene.querySelector("strong").textContent = isScene.current ? words.another : words.scene;
+        if (!record) return;
+        const title = record.scene || record.example ? words.startersExample : words.starters;
+        const chips = starterQuestions(app, record).map((question) =>
+            element("button.question-chip", { type: "button", onclick: () => askHere(app, question) }, question),
+        );
+        replaceChildren(starters, element("h3", {}, title), element("div.starter-questions", {}, chips));
+    };
+    for (const name of ["open", "change", "running"]) app.on(name, show);
+    app.on("image", renderStarters);
+    onLanguage(renderStarters);
+    show();
+}
