@@ -1,6 +1,6 @@
 /** The field for questions, and the button that sends or stops. */
 
-import { ask } from "./answers.js";
+import { askNext } from "./answers.js";
 import { shownNodes } from "./conversation.js";
 import { toast } from "./dialogs.js";
 import { element, icon, replaceChildren, setAttribute } from "./dom.js";
@@ -73,14 +73,13 @@ export function buildComposer(app) {
             drawHint();
             return;
         }
-        const nodes = shownNodes(app.conversation);
-        if (nodes.length >= app.info.limits.turns) {
+        if (shownNodes(app.conversation).length >= app.info.limits.turns) {
             toast(words.turns(formatNumber(app.info.limits.turns)), { kind: "error" });
             return;
         }
         field.value = "";
         app.setDraft("");
-        ask(app, question, { parent: nodes.at(-1)?.id ?? null });
+        askNext(app, question);
     }
 
     form.addEventListener("submit", (event) => {

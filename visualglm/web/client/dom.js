@@ -70,6 +70,7 @@ const SVG = "http://www.w3.org/2000/svg";
 // Paths of the icons, in a box of 24 x 24, drawn by a line.
 const ICONS = {
     send: "M12 19V5M5 12l7-7 7 7",
+    down: "M12 5v14M5 12l7 7 7-7",
     stop: "M7 7h10v10H7z",
     menu: "M4 7h16M4 12h16M4 17h16",
     close: "M6 6l12 12M18 6L6 18",

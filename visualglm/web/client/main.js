@@ -4,6 +4,7 @@ import { App } from "./app.js";
 import { setAttribute, replaceChildren } from "./dom.js";
 import { language, setLanguage, texts } from "./i18n.js";
 import { openStore } from "./store.js";
+import { buildCompare } from "./compare.js";
 import { buildComposer } from "./composer.js";
 import { buildConversations } from "./conversations.js";
 import { buildFolder } from "./folder.js";
@@ -20,6 +21,7 @@ const PARTS = [
     buildLog,
     buildWelcome,
     buildComposer,
+    buildCompare,
     buildConversations,
     buildSettings,
     buildFolder,
