@@ -1,6 +1,6 @@
 /** Ask questions: send the image if the server needs it, stream the answer into a node, store the result. */
 
-import { ApiError, streamAnswer } from "./api.js";
+import { ApiError, streamAnswer, uploadImage } from "./api.js";
 import { addNode, chooseBranch, newId, promptTurns, shownNodes } from "./conversation.js";
 
 const REDRAW_MS = 50;
@@ -23,7 +23,7 @@ export async function ask(app, question, options = {}) {
     const { conversation = app.conversation, parent = null, model = 0, details = {} } = options;
     const settings = { ...app.settings, ...options.settings };
     const turns = promptTurns(conversation, parent);
-    const node = addNode(conversation, parent, question, { settings, model, ...details });
+    const node = addNode(conversation, parent, question, { settings, model, tab: app.tabs.id, ...details });
     const controller = new AbortController();
     app.running.set(node.id, controller);
     app.opened.set(conversation.id, conversation);
@@ -44,6 +44,7 @@ export async function ask(app, question, options = {}) {
         Object.assign(node, { phase: null, updated: Date.now() });
         conversation.updated = node.updated;
         app.running.delete(node.id);
+        if (conversation !== app.conversation && !app.runsIn(conversation)) app.opened.delete(conversation.id);
         draw.now();
         app.emit("running");
         app.saveNow(conversation);
@@ -88,18 +89,21 @@ export function askPair(app, question, parent, sides) {
  * Stream the events of an answer. If the server has lost the image, as after a restart, it is sent again.
  *
  * @param {App} app
- * @param {string|null} imageId - of a record in the store
+ * @param {string|Object|null} image - id of a record in the store; or {blob}, which is not stored
  * @param {Object} request - {turns, question, settings, model}
  * @param {AbortSignal} signal
  */
-export async function* answerEvents(app, imageId, request, signal) {
-    let record = imageId && (await aborted(signal, app.image(imageId)));
-    if (record && !record.serverId) record = await aborted(signal, app.upload(record));
+export async function* answerEvents(app, image, request, signal) {
+    const isStored = typeof image === "string";
+    const send = async (record) =>
+        isStored ? app.upload(record) : Object.assign(record, { serverId: (await uploadImage(record.blob, { signal })).id });
+    let record = isStored ? await aborted(signal, app.image(image)) : image;
+    if (record && !record.serverId) record = await aborted(signal, send(record));
     try {
         yield* streamAnswer({ ...request, image: record?.serverId ?? null }, signal);
     } catch (error) {
         if (!(error instanceof ApiError) || error.code !== "unknown_image" || !record) throw error;
-        record = await aborted(signal, app.upload(record));
+        record = await aborted(signal, send(record));
         yield* streamAnswer({ ...request, image: record.serverId }, signal);
     }
 }

@@ -1,18 +1,28 @@
 /** The state of the page: the open conversation, the settings, running answers. Parts listen to its events. */
 
 import { uploadImage } from "./api.js";
-import { isEmpty, newConversation, newId } from "./conversation.js";
+import { newConversation, newId } from "./conversation.js";
 import { texts } from "./i18n.js";
 import { toast } from "./dialogs.js";
+import { hasContent, removeUnused } from "./history.js";
+import { applyJournals, writeJournal } from "./journal.js";
+import { absorbConversation } from "./merging.js";
+import { Tabs } from "./tabs.js";
 
 const SAVE_DELAY_MS = 300;
 const words = texts({
     en: {
         full: "The browser's storage is full: this conversation is kept in this tab only. Save it as a file, or delete old conversations.",
+        failed: "The browser cannot store anything at the moment: what you do is kept in this tab only. Save it as a file.",
+        outdated: "This page was updated in another tab. Reload it; until then nothing is stored.",
+        reload: "Reload",
         imageGone: "The image of this conversation is no longer stored in this browser. Add it again.",
     },
     zh: {
         full: "浏览器存储空间已满：此对话只保留在当前标签页。请将其保存为文件，或删除旧对话。",
+        failed: "浏览器目前无法存储：你的操作只保留在当前标签页。请保存为文件。",
+        outdated: "此页面已在另一个标签页中更新。请刷新；在此之前不会存储任何内容。",
+        reload: "刷新",
         imageGone: "此对话的图片已不在浏览器中，请重新添加。",
     },
 });
@@ -34,7 +44,7 @@ export class App {
         this.info = info;
         this.store = store;
         this.conversation = newConversation();
-        this.settings = Object.fromEntries(Object.entries(info.settings).map(([name, { value }]) => [name, value]));
+        this.settings = defaultSettings(info);
         this.comparison = null; // {sides: [{model, settings}, {model, settings}]} while each question is asked twice
         this.running = new Map(); // node id -> AbortController
         this.uploads = new Map(); // image id -> promise of its record
@@ -42,9 +52,16 @@ export class App {
         this.opened = new Map([[this.conversation.id, this.conversation]]); // conversations with unsaved or running nodes
         this.listeners = new Map();
         this.timers = new Map(); // conversation id -> timer of the next save
-        store.onProblem = () => this.reportFull();
-        store.onChange(({ table, id }) => table === "conversations" && this.reload(id));
-        addEventListener("pagehide", () => this.saveAll());
+        this.unsaved = new Map(); // id -> conversation with changes that are not stored yet
+        this.dropped = new Set(); // ids of conversations that were deleted here
+        this.reported = new Set(); // messages about the store that the visitor has seen
+        this.tabs = new Tabs(this);
+        store.onProblem = (error) => this.report(error);
+        store.onClosing = () => this.saveAll();
+        addEventListener("pagehide", () => this.leave());
+        document.addEventListener("freeze", () => this.leave());
+        document.addEventListener("resume", () => writeJournal(store, this.tabs.id, []));
+        addEventListener("pageshow", ({ persisted }) => persisted && writeJournal(store, this.tabs.id, []));
         document.addEventListener("visibilitychange", () => document.hidden && this.saveAll());
     }
 
@@ -65,16 +82,20 @@ export class App {
      * @param {Function} typed - returns what was typed before the page was ready; it becomes the draft
      */
     async restore(typed) {
+        await applyJournals(this.store);
         const [settings, last] = await Promise.all([
             this.store.get("values", "settings"),
             this.store.get("values", "last"),
         ]);
         Object.assign(this.settings, settings?.values);
-        const conversation = last && (await this.store.get("conversations", last.value));
+        const id = this.tabs.shown ?? last?.value;
+        const conversation = id && (await this.store.get("conversations", id));
         const draft = typed();
+        const ownDraft = this.tabs.draft; // another tab may have stored a different one
         if (conversation) this.show(conversation);
-        if (draft) this.setDraft(draft);
+        this.setDraft(joinDrafts(conversation && ownDraft !== null ? ownDraft : this.conversation.draft, draft));
         this.emit("settings");
+        removeUnused(this);
     }
 
     /** Show a conversation. */
@@ -83,11 +104,18 @@ export class App {
         if (left && !this.runsIn(left)) this.opened.delete(left.id);
         this.conversation = this.opened.get(conversation.id) ?? conversation;
         this.opened.set(this.conversation.id, this.conversation);
-        endInterrupted(this.conversation, this.running);
-        this.store.put("values", { id: "last", value: this.conversation.id });
+        if (left && this.unsaved.has(left.id)) this.saveNow(left);
+        this.tabs.endInterrupted(this.conversation);
+        this.remember();
         this.emit("open");
         this.emit("image");
         this.emit("running");
+    }
+
+    /** Remember the open conversation for the next visit. */
+    remember() {
+        this.tabs.remember(this.conversation);
+        if (hasContent(this.conversation)) this.store.put("values", { id: "last", value: this.conversation.id });
     }
 
     /** Start a new conversation, about an image of the store or without one; return the former one. */
@@ -100,7 +128,7 @@ export class App {
     /** Store the text of the question field. */
     setDraft(text) {
         if (this.conversation.draft === text) return;
-        this.conversation.draft = text;
+        Object.assign(this.conversation, { draft: text, draftUpdated: Date.now() });
         this.emit("change");
         this.save();
     }
@@ -131,7 +159,7 @@ export class App {
      * @returns {{record: Object, done: Promise<Object>}} the record without the server's details, and a promise of all
      */
     startUpload(blob, name, details = {}) {
-        const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "", ...details };
+        const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "", created: Date.now(), ...details };
         const done = this.upload(record);
         done.catch(() => this.store.remove("images", record.id));
         return { record, done };
@@ -192,57 +220,114 @@ export class App {
 
     /** Save a conversation soon. */
     save(conversation = this.conversation) {
-        clearTimeout(this.timers.get(conversation.id));
+        this.cancelSave(conversation);
+        this.unsaved.set(conversation.id, conversation);
         this.timers.set(conversation.id, setTimeout(() => this.saveNow(conversation), SAVE_DELAY_MS));
     }
 
-    /** Save a conversation, unless it is new and there is nothing in it. */
-    async saveNow(conversation = this.conversation) {
+    /** Forget that a conversation has changes to save. */
+    cancelSave(conversation) {
         clearTimeout(this.timers.get(conversation.id));
         this.timers.delete(conversation.id);
-        const hasContent = !isEmpty(conversation) || conversation.imageId || conversation.draft;
-        if (!hasContent && !(await this.store.get("conversations", conversation.id))) return;
-        await this.store.put("conversations", conversation);
-        this.emit("list");
+        this.unsaved.delete(conversation.id);
     }
 
     /** Delete a conversation that was left with nothing in it. */
     discard(conversation) {
-        clearTimeout(this.timers.get(conversation.id));
-        this.timers.delete(conversation.id);
-        this.store.remove("conversations", conversation.id).then(() => this.emit("list"));
+        this.cancelSave(conversation);
+        this.store.remove("conversations", conversation.id).then(() => this.emit("list", conversation.id));
     }
 
-    /** Save all conversations with changes, as before the tab is hidden or closed. */
+    /** Save a conversation, unless it was deleted, or it is new and there is nothing in it. */
+    async saveNow(conversation = this.conversation) {
+        this.cancelSave(conversation);
+        const isKnown = async () => Boolean(await this.store.get("conversations", conversation.id));
+        if (this.dropped.has(conversation.id) || (!hasContent(conversation) && !(await isKnown()))) return;
+        const stored = await this.store.put("conversations", conversation);
+        if (conversation === this.conversation) this.remember();
+        if (this.absorb(conversation, stored)) this.changed(conversation);
+        this.emit("list", conversation.id);
+    }
+
+    /** Save a conversation with the answers that this tab is writing. */
+    saveRunning(conversation) {
+        for (const id of this.running.keys()) if (id in conversation.nodes) conversation.nodes[id].updated = Date.now();
+        return this.saveNow(conversation);
+    }
+
+    /** Return the conversations with changes, or with answers that grow. */
+    changedConversations() {
+        const growing = [...this.opened.values()].filter((conversation) => this.runsIn(conversation));
+        return [...new Set([...this.unsaved.values(), ...growing])].filter(({ id }) => !this.dropped.has(id));
+    }
+
+    /** Save all conversations with changes, as before the tab is hidden. */
     saveAll() {
-        for (const conversation of this.opened.values()) if (this.timers.has(conversation.id)) this.saveNow(conversation);
+        for (const conversation of this.changedConversations()) this.saveRunning(conversation);
+    }
+
+    /** Keep all changes, as before the tab is closed, reloaded, or frozen by a phone. */
+    leave() {
+        const conversations = this.changedConversations();
+        this.saveAll();
+        this.tabs.remember(this.conversation);
+        writeJournal(this.store, this.tabs.id, conversations);
+        this.tabs.leave();
     }
 
     /** Take over what another tab has written. */
     async reload(id) {
-        if (id === null || id === this.conversation.id) {
-            const stored = await this.store.get("conversations", this.conversation.id);
-            if (stored && !this.timers.has(stored.id) && stored.updated > this.conversation.updated) {
-                for (const [nodeId, node] of Object.entries(stored.nodes)) {
-                    if (!this.running.has(nodeId)) this.conversation.nodes[nodeId] = node;
-                }
-                Object.assign(this.conversation.chosen, stored.chosen);
-                this.conversation.title = stored.title;
-                this.emit("change");
-            }
-        }
-        this.emit("list");
+        const conversation = this.opened.get(id);
+        const stored = conversation && (await this.store.get("conversations", id));
+        if (stored && this.absorb(conversation, stored)) this.changed(conversation);
+        this.emit("list", id);
     }
 
-    reportFull() {
-        if (this.removeFullMessage) return;
-        this.removeFullMessage = toast(words.full, { kind: "error" });
+    absorb(conversation, stored) {
+        const { imageId } = conversation;
+        const isChanged = stored !== conversation && absorbConversation(conversation, stored, this.running);
+        if (conversation === this.conversation && imageId !== conversation.imageId) this.emit("image");
+        return isChanged;
+    }
+
+    /** Tell the parts that nodes of a conversation changed, if it is the open one. */
+    changed(conversation) {
+        if (conversation !== this.conversation) return;
+        this.emit("change");
+        this.emit("running");
+        this.tabs.endInterrupted(conversation);
+    }
+
+    /** Forget all conversations and settings in this tab. */
+    forget() {
+        for (const controller of this.running.values()) controller.abort();
+        for (const conversation of [...this.opened.values(), ...this.unsaved.values()]) {
+            this.dropped.add(conversation.id);
+            this.cancelSave(conversation);
+        }
+        this.opened.clear();
+        this.settings = defaultSettings(this.info);
+        this.startNew();
+        this.emit("settings");
+        this.emit("list", null);
+    }
+
+    /** Tell the visitor once why the store does not work. */
+    report(error) {
+        const isOutdated = this.store.reason === "outdated";
+        const text = isOutdated ? words.outdated : error.name === "QuotaExceededError" ? words.full : words.failed;
+        if (this.reported.has(text)) return;
+        this.reported.add(text);
+        toast(text, { kind: "error", action: isOutdated ? { label: words.reload, run: () => location.reload() } : null });
+        this.emit("list", null);
     }
 }
 
-/** Mark answers that were running when the page was closed as stopped. */
-function endInterrupted(conversation, running) {
-    for (const node of Object.values(conversation.nodes)) {
-        if (node.status === "running" && !running.has(node.id)) Object.assign(node, { status: "stopped", phase: null });
-    }
+function defaultSettings(info) {
+    return Object.fromEntries(Object.entries(info.settings).map(([name, { value }]) => [name, value]));
+}
+
+/** Return a stored draft followed by what was typed before it was there. */
+function joinDrafts(stored, typed) {
+    return !stored || !typed || typed.includes(stored) ? typed || stored : `${stored}\n${typed}`;
 }

@@ -92,10 +92,15 @@ export function promptDialog({ title, label, value = "", action }) {
  * @param {Object} [options]
  * @param {"info"|"error"} [options.kind]
  * @param {{label: string, run: Function}} [options.action] - a button, such as Undo
+ * @param {Function} [options.onClose] - called when the message goes away without the action
  * @returns {Function} call it to remove the message
  */
-export function toast(text, { kind = "info", action = null } = {}) {
-    const remove = () => node.remove();
+export function toast(text, { kind = "info", action = null, onClose = () => {} } = {}) {
+    const remove = () => {
+        if (!node.isConnected) return;
+        node.remove();
+        onClose();
+    };
     const button =
         action &&
         element(
@@ -103,7 +108,7 @@ export function toast(text, { kind = "info", action = null } = {}) {
             {
                 type: "button",
                 onclick: () => {
-                    remove();
+                    node.remove();
                     action.run();
                 },
             },

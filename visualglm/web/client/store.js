@@ -1,7 +1,10 @@
 /** The browser's store: conversations, images and settings in IndexedDB, or in memory where that cannot be used. */
 
+import { mergeConversations } from "./merging.js";
+
 const VERSION = 1;
 const TABLES = ["conversations", "images", "values"];
+const PATIENCE_MS = 4000; // a database that takes longer to open is not waited for
 
 /** Wrap a request of IndexedDB in a promise. */
 function finished(request) {
@@ -13,33 +16,40 @@ function finished(request) {
 
 /** Wrap a transaction of IndexedDB in a promise that is fulfilled when its changes are on disk. */
 function completed(transaction) {
-    return new Promise((resolve, reject) => {
+    const done = new Promise((resolve, reject) => {
         transaction.oncomplete = () => resolve();
         transaction.onabort = () => reject(transaction.error ?? new DOMException("aborted", "AbortError"));
     });
-}
-
-function openDatabase(name) {
-    const request = indexedDB.open(name, VERSION);
-    request.onupgradeneeded = () => {
-        for (const table of TABLES) request.result.createObjectStore(table, { keyPath: "id" });
-    };
-    return finished(request);
+    done.catch(() => {}); // whoever awaits it gets the error; if an earlier one was thrown, nobody does
+    return done;
 }
 
 /**
- * Merge two versions of a conversation, so that two tabs that write the same one lose nothing.
+ * Open the database.
  *
- * All nodes of both are kept; of a node that both have, the one that changed last. Everything else is the newer version's.
+ * @throws {DOMException} "VersionError": a newer page has written it; "TimeoutError": another tab keeps it from being
+ *     opened, or the browser does not answer; others: the browser has no storage for this page
  */
-export function mergeConversations(stored, written) {
-    if (!stored) return written;
-    const [older, newer] = stored.updated > written.updated ? [written, stored] : [stored, written];
-    const nodes = { ...older.nodes };
-    for (const [id, node] of Object.entries(newer.nodes)) {
-        if (!(id in nodes) || node.updated >= nodes[id].updated) nodes[id] = node;
-    }
-    return { ...older, ...newer, nodes, chosen: { ...older.chosen, ...newer.chosen } };
+function openDatabase(name) {
+    return new Promise((resolve, reject) => {
+        let isLate = false;
+        const giveUp = () => {
+            isLate = true;
+            reject(new DOMException("the database does not open", "TimeoutError"));
+        };
+        const timer = setTimeout(giveUp, PATIENCE_MS);
+        const request = indexedDB.open(name, VERSION);
+        request.onblocked = giveUp;
+        request.onupgradeneeded = () => {
+            for (const table of TABLES) request.result.createObjectStore(table, { keyPath: "id" });
+        };
+        request.onerror = () => reject(request.error);
+        request.onsuccess = () => {
+            clearTimeout(timer);
+            if (isLate) request.result.close();
+            else resolve(request.result);
+        };
+    });
 }
 
 /** Stores records by id; see `openStore`. */
@@ -47,16 +57,37 @@ export class Store {
     /**
      * @param {IDBDatabase|null} database - null keeps everything in memory
      * @param {string} name - of the database; other tabs with the same name are told of changes
-     * @param {""|"disabled"|"unavailable"} reason - why records are kept in memory only
+     * @param {""|"disabled"|"unavailable"|"outdated"|"blocked"} reason - why records are kept in memory only: the server
+     *     wants it so; the browser has no storage; a newer page uses it; another tab keeps it from being opened
      */
     constructor(database, name, reason = "") {
-        this.database = database;
+        this.database = null;
+        this.name = name;
         this.reason = reason;
         this.memory = Object.fromEntries(TABLES.map((table) => [table, new Map()]));
         this.listeners = new Set();
-        this.onProblem = () => {}; // called with the error of a write that failed; the record is kept in memory
+        this.onProblem = () => {}; // called with the error of a read or write that failed; written records stay in memory
+        this.onClosing = () => {}; // called before the database is closed for a newer page
         this.channel = database && "BroadcastChannel" in window ? new BroadcastChannel(name) : null;
         if (this.channel) this.channel.onmessage = (event) => this.listeners.forEach((listener) => listener(event.data));
+        if (database) this.use(database);
+    }
+
+    /** Use an open database until the browser or a newer page wants it to be closed. */
+    use(database) {
+        this.database = database;
+        database.onversionchange = ({ newVersion }) => {
+            this.onClosing();
+            this.leave(newVersion === null ? "unavailable" : "outdated");
+            database.close(); // waits for the writes that have begun
+        };
+        database.onclose = () => this.leave("unavailable");
+    }
+
+    leave(reason) {
+        this.database = null;
+        this.reason = reason;
+        this.onProblem(new DOMException("the database was closed", "InvalidStateError"));
     }
 
     /** Whether records survive a reload. */
@@ -64,23 +95,43 @@ export class Store {
         return this.database !== null;
     }
 
-    /** Call `listener` with {table, id} when another tab changed a record; id is null if all changed. */
-    onChange(listener) {
+    /** Call `listener` with each message of another tab: {table, id} of a record that changed, or what `tell` sent. */
+    onMessage(listener) {
         this.listeners.add(listener);
+    }
+
+    /** Send a message to the other tabs. */
+    tell(message) {
+        this.channel?.postMessage(message);
     }
 
     /** Return a record, undefined if there is none. */
     async get(table, id) {
-        if (this.memory[table].has(id) || !this.database) return this.memory[table].get(id);
-        return finished(this.database.transaction(table).objectStore(table).get(id));
+        if (this.memory[table].has(id)) return this.memory[table].get(id);
+        return this.read(table, (records) => records.get(id));
     }
 
     /** Return all records of a table, those in memory included. */
     async all(table) {
-        const stored = this.database ? await finished(this.database.transaction(table).objectStore(table).getAll()) : [];
+        const stored = (await this.read(table, (records) => records.getAll())) ?? [];
         const records = new Map(stored.map((record) => [record.id, record]));
         for (const [id, record] of this.memory[table]) records.set(id, record);
         return [...records.values()];
+    }
+
+    /** Return the ids of a table's records. */
+    async ids(table) {
+        return [...((await this.read(table, (records) => records.getAllKeys())) ?? []), ...this.memory[table].keys()];
+    }
+
+    async read(table, request) {
+        if (!this.database) return undefined;
+        try {
+            return await finished(request(this.database.transaction(table).objectStore(table)));
+        } catch (error) {
+            this.onProblem(error);
+            return undefined;
+        }
     }
 
     /**
@@ -104,7 +155,7 @@ export class Store {
             records.put(merged);
             await done;
             this.memory[table].delete(record.id);
-            this.announce(table, record.id);
+            this.tell({ table, id: record.id });
             return merged;
         } catch (error) {
             this.memory[table].set(record.id, record);
@@ -116,27 +167,28 @@ export class Store {
     /** Delete a record. */
     async remove(table, id) {
         this.memory[table].delete(id);
-        if (!this.database) return;
-        const transaction = this.database.transaction(table, "readwrite");
-        const done = completed(transaction);
-        transaction.objectStore(table).delete(id);
-        await done;
-        this.announce(table, id);
+        if (await this.change([table], (transaction) => transaction.objectStore(table).delete(id))) this.tell({ table, id });
     }
 
-    /** Delete everything. */
+    /** Delete everything. The other tabs are told that all records of all tables (null) are gone. */
     async clear() {
         for (const records of Object.values(this.memory)) records.clear();
-        if (!this.database) return;
-        const transaction = this.database.transaction(TABLES, "readwrite");
-        const done = completed(transaction);
-        for (const table of TABLES) transaction.objectStore(table).clear();
-        await done;
-        for (const table of TABLES) this.announce(table, null);
+        await this.change(TABLES, (transaction) => TABLES.forEach((table) => transaction.objectStore(table).clear()));
+        this.tell({ table: null, id: null });
     }
 
-    announce(table, id) {
-        this.channel?.postMessage({ table, id });
+    async change(tables, work) {
+        if (!this.database) return false;
+        try {
+            const transaction = this.database.transaction(tables, "readwrite");
+            const done = completed(transaction);
+            work(transaction);
+            await done;
+            return true;
+        } catch (error) {
+            this.onProblem(error);
+            return false;
+        }
     }
 }
 
@@ -152,7 +204,8 @@ export async function openStore(user, enabled) {
     if (!enabled) return new Store(null, name, "disabled");
     try {
         return new Store(await openDatabase(name), name);
-    } catch {
-        return new Store(null, name, "unavailable"); // some private windows, or storage switched off
+    } catch (error) {
+        const reasons = { VersionError: "outdated", TimeoutError: "blocked" };
+        return new Store(null, name, reasons[error.name] ?? "unavailable"); // as in some private windows
     }
 }
