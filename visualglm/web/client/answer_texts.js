@@ -55,19 +55,27 @@ export function phaseText(node, isUploading) {
     return elapsed < ELAPSED_FROM_S ? text : text + words.comma + words.wholeSeconds(Math.floor(elapsed));
 }
 
+/** The server knows no number of tokens of some models. */
 function progressText({ tokens, seconds }) {
-    const parts = [words.tokens(tokens), words.seconds(seconds)];
-    if (seconds > 0) parts.push(words.speed(tokens / seconds));
-    return parts.join(words.comma);
+    const speed = tokens && seconds > 0 ? tokens / seconds : null;
+    return numberTexts(tokens, seconds, speed).join(words.comma);
+}
+
+function numberTexts(tokens, seconds, speed) {
+    const isKnown = (number) => number !== null && number !== undefined;
+    const parts = [
+        [tokens, words.tokens],
+        [seconds, words.seconds],
+        [speed, words.speed],
+    ];
+    return parts.filter(([number]) => isKnown(number)).map(([number, text]) => text(number));
 }
 
 /** Return the numbers of an ended answer as texts: tokens, time, speed, seed; [] if there are none. */
-export function statisticsTexts(node) {
-    const { stats } = node;
+export function statisticsTexts({ stats }) {
     if (!stats) return [];
-    const texts = [words.tokens(stats.tokens), words.seconds(stats.seconds), words.speed(stats.tokens_per_s)];
-    if (stats.seed !== null && stats.seed !== undefined) texts.push(words.seed(stats.seed));
-    return texts;
+    const parts = numberTexts(stats.tokens, stats.seconds, stats.tokens_per_s);
+    return stats.seed === null || stats.seed === undefined ? parts : [...parts, words.seed(stats.seed)];
 }
 
 /** Return the notes below an ended answer as {text, kind}: kind is "info", "warning" or "error". */

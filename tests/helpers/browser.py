@@ -1,0 +1,169 @@
+"""The page in headless Chromium: fixtures for browser tests, and the person who uses the page.
+
+A module of browser tests sets `pytestmark = BROWSER_TESTS`, and may set `PAGE_ARGUMENTS`, arguments of the page's
+command line. All tests of a module share one server; each person has a browser of their own, with empty storage.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.web_program import PROGRAM, running_page
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+BROWSER_TESTS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; .ci/run installs it"),
+]
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to save screenshots
+PATIENCE_MS = 20_000
+READY = "#app #visualglm[data-ready]"  # the parts are built, and Gradio has mounted the page
+RUNNING = "#log .answer[data-status=running]"
+
+
+class Person:
+    """A user with a browser window.
+
+    Attributes:
+        page: Playwright's page.
+        outside: addresses of other hosts that the page requested.
+        failures: messages of uncaught errors.
+    """
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.outside: list[str] = []
+        self.failures: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("request", lambda request: self.notice(request.url))
+        page.on("pageerror", lambda error: self.failures.append(str(error)))
+
+    def notice(self, address: str) -> None:
+        if not address.startswith((self.url, "data:", "blob:")):
+            self.outside.append(address)
+
+    def opens(self, query: str = "") -> None:
+        """Open the page, and wait until it is loaded and complete."""
+        self.page.goto(f"{self.url}{query}", wait_until="load")
+        self.page.wait_for_selector(READY)
+
+    def reloads(self) -> None:
+        self.page.reload(wait_until="load")
+        self.page.wait_for_selector(READY)
+
+    def locates(self, selector: str) -> Any:
+        """Return Playwright's assertions about the elements that a selector matches."""
+        from playwright.sync_api import expect
+
+        return expect(self.page.locator(selector))
+
+    def sees(self, text: str, where: str = "body") -> None:
+        """Wait until `text` is visible."""
+        self.locates(where).to_contain_text(text, timeout=PATIENCE_MS)
+
+    def sees_no(self, text: str, where: str = "body") -> None:
+        self.locates(where).not_to_contain_text(text, timeout=PATIENCE_MS)
+
+    def asks(self, question: str) -> None:
+        """Ask a question as soon as no answer is being generated."""
+        self.waits()
+        field = self.page.locator("#question")
+        field.fill(question)
+        field.press("Enter")
+        self.locates("#question").to_have_value("", timeout=PATIENCE_MS)
+
+    def waits(self) -> None:
+        """Wait until no answer is being generated."""
+        self.locates(RUNNING).to_have_count(0, timeout=PATIENCE_MS)
+
+    def asks_and_sees(self, question: str, answer: str) -> None:
+        self.asks(question)
+        self.sees(answer, "#log")
+        self.waits()
+
+    def gives(self, image: str | Path) -> None:
+        """Choose an image file, and wait until the server has it."""
+        self.page.locator("#image-panel input[type=file]").first.set_input_files(str(image))
+        self.page.wait_for_function(
+            """async () => {
+                const app = await window.visualglm.app;
+                if (!app.conversation.imageId || app.uploads.size) return false;
+                return Boolean((await app.store.get("images", app.conversation.imageId))?.serverId);
+            }"""
+        )
+
+    def clicks(self, name: str) -> None:
+        """Click the last button with a name, which is the newest in the log."""
+        self.page.get_by_role("button", name=name).last.click()
+
+    def acts(self, action: str, index: int = -1) -> None:
+        """Click a control of the log by its `data-action`; by default the last one."""
+        self.page.locator(f"#log [data-action='{action}']:visible").nth(index).click()
+
+    def sets(self, setting: str, value: float | None) -> None:
+        """Change a setting, as the panel of the settings does."""
+        self.page.evaluate(
+            "([name, value]) => window.visualglm.app.then((app) => app.setSetting(name, value))", [setting, value]
+        )
+
+    def conversation(self) -> Any:
+        """Return the open conversation's data."""
+        return self.page.evaluate("window.visualglm.app.then((app) => structuredClone(app.conversation))")
+
+    def focused(self, attribute: str) -> Any:
+        """Return an attribute of the focused element, None without it."""
+        return self.page.evaluate("(name) => document.activeElement.getAttribute(name)", attribute)
+
+    def keeps(self, name: str) -> None:
+        """Save a screenshot if SCREENSHOTS is set."""
+        if SCREENSHOTS:
+            self.page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
+
+
+@pytest.fixture(scope="module")  # not longer: while Playwright runs, no other test could call asyncio.run
+def chromium() -> Iterator[Any]:
+    """The browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page_url(request: Any) -> Iterator[str]:
+    """The URL of the module's page, which runs with the module's `PAGE_ARGUMENTS`."""
+    with running_page([*PROGRAM, *getattr(request.module, "PAGE_ARGUMENTS", [])]) as address:
+        yield address
+
+
+@pytest.fixture
+def enter(chromium: Any, page_url: str) -> Iterator[Any]:
+    """A function that opens the page in a new browser window: `enter(query="?lang=zh", **settings of the context)`."""
+    contexts = []
+    people = []
+
+    def open_page(locale: str = "en-GB", query: str = "", **settings: Any) -> Person:
+        contexts.append(chromium.new_context(locale=locale, **settings))
+        people.append(Person(contexts[-1].new_page(), page_url))
+        people[-1].opens(query)
+        return people[-1]
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    for person in people:
+        assert person.outside == []  # the page requests nothing from other hosts
+        assert person.failures == []
+
+
+@pytest.fixture
+def person(enter: Any) -> Person:
+    """A person with the page in English, on a desktop."""
+    opened: Person = enter()
+    return opened
