@@ -13,18 +13,46 @@ const words = texts({
         inTab: "The present conversation is kept until you close this tab.",
         running: "Its running answer goes on.",
         causes: {
-            image: ["Start a conversation about the new image?", "A conversation is about one image, so another image starts a new one.", "Start new conversation"],
+            image: [
+                "Start a conversation about the new image?",
+                "A conversation is about one image, so another image starts a new one.",
+                "Start new conversation",
+            ],
             removal: ["Remove the image?", "A new conversation without an image starts.", "Remove the image"],
             file: ["Open the file?", "The file opens as a conversation of its own.", "Open the file"],
-            clear: ["Start a new conversation?", "The new conversation is about the same image and starts without turns.", "Start new conversation"],
-            example: ["Start a conversation about the example?", "The example takes the place of your image, in a new conversation.", "Use the example"],
-            scene: ["Start a conversation about a random scene?", "The scene takes the place of your image, in a new conversation.", "Use the scene"],
-            part: ["Ask about this part?", "The part becomes the image of a new conversation.", "Start new conversation"],
-            drawing: ["Start a conversation about the drawing?", "The drawing becomes the image of a new conversation.", "Start new conversation"],
+            clear: [
+                "Start a new conversation?",
+                "The new conversation is about the same image and starts without turns.",
+                "Start new conversation",
+            ],
+            example: [
+                "Start a conversation about the example?",
+                "The example takes the place of your image, in a new conversation.",
+                "Use the example",
+            ],
+            scene: [
+                "Start a conversation about a random scene?",
+                "The scene takes the place of your image, in a new conversation.",
+                "Use the scene",
+            ],
+            part: [
+                "Ask about this part?",
+                "The part becomes the image of a new conversation.",
+                "Start new conversation",
+            ],
+            drawing: [
+                "Start a conversation about the drawing?",
+                "The drawing becomes the image of a new conversation.",
+                "Start new conversation",
+            ],
             other: ["Start a new conversation?", "A new conversation starts.", "Start new conversation"],
         },
         replace: {
-            example: ["Replace your image by the example?", "The question is about the example. Your image is removed from this page.", "Use the example"],
+            example: [
+                "Replace your image by the example?",
+                "The question is about the example. Your image is removed from this page.",
+                "Use the example",
+            ],
             scene: ["Replace your image by a random scene?", "Your image is removed from this page.", "Use the scene"],
         },
         started: "A new conversation has started.",
@@ -87,7 +115,9 @@ async function askOnce(title, text, action, cancel) {
     if (isAsking) return false;
     isAsking = true;
     try {
-        return Boolean(await askDialog({ title, text, cancel, actions: [{ value: "yes", label: action, kind: "primary" }] }));
+        return Boolean(
+            await askDialog({ title, text, cancel, actions: [{ value: "yes", label: action, kind: "primary" }] }),
+        );
     } finally {
         isAsking = false;
     }

@@ -9,7 +9,16 @@ import { drawStamp, STAMPS } from "./stamps.js";
 const SIDE = 448; // pixels of the canvas
 const STEP = 14; // pixels of one press of an arrow key
 const PAPER = "#fbf6ea";
-const COLORS = { red: "#e02b20", orange: "#f2851c", yellow: "#fbd71d", green: "#2a9d3c", blue: "#2160d8", purple: "#8a2db0", white: "#ffffff", black: "#16181c" };
+const COLORS = {
+    red: "#e02b20",
+    orange: "#f2851c",
+    yellow: "#fbd71d",
+    green: "#2a9d3c",
+    blue: "#2160d8",
+    purple: "#8a2db0",
+    white: "#ffffff",
+    black: "#16181c",
+};
 const SIZES = { small: [4, 36], medium: [10, 52], large: [22, 70] }; // width of the pen, radius of a stamp
 const words = texts({
     en: {
@@ -25,8 +34,31 @@ const words = texts({
         clear: "Clear",
         use: "Use this drawing",
         name: "drawing",
-        tools: { pen: "pen", ball: "ball", box: "box", triangle: "triangle", star: "star", heart: "heart", ring: "ring", cross: "cross", moon: "moon", house: "house", car: "car", tree: "tree", fish: "fish" },
-        colors: { red: "red", orange: "orange", yellow: "yellow", green: "green", blue: "blue", purple: "purple", white: "white", black: "black" },
+        tools: {
+            pen: "pen",
+            ball: "ball",
+            box: "box",
+            triangle: "triangle",
+            star: "star",
+            heart: "heart",
+            ring: "ring",
+            cross: "cross",
+            moon: "moon",
+            house: "house",
+            car: "car",
+            tree: "tree",
+            fish: "fish",
+        },
+        colors: {
+            red: "red",
+            orange: "orange",
+            yellow: "yellow",
+            green: "green",
+            blue: "blue",
+            purple: "purple",
+            white: "white",
+            black: "black",
+        },
         sizes: { small: "small", medium: "medium", large: "large" },
     },
     zh: {
@@ -42,8 +74,31 @@ const words = texts({
         clear: "清空",
         use: "使用这幅画",
         name: "画",
-        tools: { pen: "画笔", ball: "球", box: "方块", triangle: "三角形", star: "星星", heart: "爱心", ring: "圆环", cross: "十字", moon: "月牙", house: "房子", car: "汽车", tree: "树", fish: "鱼" },
-        colors: { red: "红色", orange: "橙色", yellow: "黄色", green: "绿色", blue: "蓝色", purple: "紫色", white: "白色", black: "黑色" },
+        tools: {
+            pen: "画笔",
+            ball: "球",
+            box: "方块",
+            triangle: "三角形",
+            star: "星星",
+            heart: "爱心",
+            ring: "圆环",
+            cross: "十字",
+            moon: "月牙",
+            house: "房子",
+            car: "汽车",
+            tree: "树",
+            fish: "鱼",
+        },
+        colors: {
+            red: "红色",
+            orange: "橙色",
+            yellow: "黄色",
+            green: "绿色",
+            blue: "蓝色",
+            purple: "紫色",
+            white: "白色",
+            black: "黑色",
+        },
         sizes: { small: "小", medium: "中", large: "大" },
     },
 });
@@ -104,7 +159,8 @@ function stampIcon(kind) {
 function buildToolbar(onChange) {
     const named = (names, node) => Object.fromEntries(Object.keys(names).map((key) => [key, [names[key], node(key)]]));
     const swatch = (color) => element("span.swatch", { style: { background: COLORS[color] } });
-    const dot = (size) => element("span.dot", { style: { width: `${SIZES[size][0] + 2}px`, height: `${SIZES[size][0] + 2}px` } });
+    const dot = (size) =>
+        element("span.dot", { style: { width: `${SIZES[size][0] + 2}px`, height: `${SIZES[size][0] + 2}px` } });
     return element(
         "div.drawing-tools",
         {},
@@ -159,7 +215,9 @@ function listenToKeys(canvas, cross, redraw, say) {
         return say(line ? words.penDown : words.stamped(words.tools[board.tool]));
     };
     canvas.addEventListener("keydown", (event) => {
-        const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+        const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [
+            0, 0,
+        ];
         if (event.key === " " || event.key === "Enter") mark();
         else if (dx || dy) {
             at.x = Math.min(SIDE, Math.max(0, at.x + dx * STEP));
@@ -178,7 +236,13 @@ function listenToKeys(canvas, cross, redraw, say) {
 
 /** Open the drawing board. */
 export function openDrawingBoard(app) {
-    const canvas = element("canvas.drawing-canvas", { width: SIDE, height: SIDE, tabindex: "0", role: "application", "aria-label": words.canvas });
+    const canvas = element("canvas.drawing-canvas", {
+        width: SIDE,
+        height: SIDE,
+        tabindex: "0",
+        role: "application",
+        "aria-label": words.canvas,
+    });
     const cross = element("span.drawing-cross", { "aria-hidden": "true" });
     const status = element("p.visually-hidden", { role: "status" });
     const undo = element("button.button", { type: "button" }, icon("undo"), words.undo);
@@ -208,7 +272,12 @@ export function openDrawingBoard(app) {
     listenToPointer(canvas, pointOf, redraw);
     listenToKeys(canvas, cross, redraw, (text) => (status.textContent = text));
     const stage = element("div.drawing-stage", {}, canvas, cross);
-    const side = element("div.drawing-side", {}, buildToolbar(redraw), element("div.dialog-actions", {}, undo, clear, use));
+    const side = element(
+        "div.drawing-side",
+        {},
+        buildToolbar(redraw),
+        element("div.dialog-actions", {}, undo, clear, use),
+    );
     const dialog = openDialog({ title: words.title, className: "drawing-dialog", content: [stage, side, status] });
     redraw();
     canvas.focus();

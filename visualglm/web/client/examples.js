@@ -44,14 +44,26 @@ export async function openExample(app, example, question = null) {
         return;
     }
     const isOpen = (await app.record(app.conversation.imageId ?? ""))?.example === example.image;
-    const taken = isOpen || (await takeImage(app, file, example.title[language()], { cause: "example", details: { example: example.image } }));
+    const taken =
+        isOpen ||
+        (await takeImage(app, file, example.title[language()], {
+            cause: "example",
+            details: { example: example.image },
+        }));
     if (taken && question) askHere(app, question);
 }
 
 /** Create the card of an example; `onOpen` is called when it is chosen. */
 export function exampleCard(app, example, onOpen = () => {}) {
     const title = () => example.title[language()];
-    const image = element("img", { src: example.image, alt: "", loading: "lazy", width: 448, height: 448, draggable: "false" });
+    const image = element("img", {
+        src: example.image,
+        alt: "",
+        loading: "lazy",
+        width: 448,
+        height: 448,
+        draggable: "false",
+    });
     const open = (question) => {
         onOpen();
         openExample(app, example, question);
@@ -60,12 +72,20 @@ export function exampleCard(app, example, onOpen = () => {}) {
         const question = () => example.questions[language()][index] ?? "";
         return element("button.question-chip", { type: "button", onclick: () => open(question()) }, question);
     });
-    const show = element("button.example-image", { type: "button", "aria-label": () => words.open(title()), onclick: () => open(null) }, image);
+    const show = element(
+        "button.example-image",
+        { type: "button", "aria-label": () => words.open(title()), onclick: () => open(null) },
+        image,
+    );
     return element("li.example", {}, show, element("h3", {}, title), element("div.example-questions", {}, ask));
 }
 
 /** Open a dialog with all examples. */
 export function openExamples(app) {
     const cards = app.info.examples.map((example) => exampleCard(app, example, () => dialog.close("")));
-    const dialog = openDialog({ title: words.title, className: "examples-dialog", content: [element("ul.examples", {}, cards)] });
+    const dialog = openDialog({
+        title: words.title,
+        className: "examples-dialog",
+        content: [element("ul.examples", {}, cards)],
+    });
 }

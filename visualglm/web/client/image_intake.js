@@ -84,7 +84,13 @@ export async function takeImage(app, file, name, { cause = "image", details = {}
         offerUndo(app, words.replaced, goBack);
     }
     const retry = () => takeImage(app, blob, name, { cause, details });
-    return { record, done: done.then(() => true, (error) => fail(error, goBack, retry, name)) };
+    return {
+        record,
+        done: done.then(
+            () => true,
+            (error) => fail(error, goBack, retry, name),
+        ),
+    };
 }
 
 /** Show an image in the open conversation or in a new one; return a function that shows the former image again. */
@@ -117,7 +123,10 @@ function fail(error, goBack, retry, name) {
     goBack();
     if (error.name === "AbortError") return false; // the visitor canceled it
     const canRetry = ["offline", "busy", "internal", "out_of_memory"].includes(error.code);
-    toast(words.failed(name, error.message), { kind: "error", action: canRetry ? { label: words.again, run: retry } : null });
+    toast(words.failed(name, error.message), {
+        kind: "error",
+        action: canRetry ? { label: words.again, run: retry } : null,
+    });
     return false;
 }
 
@@ -136,6 +145,7 @@ export async function removeImage(app) {
     }
     app.setImage(null, "");
     offerUndo(app, words.removed, () => {
-        if (conversation === app.conversation && isEmpty(conversation) && !conversation.imageId) app.setImage(imageId, imageName);
+        if (conversation === app.conversation && isEmpty(conversation) && !conversation.imageId)
+            app.setImage(imageId, imageName);
     });
 }

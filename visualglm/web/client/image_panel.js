@@ -73,12 +73,19 @@ const words = texts({
 
 /** Create a button with an icon and a label; on phones only the icon is visible. */
 function labeledButton(iconName, label, onclick, attributes = {}) {
-    return element("button.button", { type: "button", onclick, title: label, ...attributes }, icon(iconName), element("span.label", {}, label));
+    return element(
+        "button.button",
+        { type: "button", onclick, title: label, ...attributes },
+        icon(iconName),
+        element("span.label", {}, label),
+    );
 }
 
 /** The ways to get an image, as items of a menu or buttons. */
 function imageWays(app, sources) {
-    const camera = isTouch() ? { label: words.photo, run: sources.photograph } : { label: words.camera, run: () => openCamera(app) };
+    const camera = isTouch()
+        ? { label: words.photo, run: sources.photograph }
+        : { label: words.camera, run: () => openCamera(app) };
     return [
         { label: words.choose, iconName: "image", run: sources.chooseFile },
         (isTouch() || canUseWebcam()) && { ...camera, iconName: "camera" },
@@ -102,30 +109,71 @@ function buildEmptyPanel(app, sources) {
     );
     const camera = isTouch()
         ? labeledButton("camera", () => words.photo, sources.photograph)
-        : canUseWebcam() && labeledButton("camera", () => words.camera, () => openCamera(app));
+        : canUseWebcam() &&
+          labeledButton(
+              "camera",
+              () => words.camera,
+              () => openCamera(app),
+          );
     const paste = canReadClipboard() && labeledButton("copy", () => words.paste, sources.readClipboard);
-    const draw = labeledButton("draw", () => words.draw, () => openDrawingBoard(app));
+    const draw = labeledButton(
+        "draw",
+        () => words.draw,
+        () => openDrawingBoard(app),
+    );
     const gone = element("p.image-gone", { role: "status", hidden: true }, () => words.gone);
     const note = !isTouch() && !isSecureContext && element("p.image-note", {}, () => words.insecure);
-    return { node: element("div.image-empty", {}, gone, choose, element("div.image-sources", {}, camera, paste, draw), note), gone };
+    return {
+        node: element("div.image-empty", {}, gone, choose, element("div.image-sources", {}, camera, paste, draw), note),
+        gone,
+    };
 }
 
 function buildCard(app, sources) {
     const image = element("img", { alt: "" });
-    const missing = element("span.image-missing", { hidden: true }, icon("image"), element("span", {}, () => words.noPreview));
+    const missing = element(
+        "span.image-missing",
+        { hidden: true },
+        icon("image"),
+        element("span", {}, () => words.noPreview),
+    );
     const enlarge = element("button.image-enlarge", { type: "button", "aria-haspopup": "dialog" }, image, missing);
     const name = element("span.image-name");
     const details = element("span.image-details");
     const bar = element("progress", { max: 1, "aria-label": () => words.sendingName });
     const state = element("span", {});
-    const cancel = element("button.button", { type: "button", onclick: () => app.transfers.get(app.conversation.imageId)?.cancel() }, () => words.cancel);
+    const cancel = element(
+        "button.button",
+        { type: "button", onclick: () => app.transfers.get(app.conversation.imageId)?.cancel() },
+        () => words.cancel,
+    );
     const sending = element("div.image-sending", { hidden: true }, bar, state, cancel);
-    const change = labeledButton("image", () => words.change, () => openMenu(change, imageWays(app, sources)), { "aria-haspopup": "menu" });
-    const part = labeledButton("crop", () => words.part, () => openShown(app, true));
-    const remove = labeledButton("delete", () => words.remove, () => removeImage(app));
+    const change = labeledButton(
+        "image",
+        () => words.change,
+        () => openMenu(change, imageWays(app, sources)),
+        { "aria-haspopup": "menu" },
+    );
+    const part = labeledButton(
+        "crop",
+        () => words.part,
+        () => openShown(app, true),
+    );
+    const remove = labeledButton(
+        "delete",
+        () => words.remove,
+        () => removeImage(app),
+    );
     const actions = element("div.image-actions", {}, part, change, remove);
     enlarge.addEventListener("click", () => openShown(app, false));
-    const node = element("div.image-card", { hidden: true }, enlarge, element("div.image-caption", {}, name, details), sending, actions);
+    const node = element(
+        "div.image-card",
+        { hidden: true },
+        enlarge,
+        element("div.image-caption", {}, name, details),
+        sending,
+        actions,
+    );
     return { node, image, missing, enlarge, name, details, sending, bar, state, part };
 }
 
@@ -142,7 +190,12 @@ export function buildImagePanel(app) {
     const sources = buildSources(app);
     const empty = buildEmptyPanel(app, sources);
     const card = buildCard(app, sources);
-    const clear = labeledButton("new", () => words.clear, () => clearConversation(app), { hidden: true });
+    const clear = labeledButton(
+        "new",
+        () => words.clear,
+        () => clearConversation(app),
+        { hidden: true },
+    );
     card.node.querySelector(".image-actions").append(clear);
     panel.append(empty.node, card.node);
     const render = () => renderImage(app, empty, card);

@@ -62,7 +62,13 @@ export function takeFiles(app, files) {
 /** Create the hidden inputs of the file chooser and of a phone's camera; return functions that open them. */
 function buildChoosers(app, root) {
     const chooser = (label, attributes) => {
-        const input = element("input", { type: "file", hidden: true, tabindex: "-1", "aria-label": label, ...attributes });
+        const input = element("input", {
+            type: "file",
+            hidden: true,
+            tabindex: "-1",
+            "aria-label": label,
+            ...attributes,
+        });
         input.addEventListener("change", () => {
             takeFiles(app, [...input.files]);
             input.value = ""; // so that the same file can be chosen again
@@ -108,7 +114,13 @@ function buildDropArea(app, root) {
     const overlay = element(
         "div",
         { id: "drop-overlay", hidden: true },
-        element("div", {}, icon("image"), element("strong", {}, () => words.drop), element("span", {}, () => words.dropHint)),
+        element(
+            "div",
+            {},
+            icon("image"),
+            element("strong", {}, () => words.drop),
+            element("span", {}, () => words.dropHint),
+        ),
     );
     root.append(overlay);
     const hide = () => {

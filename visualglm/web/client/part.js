@@ -44,7 +44,12 @@ export class PartSelection {
         const { left, top, right, bottom } = this.box;
         this.before = { ...this.box };
         const isNear = (x, y) => Math.abs(point.x - x) < point.nearX && Math.abs(point.y - y) < point.nearY;
-        const corner = [[left, top], [right, top], [left, bottom], [right, bottom]].find(([x, y]) => isNear(x, y));
+        const corner = [
+            [left, top],
+            [right, top],
+            [left, bottom],
+            [right, bottom],
+        ].find(([x, y]) => isNear(x, y));
         const isInside = point.x > left && point.x < right && point.y > top && point.y < bottom;
         if (corner) this.dragged = { fixed: { x: left + right - corner[0], y: top + bottom - corner[1] } };
         else if (isInside) this.dragged = { from: point };
@@ -108,7 +113,12 @@ export class PartSelection {
         const { left, top, right, bottom } = this.box;
         const percent = (fraction) => `${fraction * 100}%`;
         this.frame.hidden = !this.isActive;
-        Object.assign(this.frame.style, { left: percent(left), top: percent(top), width: percent(right - left), height: percent(bottom - top) });
+        Object.assign(this.frame.style, {
+            left: percent(left),
+            top: percent(top),
+            width: percent(right - left),
+            height: percent(bottom - top),
+        });
     }
 
     /** Return the part as a file: PNG if it is small, otherwise JPEG. */
@@ -118,7 +128,12 @@ export class PartSelection {
         const width = Math.max(MIN_PIXELS, Math.round((right - left) * naturalWidth));
         const height = Math.max(MIN_PIXELS, Math.round((bottom - top) * naturalHeight));
         const canvas = element("canvas", { width, height });
-        const area = [left * naturalWidth, top * naturalHeight, (right - left) * naturalWidth, (bottom - top) * naturalHeight];
+        const area = [
+            left * naturalWidth,
+            top * naturalHeight,
+            (right - left) * naturalWidth,
+            (bottom - top) * naturalHeight,
+        ];
         canvas.getContext("2d").drawImage(this.image, ...area, 0, 0, width, height);
         const type = width * height < 1024 * 1024 ? "image/png" : "image/jpeg";
         return new Promise((resolve) => canvas.toBlob(resolve, type, QUALITY));

@@ -31,7 +31,10 @@ function fileOf(dataUrl) {
 export async function drawRandomScene(app) {
     try {
         const { seed, image, questions } = await drawScene(Math.floor(Math.random() * SEEDS));
-        return await takeImage(app, fileOf(image), words.name(seed), { cause: "scene", details: { scene: { seed, questions } } });
+        return await takeImage(app, fileOf(image), words.name(seed), {
+            cause: "scene",
+            details: { scene: { seed, questions } },
+        });
     } catch (error) {
         toast(error.message, { kind: "error" });
         return null;
@@ -55,7 +58,13 @@ export async function truthCard(app, node) {
     const { imageId } = app.conversation;
     const answer = imageId ? trueAnswer(await app.record(imageId), node.question) : null;
     if (!answer) return null;
-    const text = element("span", { hidden: !node.isRevealed }, element("strong", {}, () => words.truth), " ", () => answer[language()]);
+    const text = element(
+        "span",
+        { hidden: !node.isRevealed },
+        element("strong", {}, () => words.truth),
+        " ",
+        () => answer[language()],
+    );
     const button = element("button.button", { type: "button", hidden: node.isRevealed }, () => words.reveal);
     button.addEventListener("click", () => {
         node.isRevealed = true; // stored with the conversation

@@ -17,7 +17,10 @@ export const STAMPS = {
     moon: { path: "M.55-.75A.93.93 0 1 0 .55.75A.78.78 0 1 1 .55-.75Z" },
     house: {
         path: "M-.88-.06L0-.8L.88-.06H.64V.8H-.64V-.06Z",
-        details: [["M-.16.8V.3H.16V.8Z", DARK], ["M-.48.08H-.24V.32H-.48ZM.24.08H.48V.32H.24Z", LIGHT]],
+        details: [
+            ["M-.16.8V.3H.16V.8Z", DARK],
+            ["M-.48.08H-.24V.32H-.48ZM.24.08H.48V.32H.24Z", LIGHT],
+        ],
     },
     car: {
         path: "M-.95.35V0L-.6-.08L-.35-.45H.35L.6-.08L.95.02V.35Z",

@@ -18,7 +18,8 @@ const words = texts({
         part: "Ask about a part",
         whole: "Whole image",
         use: "Ask about this part",
-        partHint: "Draw a rectangle, or move the frame: arrow keys move it, Shift with arrow keys changes its size, Enter uses it.",
+        partHint:
+            "Draw a rectangle, or move the frame: arrow keys move it, Shift with arrow keys changes its size, Enter uses it.",
         partHintTouch: "Draw a rectangle with a finger, or drag the frame and its corners.",
         partName: (name) => `${name}, part`,
     },
@@ -121,7 +122,9 @@ function pinch(view, [one, two], last, moved) {
 
 function listenToKeys(view, selection, fit, use) {
     view.stage.addEventListener("keydown", (event) => {
-        const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+        const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [
+            0, 0,
+        ];
         if (event.ctrlKey || event.metaKey || event.altKey) return;
         if (dx || dy) {
             if (!selection.isActive) view.move(-dx * MOVE, -dy * MOVE);
@@ -174,15 +177,29 @@ export async function openViewer(record, { selectsPart, usePart }) {
         iconButton("new", words.zoomIn, { onclick: () => view.zoomBy(STEP) }),
         element("button.button", { type: "button", onclick: fit }, words.fit),
     ];
-    const bar = element("div.viewer-bar", {}, element("div.viewer-zooms", {}, zoom), element("div.viewer-part", {}, toggle, confirm));
+    const bar = element(
+        "div.viewer-bar",
+        {},
+        element("div.viewer-zooms", {}, zoom),
+        element("div.viewer-part", {}, toggle, confirm),
+    );
     const refit = new ResizeObserver(fit);
-    const dialog = openDialog({ title: record.name, className: "viewer-dialog", content: [stage, hint, bar], onClose: () => refit.disconnect() });
+    const dialog = openDialog({
+        title: record.name,
+        className: "viewer-dialog",
+        content: [stage, hint, bar],
+        onClose: () => refit.disconnect(),
+    });
     select(selectsPart);
     stage.focus();
-    stage.addEventListener("wheel", (event) => {
-        event.preventDefault();
-        view.zoomBy(Math.exp(-event.deltaY / 400), event.clientX, event.clientY);
-    }, { passive: false });
+    stage.addEventListener(
+        "wheel",
+        (event) => {
+            event.preventDefault();
+            view.zoomBy(Math.exp(-event.deltaY / 400), event.clientX, event.clientY);
+        },
+        { passive: false },
+    );
     listenToPointers(view, selection);
     listenToKeys(view, selection, fit, use);
     await showImage(image, record);

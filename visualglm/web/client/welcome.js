@@ -50,9 +50,25 @@ export function buildWelcome(app) {
     const subtitle = welcome.querySelector("p");
     const starters = element("div.starters", { hidden: true });
     const isScene = { current: false };
-    const scene = app.info.features.scenes && offer("dice", () => (isScene.current ? words.another : words.scene), () => words.sceneHint, () => drawRandomScene(app));
-    const board = offer("draw", () => words.board, () => words.boardHint, () => openDrawingBoard(app));
-    const examples = element("ul.examples", {}, app.info.examples.map((example) => exampleCard(app, example)));
+    const scene =
+        app.info.features.scenes &&
+        offer(
+            "dice",
+            () => (isScene.current ? words.another : words.scene),
+            () => words.sceneHint,
+            () => drawRandomScene(app),
+        );
+    const board = offer(
+        "draw",
+        () => words.board,
+        () => words.boardHint,
+        () => openDrawingBoard(app),
+    );
+    const examples = element(
+        "ul.examples",
+        {},
+        app.info.examples.map((example) => exampleCard(app, example)),
+    );
     const heading = app.info.examples.length > 0 && element("h3.examples-title", {}, () => words.examples);
     welcome.append(starters, element("div.offers", {}, scene, board), ...[heading, examples].filter(Boolean));
 
