@@ -3,19 +3,14 @@
 import { askNext } from "./answers.js";
 import { isComplete } from "./conversation.js";
 import { element, replaceChildren } from "./dom.js";
-import { language, texts } from "./i18n.js";
+import { texts } from "./i18n.js";
+import { notAsked, suggestedQuestions } from "./suggestions.js";
 
 const SHOWN = 3;
 const words = texts({
     en: { title: "Questions to go on with" },
     zh: { title: "接着可以问" },
 });
-
-/** Return the suggested questions in the page's language that were not asked in a conversation. */
-export function suggestions(info, conversation) {
-    const asked = new Set(Object.values(conversation.nodes).filter(({ removed }) => !removed).map(({ question }) => question.trim()));
-    return (info.suggestions?.[language()] ?? []).filter((question) => !asked.has(question)).slice(0, SHOWN);
-}
 
 /**
  * Create the follow-up questions.
@@ -27,10 +22,19 @@ export function followUps(app) {
     const buttons = element("div.follow-up-buttons");
     const node = element("section.follow-ups", { "aria-label": () => words.title, hidden: true }, buttons);
     let shown = "";
+    let newest; // the node of the last call
+    let record = null; // of the conversation's image
 
-    function update(last) {
+    async function update(last) {
+        newest = last;
+        const { imageId } = app.conversation;
+        if (imageId && record?.id !== imageId) record = (await app.record(imageId)) ?? null;
+        if (imageId === app.conversation.imageId && newest === last) draw(last);
+    }
+
+    function draw(last) {
         const canFollow = last && isComplete(last) && app.conversation.imageId && !app.runsIn(app.conversation);
-        const questions = canFollow ? suggestions(app.info, app.conversation) : [];
+        const questions = canFollow ? notAsked(suggestedQuestions(app.info, record), app.conversation).slice(0, SHOWN) : [];
         if (shown === JSON.stringify(questions)) return;
         shown = JSON.stringify(questions);
         node.hidden = !questions.length;

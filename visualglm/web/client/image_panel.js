@@ -101,11 +101,16 @@ function buildEmptyPanel(app, sources) {
     const limit = () => words.limit(formatNumber(app.info.limits.image_bytes / 1024 / 1024));
     const choose = element(
         "button.image-choose",
-        { type: "button", onclick: sources.chooseFile },
+        {
+            type: "button",
+            onclick: sources.chooseFile,
+            "aria-label": () => words.add,
+            "aria-describedby": "image-hint image-limit",
+        },
         icon("image"),
         element("strong", {}, () => words.add),
-        element("span.image-hint", {}, hint),
-        element("span.image-hint", {}, limit),
+        element("span.image-hint", { id: "image-hint" }, hint),
+        element("span.image-hint", { id: "image-limit" }, limit),
     );
     const camera = isTouch()
         ? labeledButton("camera", () => words.photo, sources.photograph)

@@ -60,7 +60,7 @@ export function takeFiles(app, files) {
 }
 
 /** Create the hidden inputs of the file chooser and of a phone's camera; return functions that open them. */
-function buildChoosers(app, root) {
+function buildChoosers(app, panel) {
     const chooser = (label, attributes) => {
         const input = element("input", {
             type: "file",
@@ -73,7 +73,7 @@ function buildChoosers(app, root) {
             takeFiles(app, [...input.files]);
             input.value = ""; // so that the same file can be chosen again
         });
-        root.append(input);
+        panel.append(input);
         return () => input.click();
     };
     return {
@@ -180,5 +180,5 @@ export function buildSources(app) {
     const root = document.getElementById("visualglm");
     buildDropArea(app, root);
     document.addEventListener("paste", (event) => pasteImage(app, event));
-    return { ...buildChoosers(app, root), readClipboard: () => readClipboard(app) };
+    return { ...buildChoosers(app, document.getElementById("image-panel")), readClipboard: () => readClipboard(app) };
 }

@@ -8,6 +8,7 @@ import { versionSwitch } from "./log_parts.js";
 import { pairView } from "./pair_view.js";
 import { questionView } from "./question_view.js";
 import { askAgain, comparedNode, showVersion, unsettle } from "./rounds.js";
+import { truthView } from "./scene.js";
 
 const words = texts({
     en: { retry: "Answer again", compare: "Show both answers side by side" },
@@ -34,7 +35,8 @@ export function roundView(app, isPair) {
     const versions = versionSwitch((index) => showVersion(app, round.versions[index]));
     const tools = [retry, compare, versions.element];
     const answers = isPair ? pairView(app, { tools, onRetry: again }) : singleView(app, { tools, onRetry: again });
-    const node = element("div.round", {}, question.element, answers.element);
+    const truth = truthView(app);
+    const node = element("div.round", {}, question.element, answers.element, truth.element);
 
     function update(newRound) {
         round = newRound;
@@ -44,6 +46,7 @@ export function roundView(app, isPair) {
         retry.hidden = nodes.some(hasEndedEarly); // these answers have a button of their own
         compare.hidden = isPair || !comparedNode(app.conversation, nodes[0]);
         answers.update(nodes);
+        truth.update(nodes[0]);
     }
 
     function updateNode(changed) {
@@ -53,6 +56,7 @@ export function roundView(app, isPair) {
         nodes[index] = changed;
         retry.hidden = nodes.some(hasEndedEarly);
         answers.update(nodes);
+        truth.update(nodes[0]);
     }
 
     /** Focus an action of the round, or its answer if there is no such action now. */

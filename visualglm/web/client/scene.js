@@ -1,8 +1,9 @@
 /** Random scenes of the drawn world, and their true answers to check the model's against. */
 
 import { drawScene } from "./api.js";
+import { isComplete } from "./conversation.js";
 import { toast } from "./dialogs.js";
-import { element, setAttribute } from "./dom.js";
+import { element, replaceChildren } from "./dom.js";
 import { language, texts } from "./i18n.js";
 import { takeImage } from "./image_intake.js";
 
@@ -48,31 +49,44 @@ export function trueAnswer(record, question) {
 }
 
 /**
- * Create the card with the true answer that the log shows under a finished answer about a scene.
+ * Create the card with the true answer, which the log shows under a finished answer about a scene.
  *
  * @param {App} app
- * @param {Object} node - of the conversation that is shown
- * @returns {Promise<HTMLElement|null>} null if there is no true answer
+ * @returns {{element: HTMLElement, update: function(Object)}} `update` takes the node of the answer
  */
-export async function truthCard(app, node) {
-    const { imageId } = app.conversation;
-    const answer = imageId ? trueAnswer(await app.record(imageId), node.question) : null;
-    if (!answer) return null;
-    const text = element(
-        "span",
-        { hidden: !node.isRevealed },
-        element("strong", {}, () => words.truth),
-        " ",
-        () => answer[language()],
+export function truthView(app) {
+    let node = null;
+    let answer = null; // in both languages
+    const text = element("p", { tabindex: "-1" });
+    const button = element(
+        "button.button",
+        { type: "button", onclick: reveal, "data-action": "truth" },
+        () => words.reveal,
     );
-    const button = element("button.button", { type: "button", hidden: node.isRevealed }, () => words.reveal);
-    button.addEventListener("click", () => {
+    const card = element("div.truth", { hidden: true }, button, text);
+
+    async function update(newNode) {
+        node = newNode;
+        const { imageId } = app.conversation;
+        const record = imageId && isComplete(node) ? await app.record(imageId) : null;
+        if (node !== newNode) return;
+        answer = trueAnswer(record, node.question);
+        draw();
+    }
+
+    function draw() {
+        card.hidden = !answer;
+        button.hidden = Boolean(node.isRevealed);
+        text.hidden = !node.isRevealed;
+        if (answer) replaceChildren(text, element("strong", {}, words.truth), " ", answer[language()]);
+    }
+
+    function reveal() {
         node.isRevealed = true; // stored with the conversation
         app.save();
-        text.hidden = false;
-        button.hidden = true;
-        setAttribute(text, "tabindex", "-1");
+        draw();
         text.focus();
-    });
-    return element("div.truth", { role: "note" }, button, text);
+    }
+
+    return { element: card, update };
 }

@@ -4,8 +4,9 @@ import { isEmpty } from "./conversation.js";
 import { element, icon, replaceChildren } from "./dom.js";
 import { openDrawingBoard } from "./drawing.js";
 import { askHere, exampleCard } from "./examples.js";
-import { language, onLanguage, texts } from "./i18n.js";
+import { onLanguage, texts } from "./i18n.js";
 import { drawRandomScene } from "./scene.js";
+import { suggestedQuestions } from "./suggestions.js";
 
 const STARTERS = 4;
 const words = texts({
@@ -30,13 +31,6 @@ const words = texts({
         boardHint: "画一些图形，看看模型怎么理解。",
     },
 });
-
-/** Return the questions to begin with: those of the example or the scene, otherwise those that suit the model. */
-function starterQuestions(app, record) {
-    const known = record.scene?.questions.map(({ question }) => question[language()]);
-    const example = app.info.examples.find(({ image }) => image === record.example)?.questions[language()];
-    return (known ?? example ?? app.info.suggestions[language()]).slice(0, STARTERS);
-}
 
 /** Create a wide button with an icon, a title and a line that explains it. */
 function offer(iconName, title, hint, onclick) {
@@ -85,9 +79,11 @@ export function buildWelcome(app) {
         if (scene) scene.querySelector("strong").textContent = isScene.current ? words.another : words.scene;
         if (!record) return;
         const title = record.scene || record.example ? words.startersExample : words.starters;
-        const chips = starterQuestions(app, record).map((question) =>
-            element("button.question-chip", { type: "button", onclick: () => askHere(app, question) }, question),
-        );
+        const chips = suggestedQuestions(app.info, record)
+            .slice(0, STARTERS)
+            .map((question) =>
+                element("button.question-chip", { type: "button", onclick: () => askHere(app, question) }, question),
+            );
         replaceChildren(starters, element("h3", {}, title), element("div.starter-questions", {}, chips));
     };
     for (const name of ["open", "change", "running"]) app.on(name, show);
