@@ -142,7 +142,7 @@ export async function startConversation(app, { cause, imageId = null, imageName 
 export function moveOn(app, imageId, imageName) {
     const former = app.conversation;
     const { draft } = former;
-    former.draft = "";
+    Object.assign(former, { draft: "", draftUpdated: Date.now() });
     if (draft) app.save(former);
     app.startNew(imageId, imageName, draft);
     app.save();
@@ -152,7 +152,7 @@ export function moveOn(app, imageId, imageName) {
 /** Return to a conversation that was left by `moveOn`, with what was typed since. */
 export function moveBack(app, former) {
     const { conversation: left } = app;
-    former.draft = left.draft;
+    Object.assign(former, { draft: left.draft, draftUpdated: Date.now() });
     left.draft = "";
     app.show(former);
     app.save(former);
