@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -16,6 +16,7 @@ from .engine import DEMO, GenerationConfig, Request, Scheduler, TokenOutput, Tok
 from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
+from .model_facts import ModelFacts, collect_facts
 from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer, encode_prompt
 from .resource_errors import translate_resource_errors
 
@@ -61,6 +62,19 @@ class StreamChunk:
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "finish_reason", finish_reason)
         object.__setattr__(self, "usage", so_far if usage is None else usage)
+
+
+@dataclass(frozen=True)
+class AnswerPhase:
+    """The current work on an answer.
+
+    Attributes:
+        name: "image" (encoding it), "waiting" (in the queue), "prompt" (prefill) or "text" (generating tokens).
+        requests_ahead: number of queued requests before a waiting one.
+    """
+
+    name: Literal["image", "waiting", "prompt", "text"]
+    requests_ahead: int = 0
 
 
 class IncrementalDetokenizer:
@@ -115,6 +129,7 @@ class StreamingAnswer(Iterator[StreamChunk]):
         self.min_interval_s = min_interval_s
         self.started = time.perf_counter()
         self.detokenizer: IncrementalDetokenizer | None = None
+        self.scheduler: Scheduler | None = None
         self.token_stream: TokenStream | None = None
         self.output_batches: Iterator[Sequence[TokenOutput]] = iter(())
         self.closed = False
@@ -125,13 +140,24 @@ class StreamingAnswer(Iterator[StreamChunk]):
             with translate_resource_errors():
                 prompt, request = self.model.make_request(*self.arguments)
                 self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
-                self.token_stream = self.model.scheduler.submit(request)
+                self.scheduler = self.model.scheduler
+                self.token_stream = self.scheduler.submit(request)
             self.output_batches = self.token_stream.batches(self.min_interval_s)
             if self.closed:  # by another thread during the submission
                 self.token_stream.close()
         outputs = next(self.output_batches)
         assert self.detokenizer is not None  # set before the first outputs arrive
         return self.detokenizer.update(*outputs)
+
+    @property
+    def phase(self) -> AnswerPhase:
+        """The current work on this answer; any thread may ask, while another one waits for a chunk."""
+        if self.token_stream is None or self.scheduler is None or self.detokenizer is None:
+            return AnswerPhase("prompt" if self.arguments[0].image is None else "image")
+        if self.detokenizer.answer_tokens:
+            return AnswerPhase("text")
+        requests_ahead = self.scheduler.requests_ahead(self.token_stream)
+        return AnswerPhase("prompt") if requests_ahead is None else AnswerPhase("waiting", requests_ahead)
 
     def close(self) -> None:
         """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
@@ -228,6 +254,11 @@ class NetworkChatModel:
     def image_size(self) -> int:
         """S, the side in pixels of the network's square input."""
         return self.engine_network.image_size
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Number of parameters, device, dtype and quantization of the network."""
+        return collect_facts(self.network, self.engine_network.device, self.engine_network.dtype)
 
     @property
     def scheduler(self) -> Scheduler:

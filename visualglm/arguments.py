@@ -13,6 +13,7 @@ from model.checkpoint.resolve import DEFAULT_MODEL
 from model.command_line import print_text
 from model.description import Description
 from model.loading import DTYPES
+from model.model_facts import ModelFacts
 
 from .cli import install_command
 
@@ -46,6 +47,11 @@ class OneLanguageModel:
     def description(self) -> Description:
         """The model's name and a sentence about its knowledge."""
         return self.model.description
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Size and placement of the model."""
+        return getattr(self.model, "facts", ModelFacts())
 
     @property
     def sampling(self) -> Mapping[str, Any]:

@@ -153,6 +153,11 @@ class Scheduler:
                 raise BusyError(f"{self.max_queue_size} questions are waiting already. Try again a little later.")
             return TokenStream(self._enqueue(request, queue.SimpleQueue()))
 
+    def requests_ahead(self, stream: TokenStream) -> int | None:
+        """Return the number of queued requests before the one of `stream`; None if that one has left the queue."""
+        with self.changed:
+            return next((count for count, handle in enumerate(self.waiting) if handle is stream.handle), None)
+
     @former_keywords(at_once="max_concurrent")
     def answer_all(self, requests: Iterable[Request], max_concurrent: int) -> Iterator[RequestOutput]:
         """Answer many requests and yield outputs as they are produced; closing the iterator cancels the rest.

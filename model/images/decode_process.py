@@ -37,10 +37,12 @@ class DecodedImage:
 
     Attributes:
         image: S x S pixels, resized exactly as by `preprocess`, so that answers are those about the original image.
+        size: width and height of the image in the file, upright.
         preview: a larger image in the original aspect ratio; None if not requested.
     """
 
     image: Image.Image
+    size: tuple[int, int]
     preview: Image.Image | None = None
 
 
@@ -260,7 +262,9 @@ class DecodeTask:
         pixels = self._run_request(self.header)[0]["pixels"]
         budget = self.decoder.small if pixels <= SMALL_PIXELS else self.decoder.large
         with budget.reserve(pixels, lambda: self.is_cancelled):
-            return DecodedImage(*self._run_request(self.request)[1])
+            reply, images = self._run_request(self.request)
+            width, height = reply["size"]
+            return DecodedImage(images[0], (width, height), *images[1:])
 
     def cancel(self) -> None:
         """Kill the process that decodes the image, or prevent its start; any thread may call this."""

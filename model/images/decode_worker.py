@@ -66,11 +66,12 @@ def decode(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[I
         header = open_image(file, request["name"], limits)
         return {"pixels": header.width * header.height}, []
     image = decode_image(file, request["name"], limits)
+    size = image.size
     images = [resize_image(image, request["size"])]
     if request["preview"] is not None:
         image.thumbnail((request["preview"],) * 2)
         images.append(image)
-    return {"sizes": [image.size for image in images]}, images
+    return {"size": size, "sizes": [image.size for image in images]}, images
 
 
 if __name__ == "__main__":

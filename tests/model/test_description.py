@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model import CHINESE, ENGLISH, Language, load_hf, load_sat
+from model import ENGLISH, load_hf, load_sat
 from model.checkpoint import open_checkpoint
 from model.checkpoint.convert import convert
 from model.description import MAX_LENGTH, Description, read_description
@@ -15,7 +15,7 @@ from model.loading import describe_model
 from tests.helpers.checkpoints import TINY
 from tests.visualglm.terminal.test_cli_demo import ScriptedModel, talk
 from visualglm.arguments import OneLanguageModel
-from visualglm.web.layout import localized_properties
+from visualglm.web.page_info import model_info
 
 KNOWLEDGE = json.loads((TINY / "config.json").read_text(encoding="utf-8"))["description"]
 
@@ -60,16 +60,16 @@ def test_the_terminal_shows_it_below_the_welcome(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines()[1] == "Model: scripted: words only"
 
 
-@pytest.mark.parametrize("language", [CHINESE, ENGLISH])
-def test_the_page_shows_it_below_the_title(language: Language) -> None:
-    title = localized_properties(language, Description("visualglm-tiny", KNOWLEDGE))["title"]["value"]
-    assert title.splitlines()[-1].startswith("visualglm-tiny")
-    assert title.endswith(KNOWLEDGE[language.code])
+def test_the_page_shows_it() -> None:
+    described = model_info(load_sat("visualglm-tiny", device="cpu"))
+    assert (described["name"], described["description"]) == ("visualglm-tiny", KNOWLEDGE)
 
 
-def test_the_page_shows_it_as_text() -> None:
-    title = localized_properties(ENGLISH, Description("![x](http://a)<b>*", {"en": "\x1b[31m"}))["title"]["value"]
-    assert title.splitlines()[-1] == "\\!\\[x\\]\\(http://a\\)\\<b\\>\\*: \ufffd\\[31m"
+def test_the_page_shows_no_control_characters() -> None:
+    model = ScriptedModel()
+    model.description = Description("a\x1bb", {"en": "\x1b[31m"})
+    described = model_info(model)
+    assert (described["name"], described["description"]["en"]) == ("a\ufffdb", "\ufffd[31m")
 
 
 def test_the_server_lists_it(tiny_server: httpx.Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from model.hf.configuration_chatglm import ChatGLMConfig
 from model.kernels.autotune import MATMUL_CONFIGS, MATVEC_CONFIGS
-from visualglm.web.layout import EXAMPLES
+from visualglm.web.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -48,7 +48,8 @@ def test_each_test_file_in_the_makefile_exists() -> None:
 
 def test_a_wheel_contains_every_example_image_of_the_page() -> None:
     included = TOOLS["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included == {f"examples/{name}": f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
+    names = [example.name for example in EXAMPLES]
+    assert included == {f"examples/{name}": f"visualglm/web/examples/{name}" for name in names}
 
 
 def test_each_file_in_the_dockerfile_exists() -> None:

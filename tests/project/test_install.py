@@ -19,7 +19,7 @@ import pytest
 
 from tests.helpers.cli_program import PATIENCE
 from tests.helpers.web_program import running_page
-from visualglm.web.layout import EXAMPLES
+from visualglm.web.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTION = "黑色的圆环在右上角，紫色的小汽车在右边，红色的星星在左下角。"
@@ -98,7 +98,7 @@ def test_a_wheel_with_the_versions_that_pip_resolves(clone: Path, tmp_path: Path
         [program, "chat", *TINY, "--temperature", "0", "--chinese"], elsewhere, dialogue
     )
     page = (
-        "import visualglm.web.page as p; print(*[(p.EXAMPLES_FOLDER / name).stat().st_size for name, _ in p.EXAMPLES])"
+        "import visualglm.web.examples as e; print(*[(e.EXAMPLES_FOLDER / x.name).stat().st_size for x in e.EXAMPLES])"
     )
     assert len(run([python, "-P", "-c", page], elsewhere).split()) == len(EXAMPLES)
     with serving([program, "serve", *TINY, "--port", "0"], elsewhere) as url:
@@ -115,7 +115,8 @@ def build_wheel(clone: Path, folder: Path) -> Path:
     names = set(ZipFile(wheel).namelist())
     sources = {str(path.relative_to(clone)) for name in PACKAGES for path in (clone / name).rglob("*.py")}
     data = {"model/former_names.toml"} | {f"{name}/py.typed" for name in PACKAGES}
-    data |= {f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
+    data |= {f"visualglm/web/examples/{example.name}" for example in EXAMPLES}
+    data |= {f"visualglm/web/client/{path.name}" for path in (clone / "visualglm/web/client").iterdir()}
     weights = {str(path.relative_to(clone)) for path in (clone / "model" / "pretrained").rglob("*") if path.is_file()}
     others = {name for name in names if ".dist-info/" not in name}
     assert others == sources | data | weights

@@ -11,8 +11,8 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..body_budget import BodyReservation
 from ..local_address import is_own_host
-from .admission import BodyReservation
 from .api_errors import ApiError, error_response
 from .docs import DOCS, KINDS
 from .replies import ClientDisconnected

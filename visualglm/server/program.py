@@ -27,9 +27,9 @@ from model import ChatModel, SettingError
 from model.checkpoint.resolve import is_interactive, resolve
 from model.command_line import ArgumentParser, run_program
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
+from visualglm.connections import ConnectionLimits, LimitedProtocol
 
 from .app import create_app
-from .connections import ConnectionLimits, LimitedProtocol
 from .request_log import log, set_up_logging
 from .service import Service
 from .settings import Settings, listens_locally

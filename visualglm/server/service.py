@@ -11,7 +11,8 @@ from model import ENGLISH, ChatModel, Conversation, GenerationConfig, SettingErr
 from model.chat_model import demo_config
 from model.prompt import question_language
 
-from .admission import BodyBudget, ConcurrencyLimiter, Permit
+from ..body_budget import BodyBudget
+from .admission import ConcurrencyLimiter, Permit
 from .api_errors import OVERLOADED, ApiError, internal_error, timeout_error, to_api_error
 from .generation import EVENT_INTERVAL_S, ChunkSource, GenerationTask
 from .images import ImageReader, ImageSource

@@ -6,34 +6,15 @@ from urllib.parse import urlsplit
 from ..local_address import host_name, is_own_host
 
 SHARE_DOMAIN = ".gradio.live"
-# Paths that the login page needs; requested with GET, except /login.
-PUBLIC_PATHS = frozenset(
-    {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
-)
+# Paths that can be requested without a login; Gradio's own code, which is the same for everybody, among them.
+PUBLIC_PATHS = frozenset({"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt"})
 PUBLIC_PREFIXES = ("/assets/", "/static/", "/svelte/")
-# Paths that a logged-in visitor's browser or gradio_client needs. Gradio's further routes are not used.
-PATHS = frozenset(
-    {"/config", "/logout"}
-    | {
-        f"/gradio_api/{name}"
-        for name in (
-            "app_id",
-            "cancel",
-            "info",
-            "login_check",
-            "queue/data",
-            "queue/join",
-            "queue/status",
-            "reset",
-            "startup-events",
-            "token",
-            "upload",
-            "upload_progress",
-            "user",
-        )
-    }
-)
-PREFIXES = ("/gradio_api/file=", "/gradio_api/heartbeat/")
+# Further paths that the page needs: Gradio's part of it sends no events, so its queue, uploads and files are closed.
+PATHS = frozenset({"/logout", "/gradio_api/startup-events"})
+PAGE_PREFIX = "/page/"  # the page's own routes
+PREFIXES = (PAGE_PREFIX,)
+# Methods besides GET and HEAD.
+POST_PATHS = frozenset({"/login", "/page/images", "/page/answers", "/page/votes"})
 
 
 def is_public(path: str) -> bool:

@@ -1,113 +1,124 @@
-"""Uploaded images: the resized copy for the model, the preview for the page, and the file's path."""
+"""Uploaded images: decoded in child processes, and kept resized in a cache of limited memory."""
 
 import base64
-import dataclasses
+import hashlib
 import io
-import re
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from PIL import Image
 
-from model import ImageError
 from model.images.decode import SERVED_FORMATS
 from model.images.decode_process import ImageDecoder
-from model.images.preprocess import ImageLimits, read_data_url
-
-from .uploads import UploadError, UploadFolder
+from model.images.preprocess import ImageLimits
 
 LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024, formats=SERVED_FORMATS)
+NAME = "The image"  # subject of error messages
 PREVIEW_SIDE = 1024  # pixels; enough for the page, and quick to encode
 PREVIEW_QUALITY = 90
-DATA_URL_START = re.compile(r"data:image/[\w.+-]{1,99};base64,")
-MEDIA_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
+MAX_CACHE_BYTES = 256 * 1024**2
 
 
 @dataclass(frozen=True, eq=False)
-class UploadedImage:
-    """An image that was decoded once. The original file stays in the upload folder, not in memory.
-
-    Create it with an `UploadedImageReader`, which validates the file.
+class CachedImage:
+    """An image of the cache.
 
     Attributes:
-        resized: RGB, at the model's input size; preprocessing does not change it.
-        preview: JPEG file, at most PREVIEW_SIDE pixels high and wide.
-        path: the original file, which the upload folder may remove.
+        resized: RGB images by the input size of the models; preprocessing does not change them.
+        file: the bytes of the image file; b"" unless the cache keeps them.
     """
 
-    resized: Image.Image
-    preview: bytes
-    path: str
+    resized: dict[int, Image.Image]
+    file: bytes = b""
 
     @property
     def memory(self) -> int:
-        """Bytes of the resized copy and the preview."""
-        return self.resized.width * self.resized.height * 3 + len(self.preview)
-
-    def to_data_url(self, folder: UploadFolder) -> tuple[str, bool]:
-        """Return the image as a data URL, and whether it holds the bytes of the uploaded file.
-
-        If the file was removed, the URL holds the preview.
-        """
-        try:
-            data, is_original = folder.read(self.path, LIMITS.max_bytes), True
-        except UploadError:
-            data, is_original = self.preview, False
-        return f"data:{media_type(data)};base64,{base64.b64encode(data).decode('ascii')}", is_original
+        """Bytes of the images and the file."""
+        return sum(3 * size**2 for size in self.resized) + len(self.file)
 
 
-class UploadedImageReader:
-    """Decodes untrusted image files in child processes.
+@dataclass(frozen=True)
+class ImageReply:
+    """What the client is told about an image that it has sent.
 
-    Args:
-        folder: holds the files.
-        size: side of the model's square input, pixels.
+    Attributes:
+        id: SHA-256 of the file in hexadecimal digits.
+        width, height: of the upright image, pixels.
+        preview: data URL of a JPEG with at most PREVIEW_SIDE pixels on each side.
     """
 
-    def __init__(self, folder: UploadFolder, size: int) -> None:
-        self.folder = folder
-        self.size = size
+    id: str
+    width: int
+    height: int
+    preview: str
+
+
+class ImageCache:
+    """Decodes untrusted image files and keeps the most recently used ones. Thread-safe.
+
+    Args:
+        sizes: sides of the models' square inputs, pixels.
+        keep_files: whether to keep the files, too.
+        max_bytes: maximum memory of all images.
+    """
+
+    def __init__(self, *sizes: int, keep_files: bool = False, max_bytes: int = MAX_CACHE_BYTES) -> None:
+        self.sizes = dict.fromkeys(sizes)
+        self.keep_files = keep_files
+        self.max_bytes = max_bytes
         self.decoder = ImageDecoder(LIMITS)
+        self._images: OrderedDict[str, CachedImage] = OrderedDict()
+        self._memory = 0
+        self._lock = threading.Lock()
 
-    def from_file(self, path: str) -> UploadedImage:
-        """Decode an uploaded file or an example.
-
-        Raises:
-            ImageError: the file is not an image, or the image is too large.
-            UploadError: `path` is neither an upload nor an example.
-        """
-        return self._decode(self.folder.read(path, LIMITS.max_bytes), path)
-
-    def from_data_url(self, url: str) -> UploadedImage:
-        """Decode the image in a data URL and save its bytes in the folder. Nothing else is opened.
+    def add(self, data: bytes) -> ImageReply:
+        """Decode an image file in a child process and put it into the cache.
 
         Raises:
-            ImageError: `url` is not a base64 data URL of an image.
-            UploadError: the folder is full.
+            ImageError: `data` is not an image, or the image is too large.
         """
-        if DATA_URL_START.match(url) is None:
-            raise ImageError("The image is not a data URL (data:image/png;base64,...). Put its bytes there as base64.")
-        data = read_data_url(url.encode("ascii", "replace"), LIMITS.max_bytes)
-        image = self._decode(data, "")
-        return dataclasses.replace(image, path=self.folder.save(data, "picture"))
-
-    def _decode(self, data: bytes, path: str) -> UploadedImage:
-        decoded = self.decoder.decode(data, self.size, preview=PREVIEW_SIDE, name="The image data")
+        first, *others = self.sizes
+        decoded = self.decoder.decode(data, first, preview=PREVIEW_SIDE, name=NAME)
         assert decoded.preview is not None  # requested above
-        return UploadedImage(decoded.image, to_jpeg(decoded.preview), path)
+        resized = {first: decoded.image}
+        resized.update((size, self.decoder.decode(data, size, name=NAME).image) for size in others)
+        key = hashlib.sha256(data).hexdigest()
+        self._store(key, CachedImage(resized, data if self.keep_files else b""))
+        return ImageReply(key, *decoded.size, to_data_url(decoded.preview, "jpeg", quality=PREVIEW_QUALITY))
+
+    def get(self, key: str) -> CachedImage | None:
+        """Return the image with an id; None if it was removed to free memory, or was never sent."""
+        with self._lock:
+            image = self._images.get(key)
+            if image is not None:
+                self._images.move_to_end(key)
+            return image
 
     def close(self) -> None:
         """Stop the child processes."""
         self.decoder.close()
 
+    def _store(self, key: str, image: CachedImage) -> None:
+        with self._lock:
+            self._remove(key)
+            self._images[key] = image
+            self._memory += image.memory
+            while self._memory > self.max_bytes and len(self._images) > 1:
+                self._remove(next(iter(self._images)))
 
-def to_jpeg(image: Image.Image) -> bytes:
-    """Encode a preview as JPEG, so that it takes little memory."""
+    def _remove(self, key: str) -> None:
+        image = self._images.pop(key, None)
+        self._memory -= image.memory if image else 0
+
+
+def to_data_url(image: Image.Image, kind: str, **settings: int) -> str:
+    """Encode an image as a data URL.
+
+    Args:
+        kind: "jpeg" or "png".
+        settings: of Pillow's encoder.
+    """
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=PREVIEW_QUALITY)
-    return file.getvalue()
-
-
-def media_type(data: bytes) -> str:
-    """Return the media type of an image file's bytes."""
-    # Our reader identifies formats by the bytes. Only browsers use the media type, and they show no other formats.
-    return f"image/{next((name for start, name in MEDIA_TYPES.items() if data.startswith(start)), 'x-picture')}"
+    image.save(file, kind, **settings)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

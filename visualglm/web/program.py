@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError
 from model.chat_model import demo_config
@@ -61,6 +62,17 @@ def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argpa
         default=[],
         type=parse_origin,
         help="origin whose pages may embed this page in a frame, like https://example.org; may be repeated",
+    )
+    add("--no-history", action="store_true", help="browsers store no conversations")
+    add(
+        "--votes", metavar="FILE", type=Path, help="append visitors' votes for answers to this file, as preference rows"
+    )
+    add("--compare", metavar="NAME_OR_DIR", help="second model, whose answers are shown beside those of the first")
+    add(
+        "--compare_quant",
+        type=int,
+        choices=(8, 4),
+        help="quantize the second model to this many bits; without --compare, that is the same model again",
     )
     DEMO.add_arguments(parser)
     options = parser.parse_args()
@@ -178,6 +190,9 @@ def launched_page(
     share: bool = False,
     allow_hosts: Sequence[str] = (),
     allow_frames: Sequence[str] = (),
+    compared: ChatModel | None = None,
+    votes: Path | None = None,
+    keep_history: bool = True,
 ) -> Iterator[list[str]]:
     """Context manager: serve the page during the block; yield its URLs.
 
@@ -187,22 +202,20 @@ def launched_page(
         share: also request a public URL from Gradio's servers.
         allow_hosts: host names under which browsers may open the page, besides IP addresses and localhost.
         allow_frames: origins whose pages may embed this page in a frame.
+        compared, votes, keep_history: see `PageService`.
 
     Raises:
-        SettingError: the server cannot listen at the address.
+        SettingError: the server cannot listen at the address, or the votes cannot be written.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio sends usage data to its authors
-    import gradio as gr  # the import takes seconds
+    from visualglm.connections import ConnectionLimits, limit_connections
 
-    from visualglm.server.connections import ConnectionLimits, limit_connections
+    from .page import Page  # importing Gradio takes seconds
 
-    from .layout import CSS, PASTE_JS
-    from .page import Page
-
-    page = Page(model, config)
-    page.reader.decoder.warm_up()
+    page = Page(model, config, compared=compared, votes=votes, keep_history=keep_history)
+    page.service.images.decoder.warm_up()
     try:
-        _, local_url, share_url = page.blocks.launch(
+        _, local_url, share_url = page.launch(
             server_name=address,
             server_port=port,
             share=share,
@@ -211,9 +224,6 @@ def launched_page(
             prevent_thread_lock=True,
             allow_hosts=allow_hosts,
             allow_frames=allow_frames,
-            theme=gr.themes.Default(primary_hue="blue", secondary_hue="blue"),
-            css=CSS,
-            head=PASTE_JS,
         )
     except OSError as error:
         page.close()
@@ -234,27 +244,58 @@ def wait_for_shutdown_signal() -> None:
     ended.wait()
 
 
-def serve_page(model: ChatModel, config: GenerationConfig, options: argparse.Namespace) -> None:
+def serve_page(
+    model: ChatModel, config: GenerationConfig, options: argparse.Namespace, compared: ChatModel | None = None
+) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
     if not options.auth and (options.share or not listens_on_loopback(options.server_name)):
         print_text(
             "Warning: everyone who can reach this address can use the page. --auth requires a login.", file=sys.stderr
         )
     bypass_proxies(options.server_name, options.share)
-    allowed = {"allow_hosts": options.allow_host, "allow_frames": options.allow_frame}
-    where = (options.server_name, options.server_port)
-    with launched_page(model, config, *where, auth=options.auth, share=options.share, **allowed) as urls:
+    with launched_page(
+        model,
+        config,
+        options.server_name,
+        options.server_port,
+        auth=options.auth,
+        share=options.share,
+        allow_hosts=options.allow_host,
+        allow_frames=options.allow_frame,
+        compared=compared,
+        votes=options.votes,
+        keep_history=not options.no_history,
+    ) as urls:
         print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C stops it)")
         wait_for_shutdown_signal()
 
 
+def load_compared(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel | None:
+    """Load the model that --compare and --compare_quant name; None without these flags."""
+    if options.compare is None and options.compare_quant is None:
+        return None
+    name = options.compare or options.from_pretrained
+    changes = {
+        "from_pretrained": name,
+        "base": options.base if name == options.from_pretrained else None,
+        "quant": options.compare_quant,
+        "quant_vision": options.quant_vision and options.compare_quant is not None,
+        "quant_embeddings": options.quant_embeddings and options.compare_quant is not None,
+    }
+    return load_model(argparse.Namespace(**{**vars(options), **changes}), load)
+
+
 def run(load: Callable[..., ChatModel] | None, port: int, hf: bool, description: str | None) -> None:
-    """Load the model that the command line names, and serve the page."""
+    """Load the models that the command line names, and serve the page."""
     options, _ = parse_arguments(port, description)  # settings are parsed again after loading: the model has defaults
     check_address(options.server_name, options.server_port)
-    model = load_model(options, choose_loader(options.hf or hf, load))
+    loader = choose_loader(options.hf or hf, load)
+    model = load_model(options, loader)
     model.warm_up()
-    serve_page(model, demo_config(model).from_arguments(options), options)
+    compared = load_compared(options, loader)
+    if compared is not None:
+        compared.warm_up()
+    serve_page(model, demo_config(model).from_arguments(options), options, compared)
 
 
 def main(

@@ -1,144 +1,84 @@
-"""The texts of the page, in Chinese and English."""
-
-from dataclasses import dataclass
+"""The server's texts of the page, in Chinese and English: errors and the login page. Others are in the client."""
 
 from model import CHINESE, ENGLISH, Language
 
-from .session import Status, TurnState
+Text = dict[Language, str]
 
+ERROR_TEXTS: dict[str, Text] = {
+    "busy": {
+        CHINESE: "现在提问的人太多了，请稍后再试。",
+        ENGLISH: "Too many questions are being answered at the moment. Try again a little later.",
+    },
+    "forbidden": {
+        CHINESE: "不允许来自此网址的请求。启动网页时用 --allow-host 加上主机名即可允许。",
+        ENGLISH: "Requests under this address are not allowed. To allow them, start the page with --allow-host NAME.",
+    },
+    "image_too_large": {
+        CHINESE: "图片文件超过 {limit} MB，请缩小图片，或另存为 JPEG。",
+        ENGLISH: "The image file has more than {limit} MB. Scale the image down, or save it as JPEG.",
+    },
+    "internal": {
+        CHINESE: "程序内部出错，编号 {id}，详情见服务器日志。请重试。",
+        ENGLISH: "Internal error {id}; the server's log has the details. Try again.",
+    },
+    "invalid_request": {
+        CHINESE: "请求的格式不正确：{detail}。请刷新网页后重试。",
+        ENGLISH: "The request is invalid: {detail}. Reload the page, then try again.",
+    },
+    "invalid_setting": {
+        CHINESE: "{name} 应为 {minimum} 到 {maximum} 之间的数。",
+        ENGLISH: "{name} must be a number from {minimum} to {maximum}.",
+    },
+    "not_found": {CHINESE: "没有这个地址。", ENGLISH: "There is nothing at this address."},
+    "not_logged_in": {
+        CHINESE: "登录已失效，请刷新网页并重新登录。",
+        ENGLISH: "You are not logged in. Reload the page and log in.",
+    },
+    "out_of_memory": {
+        CHINESE: "服务器内存不足，请稍后再试，或减小 max_length。",
+        ENGLISH: "The server is short of memory. Try again later, or lower max_length.",
+    },
+    "too_large": {
+        CHINESE: "内容太长：{detail}。请缩短后重试。",
+        ENGLISH: "This is too long: {detail}. Shorten it, then try again.",
+    },
+    "too_slow": {
+        CHINESE: "请求没有及时到达服务器，请检查网络后重试。",
+        ENGLISH: "The request did not arrive in time. Check the connection, then try again.",
+    },
+    "unknown_image": {
+        CHINESE: "服务器上已没有这张图片，请重新上传。",
+        ENGLISH: "The server no longer has this image. Upload it again.",
+    },
+    "votes_full": {
+        CHINESE: "投票文件已满，这一票没有保存。",
+        ENGLISH: "The file of votes is full; this vote was not saved.",
+    },
+}
 
-@dataclass(frozen=True)
-class Texts:
-    """The page's texts in one language.
-
-    Attributes:
-        settings: sampling setting -> its label and explanation.
-    """
-
-    subtitle: str
-    other_language: str
-    image: str
-    drop_image: str
-    chat: str
-    welcome: str
-    ask: str
-    confirm: str
-    start_new: str
-    keep_old: str
-    clear: str
-    settings_title: str
-    settings: dict[str, tuple[str, str]]
-    seed_placeholder: str
-    files_title: str
-    save_json: str
-    save_markdown: str
-    load: str
-    unusable: str
-    stopped: str
-    truncated: str
-    failed: str
-    internal_error: str
-    dropped: str
-    removed: str
-    preview_saved: str
-    too_long: str
-    too_many_turns: str
-
-    def status_note(self, turn: TurnState) -> str:
-        """Return the note below an answer that explains its status, "" if there is none."""
-        notes = {
-            Status.STOPPED: self.stopped,
-            Status.TRUNCATED: self.truncated,
-            Status.FAILED: self.failed.format(error=turn.error),
-            Status.INTERNAL_ERROR: self.internal_error.format(error=turn.error),
-        }
-        parts = [notes.get(turn.status, "")]
-        if turn.dropped_turns:
-            parts.append(self.dropped.format(count=turn.dropped_turns))
-        return "\n".join(filter(None, parts))
-
-
-TEXTS = {
-    CHINESE: Texts(
-        subtitle="上传一张图片，用中文或英文与模型对话；也可以不带图片直接对话。",
-        other_language="English",
-        image="图片",
-        drop_image="把图片拖到这里、按 Ctrl+V 粘贴，或点击选择",
-        chat="对话",
-        welcome="## 图片里有什么？\n上传图片后提问，或选择下面的示例。",
-        ask="输入问题，按回车发送",
-        confirm="这会开始新的对话，当前对话将被清除。",
-        start_new="开始新对话",
-        keep_old="保留当前对话",
-        clear="清空对话",
-        settings_title="生成设置",
-        settings={
-            "max_length": ("max_length", "提示词与回答合计的最大 token 数，包括图片占用的 token"),
-            "top_p": ("top_p", "只从累计概率达到该值的最小 token 集合里采样；1 表示全部"),
-            "top_k": ("top_k", "只从概率最大的 k 个 token 里采样；0 表示全部"),
-            "temperature": ("temperature", "越大越随机；0 表示每一步都取概率最大的 token"),
-            "repetition_penalty": ("repetition_penalty", "降低回答里已出现的 token 的概率；1 表示不降低"),
-            "seed": ("seed", "填写整数后，回答可以复现"),
-        },
-        seed_placeholder="随机",
-        files_title="保存与载入",
-        save_json="保存对话（可再次载入）",
-        save_markdown="保存文字（Markdown）",
-        load="载入对话",
-        unusable="无法使用",
-        stopped="■ 已停止，这一轮不计入对话。",
-        truncated="■ 已达到 max_length，回答未完。",
-        failed="⚠ {error}\n这一轮不计入对话。",
-        internal_error="⚠ 程序内部出错，编号 {error}，详情见服务器日志。这一轮不计入对话。",
-        dropped="ℹ 对话长度已超过 max_length，最早的 {count} 轮不再发给模型。",
-        removed="服务器内存不足，之前的对话已被清除。请重新上传图片，或载入已保存的对话。",
-        preview_saved="图片的原文件已不在服务器上，保存的是缩小后的副本。",
-        too_long="问题最多 {count} 个字符，请缩短。",
-        too_many_turns="对话已有 {count} 轮，请开始新的对话。",
-    ),
-    ENGLISH: Texts(
-        subtitle="Upload an image and chat about it in English or Chinese, or chat without an image.",
-        other_language="中文",
-        image="Image",
-        drop_image="Drop an image here, paste one with Ctrl+V, or click to choose",
-        chat="Conversation",
-        welcome="## What is in the image?\nUpload an image and ask a question, or choose an example.",
-        ask="Ask a question; Enter sends it",
-        confirm="This starts a new conversation; the current one will be deleted.",
-        start_new="Start a new one",
-        keep_old="Keep this one",
-        clear="Clear conversation",
-        settings_title="Generation settings",
-        settings={
-            "max_length": ("max_length", "Maximum tokens of prompt and answer together, including the image"),
-            "top_p": ("top_p", "Sample from the smallest set of tokens whose probabilities reach this sum; 1 for all"),
-            "top_k": ("top_k", "Sample from the k most likely tokens; 0 for all"),
-            "temperature": ("temperature", "Higher is more random; 0 always takes the most likely token"),
-            "repetition_penalty": (
-                "repetition_penalty",
-                "Lowers the probability of tokens that the answer already has; 1 for no effect",
-            ),
-            "seed": ("seed", "An integer makes answers reproducible"),
-        },
-        seed_placeholder="random",
-        files_title="Save and load",
-        save_json="Save conversation (can be loaded again)",
-        save_markdown="Save text (Markdown)",
-        load="Load conversation",
-        unusable="Cannot be used",
-        stopped="■ Stopped; this turn is not part of the conversation.",
-        truncated="■ max_length reached; the answer is incomplete.",
-        failed="⚠ {error}\nThis turn is not part of the conversation.",
-        internal_error="⚠ Internal error {error}; see the server's log. This turn is not part of the conversation.",
-        dropped="ℹ The conversation exceeds max_length: the model no longer sees its oldest turns ({count}).",
-        removed=(
-            "The server ran low on memory and removed the conversation. "
-            "Upload the image again, or load a saved conversation."
-        ),
-        preview_saved="The uploaded image is no longer on the server; a smaller copy was saved instead.",
-        too_long="A question has at most {count} characters. Shorten it.",
-        too_many_turns="The conversation has {count} turns already. Start a new one.",
-    ),
+LOGIN_TEXTS: dict[Language, dict[str, str]] = {
+    CHINESE: {
+        "title": "登录 VisualGLM",
+        "name": "用户名",
+        "password": "密码",
+        "submit": "登录",
+        "wrong": "用户名或密码不正确。",
+        "wait": "密码错误次数过多，请在 {seconds} 秒后再试。",
+        "other_language": "English",
+        "other_code": "en",
+        "code": "zh-CN",
+    },
+    ENGLISH: {
+        "title": "Log in to VisualGLM",
+        "name": "Name",
+        "password": "Password",
+        "submit": "Log in",
+        "wrong": "The name or the password is wrong.",
+        "wait": "Too many wrong passwords. Try again in {seconds} s.",
+        "other_language": "中文",
+        "other_code": "zh",
+        "code": "en",
+    },
 }
 
 

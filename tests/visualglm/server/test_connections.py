@@ -9,8 +9,8 @@ import pytest
 
 from model import SettingError
 from tests.helpers.api_server import SteppedModel, serving, wait_until
+from visualglm.connections import ConnectionLimits
 from visualglm.server import Settings
-from visualglm.server.connections import ConnectionLimits
 from visualglm.server.request_log import JsonFormatter, RateLimitFilter
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,7 +31,7 @@ def read_answer(sock: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("rest", [b"", b"POST / HT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("visualglm.connections.HEADER_TIMEOUT_S", 0.2)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
         assert b"200 OK" in read_answer(sock)
@@ -41,7 +41,7 @@ def test_the_headers_of_a_second_request_have_a_deadline_too(rest, monkeypatch):
 
 
 def test_a_slow_header_does_not_move_the_deadline(monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("visualglm.connections.HEADER_TIMEOUT_S", 0.3)
     with serving(SteppedModel(free=True)) as client, connect(client) as sock:
         sock.sendall(REQUEST)
         read_answer(sock)
@@ -59,7 +59,7 @@ def test_a_slow_header_does_not_move_the_deadline(monkeypatch):
 
 
 def test_the_deadline_does_not_end_a_request_that_is_answered(monkeypatch):
-    monkeypatch.setattr("visualglm.server.connections.HEADER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("visualglm.connections.HEADER_TIMEOUT_S", 0.1)
     model = SteppedModel(length=1)
     with serving(model) as client, connect(client) as sock:
         body = json.dumps({"text": "hello"}).encode()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tests.helpers.api_server import SCENE_BASE64, SCENE_URL, SteppedModel, completion, serving, wait_until
 from tests.helpers.bad_requests import to_base64
 from tests.helpers.image_files import slow_to_decode
-from visualglm.server.admission import UNCOUNTED_BODY_BYTES, BodyBudget, BodyReservation
+from visualglm.body_budget import UNCOUNTED_BODY_BYTES, BodyBudget, BodyReservation
 from visualglm.server.api_errors import ApiError
 from visualglm.server.messages import MAX_PARTS, read_content
 from visualglm.server.parsing import BodyParser

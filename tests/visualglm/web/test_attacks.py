@@ -17,12 +17,13 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the web page needs Gradio")
 
+from visualglm.web.layout import EXAMPLES, MAX_QUESTION
+
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import PATIENCE, ROOT, SCENE
 from tests.helpers.preloaded import run_preloaded
 from tests.helpers.web_client import DEFAULTS, RawVisitor, shown_messages
 from tests.helpers.web_program import PROGRAM, color_of, running_page
-from visualglm.web.layout import EXAMPLES, MAX_QUESTION
 from visualglm.web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
 
 FILE_EVENTS = ("offer_picture", "offer_file")

@@ -13,9 +13,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..local_address import client_network, parse_address
-from .request_log import log
+from .local_address import client_network, parse_address
 
+LOGGER = logging.getLogger("visualglm.serving")
 HEADER_TIMEOUT_S = 20.0  # seconds until the headers of a request must have arrived
 REPORT_INTERVAL_S = 10.0  # seconds between log lines about rejected connections
 TOO_MANY_RESPONSE = (
@@ -73,7 +73,8 @@ class ConnectionLimits:
         self.rejected += 1
         if time.monotonic() - self.reported >= REPORT_INTERVAL_S:
             self.reported = time.monotonic()
-            log("too many connections", logging.WARNING, open=self.total, refused=self.rejected)
+            details = {"open": self.total, "refused": self.rejected}
+            LOGGER.warning("too many connections", extra={"details": details})
 
 
 def limit_connections(config: uvicorn.Config, limits: ConnectionLimits) -> None:

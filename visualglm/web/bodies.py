@@ -1,0 +1,128 @@
+"""The JSON bodies of requests to the page, validated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from model import GenerationConfig, Turn
+from model.command_line import make_printable
+
+from .errors import PageError
+from .page_info import MAX_ANSWER, MAX_QUESTION, MAX_TURNS, RANGES, SETTINGS, setting_range
+
+TOO_LONG = ("string_too_long", "too_long")
+MAX_NAME = 300  # characters of a file name or of a path in an error message
+
+
+def require_words(text: str) -> str:
+    """Return the text without surrounding whitespace.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if not (stripped := text.strip()):
+        raise ValueError("it is empty")
+    return stripped
+
+
+ImageId = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+EarlierText = Annotated[str, Field(max_length=MAX_ANSWER)]
+QuestionText = Annotated[str, Field(max_length=MAX_QUESTION), AfterValidator(require_words)]
+Answer = Annotated[str, Field(max_length=MAX_ANSWER), AfterValidator(require_words)]
+Number = int | float | None
+
+
+class Body(BaseModel):
+    """A JSON object whose values are not converted to other types."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class TurnBody(Body):
+    """A turn of the conversation."""
+
+    question: EarlierText
+    answer: EarlierText
+
+
+class ConversationBody(Body):
+    """A question about an image or none, after earlier turns."""
+
+    image: ImageId | None = None
+    turns: Annotated[list[TurnBody], Field(max_length=MAX_TURNS)] = []
+    question: QuestionText
+
+    def to_turns(self) -> list[Turn]:
+        """Return the earlier turns."""
+        return [Turn(turn.question, turn.answer) for turn in self.turns]
+
+
+class AnswerBody(ConversationBody):
+    """The body of POST page/answers."""
+
+    language: Literal["zh", "en"] = "zh"
+    settings: dict[str, Number] = {}
+    model: Annotated[int, Field(ge=0, le=1)] = 0
+
+
+class VoteBody(ConversationBody):
+    """The body of POST page/votes."""
+
+    image_name: Annotated[str, Field(max_length=MAX_NAME)] = ""
+    chosen: Answer
+    rejected: Answer
+
+
+B = TypeVar("B", bound=Body)
+
+
+def parse_body(kind: type[B], body: bytes) -> B:
+    """Parse a JSON body.
+
+    Raises:
+        PageError: invalid_request, or too_large for a text or list over its limit.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    path = make_printable(".".join(str(part) for part in first["loc"]))[:MAX_NAME]
+    detail = f"{path}: {first['msg']}" if path else first["msg"]
+    raise PageError("too_large" if first["type"] in TOO_LONG else "invalid_request", detail=detail)
+
+
+@dataclass(frozen=True)
+class SettingsParser:
+    """Converts the settings of a request to a GenerationConfig.
+
+    Attributes:
+        defaults: the values of settings that the request does not have.
+    """
+
+    defaults: GenerationConfig
+
+    def parse(self, settings: Mapping[str, Number]) -> GenerationConfig:
+        """Return the settings of a request.
+
+        Raises:
+            PageError: invalid_setting, a value is not in its range; invalid_request, a setting is unknown.
+            SettingError: a value is invalid for GenerationConfig.
+        """
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                raise PageError("invalid_request", detail=f"settings.{make_printable(name)[:MAX_NAME]}")
+            if value is not None and name in RANGES:
+                self._check_range(name, value)
+        return self.defaults.replace(**{name: to_integer(value) for name, value in settings.items()})
+
+    def _check_range(self, name: str, value: float) -> None:
+        minimum, maximum = setting_range(name, self.defaults)
+        if not minimum <= value <= maximum:
+            raise PageError("invalid_setting", name=name, minimum=minimum, maximum=maximum)
+
+
+def to_integer(value: Number) -> Number:
+    """Return a float without a fraction as an integer, as JavaScript does not distinguish them."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
