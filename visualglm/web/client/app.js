@@ -33,7 +33,9 @@ const words = texts({
  * Events (see `on`): "open": another conversation is shown; "change": its nodes or its draft changed; "node": one node
  * changed (detail: the node); "image": its image changed, or the upload of an image began or ended; "upload": a part of
  * an image was sent (detail: the transfer); "running": an answer began or ended; "settings": a setting changed;
- * "comparison": comparing was switched on, off or changed; "list": the stored conversations changed.
+ * "comparison": comparing was switched on, off or changed; "list": the stored conversations changed
+ * (detail: the id of one, or null); "forget": everything was deleted; "folder": images for the folder; "file": a saved
+ * conversation was dropped; "view": the conversation is to be shown in the place of the folder.
  */
 export class App {
     /**
@@ -161,7 +163,10 @@ export class App {
     startUpload(blob, name, details = {}) {
         const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "", created: Date.now(), ...details };
         const done = this.upload(record);
-        done.catch(() => this.store.remove("images", record.id));
+        done.catch(({ name, status }) => {
+            const isRefused = status >= 400 && status < 500;
+            if (isRefused || name === "AbortError") this.store.remove("images", record.id); // not if the connection failed
+        });
         return { record, done };
     }
 
@@ -309,6 +314,7 @@ export class App {
         this.settings = defaultSettings(this.info);
         this.startNew();
         this.emit("settings");
+        this.emit("forget");
         this.emit("list", null);
     }
 

@@ -3,7 +3,7 @@
 import { shownNodes } from "./conversation.js";
 import { openMenu } from "./dialogs.js";
 import { element, icon, iconButton } from "./dom.js";
-import { formatNumber, formatTime, texts } from "./i18n.js";
+import { formatNumber, language, texts } from "./i18n.js";
 
 const words = texts({
     en: {
@@ -38,7 +38,7 @@ const words = texts({
  */
 export function conversationRow(conversation, { title, isOpen, isRunning, hits, thumbnails, open, actions }) {
     const turns = shownNodes(conversation).length;
-    const details = [turns ? words.turns(turns) : words.draft, formatTime(conversation.updated)];
+    const details = [turns ? words.turns(turns) : words.draft, clockTime(conversation.updated)];
     if (hits.count) details.unshift(words.hits(formatNumber(hits.count)));
     const menu = iconButton("more", () => words.menu(title), { "aria-haspopup": "menu", "aria-expanded": "false" });
     menu.addEventListener("click", () => openMenu(menu, actions));
@@ -56,6 +56,11 @@ export function conversationRow(conversation, { title, isOpen, isRunning, hits, 
         text,
     );
     return element("li.history-row", { dataset: { id: conversation.id } }, button, menu);
+}
+
+/** Format the time of a day; the group of the row says which day. */
+function clockTime(milliseconds) {
+    return new Date(milliseconds).toLocaleTimeString(language() === "zh" ? "zh-CN" : "en-GB", { hour: "2-digit", minute: "2-digit" });
 }
 
 function snippet({ before, hit, after }) {

@@ -245,6 +245,7 @@ class ConversationList {
     /** Go to the question field, unless the list may stay open. */
     leave() {
         if (covers.matches) this.show(false);
+        this.app.emit("view");
         document.getElementById("question").focus();
         this.draw();
     }

@@ -33,7 +33,7 @@ const words = texts({
  */
 export function fileName(imageName, extension, time = new Date()) {
     const safe = imageName
-        .replace(/\.[A-Za-z0-9]{1,5}$/, "")
+        .replace(/\.(?:png|jpe?g|gif|webp|bmp|tiff?|hei[cf]|avif|jfif)$/i, "")
         .replace(/[\\/:*?"<>|\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]+/gu, " ") // not allowed somewhere, or invisible
         .replace(/\s+/g, " ")
         .replace(/^[.\s]+/, "");

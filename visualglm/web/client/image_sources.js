@@ -54,7 +54,8 @@ export function canUseWebcam() {
 export function takeFiles(app, files) {
     const images = files.filter((file) => file.type.startsWith("image/") || IMAGE_NAME.test(file.name));
     const saved = files.find((file) => /\.json$/i.test(file.name));
-    if (images.length > 1) app.emit("folder", images);
+    const isFolderShown = !document.getElementById("folder").hidden;
+    if (images.length > 1 || (images.length && isFolderShown)) app.emit("folder", images);
     else if (saved && !images.length) app.emit("file", saved);
     else if (files.length) takeImage(app, images[0] ?? files[0], (images[0] ?? files[0]).name || words.pasted);
 }

@@ -7,6 +7,7 @@ import { openStore } from "./store.js";
 import { buildCompare } from "./compare.js";
 import { buildComposer } from "./composer.js";
 import { buildConversations } from "./conversations.js";
+import { buildFiles } from "./files.js";
 import { buildFolder } from "./folder.js";
 import { buildImagePanel } from "./image_panel.js";
 import { buildLog } from "./log.js";
@@ -24,6 +25,7 @@ const PARTS = [
     buildCompare,
     buildConversations,
     buildSettings,
+    buildFiles,
     buildFolder,
     buildShortcuts,
 ];

@@ -1,6 +1,6 @@
 /** Search stored conversations, and group them by day. */
 
-const BEFORE = 24; // characters of a snippet before the hit
+const BEFORE = 16; // characters of a snippet before the hit
 const AFTER = 60;
 
 /**

@@ -96,6 +96,10 @@ export function buildSettings(app) {
         isDrawn = true;
         draw();
     });
+    app.on("forget", () => {
+        applyTheme("auto");
+        draw();
+    });
     app.store.get("values", "theme").then((theme) => applyTheme(theme?.value ?? "auto"));
 }
 
