@@ -49,11 +49,15 @@ const words = texts({
         },
         replace: {
             example: [
-                "Replace your image by the example?",
+                "Replace your image with the example?",
                 "The question is about the example. Your image is removed from this page.",
                 "Use the example",
             ],
-            scene: ["Replace your image by a random scene?", "Your image is removed from this page.", "Use the scene"],
+            scene: [
+                "Replace your image with a random scene?",
+                "Your image is removed from this page.",
+                "Use the scene",
+            ],
         },
         started: "A new conversation has started.",
         undo: "Undo",

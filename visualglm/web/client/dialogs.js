@@ -149,7 +149,7 @@ export function openMenu(button, items) {
         button.setAttribute("aria-expanded", "false");
         if (document.activeElement === document.body) button.focus();
     });
-    document.getElementById("visualglm").append(menu);
+    (button.closest("section, aside, header") ?? document.getElementById("visualglm")).append(menu); // in a landmark
     menu.showPopover();
     button.setAttribute("aria-expanded", "true");
     placeBelow(menu, button);

@@ -89,6 +89,7 @@ const ICONS = {
     new: "M12 5v14M5 12h14",
     minus: "M5 12h14",
     undo: "M4 10h11a5 5 0 010 10h-4M8 6l-4 4 4 4",
+    grid: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z",
     dice: "M5 5h14v14H5zM9 9h.01M15 9h.01M12 12h.01M9 15h.01M15 15h.01",
     folder: "M3 6h7l2 2h9v11H3z",
     compare: "M4 5h7v14H4zM13 5h7v14h-7z",

@@ -5,6 +5,7 @@ import { isEmpty } from "./conversation.js";
 import { toast } from "./dialogs.js";
 import { formatNumber, texts } from "./i18n.js";
 
+const REPLACED_BY_CONSENT = new Set(["example", "scene"]); // `askConsent` asks before these replace an image
 const MIB = 1024 * 1024;
 const words = texts({
     en: {
@@ -80,9 +81,7 @@ export async function takeImage(app, file, name, { cause = "image", details = {}
     if (!isLost && !(await askConsent(app, cause))) return null;
     const { record, done } = app.startUpload(blob, name, details);
     const goBack = placeImage(app, record, isLost);
-    if (isOwnImage(old) && isEmpty(app.conversation) && app.conversation.id === goBack.id && !goBack.isNew) {
-        offerUndo(app, words.replaced, goBack);
-    }
+    if (isOwnImage(old) && !goBack.isNew && !REPLACED_BY_CONSENT.has(cause)) offerUndo(app, words.replaced, goBack);
     const retry = () => takeImage(app, blob, name, { cause, details });
     return {
         record,
@@ -106,7 +105,7 @@ function placeImage(app, record, inPlace) {
             if (conversation === app.conversation) app.emit("image");
             app.save(conversation);
         };
-        return Object.assign(goBack, { isNew: false, id: conversation.id });
+        return Object.assign(goBack, { isNew: false });
     }
     moveOn(app, record.id, record.name);
     const started = app.conversation;
@@ -116,7 +115,7 @@ function placeImage(app, record, inPlace) {
         else Object.assign(started, { imageId: null, imageName: "", updated: Date.now() });
         app.emit("image");
     };
-    return Object.assign(goBack, { isNew: true, id: started.id });
+    return Object.assign(goBack, { isNew: true });
 }
 
 function fail(error, goBack, retry, name) {

@@ -4,7 +4,7 @@ import { openCamera } from "./camera.js";
 import { clearConversation } from "./consent.js";
 import { isEmpty } from "./conversation.js";
 import { openMenu } from "./dialogs.js";
-import { element, icon, refreshTexts } from "./dom.js";
+import { element, icon, iconButton, refreshTexts } from "./dom.js";
 import { openDrawingBoard } from "./drawing.js";
 import { openExamples } from "./examples.js";
 import { formatNumber, onLanguage, texts } from "./i18n.js";
@@ -91,8 +91,8 @@ function imageWays(app, sources) {
         (isTouch() || canUseWebcam()) && { ...camera, iconName: "camera" },
         canReadClipboard() && { label: words.paste, iconName: "copy", run: sources.readClipboard },
         { label: words.drawLong, iconName: "draw", run: () => openDrawingBoard(app) },
-        app.info.features.scenes && { label: words.scene, iconName: "new", run: () => drawRandomScene(app) },
-        app.info.examples.length > 0 && { label: words.examples, iconName: "search", run: () => openExamples(app) },
+        app.info.features.scenes && { label: words.scene, iconName: "dice", run: () => drawRandomScene(app) },
+        app.info.examples.length > 0 && { label: words.examples, iconName: "grid", run: () => openExamples(app) },
     ].filter(Boolean);
 }
 
@@ -101,16 +101,11 @@ function buildEmptyPanel(app, sources) {
     const limit = () => words.limit(formatNumber(app.info.limits.image_bytes / 1024 / 1024));
     const choose = element(
         "button.image-choose",
-        {
-            type: "button",
-            onclick: sources.chooseFile,
-            "aria-label": () => words.add,
-            "aria-describedby": "image-hint image-limit",
-        },
+        { type: "button", onclick: sources.chooseFile },
         icon("image"),
         element("strong", {}, () => words.add),
-        element("span.image-hint", { id: "image-hint" }, hint),
-        element("span.image-hint", { id: "image-limit" }, limit),
+        element("span.image-hint", {}, hint),
+        element("span.image-hint", {}, limit),
     );
     const camera = isTouch()
         ? labeledButton("camera", () => words.photo, sources.photograph)
@@ -147,11 +142,9 @@ function buildCard(app, sources) {
     const details = element("span.image-details");
     const bar = element("progress", { max: 1, "aria-label": () => words.sendingName });
     const state = element("span", {});
-    const cancel = element(
-        "button.button",
-        { type: "button", onclick: () => app.transfers.get(app.conversation.imageId)?.cancel() },
-        () => words.cancel,
-    );
+    const cancel = iconButton("close", () => words.cancel, {
+        onclick: () => app.transfers.get(app.conversation.imageId)?.cancel(),
+    });
     const sending = element("div.image-sending", { hidden: true }, bar, state, cancel);
     const change = labeledButton(
         "image",

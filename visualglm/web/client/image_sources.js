@@ -114,7 +114,7 @@ async function filesOf(entry) {
 function buildDropArea(app, root) {
     const overlay = element(
         "div",
-        { id: "drop-overlay", hidden: true },
+        { id: "drop-overlay", hidden: true, "aria-hidden": "true" },
         element(
             "div",
             {},

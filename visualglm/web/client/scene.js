@@ -7,7 +7,7 @@ import { element, replaceChildren } from "./dom.js";
 import { language, texts } from "./i18n.js";
 import { takeImage } from "./image_intake.js";
 
-const SEEDS = 2 ** 31;
+const SEEDS = 1_000_000; // few, so that the names of scenes are short
 const words = texts({
     en: {
         name: (seed) => `scene ${seed}.png`,
