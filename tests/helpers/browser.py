@@ -20,6 +20,7 @@ BROWSER_TESTS = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; .ci/run installs it"),
 ]
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to save screenshots
+ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream"]  # a camera for pages that may use it
 PATIENCE_MS = 20_000
 READY = "#app #visualglm[data-ready]"  # the parts are built, and Gradio has mounted the page
 RUNNING = "#log .answer[data-status=running]"
@@ -130,7 +131,7 @@ def chromium() -> Iterator[Any]:
     """The browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
     with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = tools.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 

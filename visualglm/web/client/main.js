@@ -78,6 +78,7 @@ window.visualglm = {
     mount(element) {
         const { activeElement: active } = document;
         const selection = active && "selectionStart" in active ? [active.selectionStart, active.selectionEnd] : null;
+        element.closest("main")?.setAttribute("role", "presentation"); // Gradio's; the page has one of its own
         element.append(root);
         if (active && root.contains(active)) {
             active.focus({ preventScroll: true });
