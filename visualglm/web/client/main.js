@@ -1,7 +1,7 @@
 /** Starts the page: reads what the server says of itself, opens the store, builds the parts, restores the state. */
 
 import { App } from "./app.js";
-import { setAttribute, replaceChildren } from "./dom.js";
+import { element, setAttribute, replaceChildren } from "./dom.js";
 import { language, setLanguage, texts } from "./i18n.js";
 import { openStore } from "./store.js";
 import { buildCompare } from "./compare.js";
@@ -56,6 +56,15 @@ function followKeyboard() {
     fit();
 }
 
+/** Put a plain element in the place of Gradio's `main`: the page has one of its own, and a landmark may not hold others. */
+function replaceLandmark(main) {
+    if (!main) return;
+    const plain = element("div");
+    for (const { name, value } of main.attributes) plain.setAttribute(name, value);
+    plain.append(...main.childNodes);
+    main.replaceWith(plain);
+}
+
 async function start() {
     const info = JSON.parse(document.getElementById("page-info").textContent);
     const store = await openStore(info.user, info.features.history);
@@ -75,11 +84,11 @@ const root = document.getElementById("visualglm");
 window.visualglm = {
     app: start(),
     /** Move the page into the component that Gradio has made for it; the focus and what was typed stay. */
-    mount(element) {
+    mount(place) {
         const { activeElement: active } = document;
         const selection = active && "selectionStart" in active ? [active.selectionStart, active.selectionEnd] : null;
-        element.closest("main")?.setAttribute("role", "presentation"); // Gradio's; the page has one of its own
-        element.append(root);
+        replaceLandmark(place.closest("main"));
+        place.append(root);
         if (active && root.contains(active)) {
             active.focus({ preventScroll: true });
             if (selection && selection[0] !== null) active.setSelectionRange(...selection);
