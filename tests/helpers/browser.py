@@ -26,6 +26,21 @@ READY = "#app #visualglm[data-ready]"  # the parts are built, and Gradio has mou
 RUNNING = "#log .answer[data-status=running]"
 
 
+def wait_until(page: Any, condition: str) -> None:
+    """Wait until a JavaScript expression is true, which may use the page's `app` and `await`.
+
+    Playwright's `wait_for_function` does not wait for promises: it takes each for true.
+    """
+    page.evaluate(f"""async () => {{
+        const app = await window.visualglm.app;
+        const end = Date.now() + {PATIENCE_MS};
+        while (!({condition})) {{
+            if (Date.now() > end) throw new Error(`This did not become true: {condition.replace("`", "'")}`);
+            await new Promise((resolve) => setTimeout(resolve, 50));
+        }}
+    }}""")
+
+
 class Person:
     """A user with a browser window.
 
@@ -90,13 +105,8 @@ class Person:
     def gives(self, image: str | Path) -> None:
         """Choose an image file, and wait until the server has it."""
         self.page.locator("#image-panel input[type=file]").first.set_input_files(str(image))
-        self.page.wait_for_function(
-            """async () => {
-                const app = await window.visualglm.app;
-                if (!app.conversation.imageId || app.uploads.size) return false;
-                return Boolean((await app.store.get("images", app.conversation.imageId))?.serverId);
-            }"""
-        )
+        stored = "(await app.store.get('images', app.conversation.imageId))?.serverId"
+        wait_until(self.page, f"app.conversation.imageId && !app.uploads.size && {stored}")
 
     def clicks(self, name: str) -> None:
         """Click the last button with a name, which is the newest in the log."""

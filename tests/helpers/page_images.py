@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.helpers.browser import wait_until
 from tests.helpers.web_program import DRAWN
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
@@ -57,17 +58,12 @@ def ask(page: Any, question: str = "How many objects are there?") -> None:
     page.fill("#question", question)
     page.press("#question", "Enter")
     expect(page.locator("#welcome")).to_be_hidden()
-    wait_for(page, "app.running.size === 0")
+    wait_until(page, "app.running.size === 0")
 
 
 def state(page: Any, expression: str) -> Any:
     """Evaluate an expression with the page's `app`."""
     return page.evaluate(f"async () => {{ const app = await visualglm.app; return {expression}; }}")
-
-
-def wait_for(page: Any, condition: str) -> None:
-    """Wait until a condition on the page's `app` holds."""
-    page.wait_for_function(f"async () => {{ const app = await visualglm.app; return {condition}; }}")
 
 
 class Uploads:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import BROWSER_TESTS, chromium as chromium, enter as enter, page_url as page_url
+from tests.helpers.browser import BROWSER_TESTS, chromium as chromium, enter as enter, page_url as page_url, wait_until
 from tests.helpers.cli_program import SCENE
 from tests.helpers.page_images import (
     PHONE,
@@ -20,7 +20,6 @@ from tests.helpers.page_images import (
     panel_image,
     send_event,
     state,
-    wait_for,
 )
 from tests.helpers.web_program import DRAWN
 
@@ -177,10 +176,10 @@ def test_a_question_waits_for_the_image(page: Any) -> None:
     uploads.wait()
     page.fill("#question", "What is it?")
     page.press("#question", "Enter")
-    wait_for(page, "app.running.size === 1")
+    wait_until(page, "app.running.size === 1")
     assert not questions
     uploads.release()
-    wait_for(page, "app.running.size === 0")
+    wait_until(page, "app.running.size === 0")
     assert questions[0]["image"] == state(page, "(await app.image(app.conversation.imageId)).serverId")
 
 
@@ -191,7 +190,7 @@ def test_a_question_about_a_refused_image_says_why_it_failed(page: Any) -> None:
     page.fill("#question", "What is it?")
     page.press("#question", "Enter")
     uploads.refuse("invalid_image", "It has no pixels.", 422)
-    wait_for(page, "app.running.size === 0")
+    wait_until(page, "app.running.size === 0")
     node = state(page, "Object.values(app.conversation.nodes)[0]")
     assert node["status"] == "failed" and node["error"] == "It has no pixels."
 
@@ -324,3 +323,4 @@ def test_plain_http_hides_the_camera_and_says_why(chromium: Any, page_url: str) 
         expect(page.get_by_role("button", name="Paste", exact=True)).to_have_count(0)
         assert send_event(page, "paste", ["image.png"])
         expect(panel_image(page, "image.png")).to_be_visible()
+        page.unroute_all(behavior="wait")

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import BROWSER_TESTS, PATIENCE_MS, chromium as chromium, enter as enter, page_url as page_url
+from tests.helpers.browser import (
+    BROWSER_TESTS,
+    PATIENCE_MS,
+    chromium as chromium,
+    enter as enter,
+    page_url as page_url,
+    wait_until,
+)
 from tests.helpers.cli_program import SCENE
 from tests.helpers.page_images import (
     ask,
@@ -17,7 +24,6 @@ from tests.helpers.page_images import (
     panel_image,
     send_event,
     state,
-    wait_for,
 )
 
 pytestmark = BROWSER_TESTS
@@ -51,7 +57,7 @@ def test_consent_is_asked_in_a_dialog_that_escape_refuses(page: Any, cause: str)
     assert state(page, "app.conversation.id") == former
     act(page)
     dialog.get_by_role("button", name=accept).click()
-    wait_for(page, f"app.conversation.id !== '{former}'")
+    wait_until(page, f"app.conversation.id !== '{former}'")
     assert state(page, f"Object.keys((await app.store.get('conversations', '{former}')).nodes).length") == 1
     expect(page.locator("#welcome")).to_be_visible()
 
@@ -64,7 +70,7 @@ def test_a_new_conversation_keeps_the_image_and_can_be_undone(page: Any) -> None
     page.get_by_role("dialog").get_by_role("button", name="Start new conversation").click()
     expect(panel_image(page, "hand_drawn.png")).to_be_visible()
     page.get_by_role("button", name="Undo").click()
-    wait_for(page, f"app.conversation.id === '{former}'")
+    wait_until(page, f"app.conversation.id === '{former}'")
 
 
 def test_the_removal_from_an_empty_conversation_can_be_undone(page: Any) -> None:
@@ -86,17 +92,17 @@ def test_an_example_asks_before_it_replaces_the_visitors_image(page: Any) -> Non
     assert state(page, "Object.keys(app.conversation.nodes).length") == 0
     card.locator(".question-chip").first.click()
     dialog.get_by_role("button", name="Use the example").click()
-    wait_for(page, "Object.keys(app.conversation.nodes).length === 1")
+    wait_until(page, "Object.keys(app.conversation.nodes).length === 1")
     assert state(page, "(await app.record(app.conversation.imageId)).example")
 
 
 def test_an_example_replaces_an_example_without_a_question(page: Any) -> None:
     first, second = page.locator(".example-image").nth(0), page.locator(".example-image").nth(1)
     first.click()
-    wait_for(page, "app.conversation.imageId")
+    wait_until(page, "app.conversation.imageId")
     before = state(page, "app.conversation.imageId")
     second.click()
-    wait_for(page, f"app.conversation.imageId !== '{before}'")
+    wait_until(page, f"app.conversation.imageId !== '{before}'")
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
