@@ -27,10 +27,9 @@ from .replies import (
     encode_json,
     format_event,
 )
-from .schemas import MAX_SEED, Completion, CompletionRequest, Model, Models, ProtocolError
+from .schemas import MAX_SEED, SETTINGS, Completion, CompletionRequest, Model, Models, ProtocolError
 from .service import Question, Service
 
-SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length")
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ProtocolError} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
 }
