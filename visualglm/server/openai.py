@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from model import ENGLISH, GenerationConfig, StreamChunk, Usage
+from model.engine.config import MAX_SEED
 
 from .api_errors import ApiError
 from .generation import GenerationTask
@@ -27,7 +28,7 @@ from .replies import (
     encode_json,
     format_event,
 )
-from .schemas import MAX_SEED, SETTINGS, Completion, CompletionRequest, Model, Models, ProtocolError
+from .schemas import SETTINGS, Completion, CompletionRequest, Model, Models, ProtocolError
 from .service import Question, Service
 
 ERRORS: dict[int | str, dict[str, object]] = {
