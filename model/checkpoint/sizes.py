@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..engine.config import is_integer
 from ..errors import CheckpointError
 
 MAX_RANKS = 256  # files of a model-parallel model
@@ -124,11 +125,6 @@ def check_queries(config: Mapping[str, Any], location: str) -> None:
 def is_image_side(value: object) -> bool:
     """Return whether `value` is a valid side of an image in pixels."""
     return is_integer(value, 1, MAX_IMAGE_SIDE)
-
-
-def is_integer(value: object, least: int, most: int) -> bool:
-    """Return whether `value` is an integer, not a boolean, between the bounds, both included."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def size_error(location: object, key: str, value: object, expected: str) -> CheckpointError:

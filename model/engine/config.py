@@ -88,8 +88,8 @@ class Range:
     note: str = ""
 
     def __contains__(self, value: object) -> bool:
-        most = math.inf if self.most is None else self.most
-        return is_number(value, self.least, most) and (not self.is_integer or is_integer(value, self.least))
+        check = is_integer if self.is_integer else is_number
+        return check(value, self.least, math.inf if self.most is None else self.most)
 
     def __str__(self) -> str:
         bounds = f"of at least {self.least}" if self.most is None else f"between {self.least} and {self.most}"
@@ -131,9 +131,9 @@ def to_plain_number(value: Any) -> Any:
     return value
 
 
-def is_integer(value: Any, least: int) -> bool:
-    """Return whether `value` is an integer, not a boolean, of at least `least`."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_integer(value: Any, least: int, most: float = math.inf) -> bool:
+    """Return whether `value` is an integer, not a boolean, between the bounds, both included."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: Any, least: float, most: float) -> bool:
