@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from model import CHINESE, ENGLISH, Language, SatChatModel, Turn, VisualGLMError
+from model.answers import answer_all, greedy_config
 from model.prompt import Tokenizer
 from model.visualglm import VisualGLMModel
 
 from .data import ChatDataset
-from .evaluation import Question, answer_all, greedy_config
+from .evaluation import Question
 from .forward import Adapter
 
 NAMED_FRACTION = 0.7  # fraction of the things in questions that are drawn from the description

@@ -16,8 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from finetune.evaluation import answer_all, greedy_config
 from model import ChatModel, Conversation, SettingError, Turn, VisualGLMError, load_sat
+from model.answers import answer_all, greedy_config
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
 from tiny.evaluation.external_dataset import read_questions

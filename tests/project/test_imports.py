@@ -17,9 +17,10 @@ MAY_IMPORT = {
 }
 # The components of the package from top to bottom: each may import the ones below it, anywhere in a file.
 ORDER = (
-    *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "chat_model", "finetuned", "visualglm", "blip2"),
+    *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "answers", "chat_model"),
+    *("finetuned", "visualglm", "blip2"),
     *("sat", "checkpoint", "hf", "images", "engine", "quantization", "kernels"),
-    *("command_line", "tensors", "description", "prompt", "environment", "file_writing"),
+    *("command_line", "html_page", "tensors", "description", "prompt", "environment", "file_writing"),
     *("resource_errors", "errors"),
     "aliases",
 )

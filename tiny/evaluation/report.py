@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.page import Article, Line, write_page
+from model.html_page import Article, Line, write_page
 from tiny.evaluation.results import Result, Score, count_things, score, score_table
 from tiny.words.sentences import LANGUAGES, Language
 
