@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import signal
 import socket
@@ -18,6 +17,7 @@ import pytest
 
 from model import SettingError
 from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
+from tests.helpers.preloaded import ForkedProgram
 from visualglm.server import Settings, create_app
 from visualglm.server.program import MALLOC_ARENAS, Server
 
@@ -53,11 +53,8 @@ def test_invalid_settings_are_rejected(words):
 
 
 def start(program: str, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, program, "--port", "0", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [program, "--port", "0", *words]
+    return ForkedProgram(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
