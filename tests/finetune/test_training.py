@@ -19,6 +19,7 @@ from finetune.optimizer import learning_rate_at
 from model import load_hf, load_sat
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import batch_of, data, loss_of, losses_of, train  # noqa: F401
+from tests.helpers.preloaded import run_forked
 
 ROOT = Path(__file__).parents[2]
 METHODS = {
@@ -172,11 +173,13 @@ def program(data: Path, save: Path, *flags: str) -> list[str]:  # noqa: F811
 
 
 def test_a_full_disk_is_reported_and_leaves_no_files(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    command = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "The training continues." in done.stderr
-    assert "could not be written" in done.stderr.splitlines()[-1]
+    _, _, *arguments = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
+    code = "from tests.finetune.test_training import limit_files, main; limit_files(); raise SystemExit(main())"
+    done = run_forked(["-c", code, *arguments], paths=(ROOT,), cwd=tmp_path)
+    output = done.stderr.decode()
+    assert done.returncode == 1, output
+    assert "The training continues." in output
+    assert "could not be written" in output.splitlines()[-1]
     (run,) = tmp_path.glob("finetune-*")
     assert not [path for path in run.iterdir() if path.is_dir()]
 
