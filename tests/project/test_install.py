@@ -116,7 +116,8 @@ def build_wheel(clone: Path, folder: Path) -> Path:
     (wheel,) = folder.glob("visualglm-*.whl")
     names = set(ZipFile(wheel).namelist())
     sources = {str(path.relative_to(clone)) for name in PACKAGES for path in (clone / name).rglob("*.py")}
-    data = {"model/former_names.toml", "visualglm/error_texts.toml"} | {f"{name}/py.typed" for name in PACKAGES}
+    data = {"model/former_names.toml", "visualglm/error_texts.toml", "finetune/rehearsal.toml"}
+    data |= {f"{name}/py.typed" for name in PACKAGES}
     data |= {f"visualglm/web/examples/{name}" for name, _ in EXAMPLES}
     data |= {str(path.relative_to(clone)) for path in (clone / "visualglm" / "scenes").rglob("*.toml")}
     weights = {str(path.relative_to(clone)) for path in (clone / "model" / "pretrained").rglob("*") if path.is_file()}
