@@ -44,14 +44,14 @@ class QuestionTemplates:
 
     language: Language
     colored: str
-    things: Sequence[str]
-    plurals: Sequence[str]
-    colors: Sequence[str]
-    places: Sequence[str]
-    sides: Sequence[str]
-    templates: Sequence[Sequence[str]]
-    follow_ups: Sequence[str]
-    no_image: Sequence[str]
+    things: tuple[str, ...]
+    plurals: tuple[str, ...]
+    colors: tuple[str, ...]
+    places: tuple[str, ...]
+    sides: tuple[str, ...]
+    templates: tuple[tuple[str, ...], ...]
+    follow_ups: tuple[str, ...]
+    no_image: tuple[str, ...]
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -64,7 +64,13 @@ def read_templates(language: Language) -> QuestionTemplates:
     file = Path(__file__).with_suffix(".toml")
     entries: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))[language.code]
     words = {name: split(text) for name, text in entries.pop("words").items()}
-    return QuestionTemplates(language=language, **{"plurals": words["things"], **words, **entries})
+    texts = {name: to_tuples(value) for name, value in entries.items()}
+    return QuestionTemplates(language=language, **{"plurals": words["things"], **words, **texts})
+
+
+def to_tuples(value: Any) -> Any:
+    """Convert a list and the lists in it to tuples; return anything else unchanged."""
+    return tuple(map(to_tuples, value)) if isinstance(value, list) else value
 
 
 ZH, EN = read_templates(CHINESE), read_templates(ENGLISH)
