@@ -17,6 +17,7 @@ STATUS = 3  # exit status of the second process
 
 def hold_the_gil(folder: Path) -> None:
     """Hold the GIL until the first process has called the all-reduce and gloo has completed it."""
+    sys.setswitchinterval(1000)
     (folder / GIL_HELD).touch()
     ctypes.PyDLL(None).usleep(3_000_000)  # unlike CDLL, this class does not release it during a call
 
