@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,15 +44,27 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module")
+def base_loss(data: Path) -> float:  # noqa: F811
+    """The loss of the base model."""
+    return loss_of("visualglm-tiny", data)
+
+
 @pytest.mark.parametrize("flags", METHODS.values(), ids=METHODS)
-def test_a_loaded_run_has_the_loss_of_its_evaluation(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_loaded_run_has_the_loss_of_its_evaluation(
+    flags: list[str],
+    data: Path,  # noqa: F811
+    base_loss: float,
+    tmp_path: Path,
+) -> None:
     run = train(data, tmp_path, "--valid-data", str(data), "--eval-answers", "1", "--lr", "1e-2", *flags)
     records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     evaluated = [record for record in records if "valid_loss" in record][-1]
     network = load_sat("visualglm-tiny", device="cpu").network
     tokens = int((batch_of(data, network).labels >= 0).sum())
-    assert loss_of(run, data) / tokens == pytest.approx(evaluated["valid_loss"], rel=2e-3)
-    assert loss_of(run, data) < loss_of("visualglm-tiny", data)
+    loss = loss_of(run, data)
+    assert loss / tokens == pytest.approx(evaluated["valid_loss"], rel=2e-3)
+    assert loss < base_loss
     assert len(evaluated["samples"]) == 1
 
 
@@ -91,13 +104,21 @@ def test_resuming_is_bit_identical(
 ) -> None:
     flags = [*flags, *more, "--train-iters", "4", "--save-interval", "2"]
     straight = train(data, tmp_path / "straight", *flags)
-    train(data, tmp_path / "halted", *flags)
-    (interrupted,) = (tmp_path / "halted").iterdir()
-    Run(interrupted, 9).folder(4).rename(tmp_path / "away")
+    interrupted = Path(shutil.copytree(straight, tmp_path / "halted" / straight.name))
+    shutil.rmtree(Run(interrupted, 9).folder(4))
     resumed = train(data, tmp_path / "halted", *flags, "--resume")
     assert resumed == interrupted
     assert losses_of(resumed) == losses_of(straight)
     ours, theirs = (open_tensors(run / "4" / "weights.safetensors") for run in (resumed, straight))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_training_is_reproducible(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    flags = ["--use_lora", "--lora_dropout", "0.2", "--crop", "0.5", "--flip"]
+    one, other = (train(data, tmp_path / name, *flags) for name in ("one", "other"))
+    assert losses_of(one) == losses_of(other)
+    ours, theirs = (open_tensors(run / "2" / "weights.safetensors") for run in (one, other))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -141,10 +162,10 @@ def test_resuming_a_complete_run_changes_nothing(data: Path, tmp_path: Path) -> 
     assert Run(run, 9).steps() == [1, 2, 3]
 
 
-def test_a_run_can_be_the_base_model_of_another(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_can_be_the_base_model_of_another(data: Path, base_loss: float, tmp_path: Path) -> None:  # noqa: F811
     first = train(data, tmp_path / "first", "--use_lora", "--lr", "1e-2")
     second = train(data, tmp_path / "second", "--use_lora", "--from_pretrained", str(first))
-    assert loss_of(second, data) < loss_of(first, data) < loss_of("visualglm-tiny", data)
+    assert loss_of(second, data) < loss_of(first, data) < base_loss
 
 
 def test_a_nan_loss_stops_the_training(
