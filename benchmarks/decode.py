@@ -37,13 +37,11 @@ from benchmarks.parts.table import (
     Comparison,
     Row,
     Stage,
-    Table,
     Target,
     add_table_arguments,
     at_least,
     at_most,
-    list_rows,
-    show,
+    run_table,
 )
 from benchmarks.parts.transformers_export import TransformersBackend
 from model.command_line import ArgumentParser, run_program
@@ -273,24 +271,17 @@ def main() -> None:
     """Measure the selected rows and print two tables."""
     options = parse_arguments()
     source = Source(options)
-    plan, table = Plan(source, options.tokens, options.repetitions), Table(options.only)
-    if options.list:
-        list_rows(plan.stages())
-        return
+    plan = Plan(source, options.tokens, options.repetitions)
     machine = describe_machine(name_gpu(source.device))
-    show(f"{machine}, {source.name}, {source.dtype}, threads: {torch.get_num_threads()}\n")
-    try:
-        table.run(plan.stages())
-    finally:
-        compare(table, plan)
+    heading = f"{machine}, {source.name}, {source.dtype}, threads: {torch.get_num_threads()}"
+    run_table(options, heading, plan.stages(), plan.comparisons(), add_original_rate)
 
 
-def compare(table: Table, plan: Plan) -> None:
-    """Print the comparisons of the measured rows."""
-    rate = table.results.get(f"original/decode-{SHORT}")
-    if rate is not None:
-        table.results["original/rate"] = 1e3 / rate  # tokens/s; it answers one request at a time
-    table.compare(plan.comparisons())
+def add_original_rate(results: dict[str, float]) -> None:
+    """Add the tokens/s of the original, which answers one request at a time."""
+    time_ms = results.get(f"original/decode-{SHORT}")
+    if time_ms is not None:
+        results["original/rate"] = 1e3 / time_ms
 
 
 if __name__ == "__main__":

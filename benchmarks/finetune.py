@@ -44,13 +44,11 @@ from benchmarks.parts.table import (
     Comparison,
     Row,
     Stage,
-    Table,
     Target,
     add_table_arguments,
     at_least,
     at_most,
-    list_rows,
-    show,
+    run_table,
 )
 from finetune.data import ChatDataset
 from finetune.distributed import DistributedContext
@@ -275,16 +273,10 @@ def main() -> None:
     options = parse_arguments()
     source = Source(options)
     with tempfile.TemporaryDirectory() as folder:
-        plan, table = Plan(source, options, Path(folder)), Table(options.only)
-        if options.list:
-            list_rows(plan.stages())
-            return
+        plan = Plan(source, options, Path(folder))
         machine = describe_machine(name_gpu(source.device))
-        show(f"{machine}, {source.name}, examples of {plan.length} tokens, LoRA: {shlex.join(plan.two_layers)}\n")
-        try:
-            table.run(plan.stages())
-        finally:
-            table.compare(plan.comparisons())
+        heading = f"{machine}, {source.name}, examples of {plan.length} tokens, LoRA: {shlex.join(plan.two_layers)}"
+        run_table(options, heading, plan.stages(), plan.comparisons())
 
 
 if __name__ == "__main__":

@@ -1,17 +1,10 @@
 """Random-weight models of the published sizes, created in seconds without reading a file.
 
-python -m benchmarks.full_size --device cuda
-python -m benchmarks.full_size --device cuda --quant 4 --quant_vision
-python -m benchmarks.full_size --device cpu --dtype bfloat16 --layers 1
-
-The weights are small and the embeddings large enough that all activations fit into half precision. The script builds
-the SAT network and the Hugging Face one, prints the build time and memory, and checks that the logits are finite.
-`--layers` keeps at most that many layers of each component, to try it on a small machine.
+The weights are small and the embeddings large enough that all activations fit into half precision. `--layers` keeps at
+most that many layers of each component, to try a benchmark on a small machine.
 """
 
 import argparse
-import sys
-import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,15 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.parts.prompts import SHORT, LengthTokenizer, fixed_length_config, length_question, random_pixels
-from model import Conversation, HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
+from benchmarks.parts.prompts import LengthTokenizer
+from model import HfChatModel, SatChatModel, load_hf, load_sat, load_tokenizer
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.convert import copy_tokenizer
 from model.checkpoint.layout import HF_TO_SAT, SPLIT
 from model.checkpoint.meta_init import build_uninitialized
 from model.checkpoint.save import save_hf, to_hf_config
 from model.checkpoint.sizes import count_parameters
-from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES, build_network, choose_device, choose_dtype
 from model.quantization.quantize import quantize
 from model.tensors import LazyTensors, loaders_of
@@ -219,37 +211,3 @@ class Source:
 
     def _placement(self) -> dict[str, Any]:
         return {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
-
-
-def describe(model: SatChatModel | HfChatModel, seconds: float) -> str:
-    """Describe the size of a model and the time to create it."""
-    parameters = list(model.network.parameters())
-    count, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
-    return f"{type(model).__name__}: {seconds:.1f} s, {count:,} parameters, {size / 2**30:.2f} GiB"
-
-
-def main() -> None:
-    """Build both networks and generate a few tokens, which fails if the logits are not finite."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_model_arguments(parser)
-    parser.add_argument("--quant", type=int, choices=(8, 4), help="quantize the language model to this many bits")
-    parser.add_argument("--quant_vision", action="store_true", help="also quantize the image encoder of the SAT model")
-    options = parser.parse_args()
-    options.from_pretrained = options.from_pretrained or FULL_SIZE
-    source = Source(options)
-    sides = (lambda: source.sat(options.quant, options.quant_vision), lambda: source.hf(options.quant))
-    for make in sides:
-        started = time.perf_counter()
-        model: SatChatModel | HfChatModel = make()
-        if source.device.type == "cuda":
-            torch.cuda.synchronize()
-        print(describe(model, time.perf_counter() - started), flush=True)
-        config = fixed_length_config(4, model.tokenizer.eos_token_id, seed=0)
-        [pixels] = random_pixels(1, model.network.image_size, seed=0)
-        *_, last = model.stream_answer(Conversation(pixels), length_question(SHORT), config)
-        print(f"  {last.usage}", flush=True)
-        del model
-
-
-if __name__ == "__main__":
-    sys.exit(run_program(main))

@@ -34,7 +34,7 @@ from benchmarks.parts.http_client import MIN_LENGTH, QUESTION, completion, rando
 from benchmarks.parts.http_server import Server, serving
 from benchmarks.parts.machine import ROOT, describe_machine, min_int, name_gpu
 from benchmarks.parts.streams import StreamReader
-from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_most, list_rows, show
+from benchmarks.parts.table import Row, Stage, add_table_arguments, at_most, run_table
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request
@@ -203,11 +203,8 @@ def main() -> None:
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with ExitStack() as stack:
         stage = Stage("http", partial(make_benchmark, options, stack), make_rows(options))
-        if options.list:
-            list_rows([stage])
-            return
-        show(f"{describe_machine(name_gpu(torch.device(options.device)))}, {options.from_pretrained}\n")
-        Table(options.only).run([stage])
+        heading = f"{describe_machine(name_gpu(torch.device(options.device)))}, {options.from_pretrained}"
+        run_table(options, heading, [stage])
 
 
 if __name__ == "__main__":

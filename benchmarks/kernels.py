@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from benchmarks.parts.machine import describe_machine, min_int
+from benchmarks.parts.machine import copy_rate, describe_machine, min_int
 from model.command_line import ArgumentParser, run_program
 from model.kernels import autotune
 from model.kernels.autotune import (
@@ -228,12 +228,6 @@ def format_row(case: MatmulCase, times: dict[KernelConfig, float], first: Kernel
     return f"{name} {numbers} | {torchs:.2f} | {torchs / times[best]:.2f} |"
 
 
-def copy_rate() -> float:
-    """Return the GB/s that a copy reads and writes."""
-    source = torch.empty(2**30, dtype=torch.int8, device="cuda")
-    return 2 * source.nbytes / time_us(functools.partial(torch.empty_like(source).copy_, source), 1) / 1e3
-
-
 def print_totals(best: dict[MatmulCase, float], rate: float) -> None:
     """Print the total time of all matrices of a decode step, if all were measured."""
     for kind, rows in dict.fromkeys((case.kind, case.rows) for case in best):
@@ -284,7 +278,7 @@ def sweep(options: argparse.Namespace) -> dict[MatmulCase, KernelConfig]:
         if times:
             measured[case] = min((us, config) for config, us in times.items())
             print(format_row(case, times, configs[case][0]), flush=True)
-    print_totals({case: us for case, (us, _) in measured.items()}, copy_rate())
+    print_totals({case: us for case, (us, _) in measured.items()}, copy_rate(torch.device("cuda")) / 1e9)
     return {case: config for case, (_, config) in measured.items()}
 
 

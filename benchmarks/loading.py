@@ -36,7 +36,7 @@ from benchmarks.parts.loading_process import (
     measure_loading,
 )
 from benchmarks.parts.machine import describe_machine, name_gpu
-from benchmarks.parts.table import Comparison, Row, Stage, Table, add_table_arguments, at_most, list_rows, show
+from benchmarks.parts.table import Comparison, Row, Stage, add_table_arguments, at_most, run_table, show
 from model.checkpoint.convert import convert
 from model.checkpoint.meta_init import expected_shapes
 from model.command_line import ArgumentParser, run_program
@@ -168,16 +168,10 @@ def main() -> None:
     options = parse_arguments()
     source = Source(options)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        plan, table = Plan(source, ModelDirectories(source, Path(folder))), Table(options.only)
-        if options.list:
-            list_rows(plan.stages())
-            return
+        plan = Plan(source, ModelDirectories(source, Path(folder)))
         described = f"{source.name}, {source.dtype}, largest tensor {plan.largest_gb:.3g} GB"
-        show(f"{describe_machine(name_gpu(source.device))}, {described}\n")
-        try:
-            table.run(plan.stages())
-        finally:
-            table.compare(plan.comparisons())
+        heading = f"{describe_machine(name_gpu(source.device))}, {described}"
+        run_table(options, heading, plan.stages(), plan.comparisons())
 
 
 if __name__ == "__main__":

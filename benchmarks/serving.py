@@ -29,7 +29,7 @@ from benchmarks.parts.backends import EngineBackend
 from benchmarks.parts.machine import describe_machine, min_int, name_gpu
 from benchmarks.parts.prompts import SHORT, random_pixels
 from benchmarks.parts.streams import StreamReader, percentile
-from benchmarks.parts.table import Row, Stage, Table, add_table_arguments, at_least, at_most, list_rows, show
+from benchmarks.parts.table import Row, Stage, add_table_arguments, at_least, at_most, run_table
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request, Scheduler
 
@@ -202,13 +202,9 @@ def main() -> None:
     """Measure the selected rows and print them."""
     options = parse_arguments()
     source = Source(options)
-    stages = make_stages(source, options)
-    if options.list:
-        list_rows(stages)
-        return
     machine = describe_machine(name_gpu(source.device))
-    show(f"{machine}, {source.name}, {source.dtype}, threads: {torch.get_num_threads()}\n")
-    Table(options.only).run(stages)
+    heading = f"{machine}, {source.name}, {source.dtype}, threads: {torch.get_num_threads()}"
+    run_table(options, heading, make_stages(source, options))
 
 
 if __name__ == "__main__":

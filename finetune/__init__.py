@@ -24,8 +24,8 @@ The modules, in the order in which data passes through them:
                             evaluation (held-out loss and answers), progress (logs), stopping (signals)
     checkpoints             checkpoints (files of a run, its lock), training_state, runs (start or resume a run)
 
-Other programs: check (`python -m finetune.data check`), compare, and merge with peft_adapter. `page` writes HTML pages,
-`errors` holds the exceptions.
+Other programs: check (`python -m finetune.data check`), compare, and merge with peft_adapter. `errors` holds the
+exceptions.
 """
 
 from model.aliases import install_aliases

@@ -14,13 +14,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from model import SatChatModel, SettingError, load_sat
 from model.command_line import ArgumentParser, print_text, run_program
+from model.html_page import Article, Line, write_page
 from model.images.preprocess import load_image
 from model.loading import DTYPES
 
 from .check import find_unreadable_images
 from .errors import BadRowError, DataError
 from .evaluation import ComparedQuestion, Question, ScoredAnswer, questions_of, score_answers
-from .page import Article, Line, write_page
 from .rows import OnBadRow, iterate_usable_rows, raise_for_bad_rows, read_rows
 
 DEFAULT_SHOWN = 20  # questions to print

@@ -1,9 +1,10 @@
 """The settings of a training, with their types, defaults and limits."""
 
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model.aliases import FormerAttribute, former_keywords
 from model.checkpoint.adapters import LORA_DEFAULTS, METHOD_SWITCHES
@@ -24,116 +25,144 @@ POSITIVE_FIELDS = (
 )
 
 
+def flag(text: str, *former: str, **options: Any) -> dict[str, Any]:
+    """Return the metadata of a field of `TrainingConfig` that has a flag; the rest follows from its name and type.
+
+    Args:
+        text: the help.
+        former: former names of the flag, which still work.
+        options: see argparse's `add_argument`.
+    """
+    return {"help": text, "former": former, **options}
+
+
+def setting(value: Any, text: str, *former: str, **options: Any) -> Any:
+    """Define a field of `TrainingConfig` with a default value; see `flag`."""
+    return field(default=value, metadata=flag(text, *former, **options))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of a training, each named after its flag.
+    """Settings of a training, each named after its flag, whose help documents it.
 
-    Attributes:
-        from_pretrained: name or directory of the base model; None chooses visualglm-6b, or visualglm-tiny if there is
-            neither a GPU nor the weights of visualglm-6b.
-        use_lora, use_qlora, use_ptuning, full: the method; exactly one is set.
-        freeze: with `full`, the components that are not trained.
-        lora_rank, lora_alpha, lora_dropout, layer_range, lora_targets: see `model.sat.lora.LoraMixin`.
-        pre_seq_len: length of P-tuning's prefix in each layer, in tokens.
-        train_data, valid_data: files of training data and of held-out data.
-        valid_share: fraction of the training images to hold out.
-        max_length: maximum number of tokens of prompt and answer.
-        on_bad_row: whether rows that cannot be used are an error or skipped.
-        crop: minimum side of the random crops, as a fraction of the image's; 1 disables cropping.
-        flip: whether to mirror half of the images.
-        rehearsal: number of rehearsal questions.
-        rehearsal_weight: loss weight of a rehearsal token.
-        num_workers: number of worker processes that load data.
-        group_by_length: whether to batch examples of similar length.
-        train_iters: optimizer steps; None trains for `epochs`.
-        epochs: passes over the data.
-        batch_size: examples per device and forward pass.
-        gradient_accumulation_steps: batches per optimizer step.
-        lr: peak learning rate.
-        lr_decay_style, lr_decay_iters, lr_decay_ratio, warmup: see `finetune.optimizer.learning_rate_at`.
-        weight_decay: AdamW's.
-        clip_grad: maximum gradient norm; 0 disables clipping.
-        seed: of the order of the examples and of all random numbers.
-        device: name of the device; None chooses a GPU if there is one.
-        fp16, bf16: the precision; neither leaves the choice to `finetune.methods.choose_precision`.
-        checkpoint_activations: whether to recompute layers in the backward pass.
-        zero_stage, offload: deepspeed's.
-        cache_images: size of the cache of image embeddings, in GB.
-        eval_interval, save_interval: steps between evaluations and between checkpoints; None for once an epoch.
-        eval_batch_size: examples per forward pass of the evaluation; None for `batch_size`.
-        eval_answers: held-out questions to answer.
-        early_stop: evaluations without a lower loss after which to stop; 0 disables early stopping.
-        log_interval: steps between log records.
-        summary_dir: directory of TensorBoard's files; None for the run's.
-        wandb, wandb_project_name: whether and where to log to Weights & Biases.
-        save: directory of the runs.
-        experiment_name: prefix of the run's name.
-        keep: number of checkpoints to keep.
-        save_full: whether to save all weights.
-        resume: name of the run to resume, "" for the newest; None starts a new run.
-        allow_changed_data: whether to resume although the training data has changed.
+    Settings without a help here have the flags of `model.finetuned.add_method_flags`. Exactly one method is set:
+    use_lora, use_qlora, use_ptuning or full.
 
     Raises:
         SettingError: settings contradict each other, or a number is out of range.
     """
 
-    train_data: Sequence[Path]
-    from_pretrained: str | None = None
+    from_pretrained: str | None = setting(
+        None,
+        "base model (default visualglm-6b; visualglm-tiny if there is neither a GPU nor the weights of visualglm-6b)",
+        metavar="NAME_OR_DIR",
+    )
     use_lora: bool = False
     use_qlora: bool = False
     use_ptuning: bool = False
-    full: bool = False
-    freeze: Sequence[str] = ()
     lora_rank: int = LORA_DEFAULTS["lora_rank"]
     lora_alpha: float = LORA_DEFAULTS["lora_alpha"]
     lora_dropout: float = LORA_DEFAULTS["lora_dropout"]
     layer_range: Sequence[int] | None = LORA_DEFAULTS["layer_range"]
     lora_targets: Sequence[str] = LORA_DEFAULTS["lora_targets"]
     pre_seq_len: int = 128
-    valid_data: Sequence[Path] = ()
-    valid_share: float = 0.0
-    max_length: int = DEFAULT_MAX_LENGTH
-    on_bad_row: OnBadRow = "error"
-    crop: float = 1.0
-    flip: bool = False
-    rehearsal: int = 0
-    rehearsal_weight: float = 1.0
-    num_workers: int = 1
-    group_by_length: bool = False
-    train_iters: int | None = None
-    epochs: int = DEFAULT_EPOCHS
-    batch_size: int = 4
-    gradient_accumulation_steps: int = 1
-    lr: float = DEFAULT_LEARNING_RATE
-    lr_decay_style: DecayStyle = "cosine"
-    lr_decay_iters: int | None = None
-    lr_decay_ratio: float = 0.1
-    warmup: float = 0.02
-    weight_decay: float = 0.01
-    clip_grad: float = 1.0
-    seed: int = 1234
-    device: str | None = None
-    fp16: bool = False
-    bf16: bool = False
-    checkpoint_activations: bool = False
-    zero_stage: int = 0
-    offload: bool = False
-    cache_images: float = 2.0
-    eval_interval: int | None = None
-    eval_batch_size: int | None = None
-    eval_answers: int = 40
-    early_stop: int = 0
-    log_interval: int = 10
-    summary_dir: Path | None = None
-    wandb: bool = False
-    wandb_project_name: str = "visualglm"
-    save: Path = Path("checkpoints")
-    experiment_name: str = "finetune-visualglm"
-    save_interval: int | None = None
-    keep: int = 3
-    save_full: bool = False
-    resume: str | None = None
-    allow_changed_data: bool = False
+    full: bool = setting(False, "full fine-tuning: train the model's weights")
+    freeze: Sequence[str] = setting((), "with --full: components that are not trained", choices=COMPONENTS)
+
+    train_data: Sequence[Path] = field(metadata=flag("training data: JSON lines or a JSON list", metavar="FILE"))
+    valid_data: Sequence[Path] = setting((), "held-out data for the evaluation", metavar="FILE", nargs="*")
+    valid_share: float = setting(
+        0.0,
+        "fraction of the training images to hold out for the evaluation (default %(default)s)",
+        metavar="FRACTION",
+    )
+    max_length: int = setting(
+        DEFAULT_MAX_LENGTH,
+        f"maximum number of tokens of prompt and answer (default {DEFAULT_MAX_LENGTH})",
+        default=None,
+    )
+    on_bad_row: OnBadRow = field(
+        default="error", metadata=flag("how to treat rows that cannot be used (default %(default)s)")
+    )
+    crop: float = setting(
+        1.0,
+        "augment with random crops, whose sides are at least this fraction of the image's (default %(default)s: none)",
+        metavar="FRACTION",
+    )
+    flip: bool = setting(False, "augment by mirroring half of the images", action=BooleanOptionalAction)
+    rehearsal: int = setting(
+        0,
+        "reduce forgetting: add N answers of the base model, with a KL loss to its token distribution; with --full, "
+        "whose base model is not kept, with a cross-entropy loss on its answers",
+        "--remember",
+        metavar="N",
+    )
+    rehearsal_weight: float = setting(
+        1.0, "loss weight of a rehearsal token (default %(default)s)", "--remember-weight", metavar="W"
+    )
+    num_workers: int = setting(1, "worker processes that load data (default %(default)s)", metavar="N")
+    group_by_length: bool = setting(False, "batch examples of similar length")
+
+    train_iters: int | None = setting(None, "number of optimizer steps; overrides --epochs", metavar="N")
+    epochs: int = setting(DEFAULT_EPOCHS, "passes over the data (default %(default)s)", metavar="N")
+    batch_size: int = setting(4, "examples per device and forward pass (default %(default)s)", metavar="N")
+    gradient_accumulation_steps: int = setting(1, "batches per optimizer step (default %(default)s)", metavar="N")
+    lr: float = setting(
+        DEFAULT_LEARNING_RATE,
+        f"learning rate (default {DEFAULT_LEARNING_RATE}; {PTUNING_LEARNING_RATE} for P-tuning)",
+        default=None,
+    )
+    lr_decay_style: DecayStyle = field(default="cosine", metadata=flag("learning-rate schedule (default %(default)s)"))
+    lr_decay_iters: int | None = setting(None, "step at which the decay ends (default: the last)", metavar="N")
+    lr_decay_ratio: float = setting(
+        0.1, "final learning rate as a fraction of --lr (default %(default)s)", metavar="FRACTION"
+    )
+    warmup: float = setting(
+        0.02,
+        "fraction of the steps in which the learning rate rises linearly (default %(default)s)",
+        metavar="FRACTION",
+    )
+    weight_decay: float = setting(0.01, "AdamW's weight decay (default %(default)s)")
+    clip_grad: float = setting(1.0, "maximum gradient norm; 0 disables clipping (default %(default)s)")
+    seed: int = setting(1234, "random seed (default %(default)s)")
+
+    device: str | None = setting(None, "cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    fp16: bool = setting(False, "train in float16 (on a CPU: float32)")
+    bf16: bool = setting(False, "train in bfloat16")
+    checkpoint_activations: bool = setting(
+        False, "save memory: keep only the layers' inputs, and recompute the layers in the backward pass"
+    )
+    zero_stage: int = setting(0, "stage of deepspeed's ZeRO (default %(default)s)", choices=(0, 1, 2, 3))
+    offload: bool = setting(False, "keep the optimizer state in host memory; needs deepspeed")
+    cache_images: float = setting(
+        2.0,
+        "size of the cache of image embeddings in host memory (default %(default)s)",
+        "--cache-pictures",
+        metavar="GB",
+    )
+
+    eval_interval: int | None = setting(None, "steps between evaluations (default: once per epoch)", metavar="N")
+    eval_batch_size: int | None = setting(None, "batch size of the evaluation (default: --batch-size)", metavar="N")
+    eval_answers: int = setting(40, "held-out questions to answer (default %(default)s)", metavar="N")
+    early_stop: int = setting(0, "stop after N evaluations without a lower loss", metavar="N")
+    log_interval: int = setting(10, "steps between log records (default %(default)s)", metavar="N")
+    summary_dir: Path | None = field(
+        default=None, metadata=flag("directory of TensorBoard's files (default: the run's)", metavar="DIR")
+    )
+    wandb: bool = setting(False, "also log to Weights & Biases")
+    wandb_project_name: str = setting("visualglm", "project in Weights & Biases (default %(default)s)", metavar="NAME")
+
+    save: Path = field(
+        default=Path("checkpoints"), metadata=flag("directory of the runs (default %(default)s)", metavar="DIR")
+    )
+    experiment_name: str = setting(
+        "finetune-visualglm", "prefix of the run's name (default %(default)s)", metavar="NAME"
+    )
+    save_interval: int | None = setting(None, "steps between checkpoints (default: once per epoch)", metavar="N")
+    keep: int = setting(3, "number of newest checkpoints to keep (default %(default)s)", metavar="N")
+    save_full: bool = setting(False, "save all weights, not only the trained ones")
+    resume: str | None = setting(None, "resume this run; without RUN the newest", metavar="RUN", nargs="?", const="")
+    allow_changed_data: bool = setting(False, "with --resume: continue although the training data has changed")
 
     remember = FormerAttribute("rehearsal")
     remember_weight = FormerAttribute("rehearsal_weight")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import Checkpoint
-from model.checkpoint.adapters import FIRST_A
+from model.checkpoint.adapters import FIRST_A, read_factors
 from model.checkpoint.files import open_tensors, read_json, write_tensors
 from model.checkpoint.layout import interleave_qkv, is_language_qkv, split_qkv, to_hf_name, to_sat_name
 from model.errors import CheckpointError
@@ -38,14 +38,9 @@ LoraFactors = tuple[list[torch.Tensor], list[torch.Tensor]]  # A_i [r, in] and B
 def lora_layers(tensors: Tensors) -> dict[str, LoraFactors]:
     """Return the matrices of each LoRA layer of a SAT run, by the layer's name."""
     layers: dict[str, LoraFactors] = {}
-    for name in tensors:
-        if name.endswith(FIRST_A):
-            layer = name.removesuffix(FIRST_A)
-            count = sum(f"{layer}.matrix_A.{number}" in tensors for number in range(3))
-            layers[layer] = (
-                [tensors[f"{layer}.matrix_A.{number}"].float() for number in range(count)],
-                [tensors[f"{layer}.matrix_B.{number}"].float() for number in range(count)],
-            )
+    for layer in (name.removesuffix(FIRST_A) for name in tensors if name.endswith(FIRST_A)):
+        lora_a, lora_b = read_factors(tensors, layer)
+        layers[layer] = [a.float() for a in lora_a], [b.float() for b in lora_b]
     return layers
 
 

@@ -4,6 +4,7 @@ The questions are drawn from templates. Most ask about things that the base mode
 """
 
 import json
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,11 +15,12 @@ from typing import Any
 import torch
 
 from model import CHINESE, ENGLISH, Language, SatChatModel, Turn, VisualGLMError
+from model.answers import answer_all, greedy_config
 from model.prompt import Tokenizer
 from model.visualglm import VisualGLMModel
 
 from .data import ChatDataset
-from .evaluation import Question, answer_all, greedy_config
+from .evaluation import Question
 from .forward import Adapter
 
 NAMED_FRACTION = 0.7  # fraction of the things in questions that are drawn from the description
@@ -57,101 +59,22 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-ZH_THINGS = split("球 方块 三角形 星星 爱心 圆环 十字 月牙 房子 小汽车 树 鱼 狗 猫 花 鸟 桌子")
-ZH = QuestionTemplates(
-    language=CHINESE,
-    colored="{color}的{thing}",
-    things=ZH_THINGS,
-    plurals=ZH_THINGS,
-    colors=split("红色 橙色 黄色 绿色 蓝色 紫色 白色 黑色"),
-    places=split("左上角 上方 右上角 左边 中间 右边 左下角 下方 右下角"),
-    sides=split("左边 右边 上面 下面"),
-    templates=(
-        (
-            "描述这张图片。",
-            "详细描述一下这张图片。",
-            "用一句话描述这张图片。",
-            "这张图片画了什么？",
-            "说说你看到的画面。",
-        ),
-        ("图片里有什么？", "图中有哪些物体？", "列出图中所有的物体。", "你看到了什么？"),
-        ("{place}有什么？", "图片的{place}是什么？", "{place}的物体是什么颜色的？"),
-        ("{thing}是什么颜色的？", "图中的{thing}是什么颜色？", "{thing}是{color}的吗？"),
-        ("{thing}在哪里？", "图片里的{thing}在什么位置？", "{thing}在{place}吗？"),
-        ("图片里有几个物体？", "一共有多少个东西？", "图中有几个{thing}？", "有多少{thing}？"),
-        ("图片里有{thing}吗？", "图中有没有{thing}？", "你能看到{thing}吗？"),
-        ("{thing}和{other}哪个更大？", "{thing}比{other}大吗？", "哪个物体最大？", "最小的东西是什么？"),
-        ("{thing}的{side}是什么？", "{thing}{side}有什么？", "{thing}在{other}的{side}吗？"),
-    ),
-    follow_ups=(
-        "它是什么颜色的？",
-        "它在哪里？",
-        "它的{side}有什么？",
-        "它比{other}大吗？",
-        "另一个呢？",
-        "还有别的吗？",
-    ),
-    no_image=(
-        "你好！",
-        "你是谁？",
-        "你能做什么？",
-        "你会说英语吗？",
-        "谢谢！",
-        "天空是什么颜色的？",
-        "{thing}在哪里？",
-    ),
-)
-EN = QuestionTemplates(
-    language=ENGLISH,
-    colored="{color} {thing}",
-    things=split("ball box triangle star heart ring cross moon house car tree fish dog cat flower bird table"),
-    plurals=split(
-        "balls boxes triangles stars hearts rings crosses moons houses cars trees fish dogs cats flowers birds tables"
-    ),
-    colors=split("red orange yellow green blue purple white black"),
-    places=(
-        "in the top left corner",
-        "at the top",
-        "in the top right corner",
-        "on the left",
-        "in the middle",
-        "on the right",
-        "in the bottom left corner",
-        "at the bottom",
-        "in the bottom right corner",
-    ),
-    sides=("to the left of", "to the right of", "above", "below"),
-    templates=(
-        ("Describe the image.", "Describe the picture in detail.", "Describe the picture in one sentence."),
-        ("What is in the picture?", "What can you see?", "List all the objects in the image.", "What does it show?"),
-        ("What is {place}?", "What can you see {place}?", "What colour is the object {place}?"),
-        ("What colour is the {thing}?", "What is the colour of the {thing}?", "Is the {thing} {color}?"),
-        ("Where is the {thing}?", "In which part of the picture is the {thing}?", "Is the {thing} {place}?"),
-        ("How many objects are there?", "How many things can you see?", "How many {many} are there?"),
-        ("Is there {one}?", "Can you see {one} in the picture?", "Does the picture show {one}?"),
-        (
-            "Which is larger, the {thing} or the {other}?",
-            "Is the {thing} larger than the {other}?",
-            "What is the largest?",
-        ),
-        ("What is {side} the {thing}?", "Is the {thing} {side} the {other}?", "What can you see {side} the {thing}?"),
-    ),
-    follow_ups=(
-        "What colour is it?",
-        "Where is it?",
-        "What is {side} it?",
-        "Is it larger than the {other}?",
-        "And the other?",
-    ),
-    no_image=(
-        "Hello!",
-        "Who are you?",
-        "What can you do?",
-        "Thank you!",
-        "What colour is the sky?",
-        "Where is the {thing}?",
-    ),
-)
+def read_templates(language: Language) -> QuestionTemplates:
+    """Return the templates of a language, from rehearsal.toml."""
+    file = Path(__file__).with_suffix(".toml")
+    entries: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))[language.code]
+    words = {name: split(text) for name, text in entries.pop("words").items()}
+    texts = {name: to_tuples(value) for name, value in entries.items()}
+    return QuestionTemplates(language=language, **{"plurals": words["things"], **words, **texts})
+
+
+def to_tuples(value: Any) -> Any:
+    """Convert a list and the lists in it to tuples; return anything else unchanged."""
+    return tuple(map(to_tuples, value)) if isinstance(value, list) else value
+
+
+ZH, EN = read_templates(CHINESE), read_templates(ENGLISH)
+ZH_THINGS = ZH.things
 TEMPLATES = {templates.language: templates for templates in (ZH, EN)}
 
 

@@ -1,5 +1,6 @@
 """Fixtures for all tests: small models with the goldens' weights."""
 
+import gc
 import json
 from argparse import Namespace
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ from tests.goldens import golden_weights
 
 GOLDENS = Path(__file__).parent / "goldens"
 pytest_plugins = ["tests.helpers.browser", "tests.helpers.checkpoints", "tests.helpers.web_server"]  # fixtures
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keep the garbage collector away from the modules and tests, whose million objects take it seconds each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -10,35 +10,24 @@ image. The last line is the overall accuracy.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from model import (
-    ChatModel,
-    Conversation,
-    GenerationConfig,
-    SatChatModel,
-    SettingError,
-    Turn,
-    VisualGLMError,
-    load_sat,
-)
-from model.chat_model import demo_config
+from model import ChatModel, Conversation, SettingError, Turn, VisualGLMError, load_sat
+from model.answers import answer_all, greedy_config
 from model.command_line import ArgumentParser, run_program
 from model.loading import DTYPES
 from tiny.evaluation.external_dataset import read_questions
 from tiny.evaluation.generated_dataset import generate_questions
 from tiny.evaluation.report import describe_machine, format_overall, format_table, write_failures, write_json
 from tiny.evaluation.results import Question, Result
-from tiny.scenes import MAX_THINGS
 from tiny.training.encoding import PROMPT_LANGUAGES
+from visualglm.scenes import MAX_THINGS
 
 MAX_ANSWER_TOKENS = 200
-BATCH_SIZE = 64  # questions per call of `answer_batch`
 
 
 def to_conversation(question: Question, swapped: bool = False) -> Conversation:
@@ -46,28 +35,6 @@ def to_conversation(question: Question, swapped: bool = False) -> Conversation:
     image = question.swapped_image if swapped else question.image
     turns = [Turn(earlier, answer) for earlier, answer in question.history]
     return Conversation(None if image is None else image.load(), turns, PROMPT_LANGUAGES[question.language])
-
-
-def greedy_config(model: ChatModel, repetition_penalty: float | None = None) -> GenerationConfig:
-    """Return the model's own generation settings with greedy decoding."""
-    config = demo_config(model).replace(temperature=0, max_new_tokens=MAX_ANSWER_TOKENS)
-    return config.replace(repetition_penalty=repetition_penalty)
-
-
-def generate_answers(
-    model: ChatModel, prompts: Iterable[tuple[Conversation, str]], config: GenerationConfig
-) -> Iterator[str]:
-    """Yield the answer to each question, in order; batched if the model supports it."""
-    if not isinstance(model, SatChatModel):
-        for conversation, question in prompts:
-            yield "".join(chunk.text for chunk in model.stream_answer(conversation, question, config))
-        return
-    remaining = iter(prompts)
-    while batch := list(islice(remaining, BATCH_SIZE)):
-        for answer in model.answer_batch(batch, config):
-            if isinstance(answer, VisualGLMError):
-                raise answer
-            yield answer
 
 
 def evaluate(
@@ -79,10 +46,18 @@ def evaluate(
         for question in questions
         for swapped in ([False, True] if swap and question.swapped_image else [False])
     )
-    answers = generate_answers(model, prompts, greedy_config(model, repetition_penalty))
+    config = greedy_config(model, MAX_ANSWER_TOKENS).replace(repetition_penalty=repetition_penalty)
+    answers = map(raise_error, answer_all(model, prompts, config))
     for question in questions:
         answer = next(answers)
         yield Result(question, answer, next(answers) if swap and question.swapped_image else None)
+
+
+def raise_error(answer: str | VisualGLMError) -> str:
+    """Return an answer; raise it if it is an error."""
+    if isinstance(answer, VisualGLMError):
+        raise answer
+    return answer
 
 
 def parse_arguments() -> argparse.Namespace:

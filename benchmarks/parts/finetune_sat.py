@@ -23,7 +23,6 @@ from model import load_tokenizer
 
 # isort: split
 import sat.model.transformer as sat_transformer
-from sat.model.finetune.lora2 import LoraMixin
 from sat.model.position_embedding.rotary_embeddings import RotaryEmbedding
 
 WARM_UP = 2
@@ -96,6 +95,8 @@ class SatTraining:
 
 def use_sat_modules(network: Any, rank: int, layers: list[int]) -> Any:
     """Replace our attention, rotary tables and LoRA in a network by SAT's own."""
+    from sat.model.finetune.lora2 import LoraMixin  # imports bitsandbytes, which takes seconds
+
     for part in (network.vision_encoder.vit, network.vision_encoder.qformer):
         part.del_mixin("full-attention")
     rotary = RotaryEmbedding(network.rotary.dim)

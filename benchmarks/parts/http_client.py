@@ -13,12 +13,12 @@ import io
 import itertools
 import json
 import random
-import struct
 import sys
 import time
-import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, cast
+
+from PIL import Image
 
 PATH = "/v1/chat/completions"
 EVENT = b"data: "
@@ -130,13 +130,9 @@ def error_code(body: bytes) -> str | None:
 
 def random_png(size: int, seed: int) -> bytes:
     """Return an image of size x size random pixels as a PNG file."""
-    rng = random.Random(seed)
-    rows = b"".join(b"\0" + rng.randbytes(3 * size) for _ in range(size))
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+    file = io.BytesIO()
+    Image.frombytes("RGB", (size, size), random.Random(seed).randbytes(3 * size**2)).save(file, "PNG")
+    return file.getvalue()
 
 
 def data_url(png: bytes) -> str:

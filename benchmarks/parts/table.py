@@ -124,6 +124,8 @@ class Table:
 
     def compare(self, comparisons: Iterable[Comparison]) -> None:
         """Print the ratio of rows of this run, for all pairs that were measured."""
+        if not (comparisons := list(comparisons)):
+            return
         show("\n| comparison | row | baseline | factor | target | ratio |\n|---|---|---|---|---|---|")
         for one in comparisons:
             if one.better not in self.results or one.other not in self.results:
@@ -165,6 +167,30 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", nargs="+", default=[], metavar="STAGE/ROW", help="rows to measure, for example 'int4/*'"
     )
     parser.add_argument("--list", action="store_true", help="print the names of the rows and exit")
+
+
+def run_table(
+    options: argparse.Namespace,
+    heading: str,
+    stages: list[Stage],
+    comparisons: Iterable[Comparison] = (),
+    derive: Callable[[dict[str, float]], None] = lambda results: None,
+) -> None:
+    """Print the heading, the rows and the comparisons that `options` select, or with --list the names of all rows.
+
+    Args:
+        derive: called before the comparisons; adds numbers to the results that follow from the measured ones.
+    """
+    if options.list:
+        list_rows(stages)
+        return
+    show(f"{heading}\n")
+    table = Table(options.only)
+    try:
+        table.run(stages)
+    finally:
+        derive(table.results)
+        table.compare(comparisons)
 
 
 def list_rows(stages: Iterable[Stage]) -> None:

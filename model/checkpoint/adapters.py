@@ -115,14 +115,24 @@ def merge_layer(tensors: Tensors, layer: str, alpha: float) -> torch.Tensor:
     Raises:
         CheckpointError: the shapes of the tensors do not fit together.
     """
+    lora_a, lora_b = read_factors(tensors, layer)
+    with translate_shape_errors(layer):
+        return merge_weight(tensors[layer + ORIGINAL], lora_a, lora_b, alpha / max(1, len(lora_a[0])))
+
+
+def read_factors(tensors: Tensors, layer: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the matrices A_i [r, in] and B_i [out / n, r] of one LoRA layer.
+
+    Raises:
+        CheckpointError: a matrix is missing.
+    """
     lora_a: list[torch.Tensor] = []
     lora_b: list[torch.Tensor] = []
     while f"{layer}.matrix_A.{len(lora_a)}" in tensors:
         with translate_shape_errors(layer):
-            lora_b.append(tensors[f"{layer}.matrix_B.{len(lora_a)}"])  # [out / n, r]
-        lora_a.append(tensors[f"{layer}.matrix_A.{len(lora_a)}"])  # [r, in]
-    with translate_shape_errors(layer):
-        return merge_weight(tensors[layer + ORIGINAL], lora_a, lora_b, alpha / max(1, len(lora_a[0])))
+            lora_b.append(tensors[f"{layer}.matrix_B.{len(lora_a)}"])
+        lora_a.append(tensors[f"{layer}.matrix_A.{len(lora_a)}"])
+    return lora_a, lora_b
 
 
 def merge_weight(

@@ -229,7 +229,7 @@ def describe_not_found(name: str, search_paths: list[Path]) -> str:
     folder = hub_id.split("/")[-1]
     return (
         f"There is no model called {name!r}. Searched for model_config.json or config.json in\n{looked}\n"
-        f"{similar_names(search_paths)}"
+        f"{similar_names(name, search_paths)}"
         "To get the published model by hand: on a machine that reaches the hub, run\n"
         f"  hf download {hub_id} --local-dir {folder}\n"
         f"and copy the folder {folder} into the working directory or into $SAT_HOME: --from_pretrained {folder}\n"
@@ -237,15 +237,14 @@ def describe_not_found(name: str, search_paths: list[Path]) -> str:
     )
 
 
-def similar_names(search_paths: list[Path]) -> str:
-    """Return a line that suggests models with a path similar to one of `search_paths`; "" if there are none."""
-    found: dict[str, None] = {}
+def similar_names(name: str, search_paths: list[Path]) -> str:
+    """Return a line that suggests models with a similar name or path; "" if there are none."""
+    found = dict.fromkeys(difflib.get_close_matches(name.lower(), [*embedded_names(), *HUB_IDS], n=1))
     for directory in search_paths:
         with suppress(OSError):  # a folder that does not exist, or is not readable
             similar = difflib.get_close_matches(directory.name, [path.name for path in directory.parent.iterdir()])
-            found |= dict.fromkeys(
-                str(directory.parent / name) for name in similar if is_model(directory.parent / name)
-            )
+            paths = [directory.parent / near for near in similar]
+            found |= dict.fromkeys(str(path) for path in paths if is_model(path))
     return f"Did you mean {' or '.join(found)}?\n" if found else ""
 
 

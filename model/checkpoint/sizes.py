@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..engine.config import is_integer
 from ..errors import CheckpointError
 
 MAX_RANKS = 256  # files of a model-parallel model
@@ -81,17 +82,12 @@ def check_submodel(sizes: Mapping[str, Any], location: str, nullable: Set[str]) 
         value = sizes.get(key)
         if key not in sizes or (value is None and key in nullable):
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise CheckpointError(
-                f"{location}{key} is {reprlib.repr(value)}; it should be a number from {least} to {most}. "
-                "Get the file again."
-            )
+        if not is_integer(value, least, most):
+            raise size_error(location, key, value, f"be a number from {least} to {most}")
     for key in FLOAT_KEYS:
         value = sizes.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**16:
-            raise CheckpointError(
-                f"{location}{key} is {reprlib.repr(value)}; it should be a positive number. Get the file again."
-            )
+            raise size_error(location, key, value, "be a positive number")
     hidden, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads")
     if hidden and heads and hidden % heads:
         raise CheckpointError(
@@ -104,10 +100,7 @@ def check_image(sizes: Mapping[str, Any], location: str) -> None:
     """Raise CheckpointError if image size and patch size do not match the number of positions."""
     sides, patch, positions = sizes["image_size"], sizes["patch_size"], sizes.get("max_sequence_length")
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(is_image_side(side) for side in sides):
-        raise CheckpointError(
-            f"{location}image_size is {reprlib.repr(sides)}; it should be two numbers from 1 to {MAX_IMAGE_SIDE}. "
-            "Get the file again."
-        )
+        raise size_error(location, "image_size", sides, f"be two numbers from 1 to {MAX_IMAGE_SIDE}")
     if positions is not None:
         expected = (sides[0] // patch) * (sides[1] // patch) + sizes.get("pre_len", 0) + sizes.get("post_len", 0)
         if expected != positions:
@@ -122,10 +115,7 @@ def check_queries(config: Mapping[str, Any], location: str) -> None:
     sizes = config["qformer_args"]
     layers, flags, query_count = sizes["num_layers"], sizes["is_decoder"], sizes["vocab_size"]
     if not isinstance(flags, list) or len(flags) != layers or not {*map(type, flags)} <= {bool}:
-        raise CheckpointError(
-            f"{location}is_decoder is {reprlib.repr(flags)}; it should contain true or false for each of "
-            f"{layers} layers. Get the file again."
-        )
+        raise size_error(location, "is_decoder", flags, f"contain true or false for each of {layers} layers")
     if query_count != config.get("image_length", query_count):
         raise CheckpointError(
             f"{location}vocab_size is {query_count}, but image_length is {config['image_length']}. Get the file again."
@@ -134,17 +124,19 @@ def check_queries(config: Mapping[str, Any], location: str) -> None:
 
 def is_image_side(value: object) -> bool:
     """Return whether `value` is a valid side of an image in pixels."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_IMAGE_SIDE
+    return is_integer(value, 1, MAX_IMAGE_SIDE)
+
+
+def size_error(location: object, key: str, value: object, expected: str) -> CheckpointError:
+    """Return the error for an impossible value of `key`, which should do what `expected` says."""
+    return CheckpointError(f"{location}{key} is {reprlib.repr(value)}; it should {expected}. Get the file again.")
 
 
 def check_count(config: Mapping[str, Any], key: str, location: object) -> int | None:
     """Return the positive number under `key`, None if absent; raise CheckpointError for any other value."""
     value = config.get(key)
-    if key in config and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZES[key]):
-        raise CheckpointError(
-            f"{location}{key} is {reprlib.repr(value)}; it should be a number from 1 to {MAX_SIZES[key]}. "
-            "Get the file again."
-        )
+    if key in config and not is_integer(value, 1, MAX_SIZES[key]):
+        raise size_error(location, key, value, f"be a number from 1 to {MAX_SIZES[key]}")
     return value
 
 

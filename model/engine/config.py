@@ -1,6 +1,7 @@
 """Sampling parameters. Their defaults are defined in this module only."""
 
 import argparse
+import math
 import numbers
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,34 +47,10 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for item in fields(self):
             object.__setattr__(self, item.name, to_plain_number(getattr(self, item.name)))
-        checks = [
-            ("max_length", self.max_length, is_integer(self.max_length, 1), "an integer of at least 1"),
-            (
-                "max_new_tokens",
-                self.max_new_tokens,
-                self.max_new_tokens is None or is_integer(self.max_new_tokens, 1),
-                "an integer of at least 1, or None",
-            ),
-            ("min_length", self.min_length, is_integer(self.min_length, 0), "an integer of at least 0"),
-            ("temperature", self.temperature, is_number(self.temperature, 0, 100), "between 0 and 100"),
-            ("top_k", self.top_k, is_integer(self.top_k, 0), "an integer of at least 0 (0 for all tokens)"),
-            ("top_p", self.top_p, is_number(self.top_p, 0, 1), "between 0 and 1 (1 for all tokens)"),
-            (
-                "repetition_penalty",
-                self.repetition_penalty,
-                is_number(self.repetition_penalty, 1, 100),
-                "between 1 (none) and 100",
-            ),
-            (
-                "seed",
-                self.seed,
-                self.seed is None or (is_integer(self.seed, 0) and self.seed < 2**63),
-                "an integer from 0 to 2**63 - 1",
-            ),
-        ]
-        for name, value, is_valid, expected in checks:
-            if not is_valid:
-                raise SettingError(f"{name} is {value!r}; it should be {expected}.")
+        for name, valid in RANGES.items():
+            value = getattr(self, name)
+            if value not in valid and not (value is None and valid.is_optional):
+                raise SettingError(f"{name} is {value!r}; it should be {valid}.")
 
     def replace(self, **changes: Any) -> "GenerationConfig":
         """Return a copy with some parameters changed; None keeps a parameter."""
@@ -93,6 +70,44 @@ class GenerationConfig:
         return self.replace(**{name: value for name, value in vars(args).items() if name in known})
 
 
+@dataclass(frozen=True)
+class Range:
+    """The valid values of a sampling parameter; `str` describes them.
+
+    Attributes:
+        is_integer: whether only integers are valid.
+        most: the largest valid value; None for no limit.
+        is_optional: whether None is valid, too.
+        note: the meaning of a bound, for error messages.
+    """
+
+    is_integer: bool
+    least: int
+    most: int | None = None
+    is_optional: bool = False
+    note: str = ""
+
+    def __contains__(self, value: object) -> bool:
+        check = is_integer if self.is_integer else is_number
+        return check(value, self.least, math.inf if self.most is None else self.most)
+
+    def __str__(self) -> str:
+        bounds = f"of at least {self.least}" if self.most is None else f"between {self.least} and {self.most}"
+        kind = "an integer " if self.is_integer else ""
+        return f"{kind}{bounds}{', or None' if self.is_optional else ''}{self.note}"
+
+
+MAX_SEED = 2**63 - 1
+RANGES = {
+    "max_length": Range(True, 1),
+    "max_new_tokens": Range(True, 1, is_optional=True),
+    "min_length": Range(True, 0),
+    "temperature": Range(False, 0, 100),
+    "top_k": Range(True, 0, note=" (0 for all tokens)"),
+    "top_p": Range(False, 0, 1, note=" (1 for all tokens)"),
+    "repetition_penalty": Range(False, 1, 100, note=" (1 for none)"),
+    "seed": Range(True, 0, MAX_SEED, is_optional=True),
+}
 # The parameters of the original's programs.
 ORIGINAL_SETTINGS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")
 FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
@@ -116,9 +131,9 @@ def to_plain_number(value: Any) -> Any:
     return value
 
 
-def is_integer(value: Any, least: int) -> bool:
-    """Return whether `value` is an integer, not a boolean, of at least `least`."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_integer(value: Any, least: int, most: float = math.inf) -> bool:
+    """Return whether `value` is an integer, not a boolean, between the bounds, both included."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: Any, least: float, most: float) -> bool:

@@ -91,14 +91,35 @@ def begin_slots(layers: Layers, cache: KVCache, first: int, contexts: list[int])
     return begun
 
 
-class EagerDecoder:
-    """Runs the layers with torch's operations and a KV cache, which is empty until `grow` is called."""
-
-    is_graph_capturable = False
+class CachedDecoder:
+    """What the decoders with a KV cache share; the cache is empty until `grow` is called."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.cache = make_cache(layers, 0, 0)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Move a sequence from one slot to another."""
+        self.cache.move_slot(source, target, length)
+
+    def free(self, slot: int) -> None:
+        """Mark a slot as free."""
+        self.cache.free_slot(slot)
+
+    def grow(self, slots: int, capacity: int) -> None:
+        """Allocate `slots` slots of `capacity` tokens each."""
+        has_slots = self.cache.num_slots > 0
+        self.cache = self.cache.grown(slots, capacity) if has_slots else make_cache(self.layers, slots, capacity)
+
+    def counters(self) -> list[torch.Tensor]:
+        """Return the lengths of the slots."""
+        return [self.cache.lengths]
+
+
+class EagerDecoder(CachedDecoder):
+    """Runs the layers with torch's operations and a KV cache."""
+
+    is_graph_capturable = False
 
     def prefill(self, first: int, requests: Sequence[Request]) -> Prefill:
         """Prefill prompts into the slots from `first` on."""
@@ -120,26 +141,9 @@ class EagerDecoder:
         self.cache.lengths[:count] += 1
         return logits
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Move a sequence from one slot to another."""
-        self.cache.move_slot(source, target, length)
-
-    def free(self, slot: int) -> None:
-        """Mark a slot as free."""
-        self.cache.free_slot(slot)
-
     def clear(self, slot: int) -> None:
         """Zero a slot that contains NaN: an attention mask would not hide NaN from the next sequence in the slot."""
         self.cache.zero_slot(slot)
-
-    def grow(self, slots: int, capacity: int) -> None:
-        """Allocate `slots` slots of `capacity` tokens each."""
-        has_slots = self.cache.num_slots > 0
-        self.cache = self.cache.grown(slots, capacity) if has_slots else make_cache(self.layers, slots, capacity)
-
-    def counters(self) -> list[torch.Tensor]:
-        """Return the lengths of the slots."""
-        return [self.cache.lengths]
 
 
 @dataclass

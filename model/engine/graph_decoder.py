@@ -7,13 +7,13 @@ import torch
 from ..kernels.triton.decode_attention import attend_decode
 from ..kernels.triton.prefill_attention import attend_prefill
 from .cuda_graph import PREFILL_BATCH_BUCKETS, PREFILL_LENGTH_BUCKETS, CudaGraphs, fits_prefill_graph, pad_to_bucket
-from .decoder import Prefill, begin_slots, context_lengths, make_cache, write_prefix
+from .decoder import CachedDecoder, Prefill, begin_slots, context_lengths, write_prefix
 from .layers import Attend, Layers
 from .prefill import PrefillInputs
 from .sequence import Request
 
 
-class CudaGraphDecoder:
+class CudaGraphDecoder(CachedDecoder):
     """Runs the layers with Triton kernels and a KV cache, which is empty until `grow` is called.
 
     Short prompts are prefilled by a CUDA graph with padded inputs, long ones layer by layer.
@@ -22,10 +22,9 @@ class CudaGraphDecoder:
     is_graph_capturable = True
 
     def __init__(self, layers: Layers) -> None:
-        self.layers = layers
+        super().__init__(layers)
         self.graphs = CudaGraphs()
         self.device, self.dtype = layers.network.device, layers.network.dtype
-        self.cache = make_cache(layers, 0, 0)
         self.prefill_inputs = PrefillInputs(layers.network, layers.weights.hidden_size)
         self.prefill_logits = torch.zeros(PREFILL_BATCH_BUCKETS[-1], layers.network.vocab_size, device=self.device)
 
@@ -55,26 +54,13 @@ class CudaGraphDecoder:
         cache.lengths[:count] += cache.lengths[:count] >= 0
         return logits
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Move a sequence from one slot to another."""
-        self.cache.move_slot(source, target, length)
-
-    def free(self, slot: int) -> None:
-        """Mark a slot as free: a graph computes a padded batch, in which free slots must be ignored."""
-        self.cache.free_slot(slot)
-
     def clear(self, slot: int) -> None:
         """Do nothing: the kernels never read beyond the length of a slot."""
 
     def grow(self, slots: int, capacity: int) -> None:
         """Allocate `slots` slots of `capacity` tokens each; drops the captured graphs, whose buffers move."""
         self.graphs.clear()
-        has_slots = self.cache.num_slots > 0
-        self.cache = self.cache.grown(slots, capacity) if has_slots else make_cache(self.layers, slots, capacity)
-
-    def counters(self) -> list[torch.Tensor]:
-        """Return the lengths of the slots."""
-        return [self.cache.lengths]
+        super().grow(slots, capacity)
 
     def _prefill_padded(self, count: int, length: int) -> None:
         """Prefill the prompts in the static input buffers; write the logits to the static output buffer."""

@@ -15,6 +15,7 @@ from .torch_ops import quantized_linear
 
 # Maximum rows for the transposed product of `PretransposedLinear`, and the number of blocks of its weight.
 MAX_TRANSPOSED_ROWS, NUM_BLOCKS = 4, 8
+BITS = {"int8": 8, "int4": 4}  # of the kinds of quantized weights
 
 
 def multiply_dense(
@@ -38,19 +39,44 @@ def multiply_dense(
         alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
-    epilogue = Epilogue(bias, gelu, residual, alpha)
-    if weight.dtype != x.dtype or not supports_triton_kernel(x, weight, bias, residual):
-        return multiply_dense_by_torch(x, weight, epilogue, out)
+    return _multiply("dense", x, (weight,), Epilogue(bias, gelu, residual, alpha), out, weight.dtype == x.dtype)
+
+
+def _multiply(
+    kind: str,
+    x: torch.Tensor,
+    weight: tuple[torch.Tensor, ...],
+    epilogue: Epilogue,
+    out: torch.Tensor | None,
+    has_kernel: bool,
+) -> torch.Tensor:
+    """Multiply by the Triton kernel of a kind of weight if there is one for this weight and device, else by torch."""
+    if not has_kernel or not supports_triton_kernel(x, *weight, epilogue.bias, epilogue.residual):
+        return multiply_by_torch(kind, x, weight, epilogue, out)
     from .triton.launch import multiply as launch
 
-    return launch("dense", x, (weight,), epilogue, out)
+    return launch(kind, x, weight, epilogue, out)
 
 
-def multiply_dense_by_torch(
-    x: torch.Tensor, weight: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
+def multiply_by_torch(
+    kind: str,
+    x: torch.Tensor,
+    weight: tuple[torch.Tensor, ...],
+    epilogue: Epilogue,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute `multiply_dense` with torch alone."""
-    return apply_epilogue(F.linear(x, weight, epilogue.bias), epilogue, out)
+    """Compute `multiply_dense`, `multiply_int8` or `multiply_int4` with torch alone.
+
+    Args:
+        kind: "dense", "int8" or "int4".
+        weight: the weight's tensors, in the order of the parameters of these functions.
+    """
+    if kind == "dense":
+        product = F.linear(x, weight[0], epilogue.bias)
+    else:
+        qweight, scale, *groups = weight
+        product = quantized_linear(x, qweight, scale, groups[0] if groups else None, epilogue.bias, BITS[kind])
+    return apply_epilogue(product, epilogue, out)
 
 
 @functools.cache
@@ -120,25 +146,8 @@ def multiply_int4(
         alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
-    epilogue = Epilogue(bias, gelu, residual, alpha)
-    has_kernel = supports_triton_kernel(x, packed, scale, groups, bias, residual)
-    if x.shape[1] / groups.shape[1] not in GROUP_SIZES or not has_kernel:
-        return multiply_int4_by_torch(x, packed, scale, groups, epilogue, out)
-    from .triton.launch import multiply as launch
-
-    return launch("int4", x, (packed, scale, groups), epilogue, out)
-
-
-def multiply_int4_by_torch(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    scale: torch.Tensor,
-    groups: torch.Tensor,
-    epilogue: Epilogue,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Compute `multiply_int4` with torch alone."""
-    return apply_epilogue(quantized_linear(x, packed, scale, groups, epilogue.bias, 4), epilogue, out)
+    has_kernel = x.shape[1] / groups.shape[1] in GROUP_SIZES
+    return _multiply("int4", x, (packed, scale, groups), Epilogue(bias, gelu, residual, alpha), out, has_kernel)
 
 
 # The kernel reads 8-bit weights as int32 words, so the columns must be a multiple of this.
@@ -168,19 +177,8 @@ def multiply_int8(
         alpha: factor of the residual.
         out: [B, O] in the dtype of x, to be filled and returned.
     """
-    epilogue = Epilogue(bias, gelu, residual, alpha)
-    if qweight.shape[1] % INT8_PER_WORD or not supports_triton_kernel(x, qweight, scale, bias, residual):
-        return multiply_int8_by_torch(x, qweight, scale, epilogue, out)
-    from .triton.launch import multiply as launch
-
-    return launch("int8", x, (qweight, scale), epilogue, out)
-
-
-def multiply_int8_by_torch(
-    x: torch.Tensor, qweight: torch.Tensor, scale: torch.Tensor, epilogue: Epilogue, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Compute `multiply_int8` with torch alone."""
-    return apply_epilogue(quantized_linear(x, qweight, scale, None, epilogue.bias, 8), epilogue, out)
+    has_kernel = qweight.shape[1] % INT8_PER_WORD == 0
+    return _multiply("int8", x, (qweight, scale), Epilogue(bias, gelu, residual, alpha), out, has_kernel)
 
 
 class Linear(Protocol):

@@ -20,6 +20,7 @@ from benchmarks.parts.http_client import completion, data_url, random_png
 from benchmarks.startup import IMPORTS, LIMIT_S, ImportTimes, format_row, is_met
 from model.command_line import SUCCESS, USAGE_ERROR, run_program
 from model.images.preprocess import decode_base64
+from tests.helpers.preloaded import run_preloaded
 from tests.stress.attack import Measured, failed_checks
 from tests.stress.attackers import costly_bodies
 from visualglm.server import Settings
@@ -53,8 +54,11 @@ def cells(output: str) -> list[list[str]]:
 
 
 def test_startup_has_a_row_for_each_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Runs each import once: the measurement reuses the warm-up's result.
-    monkeypatch.setattr(startup, "run_python", functools.cache(startup.run_python))
+    @functools.cache  # the measurement reuses the warm-up's result
+    def run_python(_: str, code: str, *arguments: str) -> str:
+        return run_preloaded(f"import sys; sys.argv[1:] = {[*arguments]!r}\n{code}").stdout.strip().splitlines()[-1]
+
+    monkeypatch.setattr(startup, "run_python", run_python)
     rows = cells(run("benchmarks.startup", "--repetitions", "1"))[2:]
     assert [row[1].strip("`") for row in rows] == list(IMPORTS)
     assert [len(row) for row in rows] == [6, 6, 6]

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from finetune.compare import main
-from finetune.evaluation import answer_all, displayed_text, greedy_config, questions_of, score_answers
+from finetune.evaluation import displayed_text, questions_of, score_answers
 from finetune.rows import read_rows
 from model import Conversation, SatChatModel, VisualGLMError, load_sat
+from model.answers import answer_all, greedy_config
 from model.checkpoint import open_checkpoint, save_sat
 from model.command_line import FAILURE, USAGE_ERROR
 from model.images.preprocess import load_image

@@ -1,6 +1,7 @@
 """Rehearsal data contains the base model's answers; images are augmented only if this keeps answers correct."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,23 @@ def test_the_adapter_does_not_change_rehearsal_answers(data: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [["--use_lora", "--lora_targets", "llm"], ["--use_qlora"], ["--use_ptuning", "--pre_seq_len", "4"], ["--full"]],
+    ("flags", "rate"),
+    [
+        (["--use_lora", "--lora_targets", "llm"], "0.01"),
+        (["--use_qlora"], "0.01"),
+        (["--use_ptuning", "--pre_seq_len", "4"], "0.1"),
+        (["--full"], "0.001"),
+    ],
     ids=["lora", "qlora", "p-tuning", "full"],
 )
-def test_rehearsal_reduces_forgetting_with_every_method(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_rehearsal_reduces_forgetting_with_every_method(
+    flags: list[str],
+    rate: str,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     """A higher weight of the rehearsal tokens keeps the model closer to the base model."""
-    given = [*flags, "--train-iters", "12", "--lr", "0.01" if "--full" not in flags else "0.001", "--rehearsal", "12"]
+    given = [*flags, "--train-iters", "5", "--lr", rate, "--rehearsal", "12"]
     memory = tmp_path / "memory.jsonl"
     base = load_sat("visualglm-tiny", device="cpu").network
     rehearsal_rows(data, base, memory, 12, seed=1234)
@@ -81,9 +92,9 @@ def test_a_training_with_rehearsal_resumes_identically(
     flags = [*method, *varied, "--remember", "6"]
     flags += ["--train-iters", "3", "--save-interval", "2", "--batch-size", "3"]
     straight = train(data, tmp_path / "straight", *flags)
-    interrupted = train(data, tmp_path / "halted", *flags)
-    (interrupted / "3").rename(tmp_path / "away")
-    train(data, tmp_path / "halted", *flags, "--resume")
+    interrupted = Path(shutil.copytree(straight, tmp_path / "halted" / straight.name))
+    shutil.rmtree(interrupted / "3")
+    assert train(data, tmp_path / "halted", *flags, "--resume") == interrupted
     assert losses_of(interrupted) == losses_of(straight)
     # The four answers are repeated twice, to balance the six rehearsal answers.
     state = json.loads((interrupted / "3" / "state.json").read_text(encoding="utf-8"))

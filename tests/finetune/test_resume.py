@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from finetune.finetune_visualglm import main
 from finetune.training_state import MANIFEST_NAME
 from model import load_sat
 from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
+from tests.helpers.preloaded import ForkedProgram
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("--use_lora", "--layer_range", "0", "--train-iters", "3", "--save-interval", "1")
@@ -151,8 +151,8 @@ def test_an_error_lists_the_damage_of_all_checkpoints(
 @pytest.fixture
 def owner(run: Path) -> Iterator["subprocess.Popen[str]"]:
     """A process that holds the lock of the run."""
-    given = [sys.executable, "-c", LOCK_AND_WAIT, str(run)]
-    with subprocess.Popen(given, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    given = ["-c", LOCK_AND_WAIT, str(run)]
+    with ForkedProgram(given, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         yield process
@@ -177,7 +177,7 @@ def test_a_second_training_of_a_run_is_refused_until_the_first_ends(
 
 
 def test_a_worker_that_outlives_a_killed_training_does_not_keep_the_lock(run: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", LOCK_AND_FORK, str(run)], cwd=ROOT, stdout=subprocess.PIPE) as process:
+    with ForkedProgram(["-c", LOCK_AND_FORK, str(run)], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         with pytest.raises(TrainingError, match=r"process"):

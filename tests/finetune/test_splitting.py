@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from finetune.progress import LOG_NAME
 from finetune.rows import Rows, read_rows
 from model.errors import SettingError
 from tests.helpers.finetuning import data, train  # noqa: F401
+from tests.helpers.preloaded import run_forked
 
 ROOT = Path(__file__).parents[2]
 STUB = """#!/bin/sh
@@ -95,8 +97,10 @@ def test_a_run_is_evaluated_on_held_out_rows_and_the_printed_chat_command_works(
     assert [len(record["samples"]) for record in records if "valid_loss" in record] == [1]
     printed = re.search("Chat with it: (.*)", output)
     assert printed is not None
-    command = [*shlex.split(printed[1]), "--device", "cpu", "--query", "你好！", "--temperature", "0"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
+    interpreter, *command = shlex.split(printed[1])
+    assert shutil.which(interpreter)
+    done = run_forked([*command, "--device", "cpu", "--query", "你好！", "--temperature", "0"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 

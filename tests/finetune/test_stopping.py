@@ -20,10 +20,11 @@ from finetune.stopping import StopRequest, catch_signals
 from finetune.trainer import Trainer
 from tests.helpers.finetuning import SHORT, data, train  # noqa: F401
 from tests.helpers.ports import free_port
+from tests.helpers.preloaded import ForkedProgram
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "finetune" / "finetune_visualglm.py")
-PLAIN = [sys.executable, SCRIPT]
+PLAIN = [SCRIPT]  # runs in a fork
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
 DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port"]
 LONG = ("--train-iters", "100000", "--save-interval", "50000", "--log-interval", "1", "--batch-size", "2")
@@ -34,7 +35,12 @@ def start(launcher: list[str], data: Path, save: Path, *flags: str) -> "subproce
     """Start a long training in a new session, and wait for its first step."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     command = [*launcher, *given, "--use_lora", "--layer_range", "0", *LONG, *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=save.parent)
+    settings: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "cwd": save.parent}
+    process = (
+        ForkedProgram(command, **settings)
+        if launcher is PLAIN
+        else subprocess.Popen(command, start_new_session=True, **settings)
+    )
     wait_for(process, "step 1/")
     return process
 
@@ -124,8 +130,8 @@ def start_slowly(optimizer: str, data: Path, save: Path, line: str, *flags: str)
     """Start a training with an optimizer of this file, and wait until it prints `line`."""
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
     code = f"from tests.finetune.test_stopping import run_slowly; run_slowly({optimizer!r})"
-    command = [sys.executable, "-c", code, *given, *SHORT, "--use_lora", "--layer_range", "0", *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = ["-c", code, *given, *SHORT, "--use_lora", "--layer_range", "0", *flags]
+    process = ForkedProgram(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     wait_for(process, line)
     return process
 

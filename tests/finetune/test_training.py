@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from finetune.optimizer import learning_rate_at
 from model import load_hf, load_sat
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import batch_of, data, loss_of, losses_of, train  # noqa: F401
+from tests.helpers.preloaded import run_forked
 
 ROOT = Path(__file__).parents[2]
 METHODS = {
@@ -42,15 +44,27 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module")
+def base_loss(data: Path) -> float:  # noqa: F811
+    """The loss of the base model."""
+    return loss_of("visualglm-tiny", data)
+
+
 @pytest.mark.parametrize("flags", METHODS.values(), ids=METHODS)
-def test_a_loaded_run_has_the_loss_of_its_evaluation(flags: list[str], data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_loaded_run_has_the_loss_of_its_evaluation(
+    flags: list[str],
+    data: Path,  # noqa: F811
+    base_loss: float,
+    tmp_path: Path,
+) -> None:
     run = train(data, tmp_path, "--valid-data", str(data), "--eval-answers", "1", "--lr", "1e-2", *flags)
     records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     evaluated = [record for record in records if "valid_loss" in record][-1]
     network = load_sat("visualglm-tiny", device="cpu").network
     tokens = int((batch_of(data, network).labels >= 0).sum())
-    assert loss_of(run, data) / tokens == pytest.approx(evaluated["valid_loss"], rel=2e-3)
-    assert loss_of(run, data) < loss_of("visualglm-tiny", data)
+    loss = loss_of(run, data)
+    assert loss / tokens == pytest.approx(evaluated["valid_loss"], rel=2e-3)
+    assert loss < base_loss
     assert len(evaluated["samples"]) == 1
 
 
@@ -90,13 +104,21 @@ def test_resuming_is_bit_identical(
 ) -> None:
     flags = [*flags, *more, "--train-iters", "4", "--save-interval", "2"]
     straight = train(data, tmp_path / "straight", *flags)
-    train(data, tmp_path / "halted", *flags)
-    (interrupted,) = (tmp_path / "halted").iterdir()
-    Run(interrupted, 9).folder(4).rename(tmp_path / "away")
+    interrupted = Path(shutil.copytree(straight, tmp_path / "halted" / straight.name))
+    shutil.rmtree(Run(interrupted, 9).folder(4))
     resumed = train(data, tmp_path / "halted", *flags, "--resume")
     assert resumed == interrupted
     assert losses_of(resumed) == losses_of(straight)
     ours, theirs = (open_tensors(run / "4" / "weights.safetensors") for run in (resumed, straight))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_training_is_reproducible(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    flags = ["--use_lora", "--lora_dropout", "0.2", "--crop", "0.5", "--flip"]
+    one, other = (train(data, tmp_path / name, *flags) for name in ("one", "other"))
+    assert losses_of(one) == losses_of(other)
+    ours, theirs = (open_tensors(run / "2" / "weights.safetensors") for run in (one, other))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -140,10 +162,10 @@ def test_resuming_a_complete_run_changes_nothing(data: Path, tmp_path: Path) -> 
     assert Run(run, 9).steps() == [1, 2, 3]
 
 
-def test_a_run_can_be_the_base_model_of_another(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_can_be_the_base_model_of_another(data: Path, base_loss: float, tmp_path: Path) -> None:  # noqa: F811
     first = train(data, tmp_path / "first", "--use_lora", "--lr", "1e-2")
     second = train(data, tmp_path / "second", "--use_lora", "--from_pretrained", str(first))
-    assert loss_of(second, data) < loss_of(first, data) < loss_of("visualglm-tiny", data)
+    assert loss_of(second, data) < loss_of(first, data) < base_loss
 
 
 def test_a_nan_loss_stops_the_training(
@@ -172,11 +194,13 @@ def program(data: Path, save: Path, *flags: str) -> list[str]:  # noqa: F811
 
 
 def test_a_full_disk_is_reported_and_leaves_no_files(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    command = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "The training continues." in done.stderr
-    assert "could not be written" in done.stderr.splitlines()[-1]
+    _, _, *arguments = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
+    code = "from tests.finetune.test_training import limit_files, main; limit_files(); raise SystemExit(main())"
+    done = run_forked(["-c", code, *arguments], paths=(ROOT,), cwd=tmp_path)
+    output = done.stderr.decode()
+    assert done.returncode == 1, output
+    assert "The training continues." in output
+    assert "could not be written" in output.splitlines()[-1]
     (run,) = tmp_path.glob("finetune-*")
     assert not [path for path in run.iterdir() if path.is_dir()]
 

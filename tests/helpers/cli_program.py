@@ -2,26 +2,30 @@
 
 import io
 import os
+import pty
 import runpy
 import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
+from pexpect.fdpexpect import fdspawn
+from pexpect.spawnbase import SpawnBase
 
 import cli_demo
 from model import Conversation, GenerationConfig, StreamChunk
 from model.description import Description
+from tests.helpers.preloaded import PROGRAMS, ForkedProgram, run_forked
 from visualglm.terminal.chat import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
@@ -66,8 +70,16 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, **usual, **changes}
 
 
-def run_program(arguments: list[str], *, typed: bytes = b"", **changes: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the program with pipes instead of a terminal."""
+def run_program(
+    arguments: list[str], *, typed: bytes = b"", modules: tuple[str, ...] = PROGRAMS, **changes: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a fork with imported modules, with pipes instead of a terminal."""
+    settings: dict[str, Any] = {"cwd": ROOT, "env": environment(**changes), "modules": modules}
+    return run_forked(arguments, typed=typed, **settings)
+
+
+def run_interpreter(arguments: list[str], *, typed: bytes = b"", **changes: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a new interpreter, with pipes instead of a terminal."""
     return subprocess.run(
         [sys.executable, *arguments],
         input=typed,
@@ -124,11 +136,8 @@ def run_here(arguments: list[str], *, encoding: str = "utf-8") -> subprocess.Com
 
 @contextmanager
 def start_with_pipes(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, *arguments]
     settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    # Background processes of a shell ignore SIGINT, and child processes inherit that.
-    settings["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), bufsize=0, **settings) as program:
+    with ForkedProgram(arguments, cwd=ROOT, env=environment(), bufsize=0, **settings) as program:
         try:
             yield program
         finally:
@@ -181,10 +190,14 @@ def huge_png() -> bytes:
 
 
 class Person:
-    """A user at a pseudo-terminal, who reads the output and types."""
+    """A user at a pseudo-terminal, who reads the output and types.
 
-    def __init__(self, child: "pexpect.spawn[str]") -> None:
-        self.child = child
+    Args:
+        exit_status: waits for the end of the program and returns its exit status, negative for a signal.
+    """
+
+    def __init__(self, child: "SpawnBase[str]", exit_status: Callable[[], int]) -> None:
+        self.child, self.exit_status = child, exit_status
         self.screen = child.logfile_read = io.StringIO()
 
     def sees(self, *texts: str) -> str:
@@ -202,8 +215,7 @@ class Person:
     def sees_the_end(self) -> None:
         """Wait until the program has exited with code 0."""
         self.child.expect(pexpect.EOF)
-        self.child.close()
-        assert (self.child.exitstatus, self.child.signalstatus) == (0, None)
+        assert self.exit_status() == 0
         assert "Traceback" not in self.screen.getvalue()
         assert "rror" not in self.screen.getvalue()
 
@@ -213,7 +225,29 @@ CTRL_C, CTRL_D, ARROW_UP = "\x03", "\x04", "\x1b[A"
 
 @contextmanager
 def at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Iterator[Person]:
-    """Context manager: start the program at a pseudo-terminal with `columns` columns."""
+    """Context manager: fork the program from imported modules, at a pseudo-terminal with `columns` columns."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (30, columns))
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), its)
+    variables = environment(COLUMNS=str(columns), **changes)
+    with ForkedProgram(arguments, cwd=ROOT, env=variables, **streams) as program:
+        os.close(its)
+        child = fdspawn(ours, encoding="utf-8", timeout=PATIENCE)
+        try:
+            yield Person(child, lambda: program.wait(PATIENCE))
+        finally:
+            program.kill()
+            child.close()
+
+
+@contextmanager
+def interpreter_at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Iterator[Person]:
+    """Context manager: start the program in a new interpreter at a pseudo-terminal with `columns` columns."""
+
+    def exit_status() -> int:
+        child.close()
+        return -child.signalstatus if child.exitstatus is None else child.exitstatus
+
     size = {"COLUMNS": str(columns)}
     child = pexpect.spawn(
         sys.executable,
@@ -225,6 +259,6 @@ def at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Ite
         timeout=PATIENCE,
     )
     try:
-        yield Person(child)
+        yield Person(child, exit_status)
     finally:
         child.close(force=True)

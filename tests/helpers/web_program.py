@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image, ImageStat
 from model import BusyError, Conversation, GenerationConfig, StreamChunk, load_sat
 from tests.helpers.cli_program import PATIENCE, ROOT, environment
 from tests.helpers.ports import free_port
+from tests.helpers.preloaded import WEB, ForkedProgram
 
 STARTED = "VisualGLM is at "
 DRAWN = str(ROOT / "examples" / "hand_drawn.png")
@@ -94,7 +96,10 @@ def running_page(command: list[str], cwd: Path = ROOT, log: list[str] | None = N
     """Context manager: start the page on a free port; yield its URL; append its output to `log` at the end."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     variables = environment(GRADIO_SERVER_PORT=str(free_port()), **changes)
-    with subprocess.Popen(command, cwd=cwd, env=variables, start_new_session=True, **pipes) as process:
+    start: Any = partial(subprocess.Popen, start_new_session=True)
+    if command[0] == sys.executable and not changes:  # Gradio reads variables when it is imported
+        start, command = partial(ForkedProgram, modules=WEB), command[1:]
+    with start(command, cwd=cwd, env=variables, **pipes) as process:
         assert process.stdout
         printed = []
         try:

@@ -2,8 +2,6 @@
 
 import base64
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 from model import DEMO, ImageError, chat, chat_batch, generate_input, get_infer_setting, process_image
 from model.checkpoint.convert import convert
 from model.images.preprocess import load_image
+from tests.helpers.preloaded import BARE, run_forked
 
 ROOT = Path(__file__).parents[2]
 SCENE = ROOT / "examples" / "scene.png"
@@ -116,15 +115,14 @@ def test_no_file_is_written_for_invalid_images(text: object) -> None:
 
 def test_the_program_of_the_original_answers_and_leaves_no_file(tmp_path: Path) -> None:
     convert("visualglm-tiny", tmp_path / "tiny", "hf")
-    done = subprocess.run(
-        [sys.executable, "-c", SERVER, "tiny", str(SCENE)],
+    done = run_forked(
+        ["-c", SERVER, "tiny", str(SCENE)],
+        modules=BARE,
+        paths=(ROOT,),
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-        check=False,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
     )
     assert done.returncode == 0, done.stderr
-    kept, answer = done.stdout.splitlines()[-2:]
+    kept, answer = done.stdout.decode().splitlines()[-2:]
     assert answer == "图片中一共有三个物体。"
     assert not Path(kept).parent.exists()

@@ -1,9 +1,6 @@
 """Exhausted memory or file descriptors end a program with one line of text, and a request with status 503."""
 
 import errno
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,9 @@ from model.resource_errors import (
     translate_resource_errors,
 )
 from tests.helpers.api_server import SteppedModel, completion, serving
+from tests.helpers.cli_program import environment
 from tests.helpers.ports import free_port
+from tests.helpers.preloaded import BARE, run_preloaded
 
 ROOT = Path(__file__).parents[2]
 needs_limits = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits")
@@ -68,10 +67,7 @@ sys.exit(program.main())
 def test_a_program_without_resources_ends_with_one_line(module: str, flags: list[str], kind: str) -> None:
     flags = [str(free_port()) if flag == "PORT" else flag for flag in flags]
     program = LIMITED.format(module=module, flags=flags, kind=kind)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = run_preloaded(program, variables=environment(), modules=BARE)
     # The first failed allocation varies: a thread without memory for its stack cannot be started.
     words = (OUT_OF_MEMORY, OUT_OF_THREADS) if kind == "memory" else (OUT_OF_FILES,)
     assert done.stderr.splitlines()[-1] in [f"error: {each}" for each in words]

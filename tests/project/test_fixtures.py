@@ -4,8 +4,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from PIL import Image
 
 from finetune.finetune_visualglm import main as finetune
 from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Turn, load_hf, load_sat, load_tokenizer
+from tests.helpers.preloaded import BARE, run_forked
 
 FIXTURES = Path(__file__).parents[1] / "goldens" / "fixtures"
 EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))
@@ -131,12 +130,10 @@ def test_refreshing_moves_all_code_of_before_into_the_backup(refreshed: Path) ->
 
 def test_an_export_answers_as_before_with_and_without_this_package(refreshed: Path) -> None:
     directories = [str(refreshed.with_name("hf-export")), str(refreshed)]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM]
-        + [json.dumps(given, ensure_ascii=False) for given in (EXPECTED["questions"], PLAIN, *directories)],
-        capture_output=True,
-        text=True,
-        check=False,
+    arguments = [json.dumps(given, ensure_ascii=False) for given in (EXPECTED["questions"], PLAIN, *directories)]
+    done = run_forked(
+        ["-c", PROGRAM, *arguments],
+        modules=BARE,
         cwd=Path(__file__).parents[2],
         env={
             **os.environ,

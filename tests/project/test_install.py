@@ -97,6 +97,8 @@ def test_a_wheel_with_the_versions_that_pip_resolves(clone: Path, tmp_path: Path
     assert "图片中一共有三个物体。" in run(
         [program, "chat", *TINY, "--temperature", "0", "--chinese"], elsewhere, dialogue
     )
+    scene = "from visualglm.scenes import draw_scene; print(draw_scene(1).questions[1].answer['en'])"
+    assert run([python, "-P", "-c", scene], elsewhere).startswith("There are ")
     page = (
         "import visualglm.web.examples as e; print(*[(e.EXAMPLES_FOLDER / x.name).stat().st_size for x in e.EXAMPLES])"
     )
@@ -114,9 +116,12 @@ def build_wheel(clone: Path, folder: Path) -> Path:
     (wheel,) = folder.glob("visualglm-*.whl")
     names = set(ZipFile(wheel).namelist())
     sources = {str(path.relative_to(clone)) for name in PACKAGES for path in (clone / name).rglob("*.py")}
-    data = {"model/former_names.toml"} | {f"{name}/py.typed" for name in PACKAGES}
+    data = {"model/former_names.toml", "visualglm/error_texts.toml", "finetune/rehearsal.toml"}
+    data |= {f"{name}/py.typed" for name in PACKAGES}
     data |= {f"visualglm/web/examples/{example.name}" for example in EXAMPLES}
-    data |= {f"visualglm/web/client/{path.name}" for path in (clone / "visualglm/web/client").iterdir()}
+    for folder in ("scenes", "web/client"):
+        paths = (clone / "visualglm" / folder).rglob("*")
+        data |= {str(path.relative_to(clone)) for path in paths if path.is_file() and path.suffix != ".py"}
     weights = {str(path.relative_to(clone)) for path in (clone / "model" / "pretrained").rglob("*") if path.is_file()}
     others = {name for name in names if ".dist-info/" not in name}
     assert others == sources | data | weights

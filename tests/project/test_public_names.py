@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import pytest
 
 from model import Conversation, GenerationConfig, VisualGLMError, load_sat
 from tests.helpers.ports import free_port
+from tests.helpers.preloaded import ForkedProgram
 from tests.project import public_names
 from tests.project.public_names import NotInstalledError, command_line, describe_entry_point, find_parser, import_former
 
@@ -229,16 +229,15 @@ def served(log: Path) -> Iterator[httpx.Client]:
         "VISUALGLM_LOG_TEXT": "yes",
         "VISUALGLM_MAX_QUEUE": "tcp://10.0.0.7:8080",
     }
-    command = [sys.executable, "api.py", "--from_pretrained", "visualglm-tiny", "--device", "cpu"]
+    command = ["api.py", "--from_pretrained", "visualglm-tiny", "--device", "cpu"]
     with (
         log.open("wb") as written,
-        subprocess.Popen(
+        ForkedProgram(
             command,
             cwd=ROOT,
             env={**os.environ, **variables},
             stderr=written,
             stdin=subprocess.DEVNULL,
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         ) as program,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=START_S, trust_env=False) as client,
     ):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cli_program import ROOT, environment, run_here
+from tests.helpers.preloaded import run_preloaded
 from visualglm import arguments, cli
 from visualglm.cli import COMMANDS
 
@@ -25,6 +26,12 @@ from visualglm.cli import main
 sys.argv[0] = "visualglm"
 sys.exit(main())
 """
+
+
+def run_without(names: list[str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the console program as if modules of these names, which do not include torch, were not installed."""
+    code = f"import sys; sys.argv[1:] = {[*arguments]!r}\n{WITHOUT.format(names=names)}"
+    return run_preloaded(code, variables=environment())
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **changes: str) -> "subprocess.CompletedProcess[str]":
@@ -99,13 +106,14 @@ def test_the_scripts_find_our_packages_from_any_directory(tmp_path: Path) -> Non
     [
         ("web", "gradio", "web"),
         ("serve", "fastapi", "serve"),
+        ("mcp", "mcp", "mcp"),
         ("finetune", "sat", "train"),
         ("merge", "sat", "train"),
         ("compare", "sat", "sat"),
     ],
 )
 def test_missing_modules_are_reported_with_the_install_command(name: str, absent: str, extra: str) -> None:
-    done = run("-c", WITHOUT.format(names=[absent]), name, "--help")
+    done = run_without([absent], name, "--help")
     assert (done.returncode, done.stdout) == (cli.FAILED, "")
     assert done.stderr.startswith(f"error: {absent} ")
     assert f"[{extra}]" in done.stderr.partition("pip install ")[2]
@@ -114,7 +122,7 @@ def test_missing_modules_are_reported_with_the_install_command(name: str, absent
 def test_chat_without_sat_uses_the_hugging_face_model() -> None:
     options = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--temperature", "0"]
     question = ["--image", "examples/scene.png", "--query", "How many objects are there?"]
-    done = run("-c", WITHOUT.format(names=["sat"]), "chat", *options, *question)
+    done = run_without(["sat"], "chat", *options, *question)
     assert (done.returncode, done.stdout) == (0, "There are three objects in the picture.\n")
     assert "[sat]" in done.stderr.partition("pip install ")[2]
 

@@ -4,7 +4,6 @@ import ast
 import io
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +13,7 @@ import pytest
 from model import CheckpointError, SettingError
 from model.command_line import FAILURE, INTERRUPTED, SUCCESS, USAGE_ERROR, ArgumentParser, run_program
 from tests.helpers.cli_program import ROOT, environment, run_here
+from tests.helpers.preloaded import run_forked
 from visualglm.cli import COMMANDS
 
 # Started as child processes by other programs.
@@ -156,7 +156,7 @@ def test_a_model_that_is_not_there_is_the_same_error_everywhere(command: list[st
 
 def test_a_traceback_is_not_prefixed_with_a_rank() -> None:
     code = "from model import VisualGLMModel; VisualGLMModel.from_pretrained('visualglm-tiny'); 1 / 0"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, check=False)
+    done = run_forked(["-c", code], cwd=ROOT, env=environment())
     assert done.returncode == 1
     assert b"[rank" not in done.stderr
     assert b"\nZeroDivisionError" in done.stderr

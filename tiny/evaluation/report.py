@@ -1,8 +1,5 @@
 """Reports of an evaluation: a table, JSON, and an HTML page of the wrong answers with their images."""
 
-import base64
-import html
-import io
 import json
 import platform
 from collections.abc import Iterator
@@ -12,34 +9,11 @@ from typing import Any
 
 import torch
 
-from tiny.evaluation.results import ImageSource, Result, Score, count_things, score, score_table
+from model.html_page import Article, Line, write_page
+from tiny.evaluation.results import Result, Score, count_things, score, score_table
 from tiny.words.sentences import LANGUAGES, Language
 
 COLUMN_WIDTH = 36  # characters
-THUMBNAIL_SIZE = 224  # pixels
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }}
-article {{ display: flex; flex-wrap: wrap; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.5em 0; }}
-img, .none {{ width: {side}px; flex: none; }}
-img {{ object-fit: contain; align-self: start; }}
-.none {{ color: #666; }}
-dl {{ display: grid; grid-template-columns: auto 1fr; gap: .2em 1em; flex: 1 1 20em; margin: 0; align-content: start; }}
-dt {{ color: #666; }}
-dd {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 def format_percent(percent: float | None) -> str:
@@ -157,27 +131,15 @@ def write_failures(path: Path, results: list[Result]) -> None:
     """
     wrong = [result for result in results if not result.correct]
     title = f"Wrong answers: {len(wrong)} of {len(results)}"
-    body = "\n".join(map(_format_failure, wrong)) or "<p>Every answer was right.</p>"
-    path.write_text(PAGE.format(title=title, side=THUMBNAIL_SIZE, body=body), encoding="utf-8", errors="replace")
+    summary = "" if wrong else "Every answer was right."
+    write_page(path, title, map(_to_article, wrong), summary=summary, language="en", image_format="PNG")
 
 
-def _format_failure(result: Result) -> str:
+def _to_article(result: Result) -> Article:
     question = result.question
-    rows = [("kind", f"{question.kind} ({question.language})")]
+    lines = [Line("kind", f"{question.kind} ({question.language})")]
     for earlier, answer in question.history:
-        rows += [("before", earlier), ("answered", answer)]
-    rows += [("question", question.text), ("expected", "\n".join(question.expected)), ("answered", result.answer)]
-    entries = "\n".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in rows)
-    return f"<article>\n{_to_img_element(question.image)}\n<dl>\n{entries}\n</dl>\n</article>"
-
-
-def _to_img_element(image: ImageSource | None) -> str:
-    """Return an HTML element with the image inlined, at most THUMBNAIL_SIZE pixels wide and high."""
-    if image is None:
-        return '<p class="none">no image</p>'
-    shown = image.load()
-    shown.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    buffer = io.BytesIO()
-    shown.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="the image of the question" src="data:image/png;base64,{data}">'
+        lines += [Line("before", earlier), Line("answered", answer)]
+    lines += [Line("question", question.text), Line("expected", "\n".join(question.expected))]
+    lines.append(Line("answered", result.answer, "wrong"))
+    return Article(None if question.image is None else question.image.load(), lines)

@@ -143,14 +143,11 @@ class GenerationTask:
                     yield batch
                 if self._complete and not self._pending:
                     return
-                self._check_deadline()
+                if self._timed_out:
+                    raise timeout_error()
         finally:
             alarm.cancel()
             self.cancel()
-
-    def _check_deadline(self) -> None:
-        if self._timed_out:
-            raise timeout_error()
 
     def _merge_pending(self) -> Iterator[list[tuple[int, StreamChunk]]]:
         """Yield the pending chunks, merged by answer; raise a pending error after the chunks that precede it."""
@@ -162,9 +159,7 @@ class GenerationTask:
                 if merged:
                     yield list(merged.items())
                 raise item
-            before = merged.get(index)
-            text = before.text + item.text if before else item.text
-            merged[index] = StreamChunk(text, item.finish_reason, item.usage)
+            append_chunk(merged, index, item)
         shown = [(index, chunk) for index, chunk in merged.items() if chunk.text or chunk.finish_reason]
         if shown:
             yield shown
@@ -227,11 +222,16 @@ class GenerationTask:
         self._loop.call_at((self._loop.time() // EVENT_INTERVAL_S + 1) * EVENT_INTERVAL_S, self._flush_tick)
 
 
+def append_chunk(answers: dict[int, StreamChunk], index: int, chunk: StreamChunk) -> None:
+    """Merge a chunk into the ones of its answer: the texts are joined, everything else is the latest."""
+    before = answers[index].text if index in answers else ""
+    answers[index] = replace(chunk, text=before + chunk.text)
+
+
 async def collect_answers(task: GenerationTask) -> list[StreamChunk]:
     """Return each answer as one chunk: the complete text, with the finish reason and usage of the last chunk."""
     answers: dict[int, StreamChunk] = {}
     async for batch in task.events():
         for index, chunk in batch:
-            text = answers[index].text + chunk.text if index in answers else chunk.text
-            answers[index] = StreamChunk(text, chunk.finish_reason, chunk.usage)
+            append_chunk(answers, index, chunk)
     return [answers[index] for index in sorted(answers)]

@@ -8,24 +8,14 @@ from fastapi.responses import JSONResponse
 
 from model.prompt import to_turns
 
+from ..image_reader import ImageSource
 from .api_errors import local_time
 from .generation import GenerationTask
-from .images import ImageSource
 from .parsing import describe_body
 from .replies import ChunkBatch, answer_complete, answer_streamed, describe_event_stream, format_event
-from .schemas import NativeAnswer, NativeError, NativeRequest
+from .schemas import SETTINGS, NativeAnswer, NativeError, NativeRequest
 from .service import Question, Service
 
-SETTINGS = (
-    "max_length",
-    "max_new_tokens",
-    "min_length",
-    "top_p",
-    "top_k",
-    "temperature",
-    "repetition_penalty",
-    "seed",
-)
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": NativeError} for status in (400, 401, 403, 408, 413, 429, 500, 503)
 }
@@ -71,7 +61,7 @@ def to_question(body: NativeRequest, service: Service) -> Question:
         ApiError, QuestionError, SettingError: a value of the request is invalid.
     """
     turns = to_turns(body.history)
-    config = service.choose_config(**{name: getattr(body, name) for name in SETTINGS})
+    config = service.choose_config(**{name: getattr(body, name) for name in (*SETTINGS, "max_new_tokens")})
     image = ImageSource(body.image) if body.image else None
     body.image = None
     return Question(body.text, turns, image, [config], streamed=bool(body.stream))

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from model import ENGLISH, GenerationConfig, StreamChunk, Usage
+from model.engine.config import MAX_SEED
 
+from ..image_reader import ImageSource
 from .api_errors import ApiError
 from .generation import GenerationTask
-from .images import ImageSource
 from .messages import read_messages
 from .parameters import check_parameters
 from .parsing import check_characters, describe_body
@@ -27,10 +28,9 @@ from .replies import (
     encode_json,
     format_event,
 )
-from .schemas import MAX_SEED, Completion, CompletionRequest, Model, Models, ProtocolError
+from .schemas import SETTINGS, Completion, CompletionRequest, Model, Models, ProtocolError
 from .service import Question, Service
 
-SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "min_length", "max_length")
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ProtocolError} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
 }

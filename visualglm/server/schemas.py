@@ -1,7 +1,4 @@
-"""Schemas of requests and responses, for validation and for the documentation under /docs.
-
-The ranges of sampling parameters repeat the engine's, so that /docs shows them; a test compares the two.
-"""
+"""Schemas of requests and responses, for validation and for the documentation under /docs."""
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -18,6 +15,8 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+
+from model.engine.config import MAX_SEED, RANGES
 
 from .api_errors import ApiError
 from .messages import Message
@@ -97,7 +96,6 @@ MAX_STOP_LENGTH = 256
 # A request may have twice as many messages. The setting max_history limits the turns of its history.
 MAX_TURNS = 1000
 MAX_INTEGER = 2**31 - 1
-MAX_SEED = 2**63 - 1
 UNLIMITED = -1
 
 
@@ -124,16 +122,26 @@ def drop_empty(stops: list[str] | None) -> list[str] | None:
     return stops and [stop for stop in stops if stop]
 
 
+def bounds_of(name: str) -> Any:
+    """Return the engine's bounds of a sampling parameter, as the annotation of a field."""
+    valid = RANGES[name]
+    return Field(ge=valid.least, le=MAX_INTEGER if valid.most is None else valid.most)
+
+
 StrictInteger = Annotated[int, Strict()]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Temperature = Annotated[Number | None, Field(ge=0, le=100, description="0 always takes the most likely token")]
-TopP = Annotated[Number | None, Field(ge=0, le=1, description="1 for all tokens")]
-_TopK = Annotated[StrictInteger, Field(ge=0, le=MAX_INTEGER)]
+Temperature = Annotated[
+    Number | None, bounds_of("temperature"), Field(description="0 always takes the most likely token")
+]
+TopP = Annotated[Number | None, bounds_of("top_p"), Field(description="1 for all tokens")]
+_TopK = Annotated[StrictInteger, bounds_of("top_k")]
 TopK = Annotated[_TopK | None, replace_unlimited(0, _TopK), Field(description="0 or -1 for all tokens")]
-Penalty = Annotated[Number | None, Field(ge=1, le=100, description="1 for none")]
-_Tokens = Annotated[StrictInteger, Field(ge=1, le=MAX_INTEGER)]
+Penalty = Annotated[Number | None, bounds_of("repetition_penalty"), Field(description="1 for none")]
+_Tokens = Annotated[StrictInteger, bounds_of("max_length")]
 MaxTokens = Annotated[_Tokens | None, replace_unlimited(None, _Tokens), Field(description="-1 for the default")]
-MinTokens = Annotated[StrictInteger | None, Field(ge=0, le=MAX_INTEGER, description="prompt and answer together")]
+MinTokens = Annotated[
+    StrictInteger | None, bounds_of("min_length"), Field(description="tokens of prompt and answer together")
+]
 _Seed = Annotated[StrictInteger, Field(ge=0, le=MAX_SEED)]
 Seed = Annotated[_Seed | None, replace_unlimited(None, _Seed), Field(description="-1 for a random seed")]
 _Stop = Annotated[str, Len(0, MAX_STOP_LENGTH)]
@@ -167,7 +175,22 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class NativeRequest(StrictModel):
+class SamplingParameters(StrictModel):
+    """The parameters of a request that are the ones of `model.GenerationConfig`."""
+
+    max_length: MaxTokens = Field(None, description="tokens of prompt and answer together; -1 for the default")
+    min_length: MinTokens = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    top_k: TopK = None
+    repetition_penalty: Penalty = None
+    seed: Seed = None
+
+
+SETTINGS = tuple(SamplingParameters.model_fields)
+
+
+class NativeRequest(SamplingParameters):
     """A question in the original's format. Omitted settings have the terminal program's defaults.
 
     Unknown keys are ignored, except misspelled keys (`imgae`, `max_lenght`) and other names of the image (`images`,
@@ -179,14 +202,7 @@ class NativeRequest(StrictModel):
         None, description="base64 text, with or without line breaks, or a data URL; omit it to chat without an image"
     )
     history: History = None
-    max_length: MaxTokens = None
     max_new_tokens: MaxTokens = None
-    min_length: MinTokens = None
-    top_p: TopP = None
-    top_k: TopK = None
-    temperature: Temperature = None
-    repetition_penalty: Penalty = None
-    seed: Seed = None
     num_beams: Literal[1] | None = Field(None, description="only 1: beam search is not supported")
     stream: bool | None = Field(None, description="send the answer as server-sent events while it is generated")
 
@@ -229,8 +245,11 @@ class StreamOptions(StrictModel):
     )
 
 
-class CompletionRequest(StrictModel):
-    """A request for chat completions. Parameters that are not listed are rejected, not ignored."""
+class CompletionRequest(SamplingParameters):
+    """A request for chat completions. Parameters that are not listed are rejected, not ignored.
+
+    Extensions of the protocol: `top_k`, `repetition_penalty`, `min_length` and `max_length`.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -241,18 +260,12 @@ class CompletionRequest(StrictModel):
     )
     max_tokens: MaxTokens = None
     max_completion_tokens: MaxTokens = None
-    temperature: Temperature = None
-    top_p: TopP = None
     n: Annotated[StrictInteger | None, Field(ge=1, le=128)] = None
     stop: Stops = Field(None, description="strings before which an answer ends; empty ones are ignored")
     seed: Seed = Field(None, description="seed of the first answer; each further one adds 1; -1 for a random seed")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="no effect")
-    top_k: TopK = Field(None, description="extension of the protocol; 0 or -1 for all tokens")
-    repetition_penalty: Penalty = Field(None, description="extension of the protocol; 1 for none")
-    min_length: MinTokens = Field(None, description="extension of the protocol; tokens of prompt and answer together")
-    max_length: MaxTokens = Field(None, description="extension of the protocol; tokens of prompt and answer together")
 
 
 class UsageInfo(BaseModel):

@@ -1,4 +1,4 @@
-"""Products with an unquantized weight [O, I] of 16 or 32 bits."""
+"""Products with an unquantized weight [O, I] of 16 or 32 bits; for several rows also with an 8-bit weight."""
 
 import triton
 import triton.language as tl
@@ -58,6 +58,7 @@ def add_columns(acc, w, x, offsets, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr)
 def matmul(
     x,
     weight,
+    scale,
     bias,
     residual,
     out,
@@ -73,7 +74,10 @@ def matmul(
     STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K column splits."""
+    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K column splits.
+
+    `scale` is the float32 scale [O] of an int8 weight, or None.
+    """
     wait_for_inputs(PDL)
     columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
     SPLIT: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
@@ -83,5 +87,7 @@ def matmul(
         offsets = first + start + tl.arange(0, BLOCK_I)
         v = load_rows(x, offsets, rows, INPUTS, SPLIT_K * BLOCK_I)
         w = load_block(weight, row_index * INPUTS, offsets, INPUTS, SPLIT_K * BLOCK_I)
-        acc = tl.dot(v, w, acc, input_precision="ieee")
+        acc = tl.dot(v, w.to(v.dtype), acc, input_precision="ieee")
+    if scale is not None:
+        acc *= tl.load(scale + row_index)[None, :]
     store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -3,18 +3,16 @@
 import triton
 import triton.language as tl
 
+from .dense import matmul as matmul
 from .tiles import (
     UNIT,
     add_product,
     load_bias,
-    load_block,
     load_chunks,
     load_row,
-    load_rows,
     split_evenly,
     split_floats,
     store_row,
-    store_rows,
     wait_for_inputs,
     weight_rows,
 )
@@ -77,38 +75,3 @@ def add_columns(acc, w, x, pair_offsets, INPUTS: tl.constexpr, DTYPE: tl.constex
     acc = add_product(acc, w, v1, 0xFF00)
     acc = add_product(acc, w >> 16, v2, 0xFF)
     return add_product(acc, w >> 16, v3, 0xFF00)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def matmul(
-    x,
-    qweight,
-    scale,
-    bias,
-    residual,
-    out,
-    partials,
-    alpha,
-    rows,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    GELU: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    SPLIT_K: tl.constexpr,
-    STAGES: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K column splits."""
-    wait_for_inputs(PDL)
-    columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
-    SPLIT: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
-    first = tl.program_id(1) * SPLIT
-    acc = tl.zeros((16, BLOCK_O), tl.float32)
-    for start in tl.range(0, SPLIT, BLOCK_I, num_stages=STAGES):
-        offsets = first + start + tl.arange(0, BLOCK_I)
-        v = load_rows(x, offsets, rows, INPUTS, SPLIT_K * BLOCK_I)
-        n = load_block(qweight, row_index * INPUTS, offsets, INPUTS, SPLIT_K * BLOCK_I)
-        acc = tl.dot(v, n.to(v.dtype), acc, input_precision="ieee")
-    acc *= tl.load(scale + row_index)[None, :]
-    store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

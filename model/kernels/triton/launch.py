@@ -90,12 +90,11 @@ def launch_matmul(
 ) -> None:
     """Launch the product of several rows x [B, I], and with split-K the reduction of the partial sums."""
     rows, outputs = out.shape
-    if kind == "dense":
-        operands = {"x": x, "weight": weight[0], "BLOCK_I": config.block_i}
-    elif kind == "int8":
-        operands = {"x": x, "qweight": weight[0], "scale": weight[1], "BLOCK_I": config.block_i}
-    else:
+    if kind == "int4":
         operands = {**quant_kernel_args(kind, x, weight), "x": view_as_pairs(x), "packed": weight[0]}
+    else:
+        scale = weight[1] if kind == "int8" else None
+        operands = {"x": x, "weight": weight[0], "scale": scale, "BLOCK_I": config.block_i}
     partials = x.new_empty(config.split_k, rows, outputs, dtype=torch.float32) if config.split_k > 1 else None
     KERNELS[kind].matmul[(triton.cdiv(outputs, config.block_o), config.split_k)](
         **operands,

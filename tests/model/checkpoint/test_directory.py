@@ -1,7 +1,5 @@
 """The destination of a conversion is created completely or not at all, for every kind of interruption."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from model import CheckpointError
 from model.checkpoint import open_checkpoint, save_hf, save_sat
 from model.checkpoint.convert import convert, main
+from tests.helpers.preloaded import run_forked
 
 pytestmark = pytest.mark.usefixtures("offline")
 ROOT = Path(__file__).parents[3]
@@ -61,11 +60,10 @@ def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing(to: str, tmp_path:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10**7, 10**7));"
         "sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "visualglm-tiny", str(tmp_path / "new"), "--to", to]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_forked(["-c", code, "visualglm-tiny", str(tmp_path / "new"), "--to", to], cwd=ROOT)
     assert done.returncode == 1, done.stderr
-    assert "new could not be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert b"new could not be written" in done.stderr
+    assert b"Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from model import CheckpointError
 from model.hf.export import HF_MODULES, SHARED_FILES, SHARED_MODULES, export_code, refresh_code
 from tests.helpers.hf_models import TINY, load_tiny, tiny_model, tiny_tokenizer
+from tests.helpers.preloaded import BARE, run_forked
 
 ROOT = Path(__file__).parents[3]
 PICTURE = ROOT / "examples" / "scene.png"
@@ -72,11 +72,9 @@ def exported(tmp_path: Path) -> Path:
 def load_elsewhere(*directories: Path, copy: str = "") -> dict[str, Any]:
     """Load directories in a new process without this package and SAT; return the printed results by name."""
     folder = directories[0].parent
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(PICTURE), QUESTION, copy, *map(str, directories)],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_forked(
+        ["-c", PROGRAM, str(PICTURE), QUESTION, copy, *map(str, directories)],
+        modules=BARE,
         cwd=folder,
         env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"},
     )

@@ -32,11 +32,6 @@ from tests.conftest import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KINDS = {"dense": linear.multiply_dense, "int8": linear.multiply_int8, "int4": linear.multiply_int4}
-BY_TORCH = {
-    "dense": linear.multiply_dense_by_torch,
-    "int8": linear.multiply_int8_by_torch,
-    "int4": linear.multiply_int4_by_torch,
-}
 BITS = {"int8": 8, "int4": 4}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Relative error of rounding the result once; the 4-bit kernel for several rows also rounds the dequantized weight.
@@ -100,7 +95,7 @@ def multiply(
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_computes_the_product(kind: str, dtype: torch.dtype, rows: int) -> None:
     x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, dtype)
-    y = BY_TORCH[kind](x, *weight_tensors, epilogue)
+    y = linear.multiply_by_torch(kind, x, weight_tensors, epilogue)
     assert y.dtype == dtype
     least = INT8_ON_CPU_ERROR if kind == "int8" and DEVICE.type == "cpu" else 0
     assert relative_error(y, expected) < max(least, TORCH_ERROR[dtype])
@@ -211,7 +206,8 @@ def test_pretransposed_linear_computes_the_product(
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_use_torch(kind: str) -> None:
     x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), MAX_ROWS + 1, torch.float16)
-    assert torch.equal(multiply(kind, x, weight_tensors, epilogue), BY_TORCH[kind](x, *weight_tensors, epilogue))
+    by_torch = linear.multiply_by_torch(kind, x, weight_tensors, epilogue)
+    assert torch.equal(multiply(kind, x, weight_tensors, epilogue), by_torch)
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import os
 import platform
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import pytest
 
 from model import SettingError
 from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE_BASE64, SteppedModel, wait_until
+from tests.helpers.preloaded import PROGRAMS, ForkedProgram, run_preloaded
 from visualglm.server import Settings, create_app
 from visualglm.server.program import MALLOC_ARENAS, Server
 
@@ -53,11 +52,8 @@ def test_invalid_settings_are_rejected(words):
 
 
 def start(program: str, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, program, "--port", "0", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [program, "--port", "0", *words]
+    return ForkedProgram(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
@@ -153,5 +149,6 @@ def test_questions_are_rejected_until_the_model_is_warmed_up() -> None:
 
 
 def test_threads_share_few_arenas() -> None:
-    done = subprocess.run([sys.executable, "-c", COUNT_ARENAS], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_preloaded(COUNT_ARENAS, modules=PROGRAMS)
+    assert done.returncode == 0, done.stderr
     assert 1 <= done.stdout.count("<heap nr=") <= MALLOC_ARENAS

@@ -3,24 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import hypothesis
 import pytest
-import schemathesis
-from schemathesis.specs.openapi import checks
 
 from model import GenerationConfig, SettingError
 from tests.helpers.api_server import SteppedModel, serving
 from visualglm.server.schemas import CompletionRequest, NativeRequest
-
-CHECKS = [
-    schemathesis.checks.not_a_server_error,
-    checks.status_code_conformance,
-    checks.content_type_conformance,
-    checks.response_headers_conformance,
-    checks.response_schema_conformance,
-    checks.negative_data_rejection,
-    checks.unsupported_method,
-]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +18,19 @@ def document_and_url() -> Iterator[tuple[dict[str, Any], str]]:
 
 def check_every_route(url: str, count: int) -> None:
     """Send `count` requests that schemathesis generates to each route."""
+    import hypothesis  # these two take seconds
+    import schemathesis
+    from schemathesis.specs.openapi import checks
+
+    required = [
+        schemathesis.checks.not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+        checks.negative_data_rejection,
+        checks.unsupported_method,
+    ]
     settings = hypothesis.settings(
         max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
     )
@@ -44,7 +44,7 @@ def check_every_route(url: str, count: int) -> None:
             @settings
             @hypothesis.given(operation.as_strategy(generation_mode=mode))
             def check(case):
-                case.call_and_validate(checks=CHECKS)
+                case.call_and_validate(checks=required)
 
             check()
 

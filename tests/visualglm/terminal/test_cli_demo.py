@@ -30,10 +30,12 @@ from tests.helpers.cli_program import (
     SLOW,
     TINY,
     run_here,
+    run_interpreter,
     run_program,
     start_with_pipes,
     write_invalid_images,
 )
+from tests.helpers.preloaded import BARE
 from visualglm.terminal import chat
 from visualglm.terminal.chat import TerminalChat
 
@@ -240,7 +242,7 @@ def test_the_first_question(
 
 class TestPipes:
     def test_query_writes_the_answer_alone(self) -> None:
-        ended = run_program([*TINY, "--image", SCENE, "--query", "描述这张图片。"])
+        ended = run_interpreter([*TINY, "--image", SCENE, "--query", "描述这张图片。"])
         assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{DESCRIBED_ZH}\n", b"")
 
     @pytest.mark.parametrize("flags", [["--english"], []], ids=["en", "follows"])
@@ -293,7 +295,8 @@ class TestPipes:
     def test_default_model_that_does_not_exist(self, offline: str, tmp_path: Path) -> None:
         trouble = {"HF_HUB_OFFLINE": offline, "HF_ENDPOINT": "http://127.0.0.1:9"}
         homes = {"HF_HOME": str(tmp_path / "hub"), "SAT_HOME": str(tmp_path / "sat"), "HOME": str(tmp_path)}
-        ended = run_program([TINY[0]], HF_HUB_CACHE=str(tmp_path / "cache"), **homes, **trouble)
+        variables = {"HF_HUB_CACHE": str(tmp_path / "cache"), **homes, **trouble}  # read at the import of libraries
+        ended = run_program([TINY[0]], modules=BARE, **variables)
         output = ended.stderr.decode()
         assert (ended.returncode, ended.stdout) == (1, b"")
         downloading = f"Downloading THUDM/visualglm-6b, about 15.6 GB, to {tmp_path / 'cache'}"

@@ -16,6 +16,7 @@ from tests.helpers.cli_program import (
     TINY,
     Person,
     at_terminal,
+    interpreter_at_terminal,
 )
 
 # pexpect forks this multi-threaded process, which is safe because the child executes a program immediately.
@@ -109,7 +110,6 @@ class TestInterrupts:
 
     def test_ctrl_c_held_down_does_not_end_the_program(self) -> None:
         with at_terminal([*SLOW, "--english", "--image", ""]) as person:
-            person.child.delaybeforesend = None
             person.sees("You:")
             for _ in range(2):
                 person.types("long")
@@ -152,7 +152,7 @@ class TestInterrupts:
 
 class TestTerminals:
     def test_dumb_in_the_c_locale(self) -> None:
-        with at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
+        with interpreter_at_terminal(TINY, TERM="dumb", LANG="C", LC_ALL="C") as person:
             person.sees("Path or URL")
             person.presses(CTRL_C)
             person.sees("Type stop or press Ctrl-D to quit.", "Path or URL")

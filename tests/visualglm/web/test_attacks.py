@@ -21,7 +21,7 @@ from visualglm.web.layout import EXAMPLES, MAX_QUESTION
 
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import PATIENCE, ROOT, SCENE
-from tests.helpers.preloaded import run_preloaded
+from tests.helpers.preloaded import WEB, run_preloaded
 from tests.helpers.web_client import DEFAULTS, RawVisitor, shown_messages
 from tests.helpers.web_program import PROGRAM, color_of, running_page
 from visualglm.web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
@@ -251,7 +251,7 @@ print(json.dumps([(method, route.path) for route in routes for method in route.m
 
 def routes() -> list[tuple[str, str]]:
     """Return method and path of every route of Gradio's app, with 0 for each path parameter."""
-    found = run_preloaded(ROUTES)
+    found = run_preloaded(ROUTES, modules=WEB)
     assert found.returncode == 0, found.stderr
     return [(method, re.sub("{[^}]*}", "0", path)) for method, path in json.loads(found.stdout)]
 

@@ -17,7 +17,7 @@ import pytest
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE
 from tests.helpers.ports import free_port
-from tests.helpers.preloaded import run_preloaded
+from tests.helpers.preloaded import WEB, run_preloaded
 from tests.helpers.web_program import PROGRAM, color_of, python, running_page
 from tests.helpers.web_server import Server
 
@@ -206,7 +206,7 @@ def test_the_twin_shows_the_same_page_on_the_hugging_face_model() -> None:
 def run_to_its_end(*flags: str) -> tuple[int, str]:
     """Run the program until it exits; return its exit code and output."""
     words = ["web_demo.py", "--from_pretrained", "visualglm-tiny", "--device", "cpu", *flags]
-    ended = run_preloaded(f"import sys, web_demo; sys.argv = {words}; sys.exit(web_demo.main())")
+    ended = run_preloaded(f"import sys, web_demo; sys.argv = {words}; sys.exit(web_demo.main())", modules=WEB)
     return ended.returncode, ended.stdout + ended.stderr
 
 

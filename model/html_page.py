@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from model.errors import SettingError
+from .errors import SettingError
 
 MAX_SIDE = 224  # maximum width and height of an image on the page, in pixels
 PAGE = """<!DOCTYPE html>

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune.page import MAX_SIDE, Article, Line, write_page
 from model import SettingError
+from model.html_page import MAX_SIDE, Article, Line, write_page
 from tests.tiny.test_failure_page import Reader
 
 NASTY = "<script>alert('x')</script> & {title} %s"
