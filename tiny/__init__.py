@@ -1,8 +1,7 @@
-"""The synthetic world of visualglm-tiny: renders images, generates questions, trains and evaluates the model.
+"""The synthetic world of visualglm-tiny: generates questions about scenes, trains and evaluates the model.
 
-scenes/                    scenes as data, and how they are rendered
 sentences/, words/         sentence templates as data files; the code that fills them in
-questions/                 scene -> question, facts, answer
+questions/                 scene of visualglm.scenes -> question, facts, answer
 training/                  question and answer -> token ids -> batches -> training steps; the tokenizer, the network
 grading/                   whether an answer is correct
 evaluation/                evaluation questions, results, reports

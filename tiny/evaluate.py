@@ -34,8 +34,8 @@ from tiny.evaluation.external_dataset import read_questions
 from tiny.evaluation.generated_dataset import generate_questions
 from tiny.evaluation.report import describe_machine, format_overall, format_table, write_failures, write_json
 from tiny.evaluation.results import Question, Result
-from tiny.scenes import MAX_THINGS
 from tiny.training.encoding import PROMPT_LANGUAGES
+from visualglm.scenes import MAX_THINGS
 
 MAX_ANSWER_TOKENS = 200
 BATCH_SIZE = 64  # questions per call of `answer_batch`

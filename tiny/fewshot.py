@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from model.command_line import ArgumentParser, run_program
-from tiny.scenes import BACKGROUNDS, Scene, render_scene, sample_scene
 from tiny.words.sentences import read_sentences
+from visualglm.scenes import BACKGROUNDS, Scene, render_scene, sample_scene
 
 COUNT, SEED = 20, 7
 IMAGE_SIZE = 224

@@ -20,7 +20,7 @@ from model.errors import SettingError
 from model.images.preprocess import load_image
 from tests.model.engine.test_decoder import drain
 from tests.model.test_prompt import CountingTokenizer
-from tiny.scenes import render_scene, sample_scene
+from visualglm.scenes import render_scene, sample_scene
 
 TURNS = [("图里有什么？", "一只红色的球。"), ("Where is it?", "It is on the left."), ("还有吗？", "没有了。")]
 GOOD = {"img": "0.png", "prompt": "图里有什么？", "label": "一只红色的球。"}

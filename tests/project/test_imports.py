@@ -31,7 +31,7 @@ def part_of(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the full name of every module that a file imports, anywhere in it."""
+    """Yield the full name of every module, and of every object of a module, that a file imports, anywhere in it."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -40,8 +40,7 @@ def imported(path: Path) -> Iterator[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             prefix = ".".join((*base, *([node.module] if node.module else [])))
             yield prefix
-            if node.level:
-                yield from (f"{prefix}.{alias.name}" for alias in node.names)
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
 
 
 def module_name(path: Path) -> str:
@@ -76,6 +75,19 @@ def test_the_server_uses_the_model_and_no_network(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "visualglm").rglob("*.py")), ids=lambda path: path.name)
 def test_programs_import_the_library_alone(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"tiny", "benchmarks", "tests", "finetune"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "visualglm/scenes").rglob("*.py")), ids=lambda path: path.name)
+def test_the_drawn_scenes_import_nothing_else_of_the_project(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & {"model", "sat", "torch", "transformers", *LAYERS, *NEVER} - {"visualglm"}
+    assert all(name.startswith("visualglm.scenes") for name in imported(path) if name.split(".")[0] == "visualglm")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tiny").rglob("*.py")), ids=lambda path: path.name)
+def test_of_the_programs_tiny_imports_the_drawn_scenes_alone(path: Path) -> None:
+    ours = [name for name in imported(path) if name.split(".")[0] in {"visualglm", "finetune", "benchmarks", "tests"}]
+    assert all(name.startswith("visualglm.scenes") for name in ours)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "finetune").rglob("*.py")), ids=lambda path: path.name)

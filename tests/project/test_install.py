@@ -97,6 +97,8 @@ def test_a_wheel_with_the_versions_that_pip_resolves(clone: Path, tmp_path: Path
     assert "图片中一共有三个物体。" in run(
         [program, "chat", *TINY, "--temperature", "0", "--chinese"], elsewhere, dialogue
     )
+    scene = "from visualglm.scenes import draw_scene; print(draw_scene(1).questions[1].answer['en'])"
+    assert run([python, "-P", "-c", scene], elsewhere).startswith("There are ")
     page = (
         "import visualglm.web.examples as e; print(*[(e.EXAMPLES_FOLDER / x.name).stat().st_size for x in e.EXAMPLES])"
     )
@@ -117,6 +119,7 @@ def build_wheel(clone: Path, folder: Path) -> Path:
     data = {"model/former_names.toml"} | {f"{name}/py.typed" for name in PACKAGES}
     data |= {f"visualglm/web/examples/{example.name}" for example in EXAMPLES}
     data |= {f"visualglm/web/client/{path.name}" for path in (clone / "visualglm/web/client").iterdir()}
+    data |= {str(path.relative_to(clone)) for path in (clone / "visualglm" / "scenes").rglob("*.toml")}
     weights = {str(path.relative_to(clone)) for path in (clone / "model" / "pretrained").rglob("*") if path.is_file()}
     others = {name for name in names if ".dist-info/" not in name}
     assert others == sources | data | weights

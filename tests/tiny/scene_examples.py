@@ -3,7 +3,7 @@
 import numpy as np
 
 from tiny.questions import QUESTION_KINDS, Example, askable_kinds, sample_example
-from tiny.scenes import Scene, Thing, sample_scene
+from visualglm.scenes import Scene, Thing, sample_scene
 
 LANGUAGES = ("zh", "en")
 PICTURE_KINDS = tuple(kind for kind in QUESTION_KINDS if kind != "text")

@@ -5,9 +5,9 @@ from typing import get_args
 import pytest
 
 from tiny.grading.accepted import is_accepted
-from tiny.scenes import COLORS, KINDS, REGIONS
 from tiny.words.sentences import Language
-from tiny.words.vocabulary import name_one, name_region
+from visualglm.scenes import COLORS, KINDS, REGIONS
+from visualglm.scenes.vocabulary import name_one, name_region
 
 SAME = [  # language, question, accepted, answers that are right
     ("en", "Where is the ball?", "left", ["left", "Left.", "On the left", "The ball is on the left side."]),

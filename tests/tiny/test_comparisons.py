@@ -3,8 +3,8 @@
 import pytest
 
 from tiny.grading import is_correct
-from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import Language
+from visualglm.scenes.facts import Example, Facts
 
 BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")
 

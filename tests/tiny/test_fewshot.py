@@ -25,7 +25,7 @@ from tiny.fewshot import (
     write_folder,
 )
 from tiny.questions import sample_example
-from tiny.scenes import BACKGROUNDS, sample_scene
+from visualglm.scenes import BACKGROUNDS, sample_scene
 
 ARCHIVE = Path(__file__).parents[2] / "fewshot-data.zip"
 

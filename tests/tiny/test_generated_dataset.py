@@ -15,7 +15,7 @@ from tiny.evaluation.generated_dataset import (
 )
 from tiny.evaluation.results import Question
 from tiny.questions import QUESTION_KINDS, askable_kinds, has_same_answer, sample_example
-from tiny.scenes import HELD_OUT, sample_scene
+from visualglm.scenes import HELD_OUT, sample_scene
 
 KINDS = (*QUESTION_KINDS, NEW_PAIRS)
 ROUND = 2 * len(KINDS)

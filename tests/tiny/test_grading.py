@@ -3,10 +3,10 @@
 import pytest
 
 from tiny.grading import is_correct
-from tiny.questions.facts import Example, Facts
-from tiny.scenes import REGIONS
 from tiny.words.sentences import Language
-from tiny.words.vocabulary import NOUNS, name_region
+from visualglm.scenes import REGIONS
+from visualglm.scenes.facts import Example, Facts
+from visualglm.scenes.vocabulary import NOUNS, name_region
 
 LANGUAGES = ("zh", "en")
 BALL, CAR = ("red", "ball", "top left"), ("blue", "car", "right")

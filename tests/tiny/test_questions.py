@@ -21,11 +21,11 @@ from tests.tiny.scene_examples import (
 from tiny.grading import is_correct, score_things
 from tiny.grading.mentions import find_mentions
 from tiny.questions import QUESTION_KINDS, Example, askable_kinds, has_same_answer, sample_example, tokenizer_corpus
-from tiny.questions.answers import describe_in_detail, describe_plainly, word_answer
-from tiny.questions.facts import answer_facts
-from tiny.scenes import COLORS, HELD_OUT, KINDS, Scene, sample_scene
 from tiny.words.sentences import expand, read_sentences, templates_of, topics_of
-from tiny.words.vocabulary import NOUNS, name_count, name_one
+from visualglm.scenes import COLORS, HELD_OUT, KINDS, Scene, sample_scene
+from visualglm.scenes.answers import describe_in_detail, describe_plainly, word_answer
+from visualglm.scenes.facts import answer_facts
+from visualglm.scenes.vocabulary import NOUNS, name_count, name_one
 
 
 def test_same_rng_same_example() -> None:

@@ -17,10 +17,10 @@ import pytest
 from model import load_tokenizer
 from tiny.evaluation.generated_dataset import generate_questions
 from tiny.questions import QUESTION_KINDS, Example, askable_kinds, sample_example, tokenizer_corpus
-from tiny.scenes import sample_scene
 from tiny.training.data import make_batch
 from tiny.training.encoding import BatchLayout
 from tiny.words.sentences import Language
+from visualglm.scenes import sample_scene
 
 HASHES = Path(__file__).with_name("tiny_rows.json")
 SEEDS = (1, 2, 3)

@@ -14,8 +14,8 @@ import numpy as np
 from tiny.evaluation.results import ImageSource, Question
 from tiny.grading import is_correct, score_things
 from tiny.questions import QUESTION_KINDS, Example, askable_kinds, has_same_answer, sample_example
-from tiny.scenes import HELD_OUT, Scene, render_scene, sample_scene
 from tiny.words.sentences import LANGUAGES, Language, Rng
+from visualglm.scenes import HELD_OUT, Scene, render_scene, sample_scene
 
 # Training seeds the same generator with step numbers from 0; the offset keeps the seeds disjoint.
 SEED_OFFSET = 2**40

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from tiny.grading.mentions import Mention, expression, find_mentions, occurs
 from tiny.grading.parsed_answer import ParsedAnswer
-from tiny.questions.facts import Facts, ThingFact
-from tiny.scenes.relations import OPPOSITES
+from visualglm.scenes.facts import Facts, ThingFact
+from visualglm.scenes.relations import OPPOSITES
 
 SIDE_OF_REGION = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from tiny.words.sentences import Language, read_sentences
-from tiny.words.vocabulary import NOUNS, Noun, make_plural
+from visualglm.scenes.vocabulary import NOUNS, Noun, make_plural
 
 FIELDS = {"colour": "color"}  # named group of the mention scanner -> field of a Mention, if they differ
 GROUPS = ("colour", "region", "number", "size", "side")  # named groups of the mention scanner besides "kind"

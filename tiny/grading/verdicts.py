@@ -8,8 +8,8 @@ from itertools import pairwise
 from tiny.grading.comparisons import grade_extreme, grade_is_beside, grade_is_larger, grade_larger, grade_relation
 from tiny.grading.mentions import Mention, expression, find_mentions, occurs, values
 from tiny.grading.parsed_answer import ParsedAnswer, ThingName, list_names, split_clauses
-from tiny.questions.facts import Example, Facts
 from tiny.words.sentences import topics_of
+from visualglm.scenes.facts import Example, Facts
 
 # Openings of affirmative answers, in both languages.
 THERE_IS = re.compile(r"\W*(yes|yeah|there (is|are)\b|i (can )?see\b|有|是|对|能|看到)")

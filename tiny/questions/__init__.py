@@ -8,7 +8,7 @@ can learn it exactly.
 """
 
 from tiny.questions.asking import QUESTION_KINDS, askable_kinds, sample_example, tokenizer_corpus
-from tiny.questions.facts import Example, Facts, has_same_answer
+from visualglm.scenes.facts import Example, Facts, has_same_answer
 
 __all__ = [
     "QUESTION_KINDS",

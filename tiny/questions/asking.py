@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tiny.questions import choices
-from tiny.questions.answers import word_usual_color
-from tiny.questions.facts import Example, Facts
 from tiny.questions.follow_ups import ask_follow_up
 from tiny.questions.image_questions import (
     ask_absent,
@@ -19,9 +17,11 @@ from tiny.questions.image_questions import (
     ask_where,
     describe_as,
 )
-from tiny.scenes import BACKGROUNDS, COLORS, HELD_OUT, KINDS, Scene, Thing, sample_scene
 from tiny.words.phrasing import vary_style
 from tiny.words.sentences import Language, Rng, everyday_texts, expand, pick, read_sentences, topics_of
+from visualglm.scenes import BACKGROUNDS, COLORS, HELD_OUT, KINDS, Scene, Thing, sample_scene
+from visualglm.scenes.answers import word_usual_color
+from visualglm.scenes.facts import Example, Facts
 
 Asker = Callable[[Scene, Rng, Language], Example]
 

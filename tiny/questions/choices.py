@@ -2,9 +2,9 @@
 
 from functools import lru_cache
 
-from tiny.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region_of
-from tiny.scenes.relations import SIDES, is_larger, is_on_side, list_in_region
 from tiny.words.sentences import Rng, pick
+from visualglm.scenes import COLORS, HELD_OUT, KINDS, REGIONS, Scene, Thing, region_of
+from visualglm.scenes.relations import SIDES, is_larger, is_on_side, list_in_region
 
 REDUNDANT_COLOR_RATE = 0.2  # share of the questions about a thing of unambiguous kind that give its color, too
 

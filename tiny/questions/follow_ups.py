@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tiny.questions import choices
-from tiny.questions.answers import word_absence
-from tiny.questions.facts import Example, Facts
 from tiny.questions.image_questions import (
     EXTREMES,
     answer,
@@ -15,9 +13,11 @@ from tiny.questions.image_questions import (
     ask_relation_of,
     ask_where_of,
 )
-from tiny.scenes import Scene, Thing
 from tiny.words.phrasing import name_fields, other_fields, side_field, way_fields, word_question
 from tiny.words.sentences import Language, Rng, pick
+from visualglm.scenes import Scene, Thing
+from visualglm.scenes.answers import word_absence
+from visualglm.scenes.facts import Example, Facts
 
 ABSENT_RATE = 0.12  # share of "and the car?" questions about an absent thing
 Asker = Callable[[Scene, Rng, Language], Example | None]

@@ -1,10 +1,6 @@
 """One function per kind of question about the things of a scene; `sample_example` chooses among them."""
 
 from tiny.questions import choices
-from tiny.questions.answers import describe_briefly, describe_in_detail, describe_plainly, word_absence, word_answer
-from tiny.questions.facts import Example, Facts, answer_facts
-from tiny.scenes import REGIONS, Scene, Thing, region_of
-from tiny.scenes.relations import OPPOSITES, are_confusable, find_extreme
 from tiny.words.phrasing import (
     color_field,
     name_fields,
@@ -15,6 +11,10 @@ from tiny.words.phrasing import (
     word_question,
 )
 from tiny.words.sentences import Language, Rng, pick
+from visualglm.scenes import REGIONS, Scene, Thing, region_of
+from visualglm.scenes.answers import describe_briefly, describe_in_detail, describe_plainly, word_absence, word_answer
+from visualglm.scenes.facts import Example, Facts, answer_facts
+from visualglm.scenes.relations import OPPOSITES, are_confusable, find_extreme
 
 STYLES = {"describe": describe_plainly, "describe_detail": describe_in_detail, "describe_short": describe_briefly}
 STYLE_ENDS = (0.45, 0.8, 1.0)  # cumulative shares of the styles

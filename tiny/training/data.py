@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from tiny.scenes import Scene, presence_map, render_scene, render_sketch, sample_scene, segmentation_map
 from tiny.training.encoding import BatchLayout, EncodedExample, sample_buckets
+from visualglm.scenes import Scene, presence_map, render_scene, render_sketch, sample_scene, segmentation_map
 
 IMAGE_SIZE = 224
 # Images are rendered at several sizes and resized as the chat does, since users have images of any size.

@@ -14,9 +14,9 @@ import numpy as np
 from model.prompt import CHINESE, ENGLISH, Turn, encode_turns
 from tiny.grading.mentions import find_mentions
 from tiny.questions import Example, sample_example
-from tiny.scenes import HELD_OUT, Scene, sample_scene
 from tiny.training.tokenizer import HEAD_PIECES
 from tiny.words.sentences import LANGUAGES, Language, pick, read_sentences
+from visualglm.scenes import HELD_OUT, Scene, sample_scene
 
 MAX_TOKENS = 320  # of prompt and answer; longer examples are skipped
 TEXT_RATIO, REPETITION_RATIO = 0.04, 0.02  # small talk and repetitions, relative to the image examples

@@ -13,9 +13,9 @@ from model import load_tokenizer
 from model.images.preprocess import CLIP_MEAN, CLIP_STD
 from model.kernels.torch_ops import positions_2d, prefix_mask
 from model.visualglm import RotaryEmbedding, VisualGLMModel
-from tiny.scenes import COLORS, KINDS
 from tiny.training.data import IGNORED_LABEL, IMAGE_SIZE, Batch, Sequences
 from tiny.training.encoding import MAX_TOKENS, BatchLayout
+from visualglm.scenes import COLORS, KINDS
 
 # isort: split
 from sat.model.base_model import BaseMixin

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from model.hf.tokenization_chatglm import NEWLINE, ChatGLMTokenizer, encode_whitespace, whitespace_pieces
-from tiny.words.vocabulary import NAMES, NOUNS
+from visualglm.scenes.vocabulary import NAMES, NOUNS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # sentencepiece_model.proto, SentencePiece.Type
 CONTROL_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")

@@ -1,7 +1,7 @@
 """Words a question with random variation: template, names of things, and writing style."""
 
 from tiny.words.sentences import Language, Rng, expand, pick, templates_of
-from tiny.words.vocabulary import NOUNS, add_article, make_plural, names_of
+from visualglm.scenes.vocabulary import NOUNS, add_article, make_plural, names_of
 
 ALIAS_RATE = 0.25  # share of questions that use a synonym of a kind
 SHORT_COLOR_RATE = 0.25  # share of Chinese questions that say 红球 or 红的球 instead of 红色的球

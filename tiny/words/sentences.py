@@ -17,22 +17,24 @@ The order of a file's lists and tables is part of the training data: it determin
 
 import re
 import string
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 
+from visualglm.scenes import sentences
+from visualglm.scenes.sentences import LANGUAGES, Language, capitalize
+
+__all__ = ["LANGUAGES", "Language", "capitalize"]  # also imported from here
+
 T = TypeVar("T")
-Language = Literal["zh", "en"]
 Rng = np.random.Generator
 Segment = tuple[tuple[str, ...], ...]  # alternatives, each a choice of phrases
 
 FOLDER = Path(__file__).parents[1] / "sentences"
-LANGUAGES: tuple[Language, ...] = get_args(Language)
 PROMPT_WORDS = ("问：", "答：", "Q:", "A:", "[Round 0]", "[Round 1]")
 
 
@@ -51,10 +53,9 @@ class Topic:
     pattern: str
 
 
-@cache
 def read_sentences(name: str) -> dict[str, Any]:
-    """Read a file of tiny/sentences, such as "names" or "zh/questions"."""
-    return tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    """Read a file of tiny/sentences, such as "world" or "zh/questions"."""
+    return sentences.read_sentences(name, FOLDER)
 
 
 @cache
@@ -91,11 +92,6 @@ def expand(rng: Rng, language: Language, template: str, fields: dict[str, str] |
     if fields is not None and "{" in text:
         text = text.format_map(fields)
     return capitalize(text) if language == "en" else text
-
-
-def capitalize(text: str) -> str:
-    """Return the text with its first letter capitalized; Chinese is unchanged."""
-    return text[0].upper() + text[1:]
 
 
 @cache

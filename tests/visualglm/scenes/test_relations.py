@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tiny.scenes import KINDS, REGIONS, SIZES, Thing, region_of, sample_scene
-from tiny.scenes.relations import (
+from visualglm.scenes import KINDS, REGIONS, SIZES, Thing, region_of, sample_scene
+from visualglm.scenes.relations import (
     OPPOSITES,
     SIDES,
     are_confusable,

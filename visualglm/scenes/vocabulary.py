@@ -1,9 +1,9 @@
-"""The Chinese and English names of things, colors, regions and numbers, from tiny/sentences/names.toml."""
+"""The Chinese and English names of things, colors, regions and numbers, from wordings/names.toml."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tiny.words.sentences import Language, read_sentences
+from visualglm.scenes.sentences import Language, read_sentences
 
 
 @dataclass(frozen=True)

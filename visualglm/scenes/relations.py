@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tiny.scenes.scene import Thing, region_of
-from tiny.scenes.shapes import shape_of, transform_polygon
+from visualglm.scenes.scene import Thing, region_of
+from visualglm.scenes.shapes import shape_of, transform_polygon
 
 MIN_AREA_RATIO = 1.35  # of an unambiguously larger thing to a smaller one
 MIN_LENGTH_RATIO = 1.1  # ratio of the longer sides of their bounding boxes

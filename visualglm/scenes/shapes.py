@@ -217,7 +217,7 @@ def render_shape(
         kind: one of KINDS.
         paint, line: colors of the thing and of its outline; None for no outline.
         radius: in pixels.
-        angle, flipped: see `tiny.scenes.Thing`.
+        angle, flipped: see `visualglm.scenes.Thing`.
         plain: omit the details, such as windows.
     """
     half = math.ceil(radius) + 2  # margin for the outline

@@ -1,4 +1,4 @@
-"""Words answers and descriptions by the templates of tiny/sentences/*/answers.toml.
+"""Words answers and descriptions by the templates of visualglm/scenes/wordings/*/answers.toml.
 
 The facts determine every word, so that a model can learn the answers exactly.
 """
@@ -6,10 +6,10 @@ The facts determine every word, so that a model can learn the answers exactly.
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
-from tiny.questions.facts import Facts, ThingFact
-from tiny.scenes.relations import OPPOSITES
-from tiny.words.sentences import Language, capitalize, read_sentences
-from tiny.words.vocabulary import (
+from visualglm.scenes.facts import Facts, ThingFact
+from visualglm.scenes.relations import OPPOSITES
+from visualglm.scenes.sentences import Language, capitalize, read_sentences
+from visualglm.scenes.vocabulary import (
     join_list,
     name_color,
     name_count,

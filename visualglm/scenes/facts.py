@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tiny.scenes import Scene, Thing, region_of
-from tiny.scenes.relations import (
+from visualglm.scenes.relations import (
     are_confusable,
     find_extreme,
     is_larger,
@@ -20,7 +19,8 @@ from tiny.scenes.relations import (
     list_on_side,
     sort_reading_order,
 )
-from tiny.words.sentences import Language
+from visualglm.scenes.scene import Scene, Thing, region_of
+from visualglm.scenes.sentences import Language
 
 Aspect = Literal[
     "things", "colour", "where", "count", "exists", "larger", "is_larger", "extreme", "relation", "is_beside", "topic"
@@ -41,7 +41,7 @@ class Facts:
             the one to which `way` applies; for "is_beside", first the one that was asked about.
         region: the region in the question.
         other: kind and color of the second thing in the question, to which the first is compared.
-        way: "larger", "smaller", "largest", "smallest", or a side of `tiny.scenes.relations.SIDES`.
+        way: "larger", "smaller", "largest", "smallest", or a side of `visualglm.scenes.relations.SIDES`.
         claim: the color or region that the question suggests, to be confirmed or corrected.
         sizes: size of each thing, if an answer may state it.
         largest: (color, kind) of all things that may be the largest.

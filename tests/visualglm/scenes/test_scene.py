@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tiny.scenes import (
+from visualglm.scenes import (
     BACKGROUNDS,
     COLORS,
     HELD_OUT,
@@ -25,7 +25,7 @@ from tiny.scenes import (
     sample_scene,
     segmentation_map,
 )
-from tiny.scenes.shapes import PAINTS, shape_of, transform_polygon
+from visualglm.scenes.shapes import PAINTS, shape_of, transform_polygon
 
 
 def scenes(count: int, max_things: int = 5, seed: int = 0) -> list[Scene]:

@@ -1,12 +1,14 @@
-"""Scenes as data, and how they are rendered.
+"""The drawn world of visualglm-tiny: scenes as data, how they are rendered, and questions with true answers.
 
+drawn = draw_scene(seed=0)                           # .image, .questions
 scene = sample_scene(np.random.default_rng(0))
 image = render_scene(scene)                          # deterministic: the same bytes for the same scene
 kinds, colors = segmentation_map(scene, grid=14)     # per-cell labels, for training
 """
 
-from tiny.scenes.backgrounds import BACKGROUNDS
-from tiny.scenes.scene import (
+from visualglm.scenes.backgrounds import BACKGROUNDS
+from visualglm.scenes.drawing import DrawnScene, SceneQuestion, draw_scene
+from visualglm.scenes.scene import (
     HELD_OUT,
     MAX_THINGS,
     REGIONS,
@@ -20,7 +22,7 @@ from tiny.scenes.scene import (
     sample_scene,
     segmentation_map,
 )
-from tiny.scenes.shapes import COLORS, KINDS
+from visualglm.scenes.shapes import COLORS, KINDS
 
 __all__ = [
     "BACKGROUNDS",
@@ -30,8 +32,11 @@ __all__ = [
     "MAX_THINGS",
     "REGIONS",
     "SIZES",
+    "DrawnScene",
     "Scene",
+    "SceneQuestion",
     "Thing",
+    "draw_scene",
     "presence_map",
     "region_of",
     "render_scene",

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from tiny.scenes.backgrounds import BACKGROUNDS, paint_background
-from tiny.scenes.shapes import (
+from visualglm.scenes.backgrounds import BACKGROUNDS, paint_background
+from visualglm.scenes.shapes import (
     COLORS,
     KINDS,
     is_visible_on,
