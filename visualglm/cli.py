@@ -39,6 +39,7 @@ COMMANDS = {
         "serve",
         ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"),
     ),
+    "mcp": Command("visualglm.mcp.program", "offer the model as an MCP tool over stdio", "mcp", ("mcp",)),
     "finetune": Command("finetune.__main__", "fine-tune a model on your own images", "train", ("sat",)),
     "check-data": Command("finetune.check", "check a file of training data"),
     "merge": Command(

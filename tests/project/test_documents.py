@@ -47,6 +47,7 @@ TESTED = {
     ("docs/http.md", "json"),
     ("docs/http.md", "js"),
     ("docs/terminal.md", "console"),
+    ("docs/web.md", "json"),
     ("docs/finetuning.md", "json"),
 }
 SCRIPTS = {"cli_demo.py": "chat", "cli_demo_hf.py": "chat", "web_demo.py": "web", "web_demo_hf.py": "web"}

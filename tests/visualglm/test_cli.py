@@ -99,6 +99,7 @@ def test_the_scripts_find_our_packages_from_any_directory(tmp_path: Path) -> Non
     [
         ("web", "gradio", "web"),
         ("serve", "fastapi", "serve"),
+        ("mcp", "mcp", "mcp"),
         ("finetune", "sat", "train"),
         ("merge", "sat", "train"),
         ("compare", "sat", "sat"),

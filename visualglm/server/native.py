@@ -8,9 +8,9 @@ from fastapi.responses import JSONResponse
 
 from model.prompt import to_turns
 
+from ..image_reader import ImageSource
 from .api_errors import local_time
 from .generation import GenerationTask
-from .images import ImageSource
 from .parsing import describe_body
 from .replies import ChunkBatch, answer_complete, answer_streamed, describe_event_stream, format_event
 from .schemas import NativeAnswer, NativeError, NativeRequest

@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 
 from model import ENGLISH, GenerationConfig, StreamChunk, Usage
 
+from ..image_reader import ImageSource
 from .api_errors import ApiError
 from .generation import GenerationTask
-from .images import ImageSource
 from .messages import read_messages
 from .parameters import check_parameters
 from .parsing import check_characters, describe_body

@@ -12,10 +12,10 @@ from model.chat_model import demo_config
 from model.prompt import question_language
 
 from ..body_budget import BodyBudget
+from ..image_reader import ImageReader, ImageSource
 from .admission import ConcurrencyLimiter, Permit
 from .api_errors import OVERLOADED, ApiError, internal_error, timeout_error, to_api_error
 from .generation import EVENT_INTERVAL_S, ChunkSource, GenerationTask
-from .images import ImageReader, ImageSource
 from .parsing import BodyParser, check_characters
 from .request_log import Metrics, RequestRecord, log
 from .settings import Settings
@@ -54,7 +54,12 @@ class Service:
         self.limiter = ConcurrencyLimiter(settings.max_batch, settings.max_concurrent_answers, settings.max_per_key)
         self.body_budget = BodyBudget(settings.max_bodies)
         self.parser = BodyParser(settings.max_json_tokens, settings.max_text)
-        self.images = ImageReader(settings)
+        self.images = ImageReader(
+            settings.image_limits,
+            allow_urls=settings.allow_image_urls,
+            max_images=settings.max_concurrent_answers,
+            seconds=settings.decode_timeout,
+        )
         # A permit is released slightly before its thread is idle, so there are more threads than permits.
         self.pool = ThreadPoolExecutor(settings.max_concurrent_answers + settings.max_batch, "answer")
         self.active: set[GenerationTask] = set()

@@ -9,10 +9,8 @@ from PIL import Image
 
 from model import ImageError
 from model.images.decode_process import DecodeTask, ImageDecoder
-from model.images.preprocess import fetch_image
+from model.images.preprocess import ImageLimits, fetch_image
 from model.images.url_fetch import display_url
-
-from .settings import Settings
 
 HTTP_URL = re.compile(r"\s*https?://", re.IGNORECASE)
 URL_SCHEME = re.compile(r"\s*(?!data:)[a-z][a-z0-9+.-]{0,20}:", re.IGNORECASE)
@@ -39,16 +37,19 @@ class ImageReader:
     """Decodes images in its own threads and child processes, so that no image delays other requests.
 
     Args:
-        settings: the limits.
+        limits: on the size and the source of an image.
+        allow_urls: whether images are downloaded from http(s) URLs.
+        max_images: maximum number of images that are decoded or wait for it.
+        seconds: CPU time limit for decoding an image.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.allow_urls = settings.allow_image_urls
-        self.limits = settings.image_limits
-        self.decoder = ImageDecoder(self.limits, seconds=settings.decode_timeout)
+    def __init__(self, limits: ImageLimits, *, allow_urls: bool, max_images: int, seconds: float) -> None:
+        self.allow_urls = allow_urls
+        self.limits = limits
+        self.decoder = ImageDecoder(limits, seconds=seconds)
         self.active: set[DecodeTask] = set()
         # These threads only wait for child processes, so many of them cost little.
-        self.threads = ThreadPoolExecutor(settings.max_concurrent_answers, "image")
+        self.threads = ThreadPoolExecutor(max_images, "image")
         self.downloads = ThreadPoolExecutor(MAX_DOWNLOADS, "download")
 
     async def read(self, source: ImageSource, size: int) -> Image.Image:
