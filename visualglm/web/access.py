@@ -13,6 +13,7 @@ PUBLIC_PREFIXES = ("/assets/", "/static/", "/svelte/")
 PATHS = frozenset({"/logout", "/gradio_api/startup-events"})
 PAGE_PREFIX = "/page/"  # the page's own routes
 PREFIXES = (PAGE_PREFIX,)
+MCP_PATH, MCP_METHODS = "/mcp", ("GET", "POST", "DELETE")  # for programs that speak MCP
 # Methods besides GET and HEAD.
 POST_PATHS = frozenset({"/login", "/page/images", "/page/answers", "/page/votes"})
 

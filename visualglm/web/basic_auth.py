@@ -51,18 +51,23 @@ class BasicAuth:
         """Return the response that rejects a request, None if its login is right."""
         credentials = parse_credentials(Headers(scope=scope).get("authorization", ""))
         if credentials is None:
-            return JSONResponse({"error": "A login is required (HTTP Basic)."}, 401, CHALLENGE)
+            return reject("not_logged_in", "A login is required, by HTTP Basic authentication.", 401, CHALLENGE)
         address = scope["client"][0] if scope.get("client") else ""
         if seconds := self.attempts.seconds_to_wait(address):
             logger.warning("Login from %s rejected: it has to wait %.0f s", address, seconds)
-            message = "Too many wrong passwords. Try again later."
-            return JSONResponse({"error": message}, 429, {"Retry-After": f"{seconds:.0f}"})
+            wait = {"Retry-After": f"{max(1, round(seconds))}"}
+            return reject("busy", "Too many wrong passwords. Try again later.", 429, wait)
         if self.is_known(*credentials):
             return None
         logger.warning("Login from %s failed (%d times)", address, self.attempts.record_failure(address))
-        return JSONResponse({"error": "The name or the password is wrong."}, 401, CHALLENGE)
+        return reject("not_logged_in", "The name or the password is wrong.", 401, CHALLENGE)
 
     def is_known(self, name: str, password: str) -> bool:
         """Return whether a name and password are a login; the time taken does not depend on how much is right."""
         given = f"{name}:{password}".encode()
         return any(secrets.compare_digest(given, login) for login in self.logins)
+
+
+def reject(code: str, message: str, status: int, headers: dict[str, str]) -> JSONResponse:
+    """Return an error in the form of the page's API."""
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)

@@ -1,8 +1,8 @@
 """Middleware of the page: checks host, origin, path and login; serves the page's own routes, Gradio serves the rest."""
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -11,14 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model import Language
 
-from .access import PAGE_PREFIX, POST_PATHS, AccessPolicy, is_public, is_used
-from .body import JSON_TIMEOUT_S, MAX_LOGIN_BYTES
+from .access import MCP_METHODS, MCP_PATH, PAGE_PREFIX, POST_PATHS, AccessPolicy, is_public, is_used
+from .basic_auth import BasicAuth
+from .body import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_LOGIN_BYTES
 from .client_files import compressed_response
 from .errors import PageError, request_language
 from .login import LoginAttempts, build_login_page, find_user
 from .routes import PageRoutes
 from .shell import insert_shell
 from .texts import LOGIN_TEXTS
+
+if TYPE_CHECKING:
+    from ..mcp.http import McpApp  # of an extra
 
 LOGIN, STARTUP = "/login", "/gradio_api/startup-events"
 HTML = "text/html"
@@ -32,14 +36,25 @@ class PageMiddleware:
         app: the next ASGI app.
         routes: the page's own routes.
         access: the rules for hosts and origins.
+        mcp: the tool for other programs; None for none.
+        logins: names and passwords that the tool requires; none for a page without login.
     """
 
-    def __init__(self, app: ASGIApp, routes: PageRoutes, access: AccessPolicy) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: PageRoutes,
+        access: AccessPolicy,
+        mcp: "McpApp | None" = None,
+        logins: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.app = app
         self.routes = routes
         self.service = routes.service
         self.access = access
         self.attempts = LoginAttempts()
+        self.mcp = mcp
+        self.guarded_mcp = BasicAuth(self.call_mcp, logins, self.attempts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -56,14 +71,17 @@ class PageMiddleware:
             await send(message)
 
         try:
-            user = self.check_headers(path, scope)
-            scope["user_name"] = user
+            self.check_source(scope)
+            if path == MCP_PATH and self.mcp is not None and scope["method"] in MCP_METHODS:
+                await self.guarded_mcp(scope, receive, send_guarded)
+                return
+            scope["user_name"] = self.check_path(path, scope)
             await self.forward(path, scope, receive, send_guarded)
         except PageError as error:
             await error.response(request_language(scope), Connection="close")(scope, receive, send_guarded)
 
-    def check_headers(self, path: str, scope: Scope) -> str | None:
-        """Check host, origin, path and login, before the body is read; return the name of the login, if any.
+    def check_source(self, scope: Scope) -> None:
+        """Check host and origin, before the body is read.
 
         Raises:
             PageError: the request is rejected.
@@ -71,11 +89,18 @@ class PageMiddleware:
         headers = Headers(scope=scope)
         if not self.access.allows_host(headers.get("host", "")) or not self.access.allows_origin(headers):
             raise PageError("forbidden")
+
+    def check_path(self, path: str, scope: Scope) -> str | None:
+        """Check path, method and login, before the body is read; return the name of the login, if any.
+
+        Raises:
+            PageError: the request is rejected.
+        """
         is_known_method = scope["method"] in ("GET", "HEAD") or (scope["method"] == "POST" and path in POST_PATHS)
         if not is_used(path) or not is_known_method:
             raise PageError("not_found")
         app = scope["app"]
-        user = find_user(app, headers.get("cookie", "")) if app.auth is not None else None
+        user = find_user(app, Headers(scope=scope).get("cookie", "")) if app.auth is not None else None
         is_starting = path == STARTUP and not app.startup_events_triggered  # requested by launch()
         if not is_public(path) and not is_starting and user is None and app.auth is not None:
             raise PageError("not_logged_in")
@@ -93,6 +118,21 @@ class PageMiddleware:
             await RedirectResponse("./", 303)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    async def call_mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a request to the tool, with its body read within the limits of all bodies.
+
+        Raises:
+            PageError: the body is too large or too slow.
+        """
+        assert self.mcp is not None  # checked before
+        if scope["method"] != "POST":
+            await self.mcp(scope, receive, send)
+            return
+        limit, request = self.mcp.max_body_bytes, Request(scope, receive)
+        too_large = PageError("too_large", detail=f"{limit:,} B")
+        async with self.routes.bodies.read(request, limit, IMAGE_TIMEOUT_S, too_large) as body:
+            await self.mcp(scope, replay(body, receive), send)
 
     def add_headers(self, response: Message) -> None:
         """Add the response headers that restrict browsers."""

@@ -32,22 +32,43 @@ class Page:
 
     Args:
         model, config: see `PageService`.
+        mcp: whether programs that speak MCP can call the model as a tool.
+        allow_image_urls: whether the tool downloads images.
         options: further arguments of `PageService`.
 
     Raises:
         SettingError: the file of votes cannot be written.
     """
 
-    def __init__(self, model: ChatModel, config: GenerationConfig, **options: Any) -> None:
+    def __init__(
+        self,
+        model: ChatModel,
+        config: GenerationConfig,
+        *,
+        mcp: bool = False,
+        allow_image_urls: bool = False,
+        **options: Any,
+    ) -> None:
         self.service = PageService(model, config, **options)
         self.routes = PageRoutes(self.service)
+        self.mcp = None
+        if mcp:
+            from ..mcp.http import mcp_app  # needs an extra
+
+            self.mcp = mcp_app(model, config, allow_urls=allow_image_urls)
         with gr.Blocks(title="VisualGLM", analytics_enabled=False) as self.blocks:
             gr.HTML(elem_id="app", js_on_load=MOUNT_JS, apply_default_css=False)
 
     def close(self) -> None:
         """Stop the threads and the processes that decode images."""
+        self.end_sessions()
         self.routes.close()
         self.service.images.close()
+
+    def end_sessions(self) -> None:
+        """End the connections of MCP clients, which would otherwise stay open."""
+        if self.mcp is not None:
+            self.mcp.close()
 
     def launch(
         self,
@@ -77,6 +98,7 @@ class Page:
             shared=shared,
             frame_origins=[*allow_frames, *(NOTEBOOK_ORIGINS if gr.utils.ipython_check() else ())],
         )
+        guard = Middleware(PageMiddleware, self.routes, access, self.mcp, settings.get("auth") or ())
         theme = gr.themes.Default(
             primary_hue="blue", secondary_hue="blue", font=SYSTEM_FONTS, font_mono=SYSTEM_MONO_FONTS
         )
@@ -89,6 +111,6 @@ class Page:
             run_history=False,
             ssr_mode=False,
             enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(PageMiddleware, self.routes, access)]},
+            app_kwargs={"middleware": [guard]},
             **settings,
         )

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from model import DEMO, ChatModel, GenerationConfig, SettingError
@@ -21,7 +22,9 @@ from model.chat_model import demo_config
 from model.command_line import ArgumentParser, print_text, run_program
 from model.environment import is_service_link, read_variable, service_link_note
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
+from visualglm.cli import install_command
 from visualglm.local_address import listens_on_loopback
+from visualglm.web.access import MCP_PATH
 
 PORT = 7860
 PORT_VARIABLE = "GRADIO_SERVER_PORT"
@@ -63,6 +66,8 @@ def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argpa
         type=parse_origin,
         help="origin whose pages may embed this page in a frame, like https://example.org; may be repeated",
     )
+    add("--mcp", action="store_true", help="also offer the model at /mcp as a tool for programs that speak MCP")
+    add("--allow-image-urls", action="store_true", help="with --mcp, read images from URLs with public addresses")
     add("--no-history", action="store_true", help="browsers store no conversations")
     add(
         "--votes", metavar="FILE", type=Path, help="append visitors' votes for answers to this file, as preference rows"
@@ -79,9 +84,22 @@ def parse_arguments(port: int, description: str | None = __doc__) -> tuple[argpa
     try:
         options.auth = [*(options.auth or []), *read_logins()]
         options.server_port = options.server_port or read_port(port)
+        check_tool(options)
         return options, DEMO.from_arguments(options)
     except SettingError as error:
         parser.error(str(error))
+
+
+def check_tool(options: argparse.Namespace) -> None:
+    """Check the flags of the tool for other programs.
+
+    Raises:
+        SettingError: a package is missing, or a flag has no effect.
+    """
+    if options.mcp and find_spec("mcp") is None:
+        raise SettingError(f"--mcp needs a package that is missing. To install it: {install_command('mcp')}")
+    if options.allow_image_urls and not options.mcp:
+        raise SettingError("--allow-image-urls needs --mcp.")
 
 
 def parse_login(text: str) -> tuple[str, str]:
@@ -193,6 +211,8 @@ def launched_page(
     compared: ChatModel | None = None,
     votes: Path | None = None,
     keep_history: bool = True,
+    mcp: bool = False,
+    allow_image_urls: bool = False,
 ) -> Iterator[list[str]]:
     """Context manager: serve the page during the block; yield its URLs.
 
@@ -203,6 +223,7 @@ def launched_page(
         allow_hosts: host names under which browsers may open the page, besides IP addresses and localhost.
         allow_frames: origins whose pages may embed this page in a frame.
         compared, votes, keep_history: see `PageService`.
+        mcp, allow_image_urls: see `Page`.
 
     Raises:
         SettingError: the server cannot listen at the address, or the votes cannot be written.
@@ -212,7 +233,8 @@ def launched_page(
 
     from .page import Page  # importing Gradio takes seconds
 
-    page = Page(model, config, compared=compared, votes=votes, keep_history=keep_history)
+    tool = {"mcp": mcp, "allow_image_urls": allow_image_urls}
+    page = Page(model, config, compared=compared, votes=votes, keep_history=keep_history, **tool)
     page.service.images.decoder.warm_up()
     try:
         _, local_url, share_url = page.launch(
@@ -232,6 +254,7 @@ def launched_page(
     try:
         yield [url for url in (local_url, share_url) if url]
     finally:
+        page.end_sessions()
         page.blocks.close(verbose=False)
         page.close()
 
@@ -265,8 +288,12 @@ def serve_page(
         compared=compared,
         votes=options.votes,
         keep_history=not options.no_history,
+        mcp=options.mcp,
+        allow_image_urls=options.allow_image_urls,
     ) as urls:
         print_text(f"VisualGLM is at {' and '.join(urls)} (Ctrl-C stops it)")
+        if options.mcp:
+            print_text(f"MCP clients find its tool at {' and '.join(url.rstrip('/') + MCP_PATH for url in urls)}")
         wait_for_shutdown_signal()
 
 

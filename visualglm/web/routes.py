@@ -1,8 +1,11 @@
 """The HTTP API of the page: see `PageRoutes`. The middleware has checked host, origin and login before."""
 
 import asyncio
+import base64
+import io
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,6 +21,7 @@ from model import CHINESE, Conversation, Language
 from model.prompt import question_language
 
 from ..local_address import client_network, is_loopback
+from ..scenes import draw_scene
 from .answers import AnswerSlots, AnswerTask, Question, choose_seed
 from .bodies import AnswerBody, ConversationBody, SettingsParser, VoteBody, parse_body
 from .body import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_JSON_BYTES, BodyReader
@@ -33,6 +37,7 @@ MAX_VISITOR_ANSWERS = 16  # of one login or address
 DECODE_THREADS = 8  # they only wait for child processes
 SEND_TIMEOUT_S = 60.0  # until a client that does not read its answer is given up
 MEGABYTE = 1024**2
+SEED = re.compile(r"[0-9]{1,16}")  # of a scene
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 logger = logging.getLogger(__name__)
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -45,6 +50,7 @@ class PageRoutes:
     POST page/images                 an image file -> its id
     POST page/answers                a question -> a stream of JSON lines, see answers.py
     POST page/votes                  a preferred and a rejected answer -> the number of votes
+    GET  page/scene?seed=N           a drawn scene with true answers, for models of that world
     GET  page/client/HASH/FILE       the client
     GET  page/examples/NAME          an example image
 
@@ -65,6 +71,8 @@ class PageRoutes:
             Route("/page/client/{file_hash}/{name}", self.client_file),
             Route("/page/examples/{name}", self.example),
         ]
+        if service.features["scenes"]:
+            routes.append(Route("/page/scene", self.scene))
         if service.votes is not None:
             routes.append(Route("/page/votes", self.vote, methods=["POST"]))
         self.router = Router(routes, redirect_slashes=False, default=raise_not_found)
@@ -119,6 +127,15 @@ class PageRoutes:
         count = await asyncio.get_running_loop().run_in_executor(self.decode_threads, votes.append, row, file)
         return JSONResponse({"count": count})
 
+    async def scene(self, request: Request) -> Response:
+        """Draw the scene of a seed."""
+        text = request.query_params.get("seed", "")
+        if not SEED.fullmatch(text):
+            raise PageError("invalid_request", detail="seed")
+        describe = partial(describe_scene, int(text))
+        drawn = await asyncio.get_running_loop().run_in_executor(self.decode_threads, describe)
+        return JSONResponse(drawn, headers={"Cache-Control": "no-store"})
+
     async def client_file(self, request: Request) -> Response:
         """Return a file of the client."""
         response = self.service.client.respond(request, request.path_params["file_hash"], request.path_params["name"])
@@ -168,6 +185,17 @@ class PageRoutes:
         )
         config = choose_seed(SettingsParser(self.service.config).parse(body.settings))
         return Question(model, conversation, body.question, config)
+
+
+def describe_scene(seed: int) -> dict[str, Any]:
+    """Return a drawn scene as the client reads it."""
+    drawn, file = draw_scene(seed), io.BytesIO()
+    drawn.image.save(file, "PNG")
+    return {
+        "seed": seed,
+        "image": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
+        "questions": [asdict(question) for question in drawn.questions],
+    }
 
 
 async def raise_not_found(scope: Scope, receive: Receive, send: Send) -> None:

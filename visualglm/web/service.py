@@ -7,6 +7,7 @@ from typing import Any
 from model import ChatModel, GenerationConfig
 
 from .client_files import ClientFolder
+from .examples import knows_drawn_world
 from .images import ImageCache
 from .page_info import make_page_info
 from .votes import VoteFile
@@ -40,13 +41,13 @@ class PageService:
         self.votes = None if votes is None else VoteFile(votes)
         self.client = ClientFolder()
         self.images = ImageCache(*(item.image_size for item in self.models), keep_files=votes is not None)
-        features = {
+        self.features = {
             "history": keep_history,
             "votes": votes is not None,
             "compare": compared is not None,
-            "scenes": False,
+            "scenes": knows_drawn_world(model.description),
         }
-        self._info = make_page_info(self.models, self.config, features)
+        self._info = make_page_info(self.models, self.config, self.features)
 
     def info(self, user: str | None) -> dict[str, Any]:
         """Return PageInfo for a visitor with a login, or without one."""

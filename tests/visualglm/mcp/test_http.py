@@ -11,7 +11,7 @@ from tests.helpers.api_server import DESCRIBE, DESCRIPTION, SCENE, SCENE_URL, St
 from tests.helpers.mcp_client import http_session, served, tool_client
 from visualglm.mcp.http import MAX_BODY_BYTES, McpApp, mcp_app
 from visualglm.web.basic_auth import BasicAuth
-from visualglm.web.middleware import FREE_ATTEMPTS, LoginAttempts
+from visualglm.web.login import FREE_ATTEMPTS, LoginAttempts
 
 GREEDY = DEMO.replace(temperature=0)
 LOGINS = [("ann", "secret"), ("李", "密码:二")]
