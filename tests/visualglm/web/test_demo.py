@@ -194,12 +194,16 @@ def test_a_taken_port_is_named(url: str) -> None:
         ("--server_port", "70000"),
         ("--server_name", "203.0.113.7"),
         ("--votes", "no-such-folder/votes.jsonl"),
-        ("--compare", "no-such-model"),
         ("--compare_quant", "5"),
     ],
 )
 def test_an_invalid_flag_is_named(wrong: tuple[str, str]) -> None:
     port = ("--server_port", str(free_port())) if wrong[0] != "--server_port" else ()
     code, printed = run_to_its_end(*wrong, *port)
-    names: Any = wrong[1] if wrong[0] in ("--server_name", "--votes", "--compare") else wrong[0].strip("-")
+    names: Any = wrong[1] if wrong[0] in ("--server_name", "--votes") else wrong[0].strip("-")
     assert (code, names in printed, "Traceback" in printed) == (2, True, False)
+
+
+def test_an_unknown_model_to_compare_is_named() -> None:
+    code, printed = run_to_its_end("--compare", "no-such-model", "--server_port", str(free_port()))
+    assert (code, "no-such-model" in printed, "Traceback" in printed) == (1, True, False)
