@@ -48,6 +48,8 @@ def test_gradio_s_document_shows_our_shell_and_metadata(template: str, language:
     assert not [item for item in metadata if "gradio" in str(item.get("content")).lower()]
     assert [attributes["lang"] for tag, attributes in tags if tag == "html"] == [code]
     assert document.index('<div id="visualglm">') < document.index("<gradio-app")
+    parts = document[document.index('<template id="gradio-parts">') : document.index("</template>")]
+    assert parts.count("<script") == 1
     assert "{" not in document[document.index('<div id="visualglm">') : document.index("<gradio-app")]
     assert sum(attributes.get("id") == "question" for _, attributes in tags) == 1
 
