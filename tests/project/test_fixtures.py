@@ -188,30 +188,3 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fixtures: Path, t
     assert losses == pytest.approx(EXPECTED["losses"], rel=1e-4)
     assert [record["step"] for record in records if "loss" in record][-3:] == [HALF + 1, HALF + 2, HALF + 3]
     assert (run / "latest").read_text() == "6"
-
-
-def web_module(name: str) -> Any:
-    """Import a module of the web page, from the package `visualglm` or by its former path."""
-    try:
-        return importlib.import_module(f"visualglm.web.{name}")
-    except ModuleNotFoundError:
-        return importlib.import_module(f"web.{name}")
-
-
-def test_a_saved_conversation_loads_and_is_saved_again() -> None:
-    pytest.importorskip("gradio", reason="what the web page needs is not installed")
-    file, images, uploads = map(web_module, ("conversation_file", "images", "uploads"))
-    saved = (FIXTURES / "conversation.json").read_bytes()
-    document = json.loads(saved)
-    folder = uploads.UploadFolder()
-    reader = images.UploadedImageReader(folder, 56)
-    try:
-        dialogue = file.from_json(saved, reader)
-        assert [(turn.question, turn.answer) for turn in dialogue.turns] == [
-            (turn["question"], turn["answer"]) for turn in document["turns"]
-        ]
-        assert len(dialogue.turns) == 2
-        assert json.loads(file.to_json(dialogue, folder)[0]) == document
-    finally:
-        reader.close()
-        folder.remove()

@@ -1,10 +1,11 @@
 """The JSON bodies of requests to the page, validated."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model import GenerationConfig, Turn
 from model.command_line import make_printable
@@ -27,10 +28,16 @@ def require_words(text: str) -> str:
     return stripped
 
 
+def replace_surrogates(value: object) -> object:
+    """Return a text with "?" for lone surrogates, which JSON allows and UTF-8 does not; other values unchanged."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(replace_surrogates)]
 ImageId = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-EarlierText = Annotated[str, Field(max_length=MAX_ANSWER)]
-QuestionText = Annotated[str, Field(max_length=MAX_QUESTION), AfterValidator(require_words)]
-Answer = Annotated[str, Field(max_length=MAX_ANSWER), AfterValidator(require_words)]
+EarlierText = Annotated[Text, Field(max_length=MAX_ANSWER)]
+QuestionText = Annotated[Text, Field(max_length=MAX_QUESTION), AfterValidator(require_words)]
+Answer = Annotated[Text, Field(max_length=MAX_ANSWER), AfterValidator(require_words)]
 Number = int | float | None
 
 
@@ -70,7 +77,7 @@ class AnswerBody(ConversationBody):
 class VoteBody(ConversationBody):
     """The body of POST page/votes."""
 
-    image_name: Annotated[str, Field(max_length=MAX_NAME)] = ""
+    image_name: Annotated[Text, Field(max_length=MAX_NAME)] = ""
     chosen: Answer
     rejected: Answer
 
@@ -85,7 +92,11 @@ def parse_body(kind: type[B], body: bytes) -> B:
         PageError: invalid_request, or too_large for a text or list over its limit.
     """
     try:
-        return kind.model_validate_json(body)
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise PageError("invalid_request", detail="JSON") from None
+    try:
+        return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     path = make_printable(".".join(str(part) for part in first["loc"]))[:MAX_NAME]

@@ -1,6 +1,10 @@
 """The page: a Gradio app whose only component holds the client, which talks to the page's own routes."""
 
+import atexit
+import functools
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +23,25 @@ from .service import PageService
 NOTEBOOK_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 SYSTEM_FONTS = ("system-ui", "sans-serif")  # Gradio's default fonts are downloads
 SYSTEM_MONO_FONTS = ("ui-monospace", "monospace")
+TEMP_DIR_VARIABLE = "GRADIO_TEMP_DIR"
 MOUNT_JS = "window.visualglm.mount(element);"
 # Makes the component as large as the page.
 CSS = """
 .gradio-container { max-width: none !important; padding: 0 !important; }
 .gradio-container main { padding: 0 !important; }
 """
+
+
+@functools.cache
+def temporary_folder() -> str:
+    """Create this process's folder for Gradio's temporary files (mode 700); it is removed at exit.
+
+    Gradio creates its folder although the page stores no files; the default, /tmp/gradio, may belong to another user.
+    """
+    folder = tempfile.mkdtemp(prefix="visualglm-", dir=os.environ.get(TEMP_DIR_VARIABLE) or None)
+    os.environ[TEMP_DIR_VARIABLE] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class Page:
@@ -56,6 +73,7 @@ class Page:
             from ..mcp.http import mcp_app  # needs an extra
 
             self.mcp = mcp_app(model, config, allow_urls=allow_image_urls)
+        gr.routes.DEFAULT_TEMP_DIR = temporary_folder()
         with gr.Blocks(title="VisualGLM", analytics_enabled=False) as self.blocks:
             gr.HTML(elem_id="app", js_on_load=MOUNT_JS, apply_default_css=False)
 

@@ -316,6 +316,10 @@ def run(load: Callable[..., ChatModel] | None, port: int, hf: bool, description:
     """Load the models that the command line names, and serve the page."""
     options, _ = parse_arguments(port, description)  # settings are parsed again after loading: the model has defaults
     check_address(options.server_name, options.server_port)
+    if options.votes is not None:
+        from .votes import VoteFile  # needs libraries of the extra `web`
+
+        VoteFile(options.votes)  # reports a wrong path before the model is loaded
     loader = choose_loader(options.hf or hf, load)
     model = load_model(options, loader)
     model.warm_up()

@@ -18,6 +18,10 @@ FOREIGN_HEAD = re.compile(
     rb"|<title>.*?</title>\s*",
     re.DOTALL,
 )
+# Gradio's code and styles, several times the size of the page, which wait until the page can be used.
+GRADIO_PARTS = re.compile(
+    rb'<script type="module" crossorigin src="[^"]*"></script>|<link rel="stylesheet" crossorigin href="[^"]*">'
+)
 HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\slang=")[^"]*(")', re.DOTALL)
 HEAD_END = re.compile(rb"</head>")
 BODY_START = re.compile(rb"<body\b[^>]*>", re.DOTALL)
@@ -34,10 +38,17 @@ $preview<meta name="twitter:card" content="summary" />
 <meta name="twitter:description" content="$description" />
 <meta name="color-scheme" content="light dark" />
 <link rel="icon" href="${address}icon.svg" type="image/svg+xml" />
-<link rel="stylesheet" href="$address$styles" />
+<style>
+$styles
+</style>
 $preloads
 <script type="application/json" id="page-info">$info</script>
 <script type="module" src="${address}main.js"></script>
+<script type="module">
+await Promise.resolve(window.visualglm?.app).catch(() => {});
+const parts = document.getElementById("gradio-parts");
+parts.replaceWith(document.importNode(parts.content, true));
+</script>
 """)
 
 
@@ -67,7 +78,7 @@ def build_head(files: ClientFiles, info: Mapping[str, Any], language: Language, 
         description=escape(tables[language.code]["description"]),
         preview=image,
         address=files.address,
-        styles=STYLES,
+        styles=files.text(STYLES),
         preloads="\n".join(f'<link rel="modulepreload" href="{files.address}{name}" />' for name in names),
         info=to_script_json({**info, "shell": tables}),
     )
@@ -89,6 +100,8 @@ def insert_shell(
     shell = fill_shell(files, language).encode()
     code = HTML_LANGUAGES[language.code].encode()
     document = FOREIGN_HEAD.sub(b"", document)
+    parts = b'<template id="gradio-parts">' + b"".join(GRADIO_PARTS.findall(document)) + b"</template>"
+    document = GRADIO_PARTS.sub(b"", document)
     document = HTML_LANGUAGE.sub(lambda match: match[1] + code + match[2], document, count=1)
-    document = HEAD_END.sub(lambda match: head + match[0], document, count=1)
+    document = HEAD_END.sub(lambda match: parts + head + match[0], document, count=1)
     return BODY_START.sub(lambda match: match[0] + shell, document, count=1)

@@ -14,8 +14,8 @@ ERROR_TEXTS: dict[str, Text] = {
         ENGLISH: "Requests under this address are not allowed. To allow them, start the page with --allow-host NAME.",
     },
     "image_too_large": {
-        CHINESE: "图片文件超过 {limit} MB，请缩小图片，或另存为 JPEG。",
-        ENGLISH: "The image file has more than {limit} MB. Scale the image down, or save it as JPEG.",
+        CHINESE: "图片文件超过 {limit} MiB，请缩小图片，或另存为 JPEG。",
+        ENGLISH: "The image file has more than {limit} MiB. Scale the image down, or save it as JPEG.",
     },
     "internal": {
         CHINESE: "程序内部出错，编号 {id}，详情见服务器日志。请重试。",

@@ -76,6 +76,17 @@ def test_a_full_queue_raises_busy_error(scheduler: Scheduler, prompts: list[dict
         stream.close()
 
 
+def test_a_waiting_request_knows_how_many_are_before_it(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
+    running = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    for stream in running:
+        next(stream)
+    waiting = [scheduler.submit(Request(config=LONG, **prompts[0])) for _ in range(3)]
+    assert [scheduler.requests_ahead(stream) for stream in (*running, *waiting)] == [None, None, None, 0, 1, 2]
+    waiting[0].close()
+    wait_until(lambda: scheduler.requests_ahead(waiting[2]) == 1)
+    assert scheduler.requests_ahead(waiting[0]) is None
+
+
 def test_a_cancelled_request_frees_its_slot(scheduler: Scheduler, prompts: list[dict[str, Any]]) -> None:  # noqa: F811
     stream = scheduler.submit(Request(config=LONG, **prompts[0]))
     next(stream)

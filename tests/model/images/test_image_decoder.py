@@ -54,6 +54,7 @@ def test_the_model_sees_the_same_pixels(decoder, data):
     assert torch.equal(preprocess(decoded.image, 224), expected)
     assert decoded.preview is not None
     full = load_image(data)
+    assert decoded.size == full.size
     full.thumbnail((256, 256))
     assert decoded.preview.tobytes() == full.tobytes()
 

@@ -4,7 +4,7 @@ import pytest
 
 from visualglm.local_address import is_loopback, is_own_host, listens_on_loopback
 from visualglm.web.access import AccessPolicy
-from visualglm.web.middleware import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_WAIT_S, LoginAttempts
+from visualglm.web.login import FREE_ATTEMPTS, MAX_ADDRESSES, MAX_WAIT_S, LoginAttempts
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "localhost"])

@@ -1,14 +1,11 @@
 """Requests of malicious programs to the page open no files, stop no answers and exhaust no resources."""
 
-import base64
 import io
 import json
-import os
 import re
-import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +14,31 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the web page needs Gradio")
 
-from visualglm.web.layout import EXAMPLES, MAX_QUESTION
-
-from model.images.preprocess import load_image
-from tests.helpers.cli_program import PATIENCE, ROOT, SCENE
+from tests.helpers.cli_program import PATIENCE, ROOT, SCENE, huge_png
 from tests.helpers.preloaded import WEB, run_preloaded
-from tests.helpers.web_client import DEFAULTS, RawVisitor, shown_messages
-from tests.helpers.web_program import PROGRAM, color_of, running_page
-from visualglm.web.middleware import MAX_BODY_BYTES, MAX_PENDING_EVENTS
+from tests.helpers.web_client import PageClient, error_code
+from tests.helpers.web_program import PROGRAM, running_page
+from visualglm.web.body import MAX_JSON_BYTES, MAX_LOGIN_BYTES
+from visualglm.web.images import LIMITS
+from visualglm.web.page_info import MAX_ANSWER, MAX_QUESTION, MAX_TURNS
+from visualglm.web.routes import MAX_ANSWERS
 
-FILE_EVENTS = ("offer_picture", "offer_file")
-OPEN = {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"}
+PUBLIC = {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt"}
 STATIC = ("/assets/", "/static/", "/svelte/")
-JUNK: list[Any] = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "x", "\ud800", [], {}, [[[]]], {"path": 5}]
-JUNK += [{"path": SCENE, "meta": 5}, {"path": SCENE, "meta": {}}, {"path": "\x00"}, {"path": "\ud800"}, {"value": 1}]
-JUNK += ["x" * 100_000, {"path": "x" * 100_000}, [{"path": SCENE}] * 3]
+# Routes of Gradio that the page uses, besides the public ones.
+USED = {"/logout", "/gradio_api/startup-events"}
+OWN = [
+    ("GET", "/page/info"),
+    ("POST", "/page/images"),
+    ("POST", "/page/answers"),
+    ("POST", "/page/votes"),
+    ("GET", "/page/scene"),
+    ("GET", "/page/client/0/main.js"),
+    ("GET", "/page/examples/scene.png"),
+]
+JUNK: list[Any] = [None, True, -1, 0, 10**400, 1e308, float("nan"), "", "x", [], {}, [[[]]], {"path": 5}]
+JUNK += ["/etc/passwd", "http://127.0.0.1:9/image.png", "x" * 100_000, ["x"] * 3]
+HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +51,22 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., RawVisitor]]:
+def connect() -> Iterator[Callable[..., PageClient]]:
     """A function that creates a visitor of the page at a URL."""
-    visitors: list[RawVisitor] = []
+    visitors: list[PageClient] = []
 
-    def make(url: str, **headers: str) -> RawVisitor:
-        visitors.append(RawVisitor(url, **headers))
+    def make(url: str, **headers: str) -> PageClient:
+        visitors.append(PageClient(url, **headers))
         return visitors[-1]
 
     yield make
     for visitor in visitors:
-        visitor.http.close()
+        visitor.close()
 
 
 @pytest.fixture
-def visitor(url: str, connect: Callable[..., RawVisitor]) -> RawVisitor:
-    """A visitor after the load event, which updates every component."""
-    return connect(url).load()
+def visitor(url: str, connect: Callable[..., PageClient]) -> PageClient:
+    return connect(url)
 
 
 @pytest.fixture(scope="module")
@@ -77,161 +83,114 @@ def image_bytes(image: Image.Image, kind: str, **settings: Any) -> bytes:
     return file.getvalue()
 
 
-def shapes(path: str) -> list[dict[str, Any]]:
-    """Return values of a file component that name a path in all possible forms."""
-    return [
-        {"path": path},
-        {"path": path, "meta": {"_type": "gradio.FileData"}},
-        {"path": path, "meta": {"_type": "other"}},
-        {"path": path, "meta": None, "url": path, "orig_name": "picture.png", "is_stream": True},
-    ]
-
-
-@pytest.mark.parametrize("event", FILE_EVENTS)
-def test_no_path_outside_the_uploads_is_opened(event: str, visitor: RawVisitor, tmp_path: Path) -> None:
-    secret = tmp_path / "photo.png"
-    shutil.copy(SCENE, secret)
-    uploaded = visitor.upload(Path(SCENE).read_bytes(), "scene.png")
-    inside = Path(uploaded).parent
-    (inside / f"{event}-link.png").symlink_to(secret)
-    os.mkfifo(inside / f"{event}-pipe.png")
-    outside = [secret, tmp_path / "no photo.png", tmp_path, "/dev/zero", "/proc/self/environ", secret.as_uri()]
-    links = [inside / f"{event}-link.png", inside / f"{event}-pipe.png", inside / os.path.relpath(secret, inside)]
-    paths = [*outside, *links, inside, inside / "none.png"]
-    answers = {shown_messages(visitor.call(event, [None, shape])) for path in paths for shape in shapes(str(path))}
-    assert len(answers) == 1
-    assert "not a file that was uploaded" in answers.pop()
-    assert visitor.saved()["image"] is None
-
-
-def test_uploads_and_examples_are_read(visitor: RawVisitor) -> None:
-    for path in (visitor.upload(Path(SCENE).read_bytes(), "a.png"), SCENE):
-        for shape in shapes(path):
-            visitor.call("offer_picture", [None, None])
-            assert shown_messages(visitor.call("offer_picture", [None, shape])) == ""
-            assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == Path(SCENE).read_bytes()
-
-
-def test_the_examples_have_their_images(visitor: RawVisitor) -> None:
-    visitor.upload(b"text", "a.txt")
-    updated = visitor.call("greet", [None])[-1]["output"]["data"]
-    (icons,) = [
-        [example["icon"]["url"] for example in part["examples"]] for part in updated if part and "examples" in part
-    ]
-    assert len(icons) == len(EXAMPLES)
-    assert {visitor.http.get(url).headers["content-type"] for url in icons} == {"image/png"}
-
-
-def test_another_page_s_uploads_are_not_opened(visitor: RawVisitor, guarded: str, connect: Any) -> None:
-    other = connect(guarded)
-    assert other.log_in("me", "secret").status_code == 200
-    path = other.upload(Path(SCENE).read_bytes(), "scene.png")
-    assert "not a file that was uploaded" in shown_messages(visitor.call("offer_picture", [None, {"path": path}]))
-    assert visitor.http.get(f"/gradio_api/file={path}").status_code == 403
-    assert other.http.get(f"/gradio_api/file={path}").status_code == 200
-
-
-def test_images_reach_the_page_as_they_were_uploaded(visitor: RawVisitor) -> None:
-    see_through = Image.new("RGBA", (30, 20), (255, 0, 0, 128))
+def test_images_of_all_served_formats_are_taken(visitor: PageClient) -> None:
     moving = [Image.new("P", (30, 20), color) for color in range(3)]
     turned = Image.Exif()
     turned[0x112] = 6  # orientation
     files = {
-        "see-through.png": image_bytes(see_through, "PNG"),
+        "see-through.png": image_bytes(Image.new("RGBA", (30, 20), (255, 0, 0, 128)), "PNG"),
         "moving.gif": image_bytes(moving[0], "GIF", save_all=True, append_images=moving[1:]),
         "phone.heic": (ROOT / "tests" / "images" / "drawn.heic").read_bytes(),
         "turned.jpg": image_bytes(Image.new("RGB", (30, 20)), "JPEG", exif=turned),
     }
+    sizes = {}
     for name, data in files.items():
-        visitor.call("offer_picture", [None, None])
-        path = visitor.upload(data, name)
-        assert shown_messages(visitor.call("offer_picture", [None, {"path": path, "orig_name": name}])) == ""
-        assert base64.b64decode(visitor.saved()["image"].partition(",")[2]) == data
+        answer = visitor.send_image(data)
+        assert answer.status_code == 200, (name, answer.text)
+        assert answer.json()["preview"].startswith("data:image/jpeg;base64,")
+        sizes[name] = answer.json()["width"], answer.json()["height"]
+    assert (sizes["see-through.png"], sizes["turned.jpg"]) == ((30, 20), (20, 30))
 
 
-def test_a_question_waits_for_the_image_before_it(visitor: RawVisitor) -> None:
-    image = image_bytes(Image.effect_noise((3000, 3000), 100), "PNG")
-    path = visitor.upload(image, "large.png")
-    visitor.join("offer_picture", [None, {"path": path}])
-    visitor.join("ask", [None, "seen", *DEFAULTS])
-    assert "image None" not in str(visitor.fetch())
-
-
-def test_the_error_of_an_image_is_shown(visitor: RawVisitor) -> None:
+def test_what_is_no_image_is_rejected(visitor: PageClient) -> None:
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    for data, keyword in (
-        (heic, "image data"),
-        (b"<svg/>", "SVG"),
-        (b"\x89PNG", "image"),
-        (bytes(21 * 2**20), "bytes"),
+    for data in (b"", heic, b"<svg/>", b"\x89PNG", b"/etc/passwd", b"http://127.0.0.1:9/image.png", huge_png()):
+        answer = visitor.send_image(data)
+        assert (answer.status_code, error_code(answer)) == (400, "invalid_image")
+
+
+def test_too_large_bodies_are_rejected(visitor: PageClient) -> None:
+    for content in (bytes(LIMITS.max_bytes + 1), iter([bytes(2**20)] * 30)):
+        answer = visitor.http.post("/page/images", content=content)
+        assert (answer.status_code, error_code(answer)) == (413, "image_too_large")
+    for path in ("/page/answers", "/page/answers?lang=zh"):
+        answer = visitor.http.post(path, content=b" " * (MAX_JSON_BYTES + 1))
+        assert (answer.status_code, error_code(answer)) == (413, "too_large")
+    answer = visitor.http.post("/login", content=bytes(MAX_LOGIN_BYTES + 1))
+    assert (answer.status_code, error_code(answer)) == (413, "too_large")
+
+
+def test_texts_over_the_limit_are_rejected(visitor: PageClient) -> None:
+    turn = {"question": "q", "answer": "a"}
+    for body in (
+        {"question": "x" * (MAX_QUESTION + 1)},
+        {"question": "x", "turns": [{**turn, "answer": "x" * (MAX_ANSWER + 1)}]},
+        {"question": "x", "turns": [turn] * (MAX_TURNS + 1)},
     ):
-        path = visitor.upload(data, "picture.png")
-        messages = visitor.call("offer_picture", [None, {"path": path, "orig_name": "picture.heic"}])
-        assert messages[-1]["success"]
-        assert keyword in shown_messages(messages)
+        assert error_code(visitor.post("/page/answers", body)) == "too_large"
 
 
-def test_addresses_are_rejected_by_the_page(visitor: RawVisitor) -> None:
-    address = "http://127.0.0.1:9/image.png"
-    for shape in [*shapes(address), {"path": "", "url": address}, {"url": "data:image/png;base64,AAAA"}]:
-        for event in FILE_EVENTS:
-            assert "upload" in shown_messages(visitor.call(event, [None, shape])).lower()
-    for path in (address, f"https:{address[5:]}", "//127.0.0.1:9/"):
-        assert visitor.http.get(f"/gradio_api/file={path}").status_code == 403
+@pytest.mark.parametrize("field", ["image", "turns", "question", "language", "settings", "model", None])
+def test_junk_in_a_question_is_rejected(field: str | None, visitor: PageClient) -> None:
+    for junk in JUNK:
+        body = junk if field is None else {"question": "closed", field: junk}
+        answer = visitor.post("/page/answers", body, lang="en")
+        if answer.status_code != 200:  # some junk is valid, such as null for the image
+            assert error_code(answer) in ("invalid_request", "too_large"), (junk, answer.text)
+            assert len(answer.text) < 1000
+    for text in ("", "[", "[" * 100_000, '{"question": 1e999}', "\x00", '{"question": "closed", "model": 1}'):
+        assert error_code(visitor.http.post("/page/answers", content=text)) == "invalid_request"
 
 
-def test_no_event_fails_on_invalid_values(url: str, visitor: RawVisitor) -> None:
-    events = [event for event in visitor.events() if event["backend_fn"]]
-    assert len(events) > 10
-    for event in events:
-        assert visitor.join(event["id"], {"0": None}).status_code == 422
-        for junk in JUNK:
-            assert visitor.call(event["id"], [junk] * len(event["inputs"]), event_data=junk)
-        assert visitor.call(event["id"], [])
-    assert visitor.call("ask", [None, "closed", *DEFAULTS])[-1]["success"]
+@pytest.mark.parametrize("name", ["max_length", "top_p", "top_k", "temperature", "repetition_penalty", "seed", "other"])
+def test_unusable_settings_are_rejected(name: str, visitor: PageClient) -> None:
+    values = [-1, 10**400, float("nan"), 2**64, "1", [], True]
+    for value in [*values, 0.5] if name in ("max_length", "top_k", "seed") else values:
+        answer = visitor.post("/page/answers", {"question": "closed", "settings": {name: value}})
+        assert error_code(answer) in ("invalid_setting", "invalid_request"), value
+    valid = {"max_length": 100.0, "top_p": 1, "top_k": 3.0, "temperature": None, "seed": 2**53 - 1}
+    assert visitor.ask("closed", settings=valid).endswith("closed")
 
 
-@pytest.mark.parametrize("number", [-1, 10**6, 10**30, None, "ask", 1.5, [0]])
-def test_no_other_event_is_run(number: Any, visitor: RawVisitor) -> None:
-    body = {"fn_index": number, "session_hash": visitor.session, "data": [None]}
-    assert visitor.http.post("/gradio_api/queue/join", json=body).status_code == 404
+def test_lone_surrogates_are_replaced(visitor: PageClient) -> None:
+    turns = [{"question": "\ud800", "answer": "\udfff"}]
+    assert visitor.post("/page/answers", {"question": "seen", "turns": turns}).status_code == 200
+    assert "turns [?]" in visitor.post("/page/answers", {"question": "seen", "turns": turns}).text
 
 
-def test_events_without_a_handler_are_not_run(visitor: RawVisitor) -> None:
-    for event in visitor.events():
-        if not event["backend_fn"]:
-            assert visitor.join(event["id"], [None]).status_code == 404
+def test_an_unknown_image_is_named(visitor: PageClient) -> None:
+    answer = visitor.post("/page/answers", {"question": "seen", "image": "0" * 64})
+    assert (answer.status_code, error_code(answer)) == (404, "unknown_image")
 
 
-def test_texts_over_the_limit_are_rejected(visitor: RawVisitor) -> None:
-    long = "x" * (MAX_QUESTION + 1)
-    assert f"{MAX_QUESTION:,}" in shown_messages(visitor.call("ask", [None, long, *DEFAULTS]))
-    visitor.call("ask", [None, "seen", *DEFAULTS])
-    edited = visitor.call("ask_edited", [None, *DEFAULTS], {"index": 0, "value": long, "previous_value": ""})
-    assert str(MAX_QUESTION) in shown_messages(edited)
-    assert [turn["question"] for turn in visitor.saved()["turns"]] == ["seen"]
-    too_much = {"fn_index": 0, "session_hash": "a", "data": ["x" * MAX_BODY_BYTES]}
-    assert visitor.http.post("/gradio_api/queue/join", json=too_much).status_code == 413
+def test_no_other_file_is_served(visitor: PageClient) -> None:
+    address = re.search(r'href="(page/client/[0-9a-f]+/)', visitor.http.get("/").text)
+    assert address is not None
+    assert visitor.http.get(f"/{address[1]}main.js").status_code == 200
+    for name in ("../page.py", "..%2fpage.py", "%2e%2e/page.py", "/etc/passwd", "%2fetc%2fpasswd", "", ".", "none.js"):
+        for folder in (address[1], "page/examples/"):
+            assert visitor.http.get(f"/{folder}{name}").status_code == 404
 
 
-def test_the_queue_cannot_be_bypassed(visitor: RawVisitor) -> None:
-    for way in ("run", "api", "call", "call/v2"):
-        assert visitor.http.post(f"/gradio_api/{way}/ask", json={"data": [None, "seen", *DEFAULTS]}).status_code == 404
+def test_messages_are_in_the_language_of_the_request(visitor: PageClient) -> None:
+    chinese, english = (
+        visitor.post("/page/answers", {}, lang=code).json()["error"]["message"] for code in ("zh", "en")
+    )
+    assert chinese != english
+    assert re.search("[\u4e00-\u9fff]", chinese)
+    accepted = visitor.http.post("/page/answers", headers={"Accept-Language": "zh-CN"}).json()["error"]["message"]
+    assert re.search("[\u4e00-\u9fff]", accepted)
 
 
-def test_the_number_of_unfetched_events_is_limited(visitor: RawVisitor) -> None:
-    codes = [visitor.join(0, [None]).status_code for _ in range(MAX_PENDING_EVENTS + 2)]
-    assert codes == [200] * MAX_PENDING_EVENTS + [429] * 2
-    visitor.fetch()
-    assert visitor.join(0, [None]).status_code == 200
-
-
-def test_too_large_uploads_are_rejected(visitor: RawVisitor) -> None:
-    answer = visitor.http.post("/gradio_api/upload", files={"files": ("a", bytes(40 * 2**20))})
-    assert answer.status_code == 413
-    parts = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n', *[bytes(2**20)] * 40)
-    kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    assert visitor.http.post("/gradio_api/upload", content=iter(parts), headers=kind).status_code == 413
+def test_one_visitor_cannot_use_up_all_answers(guarded: str, connect: Any) -> None:
+    member = connect(guarded)
+    assert member.log_in("me", "secret").status_code == 200
+    codes: list[int] = []
+    with ExitStack() as stack:
+        while len(codes) < MAX_ANSWERS and 429 not in codes:
+            stream = member.http.stream("POST", "/page/answers", json={"question": "slow"})
+            codes.append(stack.enter_context(stream).status_code)
+    assert codes[-1] == 429
 
 
 ROUTES = """
@@ -249,29 +208,60 @@ print(json.dumps([(method, route.path) for route in routes for method in route.m
 """
 
 
-def routes() -> list[tuple[str, str]]:
+def gradio_routes() -> list[tuple[str, str]]:
     """Return method and path of every route of Gradio's app, with 0 for each path parameter."""
     found = run_preloaded(ROUTES, modules=WEB)
     assert found.returncode == 0, found.stderr
     return [(method, re.sub("{[^}]*}", "0", path)) for method, path in json.loads(found.stdout)]
 
 
+def test_what_the_page_does_not_use_of_gradio_is_closed(visitor: PageClient) -> None:
+    known = gradio_routes()
+    assert {"/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel"} <= {path for _, path in known}
+    reached = set()
+    for method, path in [*known, ("GET", "/gradio_api/file=/etc/passwd"), ("POST", "/gradio_api/run/predict")]:
+        if method in ("GET", "POST") and visitor.http.request(method, path).status_code != 404:
+            reached.add(path.rstrip("/") or "/")
+    assert {path for path in reached if not path.startswith(STATIC)} <= PUBLIC | USED
+
+
 def test_a_page_with_a_login_gives_strangers_the_login_page_alone(guarded: str, connect: Any) -> None:
     stranger, member = connect(guarded), connect(guarded)
     assert member.log_in("me", "secret").status_code == 200
-    known = routes()
-    assert {"/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/app_id"} <= {path for _, path in known}
     reached = set()
-    for method, path in [*known, ("GET", "/nothing")]:
-        code = stranger.http.request(method, path, json={} if method == "POST" else None).status_code
-        if code not in (401, 404):
+    for method, path in [*gradio_routes(), *OWN, ("GET", "/nothing")]:
+        answer = stranger.http.request(method, path, json={} if method == "POST" else None)
+        if answer.status_code not in (401, 404):
             reached.add(path.rstrip("/") or "/")
-    assert {path for path in reached if not path.startswith(STATIC)} <= OPEN
-    cancel = {"session_hash": "a", "fn_index": 0, "event_id": "a"}
-    assert stranger.http.post("/gradio_api/cancel", json=cancel).status_code == 401
-    assert member.http.post("/gradio_api/cancel", json=cancel).status_code == 200
-    assert "auth_required" in stranger.http.get("/").text
-    assert "auth_required" not in member.http.get("/").text
+        if (method, path) in OWN:
+            assert error_code(answer) == "not_logged_in"
+            assert member.http.request(method, path, json={} if method == "POST" else None).status_code != 401
+    assert {path for path in reached if not path.startswith(STATIC)} <= PUBLIC
+    page = stranger.http.get("/").text
+    assert ("page-info" in page, "gradio" in page.lower(), 'type="password"' in page) == (False, False, True)
+    assert "page-info" in member.http.get("/").text
+    assert json.loads(page_info(member))["user"] == "me"
+
+
+def page_info(visitor: PageClient) -> str:
+    found = re.search(r'id="page-info">(.*?)</script>', visitor.http.get("/").text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_login_page_needs_no_script(guarded: str, connect: Any) -> None:
+    visitor = connect(guarded, **HTML)
+    for code, wrong in (("en", "wrong"), ("zh", "不正确")):
+        page = visitor.http.get("/", params={"lang": code}).text
+        assert "<script" not in page
+        assert not re.search(r'(?:src|href)="(?!data:|\./)', page)
+        failed = visitor.http.post(f"/login?lang={code}", data={"username": "me", "password": "<b>"})
+        assert (failed.status_code, wrong in failed.text, "<b>" in failed.text) == (400, True, False)
+    done = visitor.http.post("/login?lang=zh", data={"username": "me", "password": "secret"})
+    assert (done.status_code, done.headers["location"]) == (303, "./?lang=zh")
+    assert "page-info" in visitor.http.get("/").text
+    assert visitor.http.get("/logout").status_code in (302, 307)
+    assert "page-info" not in visitor.http.get("/").text
 
 
 @pytest.mark.parametrize(
@@ -279,18 +269,20 @@ def test_a_page_with_a_login_gives_strangers_the_login_page_alone(guarded: str, 
     [("localhost:1", True), ("127.0.0.2", True), ("[::1]:1", True), ("evil.example", False), ("chat.example", False)],
 )
 def test_the_page_answers_to_its_own_names(host: str, known: bool, url: str, guarded: str, connect: Any) -> None:
-    assert connect(url, Host=host).http.get("/").status_code == (200 if known else 403)
+    for path in ("/", "/page/examples/scene.png"):
+        assert connect(url, Host=host).http.get(path).status_code == (200 if known else 403)
     code = connect(guarded, Host=host).http.get("/").status_code
     assert code == (200 if known or host == "chat.example" else 403)
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/theme.css"), ("POST", "/page/answers"), ("OPTIONS", "/login")])
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://127.0.0.1:9", "http://[", "https://chat.example"]
 )
-def test_pages_of_other_sites_get_nothing(origin: str, method: str, url: str, guarded: str, connect: Any) -> None:
+def test_pages_of_other_sites_get_nothing(
+    origin: str, method: str, path: str, url: str, guarded: str, connect: Any
+) -> None:
     headers = {"Origin": origin}
-    path = "/theme.css" if method == "GET" else "/gradio_api/queue/join"
     assert connect(url, **headers).http.request(method, path).status_code == 403
     allowed = connect(guarded, **headers).http.request(method, path).status_code
     assert (allowed == 403) is (origin != "https://chat.example")
@@ -298,13 +290,11 @@ def test_pages_of_other_sites_get_nothing(origin: str, method: str, url: str, gu
     assert own != 403
 
 
-def test_responses_have_security_headers(url: str, guarded: str, visitor: RawVisitor, connect: Any) -> None:
-    uploaded = visitor.upload(b"<script>alert(1)</script>", "page.html")
-    for path in ("/", "/config", "/nothing", "/theme.css", f"/gradio_api/file={uploaded}"):
+def test_responses_have_security_headers(url: str, guarded: str, visitor: PageClient, connect: Any) -> None:
+    for path in ("/", "/page/info", "/nothing", "/theme.css", "/page/examples/scene.png"):
         headers = visitor.http.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'self'" in headers["content-security-policy"]
-    assert "sandbox" in headers["content-security-policy"]
     policy = connect(guarded).http.get("/").headers["content-security-policy"]
     assert policy == "frame-ancestors 'self' https://frames.example"
 
@@ -313,11 +303,11 @@ def test_responses_have_security_headers(url: str, guarded: str, visitor: RawVis
 def test_slow_headers_do_not_hold_a_connection(url: str) -> None:
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
-        sock.sendall(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        sock.sendall(b"GET /page/info HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
-        while not answer.endswith(b"}"):
+        while not answer.endswith(b"}}"):
             answer += sock.recv(65536)
-        sock.sendall(b"GET /config HTTP/1.1\r\nHost:")
+        sock.sendall(b"GET /page/info HTTP/1.1\r\nHost:")
         assert sock.recv(65536) == b""
 
 
@@ -330,35 +320,22 @@ def test_wrong_passwords_are_slowed_and_logged(connect: Any) -> None:
         assert set(codes[:5]) == {400}
         assert codes[-1] == 429
         assert visitor.log_in("me", "secret").status_code == 429
+        rejected = visitor.http.post("/login?lang=en", data={"username": "me", "password": "secret"}, headers=HTML)
+        assert (rejected.status_code, "Too many" in rejected.text, 'type="password"' in rejected.text) == (
+            429,
+            True,
+            True,
+        )
     assert "Login from 127.0.0.1 failed (5 times)" in "".join(log)
-    assert "wrong" not in "".join(log)
+    assert "wrong0" not in "".join(log)
 
 
 @pytest.mark.slow
-def test_each_page_has_a_folder_of_its_own(tmp_path: Path, connect: Any) -> None:
+def test_the_page_starts_beside_another_user_s_folder_and_leaves_none(tmp_path: Path, connect: Any) -> None:
     (tmp_path / "gradio").write_text("another user's")
-    log: list[str] = []
-    image = Path(SCENE).read_bytes()
-    with running_page(PROGRAM, log=log, TMPDIR=str(tmp_path), GRADIO_TEMP_DIR="") as url:
-        visitor = connect(url).load()
-        folder = Path(visitor.upload(image, "scene.png")).parents[1]
-        assert folder.is_relative_to(tmp_path)
-        assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
-        shutil.rmtree(folder.parent)  # as a cleanup of /tmp does
-        assert shown_messages(visitor.call("offer_picture", [None, {"path": visitor.upload(image, "again.png")}])) == ""
-        assert folder.stat().st_mode & 0o777 == 0o700
-        shutil.rmtree(folder)
-        folder.write_text("not a folder")
-        assert visitor.http.post("/gradio_api/upload", files={"files": ("a.png", image)}).status_code == 507
-        folder.unlink()
-        # The image's file was removed, so a smaller copy is saved, with a warning.
-        assert "smaller copy" in shown_messages(visitor.call("save_json", [None])) or "副本" in shown_messages(
-            visitor.call("save_json", [None])
-        )
-        saved = base64.b64decode(visitor.saved()["image"].partition(",")[2])
-        assert color_of(load_image(saved)).split("-")[0] == color_of(load_image(SCENE)).split("-")[0]
-    assert "upload failed" in "".join(log)
-    deadline = time.monotonic() + PATIENCE
-    while list(tmp_path.glob("visualglm-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    with running_page(PROGRAM, TMPDIR=str(tmp_path), GRADIO_TEMP_DIR="") as url:
+        visitor = connect(url)
+        assert visitor.ask("seen", visitor.add_image(SCENE)).startswith("turns [] image")
+        for folder in tmp_path.glob("visualglm-*"):
+            assert folder.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.glob("visualglm-*")) == []
