@@ -1,7 +1,8 @@
 """The page in headless Chromium: fixtures for browser tests, and the person who uses the page.
 
-A module of browser tests sets `pytestmark = BROWSER_TESTS`, and may set `PAGE_ARGUMENTS`, arguments of the page's
-command line. All tests of a module share one server; each person has a browser of their own, with empty storage.
+A module of browser tests sets `pytestmark = BROWSER_TESTS`. It may set `PAGE_ARGUMENTS`, arguments of the page's
+command line, or override the fixture `page_arguments`. All tests of a module share one server; each person has a new
+browser window, with empty storage.
 """
 
 import os
@@ -104,7 +105,7 @@ class Person:
 
     def gives(self, image: str | Path) -> None:
         """Choose an image file, and wait until the server has it."""
-        self.page.locator("#image-panel input[type=file]").first.set_input_files(str(image))
+        self.page.locator("#image-file").set_input_files(str(image))
         stored = "(await app.store.get('images', app.conversation.imageId))?.serverId"
         wait_until(self.page, f"app.conversation.imageId && !app.uploads.size && {stored}")
 
@@ -147,9 +148,15 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page_url(request: Any) -> Iterator[str]:
-    """The URL of the module's page, which runs with the module's `PAGE_ARGUMENTS`."""
-    with running_page([*PROGRAM, *getattr(request.module, "PAGE_ARGUMENTS", [])]) as address:
+def page_arguments(request: Any) -> list[str]:
+    """Arguments of the page's command line."""
+    return list(getattr(request.module, "PAGE_ARGUMENTS", []))
+
+
+@pytest.fixture(scope="module")
+def page_url(page_arguments: list[str]) -> Iterator[str]:
+    """The URL of the module's page."""
+    with running_page([*PROGRAM, *page_arguments]) as address:
         yield address
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image, ImageStat
 
 from model import BusyError, Conversation, GenerationConfig, StreamChunk, load_sat
+from model.chat_model import AnswerPhase, Usage
 from tests.helpers.cli_program import PATIENCE, ROOT, environment
 from tests.helpers.ports import free_port
 from tests.helpers.preloaded import WEB, ForkedProgram
@@ -25,7 +26,11 @@ DRAWN = str(ROOT / "examples" / "hand_drawn.png")
 class ModelWithModes:
     """visualglm-tiny, except that the questions below cause special answers and errors."""
 
+    loaded = 0
+
     def __init__(self) -> None:
+        ModelWithModes.loaded += 1
+        self.number = ModelWithModes.loaded
         self.tiny = load_sat("visualglm-tiny", device="cpu")
         self.image_size = self.tiny.image_size
         self.description = self.tiny.description
@@ -34,6 +39,11 @@ class ModelWithModes:
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig
     ) -> Iterator[StreamChunk]:
+        """Return the answer to a question."""
+        return PhasedAnswer() if question == "phases" else self.answer(conversation, question, config)
+
+    def answer(self, conversation: Conversation, question: str, config: GenerationConfig) -> Iterator[StreamChunk]:
+        """Yield the chunks of an answer."""
         match question:
             case "slow":
                 yield from self.count_slowly()
@@ -43,6 +53,14 @@ class ModelWithModes:
                 yield StreamChunk(describe(conversation, config), "stop")
             case "cut":
                 yield StreamChunk("too long", "length")
+            case "which":
+                yield StreamChunk(f"This is model {self.number} of the page.", "stop")
+            case "dropped":
+                yield StreamChunk("short memory", "stop", Usage(100, 12, 2, 0.5, 3.25))
+            case "paragraphs":
+                yield from write_paragraphs()
+            case _ if question.startswith("say "):
+                yield StreamChunk(question.removeprefix("say "), "stop")
             case "busy":
                 raise BusyError("Too many people ask at the moment. Try again soon.")
             case "break":
@@ -65,6 +83,34 @@ class ModelWithModes:
         except GeneratorExit:
             self.closed += 1
             raise
+
+
+def write_paragraphs() -> Iterator[StreamChunk]:
+    """Write 60 lines, 20 a second, with token counts."""
+    for number in range(60):
+        time.sleep(0.05)
+        yield StreamChunk(f"line {number}\n", None, Usage(100, number + 1, 0, 0.05, 0.05 * (number + 1)))
+    yield StreamChunk("the end", "stop", Usage(100, 61, 0, 0.05, 3.05))
+
+
+class PhasedAnswer(Iterator[StreamChunk]):
+    """An answer that waits in a queue, reads the image and the prompt, a second each, then has 12 tokens."""
+
+    def __init__(self) -> None:
+        self.phase = AnswerPhase("waiting", requests_ahead=2)
+        self.phases = iter([self.phase, AnswerPhase("image"), AnswerPhase("prompt"), AnswerPhase("text")])
+
+    def __next__(self) -> StreamChunk:
+        if self.phase.name == "text":
+            time.sleep(1)
+            return StreamChunk("and the end", "stop", Usage(100, 16, 0, 1, 5))
+        for phase in self.phases:
+            self.phase = phase
+            time.sleep(1)
+        return StreamChunk("The beginning ", None, Usage(100, 12, 0, 1, 3))
+
+    def close(self) -> None:
+        """Cancel the answer."""
 
 
 def describe(conversation: Conversation, config: GenerationConfig) -> str:

@@ -5,7 +5,7 @@ import { isComplete } from "./conversation.js";
 import { element, iconButton, replaceChildren } from "./dom.js";
 import { texts } from "./i18n.js";
 import { correctionView } from "./correction.js";
-import { copyButton, plainText } from "./log_parts.js";
+import { copyButton, plainText, setHidden } from "./log_parts.js";
 
 const words = texts({
     en: { copy: "Copy the answer", correct: "Correct this answer", tryAgain: "Try again", answering: "Answering" },
@@ -78,7 +78,7 @@ export function answerView(app, { tools, badge = "", onRetry }) {
 
     function drawText() {
         text.show(node.answer);
-        text.element.hidden = !node.answer || correction.isOpen();
+        setHidden(text.element, !node.answer || correction.isOpen());
     }
 
     function drawPhase() {

@@ -70,10 +70,11 @@ export function buildLog(app) {
 
     function drawRound(round, index) {
         if (!views.has(round.key)) {
-            views.set(round.key, roundView(app, round.version.nodes.length > 1));
+            const created = roundView(app, round.version.nodes.length > 1);
+            created.element.dataset.place = round.version.nodes[0].parent ?? "start";
+            views.set(round.key, created);
         }
         const view = views.get(round.key);
-        view.element.dataset.place = round.version.nodes[0].parent ?? "start";
         view.update(round);
         for (const { id, status } of round.version.nodes) {
             viewOf.set(id, view);

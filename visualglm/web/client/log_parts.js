@@ -42,6 +42,11 @@ export function plainText(name) {
     return { element: node, show };
 }
 
+/** Hide or show an element. Nothing is written if that changes nothing, so that a redraw of 1000 rounds costs nothing. */
+export function setHidden(node, isHidden) {
+    if (node.hidden !== isHidden) node.hidden = isHidden;
+}
+
 /** Create a button that copies what `text()` returns, and says so for a moment. */
 export function copyButton(label, text, attributes = {}) {
     let timer = null;

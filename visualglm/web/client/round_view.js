@@ -4,7 +4,7 @@ import { answerView, authorOf } from "./answer_view.js";
 import { isComplete } from "./conversation.js";
 import { element, iconButton } from "./dom.js";
 import { texts } from "./i18n.js";
-import { versionSwitch } from "./log_parts.js";
+import { setHidden, versionSwitch } from "./log_parts.js";
 import { pairView } from "./pair_view.js";
 import { questionView } from "./question_view.js";
 import { askAgain, comparedNode, showVersion, unsettle } from "./rounds.js";
@@ -43,8 +43,8 @@ export function roundView(app, isPair) {
         const { nodes } = round.version;
         question.update(nodes);
         versions.update(round.versions.indexOf(round.version), round.versions.length);
-        retry.hidden = nodes.some(hasEndedEarly); // these answers have a button of their own
-        compare.hidden = isPair || !comparedNode(app.conversation, nodes[0]);
+        setHidden(retry, nodes.some(hasEndedEarly)); // these answers have a button of their own
+        setHidden(compare, isPair || !comparedNode(app.conversation, nodes[0]));
         answers.update(nodes);
         truth.update(nodes[0]);
     }
@@ -54,7 +54,7 @@ export function roundView(app, isPair) {
         const index = nodes.findIndex(({ id }) => id === changed.id);
         if (index < 0) return;
         nodes[index] = changed;
-        retry.hidden = nodes.some(hasEndedEarly);
+        setHidden(retry, nodes.some(hasEndedEarly));
         answers.update(nodes);
         truth.update(nodes[0]);
     }
