@@ -31,14 +31,16 @@ def wait_for_request(connection: socket.socket) -> tuple[dict[str, Any], list[in
 
     Between the two is a process that waits for the program, so that several programs can run at a time.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those processes
+    waiting: set[int] = set()
     while True:
         _, descriptors, _, _ = socket.recv_fds(connection, 1, NUM_DESCRIPTORS)
         if not descriptors:
             return None
-        if not os.fork():
+        # Not by ignoring SIGCHLD: the processor time of these processes would not be counted as that of the tests.
+        waiting -= {process for process in waiting if os.waitpid(process, os.WNOHANG)[0]}
+        waiter = os.fork()
+        if not waiter:
             connection.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             *streams, request, status = descriptors
             program = os.fork()
             if not program:
@@ -50,6 +52,7 @@ def wait_for_request(connection: socket.socket) -> tuple[dict[str, Any], list[in
             os.write(status, f"{program}\n".encode())
             os.write(status, str(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])).encode())
             os._exit(0)
+        waiting.add(waiter)
         for descriptor in descriptors:
             os.close(descriptor)
 
