@@ -19,7 +19,13 @@ FOREIGN_HEAD = re.compile(
     re.DOTALL,
 )
 HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\slang=")[^"]*(")', re.DOTALL)
-HEAD_END = re.compile(rb"</head>")
+HEAD_START = re.compile(rb"<base\b[^>]*>")  # our files are requested before those of Gradio
+VIEWPORT = re.compile(rb'<meta\s+name="viewport"[^>]*>')
+OWN_VIEWPORT = b'<meta name="viewport" content="width=device-width, initial-scale=1, interactive-widget=resizes-content" />'
+# Gradio's program and style sheet, which at the end of the body do not delay the page.
+GRADIO_FILES = re.compile(rb'<script type="module"[^>]*></script>\s*|<link\s+rel="(?:stylesheet|modulepreload)"[^>]*>\s*')
+GRADIO_TITLE = b'control_page_title="true"'  # the client sets the title
+BODY_END = re.compile(rb"</body>")
 BODY_START = re.compile(rb"<body\b[^>]*>", re.DOTALL)
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 HEAD = Template("""
@@ -90,5 +96,10 @@ def insert_shell(
     code = HTML_LANGUAGES[language.code].encode()
     document = FOREIGN_HEAD.sub(b"", document)
     document = HTML_LANGUAGE.sub(lambda match: match[1] + code + match[2], document, count=1)
-    document = HEAD_END.sub(lambda match: head + match[0], document, count=1)
+    document = document.replace(GRADIO_TITLE, b'control_page_title="false"')
+    document = VIEWPORT.sub(OWN_VIEWPORT, document, count=1)
+    late = b"".join(GRADIO_FILES.findall(document))
+    document = GRADIO_FILES.sub(b"", document)
+    document = HEAD_START.sub(lambda match: match[0] + head, document, count=1)
+    document = BODY_END.sub(lambda match: late + match[0], document, count=1)
     return BODY_START.sub(lambda match: match[0] + shell, document, count=1)

@@ -142,7 +142,10 @@ export function openMenu(button, items) {
             ),
         ),
     );
-    menu.addEventListener("keydown", (event) => moveFocus(event, [...menu.children]));
+    menu.addEventListener("keydown", (event) => {
+        if (event.key === "Escape") event.stopPropagation(); // it closes the menu only
+        moveFocus(event, [...menu.children]);
+    });
     menu.addEventListener("toggle", (event) => {
         if (event.newState !== "closed") return;
         menu.remove();
@@ -157,10 +160,11 @@ export function openMenu(button, items) {
 }
 
 function moveFocus(event, items) {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
+    const index = items.indexOf(document.activeElement);
+    const next = { ArrowDown: (index + 1) % items.length, ArrowUp: index - 1, Home: 0, End: -1 }[event.key];
+    if (next === undefined) return;
     event.preventDefault();
-    items.at((items.indexOf(document.activeElement) + step) % items.length)?.focus();
+    items.at(next).focus();
 }
 
 function placeBelow(menu, button) {
