@@ -103,7 +103,8 @@ window.visualglm = {
         const { activeElement: active } = document;
         const selection = active && "selectionStart" in active ? [active.selectionStart, active.selectionEnd] : null;
         replaceLandmark(place.closest("main"));
-        place.append(root);
+        if (place.moveBefore) place.moveBefore(root, null); // scroll positions and dialogs stay, too
+        else place.append(root);
         if (active && root.contains(active)) {
             active.focus({ preventScroll: true });
             if (selection && selection[0] !== null) active.setSelectionRange(...selection);
