@@ -89,6 +89,7 @@ def open_dialog(person: Person, name: str, act: Any) -> Iterator[str]:
     while person.page.locator(DIALOG).count():
         person.page.keyboard.press("Escape")
         person.page.wait_for_timeout(50)
+    assert person.page.evaluate("document.activeElement !== document.body"), f"the focus is lost after: {name}"
 
 
 def walk_comparison(person: Person) -> Iterator[str]:

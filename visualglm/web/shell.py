@@ -21,9 +21,13 @@ FOREIGN_HEAD = re.compile(
 HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\slang=")[^"]*(")', re.DOTALL)
 HEAD_START = re.compile(rb"<base\b[^>]*>")  # our files are requested before those of Gradio
 VIEWPORT = re.compile(rb'<meta\s+name="viewport"[^>]*>')
-OWN_VIEWPORT = b'<meta name="viewport" content="width=device-width, initial-scale=1, interactive-widget=resizes-content" />'
+OWN_VIEWPORT = (  # a phone's keyboard makes the page lower
+    b'<meta name="viewport" content="width=device-width, initial-scale=1, interactive-widget=resizes-content" />'
+)
 # Gradio's program and style sheet, which at the end of the body do not delay the page.
-GRADIO_FILES = re.compile(rb'<script type="module"[^>]*></script>\s*|<link\s+rel="(?:stylesheet|modulepreload)"[^>]*>\s*')
+GRADIO_FILES = re.compile(
+    rb'<script type="module"[^>]*></script>\s*|<link\s+rel="(?:stylesheet|modulepreload)"[^>]*>\s*'
+)
 GRADIO_TITLE = b'control_page_title="true"'  # the client sets the title
 BODY_END = re.compile(rb"</body>")
 BODY_START = re.compile(rb"<body\b[^>]*>", re.DOTALL)

@@ -23,8 +23,9 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
     const dialog = element("dialog.dialog", { "aria-labelledby": "dialog-title" });
     if (className) dialog.classList.add(className);
     const close = iconButton("close", () => words.close, { onclick: () => dialog.close("") });
+    const heading = element("h2", { id: "dialog-title", tabindex: -1 }, title);
     dialog.append(
-        element("header", {}, element("h2", { id: "dialog-title" }, title), close),
+        element("header", {}, heading, close),
         element("div.dialog-body", {}, content),
     );
     dialog.addEventListener("close", () => {
@@ -36,6 +37,7 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
     });
     document.getElementById("visualglm").append(dialog);
     dialog.showModal();
+    if (!dialog.querySelector("[autofocus]")) heading.focus(); // not the button that closes it
     return dialog;
 }
 
