@@ -118,7 +118,8 @@ LOOK = """() => [...document.querySelectorAll("#visualglm :is(h1, h2, h3, p, but
         const { x, y, width, height } = node.getBoundingClientRect();
         const { padding, border, font, color, backgroundColor } = getComputedStyle(node);
         const name = `${node.localName}#${node.id}.${node.getAttribute("class")}`;
-        return [name, ...[x, y, width, height].map(Math.round), padding, border, font, color, backgroundColor].join(" ");
+        const place = [x, y, width, height].map(Math.round);
+        return [name, ...place, padding, border, font, color, backgroundColor].join(" ");
     })"""
 
 
@@ -147,7 +148,7 @@ def test_the_title_names_the_conversation_and_marks_answers_in_the_background(pe
 
 
 # Returns the names of the controls that Tab has to reach.
-CONTROLS = """() => [...document.querySelectorAll("#visualglm :is(button, input, textarea, select, summary, [tabindex])")]
+CONTROLS = """() => [...document.querySelectorAll("#visualglm :is(button, input, textarea, select, [tabindex])")]
     .filter((node) => node.checkVisibility() && node.tabIndex >= 0 && !node.disabled)
     .map((node, index) => (node.dataset.control = String(index)))"""
 FOCUSED = """() => {
