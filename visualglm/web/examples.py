@@ -1,9 +1,12 @@
 """Example images with questions about them, and follow-up questions that suit the model."""
 
 import functools
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from model import CHINESE, ENGLISH, Language
 from model.checkpoint.resolve import EMBEDDED
@@ -12,6 +15,8 @@ from model.description import Description, read_description
 INSTALLED_EXAMPLES = Path(__file__).parent / "examples"  # in a wheel
 EXAMPLES_FOLDER = INSTALLED_EXAMPLES if INSTALLED_EXAMPLES.is_dir() else Path(__file__).parents[2] / "examples"
 DRAWN_WORLD_MODEL = "visualglm-tiny"
+PREVIEW_SIZE = 448  # pixels; cards show examples smaller than this
+PREVIEW_QUALITY = 82
 Questions = dict[Language, list[str]]
 
 
@@ -28,6 +33,11 @@ class Example:
     name: str
     title: dict[Language, str]
     questions: Questions
+
+    @property
+    def preview_name(self) -> str:
+        """The name under which the page serves a small copy of the image."""
+        return f"{Path(self.name).stem}.webp"
 
 
 EXAMPLES = (
@@ -85,6 +95,17 @@ GENERAL_SUGGESTIONS: Questions = {
         "What is the mood of the image?",
     ],
 }
+
+
+@functools.cache
+def make_preview(name: str) -> bytes:
+    """Return a small copy of an example image, as a WebP file: a tenth of the bytes."""
+    with Image.open(EXAMPLES_FOLDER / name) as image:
+        small = image.convert("RGB")
+    small.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=PREVIEW_QUALITY)
+    return buffer.getvalue()
 
 
 @functools.cache

@@ -109,6 +109,7 @@ def make_page_info(models: Sequence[ChatModel], config: GenerationConfig, featur
         "examples": [
             {
                 "image": f"page/examples/{example.name}",
+                "preview": f"page/examples/{example.preview_name}",
                 "questions": by_code(example.questions),
                 "title": by_code(example.title),
             }

@@ -26,7 +26,7 @@ from .answers import AnswerSlots, AnswerTask, Question, choose_seed
 from .bodies import AnswerBody, ConversationBody, SettingsParser, VoteBody, parse_body
 from .body import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_JSON_BYTES, BodyReader
 from .errors import PageError, request_language, to_page_error
-from .examples import EXAMPLES, EXAMPLES_FOLDER
+from .examples import EXAMPLES, EXAMPLES_FOLDER, make_preview
 from .images import LIMITS, CachedImage
 from .page_info import LANGUAGES
 from .service import PageService
@@ -52,7 +52,7 @@ class PageRoutes:
     POST page/votes                  a preferred and a rejected answer -> the number of votes
     GET  page/scene?seed=N           a drawn scene with true answers, for models of that world
     GET  page/client/HASH/FILE       the client
-    GET  page/examples/NAME          an example image
+    GET  page/examples/NAME          an example image, or its preview
 
     Args:
         service: the parts of the page.
@@ -144,11 +144,14 @@ class PageRoutes:
         return response
 
     async def example(self, request: Request) -> Response:
-        """Return an example image."""
-        name = request.path_params["name"]
-        if name not in {example.name for example in EXAMPLES}:
-            raise PageError("not_found")
-        return FileResponse(EXAMPLES_FOLDER / name, headers={"Cache-Control": "public, max-age=86400"})
+        """Return an example image, or its preview."""
+        name, headers = request.path_params["name"], {"Cache-Control": "public, max-age=86400"}
+        for example in EXAMPLES:
+            if name == example.name:
+                return FileResponse(EXAMPLES_FOLDER / name, headers=headers)
+            if name == example.preview_name:
+                return Response(make_preview(example.name), media_type="image/webp", headers=headers)
+        raise PageError("not_found")
 
     async def _read_json(self, request: Request, kind: Any) -> Any:
         too_large = PageError("too_large", detail=f"{MAX_JSON_BYTES:,} B")

@@ -23,7 +23,12 @@ GRADIO_PARTS = re.compile(
     rb'<script type="module" crossorigin src="[^"]*"></script>|<link rel="stylesheet" crossorigin href="[^"]*">'
 )
 HTML_LANGUAGE = re.compile(rb'(<html\b[^>]*?\slang=")[^"]*(")', re.DOTALL)
-HEAD_END = re.compile(rb"</head>")
+HEAD_START = re.compile(rb"<base\b[^>]*>")  # our files are requested before those of Gradio
+VIEWPORT = re.compile(rb'<meta\s+name="viewport"[^>]*>')
+OWN_VIEWPORT = (  # a phone's keyboard makes the page lower
+    b'<meta name="viewport" content="width=device-width, initial-scale=1, interactive-widget=resizes-content" />'
+)
+GRADIO_TITLE = b'control_page_title="true"'  # the client sets the title
 BODY_START = re.compile(rb"<body\b[^>]*>", re.DOTALL)
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 HEAD = Template("""
@@ -103,5 +108,7 @@ def insert_shell(
     parts = b'<template id="gradio-parts">' + b"".join(GRADIO_PARTS.findall(document)) + b"</template>"
     document = GRADIO_PARTS.sub(b"", document)
     document = HTML_LANGUAGE.sub(lambda match: match[1] + code + match[2], document, count=1)
-    document = HEAD_END.sub(lambda match: parts + head + match[0], document, count=1)
+    document = document.replace(GRADIO_TITLE, b'control_page_title="false"')
+    document = VIEWPORT.sub(OWN_VIEWPORT, document, count=1)
+    document = HEAD_START.sub(lambda match: match[0] + head + parts, document, count=1)
     return BODY_START.sub(lambda match: match[0] + shell, document, count=1)

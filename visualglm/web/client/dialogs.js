@@ -23,8 +23,9 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
     const dialog = element("dialog.dialog", { "aria-labelledby": "dialog-title" });
     if (className) dialog.classList.add(className);
     const close = iconButton("close", () => words.close, { onclick: () => dialog.close("") });
+    const heading = element("h2", { id: "dialog-title", tabindex: -1 }, title);
     dialog.append(
-        element("header", {}, element("h2", { id: "dialog-title" }, title), close),
+        element("header", {}, heading, close),
         element("div.dialog-body", {}, content),
     );
     dialog.addEventListener("close", () => {
@@ -36,6 +37,7 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
     });
     document.getElementById("visualglm").append(dialog);
     dialog.showModal();
+    if (!dialog.querySelector("[autofocus]")) heading.focus(); // not the button that closes it
     return dialog;
 }
 
@@ -142,7 +144,10 @@ export function openMenu(button, items) {
             ),
         ),
     );
-    menu.addEventListener("keydown", (event) => moveFocus(event, [...menu.children]));
+    menu.addEventListener("keydown", (event) => {
+        if (event.key === "Escape") event.stopPropagation(); // it closes the menu only
+        moveFocus(event, [...menu.children]);
+    });
     menu.addEventListener("toggle", (event) => {
         if (event.newState !== "closed") return;
         menu.remove();
@@ -157,10 +162,11 @@ export function openMenu(button, items) {
 }
 
 function moveFocus(event, items) {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
+    const index = items.indexOf(document.activeElement);
+    const next = { ArrowDown: (index + 1) % items.length, ArrowUp: index - 1, Home: 0, End: -1 }[event.key];
+    if (next === undefined) return;
     event.preventDefault();
-    items.at((items.indexOf(document.activeElement) + step) % items.length)?.focus();
+    items.at(next).focus();
 }
 
 function placeBelow(menu, button) {

@@ -57,7 +57,7 @@ export async function openExample(app, example, question = null) {
 export function exampleCard(app, example, onOpen = () => {}) {
     const title = () => example.title[language()];
     const image = element("img", {
-        src: example.image,
+        src: example.preview,
         alt: "",
         loading: "lazy",
         width: 448,

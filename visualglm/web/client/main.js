@@ -14,10 +14,12 @@ import { buildLog } from "./log.js";
 import { buildSettings } from "./settings.js";
 import { buildShortcuts } from "./shortcuts.js";
 import { buildStatus } from "./status.js";
+import { buildTitle } from "./title.js";
 import { buildWelcome } from "./welcome.js";
 
 const PARTS = [
     buildStatus,
+    buildTitle,
     buildImagePanel,
     buildLog,
     buildWelcome,
@@ -65,6 +67,18 @@ function replaceLandmark(main) {
     main.replaceWith(plain);
 }
 
+/** Keep the messages above the question field, however high it is. */
+function placeMessages(root) {
+    const form = document.getElementById("composer");
+    const place = () => {
+        const isShown = form.offsetParent !== null;
+        const space = isShown ? root.getBoundingClientRect().bottom - form.getBoundingClientRect().top : 0;
+        root.style.setProperty("--composer-space", `${space}px`);
+    };
+    const observer = new ResizeObserver(place);
+    for (const node of [form, root]) observer.observe(node);
+}
+
 async function start() {
     const info = JSON.parse(document.getElementById("page-info").textContent);
     const store = await openStore(info.user, info.features.history);
@@ -75,6 +89,7 @@ async function start() {
     const app = new App(info, store);
     for (const build of PARTS) build(app);
     followKeyboard();
+    placeMessages(document.getElementById("visualglm"));
     await app.restore(() => document.getElementById("question").value);
     document.getElementById("visualglm").dataset.ready = "";
     return app;
@@ -88,7 +103,8 @@ window.visualglm = {
         const { activeElement: active } = document;
         const selection = active && "selectionStart" in active ? [active.selectionStart, active.selectionEnd] : null;
         replaceLandmark(place.closest("main"));
-        place.append(root);
+        if (place.moveBefore) place.moveBefore(root, null); // scroll positions and dialogs stay, too
+        else place.append(root);
         if (active && root.contains(active)) {
             active.focus({ preventScroll: true });
             if (selection && selection[0] !== null) active.setSelectionRange(...selection);
