@@ -16,6 +16,7 @@ from .engine import DEMO, GenerationConfig, Request, Scheduler, TokenOutput, Tok
 from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
+from .model_facts import ModelFacts, collect_facts
 from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer, encode_prompt
 from .resource_errors import translate_resource_errors
 
@@ -228,6 +229,11 @@ class NetworkChatModel:
     def image_size(self) -> int:
         """S, the side in pixels of the network's square input."""
         return self.engine_network.image_size
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Number of parameters, device, dtype and quantization of the network."""
+        return collect_facts(self.network, self.engine_network.device, self.engine_network.dtype)
 
     @property
     def scheduler(self) -> Scheduler:

@@ -17,6 +17,7 @@ from .cli import install_command
 
 if TYPE_CHECKING:  # these import torch
     from model import ChatModel, StreamChunk
+    from model.model_facts import ModelFacts
 
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first non-empty one applies, as in POSIX
 
@@ -48,6 +49,13 @@ class OneLanguageModel:
     def description(self) -> Description:
         """The model's name and a sentence about its knowledge."""
         return self.model.description
+
+    @property
+    def facts(self) -> "ModelFacts":
+        """Size and placement of the model."""
+        from model.model_facts import ModelFacts
+
+        return getattr(self.model, "facts", ModelFacts())
 
     @property
     def sampling(self) -> Mapping[str, Any]:

@@ -125,11 +125,16 @@ class Commands:
         self.show_settings()
         self.screen.show(self.texts.labels["model"], "title")
         for label, value in self.model_facts().items():
-            self.screen.show(f"  {label}: {value}")
+            self.show_fact(label, value)
         self.screen.show(self.texts.conversation, "title")
         image = self.session.image
-        self.screen.show(f"  {self.texts.labels['image']}: {image.name if image else self.texts.labels['none']}")
+        self.show_fact(self.texts.labels["image"], image.name if image else self.texts.labels["none"])
         self.show_turns()
+
+    def show_fact(self, label: str, value: object) -> None:
+        """Write a value with its label."""
+        colon = "：" if self.language is CHINESE else ": "
+        self.screen.show(f"  {label}{colon}{value}")
 
     def show_turns(self) -> None:
         """Write the conversation."""
