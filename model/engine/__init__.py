@@ -1,7 +1,10 @@
 """The inference engine, from token ids to token ids: sampling, KV cache, decoding, scheduling. It handles no text."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ..aliases import find_renamed
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -36,9 +39,9 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Import a public object on demand."""
+        """Import a public object on demand, also by its former name."""
         for module, names in MODULES.items():
             if name in names.split():
                 value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
                 return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return find_renamed(sys.modules[__name__], name)

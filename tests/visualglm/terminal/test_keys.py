@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers.cli_program import ARROW_UP, CTRL_C, ROOT, SCENE, SLOW, TINY, Person, at_terminal, environment
 
@@ -103,13 +104,17 @@ def test_earlier_input_is_kept_for_the_next_start(tmp_path: Path) -> None:
     ],
     ids=["sixel", "neither", "silent", "kitty"],
 )
-def test_an_image_is_shown_as_the_terminal_says(variables: dict[str, str], query: str, reply: str, shown: str) -> None:
+def test_an_image_is_shown_as_the_terminal_says(
+    variables: dict[str, str], query: str, reply: str, shown: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "red.png")
+    Image.new("RGB", (40, 20), "red").save(path)
     settings = {"NO_COLOR": "", "TERM": "xterm-256color", **variables}
-    with at_terminal([*SLOW, "--english", "--image", SCENE, "--prompt_en", ""], **settings) as person:
+    with at_terminal([*SLOW, "--english", "--image", path, "--prompt_en", ""], **settings) as person:
         person.sees(query)
         person.presses(reply)
-        person.sees(shown, "(448 x 448)", "You:")
+        person.sees(shown, "(40 x 20)", "You:")
         person.types("count")
         person.sees("I know 0 turns.", "You:")
         end_talk(person)
-    assert "62;" not in person.screen.getvalue()
+    assert "[?62;" not in person.screen.getvalue()

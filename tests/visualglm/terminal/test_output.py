@@ -2,7 +2,7 @@
 
 import io
 import re
-import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
@@ -62,9 +62,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setattr(Screen, "width", 80)
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    return terminal
+    return Terminal()
+
+
+def show(terminal: Terminal) -> None:
+    """Show a preview at the terminal."""
+    with redirect_stdout(terminal):
+        preview.show_preview(drawn(), Screen())
 
 
 def answer_queries(monkeypatch: pytest.MonkeyPatch, reply: bytes) -> list[str]:
@@ -87,11 +91,13 @@ def drawn() -> Image.Image:
 def test_colors_are_used_at_a_terminal_unless_no_color_is_set(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Screen().show("text", "error")
+    with redirect_stdout(terminal):
+        Screen().show("text", "error")
     assert "\x1b[31mtext\x1b[0m" in terminal.getvalue()
     monkeypatch.setenv("NO_COLOR", "1")
     terminal.truncate(terminal.seek(0))
-    Screen().show("text", "error")
+    with redirect_stdout(terminal):
+        Screen().show("text", "error")
     assert terminal.getvalue() == "text\n"
 
 
@@ -109,7 +115,7 @@ def test_force_color_gives_colors_without_a_terminal(
 
 def test_half_blocks_have_the_colors_of_the_image(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     answer_queries(monkeypatch, b"\x1b[?1;2c")
-    preview.show_preview(drawn(), Screen())
+    show(terminal)
     lines = terminal.getvalue().splitlines()
     assert len(lines) == 10
     assert "\x1b[38;2;255;0;0;48;2;255;0;0m▀" in lines[0]
@@ -118,7 +124,7 @@ def test_half_blocks_have_the_colors_of_the_image(terminal: Terminal, monkeypatc
 
 def test_a_terminal_that_says_so_gets_sixels(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer_queries(monkeypatch, b"\x1b[?62;4;22c")
-    preview.show_preview(drawn(), Screen())
+    show(terminal)
     assert asked == [preview.DEVICE_QUERY]
     assert terminal.getvalue().startswith('\x1bPq"1;1;400;200#0;2;')
     assert "!400~" in terminal.getvalue()
@@ -128,7 +134,7 @@ def test_a_terminal_that_says_so_gets_sixels(terminal: Terminal, monkeypatch: py
 def test_a_terminal_that_says_so_gets_kitty_graphics(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
     asked = answer_queries(monkeypatch, b"\x1b_Gi=31;OK\x1b\\\x1b[?62;c")
-    preview.show_preview(drawn(), Screen())
+    show(terminal)
     assert asked == [preview.KITTY_QUERY + preview.DEVICE_QUERY]
     assert terminal.getvalue().startswith("\x1b_Ga=T,f=100,q=2,c=40,r=10,m=0;")
 
@@ -137,7 +143,7 @@ def test_kitty_is_not_asked_through_tmux(terminal: Terminal, monkeypatch: pytest
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
     monkeypatch.setenv("TERM", "tmux-256color")
     asked = answer_queries(monkeypatch, b"")
-    preview.show_preview(drawn(), Screen())
+    show(terminal)
     assert asked == [preview.DEVICE_QUERY]
     assert "▀" in terminal.getvalue()
 
@@ -149,7 +155,7 @@ def test_no_preview_without_colors(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     asked = answer_queries(monkeypatch, b"\x1b[?62;4c")
-    preview.show_preview(drawn(), Screen())
+    show(terminal)
     assert (asked, terminal.getvalue()) == ([], "")
 
 
@@ -161,7 +167,7 @@ def test_no_preview_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> No
 def test_no_half_blocks_where_the_encoding_has_none(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     answer_queries(monkeypatch, b"")
     monkeypatch.setattr(Terminal, "encoding", "ascii")
-    preview.show_preview(drawn(), Screen())
+    show(terminal)
     assert terminal.getvalue() == ""
 
 
