@@ -11,12 +11,13 @@ import torch
 from model.checkpoint import Checkpoint, open_checkpoint
 from model.checkpoint.adapters import LORA_DEFAULTS, METHOD_SWITCHES
 from model.checkpoint.meta_init import build_uninitialized
-from model.checkpoint.resolve import DEFAULT_MODEL, HUB_IDS, find_cached_snapshot, is_model, local_search_paths
+from model.checkpoint.resolve import find_cached_snapshot, is_model, local_search_paths
 from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, print_text, run_program
 from model.errors import SettingError
 from model.finetuned import FineTuneVisualGLMModel
 from model.loading import choose_dtype
+from model.names import DEFAULT_MODEL, HUB_IDS
 from model.sat.lora import LLM
 
 from .config import TrainingConfig

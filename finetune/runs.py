@@ -13,13 +13,14 @@ from model.checkpoint import Checkpoint, find_vocabulary
 from model.checkpoint.adapters import BASE_KEY
 from model.checkpoint.files import open_tensors
 from model.checkpoint.layout import SPLIT
-from model.checkpoint.resolve import EMBEDDED, TOKENIZER_NAME, VOCABULARY_NAME
+from model.checkpoint.resolve import TOKENIZER_NAME, VOCABULARY_NAME
 from model.checkpoint.sat import CONFIG_NAME, LATEST_NAME, WEIGHTS_NAME
 from model.checkpoint.save import GENERATION_NAME, write_json
 from model.description import CONFIG_KEY as DESCRIPTION_KEY
 from model.environment import expand_home
 from model.errors import CheckpointError, VisualGLMError
 from model.finetuned import FineTuneVisualGLMModel
+from model.names import EMBEDDED
 
 from .checkpoints import Run, RunLock
 from .config import TrainingConfig

@@ -66,11 +66,16 @@ def _exit_code_of(main: Callable[[], int | None], interrupted: str) -> int:
         return SUCCESS if status is None else status
     except VisualGLMError as error:
         print_error(str(error))
-        return USAGE_ERROR if isinstance(error, SettingError) else FAILURE
+        return error_exit_code(error)
     except KeyboardInterrupt:
         if interrupted:
             print_error(interrupted)
         return INTERRUPTED
+
+
+def error_exit_code(error: VisualGLMError) -> int:
+    """Return the exit code of a program that an error ends."""
+    return USAGE_ERROR if isinstance(error, SettingError) else FAILURE
 
 
 def print_error(message: str) -> None:

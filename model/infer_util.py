@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 
 from .chat import AnyHistory, to_pairs
-from .checkpoint.resolve import DEFAULT_MODEL
 from .engine import DEMO
 from .engine.config import ORIGINAL_SETTINGS
 from .errors import ImageError
 from .file_writing import unused_name
 from .images.preprocess import decode_base64
 from .loading import load_sat
+from .names import DEFAULT_MODEL
 from .prompt import Tokenizer, is_chinese, require_text, to_turns
 from .visualglm import VisualGLMModel
 

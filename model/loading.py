@@ -16,7 +16,7 @@ from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.files import read_json
 from .checkpoint.low_bit import quantized_checkpoint
 from .checkpoint.meta_init import build_uninitialized
-from .checkpoint.resolve import DEFAULT_MODEL, find_vocabulary
+from .checkpoint.resolve import find_vocabulary
 from .checkpoint.save import GENERATION_NAME
 from .checkpoint.sizes import choose_cpu_dtype, count_parameters
 from .description import Description, read_description
@@ -26,6 +26,7 @@ from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
 from .hf_loading import has_published_layout, load_converted_network, load_published_network
 from .kernels.torch_ops import check_bits
+from .names import DEFAULT_MODEL, DTYPE_NAMES
 from .quantization.quantize import allocate_quantized, prepack_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
     from .visualglm import VisualGLMModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 SMALL_PARAMETERS = 50_000_000
 DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
 

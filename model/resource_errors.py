@@ -2,10 +2,9 @@
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
 
 from .errors import ResourceError
 
@@ -60,7 +59,8 @@ def describe_exhaustion(error: BaseException) -> str | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error of Python or torch reports a failed memory allocation."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    torch = sys.modules.get("torch")  # None in a program that has not imported it yet
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and ERROR_PATTERNS[0][0].search(str(error)[:MAX_TEXT_LENGTH]) is not None
 

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, StreamChunk, load_hf, load_sat
-from model.checkpoint.resolve import DEFAULT_MODEL
+from model import CHINESE, ENGLISH, Conversation, GenerationConfig, Language
 from model.command_line import print_text
 from model.description import Description
-from model.loading import DTYPES
-from model.model_facts import ModelFacts
+from model.names import DEFAULT_MODEL, DTYPE_NAMES
 
 from .cli import install_command
+
+if TYPE_CHECKING:  # these import torch
+    from model import ChatModel, StreamChunk
+    from model.model_facts import ModelFacts
 
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first non-empty one applies, as in POSIX
 
@@ -34,7 +36,7 @@ class OneLanguageModel:
         language: of the prompts.
     """
 
-    def __init__(self, model: ChatModel, language: Language) -> None:
+    def __init__(self, model: "ChatModel", language: Language) -> None:
         self.model = model
         self.language = language
 
@@ -49,8 +51,10 @@ class OneLanguageModel:
         return self.model.description
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> "ModelFacts":
         """Size and placement of the model."""
+        from model.model_facts import ModelFacts
+
         return getattr(self.model, "facts", ModelFacts())
 
     @property
@@ -60,7 +64,7 @@ class OneLanguageModel:
 
     def stream_answer(
         self, conversation: Conversation, question: str, config: GenerationConfig, **options: Any
-    ) -> Iterator[StreamChunk]:
+    ) -> "Iterator[StreamChunk]":
         """Answer `question`; see `ChatModel`."""
         return self.model.stream_answer(replace(conversation, language=self.language), question, config, **options)
 
@@ -73,14 +77,18 @@ class OneLanguageModel:
 def loading_bar() -> Iterator[Callable[[int, int], None]]:
     """Context manager: show the progress of loading on the standard error if it is a terminal.
 
-    It yields a function that updates the bar from (loaded tensors, total tensors).
+    It yields a function that updates the bar from (loaded tensors, total tensors). The bar appears, and its clock
+    starts, with the first tensor: after imports and any message about a download.
     """
     from tqdm import tqdm
 
-    # The delay makes the bar appear with the first tensor, after any message about a download.
-    with tqdm(unit="tensor", desc="Loading", leave=False, disable=None, delay=0.01) as bar:
+    with contextlib.ExitStack() as stack:
+        bars: list[Any] = []
 
         def update(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(tqdm(unit="tensor", desc="Loading", leave=False, disable=None)))
+            (bar,) = bars
             bar.total = total
             bar.update(done - bar.n)
 
@@ -101,7 +109,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quant_vision", action="store_true", help="with --quant, also quantize the image encoder")
     add("--quant_embeddings", action="store_true", help="with --quant, also quantize the token embeddings")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if available)")
-    add("--dtype", choices=DTYPES, help="data type of the weights (default: chosen for the device and the size)")
+    add("--dtype", choices=DTYPE_NAMES, help="data type of the weights (default: chosen for the device and the size)")
     add("--hf", action="store_true", help="use the Hugging Face implementation instead of the SAT one")
     add_language_arguments(parser)
 
@@ -120,8 +128,8 @@ def print_note(text: str) -> None:
 
 
 def choose_loader(
-    hf: bool, load: Callable[..., ChatModel] | None, note: Callable[[str], None] = print_note
-) -> Callable[..., ChatModel]:
+    hf: bool, load: "Callable[..., ChatModel] | None", note: Callable[[str], None] = print_note
+) -> "Callable[..., ChatModel]":
     """Return `load` if given, else `load_hf` if `hf` is set or SAT is not installed, else `load_sat`.
 
     Args:
@@ -129,6 +137,8 @@ def choose_loader(
     """
     if load is not None:
         return load
+    from model import load_hf, load_sat
+
     if hf:
         return load_hf
     if find_spec("sat") is None:
@@ -140,7 +150,7 @@ def choose_loader(
     return load_sat
 
 
-def load_model(options: argparse.Namespace, load: Callable[..., ChatModel]) -> ChatModel:
+def load_model(options: argparse.Namespace, load: "Callable[..., ChatModel]") -> "ChatModel":
     """Load the model that the flags of `add_model_arguments` name, with a progress bar."""
     names = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
     settings = {name: getattr(options, name) for name in names}

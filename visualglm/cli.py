@@ -4,7 +4,6 @@ import difflib
 import shlex
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,6 +130,8 @@ def find_missing_modules(command: Command) -> str:
 
 def install_command(extra: str) -> str:
     """Return the shell command that installs the project with an extra."""
+    from importlib.metadata import PackageNotFoundError, distribution  # slow to import
+
     try:
         distribution("visualglm")
     except PackageNotFoundError:  # the project runs from a checkout

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..aliases import FormerAttribute, former_keywords
 from ..errors import CheckpointError
+from ..names import DEFAULT_MODEL
 from ..quantization.dequantize import dequantize_tensors, read_bits, stored_quantized
 from ..quantization.nf4 import fake_quantize_tensors
 from ..tensors import Tensors
@@ -36,7 +37,7 @@ from .layout import (
     is_loaded,
     split_qkv_rows,
 )
-from .resolve import DEFAULT_MODEL, resolve
+from .resolve import resolve
 from .sat import join_ranks
 from .sizes import check_file_sizes
 

@@ -20,16 +20,14 @@ from pathlib import Path
 from ..command_line import print_text
 from ..environment import expand_home, read_integer, read_variable
 from ..errors import CheckpointError, TokenizerError
+from ..names import DEFAULT_MODEL, EMBEDDED, HUB_IDS, embedded_names
 from . import hf, sat
 from .adapters import BASE_KEY, MAX_BASES
 from .files import check_disk_space, describe_damage, read_json, translate_os_errors
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME
 
-EMBEDDED = Path(__file__).parents[1] / "pretrained"
-DEFAULT_MODEL = "visualglm-6b"
 # Model ids with an organization that the hub's client accepts.
 HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(--|\.\.|\.git$))[A-Za-z0-9_]([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
-HUB_IDS = {DEFAULT_MODEL: "THUDM/visualglm-6b"}
 # Download size in bytes: 1,039 tensors in half precision, and the tokenizer.
 HUB_SIZES = {"THUDM/visualglm-6b": 15_604_388_608 + 2_706_249}
 ADAPTER_NAME = "adapter_config.json"
@@ -101,11 +99,6 @@ def refuse_non_model(path: Path) -> None:
     if path.is_file():
         reason = describe_damage(path) or "is a file. Give the directory of the model, or a .pt file of SAT."
         raise CheckpointError(f"{path} {reason}")
-
-
-def embedded_names() -> list[str]:
-    """List the names of the models in this repository."""
-    return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir())
 
 
 def local_search_paths(name: str, home: str | os.PathLike[str] | None) -> list[Path]:

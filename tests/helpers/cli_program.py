@@ -26,7 +26,7 @@ import cli_demo
 from model import Conversation, GenerationConfig, StreamChunk
 from model.description import Description
 from tests.helpers.preloaded import PROGRAMS, ForkedProgram, run_forked
-from visualglm.terminal.chat import ignore_interrupt, interrupt_once, on_interrupt
+from visualglm.terminal.interrupts import ignore_interrupt, interrupt_once, on_interrupt
 
 ROOT = Path(cli_demo.__file__).parent
 SCENE = str(ROOT / "examples" / "scene.png")
@@ -63,10 +63,12 @@ class SlowModel:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a child process: one thread, UTF-8, an ordinary terminal."""
-    foreign = ("LC_", "PYTHONIOENCODING", "PYTHONUTF8", "PROMPT_")
+    """Return the environment of a child process: one thread, UTF-8, a terminal without colors, no kept history."""
+    foreign = ("LC_", "PYTHONIOENCODING", "PYTHONUTF8", "PROMPT_", "FORCE_COLOR", "COLORTERM", "KITTY_")
+    foreign += ("TERM_", "TMUX")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     usual = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    usual |= {"NO_COLOR": "1", "XDG_STATE_HOME": os.devnull}
     return {**kept, **usual, **changes}
 
 

@@ -26,6 +26,7 @@ PROGRAMS = (
     "model.chat_model",
     "model.hf",
     "visualglm.terminal.program",
+    "visualglm.terminal.chat",
     "visualglm.server.program",
     "finetune.finetune_visualglm",
 )

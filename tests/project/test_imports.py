@@ -20,7 +20,7 @@ ORDER = (
     *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "answers", "chat_model"),
     *("finetuned", "visualglm", "blip2"),
     *("sat", "checkpoint", "hf", "images", "engine", "model_facts", "quantization", "kernels"),
-    *("command_line", "html_page", "tensors", "description", "prompt", "environment", "file_writing"),
+    *("command_line", "html_page", "tensors", "description", "prompt", "environment", "file_writing", "names"),
     *("resource_errors", "errors"),
     "aliases",
 )

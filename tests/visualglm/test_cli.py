@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import model
 from tests.helpers.cli_program import ROOT, environment, run_here
 from tests.helpers.preloaded import run_preloaded
 from visualglm import arguments, cli
@@ -129,6 +130,6 @@ def test_chat_without_sat_uses_the_hugging_face_model() -> None:
 
 @pytest.mark.parametrize("hf", [True, False])
 def test_the_implementation_can_be_chosen(hf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "load_hf", "hf")
-    monkeypatch.setattr(arguments, "load_sat", "sat")
+    monkeypatch.setattr(model, "load_hf", "hf")
+    monkeypatch.setattr(model, "load_sat", "sat")
     assert arguments.choose_loader(hf, None) == ("hf" if hf else "sat")

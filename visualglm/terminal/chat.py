@@ -1,63 +1,28 @@
-"""Chat in the terminal: conversation, input and output, and the handling of Ctrl-C."""
+"""Chat in the terminal: reads questions and commands, and writes the answers."""
 
 import contextlib
-import os
-import signal
-import sys
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NoReturn
 
-from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Language, Turn, VisualGLMError
-from model.chat import dropped_turns_notice
+from model import ChatModel, Conversation, GenerationConfig, Language, StreamChunk, Usage, VisualGLMError
 from model.command_line import print_text
-from model.images.preprocess import load_image, resize_image
-from model.prompt import question_language
 
-
-@dataclass(frozen=True)
-class Texts:
-    """The program's texts in one language."""
-
-    welcome: str
-    model: str
-    ask_image: str
-    ask_question: str
-    answer: str
-    stopped: str
-    truncated: str
-    quit_hint: str
-    goodbye: str
-
-
-TEXTS = {
-    CHINESE: Texts(
-        "欢迎使用 VisualGLM。输入问题开始对话；clear 重新开始，stop 或 Ctrl-D 退出，Ctrl-C 中断回答。",
-        "模型：{}",
-        "请输入图片路径或网址（直接回车则进入纯文本对话）：",
-        "用户：",
-        "VisualGLM：",
-        "（已中断）",
-        "（已达到 max_length，回答未完）",
-        "输入 stop 或按 Ctrl-D 退出。",
-        "再见。",
-    ),
-    ENGLISH: Texts(
-        "Welcome to VisualGLM. Type a question; clear starts over, stop or Ctrl-D quits, Ctrl-C stops an answer.",
-        "Model: {}",
-        "Path or URL of an image (press Enter to chat without one): ",
-        "You: ",
-        "VisualGLM: ",
-        "(stopped)",
-        "(max_length reached; the answer is incomplete)",
-        "Type stop or press Ctrl-D to quit.",
-        "Goodbye.",
-    ),
-}
-
+from ..error_texts import describe_error
+from .commands import Commands, parse_command
+from .input import BOM as BOM, LineEditor, make_reader as make_reader, read_line as read_line
+from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
+from .output import Screen
+from .preview import show_preview
+from .query import hold_keys
+from .session import ChatImage, ChatSession, find_image_source
+from .texts import TEXTS, Texts as Texts, count_turns
 
 CLEAR, STOP = "clear", "stop"
+# The words that start over, end the chat, and ask whether to end it, in lower case.
+CLEAR_WORDS = (CLEAR, "清空", "清除")
+STOP_WORDS = (STOP, "停止")
+LEAVE_WORDS = ("exit", "quit", "bye", "退出", "结束")
+YES = ("y", "yes", "是", "好")
 
 
 class ChatEnded(Exception):  # noqa: N818  (not an error)
@@ -73,19 +38,35 @@ class TerminalChat:
         language: of the program's texts, and of prompts until a question contains letters.
         describe: the first question about each image; "" for none.
         read: shows a prompt and returns a line, as `input` does.
+        is_interactive: whether a user types at a terminal. Otherwise lines are questions, the words `clear` and `stop`,
+            and images where the program asks for one; there are no commands, and an unexpected exception is raised.
     """
 
     def __init__(
-        self, model: ChatModel, config: GenerationConfig, language: Language, describe: str, read: Callable[[str], str]
+        self,
+        model: ChatModel,
+        config: GenerationConfig,
+        language: Language,
+        describe: str,
+        read: Callable[[str], str],
+        *,
+        is_interactive: bool = False,
     ) -> None:
-        self.model = model
-        self.config = config
         self.language = language
         self.texts = TEXTS[language]
         self.describe = describe
         self.read = read
-        self.conversation = Conversation(language=language)
+        self.is_interactive = is_interactive
+        self.screen = Screen()
+        self.session = ChatSession(model, config, language)
+        self.commands = Commands(self.session, self.screen, language, self.confirm)
+        self.needs_image = True
         self.dropped_turns_reported = False
+
+    @property
+    def conversation(self) -> Conversation:
+        """The current conversation."""
+        return self.session.conversation
 
     def run(self, image: str | None) -> None:
         """Chat until the user quits.
@@ -93,45 +74,24 @@ class TerminalChat:
         Args:
             image: path or URL of the first image; "" to start without an image, None to ask for it.
         """
-        print_text(self.texts.welcome)
-        if described := self.model.description.in_language(self.language):
-            print_text(self.texts.model.format(described))
+        self.screen.show(self.texts.greeting if self.is_interactive else self.texts.welcome)
+        if described := self.session.model.description.in_language(self.language):
+            self.screen.show(self.texts.model.format(described))
         # Ctrl-C only interrupts long operations: pressed a moment after one, it must not end the program.
         with on_interrupt(ignore_interrupt), contextlib.suppress(ChatEnded):
+            if image is not None and image.strip().lower() not in CLEAR_WORDS:
+                self.open_image(image)
             while True:
-                self.start_conversation(image)
-                self.answer_questions()
-                image = None
-        print_text(self.texts.goodbye)
-
-    def start_conversation(self, source: str | None) -> None:
-        """Start a conversation about the image at `source` (None: ask for it), and ask the first question."""
-        image = self.choose_image(source)
-        self.conversation = Conversation(image, language=self.conversation.language)
-        self.dropped_turns_reported = False
-        if image and self.describe:
-            self.answer(self.describe)
-
-    def choose_image(self, source: str | None) -> Any:
-        """Load the image at `source`; if it is None or unusable, ask for another. Return None to chat without one."""
-        while True:
-            while source is None or source == CLEAR:
-                source = self.ask(self.texts.ask_image)
-            try:
-                with on_interrupt(interrupt_once):
-                    # Resized once here, not again for each question.
-                    return resize_image(load_image(source), self.model.image_size) if source else None
-            except KeyboardInterrupt:
-                print_text(self.texts.stopped)
-            except VisualGLMError as error:
-                print_text(error)
-            source = None
-
-    def answer_questions(self) -> None:
-        """Answer questions until the user enters `clear`."""
-        while (question := self.ask(self.texts.ask_question)) != CLEAR:
-            if question:
-                self.answer(question)
+                line = self.ask(self.texts.ask_image if self.needs_image else self.texts.ask_question)
+                try:
+                    self.take(line)
+                except ChatEnded:
+                    raise
+                except Exception as error:
+                    if not self.is_interactive:
+                        raise
+                    self.show_bug(error)
+        self.screen.show(self.texts.goodbye)
 
     def ask(self, prompt: str) -> str:
         """Ask for a line. Ctrl-C discards the typed text.
@@ -148,88 +108,194 @@ class TerminalChat:
             except EOFError:
                 print_text()
                 raise ChatEnded from None
-            if line == STOP:
+            if line.lower() in STOP_WORDS:
                 raise ChatEnded
             return line
 
-    def answer(self, question: str) -> None:
-        """Stream an answer to the terminal; add the turn to the conversation if the answer is complete."""
-        print_text(self.texts.answer, end="")
-        try:
-            with on_interrupt(interrupt_once):
-                text = "".join(self.print_chunks(question))
-        except KeyboardInterrupt:
-            print_text(self.texts.stopped)
-        except VisualGLMError as error:
-            print_text(f"\n{error}")
+    def confirm(self, question: str) -> bool:
+        """Ask a yes/no question; return whether the answer is yes."""
+        return self.ask(question).lower() in YES
+
+    def take(self, line: str) -> None:
+        """Act on a line: a word, a command, an image or a question."""
+        if line.lower() in CLEAR_WORDS:
+            self.start(None)
+            self.needs_image = True
+        elif self.is_interactive and self.take_interactively(line):
+            return
+        elif self.needs_image:
+            self.open_image(line)
+        elif line:
+            self.answer(line)
+
+    def take_interactively(self, line: str) -> bool:
+        """Act on a command, on a word that may mean the end, or on an image's path; return whether it was one."""
+        if line.lower() in LEAVE_WORDS:
+            if self.confirm(self.texts.confirm_quit):
+                raise ChatEnded
+        elif command := parse_command(line):
+            self.run_command(*command)
+        elif not self.needs_image and (source := find_image_source(line)):
+            self.open_image(source)
         else:
-            print_text()
-            self.conversation.turns.append(Turn(question, text))
+            return False
+        return True
 
-    def print_chunks(self, question: str) -> Iterator[str]:
+    def run_command(self, name: str, argument: str) -> None:
+        """Run a command with its argument, "" for none."""
+        simple = {"/help": self.commands.show_help, "/?": self.commands.show_help, "/show": self.commands.show_all}
+        simple |= {"/new": self.renew, "/undo": self.undo, "/retry": self.retry, "/quit": self.quit}
+        simple |= {"/exit": self.quit, "/clear": lambda: self.take(CLEAR)}
+        if name in simple:
+            simple[name]()
+        elif name == "/set":
+            self.commands.set_value(argument)
+        elif name == "/save":
+            self.commands.save(argument)
+        elif name == "/image" and not argument:
+            self.take(CLEAR)
+        elif name == "/image":
+            self.open_image(find_image_source(argument) or argument)
+        elif name == "/load" and argument:
+            self.load(argument)
+        elif name in self.texts.commands:
+            self.commands.needs(name)
+        else:
+            self.commands.reject(name)
+
+    def start(self, image: ChatImage | None) -> None:
+        """Start a conversation about an image, or without one."""
+        self.session.start(image)
+        self.needs_image = False
+        self.dropped_turns_reported = False
+
+    def open_image(self, source: str) -> None:
+        """Start a conversation about the image at `source` ("" for none), and ask the first question about it."""
+        try:
+            with on_interrupt(interrupt_once), hold_keys():
+                image = self.session.open_image(source) if source else None
+        except KeyboardInterrupt:
+            self.screen.show(self.texts.stopped)
+            return
+        except VisualGLMError as error:
+            self.show_error(error)
+            return
+        self.start(image)
+        if image is not None:
+            self.show_image(image)
+            if self.describe:
+                self.answer(self.describe)
+
+    def show_image(self, image: ChatImage) -> None:
+        """Show a preview of an image, and its size, to a user at a terminal."""
+        if not self.is_interactive:
+            return
+        typed = show_preview(image.original, self.screen)
+        if typed and isinstance(self.read, LineEditor):
+            self.read.next_text += typed
+        width, height = image.size
+        self.screen.show(self.texts.image_loaded.format(name=image.name, width=width, height=height), "note")
+
+    def load(self, argument: str) -> None:
+        """Load a saved conversation."""
+        if self.commands.load(argument):
+            self.needs_image = False
+            self.dropped_turns_reported = False
+            if self.session.image:
+                self.show_image(self.session.image)
+            self.commands.show_turns()
+
+    def renew(self) -> None:
+        """Start a new conversation about the same image."""
+        self.start(self.session.image)
+        self.screen.show(self.texts.new_conversation, "note")
+
+    def undo(self) -> None:
+        """Drop the last turn, or return to the conversation before."""
+        if self.session.undo():
+            self.needs_image = False
+            count = len(self.conversation.turns)
+            self.screen.show(self.texts.undone.format(count=count, turns=count_turns(count)), "note")
+        else:
+            self.screen.show(self.texts.nothing_to_undo, "note")
+
+    def retry(self) -> None:
+        """Answer the last question again; if that fails, its turn remains as it was."""
+        count = len(self.conversation.turns)
+        question = self.session.retry()
+        if question is None:
+            self.screen.show(self.texts.nothing_to_retry, "note")
+        elif not self.answer(question) and len(self.conversation.turns) < count:
+            self.session.undo()
+
+    def quit(self) -> None:
+        """End the chat."""
+        raise ChatEnded
+
+    def answer(self, question: str) -> bool:
+        """Stream an answer to the terminal; return whether it is complete, so that its turn was added."""
+        self.screen.write(self.texts.answer, "label")
+        try:
+            with on_interrupt(interrupt_once), hold_keys():
+                text = "".join(self.write_chunks(question))
+        except KeyboardInterrupt:
+            self.screen.show(self.texts.stopped)
+        except VisualGLMError as error:
+            self.screen.end_line()
+            self.show_error(error)
+        except Exception as error:
+            if not self.is_interactive:
+                raise
+            self.show_bug(error)
+        else:
+            self.screen.end_line()
+            self.session.add_turn(question, text)
+            return True
+        return False
+
+    def write_chunks(self, question: str) -> Iterator[str]:
         """Write each chunk of an answer and yield its text; then write notes about the answer."""
-        self.conversation.language = question_language(question, self.conversation.language)
-        for chunk in self.model.stream_answer(self.conversation, question, self.config):
-            write(chunk.text)
+        for chunk in self.session.ask(question):
+            self.screen.write(chunk.text)
             yield chunk.text
-            if chunk.finish_reason == "length":
-                print_text(f"\n{self.texts.truncated}", end="")
-            if chunk.finish_reason is None or chunk.usage is None or self.dropped_turns_reported:
-                continue
-            if chunk.usage.dropped_turns:
-                self.dropped_turns_reported = True
-                print_text(f"\n{dropped_turns_notice(chunk.usage.dropped_turns)}", end="")
+            if chunk.finish_reason is not None:
+                self.write_notes(chunk)
 
+    def write_notes(self, chunk: StreamChunk) -> None:
+        """Write notes about an answer after its last chunk: its end, dropped turns, and the speed."""
+        if chunk.finish_reason == "length":
+            self.write_note(self.texts.truncated)
+        usage = chunk.usage
+        if usage is not None and usage.dropped_turns and not self.dropped_turns_reported:
+            self.dropped_turns_reported = True
+            count = usage.dropped_turns
+            self.write_note(self.texts.dropped.format(count=count, turns=count_turns(count)))
+        if usage is not None and self.session.is_verbose:
+            self.write_note(self.statistics(usage))
 
-@contextlib.contextmanager
-def on_interrupt(handler: Any) -> Iterator[None]:
-    """Context manager: handle SIGINT (Ctrl-C) by `handler` during the block."""
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    def write_note(self, text: str) -> None:
+        """Write a note in a new line."""
+        self.screen.end_part()
+        self.screen.write("\n" + text, "note")
 
+    def statistics(self, usage: Usage) -> str:
+        """Describe the number of tokens of an answer, and its speed."""
+        rate = usage.answer_tokens / max(usage.total_s, 1e-9)
+        return self.texts.statistics.format(tokens=usage.answer_tokens, seconds=usage.total_s, rate=rate)
 
-def ignore_interrupt(*_: Any) -> None:
-    """Ignore SIGINT.
+    def show_error(self, error: VisualGLMError) -> None:
+        """Write an error in the program's language."""
+        self.screen.show(describe_error(error, self.language), "error")
 
-    `signal.SIG_IGN` would not do: Python prints an error if a signal arrives just before it is set.
-    """
-
-
-def interrupt_once(*_: Any) -> NoReturn:
-    """Raise KeyboardInterrupt, and ignore further signals, so that they cannot interrupt its handling."""
-    signal.signal(signal.SIGINT, ignore_interrupt)
-    raise KeyboardInterrupt
-
-
-BOM = "\ufeff"
+    def show_bug(self, error: Exception) -> None:
+        """Write a short message about an unexpected exception, and its traceback after /set verbose on."""
+        self.screen.end_line()
+        name = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        self.screen.show(self.texts.internal_error.format(error=name), "error")
+        if self.session.is_verbose:
+            self.screen.show("".join(traceback.format_exception(error)), "note")
 
 
 def write(text: str) -> None:
     """Write a part of an answer immediately."""
     print_text(text, end="")
-
-
-def make_reader() -> Callable[[str], str]:
-    """Return a function that reads a line: with editing and history at a terminal, else without."""
-    if not sys.stdin.isatty() or not sys.stdout.isatty():
-        return read_line
-    # prompt_toolkit queries the cursor position for its menus, and prints a warning if the terminal does not reply.
-    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
-    from prompt_toolkit import PromptSession
-
-    return partial(PromptSession[str]().prompt, handle_sigint=False)  # handles Ctrl-C as a key while it reads
-
-
-def read_line(prompt: str) -> str:
-    """Read a line without editing.
-
-    A line that does not come from a terminal is echoed, so that the output is a complete transcript.
-    """
-    with on_interrupt(interrupt_once):
-        line = input(prompt).removeprefix(BOM)  # editors on Windows put it at the start of a file
-    if not sys.stdin.isatty():
-        print_text(line)
-    return line

@@ -6,31 +6,26 @@ visualglm chat --from_pretrained visualglm-tiny --image image.png --query 图片
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
-from model import (
-    CHINESE,
-    DEMO,
-    ENGLISH,
-    ChatModel,
-    Conversation,
-    GenerationConfig,
-    Language,
-    SettingError,
-)
-from model.chat_model import demo_config
-from model.command_line import ArgumentParser, print_text, run_program
-from model.images.preprocess import load_image
+from model import CHINESE, DEMO, ENGLISH, Conversation, GenerationConfig, Language, SettingError, VisualGLMError
+from model.command_line import SUCCESS, ArgumentParser, error_exit_code, print_error, print_text, run_program
 from model.prompt import question_language
+from model.resource_errors import translate_resource_errors
 from visualglm.arguments import add_model_arguments, choose_loader, load_model, locale_language
-from visualglm.terminal.chat import TerminalChat, make_reader, write
+from visualglm.error_texts import describe_error
+
+if TYPE_CHECKING:  # imports torch
+    from model import ChatModel
 
 
-def answer_once(model: ChatModel, config: GenerationConfig, conversation: Conversation, question: str) -> None:
+def answer_once(model: "ChatModel", config: GenerationConfig, conversation: Conversation, question: str) -> None:
     """Stream one answer to the standard output."""
     for chunk in model.stream_answer(conversation, question, config):
-        write(chunk.text)
+        print_text(chunk.text, end="")
     print_text()
 
 
@@ -63,22 +58,50 @@ def first_question(options: argparse.Namespace, language: Language) -> str:
     return next(choice for choice in choices if choice is not None)
 
 
-def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None) -> None:
-    """Load the model that the command line names, then answer one question or chat."""
+def run(load: "Callable[..., ChatModel] | None", hf: bool, description: str | None) -> int:
+    """Load the model that the command line names, then answer one question or chat; return the exit code."""
     options, _ = parse_arguments(description)  # settings are parsed again after loading: the model has defaults
     language = options.language or locale_language(os.environ)
+    announce(options.from_pretrained, language)
+    try:
+        with translate_resource_errors():
+            run_chat(options, language, choose_loader(options.hf or hf, load))
+    except VisualGLMError as error:
+        print_error(describe_error(error, language))
+        return error_exit_code(error)
+    return SUCCESS
+
+
+def announce(name: str, language: Language) -> None:
+    """Say at a terminal that a model is being loaded: importing torch alone takes seconds."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        from visualglm.terminal.texts import TEXTS
+
+        print_text(TEXTS[language].loading.format(name), file=sys.stderr)
+
+
+def run_chat(options: argparse.Namespace, language: Language, load: "Callable[..., ChatModel]") -> None:
+    """Load the model, then answer one question or chat."""
+    from model.chat_model import demo_config
+    from model.images.preprocess import load_image
+
     # Loaded before the model, so that an invalid image is reported immediately.
     image = load_image(options.image) if options.query and options.image else None
-    model = load_model(options, choose_loader(options.hf or hf, load))
+    model = load_model(options, load)
     config = demo_config(model).from_arguments(options)
     if options.query:
         conversation = Conversation(image, language=question_language(options.query, language))
         answer_once(model, config, conversation, options.query)
         return
-    TerminalChat(model, config, language, first_question(options, language), make_reader()).run(options.image)
+    from visualglm.terminal.chat import TerminalChat
+    from visualglm.terminal.input import is_interactive, make_reader
+    from visualglm.terminal.texts import TEXTS
+
+    describe, read = first_question(options, language), make_reader(TEXTS[language])
+    TerminalChat(model, config, language, describe, read, is_interactive=is_interactive()).run(options.image)
 
 
-def main(load: Callable[..., ChatModel] | None = None, *, hf: bool = False, description: str | None = __doc__) -> int:
+def main(load: "Callable[..., ChatModel] | None" = None, *, hf: bool = False, description: str | None = __doc__) -> int:
     """Run the program; return the exit code.
 
     Args:

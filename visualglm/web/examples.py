@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from model import CHINESE, ENGLISH, Language
-from model.checkpoint.resolve import EMBEDDED
 from model.description import Description, read_description
+from model.names import EMBEDDED
 
 INSTALLED_EXAMPLES = Path(__file__).parent / "examples"  # in a wheel
 EXAMPLES_FOLDER = INSTALLED_EXAMPLES if INSTALLED_EXAMPLES.is_dir() else Path(__file__).parents[2] / "examples"

@@ -3,7 +3,6 @@
 import io
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,10 @@ from model import (
     CHINESE,
     DEMO,
     ENGLISH,
-    Conversation,
-    GenerationConfig,
-    Language,
     PromptTooLongError,
     StreamChunk,
     Turn,
-    Usage,
 )
-from model.description import Description
 from tests.helpers.cli_program import (
     DESCRIBED_EN,
     DESCRIBED_ZH,
@@ -36,48 +30,9 @@ from tests.helpers.cli_program import (
     write_invalid_images,
 )
 from tests.helpers.preloaded import BARE
-from visualglm.terminal import chat
+from tests.helpers.scripted_chat import ScriptedModel, done, scripted_reader
+from visualglm.terminal import session
 from visualglm.terminal.chat import TerminalChat
-
-
-class ScriptedModel:
-    """Answers each question with the given chunks, and raises the exceptions among them."""
-
-    def __init__(self, *answers: list[StreamChunk | BaseException]) -> None:
-        self.answers = list(answers)
-        self.inputs: list[tuple[list[Turn], str]] = []
-        self.languages: list[Language] = []
-
-    image_size = 224
-    description = Description("scripted", {"en": "words only"})
-
-    def stream_answer(
-        self, conversation: Conversation, question: str, config: GenerationConfig
-    ) -> Iterator[StreamChunk]:
-        self.languages.append(conversation.language)
-        self.inputs.append((list(conversation.turns), question))
-        for item in self.answers.pop(0):
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-
-def done(text: str, dropped_turns: int = 0, finish_reason: str = "stop") -> list[StreamChunk | BaseException]:
-    return [StreamChunk(text), StreamChunk("", finish_reason, Usage(10, 5, dropped_turns, 0.1, 0.2))]
-
-
-def scripted_reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
-    """Return a reader of `lines`: it raises the exceptions among them, and EOFError after the last."""
-    left = [*lines, EOFError]
-
-    def read(prompt: str) -> str:
-        print(prompt, end="")
-        line = left.pop(0)
-        if isinstance(line, str):
-            return line
-        raise line
-
-    return read
 
 
 def talk(model: ScriptedModel, *lines: str | type[BaseException], image: str | None = "") -> TerminalChat:
@@ -128,7 +83,7 @@ class TestTerminal:
         def load_slowly(source: str) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(chat, "load_image", load_slowly)
+        monkeypatch.setattr(session, "load_image", load_slowly)
         talk(ScriptedModel(), image="http://slow.example/image.png")
         assert "(stopped)\nPath or URL" in capsys.readouterr().out
 

@@ -1,0 +1,120 @@
+"""Keys at a pseudo-terminal: several lines, completion, history, typing during an answer, and a terminal's replies."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.helpers.cli_program import ARROW_UP, CTRL_C, ROOT, SCENE, SLOW, TINY, Person, at_terminal, environment
+
+# pexpect forks this multi-threaded process, which is safe because the child executes a program immediately.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+ALT_ENTER = "\x1b\r"
+
+
+def start_talk(person: Person) -> None:
+    person.sees("loading", "Welcome to VisualGLM.", "Path or URL")
+    person.types("")
+    person.sees("You:")
+
+
+def end_talk(person: Person) -> None:
+    person.types("/quit")
+    person.sees("Goodbye.")
+    person.sees_the_end()
+
+
+def test_the_command_line_is_parsed_without_torch() -> None:
+    code = (
+        "import sys; sys.argv[1:] = []; import visualglm.terminal.program as p; p.parse_arguments(); "
+        "p.announce('x', p.ENGLISH); print({'torch', 'numpy', 'PIL', 'transformers'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+def test_keys_and_commands() -> None:
+    with at_terminal([*SLOW, "--english"]) as person:
+        start_talk(person)
+        # Tab completes commands, names of settings and paths.
+        person.presses("/undo\x15/und\t\r")
+        person.sees("There is nothing to undo.", "You:")
+        person.presses("/set tempe\t0.25\r".replace("\t", "\t "))
+        person.sees("temperature = 0.25", "You:")
+        person.presses("/image examples/scene_3\t\r")
+        person.sees("Image: examples/scene_3.png", "number0 number1")
+        # Typed during the answer: not echoed there, and in the next prompt.
+        person.presses("cou")
+        time.sleep(0.2)
+        person.presses(CTRL_C)
+        assert "cou" not in person.sees("(stopped)", "You:")
+        # Several lines.
+        person.presses(f"one{ALT_ENTER}two\r")
+        person.sees("number0 number1")
+        person.presses("count\r")
+        person.sees("number3 ")
+        person.presses(CTRL_C)
+        person.sees("(stopped)", "You:")
+        person.types('"""count')
+        person.types('"""')
+        person.sees("I know 0 turns.", "You:")
+        person.presses(ARROW_UP)
+        person.sees('"""count')
+        person.presses(CTRL_C)
+        person.sees("Type stop", "You:")
+        person.types("/retry")
+        person.sees("I know 0 turns.", "You:")
+        person.types("exit")
+        person.sees("End the chat?")
+        person.types("no")
+        person.sees("You:")
+        end_talk(person)
+
+
+def test_keys_typed_during_an_answer_are_in_the_next_prompt() -> None:
+    with at_terminal([*TINY, "--english", "--image", SCENE]) as person:
+        person.sees("VisualGLM: The")
+        person.presses("How many objects are there?")  # without Enter
+        person.sees("You:", "How many objects are there?")
+        person.types("")
+        person.sees("VisualGLM: There are three", "You:")
+        end_talk(person)
+
+
+def test_earlier_input_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    for keys in ("count\r", f"{ARROW_UP}{ARROW_UP}\r"):
+        with at_terminal([*SLOW, "--english", "--image", ""], XDG_STATE_HOME=str(tmp_path)) as person:
+            person.sees("You:")
+            person.presses(keys)
+            person.sees("I know 0 turns.", "You:")
+            end_talk(person)
+
+
+@pytest.mark.parametrize(
+    ("variables", "query", "reply", "shown"),
+    [
+        ({}, "\x1b[c", "\x1b[?62;4;6c", '\x1bPq"1;1;'),
+        ({}, "\x1b[c", "\x1b[?62;6c", "▀"),
+        ({}, "\x1b[c", "", "▀"),
+        ({"TERM_PROGRAM": "WezTerm"}, "\x1b[c", "\x1b_Gi=31;OK\x1b\\\x1b[?65;4c", "\x1b_Ga=T"),
+    ],
+    ids=["sixel", "neither", "silent", "kitty"],
+)
+def test_an_image_is_shown_as_the_terminal_says(
+    variables: dict[str, str], query: str, reply: str, shown: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "red.png")
+    Image.new("RGB", (40, 20), "red").save(path)
+    settings = {"NO_COLOR": "", "TERM": "xterm-256color", **variables}
+    with at_terminal([*SLOW, "--english", "--image", path, "--prompt_en", ""], **settings) as person:
+        person.sees(query)
+        person.presses(reply)
+        person.sees(shown, "(40 x 20)", "You:")
+        person.types("count")
+        person.sees("I know 0 turns.", "You:")
+        end_talk(person)
+    assert "[?62;" not in person.screen.getvalue()
