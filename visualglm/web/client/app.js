@@ -84,13 +84,13 @@ export class App {
      * @param {Function} typed - returns what was typed before the page was ready; it becomes the draft
      */
     async restore(typed) {
-        await applyJournals(this.store);
+        const left = await applyJournals(this.store);
         const [settings, last] = await Promise.all([
             this.store.get("values", "settings"),
             this.store.get("values", "last"),
         ]);
         Object.assign(this.settings, settings?.values);
-        const id = this.tabs.shown ?? last?.value;
+        const id = this.tabs.shown ?? left ?? last?.value;
         const conversation = id && (await this.store.get("conversations", id));
         const draft = typed();
         const ownDraft = this.tabs.draft; // another tab may have stored a different one
@@ -163,8 +163,8 @@ export class App {
     startUpload(blob, name, details = {}) {
         const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "", created: Date.now(), ...details };
         const done = this.upload(record);
-        done.catch(({ name, status }) => {
-            const isRefused = status >= 400 && status < 500;
+        done.catch(({ name, code }) => {
+            const isRefused = ["invalid_image", "image_too_large", "too_large"].includes(code);
             if (isRefused || name === "AbortError") this.store.remove("images", record.id); // not if the connection failed
         });
         return { record, done };
@@ -245,13 +245,15 @@ export class App {
 
     /** Save a conversation, unless it was deleted, or it is new and there is nothing in it. */
     async saveNow(conversation = this.conversation) {
+        const { id } = conversation;
         this.cancelSave(conversation);
-        const isKnown = async () => Boolean(await this.store.get("conversations", conversation.id));
-        if (this.dropped.has(conversation.id) || (!hasContent(conversation) && !(await isKnown()))) return;
+        if (this.dropped.has(id) || (!hasContent(conversation) && !(await this.store.get("conversations", id)))) return;
+        this.unsaved.set(id, conversation); // until it is on disk
         const stored = await this.store.put("conversations", conversation);
+        if (!this.timers.has(id)) this.unsaved.delete(id);
         if (conversation === this.conversation) this.remember();
         if (this.absorb(conversation, stored)) this.changed(conversation);
-        this.emit("list", conversation.id);
+        this.emit("list", id);
     }
 
     /** Save a conversation with the answers that this tab is writing. */

@@ -145,8 +145,12 @@ export function openMenu(button, items) {
         ),
     );
     menu.addEventListener("keydown", (event) => {
-        if (event.key === "Escape") event.stopPropagation(); // it closes the menu only
         moveFocus(event, [...menu.children]);
+        if (event.key !== "Escape") return;
+        event.preventDefault();
+        event.stopPropagation(); // it does not stop an answer
+        menu.hidePopover();
+        button.focus();
     });
     menu.addEventListener("toggle", (event) => {
         if (event.newState !== "closed") return;

@@ -6,76 +6,13 @@ import { copyText } from "./clipboard.js";
 import { openMenu, toast } from "./dialogs.js";
 import { element, iconButton } from "./dom.js";
 import { fileName, toHtml, toMarkdown, toText } from "./exporting.js";
-import { formatNumber, texts } from "./i18n.js";
+import { words } from "./files_words.js";
+import { formatNumber } from "./i18n.js";
 import { SavedConversationError, fromText, toDocument } from "./saved_conversation.js";
 import { addShortcut } from "./shortcuts.js";
 
 const TEXT_BYTES = 16 * 1024 * 1024; // of a file, besides its image
 const MIB = 1024 * 1024;
-const words = texts({
-    en: {
-        menu: "Save, share or load",
-        saveJson: "Save as a file",
-        saveMarkdown: "Save as Markdown",
-        share: "Share as a web page",
-        copy: "Copy as text",
-        load: "Open a saved conversation",
-        folder: "Folder of images",
-        image: "image",
-        copied: "The conversation was copied.",
-        notCopied: "The browser does not allow the page to copy. Save the conversation as a file.",
-        shared: "The file holds the image and the words. It opens in any browser, also without a network.",
-        saved: (name) => `Saved: ${name}`,
-        withoutImage: (name) => `Saved without its image, which is no longer in this browser: ${name}`,
-        opened: "The saved conversation is open.",
-        faults: {
-            tooLarge: ({ limit }) => `The file has more than ${limit} MiB. A saved conversation is smaller.`,
-            parts: () => "The file has too many parts. Choose a conversation that this page has saved.",
-            json: () => "The file is not JSON. Choose a conversation that this page has saved.",
-            format: () => "The file is not a saved conversation. Choose one that this page has saved.",
-            version: ({ version }) => `The conversation is not of version ${version}. Open it with a newer page.`,
-            turns: ({ limit }) => `The file has no list of at most ${limit} turns. Save the conversation again.`,
-            turn: ({ number, limit }) =>
-                `Turn ${number} of the file lacks a question or an answer of at most ${limit} characters. Correct or remove it.`,
-            text: ({ limit }) => `The file has more than ${limit} characters of text. Remove some turns.`,
-            branches: () => "The branches of the file are damaged. Save the conversation again.",
-            image: () => "The image of the file is not a data URL of an image. Save the conversation again.",
-            imageSize: ({ limit }) => `The image of the file has more than ${limit} MiB.`,
-            unreadable: () => "The file cannot be read. Choose it again.",
-        },
-    },
-    zh: {
-        menu: "保存、分享或打开",
-        saveJson: "保存为文件",
-        saveMarkdown: "保存为 Markdown",
-        share: "以网页形式分享",
-        copy: "复制为文本",
-        load: "打开已保存的对话",
-        folder: "图片文件夹",
-        image: "图片",
-        copied: "对话已复制。",
-        notCopied: "浏览器不允许此页面复制。请把对话保存为文件。",
-        shared: "文件包含图片和文字，可在任何浏览器中打开，无需网络。",
-        saved: (name) => `已保存：${name}`,
-        withoutImage: (name) => `图片已不在此浏览器中，保存的文件不含图片：${name}`,
-        opened: "已打开保存的对话。",
-        faults: {
-            tooLarge: ({ limit }) => `文件超过 ${limit} MiB，保存的对话不会这么大。`,
-            parts: () => "文件的组成部分过多。请选择由此页面保存的对话。",
-            json: () => "文件不是 JSON。请选择由此页面保存的对话。",
-            format: () => "文件不是保存的对话。请选择由此页面保存的对话。",
-            version: ({ version }) => `对话不是版本 ${version}。请用更新的页面打开。`,
-            turns: ({ limit }) => `文件里没有最多 ${limit} 轮的列表。请重新保存对话。`,
-            turn: ({ number, limit }) => `文件的第 ${number} 轮缺少问题或回答，或超过 ${limit} 个字符。请更正或删除该轮。`,
-            text: ({ limit }) => `文件的文字超过 ${limit} 个字符。请删除一些轮次。`,
-            branches: () => "文件的分支已损坏。请重新保存对话。",
-            image: () => "文件中的图片不是图片的 data URL。请重新保存对话。",
-            imageSize: ({ limit }) => `文件中的图片超过 ${limit} MiB。`,
-            unreadable: () => "无法读取文件，请重新选择。",
-        },
-    },
-});
-
 /** Build the menu of files, and take saved conversations that are dropped on the page. */
 export function buildFiles(app) {
     const input = element("input", {
@@ -200,8 +137,8 @@ export async function loadConversation(app, file) {
         app.save(conversation);
         toast(words.opened);
     } catch (error) {
-        const fault = error instanceof SavedConversationError && words.faults[error.code];
-        toast(fault ? fault(shownDetails(error.details)) : error.message, { kind: "error" });
+        const fault = error.code === "invalid_image" ? words.faults.image : words.faults[error.code];
+        toast(fault ? fault(shownDetails(error.details ?? {})) : error.message, { kind: "error" });
     }
 }
 
@@ -229,7 +166,7 @@ async function giveImage(app, conversation, image) {
     const name = conversation.imageName || words.image;
     const { record, done } = app.startUpload(image, name);
     await done.catch((error) => {
-        if (error.code !== "offline") throw error;
+        if (["invalid_image", "image_too_large", "too_large"].includes(error.code)) throw error; // others may go away
     });
     Object.assign(conversation, { imageId: record.id, imageName: name });
 }

@@ -54,19 +54,39 @@ export class FolderTable {
         this.head = this.node.lastChild;
         this.cells = new Map(); // row -> its cells
         this.thumbnails = new ThumbnailLoader(async (row) => row.file ?? undefined);
+        this.rowsOf = new WeakMap(); // group -> its rows
+        this.seen = new WeakSet(); // rows of groups that were in view
+        this.observer = new IntersectionObserver((entries) => {
+            for (const { target } of entries.filter((entry) => entry.isIntersecting)) this.show(target);
+        });
     }
 
     /** Show other rows; those that are shown already keep their nodes. */
     setRows(rows) {
         const known = this.cells;
         this.cells = new Map(rows.map((row) => [row, known.get(row) ?? this.buildRow(row)]));
-        const nodes = rows.map((row) => this.cells.get(row).node);
-        const groups = [];
-        for (let start = 0; start < nodes.length; start += GROUP_SIZE) {
-            groups.push(element("tbody", { role: "rowgroup" }, nodes.slice(start, start + GROUP_SIZE)));
-        }
-        replaceChildren(this.node, this.node.caption, this.head, groups);
         for (const row of rows) this.update(row);
+        this.observer.disconnect();
+        const groups = [];
+        for (let start = 0; start < rows.length; start += GROUP_SIZE) groups.push(this.buildGroup(rows.slice(start, start + GROUP_SIZE)));
+        replaceChildren(this.node, this.node.caption, this.head, groups);
+        for (const group of groups) this.observer.observe(group);
+    }
+
+    buildGroup(rows) {
+        const group = element("tbody", { role: "rowgroup" });
+        group.append(...rows.map((row) => this.cells.get(row).node));
+        this.rowsOf.set(group, rows);
+        return group;
+    }
+
+    /** Add the thumbnails of a group that comes into view. */
+    show(group) {
+        this.observer.unobserve(group);
+        for (const row of this.rowsOf.get(group)) {
+            this.seen.add(row);
+            this.update(row);
+        }
     }
 
     buildRow(row) {
@@ -82,7 +102,7 @@ export class FolderTable {
     update(row) {
         const cells = this.cells.get(row);
         if (!cells) return;
-        if (row.file && !cells.hasImage) {
+        if (row.file && !cells.hasImage && this.seen.has(row)) {
             cells.hasImage = true;
             replaceChildren(cells.image, this.thumbnails.image(row));
         }

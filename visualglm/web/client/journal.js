@@ -25,13 +25,22 @@ export function writeJournal(store, tab, conversations) {
     });
 }
 
-/** Merge the journals of all closed tabs into the store. */
+/**
+ * Merge the journals of all closed tabs into the store.
+ *
+ * @returns {Promise<string|null>} the id of the conversation in them that changed last
+ */
 export async function applyJournals(store) {
-    if (!store.isPersistent) return;
+    if (!store.isPersistent) return null;
+    let last = null;
     for (const [key, conversations] of readJournals(store)) {
         withStorage((storage) => storage.removeItem(key)); // first, so that two tabs do not apply it twice
-        for (const conversation of conversations) await store.put("conversations", conversation);
+        for (const conversation of conversations) {
+            await store.put("conversations", conversation);
+            if (!last || conversation.updated > last.updated) last = conversation;
+        }
     }
+    return last?.id ?? null;
 }
 
 function readJournals(store) {
