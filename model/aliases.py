@@ -31,8 +31,8 @@ def find_current(name: str) -> str | None:
     return f"{current}.{module}" if current else None
 
 
-def find_renamed(module: ModuleType, name: str) -> Any:
-    """Return an object of a module by its former name, with a DeprecationWarning.
+def find_renamed(module: ModuleType, name: str, stacklevel: int = 2) -> Any:
+    """Return an object of a module by its former name, with a DeprecationWarning at the frame `stacklevel`.
 
     Raises:
         AttributeError: the module never had such a name.
@@ -41,7 +41,7 @@ def find_renamed(module: ModuleType, name: str) -> Any:
     current = RENAMED.get(path, {}).get(name)
     if current is None:
         raise AttributeError(f"module {path!r} has no attribute {name!r}", name=name, obj=module)
-    warnings.warn(f"{path}.{name} has been renamed; use {current} instead.", DeprecationWarning, stacklevel=2)
+    warnings.warn(f"{path}.{name} has been renamed; use {current} instead.", DeprecationWarning, stacklevel=stacklevel)
     return getattr(module, current)
 
 

@@ -44,4 +44,4 @@ if not TYPE_CHECKING:
             if name in names.split():
                 value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
                 return value
-        return find_renamed(sys.modules[__name__], name)
+        return find_renamed(sys.modules[__name__], name, stacklevel=3)
