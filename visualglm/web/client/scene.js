@@ -6,6 +6,7 @@ import { toast } from "./dialogs.js";
 import { element, replaceChildren } from "./dom.js";
 import { language, texts } from "./i18n.js";
 import { takeImage } from "./image_intake.js";
+import { setHidden } from "./log_parts.js";
 
 const SEEDS = 1_000_000; // few, so that the names of scenes are short
 const words = texts({
@@ -57,6 +58,7 @@ export function trueAnswer(record, question) {
 export function truthView(app) {
     let node = null;
     let answer = null; // in both languages
+    let drawn = ""; // what the card depends on, as it was drawn last
     const text = element("p", { tabindex: "-1" });
     const button = element(
         "button.button",
@@ -68,6 +70,9 @@ export function truthView(app) {
     async function update(newNode) {
         node = newNode;
         const { imageId } = app.conversation;
+        const state = JSON.stringify([node.id, node.status, node.question, node.isRevealed, imageId, language()]);
+        if (state === drawn) return; // a redraw of 1000 rounds reads no image again
+        drawn = state;
         const record = imageId && isComplete(node) ? await app.record(imageId) : null;
         if (node !== newNode) return;
         answer = trueAnswer(record, node.question);
@@ -75,9 +80,9 @@ export function truthView(app) {
     }
 
     function draw() {
-        card.hidden = !answer;
-        button.hidden = Boolean(node.isRevealed);
-        text.hidden = !node.isRevealed;
+        setHidden(card, !answer);
+        setHidden(button, Boolean(node.isRevealed));
+        setHidden(text, !node.isRevealed);
         if (answer) replaceChildren(text, element("strong", {}, words.truth), " ", answer[language()]);
     }
 
