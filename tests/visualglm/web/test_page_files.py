@@ -1,12 +1,14 @@
 """Saved, shared and loaded conversations, in a browser: files are complete, and invalid ones are rejected."""
 
 import base64
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.helpers.browser import BROWSER_TESTS, Person
 from tests.helpers.cli_program import SCENE
@@ -35,6 +37,21 @@ def saves(person: Person, action: str) -> tuple[str, str]:
     with person.page.expect_download() as waiting:
         person.page.get_by_role("menuitem", name=action, exact=True).click()
     return waiting.value.suggested_filename, Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
+def words_of(person: Person) -> list[str]:
+    """Return the questions and answers that are shown."""
+    source = """async (module) => {
+        const { conversation } = await window.visualglm.app;
+        return module.shownNodes(conversation).map(({ question, answer, status }) => `${question} ${answer} ${status}`);
+    }"""
+    found: list[str] = call_module(person, "conversation.js", source)
+    return found
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.size
 
 
 def loads(person: Person, data: bytes) -> None:
@@ -73,6 +90,27 @@ def test_a_saved_conversation_holds_the_image_and_the_complete_turns(person: Per
     assert saved["settings"]["temperature"] is not None
 
 
+def test_a_saved_conversation_is_restored_with_its_branches(person: Person) -> None:
+    person.gives(SCENE)
+    person.asks_and_sees("seen", "turns []")
+    person.acts("retry")
+    person.waits()
+    person.asks_and_sees("cut", "too long")
+    _, text = saves(person, "Save as a file")
+    before = words_of(person)
+    call_app(person, "(app) => app.startNew()")
+    loads(person, text.encode())
+    person.sees("is open", "#toasts")
+    person.sees("too long", "#log")
+    assert words_of(person) == before
+    nodes = person.conversation()["nodes"].values()
+    assert len([node for node in nodes if node["parent"] is None]) == 2
+    person.asks_and_sees("seen", "turns [seen cut]")
+    person.sees_no("image None", "#log .answer:last-of-type")
+    person.reloads()
+    assert len(person.conversation()["nodes"]) == 4
+
+
 NAMES = {
     "scene.png": "scene",
     "../../etc/passwd": "etc passwd",
@@ -93,6 +131,18 @@ def test_file_names_are_safe(person: Person, name: str) -> None:
     assert call_module(person, "exporting.js", source, name) == f"{NAMES[name]} 2026-12-01 14-30.json"
 
 
+def test_markdown_holds_the_image_and_the_words(person: Person) -> None:
+    person.gives(SCENE)
+    call_app(person, ADD_TURNS, [["What?", "A car.", "done"], ["More?", "It beg", "stopped"]])
+    name, text = saves(person, "Save as Markdown")
+    assert name.endswith(".md")
+    assert "**Q:** What?\n\n**A:** A car.\n" in text
+    assert "It beg *(not complete)*" in text
+    image = re.search(r"!\[[^\]]*\]\(data:image/jpeg;base64,([A-Za-z0-9+/=]+)\)", text)
+    assert image
+    assert size_of(base64.b64decode(image[1])) == size_of(Path(SCENE).read_bytes())
+
+
 def test_the_conversation_is_copied_as_text(enter: Any) -> None:
     person = enter(permissions=["clipboard-read", "clipboard-write"])
     call_app(person, ADD_TURNS, [["What?", MARKUP, "done"]])
@@ -100,6 +150,33 @@ def test_the_conversation_is_copied_as_text(enter: Any) -> None:
     person.page.get_by_role("menuitem", name="Copy as text").click()
     person.sees("copied", "#toasts")
     assert person.page.evaluate("navigator.clipboard.readText()") == f"Q: What?\n\nA: {MARKUP}\n"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_shared_page_shows_everything_offline_and_runs_nothing(
+    enter: Any, chromium: Any, tmp_path: Path, scheme: Any
+) -> None:
+    person = enter(query="?lang=zh")
+    person.gives(SCENE)
+    call_app(person, ADD_TURNS, [["图里有什么？", f"{MARKUP}\n  two  lines", "done"], ["w" * 500, "长" * 500, "done"]])
+    name, text = saves(person, "以网页形式分享")
+    assert name.endswith(".html")
+    assert "<script" not in text
+    (tmp_path / "shared.html").write_text(text, encoding="utf-8")
+    requests = []
+    phone = {"width": 390, "height": 844}
+    with chromium.new_context(offline=True, viewport=phone, color_scheme=scheme, is_mobile=True) as context:
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((tmp_path / "shared.html").as_uri())
+        assert page.locator(".answer").first.inner_text().removeprefix("答：").strip() == f"{MARKUP}\n  two  lines"
+        assert page.evaluate("document.querySelector('img').naturalWidth") == size_of(Path(SCENE).read_bytes())[0]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("document.documentElement.lang") == "zh-CN"
+        assert page.evaluate("typeof window.broken") == "undefined"
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") is (scheme == "light")
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
 # Loading.
@@ -215,11 +292,44 @@ def test_each_fault_has_a_message(enter: Any, query: str) -> None:
     assert {code for _, code in BAD_FILES.values()} <= set(faults)
 
 
+@pytest.mark.parametrize("query", ["?lang=en", "?lang=zh"])
+def test_a_rejected_file_changes_nothing_and_says_why(enter: Any, query: str) -> None:
+    person = enter(query=query)
+    opened = person.conversation()["id"]
+    expected = {
+        document(version=2): {"en": "newer page", "zh": "更新的页面"},
+        b"{": {"en": "not JSON", "zh": "不是 JSON"},
+        document(image=data_url(b"no image")): {"en": "image", "zh": "图片"},  # the server validates its bytes
+    }
+    for data, texts in expected.items():
+        loads(person, data)
+        person.page.wait_for_selector("#toasts [role=alert]")
+        person.sees(texts[query[-2:]], "#toasts [role=alert]")
+        assert person.conversation()["id"] == opened
+        person.page.locator("#toasts .icon-button").click()
+    assert call_app(person, "async (app) => (await app.store.all('images')).length") == 0
+
+
 def test_half_a_character_becomes_a_replacement_character(person: Person) -> None:
     loads(
         person, b'{"format": "visualglm-conversation", "version": 1, "turns": [{"question": "\\ud800", "answer": "a"}]}'
     )
     person.sees("\ufffd", "#log")
+
+
+def test_the_menu_is_used_by_keyboard(person: Person) -> None:
+    person.page.focus("#files-button")
+    person.page.keyboard.press("Enter")
+    person.locates("[role=menuitem]").to_have_count(1)  # without turns there is only something to load
+    person.page.keyboard.press("Escape")
+    assert person.focused("id") == "files-button"
+    person.asks_and_sees("cut", "too long")
+    person.page.focus("#files-button")
+    person.page.keyboard.press("Enter")
+    person.locates("[role=menuitem]").to_have_count(5)
+    with person.page.expect_download() as waiting:
+        person.page.keyboard.press("Enter")
+    assert waiting.value.suggested_filename.startswith("conversation ")
 
 
 def test_the_limits_are_those_of_the_server(person: Person) -> None:

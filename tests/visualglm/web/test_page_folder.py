@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.helpers.browser import BROWSER_TESTS, Person
+from tests.helpers.browser import BROWSER_TESTS, Person, wait_until
 from tests.helpers.page_modules import call_app, call_module
 
 pytestmark = BROWSER_TESTS
@@ -108,6 +108,17 @@ def test_files_that_are_no_images_are_left_out_and_said(person: Person, images: 
     person.sees("already", "#toasts")
 
 
+def test_it_stops_and_goes_on(person: Person, images: list[str]) -> None:
+    opens_folder(person, images)
+    starts(person, "slow")
+    counts(person, "running", 2)  # two at a time
+    counts(person, "waiting", 3)
+    person.page.click("#folder-start")
+    counts(person, "waiting", 5)
+    starts(person, "seen")
+    counts(person, "done", 5)
+
+
 def test_it_goes_on_while_the_conversation_is_shown(person: Person, images: list[str]) -> None:
     opens_folder(person, images[:1])
     starts(person, "slow")
@@ -143,6 +154,20 @@ def test_a_lost_connection_stops_it_and_nothing_fails(person: Person, images: li
     counts(person, "done", 5)
 
 
+def test_failed_rows_say_why_and_are_retried(person: Person, images: list[str], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    rejects_first(person, 1, 500, "out_of_memory")
+    opens_folder(person, [*images[:2], str(broken)])
+    starts(person, "seen")
+    counts(person, "failed", 2)
+    counts(person, "done", 1)
+    person.sees("no: out_of_memory", "#folder table")
+    person.page.get_by_role("button", name="Retry the failed (2)").click()
+    counts(person, "done", 2)
+    counts(person, "failed", 1)
+
+
 def test_another_question_replaces_answers_only_after_consent(person: Person, images: list[str]) -> None:
     opens_folder(person, images[:2])
     starts(person, "seen")
@@ -155,6 +180,24 @@ def test_another_question_replaces_answers_only_after_consent(person: Person, im
     person.page.get_by_role("button", name="Replace the answers").click()
     counts(person, "truncated", 2)
     person.sees_no("turns []", "#folder table")
+
+
+def test_the_table_survives_a_reload_and_goes_on_with_the_same_files(person: Person, images: list[str]) -> None:
+    opens_folder(person, images[:2])
+    starts(person, "seen")
+    counts(person, "done", 2)
+    opens_folder(person, images)
+    counts(person, "waiting", 3)
+    wait_until(person.page, "(await app.store.get('values', 'folder')).rows.length === 5")
+    person.reloads()
+    person.page.click("#folder-button")
+    counts(person, "done", 2)
+    counts(person, "missing", 3)
+    assert person.page.input_value("#folder-question") == "seen"
+    opens_folder(person, images)
+    person.locates(ROWS).to_have_count(5)
+    person.page.click("#folder-start")
+    counts(person, "done", 5)
 
 
 def saves(person: Person, button: str) -> tuple[str, bytes]:

@@ -1,13 +1,15 @@
 """The page's store and its list of conversations in a browser: nothing is lost, and what is deleted is gone."""
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.helpers.browser import BROWSER_TESTS, PATIENCE_MS, READY, Person
+from tests.helpers.browser import BROWSER_TESTS, PATIENCE_MS, READY, Person, wait_until
 from tests.helpers.cli_program import SCENE
 from tests.helpers.page_modules import call_app, call_module
-from tests.helpers.web_program import PROGRAM, running_page
+from tests.helpers.ports import free_port
+from tests.helpers.web_program import DRAWN, PROGRAM, running_page
 
 pytestmark = BROWSER_TESTS
 ROWS = "#conversations .history-row"
@@ -33,6 +35,13 @@ def answers(person: Person) -> list[tuple[str, str]]:
     """Return the questions of the open conversation with the status of their answers."""
     nodes = sorted(person.conversation()["nodes"].values(), key=lambda node: node["created"])
     return [(node["question"], node["status"]) for node in nodes]
+
+
+def waits_for(person: Person, expected: list[tuple[str, str]]) -> None:
+    """Wait until the open conversation has these questions and statuses, in any order."""
+    wanted = json.dumps(sorted(" ".join(pair) for pair in expected))
+    found = "Object.values(app.conversation.nodes).map(({ question, status }) => `${question} ${status}`).sort()"
+    wait_until(person.page, f"JSON.stringify({found}) === JSON.stringify({wanted})")
 
 
 def second_tab(person: Person) -> Person:
@@ -83,6 +92,55 @@ def test_a_running_answer_is_kept_as_stopped(person: Person) -> None:
     person.asks_and_sees("seen", "turns []")  # what is not complete does not go into the next prompt
 
 
+def test_a_frozen_tab_that_is_dropped_loses_nothing(person: Person) -> None:
+    context = person.page.context
+    person.asks_and_sees("seen", "turns")
+    # A phone freezes the tab, then drops it. No write to the database ends.
+    person.page.evaluate(
+        """async () => {
+            const app = await window.visualglm.app;
+            app.store.put = () => new Promise(() => {});
+            app.setDraft("typed last");
+            document.dispatchEvent(new Event("freeze"));
+        }"""
+    )
+    tab = Person(context.new_page(), person.url)
+    person.page.close()
+    tab.opens()
+    assert answers(tab) == [("seen", "done")]
+    assert tab.page.input_value("#question") == "typed last"
+
+
+def test_an_image_survives_a_reload_during_its_upload(person: Person) -> None:
+    person.page.route("**/page/images*", lambda route: None)  # it is never answered
+    person.page.locator("#image-panel input[type=file]").first.set_input_files(SCENE)
+    stored = "await app.store.get('images', app.conversation.imageId)"
+    wait_until(person.page, f"app.uploads.size === 1 && app.conversation.imageId && {stored}")
+    person.page.unroute("**/page/images*")
+    person.reloads()
+    assert person.conversation()["imageId"]
+    person.asks("seen")
+    person.waits()
+    person.sees_no("image None", "#log")
+
+
+def test_a_conversation_goes_on_after_a_restart_of_the_server(chromium: Any) -> None:
+    command = [*PROGRAM, "--server_port", str(free_port())]
+    with chromium.new_context() as context:
+        with running_page(command) as url:
+            person = Person(context.new_page(), url)
+            person.opens()
+            person.gives(SCENE)
+            person.asks_and_sees("seen", "turns []")
+            color = (person.page.locator("#log .answer").first.text_content() or "").split("image ")[1].split()[0]
+            assert color != "None"
+        with running_page(command):  # the page was not reloaded; its server knows no image
+            person.asks("seen")
+            person.sees("turns [seen]", "#log")
+            assert f"image {color}" in (person.page.locator("#log .answer").last.text_content() or "")
+        assert person.failures == []
+
+
 # Two tabs.
 
 
@@ -112,6 +170,34 @@ def test_two_tabs_keep_drafts_of_their_own(person: Person) -> None:
     for one, draft in ((person, "first"), (tab, "second")):
         one.reloads()
         assert one.page.input_value("#question") == draft
+
+
+def test_another_tab_shows_a_running_answer_until_its_tab_is_gone(person: Person) -> None:
+    person.asks("slow")
+    person.sees("number2", "#log")
+    tab = second_tab(person)
+    tab.sees("number", "#log")
+    length = "Object.values(app.conversation.nodes)[0].answer.length"
+    before = call_app(tab, f"(app) => {length}")
+    wait_until(tab.page, f"{length} > {before}")  # the tab that writes it has replied
+    waits_for(tab, [("slow", "running")])
+    person.page.close()
+    waits_for(tab, [("slow", "stopped")])
+
+
+def test_questions_of_two_tabs_at_once_are_both_kept(person: Person) -> None:
+    tab = second_tab(person)
+    for one, question in ((person, "seen"), (tab, "cut")):
+        call_app(one, "(app, text) => { app.setDraft(text); }", question)
+    opened = person.conversation()["id"]
+    call_app(person, "(app) => app.saveNow()")
+    call_app(tab, "async (app, id) => app.show(await app.store.get('conversations', id))", opened)
+    for one, question in ((person, "seen"), (tab, "cut")):
+        one.page.fill("#question", question)
+    for one in (person, tab):
+        one.page.press("#question", "Enter")
+    for one in (person, tab):
+        waits_for(one, [("seen", "done"), ("cut", "truncated")])
 
 
 def test_versions_of_a_conversation_are_merged(person: Person) -> None:
@@ -256,6 +342,100 @@ def test_the_list_says_which_conversation_is_answered(person: Person) -> None:
     person.page.locator(ROWS, has_text="answering").locator(".history-open").click()
     person.page.keyboard.press("Escape")
     person.sees_no("answering", "#conversations")
+
+
+def test_a_deleted_answer_in_progress_stays_deleted(person: Person) -> None:
+    opens_list(person)
+    person.asks("slow")
+    person.sees("number2", "#log")
+    chooses(person, 0, "Delete")
+    person.locates(ROWS).to_have_count(0)
+    wait_until(person.page, "app.running.size === 0")
+    person.reloads()
+    assert call_app(person, RECORDS)["conversations"] == 0
+
+
+def test_a_search_finds_words_of_questions_and_answers(person: Person) -> None:
+    call_app(person, ADD_CONVERSATIONS, 1000)
+    opens_list(person)
+    assert person.page.locator(ROWS).count() < 200  # the rest follows on scrolling
+    person.page.fill("#search", "RED BALL")
+    person.sees("1,000", "#conversations .history-count")
+    person.page.fill("#search", "red")
+    person.sees("2,000", "#conversations .history-count")
+    person.page.fill("#search", "question 777")
+    person.locates(ROWS).to_have_count(1)
+    person.sees("question 777", f"{ROWS} mark")
+    person.sees("Hits: 1", "#conversations .history-count")
+    person.page.locator(f"{ROWS} .history-open").click()
+    person.sees("question 777", "#log")
+    person.page.fill("#search", "nothing has this")
+    person.sees("No hits", "#conversations .history-count")
+    person.locates(ROWS).to_have_count(0)
+    person.page.fill("#search", "")
+    person.page.locator("#conversations > .button").scroll_into_view_if_needed()
+    person.page.wait_for_function(f"document.querySelectorAll('{ROWS}').length > 60")
+
+
+def test_a_hit_in_another_version_is_shown(person: Person) -> None:
+    call_app(
+        person,
+        """async (app) => {
+            const shared = { parent: null, question: "q", status: "done", updated: 1 };
+            const a = { id: "a", answer: "the needle", created: 1, ...shared };
+            const b = { id: "b", answer: "hay", created: 2, ...shared };
+            const conversation = { id: "c", title: "", created: 1, updated: 1, imageId: null, imageName: "" };
+            const tree = { draft: "", nodes: { a, b }, chosen: { start: "b" } };
+            await app.store.put("conversations", { ...conversation, ...tree });
+        }""",
+    )
+    opens_list(person)
+    person.page.fill("#search", "needle")
+    person.page.locator(f"{ROWS} .history-open").click()
+    person.sees("the needle", "#log")
+
+
+def test_images_that_no_conversation_uses_are_removed(person: Person) -> None:
+    person.gives(SCENE)
+    person.asks_and_sees("seen", "turns []")
+    opens_list(person)
+    person.page.click("#new-conversation")
+    person.gives(DRAWN)
+    person.asks_and_sees("cut", "too long")
+    assert call_app(person, RECORDS)["images"] == 2
+    person.locates(f"{ROWS}:has-text('cut') [aria-current=true]").to_have_count(1)
+    chooses(person, 0, "Delete")
+    assert call_app(person, RECORDS)["images"] == 2  # as long as it can be undone
+    person.page.locator("#toasts .toast").get_by_role("button", name="Close").click()
+    wait_until(person.page, f"(await ({RECORDS})(app)).images === 1")
+    add_image = "async (app, image) => app.store.put('images', { blob: new Blob(['x']), name: '', ...image })"
+    call_app(person, add_image, {"id": "orphan", "created": 1})
+    person.reloads()
+    wait_until(person.page, f"(await ({RECORDS})(app)).images === 1")
+    person.asks_and_sees("seen", "turns []")
+
+
+def test_everything_is_forgotten_in_all_tabs(person: Person) -> None:
+    person.gives(SCENE)
+    person.asks_and_sees("seen", "turns []")
+    person.sets("temperature", 0.5)
+    tab = second_tab(person)
+    opens_list(person)
+    person.clicks("Forget everything")
+    person.sees("settings", "dialog")  # the dialog names what goes
+    person.sees("images", "dialog")
+    person.page.keyboard.press("Escape")
+    person.locates(ROWS).to_have_count(1)
+    person.clicks("Forget everything")
+    person.page.get_by_role("button", name="Delete everything").click()
+    person.locates(ROWS).to_have_count(0)
+    for one in (person, tab):
+        wait_until(one.page, "!Object.keys(app.conversation.nodes).length")
+        assert call_app(one, "(app) => app.settings.temperature") != 0.5
+    person.reloads()
+    assert call_app(person, RECORDS)["conversations"] == call_app(person, RECORDS)["images"] == 0
+    assert person.page.evaluate("Object.keys(localStorage).length") == 0
+    assert answers(tab) == []
 
 
 def test_the_list_is_used_by_keyboard_and_remembered(enter: Any) -> None:
