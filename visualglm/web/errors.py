@@ -11,6 +11,7 @@ from starlette.types import Scope
 from model import BusyError, ImageError, Language, PromptTooLongError, SettingError, VisualGLMError
 from model.resource_errors import find_resource_error
 
+from ..error_texts import describe_error
 from .texts import ERROR_TEXTS, choose_language
 
 STATUS = {
@@ -62,7 +63,7 @@ class PageError(Exception):
     def message(self, language: Language) -> str:
         """Return the message for the visitor."""
         if self.cause is not None:
-            return str(self.cause)
+            return describe_error(self.cause, language)
         return ERROR_TEXTS[self.text][language].format(**self.values)
 
     def to_dict(self, language: Language) -> dict[str, str]:

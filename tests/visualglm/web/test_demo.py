@@ -126,6 +126,14 @@ def test_a_vote_becomes_a_preference_row(visitor: PageClient, votes: Path) -> No
     assert error_code(visitor.post("/page/votes", {**vote, "image": "0" * 64, "rejected": "y"})) == "unknown_image"
 
 
+def test_errors_of_the_model_are_told_in_the_language_of_the_request(visitor: PageClient) -> None:
+    for language, is_chinese in (("zh", True), ("en", False)):
+        image = visitor.http.post("/page/images", content=b"no image", params={"lang": language})
+        setting = visitor.post("/page/answers", {"question": "seen", "settings": {"seed": -1}}, lang=language)
+        for answer in (image, setting):
+            assert bool(re.search("[\u4e00-\u9fff]", answer.json()["error"]["message"])) is is_chinese, answer.text
+
+
 def test_page_info_describes_the_page(visitor: PageClient) -> None:
     info = visitor.info()
     assert (info["user"], info["model"]["name"], info["model"]["image_size"]) == (None, "visualglm-tiny", 224)
