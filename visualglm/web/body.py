@@ -54,12 +54,14 @@ class BodyReader:
             if message["type"] == "http.disconnect":
                 raise PageError("too_slow")
             body += message.get("body", b"")
+            is_last = not message.get("more_body", False)
             if len(body) > limit:
-                await discard(receive, limit * DISCARD_FACTOR)
+                if not is_last:
+                    await discard(receive, limit * DISCARD_FACTOR)
                 raise too_large
             if not reservation.resize(len(body)):
                 raise PageError("busy")
-            if not message.get("more_body", False):
+            if is_last:
                 return bytes(body)
 
 

@@ -87,8 +87,11 @@ class PageMiddleware:
             PageError: the request is rejected.
         """
         headers = Headers(scope=scope)
-        if not self.access.allows_host(headers.get("host", "")) or not self.access.allows_origin(headers):
-            raise PageError("forbidden")
+        host = headers.get("host", "")
+        if not self.access.allows_host(host):
+            raise PageError("forbidden", text="forbidden_host", host=repr(host))
+        if not self.access.allows_origin(headers):
+            raise PageError("forbidden", text="forbidden_origin")
 
     def check_path(self, path: str, scope: Scope) -> str | None:
         """Check path, method and login, before the body is read; return the name of the login, if any.

@@ -9,9 +9,13 @@ ERROR_TEXTS: dict[str, Text] = {
         CHINESE: "现在提问的人太多了，请稍后再试。",
         ENGLISH: "Too many questions are being answered at the moment. Try again a little later.",
     },
-    "forbidden": {
-        CHINESE: "不允许来自此网址的请求。启动网页时用 --allow-host 加上主机名即可允许。",
-        ENGLISH: "Requests under this address are not allowed. To allow them, start the page with --allow-host NAME.",
+    "forbidden_host": {
+        CHINESE: "不允许主机 {host}。要允许它，请在启动网页时使用 --allow-host 并给出此主机名。",
+        ENGLISH: "The host {host} is not allowed. To allow it, start the page with --allow-host and this host name.",
+    },
+    "forbidden_origin": {
+        CHINESE: "不允许其他网站的请求。--allow-host NAME 可以允许代理。",
+        ENGLISH: "Requests from other sites are not allowed. --allow-host NAME allows a proxy.",
     },
     "image_too_large": {
         CHINESE: "图片文件超过 {limit} MiB，请缩小图片，或另存为 JPEG。",

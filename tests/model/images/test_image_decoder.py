@@ -91,7 +91,7 @@ request = {{"bytes": len(data), "name": "x", "is_text": False, "size": 32, "prev
             "memory": 2**32, "limits": {{"max_pixels": 10**7, "max_bytes": 10**7, "formats": []}}}}
 replies = io.BytesIO()
 decode_worker.serve(io.BytesIO(json.dumps(request).encode() + b"\\n" + data), replies)
-assert json.loads(replies.getvalue().splitlines()[0]) == {{"sizes": [[32, 32], [64, 64]]}}
+assert json.loads(replies.getvalue().splitlines()[0]) == {{"size": [448, 448], "sizes": [[32, 32], [64, 64]]}}
 print(sorted({{"torch", "sat", "transformers", "numpy"}} & set(sys.modules)))
 """
     run = subprocess.run(
