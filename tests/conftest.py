@@ -19,7 +19,7 @@ from model.visualglm import VisualGLMModel
 from tests.goldens import golden_weights
 
 GOLDENS = Path(__file__).parent / "goldens"
-pytest_plugins = ["tests.helpers.browser", "tests.helpers.checkpoints", "tests.helpers.web_server"]  # fixtures
+pytest_plugins = ["tests.helpers.checkpoints", "tests.helpers.web_server"]  # fixtures
 
 
 @pytest.hookimpl(wrapper=True)
