@@ -48,7 +48,7 @@ def test_the_terminal_asks_with_the_models_settings_and_the_flags(
 def test_the_page_begins_with_the_models_settings_and_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[GenerationConfig] = []
     monkeypatch.setattr(web, "check_address", lambda *_: None)
-    monkeypatch.setattr(web, "serve_page", lambda model, config, options: shown.append(config))
+    monkeypatch.setattr(web, "serve_page", lambda model, config, *_: shown.append(config))
     monkeypatch.setattr(sys, "argv", ["web_demo.py", "--temperature", "0.1"])
     web.main(lambda *_, **__: OwnModel(**OWN))
     assert shown == [DEMO.replace(**OWN, temperature=0.1)]

@@ -23,7 +23,7 @@ VARIABLES = environment(PYTHONPATH=str(ROOT))
 @pytest.fixture(scope="module")
 def client() -> Iterator[ToolClient]:
     """Start the program as the documented configuration of a client does."""
-    (configuration,) = blocks("docs/web.md", "json")
+    (configuration,) = [block for block in blocks("docs/web.md", "json") if "mcpServers" in block.text]
     server = json.loads(configuration.text)["mcpServers"]["visualglm"]
     assert server["command"] == "visualglm"
     command = [sys.executable, "-m", "visualglm", *server["args"], "--device", "cpu", "--temperature", "0"]
