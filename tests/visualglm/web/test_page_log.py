@@ -61,7 +61,7 @@ def test_markup_is_shown_as_text(person: Person) -> None:
     assert texts(person, "#log .question .text") == [f"say {MARKUP}"]
     assert texts(person, "#log .answer .text") == [MARKUP]
     assert person.page.locator("#log img, #log a, #log strong").count() == 0
-    assert person.page.title() == "VisualGLM"
+    assert person.page.title().endswith(" - VisualGLM")  # the markup would change it
 
 
 def test_texts_have_their_language(person: Person) -> None:
