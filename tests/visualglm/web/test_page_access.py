@@ -116,10 +116,11 @@ def test_the_language_of_the_document_follows_the_switch(person: Person) -> None
 LOOK = """() => [...document.querySelectorAll("#visualglm :is(h1, h2, h3, p, button, textarea, li, svg, img)")]
     .filter((node) => node.checkVisibility()).map((node) => {
         const { x, y, width, height } = node.getBoundingClientRect();
-        const { padding, border, font, color, backgroundColor } = getComputedStyle(node);
+        const { padding, border, borderTopWidth, font, color, backgroundColor } = getComputedStyle(node);
+        const edge = borderTopWidth === "0px" ? "" : border; // without a width, its style and color are not seen
         const name = `${node.localName}#${node.id}.${node.getAttribute("class")}`;
         const place = [x, y, width, height].map(Math.round);
-        return [name, ...place, padding, border, font, color, backgroundColor].join(" ");
+        return [name, ...place, padding, edge, font, color, backgroundColor].join(" ");
     })"""
 
 
