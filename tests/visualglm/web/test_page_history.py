@@ -391,6 +391,7 @@ def test_a_hit_in_another_version_is_shown(person: Person) -> None:
     )
     opens_list(person)
     person.page.fill("#search", "needle")
+    person.page.locator(f"{ROWS} mark").wait_for()
     person.page.locator(f"{ROWS} .history-open").click()
     person.sees("the needle", "#log")
 
