@@ -14,7 +14,7 @@ NF4_BITS = 4
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Size and placement of a model; None for what is unknown.
+    """Size and placement of a model. Unknown values are None.
 
     Attributes:
         parameters: number of parameters.

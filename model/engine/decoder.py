@@ -92,7 +92,7 @@ def begin_slots(layers: Layers, cache: KVCache, first: int, contexts: list[int])
 
 
 class CachedDecoder:
-    """What the decoders with a KV cache share; the cache is empty until `grow` is called."""
+    """Base class of the decoders with a KV cache. The cache is empty until `grow` is called."""
 
     def __init__(self, layers: Layers) -> None:
         self.layers = layers

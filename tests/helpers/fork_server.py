@@ -98,7 +98,7 @@ def run(arguments: list[str], paths: list[str], strict: bool) -> None:
 
 
 def run_to_its_end(program: Callable[[], None]) -> NoReturn:
-    """Run a program and what it has registered for its end, then exit at once: freeing all modules takes long."""
+    """Run a program and its exit handlers, then exit immediately, because freeing all modules takes long."""
     status: Any = 0
     try:
         program()

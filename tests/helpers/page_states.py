@@ -65,7 +65,7 @@ def walk_panels(person: Person) -> Iterator[str]:
 
 
 def walk_dialogs(person: Person) -> Iterator[str]:
-    """The dialogs, each of which Escape closes."""
+    """List the dialogs that Escape closes."""
     page = person.page
     actions = page.locator(".image-actions button")
     yield from open_dialog(person, "model", lambda: page.click("#status button"))

@@ -40,7 +40,7 @@ class CachedImage:
 
 @dataclass(frozen=True)
 class ImageReply:
-    """What the client is told about an image that it has sent.
+    """The server's reply to an uploaded image.
 
     Attributes:
         id: SHA-256 of the file in hexadecimal digits.

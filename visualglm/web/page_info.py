@@ -1,4 +1,4 @@
-"""PageInfo: what the client is told about the page, its model, settings and limits."""
+"""PageInfo: the model, settings and limits that the server sends to the client."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version

@@ -14,7 +14,7 @@ from .votes import VoteFile
 
 
 class PageService:
-    """What the routes of the page work with; it keeps nothing of a visitor but decoded images.
+    """Models, settings and image cache of the page. Of its visitors it keeps decoded images only.
 
     Args:
         model: generates the answers; called by several threads at once.

@@ -67,7 +67,7 @@ DONE = StreamChunk("", "stop", Usage(40, 3, 1, 0.5, 1.5))
 
 
 def run(answer: Any, use: Any) -> list[dict[str, Any]]:
-    """Start a task for an answer; return the events, after each of which `use(event, task)` is called."""
+    """Start a task for an answer and call `use(event, task)` for each event; return the events."""
 
     async def collect() -> list[dict[str, Any]]:
         events = []

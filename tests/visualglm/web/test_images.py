@@ -1,4 +1,4 @@
-"""The cache of images is bounded, and holds what the models need."""
+"""The image cache has limited memory and keeps a resized copy for each model."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`visualglm web --mcp` offers the tool beside the page, under the page's checks of host, origin and login."""
+"""`visualglm web --mcp` serves the tool at /mcp and checks host, origin and login as for the page."""
 
 from collections.abc import Iterator
 

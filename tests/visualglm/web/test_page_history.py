@@ -1,4 +1,4 @@
-"""The page's store and its list of conversations in a browser: nothing is lost, and what is deleted is gone."""
+"""Browser tests of the page's store and list of conversations: storing, searching, deleting."""
 
 import json
 from typing import Any
