@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class ClientFiles:
     """The content of the client's folder.
 
     Attributes:
-        files: name -> content.
+        files: path in the folder, with slashes -> content.
         hash: of all contents.
     """
 
@@ -68,7 +69,7 @@ class ClientFiles:
 
     @property
     def modules(self) -> list[str]:
-        """The names of the JavaScript modules."""
+        """The paths of the JavaScript modules."""
         return sorted(name for name in self.files if name.endswith(".js"))
 
     def text(self, name: str) -> str:
@@ -82,9 +83,15 @@ class ClientFiles:
 
 def read_client_files(folder: Path = FOLDER) -> ClientFiles:
     """Read the files of the client's folder, and combine the style sheets."""
-    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES}
-    names = sorted((name for name in files if name.endswith(".css")), key=lambda name: (name != BASE_STYLES, name))
-    return ClientFiles({**files, STYLES: b"\n".join(files[name] for name in names)})
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in MEDIA_TYPES)
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    styles = sorted((path for path in paths if path.suffix == ".css"), key=style_order)
+    return ClientFiles({**files, STYLES: b"\n".join(path.read_bytes() for path in styles)})
+
+
+def style_order(path: Path) -> tuple[bool, str]:
+    """Return the sort key of a style sheet: the basic one is first, the others follow by name."""
+    return path.name != BASE_STYLES, path.name
 
 
 class ClientFolder:
@@ -101,18 +108,19 @@ class ClientFolder:
 
     def read(self) -> ClientFiles:
         """Return the current files."""
-        stamp = sorted((path.name, path.stat().st_mtime_ns) for path in self.folder.iterdir())
+        folders = [folder for folder, _, _ in os.walk(self.folder)]
+        stamp = {entry.path: entry.stat().st_mtime_ns for folder in folders for entry in os.scandir(folder)}
         if stamp != self._stamp:
             self._files, self._stamp = read_client_files(self.folder), stamp
         return self._files
 
-    def respond(self, request: Request, file_hash: str, name: str) -> Response | None:
+    def respond(self, request: Request, file_hash: str, path: str) -> Response | None:
         """Return the response with a file, None if there is no such file.
 
         It may be cached for ever if the address has the hash of the current files.
         """
         files = self.read()
-        if name not in files.files:
+        if path not in files.files:
             return None
         caching = FOR_EVER if file_hash == files.hash else "no-cache"
-        return compressed_response(request, files.files[name], MEDIA_TYPES[Path(name).suffix], Cache_Control=caching)
+        return compressed_response(request, files.files[path], MEDIA_TYPES[Path(path).suffix], Cache_Control=caching)

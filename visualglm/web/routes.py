@@ -51,7 +51,7 @@ class PageRoutes:
     POST page/answers                a question -> a stream of JSON lines, see answers.py
     POST page/votes                  a preferred and a rejected answer -> the number of votes
     GET  page/scene?seed=N           a drawn scene with true answers, for models of that world
-    GET  page/client/HASH/FILE       the client
+    GET  page/client/HASH/PATH       a file of the client
     GET  page/examples/NAME          an example image, or its preview
 
     Args:
@@ -68,7 +68,7 @@ class PageRoutes:
             Route("/page/info", self.info),
             Route("/page/images", self.add_image, methods=["POST"]),
             Route("/page/answers", self.answer, methods=["POST"]),
-            Route("/page/client/{file_hash}/{name}", self.client_file),
+            Route("/page/client/{file_hash}/{path:path}", self.client_file),
             Route("/page/examples/{name}", self.example),
         ]
         if service.features["scenes"]:
@@ -138,7 +138,7 @@ class PageRoutes:
 
     async def client_file(self, request: Request) -> Response:
         """Return a file of the client."""
-        response = self.service.client.respond(request, request.path_params["file_hash"], request.path_params["name"])
+        response = self.service.client.respond(request, request.path_params["file_hash"], request.path_params["path"])
         if response is None:
             raise PageError("not_found")
         return response

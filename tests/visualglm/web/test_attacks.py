@@ -166,8 +166,20 @@ def test_an_unknown_image_is_named(visitor: PageClient) -> None:
 def test_no_other_file_is_served(visitor: PageClient) -> None:
     address = re.search(r'href="(page/client/[0-9a-f]+/)', visitor.http.get("/").text)
     assert address is not None
-    assert visitor.http.get(f"/{address[1]}main.js").status_code == 200
-    for name in ("../page.py", "..%2fpage.py", "%2e%2e/page.py", "/etc/passwd", "%2fetc%2fpasswd", "", ".", "none.js"):
+    for name in ("main.js", "core/app.js"):
+        assert visitor.http.get(f"/{address[1]}{name}").status_code == 200
+    for name in (
+        "../page.py",
+        "..%2fpage.py",
+        "%2e%2e/page.py",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "",
+        ".",
+        "none.js",
+        "core",
+        "core/../../page.py",
+    ):
         for folder in (address[1], "page/examples/"):
             assert visitor.http.get(f"/{folder}{name}").status_code == 404
 

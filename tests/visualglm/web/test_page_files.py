@@ -45,7 +45,7 @@ def words_of(person: Person) -> list[str]:
         const { conversation } = await window.visualglm.app;
         return module.shownNodes(conversation).map(({ question, answer, status }) => `${question} ${answer} ${status}`);
     }"""
-    found: list[str] = call_module(person, "conversation.js", source)
+    found: list[str] = call_module(person, "core/conversation.js", source)
     return found
 
 
@@ -128,7 +128,7 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_file_names_are_safe(person: Person, name: str) -> None:
     source = "(module, name) => module.fileName(name, 'json', new Date(2026, 11, 1, 14, 30))"
-    assert call_module(person, "exporting.js", source, name) == f"{NAMES[name]} 2026-12-01 14-30.json"
+    assert call_module(person, "files/exporting.js", source, name) == f"{NAMES[name]} 2026-12-01 14-30.json"
 
 
 def test_markdown_holds_the_image_and_the_words(person: Person) -> None:
@@ -282,13 +282,13 @@ def test_a_bad_file_is_rejected(reader: Person, data: bytes, code: str) -> None:
         }
         return "accepted";
     }"""
-    found = call_module(reader, "saved_conversation.js", source, [base64.b64encode(data).decode(), LIMITS])
+    found = call_module(reader, "files/saved_conversation.js", source, [base64.b64encode(data).decode(), LIMITS])
     assert found == code
 
 
 @pytest.mark.parametrize("query", ["?lang=en", "?lang=zh"])
 def test_each_fault_has_a_message(enter: Any, query: str) -> None:
-    faults = call_module(enter(query=query), "files_words.js", "(module) => Object.keys(module.words.faults)")
+    faults = call_module(enter(query=query), "files/files_words.js", "(module) => Object.keys(module.words.faults)")
     assert {code for _, code in BAD_FILES.values()} <= set(faults)
 
 

@@ -251,16 +251,20 @@ def reader(chromium: Any, page_url: str) -> Any:
 
 @pytest.mark.parametrize("text", CELLS, ids=repr)
 def test_cells_of_csv_are_quoted_and_no_formulas(reader: Person, text: str) -> None:
-    assert call_module(reader, "tables.js", "(module, text) => module.csvCell(text)", text) == CELLS[text]
+    assert call_module(reader, "folder/tables.js", "(module, text) => module.csvCell(text)", text) == CELLS[text]
 
 
 def test_numbers_of_csv_stay_numbers(reader: Person) -> None:
-    assert call_module(reader, "tables.js", "(module) => [-1.5, null, 0].map(module.csvCell)") == ["-1.5", "", "0"]
+    assert call_module(reader, "folder/tables.js", "(module) => [-1.5, null, 0].map(module.csvCell)") == [
+        "-1.5",
+        "",
+        "0",
+    ]
 
 
 def test_lines_of_csv_end_as_rfc_4180_says(reader: Person) -> None:
     row = {"name": "a.png", "answer": "one\ntwo", "status": "done", "error": "", "stats": None}
-    text = call_module(reader, "tables.js", "(module, row) => module.toCsv([row, row], 'q')", row)
+    text = call_module(reader, "folder/tables.js", "(module, row) => module.toCsv([row, row], 'q')", row)
     assert text.count("\r\n") == 3
     assert len(list(csv.reader(io.StringIO(text, newline="")))) == 3
 

@@ -210,7 +210,7 @@ def test_versions_of_a_conversation_are_merged(person: Person) -> None:
     written["nodes"] = {"a": node(2, answer="later"), "b": node(6), "x": node(1)}
     merged = call_module(
         person,
-        "merging.js",
+        "store/merging.js",
         "(module, [stored, written]) => module.mergeConversations(stored, written)",
         [stored, written],
     )

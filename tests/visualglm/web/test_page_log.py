@@ -399,7 +399,7 @@ def test_chinese_differences_are_marked_by_character(person: Person) -> None:
     parts = person.page.evaluate(
         """async () => {
             const folder = document.querySelector("script[src$='main.js']").src;
-            const { compareTexts } = await import(new URL("diff.js", folder));
+            const { compareTexts } = await import(new URL("compare/diff.js", folder));
             return [
                 compareTexts("小汽车是紫色的。", "小汽车是红色的。"),
                 compareTexts("The red car, here.", "The blue car is here."),

@@ -66,14 +66,15 @@ def test_no_value_can_end_the_script_that_holds_it() -> None:
 def test_the_address_of_the_client_follows_its_content(tmp_path: Path) -> None:
     (tmp_path / "main.js").write_text("1")
     (tmp_path / "base.css").write_text("b")
-    (tmp_path / "a.css").write_text("a")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.css").write_text("a")
     folder = ClientFolder(tmp_path)
     first = folder.read()
     assert first.text("page.css") == "b\na"
     assert folder.read() is first
-    (tmp_path / "more.js").write_text("2")
+    (tmp_path / "log" / "more.js").write_text("2")
     assert folder.read().hash != first.hash
-    assert folder.read().modules == ["main.js", "more.js"]
+    assert folder.read().modules == ["log/more.js", "main.js"]
 
 
 def test_suggestions_suit_the_model(tiny_model: SatChatModel) -> None:

@@ -1,21 +1,21 @@
 /** Starts the page: reads what the server says of itself, opens the store, builds the parts, restores the state. */
 
-import { App } from "./app.js";
-import { element, setAttribute, replaceChildren } from "./dom.js";
-import { language, setLanguage, texts } from "./i18n.js";
-import { openStore } from "./store.js";
-import { buildCompare } from "./compare.js";
-import { buildComposer } from "./composer.js";
-import { buildConversations } from "./conversations.js";
-import { buildFiles } from "./files.js";
-import { buildFolder } from "./folder.js";
-import { buildImagePanel } from "./image_panel.js";
-import { buildLog } from "./log.js";
-import { buildSettings } from "./settings.js";
-import { buildShortcuts } from "./shortcuts.js";
-import { buildStatus } from "./status.js";
-import { buildTitle } from "./title.js";
-import { buildWelcome } from "./welcome.js";
+import { App } from "./core/app.js";
+import { element, setAttribute, replaceChildren } from "./core/dom.js";
+import { language, setLanguage, texts } from "./core/i18n.js";
+import { openStore } from "./store/store.js";
+import { buildCompare } from "./compare/compare.js";
+import { buildComposer } from "./questions/composer.js";
+import { buildConversations } from "./conversations/conversations.js";
+import { buildFiles } from "./files/files.js";
+import { buildFolder } from "./folder/folder.js";
+import { buildImagePanel } from "./image/image_panel.js";
+import { buildLog } from "./log/log.js";
+import { buildSettings } from "./settings/settings.js";
+import { buildShortcuts } from "./frame/shortcuts.js";
+import { buildStatus } from "./frame/status.js";
+import { buildTitle } from "./frame/title.js";
+import { buildWelcome } from "./questions/welcome.js";
 
 const PARTS = [
     buildStatus,
