@@ -313,6 +313,13 @@ def test_every_page_of_the_documentation_is_translated() -> None:
     assert {english for english, _ in find_translations()} == {"README.md", *pages}
 
 
+def test_chinese_texts_address_the_reader_in_one_form() -> None:
+    suffixes = (".py", ".js", ".json", ".html", ".toml")
+    texts = [path for path in (ROOT / "visualglm").rglob("*") if path.suffix in suffixes]
+    texts += [ROOT / name for name in DOCUMENTS if name.endswith("_zh.md")]
+    assert [path.name for path in texts if "您" in path.read_text(encoding="utf-8")] == []
+
+
 def test_the_readme_is_short() -> None:
     assert len(read("README.md").splitlines()) <= 200
 

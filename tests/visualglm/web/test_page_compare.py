@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.browser import BROWSER_TESTS, Person
 from tests.helpers.cli_program import SCENE
+from tests.helpers.page_modules import call_app
 
 pytestmark = BROWSER_TESTS
 
@@ -50,7 +51,7 @@ def test_a_vote_is_appended_to_the_file(person: Person, votes: Path) -> None:
     person.asks("which")
     person.waits()
     person.clicks("B is better")
-    person.sees("You found this one better", "#log .answer:last-child")
+    person.locates("#log .answer:last-child .preferred").to_be_visible()
     row = read_votes(votes)[before]
     assert row["chosen"] == said("This is model 2 of the page.")
     assert row["rejected"] == said("This is model 1 of the page.")
@@ -65,6 +66,24 @@ def test_a_vote_is_appended_to_the_file(person: Person, votes: Path) -> None:
     conversation = person.conversation()
     voted = next(node for node in conversation["nodes"].values() if node.get("isPreferred"))
     assert {node["parent"] for node in conversation["nodes"].values()} == {None, voted["id"]}
+
+
+LOSE_IMAGE = """async (app) => {
+    const record = await app.store.get("images", app.conversation.imageId);
+    await app.store.put("images", { ...record, serverId: "0".repeat(64) }); // one that the server does not have
+}"""
+
+
+def test_a_vote_about_an_image_that_the_server_has_dropped_sends_it_again(person: Person, votes: Path) -> None:
+    before = len(read_votes(votes))
+    person.gives(SCENE)
+    person.asks("which")
+    person.waits()
+    call_app(person, LOSE_IMAGE)
+    person.clicks("B is better")
+    person.locates("#log .answer:last-child .preferred").to_be_visible()
+    (name,) = read_votes(votes)[before]["images"]
+    assert (votes.parent / name).read_bytes() == Path(SCENE).read_bytes()
 
 
 def test_equal_answers_cannot_be_voted_for(person: Person) -> None:

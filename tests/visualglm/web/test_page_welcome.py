@@ -169,5 +169,5 @@ def test_all_texts_exist_in_chinese(open_page: Any) -> None:
     page = open_page("?lang=zh")
     expect(page.get_by_role("button", name="添加图片")).to_be_visible()
     give(page)
-    expect(page.locator(".starters h3")).to_have_text("针对您的图片提问")
+    expect(page.locator(".starters h3")).to_have_text("针对你的图片提问")
     expect(page.locator(".image-details")).to_contain_text("像素")

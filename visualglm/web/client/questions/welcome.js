@@ -21,11 +21,11 @@ const words = texts({
         boardHint: "Draw shapes, and see what the model makes of them.",
     },
     zh: {
-        starters: "针对您的图片提问",
+        starters: "针对你的图片提问",
         startersExample: "针对这张图片提问",
         examples: "试试示例",
         scene: "给我画一个随机场景",
-        sceneHint: "模型回答后，您可以对照正确答案。",
+        sceneHint: "模型回答后，你可以对照正确答案。",
         another: "再画一个场景",
         board: "画板",
         boardHint: "画一些图形，看看模型怎么理解。",
