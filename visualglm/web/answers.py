@@ -13,6 +13,7 @@ from typing import Any
 from model import ChatModel, Conversation, GenerationConfig, StreamChunk, Usage
 
 from .errors import PageError
+from .settings import SEED_BITS
 
 EVENT_INTERVAL_S = 0.05  # between two text events
 POLL_INTERVAL_S = 0.1  # between two looks at the phase of an answer that has no text yet
@@ -34,8 +35,8 @@ class Question:
 
 
 def choose_seed(config: GenerationConfig) -> GenerationConfig:
-    """Return the settings with a random seed of 32 bits, unless they have a seed."""
-    return config.replace(seed=secrets.randbits(32)) if config.seed is None else config
+    """Return the settings with a random seed, unless they have a seed."""
+    return config.replace(seed=secrets.randbits(SEED_BITS)) if config.seed is None else config
 
 
 class AnswerTask:

@@ -13,7 +13,7 @@ from model import Language
 
 from .access import MCP_METHODS, MCP_PATH, PAGE_PREFIX, POST_PATHS, AccessPolicy, is_public, is_used
 from .basic_auth import BasicAuth
-from .body import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_LOGIN_BYTES
+from .body_reader import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_LOGIN_BYTES
 from .client_files import compressed_response
 from .errors import PageError, request_language
 from .login import LoginAttempts, build_login_page, find_user

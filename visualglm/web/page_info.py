@@ -10,18 +10,9 @@ from model.model_facts import ModelFacts
 
 from .examples import EXAMPLES, choose_suggestions
 from .images import LIMITS
+from .schemas import MAX_ANSWER, MAX_QUESTION, MAX_TURNS
+from .settings import describe_settings
 
-RANGES: dict[str, tuple[float, float, float]] = {  # setting -> minimum, maximum and step of its slider
-    "max_length": (64, 2048, 1),
-    "top_p": (0, 1, 0.01),
-    "top_k": (0, 200, 1),
-    "temperature": (0, 2, 0.01),
-    "repetition_penalty": (1, 2, 0.01),
-}
-SETTINGS = (*RANGES, "seed")
-MAX_QUESTION = 10_000  # characters
-MAX_ANSWER = 100_000  # characters of a question or an answer in an earlier turn
-MAX_TURNS = 1000
 LANGUAGES: tuple[Language, ...] = (CHINESE, ENGLISH)
 
 
@@ -31,22 +22,6 @@ def read_version() -> str:
         return version("visualglm")
     except PackageNotFoundError:
         return ""
-
-
-def setting_range(name: str, config: GenerationConfig) -> tuple[float, float]:
-    """Return minimum and maximum of a setting; the page's own default is always within them."""
-    minimum, maximum, _ = RANGES[name]
-    value = getattr(config, name)
-    return min(minimum, value), max(maximum, value)
-
-
-def describe_settings(config: GenerationConfig) -> dict[str, dict[str, float | None]]:
-    """Return default, minimum, maximum and step of each setting."""
-    settings: dict[str, dict[str, float | None]] = {}
-    for name, (_, _, step) in RANGES.items():
-        minimum, maximum = setting_range(name, config)
-        settings[name] = {"value": getattr(config, name), "min": minimum, "max": maximum, "step": step}
-    return {**settings, "seed": {"value": None}}
 
 
 def model_facts(model: ChatModel) -> ModelFacts:

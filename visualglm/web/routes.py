@@ -23,13 +23,14 @@ from model.prompt import question_language
 from ..local_address import client_network, is_loopback
 from ..scenes import draw_scene
 from .answers import AnswerSlots, AnswerTask, Question, choose_seed
-from .bodies import AnswerBody, ConversationBody, SettingsParser, VoteBody, parse_body
-from .body import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_JSON_BYTES, BodyReader
+from .body_reader import IMAGE_TIMEOUT_S, JSON_TIMEOUT_S, MAX_JSON_BYTES, BodyReader
 from .errors import PageError, request_language, to_page_error
 from .examples import EXAMPLES, EXAMPLES_FOLDER, make_preview
 from .images import LIMITS, CachedImage
 from .page_info import LANGUAGES
+from .schemas import AnswerBody, ConversationBody, VoteBody, parse_body
 from .service import PageService
+from .settings import SettingsParser
 from .votes import file_suffix, make_row
 
 MAX_ANSWERS = 128  # concurrent answers of all visitors

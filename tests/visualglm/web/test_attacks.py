@@ -18,10 +18,10 @@ from tests.helpers.cli_program import PATIENCE, ROOT, SCENE, huge_png
 from tests.helpers.preloaded import WEB, run_preloaded
 from tests.helpers.web_client import PageClient, error_code
 from tests.helpers.web_program import PROGRAM, running_page
-from visualglm.web.body import MAX_JSON_BYTES, MAX_LOGIN_BYTES
+from visualglm.web.body_reader import MAX_JSON_BYTES, MAX_LOGIN_BYTES
 from visualglm.web.images import LIMITS
-from visualglm.web.page_info import MAX_ANSWER, MAX_QUESTION, MAX_TURNS
 from visualglm.web.routes import MAX_ANSWERS
+from visualglm.web.schemas import MAX_ANSWER, MAX_QUESTION, MAX_TURNS
 
 PUBLIC = {"/", "/login", "/theme.css", "/gradio_api/theme.css", "/favicon.ico", "/robots.txt"}
 STATIC = ("/assets/", "/static/", "/svelte/")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from model.engine.config import RANGES
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE
 from tests.helpers.ports import free_port
@@ -138,7 +139,9 @@ def test_page_info_describes_the_page(visitor: PageClient) -> None:
     info = visitor.info()
     assert (info["user"], info["model"]["name"], info["model"]["image_size"]) == (None, "visualglm-tiny", 224)
     assert info["features"]["votes"]
-    for setting in info["settings"].values():
+    for name, setting in info["settings"].items():
+        assert setting["min"] in RANGES[name]
+        assert setting["max"] in RANGES[name]
         assert setting["value"] is None or setting["min"] <= setting["value"] <= setting["max"]
     for example in info["examples"]:
         assert {len(questions) for questions in example["questions"].values()} == {3}

@@ -114,7 +114,6 @@ function readSetting(text, { min, max, step, value }, former) {
     if (!text.trim()) return value;
     const number = Number(text);
     if (!Number.isFinite(number)) return former;
-    const { low, high } = { low: min ?? 0, high: max ?? 2 ** 32 - 1 };
-    const inRange = Math.min(high, Math.max(low, number));
-    return step === undefined || step >= 1 ? Math.round(inRange) : inRange;
+    const inRange = Math.min(max, Math.max(min, number));
+    return step >= 1 ? Math.round(inRange) : inRange;
 }

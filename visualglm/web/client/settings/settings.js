@@ -3,7 +3,6 @@
 import { element, iconButton, replaceChildren, setAttribute } from "../core/dom.js";
 import { language, onLanguage, setLanguage, texts } from "../core/i18n.js";
 
-const MAX_SEED = 2 ** 32 - 1;
 const THEMES = ["auto", "light", "dark"];
 const words = texts({
     en: {
@@ -21,7 +20,7 @@ const words = texts({
         seed: "seed",
         seedInfo: "A whole number makes an answer reproducible. Empty: another seed for each answer, shown below it.",
         seedRandom: "random",
-        seedWrong: `A seed is a whole number from 0 to ${MAX_SEED}. The last usable one stays in use.`,
+        seedWrong: (max) => `A seed is a whole number from 0 to ${max}. The last usable one stays in use.`,
         max_length: "Maximum tokens of prompt and answer together, including the image",
         top_p: "Sample from the smallest set of tokens whose probabilities reach this sum; 1 for all",
         top_k: "Sample from the k most likely tokens; 0 for all",
@@ -44,7 +43,7 @@ const words = texts({
         seed: "seed",
         seedInfo: "填写整数后，回答可以复现。留空：每次回答使用不同的 seed，并显示在回答下方。",
         seedRandom: "随机",
-        seedWrong: `seed 是 0 到 ${MAX_SEED} 的整数。仍在使用上一个可用的值。`,
+        seedWrong: (max) => `seed 是 0 到 ${max} 的整数。仍在使用上一个可用的值。`,
         max_length: "提示词与回答合计的最大 token 数，包括图片占用的 token",
         top_p: "只从累计概率达到该值的最小 token 集合里采样；1 表示全部",
         top_k: "只从概率最大的 k 个 token 里采样；0 表示全部",
@@ -82,7 +81,7 @@ export function buildSettings(app) {
             element("header.panel-header", {}, element("h2", {}, words.settings), close),
             element("h3", {}, words.sampling),
             Object.entries(app.info.settings).map(([name, range]) =>
-                name === "seed" ? seedField(app) : slider(app, name, range),
+                name === "seed" ? seedField(app, range) : slider(app, name, range),
             ),
             element("button.button", { type: "button", onclick: () => reset(app, draw) }, words.reset),
             element("h3", {}, words.appearance),
@@ -149,7 +148,7 @@ function slider(app, name, { min, max, step }) {
 }
 
 /** A text field for the seed: empty means random. */
-function seedField(app) {
+function seedField(app, { max }) {
     const input = element("input.text-input", {
         id: "seed",
         type: "text",
@@ -162,10 +161,10 @@ function seedField(app) {
     const info = element("p.setting-info", { id: "info-seed" }, words.seedInfo);
     input.addEventListener("input", () => {
         const text = input.value.trim();
-        const isUsable = text === "" || (/^\d+$/.test(text) && Number(text) <= MAX_SEED);
+        const isUsable = text === "" || (/^\d+$/.test(text) && Number(text) <= max);
         setAttribute(input, "aria-invalid", String(!isUsable));
         info.classList.toggle("problem", !isUsable);
-        info.textContent = isUsable ? words.seedInfo : words.seedWrong;
+        info.textContent = isUsable ? words.seedInfo : words.seedWrong(max);
         if (isUsable) app.setSetting("seed", text === "" ? null : Number(text));
     });
     return element("div.setting", {}, element("label", { for: "seed" }, element("span.setting-name", {}, words.seed)), input, info);

@@ -1,18 +1,18 @@
 """The JSON bodies of requests to the page, validated."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from model import GenerationConfig, Turn
+from model import Turn
 from model.command_line import make_printable
 
 from .errors import PageError
-from .page_info import MAX_ANSWER, MAX_QUESTION, MAX_TURNS, RANGES, SETTINGS, setting_range
 
+MAX_QUESTION = 10_000  # characters
+MAX_ANSWER = 100_000  # characters of a question or an answer in an earlier turn
+MAX_TURNS = 1000
 TOO_LONG = ("string_too_long", "too_long")
 MAX_NAME = 300  # characters of a file name or of a path in an error message
 
@@ -102,38 +102,3 @@ def parse_body(kind: type[B], body: bytes) -> B:
     path = make_printable(".".join(str(part) for part in first["loc"]))[:MAX_NAME]
     detail = f"{path}: {first['msg']}" if path else first["msg"]
     raise PageError("too_large" if first["type"] in TOO_LONG else "invalid_request", detail=detail)
-
-
-@dataclass(frozen=True)
-class SettingsParser:
-    """Converts the settings of a request to a GenerationConfig.
-
-    Attributes:
-        defaults: the values of settings that the request does not have.
-    """
-
-    defaults: GenerationConfig
-
-    def parse(self, settings: Mapping[str, Number]) -> GenerationConfig:
-        """Return the settings of a request.
-
-        Raises:
-            PageError: invalid_setting, a value is not in its range; invalid_request, a setting is unknown.
-            SettingError: a value is invalid for GenerationConfig.
-        """
-        for name, value in settings.items():
-            if name not in SETTINGS:
-                raise PageError("invalid_request", detail=f"settings.{make_printable(name)[:MAX_NAME]}")
-            if value is not None and name in RANGES:
-                self._check_range(name, value)
-        return self.defaults.replace(**{name: to_integer(value) for name, value in settings.items()})
-
-    def _check_range(self, name: str, value: float) -> None:
-        minimum, maximum = setting_range(name, self.defaults)
-        if not minimum <= value <= maximum:
-            raise PageError("invalid_setting", name=name, minimum=minimum, maximum=maximum)
-
-
-def to_integer(value: Number) -> Number:
-    """Return a float without a fraction as an integer, as JavaScript does not distinguish them."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
