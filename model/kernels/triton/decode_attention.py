@@ -4,7 +4,7 @@ The keys of a sequence are split among several programs, as many as the longest 
 the splits. Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,16 +14,25 @@ from ..dispatch import pdl_args
 from .prefill_attention import load_rotated
 from .tiles import wait_for_inputs
 
-BLOCK_KEYS = 64  # keys per iteration
-SPLIT_LENGTH = 256  # keys per program
+SPLIT_LENGTH = 256  # minimum keys per program
+# Programs that keep a GPU's memory busy: more splits than that would only have to be merged.
+TARGET_PROGRAMS = 1024
+# At most this many programs leave most multiprocessors to one program each, which then needs more warps.
+MAX_SPARSE_PROGRAMS = 132
+# Finite, so that the difference of two such scores is 0 and not NaN.
+MASKED_SCORE = tl.constexpr(-1e30)
 
 
-@triton.jit
-def load_keys_values(keys, values, base, positions, end, dims, HEAD_DIM: tl.constexpr):
-    """Load the keys and values [BLOCK_K, HEAD_DIM] at `positions` before `end`, zeros elsewhere."""
-    mask = (positions < end)[:, None]
-    offsets = base + positions[:, None] * HEAD_DIM + dims[None, :]
-    return tl.load(keys + offsets, mask=mask, other=0.0), tl.load(values + offsets, mask=mask, other=0.0)
+class AttentionConfig(NamedTuple):
+    """Keys per iteration, warps, and stages of the software pipeline of a program."""
+
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+SPARSE_CONFIG = AttentionConfig(32, 8, 4)
+DENSE_CONFIG = AttentionConfig(16, 2, 3)
 
 
 @triton.jit
@@ -51,16 +60,18 @@ def attend_split(
     BLOCK_K: tl.constexpr,
     SPLIT_LENGTH: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Compute the attention of one head of one token to one split of its sequence's keys.
 
-    Lengths, rotary tables and cached keys were written by earlier steps or prefills, so they are loaded before the
-    query is ready. m_i, l_i and acc are those of `prefill_attention.attend_block`.
+    Each of the BLOCK_K rows of a tile keeps an online softmax of its own (m_i, l_i and acc as in
+    `prefill_attention.attend_block`), so that threads exchange data only once, at the end. Lengths and rotary tables
+    were written by earlier steps or prefills, so they are loaded before the query is ready.
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + token)
-    position = tl.minimum(length, capacity - 1)  # of the new token
+    position = tl.minimum(length, capacity - 1).to(tl.int32)  # of the new token
     start = split * SPLIT_LENGTH
     slot = token
     if slots is not None:
@@ -70,45 +81,47 @@ def attend_split(
     end = tl.minimum(start + SPLIT_LENGTH, position)
     rotary_offsets = slot * cos_stride_slot + tl.maximum(position, 0) * HEAD_DIM + dims
     c, s = tl.load(cos + rotary_offsets).to(tl.float32), tl.load(sin + rotary_offsets).to(tl.float32)
-    k, v = load_keys_values(keys, values, cached, start + tl.arange(0, BLOCK_K), end, dims, HEAD_DIM)
     wait_for_inputs(PDL)
     if start <= position:
         base = qkv + token * qkv_stride_token + head * qkv_stride_head
         q = load_rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
-        m_i = -float("inf")
-        l_i = 0.0
-        acc = tl.zeros((HEAD_DIM,), tl.float32)
-        for block in range(start, end, BLOCK_K):
-            scores = tl.sum(q[None, :] * k.to(tl.float32), 1)
-            scores = tl.where(block + tl.arange(0, BLOCK_K) < end, scores, -float("inf"))
-            m_new = tl.maximum(m_i, tl.max(scores, 0))
+        row = tl.arange(0, BLOCK_K)
+        m_i = tl.full((BLOCK_K,), MASKED_SCORE, tl.float32)
+        l_i = tl.zeros((BLOCK_K,), tl.float32)
+        acc = tl.zeros((BLOCK_K, HEAD_DIM), tl.float32)
+        for block in tl.range(start, end, BLOCK_K, num_stages=STAGES):
+            mask = block + row < end
+            offsets = cached + (block + row)[:, None] * HEAD_DIM + dims[None, :]
+            k = tl.load(keys + offsets, mask=mask[:, None], other=0.0).to(tl.float32)
+            v = tl.load(values + offsets, mask=mask[:, None], other=0.0).to(tl.float32)
+            scores = tl.where(mask, tl.sum(q[None, :] * k, 1), MASKED_SCORE)
+            m_new = tl.maximum(m_i, scores)
             alpha = tl.exp(m_i - m_new)
-            p = tl.exp(scores - m_new)
-            acc = acc * alpha + tl.sum(p[:, None] * v.to(tl.float32), 0)
-            l_i = l_i * alpha + tl.sum(p, 0)
+            p = tl.where(mask, tl.exp(scores - m_new), 0.0)
+            acc = acc * alpha[:, None] + p[:, None] * v
+            l_i = l_i * alpha + p
             m_i = m_new
-            next_positions = block + BLOCK_K + tl.arange(0, BLOCK_K)
-            k, v = load_keys_values(keys, values, cached, next_positions, end, dims, HEAD_DIM)
-        if position < start + SPLIT_LENGTH:  # the new token belongs to this split
-            new_k = load_rotated(base + qkv_stride_part, dims, c, s, HEAD_DIM // 4, dims >= 0).to(keys.dtype.element_ty)
-            new_v = tl.load(base + 2 * qkv_stride_part + dims)
-            tl.store(keys + cached + position * HEAD_DIM + dims, new_k)
-            tl.store(values + cached + position * HEAD_DIM + dims, new_v)
-            score = tl.sum(q * new_k.to(tl.float32), 0)
-            m_new = tl.maximum(m_i, score)
-            alpha = tl.exp(m_i - m_new)
-            p_new = tl.exp(score - m_new)
-            acc = acc * alpha + p_new * new_v.to(tl.float32)
-            l_i = l_i * alpha + p_new
-            m_i = m_new
+        holds_new = position + dims * 0 < start + SPLIT_LENGTH  # whether the new token belongs to this split
+        new_k = load_rotated(base + qkv_stride_part, dims, c, s, HEAD_DIM // 4, holds_new).to(keys.dtype.element_ty)
+        new_v = tl.load(base + 2 * qkv_stride_part + dims, mask=holds_new, other=0.0)
+        tl.store(keys + cached + position * HEAD_DIM + dims, new_k, mask=holds_new)
+        tl.store(values + cached + position * HEAD_DIM + dims, new_v, mask=holds_new)
+        new_score = tl.sum(q * new_k.to(tl.float32), 0)
+        new_score = tl.where(position < start + SPLIT_LENGTH, new_score, MASKED_SCORE)
+        m_all = tl.maximum(tl.max(m_i, 0), new_score)
+        alpha = tl.exp(m_i - m_all)
+        p_new = tl.where(position < start + SPLIT_LENGTH, tl.exp(new_score - m_all), 0.0)
+        result = tl.sum(acc * alpha[:, None], 0) + p_new * new_v.to(tl.float32)
+        l_all = tl.sum(l_i * alpha, 0) + p_new
         if NUM_SPLITS == 1:
-            result = (acc / l_i).to(context.dtype.element_ty)
-            tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, result)
+            tl.store(
+                context + (token * HEADS + head) * HEAD_DIM + dims, (result / l_all).to(context.dtype.element_ty)
+            )
         else:
             index = (token * HEADS + head) * NUM_SPLITS + split
-            tl.store(partials + index * HEAD_DIM + dims, acc)
-            tl.store(softmax_stats + index * 2, m_i)
-            tl.store(softmax_stats + index * 2 + 1, l_i)
+            tl.store(partials + index * HEAD_DIM + dims, result)
+            tl.store(softmax_stats + index * 2, m_all)
+            tl.store(softmax_stats + index * 2 + 1, l_all)
 
 
 @triton.jit
@@ -143,6 +156,17 @@ def merge_splits(
         tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, result.to(context.dtype.element_ty))
 
 
+def choose_split_length(heads: int, longest: int, dtype: torch.dtype) -> int:
+    """Return the keys per program for this many heads of all sequences together, SPLIT_LENGTH or more.
+
+    In float32 it is always SPLIT_LENGTH, so that the result of a sequence does not depend on the others.
+    """
+    if dtype == torch.float32:
+        return SPLIT_LENGTH
+    most_splits = max(1, TARGET_PROGRAMS // heads)
+    return max(SPLIT_LENGTH, triton.next_power_of_2(triton.cdiv(longest, most_splits)))
+
+
 def attend_decode(
     qkv: torch.Tensor,
     cos_sin: tuple[torch.Tensor, torch.Tensor],
@@ -166,7 +190,10 @@ def attend_decode(
     """
     count, _, num_heads, head_dim = qkv.shape
     keys, values = key_values
-    num_splits = triton.cdiv(longest, SPLIT_LENGTH)
+    split_length = choose_split_length(count * num_heads, longest, qkv.dtype)
+    num_splits = triton.cdiv(longest, split_length)
+    is_sparse = qkv.element_size() == 2 and count * num_heads * num_splits <= MAX_SPARSE_PROGRAMS
+    config = SPARSE_CONFIG if is_sparse else DENSE_CONFIG
     context = torch.empty(count, num_heads * head_dim, dtype=qkv.dtype, device=qkv.device) if out is None else out
     partials, softmax_stats = context, context  # not written with a single split
     if num_splits > 1:
@@ -175,7 +202,7 @@ def attend_decode(
     sizes: dict[str, Any] = {
         "HEADS": num_heads,
         "HEAD_DIM": head_dim,
-        "SPLIT_LENGTH": SPLIT_LENGTH,
+        "SPLIT_LENGTH": split_length,
         "NUM_SPLITS": num_splits,
     }
     attend_split[(count, num_heads, num_splits)](
@@ -196,8 +223,9 @@ def attend_decode(
         head_dim**-0.5,
         **sizes,
         **pdl_args(qkv.device),
-        BLOCK_K=BLOCK_KEYS,
-        num_warps=4,
+        BLOCK_K=config.block_k,
+        STAGES=config.num_stages,
+        num_warps=config.num_warps,
     )
     if num_splits > 1:
         merge_splits[(count, num_heads)](
