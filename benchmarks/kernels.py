@@ -1,6 +1,6 @@
-"""GPU time of matrix products with few rows, for each candidate launch configuration, compared with torch in float16.
+"""GPU time of matrix products for each candidate launch configuration, compared with torch in float16.
 
-python -m benchmarks.kernels                                     everything, in about 90 seconds
+python -m benchmarks.kernels                                     everything, in about four minutes
 python -m benchmarks.kernels --only int4 --rows 1                one weight kind, one row of activations
 python -m benchmarks.kernels --in-use                            only the current configurations, in seconds
 python -m benchmarks.kernels --write model/kernels/autotune.py   write the best configurations
@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -33,10 +33,12 @@ from model.kernels.autotune import (
     MATMUL_CONFIGS,
     MATVEC_CONFIGS,
     MAX_ROWS,
+    ROW_BUCKETS,
     VECTOR_WIDTH,
     KernelConfig,
     choose_split_k,
     clamp_block_i,
+    row_bucket,
     select_config,
 )
 from model.kernels.dispatch import has_triton
@@ -59,9 +61,9 @@ MAX_RELATIVE_ERROR = 1e-3
 TARGET_MS = {"dense": 3.09, "int8": 1.7, "int4": 1.1}
 # Share of the time limit for compiling in parallel.
 COMPILE_TIME_SHARE = 0.5
-Table = dict[tuple[str, int, int], KernelConfig]
+Table = Mapping[tuple[str, *tuple[int, ...]], KernelConfig]
 TABLES = re.compile(
-    r"# One row of activations\.\nMATVEC_CONFIGS: .*?\n}\n# Several rows\.\nMATMUL_CONFIGS: .*?}\n", re.DOTALL
+    r"# One row of activations\.\nMATVEC_CONFIGS: .*?\n}\n# Several rows: .*?\nMATMUL_CONFIGS: .*?}\n", re.DOTALL
 )
 
 
@@ -121,14 +123,60 @@ def matvec_configs(case: MatmulCase) -> list[KernelConfig]:
     return [clamp_block_i(config, case.kind, case.inputs) for config in one[:-2] + two + staged]
 
 
+# Candidates for several rows, by bucket: block_o, block_i, num_warps, num_stages, weight_first.
+MATMUL_CANDIDATES = {
+    16: (
+        (32, 128, 4, 4, False),
+        (64, 128, 4, 4, False),
+        (128, 128, 4, 4, False),
+        (128, 128, 2, 4, False),
+        (256, 128, 4, 3, False),
+        (64, 256, 4, 3, False),
+        (32, 256, 4, 4, False),
+        (64, 128, 4, 4, True),
+        (64, 128, 4, 3, True),
+        (128, 128, 8, 4, True),
+    ),
+    32: (
+        (64, 128, 4, 4, False),
+        (128, 128, 4, 4, False),
+        (128, 128, 4, 3, False),
+        (128, 128, 8, 4, False),
+        (64, 256, 4, 3, False),
+        (64, 128, 4, 4, True),
+        (128, 128, 4, 4, True),
+    ),
+    64: (
+        (64, 128, 4, 4, False),
+        (128, 64, 4, 4, False),
+        (128, 128, 4, 3, False),
+        (64, 128, 4, 3, True),
+        (64, 128, 4, 4, True),
+        (128, 64, 4, 4, True),
+        (128, 128, 8, 3, True),
+    ),
+    128: (
+        (128, 64, 4, 4, False),
+        (128, 64, 8, 3, False),
+        (64, 128, 4, 3, True),
+        (64, 64, 4, 4, True),
+        (128, 64, 4, 3, True),
+        (128, 128, 8, 3, True),
+    ),
+}
+
+
 def matmul_configs(case: MatmulCase) -> list[KernelConfig]:
-    """Return configurations for several rows of activations, with enough splits to occupy the GPU, or half as many."""
-    shapes = [(32, 128, 4), (64, 128, 4), (32, 256, 3), (64, 256, 3), (128, 128, 4), (32, 128, 6)]
-    if case.kind == "int4":  # the block is as wide as a quantization group
-        shapes = [(32, 128, 3), (64, 128, 3), (32, 128, 5), (64, 128, 5), (128, 128, 4)]
-    enough = [(shape, choose_split_k(case.outputs, case.inputs, shape[0])) for shape in shapes]
-    fewer = [(shape, splits // 2) for shape, splits in enough[:4] if splits > 1]
-    return [KernelConfig(block_o, block_i, 4, stages, splits) for (block_o, block_i, stages), splits in enough + fewer]
+    """Return configurations for several rows of activations, with enough splits to occupy the GPU, half, or twice."""
+    bucket = row_bucket(case.rows)
+    configs = []
+    for block_o, block_i, warps, stages, weight_first in MATMUL_CANDIDATES[bucket]:
+        if case.kind == "int4" and block_i > GROUP:  # a block lies within a group
+            continue
+        enough = choose_split_k(case.outputs, case.inputs, block_o)
+        for splits in (enough, max(1, enough // 2), enough * 2):
+            configs.append(KernelConfig(block_o, block_i, warps, stages, splits, bucket, weight_first))
+    return list(dict.fromkeys(configs))
 
 
 def try_config(case: MatmulCase, config: KernelConfig) -> str:
@@ -248,7 +296,7 @@ def print_totals(best: dict[MatmulCase, float], rate: float) -> None:
 
 def print_norms() -> None:
     """Print the time of layer norm, with data in the cache."""
-    for rows in (1, MAX_ROWS):
+    for rows in (1, 16, 128, 256, 1024):
         x, weight = (
             torch.randn(rows, LM_HEAD_SHAPE[1], device="cuda").half(),
             torch.ones(LM_HEAD_SHAPE[1], device="cuda").half(),
@@ -266,6 +314,7 @@ def sweep(options: argparse.Namespace) -> dict[MatmulCase, KernelConfig]:
         for kind in options.only
         for shape in (*LAYER_SHAPES, LM_HEAD_SHAPE)
         for rows in options.rows
+        if rows <= MAX_ROWS[kind]
     ]
     configs = {case: candidate_configs(case)[: 1 if options.in_use else None] for case in cases}
     jobs = [(case, config) for case in cases for config in configs[case]]
@@ -286,21 +335,24 @@ def table_source(best: dict[MatmulCase, KernelConfig]) -> str:
     """Return the source of model/kernels/autotune.py with the configurations of `best` in its tables."""
     one, several = dict(MATVEC_CONFIGS), dict(MATMUL_CONFIGS)
     for case, config in best.items():
-        (one if case.rows == 1 else several)[case[:3]] = config
-    tables = "# One row of activations.\n" + lines("MATVEC_CONFIGS", one)
-    tables += "# Several rows.\n" + lines("MATMUL_CONFIGS", several)
+        if case.rows == 1:
+            one[case[:3]] = config
+        else:
+            several[*case[:3], row_bucket(case.rows)] = config
+    tables = "# One row of activations.\n" + lines("MATVEC_CONFIGS: dict[tuple[str, int, int], KernelConfig]", one)
+    tables += "# Several rows: by kind, outputs, inputs, and the bucket of rows.\n"
+    tables += lines("MATMUL_CONFIGS: dict[tuple[str, int, int, int], KernelConfig]", several)
     source, count = TABLES.subn(lambda _: tables, Path(autotune.__file__).read_text(encoding="utf-8"))
     assert count == 1
     return source
 
 
-def lines(name: str, table: Table) -> str:
+def lines(declaration: str, table: Table) -> str:
     """Return the source of one table."""
-    start = f"{name}: dict[tuple[str, int, int], KernelConfig] = {{"
     entries = [
-        f'    ("{key[0]}", {key[1]}, {key[2]}): KernelConfig{tuple(config)},\n' for key, config in sorted(table.items())
+        f"    {key!r}: KernelConfig{tuple(config)},\n".replace("'", '"') for key, config in sorted(table.items())
     ]
-    return start + ("\n" + "".join(entries) if entries else "") + "}\n"
+    return f"{declaration} = {{" + ("\n" + "".join(entries) if entries else "") + "}\n"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -310,10 +362,14 @@ def parse_arguments() -> argparse.Namespace:
         "--only", nargs="+", choices=list(BITS), default=list(BITS), help="kinds of weights to measure (default: all)"
     )
     parser.add_argument(
-        "--rows", nargs="+", type=min_int(1), default=[1, MAX_ROWS], help="numbers of rows of activations to measure"
+        "--rows",
+        nargs="+",
+        type=min_int(1),
+        default=[1, *ROW_BUCKETS],
+        help="numbers of rows of activations to measure",
     )
     parser.add_argument("--in-use", action="store_true", help="measure only the current configurations")
-    parser.add_argument("--seconds", type=min_int(1), default=90, help="time limit (default %(default)s)")
+    parser.add_argument("--seconds", type=min_int(1), default=240, help="time limit (default %(default)s)")
     workers = max(1, (os.cpu_count() or 2) - 2)
     parser.add_argument("--workers", type=min_int(0), default=workers, help="compiling processes; 0 for none")
     parser.add_argument("--write", type=Path, help="write the best configurations to this file")

@@ -4,8 +4,12 @@ import functools
 import math
 from typing import NamedTuple
 
-# Maximum rows of activations for the kernels; torch is used for more. The kernels for several rows pad to this many.
-MAX_ROWS = 16
+# Maximum rows of activations for the kernels. Beyond it torch is faster: for a quantized weight, after dequantizing it.
+MAX_ROWS = {"dense": 16, "int8": 256, "int4": 256}
+# Maximum rows of activations in float32, which tensor cores do not multiply exactly.
+MAX_FLOAT32_ROWS = 16
+# Rows that the kernels for several rows are tuned for; each number of rows uses the configuration of the next of these.
+ROW_BUCKETS = (16, 32, 64, 128)
 # Programs that keep an H200 busy: two for each of its 132 multiprocessors.
 TARGET_PROGRAMS = 264
 # Minimum columns per split: shorter splits are not worth the reduction of their partial sums.
@@ -21,10 +25,12 @@ class KernelConfig(NamedTuple):
 
     Attributes:
         block_o: rows of the weight per program, a power of two.
-        block_i: columns per iteration, a power of two; for int4 and several rows, one group is used instead.
+        block_i: columns per iteration, a power of two; for int4 and several rows at most a group.
         num_warps: warps (32 threads each) per program.
         num_stages: stages of the software pipeline through shared memory; 1 loads directly into registers.
         split_k: number of splits of the columns, each computed by a program of its own.
+        block_b: rows of activations per program, a power of two of at least 16; unused for a single row.
+        weight_first: whether several rows are multiplied as weight @ x.T.
     """
 
     block_o: int
@@ -32,6 +38,8 @@ class KernelConfig(NamedTuple):
     num_warps: int
     num_stages: int
     split_k: int = 1
+    block_b: int = 16
+    weight_first: bool = False
 
 
 # For one row of activations. Low-bit kernels first unpack x, so more rows of the weight share the cost of that.
@@ -46,7 +54,20 @@ def default_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelCon
     """Return a configuration for a weight [outputs, inputs] of a shape that was not measured."""
     if rows == 1:
         return clamp_block_i(MATVEC_DEFAULTS[kind], kind, inputs)
-    return clamp_block_i(KernelConfig(32, 128, 4, 4, choose_split_k(outputs, inputs, 32)), kind, inputs)
+    block_b = row_bucket(rows)
+    block_o = 32 if block_b == 16 else 64
+    config = KernelConfig(block_o, 128, 4, 4 if block_b < 128 else 3, choose_split_k(outputs, inputs, block_o), block_b)
+    return clamp_block_i(config, kind, inputs)
+
+
+def row_bucket(rows: int) -> int:
+    """Return the rows of activations that a configuration for `rows` rows is tuned for."""
+    return next((bucket for bucket in ROW_BUCKETS if bucket >= rows), ROW_BUCKETS[-1])
+
+
+def max_rows(kind: str, element_size: int) -> int:
+    """Return the maximum rows of activations, of `element_size` bytes each, that a kernel multiplies."""
+    return MAX_ROWS[kind] if element_size == 2 else MAX_FLOAT32_ROWS
 
 
 def choose_split_k(outputs: int, inputs: int, block_o: int) -> int:
@@ -81,31 +102,19 @@ MATVEC_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
     ("int8", 16384, 4096): KernelConfig(4, 4096, 4, 1, 1),
     ("int8", 130528, 4096): KernelConfig(4, 2048, 4, 1, 1),
 }
-# Several rows.
-MATMUL_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
-    ("dense", 4096, 4096): KernelConfig(64, 128, 4, 4, 4),
-    ("dense", 4096, 16384): KernelConfig(32, 256, 4, 3, 2),
-    ("dense", 12288, 4096): KernelConfig(32, 128, 4, 4, 1),
-    ("dense", 16384, 4096): KernelConfig(32, 128, 4, 4, 1),
-    ("dense", 130528, 4096): KernelConfig(128, 128, 4, 4, 1),
-    ("int4", 4096, 4096): KernelConfig(128, 128, 4, 4, 8),
-    ("int4", 4096, 16384): KernelConfig(128, 128, 4, 4, 16),
-    ("int4", 12288, 4096): KernelConfig(128, 128, 4, 4, 4),
-    ("int4", 16384, 4096): KernelConfig(128, 128, 4, 4, 4),
-    ("int4", 130528, 4096): KernelConfig(128, 128, 4, 4, 1),
-    ("int8", 4096, 4096): KernelConfig(64, 128, 4, 4, 8),
-    ("int8", 4096, 16384): KernelConfig(64, 128, 4, 4, 8),
-    ("int8", 12288, 4096): KernelConfig(32, 256, 4, 3, 1),
-    ("int8", 16384, 4096): KernelConfig(32, 256, 4, 3, 1),
-    ("int8", 130528, 4096): KernelConfig(128, 128, 4, 4, 1),
-}
+# Several rows: by kind, outputs, inputs, and the bucket of rows.
+MATMUL_CONFIGS: dict[tuple[str, int, int, int], KernelConfig] = {}
 
 
 @functools.cache
 def select_config(kind: str, outputs: int, inputs: int, rows: int) -> KernelConfig:
     """Return the configuration for x [rows, inputs] and a weight of `kind` [outputs, inputs].
 
-    All batches of two or more rows share one configuration, so that the result of a row does not depend on the others.
+    Batches of 2 to 16 rows share one configuration, so that the result of a row does not depend on the others.
     """
-    measured = (MATVEC_CONFIGS if rows == 1 else MATMUL_CONFIGS).get((kind, outputs, inputs))
+    measured = (
+        MATVEC_CONFIGS.get((kind, outputs, inputs))
+        if rows == 1
+        else MATMUL_CONFIGS.get((kind, outputs, inputs, row_bucket(rows)))
+    )
     return measured or default_config(kind, outputs, inputs, rows)

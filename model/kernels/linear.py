@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .autotune import max_rows
 from .dispatch import has_triton, supports_triton_kernel
 from .epilogue import Epilogue, apply_epilogue
-from .torch_ops import quantized_linear
+from .torch_ops import needs_gradient, quantized_linear
 
 # Maximum rows for the transposed product of `PretransposedLinear`, and the number of blocks of its weight.
 MAX_TRANSPOSED_ROWS, NUM_BLOCKS = 4, 8
 BITS = {"int8": 8, "int4": 4}  # of the kinds of quantized weights
+# Elements of a weight that are dequantized at once: 128 MiB in float16, the largest matrix of a published layer.
+MAX_DEQUANTIZED_ELEMENTS = 2**26
 
 
 def multiply_dense(
@@ -50,12 +53,48 @@ def _multiply(
     out: torch.Tensor | None,
     has_kernel: bool,
 ) -> torch.Tensor:
-    """Multiply by the Triton kernel of a kind of weight if there is one for this weight and device, else by torch."""
+    """Multiply by the Triton kernel of a kind of weight if there is one for this weight and device, else by torch.
+
+    Many rows are multiplied by torch, with a weight that a Triton kernel dequantizes.
+    """
     if not has_kernel or not supports_triton_kernel(x, *weight, epilogue.bias, epilogue.residual):
         return multiply_by_torch(kind, x, weight, epilogue, out)
-    from .triton.launch import multiply as launch
+    if len(x) <= max_rows(kind, x.element_size()):
+        from .triton.launch import multiply as launch
 
-    return launch(kind, x, weight, epilogue, out)
+        return launch(kind, x, weight, epilogue, out)
+    if kind == "dense":
+        return multiply_by_torch(kind, x, weight, epilogue, out)
+    return apply_epilogue(multiply_dequantized(kind, x, weight, epilogue.bias), epilogue, out)
+
+
+def multiply_dequantized(
+    kind: str, x: torch.Tensor, weight: tuple[torch.Tensor, ...], bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return x @ weight.T + bias for a low-bit weight, a tile of which is dequantized at a time.
+
+    Args:
+        kind: "int8" or "int4".
+        x: [B, I].
+        weight: the weight's tensors, in the order of the parameters of `multiply_int8` or `multiply_int4`.
+        bias: [O], or None.
+    """
+    from .triton.launch import dequantize
+
+    outputs, inputs = len(weight[0]), x.shape[1]
+    height = min(outputs, max(1, MAX_DEQUANTIZED_ELEMENTS // inputs))
+    workspace = x.new_empty(height, inputs)
+    product = x.new_empty(len(x), outputs) if height < outputs else None
+    for start in range(0, outputs, height):
+        tile = slice(start, start + height)
+        parts = tuple(tensor[tile] for tensor in weight)
+        dequantized = dequantize(kind, parts, inputs, workspace[: len(parts[0])])
+        y = F.linear(x, dequantized, None if bias is None else bias[tile])
+        if product is None:
+            return y
+        product[:, tile] = y
+    assert product is not None
+    return product
 
 
 def multiply_by_torch(
@@ -71,12 +110,25 @@ def multiply_by_torch(
         kind: "dense", "int8" or "int4".
         weight: the weight's tensors, in the order of the parameters of these functions.
     """
-    if kind == "dense":
+    if kind == "dense" and epilogue.gelu and can_fuse_gelu(x, weight[0], epilogue.bias):
+        product, epilogue = multiply_gelu(x, weight[0], epilogue.bias), epilogue._replace(gelu=False)
+    elif kind == "dense":
         product = F.linear(x, weight[0], epilogue.bias)
     else:
         qweight, scale, *groups = weight
         product = quantized_linear(x, qweight, scale, groups[0] if groups else None, epilogue.bias, BITS[kind])
     return apply_epilogue(product, epilogue, out)
+
+
+def can_fuse_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Return whether a product, a bias and the GELU can be one call of torch: on a GPU and without gradients."""
+    return x.is_cuda and x.dim() == 2 and bias is not None and not any(map(needs_gradient, (x, weight, bias)))
+
+
+def multiply_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return the tanh-GELU of x @ weight.T + bias, which cuBLAS computes before it rounds the sums."""
+    product: torch.Tensor = torch.ops.aten._addmm_activation(bias, x, weight.t(), use_gelu=True)
+    return product
 
 
 @functools.cache

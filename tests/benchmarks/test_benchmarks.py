@@ -182,15 +182,15 @@ def test_invalid_numbers_are_rejected(
     assert "should be at least" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("rows", [1, 16])
-@pytest.mark.parametrize("kind", ["dense", "int8", "int4"])
+@pytest.mark.parametrize(("kind", "rows"), [("dense", 1), ("dense", 16), ("int8", 1), ("int8", 64), ("int4", 128)])
 def test_the_table_of_configurations_round_trips(kind: str, rows: int) -> None:
     cases = [MatmulCase(kind, 12288, 4096, rows), MatmulCase(kind, 4096, 16384, rows)]
     best = {case: candidate_configs(case)[-1] for case in cases}
     written: dict[str, object] = {"__package__": "model.kernels"}
     exec(table_source(best), written)
     table = written["MATVEC_CONFIGS" if rows == 1 else "MATMUL_CONFIGS"]
-    assert {case[:3]: tile for case, tile in best.items()}.items() <= table.items()  # type: ignore[attr-defined]
+    keys = {case: case[:3] if rows == 1 else case for case in best}
+    assert {keys[case]: config for case, config in best.items()}.items() <= table.items()  # type: ignore[attr-defined]
     assert all(len(set(tried)) == len(tried) > 1 for tried in map(candidate_configs, cases))
 
 

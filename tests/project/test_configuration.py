@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.hf.configuration_chatglm import ChatGLMConfig
-from model.kernels.autotune import MATMUL_CONFIGS, MATVEC_CONFIGS
+from model.kernels.autotune import MATMUL_CONFIGS, MATVEC_CONFIGS, ROW_BUCKETS
 from visualglm.web.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -65,4 +65,5 @@ def test_each_tuned_product_is_one_of_the_published_model() -> None:
     shapes = {(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner), (vocabulary, hidden)}
     products = {(kind, *shape) for kind in ("dense", "int8", "int4") for shape in shapes}
     assert MATVEC_CONFIGS.keys() <= products
-    assert MATMUL_CONFIGS.keys() <= products
+    assert {key[:3] for key in MATMUL_CONFIGS} <= products
+    assert {rows for *_, rows in MATMUL_CONFIGS} <= {*ROW_BUCKETS}

@@ -36,6 +36,24 @@ DENSE_CONFIG = AttentionConfig(16, 2, 3)
 
 
 @triton.jit
+def load_keys_values(keys, values, base, positions, end, dims, HEAD_DIM: tl.constexpr):
+    """Load the keys and values [BLOCK_K, HEAD_DIM] at `positions` before `end`, zeros elsewhere."""
+    mask = (positions < end)[:, None]
+    offsets = base + positions[:, None] * HEAD_DIM + dims[None, :]
+    return tl.load(keys + offsets, mask=mask, other=0.0), tl.load(values + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def attend_rows(q, k, v, mask, m_i, l_i, acc):
+    """Add a tile of keys and values, those where `mask` is True, to the softmax of each row; return m_i, l_i, acc."""
+    scores = tl.where(mask, tl.sum(q[None, :] * k.to(tl.float32), 1), MASKED_SCORE)
+    m_new = tl.maximum(m_i, scores)
+    alpha = tl.exp(m_i - m_new)
+    p = tl.where(mask, tl.exp(scores - m_new), 0.0)
+    return m_new, l_i * alpha + p, acc * alpha[:, None] + p[:, None] * v.to(tl.float32)
+
+
+@triton.jit
 def attend_split(
     qkv,
     cos,
@@ -66,8 +84,8 @@ def attend_split(
     """Compute the attention of one head of one token to one split of its sequence's keys.
 
     Each of the BLOCK_K rows of a tile keeps an online softmax of its own (m_i, l_i and acc as in
-    `prefill_attention.attend_block`), so that threads exchange data only once, at the end. Lengths and rotary tables
-    were written by earlier steps or prefills, so they are loaded before the query is ready.
+    `prefill_attention.attend_block`), so that threads exchange data only once, at the end. Lengths, rotary tables
+    and cached keys were written by earlier steps or prefills, so the first ones are loaded before the query is ready.
     """
     token, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + token)
@@ -81,26 +99,20 @@ def attend_split(
     end = tl.minimum(start + SPLIT_LENGTH, position)
     rotary_offsets = slot * cos_stride_slot + tl.maximum(position, 0) * HEAD_DIM + dims
     c, s = tl.load(cos + rotary_offsets).to(tl.float32), tl.load(sin + rotary_offsets).to(tl.float32)
+    positions = start + tl.arange(0, BLOCK_K)
+    k, v = load_keys_values(keys, values, cached, positions, end, dims, HEAD_DIM)
     wait_for_inputs(PDL)
     if start <= position:
         base = qkv + token * qkv_stride_token + head * qkv_stride_head
         q = load_rotated(base, dims, c, s, HEAD_DIM // 4, dims >= 0) * scale
-        row = tl.arange(0, BLOCK_K)
         m_i = tl.full((BLOCK_K,), MASKED_SCORE, tl.float32)
         l_i = tl.zeros((BLOCK_K,), tl.float32)
         acc = tl.zeros((BLOCK_K, HEAD_DIM), tl.float32)
-        for block in tl.range(start, end, BLOCK_K, num_stages=STAGES):
-            mask = block + row < end
-            offsets = cached + (block + row)[:, None] * HEAD_DIM + dims[None, :]
-            k = tl.load(keys + offsets, mask=mask[:, None], other=0.0).to(tl.float32)
-            v = tl.load(values + offsets, mask=mask[:, None], other=0.0).to(tl.float32)
-            scores = tl.where(mask, tl.sum(q[None, :] * k, 1), MASKED_SCORE)
-            m_new = tl.maximum(m_i, scores)
-            alpha = tl.exp(m_i - m_new)
-            p = tl.where(mask, tl.exp(scores - m_new), 0.0)
-            acc = acc * alpha[:, None] + p[:, None] * v
-            l_i = l_i * alpha + p
-            m_i = m_new
+        m_i, l_i, acc = attend_rows(q, k, v, positions < end, m_i, l_i, acc)
+        for block in tl.range(start + BLOCK_K, end, BLOCK_K, num_stages=STAGES):
+            positions = block + tl.arange(0, BLOCK_K)
+            k, v = load_keys_values(keys, values, cached, positions, end, dims, HEAD_DIM)
+            m_i, l_i, acc = attend_rows(q, k, v, positions < end, m_i, l_i, acc)
         holds_new = position + dims * 0 < start + SPLIT_LENGTH  # whether the new token belongs to this split
         new_k = load_rotated(base + qkv_stride_part, dims, c, s, HEAD_DIM // 4, holds_new).to(keys.dtype.element_ty)
         new_v = tl.load(base + 2 * qkv_stride_part + dims, mask=holds_new, other=0.0)
@@ -114,9 +126,7 @@ def attend_split(
         result = tl.sum(acc * alpha[:, None], 0) + p_new * new_v.to(tl.float32)
         l_all = tl.sum(l_i * alpha, 0) + p_new
         if NUM_SPLITS == 1:
-            tl.store(
-                context + (token * HEADS + head) * HEAD_DIM + dims, (result / l_all).to(context.dtype.element_ty)
-            )
+            tl.store(context + (token * HEADS + head) * HEAD_DIM + dims, (result / l_all).to(context.dtype.element_ty))
         else:
             index = (token * HEADS + head) * NUM_SPLITS + split
             tl.store(partials + index * HEAD_DIM + dims, result)
@@ -163,8 +173,10 @@ def choose_split_length(heads: int, longest: int, dtype: torch.dtype) -> int:
     """
     if dtype == torch.float32:
         return SPLIT_LENGTH
-    most_splits = max(1, TARGET_PROGRAMS // heads)
-    return max(SPLIT_LENGTH, triton.next_power_of_2(triton.cdiv(longest, most_splits)))
+    length = SPLIT_LENGTH
+    while heads * -(-longest // length) > TARGET_PROGRAMS and length < longest:
+        length *= 2
+    return length
 
 
 def attend_decode(

@@ -1,19 +1,9 @@
-"""Products with an unquantized weight [O, I] of 16 or 32 bits; for several rows also with an 8-bit weight."""
+"""Products of one row with an unquantized weight [O, I] of 16 or 32 bits."""
 
 import triton
 import triton.language as tl
 
-from .tiles import (
-    load_bias,
-    load_block,
-    load_chunks,
-    load_row,
-    load_rows,
-    store_row,
-    store_rows,
-    wait_for_inputs,
-    weight_rows,
-)
+from .tiles import load_bias, load_chunks, load_row, store_row, wait_for_inputs, weight_rows
 
 
 @triton.jit
@@ -52,42 +42,3 @@ def add_columns(acc, w, x, offsets, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr)
     """Return acc [C, BLOCK_O] + the products of weights w [C, BLOCK_O, N] and the activations at offsets [C, N]."""
     v = load_row(x, offsets, INPUTS, BLOCK_I).to(tl.float32)
     return acc + tl.sum(w.to(tl.float32) * v[:, None, :], axis=2)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def matmul(
-    x,
-    weight,
-    scale,
-    bias,
-    residual,
-    out,
-    partials,
-    alpha,
-    rows,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    GELU: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    SPLIT_K: tl.constexpr,
-    STAGES: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K column splits.
-
-    `scale` is the float32 scale [O] of an int8 weight, or None.
-    """
-    wait_for_inputs(PDL)
-    columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
-    SPLIT: tl.constexpr = tl.cdiv(INPUTS, SPLIT_K * BLOCK_I) * BLOCK_I
-    first = tl.program_id(1) * SPLIT
-    acc = tl.zeros((16, BLOCK_O), tl.float32)
-    for start in tl.range(0, SPLIT, BLOCK_I, num_stages=STAGES):
-        offsets = first + start + tl.arange(0, BLOCK_I)
-        v = load_rows(x, offsets, rows, INPUTS, SPLIT_K * BLOCK_I)
-        w = load_block(weight, row_index * INPUTS, offsets, INPUTS, SPLIT_K * BLOCK_I)
-        acc = tl.dot(v, w.to(v.dtype), acc, input_precision="ieee")
-    if scale is not None:
-        acc *= tl.load(scale + row_index)[None, :]
-    store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -1,4 +1,4 @@
-"""Products with a packed 4-bit weight [O, I / 2], with group scales and zero points; see model/kernels/torch_ops.py.
+"""Products of one row with a packed 4-bit weight [O, I / 2], with group scales and zero points.
 
 Two activations, or the scale and zero point of a group, are loaded as one integer of twice their width, the first one
 in its low half: so a thread holds the factors of the two numbers of a byte, without data exchange between threads.
@@ -11,32 +11,15 @@ from .tiles import (
     UNIT,
     add_product,
     load_bias,
-    load_block,
     load_chunks,
     load_row,
-    load_rows,
     split_evenly,
     split_floats,
-    split_pairs,
     store_row,
-    store_rows,
     wait_for_inputs,
     weight_rows,
 )
-
-ADD_8 = tl.constexpr(-0x77777778)  # XORed with a word, adds 8 to each of its eight int4, which become unsigned
-
-
-@triton.jit
-def near_one(bits):
-    """Convert the two numbers of a byte, each n + 8 for a signed int4 n, to floats in [1, 2).
-
-    The byte starts at bit 15; the results are 1.5 + n / 16 for the high and 1.03125 + n / 256 for the low number.
-    The numbers become the first and the second four mantissa bits of a float32 in [1, 2), which is faster than a
-    conversion.
-    """
-    high, low = (bits & 0x780000) | 0x3F800000, (bits & 0x078000) | 0x3F800000
-    return high.to(tl.float32, bitcast=True), low.to(tl.float32, bitcast=True)
+from .unpack import ADD_8
 
 
 @triton.jit
@@ -122,49 +105,3 @@ def load_groups(groups, rows, group_index, GROUPS: tl.constexpr):
     """Load the scales and zero points of groups [C] in rows [BLOCK_O]: [C, BLOCK_O]; the last one's beyond the end."""
     group_index = tl.minimum(group_index, GROUPS - 1)
     return tl.load(groups + rows[None, :] * GROUPS + group_index[:, None], eviction_policy="evict_first")
-
-
-@triton.jit(do_not_specialize=["rows"])
-def matmul(
-    x,
-    packed,
-    scale,
-    groups,
-    bias,
-    residual,
-    out,
-    partials,
-    alpha,
-    rows,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    GROUP: tl.constexpr,
-    DTYPE: tl.constexpr,
-    GELU: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-    SPLIT_K: tl.constexpr,
-    STAGES: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Multiply up to 16 rows; a program computes BLOCK_O rows of the weight and one of SPLIT_K group splits."""
-    wait_for_inputs(PDL)
-    BYTES: tl.constexpr = INPUTS // 2
-    GROUPS: tl.constexpr = INPUTS // GROUP
-    SPLIT: tl.constexpr = tl.cdiv(GROUPS, SPLIT_K)
-    columns, row_index = weight_rows(OUTPUTS, BLOCK_O)
-    first = tl.program_id(1) * SPLIT
-    acc = tl.zeros((16, BLOCK_O), tl.float32)
-    for step in tl.range(0, SPLIT, num_stages=STAGES):
-        group_index = first + step
-        offsets = group_index * (GROUP // 2) + tl.arange(0, GROUP // 2)
-        even, odd = split_pairs(load_rows(x, offsets, rows, BYTES, SPLIT_K * GROUP // 2), DTYPE)
-        block = load_block(packed, row_index * BYTES, offsets, BYTES, SPLIT_K * GROUP // 2)
-        group = tl.load(groups + row_index * GROUPS + tl.minimum(group_index, GROUPS - 1))
-        high, low = near_one((block.to(tl.int32) ^ ADD_8) << 15)
-        group_scale, zero_point = split_floats(group[None, :], tl.bfloat16)
-        high = high * (group_scale * 16) + (zero_point - group_scale * 24)
-        low = low * (group_scale * 256) + (zero_point - group_scale * 264)
-        acc = tl.dot(even, high.to(DTYPE), acc, input_precision="ieee")
-        acc = tl.dot(odd, low.to(DTYPE), acc, input_precision="ieee")
-    acc *= tl.load(scale + row_index)[None, :]
-    store_rows(acc, bias, residual, out, partials, alpha, columns, rows, OUTPUTS, GELU, SPLIT_K)

@@ -1,9 +1,8 @@
-"""Products with an 8-bit weight, int8 [O, I] with a float32 scale [O]; see model/kernels/torch_ops.py."""
+"""Products of one row with an 8-bit weight, int8 [O, I] with a float32 scale [O]; see model/kernels/torch_ops.py."""
 
 import triton
 import triton.language as tl
 
-from .dense import matmul as matmul
 from .tiles import (
     UNIT,
     add_product,

@@ -7,15 +7,17 @@ import triton
 import triton.language as tl
 
 from ..autotune import KernelConfig, default_config, select_config
-from ..dispatch import pdl_args
+from ..dispatch import is_interpreted, pdl_args
 from ..epilogue import Epilogue
-from . import dense, int4, int8, norm
+from . import dense, int4, int8, matmul, norm
 from .tiles import reduce_splits
 
-KERNELS = {"dense": dense, "int8": int8, "int4": int4}
+MATVEC_KERNELS = {"dense": dense, "int8": int8, "int4": int4}
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 # Columns per program of the split-K reduction.
 REDUCE_BLOCK = 256
+# Rows and columns of a weight that a program dequantizes.
+DEQUANTIZE_TILE = (16, 128)
 # Elements of a row per warp of layer norm.
 NORM_ELEMENTS_PER_WARP = 512
 
@@ -32,7 +34,7 @@ def multiply(
 
     Args:
         kind: "dense", "int8" or "int4".
-        x: the activations [B, I], at most MAX_ROWS rows.
+        x: the activations [B, I].
         weight: the weight's tensors, in the order of the parameters of `linear.multiply_dense`, `multiply_int8` or
             `multiply_int4`.
         epilogue: the bias, activation and residual.
@@ -67,7 +69,7 @@ def launch_matvec(
         operands = quant_kernel_args(kind, x, weight)
         operands["words"] = weight[0].view(torch.int32)
         operands["x"] = view_as_pairs(x)
-    KERNELS[kind].matvec[(triton.cdiv(out.shape[1], config.block_o),)](
+    MATVEC_KERNELS[kind].matvec[(triton.cdiv(out.shape[1], config.block_o),)](
         **operands,
         **epilogue_args(epilogue, out),
         **pdl,
@@ -90,21 +92,20 @@ def launch_matmul(
 ) -> None:
     """Launch the product of several rows x [B, I], and with split-K the reduction of the partial sums."""
     rows, outputs = out.shape
-    if kind == "int4":
-        operands = {**quant_kernel_args(kind, x, weight), "x": view_as_pairs(x), "packed": weight[0]}
-    else:
-        scale = weight[1] if kind == "int8" else None
-        operands = {"x": x, "weight": weight[0], "scale": scale, "BLOCK_I": config.block_i}
     partials = x.new_empty(config.split_k, rows, outputs, dtype=torch.float32) if config.split_k > 1 else None
-    KERNELS[kind].matmul[(triton.cdiv(outputs, config.block_o), config.split_k)](
-        **operands,
+    block_i = min(config.block_i, group_size(kind, x.shape[1], weight))
+    matmul.matmul[(triton.cdiv(outputs, config.block_o), config.split_k, triton.cdiv(rows, config.block_b))](
+        x,
+        **weight_args(kind, x.shape[1], weight, x.dtype),
         **epilogue_args(epilogue, out),
         **pdl,
         partials=partials,
         rows=rows,
-        INPUTS=x.shape[1],
+        BLOCK_B=config.block_b,
         BLOCK_O=config.block_o,
+        BLOCK_I=block_i,
         SPLIT_K=config.split_k,
+        WEIGHT_FIRST=config.weight_first,
         STAGES=config.num_stages,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
@@ -113,6 +114,38 @@ def launch_matmul(
         reduce_splits[(triton.cdiv(outputs, REDUCE_BLOCK), rows)](
             partials, **epilogue_args(epilogue, out), **pdl, rows=rows, SPLIT_K=config.split_k, BLOCK_O=REDUCE_BLOCK
         )
+
+
+def dequantize(kind: str, weight: tuple[torch.Tensor, ...], inputs: int, out: torch.Tensor) -> torch.Tensor:
+    """Fill `out` with a dequantized weight [O, I] of `kind` and return it."""
+    block_o, block_i = DEQUANTIZE_TILE
+    block_i = min(block_i, group_size(kind, inputs, weight))
+    with torch.cuda.device_of(out):
+        matmul.dequantize[(triton.cdiv(len(out), block_o), triton.cdiv(inputs, block_i))](
+            **weight_args(kind, inputs, tuple(tensor.contiguous() for tensor in weight), out.dtype),
+            out=out,
+            OUTPUTS=len(out),
+            BLOCK_O=block_o,
+            BLOCK_I=block_i,
+        )
+    return out
+
+
+def group_size(kind: str, inputs: int, weight: tuple[torch.Tensor, ...]) -> int:
+    """Return the columns of a group of a 4-bit weight; for other weights the largest block of columns."""
+    return inputs // weight[2].shape[1] if kind == "int4" else triton.next_power_of_2(inputs)
+
+
+def weight_args(kind: str, inputs: int, weight: tuple[torch.Tensor, ...], dtype: torch.dtype) -> dict[str, Any]:
+    """Return the arguments of `matmul.load_weight` for activations of `dtype`, and the scale of rows."""
+    return {
+        "weight": weight[0],
+        "scale": None if kind == "dense" else weight[1],
+        "groups": weight[2].view(torch.int32) if kind == "int4" else None,
+        "INPUTS": inputs,
+        "GROUP": group_size(kind, inputs, weight),
+        "PTX": dtype == torch.float16 and not is_interpreted(),
+    }
 
 
 def quant_kernel_args(kind: str, x: torch.Tensor, weight: tuple[torch.Tensor, ...]) -> dict[str, Any]:

@@ -76,22 +76,21 @@ def load_chunks(weight, starts, offsets, INPUTS: tl.constexpr, BLOCK_I: tl.const
 
 
 @triton.jit
-def load_rows(x, columns, rows, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
-    """Load x [16, BLOCK_I] at columns [BLOCK_I]; rows from `rows` on, and columns beyond the end, are zero."""
-    row = tl.arange(0, 16)[:, None]
-    mask = row < rows
+def load_rows(x, row, columns, rows, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
+    """Load rows [BLOCK_B] and columns [BLOCK_I] of x; rows from `rows` on, and columns beyond the end, are zero."""
+    mask = (row < rows)[:, None]
     if INPUTS % BLOCK_I != 0:
         mask = mask & (columns[None, :] < INPUTS)
-    return tl.load(x + row * INPUTS + columns[None, :], mask=mask, other=0)
+    return tl.load(x + row.to(tl.int64)[:, None] * INPUTS + columns[None, :], mask=mask, other=0)
 
 
 @triton.jit
 def load_block(weight, starts, columns, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr):
-    """Load columns [BLOCK_I] of the weight's rows that start at `starts` [BLOCK_O], transposed: [BLOCK_I, BLOCK_O]."""
-    pointers = weight + starts[None, :] + columns[:, None]
+    """Load columns [BLOCK_I] of the weight's rows that start at `starts` [BLOCK_O]: [BLOCK_O, BLOCK_I]."""
+    pointers = weight + starts[:, None] + columns[None, :]
     if INPUTS % BLOCK_I == 0:
         return tl.load(pointers, eviction_policy="evict_first")
-    return tl.load(pointers, mask=columns[:, None] < INPUTS, other=0, eviction_policy="evict_first")
+    return tl.load(pointers, mask=columns[None, :] < INPUTS, other=0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -140,14 +139,18 @@ def store_rows(
     out,
     partials,
     alpha,
+    row,
     columns,
     rows,
     OUTPUTS: tl.constexpr,
     GELU: tl.constexpr,
     SPLIT_K: tl.constexpr,
 ):
-    """Apply the epilogue to sums [16, BLOCK_O] and store the first `rows` rows; with split-K, store partial sums."""
-    row = tl.arange(0, 16)[:, None]
+    """Apply the epilogue to sums [BLOCK_B, BLOCK_O] of rows and columns, and store those of the first `rows` rows.
+
+    With split-K, store partial sums instead.
+    """
+    row = row.to(tl.int64)[:, None]
     columns = columns[None, :] + row * 0
     mask = (row < rows) & (columns < OUTPUTS)
     offsets = row * OUTPUTS + columns

@@ -17,7 +17,9 @@ from model.kernels import linear, norm
 from model.kernels.autotune import (
     MATMUL_CONFIGS,
     MATVEC_CONFIGS,
+    MAX_FLOAT32_ROWS,
     MAX_ROWS,
+    ROW_BUCKETS,
     TARGET_PROGRAMS,
     VECTOR_WIDTH,
     KernelConfig,
@@ -102,7 +104,7 @@ def test_torch_computes_the_product(kind: str, dtype: torch.dtype, rows: int) ->
 
 
 @needs_triton
-@pytest.mark.parametrize("rows", [1, 2, MAX_ROWS])
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 40, 129])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,12 +126,19 @@ def test_matvec_with_any_config(kind: str, shape: tuple[int, int], config: Kerne
 
 @needs_triton
 @pytest.mark.parametrize(
-    "config", [KernelConfig(16, 64, 4, 1, 3), KernelConfig(32, 32, 2, 2, 2), KernelConfig(64, 128, 4, 4, 5)]
+    "config",
+    [
+        KernelConfig(16, 64, 4, 1, 3),
+        KernelConfig(32, 32, 2, 2, 2, 32),
+        KernelConfig(64, 128, 4, 4, 5, 16, True),
+        KernelConfig(64, 64, 4, 3, 1, 64, True),
+    ],
 )
 @pytest.mark.parametrize("shape", [(37, 224), (3, 1024)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_matmul_with_any_config_and_split_k(kind: str, shape: tuple[int, int], config: KernelConfig) -> None:
-    check_config(kind, shape, 5, config)
+    for rows in (5, 70):
+        check_config(kind, shape, rows, config)
 
 
 def check_config(kind: str, shape: tuple[int, int], rows: int, config: KernelConfig) -> None:
@@ -149,7 +158,7 @@ def skip_unless_interpretable(dtype: torch.dtype, rows: int) -> None:
 @needs_triton
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_does_not_depend_on_the_others(kind: str) -> None:
-    x, weight_tensors, epilogue, _ = make_case(kind, (37, 512), MAX_ROWS, torch.float16)
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 512), 16, torch.float16)
     every = multiply(kind, x, weight_tensors, epilogue)
     for rows in (2, 5, 15):
         some = multiply(kind, x[:rows], weight_tensors, epilogue._replace(residual=epilogue.residual[:rows]))
@@ -203,11 +212,28 @@ def test_pretransposed_linear_computes_the_product(
     assert relative_error(product, F.linear(x, weight, bias)) < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_rows_use_torch(kind: str) -> None:
-    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), MAX_ROWS + 1, torch.float16)
+def test_many_rows_of_an_unquantized_weight_use_torch(kind: str, dtype: torch.dtype) -> None:
+    rows = MAX_ROWS[kind] + 1 if dtype != torch.float32 else MAX_FLOAT32_ROWS + 1
+    x, weight_tensors, epilogue, expected = make_case(kind, (37, 64), rows, dtype)
+    y = multiply(kind, x, weight_tensors, epilogue)
     by_torch = linear.multiply_by_torch(kind, x, weight_tensors, epilogue)
-    assert torch.equal(multiply(kind, x, weight_tensors, epilogue), by_torch)
+    assert torch.equal(y, by_torch) if kind == "dense" else relative_error(y, expected) < TORCH_ERROR[dtype]
+
+
+@needs_triton
+@pytest.mark.parametrize("limit", [64, 10 * 64, 37 * 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", BITS)
+def test_weights_are_dequantized_in_tiles(
+    kind: str, dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "MAX_DEQUANTIZED_ELEMENTS", limit)
+    x, weight_tensors, epilogue, _ = make_case(kind, (37, 64), 3, dtype)
+    expected = x.double().cpu() @ make_weight(kind, 37, 64, dtype)[1].T + epilogue.bias.double().cpu()
+    y = linear.multiply_dequantized(kind, x, weight_tensors, epilogue.bias)
+    assert relative_error(y, expected.float()) < TORCH_ERROR[dtype]
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "residual"])
@@ -247,7 +273,7 @@ def test_layer_norm(rows: int, columns: int, dtype: torch.dtype) -> None:
     assert torch.equal(out, y)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, 2, *ROW_BUCKETS])
 @pytest.mark.parametrize(("outputs", "inputs"), [*FULL_SIZE, *SHAPES])
 @pytest.mark.parametrize("kind", KINDS)
 def test_configs_are_powers_of_two_and_fill_the_gpu(kind: str, outputs: int, inputs: int, rows: int) -> None:
@@ -259,7 +285,7 @@ def test_configs_are_powers_of_two_and_fill_the_gpu(kind: str, outputs: int, inp
 
 @pytest.mark.parametrize("table", [MATVEC_CONFIGS, MATMUL_CONFIGS])
 def test_the_tables_have_known_kinds(table: dict[tuple[str, int, int], KernelConfig]) -> None:
-    assert {kind for kind, _, _ in table} <= set(KINDS)
+    assert {key[0] for key in table} <= set(KINDS)
     assert all(config.split_k == 1 for config in MATVEC_CONFIGS.values())
 
 
