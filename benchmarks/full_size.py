@@ -23,7 +23,8 @@ from model.checkpoint.layout import HF_TO_SAT, SPLIT
 from model.checkpoint.meta_init import build_uninitialized
 from model.checkpoint.save import save_hf, to_hf_config
 from model.checkpoint.sizes import count_parameters
-from model.loading import DTYPES, build_network, choose_device, choose_dtype
+from model.loading import build_network
+from model.placement import DTYPES, choose_device, choose_dtype
 from model.quantization.quantize import quantize
 from model.tensors import LazyTensors, loaders_of
 

@@ -38,7 +38,7 @@ from benchmarks.parts.table import Row, Stage, add_table_arguments, at_most, run
 from model import DEMO, ENGLISH, Conversation, SatChatModel, load_sat
 from model.command_line import ArgumentParser, run_program
 from model.engine import Request
-from model.loading import DTYPES
+from model.placement import DTYPES
 
 IMAGE_SIZE = 64
 TARGET_COUNT = 16

@@ -16,7 +16,7 @@ from model import SatChatModel, SettingError, load_sat
 from model.command_line import ArgumentParser, print_text, run_program
 from model.html_page import Article, Line, write_page
 from model.images.preprocess import load_image
-from model.loading import DTYPES
+from model.placement import DTYPES
 
 from .check import find_unreadable_images
 from .errors import BadRowError, DataError

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from model.command_line import print_text
 from model.environment import read_integer, read_variable
 from model.errors import SettingError
-from model.loading import choose_device
+from model.placement import choose_device
 from model.sat.compat import plain_tracebacks
 
 from .errors import TrainingError

@@ -16,8 +16,8 @@ from model.checkpoint.sizes import count_parameters
 from model.command_line import ArgumentParser, print_text, run_program
 from model.errors import SettingError
 from model.finetuned import FineTuneVisualGLMModel
-from model.loading import choose_dtype
 from model.names import DEFAULT_MODEL, HUB_IDS
+from model.placement import choose_dtype
 from model.sat.lora import LLM
 
 from .config import TrainingConfig

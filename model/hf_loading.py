@@ -103,6 +103,22 @@ def load_converted_network(
     return load_network(checkpoint, tensors, config, device, dtype, bits, progress)
 
 
+def check_stored_bits(path: Path, stored: int, bits: int | None) -> None:
+    """Check that weights can be quantized to `bits` bits, None for none.
+
+    Args:
+        path: of the checkpoint, for the message.
+        stored: bits of the checkpoint's weights; 0 if they are not quantized.
+
+    Raises:
+        SettingError: they are quantized already, to a different number of bits.
+    """
+    if bits and stored not in (0, bits):
+        raise SettingError(
+            f"The weights in {path} have {stored} bits already. Omit quant, or use a checkpoint that is not quantized."
+        )
+
+
 def load_network(
     checkpoint: Checkpoint,
     tensors: Tensors,
@@ -116,11 +132,7 @@ def load_network(
     from .hf.modeling_chatglm import ChatGLMForConditionalGenerationWithImage
 
     checkpoint.check_file_sizes()
-    if bits and config.quantization_bit not in (0, bits):
-        raise SettingError(
-            f"The weights in {checkpoint.path} have {config.quantization_bit} bits already. Omit quant, or use a "
-            "checkpoint that is not quantized."
-        )
+    check_stored_bits(checkpoint.path, config.quantization_bit, bits)
     config.name_or_path = str(checkpoint.path)
     config.quantization_bit = bits or config.quantization_bit
     network = build_uninitialized(lambda: ChatGLMForConditionalGenerationWithImage(config), device, dtype)

@@ -1,9 +1,9 @@
 """Load a chat model with its tokenizer: `load_sat` on the SAT network, `load_hf` on the Hugging Face network."""
 
 import os
-import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,29 @@ from .chat_model import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.files import read_json
+from .checkpoint.hf import CONFIG_NAME
 from .checkpoint.low_bit import quantized_checkpoint
 from .checkpoint.meta_init import build_uninitialized
 from .checkpoint.resolve import find_vocabulary
 from .checkpoint.save import GENERATION_NAME
-from .checkpoint.sizes import choose_cpu_dtype, count_parameters
+from .checkpoint.sizes import count_parameters
 from .description import Description, read_description
 from .engine import DEMO
-from .environment import expand_home, read_variable
+from .environment import expand_home
 from .errors import CheckpointError, SettingError, TokenizerError
 from .hf_chat import HfChatModel
-from .hf_loading import has_published_layout, load_converted_network, load_published_network
+from .hf_loading import check_stored_bits, has_published_layout, load_converted_network, load_published_network
 from .kernels.torch_ops import check_bits
-from .names import DEFAULT_MODEL, DTYPE_NAMES
+from .names import DEFAULT_MODEL
+from .placement import (
+    DEVICE as DEVICE,
+    DTYPES as DTYPES,
+    SMALL_PARAMETERS as SMALL_PARAMETERS,
+    choose_device,
+    choose_dtype,
+    limit_threads,
+)
+from .quantization.dequantize import read_bits
 from .quantization.quantize import allocate_quantized, prepack_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
@@ -58,10 +68,6 @@ if TYPE_CHECKING:
     from .hf.tokenization_chatglm import ChatGLMTokenizer
     from .visualglm import VisualGLMModel
 
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
-SMALL_PARAMETERS = 50_000_000
-DEVICE = re.compile(r"cpu(:0)?|cuda(:[0-9]{1,3})?")
-
 
 @translate_resource_errors()
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
@@ -78,61 +84,6 @@ def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> "ChatGLMTokenizer":
     except (OSError, RuntimeError, ValueError) as error:
         raise TokenizerError(f"The tokenizer in {directory} cannot be read: {error}. Download it again.") from error
     return tokenizer
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Return the device called `name`, by default the fastest device of this machine.
-
-    Args:
-        name: cpu, cuda or cuda:N; None for a GPU if there is one, else the CPU.
-
-    Raises:
-        SettingError: the device does not exist or cannot be used.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = str(name)  # a torch.device has the same names
-    if DEVICE.fullmatch(name) is None:
-        is_gpu = "gpu" in name.lower()
-        reason = "a GPU is called cuda, the second one cuda:1" if is_gpu else "only cpu and cuda are supported"
-        raise SettingError(f"The device {name!r} is not known: {reason}. Try cpu, or cuda on a GPU.")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count <= (device.index or 0):
-            found = f"only {count} (cuda:0 is the first)" if count else "no GPU that PyTorch can use"
-            raise SettingError(f"There is no device {name!r} here: this machine has {found}. Try cpu, or another GPU.")
-        try:
-            torch.empty(0, device=device)
-        except RuntimeError as error:  # the GPU is broken, or used exclusively by another program
-            reason = str(error).splitlines()[0]
-            raise SettingError(f"The device {name!r} cannot be used: {reason}. Try cpu, or another GPU.") from error
-    return device
-
-
-def choose_dtype(name: str | None, device: torch.device, parameters: int) -> torch.dtype:
-    """Return the dtype called `name`, by default the one that suits the device and the model's size.
-
-    Raises:
-        SettingError: the name is not in `DTYPES`.
-    """
-    if name is not None:
-        if name not in DTYPES:
-            raise SettingError(f"dtype is {name!r}; it should be one of {', '.join(DTYPES)}.")
-        return DTYPES[name]
-    if device.type != "cpu":
-        return torch.float16
-    return choose_cpu_dtype(parameters)
-
-
-def limit_threads(parameters: int) -> None:
-    """Set torch to one CPU thread for a small model, unless OMP_NUM_THREADS is set.
-
-    The matrices are too small to gain much from more threads. And as soon as another program takes a core, threads
-    that wait for each other lose milliseconds in each of hundreds of operations.
-    """
-    if parameters < SMALL_PARAMETERS and read_variable("OMP_NUM_THREADS") is None:
-        torch.set_num_threads(1)
 
 
 def describe_model(name: str | os.PathLike[str], checkpoint: Checkpoint) -> Description:
@@ -174,6 +125,87 @@ def build_network(
     return network
 
 
+def check_quantization(quant: int | None, further: Mapping[str, bool], *, is_hf: bool) -> None:
+    """Check the options that quantize a model.
+
+    Args:
+        quant: bits of the linear layers; None does not quantize.
+        further: quant_vision and quant_embeddings.
+        is_hf: whether the network is the Hugging Face one.
+
+    Raises:
+        SettingError: the number of bits is unsupported, or an option cannot be used.
+    """
+    if quant is not None:
+        check_bits(quant)
+    for option in (name for name, is_set in further.items() if is_set):
+        if is_hf:
+            raise SettingError(f"The Hugging Face side quantizes only linear layers. Omit {option}, or use load_sat.")
+        if quant is None:
+            raise SettingError(f"{option} needs quant, the number of bits of the weights: 8 or 4.")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What is known of a model before its weights are read.
+
+    Attributes:
+        parameters: number of parameters.
+        device, dtype: of the network to build.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: "ChatGLMTokenizer"
+    sampling: Mapping[str, Any]
+    parameters: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def open_source(
+    name: str | os.PathLike[str],
+    device: str | None,
+    dtype: str | None,
+    qkv_layout: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> ModelSource:
+    """Open a model's checkpoint and load its tokenizer; the arguments are those of `load_sat`."""
+    chosen_device = choose_device(device)
+    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
+    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
+    parameters = count_parameters(checkpoint.config)
+    chosen_dtype = choose_dtype(dtype, chosen_device, parameters)
+    return ModelSource(checkpoint, tokenizer, sampling, parameters, chosen_device, chosen_dtype)
+
+
+@translate_resource_errors()
+def check_loadable(
+    name: str | os.PathLike[str],
+    *,
+    is_hf: bool,
+    device: str | None = None,
+    dtype: str | None = None,
+    quant: int | None = None,
+    quant_vision: bool = False,
+    quant_embeddings: bool = False,
+    base: str | os.PathLike[str] | None = None,
+) -> None:
+    """Check that a model can be loaded, without reading its weights.
+
+    Args:
+        is_hf: whether `load_hf` is to load it, otherwise `load_sat`; the other arguments are those of these functions.
+
+    Raises:
+        VisualGLMError: as these functions do.
+    """
+    check_quantization(quant, {"quant_vision": quant_vision, "quant_embeddings": quant_embeddings}, is_hf=is_hf)
+    checkpoint = open_source(name, device, dtype, base=base).checkpoint
+    checkpoint.check_file_sizes()
+    if is_hf and has_published_layout(checkpoint) and base is None:
+        stored = read_bits(read_json(checkpoint.path / CONFIG_NAME), checkpoint.path / CONFIG_NAME)
+        check_stored_bits(checkpoint.path, stored, quant)
+
+
 @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
 @translate_resource_errors()
 def load_sat(
@@ -209,21 +241,13 @@ def load_sat(
     Raises:
         VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not available.
     """
-    if quant is not None:
-        check_bits(quant)
-    elif quant_vision or quant_embeddings:
-        name = "quant_vision" if quant_vision else "quant_embeddings"
-        raise SettingError(f"{name} needs quant, the number of bits of the weights: 8 or 4.")
-    chosen_device = choose_device(device)
-    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
-    parameters = count_parameters(checkpoint.config)
-    chosen_dtype = choose_dtype(dtype, chosen_device, parameters)
-    if chosen_device.type == "cpu":
-        limit_threads(parameters)
-    network = build_network(
-        checkpoint, chosen_device, chosen_dtype, quant, quant_vision=quant_vision, quant_embeddings=quant_embeddings
-    )
+    further = {"quant_vision": quant_vision, "quant_embeddings": quant_embeddings}
+    check_quantization(quant, further, is_hf=False)
+    source = open_source(name, device, dtype, qkv_layout, base)
+    checkpoint = source.checkpoint
+    if source.device.type == "cpu":
+        limit_threads(source.parameters)
+    network = build_network(checkpoint, source.device, source.dtype, quant, **further)
     if quant is not None:
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
@@ -231,11 +255,11 @@ def load_sat(
     description = describe_model(name, checkpoint)
     return SatChatModel(
         network,
-        tokenizer,
+        source.tokenizer,
         max_batch_size=max_batch_size,
         max_queue_size=max_queue_size,
         description=description,
-        sampling=sampling,
+        sampling=source.sampling,
     )
 
 
@@ -262,23 +286,16 @@ def load_hf(
     Raises:
         VisualGLMError: the model, its tokenizer, the device, the dtype or the number of bits is not available.
     """
-    if quant is not None:
-        check_bits(quant)
-    for option, is_set in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
-        if is_set:
-            raise SettingError(f"The Hugging Face side quantizes only linear layers. Omit {option}, or use load_sat.")
-    chosen_device = choose_device(device)
-    checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
-    tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)
-    parameters = count_parameters(checkpoint.config)
-    if chosen_device.type == "cpu":
-        limit_threads(parameters)
-    chosen_dtype = choose_dtype(dtype, chosen_device, parameters)
+    check_quantization(quant, {"quant_vision": quant_vision, "quant_embeddings": quant_embeddings}, is_hf=True)
+    source = open_source(name, device, dtype, qkv_layout, base)
+    checkpoint, tokenizer = source.checkpoint, source.tokenizer
+    if source.device.type == "cpu":
+        limit_threads(source.parameters)
     if has_published_layout(checkpoint) and base is None:
-        network = load_published_network(checkpoint, chosen_device, chosen_dtype, quant, progress)
+        network = load_published_network(checkpoint, source.device, source.dtype, quant, progress)
     else:
         network = load_converted_network(
-            checkpoint, tokenizer.eos_token_id, chosen_device, chosen_dtype, quant, progress
+            checkpoint, tokenizer.eos_token_id, source.device, source.dtype, quant, progress
         )
     description = describe_model(name, checkpoint)
     return HfChatModel(
@@ -287,5 +304,5 @@ def load_hf(
         max_batch_size=max_batch_size,
         max_queue_size=max_queue_size,
         description=description,
-        sampling=sampling,
+        sampling=source.sampling,
     )

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from model import ChatModel, Conversation, SettingError, Turn, VisualGLMError, load_sat
 from model.answers import answer_all, greedy_config
 from model.command_line import ArgumentParser, run_program
-from model.loading import DTYPES
+from model.placement import DTYPES
 from tiny.evaluation.external_dataset import read_questions
 from tiny.evaluation.generated_dataset import generate_questions
 from tiny.evaluation.report import describe_machine, format_overall, format_table, write_failures, write_json

@@ -157,3 +157,20 @@ def load_model(options: argparse.Namespace, load: "Callable[..., ChatModel]") ->
     with loading_bar() as progress:
         model = load(options.from_pretrained, progress=progress, **settings)
     return model if options.language is None else OneLanguageModel(model, options.language)
+
+
+def check_model(options: argparse.Namespace, load: "Callable[..., ChatModel]") -> None:
+    """Check the model that the flags of `add_model_arguments` name, without reading its weights.
+
+    Args:
+        load: `load_sat` or `load_hf`.
+
+    Raises:
+        VisualGLMError: the model is not found, or cannot be loaded with these flags.
+    """
+    from model import load_hf
+    from model.loading import check_loadable
+
+    names = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
+    settings = {name: getattr(options, name) for name in names}
+    check_loadable(options.from_pretrained, is_hf=load is load_hf, **settings)

@@ -31,7 +31,7 @@ from model import (
 )
 from model.engine import Request, Scheduler, TokenOutput, TokenStream
 from model.engine.sequence import RequestHandle
-from model.loading import choose_device
+from model.placement import choose_device
 
 CHAT_MODULE = importlib.import_module("model.chat")  # the package's attribute of that name is the function
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"

@@ -14,6 +14,7 @@ from PIL import Image
 from finetune.finetune_visualglm import main as finetune
 from model import CHINESE, ENGLISH, ChatModel, Conversation, GenerationConfig, Turn, load_hf, load_sat, load_tokenizer
 from tests.helpers.preloaded import BARE, run_forked
+from visualglm.conversation_file import from_json
 
 FIXTURES = Path(__file__).parents[1] / "goldens" / "fixtures"
 EXPECTED: dict[str, Any] = json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))
@@ -188,3 +189,14 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(fixtures: Path, t
     assert losses == pytest.approx(EXPECTED["losses"], rel=1e-4)
     assert [record["step"] for record in records if "loss" in record][-3:] == [HALF + 1, HALF + 2, HALF + 3]
     assert (run / "latest").read_text() == "6"
+
+
+def test_a_conversation_that_was_saved_before_is_loaded() -> None:
+    saved = from_json((FIXTURES / "conversation.json").read_bytes())
+    with Image.open(FIXTURES / "data" / "1.png") as image:
+        assert saved.image is not None
+        assert (saved.image.size, saved.image.tobytes()) == (image.size, image.convert("RGB").tobytes())
+    assert saved.turns == [
+        Turn("图里有什么？", '一辆 <b>小汽车</b>\n\n和 "星星" 🦊'),
+        Turn("And what else?", "A red ball."),
+    ]

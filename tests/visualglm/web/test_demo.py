@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import requires
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from model import VisualGLMError
 from model.engine.config import RANGES
 from model.images.preprocess import load_image
 from tests.helpers.cli_program import DESCRIBED_ZH, PATIENCE, ROOT, SCENE
@@ -21,6 +23,11 @@ from tests.helpers.web_client import PageClient, error_code, text_of
 from tests.helpers.web_program import PROGRAM, color_of, python, running_page
 
 pytest.importorskip("gradio", reason="the web page needs Gradio")
+
+from visualglm.web.arguments import parse_arguments
+from visualglm.web.program import load_models
+
+FIXTURES = ROOT / "tests" / "goldens" / "fixtures"
 SCENE_COLOR = color_of(load_image(SCENE))
 
 
@@ -218,3 +225,47 @@ def test_an_invalid_flag_is_named(wrong: tuple[str, str]) -> None:
 def test_an_unknown_model_to_compare_is_named() -> None:
     code, printed = run_to_its_end("--compare", "no-such-model", "--server_port", str(free_port()))
     assert (code, "no-such-model" in printed, "Traceback" in printed) == (1, True, False)
+
+
+@pytest.fixture
+def model_of_4_bits(tmp_path: Path) -> str:
+    """The directory of a model whose configuration says that its weights have 4 bits."""
+    directory = shutil.copytree(FIXTURES / "hf-export", tmp_path / "four")
+    shutil.copy(FIXTURES / "vocabulary" / "ice_text.model", directory)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps({**config, "quantization_bit": 4}), encoding="utf-8")
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [(["--compare", "no-such-model"], "no-such-model"), (["--hf", "--compare_quant", "8"], "bits already")],
+)
+def test_both_models_are_checked_before_one_is_loaded(
+    flags: list[str], fault: str, model_of_4_bits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["web_demo.py", "--from_pretrained", model_of_4_bits, *flags])
+    monkeypatch.setattr("visualglm.web.program.load_model", lambda *_: pytest.fail("A model was loaded."))
+    with pytest.raises(VisualGLMError, match=fault):
+        load_models(parse_arguments(80)[0], None, hf=False)
+
+
+UNSHARED = """
+import sys, gradio, web_demo
+from visualglm.web import program
+
+def fail(**_):
+    raise RuntimeError("There is no network.")
+
+gradio.networking.setup_tunnel, program.wait_for_shutdown_signal = fail, lambda: None
+sys.argv = ["web_demo.py", "--from_pretrained", "visualglm-tiny", "--share", "--server_port", "{port}"]
+sys.exit(web_demo.main())
+"""
+
+
+def test_without_a_public_url_the_page_is_served_locally() -> None:
+    ended = run_preloaded(UNSHARED.format(port=free_port()), modules=WEB)
+    assert ended.returncode == 0
+    assert "no public URL" in ended.stderr
+    assert len(ended.stdout.splitlines()) == 1
+    assert "http://127.0.0.1" in ended.stdout
