@@ -20,7 +20,15 @@ ROOT = Path(__file__).parents[2]
 # Modules whose errors a chat, a page or a terminal can show, and functions of theirs that only Python programs call.
 MODULES = (
     *("errors", "resource_errors", "images.decode", "images.decode_process", "images.preprocess", "images.url_fetch"),
-    *("images.embedding_cache", "engine.config", "engine.batch", "engine.scheduler", "loading", "hf_loading"),
+    *(
+        "images.embedding_cache",
+        "engine.config",
+        "engine.batch",
+        "engine.scheduler",
+        "loading",
+        "hf_loading",
+        "placement",
+    ),
     *("environment", "checkpoint.resolve", "prompt", "checkpoint.files"),
 )
 PYTHON_ONLY = {"choose_language", "to_turns", "parse_message", "parse_pair", "read_hf_config"}

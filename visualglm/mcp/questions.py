@@ -17,6 +17,7 @@ from model import (
     Conversation,
     GenerationConfig,
     ImageError,
+    Language,
     QuestionError,
     StreamChunk,
 )
@@ -32,6 +33,11 @@ DECODE_SECONDS = 10.0  # CPU time for an image
 LIMITS = ImageLimits(max_bytes=MAX_IMAGE_BYTES, public_only=True, formats=SERVED_FORMATS)
 LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
 DATA_URL = re.compile(r"\s*data:", re.IGNORECASE)
+
+
+def choose_language(question: str, language: str | None = None) -> Language:
+    """Return the language of a call: "zh" or "en" if given, else that of the question."""
+    return LANGUAGES[language] if language else question_language(question, ENGLISH)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,7 @@ class ImageQuestions:
             # Shielded, because other calls wait for the same model.
             loaded = await asyncio.shield(asyncio.wrap_future(self.loaded))
             decoded = await self.images.read(ImageSource(image), loaded.model.image_size)
-            spoken = LANGUAGES[language] if language else question_language(question, ENGLISH)
-            conversation = Conversation(decoded, [], spoken)
+            conversation = Conversation(decoded, [], choose_language(question, language))
             return await self._generate(loaded.model.stream_answer(conversation, question, loaded.config))
         finally:
             self.calls -= 1

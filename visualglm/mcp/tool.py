@@ -8,9 +8,11 @@ from mcp.server.lowlevel import Server
 
 from model import VisualGLMError
 
-from .questions import LANGUAGES, ImageQuestions
+from ..error_texts import describe_error
+from .questions import LANGUAGES, ImageQuestions, choose_language
 
 TOOL = "ask_picture"
+FAILURE = "The server has failed. Its log has the details."
 logger = logging.getLogger(__name__)
 
 
@@ -56,13 +58,14 @@ def make_server(questions: ImageQuestions) -> Server[Any, Any]:
     async def call_tool(name: str, arguments: dict[str, Any]) -> types.CallToolResult:
         if name != TOOL:
             return make_result(f"There is no tool {name[:100]!r}. The only tool is {TOOL}.", is_error=True)
+        language = choose_language(arguments["question"], arguments.get("language"))
         try:
             return make_result(await questions.answer(**arguments))
         except VisualGLMError as error:
-            return make_result(str(error), is_error=True)
+            return make_result(describe_error(error, language), is_error=True)
         except Exception:  # a bug, whose details are not for the client
             logger.exception("%s failed", TOOL)
-            return make_result("The server has failed. Its log has the details.", is_error=True)
+            return make_result(describe_error(VisualGLMError(FAILURE), language), is_error=True)
 
     server.list_tools()(list_tools)
     server.call_tool()(call_tool)

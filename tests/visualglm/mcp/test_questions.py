@@ -1,6 +1,7 @@
 """Questions about images have limits, and end when their call is cancelled."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from mcp import McpError, types
 from mcp.shared.memory import create_connected_server_and_client_session
 
 from model import CHINESE, DEMO, ENGLISH, BusyError, CheckpointError, ImageError, QuestionError
+from model.prompt import is_chinese
 from tests.helpers.api_server import SCENE_URL, SteppedModel, wait_until
 from visualglm.mcp.questions import LIMITS, MAX_CALLS, MAX_QUESTION, ImageQuestions, LoadedModel
 from visualglm.mcp.tool import TOOL, make_server
@@ -178,3 +180,33 @@ def test_an_unknown_tool_is_an_error(questions: ImageQuestions) -> None:
             return await session.call_tool("read_file", {})
 
     assert asyncio.run(call()).isError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chinese"),
+    [
+        ({"image": "car.png", "question": "有什么？"}, True),
+        ({"image": "https://example.org/a.png", "question": "有什么？"}, True),
+        ({"image": "data:image/png;base64,AAAA", "question": "有什么？"}, True),
+        ({"image": SCENE_URL, "question": "长" * (MAX_QUESTION + 1)}, True),
+        ({"image": SCENE_URL, "question": " ", "language": "zh"}, True),
+        ({"image": SCENE_URL, "question": "break", "language": "zh"}, True),
+        ({"image": "car.png", "question": "有什么？", "language": "en"}, False),
+        ({"image": "car.png", "question": "what?"}, False),
+    ],
+)
+def test_errors_are_in_the_language_of_the_call(
+    arguments: dict[str, str], chinese: bool, questions: ImageQuestions, model: SteppedModel
+) -> None:
+    if arguments["question"] == "break":
+        model.error = RuntimeError("a bug")
+
+    async def call() -> types.CallToolResult:
+        async with create_connected_server_and_client_session(make_server(questions)) as session:
+            return await session.call_tool(TOOL, arguments)
+
+    result = asyncio.run(call())
+    assert result.isError
+    (content,) = result.content
+    assert is_chinese(content.text) is chinese
+    assert bool(re.search("[a-z]{3,} [a-z]{3,} [a-z]{3,}", content.text)) is not chinese
