@@ -195,11 +195,12 @@ class Person:
     """A user at a pseudo-terminal, who reads the output and types.
 
     Args:
+        process_id: of the program.
         exit_status: waits for the end of the program and returns its exit status, negative for a signal.
     """
 
-    def __init__(self, child: "SpawnBase[str]", exit_status: Callable[[], int]) -> None:
-        self.child, self.exit_status = child, exit_status
+    def __init__(self, child: "SpawnBase[str]", process_id: int, exit_status: Callable[[], int]) -> None:
+        self.child, self.process_id, self.exit_status = child, process_id, exit_status
         self.screen = child.logfile_read = io.StringIO()
 
     def sees(self, *texts: str) -> str:
@@ -236,7 +237,7 @@ def at_terminal(arguments: list[str], columns: int = 100, **changes: str) -> Ite
         os.close(its)
         child = fdspawn(ours, encoding="utf-8", timeout=PATIENCE)
         try:
-            yield Person(child, lambda: program.wait(PATIENCE))
+            yield Person(child, program.pid, lambda: program.wait(PATIENCE))
         finally:
             program.kill()
             child.close()
@@ -261,6 +262,6 @@ def interpreter_at_terminal(arguments: list[str], columns: int = 100, **changes:
         timeout=PATIENCE,
     )
     try:
-        yield Person(child, exit_status)
+        yield Person(child, child.pid, exit_status)
     finally:
         child.close(force=True)

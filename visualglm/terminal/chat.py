@@ -13,7 +13,7 @@ from .input import BOM as BOM, LineEditor, make_reader as make_reader, read_line
 from .interrupts import ignore_interrupt, interrupt_once, on_interrupt
 from .output import Screen
 from .preview import show_preview
-from .query import hold_keys
+from .query import hold_keys, restore_modes
 from .session import ChatImage, ChatSession, find_image_source
 from .texts import TEXTS, Texts as Texts, count_turns
 
@@ -78,7 +78,7 @@ class TerminalChat:
         if described := self.session.model.description.in_language(self.language):
             self.screen.show(self.texts.model.format(described))
         # Ctrl-C only interrupts long operations: pressed a moment after one, it must not end the program.
-        with on_interrupt(ignore_interrupt), contextlib.suppress(ChatEnded):
+        with on_interrupt(ignore_interrupt), restore_modes(), contextlib.suppress(ChatEnded):
             if image is not None and image.strip().lower() not in CLEAR_WORDS:
                 self.open_image(image)
             while True:
@@ -103,14 +103,20 @@ class TerminalChat:
             try:
                 line = self.read(prompt).strip()
             except KeyboardInterrupt:
-                print_text(f"\n{self.texts.quit_hint}")
+                self.end_prompt()
+                print_text(self.texts.quit_hint)
                 continue
             except EOFError:
-                print_text()
+                self.end_prompt()
                 raise ChatEnded from None
             if line.lower() in STOP_WORDS:
                 raise ChatEnded
             return line
+
+    def end_prompt(self) -> None:
+        """End the line of a prompt without an answer, unless the line editor has ended it."""
+        if not isinstance(self.read, LineEditor):
+            print_text()
 
     def confirm(self, question: str) -> bool:
         """Ask a yes/no question; return whether the answer is yes."""
@@ -271,17 +277,18 @@ class TerminalChat:
             count = usage.dropped_turns
             self.write_note(self.texts.dropped.format(count=count, turns=count_turns(count)))
         if usage is not None and self.session.is_verbose:
-            self.write_note(self.statistics(usage))
+            self.write_statistics(usage)
 
     def write_note(self, text: str) -> None:
         """Write a note in a new line."""
         self.screen.end_part()
         self.screen.write("\n" + text, "note")
 
-    def statistics(self, usage: Usage) -> str:
-        """Describe the number of tokens of an answer, and its speed."""
+    def write_statistics(self, usage: Usage) -> None:
+        """Write the number of tokens of an answer, and its speed, in a new line."""
         rate = usage.answer_tokens / max(usage.total_s, 1e-9)
-        return self.texts.statistics.format(tokens=usage.answer_tokens, seconds=usage.total_s, rate=rate)
+        values = {"tokens": usage.answer_tokens, "seconds": usage.total_s, "rate": rate}
+        self.screen.write_units(["\n", *(unit.format(**values) for unit in self.texts.statistics)], "note")
 
     def show_error(self, error: VisualGLMError) -> None:
         """Write an error in the program's language."""

@@ -19,6 +19,7 @@ from .session import ChatSession, to_path
 from .texts import TEXTS, Texts, count_turns
 
 VERBOSE = "verbose"
+HELP_INDENT = 20  # columns before the explanation of a command
 SETTINGS = (*FLAGS, "max_new_tokens", VERBOSE)
 SWITCH = {"on": True, "true": True, "1": True, "yes": True, "off": False, "false": False, "0": False, "no": False}
 NO_VALUE = ("none", "random", "随机", "无")  # for the settings that may be None
@@ -70,7 +71,8 @@ class Commands:
     def show_help(self) -> None:
         """List the commands and keys."""
         for name, (argument, text) in self.texts.commands.items():
-            self.screen.write(f"  {name} {argument}".ljust(20 - sum(map(is_wide, argument))), "label")
+            self.screen.start_line(HELP_INDENT)
+            self.screen.write(f"  {name} {argument}".ljust(HELP_INDENT - sum(map(is_wide, argument))), "label")
             self.screen.show(text)
         self.screen.show(self.texts.keys, "note")
 
@@ -123,7 +125,7 @@ class Commands:
         """Write the settings, facts about the model, and the conversation."""
         self.screen.show(self.texts.settings, "title")
         self.show_settings()
-        self.screen.show(self.texts.labels["model"], "title")
+        self.screen.show(self.texts.labels["model"].capitalize(), "title")
         for label, value in self.model_facts().items():
             self.show_fact(label, value)
         self.screen.show(self.texts.conversation, "title")

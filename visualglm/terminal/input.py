@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import shlex
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -143,9 +143,9 @@ def make_completer(commands: list[str]) -> Any:
                 return
             typed = rest.lstrip() if space and first in FILE_COMMANDS else text
             if typed.startswith(("/", "./", "../", "~")) or (space and first in FILE_COMMANDS) or "/" in typed:
-                plain = typed.replace("\\ ", " ")
+                plain = re.sub(r"\\(.)", r"\1", typed)
                 for found in paths.get_completions(Document(plain), complete_event):
-                    end = shlex.quote(found.text) if "'" in found.text else found.text.replace(" ", "\\ ")
+                    end = re.sub(r"([\s\"'\\])", r"\\\1", found.text)
                     yield Completion(end, found.start_position, display=found.display)
 
     return ChatCompleter()

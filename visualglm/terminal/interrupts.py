@@ -1,9 +1,13 @@
-"""Handling of Ctrl-C: it interrupts single operations, and never the program between them."""
+"""Handling of signals: Ctrl-C interrupts single operations; a signal that ends the program lets it tidy up before."""
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
+
+# Windows has only the last of them.
+TERMINATING = [getattr(signal, name) for name in ("SIGHUP", "SIGQUIT", "SIGTERM") if hasattr(signal, name)]
 
 
 @contextlib.contextmanager
@@ -27,3 +31,25 @@ def interrupt_once(*_: Any) -> NoReturn:
     """Raise KeyboardInterrupt, and ignore further signals, so that they cannot interrupt its handling."""
     signal.signal(signal.SIGINT, ignore_interrupt)
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def before_termination(action: Callable[[], None]) -> Iterator[None]:
+    """Context manager: call `action` before a signal ends the program, whose exit status stays the signal's.
+
+    Signals that are ignored or handled already are left alone.
+    """
+
+    def end(number: int, _: Any) -> None:
+        action()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    handled = [number for number in TERMINATING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)

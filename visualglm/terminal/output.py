@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -28,11 +28,12 @@ class LineWrapper:
     The last word of the text so far is held back until it is complete.
 
     Args:
-        column: where the text begins in its first line.
+        indent: number of blanks before the lines after a break, where the terminal is wide enough.
     """
 
-    def __init__(self, column: int = 0) -> None:
-        self.column = column
+    def __init__(self, indent: int = 0) -> None:
+        self.column = 0
+        self.indent = indent
         self.held = ""
         self.blank = ""
 
@@ -40,14 +41,18 @@ class LineWrapper:
         """Add a part of the text; return what can be written now."""
         units = [unit for unit in UNIT.findall(self.held + text.replace("\t", "    ")) if unit]
         self.held = units.pop() if units and units[-1] != "\n" else ""
-        return "".join(part for unit in units for part in self._place(unit, width))
+        return "".join(part for unit in units for part in self.place(unit, width))
 
     def finish(self, width: int) -> str:
         """Return the rest of the text."""
         units, self.held = [self.held] if self.held else [], ""
-        return "".join(part for unit in units for part in self._place(unit, width))
+        return "".join(part for unit in units for part in self.place(unit, width))
 
-    def _place(self, unit: str, width: int) -> Iterator[str]:
+    def place(self, unit: str, width: int) -> Iterator[str]:
+        """Yield the parts of a newline, a blank, or a unit that is not broken, with a line break before it if needed.
+
+        The last word that was added by `feed` should have been written: see `finish`.
+        """
         if unit == "\n":
             self.column, self.blank = 0, ""
             yield unit
@@ -57,8 +62,8 @@ class LineWrapper:
             return
         size = cell_len(unit)
         if width >= MIN_WIDTH and self.column and self.column + len(self.blank) + size > width:
-            self.column, self.blank = 0, ""
-            yield "\n"
+            self.column, self.blank = self.indent if width >= 2 * self.indent else 0, ""
+            yield "\n" + " " * self.column
         yield self.blank + unit
         end = self.column + len(self.blank) + size
         self.column = end if end <= width or width <= 0 else (end - 1) % width + 1
@@ -76,6 +81,7 @@ class Screen:
         self.is_terminal = sys.stdout.isatty()
         is_styled = self.is_terminal or bool(os.environ.get("FORCE_COLOR"))
         self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True) if is_styled else None
+        self.graphics: str | None = None  # "kitty", "sixel", "" for neither; None until the terminal was asked
         self.wrapper = LineWrapper()
 
     @property
@@ -106,10 +112,22 @@ class Screen:
         ready = self.wrapper.feed(make_printable(text), self.width)
         self._emit(ready + self.wrapper.finish(self.width) if style else ready, style)
 
+    def write_units(self, units: Sequence[str], style: str = "") -> None:
+        """Write texts that are not broken, and the blanks between them, where lines may end."""
+        if self.console is None:
+            print_text("".join(units), end="")
+            return
+        self.end_part()
+        self._emit("".join(part for unit in units for part in self.wrapper.place(unit, self.width)), style)
+
     def end_part(self) -> None:
         """Write the word that is held back."""
         if self.console is not None:
             self._emit(self.wrapper.finish(self.width), "")
+
+    def start_line(self, indent: int) -> None:
+        """Start a line that continues after `indent` blanks where it is wrapped."""
+        self.wrapper = LineWrapper(indent)
 
     def end_line(self) -> None:
         """End the current line."""

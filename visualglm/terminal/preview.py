@@ -14,7 +14,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 
 from .output import Screen
-from .query import ask_terminal
+from .query import SILENT_TERMS, ask_terminal
 
 MAX_COLUMNS, MAX_ROWS = 40, 14
 CELL_WIDTH, CELL_HEIGHT = 10, 20  # pixels that are sent for one character
@@ -28,7 +28,6 @@ DEVICE_REPLY = re.compile(rb"\x1b\[\?([\d;]*)c")
 KITTY_TERMS = ("xterm-kitty", "xterm-ghostty")
 KITTY_PROGRAMS = ("ghostty", "WezTerm")
 MULTIPLEXERS = ("screen", "tmux")  # they do not pass kitty's sequences to the terminal
-SILENT_TERMS = ("", "dumb", "linux", "unknown")  # they would print a query, or not reply
 
 
 def show_preview(image: Image.Image, screen: Screen) -> str:
@@ -38,11 +37,13 @@ def show_preview(image: Image.Image, screen: Screen) -> str:
     """
     if not screen.is_terminal or not screen.has_colors or screen.width < MAX_COLUMNS // 4:
         return ""
-    protocol, typed = find_protocol(os.environ)
+    typed = ""
+    if screen.graphics is None:
+        screen.graphics, typed = find_protocol(os.environ)
     columns, rows = fit_cells(image, min(MAX_COLUMNS, screen.width - 1))
-    if protocol == "kitty":
+    if screen.graphics == "kitty":
         screen.write_raw("".join(encode_kitty(resize(image, columns * CELL_WIDTH, rows * CELL_HEIGHT), columns, rows)))
-    elif protocol == "sixel":
+    elif screen.graphics == "sixel":
         screen.write_raw(encode_sixel(resize(image, columns * CELL_WIDTH, rows * CELL_HEIGHT)))
     elif can_encode(HALF_BLOCK):
         show_blocks(resize(image, columns, 2 * rows), screen)
@@ -53,13 +54,19 @@ def show_preview(image: Image.Image, screen: Screen) -> str:
     return typed
 
 
-def find_protocol(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Ask the terminal how it can show pixels; return "kitty", "sixel" or "", and the text typed meanwhile."""
+def find_protocol(environment: Mapping[str, str]) -> tuple[str | None, str]:
+    """Ask the terminal how it can show pixels.
+
+    Returns:
+        "kitty", "sixel", "" for neither, or None if it could not be asked now; and the text typed meanwhile.
+    """
     term = environment.get("TERM", "")
     if term in SILENT_TERMS:
         return "", ""
     query = (KITTY_QUERY if may_be_kitty(environment) else "") + DEVICE_QUERY
     reply, typed = ask_terminal(query, DEVICE_REPLY)
+    if reply is None:
+        return None, typed
     if b"\x1b_Gi=31;OK" in reply:
         return "kitty", typed
     found = DEVICE_REPLY.search(reply)

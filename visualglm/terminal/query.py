@@ -1,4 +1,4 @@
-"""Keys and replies of the terminal: reading them without an echo on the screen."""
+"""Keys, replies and modes of the terminal: reading without an echo on the screen, and leaving it as it was."""
 
 import contextlib
 import os
@@ -13,8 +13,33 @@ try:
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
+from .interrupts import before_termination
+
+SILENT_TERMS = ("", "dumb", "linux", "unknown")  # they would print a query, or not reply
+RESET = b"\x1b[?2004l\x1b[?25h\x1b[0m"  # of what the prompt changes: pasting, the cursor and colors
 REPLY_SECONDS = 0.5  # a slow connection may need more than the few milliseconds of a local terminal
 CONTROL_SEQUENCES = re.compile(rb"\x1b(?:[_P\]].*?(?:\x1b\\|\x07)|\[[0-?]*[ -/]*[@-~]|O.|.)", re.DOTALL)
+
+
+@contextlib.contextmanager
+def restore_modes() -> Iterator[None]:
+    """Context manager: restore the terminal's modes before a signal ends the program. Without one, do nothing."""
+    if termios is None or not sys.stdin.isatty():
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def restore() -> None:
+        with contextlib.suppress(OSError, termios.error):  # the terminal may be gone
+            if os.tcgetpgrp(descriptor) != os.getpgrp():  # a program in the background would be stopped
+                return
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+            if sys.stdout.isatty() and os.environ.get("TERM", "") not in SILENT_TERMS:
+                os.write(sys.stdout.fileno(), RESET)
+
+    with before_termination(restore):
+        yield
 
 
 @contextlib.contextmanager
@@ -41,7 +66,7 @@ def hold_keys(keep_signals: bool = True) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
-def ask_terminal(query: str, reply: re.Pattern[bytes]) -> tuple[bytes, str]:
+def ask_terminal(query: str, reply: re.Pattern[bytes]) -> tuple[bytes | None, str]:
     """Send a control sequence to the terminal, and wait for a reply; do nothing if keys are waiting to be read.
 
     Args:
@@ -49,13 +74,13 @@ def ask_terminal(query: str, reply: re.Pattern[bytes]) -> tuple[bytes, str]:
         reply: ends the input that is awaited.
 
     Returns:
-        The input up to the reply, b"" if none arrived; and the text among it that the user typed.
+        The input up to the reply, None if nothing was sent; and the text among it that the user typed.
     """
     if termios is None or not sys.stdin.isatty() or not sys.stdout.isatty():
-        return b"", ""
+        return None, ""
     with hold_keys(keep_signals=False):
         if is_readable(0):
-            return b"", ""
+            return None, ""
         sys.stdout.write(query)
         sys.stdout.flush()
         received = read_until(reply)

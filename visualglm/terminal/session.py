@@ -18,6 +18,7 @@ from ..conversation_file import SavedConversation
 
 MAX_SIDE = 2048  # pixels of the image that is kept for saving
 MAX_UNDO = 100
+PATH_START = re.compile(r"~?/|\.\.?/")  # of a word that is a path, even if there is no such file
 IMAGE_SUFFIXES = re.compile(r"\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif|heic|heif|ico|ppm|pgm)$", re.IGNORECASE)
 QUOTES = "\"'“”‘’"
 
@@ -142,9 +143,10 @@ def to_path(source: str) -> str:
 
 
 def find_image_source(line: str) -> str | None:
-    """Return the path or URL if a line consists of one, else None: an existing image file, or any file:// URL.
+    """Return the path or URL if a line consists of one, else None.
 
-    Quotes and backslashes are removed, which terminals add to the path of a dropped file.
+    It is an existing image file, any word like ./name.png or ~/name.png, or any URL with http, https or file. Quotes
+    and backslashes are removed, which terminals add to the path of a dropped file.
     """
     text = line.strip()
     if re.fullmatch(r"(https?|file)://\S+", text.strip(QUOTES), re.IGNORECASE):
@@ -153,10 +155,10 @@ def find_image_source(line: str) -> str | None:
         words = shlex.split(text)
     except ValueError:  # an unpaired apostrophe
         words = []
-    for candidate in (text, text.strip(QUOTES), *(words if len(words) == 1 else [])):
-        if IMAGE_SUFFIXES.search(candidate) and is_file(candidate):
-            return candidate
-    return None
+    word = words[0] if len(words) == 1 else ""
+    named = [candidate for candidate in (text, text.strip(QUOTES), word) if IMAGE_SUFFIXES.search(candidate)]
+    existing = [candidate for candidate in named if is_file(candidate)]
+    return next(iter(existing), word if word in named and PATH_START.match(word) else None)
 
 
 def is_file(text: str) -> bool:

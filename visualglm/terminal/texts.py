@@ -13,6 +13,7 @@ class Texts:
         welcome: for piped input; `greeting` is for a terminal.
         commands: command -> its arguments, and its explanation.
         labels: names of the facts that /show lists.
+        statistics: units and blanks of the note about the speed; a unit is not broken at the end of a line.
     """
 
     welcome: str
@@ -30,7 +31,7 @@ class Texts:
     confirm_quit: str
     goodbye: str
     internal_error: str
-    statistics: str
+    statistics: tuple[str, ...]
     unknown_command: str
     did_you_mean: str
     see_help: str
@@ -73,7 +74,7 @@ TEXTS = {
         confirm_quit="要结束对话吗？[y/N] ",
         goodbye="再见。",
         internal_error="程序内部出错（{error}）。这一轮不计入对话；/set verbose on 会显示详情。",
-        statistics="{tokens} 个 token，{seconds:.1f} 秒，每秒 {rate:.1f} 个 token",
+        statistics=("{tokens} 个 token，", "{seconds:.1f} 秒，", "每秒 {rate:.1f} 个 token"),
         unknown_command="没有命令 {name}。",
         did_you_mean="是不是 {name}？",
         see_help="/help 列出命令。",
@@ -139,7 +140,7 @@ TEXTS = {
         goodbye="Goodbye.",
         internal_error="Internal error ({error}). This turn is not part of the conversation; "
         "/set verbose on shows details.",
-        statistics="{tokens} tokens, {seconds:.1f} s, {rate:.1f} tokens/s",
+        statistics=("{tokens} tokens,", " ", "{seconds:.1f} s,", " ", "{rate:.1f} tokens/s"),
         unknown_command="There is no command {name}.",
         did_you_mean="Did you mean {name}?",
         see_help="/help lists the commands.",
@@ -169,7 +170,7 @@ TEXTS = {
             "/image": ("PATH", "start a new conversation about another image"),
             "/new": ("", "start a new conversation about the same image"),
             "/retry": ("", "answer the last question again"),
-            "/undo": ("", "drop the last turn, or return to the talk before"),
+            "/undo": ("", "drop the last turn, or return to the conversation before"),
             "/set": ("NAME VALUE", "change a setting: temperature 0.2, verbose on"),
             "/show": ("", "show settings, model and conversation"),
             "/save": ("FILE", "save as .json, which can be loaded again, or as text (.md, .txt)"),

@@ -99,6 +99,14 @@ def test_a_question_about_a_file_is_a_question() -> None:
     assert len(model.inputs) == 2
 
 
+@pytest.mark.parametrize("path", ["./nowhere.png", "/nowhere/a.JPG", "'../no where.webp'", "~/nowhere/a.gif"])
+def test_a_path_of_no_file_is_not_a_question(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ScriptedModel()
+    talk(model, path)
+    assert model.inputs == []
+    assert "was not found" in capsys.readouterr().out
+
+
 def test_a_bad_image_keeps_the_conversation(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = talk(ScriptedModel(done("one")), "1", "/image nowhere.png", language=CHINESE)
     assert terminal.conversation.turns == [Turn("1", "one")]

@@ -1,14 +1,31 @@
 """Keys at a pseudo-terminal: several lines, completion, history, typing during an answer, and a terminal's replies."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 
-from tests.helpers.cli_program import ARROW_UP, CTRL_C, ROOT, SCENE, SLOW, TINY, Person, at_terminal, environment
+from tests.helpers.cli_program import (
+    ARROW_UP,
+    CTRL_C,
+    CTRL_D,
+    ROOT,
+    SCENE,
+    SLOW,
+    TINY,
+    Person,
+    at_terminal,
+    environment,
+)
+from visualglm.terminal.commands import HELP_INDENT
 
 # pexpect forks this multi-threaded process, which is safe because the child executes a program immediately.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -118,3 +135,95 @@ def test_an_image_is_shown_as_the_terminal_says(
         person.sees("I know 0 turns.", "You:")
         end_talk(person)
     assert "[?62;" not in person.screen.getvalue()
+
+
+def test_a_terminal_that_never_replies_is_asked_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "red.png")
+    Image.new("RGB", (40, 20), "red").save(path)
+    settings = {"NO_COLOR": "", "TERM": "xterm-256color"}
+    with at_terminal([*SLOW, "--english", "--image", path, "--prompt_en", ""], **settings) as person:
+        for _ in range(2):
+            person.sees("(40 x 20)", "You:")
+            person.types(f"/image {path}")
+        person.sees("(40 x 20)", "You:")
+        end_talk(person)
+    assert person.screen.getvalue().count("\x1b[c") == 1
+
+
+def modes(person: Person) -> list[object]:
+    """Return the modes of the terminal."""
+    return [*termios.tcgetattr(person.child.child_fd)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
+@pytest.mark.parametrize("question", ["long", ""], ids=["answer", "prompt"])
+def test_a_signal_that_ends_the_program_leaves_the_terminal_as_it_was(number: signal.Signals, question: str) -> None:
+    with at_terminal([*SLOW, "--english"]) as person:
+        before = modes(person)
+        person.sees("Path or URL")
+        person.types("")
+        person.sees("You:")
+        if question:
+            person.types(question)
+            person.sees("number0 number1")
+        assert modes(person) != before
+        os.kill(person.process_id, number)
+        person.sees("\x1b[?2004l", "\x1b[0m")
+        assert person.exit_status() == -number
+        assert modes(person) == before
+
+
+@pytest.mark.parametrize("columns", [24, 30, 40])
+@pytest.mark.parametrize("language", ["--english", "--chinese"])
+def test_lines_of_statistics_end_between_their_items(columns: int, language: str) -> None:
+    prompt = "用户：" if language == "--chinese" else "You:"
+    with at_terminal([*TINY, language, "--image", ""], columns) as person:
+        person.sees(prompt)
+        person.types("/set verbose on")
+        person.sees("verbose = on", prompt)
+        person.types("Hello")
+        person.sees("VisualGLM", prompt)
+        person.presses(CTRL_D)
+        person.sees_the_end()
+    output = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", person.screen.getvalue())
+    items = r"\d+ 个 token，\s*\d+\.\d 秒，\s*每秒 \d+\.\d 个 token", r"\d+ tokens,\s*\d+\.\d s,\s*\d+\.\d tokens/s"
+    found = re.search(items[language == "--english"], output.replace("\r", ""))
+    assert found
+    assert all(cell_len(line) <= columns for line in found[0].split("\n"))
+
+
+def test_lines_of_the_help_continue_below_the_explanation() -> None:
+    with at_terminal([*SLOW, "--english", "--image", ""], 44) as person:
+        person.sees("You:")
+        person.types("/help")
+        person.sees("/quit", "\r\n")
+        output = person.screen.getvalue().replace("\r", "")
+        end_talk(person)
+    lines = output[output.rindex("  /help ") :].split("\n")
+    assert all(line.startswith(("  /", " " * HELP_INDENT)) for line in lines if line)
+    assert any(line.startswith(" " * HELP_INDENT) for line in lines)
+
+
+def test_paths_with_blanks_and_quotes_are_completed(tmp_path: Path) -> None:
+    name = 'a friend\'s "talk".json'
+    with at_terminal([*SLOW, "--english", "--image", SCENE, "--prompt_en", ""], 250) as person:
+        person.sees("You:")
+        person.types(f"/save {tmp_path}/" + re.sub(r"([ '\"])", r"\\\1", name))
+        person.sees("Saved as", "You:")
+        person.presses(f"/load {tmp_path}/a\t")
+        person.sees("json")
+        person.presses("\r")
+        person.sees("Loaded", "0 turns", "You:")
+        end_talk(person)
+    assert (tmp_path / name).exists()
+
+
+def test_ctrl_c_and_ctrl_d_leave_no_empty_line() -> None:
+    with at_terminal([*SLOW, "--english", "--image", ""]) as person:
+        person.sees("You:")
+        person.presses(CTRL_C)
+        person.sees("Type stop", "You:")
+        person.presses(CTRL_D)
+        person.sees_the_end()
+    output = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", person.screen.getvalue())
+    assert "\n\n" not in output
