@@ -9,7 +9,7 @@ MAX_ROWS = {"dense": 16, "int8": 256, "int4": 256}
 # Maximum rows of activations in float32, which tensor cores do not multiply exactly.
 MAX_FLOAT32_ROWS = 16
 # Rows that the kernels for several rows are tuned for; each number of rows uses the configuration of the next of these.
-ROW_BUCKETS = (16, 32, 64, 128)
+ROW_BUCKETS = (16, 32, 64, 128, 256)
 # Programs that keep an H200 busy: two for each of its 132 multiprocessors.
 TARGET_PROGRAMS = 264
 # Minimum columns per split: shorter splits are not worth the reduction of their partial sums.
@@ -96,14 +96,70 @@ MATVEC_CONFIGS: dict[tuple[str, int, int], KernelConfig] = {
     ("int4", 12288, 4096): KernelConfig(8, 4096, 4, 1, 1),
     ("int4", 16384, 4096): KernelConfig(8, 4096, 4, 1, 1),
     ("int4", 130528, 4096): KernelConfig(16, 4096, 4, 1, 1),
-    ("int8", 4096, 4096): KernelConfig(4, 2048, 4, 1, 1),
+    ("int8", 4096, 4096): KernelConfig(8, 2048, 4, 1, 1),
     ("int8", 4096, 16384): KernelConfig(4, 2048, 4, 1, 1),
-    ("int8", 12288, 4096): KernelConfig(4, 4096, 4, 1, 1),
-    ("int8", 16384, 4096): KernelConfig(4, 4096, 4, 1, 1),
+    ("int8", 12288, 4096): KernelConfig(8, 2048, 4, 1, 1),
+    ("int8", 16384, 4096): KernelConfig(4, 1024, 2, 1, 1),
     ("int8", 130528, 4096): KernelConfig(4, 2048, 4, 1, 1),
 }
 # Several rows: by kind, outputs, inputs, and the bucket of rows.
-MATMUL_CONFIGS: dict[tuple[str, int, int, int], KernelConfig] = {}
+MATMUL_CONFIGS: dict[tuple[str, int, int, int], KernelConfig] = {
+    ("dense", 4096, 4096, 16): KernelConfig(64, 128, 4, 4, 4, 16, True),
+    ("dense", 4096, 16384, 16): KernelConfig(64, 128, 4, 4, 4, 16, True),
+    ("dense", 12288, 4096, 16): KernelConfig(64, 128, 4, 3, 1, 16, True),
+    ("dense", 16384, 4096, 16): KernelConfig(64, 128, 4, 4, 1, 16, True),
+    ("dense", 130528, 4096, 16): KernelConfig(64, 128, 4, 3, 1, 16, True),
+    ("int4", 4096, 4096, 16): KernelConfig(256, 128, 4, 3, 16, 16, False),
+    ("int4", 4096, 4096, 32): KernelConfig(64, 128, 4, 4, 8, 32, False),
+    ("int4", 4096, 4096, 64): KernelConfig(64, 128, 4, 4, 4, 64, False),
+    ("int4", 4096, 4096, 128): KernelConfig(64, 128, 4, 3, 4, 128, True),
+    ("int4", 4096, 4096, 256): KernelConfig(64, 64, 4, 3, 4, 256, True),
+    ("int4", 4096, 16384, 16): KernelConfig(128, 128, 2, 4, 16, 16, False),
+    ("int4", 4096, 16384, 32): KernelConfig(64, 128, 4, 4, 8, 32, True),
+    ("int4", 4096, 16384, 64): KernelConfig(128, 128, 4, 3, 8, 64, False),
+    ("int4", 4096, 16384, 128): KernelConfig(64, 128, 4, 3, 4, 128, True),
+    ("int4", 4096, 16384, 256): KernelConfig(64, 64, 4, 3, 4, 256, True),
+    ("int4", 12288, 4096, 16): KernelConfig(256, 128, 4, 3, 8, 16, False),
+    ("int4", 12288, 4096, 32): KernelConfig(128, 128, 4, 3, 4, 32, False),
+    ("int4", 12288, 4096, 64): KernelConfig(128, 64, 4, 4, 4, 64, True),
+    ("int4", 12288, 4096, 128): KernelConfig(64, 128, 4, 3, 1, 128, True),
+    ("int4", 12288, 4096, 256): KernelConfig(64, 64, 4, 3, 1, 256, True),
+    ("int4", 16384, 4096, 16): KernelConfig(128, 128, 2, 4, 4, 16, False),
+    ("int4", 16384, 4096, 32): KernelConfig(64, 128, 4, 4, 2, 32, True),
+    ("int4", 16384, 4096, 64): KernelConfig(64, 128, 4, 4, 1, 64, False),
+    ("int4", 16384, 4096, 128): KernelConfig(64, 128, 4, 3, 1, 128, True),
+    ("int4", 16384, 4096, 256): KernelConfig(64, 64, 4, 3, 1, 256, True),
+    ("int4", 130528, 4096, 16): KernelConfig(128, 128, 4, 4, 1, 16, False),
+    ("int4", 130528, 4096, 32): KernelConfig(128, 128, 4, 3, 1, 32, False),
+    ("int4", 130528, 4096, 64): KernelConfig(128, 128, 4, 3, 1, 64, False),
+    ("int4", 130528, 4096, 128): KernelConfig(128, 64, 4, 4, 1, 128, False),
+    ("int4", 130528, 4096, 256): KernelConfig(128, 64, 8, 3, 1, 256, True),
+    ("int8", 4096, 4096, 16): KernelConfig(128, 128, 4, 4, 4, 16, False),
+    ("int8", 4096, 4096, 32): KernelConfig(64, 128, 4, 4, 8, 32, False),
+    ("int8", 4096, 4096, 64): KernelConfig(128, 64, 4, 4, 8, 64, False),
+    ("int8", 4096, 4096, 128): KernelConfig(64, 128, 4, 3, 4, 128, True),
+    ("int8", 4096, 4096, 256): KernelConfig(128, 64, 8, 3, 4, 256, True),
+    ("int8", 4096, 16384, 16): KernelConfig(64, 256, 4, 3, 8, 16, False),
+    ("int8", 4096, 16384, 32): KernelConfig(64, 128, 4, 4, 8, 32, False),
+    ("int8", 4096, 16384, 64): KernelConfig(128, 128, 4, 3, 8, 64, False),
+    ("int8", 4096, 16384, 128): KernelConfig(128, 64, 4, 4, 8, 128, False),
+    ("int8", 4096, 16384, 256): KernelConfig(64, 64, 8, 3, 4, 256, False),
+    ("int8", 12288, 4096, 16): KernelConfig(64, 256, 4, 3, 2, 16, False),
+    ("int8", 12288, 4096, 32): KernelConfig(64, 256, 4, 3, 2, 32, False),
+    ("int8", 12288, 4096, 64): KernelConfig(128, 64, 4, 4, 4, 64, False),
+    ("int8", 12288, 4096, 128): KernelConfig(64, 128, 4, 3, 1, 128, True),
+    ("int8", 12288, 4096, 256): KernelConfig(64, 64, 8, 3, 1, 256, False),
+    ("int8", 16384, 4096, 16): KernelConfig(32, 256, 4, 4, 1, 16, False),
+    ("int8", 16384, 4096, 32): KernelConfig(128, 128, 4, 3, 4, 32, False),
+    ("int8", 16384, 4096, 64): KernelConfig(128, 128, 4, 3, 2, 64, False),
+    ("int8", 16384, 4096, 128): KernelConfig(64, 128, 4, 3, 1, 128, True),
+    ("int8", 16384, 4096, 256): KernelConfig(64, 64, 8, 3, 1, 256, False),
+    ("int8", 130528, 4096, 16): KernelConfig(64, 128, 4, 4, 1, 16, False),
+    ("int8", 130528, 4096, 32): KernelConfig(128, 128, 4, 4, 1, 32, False),
+    ("int8", 130528, 4096, 64): KernelConfig(128, 128, 8, 3, 1, 64, True),
+    ("int8", 130528, 4096, 128): KernelConfig(128, 64, 4, 4, 1, 128, False),
+    ("int8", 130528, 4096, 256): KernelConfig(128, 64, 8, 4, 1, 256, True),
+}
 
 
 @functools.cache

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from .dispatch import has_triton
 from .torch_ops import needs_gradient
 
-# Maximum rows of activations for the kernel; for more, torch is used, because the saved launch overhead is negligible.
-MAX_NORM_ROWS = 128
+# Maximum rows of activations for the kernel; for more, torch is as fast.
+MAX_NORM_ROWS = 1024
 # A program keeps a whole row in registers.
 MAX_NORM_COLUMNS = 16384
 

@@ -17,22 +17,21 @@ from .tiles import wait_for_inputs
 SPLIT_LENGTH = 256  # minimum keys per program
 # Programs that keep a GPU's memory busy: more splits than that would only have to be merged.
 TARGET_PROGRAMS = 1024
-# At most this many programs leave most multiprocessors to one program each, which then needs more warps.
-MAX_SPARSE_PROGRAMS = 132
+# Up to this many programs, two for each multiprocessor of an H200, a larger tile hides more of the memory latency.
+MAX_SPARSE_PROGRAMS = 264
 # Finite, so that the difference of two such scores is 0 and not NaN.
 MASKED_SCORE = tl.constexpr(-1e30)
 
 
 class AttentionConfig(NamedTuple):
-    """Keys per iteration, warps, and stages of the software pipeline of a program."""
+    """Keys per iteration, and warps of a program."""
 
     block_k: int
     num_warps: int
-    num_stages: int
 
 
-SPARSE_CONFIG = AttentionConfig(32, 8, 4)
-DENSE_CONFIG = AttentionConfig(16, 2, 3)
+SPARSE_CONFIG = AttentionConfig(64, 4)
+DENSE_CONFIG = AttentionConfig(16, 2)
 
 
 @triton.jit
@@ -78,7 +77,6 @@ def attend_split(
     BLOCK_K: tl.constexpr,
     SPLIT_LENGTH: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
-    STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Compute the attention of one head of one token to one split of its sequence's keys.
@@ -99,8 +97,7 @@ def attend_split(
     end = tl.minimum(start + SPLIT_LENGTH, position)
     rotary_offsets = slot * cos_stride_slot + tl.maximum(position, 0) * HEAD_DIM + dims
     c, s = tl.load(cos + rotary_offsets).to(tl.float32), tl.load(sin + rotary_offsets).to(tl.float32)
-    positions = start + tl.arange(0, BLOCK_K)
-    k, v = load_keys_values(keys, values, cached, positions, end, dims, HEAD_DIM)
+    k, v = load_keys_values(keys, values, cached, start + tl.arange(0, BLOCK_K), end, dims, HEAD_DIM)
     wait_for_inputs(PDL)
     if start <= position:
         base = qkv + token * qkv_stride_token + head * qkv_stride_head
@@ -108,11 +105,10 @@ def attend_split(
         m_i = tl.full((BLOCK_K,), MASKED_SCORE, tl.float32)
         l_i = tl.zeros((BLOCK_K,), tl.float32)
         acc = tl.zeros((BLOCK_K, HEAD_DIM), tl.float32)
-        m_i, l_i, acc = attend_rows(q, k, v, positions < end, m_i, l_i, acc)
-        for block in tl.range(start + BLOCK_K, end, BLOCK_K, num_stages=STAGES):
-            positions = block + tl.arange(0, BLOCK_K)
-            k, v = load_keys_values(keys, values, cached, positions, end, dims, HEAD_DIM)
-            m_i, l_i, acc = attend_rows(q, k, v, positions < end, m_i, l_i, acc)
+        for block in range(start, end, BLOCK_K):
+            m_i, l_i, acc = attend_rows(q, k, v, block + tl.arange(0, BLOCK_K) < end, m_i, l_i, acc)
+            next_positions = block + BLOCK_K + tl.arange(0, BLOCK_K)
+            k, v = load_keys_values(keys, values, cached, next_positions, end, dims, HEAD_DIM)
         holds_new = position + dims * 0 < start + SPLIT_LENGTH  # whether the new token belongs to this split
         new_k = load_rotated(base + qkv_stride_part, dims, c, s, HEAD_DIM // 4, holds_new).to(keys.dtype.element_ty)
         new_v = tl.load(base + 2 * qkv_stride_part + dims, mask=holds_new, other=0.0)
@@ -236,7 +232,6 @@ def attend_decode(
         **sizes,
         **pdl_args(qkv.device),
         BLOCK_K=config.block_k,
-        STAGES=config.num_stages,
         num_warps=config.num_warps,
     )
     if num_splits > 1:

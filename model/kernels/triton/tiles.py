@@ -81,7 +81,7 @@ def load_rows(x, row, columns, rows, INPUTS: tl.constexpr, BLOCK_I: tl.constexpr
     mask = (row < rows)[:, None]
     if INPUTS % BLOCK_I != 0:
         mask = mask & (columns[None, :] < INPUTS)
-    return tl.load(x + row.to(tl.int64)[:, None] * INPUTS + columns[None, :], mask=mask, other=0)
+    return tl.load(x + row[:, None] * INPUTS + columns[None, :], mask=mask, other=0)
 
 
 @triton.jit
@@ -150,7 +150,7 @@ def store_rows(
 
     With split-K, store partial sums instead.
     """
-    row = row.to(tl.int64)[:, None]
+    row = row[:, None]
     columns = columns[None, :] + row * 0
     mask = (row < rows) & (columns < OUTPUTS)
     offsets = row * OUTPUTS + columns
