@@ -14,7 +14,9 @@ new ones unless a row says otherwise. The backends, each alone on the device:
     original    SAT's filling_sequence with CachedAutoregressiveMixin and BaseStrategy on the same network, as in its
                 demos; its sequences are as short as possible, which favors it
     hf          the Hugging Face network, by its ChatModel's stream_answer, including detokenization
+    hf-int8, hf-int4    the engine with the Hugging Face network and quantized weights
     plain       model.chat of an exported directory, in a process that has only transformers
+    peer        a plain transformer of the language model's size, decoded by torch.compile; on a GPU
 Concurrent requests are sent twice: with new images, and, for the rate while all of them decode, with the same images
 again. A ratio of 1 or more meets the target. The targets of the first table are for one H200 with the published sizes
 in float16; the targets of the second table apply wherever they are printed.
@@ -31,6 +33,7 @@ import torch
 
 from benchmarks.full_size import Source, add_model_arguments
 from benchmarks.parts.backends import ChatBackend, EngineBackend, Measurements, SatBackend, decoder_weight_bytes
+from benchmarks.parts.compiled_network import CompiledBackend
 from benchmarks.parts.machine import copy_rate, describe_machine, min_int, name_gpu
 from benchmarks.parts.prompts import LONG, SHORT
 from benchmarks.parts.table import (
@@ -46,32 +49,53 @@ from benchmarks.parts.table import (
 from benchmarks.parts.transformers_export import TransformersBackend
 from model.command_line import ArgumentParser, run_program
 
+# Numbers of concurrent requests: each on a GPU, where the first ones of TOTAL_COUNTS have rows with their images.
+STEP_COUNTS, TOTAL_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (32, 128, 256)
+CPU_COUNTS = (16,)
+PEER_COUNTS = (1, 8, 32)
 SLOW_TOKENS = 32  # tokens of an answer of backends that need tens of milliseconds per token
 # Targets on one H200 at full size in float16, by "stage/row".
 TARGETS: dict[str, Target] = {
     "ours/ready": at_most(10),
-    f"ours/decode-{SHORT}": at_most(3.6),
-    f"ours/decode-{LONG}": at_most(3.9),
+    f"ours/decode-{SHORT}": at_most(3.2),
+    f"ours/decode-{LONG}": at_most(3.6),
     "ours/bandwidth": at_least(0.8),
-    f"ours/first-{SHORT}": at_most(12),
-    f"ours/known-{SHORT}": at_most(7),
-    f"ours/first-{LONG}": at_most(35),
+    f"ours/first-{SHORT}": at_most(8.7),
+    f"ours/known-{SHORT}": at_most(5.5),
+    f"ours/first-{LONG}": at_most(29),
+    "ours/image": at_most(3.2),
     "ours/memory": at_most(15.5),
-    "ours/many-32": at_least(6500),
-    "ours/many-32-all": at_least(5000),
-    "ours/many-128": at_least(15000),
-    "ours/many-128-all": at_least(11000),
+    "ours/step-2": at_most(3.8),
+    "ours/step-8": at_most(3.9),
+    "ours/step-16": at_most(4.0),
+    "ours/step-32": at_most(4.4),
+    "ours/many-64": at_least(13000),
+    "ours/many-128": at_least(20000),
+    "ours/many-256": at_least(24000),
+    "ours/many-32-all": at_least(6300),
+    "ours/many-128-all": at_least(14000),
+    "ours/many-256-all": at_least(17000),
     "int8/ready": at_most(10),
-    f"int8/decode-{SHORT}": at_most(2.2),
+    f"int8/decode-{SHORT}": at_most(1.95),
+    f"int8/first-{SHORT}": at_most(11),
+    f"int8/first-{LONG}": at_most(29),
+    "int8/step-8": at_most(2.6),
+    "int8/step-32": at_most(3.5),
+    "int8/step-128": at_most(6.4),
     "int8/memory": at_most(9.5),
     "int4/ready": at_most(10),
-    f"int4/decode-{SHORT}": at_most(1.7),
+    f"int4/decode-{SHORT}": at_most(1.45),
+    f"int4/first-{SHORT}": at_most(11),
+    f"int4/first-{LONG}": at_most(30),
+    "int4/step-8": at_most(2.0),
+    "int4/step-32": at_most(2.8),
+    "int4/step-128": at_most(6.6),
     "int4/memory": at_most(7.0),
     "int4-vision/memory": at_most(6.0),
-    f"hf/decode-{SHORT}": at_most(3.6),
-    f"hf/decode-{LONG}": at_most(3.9),
-    f"hf/first-{SHORT}": at_most(12),
-    f"hf/first-{LONG}": at_most(35),
+    f"hf/decode-{SHORT}": at_most(3.2),
+    f"hf/decode-{LONG}": at_most(3.6),
+    f"hf/first-{SHORT}": at_most(8.7),
+    f"hf/first-{LONG}": at_most(29),
     f"plain/decode-{SHORT}": at_most(11),
 }
 # Results of the original program on one H200 at full size in float16; SAT's own generation should be close.
@@ -92,7 +116,8 @@ class Plan:
         on_gpu: whether the device is a GPU.
         has_targets: whether the targets of the first table are for this model on this kind of device.
         tokens: number of tokens of an answer.
-        counts: numbers of concurrent requests.
+        counts: numbers of concurrent requests whose steps are measured.
+        total_counts: those of them that are also measured with their images.
     """
 
     def __init__(self, source: Source, tokens: int, repetitions: int) -> None:
@@ -101,7 +126,8 @@ class Plan:
         self.has_targets = self.on_gpu and source.is_full_size and source.dtype == torch.float16
         self.tokens = tokens
         self.repetitions = repetitions
-        self.counts = (32, 128) if self.on_gpu else (16,)
+        self.counts = STEP_COUNTS if self.on_gpu else CPU_COUNTS
+        self.total_counts = TOTAL_COUNTS if self.on_gpu else CPU_COUNTS
         self.concurrent_tokens = 128 if self.on_gpu else tokens
 
     def stages(self) -> list[Stage]:
@@ -117,8 +143,13 @@ class Plan:
                 for name, bits, vision in quantized
             ),
             self.stage("original", lambda: SatBackend(sat()), self.original()),
-            self.stage("hf", lambda: ChatBackend(hf()), self.ready() + self.answers()),
+            self.stage("hf", lambda: ChatBackend(hf()), self.ready() + self.answers() + self.steps_of_hf()),
+            *(
+                self.stage(f"hf-int{bits}", partial(self.quantized_hf, bits), self.answers() + self.concurrent_on_gpu())
+                for bits in (8, 4)
+            ),
             Stage("plain", self.plain, self.with_targets("plain", self.exported())),
+            *([Stage("peer", self.peer, self.compiled())] if self.on_gpu else []),
         ]
 
     def stage(self, name: str, make: Callable[[], Any], rows: list[Row]) -> Stage:
@@ -134,6 +165,21 @@ class Plan:
     def quantized_engine(self, bits: int, vision: bool) -> EngineBackend:
         """Return the engine with quantized weights."""
         return EngineBackend(self.source.sat(bits, vision))
+
+    def quantized_hf(self, bits: int) -> EngineBackend:
+        """Return the engine with the Hugging Face network and quantized weights."""
+        return EngineBackend(self.source.hf(bits))
+
+    def peer(self) -> CompiledBackend:
+        """Return the compiled plain transformer."""
+        return CompiledBackend(self.source.config, self.source.device, self.source.dtype)
+
+    def compiled(self) -> list[Row]:
+        """Return the rows of the compiled plain transformer."""
+        return [
+            Row(f"step-{n}", f"{n} at once, ms per step", methodcaller("step_ms", n, self.concurrent_tokens))
+            for n in PEER_COUNTS
+        ]
 
     def ready(self) -> list[Row]:
         """Return the startup row, which must be its stage's first."""
@@ -178,11 +224,31 @@ class Plan:
         rows = []
         for n in self.counts:
             description = f"{n} concurrent requests, {SHORT} + {self.concurrent_tokens}"
-            rows += [
-                Row(f"many-{n}", f"{description}, while all decode, tokens/s", partial(self.steady_rate, n)),
-                Row(f"many-{n}-all", f"{description}, total, tokens/s", partial(self.total_rate, n)),
-            ]
+            rows.append(Row(f"step-{n}", f"{description}, ms per step", partial(self.step_ms, n)))
+            rows.append(Row(f"many-{n}", f"{description}, while all decode, tokens/s", partial(self.steady_rate, n)))
+            if n in self.total_counts:
+                rows.append(Row(f"many-{n}-all", f"{description}, total, tokens/s", partial(self.total_rate, n)))
         return rows
+
+    def concurrent_on_gpu(self) -> list[Row]:
+        """Return the rows of concurrent requests for backends that are measured with them on a GPU only."""
+        return self.concurrent() if self.on_gpu else []
+
+    def steps_of_hf(self) -> list[Row]:
+        """Return the rows of concurrent requests to the engine of a Hugging Face chat model."""
+
+        def to_engine(row: Row) -> Row:
+            def measure(measured: Measurements) -> float | tuple[float, str]:
+                engine = measured.cached(("engine",), lambda: Measurements(EngineBackend(measured.backend.model), 1))
+                return row.measure(engine)
+
+            return Row(row.name, row.description, measure)
+
+        return [to_engine(row) for row in self.concurrent_on_gpu()]
+
+    def step_ms(self, count: int, measured: Measurements) -> float:
+        """Return milliseconds of a step while all of `count` requests decode."""
+        return count / self.steady_rate(count, measured) * 1e3
 
     def steady_rate(self, count: int, measured: Measurements) -> float:
         """Return tokens/s of concurrent requests while all of them decode; their images are cached."""
@@ -194,7 +260,7 @@ class Plan:
 
     def quantized(self) -> list[Row]:
         """Return the rows of quantized weights."""
-        return [*self.ready(), *self.decode([SHORT, LONG]), self.weights(), *self.memory(), *self.concurrent()[:1]]
+        return [*self.ready(), *self.answers(), self.weights(), *self.memory(), *self.concurrent_on_gpu()]
 
     def original(self) -> list[Row]:
         """Return the rows of SAT's own generation."""
@@ -252,7 +318,27 @@ class Plan:
             Comparison("int4 and float weights", f"int4/decode-{SHORT}", own),
             Comparison("text and ids", f"ours/text-{SHORT}", own),
             Comparison("the Hugging Face side and ours", f"hf/decode-{SHORT}", own),
+            *self.count_comparisons(),
         ]
+
+    def count_comparisons(self) -> list[Comparison]:
+        """Return comparisons of steps: of fewer bits with more, of a number with half of it, and with the peer."""
+        compared = []
+        for prefix in ("", "hf-"):
+            wide = "hf" if prefix else "ours"
+            names = (wide, f"{prefix}int8", f"{prefix}int4")
+            for n in self.counts:
+                bits = at_least(1 / 1.05 if n < 64 else 1 / 1.15) if self.has_targets else None
+                for few, many in ((names[1], wide), (names[2], names[1])):
+                    compared.append(Comparison(f"{few} and {many}", f"{few}/step-{n}", f"{many}/step-{n}", bits))
+            half = at_least(1 / 1.6) if self.has_targets else None
+            compared += [
+                Comparison(f"{n} and {n // 2} at once", f"{name}/step-{n}", f"{name}/step-{n // 2}", half)
+                for name in names
+                for n in self.counts
+                if n // 2 in self.counts
+            ]
+        return compared + [Comparison("ours and the peer", f"ours/step-{n}", f"peer/step-{n}") for n in PEER_COUNTS]
 
 
 def parse_arguments() -> argparse.Namespace:
