@@ -163,7 +163,7 @@ def test_failed_rows_say_why_and_are_retried(person: Person, images: list[str], 
     counts(person, "failed", 2)
     counts(person, "done", 1)
     person.sees("no: out_of_memory", "#folder table")
-    person.page.get_by_role("button", name="Retry the failed (2)").click()
+    person.page.get_by_role("button", name="Retry failed images (2)").click()
     counts(person, "done", 2)
     counts(person, "failed", 1)
 

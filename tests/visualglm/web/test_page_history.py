@@ -366,7 +366,7 @@ def test_a_search_finds_words_of_questions_and_answers(person: Person) -> None:
     person.page.fill("#search", "question 777")
     person.locates(ROWS).to_have_count(1)
     person.sees("question 777", f"{ROWS} mark")
-    person.sees("Hits: 1", "#conversations .history-count")
+    person.sees("1 hit in 1 conversation", "#conversations .history-count")
     person.page.locator(f"{ROWS} .history-open").click()
     person.sees("question 777", "#log")
     person.page.fill("#search", "nothing has this")

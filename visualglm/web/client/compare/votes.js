@@ -6,8 +6,8 @@ import { toast } from "../core/dialogs.js";
 import { texts } from "../core/i18n.js";
 
 const words = texts({
-    en: { saved: (count) => `Saved, thank you. The file has ${count} rows now.` },
-    zh: { saved: (count) => `已保存，谢谢。文件现有 ${count} 行。` },
+    en: { saved: (count) => `Saved, thank you. Entries in the file: ${count}` },
+    zh: { saved: (count) => `已保存，谢谢。文件现有 ${count} 条记录。` },
 });
 
 /**

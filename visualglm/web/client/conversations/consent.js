@@ -1,7 +1,7 @@
 /** Asks before the open conversation is left for a new one, and says what happens to it. */
 
 import { isEmpty } from "../core/conversation.js";
-import { askDialog, toast } from "../core/dialogs.js";
+import { askDialog, undoToast } from "../core/dialogs.js";
 import { texts } from "../core/i18n.js";
 
 const words = texts({
@@ -9,8 +9,8 @@ const words = texts({
         space: " ",
         keep: "Keep this conversation",
         keepImage: "Keep my image",
-        stored: "The present conversation stays in the list of conversations.",
-        inTab: "The present conversation is kept until you close this tab.",
+        stored: "This conversation stays in the list of conversations.",
+        inTab: "This conversation is kept until you close this tab.",
         running: "Its running answer goes on.",
         causes: {
             image: [
@@ -18,11 +18,11 @@ const words = texts({
                 "A conversation is about one image, so another image starts a new one.",
                 "Start new conversation",
             ],
-            removal: ["Remove the image?", "A new conversation without an image starts.", "Remove the image"],
+            removal: ["Remove the image?", "This starts a new conversation without an image.", "Remove the image"],
             file: ["Open the file?", "The file opens as a conversation of its own.", "Open the file"],
             clear: [
                 "Start a new conversation?",
-                "The new conversation is about the same image and starts without turns.",
+                "The new conversation keeps the image, and starts without the earlier questions.",
                 "Start new conversation",
             ],
             example: [
@@ -45,7 +45,7 @@ const words = texts({
                 "The drawing becomes the image of a new conversation.",
                 "Start new conversation",
             ],
-            other: ["Start a new conversation?", "A new conversation starts.", "Start new conversation"],
+            other: ["Start a new conversation?", "This starts a new conversation.", "Start new conversation"],
         },
         replace: {
             example: [
@@ -60,7 +60,6 @@ const words = texts({
             ],
         },
         started: "A new conversation has started.",
-        undo: "Undo",
     },
     zh: {
         space: "",
@@ -85,7 +84,6 @@ const words = texts({
             scene: ["用随机场景代替你的图片？", "你的图片将从页面移除。", "使用场景"],
         },
         started: "已开始新对话。",
-        undo: "撤销",
     },
 });
 let isAsking = false; // a second image, as of a repeated paste, does not open a second dialog
@@ -170,5 +168,5 @@ export async function clearConversation(app) {
     if (!former) return;
     const started = app.conversation;
     const undo = () => (app.conversation === started ? moveBack(app, former) : app.show(former));
-    toast(words.started, { action: { label: words.undo, run: undo } });
+    undoToast(words.started, undo);
 }

@@ -1,7 +1,7 @@
 /** The list of earlier conversations: open, search, rename, delete, forget everything. */
 
 import { ancestors, chooseBranch, titleOf } from "../core/conversation.js";
-import { askDialog, promptDialog, toast } from "../core/dialogs.js";
+import { askDialog, promptDialog, toast, undoToast } from "../core/dialogs.js";
 import { append, element, icon, iconButton, replaceChildren } from "../core/dom.js";
 import { formatNumber, language, onLanguage } from "../core/i18n.js";
 import { saveConversation } from "../files/files.js";
@@ -273,10 +273,7 @@ class ConversationList {
             await restoreConversation(app, conversation);
             if (wasOpen && !hasContent(app.conversation)) app.show(conversation);
         };
-        toast(words.deleted, {
-            action: { label: words.undo, run: undo },
-            onClose: () => conversation.imageId && removeUnused(app, conversation.imageId),
-        });
+        undoToast(words.deleted, undo, () => conversation.imageId && removeUnused(app, conversation.imageId));
         (this.rows.querySelector("button") ?? this.panel.querySelector("#new-conversation")).focus();
     }
 

@@ -2,6 +2,10 @@
 
 import { texts } from "../core/i18n.js";
 
+function counted(count, name) {
+    return `${count} ${name}${count === "1" ? "" : "s"}`;
+}
+
 export const words = texts({
     en: {
         title: "Conversations",
@@ -9,7 +13,7 @@ export const words = texts({
         new: "New conversation",
         search: "Search the conversations",
         searchShortcut: "Search the conversations",
-        hits: (hits, conversations) => `Hits: ${hits}, in conversations: ${conversations}`,
+        hits: (hits, conversations) => `${counted(hits, "hit")} in ${counted(conversations, "conversation")}`,
         noHits: "No hits",
         none: "Nothing here yet. Each conversation is kept in this browser, and nowhere else.",
         today: "Today",
@@ -20,7 +24,6 @@ export const words = texts({
         name: "Name",
         delete: "Delete",
         deleted: "The conversation was deleted.",
-        undo: "Undo",
         untitled: "Untitled",
         forget: "Forget everything…",
         forgetTitle: "Forget everything?",
@@ -29,9 +32,9 @@ export const words = texts({
         forgetAction: "Delete everything",
         forgotten: "Everything was deleted.",
         saveFile: "Save as a file",
-        disabled: "This server keeps no history. Conversations are gone when this tab is closed or reloaded: save as a file what you want to keep.",
-        unavailable: "This browser stores nothing here, as in a private window. Conversations are gone when this tab is closed or reloaded: save as a file what you want to keep.",
-        outdated: "A newer version of this page has changed what is stored. Reload the page to see it. Until then nothing is stored: save as a file what you want to keep.",
+        disabled: "This server keeps no history. Conversations are gone when this tab is closed or reloaded: save what you want to keep as a file.",
+        unavailable: "This browser stores nothing here, as in a private window. Conversations are gone when this tab is closed or reloaded: save what you want to keep as a file.",
+        outdated: "A newer version of this page has changed what is stored. Reload the page to see it. Until then nothing is stored: save what you want to keep as a file.",
         blocked: "Another tab with an older version of this page keeps the conversations from being opened. Close it and reload. Until then nothing is stored.",
     },
     zh: {
@@ -51,7 +54,6 @@ export const words = texts({
         name: "名称",
         delete: "删除",
         deleted: "对话已删除。",
-        undo: "撤销",
         untitled: "未命名",
         forget: "清除所有内容…",
         forgetTitle: "清除所有内容？",

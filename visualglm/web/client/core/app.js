@@ -6,7 +6,7 @@ import { absorbConversation } from "../store/merging.js";
 import { Tabs } from "../store/tabs.js";
 import { uploadImage } from "./api.js";
 import { newConversation, newId } from "./conversation.js";
-import { toast } from "./dialogs.js";
+import { removeToasts, toast } from "./dialogs.js";
 import { texts } from "./i18n.js";
 
 const SAVE_DELAY_MS = 300;
@@ -313,6 +313,7 @@ export class App {
             this.cancelSave(conversation);
         }
         this.opened.clear();
+        removeToasts(); // some could undo a deletion
         this.settings = defaultSettings(this.info);
         this.startNew();
         this.emit("settings");

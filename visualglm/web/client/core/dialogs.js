@@ -4,9 +4,10 @@ import { element, icon, iconButton, replaceChildren } from "./dom.js";
 import { texts } from "./i18n.js";
 
 const TOAST_MS = 6000;
+const cameFrom = new WeakMap(); // message -> what had the focus before it
 const words = texts({
-    en: { close: "Close", cancel: "Cancel" },
-    zh: { close: "关闭", cancel: "取消" },
+    en: { close: "Close", cancel: "Cancel", undo: "Undo" },
+    zh: { close: "关闭", cancel: "取消", undo: "撤销" },
 });
 
 /**
@@ -88,39 +89,70 @@ export function promptDialog({ title, label, value = "", action }) {
 }
 
 /**
- * Show a short message. It goes away by itself, unless it is an error or has an action.
+ * Show a short message. It goes away by itself, unless it is an error; not while the pointer or the focus is on it.
  *
  * @param {string} text
  * @param {Object} [options]
  * @param {"info"|"error"} [options.kind]
- * @param {{label: string, run: Function}} [options.action] - a button, such as Undo
+ * @param {{label: string, run: Function, isUndo?: boolean}} [options.action] - a button
  * @param {Function} [options.onClose] - called when the message goes away without the action
  * @returns {Function} call it to remove the message
  */
 export function toast(text, { kind = "info", action = null, onClose = () => {} } = {}) {
     const remove = () => {
         if (!node.isConnected) return;
-        node.remove();
+        takeAway(node);
         onClose();
+    };
+    const act = () => {
+        takeAway(node);
+        action.run();
     };
     const button =
         action &&
-        element(
-            "button.button",
-            {
-                type: "button",
-                onclick: () => {
-                    node.remove();
-                    action.run();
-                },
-            },
-            action.label,
-        );
+        element("button.button", { type: "button", "data-undo": action.isUndo && "", onclick: act }, action.label);
     const close = iconButton("close", () => words.close, { onclick: remove });
     const node = element(`div.toast.${kind}`, { role: kind === "error" ? "alert" : "status" }, element("p", {}, text), button, close);
+    node.addEventListener("focusin", ({ relatedTarget }) => {
+        if (relatedTarget && !node.contains(relatedTarget)) cameFrom.set(node, relatedTarget);
+    });
+    makeRoom(text);
     document.getElementById("toasts").append(node);
-    if (kind !== "error") setTimeout(remove, action ? 2 * TOAST_MS : TOAST_MS);
+    const expire = () => (node.matches(":hover, :focus-within") ? setTimeout(expire, TOAST_MS) : remove());
+    if (kind !== "error") setTimeout(expire, action ? 2 * TOAST_MS : TOAST_MS);
     return remove;
+}
+
+/** Show a short message with a button that undoes what it tells. */
+export function undoToast(text, undo, onClose) {
+    return toast(text, { action: { label: words.undo, run: undo, isUndo: true }, onClose });
+}
+
+/** Undo what the newest message with such a button tells. */
+export function undoNewest() {
+    [...document.querySelectorAll("#toasts [data-undo]")].at(-1)?.click();
+}
+
+/** Remove all short messages, and with them what they could undo. */
+export function removeToasts() {
+    document.getElementById("toasts").replaceChildren();
+}
+
+/** Remove the messages that a new one makes needless: plain ones, and those of the same text. */
+function makeRoom(text) {
+    for (const node of document.querySelectorAll("#toasts .toast")) {
+        const isPlain = node.matches(".info:not(:has(.button))");
+        if (isPlain || node.firstChild.textContent === text) takeAway(node);
+    }
+}
+
+/** Remove a message; a focus on it returns to where it came from. */
+function takeAway(node) {
+    const isFocused = node.contains(document.activeElement);
+    node.remove();
+    if (!isFocused) return;
+    cameFrom.get(node)?.focus();
+    if (document.activeElement === document.body) document.getElementById("question").focus();
 }
 
 /** Open a menu of actions below a button; Escape, a click elsewhere or a choice closes it. */

@@ -6,12 +6,12 @@ import { formatNumber, texts } from "./i18n.js";
 const words = texts({
     en: {
         cancel: "Cancel",
-        keys: "Enter saves, Escape cancels, Shift+Enter starts a new line.",
+        keys: "Enter confirms, Escape cancels, Shift+Enter starts a new line.",
         tooLong: (count, limit) => `${formatNumber(count)} characters; at most ${formatNumber(limit)} are possible.`,
     },
     zh: {
         cancel: "取消",
-        keys: "按 Enter 保存，Esc 取消，Shift+Enter 换行。",
+        keys: "按 Enter 确认，Esc 取消，Shift+Enter 换行。",
         tooLong: (count, limit) => `共 ${formatNumber(count)} 个字符，最多 ${formatNumber(limit)} 个。`,
     },
 });

@@ -119,7 +119,7 @@ async function shareConversation(app) {
         }
     }
     download(html, name, "text/html");
-    toast(`${words.saved(name)} ${words.shared}`);
+    toast(words.shared(name));
 }
 
 async function copyConversation(app) {

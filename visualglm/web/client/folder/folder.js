@@ -43,7 +43,7 @@ class FolderView {
         this.button.style.order = 4;
         this.button.append(this.badge);
         document.getElementById("tools").append(this.button);
-        const back = element("button.button", { type: "button", onclick: () => this.show(false) }, icon("previous"), () => words.back);
+        const back = element("button.button", { type: "button", "aria-label": () => words.backLabel, onclick: () => this.show(false) }, icon("previous"), () => words.back);
         append(this.section, [
             element("header.folder-header", {}, element("h2", { tabindex: "-1" }, () => words.title), back),
             element("p.folder-intro", {}, () => words.intro),

@@ -6,7 +6,8 @@ export const words = texts({
     en: {
         title: "Folder of images",
         intro: "Ask one question about many images. The images are sent one after another, and the server keeps none. You can also drop images or a folder on the page.",
-        back: "Back to the conversation",
+        back: "Back",
+        backLabel: "Back to the conversation",
         chooseImages: "Choose images",
         chooseFolder: "Choose a folder",
         question: "One question about each image",
@@ -15,7 +16,7 @@ export const words = texts({
         stop: "Stop",
         show: "Show",
         progress: "Progress",
-        retry: (count) => `Retry the failed (${count})`,
+        retry: (count) => `Retry failed images (${count})`,
         csv: "Save as CSV",
         jsonLines: "Save as JSON lines",
         clear: "Empty the table",
@@ -41,7 +42,8 @@ export const words = texts({
     zh: {
         title: "图片文件夹",
         intro: "对多张图片提同一个问题。图片逐张发送，服务器不保留。也可以把图片或文件夹拖放到页面上。",
-        back: "返回对话",
+        back: "返回",
+        backLabel: "返回对话",
         chooseImages: "选择图片",
         chooseFolder: "选择文件夹",
         question: "对每张图片提的问题",

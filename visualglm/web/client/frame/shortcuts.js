@@ -1,6 +1,6 @@
 /** Keyboard shortcuts, and the sheet that lists them. Parts add theirs by `addShortcut`. */
 
-import { openDialog } from "../core/dialogs.js";
+import { openDialog, undoNewest } from "../core/dialogs.js";
 import { element, iconButton } from "../core/dom.js";
 import { texts } from "../core/i18n.js";
 
@@ -12,7 +12,8 @@ const words = texts({
         focus: "Go to the question field",
         send: "Send the question",
         line: "Start a new line in the question",
-        single: "Keys without Alt or Control work outside text fields",
+        undo: "Undo the last deletion",
+        single: "Use keys without Alt or Control outside text fields",
     },
     zh: {
         title: "键盘快捷键",
@@ -21,6 +22,7 @@ const words = texts({
         focus: "跳到提问框",
         send: "发送问题",
         line: "在问题里换行",
+        undo: "撤销上一次删除",
         single: "在文本框之外可使用不带 Alt 或 Ctrl 的按键",
     },
 });
@@ -35,6 +37,7 @@ const SINGLE_KEYS = "single-keys"; // whether keys without a modifier are shortc
  * @param {string} [shortcut.shown] - the keys as the sheet shows them
  * @param {Function} shortcut.label - returns what it does, in the language of the page
  * @param {Function} [shortcut.run]
+ * @param {boolean} [shortcut.isOutside] - whether text fields keep the keys to themselves
  */
 export function addShortcut(shortcut) {
     shortcuts.push({ shown: shortcut.keys, run: () => {}, ...shortcut });
@@ -54,6 +57,7 @@ export function buildShortcuts(app) {
     addShortcut({ keys: "", shown: "Enter", label: () => words.send });
     addShortcut({ keys: "", shown: "Shift+Enter", label: () => words.line });
     addShortcut({ keys: "Escape", label: () => words.stop, run: () => app.stop() });
+    addShortcut({ keys: "Control+z", shown: "Control+Z", label: () => words.undo, run: undoNewest, isOutside: true });
     addShortcut({ keys: "/", label: () => words.focus, run: () => document.getElementById("question").focus() });
     addShortcut({ keys: "?", label: () => words.help, run: showSheet });
     const button = iconButton("help", () => words.title, { onclick: showSheet, style: { order: 7 } });
@@ -62,7 +66,8 @@ export function buildShortcuts(app) {
     document.addEventListener("keydown", (event) => {
         if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
         const found = shortcuts.find(({ keys }) => keys && keys === keyName(event));
-        if (!found || (isSingle(found.keys) && (!singleKeys || isTextField(event.target)))) return;
+        if (!found || (isSingle(found.keys) && !singleKeys)) return;
+        if ((isSingle(found.keys) || found.isOutside) && isTextField(event.target)) return;
         event.preventDefault();
         found.run();
     });

@@ -2,7 +2,7 @@
 
 import { askConsent, isOwnImage, moveBack, moveOn } from "../conversations/consent.js";
 import { isEmpty } from "../core/conversation.js";
-import { toast } from "../core/dialogs.js";
+import { toast, undoToast } from "../core/dialogs.js";
 import { formatNumber, texts } from "../core/i18n.js";
 
 const REPLACED_BY_CONSENT = new Set(["example", "scene"]); // `askConsent` asks before these replace an image
@@ -17,7 +17,6 @@ const words = texts({
         again: "Try again",
         replaced: "The image was replaced.",
         removed: "The image was removed.",
-        undo: "Undo",
     },
     zh: {
         tooLarge: (name, limit) => `${name} 太大：图片最大为 ${limit} MiB。`,
@@ -28,7 +27,6 @@ const words = texts({
         again: "重试",
         replaced: "图片已替换。",
         removed: "图片已移除。",
-        undo: "撤销",
     },
 });
 
@@ -81,7 +79,7 @@ export async function takeImage(app, file, name, { cause = "image", details = {}
     if (!isLost && !(await askConsent(app, cause))) return null;
     const { record, done } = app.startUpload(blob, name, details);
     const goBack = placeImage(app, record, isLost);
-    if (isOwnImage(old) && !goBack.isNew && !REPLACED_BY_CONSENT.has(cause)) offerUndo(app, words.replaced, goBack);
+    if (isOwnImage(old) && !goBack.isNew && !REPLACED_BY_CONSENT.has(cause)) undoToast(words.replaced, goBack);
     const retry = () => takeImage(app, blob, name, { cause, details });
     return {
         record,
@@ -129,10 +127,6 @@ function fail(error, goBack, retry, name) {
     return false;
 }
 
-function offerUndo(app, text, undo) {
-    toast(text, { action: { label: words.undo, run: undo } });
-}
-
 /** Remove the image of the open conversation; with turns, a conversation without an image starts after consent. */
 export async function removeImage(app) {
     const { conversation } = app;
@@ -143,7 +137,7 @@ export async function removeImage(app) {
         return;
     }
     app.setImage(null, "");
-    offerUndo(app, words.removed, () => {
+    undoToast(words.removed, () => {
         if (conversation === app.conversation && isEmpty(conversation) && !conversation.imageId)
             app.setImage(imageId, imageName);
     });

@@ -2,12 +2,12 @@
 
 import { ask, askPair } from "../core/answers.js";
 import { chooseBranch, isComplete, removeNode, restoreNode } from "../core/conversation.js";
-import { toast } from "../core/dialogs.js";
+import { undoToast } from "../core/dialogs.js";
 import { texts } from "../core/i18n.js";
 
 const words = texts({
-    en: { deleted: "The question and its answer are deleted, with what followed.", undo: "Undo" },
-    zh: { deleted: "已删除这一问一答及其后的内容。", undo: "撤销" },
+    en: { deleted: "The question and its answer are deleted, with what followed." },
+    zh: { deleted: "已删除这一问一答及其后的内容。" },
 });
 
 /**
@@ -56,7 +56,7 @@ export function deleteRound(app, nodes) {
     };
     app.emit("change");
     app.save();
-    toast(words.deleted, { action: { label: words.undo, run: restore } });
+    undoToast(words.deleted, restore);
 }
 
 /** Change properties of a node, draw it again and store it. */

@@ -12,7 +12,7 @@ const words = texts({
         sampling: "Sampling",
         appearance: "Appearance",
         theme: "Colors",
-        auto: "as the system",
+        auto: "system",
         light: "light",
         dark: "dark",
         language: "中文",
