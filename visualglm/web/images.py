@@ -14,7 +14,7 @@ from model.images.decode_process import ImageDecoder
 from model.images.preprocess import ImageLimits
 
 LIMITS = ImageLimits(max_bytes=20 * 1024 * 1024, formats=SERVED_FORMATS)
-NAME = "The image"  # subject of error messages
+NAME = "The file"  # subject of error messages
 PREVIEW_SIDE = 1024  # pixels; enough for the page, and quick to encode
 PREVIEW_QUALITY = 90
 MAX_CACHE_BYTES = 256 * 1024**2

@@ -15,7 +15,7 @@ const words = texts({
         better: (badge) => `${badge} is better`,
         goOn: (badge) => `Go on with ${badge}`,
         preferred: "You found this one better.",
-        same: "Both answers are the same.",
+        same: "Both answers are the same. ",
         continues: (badge) => `The conversation goes on from ${badge}.`,
     },
     zh: {
@@ -62,7 +62,7 @@ export function pairView(app, { tools, onRetry }) {
         const chosen = app.conversation.chosen[nodes[0].parent ?? "start"];
         const shown = Math.max(0, nodes.findIndex(({ id }) => id === chosen));
         const isSame = isEnded && nodes[0].answer === nodes[1].answer;
-        replaceChildren(note, isSame && (() => `${words.same} `), isEnded && (() => words.continues(BADGES[shown])));
+        replaceChildren(note, isSame && (() => words.same), isEnded && (() => words.continues(BADGES[shown])));
     }
 
     function mark(isEnded) {

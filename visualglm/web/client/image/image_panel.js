@@ -34,7 +34,7 @@ const words = texts({
         remove: "Remove",
         clear: "New conversation",
         enlarge: (name) => `Enlarge the image: ${name}`,
-        size: (width, height) => `${width} × ${height} pixels`,
+        size: (width, height) => `${width} × ${height} px`,
         sending: (percent) => `Sending: ${percent} %`,
         sendingName: "Sending the image",
         reading: "The server reads the image",

@@ -3,6 +3,7 @@
 import { openDialog } from "../core/dialogs.js";
 import { element, icon, iconButton } from "../core/dom.js";
 import { formatNumber, texts } from "../core/i18n.js";
+import { isTouch } from "./image_sources.js";
 import { showImage } from "./image_view.js";
 import { PartSelection } from "./part.js";
 
@@ -15,6 +16,7 @@ const words = texts({
         zoomIn: "Zoom in (+)",
         zoomOut: "Zoom out (−)",
         fit: "Fit (0)",
+        fitTouch: "Fit",
         part: "Ask about a part",
         whole: "Whole image",
         use: "Ask about this part",
@@ -28,6 +30,7 @@ const words = texts({
         zoomIn: "放大 (+)",
         zoomOut: "缩小 (−)",
         fit: "适合窗口 (0)",
+        fitTouch: "适合窗口",
         part: "针对局部提问",
         whole: "整张图片",
         use: "针对这个局部提问",
@@ -168,14 +171,14 @@ export async function openViewer(record, { selectsPart, usePart }) {
         stage.classList.toggle("is-selecting", isActive);
         toggle.replaceChildren(...(isActive ? [] : [icon("crop")]), isActive ? words.whole : words.part);
         confirm.hidden = hint.hidden = !isActive;
-        hint.textContent = matchMedia("(pointer: coarse)").matches ? words.partHintTouch : words.partHint;
+        hint.textContent = isTouch() ? words.partHintTouch : words.partHint;
         if (isActive) stage.focus({ preventScroll: true });
     };
     const zoom = [
         iconButton("minus", words.zoomOut, { onclick: () => view.zoomBy(1 / STEP) }),
         percent,
         iconButton("new", words.zoomIn, { onclick: () => view.zoomBy(STEP) }),
-        element("button.button", { type: "button", onclick: fit }, words.fit),
+        element("button.button", { type: "button", onclick: fit }, isTouch() ? words.fitTouch : words.fit),
     ];
     const bar = element(
         "div.viewer-bar",
