@@ -26,6 +26,7 @@ def walk(person: Person) -> Iterator[str]:
     yield from walk_dialogs(person)
     yield from walk_comparison(person)
     yield from walk_folder(person)
+    yield from walk_messages(person)
 
 
 def walk_log(person: Person) -> Iterator[str]:
@@ -54,7 +55,9 @@ def walk_panels(person: Person) -> Iterator[str]:
     yield "list"
     page.click("#conversations [data-id] .icon-button")
     yield "menu of the list"
-    page.keyboard.press("Escape")
+    page.get_by_role("menuitem").first.click()
+    yield from close_dialog(person, "rename")
+    yield from open_dialog(person, "forget", lambda: page.click(".history-forget"))
     page.locator("#conversations .panel-header button").click()
     page.click("#settings-button")
     yield "settings"
@@ -79,11 +82,19 @@ def walk_dialogs(person: Person) -> Iterator[str]:
     yield from open_dialog(person, "consent", lambda: actions.nth(2).click())
     actions.nth(1).click()
     yield from open_dialog(person, "drawing board", lambda: page.get_by_role("menuitem").nth(-2).click())
+    if not page.evaluate("matchMedia('(pointer: coarse)').matches"):  # a phone's camera is a program of its own
+        actions.nth(1).click()
+        yield from open_dialog(person, "camera", lambda: page.get_by_role("menuitem").nth(1).click())
 
 
 def open_dialog(person: Person, name: str, act: Any) -> Iterator[str]:
     """Open a dialog by `act`, yield its name, then close it."""
     act()
+    yield from close_dialog(person, name)
+
+
+def close_dialog(person: Person, name: str) -> Iterator[str]:
+    """Yield the name of a dialog that opens, then close it."""
     person.locates(DIALOG).to_have_count(1)
     yield name
     while person.page.locator(DIALOG).count():
@@ -116,3 +127,11 @@ def walk_folder(person: Person) -> Iterator[str]:
     person.locates("#folder tr[data-state=done]").to_have_count(1)
     yield "folder"
     page.locator(".folder-header button").click()
+
+
+def walk_messages(person: Person) -> Iterator[str]:
+    """Short messages: one that can undo a deletion, and one about an error."""
+    person.page.locator("#log [data-action=delete]").last.click()
+    person.page.set_input_files("#conversation-file", __file__)
+    person.locates("#toasts .toast").to_have_count(2)
+    yield "messages"

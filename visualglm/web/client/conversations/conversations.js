@@ -170,6 +170,10 @@ class ConversationList {
         clearTimeout(this.timer);
         this.timer = null;
         if (this.panel.hidden || !this.entries) return;
+        if (this.rows.querySelector(".menu")) {
+            this.drawSoon(); // an open menu stays
+            return;
+        }
         const focus = rememberFocus(this.rows);
         const query = this.input.value.trim();
         const found = this.find(query);
@@ -274,7 +278,7 @@ class ConversationList {
             if (wasOpen && !hasContent(app.conversation)) app.show(conversation);
         };
         undoToast(words.deleted, undo, () => conversation.imageId && removeUnused(app, conversation.imageId));
-        (this.rows.querySelector("button") ?? this.panel.querySelector("#new-conversation")).focus();
+        this.draw();
     }
 
     async forgetEverything() {
@@ -294,10 +298,15 @@ class ConversationList {
 /** Return a function that focuses the row again that has the focus now, after the rows were drawn again. */
 function rememberFocus(rows) {
     const active = document.activeElement;
-    if (!rows.contains(active)) return () => {};
-    const { id } = active.closest("[data-id]")?.dataset ?? {};
+    if (!rows.contains(active) || !active.closest("[data-id]")) return () => {};
+    const row = active.closest("[data-id]");
+    const place = [...rows.querySelectorAll("[data-id]")].indexOf(row);
     const selector = active.matches(".history-open") ? ".history-open" : ".icon-button";
-    return () => rows.querySelector(`[data-id="${id}"] ${selector}`)?.focus({ preventScroll: true });
+    return () => {
+        const all = [...rows.querySelectorAll("[data-id]")];
+        const next = all.find(({ dataset }) => dataset.id === row.dataset.id) ?? all[place] ?? all.at(-1); // if it is gone
+        (next?.querySelector(selector) ?? document.getElementById("new-conversation")).focus({ preventScroll: true });
+    };
 }
 
 function dayName(day) {

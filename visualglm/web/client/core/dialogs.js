@@ -29,8 +29,10 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
         element("header", {}, heading, close),
         element("div.dialog-body", {}, content),
     );
+    const area = document.activeElement.closest("aside, header, section[aria-label]") ?? document.getElementById("visualglm");
     dialog.addEventListener("close", () => {
         dialog.remove();
+        if (document.activeElement === document.body) focusFirst(area); // what had the focus is gone
         onClose(dialog.returnValue);
     });
     dialog.addEventListener("click", (event) => {
@@ -40,6 +42,11 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
     dialog.showModal();
     if (!dialog.querySelector("[autofocus]")) heading.focus(); // not the button that closes it
     return dialog;
+}
+
+/** Focus the first button of an area that is shown. */
+export function focusFirst(area) {
+    [...area.querySelectorAll("button")].find((button) => button.checkVisibility())?.focus({ preventScroll: true });
 }
 
 /**
@@ -138,11 +145,10 @@ export function removeToasts() {
     document.getElementById("toasts").replaceChildren();
 }
 
-/** Remove the messages that a new one makes needless: plain ones, and those of the same text. */
+/** Remove the messages that a new one makes needless: of those without an action, the plain ones and the same error. */
 function makeRoom(text) {
-    for (const node of document.querySelectorAll("#toasts .toast")) {
-        const isPlain = node.matches(".info:not(:has(.button))");
-        if (isPlain || node.firstChild.textContent === text) takeAway(node);
+    for (const node of document.querySelectorAll("#toasts .toast:not(:has(.button))")) {
+        if (node.matches(".info") || node.firstChild.textContent === text) takeAway(node);
     }
 }
 
@@ -168,6 +174,7 @@ export function openMenu(button, items) {
                     role: "menuitem",
                     onclick: () => {
                         menu.hidePopover();
+                        button.focus(); // a dialog that opens now returns the focus to it
                         run();
                     },
                 },

@@ -2,7 +2,7 @@
 
 import { clearConversation } from "../conversations/consent.js";
 import { isEmpty } from "../core/conversation.js";
-import { openMenu } from "../core/dialogs.js";
+import { focusFirst, openMenu } from "../core/dialogs.js";
 import { element, icon, iconButton, refreshTexts } from "../core/dom.js";
 import { formatNumber, onLanguage, texts } from "../core/i18n.js";
 import { openExamples } from "../questions/examples.js";
@@ -61,7 +61,7 @@ const words = texts({
         remove: "移除",
         clear: "新对话",
         enlarge: (name) => `放大图片：${name}`,
-        size: (width, height) => `${width} × ${height} 像素`,
+        size: (width, height) => `${width} × ${height} px`,
         sending: (percent) => `正在发送：${percent} %`,
         sendingName: "正在发送图片",
         reading: "服务器正在读取图片",
@@ -199,7 +199,8 @@ export function buildImagePanel(app) {
     const render = () => renderImage(app, empty, card);
     app.on("image", render);
     app.on("upload", (transfer) => transfer.record.id === app.conversation.imageId && renderTransfer(card, transfer));
-    for (const name of ["open", "change"]) app.on(name, () => (clear.hidden = isEmpty(app.conversation)));
+    for (const name of ["open", "change"])
+        app.on(name, () => keepFocus(panel, () => (clear.hidden = isEmpty(app.conversation))));
     onLanguage(render);
     render();
 }
@@ -208,10 +209,13 @@ async function renderImage(app, empty, card) {
     const { imageId } = app.conversation;
     const record = imageId ? await app.record(imageId) : null;
     if (imageId !== app.conversation.imageId) return; // another image was chosen meanwhile
-    empty.node.hidden = Boolean(record);
-    empty.gone.hidden = !imageId || Boolean(record);
-    card.node.hidden = !record;
-    document.getElementById("image-panel").classList.toggle("has-image", Boolean(record));
+    const panel = document.getElementById("image-panel");
+    keepFocus(panel, () => {
+        empty.node.hidden = Boolean(record);
+        empty.gone.hidden = !imageId || Boolean(record);
+        card.node.hidden = !record;
+    });
+    panel.classList.toggle("has-image", Boolean(record));
     if (!record) return;
     card.name.textContent = record.name;
     card.name.title = record.name;
@@ -225,6 +229,14 @@ async function renderImage(app, empty, card) {
     card.part.disabled = card.enlarge.disabled = !isVisible;
     if (!isVisible && !record.serverId && !app.transfers.has(imageId)) app.upload(record).catch(() => {}); // for its preview
     refreshTexts(card.node);
+}
+
+/** Make a change; if it hides the control with the focus, the first one that is shown gets it. */
+function keepFocus(panel, change) {
+    const { activeElement: active } = document;
+    change();
+    if (!panel.contains(active) || active.checkVisibility()) return;
+    focusFirst(panel);
 }
 
 function renderTransfer(card, transfer) {

@@ -21,7 +21,7 @@ export function buildLog(app) {
     const rounds = element("div.rounds");
     const follow = followUps(app);
     const content = element("div.log-content", {}, rounds, follow.element);
-    const newest = element("button.button", { type: "button", onclick: goToEnd }, icon("down"), () => words.newest);
+    const newest = element("button.button", { type: "button", onclick: goToEnd }, icon("down"), element("span", {}, () => words.newest));
     const announcer = announcerAfter(log);
     log.append(content);
     log.after(element("div.newest", {}, newest));

@@ -58,6 +58,7 @@ export function questionView(app) {
             limit: app.info.limits.question,
             onSave: (question) => {
                 closeForm();
+                article.focus(); // the log moves the focus on to the new answer
                 askAgain(app, nodes, question);
             },
             onCancel: () => {
