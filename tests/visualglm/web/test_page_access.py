@@ -108,6 +108,20 @@ def test_the_field_is_in_sight_on_each_screen(enter: Any, size: tuple[int, int])
     assert person.page.evaluate(WIDE_AREAS) == []
 
 
+def test_a_phone_keyboard_leaves_the_field_in_sight(enter: Any) -> None:
+    page = enter(**PHONE).page
+    assert "interactive-widget=resizes-content" in page.locator("meta[name=viewport]").get_attribute("content")
+    # A browser that does not know this lays the keyboard over the page, and scrolls what is left to the field.
+    page.evaluate("""() => {
+        for (const [name, value] of Object.entries({ height: 420, offsetTop: 300 }))
+            Object.defineProperty(visualViewport, name, { value, configurable: true });
+        visualViewport.dispatchEvent(new Event("scroll"));
+    }""")
+    for name in ("question", "send"):
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["y"] >= 300 and box["y"] + box["height"] <= 720
+
+
 def test_messages_leave_the_field_in_sight(enter: Any) -> None:
     person = enter(**PHONE)
     person.page.fill("#question", "a line\n" * 30)

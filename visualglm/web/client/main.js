@@ -46,15 +46,18 @@ function localizeShell(tables) {
     bind("placeholder", (node, text) => setAttribute(node, "placeholder", text));
 }
 
-/** Fit the page into what a phone's keyboard leaves of the screen. */
+/** Fit the page into what a phone's keyboard leaves of the screen. Some browsers also scroll to the field by themselves. */
 function followKeyboard() {
     const viewport = window.visualViewport;
     if (!viewport) return;
     const fit = () => {
         const isZoomed = viewport.scale > 1.01; // a pinch must not change the layout
-        if (!isZoomed) document.documentElement.style.setProperty("--viewport-height", `${viewport.height}px`);
+        if (isZoomed) return;
+        const { style } = document.documentElement;
+        style.setProperty("--viewport-height", `${viewport.height}px`);
+        style.setProperty("--viewport-top", `${viewport.offsetTop}px`);
     };
-    viewport.addEventListener("resize", fit);
+    for (const name of ["resize", "scroll"]) viewport.addEventListener(name, fit);
     fit();
 }
 

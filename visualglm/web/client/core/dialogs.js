@@ -29,7 +29,7 @@ export function openDialog({ title, content, className = "", onClose = () => {} 
         element("header", {}, heading, close),
         element("div.dialog-body", {}, content),
     );
-    const area = document.activeElement.closest("aside, header, section[aria-label]") ?? document.getElementById("visualglm");
+    const area = document.activeElement?.closest("aside, header, section[aria-label]") ?? document.getElementById("visualglm");
     dialog.addEventListener("close", () => {
         dialog.remove();
         if (document.activeElement === document.body) focusFirst(area); // what had the focus is gone
