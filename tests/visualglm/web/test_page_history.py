@@ -344,6 +344,16 @@ def test_the_list_says_which_conversation_is_answered(person: Person) -> None:
     person.sees_no("answering", "#conversations")
 
 
+def test_an_open_menu_stays_while_the_list_changes(person: Person) -> None:
+    person.asks_and_sees("say something", "something")
+    opens_list(person)
+    person.page.locator(f"{ROWS} .icon-button").click()
+    person.page.evaluate("window.visualglm.app.then((app) => app.emit('list', app.conversation.id))")
+    person.page.wait_for_timeout(300)  # the list draws its changes after 80 ms
+    person.page.keyboard.press("ArrowDown")
+    assert person.focused("role") == "menuitem"
+
+
 def test_a_deleted_answer_in_progress_stays_deleted(person: Person) -> None:
     opens_list(person)
     person.asks("slow")
