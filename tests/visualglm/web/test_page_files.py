@@ -73,6 +73,8 @@ def branch(**changes: Any) -> dict[str, Any]:
     return {"parent": None, "question": "q", "answer": "a", "status": "done", "shown": True, "seed": None, **changes}
 
 
+PAIR = {"pair": 0, "side": 0, "settled": False, "preferred": False}
+
 # Saving.
 
 
@@ -109,6 +111,59 @@ def test_a_saved_conversation_is_restored_with_its_branches(person: Person) -> N
     assert "image None" not in words_of(person)[-1]
     person.reloads()
     assert len(person.conversation()["nodes"]) == 4
+
+
+NODE_DETAILS = """(app) => {
+    const nodes = Object.values(app.conversation.nodes).sort((a, b) => a.created - b.created || a.side - b.side);
+    return nodes.map(({ answer, settings, model, side, settled, isPreferred, pair, stats }) => [
+        [answer, settings, model, side, Boolean(settled), Boolean(isPreferred), Boolean(pair)],
+        [stats.tokens, stats.seconds, stats.dropped_turns, stats.seed],
+    ]);
+}"""
+COMPARE = """(app) => {
+    app.comparison = { sides: [{ model: 0, settings: {} }, { model: 0, settings: { temperature: 0.25 } }] };
+    app.emit("comparison");
+}"""
+
+
+def test_numbers_settings_and_comparisons_are_restored(person: Person) -> None:
+    person.asks_and_sees("dropped", "12 tokens")
+    call_app(person, COMPARE)
+    person.asks("seen")
+    person.locates("#log .columns .answer").to_have_count(2)
+    person.waits()
+    before = call_app(person, NODE_DETAILS)
+    _, text = saves(person, "Save as a file")
+    call_app(person, "(app) => app.startNew()")
+    loads(person, text.encode())
+    person.sees("is open", "#toasts")
+    assert call_app(person, NODE_DETAILS) == before
+    assert [details[-1] for details, _ in before] == [False, True, True]
+    person.sees("12 tokens", "#log")
+    person.sees("no longer sees the 2 oldest turns", "#log")
+    person.sees("temperature 0.25", "#log .columns")
+    person.acts("choose-B")
+    person.locates("#log .columns .answer").to_have_count(0)
+    person.asks("cut")
+    person.waits()
+    nodes = person.conversation()["nodes"].values()
+    (chosen,) = (node["id"] for node in nodes if node["question"] == "seen" and node["side"] == 1)
+    assert [node["parent"] for node in nodes if node["question"] == "cut"] == [chosen, chosen]
+
+
+def test_the_settings_of_a_saved_conversation_are_used_and_can_be_restored(person: Person) -> None:
+    usual = call_app(person, "(app) => app.settings")
+    loads(person, document(settings={"temperature": 0.25, "top_k": 1e9, "seed": 7, "unknown": 1, "top_p": "x"}))
+    person.sees("settings are in use", "#toasts")
+    used = call_app(person, "(app) => app.settings")
+    assert used == {**usual, "temperature": 0.25, "top_k": 200, "seed": 7}
+    person.page.click("#settings-button")
+    person.locates("#settings #seed").to_have_value("7")
+    person.page.get_by_role("button", name="Restore my settings").click()
+    person.locates("#settings #seed").to_have_value("")
+    assert call_app(person, "(app) => app.settings") == usual
+    stored = call_app(person, "async (app) => (await app.store.get('values', 'settings')).values")
+    assert stored == usual
 
 
 NAMES = {
@@ -257,6 +312,16 @@ BAD_FILES = {
     "a branch of itself": (document(branches=[branch(parent=0)]), "branches"),
     "a branch with another status": (document(branches=[branch(status="running")]), "branches"),
     "a branch without an answer": (document(branches=[branch(answer=None)]), "turn"),
+    "a branch with another model": (document(branches=[branch(model=2)]), "branches"),
+    "a text for the number of tokens": (document(branches=[branch(stats={"tokens": "<b>"})]), "branches"),
+    "a negative time": (document(branches=[branch(stats={"seconds": -1})]), "branches"),
+    "a number for the corrected answer": (document(branches=[branch(original=1)]), "branches"),
+    "half a pair": (document(branches=[branch(**PAIR)]), "branches"),
+    "a pair of one side": (document(branches=[branch(**PAIR), branch(**PAIR)]), "branches"),
+    "a pair at two places": (
+        document(branches=[branch(**PAIR), branch(**{**PAIR, "side": 1, "parent": 0})]),
+        "branches",
+    ),
     "too many branches": (document(branches=[branch()] * 5001), "branches"),
     "no list of branches": (document(branches={}), "branches"),
 }
@@ -276,7 +341,7 @@ def test_a_bad_file_is_rejected(reader: Person, data: bytes, code: str) -> None:
     source = """async (module, [data, limits]) => {
         const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
         try {
-            module.fromText(await new Blob([bytes]).text(), limits);
+            module.fromText(await new Blob([bytes]).text(), limits, {});
         } catch (error) {
             return error instanceof module.SavedConversationError ? error.code : String(error);
         }

@@ -137,7 +137,12 @@ export class App {
 
     /** Change a setting and store it. */
     setSetting(name, value) {
-        this.settings[name] = value;
+        this.changeSettings({ [name]: value });
+    }
+
+    /** Change settings and store them. */
+    changeSettings(values) {
+        Object.assign(this.settings, values);
         this.store.put("values", { id: "settings", values: this.settings });
         this.emit("settings");
     }

@@ -130,16 +130,29 @@ async function copyConversation(app) {
 /** Open a saved conversation, after consent to leave the open one. */
 export async function loadConversation(app, file) {
     try {
-        const { conversation, image } = await readFile(app, file);
+        const { conversation, image, settings } = await readFile(app, file);
         if (!(await askConsent(app, "file"))) return;
         if (image) await giveImage(app, conversation, image);
         app.show(conversation);
         app.save(conversation);
-        toast(words.opened);
+        useSettings(app, settings ?? {});
     } catch (error) {
         const fault = error.code === "invalid_image" ? words.faults.image : words.faults[error.code];
         toast(fault ? fault(shownDetails(error.details ?? {})) : error.message, { kind: "error" });
     }
+}
+
+/** Use the settings of a loaded conversation, and offer the former ones. */
+function useSettings(app, settings) {
+    const changed = Object.keys(settings).filter((name) => settings[name] !== app.settings[name]);
+    const former = Object.fromEntries(changed.map((name) => [name, app.settings[name]]));
+    if (!changed.length) {
+        toast(words.opened);
+        return;
+    }
+    app.changeSettings(settings);
+    const undo = () => app.changeSettings(former);
+    toast(words.openedWithSettings(changed.join(words.comma)), { action: { label: words.restoreSettings, run: undo } });
 }
 
 async function readFile(app, file) {
@@ -150,7 +163,7 @@ async function readFile(app, file) {
         throw new SavedConversationError("unreadable");
     });
     try {
-        return fromText(text, limits);
+        return fromText(text, limits, app.info.settings);
     } catch (error) {
         if (error.code === "imageSize") error.details.limit = Math.floor(limits.image_bytes / MIB);
         throw error;

@@ -18,6 +18,9 @@ export const words = texts({
         saved: (name) => `Saved: ${name}`,
         withoutImage: (name) => `Saved without its image, which is no longer in this browser: ${name}`,
         opened: "The saved conversation is open.",
+        openedWithSettings: (names) => `The saved conversation is open, and its settings are in use: ${names}.`,
+        restoreSettings: "Restore my settings",
+        comma: ", ",
         faults: {
             tooLarge: ({ limit }) => `The file has more than ${limit} MiB. A saved conversation is smaller.`,
             parts: () => "The file has too many parts. Choose a conversation that this page has saved.",
@@ -49,6 +52,9 @@ export const words = texts({
         saved: (name) => `已保存：${name}`,
         withoutImage: (name) => `图片已不在此浏览器中，保存的文件不含图片：${name}`,
         opened: "已打开保存的对话。",
+        openedWithSettings: (names) => `已打开保存的对话，并使用其设置：${names}。`,
+        restoreSettings: "恢复我的设置",
+        comma: "、",
         faults: {
             tooLarge: ({ limit }) => `文件超过 ${limit} MiB，保存的对话不会这么大。`,
             parts: () => "文件的组成部分过多。请选择由此页面保存的对话。",

@@ -75,25 +75,28 @@ export function buildSettings(app) {
     });
     document.getElementById("tools").append(languageButton(app), button);
     const close = iconButton("close", () => words.close, { onclick: () => toggle(false) });
+    let isOwnChange = false; // the field that the visitor changes shows the value already
+    const change = (name, value) => {
+        isOwnChange = true;
+        app.setSetting(name, value);
+        isOwnChange = false;
+    };
     const draw = () =>
         replaceChildren(
             panel,
             element("header.panel-header", {}, element("h2", {}, words.settings), close),
             element("h3", {}, words.sampling),
             Object.entries(app.info.settings).map(([name, range]) =>
-                name === "seed" ? seedField(app, range) : slider(app, name, range),
+                name === "seed" ? seedField(app, range, change) : slider(app, name, range, change),
             ),
-            element("button.button", { type: "button", onclick: () => reset(app, draw) }, words.reset),
+            element("button.button", { type: "button", onclick: () => reset(app) }, words.reset),
             element("h3", {}, words.appearance),
             themeChoice(app),
         );
     onLanguage(draw);
     draw();
-    let isDrawn = false;
     app.on("settings", () => {
-        if (isDrawn) return; // the panel itself makes all later changes
-        isDrawn = true;
-        draw();
+        if (!isOwnChange) draw();
     });
     app.on("forget", () => {
         applyTheme("auto");
@@ -114,13 +117,12 @@ function languageButton(app) {
     return button;
 }
 
-function reset(app, draw) {
-    for (const [name, { value }] of Object.entries(app.info.settings)) app.setSetting(name, value);
-    draw();
+function reset(app) {
+    app.changeSettings(Object.fromEntries(Object.entries(app.info.settings).map(([name, { value }]) => [name, value])));
 }
 
 /** A slider and a field for the same number. A number out of range is brought into it when the field is left. */
-function slider(app, name, { min, max, step }) {
+function slider(app, name, { min, max, step }, change) {
     const attributes = { min, max, step, value: app.settings[name] };
     const infoId = `info-${name}`;
     const range = element("input", { type: "range", "aria-label": name, "aria-describedby": infoId, ...attributes });
@@ -128,7 +130,7 @@ function slider(app, name, { min, max, step }) {
     const use = (text) => {
         const value = Math.min(max, Math.max(min, Number(text)));
         if (text === "" || !Number.isFinite(value)) return;
-        app.setSetting(name, step >= 1 ? Math.round(value) : value);
+        change(name, step >= 1 ? Math.round(value) : value);
     };
     const show = () => {
         range.value = app.settings[name];
@@ -148,7 +150,7 @@ function slider(app, name, { min, max, step }) {
 }
 
 /** A text field for the seed: empty means random. */
-function seedField(app, { max }) {
+function seedField(app, { max }, change) {
     const input = element("input.text-input", {
         id: "seed",
         type: "text",
@@ -165,7 +167,7 @@ function seedField(app, { max }) {
         setAttribute(input, "aria-invalid", String(!isUsable));
         info.classList.toggle("problem", !isUsable);
         info.textContent = isUsable ? words.seedInfo : words.seedWrong(max);
-        if (isUsable) app.setSetting("seed", text === "" ? null : Number(text));
+        if (isUsable) change("seed", text === "" ? null : Number(text));
     });
     return element("div.setting", {}, element("label", { for: "seed" }, element("span.setting-name", {}, words.seed)), input, info);
 }
