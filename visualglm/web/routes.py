@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -63,6 +64,7 @@ class PageRoutes:
         self.service = service
         self.bodies = BodyReader()
         self.slots = AnswerSlots(MAX_ANSWERS, MAX_VISITOR_ANSWERS)
+        self.running: WeakSet[AnswerTask] = WeakSet()
         self.answer_threads = ThreadPoolExecutor(MAX_ANSWERS, "answer")
         self.decode_threads = ThreadPoolExecutor(DECODE_THREADS, "image")
         routes = [
@@ -95,7 +97,9 @@ class PageRoutes:
                 await page_error.response(request_language(scope))(scope, receive, send)
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Cancel the running answers, and stop the threads; the program would otherwise wait for the answers."""
+        for task in list(self.running):
+            task.cancel()
         for threads in (self.answer_threads, self.decode_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -116,6 +120,7 @@ class PageRoutes:
         body = await self._read_json(request, AnswerBody)
         question = self._make_question(body)
         task = AnswerTask(question, self.answer_threads, self.slots.acquire(visitor_key(request)))
+        self.running.add(task)
         return AnswerResponse(task, request_language(request.scope))
 
     async def vote(self, request: Request) -> Response:

@@ -70,15 +70,15 @@ export async function askNext(app, question) {
  * @param {App} app
  * @param {string} question
  * @param {string|null} parent - id of the node that precedes both
- * @param {Array<{model: number, settings: Object}>} sides
+ * @param {Array<{model: number, settings: Object, details: Object}>} sides - see `ask`
  * @returns {Promise<Object[]>} both nodes, when their answers have ended
  */
 export function askPair(app, question, parent, sides) {
     const { conversation } = app;
     const pair = newId();
     const created = Date.now();
-    const answers = sides.map(({ model, settings }, side) =>
-        ask(app, question, { parent, model, settings, details: { pair, side, created: created + side } }),
+    const answers = sides.map(({ model, settings, details }, side) =>
+        ask(app, question, { parent, model, settings, details: { ...details, pair, side, created: created + side } }),
     );
     const [first] = Object.values(conversation.nodes).filter((node) => node.pair === pair);
     chooseBranch(conversation, first);

@@ -1,5 +1,6 @@
 /** The words about an answer: the phase of a running one, numbers and notes of an ended one. */
 
+import { isComplete } from "../core/conversation.js";
 import { formatNumber, texts } from "../core/i18n.js";
 
 const ELAPSED_FROM_S = 2; // shorter waits show no seconds
@@ -20,6 +21,8 @@ const words = texts({
         stopped: "Stopped. This answer is not part of the conversation.",
         truncated: "The length limit (max_length) is reached; the answer is incomplete.",
         failed: "This answer is not part of the conversation.",
+        seedAgain: "The fixed seed would give the same answer, so another seed was used.",
+        greedyAgain: "At temperature 0 the answer stays the same. Raise the temperature for another one.",
     },
     zh: {
         upload: "正在发送图片",
@@ -36,6 +39,8 @@ const words = texts({
         stopped: "已停止，这个回答不计入对话。",
         truncated: "已达到长度上限（max_length），回答未完。",
         failed: "这个回答不计入对话。",
+        seedAgain: "固定的 seed 会得到相同的回答，因此这次使用了另一个 seed。",
+        greedyAgain: "temperature 为 0 时回答不变。要得到不同的回答，请调高 temperature。",
     },
 });
 
@@ -84,5 +89,6 @@ export function noteTexts(node) {
     if (node.status === "failed") notes.push({ text: node.error, kind: "error" }, { text: words.failed, kind: "error" });
     else if (node.status !== "done") notes.push({ text: words[node.status], kind: "warning" });
     if (node.stats?.dropped_turns) notes.push({ text: words.dropped(node.stats.dropped_turns), kind: "info" });
+    if (isComplete(node) && node.repeats) notes.push({ text: words[`${node.repeats}Again`], kind: "info" });
     return notes;
 }

@@ -1,7 +1,7 @@
 /** What can be done with a round, which is a question with its answer: retry, edit, delete, show another version. */
 
 import { ask, askPair } from "../core/answers.js";
-import { chooseBranch, isComplete, removeNode, restoreNode } from "../core/conversation.js";
+import { branches, chooseBranch, isComplete, removeNode, restoreNode } from "../core/conversation.js";
 import { undoToast } from "../core/dialogs.js";
 import { texts } from "../core/i18n.js";
 
@@ -26,11 +26,44 @@ export function versionsOf(choices) {
     return [...versions].map(([key, nodes]) => ({ key, nodes: nodes.sort((a, b) => (a.side ?? 0) - (b.side ?? 0)) }));
 }
 
-/** Ask the question of a round again, or a changed one. The former round stays as another version. */
+/**
+ * Ask the question of a round again, or a changed one. The former round stays as another version.
+ *
+ * Where a fixed seed has given an answer to the same question already, this one gets another seed.
+ */
 export function askAgain(app, nodes, question = nodes[0].question) {
     const [{ parent, model }] = nodes;
-    if (nodes.length > 1) return askPair(app, question, parent, nodes);
-    return ask(app, question, { parent, model });
+    const seed = randomSeed(); // the same for both sides, which are compared
+    const sides = nodes.length > 1 ? nodes : [{ model, settings: { ...app.settings } }];
+    const varied = sides.map((side) => {
+        const repeats = findRepetition(app.conversation, parent, question, side);
+        const settings = repeats === "seed" ? { ...side.settings, seed } : side.settings;
+        return { model: side.model, settings, details: { repeats } };
+    });
+    if (nodes.length > 1) return askPair(app, question, parent, varied);
+    return ask(app, question, { parent, ...varied[0] });
+}
+
+/**
+ * Return why an answer would be the same as an earlier one: "seed" (it is fixed), "greedy" (temperature 0), "" if not.
+ *
+ * @param {Object} conversation
+ * @param {string|null} parent - id of the node that precedes the question
+ * @param {string} question
+ * @param {{model: number, settings: Object}} side
+ */
+function findRepetition(conversation, parent, question, { model, settings }) {
+    const isGreedy = settings.temperature === 0;
+    const names = Object.keys(settings).filter((name) => name !== "seed" || !isGreedy);
+    const isSame = (node) => names.every((name) => (node.settings?.[name] ?? null) === (settings[name] ?? null));
+    const former = branches(conversation, parent).filter((node) => node.question === question && node.model === model);
+    if (!former.some((node) => isComplete(node) && isSame(node))) return "";
+    if (isGreedy) return "greedy";
+    return settings.seed === null || settings.seed === undefined ? "" : "seed";
+}
+
+function randomSeed() {
+    return crypto.getRandomValues(new Uint32Array(1))[0];
 }
 
 /** Show another version of a round. */
