@@ -152,7 +152,7 @@ function useSettings(app, settings) {
     }
     app.changeSettings(settings);
     const undo = () => app.changeSettings(former);
-    toast(words.openedWithSettings(changed.join(words.comma)), { action: { label: words.restoreSettings, run: undo } });
+    toast(words.openedWithSettings(changed.join(words.comma)), { action: { label: words.restoreSettings, run: undo, isUndo: true } });
 }
 
 async function readFile(app, file) {
