@@ -21,7 +21,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # Triton runs a GPU's kernels on a CPU, by numpy. It has a folder of its own: what is tested without it must not see it.
 TRITON := $(VENV)/triton
 TRITON_VERSION := 3.9.0
-KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py engine/test_gpu_attention.py engine/test_sampler.py)
+KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_sampler.py)
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
 .PHONY: chat web api test test-slow test-kernels check

@@ -241,8 +241,8 @@ class Layers:
         return deque(self.iter_layers(x, attend), maxlen=1)[0]
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, V] for x [N, D], the hidden states after the last layer."""
-        return self.weights.lm_head(self.weights.final_norm(x)).float()
+        """Return the logits [N, V], in the dtype of x [N, D], for x, the hidden states after the last layer."""
+        return self.weights.lm_head(self.weights.final_norm(x))
 
     def decode(self, tokens: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Return the logits [B, V] after one new token [B] of each sequence."""

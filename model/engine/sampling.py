@@ -202,14 +202,14 @@ class Sampler:
         """Return the next token [B] of the slots from `first` on, NAN_TOKEN for logits that contain NaN.
 
         Args:
-            logits: [B, V]; not modified.
+            logits: [B, V] in any dtype; not modified. They are processed in float32.
             plan: the operations to apply.
             first: slot of the first sequence.
         """
         slots = slice(first, first + len(logits))
         if self.has_kernels and 0 < plan.num_candidates <= CANDIDATE_BUCKETS[-1]:
             return self._sample_by_kernels(logits, plan, slots)
-        logits = self._process_logits(logits.masked_fill(self.banned[slots], NEG_INF), plan, slots)
+        logits = self._process_logits(logits.float().masked_fill(self.banned[slots], NEG_INF), plan, slots)
         if plan.any_greedy or not plan.num_candidates:
             tokens = logits.argmax(-1)  # the index of a NaN, if there is one
         if plan.num_candidates:

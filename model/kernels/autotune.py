@@ -14,6 +14,9 @@ ROW_BUCKETS = (16, 32, 64, 128, 256)
 TARGET_PROGRAMS = 264
 # Minimum columns per split: shorter splits are not worth the reduction of their partial sums.
 MIN_SPLIT_COLUMNS = 512
+# A program that is made to fit into shared memory keeps at least these stages and rows of activations.
+MIN_STAGES, MIN_BLOCK_B = 2, 16
+QUANT_BITS = {"int8": 8, "int4": 4}  # of the kinds of quantized weights
 # Columns that one thread loads at once, 16 bytes, for 16-bit, 8-bit and 4-bit weights; also the minimum of block_i.
 VECTOR_WIDTH = {"dense": 8, "int8": 16, "int4": 32}
 # Minimum inner dimension of tl.dot.
@@ -160,6 +163,37 @@ MATMUL_CONFIGS: dict[tuple[str, int, int, int], KernelConfig] = {
     ("int8", 130528, 4096, 128): KernelConfig(128, 64, 4, 4, 1, 128, False),
     ("int8", 130528, 4096, 256): KernelConfig(128, 64, 8, 4, 1, 256, True),
 }
+
+
+def shared_bytes(config: KernelConfig, kind: str, element_size: int) -> int:
+    """Return an upper bound of the shared memory of a program that multiplies several rows.
+
+    That are the tiles of all stages, or the tile of sums, which is transposed through shared memory.
+
+    Args:
+        config: the configuration.
+        kind: the kind of weight.
+        element_size: bytes of an activation.
+    """
+    weight = config.block_o * config.block_i * QUANT_BITS.get(kind, 8 * element_size) // 8
+    groups = 4 * config.block_o if kind == "int4" else 0
+    stage = weight + groups + config.block_b * config.block_i * element_size
+    return max(config.num_stages * stage, 4 * config.block_b * config.block_o)
+
+
+def fit_config(config: KernelConfig, kind: str, element_size: int, limit: int) -> KernelConfig:
+    """Return a configuration with as many stages and rows of activations as `limit` bytes of shared memory allow.
+
+    The tables were measured on a GPU with 227 KiB for a program; others have 99 KiB.
+    """
+    while shared_bytes(config, kind, element_size) > limit:
+        if config.num_stages > MIN_STAGES:
+            config = config._replace(num_stages=config.num_stages - 1)
+        elif config.block_b > MIN_BLOCK_B:
+            config = config._replace(block_b=config.block_b // 2)
+        else:
+            config = config._replace(block_i=config.block_i // 2)
+    return config
 
 
 @functools.cache

@@ -12,6 +12,8 @@ from .torch_ops import needs_gradient
 
 # Compute capability of GPUs of 2020 and later, which introduced bfloat16 and the asynchronous copies that kernels use.
 MIN_CAPABILITY = (8, 0)
+# Bytes of shared memory of a program on the supported GPUs with the least of it, those of capability 8.6 and 8.9.
+MIN_SHARED_MEMORY = 99 * 1024
 # GPUs of 2022 and later support Programmatic Dependent Launch (PDL); (99, 0) would turn it off.
 PDL_CAPABILITY = (9, 0)
 
@@ -65,6 +67,16 @@ def supports_pdl(device: torch.device) -> bool:
     if device.type != "cuda" or is_interpreted():
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
+
+
+@functools.cache
+def shared_memory_limit(device: torch.device) -> int:
+    """Return the bytes of shared memory that a program can have; in Triton's interpreter, those of the smallest GPU."""
+    if device.type != "cuda":
+        return MIN_SHARED_MEMORY
+    properties: Any = torch.cuda.get_device_properties(device)
+    limit: int = properties.shared_memory_per_block_optin
+    return limit
 
 
 def pdl_args(device: torch.device, *constants: torch.Tensor | None) -> dict[str, Any]:

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .autotune import max_rows
+from .autotune import QUANT_BITS, max_rows
 from .dispatch import has_triton, supports_triton_kernel
 from .epilogue import Epilogue, apply_epilogue
 from .torch_ops import needs_gradient, quantized_linear
 
 # Maximum rows for the transposed product of `PretransposedLinear`, and the number of blocks of its weight.
 MAX_TRANSPOSED_ROWS, NUM_BLOCKS = 4, 8
-BITS = {"int8": 8, "int4": 4}  # of the kinds of quantized weights
 # Elements of a weight that are dequantized at once: 128 MiB in float16, the largest matrix of a published layer.
 MAX_DEQUANTIZED_ELEMENTS = 2**26
 
@@ -116,7 +115,7 @@ def multiply_by_torch(
         product = F.linear(x, weight[0], epilogue.bias)
     else:
         qweight, scale, *groups = weight
-        product = quantized_linear(x, qweight, scale, groups[0] if groups else None, epilogue.bias, BITS[kind])
+        product = quantized_linear(x, qweight, scale, groups[0] if groups else None, epilogue.bias, QUANT_BITS[kind])
     return apply_epilogue(product, epilogue, out)
 
 

@@ -6,8 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..autotune import KernelConfig, default_config, select_config
-from ..dispatch import is_interpreted, pdl_args
+from ..autotune import KernelConfig, default_config, fit_config, select_config
+from ..dispatch import is_interpreted, pdl_args, shared_memory_limit
 from ..epilogue import Epilogue
 from . import dense, int4, int8, matmul, norm
 from .tiles import reduce_splits
@@ -92,8 +92,9 @@ def launch_matmul(
 ) -> None:
     """Launch the product of several rows x [B, I], and with split-K the reduction of the partial sums."""
     rows, outputs = out.shape
+    config = fit_config(config, kind, x.element_size(), shared_memory_limit(x.device))
     partials = x.new_empty(config.split_k, rows, outputs, dtype=torch.float32) if config.split_k > 1 else None
-    block_i = min(config.block_i, group_size(kind, x.shape[1], weight))
+    block_i = limit_block_i(config.block_i, kind, x.shape[1], weight)
     matmul.matmul[(triton.cdiv(outputs, config.block_o), config.split_k, triton.cdiv(rows, config.block_b))](
         x,
         **weight_args(kind, x.shape[1], weight, x.dtype),
@@ -119,7 +120,7 @@ def launch_matmul(
 def dequantize(kind: str, weight: tuple[torch.Tensor, ...], inputs: int, out: torch.Tensor) -> torch.Tensor:
     """Fill `out` with a dequantized weight [O, I] of `kind` and return it."""
     block_o, block_i = DEQUANTIZE_TILE
-    block_i = min(block_i, group_size(kind, inputs, weight))
+    block_i = limit_block_i(block_i, kind, inputs, weight)
     with torch.cuda.device_of(out):
         matmul.dequantize[(triton.cdiv(len(out), block_o), triton.cdiv(inputs, block_i))](
             **weight_args(kind, inputs, tuple(tensor.contiguous() for tensor in weight), out.dtype),
@@ -131,9 +132,9 @@ def dequantize(kind: str, weight: tuple[torch.Tensor, ...], inputs: int, out: to
     return out
 
 
-def group_size(kind: str, inputs: int, weight: tuple[torch.Tensor, ...]) -> int:
-    """Return the columns of a group of a 4-bit weight; for other weights the largest block of columns."""
-    return inputs // weight[2].shape[1] if kind == "int4" else triton.next_power_of_2(inputs)
+def limit_block_i(block_i: int, kind: str, inputs: int, weight: tuple[torch.Tensor, ...]) -> int:
+    """Return `block_i`, limited to the columns of a group of a 4-bit weight."""
+    return min(block_i, inputs // weight[2].shape[1]) if kind == "int4" else block_i
 
 
 def weight_args(kind: str, inputs: int, weight: tuple[torch.Tensor, ...], dtype: torch.dtype) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def weight_args(kind: str, inputs: int, weight: tuple[torch.Tensor, ...], dtype:
         "scale": None if kind == "dense" else weight[1],
         "groups": weight[2].view(torch.int32) if kind == "int4" else None,
         "INPUTS": inputs,
-        "GROUP": group_size(kind, inputs, weight),
+        "GROUP": limit_block_i(inputs, kind, inputs, weight),
         "PTX": dtype == torch.float16 and not is_interpreted(),
     }
 

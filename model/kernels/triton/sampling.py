@@ -26,7 +26,7 @@ def process_logits_block(
     ids = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = ids < vocab_size
     offsets = row.to(tl.int64) * vocab_size + ids
-    x = tl.load(logits + offsets, mask=mask, other=0.0)
+    x = tl.load(logits + offsets, mask=mask, other=0.0).to(tl.float32)
     is_banned = tl.load(banned + offsets, mask=mask, other=0) != 0
     too_short = tl.load(num_sampled + row) < tl.load(min_new_tokens + row)
     is_banned = is_banned | ((ids == eos_token_id) & too_short)
@@ -94,10 +94,10 @@ def process_logits(
     counts: tuple[torch.Tensor, torch.Tensor],
     eos_token_id: int,
 ) -> torch.Tensor:
-    """Return the penalized logits [B, V] divided by the temperature, -inf for banned tokens; see `Sampler`.
+    """Return the penalized logits, float32 [B, V], divided by the temperature, -inf for banned tokens; see `Sampler`.
 
     Args:
-        logits: [B, V].
+        logits: [B, V] in any dtype.
         banned: bool [B, V], tokens that are never sampled.
         seen: bool [B, V], tokens that the repetition penalty applies to.
         penalty: [B, 1].
@@ -106,7 +106,7 @@ def process_logits(
         eos_token_id: the token that ends an answer.
     """
     rows, vocab_size = logits.shape
-    out = torch.empty_like(logits)
+    out = torch.empty(logits.shape, device=logits.device)
     process_logits_block[(triton.cdiv(vocab_size, BLOCK_LOGITS), rows)](
         logits,
         view_as_bytes(banned),

@@ -65,7 +65,7 @@ def access_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[AccessLog]:
     wrap("set_grid_idx", lambda *_: log.start())
     wrap("create_masked_load", lambda pointers, mask, *_: log.access(pointers, mask))
     wrap("create_masked_store", lambda pointers, _, mask, *__: log.access(pointers, mask))
-    for name in (*KINDS, "tiles", "norm"):
+    for name in (*KINDS, "matmul", "tiles", "norm"):
         monkeypatch.setattr(importlib.import_module(f"model.kernels.triton.{name}"), "wait_for_inputs", log.wait)
     yield log
 
