@@ -71,12 +71,11 @@ def supports_pdl(device: torch.device) -> bool:
 
 @functools.cache
 def shared_memory_limit(device: torch.device) -> int:
-    """Return the bytes of shared memory that a program can have; in Triton's interpreter, those of the smallest GPU."""
+    """Return the maximum bytes of shared memory of a program; without a GPU, those of the smallest supported one."""
     if device.type != "cuda":
         return MIN_SHARED_MEMORY
-    properties: Any = torch.cuda.get_device_properties(device)
-    limit: int = properties.shared_memory_per_block_optin
-    return limit
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", MIN_SHARED_MEMORY)  # absent from some versions of torch
 
 
 def pdl_args(device: torch.device, *constants: torch.Tensor | None) -> dict[str, Any]:

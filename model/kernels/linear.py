@@ -70,7 +70,7 @@ def _multiply(
 def multiply_dequantized(
     kind: str, x: torch.Tensor, weight: tuple[torch.Tensor, ...], bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return x @ weight.T + bias for a low-bit weight, a tile of which is dequantized at a time.
+    """Return x @ weight.T + bias for a low-bit weight, which is dequantized tile by tile.
 
     Args:
         kind: "int8" or "int4".

@@ -146,9 +146,9 @@ def store_rows(
     GELU: tl.constexpr,
     SPLIT_K: tl.constexpr,
 ):
-    """Apply the epilogue to sums [BLOCK_B, BLOCK_O] of rows and columns, and store those of the first `rows` rows.
+    """Apply the epilogue to sums [BLOCK_B, BLOCK_O] and store them; with split-K, store partial sums.
 
-    With split-K, store partial sums instead.
+    Rows from `rows` on are not stored.
     """
     row = row[:, None]
     columns = columns[None, :] + row * 0
