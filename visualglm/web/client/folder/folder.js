@@ -44,12 +44,14 @@ class FolderView {
         this.button.append(this.badge);
         document.getElementById("tools").append(this.button);
         const back = element("button.button", { type: "button", "aria-label": () => words.backLabel, onclick: () => this.show(false) }, icon("previous"), () => words.back);
+        this.empty = element("p.folder-empty", {}, icon("folder"), () => words.drop);
         append(this.section, [
             element("header.folder-header", {}, element("h2", { tabindex: "-1" }, () => words.title), back),
             element("p.folder-intro", {}, () => words.intro),
             this.buildSources(),
             this.buildQuestion(),
             this.buildActions(),
+            this.empty,
             this.table.node,
         ]);
     }
@@ -217,6 +219,7 @@ class FolderView {
         const ready = counts.waiting - counts.missing;
         const isNew = this.field.value.trim() !== job.question;
         this.state.hidden = this.table.node.hidden = total === 0;
+        this.empty.hidden = total > 0;
         const label = job.isRunning ? words.stop : answered && ready && !isNew ? words.goOn : words.start;
         replaceChildren(this.main, icon(job.isRunning ? "stop" : "send"), label);
         const canStart = isNew ? job.rows.some(({ file }) => file) : ready > 0;

@@ -5,7 +5,8 @@ import { texts } from "../core/i18n.js";
 export const words = texts({
     en: {
         title: "Folder of images",
-        intro: "Ask one question about many images. The images are sent one after another, and the server keeps none. You can also drop images or a folder on the page.",
+        intro: "Ask one question about many images. The images are sent one after another, and the server keeps none.",
+        drop: "Or drop images or a folder here",
         back: "Back",
         backLabel: "Back to the conversation",
         chooseImages: "Choose images",
@@ -41,7 +42,8 @@ export const words = texts({
     },
     zh: {
         title: "图片文件夹",
-        intro: "对多张图片提同一个问题。图片逐张发送，服务器不保留。也可以把图片或文件夹拖放到页面上。",
+        intro: "对多张图片提同一个问题。图片逐张发送，服务器不保留。",
+        drop: "也可以把图片或文件夹拖放到这里",
         back: "返回",
         backLabel: "返回对话",
         chooseImages: "选择图片",
