@@ -108,7 +108,7 @@ class Person:
         """Choose an image file, and wait until the server has it."""
         self.page.locator("#image-file").set_input_files(str(image))
         stored = "(await app.store.get('images', app.conversation.imageId))?.serverId"
-        wait_until(self.page, f"app.conversation.imageId && !app.uploads.size && {stored}")
+        wait_until(self.page, f"app.conversation.imageId && !app.images.uploads.size && {stored}")
 
     def clicks(self, name: str) -> None:
         """Click the last button with a name, which is the newest in the log."""

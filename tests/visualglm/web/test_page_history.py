@@ -115,7 +115,7 @@ def test_an_image_survives_a_reload_during_its_upload(person: Person) -> None:
     person.page.route("**/page/images*", lambda route: None)  # it is never answered
     person.page.locator("#image-panel input[type=file]").first.set_input_files(SCENE)
     stored = "await app.store.get('images', app.conversation.imageId)"
-    wait_until(person.page, f"app.uploads.size === 1 && app.conversation.imageId && {stored}")
+    wait_until(person.page, f"app.images.uploads.size === 1 && app.conversation.imageId && {stored}")
     person.page.unroute("**/page/images*")
     person.reloads()
     assert person.conversation()["imageId"]

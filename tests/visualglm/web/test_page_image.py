@@ -124,7 +124,7 @@ def test_an_image_that_a_busy_server_refused_can_be_sent_again(page: Any) -> Non
     uploads.release()
     expect(panel_image(page, "scene.png")).to_be_visible()
     expect(page.locator(".image-sending")).to_be_hidden()
-    assert state(page, "(await app.image(app.conversation.imageId)).serverId")
+    assert state(page, "(await app.images.uploaded(app.conversation.imageId)).serverId")
 
 
 def test_a_refused_image_returns_to_the_conversation_with_turns(page: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_question_waits_for_the_image(page: Any) -> None:
     assert not questions
     uploads.release()
     wait_until(page, "app.running.size === 0")
-    assert questions[0]["image"] == state(page, "(await app.image(app.conversation.imageId)).serverId")
+    assert questions[0]["image"] == state(page, "(await app.images.uploaded(app.conversation.imageId)).serverId")
 
 
 def test_a_question_about_a_refused_image_says_why_it_failed(page: Any) -> None:

@@ -89,7 +89,8 @@ def part_of(page: Any) -> Any:
     """Wait for the part that became the image; return its record."""
     expect(page.locator("#image-panel img")).to_have_attribute("alt", "hand_drawn.png, part")
     return state(
-        page, "(({ name, width, height }) => ({ name, width, height }))(await app.image(app.conversation.imageId))"
+        page,
+        "(({ name, width, height }) => ({ name, width, height }))(await app.images.uploaded(app.conversation.imageId))",
     )
 
 
@@ -138,7 +139,7 @@ def pixels_of_the_image(page: Any) -> Image.Image:
     data = page.evaluate(
         """async () => {
             const app = await visualglm.app;
-            const { blob } = await app.image(app.conversation.imageId);
+            const { blob } = await app.images.uploaded(app.conversation.imageId);
             return new Promise((resolve) => {
                 const reader = new FileReader();
                 reader.onload = () => resolve(reader.result.split(",")[1]);

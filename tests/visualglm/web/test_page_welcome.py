@@ -93,7 +93,7 @@ def test_an_example_asks_before_it_replaces_the_visitors_image(page: Any) -> Non
     card.locator(".question-chip").first.click()
     dialog.get_by_role("button", name="Use the example").click()
     wait_until(page, "Object.keys(app.conversation.nodes).length === 1")
-    assert state(page, "(await app.record(app.conversation.imageId)).example")
+    assert state(page, "(await app.images.record(app.conversation.imageId)).example")
 
 
 def test_an_example_replaces_an_example_without_a_question(page: Any) -> None:
@@ -113,7 +113,7 @@ def test_a_question_of_an_example_is_asked_about_it(page: Any) -> None:
     expect(page.locator("#welcome")).to_be_hidden()
     node = state(page, "Object.values(app.conversation.nodes)[0]")
     assert node["question"] == question
-    assert state(page, "(await app.image(app.conversation.imageId)).example") == state(
+    assert state(page, "(await app.images.uploaded(app.conversation.imageId)).example") == state(
         page, "app.info.examples[1].image"
     )
     expect(page.locator("#question")).to_be_focused()

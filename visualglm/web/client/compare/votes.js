@@ -35,13 +35,13 @@ export async function vote(app, node, chosen, rejected) {
 
 /** Send a vote with the server's id of the image. If the server has lost the image, it is sent again. */
 async function sendAboutImage(app, imageId, row) {
-    let record = imageId && (await app.image(imageId));
-    if (record && !record.serverId) record = await app.upload(record);
+    let record = imageId && (await app.images.uploaded(imageId));
+    if (record && !record.serverId) record = await app.images.upload(record);
     try {
         return await sendVote({ ...row, image: record?.serverId ?? null });
     } catch (error) {
         if (error.code !== "unknown_image" || !record) throw error;
-        record = await app.upload(record);
+        record = await app.images.upload(record);
         return sendVote({ ...row, image: record.serverId });
     }
 }

@@ -109,7 +109,7 @@ export async function askConsent(app, cause) {
         return askOnce(title, [text, kept, running].filter(Boolean).join(words.space), action, words.keep);
     }
     const isReplaced = cause in words.replace && conversation.imageId;
-    if (!isReplaced || !isOwnImage(await app.record(conversation.imageId))) return true;
+    if (!isReplaced || !isOwnImage(await app.images.record(conversation.imageId))) return true;
     return askOnce(...words.replace[cause], words.keepImage);
 }
 

@@ -1,20 +1,21 @@
 /** The list of earlier conversations: open, search, rename, delete, forget everything. */
 
 import { ancestors, chooseBranch, titleOf } from "../core/conversation.js";
-import { askDialog, promptDialog, toast, undoToast } from "../core/dialogs.js";
+import { toast } from "../core/dialogs.js";
 import { append, element, icon, iconButton, replaceChildren } from "../core/dom.js";
-import { formatNumber, language, onLanguage } from "../core/i18n.js";
+import { formatNumber, onLanguage } from "../core/i18n.js";
 import { saveConversation } from "../files/files.js";
 import { addShortcut } from "../frame/shortcuts.js";
 import { ThumbnailLoader } from "../image/thumbnails.js";
-import { forgetEverything, hasContent, removeConversation, removeUnused, restoreConversation } from "../store/history.js";
+import { hasContent } from "../store/history.js";
+import { askToForget, deleteConversation, renameConversation } from "./conversation_actions.js";
 import { conversationRow } from "./conversation_row.js";
 import { words } from "./conversations_words.js";
-import { findHits, groupByDay, searchableTexts } from "./searching.js";
+import { dayName, groupByDay } from "./days.js";
+import { findHits, searchableTexts } from "./searching.js";
 
 const PAGE_SIZE = 60; // rows that are drawn at first, and added on scrolling
 const DRAW_DELAY_MS = 80;
-const DAY_MS = 24 * 60 * 60 * 1000;
 const OPEN_KEY = "conversations-open";
 const isWide = matchMedia("(min-width: 1100px)"); // there the list may stay open
 const covers = matchMedia("(max-width: 800px)"); // there the list lies over the page
@@ -207,7 +208,7 @@ class ConversationList {
                 thumbnails: this.thumbnails,
                 open: () => this.open(conversation.id, hitsOf.get(conversation.id)),
                 actions: [
-                    { label: words.rename, iconName: "edit", run: () => this.rename(conversation.id) },
+                    { label: words.rename, iconName: "edit", run: () => renameConversation(this.app, conversation.id) },
                     { label: words.delete, iconName: "delete", kind: "danger", run: () => this.delete(conversation.id) },
                 ],
             }),
@@ -254,44 +255,14 @@ class ConversationList {
         this.draw();
     }
 
-    async rename(id) {
-        const conversation = this.app.opened.get(id) ?? (await this.app.store.get("conversations", id));
-        const title = await promptDialog({
-            title: words.renameTitle,
-            label: words.name,
-            value: titleOf(conversation),
-            action: words.rename,
-        });
-        if (title === null) return;
-        Object.assign(conversation, { title, updated: Date.now() });
-        await this.app.saveNow(conversation);
-        this.app.changed(conversation);
-    }
-
     async delete(id) {
-        const { app } = this;
-        const conversation = app.opened.get(id) ?? (await app.store.get("conversations", id));
-        const wasOpen = id === app.conversation.id;
-        await removeConversation(app, conversation);
-        const undo = async () => {
-            await restoreConversation(app, conversation);
-            if (wasOpen && !hasContent(app.conversation)) app.show(conversation);
-        };
-        undoToast(words.deleted, undo, () => conversation.imageId && removeUnused(app, conversation.imageId));
+        await deleteConversation(this.app, id);
         this.draw();
     }
 
     async forgetEverything() {
         const count = [...(this.entries?.values() ?? [])].filter(({ conversation }) => hasContent(conversation)).length;
-        const choice = await askDialog({
-            title: words.forgetTitle,
-            text: words.forgetText(formatNumber(count)),
-            actions: [{ value: "forget", label: words.forgetAction, kind: "danger" }],
-        });
-        if (choice !== "forget") return;
-        this.input.value = "";
-        await forgetEverything(this.app);
-        toast(words.forgotten);
+        if (await askToForget(this.app, count, () => (this.input.value = ""))) toast(words.forgotten);
     }
 }
 
@@ -307,12 +278,4 @@ function rememberFocus(rows) {
         const next = all.find(({ dataset }) => dataset.id === row.dataset.id) ?? all[place] ?? all.at(-1); // if it is gone
         (next?.querySelector(selector) ?? document.getElementById("new-conversation")).focus({ preventScroll: true });
     };
-}
-
-function dayName(day) {
-    const today = new Date().setHours(0, 0, 0, 0);
-    if (day === today) return words.today;
-    if (day === new Date(today - DAY_MS / 2).setHours(0, 0, 0, 0)) return words.yesterday;
-    const locale = language() === "zh" ? "zh-CN" : "en-GB";
-    return new Date(day).toLocaleDateString(locale, { weekday: "long", year: "numeric", month: "long", day: "numeric" });
 }

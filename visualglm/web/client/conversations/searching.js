@@ -1,4 +1,4 @@
-/** Search stored conversations, and group them by day. */
+/** Search stored conversations. */
 
 const BEFORE = 16; // characters of a snippet before the hit
 const AFTER = 60;
@@ -49,20 +49,4 @@ function snippetAt(text, at, length) {
 
 function oneLine(text) {
     return text.replace(/\s+/g, " ");
-}
-
-/**
- * Group conversations by the day of their last change, the newest first.
- *
- * @param {Object[]} conversations
- * @returns {Array<{day: number, items: Object[]}>} day: midnight of the visitor's clock, in milliseconds
- */
-export function groupByDay(conversations) {
-    const groups = [];
-    for (const conversation of [...conversations].sort((a, b) => b.updated - a.updated)) {
-        const day = new Date(conversation.updated).setHours(0, 0, 0, 0);
-        if (groups.at(-1)?.day !== day) groups.push({ day, items: [] });
-        groups.at(-1).items.push(conversation);
-    }
-    return groups;
 }

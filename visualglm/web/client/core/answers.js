@@ -96,8 +96,8 @@ export function askPair(app, question, parent, sides) {
 export async function* answerEvents(app, image, request, signal) {
     const isStored = typeof image === "string";
     const send = async (record) =>
-        isStored ? app.upload(record) : Object.assign(record, { serverId: (await uploadImage(record.blob, { signal })).id });
-    let record = isStored ? await aborted(signal, app.image(image)) : image;
+        isStored ? app.images.upload(record) : Object.assign(record, { serverId: (await uploadImage(record.blob, { signal })).id });
+    let record = isStored ? await aborted(signal, app.images.uploaded(image)) : image;
     if (record && !record.serverId) record = await aborted(signal, send(record));
     try {
         yield* streamAnswer({ ...request, image: record?.serverId ?? null }, signal);

@@ -1,11 +1,11 @@
 /** The state of the page: the open conversation, the settings, running answers. Parts listen to its events. */
 
 import { hasContent, removeUnused } from "../store/history.js";
+import { Images } from "../store/images.js";
 import { applyJournals, writeJournal } from "../store/journal.js";
 import { absorbConversation } from "../store/merging.js";
 import { Tabs } from "../store/tabs.js";
-import { uploadImage } from "./api.js";
-import { newConversation, newId } from "./conversation.js";
+import { newConversation } from "./conversation.js";
 import { removeToasts, toast } from "./dialogs.js";
 import { texts } from "./i18n.js";
 
@@ -16,14 +16,12 @@ const words = texts({
         failed: "The browser cannot store anything at the moment: what you do is kept in this tab only. Save it as a file.",
         outdated: "This page was updated in another tab. Reload it; until then nothing is stored.",
         reload: "Reload",
-        imageGone: "The image of this conversation is no longer stored in this browser. Add it again.",
     },
     zh: {
         full: "浏览器存储空间已满：此对话只保留在当前标签页。请将其保存为文件，或删除旧对话。",
         failed: "浏览器目前无法存储：你的操作只保留在当前标签页。请保存为文件。",
         outdated: "此页面已在另一个标签页中更新。请刷新；在此之前不会存储任何内容。",
         reload: "刷新",
-        imageGone: "此对话的图片已不在浏览器中，请重新添加。",
     },
 });
 
@@ -49,8 +47,7 @@ export class App {
         this.settings = defaultSettings(info);
         this.comparison = null; // {sides: [{model, settings}, {model, settings}]} while each question is asked twice
         this.running = new Map(); // node id -> AbortController
-        this.uploads = new Map(); // image id -> promise of its record
-        this.transfers = new Map(); // image id -> {record, fraction, cancel} of its upload
+        this.images = new Images(this);
         this.opened = new Map([[this.conversation.id, this.conversation]]); // conversations with unsaved or running nodes
         this.listeners = new Map();
         this.timers = new Map(); // conversation id -> timer of the next save
@@ -147,75 +144,11 @@ export class App {
         this.emit("settings");
     }
 
-    /**
-     * Store an image, start to send it to the server, and return its record.
-     *
-     * @returns {Promise<{id, blob, name, serverId, width, height, preview}>} fulfilled when the server has accepted it
-     * @throws {ApiError} the file is no image, or the server cannot be reached
-     */
-    async addImage(blob, name) {
-        return this.startUpload(blob, name).done;
-    }
-
-    /**
-     * Store an image and start to send it to the server.
-     *
-     * @param {Blob} blob
-     * @param {string} name
-     * @param {Object} [details] - further properties of the record
-     * @returns {{record: Object, done: Promise<Object>}} the record without the server's details, and a promise of all
-     */
-    startUpload(blob, name, details = {}) {
-        const record = { id: newId(), blob, name, serverId: null, width: 0, height: 0, preview: "", created: Date.now(), ...details };
-        const done = this.upload(record);
-        done.catch(({ name, code }) => {
-            const isRefused = ["invalid_image", "image_too_large", "too_large"].includes(code);
-            if (isRefused || name === "AbortError") this.store.remove("images", record.id); // not if the connection failed
-        });
-        return { record, done };
-    }
-
-    /** Send an image's file to the server and store the record with the server's answer. */
-    upload(record) {
-        const controller = new AbortController();
-        const transfer = { record, fraction: 0, cancel: () => controller.abort() };
-        const onProgress = (fraction) => {
-            transfer.fraction = fraction;
-            this.emit("upload", transfer);
-        };
-        const upload = (async () => {
-            await this.store.put("images", record); // so that a reload during the upload does not lose it
-            const { id, ...details } = await uploadImage(record.blob, { signal: controller.signal, onProgress });
-            return this.store.put("images", { ...record, serverId: id, ...details });
-        })();
-        this.uploads.set(record.id, upload);
-        this.transfers.set(record.id, transfer);
-        const end = () => {
-            this.uploads.delete(record.id);
-            this.transfers.delete(record.id);
-            this.emit("image");
-        };
-        upload.then(end, end);
-        return upload;
-    }
-
-    /** Return the record of an image without waiting for its upload; undefined if there is none. */
-    async record(id) {
-        return this.transfers.get(id)?.record ?? this.store.get("images", id);
-    }
-
     /** Change the image of the open conversation, which has no turns. */
     setImage(imageId, imageName) {
         Object.assign(this.conversation, { imageId, imageName, updated: Date.now() });
         this.emit("image");
         this.save();
-    }
-
-    /** Return the record of an image, after its upload has ended. */
-    async image(id) {
-        const record = (await this.uploads.get(id)) ?? (await this.store.get("images", id));
-        if (!record) throw new Error(words.imageGone);
-        return record;
     }
 
     /** Whether an answer of a conversation is running. */

@@ -63,7 +63,7 @@ export function download(content, name, type) {
 /** Return the image's record, undefined if the conversation has none or the browser has lost it. */
 async function imageOf(app) {
     const { imageId } = app.conversation;
-    return imageId ? app.record(imageId) : undefined;
+    return imageId ? app.images.record(imageId) : undefined;
 }
 
 function toDataUrl(blob) {
@@ -177,7 +177,7 @@ function shownDetails(details) {
 /** Send the image of a loaded conversation to the server, which validates it; without a connection that happens later. */
 async function giveImage(app, conversation, image) {
     const name = conversation.imageName || words.image;
-    const { record, done } = app.startUpload(image, name);
+    const { record, done } = app.images.add(image, name);
     await done.catch((error) => {
         if (["invalid_image", "image_too_large", "too_large"].includes(error.code)) throw error; // others may go away
     });

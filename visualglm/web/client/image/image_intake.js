@@ -74,10 +74,10 @@ export async function takeImage(app, file, name, { cause = "image", details = {}
     const blob = await snapshot(file, name);
     if (!blob) return null;
     const { imageId } = app.conversation;
-    const old = imageId && (await app.record(imageId));
+    const old = imageId && (await app.images.record(imageId));
     const isLost = Boolean(imageId) && !old; // the conversation goes on with the image that is added again
     if (!isLost && !(await askConsent(app, cause))) return null;
-    const { record, done } = app.startUpload(blob, name, details);
+    const { record, done } = app.images.add(blob, name, details);
     const goBack = placeImage(app, record, isLost);
     if (isOwnImage(old) && !goBack.isNew && !REPLACED_BY_CONSENT.has(cause)) undoToast(words.replaced, goBack);
     const retry = () => takeImage(app, blob, name, { cause, details });
@@ -95,7 +95,7 @@ function placeImage(app, record, inPlace) {
     const { conversation } = app;
     const { imageId, imageName } = conversation;
     if (inPlace || isEmpty(conversation)) {
-        app.transfers.get(imageId)?.cancel();
+        app.images.transfers.get(imageId)?.cancel();
         app.setImage(record.id, record.name);
         const goBack = () => {
             if (conversation.imageId !== record.id) return; // replaced meanwhile
@@ -131,7 +131,7 @@ function fail(error, goBack, retry, name) {
 export async function removeImage(app) {
     const { conversation } = app;
     const { imageId, imageName } = conversation;
-    app.transfers.get(imageId)?.cancel();
+    app.images.transfers.get(imageId)?.cancel();
     if (!isEmpty(conversation)) {
         if (await askConsent(app, "removal")) moveOn(app, null, "");
         return;

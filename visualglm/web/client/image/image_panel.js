@@ -143,7 +143,7 @@ function buildCard(app, sources) {
     const bar = element("progress", { max: 1, "aria-label": () => words.sendingName });
     const state = element("span", {});
     const cancel = iconButton("close", () => words.cancel, {
-        onclick: () => app.transfers.get(app.conversation.imageId)?.cancel(),
+        onclick: () => app.images.transfers.get(app.conversation.imageId)?.cancel(),
     });
     const sending = element("div.image-sending", { hidden: true }, bar, state, cancel);
     const change = labeledButton(
@@ -176,7 +176,7 @@ function buildCard(app, sources) {
 }
 
 async function openShown(app, selectsPart) {
-    const record = app.conversation.imageId && (await app.record(app.conversation.imageId));
+    const record = app.conversation.imageId && (await app.images.record(app.conversation.imageId));
     if (!record) return;
     const usePart = (blob, name) => takeImage(app, blob, name, { cause: "part" });
     openViewer(record, { selectsPart, usePart });
@@ -207,7 +207,7 @@ export function buildImagePanel(app) {
 
 async function renderImage(app, empty, card) {
     const { imageId } = app.conversation;
-    const record = imageId ? await app.record(imageId) : null;
+    const record = imageId ? await app.images.record(imageId) : null;
     if (imageId !== app.conversation.imageId) return; // another image was chosen meanwhile
     const panel = document.getElementById("image-panel");
     keepFocus(panel, () => {
@@ -221,13 +221,13 @@ async function renderImage(app, empty, card) {
     card.name.title = record.name;
     card.details.textContent = record.width ? words.size(record.width, record.height) : "";
     card.enlarge.setAttribute("aria-label", words.enlarge(record.name));
-    renderTransfer(card, app.transfers.get(imageId));
+    renderTransfer(card, app.images.transfers.get(imageId));
     const isVisible = await showImage(card.image, record);
     if (imageId !== app.conversation.imageId) return;
     card.image.hidden = !isVisible;
     card.missing.hidden = isVisible;
     card.part.disabled = card.enlarge.disabled = !isVisible;
-    if (!isVisible && !record.serverId && !app.transfers.has(imageId)) app.upload(record).catch(() => {}); // for its preview
+    if (!isVisible && !record.serverId && !app.images.transfers.has(imageId)) app.images.upload(record).catch(() => {}); // for its preview
     refreshTexts(card.node);
 }
 

@@ -73,7 +73,7 @@ export function truthView(app) {
         const state = JSON.stringify([node.id, node.status, node.question, node.isRevealed, imageId, language()]);
         if (state === drawn) return; // a redraw of 1000 rounds reads no image again
         drawn = state;
-        const record = imageId && isComplete(node) ? await app.record(imageId) : null;
+        const record = imageId && isComplete(node) ? await app.images.record(imageId) : null;
         if (node !== newNode) return;
         answer = trueAnswer(record, node.question);
         draw();

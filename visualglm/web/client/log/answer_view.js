@@ -82,7 +82,7 @@ export function answerView(app, { tools, badge = "", onRetry }) {
     }
 
     function drawPhase() {
-        const isUploading = app.uploads.has(app.conversation.imageId);
+        const isUploading = app.images.uploads.has(app.conversation.imageId);
         const isUnchanged = phase.dataset.phase === JSON.stringify(node.phase) && node.phase?.phase === "text";
         if (isUnchanged) return;
         phase.dataset.phase = JSON.stringify(node.phase);

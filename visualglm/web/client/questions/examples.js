@@ -43,7 +43,7 @@ export async function openExample(app, example, question = null) {
         toast(words.failed, { kind: "error" });
         return;
     }
-    const isOpen = (await app.record(app.conversation.imageId ?? ""))?.example === example.image;
+    const isOpen = (await app.images.record(app.conversation.imageId ?? ""))?.example === example.image;
     const taken =
         isOpen ||
         (await takeImage(app, file, example.title[language()], {

@@ -28,7 +28,7 @@ export function followUps(app) {
     async function update(last) {
         newest = last;
         const { imageId } = app.conversation;
-        if (imageId && record?.id !== imageId) record = (await app.record(imageId)) ?? null;
+        if (imageId && record?.id !== imageId) record = (await app.images.record(imageId)) ?? null;
         if (imageId === app.conversation.imageId && newest === last) draw(last);
     }
 

@@ -71,7 +71,7 @@ export function buildWelcome(app) {
     };
     const renderStarters = async () => {
         const { imageId } = app.conversation;
-        const record = imageId ? await app.record(imageId) : null;
+        const record = imageId ? await app.images.record(imageId) : null;
         if (imageId !== app.conversation.imageId) return;
         isScene.current = Boolean(record?.scene);
         starters.hidden = !record;

@@ -47,7 +47,7 @@ export async function removeUnused(app, imageId = null) {
         const isKept = hasContent(conversation) || conversation.updated > oldest || app.opened.has(conversation.id);
         if (!isKept) await app.store.remove("conversations", conversation.id);
     }
-    for (const id of (await app.store.ids("images")).filter((id) => !used.has(id) && !app.uploads.has(id))) {
+    for (const id of (await app.store.ids("images")).filter((id) => !used.has(id) && !app.images.uploads.has(id))) {
         const { created = 0 } = (await app.store.get("images", id)) ?? {};
         if (created <= oldest) await app.store.remove("images", id);
     }
