@@ -147,7 +147,7 @@ def check_quantization(quant: int | None, further: Mapping[str, bool], *, is_hf:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What is known of a model before its weights are read.
+    """The parts of a model that are read before its weights.
 
     Attributes:
         parameters: number of parameters.
@@ -169,7 +169,7 @@ def open_source(
     qkv_layout: str | None = None,
     base: str | os.PathLike[str] | None = None,
 ) -> ModelSource:
-    """Open a model's checkpoint and load its tokenizer; the arguments are those of `load_sat`."""
+    """Open the checkpoint and load the tokenizer of a model, with the arguments of `load_sat`."""
     chosen_device = choose_device(device)
     checkpoint = open_checkpoint(name, qkv_layout=qkv_layout, base=base)
     tokenizer, sampling = load_tokenizer(checkpoint.path), read_sampling(checkpoint.path)

@@ -90,7 +90,7 @@ def read_client_files(folder: Path = FOLDER) -> ClientFiles:
 
 
 def style_order(path: Path) -> tuple[bool, str]:
-    """Return the sort key of a style sheet: the basic one is first, the others follow by name."""
+    """Return the sort key of a style sheet: the basic one first, then by file name."""
     return path.name != BASE_STYLES, path.name
 
 

@@ -24,7 +24,10 @@ class Slider:
 
 
 def make_slider(name: str, minimum: float | None = None, maximum: float | None = None) -> Slider:
-    """Return the slider of a setting, whose ends are those of its valid values unless they are given.
+    """Return the slider of a setting.
+
+    Args:
+        minimum, maximum: its ends; None for those of the valid values.
 
     Raises:
         ValueError: an end is not valid for the setting.
@@ -34,7 +37,7 @@ def make_slider(name: str, minimum: float | None = None, maximum: float | None =
     if not all(end in valid for end in ends):
         raise ValueError(f"The slider of {name} has the ends {ends}; they should be {valid}.")
     first, last = ends
-    assert last is not None  # no setting's valid values include None and have a slider
+    assert last is not None  # None is not valid for any of these settings
     return Slider(first, last, 1 if valid.is_integer else FRACTION)
 
 
