@@ -11,6 +11,8 @@ model, in --folder, which take 31 GB at full size. The time excludes all imports
     sat, hf           load_sat of a directory in SAT's format (one file) and in the Hugging Face format (shards)
     load_hf           load_hf of the latter
     int8, int4        load_sat of the former, quantized while loading; hf-int8, hf-int4: load_hf of the latter
+    saved-int8, ...   load_sat and load_hf of directories that `convert --quant` has written
+    quantize          in this process: quantize one layer and the head; the time of the published number of layers
     original          SAT's from_pretrained and load_checkpoint on the same network, built on its device
     original-cpu      the same, built on the CPU and then moved
 Anonymous memory (RssAnon) is measured for the whole process, with Python, torch and the CUDA context. The target for
@@ -25,7 +27,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.full_size import Source, add_model_arguments, write_full_size
+import torch
+
+from benchmarks.full_size import Source, add_model_arguments, full_size_config, write_full_size
 from benchmarks.parts.loading_process import (
     ORIGINAL,
     ORIGINAL_CPU,
@@ -35,11 +39,13 @@ from benchmarks.parts.loading_process import (
     LoadingResult,
     measure_loading,
 )
-from benchmarks.parts.machine import describe_machine, name_gpu
+from benchmarks.parts.machine import describe_machine, name_gpu, synchronize
 from benchmarks.parts.table import Comparison, Row, Stage, add_table_arguments, at_most, run_table, show
 from model.checkpoint.convert import convert
 from model.checkpoint.meta_init import expected_shapes
 from model.command_line import ArgumentParser, run_program
+from model.kernels.torch_ops import BITS
+from model.quantization.quantize import quantize_weight
 
 MAX_EXTRA_GB = 2.0  # memory beyond the model and its largest tensor
 FORMATS = ("hf", "sat")
@@ -72,7 +78,9 @@ class ModelDirectories:
         if format == "hf" and self.source.is_random:
             write_full_size(path, self.source.config, self.source.device)
         else:
-            convert(self.directory("hf") if self.source.is_random else self.source.name, path, format)
+            source = self.directory("hf") if self.source.is_random else self.source.name
+            to, _, bits = format.partition("-int")
+            convert(source, path, to, quant=int(bits) if bits else None)
 
 
 class Plan:
@@ -100,6 +108,9 @@ class Plan:
             self.stage("int4", OURS, "sat", 4),
             self.stage("hf-int8", OURS_HF, "hf", 8),
             self.stage("hf-int4", OURS_HF, "hf", 4),
+            *(self.stage(f"saved-int{bits}", OURS, f"sat-int{bits}") for bits in BITS),
+            *(self.stage(f"saved-hf-int{bits}", OURS_HF, f"hf-int{bits}") for bits in BITS),
+            Stage("quantize", lambda: None, [self.quantizing_row(bits) for bits in BITS]),
             self.stage("original", ORIGINAL, "sat"),
             *([self.stage("original-cpu", ORIGINAL_CPU, "sat")] if self.on_gpu else []),
         ]
@@ -116,6 +127,29 @@ class Plan:
             Row("gpu", f"{description}: peak GPU memory beyond the model, GB", gpu, target),
         ]
         return Stage(name, partial(self.load, loader, format, quant), rows if self.on_gpu else rows[:2])
+
+    def quantizing_row(self, bits: int) -> Row:
+        """Return the row that measures quantizing to `bits` bits."""
+        return Row(f"int{bits}", f"quantize all layers to {bits} bits, s", lambda _: self.quantize_layer(bits))
+
+    def quantize_layer(self, bits: int) -> tuple[float, str]:
+        """Quantize one layer and the head; return the time of all layers and the head, in seconds."""
+        config = full_size_config() if self.source.is_random else self.source.config
+        width, inner = config["hidden_size"], config["inner_hidden_size"]
+        shapes = [(3 * width, width), (width, width), (inner, width), (width, inner)]
+        layer, head = sum(map(partial(self.time_quantizing, bits), shapes)), (config["vocab_size"], width)
+        head_seconds = self.time_quantizing(bits, head)
+        note = f"one layer {layer:.3g} s, the head {head_seconds:.3g} s"
+        return config["num_layers"] * layer + head_seconds, note
+
+    def time_quantizing(self, bits: int, shape: tuple[int, int]) -> float:
+        """Return the time of quantizing one random weight, in seconds."""
+        weight = torch.empty(shape, dtype=self.source.dtype, device=self.source.device).normal_(std=0.02)
+        synchronize(self.source.device)
+        started = time.perf_counter()
+        quantize_weight(weight, bits)
+        synchronize(self.source.device)
+        return time.perf_counter() - started
 
     @property
     def memory_baseline(self) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from .checkpoint import Checkpoint
 from .checkpoint.adapters import LORA_DEFAULTS
 from .checkpoint.layout import SPLIT
-from .checkpoint.low_bit import quantize_tensors
+from .checkpoint.quantize_tensors import quantize_tensors
 from .quantization.nf4 import Nf4Linear, is_quantized
 from .quantization.quantize import EMBEDDING_BITS, QuantizedEmbedding, quantized_layers
 from .sat.lora import TARGETS, LoraMixin

@@ -17,8 +17,8 @@ from .checkpoint.adapters import PTUNING, methods_in, to_prefix_table
 from .checkpoint.files import read_json
 from .checkpoint.hf import CONFIG_NAME, open_files
 from .checkpoint.layout import INTERLEAVED, SPLIT
-from .checkpoint.low_bit import quantize_tensors
 from .checkpoint.meta_init import build_uninitialized, validated_tensors
+from .checkpoint.quantize_tensors import quantize_tensors
 from .checkpoint.save import GENERATION_NAME, to_hf_config, to_hf_tensors
 from .errors import CheckpointError, SettingError
 from .kernels.torch_ops import quantize_per_channel

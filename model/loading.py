@@ -14,7 +14,6 @@ from .chat_model import SatChatModel
 from .checkpoint import Checkpoint, load_tensors, open_checkpoint
 from .checkpoint.adapters import PTUNING, methods_in
 from .checkpoint.files import read_json
-from .checkpoint.hf import CONFIG_NAME
 from .checkpoint.low_bit import quantized_checkpoint
 from .checkpoint.meta_init import build_uninitialized
 from .checkpoint.resolve import find_vocabulary
@@ -36,8 +35,7 @@ from .placement import (
     choose_dtype,
     limit_threads,
 )
-from .quantization.dequantize import read_bits
-from .quantization.quantize import allocate_quantized, prepack_all, quantized_layers
+from .quantization.quantize import allocate_quantized, allocate_stored, prepack_all, quantized_layers
 from .resource_errors import translate_resource_errors
 
 # The lengths in the file are not read: they are for transformers' `generate`; the programs have limits of their own.
@@ -94,6 +92,11 @@ def describe_model(name: str | os.PathLike[str], checkpoint: Checkpoint) -> Desc
     return Description(checkpoint.path.resolve().name if is_path else path.name, read_description(checkpoint.config))
 
 
+def stored_bits(checkpoint: Checkpoint) -> int:
+    """Return the bits of weights that are loaded as they are quantized; 0 if there are none, or LoRA is merged."""
+    return 0 if checkpoint.has_lora else checkpoint.bits
+
+
 def build_network(
     checkpoint: Checkpoint,
     device: torch.device,
@@ -103,8 +106,10 @@ def build_network(
 ) -> "VisualGLMModel":
     """Build the SAT network of a checkpoint on `device`, without loading its weights.
 
+    Weights that the checkpoint stores quantized get quantized layers.
+
     Args:
-        quant: bits of the linear layers, 8 or 4; None for layers that are not quantized.
+        quant: bits of all linear layers, 8 or 4; None for other layers that are not quantized.
         quant_options: further layers to quantize, see `quantize`.
     """
     from .finetuned import FineTuneVisualGLMModel
@@ -118,7 +123,12 @@ def build_network(
 
     def make() -> VisualGLMModel:
         network = network_class(args, params_dtype=dtype)
-        return allocate_quantized(network, quant, device, **quant_options) if quant else network
+        if quant:
+            allocate_quantized(network, quant, device, **quant_options)
+        if not stored_bits(checkpoint):
+            return network
+        names = {name.removesuffix(".weight") for name in checkpoint.quantized}
+        return allocate_stored(network, checkpoint.bits, device, names)
 
     network = build_uninitialized(make, device, dtype)
     network.eval()
@@ -143,6 +153,17 @@ def check_quantization(quant: int | None, further: Mapping[str, bool], *, is_hf:
             raise SettingError(f"The Hugging Face side quantizes only linear layers. Omit {option}, or use load_sat.")
         if quant is None:
             raise SettingError(f"{option} needs quant, the number of bits of the weights: 8 or 4.")
+
+
+def check_stored_precision(checkpoint: Checkpoint, quant: int | None, *, is_hf: bool) -> None:
+    """Raise SettingError if weights that are stored quantized cannot have `quant` bits on the side to load."""
+    stored = stored_bits(checkpoint)
+    check_stored_bits(checkpoint.path, stored, quant)
+    if is_hf and stored and quant is not None and not has_published_layout(checkpoint):
+        raise SettingError(
+            f"The weights in {checkpoint.path} have {stored} bits already, in the SAT format. Omit quant, use load_sat, "
+            "or use a checkpoint that is not quantized."
+        )
 
 
 @dataclass(frozen=True)
@@ -201,9 +222,7 @@ def check_loadable(
     check_quantization(quant, {"quant_vision": quant_vision, "quant_embeddings": quant_embeddings}, is_hf=is_hf)
     checkpoint = open_source(name, device, dtype, base=base).checkpoint
     checkpoint.check_file_sizes()
-    if is_hf and has_published_layout(checkpoint) and base is None:
-        stored = read_bits(read_json(checkpoint.path / CONFIG_NAME), checkpoint.path / CONFIG_NAME)
-        check_stored_bits(checkpoint.path, stored, quant)
+    check_stored_precision(checkpoint, quant, is_hf=is_hf)
 
 
 @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
@@ -230,7 +249,8 @@ def load_sat(
         name: visualglm-tiny, visualglm-6b, a directory, a .pt file, or a hub id; see `model.checkpoint.resolve`.
         device: cpu, cuda, cuda:1, ...; None for a GPU if there is one, else the CPU.
         dtype: float32, bfloat16 or float16; None for the dtype that suits the device.
-        quant: bits of the language model's weights, 8 or 4, quantized one matrix at a time; None does not quantize.
+        quant: bits of the language model's weights, 8 or 4, quantized one matrix at a time; None keeps the checkpoint's
+            precision.
         quant_vision: with `quant`, quantize the weights of the vision encoder as well.
         quant_embeddings: with `quant`, quantize the token embeddings as well, to 8 bits.
         qkv_layout, base: see `open_checkpoint`; override the checkpoint's QKV row order and its base model.
@@ -245,10 +265,11 @@ def load_sat(
     check_quantization(quant, further, is_hf=False)
     source = open_source(name, device, dtype, qkv_layout, base)
     checkpoint = source.checkpoint
+    check_stored_precision(checkpoint, quant, is_hf=False)
     if source.device.type == "cpu":
         limit_threads(source.parameters)
     network = build_network(checkpoint, source.device, source.dtype, quant, **further)
-    if quant is not None:
+    if quantized_layers(network):
         checkpoint = quantized_checkpoint(checkpoint, quantized_layers(network))
     load_tensors(network, checkpoint, progress)
     prepack_all(network)
@@ -289,6 +310,7 @@ def load_hf(
     check_quantization(quant, {"quant_vision": quant_vision, "quant_embeddings": quant_embeddings}, is_hf=True)
     source = open_source(name, device, dtype, qkv_layout, base)
     checkpoint, tokenizer = source.checkpoint, source.tokenizer
+    check_stored_precision(checkpoint, quant, is_hf=True)
     if source.device.type == "cpu":
         limit_threads(source.parameters)
     if has_published_layout(checkpoint) and base is None:

@@ -3,20 +3,21 @@
     python -m model.checkpoint.convert SRC DST --to hf
     python -m model.checkpoint.convert RUN DST --to sat --merge-lora
     python -m model.checkpoint.convert RUN DST --to sat --base visualglm-6b
+    python -m model.checkpoint.convert SRC DST --to sat --quant 4
     python -m model.checkpoint.convert --refresh-code DIR
 
 SRC is any model that can be loaded: a name, a directory in either format, a SAT run, an iteration of a run, or a .pt
 file. DST is a new directory. It is self-contained, and is only created if the conversion succeeds. --base is the base
 model of SRC, required if SRC contains only the trained weights of a fine-tune and does not name its base, or if the
-base has moved. --refresh-code replaces the remote code in a directory in the Hugging Face format with the current
-code, and keeps a backup.
+base has moved. --quant writes quantized weights, which load without being quantized again. --refresh-code replaces the
+remote code in a directory in the Hugging Face format with the current code, and keeps a backup.
 """
 
 import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,22 @@ import torch
 
 from ..command_line import ArgumentParser, print_text, run_program
 from ..engine.config import HF_CHAT, ORIGINAL_SETTINGS
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingError
+from ..kernels.torch_ops import BITS, check_bits
+from ..quantization.dequantize import BITS_KEY, SCALE_SUFFIX
 from ..tensors import Tensors
 from .adapters import PTUNING, methods_in, refuse_unmergeable, to_prefix_table
 from .files import read_json
 from .layout import LAYOUTS
 from .load import Checkpoint, open_checkpoint
-from .meta_init import validated_tensors
+from .meta_init import expected_shapes, validated_tensors
+from .quantize_tensors import (
+    Layers,
+    allocate_hf_layers,
+    allocate_sat_layers,
+    component_tensors,
+    quantize_sat_tensors,
+)
 from .resolve import TOKENIZER_NAME, VOCABULARY_NAME, find_vocabulary
 from .sat import check_parallel_size
 from .save import GENERATION_NAME, Progress, new_directory, save_hf, save_sat, write_json
@@ -67,6 +77,9 @@ def convert(
     model_parallel_size: int = 1,
     qkv_layout: str | None = None,
     base: str | os.PathLike[str] | None = None,
+    quant: int | None = None,
+    quant_vision: bool = False,
+    quant_embeddings: bool = False,
     progress: Callable[[int], Progress] | None = None,
 ) -> None:
     """Convert the model called `source`; write it to the new directory `destination`.
@@ -81,12 +94,22 @@ def convert(
         model_parallel_size: number of weight files in the SAT format.
         qkv_layout: row order of `source`, if its configuration lacks it or is wrong.
         base: base model of `source`, if `source` contains only trained weights.
+        quant: bits of the weights, 8 or 4, quantized as `load_sat` or `load_hf` would quantize them; None does not
+            quantize, and dequantizes the weights of a quantized source.
+        quant_vision, quant_embeddings: with `quant` and the SAT format, see `load_sat`.
         progress: called with the number of tensors; returns a function that is called after each tensor.
 
     Raises:
-        VisualGLMError: the model or its tokenizer cannot be read, or the destination cannot be written.
+        VisualGLMError: the model or its tokenizer cannot be read, the source is quantized already, the settings
+            exclude each other, or the destination cannot be written.
     """
+    check_quantization(to, quant, model_parallel_size, quant_vision=quant_vision, quant_embeddings=quant_embeddings)
     checkpoint = open_checkpoint(source, qkv_layout=qkv_layout, base=base)
+    if quant is not None and checkpoint.bits:
+        raise SettingError(
+            f"The weights in {checkpoint.path} have {checkpoint.bits} bits already. Omit quant to dequantize them, or "
+            "convert the model that is not quantized."
+        )
     if to == "hf" and set(methods_in(checkpoint.stored_tensors)) == {PTUNING}:
         stored, config = to_prefix_table(checkpoint.stored_tensors, checkpoint.config)
         checkpoint = replace(checkpoint, stored_tensors=stored, config=config)
@@ -95,19 +118,64 @@ def convert(
     if to == "sat":
         check_parallel_size(model_parallel_size, checkpoint.config)
     tensors = validated_tensors(checkpoint)
-    with new_directory(destination, estimate_size(checkpoint, tensors, dtype)) as temporary:
+    shapes = expected_shapes(checkpoint.config)
+    layers: Layers = {}
+    if quant is not None:
+        checkpoint = replace(checkpoint, config={**checkpoint.config, BITS_KEY: quant})
+        layers = (
+            allocate_hf_layers(shapes, quant)
+            if to == "hf"
+            else allocate_sat_layers(shapes, quant, quant_vision=quant_vision, quant_embeddings=quant_embeddings)
+        )
+    with new_directory(destination, estimate_size(checkpoint, shapes, layers, dtype)) as temporary:
         eos_token_id = copy_tokenizer(checkpoint, temporary)
-        report = progress(len(tensors)) if progress is not None else None
+        added = len(component_tensors(layers)) - len(layers)  # scales and groups
+        report = progress(len(tensors) + added) if progress is not None else None
         if to == "hf":
-            write_hf(checkpoint, tensors, temporary, eos_token_id, dtype, report)
+            write_hf(checkpoint, tensors, temporary, eos_token_id, dtype, layers, report)
         else:
-            write_sat(checkpoint, tensors, temporary, dtype, model_parallel_size, report)
+            quantized = quantize_sat_tensors(tensors, layers)
+            write_sat(checkpoint, quantized, temporary, dtype, model_parallel_size, report, component_tensors(layers))
 
 
-def estimate_size(checkpoint: Checkpoint, tensors: Tensors, dtype: torch.dtype | None) -> int:
-    """Estimate the size in bytes of the weight files in `dtype`."""
-    stored = tensors["transformer.final_layernorm.weight"].dtype
-    return checkpoint.size * (dtype or stored).itemsize // stored.itemsize
+def check_quantization(
+    to: str, quant: int | None, model_parallel_size: int, *, quant_vision: bool, quant_embeddings: bool
+) -> None:
+    """Raise SettingError for quantization settings that are not supported, or not in the format `to`."""
+    if quant is not None:
+        check_bits(quant)
+    for name, is_set in (("quant_vision", quant_vision), ("quant_embeddings", quant_embeddings)):
+        if is_set and quant is None:
+            raise SettingError(f"{name} needs quant, the number of bits of the weights: 8 or 4.")
+        if is_set and to == "hf":
+            raise SettingError(f"The Hugging Face format has only quantized linear layers. Omit {name}, or write sat.")
+    if quant is not None and model_parallel_size != 1:
+        raise SettingError("Quantized weights are written to one file. Omit the model-parallel size, or quant.")
+
+
+def estimate_size(
+    checkpoint: Checkpoint, shapes: Mapping[str, torch.Size], layers: Layers, dtype: torch.dtype | None
+) -> int:
+    """Estimate the size in bytes of the weight files in `dtype`, with the weights of `layers` quantized.
+
+    Args:
+        shapes: shape of each tensor by SAT name.
+    """
+    stored = checkpoint.stored_tensors["transformer.final_layernorm.weight"].dtype
+    if not layers and not checkpoint.bits:
+        return checkpoint.size * (dtype or stored).itemsize // stored.itemsize
+    quantized = sum(tensor.nbytes for tensor in component_tensors(layers).values())
+    return quantized + sum(
+        shape.numel() * (dtype or dequantized_dtype(checkpoint, name) or stored).itemsize
+        for name, shape in shapes.items()
+        if name.removesuffix(".weight") not in layers
+    )
+
+
+def dequantized_dtype(checkpoint: Checkpoint, name: str) -> torch.dtype | None:
+    """Return the dtype of the dequantized tensor called `name`; None if it is not quantized in the files."""
+    scale = checkpoint.quantized.get(name + SCALE_SUFFIX)
+    return None if scale is None else scale.dtype
 
 
 def write_hf(
@@ -116,9 +184,10 @@ def write_hf(
     directory: Path,
     eos_token_id: int,
     dtype: torch.dtype | None,
+    layers: Layers,
     report: Progress | None,
 ) -> None:
-    """Write weights, configurations and remote code in the Hugging Face format."""
+    """Write weights, configurations and remote code in the Hugging Face format, the weights of `layers` quantized."""
     from ..hf.export import export_code
 
     save_hf(
@@ -127,6 +196,7 @@ def write_hf(
         checkpoint.config,
         eos_token_id=eos_token_id,
         dtype=dtype,
+        layers=layers,
         sampling=read_sampling(checkpoint.path),
         progress=report,
     )
@@ -140,14 +210,15 @@ def write_sat(
     dtype: torch.dtype | None,
     size: int,
     report: Progress | None,
+    templates: Tensors | None = None,
 ) -> None:
-    """Write weights and configurations in the SAT format."""
+    """Write weights and configurations in the SAT format; for `templates` see `save_sat`."""
     if (checkpoint.path / GENERATION_NAME).is_file():
         shutil.copyfile(checkpoint.path / GENERATION_NAME, directory / GENERATION_NAME)
     config = dict(checkpoint.config)
     if config.get("tokenizer_type") == str(checkpoint.path):  # a Hugging Face directory, which contains the tokenizer
         config["tokenizer_type"] = "."
-    save_sat(directory, tensors, config, dtype=dtype, model_parallel_size=size, progress=report)
+    save_sat(directory, tensors, config, dtype=dtype, model_parallel_size=size, templates=templates, progress=report)
 
 
 def refuse_additions(checkpoint: Checkpoint) -> Checkpoint:
@@ -209,6 +280,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     help_ = "row order of the QKV weights in SRC, if its configuration states a wrong one"
     parser.add_argument("--qkv-layout", choices=LAYOUTS, help=help_)
     parser.add_argument("--base", metavar="NAME", help="base model, if SRC contains only trained weights")
+    parser.add_argument("--quant", type=int, choices=BITS, help="quantize the weights to this many bits")
+    help_ = "with --quant --to sat, also quantize the image encoder"
+    parser.add_argument("--quant_vision", action="store_true", help=help_)
+    help_ = "with --quant --to sat, also quantize the token embeddings, to 8 bits"
+    parser.add_argument("--quant_embeddings", action="store_true", help=help_)
     parser.add_argument("--refresh-code", type=Path, metavar="DIR", help="replace the remote code in DIR")
     options = parser.parse_args(arguments)
     if options.refresh_code is None and None in (options.source, options.destination, options.to):
@@ -242,6 +318,9 @@ def run(
     model_parallel_size: int,
     qkv_layout: str | None,
     base: str | None,
+    quant: int | None,
+    quant_vision: bool,
+    quant_embeddings: bool,
     refresh_code: Path | None,
 ) -> None:
     """Convert a model, or refresh the code of an export."""
@@ -267,6 +346,9 @@ def run(
             model_parallel_size=model_parallel_size,
             qkv_layout=qkv_layout,
             base=base,
+            quant=quant,
+            quant_vision=quant_vision,
+            quant_embeddings=quant_embeddings,
             progress=start,
         )
     finally:

@@ -12,7 +12,7 @@ from torch import nn
 from ..aliases import FormerAttribute, former_keywords
 from ..errors import CheckpointError
 from ..names import DEFAULT_MODEL
-from ..quantization.dequantize import dequantize_tensors, read_bits, stored_quantized
+from ..quantization.dequantize import BITS_KEY, dequantize_tensors, read_bits, stored_quantized
 from ..quantization.nf4 import fake_quantize_tensors
 from ..tensors import Tensors
 from . import hf, sat
@@ -55,6 +55,7 @@ class Checkpoint:
         qkv_layout: the row order of the query-key-value tensors in the files, see `layout.py`.
         layout_is_explicit: whether the caller gave that order; the weights are then not checked for it.
         quantized: the low-bit weights in their stored form, with `_scale` and `_groups`.
+        bits: bits per weight of those, by the configuration; 0 without low-bit weights.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Checkpoint:
     qkv_layout: str
     layout_is_explicit: bool = False
     quantized: Tensors = field(default_factory=dict)
+    bits: int = 0
 
     @property
     def count(self) -> int:
@@ -120,7 +122,9 @@ class Checkpoint:
             CheckpointError: there are adapter tensors that cannot be merged.
         """
         merged = merge_lora(self.stored_tensors, float(self.config.get("lora_alpha") or 1))
-        return replace(self, stored_tensors=merged, config=plain_config(self.config)) if self.has_lora else self
+        if not self.has_lora:
+            return self
+        return replace(self, stored_tensors=merged, config=plain_config(self.config), quantized={}, bits=0)
 
     stored = FormerAttribute("stored_tensors")
     is_settled = FormerAttribute("layout_is_explicit")
@@ -212,9 +216,9 @@ def open_sat(path: Path, qkv_layout: str | None, iteration: int | None) -> Check
     check_heads(stored, config, directory)
     bits = read_bits(config, directory / sat.CONFIG_NAME)
     config = {**config, "model_parallel_size": 1}
-    config.pop("quantization_bit", None)  # the tensors are dequantized below
+    config.pop(BITS_KEY, None)  # the tensors are dequantized below
     tensors = dequantize_tensors(stored, bits, config["hidden_size"])
-    return Checkpoint(directory, config, files, tensors, layout, quantized=stored_quantized(stored))
+    return Checkpoint(directory, config, files, tensors, layout, quantized=stored_quantized(stored), bits=bits)
 
 
 def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
@@ -225,7 +229,9 @@ def open_hf(path: Path, qkv_layout: str | None) -> Checkpoint:
     check_heads(tensors, config, path)
     stored = hf.to_sat_names(tensors)
     dequantized, config = from_prefix_table(dequantize_tensors(stored, bits, config["hidden_size"]), config)
-    return Checkpoint(path, config, files, dequantized, qkv_layout or INTERLEAVED, quantized=stored_quantized(stored))
+    return Checkpoint(
+        path, config, files, dequantized, qkv_layout or INTERLEAVED, quantized=stored_quantized(stored), bits=bits
+    )
 
 
 def load_tensors(model: nn.Module, checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:

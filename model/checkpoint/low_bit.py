@@ -1,8 +1,6 @@
 """Quantize the tensors of a checkpoint while they are loaded, and save a quantized network."""
 
-import functools
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,17 +10,19 @@ from torch import nn
 
 from ..errors import SettingError
 from ..kernels.torch_ops import QuantizedLinear, QuantizedWeight
-from ..quantization.dequantize import GROUPS_SUFFIX, SCALE_SUFFIX
-from ..quantization.quantize import QuantizedEmbedding, quantize_weight, quantized_layers
-from ..tensors import LazyTensors, TensorLoader, Tensors, loaders_of
+from ..quantization.dequantize import BITS_KEY, GROUPS_SUFFIX, SCALE_SUFFIX
+from ..quantization.quantize import QuantizedEmbedding, quantized_layers
+from ..tensors import Tensors
 from . import Checkpoint, open_checkpoint
 from .convert import copy_tokenizer, write_sat
 from .layout import INTERLEAVED, SPLIT, is_language_qkv, split_qkv
+from .quantize_tensors import (  # re-exported for a former name
+    Layers,
+    Readers,
+    part_loader as part_loader,
+    quantize_tensors,
+)
 from .save import new_directory
-
-Layers = dict[str, QuantizedLinear]
-Readers = dict[str, Callable[[], QuantizedWeight]]
-Quantizer = Callable[[torch.Tensor, QuantizedLinear], QuantizedWeight]
 
 
 def quantized_checkpoint(checkpoint: Checkpoint, layers: Layers) -> Checkpoint:
@@ -67,44 +67,6 @@ def read_low_bit_weight(checkpoint: Checkpoint, weight: str, layer: QuantizedLin
     return QuantizedWeight(*components)  # type: ignore[arg-type]  # `matches_layer` ensures that the first two exist
 
 
-def quantize_for_layer(weight: torch.Tensor, layer: QuantizedLinear) -> QuantizedWeight:
-    """Quantize a weight for a layer of a SAT network, on the layer's device."""
-    return quantize_weight(weight.to(layer.weight_scale.device), layer.bits)
-
-
-def quantize_tensors(
-    tensors: Tensors, layers: Layers, kept: Readers | None = None, quantizer: Quantizer = quantize_for_layer
-) -> Tensors:
-    """Return `tensors` with the weight of each of `layers`, if present, replaced by a quantized weight and its scales.
-
-    Args:
-        tensors: unquantized tensors by name.
-        layers: quantized layers by name.
-        kept: by layer name, readers of weights that are quantized already.
-        quantizer: quantizes the other weights.
-    """
-
-    @functools.lru_cache(maxsize=1)  # weight, scale and groups are accessed one after another
-    def quantize_once(name: str) -> QuantizedWeight:
-        if kept and name in kept:
-            return kept[name]()
-        return quantizer(tensors[f"{name}.weight"], layers[name])
-
-    loaders = loaders_of(tensors)
-    for name, layer in layers.items():
-        if loaders.pop(f"{name}.weight", None) is not None:
-            for number, ending in enumerate(
-                ("", SCALE_SUFFIX) if layer.weight_groups is None else ("", SCALE_SUFFIX, GROUPS_SUFFIX)
-            ):
-                loaders[f"{name}.weight{ending}"] = part_loader(partial(quantize_once, name), number)
-    return LazyTensors(loaders)
-
-
-def part_loader(quantize_once: Callable[[], tuple[torch.Tensor | None, ...]], number: int) -> TensorLoader:
-    """Return a loader for one component (weight, scale or groups) of a quantized weight."""
-    return lambda: quantize_once()[number]  # type: ignore[return-value]
-
-
 def save_quantized(network: nn.Module, source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> None:
     """Save a quantized SAT network to the new directory `destination`, with its tokenizer.
 
@@ -127,5 +89,5 @@ def save_quantized(network: nn.Module, source: str | os.PathLike[str], destinati
     tensors = network.state_dict()
     with new_directory(Path(destination), sum(tensor.nbytes for tensor in tensors.values())) as part:
         copy_tokenizer(checkpoint, part)
-        described = replace(checkpoint, config={**checkpoint.config, "quantization_bit": bits.pop()})
+        described = replace(checkpoint, config={**checkpoint.config, BITS_KEY: bits.pop()})
         write_sat(described, tensors, part, None, 1, None)

@@ -16,10 +16,12 @@ import torch
 from ..environment import expand_home
 from ..errors import CheckpointError
 from ..file_writing import unused_name, write_text_atomically
+from ..quantization.dequantize import BITS_KEY, SCALE_SUFFIX
 from ..tensors import LazyTensors, Tensors
 from .files import check_disk_space, write_tensors
 from .hf import CONFIG_NAME, INDEX_NAMES, SHARED_KEYS, SINGLE_NAMES, optional_entries
 from .layout import SPLIT, interleave_qkv, is_language_qkv, is_loaded, to_hf_name
+from .quantize_tensors import Layers, quantize_hf_tensors
 from .sat import CONFIG_NAME as SAT_CONFIG_NAME, LATEST_NAME, check_parallel_size, shard_tensor
 
 HF_CLASS = "ChatGLMForConditionalGenerationWithImage"
@@ -51,6 +53,7 @@ def to_hf_config(config: Mapping[str, Any], eos_token_id: int, dtype: torch.dtyp
         "eva_config": config["eva_args"],
         "qformer_config": config["qformer_args"],
         **({"pre_seq_len": config["pre_seq_len"]} if config.get("use_ptuning") else {}),
+        **({BITS_KEY: config[BITS_KEY]} if config.get(BITS_KEY) else {}),
     }
 
 
@@ -78,6 +81,7 @@ def save_hf(
     *,
     eos_token_id: int,
     dtype: torch.dtype | None = torch.float16,
+    layers: Layers | None = None,
     sampling: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -92,6 +96,7 @@ def save_hf(
         config: the entries of a SAT model_config.json.
         eos_token_id: the id that ends an answer.
         dtype: dtype to save; None keeps each tensor's dtype.
+        layers: quantized layers by name, whose weights are quantized.
         sampling: sampling entries of generation_config.json; None writes no such file, so the model's defaults apply.
         shard_bytes: maximum size of a shard; several shards get an index.
         progress: called after each tensor.
@@ -100,7 +105,7 @@ def save_hf(
         OSError: the directory cannot be written, or the disk is full.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    renamed = to_hf_tensors(tensors, config["num_attention_heads"], dtype)
+    renamed = quantize_hf_tensors(to_hf_tensors(tensors, config["num_attention_heads"], dtype), layers or {})
     stored_dtype = write_shards(directory, renamed, shard_bytes, progress)
     if sampling is not None:
         write_json(directory / GENERATION_NAME, to_generation_config(config, eos_token_id, sampling))
@@ -108,7 +113,7 @@ def save_hf(
 
 
 def write_shards(directory: Path, tensors: Tensors, shard_bytes: int, progress: Progress | None) -> torch.dtype:
-    """Write tensors to safetensors shards, with an index if there are several; return the first tensor's dtype."""
+    """Write tensors to safetensors shards, with an index if there are several; return the first unquantized dtype."""
     shards: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
     total = pending_bytes = 0
@@ -117,7 +122,8 @@ def write_shards(directory: Path, tensors: Tensors, shard_bytes: int, progress: 
         if pending and pending_bytes + tensor.nbytes > shard_bytes:
             shards.append(write_shard(directory, len(shards), pending))
             pending, pending_bytes = {}, 0
-        dtype = dtype or tensor.dtype
+        if dtype is None and tensor.is_floating_point() and not name.endswith(SCALE_SUFFIX):
+            dtype = tensor.dtype
         pending[name] = tensor
         total += tensor.nbytes
         pending_bytes += tensor.nbytes
@@ -160,6 +166,7 @@ def save_sat(
     *,
     dtype: torch.dtype | None = None,
     model_parallel_size: int = 1,
+    templates: Tensors | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Save the weights, `latest` and model_config.json to `directory` in the SAT format, the configuration last.
@@ -170,6 +177,7 @@ def save_sat(
         config: the entries of a SAT model_config.json.
         dtype: dtype to save; None keeps each tensor's dtype.
         model_parallel_size: number of weight files, one per model-parallel rank.
+        templates: meta tensors, by name, with shape and dtype of tensors that are expensive to read.
         progress: called after each tensor.
 
     Raises:
@@ -181,7 +189,9 @@ def save_sat(
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in tensors if is_loaded(name)]
     files = [folder / f"mp_rank_{rank:02d}_model_states.pt" for rank in range(model_parallel_size)]
-    shards = {name: shard_tensor(name, meta_like(tensors[name], dtype), len(files), config) for name in names}
+    known = templates or {}
+    shapes = {name: known[name] if name in known else meta_like(tensors[name], dtype) for name in names}
+    shards = {name: shard_tensor(name, shapes[name], len(files), config) for name in names}
     ranks = [create_mapped(file, {name: shards[name][rank] for name in names}) for rank, file in enumerate(files)]
     for name in names:
         for target, shard in zip(

@@ -105,6 +105,23 @@ MAX_ROW_BLOCK = 256
 UNPACK_COLUMNS = 512
 # Elements of a weight that are dequantized at once, to limit the memory for a large weight.
 DEQUANTIZE_ELEMENTS = 2**23
+# Elements of a weight that are quantized or prepacked at once: per thread of a CPU, so that temporary tensors stay in
+# its cache; on other devices, to limit their memory.
+CPU_BLOCK_ELEMENTS, BLOCK_ELEMENTS = 2**18, 2**24
+
+
+def row_blocks(weight: torch.Tensor, columns: int, multiple: int = 1) -> Iterator[slice]:
+    """Yield the rows of `weight` that are processed at once, for rows of `columns` elements.
+
+    Args:
+        weight: of any dtype; only its device and its number of rows count.
+        columns: number of elements in a row.
+        multiple: divides the number of rows in each block but the last.
+    """
+    on_cpu = weight.device.type == "cpu"
+    elements = CPU_BLOCK_ELEMENTS * torch.get_num_threads() if on_cpu else BLOCK_ELEMENTS
+    height = max(1, elements // (columns * multiple)) * multiple
+    return (slice(start, start + height) for start in range(0, len(weight), height))
 
 
 def pack_int4(qweight: torch.Tensor) -> torch.Tensor:
@@ -203,8 +220,9 @@ def prepack(packed: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, t
     Rows are padded to a multiple of ROW_BLOCK.
     """
     padding = -len(packed) % ROW_BLOCK
-    height = max(1, DEQUANTIZE_ELEMENTS // (2 * packed.shape[1] * MAX_ROW_BLOCK)) * MAX_ROW_BLOCK
-    prepacked = torch.cat([prepack_rows(part) for part in F.pad(packed, (0, 0, 0, padding)).split(height)])
+    padded = F.pad(packed, (0, 0, 0, padding))
+    blocks = row_blocks(padded, 2 * packed.shape[1], MAX_ROW_BLOCK)
+    prepacked = torch.cat([prepack_rows(padded[block]) for block in blocks])
     return prepacked, F.pad(groups, (0, 0, 0, 0, 0, padding)).to(torch.bfloat16).transpose(0, 1).contiguous()
 
 
@@ -281,11 +299,16 @@ def check_bits(bits: int, columns: int = 2) -> None:
 def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize a weight [O, I] to int8 numbers [O, I] with one half-precision scale per row [O]."""
     largest = QUANT_MAX[bits]
-    scale = (weight.detach().abs().amax(dim=1).float() / largest).half()
-    # A row of zeros, or of numbers too small for a half-precision scale, is quantized to zeros.
-    divisor = scale.float().where(scale > 0, torch.inf)
-    qweight = (weight.detach().float() / divisor[:, None]).round_().clamp_(-largest, largest)
-    return qweight.to(torch.int8), scale
+    weight = weight.detach()
+    qweight = torch.empty_like(weight, dtype=torch.int8)
+    scale = torch.empty(len(weight), dtype=torch.half, device=weight.device)
+    for block in row_blocks(weight, weight.shape[1]):
+        rows = weight[block].float()
+        scale[block] = rows.abs().amax(dim=1) / largest
+        # A row of zeros, or of numbers too small for a half-precision scale, is quantized to zeros.
+        divisor = scale[block].float().where(scale[block] > 0, torch.inf)
+        qweight[block] = (rows / divisor[:, None]).round_().clamp_(-largest, largest)
+    return qweight, scale
 
 
 def quantize_per_channel(weight: torch.Tensor, bits: int) -> QuantizedWeight:

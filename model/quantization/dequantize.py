@@ -18,12 +18,13 @@ from ..kernels.torch_ops import BITS, dequantize
 from ..tensors import LazyTensors, Tensors, loaders_of, translate_shape_errors
 
 SCALE_SUFFIX, GROUPS_SUFFIX = "_scale", "_groups"
+BITS_KEY = "quantization_bit"  # checkpoint key
 EMBEDDINGS = "transformer.word_embeddings.weight"
 
 
 def read_bits(config: Mapping[str, Any], file: Path) -> int:
     """Return the bits per quantized weight from the configuration in `file`; 0 if it is not quantized."""
-    bits = config.get("quantization_bit") or 0
+    bits = config.get(BITS_KEY) or 0
     if bits not in (0, *BITS):
         raise CheckpointError(f"{file}: quantization_bit is {reprlib.repr(bits)}; it should be 4 or 8, or 0 for none.")
     return int(bits)

@@ -5,7 +5,7 @@ weights have a step and a zero point per group of columns as well.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Self, TypeVar
 
 import torch
@@ -14,15 +14,21 @@ from torch import nn
 
 from ..errors import SettingError
 from ..kernels.linear import Linear, LinearAdapter, bind_low_bit
-from ..kernels.torch_ops import QuantizedLinear, QuantizedWeight, check_bits, pack_int4, quantize_rows
+from ..kernels.torch_ops import (
+    BLOCK_ELEMENTS as BLOCK_ELEMENTS,  # its former name was of this module
+    QuantizedLinear,
+    QuantizedWeight,
+    check_bits,
+    pack_int4,
+    quantize_rows,
+    row_blocks,
+)
 
 GROUP_SIZE = 128
 INT4_MIN, INT4_MAX = -8, 7
 # Fractions of a group's value range to cover: clipping outliers may reduce the error of the other values. Each group
 # gets the fraction with the least squared error.
 CLIP_RATIOS = (1.0, 0.94, 0.88, 0.8)
-# Elements that are quantized at a time, which limits temporary memory for large matrices.
-CHUNK_ELEMENTS = 2**24
 
 
 def group_count(columns: int) -> int:
@@ -37,12 +43,7 @@ def quantize_weight(weight: torch.Tensor, bits: int) -> QuantizedWeight:
         SettingError: `bits` is not supported, or not for this number of columns.
     """
     check_bits(bits, weight.shape[1])
-    quantizer = quantize_int8 if bits == 8 else quantize_int4
-    height = max(1, CHUNK_ELEMENTS // weight.shape[1])
-    chunks = [quantizer(chunk.detach().float()) for chunk in weight.split(height)]
-    qweight, scale = torch.cat([chunk.qweight for chunk in chunks]), torch.cat([chunk.scale for chunk in chunks])
-    groups = [chunk.groups for chunk in chunks if chunk.groups is not None]
-    return QuantizedWeight(qweight, scale, torch.cat(groups) if groups else None)
+    return quantize_int8(weight) if bits == 8 else quantize_int4(weight)
 
 
 def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
@@ -51,30 +52,66 @@ def nonzero_scale(scale: torch.Tensor) -> torch.Tensor:
 
 
 def quantize_int8(weight: torch.Tensor) -> QuantizedWeight:
-    """Quantize a float32 weight [O, I] to 8 bits, with one scale per row."""
+    """Quantize a weight [O, I] to 8 bits, with one scale per row."""
     qweight, scale = quantize_rows(weight, 8)
     return QuantizedWeight(qweight, nonzero_scale(scale))
 
 
 def quantize_int4(weight: torch.Tensor) -> QuantizedWeight:
-    """Quantize a float32 weight [O, I] to 4 bits; each group's step and zero point minimize its squared error."""
+    """Quantize a weight [O, I] to 4 bits; each group's step and zero point minimize its squared error."""
+    weight = weight.detach()
+    (rows, columns), device = weight.shape, weight.device
+    qweight = torch.empty(rows, columns // 2, dtype=torch.int8, device=device)
+    groups = torch.empty(rows, group_count(columns), 2, dtype=torch.bfloat16, device=device)
+    scale = torch.empty(rows, device=device)
+    for block in row_blocks(weight, columns):
+        scale[block], groups[block], rounded = quantize_block(weight[block].float(), groups.shape[1])
+        qweight[block] = pack_int4(rounded)
+    return QuantizedWeight(qweight, scale, groups)
+
+
+def quantize_block(weight: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Quantize a float32 weight [O, I] of `count` groups per row, G.
+
+    Returns:
+        Scales [O], group scales and zero points [O, G, 2], and 4-bit numbers, int8 [O, I].
+    """
     scale = nonzero_scale(weight.abs().amax(dim=1).half())
-    wanted = (weight / scale[:, None]).view(len(weight), group_count(weight.shape[1]), -1)
+    wanted = (weight / scale[:, None]).unflatten(1, (count, -1))
     low, high = wanted.amin(-1, keepdim=True), wanted.amax(-1, keepdim=True)
-    best, groups = wanted, torch.empty(0)
-    least = torch.full_like(low, math.inf)
-    for ratio in CLIP_RATIOS:
-        step = round_to_bfloat16((high - low) * (ratio / (INT4_MAX - INT4_MIN))).clamp(
-            min=2.0**-30
-        )  # avoids division by zero
-        zero = round_to_bfloat16((high + low) / 2 + step / 2)  # the middle of -8..7 is -1/2
-        qweight = ((wanted - zero) / step).round_().clamp_(INT4_MIN, INT4_MAX)
-        error = (torch.addcmul(zero, qweight, step) - wanted).square_().sum(-1, keepdim=True)
-        pair, better = torch.cat((step, zero), -1), error < least
-        best = torch.where(better, qweight, best)
-        groups = torch.where(better, pair, groups) if groups.numel() else pair
-        least = torch.minimum(error, least)
-    return QuantizedWeight(pack_int4(best.flatten(1).to(torch.int8)), scale, groups.to(torch.bfloat16))
+    scratch = torch.empty_like(wanted)  # all large results go there: allocating memory would take more time
+    candidates = clip_ranges(low, high)
+    errors = torch.stack([squared_error(wanted, groups, scratch) for groups in candidates])
+    best = errors.argmin(0, keepdim=True)  # the first of equal errors
+    groups = candidates.gather(0, best.expand(-1, -1, -1, 2)).squeeze(0)
+    return scale, groups, round_to_groups(wanted, groups, scratch).flatten(1).to(torch.int8)
+
+
+def clip_ranges(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return group scales and zero points [R, O, G, 2] for each clip ratio of the ranges `low` to `high` [O, G, 1]."""
+    ratios = [ratio / (INT4_MAX - INT4_MIN) for ratio in CLIP_RATIOS]
+    span = (high - low) * torch.tensor(ratios, dtype=low.dtype, device=low.device).view(-1, 1, 1, 1)
+    step = round_to_bfloat16(span).clamp_(min=2.0**-30)  # avoids division by zero
+    zero = round_to_bfloat16((high + low) / 2 + step / 2)  # the middle of -8..7 is -1/2
+    return torch.cat((step, zero), -1)
+
+
+def round_to_groups(wanted: torch.Tensor, groups: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Round values [O, G, N] to the 4-bit numbers of their groups [O, G, 2], in `out`."""
+    step, zero = groups.split(1, -1)
+    return torch.sub(wanted, zero, out=out).div_(step).round_().clamp_(INT4_MIN, INT4_MAX)
+
+
+def squared_error(wanted: torch.Tensor, groups: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+    """Return the squared error [O, G, 1] of quantizing values [O, G, N] with `groups` [O, G, 2]."""
+    step, zero = groups.split(1, -1)
+    rounded = round_to_groups(wanted, groups, scratch)
+    # The product is exact, so both forms give the same bits. On a CPU, addcmul is not vectorized for such shapes.
+    if rounded.device.type == "cpu":
+        restored = rounded.mul_(step).add_(zero)
+    else:
+        restored = torch.addcmul(zero, rounded, step, out=rounded)
+    return restored.sub_(wanted).square_().sum(-1, keepdim=True)
 
 
 def round_to_bfloat16(values: torch.Tensor) -> torch.Tensor:
@@ -186,6 +223,19 @@ def allocate_quantized(
     for parent, name, layer in list(find_embeddings(model)) if quant_embeddings else ():
         sizes = layer.embedding_dim, layer.num_embeddings
         setattr(parent, name, QuantizedEmbedding(*sizes, EMBEDDING_BITS, None, device))
+    return model
+
+
+def allocate_stored(model: M, bits: int, device: torch.device, names: Collection[str]) -> M:
+    """Replace the layers whose full names are in `names`, in a network whose quantized weights are loaded later."""
+    for path, parent, name, layer in list(iterate_layers(model)):
+        if ".".join([*path, name]).lstrip(".") not in names:
+            continue
+        if type(layer).__name__ in LINEAR_CLASSES:
+            setattr(parent, name, allocate_linear(layer.input_size, layer.output_size, bits, layer.bias, device))
+        elif type(layer).__name__ == EMBEDDING_CLASS:
+            sizes = layer.embedding_dim, layer.num_embeddings
+            setattr(parent, name, QuantizedEmbedding(*sizes, EMBEDDING_BITS, None, device))
     return model
 
 

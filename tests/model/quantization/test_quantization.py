@@ -142,8 +142,10 @@ def test_the_embeddings_are_quantized_when_asked(bits: int, tiny: SatChatModel, 
     save_quantized(model.network, TINY, tmp_path / "saved")
     again = load_sat(tmp_path / "saved", device="cpu", quant=bits, quant_embeddings=True).network
     assert torch.equal(again.transformer.word_embeddings.weight, made.weight)
-    plain = load_sat(tmp_path / "saved", device="cpu").network.transformer.word_embeddings
-    assert relative_error(plain(ids).detach(), made(ids)) < 1e-3
+    alone = load_sat(tmp_path / "saved", device="cpu").network  # as it is saved
+    assert torch.equal(alone.transformer.word_embeddings.weight, made.weight)
+    plain, _ = VisualGLMModel.from_pretrained(str(tmp_path / "saved"), args=Namespace(device="cpu"))
+    assert relative_error(plain.transformer.word_embeddings(ids).detach(), made(ids)) < 1e-3
     asked = [(to_conversation(question), question.text) for question in generate_questions(7, 24)]
     answers = model.answer_batch(asked, GREEDY)
     plainly = load_sat(TINY, device="cpu", quant=bits).answer_batch(asked, GREEDY)
@@ -234,13 +236,13 @@ def test_no_unquantized_weight_is_left_in_memory_and_few_at_a_time() -> None:
 
 def test_a_saved_model_has_the_same_weights(few_bits: SatChatModel, tmp_path: Path) -> None:
     save_quantized(few_bits.network, TINY, tmp_path / "saved")
-    again = load_sat(tmp_path / "saved", device="cpu", quant=bits_of(few_bits))
     expected = few_bits.network.state_dict()
-    for name, tensor in again.network.state_dict().items():
-        assert torch.equal(tensor, expected[name]), name
-    whole = load_sat(tmp_path / "saved", device="cpu").network.get_parameter(
-        "transformer.layers.1.mlp.dense_h_to_4h.weight"
-    )
+    for quant in (None, bits_of(few_bits)):
+        again = load_sat(tmp_path / "saved", device="cpu", quant=quant)
+        for name, tensor in again.network.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+    plain, _ = VisualGLMModel.from_pretrained(str(tmp_path / "saved"), args=Namespace(device="cpu"))
+    whole = plain.get_parameter("transformer.layers.1.mlp.dense_h_to_4h.weight")
     layer = few_bits.network.get_submodule("transformer.layers.1.mlp.dense_h_to_4h")
     assert relative_error(whole, layer.dequantized_weight(torch.float32)) < 1e-3
 

@@ -65,9 +65,9 @@ def test_clipped_groups_have_the_smaller_error(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_matrix_is_quantized_in_chunks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = draw(20, 256)
-    expected = quantize_weight(weight, 4)
-    monkeypatch.setattr("model.quantization.quantize.CHUNK_ELEMENTS", 3 * 256)
-    for part, whole in zip(quantize_weight(weight, 4), expected, strict=True):
+    expected = [*quantize_weight(weight, 4), *kernels.quantize_rows(weight, 8)]
+    monkeypatch.setattr(kernels, "CPU_BLOCK_ELEMENTS", 3 * 256)
+    for part, whole in zip([*quantize_weight(weight, 4), *kernels.quantize_rows(weight, 8)], expected, strict=True):
         assert torch.equal(part, whole)
 
 
@@ -124,7 +124,7 @@ def test_a_large_weight_is_prepacked_in_chunks(monkeypatch: pytest.MonkeyPatch) 
     parts: list[int] = []
     inner = kernels.prepack_rows
     monkeypatch.setattr(kernels, "prepack_rows", lambda pairs: parts.append(len(pairs)) or inner(pairs))
-    monkeypatch.setattr(kernels, "DEQUANTIZE_ELEMENTS", 128)
+    monkeypatch.setattr(kernels, "CPU_BLOCK_ELEMENTS", 128)
     laid, same_groups = kernels.prepack(rounded.qweight, rounded.groups)
     assert parts == [256, 256, 96]
     assert torch.equal(laid, whole)
