@@ -161,8 +161,8 @@ def check_stored_precision(checkpoint: Checkpoint, quant: int | None, *, is_hf: 
     check_stored_bits(checkpoint.path, stored, quant)
     if is_hf and stored and quant is not None and not has_published_layout(checkpoint):
         raise SettingError(
-            f"The weights in {checkpoint.path} have {stored} bits already, in the SAT format. Omit quant, use load_sat, "
-            "or use a checkpoint that is not quantized."
+            f"The weights in {checkpoint.path} have {stored} bits already, in the SAT format. Omit quant, use "
+            "load_sat, or use a checkpoint that is not quantized."
         )
 
 

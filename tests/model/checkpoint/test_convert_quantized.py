@@ -98,6 +98,17 @@ def test_other_bits_are_refused(to: str, tmp_path: Path) -> None:
         LOADERS[to](tmp_path / "model", device="cpu", quant=4)
 
 
+def test_each_side_loads_the_other_format_but_quantizes_it_no_further(tmp_path: Path) -> None:
+    convert(TINY, tmp_path / "sat", "sat", quant=4)
+    convert(TINY, tmp_path / "hf", "hf", quant=4)
+    assert load_hf(tmp_path / "sat", device="cpu").network.config.quantization_bit == 0
+    with pytest.raises(SettingError, match=r"4 bits already.*load_sat"):
+        load_hf(tmp_path / "sat", device="cpu", quant=4)
+    kept = states(load_sat(tmp_path / "hf", device="cpu"))
+    name = "transformer.layers.1.mlp.dense_h_to_4h.weight"
+    assert torch.equal(kept[name], states(load_hf(tmp_path / "hf", device="cpu"))[name])
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_quantized_source_is_not_quantized_again_but_dequantized(to: str, tmp_path: Path) -> None:
     convert(TINY, tmp_path / "model", to, quant=8)
