@@ -12,9 +12,11 @@ WORKERS ?= 2
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 RUN := $(VENV)/bin/python
+# pytest keeps the tests that it has compiled for the next call, even if the environment forbids bytecode files.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest
 # One thread per process: more threads than cores slow each other down. worksteal gives a process adjacent tests, which
 # share fixtures.
-TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+TEST := OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal
 INSTALLED := $(VENV)/.installed
 INSTALLED_WEB := $(VENV)/.installed-web
 INSTALLED_DEV := $(VENV)/.installed-dev
@@ -22,6 +24,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 TRITON := $(VENV)/triton
 TRITON_VERSION := 3.9.0
 KERNEL_TESTS := $(addprefix tests/model/,kernels/test_kernels.py kernels/test_pdl.py kernels/test_compilation.py engine/test_gpu_attention.py engine/test_sampler.py)
+# Only files with one of these words have slow tests; collecting the others takes as long as many of these tests.
+SLOW_MARKS := mark\.slow|BROWSER_TESTS
 CHAT := $(RUN) cli_demo.py --from_pretrained visualglm-tiny --image examples/scene.png
 
 .PHONY: chat web api test test-slow test-kernels check
@@ -41,7 +45,7 @@ test: $(INSTALLED_DEV)
 	$(TEST) -m "not slow"
 
 test-slow: $(INSTALLED_DEV) test-kernels
-	$(TEST) -m slow
+	$(TEST) -m slow $$(grep -rlE --include='test_*.py' '$(SLOW_MARKS)' tests)
 
 # There is no Triton for other systems.
 ifeq ($(shell uname -s),Linux)
@@ -53,7 +57,7 @@ check: $(INSTALLED_DEV)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest tests/project/test_imports.py
+	$(PYTEST) tests/project/test_imports.py
 
 $(INSTALLED): requirements_wo_ds.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; choose one: make PYTHON=python3.12 ...")'

@@ -6,7 +6,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from finetune.optimizer import learning_rate_at
 from model import load_hf, load_sat
 from model.checkpoint.files import open_tensors
 from tests.helpers.finetuning import batch_of, data, loss_of, losses_of, train  # noqa: F401
-from tests.helpers.preloaded import run_forked
+from tests.helpers.preloaded import ForkedProgram, run_forked
 
 ROOT = Path(__file__).parents[2]
 METHODS = {
@@ -187,14 +186,14 @@ def limit_files() -> None:
 
 
 def program(data: Path, save: Path, *flags: str) -> list[str]:  # noqa: F811
-    """Return the command that trains in a separate process."""
+    """Return the program that trains, and its arguments."""
     script = str(ROOT / "finetune" / "finetune_visualglm.py")
     given = ["--from_pretrained", "visualglm-tiny", "--device", "cpu", "--train-data", str(data), "--save", str(save)]
-    return [sys.executable, script, *given, "--use_lora", "--log-interval", "1", "--num-workers", "0", *flags]
+    return [script, *given, "--use_lora", "--log-interval", "1", "--num-workers", "0", *flags]
 
 
 def test_a_full_disk_is_reported_and_leaves_no_files(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    _, _, *arguments = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
+    _, *arguments = program(data, tmp_path, "--train-iters", "3", "--save-interval", "1")
     code = "from tests.finetune.test_training import limit_files, main; limit_files(); raise SystemExit(main())"
     done = run_forked(["-c", code, *arguments], paths=(ROOT,), cwd=tmp_path)
     output = done.stderr.decode()
@@ -221,8 +220,8 @@ def test_a_failed_last_checkpoint_is_not_reported_as_saved(
         write(path, tensors)
 
     monkeypatch.setattr(checkpoints, "write_tensors", write_once)
-    command = program(data, tmp_path, "--train-iters", "2", "--save-interval", "1")
-    assert main(command[2:]) == 1
+    _, *arguments = program(data, tmp_path, "--train-iters", "2", "--save-interval", "1")
+    assert main(arguments) == 1
     output = capsys.readouterr().err
     assert "The run is" not in output
     assert "up to step 1 of 2" in output
@@ -232,13 +231,14 @@ def test_a_failed_last_checkpoint_is_not_reported_as_saved(
 def test_a_killed_training_loses_at_most_one_interval(data: Path, tmp_path: Path) -> None:  # noqa: F811
     flags = ["--train-iters", "12", "--save-interval", "1", "--keep", "2"]
     # In a separate process, too: with the same number of threads, sums are identical to the last bit.
-    subprocess.run(program(data, tmp_path / "straight", "--lr", "1e-3", *flags), check=True)
+    command = program(data, tmp_path / "straight", "--lr", "1e-3", *flags)
+    assert run_forked(command).returncode == 0
     (straight,) = (tmp_path / "straight").iterdir()
     save = tmp_path / "killed"
     command = program(data, save, "--lr", "1e-3", *flags)
     reached = 0
     for round_ in range(4):
-        process = subprocess.Popen([*command, *(["--resume"] if round_ else [])], stderr=subprocess.PIPE, text=True)
+        process = ForkedProgram([*command, *(["--resume"] if round_ else [])], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("step") and int(line.split()[1].split("/")[0]) >= min(reached + 3, 12):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from model.kernels.torch_ops import QuantizedLinear
 from model.tensors import LazyTensors
 from tests.conftest import build_model
 from tests.helpers.checkpoints import TINY
+from tests.helpers.preloaded import run_forked
 
 ROOT = Path(__file__).parents[2]
 LITTLE = 32 * 2**20  # bytes of tolerance for other allocations of the process
@@ -60,8 +59,8 @@ print(json.dumps([sum(sizes), max(sizes), max(peak, anonymous()) - before]))
 
 def measure(directory: Path, way: str) -> list[int]:
     """Return the output of MEASURE for a model and a way of loading it."""
-    command = [sys.executable, "-c", MEASURE, str(directory), way]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_forked(["-c", MEASURE, str(directory), way], cwd=ROOT)
+    assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 

@@ -1,5 +1,6 @@
 """Paths in configuration files exist."""
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -44,6 +45,23 @@ def test_each_test_file_in_the_makefile_exists() -> None:
     prefix = re.search(r"addprefix ([\w/]+),", names[1])
     assert files
     assert all((ROOT / f"{prefix[1] if prefix else ''}{file}").is_file() for file in files)
+
+
+def test_lists_of_marks_with_slow_are_named_in_the_makefile() -> None:
+    words = re.search(r"^SLOW_MARKS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert words is not None
+    names = {*slow_marks()}
+    assert names
+    assert all(re.search(words[1], name) for name in names - {"pytestmark"})
+
+
+def slow_marks() -> Iterator[str]:
+    """Yield the variables of test modules and helpers that hold a mark `slow`."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for statement in ast.parse(text).body if re.search(r"mark\.slow", text) else ():
+            if isinstance(statement, ast.Assign) and "mark.slow" in ast.unparse(statement.value):
+                yield from map(ast.unparse, statement.targets)
 
 
 def test_a_wheel_contains_every_example_image_of_the_page() -> None:
