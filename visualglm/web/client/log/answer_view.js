@@ -92,7 +92,8 @@ export function answerView(app, { tools, badge = "", onRetry }) {
     function drawStatistics() {
         const count = statisticsTexts(node).length;
         const parts = Array.from({ length: count }, (_, index) => element("span", {}, () => statisticsTexts(node)[index]));
-        replaceChildren(statistics, parts.flatMap((part, index) => (index ? [" · ", part] : [part])));
+        // A no-break space, so that no line starts with a dot.
+        replaceChildren(statistics, parts.flatMap((part, index) => (index ? ["\u00a0· ", part] : [part])));
     }
 
     function drawNotes() {
