@@ -90,14 +90,18 @@ def ask(model: ChatModel, folder: Path) -> list[dict[str, Any]]:
     return answers
 
 
-@pytest.mark.parametrize("load", [load_sat, load_hf])
-@pytest.mark.parametrize("name", MODELS)
+# load_sat keeps 4-bit weights packed for torch's CPU kernel, whose products are rounded to bfloat16.
+EXACT = [(name, load) for name in MODELS for load in (load_sat, load_hf) if (name, load) != ("int4", load_sat)]
+
+
+@pytest.mark.parametrize(("name", "load"), EXACT)
 def test_models_answer_as_before(name: str, load: Any, fixtures: Path) -> None:
     assert ask(load(name, device="cpu"), fixtures) == EXPECTED["answers"][name]
 
 
-def test_int4_answers_stay_similar(fixtures: Path) -> None:
-    answers = ask(load_sat("int4", device="cpu", quant=4), fixtures)
+@pytest.mark.parametrize("quant", [4, None])
+def test_int4_answers_stay_similar(quant: int | None, fixtures: Path) -> None:
+    answers = ask(load_sat("int4", device="cpu", quant=quant), fixtures)
     pairs = list(zip(answers, EXPECTED["answers"]["int4 at 4 bits"], strict=True))
     alike = [actual["text"][:8] == expected["text"][:8] for actual, expected in pairs]
     # Products in bfloat16 differ between processors, so later tokens may differ, too.
