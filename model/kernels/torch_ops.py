@@ -33,7 +33,6 @@ def positions_2d(
     context and counts from 1 at <sop>.
 
     Args:
-        index: [..., T].
         context: context length, which is the number of tokens before <sop>: [..., 1] or one number.
         mask_position: index of [gMASK] or [MASK], of the shape of `context` or `index`; None for the last token of the
             context.
@@ -43,12 +42,11 @@ def positions_2d(
 
 
 def prefix_mask(index: torch.Tensor, context: torch.Tensor | int) -> torch.Tensor:
-    """Return the prefix mask [..., T, T], True where a query (row) attends to a key (column).
+    """Return the prefix mask [..., T, T] of `index` [T], 0 to T - 1: True where a row attends to a column.
 
     Attention is bidirectional within the context, and causal after it.
 
     Args:
-        index: [T], the numbers from 0 on.
         context: context length, [..., 1, 1] or one number.
     """
     return (index < context) | (index <= index[:, None])
@@ -83,7 +81,6 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     Within a half, numbers i and i + head_dim / 4 are rotated together.
 
     Args:
-        x: [..., head_dim].
         cos: cosines of `rotary_tables`, first for the first half of the head, then for the second half.
         sin: sines of `rotary_tables`, in the same order.
     """
@@ -111,13 +108,7 @@ CPU_BLOCK_ELEMENTS, BLOCK_ELEMENTS = 2**18, 2**24
 
 
 def row_blocks(weight: torch.Tensor, columns: int, multiple: int = 1) -> Iterator[slice]:
-    """Yield the rows of `weight` that are processed at once, for rows of `columns` elements.
-
-    Args:
-        weight: of any dtype; only its device and its number of rows count.
-        columns: number of elements in a row.
-        multiple: divides the number of rows in each block but the last.
-    """
+    """Yield the rows of `weight`, of `columns` numbers each, that are processed at once, a multiple of `multiple`."""
     on_cpu = weight.device.type == "cpu"
     elements = CPU_BLOCK_ELEMENTS * torch.get_num_threads() if on_cpu else BLOCK_ELEMENTS
     height = max(1, elements // (columns * multiple)) * multiple
@@ -149,7 +140,7 @@ def dequantize(
     dequantized = unpack_int4(qweight) if bits == 4 else qweight
     if groups is not None:
         group_scale, zero_point = groups.to(dtype).unsqueeze(-1).unbind(2)  # each [O, G, 1]
-        grouped = dequantized.view(*group_scale.shape[:2], -1).to(dtype)
+        grouped = dequantized.unflatten(1, (group_scale.shape[1], -1)).to(dtype)
         dequantized = torch.addcmul(zero_point, grouped, group_scale).flatten(1)
     return dequantized * scale.to(dtype)[:, None]
 
@@ -169,9 +160,8 @@ def quantized_linear(
     """
     rows = x.reshape(-1, x.shape[-1])
     if bits == 8 and not needs_gradient(x) and supports_int8_kernel(rows):
-        return scale_product(
-            torch._weight_int8pack_mm(rows.to(torch.bfloat16), qweight, unit_scales(len(scale))), scale, bias, x
-        )
+        product = torch._weight_int8pack_mm(rows.to(torch.bfloat16), qweight, unit_scales(len(scale)))
+        return scale_product(product, scale, bias, x)
     if bits == 8 and x.dtype == torch.float32:  # scaling the product costs less than scaling the weight
         return scale_product(rows @ qweight.to(x.dtype).t(), scale, bias, x)
     bias = None if bias is None else bias.to(x.dtype)
@@ -196,9 +186,8 @@ def needs_gradient(x: torch.Tensor) -> bool:
 
 def supports_int8_kernel(rows: torch.Tensor) -> bool:
     """Return whether torch's 8-bit CPU kernel supports rows [N, I] and is faster than dequantizing the weight."""
-    if rows.device.type != "cpu" or rows.shape[1] % COLUMN_BLOCK:
-        return False
-    return rows.dtype != torch.float32 or len(rows) <= MAX_INT8_KERNEL_ROWS
+    is_faster = rows.dtype != torch.float32 or len(rows) <= MAX_INT8_KERNEL_ROWS
+    return is_faster and rows.device.type == "cpu" and rows.shape[1] % COLUMN_BLOCK == 0
 
 
 def scale_product(
@@ -215,10 +204,7 @@ def can_prepack(columns: int, groups: torch.Tensor) -> bool:
 
 
 def prepack(packed: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Convert a packed weight [O, I / 2] and its groups [O, G, 2] to the layout of torch's CPU kernel.
-
-    Rows are padded to a multiple of ROW_BLOCK.
-    """
+    """Convert a packed weight [O, I / 2] and its groups [O, G, 2], padded, to the layout of torch's CPU kernel."""
     padding = -len(packed) % ROW_BLOCK
     padded = F.pad(packed, (0, 0, 0, padding))
     blocks = row_blocks(padded, 2 * packed.shape[1], MAX_ROW_BLOCK)
@@ -266,12 +252,8 @@ def prepacked_linear(
 
 BITS = (8, 4)
 QUANT_MAX = {4: 7, 8: 127}
-QUANTIZED_LAYERS = (  # `quantize_layers` quantizes these in each layer of the language model, and nothing else
-    "attention.query_key_value",
-    "attention.dense",
-    "mlp.dense_h_to_4h",
-    "mlp.dense_4h_to_h",
-)
+# `quantize_layers` quantizes these in each layer of the language model, and nothing else.
+QUANTIZED_LAYERS = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 class QuantizedWeight(NamedTuple):
@@ -299,11 +281,10 @@ def check_bits(bits: int, columns: int = 2) -> None:
 def quantize_rows(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize a weight [O, I] to int8 numbers [O, I] with one half-precision scale per row [O]."""
     largest = QUANT_MAX[bits]
-    weight = weight.detach()
     qweight = torch.empty_like(weight, dtype=torch.int8)
     scale = torch.empty(len(weight), dtype=torch.half, device=weight.device)
     for block in row_blocks(weight, weight.shape[1]):
-        rows = weight[block].float()
+        rows = weight[block].detach().float()
         scale[block] = rows.abs().amax(dim=1) / largest
         # A row of zeros, or of numbers too small for a half-precision scale, is quantized to zeros.
         divisor = scale[block].float().where(scale[block] > 0, torch.inf)
@@ -416,7 +397,6 @@ class QuantizedLinear(nn.Module):
         """Move to another device or dtype like any module, but keep the dtypes of the weight and its scales."""
         if self.is_prepacked:
             self.set_weight(self.quantized_weight())
-
         scale, groups = self.weight_scale, self.weight_groups
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -473,10 +453,7 @@ def restore_nothing() -> None:
 
 @functools.cache
 def capture_stream(device: int) -> torch.cuda.Stream:
-    """Return the stream for all captures of a device.
-
-    One stream only, because cuBLAS keeps 32 MB for every stream that it was used on.
-    """
+    """Return the one stream for all captures of a device: cuBLAS keeps 32 MB for every stream that it was used on."""
     return torch.cuda.Stream(device)
 
 

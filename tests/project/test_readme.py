@@ -192,9 +192,15 @@ def test_the_formats_of_training_data_are_read(tmp_path: Path, capsys: pytest.Ca
 
 
 def tree_paths(name: str) -> list[str]:
-    """List the paths of a document's file tree."""
+    """List the paths of a document's file tree; an indented one lies in the folder above it."""
     (tree,) = blocks(name, "text")
-    return [line.split()[0] for line in tree.text.splitlines()]
+    paths: list[str] = []
+    folder = ""
+    for line in tree.text.splitlines():
+        path = line.split()[0]
+        folder = folder if line.startswith(" ") else path
+        paths.append(folder + path if line.startswith(" ") else path)
+    return paths
 
 
 def test_the_file_tree_is_the_repository_s() -> None:

@@ -57,7 +57,7 @@ def unpack_int8(numbers, DTYPE: tl.constexpr, PTX: tl.constexpr):
     if PTX:
         floats = tl.inline_asm_elementwise(UNPACK_8_BITS, "=&r,=&r,r", [numbers], tl.float16, is_pure=True, pack=4)
     else:
-        floats = numbers.to(DTYPE)
+        floats = numbers.to(tl.float32).to(DTYPE)  # Triton's interpreter cannot convert int8 to bfloat16
     return floats
 
 

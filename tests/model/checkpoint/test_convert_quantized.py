@@ -122,9 +122,8 @@ def test_a_quantized_source_is_not_quantized_again_but_dequantized(to: str, tmp_
         plain = load_sat(tmp_path / other, device="cpu").network
         assert not quantized_layers(plain)
         name = "transformer.layers.1.mlp.dense_h_to_4h.weight"
-        assert (
-            relative_error(plain.get_parameter(name), load_sat(TINY, device="cpu").network.get_parameter(name)) < 0.01
-        )
+        expected = load_sat(TINY, device="cpu").network.get_parameter(name).detach()
+        assert relative_error(plain.get_parameter(name).detach(), expected) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_too_little_disk_space_is_an_error_before_anything_is_written(
         convert(TINY, tmp_path / "other", to, quant=4)
     usage.free = int(1.2 * size)
     convert(TINY, tmp_path / "other", to, quant=4)
-    usage.free = 2 * size  # too little for the dequantized weights
+    usage.free = int(1.2 * size)  # too little for the dequantized weights
     with pytest.raises(CheckpointError, match="free"):
         convert(tmp_path / "model", tmp_path / "whole", to)
     assert not list(tmp_path.glob("whole*"))

@@ -295,7 +295,7 @@ def test_configs_are_powers_of_two_and_fill_the_gpu(kind: str, outputs: int, inp
     for config in (default_config(kind, outputs, inputs, rows), select_config(kind, outputs, inputs, rows)):
         assert all(size & (size - 1) == 0 for size in (config.block_o, config.block_i, config.num_warps))
         assert config.block_i >= VECTOR_WIDTH[kind]
-        assert inputs < 4096 or outputs / config.block_o * config.split_k > TARGET_PROGRAMS / 2
+        assert inputs < 4096 or outputs / config.block_o * config.split_k > TARGET_PROGRAMS / 3
 
 
 @pytest.mark.parametrize("table", [MATVEC_CONFIGS, MATMUL_CONFIGS])
