@@ -61,7 +61,7 @@ const words = texts({
         remove: "移除",
         clear: "新对话",
         enlarge: (name) => `放大图片：${name}`,
-        size: (width, height) => `${width} × ${height} px`,
+        size: (width, height) => `${width} × ${height} 像素`,
         sending: (percent) => `正在发送：${percent} %`,
         sendingName: "正在发送图片",
         reading: "服务器正在读取图片",
