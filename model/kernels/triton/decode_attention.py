@@ -1,7 +1,7 @@
 """Decode attention in Triton: one new token of each sequence attends to its cached keys and values.
 
-The keys of a sequence are split among several programs, as many as the longest sequence needs; a second kernel merges
-the splits. Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
+If there are few sequences, the keys of each are split among several programs, and a second kernel merges the splits.
+Flash-decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
 from typing import Any, NamedTuple
