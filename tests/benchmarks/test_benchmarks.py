@@ -42,7 +42,7 @@ def run(module: str, *arguments: str) -> str:
 def run_alone(module: str, *arguments: str) -> str:
     """Run a benchmark in a subprocess; return its output."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
