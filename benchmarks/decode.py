@@ -49,7 +49,7 @@ from benchmarks.parts.table import (
 from benchmarks.parts.transformers_export import TransformersBackend
 from model.command_line import ArgumentParser, run_program
 
-# Numbers of concurrent requests: each on a GPU, where the first ones of TOTAL_COUNTS have rows with their images.
+# Numbers of concurrent requests on a GPU: those with rows for a step, and those also measured with their images.
 STEP_COUNTS, TOTAL_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (32, 128, 256)
 CPU_COUNTS = (16,)
 PEER_COUNTS = (1, 8, 32)
@@ -302,7 +302,7 @@ class Plan:
     def comparisons(self) -> list[Comparison]:
         """Return the comparisons within a run. The targets of the tiny model are for two cores, in float32."""
         own, theirs = f"ours/decode-{SHORT}", f"original/decode-{SHORT}"
-        many = f"ours/many-{self.counts[0]}"
+        many = f"ours/many-{self.total_counts[0]}"
         is_tiny = self.source.dtype == torch.float32 and not (self.on_gpu or self.source.is_random)
         three, eight, fifth = (at_least(3), at_least(8), at_least(1 / 1.2)) if is_tiny else (None, None, None)
         eleven = at_least(11) if self.has_targets else None

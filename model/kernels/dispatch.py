@@ -71,7 +71,7 @@ def supports_pdl(device: torch.device) -> bool:
 
 @functools.cache
 def shared_memory_limit(device: torch.device) -> int:
-    """Return the maximum bytes of shared memory of a program; without a GPU, those of the smallest supported one."""
+    """Return the shared memory limit of a program in bytes; on a CPU, the limit of the smallest supported GPU."""
     if device.type != "cuda":
         return MIN_SHARED_MEMORY
     properties = torch.cuda.get_device_properties(device)

@@ -36,7 +36,7 @@ DATA_URL = re.compile(r"\s*data:", re.IGNORECASE)
 
 
 def choose_language(question: str, language: str | None = None) -> Language:
-    """Return the language of a call: "zh" or "en" if given, else that of the question."""
+    """Return the language of a call: its language argument if valid, else the language of the question."""
     return LANGUAGES[language] if language else question_language(question, ENGLISH)
 
 

@@ -126,7 +126,7 @@ class Screen:
             self._emit(self.wrapper.finish(self.width), "")
 
     def start_line(self, indent: int) -> None:
-        """Start a line that continues after `indent` blanks where it is wrapped."""
+        """Start a line and set the indentation of its wrapped continuation, in columns."""
         self.wrapper = LineWrapper(indent)
 
     def end_line(self) -> None:

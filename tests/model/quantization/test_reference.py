@@ -1,4 +1,4 @@
-"""Quantized weights equal those of a plain implementation, bit by bit, for all dtypes and for unusual values."""
+"""Compare quantized weights with a reference implementation, for exact equality, in all dtypes."""
 
 import math
 from collections.abc import Callable
