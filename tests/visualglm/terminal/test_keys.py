@@ -198,10 +198,10 @@ def test_lines_of_the_help_continue_below_the_explanation() -> None:
     with at_terminal([*SLOW, "--english", "--image", ""], 44) as person:
         person.sees("You:")
         person.types("/help")
-        person.sees("/quit", "\r\n")
+        person.sees("/quit", "Alt+Enter")
         output = person.screen.getvalue().replace("\r", "")
         end_talk(person)
-    lines = output[output.rindex("  /help ") :].split("\n")
+    lines = output[output.rindex("  /help ") : output.rindex("Alt+Enter")].split("\n")
     assert all(line.startswith(("  /", " " * HELP_INDENT)) for line in lines if line)
     assert any(line.startswith(" " * HELP_INDENT) for line in lines)
 
