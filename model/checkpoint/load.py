@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import nn
 from ..aliases import FormerAttribute, former_keywords
 from ..errors import CheckpointError
 from ..names import DEFAULT_MODEL
-from ..quantization.dequantize import BITS_KEY, dequantize_tensors, read_bits, stored_quantized
+from ..quantization.dequantize import BITS_KEY, SCALE_SUFFIX, dequantize_tensors, read_bits, stored_quantized
 from ..quantization.nf4 import fake_quantize_tensors
-from ..tensors import Tensors
+from ..tensors import LazyTensors, Tensors, loaders_of
 from . import hf, sat
 from .adapters import (
     BASE_KEY,
@@ -34,6 +35,7 @@ from .layout import (
     LAYOUTS,
     check_heads,
     check_layout,
+    is_language_qkv,
     is_loaded,
     split_qkv_rows,
 )
@@ -108,8 +110,20 @@ class Checkpoint:
                 "Merge it: python -m model.checkpoint.convert SRC DST --to sat --merge-lora"
             )
         if not self.layout_is_explicit:
-            check_layout(self.stored_tensors, self.qkv_layout, heads, self.path)
+            check_layout(self._layout_evidence(), self.qkv_layout, heads, self.path)
         return split_qkv_rows(self.stored_tensors, self.qkv_layout, heads)
+
+    def _layout_evidence(self) -> Tensors:
+        """Return a tensor for each query-key-value tensor, by its name, whose row norms show the row order.
+
+        For a low-bit weight these are its scales, which grow with the norms of its rows: to dequantize all of these
+        weights would take longer than to load the model.
+        """
+        loaders = {name: load for name, load in loaders_of(self.stored_tensors).items() if is_language_qkv(name)}
+        for name in loaders:
+            if (scale := name + SCALE_SUFFIX) in self.quantized:
+                loaders[name] = partial(self.quantized.__getitem__, scale)
+        return LazyTensors(loaders)
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (SAT name, tensor on the CPU) one at a time, rows in the split order; raises as `split_qkv` does."""

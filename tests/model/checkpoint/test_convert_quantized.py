@@ -67,6 +67,31 @@ def test_weights_and_answers_are_those_of_quantizing_while_loading(
 
 
 @pytest.mark.parametrize("bits", BITS)
+def test_stored_weights_are_loaded_without_dequantizing_them(
+    bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for to in FORMATS:
+        convert(TINY, tmp_path / to, to, quant=bits)
+
+    def fail(*args: Any) -> None:
+        raise AssertionError("a weight was dequantized")
+
+    monkeypatch.setattr("model.quantization.dequantize.dequantize", fail)
+    for to in FORMATS:
+        load_sat(tmp_path / to, device="cpu")
+    load_hf(tmp_path / "hf", device="cpu")
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_low_bit_weights_that_contradict_the_configuration_are_refused(bits: int, tmp_path: Path) -> None:
+    convert(TINY, tmp_path / "model", "sat", quant=bits)
+    file = tmp_path / "model" / "model_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "qkv_layout": "interleaved"}))
+    with pytest.raises(CheckpointError, match=r"weights look\s+split"):
+        load_sat(tmp_path / "model", device="cpu")
+
+
+@pytest.mark.parametrize("bits", BITS)
 def test_the_image_encoder_and_the_embeddings_are_quantized_when_asked(bits: int, tmp_path: Path) -> None:
     assert (
         main([str(TINY), str(tmp_path / "model"), "--to", "sat", "--quant", str(bits), *map("--{}".format, ALL_PARTS)])
