@@ -16,6 +16,7 @@ from ..resource_errors import is_out_of_memory
 from .cuda_graph import ATTENTION_BUCKET, BATCH_BUCKETS, CACHE_GROWTH, CudaGraphs, pad_to_bucket, round_up
 from .decoder import Decoder, EagerDecoder, FallbackDecoder, Prefill
 from .layers import Layers
+from .logprobs import LogprobBuffers, TokenLogprobs, to_logprobs
 from .network import Network, has_foreign_hooks
 from .sampling import NAN_TOKEN, Sampler, SamplingPlan
 from .sequence import Request, RequestOutput, RunningSequence, TokenOutput
@@ -44,11 +45,13 @@ class PendingStep:
     Attributes:
         sequences: the sequences of the step, in the order of `tokens`.
         tokens: int64 [B], valid after `wait`.
+        logprobs: their log-probabilities, see `LogprobBuffers.parts`, valid after `wait`; empty if nobody wants any.
         wait: blocks until the copy is complete.
     """
 
     sequences: list[RunningSequence]
     tokens: torch.Tensor
+    logprobs: tuple[torch.Tensor, ...] = ()
     wait: Callable[[], object] = field(default=lambda: None)
 
 
@@ -88,6 +91,7 @@ class Batch:
         pending: the decode step that was launched ahead, None if there is none.
         cache_capacity: tokens per slot that the KV cache is allocated for.
         tokens: int64 [slots], the last sampled token of each slot.
+        logprobs: the log-probabilities of these tokens.
     """
 
     def __init__(self, network: Network, max_batch_size: int, capacity: int, eos_token_id: int) -> None:
@@ -103,6 +107,7 @@ class Batch:
         self.cache_capacity = 0
         self.sampler = Sampler(0, network.vocab_size, 0, eos_token_id, network.device)
         self.tokens = torch.zeros(0, dtype=torch.long, device=network.device)
+        self.logprobs = LogprobBuffers(0, network.device)
 
     @property
     def requests(self) -> list[Request]:
@@ -204,6 +209,7 @@ class Batch:
         self.graphs.clear()
         self.decoder.grow(wanted, capacity + LOOKAHEAD)
         self.sampler = self.sampler.grown(wanted, capacity)
+        self.logprobs = LogprobBuffers(wanted, self.network.device)
         tokens = torch.zeros(wanted, dtype=torch.long, device=self.network.device)
         tokens[:allocated] = self.tokens
         self.tokens, self.cache_capacity = tokens, capacity  # last, because the allocations may fail
@@ -217,10 +223,11 @@ class Batch:
                 self.decoder.move(prefilling.first_slot + index, first + index, len(sequence.request.token_ids))
         self.sampler.init_slots(first, [one.request for one in new], [one.max_new_tokens for one in new])
         self.sequences += new
-        self._sample(logits, self.sampler.plan((sequence.request, 0) for sequence in new), first)
+        plan = self.sampler.plan((sequence.request, 0) for sequence in new)
+        self._sample(logits, plan, first)
         for sequence in new:
             sequence.num_sampled += 1
-        outputs = self._collect(self._copy_tokens_async(first))
+        outputs = self._collect(self._copy_tokens_async(first, plan.num_top_logprobs))
         for sequence in [one for one in new if one.finished and one in self.sequences]:
             self._remove(sequence)  # cancelled during the prefill
         return outputs
@@ -239,13 +246,16 @@ class Batch:
             self._decode_step(batch_size, longest, plan)
         for sequence in self.sequences:
             sequence.num_sampled += 1
-        return self._copy_tokens_async(0)
+        return self._copy_tokens_async(0, plan.num_top_logprobs)
 
     def _decode_step(self, batch_size: int, longest: int, plan: SamplingPlan) -> None:
         self._sample(self.decoder.decode(self.tokens[:batch_size].clamp(min=0), longest), plan, 0)
 
     def _sample(self, logits: torch.Tensor, plan: SamplingPlan, first: int) -> None:
-        self.tokens[first : first + len(logits)] = self.sampler.sample(logits, plan, first)
+        tokens = self.tokens[first : first + len(logits)]
+        tokens[:] = self.sampler.sample(logits, plan, first)
+        if plan.num_top_logprobs is not None:
+            self.logprobs.write(logits, tokens, first, plan.num_top_logprobs)
 
     def _snapshot(self) -> Restore:
         """Return a function that undoes a decode step, except in the KV cache: the next step overwrites that entry."""
@@ -258,27 +268,29 @@ class Batch:
 
         return restore
 
-    def _copy_tokens_async(self, first: int) -> PendingStep:
-        """Start the copy of the new tokens of the slots from `first` on to the CPU."""
+    def _copy_tokens_async(self, first: int, num_top_logprobs: int | None) -> PendingStep:
+        """Start the copy of the new tokens of the slots from `first` on, and of their log-probabilities, to the CPU."""
         sequences = self.sequences[first:]
-        tokens = self.tokens[first : first + len(sequences)]
-        if tokens.device.type != "cuda":
-            return PendingStep(sequences, tokens)
-        pinned = torch.empty(len(sequences), dtype=torch.long, pin_memory=True)
-        pinned.copy_(tokens, non_blocking=True)
+        results = [self.tokens[first : first + len(sequences)]]
+        if num_top_logprobs is not None:
+            results += self.logprobs.parts(first, len(sequences), num_top_logprobs)
+        if self.tokens.device.type != "cuda":
+            return PendingStep(sequences, results[0], tuple(results[1:]))
+        tokens, *logprobs = map(copy_to_pinned, results)
         event = torch.cuda.Event()
         event.record()
-        return PendingStep(sequences, pinned, event.synchronize)
+        return PendingStep(sequences, tokens, tuple(logprobs), event.synchronize)
 
     def _collect(self, pending: PendingStep) -> list[RequestOutput]:
         """Wait for the tokens of a step and return them; skip sequences that have finished since its launch."""
         pending.wait()
         outputs: list[RequestOutput] = []
-        for sequence, token in zip(pending.sequences, pending.tokens.tolist(), strict=True):
+        logprobs = to_logprobs(pending.logprobs) if pending.logprobs else repeat(None)
+        for sequence, token, logprob in zip(pending.sequences, pending.tokens.tolist(), logprobs, strict=False):
             if sequence.finished:
                 continue
             sequence.num_collected += 1
-            output = self._to_output(sequence, token)
+            output = self._to_output(sequence, token, logprob)
             outputs.append((sequence.request, output))
             if isinstance(output, GenerationError):
                 self.decoder.clear(self.sequences.index(sequence))
@@ -286,7 +298,9 @@ class Batch:
                 self._remove(sequence)
         return outputs
 
-    def _to_output(self, sequence: RunningSequence, token: int) -> TokenOutput | GenerationError:
+    def _to_output(
+        self, sequence: RunningSequence, token: int, logprobs: TokenLogprobs | None
+    ) -> TokenOutput | GenerationError:
         if token == NAN_TOKEN:
             return GenerationError(
                 "The model's logits are not numbers (NaN). In float16 that is usually an overflow: "
@@ -294,7 +308,11 @@ class Batch:
             )
         if token == self.eos_token_id:
             return TokenOutput(None, "stop")
-        return TokenOutput(token, "length" if sequence.num_collected == sequence.max_new_tokens else None)
+        finish_reason = "length" if sequence.num_collected == sequence.max_new_tokens else None
+        wanted = sequence.request.config.top_logprobs
+        if wanted is None or logprobs is None:
+            return TokenOutput(token, finish_reason)
+        return TokenOutput(token, finish_reason, TokenLogprobs(logprobs.logprob, logprobs.top[:wanted]))
 
     def _remove(self, sequence: RunningSequence) -> None:
         """Remove a sequence; the last sequence moves into its slot."""
@@ -310,6 +328,12 @@ class Batch:
         self.sequences.pop()
         if not self.sequences:
             self.pending = None
+
+
+def copy_to_pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Start the copy of a GPU's tensor to pinned memory; return that."""
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
 
 
 def make_decoder(network: Network) -> Decoder:

@@ -29,6 +29,8 @@ class GenerationConfig:
         repetition_penalty: lowers the logits of tokens that the answer already contains; 1 disables it.
         seed: random seed, for reproducible answers; None for a new one each time.
         forbidden_ids: half-open ranges of token ids that are never sampled; None for those of the language.
+        top_logprobs: return the log-probability of each token, and of this number of most likely tokens beside it;
+            None returns none.
 
     Raises:
         SettingError: a value is out of range or of the wrong type.
@@ -43,6 +45,7 @@ class GenerationConfig:
     repetition_penalty: float = 1.2
     seed: int | None = None
     forbidden_ids: tuple[IdRange, ...] | None = None
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -98,6 +101,7 @@ class Range:
 
 
 MAX_SEED = 2**63 - 1
+MAX_TOP_LOGPROBS = 20
 RANGES = {
     "max_length": Range(True, 1),
     "max_new_tokens": Range(True, 1, is_optional=True),
@@ -107,6 +111,7 @@ RANGES = {
     "top_p": Range(False, 0, 1, note=" (1 for all tokens)"),
     "repetition_penalty": Range(False, 1, 100, note=" (1 for none)"),
     "seed": Range(True, 0, MAX_SEED, is_optional=True),
+    "top_logprobs": Range(True, 0, MAX_TOP_LOGPROBS, is_optional=True),
 }
 # The parameters of the original's programs.
 ORIGINAL_SETTINGS = ("max_length", "min_length", "top_p", "top_k", "temperature", "repetition_penalty")

@@ -7,6 +7,7 @@ import torch
 
 from ..kernels.dispatch import has_triton
 from .config import GenerationConfig, IdRange
+from .logprobs import top_bucket
 from .network import to_device
 from .sequence import Request
 
@@ -97,12 +98,16 @@ class SamplingPlan(NamedTuple):
         any_greedy: whether a sequence takes the most likely token.
         enforce_min_length: whether a sequence may not end yet.
         apply_penalty: whether a sequence has a repetition penalty.
+        num_top_logprobs: see `logprobs.top_bucket`.
+        any_forced: whether a sequence has forced tokens.
     """
 
     num_candidates: int
     any_greedy: bool
     enforce_min_length: bool
     apply_penalty: bool
+    num_top_logprobs: int | None = None
+    any_forced: bool = False
 
 
 class Sampler:
@@ -130,6 +135,8 @@ class Sampler:
         self.banned = torch.zeros(slots, vocab_size, dtype=torch.bool, device=device)
         self.seen = torch.zeros(slots, vocab_size, dtype=torch.bool, device=device)
         self.uniform = torch.zeros(slots, max_new_tokens, device=device)
+        self.forced = torch.zeros(slots, max_new_tokens, dtype=torch.long, device=device)
+        self.num_forced = torch.zeros(slots, dtype=torch.long, device=device)
         self.do_sample = torch.zeros(slots, dtype=torch.bool, device=device)
         self.temperature = torch.ones(slots, device=device)
         self.top_k = torch.zeros(slots, dtype=torch.long, device=device)
@@ -158,6 +165,7 @@ class Sampler:
         settings = [self._settings(request) for request in requests]
         columns = to_device(torch.tensor(settings, dtype=torch.float64).T, device)
         stored = [self.min_new_tokens, self.do_sample, self.temperature, self.top_k, self.top_p, self.penalty[:, 0]]
+        stored.append(self.num_forced)
         torch._foreach_copy_([tensor[slots] for tensor in stored], [*columns])
         self.num_sampled[slots] = 0
         self.seen[slots] = False
@@ -177,6 +185,8 @@ class Sampler:
         for slot, request in enumerate(requests, start=first):
             if request.penalize_prompt:
                 self.seen[slot].index_fill_(0, to_device(request.token_ids, device), True)
+            if request.forced_ids:
+                self.forced[slot, : len(request.forced_ids)] = to_device(request.forced_ids, device)
 
     def move(self, source: int, target: int) -> None:
         """Copy the state of slot `source` to slot `target`."""
@@ -196,6 +206,8 @@ class Sampler:
             not all(config.temperature for config in configs),
             any(sampled < request.config.min_length - len(request.token_ids) for request, sampled in sequences),
             any(config.repetition_penalty != 1 for config in configs),
+            top_bucket(configs),
+            any(request.forced_ids for request, _ in sequences),
         )
 
     def sample(self, logits: torch.Tensor, plan: SamplingPlan, first: int = 0) -> torch.Tensor:
@@ -207,6 +219,10 @@ class Sampler:
             first: slot of the first sequence.
         """
         slots = slice(first, first + len(logits))
+        tokens = self._sample_tokens(logits, plan, slots)
+        return self._force(tokens, slots) if plan.any_forced else tokens
+
+    def _sample_tokens(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
         if self.has_kernels and 0 < plan.num_candidates <= CANDIDATE_BUCKETS[-1]:
             return self._sample_by_kernels(logits, plan, slots)
         logits = self._process_logits(logits.float().masked_fill(self.banned[slots], NEG_INF), plan, slots)
@@ -219,6 +235,12 @@ class Sampler:
         self.seen[slots].scatter_(1, tokens[:, None], True)
         self.num_sampled[slots] += 1
         return tokens.masked_fill(has_nan, NAN_TOKEN)
+
+    def _force(self, tokens: torch.Tensor, slots: slice) -> torch.Tensor:
+        """Replace sampled tokens [B] by the forced ones, where there are any; NAN_TOKEN stays."""
+        index = self.num_sampled[slots] - 1
+        forced = self.forced[slots].gather(1, index.clamp(max=self.forced.shape[1] - 1)[:, None]).squeeze(1)
+        return torch.where((index < self.num_forced[slots]) & (tokens != NAN_TOKEN), forced, tokens)
 
     def _sample_by_kernels(self, logits: torch.Tensor, plan: SamplingPlan, slots: slice) -> torch.Tensor:
         """Compute the same as `sample` with two Triton kernels and torch's topk."""
@@ -260,11 +282,12 @@ class Sampler:
         return min(padded, self.vocab_size)
 
     def _settings(self, request: Request) -> tuple[float, ...]:
-        """Return min_new_tokens, do_sample, temperature, top_k, top_p and penalty of a sequence."""
+        """Return min_new_tokens, do_sample, temperature, top_k, top_p, penalty and num_forced of a sequence."""
         config = request.config
         top_k, top_p = effective_limits(config, self.vocab_size)
         min_new_tokens, do_sample = config.min_length - len(request.token_ids), bool(config.temperature)
-        return min_new_tokens, do_sample, config.temperature or 1.0, top_k, top_p, config.repetition_penalty
+        limits = config.temperature or 1.0, top_k, top_p, config.repetition_penalty
+        return min_new_tokens, do_sample, *limits, len(request.forced_ids)
 
     def _tensors(self) -> list[tuple[str, torch.Tensor]]:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)]

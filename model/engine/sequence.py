@@ -11,6 +11,7 @@ import torch
 from ..aliases import FormerAttribute
 from ..errors import GenerationError
 from .config import GenerationConfig, IdRange
+from .logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class TokenOutput:
     Attributes:
         token_id: the token; None in a final output without a token (the end token is not part of the answer).
         finish_reason: None while the sequence is running, "stop" at the end token, "length" at a length limit.
+        logprobs: of the token, if the request's `top_logprobs` asks for them.
     """
 
     token_id: int | None
     finish_reason: str | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class Request:
         images: image embeddings [1, L, D], which replace the embeddings of the tokens from `image_start` on.
         image_start: index of the first image token.
         penalize_prompt: whether the repetition penalty also applies to the prompt's tokens.
+        forced_ids: tokens that the answer has to consist of, for their log-probabilities; empty to sample tokens.
     """
 
     token_ids: Sequence[int]
@@ -45,6 +49,7 @@ class Request:
     images: torch.Tensor | None = None
     image_start: int = 0
     penalize_prompt: bool = False
+    forced_ids: Sequence[int] = ()
 
     def max_new_tokens(self, capacity: int) -> int:
         """Return the maximum number of tokens to generate, at least 0.
@@ -54,7 +59,8 @@ class Request:
         """
         config = self.config
         available = min(config.max_length, capacity) - len(self.token_ids)
-        return max(0, available if config.max_new_tokens is None else min(available, config.max_new_tokens))
+        limit = len(self.forced_ids) or config.max_new_tokens
+        return max(0, available if limit is None else min(available, limit))
 
     def max_total_tokens(self, capacity: int) -> int:
         """Return the maximum number of tokens of the prompt and its answer, see `max_new_tokens`."""

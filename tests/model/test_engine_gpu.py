@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from model import CHINESE, DEMO, Conversation, SatChatModel, Turn, load_hf, load_sat
+from model.engine import Request
 from model.images.preprocess import load_image
 from tests.conftest import build_model
 from tests.model.engine.test_batch import draw_requests, generate_batched, prompts  # noqa: F401  (a fixture)
 from tests.model.engine.test_decoder import SharpAttention, build_prefixed
+from tests.model.engine.test_logprobs import assert_logprobs
 from tests.model.images.test_embedding_cache import drawn, threads_started
 from tests.model.test_gpu import SCENE
 
@@ -80,6 +82,16 @@ def test_mixed_sampling_parameters_in_one_batch(golden_spec: Any, golden_model: 
     model = build_model(golden_spec).to("cuda")
     requests = draw_requests(prompts, 30, seed=5)
     assert generate_batched(model, requests, 6) == generate_batched(golden_model, draw_requests(prompts, 30, seed=5), 6)
+
+
+def test_logprobs_and_forced_tokens_of_captured_steps(golden_spec: Any, golden_model: Any, prompts: Any) -> None:  # noqa: F811
+    model = build_model(golden_spec).to("cuda")
+    config = GREEDY.replace(top_logprobs=5, max_new_tokens=9)
+    asking = [
+        Request(config=config, forced_ids=[7, 300, 12] * (number % 2), **prompts[number % 4]) for number in range(9)
+    ]
+    for request, outputs in zip(asking, generate_batched(model, asking, 4), strict=True):
+        assert_logprobs(golden_model, request, outputs, 5)
 
 
 def test_a_prefix_is_attended_to(golden_spec: Any, prompts: Any) -> None:  # noqa: F811
