@@ -1,170 +1,29 @@
-"""Stream answers about images: the `ChatModel` protocol, its implementation over the engine, and stream chunks."""
+"""Answer questions about images: the `ChatModel` protocol and its implementation over the engine."""
 
-import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from .aliases import FormerAttribute, former_keywords
+from .answer_stream import BatchQuestion, stream_answers
 from .description import UNNAMED, Description
-from .engine import DEMO, GenerationConfig, Request, Scheduler, TokenOutput, TokenStream, get_scheduler
+from .engine import DEMO, GenerationConfig, Request, Scheduler, get_scheduler
 from .engine.network import Network
 from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
 from .model_facts import ModelFacts, collect_facts
-from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer, encode_prompt
-from .resource_errors import translate_resource_errors
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Token counts and times of one answer.
-
-    Attributes:
-        prompt_tokens: tokens of the prompt, including the image embeddings.
-        answer_tokens: tokens generated so far, without the end token.
-        dropped_turns: number of oldest turns dropped because the prompt was too long.
-        first_token_s, total_s: seconds from the question to the first token and to this chunk.
-    """
-
-    prompt_tokens: int
-    answer_tokens: int
-    dropped_turns: int
-    first_token_s: float
-    total_s: float
-
-
-@dataclass(frozen=True, init=False)
-class StreamChunk:
-    """The next part of a streamed answer.
-
-    Attributes:
-        text: newly finalized text, "" if none yet. Emitted text is never revised.
-        finish_reason: None until the last chunk; then "stop" (end token) or "length" (length limit).
-        usage: token counts and times up to this chunk; the models of this package always set it.
-    """
-
-    text: str
-    finish_reason: str | None
-    usage: Usage | None
-    so_far = FormerAttribute("usage")
-
-    def __init__(
-        self, text: str, finish_reason: str | None = None, usage: Usage | None = None, so_far: Usage | None = None
-    ) -> None:
-        if so_far is not None:
-            warnings.warn("StreamChunk(): so_far= is included in usage=.", DeprecationWarning, stacklevel=2)
-        object.__setattr__(self, "text", text)
-        object.__setattr__(self, "finish_reason", finish_reason)
-        object.__setattr__(self, "usage", so_far if usage is None else usage)
-
-
-@dataclass(frozen=True)
-class AnswerPhase:
-    """The current work on an answer.
-
-    Attributes:
-        name: "image" (encoding it), "waiting" (in the queue), "prompt" (prefill) or "text" (generating tokens).
-        requests_ahead: number of queued requests before a waiting one.
-    """
-
-    name: Literal["image", "waiting", "prompt", "text"]
-    requests_ahead: int = 0
-
-
-class IncrementalDetokenizer:
-    """Converts the tokens of one answer to text, incrementally; emitted text is never revised.
-
-    Args:
-        tokenizer: decodes the tokens.
-        prompt: the prompt, for the counts in `Usage`.
-        started: time of the question, from `time.perf_counter`.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, started: float) -> None:
-        self.prompt = prompt
-        self.started = started
-        self.decoder = tokenizer.stream()
-        self.answer = StableTextStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
-        self.answer_tokens = 0
-        self.first_token_s = 0.0
-
-    def update(self, *outputs: TokenOutput) -> StreamChunk:
-        """Return the chunk for newly generated tokens; the last output may carry the finish reason."""
-        self.first_token_s = self.first_token_s or time.perf_counter() - self.started
-        token_ids = [output.token_id for output in outputs if output.token_id is not None]
-        self.answer_tokens += len(token_ids)
-        text = self.answer.push("".join(map(self.decoder.push, token_ids)))
-        total_s = time.perf_counter() - self.started
-        usage = Usage(
-            len(self.prompt.token_ids), self.answer_tokens, self.prompt.dropped_turns, self.first_token_s, total_s
-        )
-        finish_reason = outputs[-1].finish_reason
-        if finish_reason is not None:
-            text += self.answer.push(self.decoder.flush()) + self.answer.flush()
-        return StreamChunk(text, finish_reason, usage)
-
-
-class StreamingAnswer(Iterator[StreamChunk]):
-    """Iterator over the chunks of one answer of a NetworkChatModel; a chunk may have no text yet.
-
-    The first `next` submits the request to the engine. The arguments are those of `NetworkChatModel.stream_answer`.
-    """
-
-    def __init__(
-        self,
-        model: "NetworkChatModel",
-        conversation: Conversation,
-        question: str,
-        config: GenerationConfig,
-        min_interval_s: float,
-    ) -> None:
-        self.model = model
-        self.arguments = conversation, question, config
-        self.min_interval_s = min_interval_s
-        self.started = time.perf_counter()
-        self.detokenizer: IncrementalDetokenizer | None = None
-        self.scheduler: Scheduler | None = None
-        self.token_stream: TokenStream | None = None
-        self.output_batches: Iterator[Sequence[TokenOutput]] = iter(())
-        self.closed = False
-
-    def __next__(self) -> StreamChunk:
-        """Wait for the next chunk."""
-        if self.token_stream is None and not self.closed:
-            with translate_resource_errors():
-                prompt, request = self.model.make_request(*self.arguments)
-                self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
-                self.scheduler = self.model.scheduler
-                self.token_stream = self.scheduler.submit(request)
-            self.output_batches = self.token_stream.batches(self.min_interval_s)
-            if self.closed:  # by another thread during the submission
-                self.token_stream.close()
-        outputs = next(self.output_batches)
-        assert self.detokenizer is not None  # set before the first outputs arrive
-        return self.detokenizer.update(*outputs)
-
-    @property
-    def phase(self) -> AnswerPhase:
-        """The current work on this answer; any thread may ask, while another one waits for a chunk."""
-        if self.token_stream is None or self.scheduler is None or self.detokenizer is None:
-            return AnswerPhase("prompt" if self.arguments[0].image is None else "image")
-        if self.detokenizer.answer_tokens:
-            return AnswerPhase("text")
-        requests_ahead = self.scheduler.requests_ahead(self.token_stream)
-        return AnswerPhase("prompt") if requests_ahead is None else AnswerPhase("waiting", requests_ahead)
-
-    def close(self) -> None:
-        """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
-        self.closed = True
-        if self.token_stream is not None:
-            self.token_stream.close()
-
+from .prompt import Conversation, Prompt, Tokenizer, encode_prompt
+from .streaming import (
+    AnswerPhase as AnswerPhase,
+    CompleteAnswer as CompleteAnswer,
+    IncrementalDetokenizer as IncrementalDetokenizer,
+    StreamChunk as StreamChunk,
+    StreamingAnswer as StreamingAnswer,
+    Usage as Usage,
+)
 
 # `warm_up` asks this question and generates this many tokens.
 WARM_UP_QUESTION, WARM_UP_TOKENS = "描述这张图片。", 4
@@ -318,7 +177,7 @@ class NetworkChatModel:
         prompt = self.encode_prompt(conversation, question, config)
         if images is None and conversation.image is not None:
             [images] = self.image_cache.encode([self.image_cache.to_pixels(conversation.image)])
-        return prompt, self._request(prompt, conversation, config, images)
+        return prompt, self.request_for(prompt, conversation, config, images)
 
     @former_keywords(asked="questions", rows="max_batch_size")
     def answer_batch(
@@ -330,44 +189,29 @@ class NetworkChatModel:
             The answers in the order of the questions; a failed question yields its error instead.
         """
         answers: list[str | VisualGLMError] = [""] * len(questions)
-        detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]] = {}
-        requests = self._make_requests(questions, config, answers, detokenizers)
-        for request, output in self.scheduler.answer_all(requests, max_batch_size):
-            number, detokenizer = detokenizers[request]
-            if isinstance(output, VisualGLMError):
-                answers[number] = output
-            elif chunk := detokenizer.update(output):
-                answers[number] = f"{answers[number]}{chunk.text}"
+        for number, answer in self.answer_stream(questions, config, max_batch_size):
+            answers[number] = answer.text if isinstance(answer, CompleteAnswer) else answer
         return answers
 
-    def _make_requests(
-        self,
-        questions: Sequence[tuple[Conversation, str]],
-        config: GenerationConfig,
-        answers: list[str | VisualGLMError],
-        detokenizers: dict[Request, tuple[int, IncrementalDetokenizer]],
-    ) -> Iterator[Request]:
-        """Yield the engine's requests, encoding images in batches; store an error as the answer of its question."""
-        preferred_batch_size = self.image_cache.preferred_batch_size
-        for start in range(0, len(questions), preferred_batch_size):
-            ready: list[tuple[int, Prompt, torch.Tensor | None]] = []
-            for number, (conversation, question) in enumerate(questions[start : start + preferred_batch_size], start):
-                try:
-                    prompt, image = self.encode_prompt(conversation, question, config), conversation.image
-                    ready.append((number, prompt, None if image is None else self.image_cache.to_pixels(image)))
-                except VisualGLMError as error:
-                    answers[number] = error
-            with translate_resource_errors():
-                embeddings = iter(self.image_cache.encode([pixels for _, _, pixels in ready if pixels is not None]))
-            for number, prompt, pixels in ready:
-                images = None if pixels is None else next(embeddings)
-                request = self._request(prompt, questions[number][0], config, images)
-                detokenizers[request] = number, IncrementalDetokenizer(self.tokenizer, prompt, time.perf_counter())
-                yield request
+    def answer_stream(
+        self, questions: Iterable[BatchQuestion], config: GenerationConfig, max_batch_size: int = 16
+    ) -> Iterator[tuple[int, CompleteAnswer | VisualGLMError]]:
+        """Answer a stream of questions at full batch; yield each result with the question's index, as they finish.
 
-    def _request(
+        Images are encoded in a thread, ahead of the answers. Closing the iterator cancels the remaining questions.
+
+        Args:
+            questions: conversations with their next questions, read lazily in that thread. An error, such as that of
+                an unreadable image, is yielded as the result of its question.
+            config: generation settings.
+            max_batch_size: maximum number of answers generated at the same time.
+        """
+        return stream_answers(self, questions, config, max_batch_size)
+
+    def request_for(
         self, prompt: Prompt, conversation: Conversation, config: GenerationConfig, images: torch.Tensor | None
     ) -> Request:
+        """Return the engine's request for an encoded prompt and its image embeddings [1, L, D], if any."""
         forbidden = config.forbidden_ids
         if forbidden is None:
             forbidden = conversation.language.forbidden_ids(self.tokenizer)

@@ -12,15 +12,15 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TypeVar
 
 from ..aliases import FormerAttribute, former_keywords
 from ..errors import BusyError, GenerationError
 from .batch import Batch
 from .cuda_graph import fits_prefill_graph
+from .feed import Feed
 from .layers import weights_fingerprint
 from .network import Network
 from .sequence import OutputQueue, QueuedOutput, Request, RequestHandle, RequestOutput, TokenOutput, TokenStream
@@ -159,39 +159,23 @@ class Scheduler:
             return next((count for count, handle in enumerate(self.waiting) if handle is stream.handle), None)
 
     @former_keywords(at_once="max_concurrent")
-    def answer_all(self, requests: Iterable[Request], max_concurrent: int) -> Iterator[RequestOutput]:
+    def answer_all(
+        self, requests: Iterable[Request | T], max_concurrent: int, *, lookahead: int = 0
+    ) -> Generator[RequestOutput | T, None, None]:
         """Answer many requests and yield outputs as they are produced; closing the iterator cancels the rest.
 
         Args:
-            requests: read lazily, as earlier ones finish; not limited by `max_queue_size`.
+            requests: read lazily in a thread, as earlier ones finish; not limited by `max_queue_size`. Items that are
+                not requests are yielded unchanged.
             max_concurrent: maximum number of these requests in the scheduler; raises `max_batch_size` if that is less.
+            lookahead: number of further requests that may wait in the scheduler, if its batch is not larger.
 
         Raises:
             GenerationError: the scheduler is closed, or a prompt exceeds the capacity.
         """
-        outputs: OutputQueue = queue.SimpleQueue()
-        # Keyed by the handle's copy of the request, with the caller's own request as the second value.
-        coming, running = iter(requests), dict[Request, tuple[RequestHandle, Request]]()
         self.batch.max_batch_size = max(self.batch.max_batch_size, max_concurrent)
-        try:
-            while True:
-                for request in islice(coming, max_concurrent - len(running)):
-                    with self.changed:
-                        handle = self._enqueue(request, outputs)
-                    running[handle.request] = handle, request
-                if not running:
-                    return
-                copied, output = outputs.get()
-                assert output is not None, "only a TokenStream cancels by itself"
-                if not isinstance(output, TokenOutput | GenerationError):
-                    raise output
-                _, request = running[copied]
-                if isinstance(output, GenerationError) or output.finish_reason is not None:
-                    del running[copied]
-                yield request, output
-        finally:
-            for handle, _ in running.values():
-                handle.cancelled = True
+        room = max_concurrent + (lookahead if self.batch.max_batch_size == max_concurrent else 0)
+        return Feed(requests, self._enqueue_locked, room).outputs()
 
     @former_keywords(rows="max_batch_size", most_waiting="max_queue_size")
     def set_limits(self, max_batch_size: int | None, max_queue_size: int | None) -> None:
@@ -214,6 +198,10 @@ class Scheduler:
     def is_idle(self) -> bool:
         """Whether no request is waiting or running."""
         return not self.waiting and not self.running
+
+    def _enqueue_locked(self, request: Request, outputs: OutputQueue) -> RequestHandle:
+        with self.changed:
+            return self._enqueue(request, outputs)
 
     def _enqueue(self, request: Request, outputs: OutputQueue) -> RequestHandle:
         """Append a request to the queue; the caller holds `changed`."""

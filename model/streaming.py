@@ -1,0 +1,215 @@
+"""Stream an answer: chunks of text, their detokenization, and the work that an answer waits for."""
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from .aliases import FormerAttribute
+from .engine import GenerationConfig, Request, Scheduler, TokenOutput, TokenStream
+from .prompt import Conversation, Prompt, StableTextStream, Tokenizer, clean_answer
+from .resource_errors import translate_resource_errors
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts and times of one answer.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, including the image embeddings.
+        answer_tokens: tokens generated so far, without the end token.
+        dropped_turns: number of oldest turns dropped because the prompt was too long.
+        first_token_s, total_s: seconds from the question to the first token and to this chunk.
+    """
+
+    prompt_tokens: int
+    answer_tokens: int
+    dropped_turns: int
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, init=False)
+class StreamChunk:
+    """The next part of a streamed answer.
+
+    Attributes:
+        text: newly finalized text, "" if none yet. Emitted text is never revised.
+        finish_reason: None until the last chunk; then "stop" (end token) or "length" (length limit).
+        usage: token counts and times up to this chunk; the models of this package always set it.
+    """
+
+    text: str
+    finish_reason: str | None
+    usage: Usage | None
+    so_far = FormerAttribute("usage")
+
+    def __init__(
+        self, text: str, finish_reason: str | None = None, usage: Usage | None = None, so_far: Usage | None = None
+    ) -> None:
+        if so_far is not None:
+            warnings.warn("StreamChunk(): so_far= is included in usage=.", DeprecationWarning, stacklevel=2)
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "finish_reason", finish_reason)
+        object.__setattr__(self, "usage", so_far if usage is None else usage)
+
+
+@dataclass(frozen=True)
+class CompleteAnswer:
+    """An answer from its first to its last token.
+
+    Attributes:
+        text: the answer.
+        finish_reason: "stop" (end token) or "length" (length limit).
+        usage: token counts and times.
+    """
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class AnswerPhase:
+    """The current work on an answer.
+
+    Attributes:
+        name: "image" (encoding it), "waiting" (in the queue), "prompt" (prefill) or "text" (generating tokens).
+        requests_ahead: number of queued requests before a waiting one.
+    """
+
+    name: Literal["image", "waiting", "prompt", "text"]
+    requests_ahead: int = 0
+
+
+class IncrementalDetokenizer:
+    """Converts the tokens of one answer to text, incrementally; emitted text is never revised.
+
+    Args:
+        tokenizer: decodes the tokens.
+        prompt: the prompt, for the counts in `Usage`.
+        started: time of the question, from `time.perf_counter`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, started: float) -> None:
+        self.prompt = prompt
+        self.started = started
+        self.decoder = tokenizer.stream()
+        self.answer = StableTextStream(lambda raw: clean_answer(tokenizer.clean_up_spaces(raw)))
+        self.answer_tokens = 0
+        self.first_token_s: float | None = None
+
+    def update(self, *outputs: TokenOutput) -> StreamChunk:
+        """Return the chunk for newly generated tokens; the last output may carry the finish reason."""
+        total_s = time.perf_counter() - self.started
+        self.first_token_s = total_s if self.first_token_s is None else self.first_token_s
+        token_ids = [output.token_id for output in outputs if output.token_id is not None]
+        self.answer_tokens += len(token_ids)
+        text = self.answer.push("".join(map(self.decoder.push, token_ids)))
+        usage = Usage(
+            len(self.prompt.token_ids), self.answer_tokens, self.prompt.dropped_turns, self.first_token_s, total_s
+        )
+        finish_reason = outputs[-1].finish_reason
+        if finish_reason is not None:
+            text += self.answer.push(self.decoder.flush()) + self.answer.flush()
+        return StreamChunk(text, finish_reason, usage)
+
+
+class RequestSource(Protocol):
+    """The part of a chat model that a streaming answer needs; see `NetworkChatModel`."""
+
+    tokenizer: Tokenizer
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that runs the requests."""
+        ...
+
+    def make_request(
+        self, conversation: Conversation, question: str, config: GenerationConfig
+    ) -> tuple[Prompt, Request]:
+        """Return the prompt of a question and the engine's request for it."""
+        ...
+
+
+class AnswerCollector:
+    """Collects the tokens of one answer and decodes them together, which costs less than one at a time.
+
+    Args:
+        detokenizer: of this answer.
+    """
+
+    def __init__(self, detokenizer: IncrementalDetokenizer) -> None:
+        self.detokenizer = detokenizer
+        self._text = ""
+        self._outputs: list[TokenOutput] = []
+
+    def add(self, output: TokenOutput) -> CompleteAnswer | None:
+        """Add a token; return the answer if this was its last output."""
+        self._outputs.append(output)
+        is_first = self.detokenizer.first_token_s is None
+        if output.finish_reason is None and not is_first:
+            return None
+        chunk = self.detokenizer.update(*self._outputs)
+        self._text += chunk.text
+        self._outputs.clear()
+        if chunk.finish_reason is None or chunk.usage is None:
+            return None
+        return CompleteAnswer(self._text, chunk.finish_reason, chunk.usage)
+
+
+class StreamingAnswer(Iterator[StreamChunk]):
+    """Iterator over the chunks of one answer of a NetworkChatModel; a chunk may have no text yet.
+
+    The first `next` submits the request to the engine. The arguments are those of `NetworkChatModel.stream_answer`.
+    """
+
+    def __init__(
+        self,
+        model: RequestSource,
+        conversation: Conversation,
+        question: str,
+        config: GenerationConfig,
+        min_interval_s: float,
+    ) -> None:
+        self.model = model
+        self.arguments = conversation, question, config
+        self.min_interval_s = min_interval_s
+        self.started = time.perf_counter()
+        self.detokenizer: IncrementalDetokenizer | None = None
+        self.scheduler: Scheduler | None = None
+        self.token_stream: TokenStream | None = None
+        self.output_batches: Iterator[Sequence[TokenOutput]] = iter(())
+        self.closed = False
+
+    def __next__(self) -> StreamChunk:
+        """Wait for the next chunk."""
+        if self.token_stream is None and not self.closed:
+            with translate_resource_errors():
+                prompt, request = self.model.make_request(*self.arguments)
+                self.detokenizer = IncrementalDetokenizer(self.model.tokenizer, prompt, self.started)
+                self.scheduler = self.model.scheduler
+                self.token_stream = self.scheduler.submit(request)
+            self.output_batches = self.token_stream.batches(self.min_interval_s)
+            if self.closed:  # by another thread during the submission
+                self.token_stream.close()
+        outputs = next(self.output_batches)
+        assert self.detokenizer is not None  # set before the first outputs arrive
+        return self.detokenizer.update(*outputs)
+
+    @property
+    def phase(self) -> AnswerPhase:
+        """The current work on this answer; any thread may ask, while another one waits for a chunk."""
+        if self.token_stream is None or self.scheduler is None or self.detokenizer is None:
+            return AnswerPhase("prompt" if self.arguments[0].image is None else "image")
+        if self.detokenizer.answer_tokens:
+            return AnswerPhase("text")
+        requests_ahead = self.scheduler.requests_ahead(self.token_stream)
+        return AnswerPhase("prompt") if requests_ahead is None else AnswerPhase("waiting", requests_ahead)
+
+    def close(self) -> None:
+        """Cancel the answer, from any thread; a thread that waits for a chunk gets StopIteration."""
+        self.closed = True
+        if self.token_stream is not None:
+            self.token_stream.close()

@@ -1,0 +1,1 @@
+"""Answer questions about many images: the program `visualglm batch`."""

@@ -1,0 +1,144 @@
+"""Answer tasks with one loaded model at full batch; images are read ahead by threads."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from model import CHINESE, ENGLISH, Conversation, VisualGLMError
+from model.prompt import question_language
+
+from .tasks import Backend as Backend, Result as Result, Settings as Settings, Task as Task
+
+if TYPE_CHECKING:  # these import torch
+    import torch
+
+    from model.answer_stream import BatchQuestion
+    from model.chat_model import NetworkChatModel
+
+T = TypeVar("T")
+R = TypeVar("R")
+LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
+MAX_IMAGE_THREADS = 16
+
+
+class Answerer:
+    """A loaded model that answers tasks. Several threads may call `answer` at the same time.
+
+    Args:
+        settings: the model and how it answers.
+        device: replaces the device of the settings, such as "cuda:1".
+        progress: called with (tensors read, total number of tensors) while the model is loaded.
+        model: a loaded model, instead of the one that the settings name.
+
+    Raises:
+        VisualGLMError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: str | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        model: "NetworkChatModel | None" = None,
+    ) -> None:
+        from model.chat_model import demo_config
+
+        self.settings = settings
+        self.model = load(settings, device, progress) if model is None else model
+        self.config = demo_config(self.model).replace(**settings.sampling)
+        self.language = None if settings.language is None else LANGUAGES[settings.language]
+        self.threads = min(MAX_IMAGE_THREADS, max(2, os.cpu_count() or 1))
+
+    def warm_up(self) -> None:
+        """Do the one-time work, such as compilation, that would delay the first answer."""
+        self.model.warm_up()
+
+    def answer(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """Answer tasks, read lazily, and yield results as they finish; closing the iterator cancels the rest."""
+        unfinished: dict[int, tuple[Task, int]] = {}
+        questions = self._questions(tasks, unfinished)
+        for number, answer in self.model.answer_stream(questions, self.config, self.settings.max_batch_size):
+            task, question = unfinished.pop(number)
+            if isinstance(answer, VisualGLMError):
+                yield Result(task, question, error=str(answer))
+            else:
+                usage = answer.usage
+                yield Result(
+                    task, question, answer.text, answer.finish_reason, usage.prompt_tokens, usage.answer_tokens
+                )
+
+    def _questions(self, tasks: Iterable[Task], unfinished: dict[int, tuple[Task, int]]) -> "Iterator[BatchQuestion]":
+        """Yield the questions of all tasks; note the task of each in `unfinished`, by its index."""
+        count = 0
+        # Enough for a batch whose rows have one question each, and for the images that the next batch needs.
+        ahead = 2 * self.settings.max_batch_size
+        for task, pixels in map_ahead(self._read_image, tasks, self.threads, ahead):
+            light = replace(task, image=None) if isinstance(task.image, bytes) else task
+            if isinstance(pixels, VisualGLMError):
+                unfinished[count] = light, 0
+                yield pixels
+                count += 1
+                continue
+            for number, question in task.questions.items():
+                unfinished[count] = light, number
+                yield self._ask(pixels, question)
+                count += 1
+
+    def _ask(self, pixels: "torch.Tensor | None", question: str) -> "BatchQuestion":
+        try:
+            language = self.language or question_language(question, ENGLISH)
+        except VisualGLMError as error:
+            return error
+        return Conversation(pixels, language=language), question
+
+    def _read_image(self, task: Task) -> "tuple[Task, torch.Tensor | VisualGLMError | None]":
+        """Return the task with its image's pixels [1, 3, S, S], None without an image, or the image's error."""
+        try:
+            return task, None if task.image is None else self.model.image_cache.to_pixels(open_image(task.image))
+        except VisualGLMError as error:
+            return task, error
+
+
+def open_image(image: str | bytes) -> Any:
+    """Load an image from the content of a file, a path, an http(s) URL or a data URL.
+
+    Raises:
+        ImageError: it cannot be found, fetched or decoded, or exceeds a limit.
+    """
+    from model.images.preprocess import decode_base64, load_image
+
+    if isinstance(image, str) and image[:5].lower() == "data:":
+        return decode_base64(image)
+    return load_image(image)
+
+
+def load(
+    settings: Settings, device: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> "NetworkChatModel":
+    """Load the model of the settings on `device`, or on the device of the settings."""
+    from visualglm.arguments import choose_loader
+
+    loading = {**settings.loading, **({"device": device} if device else {})}
+    model: NetworkChatModel = choose_loader(settings.hf, None)(  # type: ignore[assignment]
+        settings.model, progress=progress, max_batch_size=settings.max_batch_size, **loading
+    )
+    return model
+
+
+def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
+    """Yield `function(item)` for each item in order, computed by threads for up to `ahead` items in advance."""
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, "image")
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            while len(waiting) > ahead or (waiting and waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
