@@ -89,7 +89,7 @@ def make_operator_router(service: Service) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Return the metrics for Prometheus."""
-        return Response(service.metrics.export(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.export_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 

@@ -2,6 +2,7 @@
 
 visualglm serve --from_pretrained visualglm-tiny
 visualglm serve --host 0.0.0.0 --api-key "$KEY" --max-batch 32
+visualglm serve --replicas all          one model on each GPU of this machine; needs the extra `scale`
 """
 
 import argparse
@@ -10,7 +11,6 @@ import ctypes
 import logging
 import platform
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,11 +28,13 @@ from model.checkpoint.resolve import is_interactive, resolve
 from model.command_line import ArgumentParser, run_program
 from visualglm.arguments import add_model_arguments, choose_loader, load_model
 from visualglm.connections import ConnectionLimits, LimitedProtocol
+from visualglm.scale.arguments import add_cluster_arguments, apply_cluster_file, runs_on_ray
 
 from .app import create_app
+from .listening import listen, warn_if_unauthenticated
 from .request_log import log, set_up_logging
 from .service import Service
-from .settings import Settings, listens_locally
+from .settings import Settings
 
 try:
     import resource
@@ -121,29 +123,6 @@ def raise_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def warn_if_unauthenticated(settings: Settings) -> None:
-    """Log a warning if other machines can use the server without an API key."""
-    if not settings.api_keys and not listens_locally(settings):
-        advice = "The server accepts requests from other machines without a key. Set --api-key, or listen at 127.0.0.1."
-        log("no key", logging.WARNING, host=settings.host, advice=advice)
-
-
-def listen(settings: Settings) -> socket.socket:
-    """Return a socket that listens at the configured host and port.
-
-    Raises:
-        SettingError: the address is in use, or does not belong to this machine.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family)
-    except (OSError, OverflowError) as error:
-        address = f"{settings.host} port {settings.port}"
-        raise SettingError(
-            f"The server cannot listen at {address}: {error}. Choose another --host or --port."
-        ) from error
-
-
 def limit_malloc_arenas() -> None:
     """Limit the arenas of glibc's malloc, and fix its mmap threshold; other C libraries lack these settings.
 
@@ -186,9 +165,11 @@ def parse_arguments(description: str | None = __doc__) -> tuple[argparse.Namespa
     parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser)
     Settings.add_arguments(parser)
+    add_cluster_arguments(parser)
     options = parser.parse_args()
-    options.notes = []
     try:
+        options = apply_cluster_file(parser, options)
+        options.notes = []
         settings = Settings.from_arguments(options, note=options.notes.append)
     except SettingError as error:
         parser.error(str(error))
@@ -201,6 +182,11 @@ def run(load: Callable[..., ChatModel] | None, hf: bool, description: str | None
     set_up_logging(settings.log_text)
     for note in options.notes:
         log("ignored variable", logging.WARNING, advice=note)
+    if runs_on_ray(options):
+        from visualglm.scale.program import serve_on_ray  # imports Ray, which the single-process server does not need
+
+        serve_on_ray(options, settings, options.hf or hf)
+        return
     load = choose_loader(options.hf or hf, load, lambda note: log("no SAT", logging.WARNING, advice=note))
     if is_interactive():  # a download may need confirmation, which the loading thread cannot ask for
         resolve(options.from_pretrained)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +64,12 @@ class Service:
         self.pool = ThreadPoolExecutor(settings.max_concurrent_answers + settings.max_batch, "answer")
         self.active: set[GenerationTask] = set()
         self.metrics = Metrics(lambda: self.limiter.running, lambda: self._count(False), lambda: self._count(True))
+        # Replaced where several processes serve together, and show the sum of their metrics.
+        self.export_metrics: Callable[[], Awaitable[bytes]] = self.export_own_metrics
+
+    async def export_own_metrics(self) -> bytes:
+        """Return the metrics of this process in Prometheus' text format."""
+        return self.metrics.export()
 
     def _count(self, has_started: bool) -> int:
         return sum((usage is not None) is has_started for task in list(self.active) for usage in task.usages)

@@ -1,0 +1,55 @@
+"""Questions, chunks and errors as bytes."""
+
+import pickle
+
+import pytest
+import torch
+from PIL import Image
+
+from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, ImageError, PromptTooLongError, StreamChunk, Usage
+from model.errors import GenerationError, VisualGLMError
+from visualglm.scale.wire import pack_chunks, pack_error, pack_question, unpack_chunks, unpack_question
+
+
+@pytest.mark.parametrize("language", [CHINESE, ENGLISH])
+def test_a_question_arrives_as_it_was_sent(language: object) -> None:
+    image = Image.effect_noise((8, 8), 60).convert("RGB")
+    sent = Conversation(image, [], language)
+    config = DEMO.replace(seed=3, max_new_tokens=7)
+    conversation, question, received, interval = unpack_question(pack_question(sent, "什么？", config, 0.02))
+    assert (question, received, interval) == ("什么？", config, 0.02)
+    assert conversation.language is language
+    assert conversation.image.tobytes() == image.tobytes()
+
+
+def test_pixels_arrive_unchanged() -> None:
+    pixels = torch.rand(1, 3, 4, 4)
+    conversation, *_ = unpack_question(pack_question(Conversation(pixels), "?", DEMO, 0.0))
+    assert torch.equal(conversation.image, pixels)
+
+
+def test_chunks_stay_separate() -> None:
+    chunks = [StreamChunk("a", None, Usage(1, 2, 0, 0.5, 0.6)), StreamChunk("b", "stop")]
+    assert unpack_chunks(pack_chunks(chunks)) == chunks
+
+
+@pytest.mark.parametrize(
+    "error", [BusyError("full"), ImageError("bad"), PromptTooLongError(9, 8), GenerationError("x")]
+)
+def test_an_error_keeps_its_type_message_and_attributes(error: VisualGLMError) -> None:
+    with pytest.raises(type(error)) as caught:
+        unpack_chunks(pack_error(error))
+    assert type(caught.value) is type(error)
+    assert (str(caught.value), vars(caught.value)) == (str(error), vars(error))
+
+
+def test_an_unknown_subclass_of_an_error_becomes_its_base() -> None:
+    class NewError(ImageError):
+        pass
+
+    with pytest.raises(ImageError, match="odd"):
+        unpack_chunks(pack_error(NewError("odd")))
+
+
+def test_bytes_hold_plain_values_only() -> None:
+    assert type(pickle.loads(pack_chunks([StreamChunk("a")]))[0]) is tuple

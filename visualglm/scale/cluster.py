@@ -1,0 +1,52 @@
+"""Deploy the server on a running Ray cluster."""
+
+import ray
+from ray import serve
+
+from model import SettingError, VisualGLMError
+from visualglm.server.listening import warn_if_unauthenticated
+from visualglm.server.request_log import log
+from visualglm.server.settings import Settings
+
+from .cluster_config import ClusterSettings
+from .local import LOG_LEVEL, deploy
+from .replica import ModelSettings
+
+
+def deploy_on_cluster(address: str, cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> None:
+    """Deploy the server and return when it is ready. A running one is replaced step by step, without a lost answer.
+
+    Raises:
+        SettingError: the cluster's HTTP servers listen at another address.
+        VisualGLMError: the cluster cannot be reached, or a replica cannot be started.
+    """
+    warn_if_unauthenticated(settings)
+    try:
+        ray.init(address, logging_level=LOG_LEVEL, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise VisualGLMError(f"The Ray cluster at {address} cannot be reached: {error}") from error
+    try:
+        start_http(settings)
+        deploy(cluster, model, settings)
+        log("deployed", host=settings.host, port=settings.port, replicas=cluster.replicas)
+    finally:
+        ray.shutdown()
+
+
+def start_http(settings: Settings) -> None:
+    """Start the HTTP servers of Ray Serve, one on each node.
+
+    Raises:
+        SettingError: they are running and listen at another address.
+    """
+    serve.start(
+        proxy_location="EveryNode",
+        http_options={"host": settings.host, "port": settings.port},
+        logging_config={"log_level": LOG_LEVEL},
+    )
+    running = serve.context._get_global_client().http_config
+    if (running.host, running.port) != (settings.host, settings.port):
+        raise SettingError(
+            f"Ray Serve on this cluster listens at {running.host} port {running.port}. Use the same --host and --port, "
+            "or stop it with `serve shutdown` first."
+        )

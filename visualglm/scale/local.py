@@ -1,0 +1,114 @@
+"""Serve with several replicas on this machine: start a local Ray, serve until a signal, and stop everything."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import serve
+
+from model import VisualGLMError
+from visualglm.server.listening import listen, warn_if_unauthenticated
+from visualglm.server.request_log import log
+from visualglm.server.settings import Settings
+
+from .application import build_application
+from .cluster_config import ClusterSettings
+from .coordinator import get_coordinator
+from .names import APPLICATION
+from .replica import ModelSettings
+
+LOOPBACK = "127.0.0.1"
+DRAIN_STEP_S = 0.1
+LOG_LEVEL = "WARNING"
+
+
+@contextmanager
+def local_ray(cluster: ClusterSettings) -> Iterator[None]:
+    """Run a Ray of our own in the block, which only this machine can reach.
+
+    Raises:
+        VisualGLMError: Ray cannot be started.
+    """
+    cpus = max(os.cpu_count() or 1, round(cluster.replicas * cluster.cpus) + 1)
+    try:
+        ray.init("local", include_dashboard=False, num_cpus=cpus, _node_ip_address=LOOPBACK, logging_level=LOG_LEVEL)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise VisualGLMError(f"Ray cannot be started on this machine: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class StopSignal:
+    """Waits for SIGTERM or SIGINT: the first lets running answers end, the second stops them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.changed = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.changed.set()
+
+    def wait(self) -> None:
+        """Wait for the first signal."""
+        while not self.changed.wait(60.0):
+            pass
+
+
+def deploy(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> Any:
+    """Start the application and wait until all its replicas are ready; return the coordinator.
+
+    Raises:
+        VisualGLMError: a replica cannot be started.
+    """
+    coordinator = get_coordinator()
+    ray.get(coordinator.close.remote(False))
+    options = {"enable_access_log": False, "log_level": LOG_LEVEL}
+    application = build_application(cluster, model, settings)
+    try:
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=options)
+    except RuntimeError as error:
+        reason = ray.get(coordinator.failure_reason.remote())
+        raise VisualGLMError(reason or f"Ray Serve could not start the server: {error}") from error
+    return coordinator
+
+
+def drain(coordinator: Any, seconds: float, stop: StopSignal) -> None:
+    """Reject new questions, and wait for running answers until the time is over or a second signal arrives."""
+    ray.get(coordinator.close.remote())
+    deadline = time.monotonic() + seconds
+    while stop.count < 2 and time.monotonic() < deadline and ray.get(coordinator.answers.remote()) != 0:
+        time.sleep(DRAIN_STEP_S)
+
+
+def serve_locally(cluster: ClusterSettings, model: ModelSettings, settings: Settings) -> None:
+    """Serve until a signal stops the server.
+
+    Raises:
+        SettingError: the server cannot listen at the address.
+        VisualGLMError: Ray or a replica cannot be started.
+    """
+    warn_if_unauthenticated(settings)
+    with listen(settings) as sock:  # find out now whether the address can be used
+        host, port = sock.getsockname()[:2]
+    logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
+    with local_ray(cluster):
+        stop = StopSignal()
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": LOG_LEVEL})
+        coordinator = deploy(cluster, model, settings)
+        log("listening", host=host, port=port, replicas=cluster.replicas)
+        stop.wait()
+        log("stopping")
+        drain(coordinator, settings.shutdown_timeout, stop)
+        serve.shutdown()

@@ -1,0 +1,72 @@
+"""The bytes between the HTTP application and the replicas: questions, lists of chunks, and errors as values.
+
+Both ends run the same version of this project, in processes of one cluster, so the bytes are pickles of plain values.
+"""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from typing import Any
+
+from PIL import Image
+
+from model import CHINESE, ENGLISH, Conversation, GenerationConfig, StreamChunk, Turn, Usage, VisualGLMError, errors
+
+ERROR_CLASSES: dict[str, type[VisualGLMError]] = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VisualGLMError)
+}
+LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
+
+
+def pack_question(conversation: Conversation, question: str, config: GenerationConfig, min_interval_s: float) -> bytes:
+    """Encode a question with its settings. An RGB image becomes its pixels, one byte per channel."""
+    image: Any = conversation.image
+    if isinstance(image, Image.Image):
+        rgb = image.convert("RGB")
+        image = (rgb.size, rgb.tobytes())
+    turns = [(turn.question, turn.answer) for turn in conversation.turns]
+    return pickle.dumps((image, turns, conversation.language.code, question, asdict(config), min_interval_s))
+
+
+def unpack_question(data: bytes) -> tuple[Conversation, str, GenerationConfig, float]:
+    """Decode a question of `pack_question`."""
+    image, turns, language, question, settings, min_interval_s = pickle.loads(data)
+    if isinstance(image, tuple):
+        image = Image.frombytes("RGB", *image)
+    conversation = Conversation(image, [Turn(*turn) for turn in turns], LANGUAGES[language])
+    return conversation, question, GenerationConfig(**settings), min_interval_s
+
+
+def pack_chunks(chunks: Sequence[StreamChunk]) -> bytes:
+    """Encode chunks. They stay separate, so that the receiver can end an answer between two of them."""
+    return pickle.dumps([(chunk.text, chunk.finish_reason, _usage_values(chunk)) for chunk in chunks])
+
+
+def _usage_values(chunk: StreamChunk) -> tuple[Any, ...] | None:
+    return None if chunk.usage is None else astuple(chunk.usage)
+
+
+def pack_error(error: VisualGLMError) -> bytes:
+    """Encode an error with its class, message and attributes."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__name__ in ERROR_CLASSES)
+    return pickle.dumps({"kind": kind.__name__, "message": str(error), "attributes": vars(error)})
+
+
+def unpack_chunks(data: bytes) -> list[StreamChunk]:
+    """Decode the chunks of `pack_chunks`.
+
+    Raises:
+        VisualGLMError: the bytes are an error of `pack_error`.
+    """
+    items = pickle.loads(data)
+    if isinstance(items, dict):
+        raise _make_error(items)
+    return [StreamChunk(text, reason, None if usage is None else Usage(*usage)) for text, reason, usage in items]
+
+
+def _make_error(parts: dict[str, Any]) -> VisualGLMError:
+    kind = ERROR_CLASSES[parts["kind"]]
+    error = kind.__new__(kind)  # a constructor may take other arguments than the message
+    error.args = (parts["message"],)
+    vars(error).update(parts["attributes"])
+    return error
