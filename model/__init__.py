@@ -24,7 +24,7 @@ Then chat_model.py has the answer generated:
     engine/decoder.py           prefill and decode steps; engine/graph_decoder.py runs them as CUDA graphs
     engine/kv_cache.py          keys and values of all sequences in the batch
     engine/layers.py            the transformer layers of the language model
-    engine/sampling.py          logits -> the next token of each sequence
+    engine/sampling.py          logits -> the next token of each sequence; engine/logprobs.py scores it if asked
 """
 
 import sys
@@ -39,7 +39,12 @@ from .sat.import_hook import install_sat_hook
 
 if TYPE_CHECKING:
     from .blip2 import BlipImageEvalProcessor as BlipImageEvalProcessor
-    from .chat import chat as chat, chat_batch as chat_batch, stream_chat as stream_chat
+    from .chat import (
+        chat as chat,
+        chat_batch as chat_batch,
+        score_batch as score_batch,
+        stream_chat as stream_chat,
+    )
     from .chat_model import (
         ChatModel as ChatModel,
         SatChatModel as SatChatModel,
@@ -75,12 +80,14 @@ if TYPE_CHECKING:
         Turn as Turn,
         is_chinese as is_chinese,
     )
+    from .scoring import AnswerScore as AnswerScore
+    from .streaming import ScoredToken as ScoredToken
     from .visualglm import VisualGLMModel as VisualGLMModel
 
 # Imported at first access, so that programs that need no torch do not wait for its import.
 PUBLIC = {
     "blip2": "BlipImageEvalProcessor",
-    "chat": "chat chat_batch stream_chat",
+    "chat": "chat chat_batch score_batch stream_chat",
     "chat_model": "ChatModel SatChatModel StreamChunk Usage",
     "engine": "CHAT DEMO HF_CHAT GenerationConfig",
     "errors": "BusyError CheckpointError GenerationError ImageError PromptTooLongError QuestionError ResourceError "
@@ -89,6 +96,8 @@ PUBLIC = {
     "infer_util": "generate_input get_infer_setting process_image",
     "loading": "load_hf load_sat load_tokenizer",
     "prompt": "CHINESE ENGLISH Conversation Language Turn is_chinese",
+    "scoring": "AnswerScore",
+    "streaming": "ScoredToken",
     "finetuned": "FineTuneVisualGLMModel",
     "visualglm": "VisualGLMModel",
 }

@@ -1,16 +1,17 @@
 """Answer a stream of questions at full batch: encode images ahead, and collect complete answers."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 import torch
 
 from .engine import GenerationConfig, Request, Scheduler, TokenOutput
-from .errors import GenerationError, VisualGLMError
+from .errors import GenerationError, QuestionError, VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
 from .prompt import Conversation, Prompt, Tokenizer
 from .resource_errors import translate_resource_errors
@@ -69,13 +70,21 @@ class FailedQuestion:
 class RequestReader:
     """Reads questions in groups and encodes the images of a group together.
 
-    Iterating yields the engine's request of a question, or its error if it cannot be answered.
+    Iterating yields the engine's request of a question, or its error if it cannot be answered. The arguments are those
+    of `stream_answers`.
     """
 
-    def __init__(self, model: BatchModel, questions: Iterable[BatchQuestion], config: GenerationConfig) -> None:
+    def __init__(
+        self,
+        model: BatchModel,
+        questions: Iterable[BatchQuestion],
+        config: GenerationConfig,
+        forced_ids: Mapping[int, Sequence[int]],
+    ) -> None:
         self.model = model
         self.questions = questions
         self.config = config
+        self.forced_ids = forced_ids
         self.unfinished: dict[Request, tuple[int, AnswerCollector]] = {}
 
     def __iter__(self) -> Iterator[Request | FailedQuestion]:
@@ -108,6 +117,7 @@ class RequestReader:
             prompt = self.model.encode_prompt(conversation, text, self.config)
             image = conversation.image
             pixels = None if image is None else self.model.image_cache.to_pixels(image)
+            check_room(prompt, self.forced_ids.get(number, ()), self.model.scheduler.batch.capacity)
         except VisualGLMError as error:
             return FailedQuestion(number, error)
         return PreparedQuestion(number, conversation, prompt, pixels)
@@ -115,16 +125,35 @@ class RequestReader:
     def _make_request(self, item: PreparedQuestion, embeddings: Iterator[torch.Tensor]) -> Request:
         images = None if item.pixels is None else next(embeddings)
         request = self.model.request_for(item.prompt, item.conversation, self.config, images)
+        if item.number in self.forced_ids:
+            request = replace(request, forced_ids=self.forced_ids[item.number])
         detokenizer = IncrementalDetokenizer(self.model.tokenizer, item.prompt, time.perf_counter())
         self.unfinished[request] = item.number, AnswerCollector(detokenizer)
         return request
 
 
+def check_room(prompt: Prompt, forced_ids: Sequence[int], capacity: int) -> None:
+    """Raise QuestionError if a prompt and the given tokens of its answer exceed the capacity of a sequence."""
+    if forced_ids and len(prompt.token_ids) + len(forced_ids) > capacity:
+        raise QuestionError(
+            f"The prompt of {len(prompt.token_ids)} tokens and the answer of {len(forced_ids)} tokens exceed the "
+            f"limit of {capacity}. Shorten one of them."
+        )
+
+
 def stream_answers(
-    model: BatchModel, questions: Iterable[BatchQuestion], config: GenerationConfig, max_batch_size: int
+    model: BatchModel,
+    questions: Iterable[BatchQuestion],
+    config: GenerationConfig,
+    max_batch_size: int,
+    forced_ids: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Iterator[NumberedResult]:
-    """Answer a stream of questions; see `NetworkChatModel.answer_stream`."""
-    reader = RequestReader(model, questions, config)
+    """Answer a stream of questions; see `NetworkChatModel.answer_stream`.
+
+    Args:
+        forced_ids: by the index of a question, the tokens that its answer has to consist of.
+    """
+    reader = RequestReader(model, questions, config, forced_ids)
     # The engine works on the requests of one group while the images of the next group are encoded.
     lookahead = model.image_cache.preferred_batch_size
     with closing(model.scheduler.answer_all(reader, max_batch_size, lookahead=lookahead)) as outputs:

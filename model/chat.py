@@ -1,4 +1,4 @@
-"""Provide the original's `chat`, its streaming form `stream_chat`, and `chat_batch` for many questions."""
+"""Provide the original's `chat` and its streaming form; `chat_batch` and `score_batch` for many questions."""
 
 import functools
 import sys
@@ -17,6 +17,7 @@ from .engine.network import Network
 from .errors import ImageError, QuestionError, SettingError, VisualGLMError
 from .images.preprocess import load_image
 from .prompt import AS_CONFIGURED, Conversation, English, Tokenizer, Turn, choose_language, require_text, to_turns
+from .scoring import AnswerScore
 
 History = list[tuple[str, str]]
 AnyHistory = Sequence[Sequence[str] | Mapping[str, Any] | Turn] | None
@@ -177,6 +178,66 @@ def chat_batch(
     Raises:
         SettingError: an argument is not a list, the lists differ in length, or a setting is invalid.
     """
+    conversations = _to_conversations(model, images, queries, histories, english)
+    config = CHAT.replace(**{"forbidden_ids": to_ranges(invalid_slices), **settings})
+    valid = [one for one in conversations if not isinstance(one, QuestionError)]
+    answers = iter(SatChatModel(model, tokenizer).answer_batch(valid, config, max_batch_size))
+    return [one if isinstance(one, QuestionError) else _result(*one, next(answers)) for one in conversations]
+
+
+def score_batch(
+    images: Sequence[str | Image.Image | torch.Tensor | None],
+    model: Network,
+    tokenizer: Tokenizer,
+    queries: Sequence[str] | str,
+    answers: Sequence[str],
+    histories: Sequence[AnyHistory] | None = None,
+    *,
+    english: English = AS_CONFIGURED,
+    max_batch_size: int = 16,
+) -> list[AnswerScore | VisualGLMError]:
+    """Compute how likely given answers are, without generating any: to choose among them, for example.
+
+    Args:
+        images, model, tokenizer, queries, histories, english, max_batch_size: see `chat_batch`.
+        answers: for each question the answer to score. To score several answers, repeat the question.
+
+    Returns:
+        For each question the log-probabilities of its answer's tokens, or the error of this question.
+
+    Raises:
+        SettingError: an argument is not a list, or the lists differ in length.
+        QuestionError: an answer is not text.
+    """
+    require_list("answers", answers)
+    conversations = _to_conversations(model, images, queries, histories, english)
+    if len(answers) != len(conversations):
+        raise SettingError(f"There are {len(conversations)} questions, but {len(answers)} answers.")
+    pairs = zip(conversations, (require_text(answer, "answer") for answer in answers), strict=True)
+    valid = [(*one, answer) for one, answer in pairs if not isinstance(one, QuestionError)]
+    scores = iter(SatChatModel(model, tokenizer).score_answers(valid, max_batch_size))
+    return [one if isinstance(one, QuestionError) else next(scores) for one in conversations]
+
+
+def require_list(name: str, value: Any) -> None:
+    """Raise SettingError unless `value` is a list; a string would be iterated letter by letter."""
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
+        kind = type(value).__name__
+        raise SettingError(f"{name} is of type {kind}; it should be a list with an entry for each question.")
+
+
+def _to_conversations(
+    model: Network,
+    images: Sequence[Any],
+    queries: Sequence[str] | str,
+    histories: Sequence[AnyHistory] | None,
+    english: English,
+) -> list[tuple[Conversation, str] | QuestionError]:
+    """Return the conversation and the question of each entry, or the error if they cannot be used.
+
+    Raises:
+        SettingError: an argument is not a list, or the lists differ in length.
+    """
     require_list("images", images)
     queries = [queries] * len(images) if isinstance(queries, str) else queries
     require_list("queries", queries)
@@ -185,18 +246,7 @@ def chat_batch(
     if not len(images) == len(queries) == len(histories):
         raise SettingError(f"There are {len(images)} images, {len(queries)} queries and {len(histories)} histories.")
     given = zip(images, queries, histories, strict=True)
-    conversations = [_to_conversation(model, image, query, history, english) for image, query, history in given]
-    config = CHAT.replace(**{"forbidden_ids": to_ranges(invalid_slices), **settings})
-    valid = [one for one in conversations if not isinstance(one, QuestionError)]
-    answers = iter(SatChatModel(model, tokenizer).answer_batch(valid, config, max_batch_size))
-    return [one if isinstance(one, QuestionError) else _result(*one, next(answers)) for one in conversations]
-
-
-def require_list(name: str, value: Any) -> None:
-    """Raise SettingError unless `value` is a list; a string would be iterated letter by letter."""
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
-        kind = type(value).__name__
-        raise SettingError(f"{name} is of type {kind}; it should be a list with an entry for each question.")
+    return [_to_conversation(model, image, query, history, english) for image, query, history in given]
 
 
 def _to_conversation(

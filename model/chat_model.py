@@ -16,6 +16,7 @@ from .errors import VisualGLMError
 from .images.embedding_cache import ImageEmbeddingCache
 from .model_facts import ModelFacts, collect_facts
 from .prompt import Conversation, Prompt, Tokenizer, encode_prompt
+from .scoring import AnswerScore, score_answers
 from .streaming import (
     AnswerPhase as AnswerPhase,
     CompleteAnswer as CompleteAnswer,
@@ -207,6 +208,20 @@ class NetworkChatModel:
             max_batch_size: maximum number of answers generated at the same time.
         """
         return stream_answers(self, questions, config, max_batch_size)
+
+    def score_answers(
+        self, questions: Sequence[tuple[Conversation, str, str]], max_batch_size: int = 16
+    ) -> list[AnswerScore | VisualGLMError]:
+        """Compute the log-probabilities of given answers, without generating any.
+
+        Args:
+            questions: conversations, with their next questions and the answers to score.
+            max_batch_size: maximum number of answers scored at the same time.
+
+        Returns:
+            The scores in the order of the questions; a failed question yields its error instead.
+        """
+        return score_answers(self, questions, max_batch_size)
 
     def request_for(
         self, prompt: Prompt, conversation: Conversation, config: GenerationConfig, images: torch.Tensor | None

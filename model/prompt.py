@@ -109,6 +109,10 @@ class TextDecoder(Protocol):
         """Return the remaining text after the last token."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes that a token adds to a text that has begun."""
+        ...
+
 
 class Tokenizer(Protocol):
     """The tokenizer interface that chatting and training need; ChatGLMTokenizer implements it."""

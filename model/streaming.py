@@ -30,6 +30,27 @@ class Usage:
     total_s: float
 
 
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token with its log-probability, see `engine.logprobs.TokenLogprobs`.
+
+    Attributes:
+        bytes: UTF-8 bytes of the token; it may be part of a character.
+        logprob: natural logarithm of its probability.
+        top: the most likely tokens at its position, the most likely first; as many as were asked for.
+    """
+
+    token_id: int
+    bytes: bytes
+    logprob: float
+    top: tuple["ScoredToken", ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The token's text; an incomplete character becomes U+FFFD."""
+        return self.bytes.decode("utf-8", "replace")
+
+
 @dataclass(frozen=True, init=False)
 class StreamChunk:
     """The next part of a streamed answer.
@@ -38,21 +59,31 @@ class StreamChunk:
         text: newly finalized text, "" if none yet. Emitted text is never revised.
         finish_reason: None until the last chunk; then "stop" (end token) or "length" (length limit).
         usage: token counts and times up to this chunk; the models of this package always set it.
+        logprobs: the tokens since the last chunk, if `top_logprobs` of the settings asks for them. The end token is not
+            included, and spaces that the text's clean-up removes are.
     """
 
     text: str
     finish_reason: str | None
     usage: Usage | None
+    logprobs: tuple[ScoredToken, ...]
     so_far = FormerAttribute("usage")
 
     def __init__(
-        self, text: str, finish_reason: str | None = None, usage: Usage | None = None, so_far: Usage | None = None
+        self,
+        text: str,
+        finish_reason: str | None = None,
+        usage: Usage | None = None,
+        so_far: Usage | None = None,
+        *,
+        logprobs: tuple[ScoredToken, ...] = (),
     ) -> None:
         if so_far is not None:
             warnings.warn("StreamChunk(): so_far= is included in usage=.", DeprecationWarning, stacklevel=2)
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "finish_reason", finish_reason)
         object.__setattr__(self, "usage", so_far if usage is None else usage)
+        object.__setattr__(self, "logprobs", logprobs)
 
 
 @dataclass(frozen=True)
@@ -63,11 +94,13 @@ class CompleteAnswer:
         text: the answer.
         finish_reason: "stop" (end token) or "length" (length limit).
         usage: token counts and times.
+        logprobs: its tokens, as in `StreamChunk`.
     """
 
     text: str
     finish_reason: str
     usage: Usage
+    logprobs: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +146,18 @@ class IncrementalDetokenizer:
         finish_reason = outputs[-1].finish_reason
         if finish_reason is not None:
             text += self.answer.push(self.decoder.flush()) + self.answer.flush()
-        return StreamChunk(text, finish_reason, usage)
+        return StreamChunk(text, finish_reason, usage, logprobs=self._score(outputs))
+
+    def _score(self, outputs: Sequence[TokenOutput]) -> tuple[ScoredToken, ...]:
+        """Return the tokens of the outputs that have log-probabilities."""
+        to_bytes = self.decoder.token_bytes
+        scored = []
+        for output in outputs:
+            if output.token_id is not None and output.logprobs is not None:
+                top = (ScoredToken(id, to_bytes(id), logprob) for id, logprob in output.logprobs.top)
+                token = output.token_id, to_bytes(output.token_id), output.logprobs.logprob
+                scored.append(ScoredToken(*token, tuple(top)))
+        return tuple(scored)
 
 
 class RequestSource(Protocol):
@@ -143,6 +187,7 @@ class AnswerCollector:
     def __init__(self, detokenizer: IncrementalDetokenizer) -> None:
         self.detokenizer = detokenizer
         self._text = ""
+        self._logprobs: tuple[ScoredToken, ...] = ()
         self._outputs: list[TokenOutput] = []
 
     def add(self, output: TokenOutput) -> CompleteAnswer | None:
@@ -153,10 +198,11 @@ class AnswerCollector:
             return None
         chunk = self.detokenizer.update(*self._outputs)
         self._text += chunk.text
+        self._logprobs += chunk.logprobs
         self._outputs.clear()
         if chunk.finish_reason is None or chunk.usage is None:
             return None
-        return CompleteAnswer(self._text, chunk.finish_reason, chunk.usage)
+        return CompleteAnswer(self._text, chunk.finish_reason, chunk.usage, self._logprobs)
 
 
 class StreamingAnswer(Iterator[StreamChunk]):

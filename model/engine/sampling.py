@@ -182,11 +182,11 @@ class Sampler:
                 generator = None if config.seed is None else torch.Generator().manual_seed(config.seed)
                 torch.rand(count, generator=generator, out=row[:count])
         self.uniform[slots, : uniform.shape[1]] = to_device(uniform, device)
-        for slot, request in enumerate(requests, start=first):
+        for slot, (request, count) in enumerate(zip(requests, max_new_tokens, strict=True), start=first):
             if request.penalize_prompt:
                 self.seen[slot].index_fill_(0, to_device(request.token_ids, device), True)
-            if request.forced_ids:
-                self.forced[slot, : len(request.forced_ids)] = to_device(request.forced_ids, device)
+            if forced_ids := request.forced_ids[:count]:
+                self.forced[slot, : len(forced_ids)] = to_device(forced_ids, device)
 
     def move(self, source: int, target: int) -> None:
         """Copy the state of slot `source` to slot `target`."""

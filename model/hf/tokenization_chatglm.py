@@ -81,9 +81,17 @@ class IncrementalDecoder:
         if token_id not in self._texts and self._sp_model.is_byte(token_id):
             return self._decode_byte(token_id)
         pending = self.flush()
-        text = self._piece_text(token_id)
+        text = self._piece_text(token_id, self._at_start)
         self._at_start = self._at_start and not text
         return pending + text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes that a token adds to a text that has begun; b"" for a control piece."""
+        if token_id == self._pad_token_id or not self._has_text(token_id):
+            return b""
+        if token_id not in self._texts and self._sp_model.is_byte(token_id):
+            return bytes([self._byte_value(token_id)])
+        return self._piece_text(token_id, at_start=False).encode()
 
     def flush(self) -> str:
         """Return one U+FFFD for each byte of an incomplete character; more ids may follow."""
@@ -94,16 +102,18 @@ class IncrementalDecoder:
 
     def _decode_byte(self, token_id: int) -> str:
         self._at_start = False
-        value = int(self._sp_model.id_to_piece(token_id)[3:5], base=16)  # "<0xE4>"
-        return self._bytes.decode(bytes([value])).translate(LONE_SURROGATES)
+        return self._bytes.decode(bytes([self._byte_value(token_id)])).translate(LONE_SURROGATES)
 
-    def _piece_text(self, token_id: int) -> str:
+    def _byte_value(self, token_id: int) -> int:
+        return int(self._sp_model.id_to_piece(token_id)[3:5], base=16)  # "<0xE4>"
+
+    def _piece_text(self, token_id: int, at_start: bool) -> str:
         if token_id in self._texts:
             return self._texts[token_id]
         if self._sp_model.is_control(token_id):
             return ""
         piece = self._sp_model.id_to_piece(token_id)
-        if self._at_start:  # the space that encoding adds before the text
+        if at_start:  # the space that encoding adds before the text
             piece = piece.removeprefix("▁")
         return piece.replace("▁", " ")
 

@@ -17,7 +17,8 @@ MAY_IMPORT = {
 }
 # The components of the package from top to bottom: each may import the ones below it, anywhere in a file.
 ORDER = (
-    *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "answers", "chat_model", "answer_stream", "streaming"),
+    *("infer_util", "loading", "hf_loading", "chat", "hf_chat", "answers"),
+    *("chat_model", "scoring", "answer_stream", "streaming"),
     "placement",
     *("finetuned", "visualglm", "blip2"),
     *("sat", "checkpoint", "hf", "images", "engine", "model_facts", "quantization", "kernels"),

@@ -62,7 +62,7 @@ def apply_stop_strings(chunks: Iterator[StreamChunk], stop_strings: Sequence[str
         for chunk in chunks:
             text, stopped = stop_filter.push(chunk.text)
             if stopped:
-                yield StreamChunk(text, "stop", chunk.usage)
+                yield replace(chunk, text=text, finish_reason="stop")
                 return
             if chunk.finish_reason is not None:
                 text += stop_filter.flush()
@@ -160,7 +160,9 @@ class GenerationTask:
                     yield list(merged.items())
                 raise item
             append_chunk(merged, index, item)
-        shown = [(index, chunk) for index, chunk in merged.items() if chunk.text or chunk.finish_reason]
+        shown = [
+            (index, chunk) for index, chunk in merged.items() if chunk.text or chunk.finish_reason or chunk.logprobs
+        ]
         if shown:
             yield shown
 
@@ -223,9 +225,10 @@ class GenerationTask:
 
 
 def append_chunk(answers: dict[int, StreamChunk], index: int, chunk: StreamChunk) -> None:
-    """Merge a chunk into the ones of its answer: the texts are joined, everything else is the latest."""
-    before = answers[index].text if index in answers else ""
-    answers[index] = replace(chunk, text=before + chunk.text)
+    """Merge a chunk into the ones of its answer: texts and log-probabilities are joined, the rest is the latest."""
+    if (before := answers.get(index)) is not None:
+        chunk = replace(chunk, text=before.text + chunk.text, logprobs=before.logprobs + chunk.logprobs)
+    answers[index] = chunk
 
 
 async def collect_answers(task: GenerationTask) -> list[StreamChunk]:

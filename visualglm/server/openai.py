@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from model import ENGLISH, GenerationConfig, StreamChunk, Usage
+from model import ENGLISH, GenerationConfig, ScoredToken, StreamChunk, Usage
 from model.engine.config import MAX_SEED
 
 from ..image_reader import ImageSource
@@ -34,6 +34,7 @@ from .service import Question, Service
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ProtocolError} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
 }
+LEAST_LOGPROB = -9999.0  # OpenAI's value for very unlikely tokens; JSON has no infinity
 EVENTS = describe_event_stream("The answer; with stream, events of type chat.completion.chunk.")
 
 
@@ -45,13 +46,13 @@ class ResponseEnvelope:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, chunks: Sequence[StreamChunk]) -> dict[str, Any]:
+    def completion(self, chunks: Sequence[StreamChunk], with_logprobs: bool) -> dict[str, Any]:
         """Return the response body with the complete answers."""
         choices = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": chunk.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": format_logprobs(chunk.logprobs) if with_logprobs else None,
                 "finish_reason": chunk.finish_reason,
             }
             for index, chunk in enumerate(chunks)
@@ -59,9 +60,16 @@ class ResponseEnvelope:
         usage = sum_usages([chunk.usage for chunk in chunks])
         return {**self._envelope("chat.completion"), "choices": choices, "usage": usage}
 
-    def chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+    def chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> bytes:
         """Return the event for a chunk of one answer."""
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return format_event({**self._envelope("chat.completion.chunk"), "choices": [choice], **more})
 
     def split_around_text(self, index: int, **more: Any) -> tuple[bytes, bytes]:
@@ -75,6 +83,17 @@ class ResponseEnvelope:
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def format_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
+    """Return the log-probabilities of an answer's tokens in the protocol's form."""
+    content = [{**format_token(token), "top_logprobs": [*map(format_token, token.top)]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def format_token(token: ScoredToken) -> dict[str, Any]:
+    """Return one token with its log-probability in the protocol's form."""
+    return {"token": token.text, "logprob": max(token.logprob, LEAST_LOGPROB), "bytes": [*token.bytes]}
 
 
 def sum_usages(usages: Sequence[Usage | None]) -> dict[str, int]:
@@ -126,7 +145,8 @@ def make_router(service: Service) -> APIRouter:
         envelope = ResponseEnvelope(name)
         if body.stream:
             return await answer_streamed(request, service, question, partial(format_events, envelope, body))
-        return JSONResponse(envelope.completion(await answer_complete(request, service, question)))
+        answers = await answer_complete(request, service, question)
+        return JSONResponse(envelope.completion(answers, bool(body.logprobs)))
 
     return router
 
@@ -146,7 +166,9 @@ async def format_events(
         for index, chunk in batch:
             if counts_each:
                 more = {"usage": sum_usages(task.usages)}
-            if chunk.text and counts_each:
+            if body.logprobs and (chunk.text or chunk.logprobs):
+                yield envelope.chunk(index, {"content": chunk.text}, None, format_logprobs(chunk.logprobs), **more)
+            elif chunk.text and counts_each:
                 yield envelope.chunk(index, {"content": chunk.text}, **more)
             elif chunk.text:
                 before, after = around[index]
@@ -197,7 +219,12 @@ def choose_configs(body: CompletionRequest, service: Service) -> list[Generation
         message = f"n is {count}; this server allows at most {limit} answers."
         raise ApiError(400, message, code="invalid_value", param="n")
     max_new_tokens = body.max_completion_tokens or body.max_tokens
-    config = service.choose_config(max_new_tokens=max_new_tokens, **{name: getattr(body, name) for name in SETTINGS})
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    config = service.choose_config(
+        max_new_tokens=max_new_tokens,
+        top_logprobs=top_logprobs,
+        **{name: getattr(body, name) for name in SETTINGS},
+    )
     if body.seed is None:
         return [config] * count
     return [config.replace(seed=(body.seed + index) % (MAX_SEED + 1)) for index in range(count)]

@@ -17,7 +17,6 @@ NO_OP_VALUES: Values = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "prediction": (),
     "presence_penalty": (0,),
@@ -27,7 +26,6 @@ NO_OP_VALUES: Values = {
     "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "web_search_options": (),
     # other servers, sampling
     "bad_words": ([],),
@@ -119,6 +117,9 @@ def check_parameters(body: CompletionRequest) -> None:
         if not body.stream and body.stream_options.include_usage:
             reason = "stream_options requires stream. Leave it out, or set stream."
             raise ApiError(400, reason, code="invalid_value", param="stream_options")
+    if body.top_logprobs and not body.logprobs:
+        reason = "top_logprobs requires logprobs. Leave it out, or set logprobs."
+        raise ApiError(400, reason, code="invalid_value", param="top_logprobs")
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         reason = "max_tokens and max_completion_tokens differ. Give one of them."
         raise ApiError(400, reason, code="invalid_value", param="max_tokens")

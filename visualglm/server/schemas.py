@@ -265,6 +265,10 @@ class CompletionRequest(SamplingParameters):
     seed: Seed = Field(None, description="seed of the first answer; each further one adds 1; -1 for a random seed")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    logprobs: bool | None = Field(None, description="return the log-probability of each token of an answer")
+    top_logprobs: Annotated[StrictInteger | None, bounds_of("top_logprobs")] = Field(
+        None, description="with logprobs, most likely tokens to return for each token, with their log-probabilities"
+    )
     user: str | None = Field(None, description="no effect")
 
 
@@ -284,12 +288,36 @@ class Answer(BaseModel):
     refusal: None = None
 
 
+class TopLogprob(BaseModel):
+    """A token with its log-probability, natural logarithm, in the softmax of the logits.
+
+    Temperature, top-k, top-p and penalties do not change it.
+    """
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer, with the most likely tokens at its position."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class AnswerLogprobs(BaseModel):
+    """The log-probabilities of an answer's tokens, without the end token."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class Choice(BaseModel):
     """One answer."""
 
     index: int
     message: Answer
-    logprobs: None = None
+    logprobs: AnswerLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 
 

@@ -330,3 +330,18 @@ def test_bad_vocabulary_files_are_refused(tmp_path: Path) -> None:
 def test_a_missing_piece_is_named() -> None:
     with pytest.raises(ValueError, match="<begin>"):
         ChatGLMTokenizer(VOCAB_FILE, bos_token="<begin>")
+
+
+def test_the_bytes_of_tokens_join_to_the_text(tokenizer: ChatGLMTokenizer) -> None:
+    texts = ["The star is red.", "图片中有一个黑色的圆环。", "a\n\tb  c", "naïve 🦜 𠮷 n't <n>", "1.5 % of x_1"]
+    for text in texts:
+        stream = tokenizer.stream()
+        ids = tokenizer.encode_text(text)
+        joined = b"".join(map(stream.token_bytes, ids)).decode()
+        assert joined.removeprefix(" ") == stream_text(tokenizer, ids)
+
+
+def test_control_tokens_have_no_bytes(tokenizer: ChatGLMTokenizer) -> None:
+    stream = tokenizer.stream()
+    for token_id in (tokenizer.pad_token_id, tokenizer.gmask_token_id, tokenizer.bos_token_id, 10**9, -1):
+        assert stream.token_bytes(token_id) == b""

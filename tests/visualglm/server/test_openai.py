@@ -118,6 +118,49 @@ def test_several_answers_to_one_question(client):
     assert streamed == texts
 
 
+def logprobs_of(choice) -> list[tuple[bytes, float, int]]:
+    """Return bytes, log-probability and number of most likely tokens of each token of an answer."""
+    return [(bytes(one.bytes), round(one.logprob, 3), len(one.top_logprobs)) for one in choice.logprobs.content]
+
+
+@pytest.mark.parametrize("count", [0, 4])
+@pytest.mark.parametrize("stop", [None, "紫色的小汽车"])
+def test_log_probabilities_of_an_answer(client, count, stop):
+    asked = {"logprobs": True, "top_logprobs": count, "stop": stop}
+    answer = create(client, DESCRIBE, image=SCENE_URL, **asked)
+    (choice,) = answer.choices
+    assert len(choice.logprobs.content) == answer.usage.completion_tokens
+    raw = b"".join(part for part, _, _ in logprobs_of(choice)).decode()
+    assert raw.strip().startswith(choice.message.content[:3])
+    for token in choice.logprobs.content:
+        assert token.logprob <= 0 and token.token == bytes(token.bytes).decode("utf-8", "replace")
+        assert len(token.top_logprobs) == count
+        likely = [one.logprob for one in token.top_logprobs]
+        assert likely == sorted(likely, reverse=True)
+        if count:  # greedy decoding takes the most likely token
+            assert (likely[0], token.top_logprobs[0].token) == (token.logprob, token.token)
+    with create(client, DESCRIBE, image=SCENE_URL, stream=True, **asked) as stream:
+        chunks = [chunk.choices[0] for chunk in stream]
+    streamed = [one for chunk in chunks if chunk.logprobs for one in logprobs_of(chunk)]
+    assert streamed == logprobs_of(choice)
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == choice.message.content
+
+
+def test_log_probabilities_of_several_sampled_answers(client):
+    settings = {"temperature": 5.0, "seed": 3, "extra_body": {"top_k": 0}, "top_p": 1.0, "max_tokens": 6}
+    plain = create(client, DESCRIBE, image=SCENE_URL, n=3, **settings)
+    scored = create(client, DESCRIBE, image=SCENE_URL, n=3, logprobs=True, **settings)
+    assert [one.message for one in scored.choices] == [one.message for one in plain.choices]
+    assert all(one.logprobs is None for one in plain.choices)
+    assert sum(len(one.logprobs.content) for one in scored.choices) == scored.usage.completion_tokens
+
+
+@pytest.mark.parametrize("asked", [{"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 21}])
+def test_impossible_wishes_for_log_probabilities_are_refused(client, asked):
+    with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+        create(client, DESCRIBE, **asked)
+
+
 def test_parameters_without_effect_are_accepted(client):
     neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "user": "me"}
     more = {"response_format": {"type": "text"}, "metadata": {"a": "b"}, "tools": [], "store": False}
@@ -130,8 +173,6 @@ def test_parameters_without_effect_are_accepted(client):
         ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
         ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("frequency_penalty", 0.5),
         ("presence_penalty", -1),
         ("logit_bias", {"50256": -100}),
