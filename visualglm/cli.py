@@ -38,6 +38,7 @@ COMMANDS = {
         "serve",
         ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client"),
     ),
+    "batch": Command("visualglm.batch.program", "answer questions about many images"),
     "mcp": Command("visualglm.mcp.program", "offer the model as an MCP tool over stdio", "mcp", ("mcp",)),
     "finetune": Command("finetune.__main__", "fine-tune a model on your own images", "train", ("sat",)),
     "check-data": Command("finetune.check", "check a file of training data"),

@@ -56,7 +56,8 @@ class Settings:
         hf: whether the Hugging Face implementation is used.
         language: "en" or "zh" for all prompts; None for the language of each question.
         sampling: values of `GenerationConfig` that differ from the model's own defaults.
-        max_batch_size: maximum number of answers that one process generates at the same time.
+        max_batch_size: maximum number of answers that one process generates at the same time; None for a number that
+            suits the device.
     """
 
     model: str
@@ -64,7 +65,7 @@ class Settings:
     hf: bool = False
     language: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    max_batch_size: int = 16
+    max_batch_size: int | None = None
 
 
 # Answers tasks in any order: in this process, in several, or on a cluster. Closing the iterator stops the work.

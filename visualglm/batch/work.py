@@ -22,6 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 LANGUAGES = {language.code: language for language in (CHINESE, ENGLISH)}
 MAX_IMAGE_THREADS = 16
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 16, 64
 
 
 class Answerer:
@@ -51,7 +52,15 @@ class Answerer:
         self.model = load(settings, device, progress) if model is None else model
         self.config = demo_config(self.model).replace(**settings.sampling)
         self.language = None if settings.language is None else LANGUAGES[settings.language]
+        default = GPU_BATCH_SIZE if self.model.engine_network.device.type == "cuda" else CPU_BATCH_SIZE
+        self.max_batch_size = settings.max_batch_size or default
+        self.read_ahead = self.max_batch_size  # rows whose images are read before they are needed
         self.threads = min(MAX_IMAGE_THREADS, max(2, os.cpu_count() or 1))
+
+    @property
+    def capacity(self) -> int:
+        """Number of tasks that keep `answer` busy: those in the batch, and those whose images are read or encoded."""
+        return self.max_batch_size + self.read_ahead + 3 * self.model.image_cache.preferred_batch_size
 
     def warm_up(self) -> None:
         """Do the one-time work, such as compilation, that would delay the first answer."""
@@ -61,7 +70,7 @@ class Answerer:
         """Answer tasks, read lazily, and yield results as they finish; closing the iterator cancels the rest."""
         unfinished: dict[int, tuple[Task, int]] = {}
         questions = self._questions(tasks, unfinished)
-        for number, answer in self.model.answer_stream(questions, self.config, self.settings.max_batch_size):
+        for number, answer in self.model.answer_stream(questions, self.config, self.max_batch_size):
             task, question = unfinished.pop(number)
             if isinstance(answer, VisualGLMError):
                 yield Result(task, question, error=str(answer))
@@ -74,9 +83,7 @@ class Answerer:
     def _questions(self, tasks: Iterable[Task], unfinished: dict[int, tuple[Task, int]]) -> "Iterator[BatchQuestion]":
         """Yield the questions of all tasks; note the task of each in `unfinished`, by its index."""
         count = 0
-        # Enough for a batch whose rows have one question each, and for the images that the next batch needs.
-        ahead = 2 * self.settings.max_batch_size
-        for task, pixels in map_ahead(self._read_image, tasks, self.threads, ahead):
+        for task, pixels in map_ahead(self._read_image, tasks, self.threads, self.read_ahead):
             light = replace(task, image=None) if isinstance(task.image, bytes) else task
             if isinstance(pixels, VisualGLMError):
                 unfinished[count] = light, 0
@@ -124,7 +131,7 @@ def load(
 
     loading = {**settings.loading, **({"device": device} if device else {})}
     model: NetworkChatModel = choose_loader(settings.hf, None)(  # type: ignore[assignment]
-        settings.model, progress=progress, max_batch_size=settings.max_batch_size, **loading
+        settings.model, progress=progress, **loading
     )
     return model
 

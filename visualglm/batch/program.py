@@ -1,0 +1,169 @@
+"""Answer questions about many images: a folder, or the rows of a file.
+
+visualglm batch --from_pretrained visualglm-tiny --input images/ --output answers.jsonl --question "What is this?"
+
+Each answer is a line of JSON in the output. A stopped or killed run goes on with the same command: no row is answered
+twice, none is left out.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from model import DEMO, SettingError
+from model.command_line import ArgumentParser, print_text, run_program
+from visualglm.arguments import add_model_arguments, check_model, choose_loader, loading_bar
+
+from .rows import Columns, Input
+from .tasks import Backend, Result, Settings, Task
+
+LOADING = ("base", "device", "dtype", "quant", "quant_vision", "quant_embeddings")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
+    add_input_arguments(parser)
+    add_work_arguments(parser)
+    DEMO.add_arguments(parser)
+    parser.add_argument("--max_new_tokens", type=int, help="maximum tokens of the answer (default: max_length alone)")
+    options = parser.parse_args()
+    check_arguments(options, parser.error)
+    return options
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the input and the output."""
+    group = parser.add_argument_group("input and output")
+    add = group.add_argument
+    add("--input", required=True, metavar="PATH", help="folder, or .jsonl, .json, .csv, .tsv or .parquet file")
+    add("--output", metavar="FILE", help="file of JSON lines; it is continued if it holds answers")
+    add("--question", action="append", default=[], help="asked about each image; may be given several times")
+    add("--image-column", metavar="NAME", help="column of paths or URLs of images (default: image or img)")
+    add(
+        "--question-column",
+        metavar="NAME",
+        help="column of each row's own question (default without --question: question or prompt)",
+    )
+    add("--id-column", metavar="NAME", help="column that identifies a row (default: id, else the row's number)")
+
+
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how much is answered, where, and what a bad row does."""
+    group = parser.add_argument_group("work")
+    add = group.add_argument
+    add("--limit", type=int, metavar="N", help="answer the first N rows only")
+    add("--skip-bad", action="store_true", help="leave out rows that cannot be answered, and list them in a file")
+    add("--dry-run", action="store_true", help="check the rows, answer a few, and estimate the time; write nothing")
+    add("--max-batch", type=int, metavar="N", help="answers generated at once per process (default: for the device)")
+    add("--gpus", metavar="WHICH", help="one process per GPU: all, a number of GPUs, or their indices such as 0,2")
+
+
+def check_arguments(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> None:
+    """Check the values of the flags that argparse does not check; call `fail` with the reason if one is invalid."""
+    if any(not question.strip() for question in options.question):
+        fail("--question is empty. Give a question.")
+    for name in ("limit", "max_batch"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            fail(f"--{name.replace('_', '-')} should be at least 1.")
+    if options.output is None and not options.dry_run:
+        fail("--output is missing. Give the file for the answers, such as answers.jsonl, or --dry-run.")
+    if options.gpus is not None and options.device is not None:
+        fail("Give either --gpus or --device.")
+    try:
+        DEMO.from_arguments(options)
+    except SettingError as error:
+        fail(str(error))
+
+
+def make_settings(options: argparse.Namespace) -> Settings:
+    """Return the settings of the command line.
+
+    Raises:
+        VisualGLMError: the model is not found, or cannot be loaded with these flags.
+    """
+    loader = choose_loader(options.hf, None)
+    check_model(options, loader)
+    sampling = {name: getattr(options, name) for name in (*sampling_flags(), "max_new_tokens")}
+    return Settings(
+        model=options.from_pretrained,
+        loading={name: getattr(options, name) for name in LOADING},
+        hf=loader.__name__ == "load_hf",
+        language=None if options.language is None else options.language.code,
+        sampling={name: value for name, value in sampling.items() if value is not None},
+        max_batch_size=options.max_batch,
+    )
+
+
+def sampling_flags() -> tuple[str, ...]:
+    """Return the names of the flags of the sampling parameters."""
+    from model.engine.config import FLAGS
+
+    return tuple(FLAGS)
+
+
+def answer_here(settings: Settings, tasks: Iterable[Task]) -> Iterator[Result]:
+    """Answer tasks in this process."""
+    from .work import Answerer
+
+    with loading_bar() as progress:
+        answerer = Answerer(settings, progress=progress)
+    answerer.warm_up()
+    yield from answerer.answer(tasks)
+
+
+def choose_backend(options: argparse.Namespace) -> Backend:
+    """Return the backend that the command line names.
+
+    Raises:
+        SettingError: this machine has not the GPUs that it names.
+    """
+    if options.gpus is None:
+        return answer_here
+    from .processes import answer_in_processes
+
+    return partial(answer_in_processes, devices=find_gpus(options.gpus))
+
+
+def find_gpus(wanted: str) -> list[str]:
+    """Return the devices that --gpus names: "all", a number of GPUs, or their indices with commas between them.
+
+    Raises:
+        SettingError: the value is none of these, or there are not so many GPUs.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    try:
+        numbers = [int(number) for number in wanted.split(",")] if wanted != "all" else list(range(count))
+    except ValueError as error:
+        raise SettingError(f"--gpus is {wanted!r}; it should be all, a number, or indices such as 0,2.") from error
+    if "," not in wanted and wanted != "all":
+        numbers = list(range(numbers[0]))
+    if not numbers or min(numbers) < 0 or max(numbers) >= count or len(set(numbers)) < len(numbers):
+        found = f"{count} GPU{'' if count == 1 else 's'}"
+        raise SettingError(f"--gpus {wanted}: this machine has {found}. Name some of them, or omit --gpus.")
+    return [f"cuda:{number}" for number in numbers]
+
+
+def run() -> None:
+    """Run the program."""
+    options = parse_arguments()
+    columns = Columns(options.image_column, options.question_column, options.id_column)
+    rows = Input(Path(options.input).expanduser(), options.question, columns)
+    backend = choose_backend(options)
+    settings = make_settings(options)
+    from .run import Run
+
+    started = Run(settings, rows, Path(options.output).expanduser(), limit=options.limit, skip_bad=options.skip_bad)
+    started.finish(backend)
+    print_text(started.describe(), file=sys.stderr)
+
+
+def main() -> int:
+    """Run the program; return the exit code."""
+    return run_program(run)
