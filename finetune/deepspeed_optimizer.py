@@ -15,6 +15,9 @@ from .optimizer import BETAS, EPSILON, OptimizerSettings, OptimizerStep
 # deepspeed's default number of gradient elements per all-reduce; it allocates a buffer of this size even for fewer.
 MAX_REDUCE_BUCKET_SIZE = 500_000_000
 DEEPSPEED_TAG = "deepspeed"
+# deepspeed compiles this operation when it starts on a CPU, and never uses it in training. The compilation takes a
+# minute, and if a run is killed during it, it leaves a lock that all later runs wait for, forever.
+CPU_INFERENCE_OP = "deepspeed_shm_comm"
 
 
 class DeepspeedOptimizer:
@@ -28,7 +31,9 @@ class DeepspeedOptimizer:
 
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> None:
         import deepspeed
+        from deepspeed.ops import __compatible_ops__ as compatible_ops
 
+        compatible_ops[CPU_INFERENCE_OP] = False
         self.state_name = DEEPSPEED_TAG
         os.environ.setdefault("LOCAL_RANK", "0")  # deepspeed requires it even in a single process
         self.scales_loss = settings.dtype == torch.float16

@@ -26,6 +26,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 DEEPSPEED = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port"]
 MODULES = (*BARE, "finetune.finetune_visualglm", "deepspeed")
 TIMEOUT_S = 280
+COMPILED = "extensions"  # where torch would put what deepspeed compiles
 METHOD = ["--use_lora", "--layer_range", "0", "2", "--train-iters", "3", "--save-interval", "2", "--log-interval", "1"]
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,7 @@ def run_two(data: Path, save: Path, *flags: str) -> tuple[int, str]:  # noqa: F8
     """Train in two forks with torchrun's environment; return the higher exit status, and the error output."""
     variables = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    variables["TORCH_EXTENSIONS_DIR"] = str(save.parent / COMPILED)
     with (save.parent / "errors").open("w+", encoding="utf-8") as errors:
         programs = [
             ForkedProgram(
@@ -113,6 +115,7 @@ def test_two_processes_train_like_one(stage: str, alone: Path, data: Path, tmp_p
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
     flags = [*METHOD, "--batch-size", "2", "--zero-stage", stage]
     run = train_two(data, tmp_path / "save", *flags)
+    assert not (tmp_path / COMPILED).exists()  # a killed compilation would leave a lock that later runs wait for
     assert is_near(run, alone)
     assert loss_of(run, data) == pytest.approx(loss_of(alone, data), rel=1e-3)
     (run / "3").rename(tmp_path / "away")
