@@ -39,7 +39,7 @@ def unpack_question(data: bytes) -> tuple[Conversation, str, GenerationConfig, f
 
 def pack_chunks(chunks: Sequence[StreamChunk]) -> bytes:
     """Encode chunks. They stay separate, so that the receiver can end an answer between two of them."""
-    return pickle.dumps([(chunk.text, chunk.finish_reason, _usage_values(chunk)) for chunk in chunks])
+    return pickle.dumps([(chunk.text, chunk.finish_reason, _usage_values(chunk), chunk.logprobs) for chunk in chunks])
 
 
 def _usage_values(chunk: StreamChunk) -> tuple[Any, ...] | None:
@@ -61,7 +61,10 @@ def unpack_chunks(data: bytes) -> list[StreamChunk]:
     items = pickle.loads(data)
     if isinstance(items, dict):
         raise _make_error(items)
-    return [StreamChunk(text, reason, None if usage is None else Usage(*usage)) for text, reason, usage in items]
+    return [
+        StreamChunk(text, reason, None if usage is None else Usage(*usage), logprobs=logprobs)
+        for text, reason, usage, logprobs in items
+    ]
 
 
 def _make_error(parts: dict[str, Any]) -> VisualGLMError:

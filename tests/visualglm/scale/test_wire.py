@@ -6,7 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from model import CHINESE, DEMO, ENGLISH, BusyError, Conversation, ImageError, PromptTooLongError, StreamChunk, Usage
+from model import (
+    CHINESE,
+    DEMO,
+    ENGLISH,
+    BusyError,
+    Conversation,
+    ImageError,
+    PromptTooLongError,
+    ScoredToken,
+    StreamChunk,
+    Usage,
+)
 from model.errors import GenerationError, VisualGLMError
 from visualglm.scale.wire import pack_chunks, pack_error, pack_question, unpack_chunks, unpack_question
 
@@ -29,7 +40,9 @@ def test_pixels_arrive_unchanged() -> None:
 
 
 def test_chunks_stay_separate() -> None:
-    chunks = [StreamChunk("a", None, Usage(1, 2, 0, 0.5, 0.6)), StreamChunk("b", "stop")]
+    likely = (ScoredToken(7, b"a", -0.5), ScoredToken(9, b"\xe5", -1.5))
+    tokens = (ScoredToken(9, b"\xe5", -1.5, likely), ScoredToken(2, b"b", -0.1))
+    chunks = [StreamChunk("a", None, Usage(1, 2, 0, 0.5, 0.6), logprobs=tokens), StreamChunk("b", "stop")]
     assert unpack_chunks(pack_chunks(chunks)) == chunks
 
 
