@@ -28,6 +28,8 @@ img {{ object-fit: contain; align-self: start; }}
 table {{ flex: 1 1 20em; border-collapse: collapse; align-self: start; }}
 th {{ text-align: left; font-weight: normal; color: #666; padding: .2em 1em .2em 0; vertical-align: top; }}
 td {{ white-space: pre-wrap; overflow-wrap: anywhere; padding: .2em .5em; }}
+pre {{ overflow-x: auto; }}
+figure {{ margin: 1em 0; }}
 .right {{ background: #e3f4e3; }}
 .wrong {{ background: #fbe6e4; }}
 </style>
@@ -70,6 +72,7 @@ def write_page(
     *,
     summary: str = "",
     scores: Sequence[str] = (),
+    figures: Sequence[str] = (),
     language: str = "zh",
     image_format: Literal["JPEG", "PNG"] = "JPEG",
 ) -> None:
@@ -81,6 +84,7 @@ def write_page(
         articles: the articles; consumed one by one, so that an iterator may load their images.
         summary: a paragraph below the title.
         scores: a list below the summary.
+        figures: HTML elements below it, such as SVG, which are inserted as they are.
         language: language code of the page.
         image_format: format of the embedded images.
 
@@ -90,6 +94,7 @@ def write_page(
     parts = [f"<p>{html.escape(summary)}</p>"] if summary else []
     if scores:
         parts += ["<ul>", *(f"<li>{html.escape(score)}</li>" for score in scores), "</ul>"]
+    parts += figures
     parts += [format_article(article, image_format) for article in articles]
     page = PAGE.format(language=language, title=html.escape(title), side=MAX_SIDE, body="\n".join(parts))
     try:

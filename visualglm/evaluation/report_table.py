@@ -1,0 +1,81 @@
+"""The report of an evaluation as lines of text."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from .bootstrap import LEVEL, Interval
+from .report import SWAPPED, WITHOUT_IMAGE, MetricResult, Report
+from .swaps import ControlResult
+
+CONTROLS = {SWAPPED: "swapped images", WITHOUT_IMAGE: "no image"}
+BLIND = "NOT LOOKING"  # the mark of a control that is not worse
+ALL = "all"
+
+
+def format_number(value: float) -> str:
+    """Format a score in percent with two decimals, NaN as -."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def format_interval(interval: Interval) -> str:
+    """Format the limits of an interval, "" if they are undefined."""
+    if math.isnan(interval.low):
+        return ""
+    return f"[{format_number(interval.low)}, {format_number(interval.high)}]"
+
+
+def format_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield rows as lines of aligned columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+
+
+def format_report(report: Report) -> Iterator[str]:
+    """Yield the lines of a report."""
+    yield report.title
+    yield f"{len(report.answered):,} questions, {report.images:,} images"
+    for result in report.results:
+        yield ""
+        yield from format_metric(result)
+
+
+def format_metric(result: MetricResult) -> Iterator[str]:
+    """Yield the lines of a metric: all scores, the main score by kind, controls and calibration."""
+    rows = [("score", "%", f"{LEVEL} % interval")]
+    rows += [(name, format_number(part.value), format_interval(part)) for name, part in result.scores.items()]
+    rows += [(name, format_number(value), "") for name, value in result.totals.items()]
+    yield f"{result.metric.name}:"
+    yield from format_columns(rows)
+    yield from format_kinds(result)
+    for name, control in result.controls.items():
+        yield describe_control(result, name, control)
+    if result.calibration is not None:
+        calibration = result.calibration
+        yield f"expected calibration error: {100 * calibration.error:.2f} % of {calibration.count:,} answers"
+
+
+def format_kinds(result: MetricResult) -> Iterator[str]:
+    """Yield the table of all scores by kind, with the interval of the main score."""
+    if not result.kinds:
+        return
+    main = result.metric.main
+    others = [name for name in result.scores if name != main]
+    rows = [("kind", "questions", main, f"{LEVEL} % interval", *others)]
+    for kind, part in result.kinds.items():
+        values = [format_number(part.scores[name].value) for name in others]
+        scores = part.scores[main]
+        rows.append((kind or "-", f"{part.count:,}", format_number(scores.value), format_interval(scores), *values))
+    yield from format_columns(rows)
+
+
+def describe_control(result: MetricResult, name: str, control: ControlResult) -> str:
+    """Return one line about a control: the number of pairs, the difference of the main score, and the mark."""
+    main = result.metric.main
+    difference = control.differences[main]
+    text = (
+        f"own image minus {CONTROLS.get(name, name)}: {main} {format_number(difference.interval.value)} "
+        f"{format_interval(difference.interval)}, p = {difference.p_value:.3f}, {control.pairs:,} pairs"
+    )
+    return f"{text}  {BLIND}" if control.is_blind else text
